@@ -1,0 +1,106 @@
+//! What a close came to.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+/// What a lingering close came to: true, not hopeful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// How it ended.
+    pub ended: Ended,
+    /// Bytes of the peer that were read and thrown away.
+    pub discarded: u64,
+    /// Bytes written by us that the peer never acknowledged, the FIN not counted; `None` where the kernel
+    /// cannot say (streams that are neither TCP nor AF_UNIX).
+    ///
+    /// On AF_UNIX this is the kernel's memory for what the peer has not read: 0 exactly when it has read all,
+    /// otherwise more than the bytes.
+    pub unacknowledged: Option<u64>,
+    /// From the call to the end, as the driver's clock saw it.
+    pub elapsed: Duration,
+}
+
+impl Outcome {
+    /// Whether every byte written is known to have reached the peer's kernel.
+    ///
+    /// On Linux the peer can read them then even if a reset follows; other systems may drop them.
+    pub fn delivered(&self) -> bool {
+        self.unacknowledged == Some(0)
+    }
+}
+
+/// How a lingering close ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The peer closed its side, and everything was acknowledged where that can be known.
+    PeerClosed,
+    /// The peer acknowledged everything, then stayed silent with its socket open for `grace`.
+    Acknowledged,
+    /// The peer reset the connection; what it had acknowledged before is in [`Outcome::unacknowledged`].
+    PeerReset,
+    /// A bound of time ran out.
+    TimedOut(Bound),
+    /// `max_discard` was reached; everything was acknowledged before the close.
+    Limit,
+    /// There was no connection any more when the close began (`ENOTCONN`, `EPIPE` or `ECONNRESET` from
+    /// `shutdown`): the peer had reset it, or both sides had closed.
+    Gone,
+    /// The operating system refused, for instance because the descriptor is not a stream socket; it was
+    /// closed plainly.
+    Failed(ErrorKind),
+}
+
+impl Ended {
+    /// Whether the connection ended under us, so that the send queue tells what was lost.
+    pub(crate) fn leaves_a_queue(self) -> bool {
+        matches!(self, Self::PeerReset | Self::Gone | Self::TimedOut(Bound::Kernel))
+    }
+}
+
+/// Which bound of time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bound {
+    /// [`Policy::idle`](crate::Policy::idle).
+    Idle,
+    /// [`Policy::total`](crate::Policy::total).
+    Total,
+    /// The kernel's own: it gave up retransmitting (`ETIMEDOUT`).
+    Kernel,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} after {:.3} s, {} bytes discarded",
+            self.ended,
+            self.elapsed.as_secs_f64(),
+            self.discarded
+        )?;
+        match self.unacknowledged {
+            Some(0) => write!(f, ", everything acknowledged"),
+            Some(bytes) => write!(f, ", {bytes} bytes never acknowledged"),
+            None => write!(f, ", acknowledgement unknown"),
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerClosed => write!(f, "peer closed"),
+            Self::Acknowledged => write!(f, "acknowledged and silent"),
+            Self::PeerReset => write!(f, "peer reset"),
+            Self::TimedOut(Bound::Idle) => write!(f, "timed out (idle)"),
+            Self::TimedOut(Bound::Total) => write!(f, "timed out (total)"),
+            Self::TimedOut(Bound::Kernel) => write!(f, "timed out (the kernel gave up)"),
+            Self::Limit => write!(f, "discard limit reached"),
+            Self::Gone => write!(f, "already gone"),
+            Self::Failed(kind) => write!(f, "failed ({kind})"),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! How long, and for how many bytes, a close may wait for its peer.
+
+use std::time::Duration;
+
+/// The values of [`Policy::default`], with their reasons.
+pub mod defaults {
+    use std::time::Duration;
+
+    /// Five seconds, as in nginx (`lingering_timeout`): four losses in a row of one segment cost
+    /// 0.2 + 0.4 + 0.8 + 1.6 s of retransmission timeouts (RFC 6298), and a peer that lives is heard in that time.
+    pub const IDLE: Duration = Duration::from_secs(5);
+    /// Thirty seconds, as in nginx (`lingering_time`) and httpd (`MAX_SECS_TO_LINGER`).
+    pub const TOTAL: Duration = Duration::from_secs(30);
+    /// Half a second: once everything is acknowledged nothing can be lost on Linux, and most peers close
+    /// within a round trip. It is spent for peers whose kernel drops received data at a reset.
+    pub const GRACE: Duration = Duration::from_millis(500);
+}
+
+/// What bounds a lingering close. Plain data; every field may be set directly.
+///
+/// ```
+/// use std::time::Duration;
+/// let mut policy = linger::Policy::default();
+/// policy.total = Duration::from_secs(10);
+/// policy.max_discard = Some(1 << 20);
+/// policy.validate()?;
+/// # Ok::<(), linger::InvalidPolicy>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Policy {
+    /// Longest time without progress: no byte received and none newly acknowledged.
+    ///
+    /// Raising it holds sockets of dead peers longer; below about 3 s a few lost packets look like death.
+    pub idle: Duration,
+    /// Longest time for the whole close, whatever the peer does.
+    ///
+    /// Raising it gives slow peers longer, and lets a hostile one hold a descriptor and its send buffer longer.
+    pub total: Duration,
+    /// Most bytes to read and discard; `None` for no bound but time.
+    ///
+    /// At the bound reading stops, the receive window closes, and the close still waits until the peer has
+    /// acknowledged the response (or for `total`): a byte cap that closes at once brings the loss back.
+    /// Raising it costs the bandwidth of an upload nobody wants.
+    pub max_discard: Option<u64>,
+    /// How long to wait for the peer's own close once it has acknowledged everything and is silent.
+    ///
+    /// Raising it protects peers whose system discards received data at a reset (BSD, macOS, Windows) and
+    /// that send something late; it holds a descriptor that much longer for every peer that never closes.
+    pub grace: Duration,
+    /// What to do when a bound ends the close.
+    pub at_limit: AtLimit,
+}
+
+/// What to do with a connection whose bounds have run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// Plain `close()`: if nothing is unread the kernel goes on delivering what it holds.
+    #[default]
+    Close,
+    /// `SO_LINGER 0` and `close()`: a reset at once, and the kernel's memory is free at once.
+    Abort,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            idle: defaults::IDLE,
+            total: defaults::TOTAL,
+            max_discard: None,
+            grace: defaults::GRACE,
+            at_limit: AtLimit::Close,
+        }
+    }
+}
+
+/// The longest duration a policy may name; longer ones are mistakes, not wishes.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Policy {
+    /// Checks that the fields make sense together.
+    ///
+    /// [`close`](crate::close) takes any policy and simply obeys the tighter bound; whatever reads a policy
+    /// from a person (a configuration file, a command line) should call this first.
+    ///
+    /// # Errors
+    /// Names the field: a zero `idle`, `total` or `max_discard`, an `idle` or `grace` above `total`, or any
+    /// duration above a day.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        let wrong = |field, reason| Err(InvalidPolicy { field, reason });
+        for (field, value) in [("idle", self.idle), ("total", self.total), ("grace", self.grace)] {
+            if value > LONGEST {
+                return wrong(field, "is longer than a day");
+            }
+        }
+        if self.idle.is_zero() {
+            return wrong("idle", "is zero: every close would give up at once");
+        }
+        if self.total.is_zero() {
+            return wrong("total", "is zero: every close would give up at once");
+        }
+        if self.idle > self.total {
+            return wrong("idle", "is longer than `total`, which would always end the close first");
+        }
+        if self.grace > self.total {
+            return wrong("grace", "is longer than `total`, which would always end the close first");
+        }
+        if self.max_discard == Some(0) {
+            return wrong("max_discard", "is zero: leave it out for no bound, or name at least one byte");
+        }
+        Ok(())
+    }
+}
+
+/// A policy that contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("policy field `{field}` {reason}")]
+#[non_exhaustive]
+pub struct InvalidPolicy {
+    /// The name of the field, as it stands in [`Policy`].
+    pub field: &'static str,
+    /// What is wrong with it, as the rest of a sentence.
+    pub reason: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid() {
+        Policy::default().validate().unwrap();
+    }
+
+    #[test]
+    fn a_bad_field_is_named() {
+        let good = Policy::default();
+        let cases = [
+            (Policy { idle: Duration::ZERO, ..good }, "idle"),
+            (Policy { total: Duration::ZERO, ..good }, "total"),
+            (Policy { idle: good.total * 2, ..good }, "idle"),
+            (Policy { grace: good.total * 2, ..good }, "grace"),
+            (Policy { total: Duration::MAX, ..good }, "total"),
+            (Policy { max_discard: Some(0), ..good }, "max_discard"),
+        ];
+        for (policy, field) in cases {
+            assert_eq!(policy.validate().unwrap_err().field, field, "{policy:?}");
+        }
+    }
+}

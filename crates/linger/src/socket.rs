@@ -1,0 +1,112 @@
+//! Doing to a real socket what the machine asks for: one action in, one event out.
+
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use linger_sys::{Discarder, Family, TcpState};
+use rustix::io::Errno;
+use rustix::net::{Shutdown, sockopt};
+
+use crate::machine::Event;
+
+/// A socket that is being closed, and what is known of its kind.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    family: Family,
+    /// A local peer is gone with bytes unread: the kernel has freed them and now says 0.
+    queue_is_gone: Cell<bool>,
+}
+
+impl Socket {
+    /// Takes a stream socket over.
+    ///
+    /// # Errors
+    /// Gives the descriptor back with the reason where it is no stream socket.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, (OwnedFd, io::Error)> {
+        match linger_sys::family(fd.as_fd()) {
+            Ok(family) => Ok(Self { fd, family, queue_is_gone: Cell::new(false) }),
+            Err(error) => Err((fd, error)),
+        }
+    }
+
+    pub(crate) fn half_close(&self) -> Event {
+        match rustix::net::shutdown(&self.fd, Shutdown::Write) {
+            Ok(()) => Event::HalfClosed,
+            Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
+            Err(error) => failure(&error.into()),
+        }
+    }
+
+    pub(crate) fn discard(&self, discarder: &mut Discarder, max: u64) -> Event {
+        match discarder.discard(self.fd.as_fd(), max) {
+            Ok(0) => Event::EndOfStream,
+            Ok(bytes) => Event::Discarded(bytes),
+            // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
+            Err(error) => {
+                let event = failure(&error);
+                self.queue_is_gone.set(event == Event::Reset && self.family == Family::Unix);
+                event
+            }
+        }
+    }
+
+    /// Asks for the send queue; on TCP it stays as it was when a reset ended the connection.
+    pub(crate) fn measure(&self) -> Event {
+        if self.queue_is_gone.get() {
+            return Event::Unknown;
+        }
+        let Ok(queue) = linger_sys::send_queue(self.fd.as_fd()) else { return Event::Unknown };
+        match self.family {
+            Family::Tcp => {
+                let fin = queue == 0;
+                Event::Unacknowledged { bytes: queue.saturating_sub(1), fin }
+            }
+            Family::Unix => Event::Unacknowledged { bytes: queue, fin: queue == 0 },
+            _ => Event::Unknown,
+        }
+    }
+
+    /// Whether the connection ended without everything being acknowledged: it was reset or timed out.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.family == Family::Tcp
+            && linger_sys::tcp_state(self.fd.as_fd()).is_ok_and(|state| state == TcpState::Close)
+            && linger_sys::send_queue(self.fd.as_fd()).is_ok_and(|queue| queue > 0)
+    }
+
+    /// Takes the error that waits on the socket, if any.
+    pub(crate) fn pending(&self) -> Option<Event> {
+        match sockopt::socket_error(&self.fd) {
+            Ok(Err(error)) => Some(failure(&error.into())),
+            _ => None,
+        }
+    }
+
+    /// Closes without waiting, whatever `SO_LINGER` the program has set before.
+    ///
+    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`).
+    pub(crate) fn close(self, abort: bool) {
+        // A socket that refuses the option has no linger to get rid of.
+        let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
+        drop(self.fd);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn failure(error: &io::Error) -> Event {
+    match error.kind() {
+        ErrorKind::WouldBlock => Event::Empty,
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => Event::Reset,
+        ErrorKind::NotConnected => Event::Gone,
+        ErrorKind::TimedOut => Event::KernelTimeout,
+        kind => Event::Failed(kind),
+    }
+}

@@ -1,0 +1,33 @@
+//! The two queues of a socket, in bytes.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Asks how much of what was written the peer has not acknowledged (`SIOCOUTQ`).
+///
+/// On TCP this is `write_seq - snd_una` (`tcp_ioctl`): bytes, **and a FIN that was sent counts as one**, so
+/// that 0 after a half-close means that the peer has everything, the FIN included. The number stays as it
+/// was when a reset ends the connection. On AF_UNIX it is the memory of what the peer has not read: more
+/// than the bytes, and 0 exactly when there are none.
+///
+/// # Errors
+/// `EINVAL` on a listening socket, `ENOTTY` where the protocol has no such queue.
+pub fn send_queue(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    ask(socket, libc::TIOCOUTQ)
+}
+
+/// Asks how many received bytes wait to be read (`SIOCINQ`).
+///
+/// # Errors
+/// `EINVAL` on a listening socket, `ENOTTY` where the protocol has no such queue.
+pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    ask(socket, libc::FIONREAD)
+}
+
+fn ask(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
+    let mut answer: c_int = 0;
+    // SAFETY: both requests write one int through the pointer, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut answer) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(u64::try_from(answer).unwrap_or(0)) }
+}
