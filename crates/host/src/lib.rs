@@ -1,0 +1,21 @@
+//! Linux machinery: network namespaces, veth pairs, packet sockets, kernel counters, a child that exits.
+//!
+//! It knows nothing about closing connections and is never a dependency of crate `linger`. What touches the
+//! network does so inside namespaces that this process made; they end with the last process that uses them,
+//! so nothing is left behind, also after SIGKILL.
+#![allow(unsafe_code)] // One of the three crates where it may live; each block says why it is sound.
+
+mod counters;
+mod isolate;
+mod namespace;
+pub mod net;
+mod port;
+mod process;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use counters::Counters;
+pub use isolate::{Isolation, Refused};
+pub use namespace::Namespace;
+pub use port::{FRAME, Frame, Port};
+pub use process::{Worker, serve_and_exit};

@@ -1,0 +1,105 @@
+//! A server process that ends a connection by ending itself.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// A process that serves one connection and exits. Dropping it waits for its end.
+#[derive(Debug)]
+pub struct Worker {
+    pid: rustix::process::Pid,
+    /// Bytes of the response that the process has written, as its exit status cannot say.
+    wrote: OwnedFd,
+}
+
+/// Lets a process of its own read `consume` bytes, write `response` and exit, which closes the connection.
+///
+/// The process starts only after this one has closed its descriptor, so that the exit is what ends the
+/// connection: the kernel closes every descriptor of a dying process and lingers for none (`do_exit`).
+///
+/// # Errors
+/// Where no process or pipe can be made; the connection is then closed.
+pub fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8]) -> io::Result<Worker> {
+    let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (wrote, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // SAFETY: the child makes system calls only (`child` allocates nothing, takes no lock and never
+    // returns), which is what POSIX allows after fork in a process with threads.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => child([wait.as_fd(), connection.as_fd(), tell.as_fd()], consume, response),
+        pid => {
+            drop((wait, tell, connection));
+            // The end of this pipe is the sign to begin.
+            drop(go);
+            match rustix::process::Pid::from_raw(pid) {
+                Some(pid) => Ok(Worker { pid, wrote }),
+                None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+            }
+        }
+    }
+}
+
+fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! {
+    // Connections of other threads were inherited; holding them would keep their close from happening.
+    let mut keep = keep.map(|fd| fd.as_raw_fd());
+    let [wait, connection, tell] = keep;
+    keep.sort_unstable();
+    let mut from = 0;
+    for fd in keep.into_iter().chain([libc::c_int::MAX]) {
+        if from < fd {
+            // SAFETY: closes descriptors by number; nothing in this process uses them any more.
+            unsafe { libc::close_range(from as u32, (fd - 1) as u32, 0) };
+        }
+        from = fd.saturating_add(1);
+    }
+    let mut buffer = [0u8; 4096];
+    // SAFETY: reads into a live buffer of that size; returns 0 once the parent has closed its end.
+    while unsafe { libc::read(wait, buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+    while consume > 0 {
+        let most = buffer.len().min(usize::try_from(consume).unwrap_or(usize::MAX));
+        // SAFETY: reads at most the buffer's length into it.
+        let got = unsafe { libc::read(connection, buffer.as_mut_ptr().cast(), most) };
+        if got <= 0 {
+            break;
+        }
+        consume -= got as u64;
+    }
+    let mut wrote = 0u64;
+    while !response.is_empty() {
+        // SAFETY: reads from a live slice of that length; MSG_NOSIGNAL keeps SIGPIPE away.
+        let sent =
+            unsafe { libc::send(connection, response.as_ptr().cast(), response.len(), libc::MSG_NOSIGNAL) };
+        if sent <= 0 {
+            break;
+        }
+        wrote += sent as u64;
+        response = &response[sent as usize..];
+    }
+    let told = wrote.to_ne_bytes();
+    // SAFETY: writes eight bytes from a live array; a pipe takes them whole.
+    unsafe { libc::write(tell, told.as_ptr().cast(), told.len()) };
+    // SAFETY: ends this process without running the parent's exit handlers; the kernel closes the connection.
+    unsafe { libc::_exit(0) }
+}
+
+impl Worker {
+    /// Waits until the process is gone, and says how many bytes it had written.
+    ///
+    /// # Errors
+    /// Those of `waitpid(2)`.
+    pub fn wait(self) -> io::Result<u64> {
+        let mut told = [0; 8];
+        let wrote = match rustix::io::read(&self.wrote, &mut told)? {
+            8 => u64::from_ne_bytes(told),
+            _ => 0,
+        };
+        drop(self);
+        Ok(wrote)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let wait = || rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
+        while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
+    }
+}

@@ -1,0 +1,70 @@
+//! For tests: a private network for each, and skipping that is said aloud.
+//!
+//! The one module of the libraries that prints and reads the environment, because it stands in for a test runner.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::isolate::{Isolation, Refused};
+
+/// Set in the process that runs inside the sandbox.
+const INSIDE: &str = "LINGER_SANDBOXED";
+/// Names a file to which reasons for skipping are appended; `cargo xtask test` prints them at the end.
+const SKIPS: &str = "LINGER_SKIPS";
+
+/// Runs the body of a `#[test]` in a process of its own with a private, empty network namespace (`lo` up),
+/// as root there and without being root here.
+///
+/// The test binary runs itself again for the one test that calls this. Where namespaces are refused
+/// the test is skipped, and says so.
+///
+/// # Panics
+/// Where the body panics, with its output.
+pub fn sandboxed(body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        crate::net::up("lo").expect("lo can be set up in a namespace of one's own");
+        return body();
+    }
+    let current = thread::current();
+    let name = current.name().expect("libtest names the thread after the test");
+    let isolation = Isolation::prepare();
+    let mut again = Command::new(std::env::current_exe().expect("the test binary has a path"));
+    again
+        .args([name, "--exact", "--nocapture", "--include-ignored"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // SAFETY: `enter_raw` makes system calls only: no allocation and no lock between fork and exec.
+    unsafe { again.pre_exec(move || Ok(isolation.enter_raw()?)) };
+    let child = match again.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::PERM);
+            return skip("private networks", &Refused::explain(errno, false).to_string());
+        }
+    };
+    let output = child.wait_with_output().expect("the sandboxed test can be waited for");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
+        eprintln!("{line}");
+    }
+    // A name that matched no test would pass without having run.
+    assert!(output.status.success() && text.contains("1 passed"), "in the sandbox:\n{text}");
+}
+
+/// Says that a group of tests is skipped here, and why.
+pub fn skip(group: &str, why: &str) {
+    eprintln!("skipped: {group}: {why}");
+    if let Some(path) = std::env::var_os(SKIPS) {
+        let line = format!("{group}: {why}\n");
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
