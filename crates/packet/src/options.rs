@@ -1,0 +1,90 @@
+//! TCP options (RFC 9293 section 3.1, RFC 7323), as far as a diagnosis needs them.
+
+/// What the options of one segment say; what is absent or malformed is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Maximum segment size in bytes.
+    pub mss: Option<u16>,
+    /// Shift count of the window scale option, at most 14 (RFC 7323 section 2.3).
+    pub window_scale: Option<u8>,
+    /// TSval and TSecr.
+    pub timestamps: Option<(u32, u32)>,
+    /// The sender accepts selective acknowledgements.
+    pub sack_permitted: bool,
+    /// Selective acknowledgement blocks are present.
+    pub sack: bool,
+}
+
+impl Options {
+    /// Reads the bytes between the fixed header and the payload.
+    ///
+    /// Stops at the first option whose length cannot be true, and keeps what it has read.
+    pub fn parse(mut bytes: &[u8]) -> Self {
+        let mut options = Self::default();
+        // The layout almost every data segment has: NOP, NOP, timestamps (RFC 7323 appendix A).
+        if let [1, 1, 8, 10, rest @ ..] = bytes
+            && rest.len() == 8
+        {
+            options.timestamps = Some((be32(rest, 0), be32(rest, 4)));
+            return options;
+        }
+        loop {
+            match bytes {
+                [] | [0, ..] => return options,
+                [1, rest @ ..] => bytes = rest,
+                [kind, length, ..] => {
+                    let length = usize::from(*length);
+                    if length < 2 || length > bytes.len() {
+                        return options;
+                    }
+                    let (option, rest) = bytes.split_at(length);
+                    match (*kind, length) {
+                        (2, 4) => options.mss = Some(u16::from_be_bytes([option[2], option[3]])),
+                        (3, 3) => options.window_scale = Some(option[2].min(14)),
+                        (4, 2) => options.sack_permitted = true,
+                        (5, _) => options.sack = true,
+                        (8, 10) => options.timestamps = Some((be32(option, 2), be32(option, 6))),
+                        _ => {}
+                    }
+                    bytes = rest;
+                }
+                [_] => return options,
+            }
+        }
+    }
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syn_is_read() {
+        let bytes = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7];
+        let options = Options::parse(&bytes);
+        assert_eq!(options.mss, Some(1460));
+        assert_eq!(options.window_scale, Some(7));
+        assert_eq!(options.timestamps, Some((1, 2)));
+        assert!(options.sack_permitted && !options.sack);
+    }
+
+    #[test]
+    fn lengths_that_lie_end_the_reading() {
+        assert_eq!(Options::parse(&[3, 3, 9, 8, 200, 1]).window_scale, Some(9));
+        assert_eq!(Options::parse(&[8, 0, 0]), Options::default());
+        assert_eq!(Options::parse(&[8]), Options::default());
+        assert_eq!(Options::parse(&[3, 3, 200]).window_scale, Some(14), "RFC 7323: 14 is the most");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..60)) {
+            Options::parse(&bytes);
+        }
+    }
+}

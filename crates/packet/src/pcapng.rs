@@ -1,0 +1,211 @@
+//! Writes pcapng captures (draft-ietf-opsawg-pcapng) with nanosecond times.
+
+use std::io::{self, Write};
+
+use crate::LinkType;
+
+const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+const INTERFACE_DESCRIPTION: u32 = 1;
+const ENHANCED_PACKET: u32 = 6;
+const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
+
+const OPT_COMMENT: u16 = 1;
+const SHB_USERAPPL: u16 = 4;
+const IF_NAME: u16 = 2;
+const IF_TSRESOL: u16 = 9;
+
+/// Writes one section: interfaces as they appear, then packets.
+///
+/// It writes through to `W` block by block; wrap a file in a `BufWriter`.
+#[derive(Debug)]
+pub struct Writer<W: Write> {
+    out: W,
+    block: Vec<u8>,
+    snap_lengths: Vec<u32>,
+}
+
+/// An interface of one [`Writer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceId(u32);
+
+impl<W: Write> Writer<W> {
+    /// Begins a capture; `application` is recorded as the program that wrote it.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn new(out: W, application: &str) -> io::Result<Self> {
+        let mut writer = Self { out, block: Vec::with_capacity(2048), snap_lengths: Vec::new() };
+        writer.begin(SECTION_HEADER);
+        writer.block.extend(BYTE_ORDER_MAGIC.to_le_bytes());
+        writer.block.extend(1u16.to_le_bytes());
+        writer.block.extend(0u16.to_le_bytes());
+        writer.block.extend((-1i64).to_le_bytes()); // The section's length is not known beforehand.
+        writer.option(SHB_USERAPPL, application.as_bytes());
+        writer.end_options();
+        writer.finish()?;
+        Ok(writer)
+    }
+
+    /// Adds an interface; packets longer than `snaplen` are cut to it, 0 means no limit.
+    ///
+    /// # Errors
+    /// Those of the underlying writer.
+    pub fn interface(&mut self, name: &str, link_type: LinkType, snaplen: u32) -> io::Result<InterfaceId> {
+        self.begin(INTERFACE_DESCRIPTION);
+        self.block.extend(link_type.0.to_le_bytes());
+        self.block.extend(0u16.to_le_bytes());
+        self.block.extend(snaplen.to_le_bytes());
+        self.option(IF_NAME, name.as_bytes());
+        self.option(IF_TSRESOL, &[9]);
+        self.end_options();
+        self.finish()?;
+        self.snap_lengths.push(if snaplen == 0 { u32::MAX } else { snaplen });
+        Ok(InterfaceId(self.snap_lengths.len() as u32 - 1))
+    }
+
+    /// Writes a packet seen at `time` (nanoseconds since 1970-01-01 00:00 UTC).
+    ///
+    /// `original_len` is its length on the wire, which `data` may fall short of.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an interface of another writer; else those of the underlying writer.
+    pub fn packet(
+        &mut self,
+        interface: InterfaceId,
+        time: u64,
+        data: &[u8],
+        original_len: u32,
+        comment: Option<&str>,
+    ) -> io::Result<()> {
+        let Some(&snaplen) = self.snap_lengths.get(interface.0 as usize) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the interface belongs to another capture",
+            ));
+        };
+        let data = &data[..data.len().min(snaplen as usize)];
+        self.begin(ENHANCED_PACKET);
+        self.block.extend(interface.0.to_le_bytes());
+        self.block.extend(((time >> 32) as u32).to_le_bytes());
+        self.block.extend((time as u32).to_le_bytes());
+        self.block.extend((data.len() as u32).to_le_bytes());
+        self.block.extend(original_len.max(data.len() as u32).to_le_bytes());
+        self.block.extend(data);
+        self.pad();
+        if let Some(comment) = comment {
+            self.option(OPT_COMMENT, comment.as_bytes());
+            self.end_options();
+        }
+        self.finish()
+    }
+
+    /// Passes on what the underlying writer holds back.
+    ///
+    /// # Errors
+    /// Those of the underlying writer.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// Gives the underlying writer back.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
+    fn begin(&mut self, kind: u32) {
+        self.block.clear();
+        self.block.extend(kind.to_le_bytes());
+        self.block.extend([0; 4]); // The length, once it is known.
+    }
+
+    fn pad(&mut self) {
+        self.block.resize(self.block.len().next_multiple_of(4), 0);
+    }
+
+    /// Adds an option; a value beyond the 65,535 bytes that fit is cut at a character.
+    fn option(&mut self, code: u16, value: &[u8]) {
+        let mut length = value.len().min(usize::from(u16::MAX));
+        while length < value.len() && length > 0 && value[length] & 0xc0 == 0x80 {
+            length -= 1;
+        }
+        self.block.extend(code.to_le_bytes());
+        self.block.extend((length as u16).to_le_bytes());
+        self.block.extend(&value[..length]);
+        self.pad();
+    }
+
+    fn end_options(&mut self) {
+        self.block.extend([0; 4]);
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let length = (self.block.len() + 4) as u32;
+        self.block[4..8].copy_from_slice(&length.to_le_bytes());
+        self.block.extend(length.to_le_bytes());
+        self.out.write_all(&self.block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn capture() -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), "linger test").unwrap();
+        let wire = writer.interface("wire", LinkType::ETHERNET, 0).unwrap();
+        let short = writer.interface("short", LinkType::RAW, 20).unwrap();
+        let frame: Vec<u8> = [&[2; 12][..], &[8, 0], &[0x45, 0, 0, 20], &[1; 16], &[0; 7]].concat();
+        let time = 1_700_000_000_123_456_789;
+        writer.packet(wire, time, &frame, frame.len() as u32, Some("a comment, ünïcödé")).unwrap();
+        writer.packet(short, time + 1, &frame[14..], 9_000, None).unwrap();
+        writer.into_inner()
+    }
+
+    #[test]
+    fn blocks_are_aligned_and_framed() {
+        let bytes = capture();
+        let mut rest = &bytes[..];
+        let mut kinds = Vec::new();
+        while !rest.is_empty() {
+            let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+            let length = word(4) as usize;
+            assert_eq!(length % 4, 0);
+            assert_eq!(word(length - 4) as usize, length);
+            kinds.push(word(0));
+            rest = &rest[length..];
+        }
+        assert_eq!(kinds, [SECTION_HEADER, 1, 1, 6, 6]);
+    }
+
+    #[test]
+    fn an_interface_of_another_writer_is_refused() {
+        let mut writer = Writer::new(Vec::new(), "x").unwrap();
+        let error = writer.packet(InterfaceId(0), 0, &[], 0, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn tshark_reads_it_without_a_warning() {
+        let file = tempfile::Builder::new().suffix(".pcapng").tempfile().unwrap();
+        std::fs::write(file.path(), capture()).unwrap();
+        let fields =
+            ["frame.time_epoch", "frame.len", "frame.cap_len", "frame.interface_name", "frame.comment"];
+        let mut tshark = Command::new("tshark");
+        tshark.arg("-r").arg(file.path()).args(["-T", "fields", "-E", "separator=|"]);
+        for field in fields {
+            tshark.args(["-e", field]);
+        }
+        let Ok(output) = tshark.output() else {
+            return println!("skipped: tshark is not installed");
+        };
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let complaints: Vec<_> = stderr.lines().filter(|line| !line.contains("Running as user")).collect();
+        assert!(complaints.is_empty() && output.status.success(), "{stderr}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "1700000000.123456789|41|41|wire|a comment, ünïcödé\n1700000000.123456790|9000|20|short|\n"
+        );
+    }
+}
