@@ -17,5 +17,5 @@ pub mod testing;
 pub use counters::Counters;
 pub use isolate::{Isolation, Refused};
 pub use namespace::Namespace;
-pub use port::{FRAME, Frame, Port};
+pub use port::{FRAME, Frame, Pool, Port};
 pub use process::{Worker, serve_and_exit};

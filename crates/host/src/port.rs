@@ -40,11 +40,31 @@ impl std::fmt::Debug for Frame {
     }
 }
 
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+/// Frames that are not in use, so that a steady stream allocates nothing.
+#[derive(Debug, Default)]
+pub struct Pool(Vec<Frame>);
+
+impl Pool {
+    /// Frames of a few batches are worth keeping; what a burst needed beyond that is not.
+    const MOST: usize = 64 * BATCH;
+
+    /// Takes frames back.
+    pub fn recycle(&mut self, frames: &mut Vec<Frame>) {
+        frames.truncate(Self::MOST.saturating_sub(self.0.len()));
+        self.0.append(frames);
+    }
+}
+
 /// A raw packet socket bound to one interface. Never waits.
 #[derive(Debug)]
 pub struct Port {
     socket: OwnedFd,
-    spare: Vec<Frame>,
 }
 
 impl Port {
@@ -81,17 +101,18 @@ impl Port {
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         })?;
-        Ok(Self { socket, spare: Vec::new() })
+        Ok(Self { socket })
     }
 
     /// Appends the frames that wait, at most 64, and says how many they were.
     ///
     /// # Errors
     /// `ENETDOWN` after the interface is gone. Nothing waiting is not an error.
-    pub fn receive(&mut self, frames: &mut Vec<Frame>) -> io::Result<usize> {
-        self.spare.resize_with(self.spare.len().max(BATCH), Frame::empty);
-        let first = self.spare.len() - BATCH;
-        let slots = &mut self.spare[first..];
+    pub fn receive(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+        let spare = &mut pool.0;
+        spare.resize_with(spare.len().max(BATCH), Frame::empty);
+        let first = spare.len() - BATCH;
+        let slots = &mut spare[first..];
         let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|slot| libc::iovec {
             iov_base: slots[slot].bytes.as_mut_ptr().cast(),
             iov_len: FRAME,
@@ -119,24 +140,22 @@ impl Port {
         for (frame, message) in slots.iter_mut().zip(&messages).take(got) {
             frame.len = (message.msg_len as usize).min(FRAME);
         }
-        frames.extend(self.spare.drain(first..first + got));
+        frames.extend(spare.drain(first..first + got));
         Ok(got)
     }
 
-    /// Sends frames in order, and keeps them for the next [`Self::receive`]. Says how many the kernel refused.
+    /// Sends frames in order and returns them to the pool. Says how many the kernel refused.
     ///
     /// # Errors
     /// `ENETDOWN` or `ENXIO` after the interface is gone.
-    pub fn send(&mut self, frames: &mut Vec<Frame>) -> io::Result<usize> {
+    pub fn send(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let mut refused = 0;
         let mut from = 0;
         while from < frames.len() {
             let batch = &mut frames[from..];
             let count = batch.len().min(BATCH);
             let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|slot| match batch.get_mut(slot) {
-                Some(frame) => {
-                    libc::iovec { iov_base: frame.bytes.as_mut_ptr().cast(), iov_len: frame.len }
-                }
+                Some(frame) => libc::iovec { iov_base: frame.bytes.as_mut_ptr().cast(), iov_len: frame.len },
                 None => libc::iovec { iov_base: null_mut(), iov_len: 0 },
             });
             let mut messages = headers(&mut vectors);
@@ -164,9 +183,7 @@ impl Port {
                 _ => return Err(error),
             }
         }
-        // More spares than a few batches come back only after a burst; they are not kept for ever.
-        frames.truncate((16 * BATCH).saturating_sub(self.spare.len()));
-        self.spare.append(frames);
+        pool.recycle(frames);
         Ok(refused)
     }
 

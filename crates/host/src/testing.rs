@@ -47,11 +47,8 @@ pub fn sandboxed(body: impl FnOnce()) {
         }
     };
     let output = child.wait_with_output().expect("the sandboxed test can be waited for");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
         eprintln!("{line}");
     }

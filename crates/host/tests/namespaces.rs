@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 
 use linger_host::testing::sandboxed;
-use linger_host::{Counters, Frame, Namespace, Port, net, serve_and_exit};
+use linger_host::{Counters, Frame, Namespace, Pool, Port, net, serve_and_exit};
 
 const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1));
 const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2));
@@ -60,22 +60,23 @@ fn a_setting_of_one_namespace_is_not_anothers() {
 fn frames_pass_from_port_to_port_in_order() {
     sandboxed(|| {
         let (a, b) = pair();
-        let mut at_a = a.run(|| Port::open("eth0").unwrap()).unwrap();
-        let mut at_b = b.run(|| Port::open("eth0").unwrap()).unwrap();
+        let mut pool = Pool::default();
+        let at_a = a.run(|| Port::open("eth0").unwrap()).unwrap();
+        let at_b = b.run(|| Port::open("eth0").unwrap()).unwrap();
         // Every TCP segment of a real handshake is seen at both ends.
         let _listener = b.run(|| TcpListener::bind((B, 80)).unwrap()).unwrap();
         let _client = a.run(|| TcpStream::connect((B, 80)).unwrap()).unwrap();
         let mut seen: Vec<Frame> = Vec::new();
-        while at_b.receive(&mut seen).unwrap() > 0 {}
+        while at_b.receive(&mut pool, &mut seen).unwrap() > 0 {}
         // At least the SYN and the ACK; what is sent at an end is not seen by that end's port.
         let count = seen.len();
         assert!(count >= 2, "{seen:?}");
         let sent: Vec<Vec<u8>> = seen.iter().map(|frame| frame.bytes().to_vec()).collect();
         let mut discard = Vec::new();
-        while at_a.receive(&mut discard).unwrap() > 0 {}
-        assert_eq!(at_b.send(&mut seen).unwrap(), 0);
+        while at_a.receive(&mut pool, &mut discard).unwrap() > 0 {}
+        assert_eq!(at_b.send(&mut pool, &mut seen).unwrap(), 0);
         let mut got = Vec::new();
-        while at_a.receive(&mut got).unwrap() > 0 {}
+        while at_a.receive(&mut pool, &mut got).unwrap() > 0 {}
         let got: Vec<Vec<u8>> = got.iter().map(|frame| frame.bytes().to_vec()).collect();
         assert_eq!(&got[..count], &sent[..]);
         assert_eq!(at_a.overruns().unwrap(), 0);

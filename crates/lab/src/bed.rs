@@ -1,0 +1,164 @@
+//! The test bed: two hosts in namespaces of their own, joined by an emulated link.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use linger_host::{Namespace, net};
+
+use crate::capture::Capture;
+use crate::link::Link;
+use crate::wire::{Wire, WireReport};
+
+/// Which version of IP an experiment uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpVersion {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// How a bed is built.
+#[derive(Debug, Default)]
+pub struct BedOptions {
+    /// Which addresses the hosts have.
+    pub ip: IpVersion,
+    /// Feeds chance.
+    pub seed: u64,
+    /// Records what crosses the link.
+    pub capture: Option<Arc<Mutex<Capture>>>,
+    /// Keeps every decision of the link for [`WireReport::log`].
+    pub keep_log: bool,
+}
+
+/// Two hosts and the link between them. It ends with its last handle; the kernel cleans up, also after SIGKILL.
+#[derive(Debug)]
+pub struct Bed {
+    /// Where the server runs.
+    pub server: Arc<Namespace>,
+    /// Where the client runs; the same as the server's for `loopback`.
+    pub client: Arc<Namespace>,
+    /// The server's address.
+    pub server_address: IpAddr,
+    /// The client's address.
+    pub client_address: IpAddr,
+    wire: Option<Wire>,
+}
+
+struct Host {
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    mac: net::Mac,
+    /// Its interface at the wire's side.
+    wire: &'static str,
+}
+
+/// Addresses of no network but the namespaces' own: they never leave them.
+const SERVER: Host = Host {
+    v4: Ipv4Addr::new(10, 77, 0, 1),
+    v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1),
+    mac: [2, 0, 0, 0, 0, 1],
+    wire: "server",
+};
+const CLIENT: Host = Host {
+    v4: Ipv4Addr::new(10, 77, 0, 2),
+    v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2),
+    mac: [2, 0, 0, 0, 0, 2],
+    wire: "client",
+};
+
+impl Host {
+    fn address(&self, ip: IpVersion) -> IpAddr {
+        match ip {
+            IpVersion::V4 => self.v4.into(),
+            IpVersion::V6 => self.v6.into(),
+        }
+    }
+
+    /// Makes this host in the calling thread's namespace.
+    fn set_up(&self, other: &Self, wire: &Namespace) -> io::Result<()> {
+        settle()?;
+        net::veth("eth0", self.mac, self.wire, wire.as_fd())?;
+        net::offloads_off("eth0")?;
+        // Neighbours are known and addresses fixed: the link carries nothing but the experiment.
+        net::sysctl("ipv6/conf/eth0/addr_gen_mode", "1")?;
+        net::sysctl("ipv6/conf/eth0/router_solicitations", "0")?;
+        net::sysctl("ipv6/conf/eth0/accept_ra", "0")?;
+        net::up("eth0")?;
+        net::address("eth0", self.v4.into(), 24)?;
+        net::address("eth0", self.v6.into(), 64)?;
+        net::neighbour("eth0", other.v4.into(), other.mac)?;
+        net::neighbour("eth0", other.v6.into(), other.mac)
+    }
+}
+
+/// Settings that make one connection independent of the last.
+fn settle() -> io::Result<()> {
+    // Otherwise the kernel starts a connection with the round trip and threshold of the one before (tcp_metrics.c).
+    net::sysctl("ipv4/tcp_no_metrics_save", "1")
+}
+
+impl Bed {
+    /// Builds the hosts and starts the link.
+    ///
+    /// # Errors
+    /// `EPERM` where this process may not make namespaces: see [`linger_host::Isolation`].
+    pub fn new(link: &Link, options: BedOptions) -> io::Result<Self> {
+        let server = Arc::new(Namespace::new()?);
+        if link.loopback {
+            server.run(settle)??;
+            let address = match options.ip {
+                IpVersion::V4 => Ipv4Addr::LOCALHOST.into(),
+                IpVersion::V6 => Ipv6Addr::LOCALHOST.into(),
+            };
+            return Ok(Self {
+                client: server.clone(),
+                server,
+                server_address: address,
+                client_address: address,
+                wire: None,
+            });
+        }
+        let client = Arc::new(Namespace::new()?);
+        let between = Namespace::new()?;
+        server.run(|| SERVER.set_up(&CLIENT, &between))??;
+        client.run(|| CLIENT.set_up(&SERVER, &between))??;
+        between.run(|| {
+            for end in [SERVER.wire, CLIENT.wire] {
+                net::offloads_off(end)?;
+                // The wire has no addresses, and must not look for any.
+                net::sysctl(&format!("ipv6/conf/{end}/disable_ipv6"), "1")?;
+                net::up(end)?;
+            }
+            Ok::<_, io::Error>(())
+        })??;
+        let wire = Wire::start(&between, link.clone(), options.seed, options.capture, options.keep_log)?;
+        Ok(Self {
+            server,
+            client,
+            server_address: SERVER.address(options.ip),
+            client_address: CLIENT.address(options.ip),
+            wire: Some(wire),
+        })
+    }
+
+    /// Stops the link and says what it carried; `None` for loopback, which has no wire.
+    ///
+    /// # Errors
+    /// What stopped the wire before its time.
+    pub fn stop(mut self) -> io::Result<Option<WireReport>> {
+        self.wire.take().map(Wire::stop).transpose()
+    }
+}
+
+/// A seed that differs from run to run, for those who give none.
+pub fn any_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Short enough to be typed again.
+    (now.as_nanos() as u64 >> 10) % 1_000_000_000
+}

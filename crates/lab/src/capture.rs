@@ -1,0 +1,62 @@
+//! A capture from the wire's own view: both ends, both directions, one clock.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use linger_packet::LinkType;
+use linger_packet::pcapng::{InterfaceId, Writer};
+
+use crate::link::Direction;
+use crate::wire::now;
+
+/// A pcapng file with one interface for each end of the link.
+#[derive(Debug)]
+pub struct Capture {
+    writer: Writer<BufWriter<File>>,
+    /// The server's end, then the client's.
+    ends: [InterfaceId; 2],
+    /// What to add to the monotonic clock to get the time since the epoch.
+    epoch: u64,
+}
+
+impl Capture {
+    /// Makes the file, which must not exist yet.
+    ///
+    /// # Errors
+    /// Those of creating and writing it.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let file = BufWriter::new(File::create_new(path)?);
+        let mut writer = Writer::new(file, concat!("linger lab ", env!("CARGO_PKG_VERSION")))?;
+        let server = writer.interface("server", LinkType::ETHERNET, 0)?;
+        let client = writer.interface("client", LinkType::ETHERNET, 0)?;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let epoch = u64::try_from(since_epoch).unwrap_or(0).saturating_sub(now());
+        Ok(Self { writer, ends: [server, client], epoch })
+    }
+
+    /// Writes a frame that enters or leaves the link now.
+    ///
+    /// # Errors
+    /// Those of writing to the file.
+    pub fn packet(
+        &mut self,
+        direction: Direction,
+        leaving: bool,
+        frame: &[u8],
+        comment: Option<&str>,
+    ) -> io::Result<()> {
+        let end = if leaving { direction.reverse() } else { direction };
+        let time = self.epoch + now();
+        self.writer.packet(self.ends[end.index()], time, frame, frame.len() as u32, comment)
+    }
+
+    /// Writes out what is buffered.
+    ///
+    /// # Errors
+    /// Those of writing to the file.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,147 @@
+//! Who a packet is, and what chance decides for it.
+//!
+//! Decisions are keyed by the packet's identity: direction, connection, sequence and acknowledgement
+//! relative to the connection's start, and how often it was sent. They do not depend on when it comes or what came
+//! before, so that one seed gives the same verdict for the same packet in every run.
+
+use std::collections::HashMap;
+
+use linger_packet::{Flags, Segment};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::link::Direction;
+
+/// Who a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// 0 towards the client, 1 towards the server.
+    pub direction: u8,
+    /// The client's port and the server's; 0 for what is not TCP.
+    pub flow: u32,
+    /// Sequence number after the sender's SYN.
+    pub sequence: u32,
+    /// Acknowledgement number after the other side's SYN.
+    pub acknowledgement: u32,
+    /// The TCP flags.
+    pub flags: u8,
+    /// 0 when it is first sent, then how often it was sent before.
+    pub transmission: u32,
+}
+
+/// What chance has in store for one packet, drawn in this order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chance {
+    /// Against the probability of loss.
+    pub loss: f64,
+    /// Against the probability of being reordered.
+    pub reorder: f64,
+    /// The part of the jitter it gets.
+    pub jitter: f64,
+}
+
+impl Identity {
+    /// Draws this packet's chances from a seed.
+    pub fn chance(&self, seed: u64) -> Chance {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        for (place, word) in key[8..28].chunks_exact_mut(4).zip([
+            self.flow,
+            self.sequence,
+            self.acknowledgement,
+            self.transmission,
+            u32::from(self.direction) << 8 | u32::from(self.flags),
+        ]) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut stream = ChaCha8Rng::from_seed(key);
+        // 53 bits: as many as a double holds exactly.
+        let mut draw = || (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        Chance { loss: draw(), reorder: draw(), jitter: draw() }
+    }
+}
+
+/// What is remembered of one connection in order to name its packets.
+#[derive(Debug, Default)]
+struct Flow {
+    /// The first sequence number of each direction, as far as seen.
+    start: [Option<u32>; 2],
+    sent: HashMap<Identity, u32>,
+    /// Highest acknowledgement seen, for the data of each direction.
+    acknowledged: [u32; 2],
+}
+
+/// Transmissions of one connection that are remembered before acknowledged ones are forgotten.
+const REMEMBERED: usize = 1 << 14;
+/// Connections that are remembered before the table begins anew.
+const FLOWS: usize = 1 << 16;
+
+/// Names packets.
+#[derive(Debug, Default)]
+pub struct Names {
+    flows: HashMap<u32, Flow>,
+    others: [u32; 2],
+}
+
+impl Names {
+    /// Says who a TCP segment is. A SYN begins its connection anew.
+    pub fn tcp(&mut self, direction: Direction, segment: &Segment<'_>) -> Identity {
+        let (client, server) = match direction {
+            Direction::ToClient => (segment.destination.port(), segment.source.port()),
+            Direction::ToServer => (segment.source.port(), segment.destination.port()),
+        };
+        let id = u32::from(client) << 16 | u32::from(server);
+        let (here, there) = (direction.index(), direction.reverse().index());
+        if self.flows.len() > FLOWS {
+            self.flows.clear();
+        }
+        let flow = self.flows.entry(id).or_default();
+        if segment.flags.has(Flags::SYN) && flow.start[here] != Some(segment.seq) {
+            if !segment.flags.has(Flags::ACK) {
+                *flow = Flow::default();
+            }
+            flow.start[here] = Some(segment.seq);
+        }
+        let start = *flow.start[here].get_or_insert(segment.seq);
+        let has_ack = segment.flags.has(Flags::ACK);
+        let back = match flow.start[there] {
+            Some(back) => back,
+            None if has_ack => *flow.start[there].insert(segment.ack.wrapping_sub(1)),
+            None => 0,
+        };
+        let acknowledgement = if has_ack { segment.ack.wrapping_sub(back) } else { 0 };
+        let carries = segment.payload_len > 0 || segment.flags.any(Flags::SYN | Flags::FIN);
+        let mut identity = Identity {
+            direction: here as u8,
+            flow: id,
+            sequence: segment.seq.wrapping_sub(start),
+            // What carries data or control is known by its sequence: its acknowledgement is incidental.
+            acknowledgement: if carries { 0 } else { acknowledgement },
+            flags: segment.flags.0 & !(Flags::PSH.0 | Flags::URG.0 | 0xc0),
+            transmission: 0,
+        };
+        flow.acknowledged[there] = flow.acknowledged[there].max(acknowledgement);
+        if flow.sent.len() > REMEMBERED {
+            let old = flow.acknowledged;
+            flow.sent.retain(|identity, _| identity.sequence >= old[usize::from(identity.direction)]);
+        }
+        let count = flow.sent.entry(identity).or_default();
+        identity.transmission = *count;
+        *count += 1;
+        identity
+    }
+
+    /// Says who a packet is that is not TCP: the n-th of its direction.
+    pub fn other(&mut self, direction: Direction) -> Identity {
+        let count = &mut self.others[direction.index()];
+        *count = count.wrapping_add(1);
+        Identity {
+            direction: direction.index() as u8,
+            flow: 0,
+            sequence: *count,
+            acknowledgement: 0,
+            flags: 0,
+            transmission: 0,
+        }
+    }
+}

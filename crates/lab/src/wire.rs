@@ -1,0 +1,234 @@
+//! The wire: a thread that carries frames between two ports the way an emulated link would.
+
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use linger_host::{Frame, Namespace, Pool, Port};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::capture::Capture;
+use crate::emulator::{Emulator, Nanos, Verdict};
+use crate::identity::Identity;
+use crate::link::{Direction, Link};
+
+/// What a wire has carried.
+#[derive(Clone, Debug, Default)]
+pub struct WireReport {
+    /// Frames that left the link.
+    pub carried: u64,
+    /// Frames lost by chance or by a fault.
+    pub lost: u64,
+    /// Frames dropped because the queue before the rate limit was full.
+    pub queue_full: u64,
+    /// Frames lost by this machine, not by the link: the wire was too slow, or a port refused them. With any,
+    /// the experiment is not what it claims to be.
+    pub accidents: u64,
+    /// How late frames left, compared with what the link wanted.
+    pub lateness: Lateness,
+    /// Every decision, where a log was asked for.
+    pub log: Vec<(Identity, Verdict)>,
+}
+
+/// A histogram of lateness in microseconds.
+#[derive(Clone, Debug)]
+pub struct Lateness(Vec<u64>);
+
+impl Default for Lateness {
+    fn default() -> Self {
+        Self(vec![0; 10_001])
+    }
+}
+
+impl Lateness {
+    fn note(&mut self, late: Nanos) {
+        let last = self.0.len() - 1;
+        self.0[usize::try_from(late / 1_000).unwrap_or(last).min(last)] += 1;
+    }
+
+    /// The lateness that `quantile` (0 to 1) of the frames stayed within, in microseconds; 10,000 means more.
+    pub fn quantile(&self, quantile: f64) -> u64 {
+        let total: u64 = self.0.iter().sum();
+        let mut left = (total as f64 * quantile).ceil() as u64;
+        for (micros, count) in self.0.iter().enumerate() {
+            left = left.saturating_sub(*count);
+            if left == 0 {
+                return micros as u64;
+            }
+        }
+        0
+    }
+}
+
+/// A running wire. Dropping it stops it.
+#[derive(Debug)]
+pub struct Wire {
+    stop: OwnedFd,
+    thread: Option<JoinHandle<io::Result<io::Result<WireReport>>>>,
+}
+
+impl Wire {
+    /// Starts a wire in `namespace` between the interfaces `server` and `client`.
+    ///
+    /// # Errors
+    /// Where the ports cannot be opened.
+    pub fn start(
+        namespace: &Namespace,
+        link: Link,
+        seed: u64,
+        capture: Option<Arc<Mutex<Capture>>>,
+        keep_log: bool,
+    ) -> io::Result<Self> {
+        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let stopped = stop.try_clone()?;
+        let ports =
+            namespace.run(|| Ok::<_, io::Error>([Port::open("server")?, Port::open("client")?]))??;
+        let mut emulator = Emulator::new(link, seed);
+        if keep_log {
+            emulator.keep_log();
+        }
+        let thread = namespace.spawn("wire", move || {
+            // The default slack of 50 us would be added to every delay.
+            let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+            let pool = Pool::default();
+            let mut pump = Pump { ports, pool, emulator, capture, report: WireReport::default() };
+            pump.run(&stopped)?;
+            pump.report.log = pump.emulator.take_log();
+            Ok(pump.report)
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Stops the wire and says what it carried. What is still under way is gone.
+    ///
+    /// # Errors
+    /// What stopped it before, if it did not run to the end.
+    pub fn stop(mut self) -> io::Result<WireReport> {
+        self.halt().unwrap_or_else(|| Ok(WireReport::default()))
+    }
+
+    fn halt(&mut self) -> Option<io::Result<WireReport>> {
+        let thread = self.thread.take()?;
+        if let Err(error) = rustix::io::write(&self.stop, &1u64.to_ne_bytes()) {
+            return Some(Err(error.into()));
+        }
+        Some(match thread.join() {
+            Ok(result) => result.flatten(),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let _ = self.halt();
+    }
+}
+
+struct Pump {
+    /// In the order of [`Direction`]'s *origin*: the server's end, then the client's.
+    ports: [Port; 2],
+    pool: Pool,
+    emulator: Emulator<Frame>,
+    capture: Option<Arc<Mutex<Capture>>>,
+    report: WireReport,
+}
+
+impl Pump {
+    fn run(&mut self, stop: &OwnedFd) -> io::Result<()> {
+        let mut arrived = Vec::new();
+        let mut leaving = [Vec::new(), Vec::new()];
+        let mut dropped = Vec::new();
+        loop {
+            let mut busy = false;
+            for direction in Direction::BOTH {
+                busy |= self.ports[direction.index()].receive(&mut self.pool, &mut arrived)? > 0;
+                let now = now();
+                for frame in arrived.drain(..) {
+                    self.take_in(direction, now, frame, &mut dropped);
+                }
+            }
+            self.let_out(&mut leaving, &mut dropped)?;
+            if busy {
+                continue;
+            }
+            let timeout = self.emulator.next_due().map(|due| due.saturating_sub(now()));
+            if timeout == Some(0) {
+                continue;
+            }
+            let timeout = timeout.map(|nanos| Timespec {
+                tv_sec: (nanos / 1_000_000_000) as i64,
+                tv_nsec: (nanos % 1_000_000_000) as _,
+            });
+            let mut ready = [
+                PollFd::new(stop, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.ports[0].as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.ports[1].as_fd(), PollFlags::IN),
+            ];
+            match rustix::event::poll(&mut ready, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if !ready[0].revents().is_empty() {
+                break;
+            }
+        }
+        for port in &self.ports {
+            self.report.accidents += u64::from(port.overruns()?);
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, direction: Direction, now: Nanos, frame: Frame, dropped: &mut Vec<Frame>) {
+        // Only a capture needs the frame after the emulator has it.
+        let copy = self.capture.as_ref().map(|_| frame.bytes().to_vec());
+        let (verdict, back) = self.emulator.arrive(direction, now, frame);
+        if let Some(copy) = copy {
+            self.record(direction, false, &copy, verdict);
+        }
+        match verdict {
+            Verdict::Lost | Verdict::Dropped => self.report.lost += 1,
+            Verdict::QueueFull => self.report.queue_full += 1,
+            _ => {}
+        }
+        dropped.extend(back);
+    }
+
+    /// Writes a frame to the capture, as seen when it enters the link or when it leaves.
+    fn record(&mut self, direction: Direction, leaving: bool, frame: &[u8], verdict: Verdict) {
+        if let Some(capture) = &self.capture {
+            let written = lock(capture).packet(direction, leaving, frame, verdict.comment());
+            self.report.accidents += u64::from(written.is_err());
+        }
+    }
+
+    fn let_out(&mut self, leaving: &mut [Vec<Frame>; 2], dropped: &mut Vec<Frame>) -> io::Result<()> {
+        let now = now();
+        while let Some(departure) = self.emulator.depart(now) {
+            self.report.lateness.note(now - departure.due);
+            self.report.carried += 1;
+            self.record(departure.direction, true, departure.packet.bytes(), departure.verdict);
+            leaving[departure.direction.index()].push(departure.packet);
+        }
+        for direction in Direction::BOTH {
+            let refused = self.ports[direction.reverse().index()]
+                .send(&mut self.pool, &mut leaving[direction.index()])?;
+            self.report.accidents += refused as u64;
+        }
+        self.pool.recycle(dropped);
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The monotonic clock that the wire lives by.
+pub fn now() -> Nanos {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
