@@ -2,19 +2,39 @@
 
 mod bed;
 mod capture;
+mod cell;
+mod client;
 mod duration;
 mod emulator;
+mod ending;
 mod identity;
 mod link;
 mod named;
+pub mod payload;
+mod peer;
+mod server;
+mod stats;
+mod stop;
 mod units;
 mod wire;
 
 pub use bed::{Bed, BedOptions, IpVersion, any_seed};
 pub use capture::Capture;
+pub use cell::{CellPlan, CellReport, Record, Trials, run};
+pub use client::{Attempt, ClientPlan, Fate, attempt};
 pub use emulator::{Departure, Emulator, Nanos, Verdict};
+pub use ending::Ending;
 pub use identity::{Chance, Identity, Names};
 pub use link::{Direction, Fault, Link, PRESETS, Path};
 pub use named::Named;
+pub use peer::Peer;
+pub use server::{Consume, LARGEST_RESPONSE, Served, ServerPlan, listen, work};
+pub use stats::{Tally, wilson};
+pub use stop::Stop;
 pub use units::{Bytes, Rate};
 pub use wire::{Lateness, Wire, WireReport};
+
+/// Locks a mutex whose data is valid also after a panic elsewhere, since every change to it is whole.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -14,6 +14,7 @@ use crate::capture::Capture;
 use crate::emulator::{Emulator, Nanos, Verdict};
 use crate::identity::Identity;
 use crate::link::{Direction, Link};
+use crate::lock;
 
 /// What a wire has carried.
 #[derive(Clone, Debug, Default)]
@@ -223,12 +224,8 @@ impl Pump {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// The monotonic clock that the wire lives by.
-pub fn now() -> Nanos {
+pub(crate) fn now() -> Nanos {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -1,0 +1,300 @@
+//! One cell: ending x peer x link x sizes, tried until its verdict is settled.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger::{Ended, Policy};
+use linger_host::Counters;
+
+use crate::bed::{Bed, BedOptions, IpVersion};
+use crate::capture::Capture;
+use crate::client::{ClientPlan, attempt};
+use crate::ending::Ending;
+use crate::link::Link;
+use crate::lock;
+use crate::peer::Peer;
+use crate::server::{Consume, Served, ServerPlan, listen, work};
+use crate::stats::Tally;
+use crate::stop::Stop;
+use crate::wire::WireReport;
+
+/// How many trials a cell gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trials {
+    /// As many as the verdict needs, and this many at the most.
+    UntilSettled(u64),
+    /// Exactly this many.
+    Exactly(u64),
+}
+
+/// What a cell tries.
+#[derive(Clone, Debug)]
+pub struct CellPlan {
+    /// What the server does after its last write.
+    pub ending: Ending,
+    /// What the client does.
+    pub peer: Peer,
+    /// What is between them.
+    pub link: Link,
+    /// Response bytes.
+    pub response: u64,
+    /// Request bytes that the server reads.
+    pub request: u64,
+    /// Bytes beyond the request: of `unread`, `late`, `never-closes` and `never-reads`. 8 is the size of
+    /// FastCGI's empty STDIN record.
+    pub extra: u64,
+    /// Bytes beyond the request, of `upload`.
+    pub upload: u64,
+    /// IPv4 or IPv6.
+    pub ip: IpVersion,
+    /// Connections at a time.
+    pub concurrency: u64,
+    /// How many trials.
+    pub trials: Trials,
+    /// Bounds of the lingering close.
+    pub policy: Policy,
+    /// Congestion control of both ends, set on each socket; the kernel's own choice if none.
+    pub congestion: Option<String>,
+    /// The server's backlog.
+    pub backlog: u32,
+    /// The client's receive buffer; the kernel's own choice if none.
+    pub receive_buffer: Option<usize>,
+    /// How long a trial may take before it counts as timed out.
+    pub timeout: Duration,
+    /// Feeds the link's chance.
+    pub seed: u64,
+}
+
+impl CellPlan {
+    /// A cell with the lab's usual sizes.
+    pub fn new(ending: Ending, peer: Peer, link: Link) -> Self {
+        Self {
+            ending,
+            peer,
+            link,
+            response: 200_000,
+            request: 100,
+            extra: 8,
+            upload: 256 << 10,
+            ip: IpVersion::V4,
+            concurrency: 4,
+            trials: Trials::UntilSettled(100),
+            policy: Policy::default(),
+            congestion: None,
+            backlog: 128,
+            receive_buffer: None,
+            timeout: Duration::from_secs(30),
+            seed: 0,
+        }
+    }
+
+    fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
+        let (extra, late) = match self.peer {
+            Peer::ReadsAll => (0, 0),
+            Peer::Unread | Peer::NeverCloses | Peer::NeverReads => (self.extra, 0),
+            Peer::Late => (0, self.extra),
+            Peer::Upload => (self.upload, 0),
+            Peer::Pipelined => (self.request, 0),
+        };
+        ClientPlan {
+            server,
+            from: Some(from),
+            request: self.request,
+            extra,
+            late,
+            response: Some(self.response),
+            receive_buffer: self.receive_buffer,
+            congestion: self.congestion.clone(),
+            reads: self.peer != Peer::NeverReads,
+            closes: self.peer != Peer::NeverCloses,
+            timeout: self.timeout,
+        }
+    }
+
+    fn server(&self) -> ServerPlan {
+        let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
+        plan.policy = self.policy;
+        // A client that never reads would otherwise keep the write, and not the ending, waiting.
+        plan.stall = if self.peer == Peer::NeverReads { self.policy.idle } else { self.timeout };
+        plan
+    }
+}
+
+/// What a cell came to.
+#[derive(Debug)]
+pub struct CellReport {
+    /// What was tried.
+    pub plan: CellPlan,
+    /// What became of the connections.
+    pub tally: Tally,
+    /// The kernel's counters of the server's namespace, over all trials.
+    pub counters: Counters,
+    /// What the link carried; none for loopback.
+    pub wire: Option<WireReport>,
+    /// Lingering closes, by how they ended.
+    pub endings: Vec<(Ended, u64)>,
+    /// Connections whose server met an error before it had written everything.
+    pub server_errors: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What recorded beds write beside the verdict.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// What crosses the link.
+    pub capture: Option<Arc<Mutex<Capture>>>,
+    /// Every decision of the link.
+    pub decisions: bool,
+}
+
+/// What the server reported of connections that their clients have not asked for yet.
+#[derive(Debug, Default)]
+struct Reports {
+    served: Mutex<HashMap<u16, Served>>,
+    news: Condvar,
+}
+
+impl Reports {
+    fn put(&self, served: Served) {
+        lock(&self.served).insert(served.peer.port(), served);
+        self.news.notify_all();
+    }
+
+    fn wait(&self, port: u16, timeout: Duration, take: bool) -> Option<Served> {
+        let served = lock(&self.served);
+        let absent = |served: &mut HashMap<u16, Served>| !served.contains_key(&port);
+        let (mut served, _) = self
+            .news
+            .wait_timeout_while(served, timeout, absent)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if take { served.remove(&port) } else { None }
+    }
+}
+
+/// Ports of clients: each trial has its own, so that the same trial is the same connection in every run.
+const FIRST_PORT: u64 = 10_000;
+const PORTS: u64 = 50_000;
+const SERVER_PORT: u16 = 8_080;
+
+/// Runs one cell in a bed of its own.
+///
+/// # Errors
+/// Where the bed cannot be built or the server cannot listen; that a trial fails is no error but its result.
+pub fn run(plan: &CellPlan, record: &Record, stop: &Stop) -> io::Result<CellReport> {
+    let started = Instant::now();
+    let options = BedOptions {
+        ip: plan.ip,
+        seed: plan.seed,
+        capture: record.capture.clone(),
+        keep_log: record.decisions,
+    };
+    let bed = Bed::new(&plan.link, options)?;
+    let address = SocketAddr::new(bed.server_address, SERVER_PORT);
+    let listener = Arc::new(bed.server.run(|| listen(address, plan.backlog, plan.congestion.as_deref()))??);
+    let before = bed.server.run(Counters::read)??;
+    let reports = Arc::new(Reports::default());
+    let finished = Arc::new(Stop::new()?);
+    let server = Arc::new(plan.server());
+    let mut workers = Vec::new();
+    for _ in 0..plan.concurrency.max(1) {
+        let (listener, server) = (listener.clone(), server.clone());
+        let (reports, finished) = (reports.clone(), finished.clone());
+        workers
+            .push(bed.server.spawn("server", move || {
+                work(&listener, &server, &finished, |served| reports.put(served))
+            })?);
+    }
+    let trials = Arc::new(Trying::default());
+    let clients = (0..plan.concurrency.max(1))
+        .map(|_| {
+            let (plan, reports, trials) = (plan.clone(), reports.clone(), trials.clone());
+            let from = bed.client_address;
+            let client = bed.client.clone();
+            // Scoped threads borrow the stop of the caller.
+            move || -> io::Result<()> {
+                client.enter()?;
+                while let Some(number) = trials.next(plan.trials, stop) {
+                    let port = (FIRST_PORT + number % PORTS) as u16;
+                    trials.one(&plan, address, SocketAddr::new(from, port), &reports);
+                }
+                Ok(())
+            }
+        })
+        .collect::<Vec<_>>();
+    thread::scope(|scope| {
+        let clients: Vec<_> = clients.into_iter().map(|client| scope.spawn(client)).collect();
+        clients
+            .into_iter()
+            .try_for_each(|client| client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    finished.request();
+    for worker in workers {
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
+    }
+    let counters = bed.server.run(Counters::read)??.since(&before);
+    let wire = bed.stop()?;
+    let results = std::mem::take(&mut *lock(&trials.results));
+    Ok(CellReport {
+        plan: plan.clone(),
+        tally: results.tally,
+        counters,
+        wire,
+        endings: results.endings,
+        server_errors: results.server_errors,
+        elapsed: started.elapsed(),
+    })
+}
+
+#[derive(Debug, Default)]
+struct Results {
+    tally: Tally,
+    endings: Vec<(Ended, u64)>,
+    server_errors: u64,
+}
+
+#[derive(Debug, Default)]
+struct Trying {
+    begun: AtomicU64,
+    results: Mutex<Results>,
+}
+
+impl Trying {
+    /// The number of the next trial, if there is to be one.
+    fn next(&self, trials: Trials, stop: &Stop) -> Option<u64> {
+        let most = match trials {
+            _ if stop.requested() => return None,
+            Trials::Exactly(trials) => trials,
+            Trials::UntilSettled(_) if lock(&self.results).tally.is_settled() => return None,
+            Trials::UntilSettled(most) => most,
+        };
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        (number < most).then_some(number)
+    }
+
+    fn one(&self, plan: &CellPlan, server: SocketAddr, from: SocketAddr, reports: &Reports) {
+        let client = plan.client(server, from);
+        let mut attempt = attempt(&client, |timeout| {
+            reports.wait(from.port(), timeout, false);
+        });
+        // The truth has two halves: what the server wrote, and what arrived.
+        let served = reports.wait(from.port(), plan.timeout, true);
+        let mut results = lock(&self.results);
+        if let Some(served) = served {
+            attempt.expected = Some(served.written);
+            if let Some(outcome) = served.outcome {
+                match results.endings.iter_mut().find(|(ended, _)| *ended == outcome.ended) {
+                    Some((_, count)) => *count += 1,
+                    None => results.endings.push((outcome.ended, 1)),
+                }
+            }
+            results.server_errors += u64::from(served.written < plan.response);
+        }
+        results.tally.count(&attempt);
+    }
+}

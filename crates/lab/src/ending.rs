@@ -1,0 +1,90 @@
+//! What a server does after its last write.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::str::FromStr;
+use std::time::Duration;
+
+use linger::{Outcome, Policy};
+use socket2::SockRef;
+
+/// What a server does after its last write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// `close()`.
+    Close,
+    /// `shutdown(SHUT_WR)`, then `close()`.
+    ShutdownClose,
+    /// `SO_LINGER` with this many seconds, then `close()`.
+    SoLinger(u16),
+    /// `SO_LINGER 0`, then `close()`: a reset on purpose.
+    Abort,
+    /// The process exits.
+    Exit,
+    /// The lingering close.
+    Lingering,
+}
+
+/// Seconds of `so-linger` where none are named.
+const LINGER_SECONDS: u16 = 5;
+
+impl Ending {
+    /// All endings, as they are named.
+    pub const NAMES: [&'static str; 6] =
+        ["close", "shutdown-close", "so-linger=SECS", "abort", "exit", "lingering"];
+
+    /// Ends a connection this way; `exit` is not for this function, since only a process can do it.
+    ///
+    /// # Errors
+    /// Where a socket option or the half-close is refused. The socket is closed in every case.
+    pub(crate) fn end(self, stream: TcpStream, policy: &Policy) -> io::Result<Option<Outcome>> {
+        match self {
+            Self::Close | Self::Exit => {}
+            Self::ShutdownClose => stream.shutdown(Shutdown::Write)?,
+            Self::SoLinger(seconds) => {
+                SockRef::from(&stream).set_linger(Some(Duration::from_secs(seconds.into())))?;
+            }
+            Self::Abort => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+            Self::Lingering => return Ok(Some(linger::close(stream, policy))),
+        }
+        drop(stream);
+        Ok(None)
+    }
+}
+
+impl FromStr for Ending {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if let Some(seconds) = name.strip_prefix("so-linger=") {
+            return match seconds.parse() {
+                Ok(0) => Err("`so-linger=0` is a reset on purpose: say `abort`".to_owned()),
+                Ok(seconds) => Ok(Self::SoLinger(seconds)),
+                Err(_) => Err(format!("`{seconds}` is not a number of seconds between 1 and 65535")),
+            };
+        }
+        Ok(match name {
+            "close" => Self::Close,
+            "shutdown-close" => Self::ShutdownClose,
+            "so-linger" => Self::SoLinger(LINGER_SECONDS),
+            "abort" => Self::Abort,
+            "exit" => Self::Exit,
+            "lingering" => Self::Lingering,
+            _ => return Err(format!("unknown ending `{name}`; known are {}", Self::NAMES.join(", "))),
+        })
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SoLinger(seconds) => f.pad(&format!("so-linger={seconds}")),
+            Self::Close => f.pad("close"),
+            Self::ShutdownClose => f.pad("shutdown-close"),
+            Self::Abort => f.pad("abort"),
+            Self::Exit => f.pad("exit"),
+            Self::Lingering => f.pad("lingering"),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The server under test: reads so much, writes so much, and ends the connection in a given way.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use linger::{Outcome, Policy};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::ending::Ending;
+use crate::payload;
+use crate::stop::Stop;
+
+/// Largest response that a server holds in memory.
+pub const LARGEST_RESPONSE: u64 = 1 << 30;
+
+/// How much of a request the server reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consume {
+    /// This many bytes.
+    Bytes(u64),
+    /// As many as the request says it has.
+    All,
+}
+
+/// What the server does with every connection.
+#[derive(Clone, Debug)]
+pub struct ServerPlan {
+    /// What it does after its last write.
+    pub ending: Ending,
+    /// How much of the request it reads first.
+    pub consume: Consume,
+    /// The response.
+    pub response: Arc<[u8]>,
+    /// Bounds of the lingering close.
+    pub policy: Policy,
+    /// How long it works on a request before it answers.
+    pub busy: Duration,
+    /// How long a single read or write may stall.
+    pub stall: Duration,
+}
+
+impl ServerPlan {
+    /// A server that answers `response` bytes after reading `consume`.
+    ///
+    /// # Panics
+    /// Never; a response beyond [`LARGEST_RESPONSE`] is cut to it, which callers refuse before.
+    pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
+        Self {
+            ending,
+            consume,
+            response: payload::response(response, LARGEST_RESPONSE as usize).into(),
+            policy: Policy::default(),
+            busy: Duration::ZERO,
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the server saw of one connection.
+#[derive(Debug)]
+pub struct Served {
+    /// The client.
+    pub peer: SocketAddr,
+    /// Bytes of the response that the socket took.
+    pub written: u64,
+    /// The error of a read, a write or the ending; normally there is none, and that is the point.
+    pub error: Option<io::Error>,
+    /// What the lingering close came to, where that was the ending.
+    pub outcome: Option<Outcome>,
+}
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`; an unknown congestion control is `ENOENT`.
+pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if let Some(congestion) = congestion {
+        // Accepted sockets inherit it.
+        socket.set_tcp_congestion(congestion.as_bytes())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    // Several workers wait for one connection; those who come too late must not block.
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts and serves one connection after the other until the stop is requested.
+///
+/// # Errors
+/// What accepting says beyond a connection that was gone before it was accepted.
+pub fn work(
+    listener: &TcpListener,
+    plan: &ServerPlan,
+    stop: &Stop,
+    report: impl Fn(Served),
+) -> io::Result<()> {
+    while !stop.requested() {
+        if !stop.wait_readable(listener.as_fd(), None)? {
+            continue;
+        }
+        match listener.accept() {
+            Ok((stream, peer)) => report(serve(stream, peer, plan, stop)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Serves one connection.
+fn serve(stream: TcpStream, peer: SocketAddr, plan: &ServerPlan, stop: &Stop) -> Served {
+    let mut served = Served { peer, written: 0, error: None, outcome: None };
+    let result = if plan.ending == Ending::Exit {
+        serve_by_process(stream, plan, stop, &mut served.written)
+    } else {
+        serve_by_thread(stream, plan, stop, &mut served)
+    };
+    served.error = result.err();
+    served
+}
+
+fn prepare(stream: &TcpStream, plan: &ServerPlan, stop: &Stop) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(plan.stall))?;
+    socket.set_write_timeout(Some(plan.stall))?;
+    if plan.busy.is_zero() { Ok(()) } else { stop.sleep(plan.busy) }
+}
+
+fn serve_by_thread(
+    mut stream: TcpStream,
+    plan: &ServerPlan,
+    stop: &Stop,
+    served: &mut Served,
+) -> io::Result<()> {
+    prepare(&stream, plan, stop)?;
+    consume(&mut stream, plan.consume)?;
+    let mut rest: &[u8] = &plan.response;
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(bytes) => {
+                served.written += bytes as u64;
+                rest = &rest[bytes..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The connection is closed on the way out, as a server that meets an error does.
+            Err(error) => return Err(error),
+        }
+    }
+    served.outcome = plan.ending.end(stream, &plan.policy)?;
+    Ok(())
+}
+
+fn serve_by_process(
+    mut stream: TcpStream,
+    plan: &ServerPlan,
+    stop: &Stop,
+    written: &mut u64,
+) -> io::Result<()> {
+    prepare(&stream, plan, stop)?;
+    let consume = match plan.consume {
+        Consume::Bytes(bytes) => bytes,
+        Consume::All => {
+            consume(&mut stream, Consume::All)?;
+            0
+        }
+    };
+    *written = linger_host::serve_and_exit(stream.into(), consume, &plan.response)?.wait()?;
+    Ok(())
+}
+
+/// Reads as much of the request as planned, and not a byte more.
+fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<()> {
+    let mut buffer = [0; 16 << 10];
+    let mut left = match consume {
+        Consume::Bytes(bytes) => bytes,
+        Consume::All => {
+            // What has come at first says how long the request is; a foreign one is taken as read with it.
+            let first = stream.read(&mut buffer)?;
+            payload::request_length(&buffer[..first]).unwrap_or(0).saturating_sub(first as u64)
+        }
+    };
+    while left > 0 {
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match stream.read(&mut buffer[..most]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => left -= bytes as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

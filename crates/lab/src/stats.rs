@@ -1,0 +1,89 @@
+//! How sure a proportion is, and counting fates.
+
+use std::collections::BTreeMap;
+
+use crate::client::{Attempt, Fate};
+
+/// The Wilson score interval (Wilson 1927) for `hits` of `trials`, at 95%: the lower and the upper bound.
+///
+/// Unlike the normal approximation it is right at 0 and at 100%, which is where this project measures.
+pub fn wilson(hits: u64, trials: u64) -> (f64, f64) {
+    /// The 97.5% quantile of the normal distribution.
+    const Z: f64 = 1.959_963_984_540_054;
+    if trials == 0 {
+        return (0.0, 1.0);
+    }
+    let n = trials as f64;
+    let p = hits as f64 / n;
+    let centre = p + Z * Z / (2.0 * n);
+    let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    // At the ends rounding would leave a trace of the impossible.
+    let low = if hits == 0 { 0.0 } else { (centre - spread) / scale };
+    let high = if hits == trials { 1.0 } else { (centre + spread) / scale };
+    (low.max(0.0), high.min(1.0))
+}
+
+/// What became of many connections.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    fates: BTreeMap<Fate, u64>,
+    /// Connections.
+    pub trials: u64,
+    /// Those that got fewer bytes than were written.
+    pub lost: u64,
+    /// Lost ones that saw a clean end.
+    pub silent: u64,
+}
+
+impl Tally {
+    /// Counts one connection.
+    pub fn count(&mut self, attempt: &Attempt) {
+        let lost = attempt.lost();
+        self.trials += 1;
+        self.lost += u64::from(lost);
+        self.silent += u64::from(lost && attempt.fate == Fate::ShortCleanEnd);
+        *self.fates.entry(attempt.fate).or_default() += 1;
+    }
+
+    /// How many had this fate.
+    pub fn of(&self, fate: Fate) -> u64 {
+        self.fates.get(&fate).copied().unwrap_or(0)
+    }
+
+    /// The 95% interval of the part that was lost.
+    pub fn interval(&self) -> (f64, f64) {
+        wilson(self.lost, self.trials)
+    }
+
+    /// Whether more trials would not change the verdict: the interval is within a tenth (none or all of 35 are
+    /// lost), or it is within a third and clearly neither none nor all.
+    pub fn is_settled(&self) -> bool {
+        let (low, high) = self.interval();
+        high - low <= 0.1 || (high - low <= 0.33 && low > 0.01 && high < 0.99)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_agrees_with_the_published_values() {
+        // Newcombe 1998, table I: 81 of 263, and 0 of 20.
+        let (low, high) = wilson(81, 263);
+        assert!((low - 0.2553).abs() < 1e-4 && (high - 0.3662).abs() < 1e-4, "{low} {high}");
+        let (low, high) = wilson(0, 20);
+        assert!(low == 0.0 && (high - 0.1611).abs() < 1e-4, "{low} {high}");
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        assert_eq!(wilson(9, 9).1, 1.0);
+    }
+
+    #[test]
+    fn a_verdict_settles() {
+        let tally = |lost, trials| Tally { lost, trials, ..Tally::default() };
+        assert!(!tally(0, 30).is_settled() && tally(0, 35).is_settled());
+        assert!(!tally(30, 30).is_settled() && tally(35, 35).is_settled());
+        assert!(!tally(5, 10).is_settled() && tally(20, 40).is_settled());
+    }
+}

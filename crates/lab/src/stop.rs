@@ -1,0 +1,69 @@
+//! A request to stop that wakes those who wait.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+/// A request to stop: asked for once, seen by everyone, also by those who sleep in `poll`.
+#[derive(Debug)]
+pub struct Stop {
+    requested: AtomicBool,
+    /// Readable for ever once the stop is requested.
+    wake: OwnedFd,
+}
+
+impl Stop {
+    /// Makes one that is not yet requested.
+    ///
+    /// # Errors
+    /// `EMFILE` where no descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { requested: AtomicBool::new(false), wake })
+    }
+
+    /// Asks everyone to stop.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        // Cannot fail short of 2^64 requests; the flag is set in any case.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Whether someone has asked.
+    pub fn requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// Waits until `fd` is readable (true), or the time is over or the stop requested (false).
+    ///
+    /// # Errors
+    /// Those of `poll(2)`.
+    pub fn wait_readable(&self, fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut ready = [
+            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(fd, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut ready, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(ready[0].revents().is_empty() && !ready[1].revents().is_empty())
+    }
+
+    /// Sleeps for `duration`, or until the stop is requested.
+    ///
+    /// # Errors
+    /// Those of `poll(2)`.
+    pub fn sleep(&self, duration: Duration) -> io::Result<()> {
+        let timeout = Timespec::try_from(duration).ok();
+        let mut ready = [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
+        match rustix::event::poll(&mut ready, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
