@@ -1,6 +1,7 @@
 //! The kernel's TCP counters of one network namespace.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 
@@ -8,7 +9,7 @@ use std::io;
 /// `TCPAbortOnClose`, `ListenOverflows` ...).
 ///
 /// In a private namespace a difference of two readings is exact; on a shared one it includes everybody else.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
@@ -51,6 +52,12 @@ impl Counters {
     /// All counters that are not 0, in the order of their names.
     pub fn nonzero(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().filter(|(_, value)| **value > 0).map(|(name, value)| (name.as_str(), *value))
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.nonzero()).finish()
     }
 }
 

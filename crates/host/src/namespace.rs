@@ -12,7 +12,8 @@ use crate::net;
 /// A network namespace of this process, with `lo` up. It ends when the last handle, socket and thread in it does.
 #[derive(Debug)]
 pub struct Namespace {
-    fd: OwnedFd,
+    /// None for the namespace in which the process already is: entering it needs no right.
+    fd: Option<OwnedFd>,
 }
 
 impl Namespace {
@@ -30,7 +31,22 @@ impl Namespace {
             });
             join(maker.join())
         })?;
-        Ok(Self { fd: made })
+        Ok(Self { fd: Some(made) })
+    }
+
+    /// The namespace in which this process already is: for experiments over `lo` where none can be made.
+    pub const fn shared() -> Self {
+        Self { fd: None }
+    }
+
+    /// Whether others may use this namespace too, so that counters are not this process's alone.
+    pub const fn is_shared(&self) -> bool {
+        self.fd.is_none()
+    }
+
+    /// The descriptor that stands for this namespace; none for a shared one.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
     }
 
     /// Runs a closure in this namespace, on a thread of its own, and gives its result.
@@ -42,7 +58,7 @@ impl Namespace {
     pub fn run<R: Send>(&self, task: impl FnOnce() -> R + Send) -> io::Result<R> {
         thread::scope(|scope| {
             let worker = scope.spawn(|| -> io::Result<R> {
-                enter(self.fd.as_fd())?;
+                enter(self.descriptor())?;
                 Ok(task())
             });
             join(worker.join())
@@ -58,9 +74,9 @@ impl Namespace {
         name: &str,
         task: impl FnOnce() -> R + Send + 'static,
     ) -> io::Result<JoinHandle<io::Result<R>>> {
-        let fd = self.fd.try_clone()?;
+        let fd = self.fd.as_ref().map(OwnedFd::try_clone).transpose()?;
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            enter(fd.as_fd())?;
+            enter(fd.as_ref().map(AsFd::as_fd))?;
             drop(fd);
             Ok(task())
         })
@@ -71,18 +87,15 @@ impl Namespace {
     /// # Errors
     /// `EPERM` where the process may not enter it.
     pub fn enter(&self) -> io::Result<()> {
-        enter(self.fd.as_fd())
+        enter(self.descriptor())
     }
 }
 
-impl AsFd for Namespace {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+fn enter(fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    match fd {
+        Some(fd) => Ok(rustix::thread::move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))?),
+        None => Ok(()),
     }
-}
-
-fn enter(fd: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(rustix::thread::move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))?)
 }
 
 /// Hands a panic of the joined thread on to the caller.

@@ -1,7 +1,9 @@
-//! A server process that ends a connection by ending itself.
+//! Processes: one that ends a connection by ending itself, and ones that end with this program.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// A process that serves one connection and exits. Dropping it waits for its end.
 #[derive(Debug)]
@@ -101,5 +103,20 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let wait = || rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
         while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
+    }
+}
+
+/// Makes a command's process, and all it starts in its process group, end with the thread that starts it: the
+/// kernel sends it SIGKILL then (`PR_SET_PDEATHSIG`), also when this program is killed.
+///
+/// The thread must live as long as the process is to run.
+pub fn die_with_thread(command: &mut Command) -> &mut Command {
+    command.process_group(0);
+    // SAFETY: between fork and exec only one system call is made; nothing is allocated and no lock taken.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            Ok(())
+        })
     }
 }

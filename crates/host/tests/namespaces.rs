@@ -13,7 +13,7 @@ const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2));
 fn pair() -> (Namespace, Namespace) {
     let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
     a.run(|| {
-        net::veth("eth0", [2, 0, 0, 0, 0, 1], "eth0", std::os::fd::AsFd::as_fd(&b)).unwrap();
+        net::veth("eth0", [2, 0, 0, 0, 0, 1], "eth0", b.descriptor().unwrap()).unwrap();
         net::address("eth0", A, 24).unwrap();
         net::offloads_off("eth0").unwrap();
         net::up("eth0").unwrap();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,6 +34,8 @@ pub struct BedOptions {
     pub capture: Option<Arc<Mutex<Capture>>>,
     /// Keeps every decision of the link for [`WireReport::log`].
     pub keep_log: bool,
+    /// Uses the network in which this process already is; only a loopback link is possible then.
+    pub shared: bool,
 }
 
 /// Two hosts and the link between them. It ends with its last handle; the kernel cleans up, also after SIGKILL.
@@ -81,9 +83,9 @@ impl Host {
     }
 
     /// Makes this host in the calling thread's namespace.
-    fn set_up(&self, other: &Self, wire: &Namespace) -> io::Result<()> {
+    fn set_up(&self, other: &Self, wire: BorrowedFd<'_>) -> io::Result<()> {
         settle()?;
-        net::veth("eth0", self.mac, self.wire, wire.as_fd())?;
+        net::veth("eth0", self.mac, self.wire, wire)?;
         net::offloads_off("eth0")?;
         // Neighbours are known and addresses fixed: the link carries nothing but the experiment.
         net::sysctl("ipv6/conf/eth0/addr_gen_mode", "1")?;
@@ -109,9 +111,14 @@ impl Bed {
     /// # Errors
     /// `EPERM` where this process may not make namespaces: see [`linger_host::Isolation`].
     pub fn new(link: &Link, options: BedOptions) -> io::Result<Self> {
-        let server = Arc::new(Namespace::new()?);
+        if options.shared && !link.loopback {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "only loopback needs no namespaces"));
+        }
+        let server = Arc::new(if options.shared { Namespace::shared() } else { Namespace::new()? });
         if link.loopback {
-            server.run(settle)??;
+            if !options.shared {
+                server.run(settle)??;
+            }
             let address = match options.ip {
                 IpVersion::V4 => Ipv4Addr::LOCALHOST.into(),
                 IpVersion::V6 => Ipv6Addr::LOCALHOST.into(),
@@ -126,8 +133,10 @@ impl Bed {
         }
         let client = Arc::new(Namespace::new()?);
         let between = Namespace::new()?;
-        server.run(|| SERVER.set_up(&CLIENT, &between))??;
-        client.run(|| CLIENT.set_up(&SERVER, &between))??;
+        // A namespace just made is never a shared one.
+        let wire = between.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        server.run(|| SERVER.set_up(&CLIENT, wire))??;
+        client.run(|| CLIENT.set_up(&SERVER, wire))??;
         between.run(|| {
             for end in [SERVER.wire, CLIENT.wire] {
                 net::offloads_off(end)?;

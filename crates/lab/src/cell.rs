@@ -18,7 +18,7 @@ use crate::ending::Ending;
 use crate::link::Link;
 use crate::lock;
 use crate::peer::Peer;
-use crate::server::{Consume, Served, ServerPlan, listen, work};
+use crate::server::{Consume, LARGEST_RESPONSE, Served, ServerPlan, listen, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
 use crate::wire::WireReport;
@@ -46,7 +46,7 @@ pub struct CellPlan {
     /// Request bytes that the server reads.
     pub request: u64,
     /// Bytes beyond the request: of `unread`, `late`, `never-closes` and `never-reads`. 8 is the size of
-    /// FastCGI's empty STDIN record.
+    /// FastCGI's empty STDIN setting.
     pub extra: u64,
     /// Bytes beyond the request, of `upload`.
     pub upload: u64,
@@ -91,6 +91,26 @@ impl CellPlan {
             timeout: Duration::from_secs(30),
             seed: 0,
         }
+    }
+
+    /// Checks that the numbers are possible.
+    ///
+    /// # Errors
+    /// Names what is not.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.response > LARGEST_RESPONSE {
+            return Err(format!(
+                "a response of {} bytes is more than this server holds (1 GiB)",
+                self.response
+            ));
+        }
+        if self.response == 0 {
+            return Err("a response of 0 bytes cannot be lost: name at least 1".to_owned());
+        }
+        if self.concurrency == 0 || self.concurrency > 1_000 {
+            return Err(format!("{} connections at a time: name 1 to 1000", self.concurrency));
+        }
+        Ok(())
     }
 
     fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
@@ -144,13 +164,15 @@ pub struct CellReport {
     pub elapsed: Duration,
 }
 
-/// What recorded beds write beside the verdict.
+/// Where a cell runs, and what it writes beside the verdict.
 #[derive(Clone, Debug, Default)]
-pub struct Record {
+pub struct Setting {
     /// What crosses the link.
     pub capture: Option<Arc<Mutex<Capture>>>,
     /// Every decision of the link.
     pub decisions: bool,
+    /// Stays in the network in which this process already is: loopback only, and the counters are everybody's.
+    pub shared: bool,
 }
 
 /// What the server reported of connections that their clients have not asked for yet.
@@ -186,13 +208,14 @@ const SERVER_PORT: u16 = 8_080;
 ///
 /// # Errors
 /// Where the bed cannot be built or the server cannot listen; that a trial fails is no error but its result.
-pub fn run(plan: &CellPlan, record: &Record, stop: &Stop) -> io::Result<CellReport> {
+pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellReport> {
     let started = Instant::now();
     let options = BedOptions {
         ip: plan.ip,
         seed: plan.seed,
-        capture: record.capture.clone(),
-        keep_log: record.decisions,
+        capture: setting.capture.clone(),
+        keep_log: setting.decisions,
+        shared: setting.shared,
     };
     let bed = Bed::new(&plan.link, options)?;
     let address = SocketAddr::new(bed.server_address, SERVER_PORT);

@@ -1,33 +1,43 @@
 //! Reproduces responses lost at `close()`, and shows the close that cures it.
 
+mod backlog;
 mod bed;
+mod blame;
 mod capture;
 mod cell;
 mod client;
 mod duration;
 mod emulator;
 mod ending;
+mod exec;
 mod identity;
 mod link;
 mod named;
 pub mod payload;
 mod peer;
+mod runner;
+mod scenario;
 mod server;
 mod stats;
 mod stop;
 mod units;
 mod wire;
 
+pub use backlog::{BacklogPlan, BacklogReport, burst};
 pub use bed::{Bed, BedOptions, IpVersion, any_seed};
+pub use blame::{Blame, COUNTERS};
 pub use capture::Capture;
-pub use cell::{CellPlan, CellReport, Record, Trials, run};
+pub use cell::{CellPlan, CellReport, Setting, Trials, run};
 pub use client::{Attempt, ClientPlan, Fate, attempt};
 pub use emulator::{Departure, Emulator, Nanos, Verdict};
 pub use ending::Ending;
+pub use exec::{ExecPlan, ExecReport, exec};
 pub use identity::{Chance, Identity, Names};
 pub use link::{Direction, Fault, Link, PRESETS, Path};
 pub use named::Named;
 pub use peer::Peer;
+pub use runner::{run_all, side_by_side};
+pub use scenario::{Expectation, Scenario};
 pub use server::{Consume, LARGEST_RESPONSE, Served, ServerPlan, listen, work};
 pub use stats::{Tally, wilson};
 pub use stop::Stop;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::named::Named;
 use crate::units::{Bytes, Rate};
@@ -50,12 +52,22 @@ pub struct Path {
     /// Bytes that wait for the rate at most; what comes on top is dropped.
     pub queue: Option<Bytes>,
     /// Probability of losing a packet, 0 to 1.
+    #[serde(deserialize_with = "probability")]
     pub loss: f64,
     /// Probability, 0 to 1, of holding a packet back for `reorder_by`, so that later ones overtake it.
+    #[serde(deserialize_with = "probability")]
     pub reorder: f64,
     /// How long a reordered packet is held back.
     #[serde(with = "crate::duration")]
     pub reorder_by: Duration,
+}
+
+fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    if (0.0..=1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(D::Error::custom(format!("{value} is no probability: it must be between 0 and 1")))
 }
 
 /// A fault that strikes when something happens, not by chance.
@@ -181,6 +193,56 @@ impl Link {
             return Err("`nth` counts from 1".to_owned());
         }
         Ok(())
+    }
+}
+
+/// A link as a scenario writes it: a preset's name, or a table that says what differs.
+impl<'de> Deserialize<'de> for Link {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        struct Table {
+            base: Option<String>,
+            both: Option<Path>,
+            to_client: Option<Path>,
+            to_server: Option<Path>,
+            #[serde(default)]
+            fault: Vec<Fault>,
+        }
+        /// Not an untagged enum: that would lose the place of an error in the file.
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Link;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "the name of a link ({}) or a table", PRESETS.join(", "))
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Link, E> {
+                Link::named(name).map_err(E::custom)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Link, A::Error> {
+                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+                let mut link = match &table.base {
+                    Some(name) => Link::named(name).map_err(A::Error::custom)?,
+                    None => Link {
+                        paths: Default::default(),
+                        faults: vec![],
+                        loopback: false,
+                        name: String::new(),
+                    },
+                };
+                if link.loopback {
+                    return Err(A::Error::custom("`loopback` has no wire that could differ"));
+                }
+                link.name = "custom".to_owned();
+                let [to_client, to_server] = link.paths;
+                let either = |own: Option<Path>, old| own.or_else(|| table.both.clone()).unwrap_or(old);
+                link.paths = [either(table.to_client, to_client), either(table.to_server, to_server)];
+                link.faults.extend(table.fault);
+                link.validate().map_err(A::Error::custom)?;
+                Ok(link)
+            }
+        }
+        deserializer.deserialize_any(Either)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Cells on the real kernel: what is lost, what is not, and who is to blame.
 
 use linger_host::testing::sandboxed;
-use linger_lab::{CellPlan, CellReport, Ending, Fate, Link, Named, Peer, Record, Stop, Trials, run};
+use linger_lab::{
+    BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Link, Named, Peer, Setting, Stop, Trials, burst,
+    run,
+};
 
 fn cell(ending: &str, peer: &str, link: &str) -> CellPlan {
     let ending = ending.parse().unwrap();
@@ -10,7 +13,7 @@ fn cell(ending: &str, peer: &str, link: &str) -> CellPlan {
 
 fn tried(mut plan: CellPlan, trials: u64) -> CellReport {
     plan.trials = Trials::Exactly(trials);
-    let report = run(&plan, &Record::default(), &Stop::new().unwrap()).unwrap();
+    let report = run(&plan, &Setting::default(), &Stop::new().unwrap()).unwrap();
     assert_eq!(report.tally.trials, trials);
     assert_eq!(report.wire.as_ref().map_or(0, |wire| wire.accidents), 0, "the machine lost packets");
     report
@@ -65,5 +68,59 @@ fn lingering_keeps_with_every_peer() {
                 assert_eq!(report.counters.of("TCPAbortOnClose"), 0, "{peer} {link}");
             }
         }
+    });
+}
+
+#[test]
+fn an_accept_queue_that_overflows_is_recognised() {
+    sandboxed(|| {
+        let tried =
+            |backlog, abort| burst(&BacklogPlan::new(Link::named("wifi").unwrap(), backlog, abort)).unwrap();
+        let enough = tried(128, false);
+        assert_eq!((enough.tally.lost, enough.counters.of("ListenOverflows")), (0, 0), "{enough:?}");
+        for (abort, fate) in [(false, Fate::TimedOut), (true, Fate::ResetBeforeAny)] {
+            let report = tried(8, abort);
+            assert!(report.tally.of(fate) > 0, "{report:?}");
+            assert!(report.counters.of("ListenOverflows") > 0, "{report:?}");
+            assert_eq!(Blame::find(&report.tally, &report.counters), Blame::AcceptQueue, "{report:?}");
+        }
+    });
+}
+
+#[test]
+fn without_namespaces_loopback_still_works() {
+    let setting = Setting { shared: true, ..Setting::default() };
+    let mut plan = cell("lingering", "unread", "loopback");
+    plan.trials = Trials::Exactly(8);
+    let report = run(&plan, &setting, &Stop::new().unwrap()).unwrap();
+    assert_eq!((report.tally.trials, report.tally.lost), (8, 0), "{report:?}");
+    let wifi = cell("lingering", "unread", "wifi");
+    assert!(run(&wifi, &setting, &Stop::new().unwrap()).is_err());
+}
+
+#[test]
+fn any_two_programs_meet_over_a_link() {
+    use linger_lab::{ExecPlan, IpVersion, exec};
+    sandboxed(|| {
+        let server = "exec python3 -c 'import socket, os
+s = socket.create_server((os.environ[\"LINGER_SERVER\"], 9000), family=socket.AF_INET6)
+c, _ = s.accept()
+c.sendall(b\"hello\")'";
+        let client = "exec python3 -c 'import socket, os, sys
+c = socket.create_connection((os.environ[\"LINGER_SERVER\"], 9000))
+sys.exit(len(c.recv(100)))'";
+        let plan = ExecPlan {
+            link: Link::named("lan").unwrap(),
+            server: server.to_owned(),
+            client: client.to_owned(),
+            ip: IpVersion::V6,
+            seed: 1,
+            ready: Some(std::time::Duration::from_secs(30)),
+            capture: None,
+        };
+        let report = exec(&plan, &Stop::new().unwrap()).unwrap();
+        assert_eq!(report.client.and_then(|status| status.code()), Some(5));
+        assert!(report.wire.unwrap().carried >= 6);
+        assert_eq!(report.server_counters.of("PassiveOpens"), 1);
     });
 }

@@ -1,0 +1,136 @@
+//! The other cause of a reset before any byte: an accept queue that is too small.
+//!
+//! A burst that one worker could serve in time meets a queue that cannot hold it. What comes after the queue is full
+//! depends on how far the handshake had come: a SYN is dropped and sent again after a second, the handshake's last packet is
+//! dropped or, with `tcp_abort_on_overflow`, answered with a reset.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_host::{Counters, net};
+
+use crate::bed::{Bed, BedOptions};
+use crate::client::{ClientPlan, attempt};
+use crate::ending::Ending;
+use crate::link::Link;
+use crate::server::{Consume, ServerPlan, listen, work};
+use crate::stats::Tally;
+use crate::stop::Stop;
+
+/// A burst of clients meets one busy worker and an accept queue.
+#[derive(Clone, Debug)]
+pub struct BacklogPlan {
+    /// What is between them.
+    pub link: Link,
+    /// The server's backlog; a queue holds one connection more.
+    pub backlog: u32,
+    /// Clients, one every millisecond: several handshakes are under way at any time, but not all.
+    pub clients: u16,
+    /// `tcp_abort_on_overflow`: answer the handshake's last packet with a reset, where the default is to ignore it.
+    pub abort_on_overflow: bool,
+    /// How long the worker is busy with each request.
+    pub busy: Duration,
+    /// How long a client waits.
+    pub patience: Duration,
+}
+
+impl BacklogPlan {
+    /// The lab's usual burst.
+    pub fn new(link: Link, backlog: u32, abort_on_overflow: bool) -> Self {
+        Self {
+            link,
+            backlog,
+            clients: 64,
+            abort_on_overflow,
+            busy: Duration::from_millis(20),
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a burst came to.
+#[derive(Debug)]
+pub struct BacklogReport {
+    /// What was tried.
+    pub plan: BacklogPlan,
+    /// What became of the connections.
+    pub tally: Tally,
+    /// The kernel's counters of the server's namespace.
+    pub counters: Counters,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Small enough that no ending could lose it.
+const RESPONSE: u64 = 1_000;
+const REQUEST: u64 = 100;
+/// From one client to the next.
+const SPACING: Duration = Duration::from_millis(1);
+
+/// Runs the burst in a bed of its own; the server ends every connection with a lingering close.
+///
+/// # Errors
+/// Where the bed cannot be built or the server cannot listen.
+pub fn burst(plan: &BacklogPlan) -> io::Result<BacklogReport> {
+    let started = Instant::now();
+    let bed = Bed::new(&plan.link, BedOptions::default())?;
+    let address = SocketAddr::new(bed.server_address, 8_080);
+    let listener = bed.server.run(|| {
+        net::sysctl("ipv4/tcp_abort_on_overflow", if plan.abort_on_overflow { "1" } else { "0" })?;
+        // With cookies an overflow looks like packet loss to the client; without, like what it is.
+        net::sysctl("ipv4/tcp_syncookies", "0")?;
+        listen(address, plan.backlog, None)
+    })??;
+    let before = bed.server.run(Counters::read)??;
+    let finished = Arc::new(Stop::new()?);
+    let mut server = ServerPlan::new(Ending::Lingering, Consume::Bytes(REQUEST), RESPONSE);
+    server.busy = plan.busy;
+    // Those who have given up must not keep the worker.
+    server.stall = plan.busy;
+    server.policy.total = plan.busy;
+    let worker = {
+        let finished = finished.clone();
+        bed.server.spawn("server", move || work(&listener, &server, &finished, |_| {}))?
+    };
+    let client = ClientPlan {
+        server: address,
+        from: None,
+        request: REQUEST,
+        extra: 0,
+        late: 0,
+        response: Some(RESPONSE),
+        receive_buffer: None,
+        congestion: None,
+        reads: true,
+        closes: true,
+        timeout: plan.patience,
+    };
+    let mut tally = Tally::default();
+    let attempts = thread::scope(|scope| {
+        let clients: Vec<_> = (0..plan.clients)
+            .map(|number| {
+                let (bed, client) = (&bed, &client);
+                scope.spawn(move || {
+                    bed.client.enter()?;
+                    thread::sleep(SPACING * number.into());
+                    Ok(attempt(client, |_| {}))
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<io::Result<Vec<_>>>()
+    })?;
+    for attempt in &attempts {
+        tally.count(attempt);
+    }
+    let counters = bed.server.run(Counters::read)??.since(&before);
+    finished.request();
+    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
+    bed.stop()?;
+    Ok(BacklogReport { plan: plan.clone(), tally, counters, elapsed: started.elapsed() })
+}

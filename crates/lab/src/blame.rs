@@ -1,0 +1,54 @@
+//! Whose fault a loss is, as far as the kernel's counters tell.
+
+use linger_host::Counters;
+
+use crate::client::Fate;
+use crate::stats::Tally;
+
+/// Whose fault the losses of a cell are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Nothing was lost.
+    Nobody,
+    /// The close: the kernel counted aborted connections, and no overflow.
+    Close,
+    /// The accept queue: it overflowed, and no connection was aborted by a close. The server never saw those clients.
+    AcceptQueue,
+    /// The counters name no one, or both.
+    Unclear,
+}
+
+impl Blame {
+    /// Finds it from what the clients saw and what the server's kernel counted.
+    pub fn find(tally: &Tally, counters: &Counters) -> Self {
+        if tally.lost == 0 {
+            return Self::Nobody;
+        }
+        let aborted = ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger"]
+            .iter()
+            .any(|counter| counters.of(counter) > 0);
+        // A reset from the small socket of FIN_WAIT2 or TIME_WAIT has no counter of its own.
+        let reset = aborted || counters.of("OutRsts") > 0;
+        let overflowed = counters.of("ListenOverflows") > 0;
+        let before_any = tally.of(Fate::ResetBeforeAny) + tally.of(Fate::TimedOut) + tally.of(Fate::Refused);
+        match (overflowed, aborted) {
+            (true, false) if before_any == tally.lost => Self::AcceptQueue,
+            (false, _) if reset => Self::Close,
+            _ => Self::Unclear,
+        }
+    }
+
+    /// A stable identifier, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Close => "close",
+            Self::AcceptQueue => "accept_queue",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
+/// The counters that a lab shows for every cell, by the kernel's names.
+pub const COUNTERS: [&str; 6] =
+    ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger", "OutRsts", "ListenOverflows", "ListenDrops"];

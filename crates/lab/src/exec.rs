@@ -1,0 +1,168 @@
+//! Any two programs at the two ends of an emulated link.
+
+use std::io;
+use std::net::IpAddr;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use linger_host::{Counters, Namespace, die_with_thread};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::bed::{Bed, BedOptions, IpVersion};
+use crate::capture::Capture;
+use crate::link::Link;
+use crate::stop::Stop;
+use crate::wire::WireReport;
+
+/// Two commands and the link between them.
+#[derive(Clone, Debug)]
+pub struct ExecPlan {
+    /// What is between them.
+    pub link: Link,
+    /// The server's command, for `sh -c`.
+    pub server: String,
+    /// The client's command, for `sh -c`.
+    pub client: String,
+    /// Which addresses the environment names.
+    pub ip: IpVersion,
+    /// Feeds the link's chance.
+    pub seed: u64,
+    /// How long the server may take until something in its namespace listens; none not to wait at all.
+    pub ready: Option<Duration>,
+    /// Records what crosses the link.
+    pub capture: Option<Arc<Mutex<Capture>>>,
+}
+
+/// What became of the two.
+#[derive(Debug)]
+pub struct ExecReport {
+    /// How the client ended; none if the run was stopped before.
+    pub client: Option<ExitStatus>,
+    /// The kernel's counters of the server's namespace.
+    pub server_counters: Counters,
+    /// The kernel's counters of the client's namespace.
+    pub client_counters: Counters,
+    /// What the link carried; none for loopback.
+    pub wire: Option<WireReport>,
+}
+
+/// How long a program has between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Starts the server, waits until it listens, runs the client, ends the server.
+///
+/// Both find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`; their standard streams are this program's.
+///
+/// # Errors
+/// Where the bed cannot be built or a command cannot be started; `TimedOut` where the server does not listen;
+/// `BrokenPipe` where it ended before.
+pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
+    let options =
+        BedOptions { ip: plan.ip, seed: plan.seed, capture: plan.capture.clone(), ..BedOptions::default() };
+    let bed = Bed::new(&plan.link, options)?;
+    let addresses = (bed.server_address, bed.client_address);
+    let server = Program::start(&bed.server, &plan.server, addresses)?;
+    if let Some(ready) = plan.ready {
+        server.wait_until_listening(&bed.server, ready, stop)?;
+    }
+    let client = Program::start(&bed.client, &plan.client, addresses)?;
+    let client_status = client.wait(stop, None)?;
+    client.end()?;
+    server.end()?;
+    let server_counters = bed.server.run(Counters::read)??;
+    let client_counters = bed.client.run(Counters::read)??;
+    Ok(ExecReport { client: client_status, server_counters, client_counters, wire: bed.stop()? })
+}
+
+/// A running command, on a thread that lives as long as it does.
+struct Program {
+    pid: Pid,
+    status: mpsc::Receiver<io::Result<ExitStatus>>,
+    /// Readable once the process has ended.
+    ended: rustix::fd::OwnedFd,
+}
+
+impl Program {
+    fn start(namespace: &Namespace, shell: &str, (server, client): (IpAddr, IpAddr)) -> io::Result<Self> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", shell]);
+        command.env("LINGER_SERVER", server.to_string()).env("LINGER_CLIENT", client.to_string());
+        let (started, is_started) = mpsc::channel();
+        let (ended, status) = mpsc::channel();
+        // The process dies with this thread, which therefore waits for it.
+        namespace.spawn("program", move || {
+            let spawned: io::Result<Child> = die_with_thread(&mut command).spawn();
+            match spawned {
+                Ok(mut child) => {
+                    let _ = started.send(Ok(child.id()));
+                    let _ = ended.send(child.wait());
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        })?;
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let id = is_started.recv().map_err(gone)??;
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        // The thread may have reaped it already; then its status is on the way.
+        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self { pid, status, ended })
+    }
+
+    fn wait_until_listening(&self, namespace: &Namespace, ready: Duration, stop: &Stop) -> io::Result<()> {
+        let deadline = Instant::now() + ready;
+        // The kernel announces no listener to others; looking is all one can do.
+        while !namespace.run(is_listening)?? && !stop.requested() {
+            if self.wait(stop, Some(Duration::from_millis(5)))?.is_some() {
+                let told = "the server command ended before anything listened in its namespace";
+                return Err(io::Error::new(io::ErrorKind::BrokenPipe, told));
+            }
+            if Instant::now() >= deadline {
+                let told = format!(
+                    "nothing listens in the server's namespace after {} s; is it to listen on $LINGER_SERVER?",
+                    ready.as_secs()
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, told));
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, stop: &Stop, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
+        use std::os::fd::AsFd;
+        if !stop.wait_readable(self.ended.as_fd(), timeout)? {
+            return Ok(None);
+        }
+        self.status.recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
+    }
+
+    /// Asks the process group to end, and insists after a while.
+    fn end(&self) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        let patient = Stop::new()?;
+        // A group that is gone already is what is wanted.
+        let _ = kill_process_group(self.pid, Signal::TERM);
+        if !patient.wait_readable(self.ended.as_fd(), Some(GRACE))? {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+    }
+}
+
+/// Whether any TCP socket of the calling thread's namespace listens (state 0A in `proc_net_tcp`).
+fn is_listening() -> io::Result<bool> {
+    for file in ["tcp", "tcp6"] {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")) else { continue };
+        if text.lines().skip(1).any(|line| line.split_whitespace().nth(3) == Some("0A")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

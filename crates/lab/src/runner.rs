@@ -1,0 +1,42 @@
+//! Many experiments side by side, each in namespaces and on a link of its own.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::lock;
+use crate::stop::Stop;
+
+/// As many experiments at a time as the machine bears: most wait for their links most of the time, and a wire
+/// needs a processor for moments only.
+pub fn side_by_side() -> usize {
+    thread::available_parallelism().map_or(2, usize::from) * 4
+}
+
+/// Does every task, `at_once` at a time, and hands each result to `done` as it comes; the results come back in
+/// the tasks' order. After a stop, tasks that have not begun give none.
+pub fn run_all<T: Sync, R: Send>(
+    tasks: &[T],
+    at_once: usize,
+    stop: &Stop,
+    task: impl Fn(&T) -> R + Sync,
+    done: impl FnMut(usize, &R) + Send,
+) -> Vec<Option<R>> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<Option<R>>> = Mutex::new(tasks.iter().map(|_| None).collect());
+    let done = Mutex::new(done);
+    thread::scope(|scope| {
+        for _ in 0..at_once.clamp(1, tasks.len().max(1)) {
+            scope.spawn(|| {
+                while !stop.requested() {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(input) = tasks.get(index) else { break };
+                    let result = task(input);
+                    lock(&done)(index, &result);
+                    lock(&results)[index] = Some(result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

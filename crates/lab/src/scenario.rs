@@ -1,0 +1,260 @@
+//! Experiments as data: a TOML file says what is tried and what is expected.
+
+use std::fmt;
+use std::time::Duration;
+
+use linger::Policy;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::bed::IpVersion;
+use crate::cell::{CellPlan, Trials};
+use crate::ending::Ending;
+use crate::link::Link;
+use crate::named::Named;
+use crate::peer::Peer;
+use crate::stats::Tally;
+use crate::units::Bytes;
+
+/// A scenario: cells, and what they are expected to lose.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What it shows, in a line.
+    pub title: String,
+    /// The cells, in the order in which the file names endings and peers.
+    pub cells: Vec<(CellPlan, Option<Expectation>)>,
+}
+
+/// How much of a cell's trials is expected to be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expectation {
+    /// Not one.
+    None,
+    /// At least one, and not all.
+    Some,
+    /// At least 99 in a hundred.
+    Most,
+    /// Every one.
+    All,
+}
+
+impl Expectation {
+    /// Whether a cell's trials are as expected.
+    pub fn is_met(self, tally: &Tally) -> bool {
+        match self {
+            Self::None => tally.lost == 0,
+            Self::Some => tally.lost > 0 && tally.lost < tally.trials,
+            Self::Most => tally.trials > 0 && tally.lost * 100 >= tally.trials * 99,
+            Self::All => tally.trials > 0 && tally.lost == tally.trials,
+        }
+    }
+}
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none lost",
+            Self::Some => "some lost, not all",
+            Self::Most => "at least 99% lost",
+            Self::All => "all lost",
+        })
+    }
+}
+
+/// One or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Several {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Several {
+    fn parse<T>(self, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+        let names = match self {
+            Self::One(name) => vec![name],
+            Self::Many(names) => names,
+        };
+        if names.is_empty() {
+            return Err("an empty list: name at least one".to_owned());
+        }
+        names.iter().map(|name| parse(name)).collect()
+    }
+}
+
+fn endings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Ending>, D::Error> {
+    Several::deserialize(deserializer)?.parse(str::parse).map_err(D::Error::custom)
+}
+
+fn peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Peer>, D::Error> {
+    Several::deserialize(deserializer)?.parse(Peer::named).map_err(D::Error::custom)
+}
+
+/// The bounds of the lingering close, as a scenario writes them.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Bounds {
+    #[serde(deserialize_with = "some_duration")]
+    idle: Option<Duration>,
+    #[serde(deserialize_with = "some_duration")]
+    total: Option<Duration>,
+    #[serde(deserialize_with = "some_duration")]
+    grace: Option<Duration>,
+    max_discard: Option<Bytes>,
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    crate::duration::deserialize(deserializer).map(Some)
+}
+
+impl Bounds {
+    fn policy(&self) -> Result<Policy, linger::InvalidPolicy> {
+        let mut policy = Policy::default();
+        policy.idle = self.idle.unwrap_or(policy.idle);
+        policy.total = self.total.unwrap_or(policy.total);
+        policy.grace = self.grace.unwrap_or(policy.grace);
+        policy.max_discard = self.max_discard.map(|bytes| bytes.0);
+        policy.validate().map(|()| policy)
+    }
+}
+
+/// What is expected, by ending.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Expected {
+    close: Option<Expectation>,
+    shutdown_close: Option<Expectation>,
+    so_linger: Option<Expectation>,
+    abort: Option<Expectation>,
+    exit: Option<Expectation>,
+    lingering: Option<Expectation>,
+}
+
+impl Expected {
+    fn of(&self, ending: Ending) -> Option<Expectation> {
+        match ending {
+            Ending::Close => self.close,
+            Ending::ShutdownClose => self.shutdown_close,
+            Ending::SoLinger(_) => self.so_linger,
+            Ending::Abort => self.abort,
+            Ending::Exit => self.exit,
+            Ending::Lingering => self.lingering,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    title: String,
+    #[serde(deserialize_with = "endings")]
+    ending: Vec<Ending>,
+    #[serde(deserialize_with = "peers")]
+    peer: Vec<Peer>,
+    link: Link,
+    response: Option<Bytes>,
+    request: Option<Bytes>,
+    extra: Option<Bytes>,
+    upload: Option<Bytes>,
+    trials: Option<u64>,
+    concurrency: Option<u64>,
+    ip: Option<IpVersion>,
+    congestion: Option<String>,
+    backlog: Option<u32>,
+    receive_buffer: Option<Bytes>,
+    seed: Option<u64>,
+    #[serde(default, deserialize_with = "some_duration")]
+    timeout: Option<Duration>,
+    #[serde(default)]
+    policy: Bounds,
+    #[serde(default)]
+    expect: Expected,
+}
+
+impl Scenario {
+    /// Reads a scenario; `name` is the file's, for messages.
+    ///
+    /// # Errors
+    /// Names the file, the line and the key that are wrong.
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| format!("{name}: {error}"))?;
+        let policy = file.policy.policy().map_err(|error| format!("{name}: [policy]: {error}"))?;
+        let bytes = |value: Option<Bytes>, usual: u64| value.map_or(usual, |bytes| bytes.0);
+        let mut cells = Vec::new();
+        for ending in &file.ending {
+            for peer in &file.peer {
+                let usual = CellPlan::new(*ending, *peer, file.link.clone());
+                let plan = CellPlan {
+                    response: bytes(file.response, usual.response),
+                    request: bytes(file.request, usual.request),
+                    extra: bytes(file.extra, usual.extra),
+                    upload: bytes(file.upload, usual.upload),
+                    ip: file.ip.unwrap_or_default(),
+                    concurrency: file.concurrency.unwrap_or(usual.concurrency),
+                    trials: file.trials.map_or(usual.trials, Trials::Exactly),
+                    policy,
+                    congestion: file.congestion.clone(),
+                    backlog: file.backlog.unwrap_or(usual.backlog),
+                    receive_buffer: file.receive_buffer.map(|bytes| bytes.0 as usize),
+                    timeout: file.timeout.unwrap_or(usual.timeout),
+                    seed: file.seed.unwrap_or(usual.seed),
+                    ..usual
+                };
+                plan.validate().map_err(|error| format!("{name}: {error}"))?;
+                cells.push((plan, file.expect.of(*ending)));
+            }
+        }
+        Ok(Self { title: file.title, cells })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+title = "t"
+ending = ["close", "lingering"]
+peer = "unread"
+response = "200k"
+[link]
+base = "wifi"
+to-client = { delay = "5ms", loss = 0.1 }
+[expect]
+close = "most"
+lingering = "none"
+"#;
+
+    #[test]
+    fn a_scenario_becomes_cells() {
+        let scenario = Scenario::parse("good.toml", GOOD).unwrap();
+        let [(close, expected), (lingering, _)] = &scenario.cells[..] else { panic!() };
+        assert_eq!((close.ending, lingering.ending), (Ending::Close, Ending::Lingering));
+        assert_eq!((close.response, *expected), (200_000, Some(Expectation::Most)));
+        assert_eq!(close.link.paths[0].delay, Duration::from_millis(5));
+        assert_eq!(close.link.paths[1].delay, Duration::from_millis(3), "the other way is wifi's");
+    }
+
+    /// A mistake, and what its message must contain.
+    fn refused(from: &str, to: &str, contains: &[&str]) {
+        let text = GOOD.replace(from, to);
+        assert_ne!(text, GOOD);
+        let error = Scenario::parse("bad.toml", &text).unwrap_err();
+        for part in contains {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_file_line_and_key() {
+        refused("title", "titel", &["bad.toml", "line 2", "titel"]);
+        refused("loss = 0.1", "loss = 1.5", &["bad.toml", "line 8", "loss", "between 0 and 1"]);
+        refused("delay = \"5ms\"", "rate = -4", &["bad.toml", "line 8", "rate"]);
+        refused("delay = \"5ms\"", "delay = \"-5ms\"", &["line 8", "delay"]);
+        refused("\"wifi\"", "\"wify\"", &["wify", "wifi-lossy"]);
+        refused("\"unread\"", "\"rude\"", &["line 4", "rude", "reads-all"]);
+        refused("\"close\", ", "\"closed\", ", &["line 3", "closed", "shutdown-close"]);
+        refused("\"200k\"", "\"200 parsecs\"", &["line 5", "response", "KiB"]);
+        refused("\"most\"", "\"many\"", &["line 10", "close", "most"]);
+    }
+}
