@@ -4,16 +4,26 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::{client, generate, lab, server};
+
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(name = "linger", version, about, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 nothing lost, 1 loss found or an expectation not met, 2 bad usage,\n\
+    3 could not tell, 4 not possible on this machine.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Client(client::Arguments),
+    Completions(generate::Completions),
+    Lab(Box<lab::Arguments>),
+    Man(generate::Man),
+    Server(server::Arguments),
+}
 
 /// Reads the command line; on a mistake clap says what is wrong and ends with status 2.
 pub(crate) fn parse() -> Arguments {
@@ -22,6 +32,12 @@ pub(crate) fn parse() -> Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
-        match self.verb {}
+        match self.verb {
+            Verb::Client(arguments) => client::run(arguments),
+            Verb::Completions(arguments) => arguments.run(),
+            Verb::Lab(arguments) => lab::run(*arguments),
+            Verb::Man(arguments) => arguments.run(),
+            Verb::Server(arguments) => server::run(arguments),
+        }
     }
 }

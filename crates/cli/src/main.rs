@@ -1,7 +1,16 @@
 //! The program `linger`: arguments to library calls, results to text; nothing else.
 
 mod args;
+mod client;
+mod exec;
 mod exit;
+mod generate;
+mod interrupt;
+mod lab;
+mod lab_json;
+mod lab_text;
+mod progress;
+mod server;
 
 use std::process::ExitCode;
 

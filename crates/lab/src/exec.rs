@@ -96,17 +96,17 @@ impl Program {
             let spawned: io::Result<Child> = die_with_thread(&mut command).spawn();
             match spawned {
                 Ok(mut child) => {
-                    let _ = started.send(Ok(child.id()));
+                    // Before the wait: a process that is reaped has no descriptor any more.
+                    let pid = Pid::from_child(&child);
+                    let opened = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
+                    let _ = started.send(opened.map(|ended| (pid, ended)));
                     let _ = ended.send(child.wait());
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
         })?;
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        let id = is_started.recv().map_err(gone)??;
-        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        // The thread may have reaped it already; then its status is on the way.
-        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        let (pid, ended) = is_started.recv().map_err(gone)??;
         Ok(Self { pid, status, ended })
     }
 

@@ -3,6 +3,7 @@
 mod backlog;
 mod bed;
 mod blame;
+mod campaign;
 mod capture;
 mod cell;
 mod client;
@@ -26,6 +27,7 @@ mod wire;
 pub use backlog::{BacklogPlan, BacklogReport, burst};
 pub use bed::{Bed, BedOptions, IpVersion, any_seed};
 pub use blame::{Blame, COUNTERS};
+pub use campaign::{Campaign, Hosting, Until, campaign, host};
 pub use capture::Capture;
 pub use cell::{CellPlan, CellReport, Setting, Trials, run};
 pub use client::{Attempt, ClientPlan, Fate, attempt};

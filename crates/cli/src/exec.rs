@@ -1,0 +1,122 @@
+//! `linger lab exec`: other people's programs at the two ends of an emulated link.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+use linger_lab::{COUNTERS, Capture, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
+
+use crate::{exit, interrupt};
+
+/// Runs two commands at the two ends of an emulated link; ends with the client's status.
+///
+/// Both find the addresses in LINGER_SERVER and LINGER_CLIENT. The client starts once something
+/// listens on the server's side; the server is ended (SIGTERM, then SIGKILL) when the client has.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  linger lab exec --link wifi \\\n    \
+    --server 'python3 -m http.server --bind $LINGER_SERVER 8000' \\\n    \
+    --client 'curl -sS --data-binary @big.bin http://$LINGER_SERVER:8000/'\n\n\
+    Exit status: the client's own; 3 if a command could not be started or the server never listened.")]
+pub(crate) struct Arguments {
+    /// The network: lan, wifi, wifi-lossy, mobile, satellite, overtake, loopback.
+    #[arg(long, default_value = "wifi", value_parser = Link::named)]
+    link: Link,
+    /// The server's command, for sh -c.
+    #[arg(long, value_name = "CMD")]
+    server: String,
+    /// The client's command, for sh -c.
+    #[arg(long, value_name = "CMD")]
+    client: String,
+    /// IPv6 addresses instead of IPv4.
+    #[arg(long)]
+    ipv6: bool,
+    /// Feeds the link's chance.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How many seconds the server may take to listen; 0 starts the client at once.
+    #[arg(long, value_name = "SECS", default_value_t = 10)]
+    ready: u64,
+    /// Write a capture of the link, pcapng, to this file.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// One JSON object on stderr at the end instead of text there.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let seed = arguments.seed.unwrap_or_else(any_seed);
+    if arguments.pcap.is_some() && arguments.link.loopback {
+        return exit::fail(
+            exit::BAD_USAGE,
+            "--pcap: loopback has no wire to capture from; choose another --link",
+        );
+    }
+    let capture = match arguments.pcap.as_deref().map(Capture::create).transpose() {
+        Ok(capture) => capture.map(Mutex::new).map(Arc::new),
+        Err(error) => return exit::io("--pcap", &error),
+    };
+    let stop = match interrupt::stop() {
+        Ok(stop) => stop,
+        Err(error) => return exit::io("cannot take signals", &error),
+    };
+    let plan = ExecPlan {
+        link: arguments.link,
+        server: arguments.server,
+        client: arguments.client,
+        ip: if arguments.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
+        seed,
+        ready: (arguments.ready > 0).then(|| Duration::from_secs(arguments.ready)),
+        capture: capture.clone(),
+    };
+    let report = match exec(&plan, &stop) {
+        Ok(report) => report,
+        Err(error) => return exit::io("lab exec", &error),
+    };
+    if let Some(capture) = capture
+        && let Err(error) = capture.lock().unwrap_or_else(PoisonError::into_inner).finish()
+    {
+        return exit::io("--pcap", &error);
+    }
+    tell(&report, seed, arguments.json);
+    match report.client.and_then(|status| status.code()) {
+        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(exit::COULD_NOT_TELL)),
+        None => ExitCode::from(exit::COULD_NOT_TELL),
+    }
+}
+
+/// The commands own stdout; what the lab has to say goes to stderr.
+fn tell(report: &ExecReport, seed: u64, json: bool) {
+    if json {
+        let object = serde_json::json!({
+            "type": "exec",
+            "seed": seed,
+            "client_status": report.client.and_then(|status| status.code()),
+            "server_counters": crate::lab_json::counters(&report.server_counters),
+            "client_counters": crate::lab_json::counters(&report.client_counters),
+            "link_carried": report.wire.as_ref().map(|wire| wire.carried),
+            "link_lost": report.wire.as_ref().map(|wire| wire.lost),
+            "link_queue_full": report.wire.as_ref().map(|wire| wire.queue_full),
+            "link_accidents": report.wire.as_ref().map(|wire| wire.accidents),
+        });
+        eprintln!("{object}");
+        return;
+    }
+    for (side, counters) in [("server", &report.server_counters), ("client", &report.client_counters)] {
+        let counted: Vec<String> = COUNTERS
+            .iter()
+            .filter(|name| counters.of(name) > 0)
+            .map(|name| format!("{name} {}", counters.of(name)))
+            .collect();
+        let counted = if counted.is_empty() { "no resets".to_owned() } else { counted.join(", ") };
+        eprintln!("linger: the {side}'s kernel counted: {counted}");
+    }
+    if let Some(wire) = &report.wire {
+        let (carried, lost, full) = (wire.carried, wire.lost, wire.queue_full);
+        eprintln!(
+            "linger: the link carried {carried} frames, lost {lost}, dropped {full} (queue full); seed {seed}"
+        );
+    }
+}

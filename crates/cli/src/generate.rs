@@ -1,0 +1,42 @@
+//! Man pages and completions, from the same definitions as `--help`.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory};
+
+use crate::args;
+use crate::exit;
+
+/// Prints a completion script for a shell.
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// The shell.
+    shell: clap_complete::Shell,
+}
+
+/// Writes the man pages, one for each verb.
+#[derive(Args, Debug)]
+pub(crate) struct Man {
+    /// The directory to write them to; it must exist.
+    directory: PathBuf,
+}
+
+impl Completions {
+    pub(crate) fn run(self) -> ExitCode {
+        clap_complete::generate(self.shell, &mut args::Arguments::command(), "linger", &mut io::stdout());
+        ExitCode::from(exit::NOTHING_LOST)
+    }
+}
+
+impl Man {
+    pub(crate) fn run(self) -> ExitCode {
+        match clap_mangen::generate_to(args::Arguments::command(), &self.directory) {
+            Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+            Err(error) => {
+                exit::fail(exit::COULD_NOT_TELL, format_args!("{}: {error}", self.directory.display()))
+            }
+        }
+    }
+}

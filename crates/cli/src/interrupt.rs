@@ -1,0 +1,29 @@
+//! Ctrl-C: the first one asks, the second one ends.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use linger_lab::Stop;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Gives a stop that SIGINT and SIGTERM request; a second one ends the program at once.
+pub(crate) fn stop() -> io::Result<Arc<Stop>> {
+    let stop = Arc::new(Stop::new()?);
+    let second = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // 130 is what a shell reports for SIGINT. The order matters: the first signal only arms it.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, second.clone())?;
+        signal_hook::flag::register(signal, second.clone())?;
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let asked = stop.clone();
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            asked.request();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,248 @@
+//! The lab's results for people: a table, and what it means.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use linger_lab::{
+    BacklogReport, Blame, CellReport, Direction, Ending, Fate, Identity, Peer, Trials, Verdict, wilson,
+};
+
+use crate::lab::{Report, Results};
+
+const LOST: Style = AnsiColor::Red.on_default().bold();
+const KEPT: Style = AnsiColor::Green.on_default();
+const DIM: Style = Style::new().dimmed();
+
+/// Prints the tables, the backlog experiment and the meaning. Colours go only to terminals that want them.
+pub(crate) fn print(results: &Results) {
+    let text = render(results);
+    anstream::print!("{text}");
+}
+
+pub(crate) fn render(results: &Results) -> String {
+    let mut text = String::new();
+    for title in &results.titles {
+        let _ = writeln!(text, "{title}");
+    }
+    let cells: Vec<&CellReport> = results
+        .done()
+        .filter_map(|(_, report)| if let Report::Cell(report) = report { Some(&**report) } else { None })
+        .collect();
+    for group in groups(&cells) {
+        table(&mut text, &group);
+    }
+    let bursts: Vec<&BacklogReport> = results
+        .done()
+        .filter_map(|(_, report)| if let Report::Backlog(report) = report { Some(&**report) } else { None })
+        .collect();
+    backlog(&mut text, &bursts);
+    meaning(&mut text, &cells, &bursts);
+    expectations(&mut text, results);
+    if results.shared {
+        let _ =
+            writeln!(text, "The counters are those of the whole machine: no private network could be had.");
+    }
+    if !results.is_whole() {
+        let _ = writeln!(
+            text,
+            "Interrupted: {} of {} cells are shown.",
+            results.done().count(),
+            results.tasks.len()
+        );
+    }
+    let _ = writeln!(text, "{DIM}seed {}; again: {}{DIM:#}", results.seed, results.again);
+    text
+}
+
+/// Cells that share link and sizes, in the order of their first appearance.
+fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
+    let mut groups: Vec<Vec<&CellReport>> = Vec::new();
+    for cell in cells {
+        let key = |cell: &CellReport| (cell.plan.link.clone(), cell.plan.response, cell.plan.ip);
+        match groups.iter_mut().find(|group| key(group[0]) == key(cell)) {
+            Some(group) => group.push(cell),
+            None => groups.push(vec![cell]),
+        }
+    }
+    groups
+}
+
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.fold(Vec::new(), |mut seen, item| {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+        seen
+    })
+}
+
+fn table(text: &mut String, cells: &[&CellReport]) {
+    let first = cells[0];
+    let peers = distinct(cells.iter().map(|cell| cell.plan.peer));
+    let _ = write!(text, "{:<15}", first.plan.link.name);
+    for peer in &peers {
+        let _ = write!(text, "{peer:<17}");
+    }
+    let _ = writeln!(text, "{DIM}aborts: close data linger  resets{DIM:#}");
+    for ending in distinct(cells.iter().map(|cell| cell.plan.ending)) {
+        let _ = write!(text, "{ending:<15}");
+        let row: Vec<&&CellReport> = cells.iter().filter(|cell| cell.plan.ending == ending).collect();
+        for peer in &peers {
+            match row.iter().find(|cell| cell.plan.peer == *peer) {
+                Some(cell) => {
+                    let tally = &cell.tally;
+                    let (low, high) = tally.interval();
+                    let counted = format!("{}/{}", tally.lost, tally.trials);
+                    let range = format!("{:.0}-{:.0}%", low * 100.0, high * 100.0);
+                    let style = if tally.lost > 0 { LOST } else { KEPT };
+                    let _ = write!(text, "{style}{counted:>7}{style:#} {DIM}{range:<9}{DIM:#}");
+                }
+                None => {
+                    let _ = write!(text, "{:<17}", "");
+                }
+            }
+        }
+        let sum = |name: &str| row.iter().map(|cell| cell.counters.of(name)).sum::<u64>();
+        let (close, data, linger) = (sum("TCPAbortOnClose"), sum("TCPAbortOnData"), sum("TCPAbortOnLinger"));
+        let _ = writeln!(text, "{DIM}{close:>13} {data:>4} {linger:>6} {:>7}{DIM:#}", sum("OutRsts"));
+    }
+    let silent: u64 = cells.iter().map(|cell| cell.tally.silent).sum();
+    if silent > 0 {
+        let _ = writeln!(text, "  {silent} of the losses were silent: a short response with a clean end.");
+    }
+    let accidents: u64 = cells.iter().filter_map(|cell| cell.wire.as_ref()).map(|wire| wire.accidents).sum();
+    if accidents > 0 {
+        let _ = writeln!(
+            text,
+            "  {accidents} frames were lost by this machine, not by the link: it is too busy."
+        );
+    }
+    let _ = writeln!(text);
+}
+
+fn backlog(text: &mut String, bursts: &[&BacklogReport]) {
+    let Some(first) = bursts.first() else { return };
+    let _ = writeln!(
+        text,
+        "{:<31}{:<17}{DIM}reset before any  timed out before any  overflows{DIM:#}",
+        format!("accept queue ({} clients)", first.plan.clients),
+        "lost",
+    );
+    for burst in bursts {
+        let tally = &burst.tally;
+        let how = if burst.plan.abort_on_overflow { ", abort_on_overflow" } else { "" };
+        let style = if tally.lost > 0 { LOST } else { KEPT };
+        let counted = format!("{}/{}", tally.lost, tally.trials);
+        let (low, high) = tally.interval();
+        let range = format!("{:.0}-{:.0}%", low * 100.0, high * 100.0);
+        let _ = writeln!(
+            text,
+            "{:<31}{style}{counted:>7}{style:#} {DIM}{range:<9}{:>16}  {:>20}  {:>9}{DIM:#}",
+            format!("backlog {}{how}", burst.plan.backlog),
+            tally.of(Fate::ResetBeforeAny),
+            tally.of(Fate::TimedOut),
+            burst.counters.of("ListenOverflows"),
+        );
+    }
+    let _ = writeln!(text);
+}
+
+/// What the numbers mean, in sentences that are made of the numbers.
+fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) {
+    let sum = |chosen: &dyn Fn(&CellReport) -> bool| {
+        cells
+            .iter()
+            .filter(|cell| chosen(cell))
+            .fold((0, 0), |(lost, trials), cell| (lost + cell.tally.lost, trials + cell.tally.trials))
+    };
+    let guilty = |cell: &CellReport| !cell.plan.peer.is_innocent() && cell.plan.peer != Peer::NeverReads;
+    let (lost, trials) = sum(&|cell| cell.plan.ending == Ending::Close && guilty(cell));
+    if lost > 0 {
+        let _ = writeln!(
+            text,
+            "`close` lost {lost} of {trials} responses when bytes of the client were unread or late, although every \
+             write() and close() succeeded: the kernel reset the connection and threw away what it had not sent."
+        );
+    }
+    let others = [Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit];
+    let parts: Vec<String> = others
+        .into_iter()
+        .filter_map(|ending| {
+            let (lost, trials) = sum(&|cell| cell.plan.ending == ending && guilty(cell));
+            (lost > 0).then(|| format!("`{ending}` lost {lost} of {trials}"))
+        })
+        .collect();
+    if !parts.is_empty() {
+        let _ = writeln!(text, "Half-close alone, SO_LINGER and exit are no cure: {}.", parts.join(", "));
+    }
+    let keepers =
+        |cell: &CellReport| cell.plan.ending == Ending::Lingering && cell.plan.peer != Peer::NeverReads;
+    let (lost, trials) = sum(&keepers);
+    if trials > 0 {
+        let (_, high) = wilson(lost, trials);
+        let _ = writeln!(
+            text,
+            "`lingering` (half-close, read until the peer closes, close) lost {lost} of {trials} (at most {:.1}% with \
+             95% confidence).",
+            high * 100.0
+        );
+    }
+    let of_the_queue =
+        |burst: &&&BacklogReport| Blame::find(&burst.tally, &burst.counters) == Blame::AcceptQueue;
+    if bursts.iter().any(|burst| of_the_queue(&burst)) {
+        let _ = writeln!(
+            text,
+            "Losses before any byte with ListenOverflows and no aborts are the accept queue's, not the close's: look at \
+             the backlog first."
+        );
+    }
+}
+
+fn expectations(text: &mut String, results: &Results) {
+    for (task, report) in results.done() {
+        let Report::Cell(cell) = report else { continue };
+        let plan = &cell.plan;
+        let name = format!("{}, {}, {}", plan.ending, plan.peer, plan.link.name);
+        if let Some(expect) = task.expect {
+            let met = if results.is_unexpected(task, report) { "NOT MET" } else { "met" };
+            let _ = writeln!(
+                text,
+                "expected {name}: {expect}: {met} ({} of {} lost)",
+                cell.tally.lost, cell.tally.trials
+            );
+        } else if results.is_unexpected(task, report) {
+            let _ = writeln!(
+                text,
+                "UNEXPECTED: {name} lost {} of {}: {}",
+                cell.tally.lost,
+                cell.tally.trials,
+                crate::lab_json::cell(cell)
+            );
+        }
+        if let (Trials::Exactly(asked), true) = (plan.trials, results.is_whole())
+            && cell.tally.trials < asked
+        {
+            let _ = writeln!(text, "{name}: interrupted after {} of {asked} trials", cell.tally.trials);
+        }
+    }
+}
+
+/// A decision log: one line a packet, in the order in which the link saw them.
+pub(crate) fn decisions(log: &[(Identity, Verdict)]) -> String {
+    let mut text = String::from("# direction client_port server_port seq ack flags transmission verdict\n");
+    for (identity, verdict) in log {
+        let direction =
+            if usize::from(identity.direction) == Direction::ToClient.index() { ">" } else { "<" };
+        let _ = writeln!(
+            text,
+            "{direction} {} {} {} {} {:#04x} {} {verdict:?}",
+            identity.flow >> 16,
+            identity.flow & 0xffff,
+            identity.sequence,
+            identity.acknowledgement,
+            identity.flags,
+            identity.transmission,
+        );
+    }
+    text
+}

@@ -1,0 +1,146 @@
+//! Both sides by hand: a server that counts, and clients that try until something is lost.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_host::Counters;
+
+use crate::client::{ClientPlan, Fate, attempt};
+use crate::lock;
+use crate::server::{Served, ServerPlan, work};
+use crate::stats::Tally;
+use crate::stop::Stop;
+
+/// When clients stop trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// At the first loss.
+    Loss,
+    /// After so many connections.
+    Count(u64),
+    /// After so long.
+    For(Duration),
+}
+
+/// What the clients saw.
+#[derive(Clone, Debug, Default)]
+pub struct Campaign {
+    /// What became of the connections.
+    pub tally: Tally,
+    /// The first loss: the how many-eth connection to end, when, and how.
+    pub first_loss: Option<(u64, Duration, Fate)>,
+    /// Some connection's error, for a fate that needs explaining.
+    pub error: Option<String>,
+    /// Whether no connection said how long its response would be, and no flag did.
+    pub unknown_length: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Makes connections, `concurrency` at a time, and calls `progress` after each.
+/// What connections meet is their fate, not an error.
+pub fn campaign(
+    plan: &ClientPlan,
+    concurrency: u64,
+    until: Until,
+    stop: &Stop,
+    progress: impl Fn(&Campaign) + Sync,
+) -> Campaign {
+    let started = Instant::now();
+    let state = Mutex::new((0u64, Campaign::default()));
+    let next = || {
+        let mut state = lock(&state);
+        let goes_on = match until {
+            _ if stop.requested() => false,
+            Until::Loss => state.1.tally.lost == 0,
+            Until::Count(count) => state.0 < count,
+            Until::For(time) => started.elapsed() < time,
+        };
+        state.0 += u64::from(goes_on);
+        goes_on
+    };
+    thread::scope(|scope| {
+        for _ in 0..concurrency.max(1) {
+            scope.spawn(|| {
+                while next() {
+                    let attempt = attempt(plan, |_| {});
+                    let campaign = &mut lock(&state).1;
+                    campaign.tally.count(&attempt);
+                    campaign.elapsed = started.elapsed();
+                    if attempt.lost() && campaign.first_loss.is_none() {
+                        let loss = (campaign.tally.trials, campaign.elapsed, attempt.fate);
+                        campaign.first_loss = Some(loss);
+                    }
+                    campaign.unknown_length |= attempt.received > 0 && attempt.expected.is_none();
+                    if let (Some(error), None) = (&attempt.error, &campaign.error) {
+                        campaign.error = Some(format!("{}: {error}", attempt.fate));
+                    }
+                    progress(campaign);
+                }
+            });
+        }
+    });
+    state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).1
+}
+
+/// What a server did.
+#[derive(Clone, Debug, Default)]
+pub struct Hosting {
+    /// Connections that were accepted and have been ended.
+    pub accepted: u64,
+    /// Response bytes that sockets took.
+    pub written: u64,
+    /// Errors of reads, writes and endings, by their text; normally none, and that is the point.
+    pub errors: BTreeMap<String, u64>,
+    /// Lingering closes, by how they ended.
+    pub endings: BTreeMap<String, u64>,
+    /// What the kernel counted meanwhile in this namespace, for everybody in it.
+    pub counters: Counters,
+}
+
+/// Serves with `workers` threads until the stop is requested, and calls `progress` after each connection.
+///
+/// # Errors
+/// Where accepting fails for good or the counters cannot be read.
+pub fn host(
+    listener: &TcpListener,
+    plan: &ServerPlan,
+    workers: u64,
+    stop: &Stop,
+    progress: impl Fn(&Hosting) + Sync,
+) -> io::Result<Hosting> {
+    let before = Counters::read()?;
+    let hosting = Mutex::new(Hosting::default());
+    let report = |served: Served| {
+        let mut hosting = lock(&hosting);
+        hosting.accepted += 1;
+        hosting.written += served.written;
+        if let Some(error) = served.error {
+            *hosting.errors.entry(error.to_string()).or_default() += 1;
+        }
+        if let Some(outcome) = served.outcome {
+            *hosting.endings.entry(outcome.ended.to_string()).or_default() += 1;
+        }
+        progress(&hosting);
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..workers.max(1)).map(|_| scope.spawn(|| work(listener, plan, stop, &report))).collect();
+        let results = workers.into_iter().map(|worker| {
+            let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if result.is_err() {
+                // One worker that cannot accept is all of them: nobody is to wait for the others.
+                stop.request();
+            }
+            result
+        });
+        results.collect::<io::Result<Vec<()>>>()
+    })?;
+    let mut hosting = hosting.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    hosting.counters = Counters::read()?.since(&before);
+    Ok(hosting)
+}
