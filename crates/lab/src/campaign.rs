@@ -129,7 +129,7 @@ pub fn host(
     };
     thread::scope(|scope| {
         let workers: Vec<_> =
-            (0..workers.max(1)).map(|_| scope.spawn(|| work(listener, plan, stop, &report))).collect();
+            (0..workers.max(1)).map(|_| scope.spawn(|| work(listener, plan, stop, report))).collect();
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             if result.is_err() {
