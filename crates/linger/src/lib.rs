@@ -26,16 +26,18 @@
 //! ```
 //!
 //! The decisions are made by [`Machine`], which owns no socket and reads no clock; [`close`] drives it for
-//! a blocking caller.
+//! a blocking caller, and [`Closer`] drives thousands in the background.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod blocking;
+mod closer;
 mod machine;
 mod outcome;
 mod policy;
 mod socket;
 
 pub use blocking::close;
+pub use closer::{Budget, Closer, EndedCounts, InvalidBudget, Snapshot};
 pub use machine::{Action, Event, Machine};
 pub use outcome::{Bound, Ended, Outcome};
 pub use policy::{AtLimit, InvalidPolicy, Policy, defaults};

@@ -14,7 +14,7 @@ use crate::policy::{AtLimit, Policy};
 /// What the driver is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Action {
+pub enum Action<Time = Instant> {
     /// Call `shutdown(SHUT_WR)`; report [`Event::HalfClosed`] or [`Event::Gone`].
     HalfClose,
     /// Read and discard at most `max` bytes without waiting; report [`Event::Discarded`], [`Event::Empty`],
@@ -28,7 +28,7 @@ pub enum Action {
     /// Wait until the socket has news or the time has come; report [`Event::Woken`] in both cases.
     Wait {
         /// The end of the wait.
-        until: Instant,
+        until: Time,
     },
     /// Close the descriptor. The last action; asked again, the machine repeats it.
     Close {
@@ -92,8 +92,67 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Machine {
     started: Instant,
-    /// Nanoseconds after `started` of the last byte received or newly acknowledged.
-    progress: u64,
+    core: Core,
+}
+
+impl Machine {
+    /// Starts the close of one connection at `now`.
+    ///
+    /// Bounds are kept in milliseconds, rounded up, and end at 49 days.
+    pub fn new(policy: &Policy, now: Instant) -> Self {
+        Self { started: now, core: Core::new(policy, 0) }
+    }
+
+    /// Reports what was seen at `now`.
+    ///
+    /// Time that runs backwards is read as standing still.
+    pub fn on(&mut self, event: Event, now: Instant) {
+        self.core.on(event, self.since_start(now));
+    }
+
+    /// Says what to do at `now`. Asking changes nothing but to note a bound that has run out.
+    pub fn next(&mut self, now: Instant) -> Action {
+        match self.core.next(self.since_start(now)) {
+            Action::HalfClose => Action::HalfClose,
+            Action::Discard { max } => Action::Discard { max },
+            Action::Measure => Action::Measure,
+            Action::Wait { until } => Action::Wait { until: self.started + Duration::from_nanos(until) },
+            Action::Close { abort, outcome } => Action::Close { abort, outcome },
+        }
+    }
+
+    /// Tightens the bounds of a close that is under way, as before the process exits: it ends `total` from
+    /// `now` at the latest, and at the next silence of `idle`. Never loosens a bound.
+    pub fn hurry(&mut self, idle: Duration, total: Duration, now: Instant) {
+        self.core.hurry(idle, total, self.since_start(now));
+    }
+
+    /// Whether the peer has acknowledged everything, the FIN included, as far as is known.
+    pub fn acknowledged(&self) -> bool {
+        self.core.acknowledged()
+    }
+
+    /// Whether the half-close has been done.
+    pub fn half_closed(&self) -> bool {
+        self.core.half_closed
+    }
+
+    fn since_start(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The machine without the width of an [`Instant`]: every time is in nanoseconds after an origin of the
+/// driver's choice. The closer holds thousands of these.
+#[derive(Clone, Debug)]
+pub(crate) struct Core {
+    started: u64,
+    discarded: u64,
+    allowance: u64,
+    /// The kernel counts its queue in an `int`.
+    unacknowledged: u32,
+    /// Milliseconds after `started` of the last byte received or newly acknowledged, rounded up.
+    progress: u32,
     idle: u32,
     total: u32,
     grace: u32,
@@ -107,18 +166,15 @@ pub struct Machine {
     acknowledged: bool,
     known: bool,
     ended: Option<Ended>,
-    allowance: u64,
-    discarded: u64,
-    unacknowledged: u64,
 }
 
-impl Machine {
-    /// Starts the close of one connection at `now`.
-    ///
-    /// Bounds are kept in milliseconds, rounded up, and end at 49 days.
-    pub fn new(policy: &Policy, now: Instant) -> Self {
+impl Core {
+    pub(crate) fn new(policy: &Policy, now: u64) -> Self {
         Self {
             started: now,
+            discarded: 0,
+            allowance: policy.max_discard.unwrap_or(u64::MAX),
+            unacknowledged: 0,
             progress: 0,
             idle: millis(policy.idle),
             total: millis(policy.total),
@@ -131,21 +187,15 @@ impl Machine {
             acknowledged: false,
             known: false,
             ended: None,
-            allowance: policy.max_discard.unwrap_or(u64::MAX),
-            discarded: 0,
-            unacknowledged: 0,
         }
     }
 
-    /// Reports what was seen at `now`.
-    ///
-    /// Time that runs backwards is read as standing still.
-    pub fn on(&mut self, event: Event, now: Instant) {
+    pub(crate) fn on(&mut self, event: Event, now: u64) {
         if self.ended.is_some() {
             // Only the last question is still open: what a reset left unacknowledged.
             if let Event::Unacknowledged { bytes, .. } = event {
                 self.known = true;
-                self.unacknowledged = bytes;
+                self.unacknowledged = narrow(bytes);
             }
             self.measure = false;
             return;
@@ -153,13 +203,13 @@ impl Machine {
         match event {
             Event::HalfClosed => {
                 self.half_closed = true;
-                self.progress = self.since_start(now);
+                self.progressed(now);
             }
             Event::Gone => self.end_early(Ended::Gone),
             Event::Discarded(bytes) => {
                 self.discarded = self.discarded.saturating_add(bytes);
                 self.allowance = self.allowance.saturating_sub(bytes);
-                self.progress = self.since_start(now);
+                self.progressed(now);
             }
             Event::Empty => self.readable = false,
             Event::EndOfStream => {
@@ -168,9 +218,10 @@ impl Machine {
                 self.measure = true;
             }
             Event::Unacknowledged { bytes, fin } => {
+                let bytes = narrow(bytes);
                 let everything = fin && bytes == 0;
                 if !self.known || bytes < self.unacknowledged || (everything && !self.acknowledged) {
-                    self.progress = self.since_start(now);
+                    self.progressed(now);
                 }
                 self.measure = false;
                 self.known = true;
@@ -191,14 +242,12 @@ impl Machine {
         }
     }
 
-    /// Says what to do at `now`. Asking changes nothing but to note a bound that has run out.
-    pub fn next(&mut self, now: Instant) -> Action {
-        let elapsed = self.since_start(now);
+    pub(crate) fn next(&mut self, now: u64) -> Action<u64> {
         if self.ended.is_none() {
             if !self.half_closed {
                 return Action::HalfClose;
             }
-            if elapsed >= nanos(self.total) {
+            if now >= self.end() {
                 // Even now the truth about the last bytes is worth one question.
                 if self.measure {
                     return Action::Measure;
@@ -212,8 +261,8 @@ impl Machine {
                 self.ended = Some(Ended::PeerClosed);
             } else {
                 let until = self.patience();
-                if elapsed < until {
-                    return Action::Wait { until: self.started + Duration::from_nanos(until) };
+                if now < until {
+                    return Action::Wait { until };
                 }
                 self.ended = Some(self.at_patience());
             }
@@ -223,33 +272,52 @@ impl Machine {
         }
         let ended = self.ended.unwrap_or(Ended::TimedOut(Bound::Total));
         Action::Close {
-            abort: self.abort_at_limit && matches!(ended, Ended::TimedOut(_) | Ended::Limit),
+            abort: self.abort_at_limit && ended.is_a_limit(),
             outcome: Outcome {
                 ended,
                 discarded: self.discarded,
-                unacknowledged: self.known.then_some(self.unacknowledged),
-                elapsed: Duration::from_nanos(elapsed),
+                unacknowledged: self.known.then_some(u64::from(self.unacknowledged)),
+                elapsed: Duration::from_nanos(now.saturating_sub(self.started)),
             },
         }
     }
 
-    /// Tightens the bounds of a close that is under way, as before the process exits: it ends `total` from
-    /// `now` at the latest, and at the next silence of `idle`. Never loosens a bound.
-    pub fn hurry(&mut self, idle: Duration, total: Duration, now: Instant) {
-        let total = self.since_start(now).div_ceil(1_000_000).saturating_add(u64::from(millis(total)));
-        self.total = self.total.min(u32::try_from(total).unwrap_or(u32::MAX));
+    pub(crate) fn hurry(&mut self, idle: Duration, total: Duration, now: u64) {
+        let elapsed = now.saturating_sub(self.started).div_ceil(NANOS);
+        let total = elapsed.saturating_add(u64::from(millis(total)));
+        self.total = self.total.min(narrow(total));
         self.idle = self.idle.min(millis(idle));
         self.grace = self.grace.min(millis(idle));
     }
 
-    /// Whether the peer has acknowledged everything, the FIN included, as far as is known.
-    pub fn acknowledged(&self) -> bool {
+    /// Gives the close up for the sake of others; what is unacknowledged is asked once more.
+    pub(crate) fn evict(&mut self) {
+        if self.ended.is_none() {
+            self.end_early(Ended::Evicted);
+        }
+    }
+
+    pub(crate) fn acknowledged(&self) -> bool {
         self.acknowledged
     }
 
-    /// Whether the half-close has been done.
-    pub fn half_closed(&self) -> bool {
-        self.half_closed
+    /// When `total` ends the close.
+    pub(crate) fn end(&self) -> u64 {
+        self.started.saturating_add(nanos(self.total))
+    }
+
+    /// When the present silence becomes too long.
+    pub(crate) fn patience(&self) -> u64 {
+        let silence = if self.acknowledged {
+            self.grace.min(self.idle)
+        } else if self.allowance == 0 {
+            // Nothing is read any more, so silence proves nothing: only acknowledgement or `total` ends it.
+            return self.end();
+        } else {
+            self.idle
+        };
+        let until = self.started.saturating_add(nanos(self.progress)).saturating_add(nanos(silence));
+        until.min(self.end())
     }
 
     /// Ends where the peer or the kernel decided it; the send queue is asked once more, for it stays.
@@ -258,17 +326,8 @@ impl Machine {
         self.measure = true;
     }
 
-    /// When the present silence becomes too long, in nanoseconds after the start.
-    fn patience(&self) -> u64 {
-        let silence = if self.acknowledged {
-            self.grace.min(self.idle)
-        } else if self.allowance == 0 {
-            // Nothing is read any more, so silence proves nothing: only acknowledgement or `total` ends it.
-            return nanos(self.total);
-        } else {
-            self.idle
-        };
-        nanos(self.total).min(self.progress.saturating_add(nanos(silence)))
+    fn progressed(&mut self, now: u64) {
+        self.progress = self.progress.max(narrow(now.saturating_sub(self.started).div_ceil(NANOS)));
     }
 
     fn at_patience(&self) -> Ended {
@@ -285,19 +344,21 @@ impl Machine {
             _ => Ended::TimedOut(Bound::Total),
         }
     }
+}
 
-    fn since_start(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.started).as_nanos();
-        u64::try_from(elapsed).unwrap_or(u64::MAX).max(self.progress)
-    }
+/// Nanoseconds in a millisecond.
+const NANOS: u64 = 1_000_000;
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+    u32::try_from(duration.as_nanos().div_ceil(u128::from(NANOS))).unwrap_or(u32::MAX)
 }
 
 fn nanos(millis: u32) -> u64 {
-    u64::from(millis) * 1_000_000
+    u64::from(millis) * NANOS
 }
 
 #[cfg(test)]

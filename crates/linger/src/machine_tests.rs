@@ -238,6 +238,18 @@ fn at_the_discard_limit_it_waits_for_acknowledgement_not_for_silence() {
 }
 
 #[test]
-fn a_machine_is_small() {
-    assert!(size_of::<Machine>() <= 88, "{} bytes; the closer holds thousands", size_of::<Machine>());
+fn an_evicted_close_says_so_and_what_it_cost() {
+    let mut core = Core::new(&Policy::default(), 5);
+    core.on(Event::HalfClosed, 6);
+    core.evict();
+    assert_eq!(core.next(7), Action::Measure);
+    core.on(Event::Unacknowledged { bytes: 9, fin: false }, 7);
+    let Action::Close { outcome, abort: false } = core.next(8) else { panic!() };
+    assert_eq!((outcome.ended, outcome.unacknowledged), (Ended::Evicted, Some(9)));
+    assert_eq!(outcome.elapsed, Duration::from_nanos(3));
+}
+
+#[test]
+fn a_core_is_small() {
+    assert!(size_of::<Core>() <= 56, "{} bytes; the closer holds thousands", size_of::<Core>());
 }

@@ -45,6 +45,8 @@ pub enum Ended {
     TimedOut(Bound),
     /// `max_discard` was reached; everything was acknowledged before the close.
     Limit,
+    /// A [`Closer`](crate::Closer) gave it up, since its budget was spent on others.
+    Evicted,
     /// There was no connection any more when the close began (`ENOTCONN`, `EPIPE` or `ECONNRESET` from
     /// `shutdown`): the peer had reset it, or both sides had closed.
     Gone,
@@ -56,7 +58,12 @@ pub enum Ended {
 impl Ended {
     /// Whether the connection ended under us, so that the send queue tells what was lost.
     pub(crate) fn leaves_a_queue(self) -> bool {
-        matches!(self, Self::PeerReset | Self::Gone | Self::TimedOut(Bound::Kernel))
+        matches!(self, Self::PeerReset | Self::Gone | Self::Evicted | Self::TimedOut(Bound::Kernel))
+    }
+
+    /// Whether a bound of ours ended it, not the peer: where [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
+    pub(crate) fn is_a_limit(self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Limit | Self::Evicted)
     }
 }
 
@@ -99,6 +106,7 @@ impl fmt::Display for Ended {
             Self::TimedOut(Bound::Total) => write!(f, "timed out (total)"),
             Self::TimedOut(Bound::Kernel) => write!(f, "timed out (the kernel gave up)"),
             Self::Limit => write!(f, "discard limit reached"),
+            Self::Evicted => write!(f, "evicted"),
             Self::Gone => write!(f, "already gone"),
             Self::Failed(kind) => write!(f, "failed ({kind})"),
         }

@@ -1,0 +1,163 @@
+//! What a closer may spend.
+
+/// The bounds of all lingering sockets together. Plain data; every field may be set directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Budget {
+    /// Most sockets that linger at once; one more evicts another.
+    ///
+    /// Raising it holds more descriptors: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A socket
+    /// costs 96 bytes here and whatever its send queue holds in the kernel.
+    pub sockets: usize,
+    /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
+    ///
+    /// Raising it lets one peer evict more of the others. Leave it out behind a proxy or a load balancer, which
+    /// is one peer for all. Unix sockets have no address and are not counted.
+    pub sockets_per_peer: Option<usize>,
+    /// Most bytes to discard a second, over all sockets; `None` for no bound.
+    ///
+    /// At the bound the sockets take turns, their receive windows close and the peers wait. Raising it costs
+    /// bandwidth and CPU for uploads that nobody wants; lowering it delays peers that read the response only
+    /// after they have sent everything.
+    pub discard_per_second: Option<u64>,
+}
+
+impl Default for Budget {
+    /// 4,096 sockets, no other bound: 400 KB here, and far from the usual server's descriptor limit.
+    fn default() -> Self {
+        Self { sockets: 4_096, sockets_per_peer: None, discard_per_second: None }
+    }
+}
+
+impl Budget {
+    /// Checks that the fields make sense; [`Closer::new`](crate::Closer::new) does it too.
+    ///
+    /// # Errors
+    /// Names the field: a zero anywhere, or more `sockets` than 2^31, more than any system has descriptors.
+    pub fn validate(&self) -> Result<(), InvalidBudget> {
+        let wrong = |field, reason| Err(InvalidBudget { field, reason });
+        if self.sockets == 0 {
+            return wrong("sockets", "is zero: nothing could linger");
+        }
+        if self.sockets > 1 << 31 {
+            return wrong("sockets", "is more than a process can have");
+        }
+        if self.sockets_per_peer == Some(0) {
+            return wrong("sockets_per_peer", "is zero: leave it out for no bound, or allow at least one");
+        }
+        if self.discard_per_second == Some(0) {
+            return wrong(
+                "discard_per_second",
+                "is zero: leave it out for no bound, or allow at least a byte",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A budget with which nothing could be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("budget field `{field}` {reason}")]
+#[non_exhaustive]
+pub struct InvalidBudget {
+    /// The name of the field, as it stands in [`Budget`].
+    pub field: &'static str,
+    /// What is wrong with it, as the rest of a sentence.
+    pub reason: &'static str,
+}
+
+/// The token bucket of `discard_per_second`: a tenth of a second's worth at most.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    rate: Option<u64>,
+    tokens: u64,
+    /// Up to when tokens have been given out, in nanoseconds.
+    at: u64,
+}
+
+const SECOND: u128 = 1_000_000_000;
+
+impl Throttle {
+    pub(super) fn new(rate: Option<u64>) -> Self {
+        Self { rate, tokens: 0, at: 0 }
+    }
+
+    /// How many bytes may be discarded now by one of `sharing` sockets that want to: 0 for none yet.
+    pub(super) fn share(&mut self, now: u64, sharing: usize) -> u64 {
+        let Some(rate) = self.rate else { return u64::MAX };
+        let fresh = u128::from(now.saturating_sub(self.at)) * u128::from(rate) / SECOND;
+        if fresh > 0 {
+            // Only the time of whole tokens is used up.
+            self.at += (fresh * SECOND / u128::from(rate)) as u64;
+            let most = (rate / 10).max(1);
+            self.tokens = u64::try_from(fresh).unwrap_or(u64::MAX).saturating_add(self.tokens).min(most);
+        }
+        if self.tokens < self.grain(rate) {
+            return 0;
+        }
+        (self.tokens / sharing.max(1) as u64).max(self.grain(rate))
+    }
+
+    pub(super) fn spend(&mut self, bytes: u64) {
+        self.tokens = self.tokens.saturating_sub(bytes);
+    }
+
+    /// When there will be something to share again; the past where there is now.
+    pub(super) fn refilled(&self) -> u64 {
+        let Some(rate) = self.rate else { return 0 };
+        let missing = self.grain(rate).saturating_sub(self.tokens);
+        let wait = (u128::from(missing) * SECOND).div_ceil(u128::from(rate));
+        if missing == 0 { 0 } else { self.at.saturating_add(wait as u64) }
+    }
+
+    /// The least worth a system call.
+    fn grain(&self, rate: u64) -> u64 {
+        (rate / 100).clamp(1, 16 << 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_bad_field_is_named() {
+        let good = Budget::default();
+        good.validate().unwrap();
+        let cases = [
+            (Budget { sockets: 0, ..good }, "sockets"),
+            (Budget { sockets: usize::MAX, ..good }, "sockets"),
+            (Budget { sockets_per_peer: Some(0), ..good }, "sockets_per_peer"),
+            (Budget { discard_per_second: Some(0), ..good }, "discard_per_second"),
+        ];
+        for (budget, field) in cases {
+            assert_eq!(budget.validate().unwrap_err().field, field, "{budget:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is asked and when, no more is given than the rate allows, and waiting always helps.
+        #[test]
+        fn the_rate_holds(rate in 1u64..10_000_000_000, pauses in proptest::collection::vec(0u64..100_000_000, 1..200)) {
+            let mut throttle = Throttle::new(Some(rate));
+            let (mut now, mut spent) = (0u64, 0u128);
+            for pause in pauses {
+                now += pause;
+                let share = throttle.share(now, 3);
+                if share == 0 {
+                    let refilled = throttle.refilled();
+                    prop_assert!(refilled > now);
+                    now = refilled;
+                    prop_assert!(throttle.share(now, 3) > 0, "waited in vain");
+                    continue;
+                }
+                throttle.spend(share);
+                spent += u128::from(share);
+                prop_assert!(spent <= u128::from(now) * u128::from(rate) / SECOND);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What a closer has done so far.
+
+use crate::outcome::{Bound, Ended, Outcome};
+
+/// What a [`Closer`](crate::Closer) has done since it was made, at one moment.
+///
+/// `handed_over` is always `lingering` plus the sum of `ended`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Sockets taken over.
+    pub handed_over: u64,
+    /// Sockets whose close is under way.
+    pub lingering: u64,
+    /// Those of them whose peers have acknowledged everything, and that are evicted first.
+    pub lingering_acknowledged: u64,
+    /// Closes by how they ended.
+    pub ended: EndedCounts,
+    /// Bytes of the peers that were read and thrown away.
+    pub discarded: u64,
+    /// Bytes written to the peers and never acknowledged, as far as the kernel could tell.
+    pub unacknowledged: u64,
+    /// Closes after which not every byte was known to have arrived.
+    pub undelivered: u64,
+}
+
+/// Numbers of closes by [`Ended`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[allow(missing_docs)] // The names are those of `Ended` and `Bound`.
+#[non_exhaustive]
+pub struct EndedCounts {
+    pub peer_closed: u64,
+    pub acknowledged: u64,
+    pub peer_reset: u64,
+    pub timed_out_idle: u64,
+    pub timed_out_total: u64,
+    pub timed_out_kernel: u64,
+    pub limit: u64,
+    pub evicted: u64,
+    pub gone: u64,
+    pub failed: u64,
+}
+
+impl EndedCounts {
+    /// The number for one way to end.
+    pub fn of(&self, ended: Ended) -> u64 {
+        let mut copy = *self;
+        *copy.place(ended)
+    }
+
+    /// Each way to end by name, `snake_case`, with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("peer_closed", self.peer_closed),
+            ("acknowledged", self.acknowledged),
+            ("peer_reset", self.peer_reset),
+            ("timed_out_idle", self.timed_out_idle),
+            ("timed_out_total", self.timed_out_total),
+            ("timed_out_kernel", self.timed_out_kernel),
+            ("limit", self.limit),
+            ("evicted", self.evicted),
+            ("gone", self.gone),
+            ("failed", self.failed),
+        ]
+        .into_iter()
+    }
+
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, count)| count).sum()
+    }
+
+    fn place(&mut self, ended: Ended) -> &mut u64 {
+        match ended {
+            Ended::PeerClosed => &mut self.peer_closed,
+            Ended::Acknowledged => &mut self.acknowledged,
+            Ended::PeerReset => &mut self.peer_reset,
+            Ended::TimedOut(Bound::Idle) => &mut self.timed_out_idle,
+            Ended::TimedOut(Bound::Total) => &mut self.timed_out_total,
+            Ended::TimedOut(Bound::Kernel) => &mut self.timed_out_kernel,
+            Ended::Limit => &mut self.limit,
+            Ended::Evicted => &mut self.evicted,
+            Ended::Gone => &mut self.gone,
+            Ended::Failed(_) => &mut self.failed,
+        }
+    }
+
+    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64) {
+        let Self {
+            peer_closed,
+            acknowledged,
+            peer_reset,
+            timed_out_idle,
+            timed_out_total,
+            timed_out_kernel,
+            limit,
+            evicted,
+            gone,
+            failed,
+        } = other;
+        self.peer_closed = with(self.peer_closed, *peer_closed);
+        self.acknowledged = with(self.acknowledged, *acknowledged);
+        self.peer_reset = with(self.peer_reset, *peer_reset);
+        self.timed_out_idle = with(self.timed_out_idle, *timed_out_idle);
+        self.timed_out_total = with(self.timed_out_total, *timed_out_total);
+        self.timed_out_kernel = with(self.timed_out_kernel, *timed_out_kernel);
+        self.limit = with(self.limit, *limit);
+        self.evicted = with(self.evicted, *evicted);
+        self.gone = with(self.gone, *gone);
+        self.failed = with(self.failed, *failed);
+    }
+}
+
+impl Snapshot {
+    pub(super) fn record(&mut self, outcome: &Outcome) {
+        *self.ended.place(outcome.ended) += 1;
+        self.discarded += outcome.discarded;
+        self.unacknowledged += outcome.unacknowledged.unwrap_or(0);
+        self.undelivered += u64::from(!outcome.delivered());
+    }
+
+    /// Adds what ended meanwhile.
+    pub(super) fn add(&mut self, news: &Self) {
+        self.lingering_acknowledged = news.lingering_acknowledged;
+        self.ended.combine(&news.ended, u64::wrapping_add);
+        self.discarded += news.discarded;
+        self.unacknowledged += news.unacknowledged;
+        self.undelivered += news.undelivered;
+    }
+
+    /// What happened between an earlier snapshot of the same closer and this one; what
+    /// lingers is that of now.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut ended = self.ended;
+        ended.combine(&earlier.ended, u64::wrapping_sub);
+        Self {
+            handed_over: self.handed_over - earlier.handed_over,
+            lingering: self.lingering,
+            lingering_acknowledged: self.lingering_acknowledged,
+            ended,
+            discarded: self.discarded - earlier.discarded,
+            unacknowledged: self.unacknowledged - earlier.unacknowledged,
+            undelivered: self.undelivered - earlier.undelivered,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Where the closer keeps its sockets: chunks of entries, chained into rings by their indices.
+//!
+//! A `Vec` would hold up to twice the memory after it has grown and copy everything to get there, a box each
+//! would cost an allocation a socket. The rings stand in for three more containers.
+
+use crate::machine::Core;
+use crate::socket::Socket;
+
+/// Entries a chunk: 12 KiB, a few pages.
+const CHUNK: usize = 128;
+
+/// No entry.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The link of the timer's slot.
+pub(super) const TIMER: usize = 0;
+/// The link of the order of age.
+pub(super) const AGE: usize = 1;
+/// The link of those with the same peer.
+pub(super) const PEER: usize = 2;
+
+/// One lingering socket.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) core: Core,
+    pub(super) socket: Socket,
+    links: [Link; 3],
+    /// Hash of the peer's address; 0 where it is not counted.
+    pub(super) peer: u32,
+    /// The slot in which its timer is armed, or [`UNARMED`](super::wheel::UNARMED).
+    pub(super) slot: u16,
+    pub(super) flags: Flags,
+}
+
+impl Entry {
+    pub(super) fn new(core: Core, socket: Socket) -> Self {
+        Self { core, socket, links: [UNLINKED; 3], peer: 0, slot: super::wheel::UNARMED, flags: Flags(0) }
+    }
+}
+
+/// What the worker remembers of an entry beside its machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flags(u8);
+
+impl Flags {
+    /// It waits for its turn to read.
+    pub(super) const QUEUED: u8 = 1;
+    /// It stands among those whose peers have everything.
+    pub(super) const ACKNOWLEDGED: u8 = 2;
+    /// Somebody wants its outcome.
+    pub(super) const WATCHED: u8 = 4;
+    /// The epoll knows it.
+    pub(super) const REGISTERED: u8 = 8;
+    /// Its timer is armed for later than its patience ends.
+    pub(super) const FAR: u8 = 16;
+
+    pub(super) fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Sets a flag and says whether it was new.
+    pub(super) fn set(&mut self, flag: u8) -> bool {
+        let new = !self.has(flag);
+        self.0 |= flag;
+        new
+    }
+
+    pub(super) fn clear(&mut self, flag: u8) {
+        self.0 &= !flag;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    previous: u32,
+    next: u32,
+}
+
+const UNLINKED: Link = Link { previous: NONE, next: NONE };
+
+#[derive(Debug)]
+enum Slot {
+    Live(Entry),
+    Free { next: u32 },
+}
+
+/// All entries, by index.
+#[derive(Debug)]
+pub(super) struct Slab {
+    chunks: Vec<Box<[Slot]>>,
+    free: u32,
+    live: usize,
+}
+
+impl Slab {
+    pub(super) const fn new() -> Self {
+        Self { chunks: Vec::new(), free: NONE, live: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(super) fn insert(&mut self, entry: Entry) -> u32 {
+        if self.free == NONE {
+            self.grow();
+        }
+        let index = self.free;
+        let slot = self.slot(index);
+        let Slot::Free { next } = *slot else { unreachable!("the free list leads to free slots") };
+        *slot = Slot::Live(entry);
+        self.free = next;
+        self.live += 1;
+        index
+    }
+
+    /// Takes an entry out; the last one to leave takes the memory with it.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Entry> {
+        let free = self.free;
+        let slot = self.slot(index);
+        if matches!(slot, Slot::Free { .. }) {
+            return None;
+        }
+        let Slot::Live(entry) = std::mem::replace(slot, Slot::Free { next: free }) else { return None };
+        self.free = index;
+        self.live -= 1;
+        if self.live == 0 {
+            *self = Self::new();
+        }
+        Some(entry)
+    }
+
+    pub(super) fn get(&mut self, index: u32) -> Option<&mut Entry> {
+        let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
+        match &mut chunk[index as usize % CHUNK] {
+            Slot::Live(entry) => Some(entry),
+            Slot::Free { .. } => None,
+        }
+    }
+
+    /// The indices of all live entries, for the rare walk over all.
+    pub(super) fn indices(&self) -> Vec<u32> {
+        let slots = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        slots.zip(0..).filter(|(slot, _)| matches!(slot, Slot::Live(_))).map(|(_, index)| index).collect()
+    }
+
+    fn grow(&mut self) {
+        let first = (self.chunks.len() * CHUNK) as u32;
+        let next = |place: u32| if place + 1 < CHUNK as u32 { first + place + 1 } else { NONE };
+        self.chunks.push((0..CHUNK as u32).map(|place| Slot::Free { next: next(place) }).collect());
+        self.free = first;
+    }
+
+    fn slot(&mut self, index: u32) -> &mut Slot {
+        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+    }
+
+    fn link<const LINK: usize>(&mut self, index: u32) -> &mut Link {
+        match self.slot(index) {
+            Slot::Live(entry) => &mut entry.links[LINK],
+            Slot::Free { .. } => unreachable!("only live entries are linked"),
+        }
+    }
+}
+
+/// A ring of entries, by their links number `LINK`; the head is the first to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ring<const LINK: usize> {
+    head: u32,
+}
+
+impl<const LINK: usize> Ring<LINK> {
+    pub(super) const EMPTY: Self = Self { head: NONE };
+
+    pub(super) fn head(self) -> Option<u32> {
+        (self.head != NONE).then_some(self.head)
+    }
+
+    pub(super) fn push_back(&mut self, slab: &mut Slab, index: u32) {
+        if self.head == NONE {
+            *slab.link::<LINK>(index) = Link { previous: index, next: index };
+            self.head = index;
+            return;
+        }
+        let last = slab.link::<LINK>(self.head).previous;
+        *slab.link::<LINK>(index) = Link { previous: last, next: self.head };
+        slab.link::<LINK>(last).next = index;
+        slab.link::<LINK>(self.head).previous = index;
+    }
+
+    pub(super) fn push_front(&mut self, slab: &mut Slab, index: u32) {
+        self.push_back(slab, index);
+        self.head = index;
+    }
+
+    pub(super) fn remove(&mut self, slab: &mut Slab, index: u32) {
+        let Link { previous, next } = std::mem::replace(slab.link::<LINK>(index), UNLINKED);
+        if next == index {
+            self.head = NONE;
+            return;
+        }
+        slab.link::<LINK>(previous).next = next;
+        slab.link::<LINK>(next).previous = previous;
+        if self.head == index {
+            self.head = next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+
+    fn entry() -> Entry {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        Entry::new(Core::new(&Policy::default(), 0), Socket::new(socket.into()).unwrap())
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Slot>() <= 96, "{} bytes a lingering socket", size_of::<Slot>());
+    }
+
+    #[test]
+    fn a_ring_keeps_its_order() {
+        let mut slab = Slab::new();
+        let [a, b, c] = [0; 3].map(|_| slab.insert(entry()));
+        let mut ring = Ring::<AGE>::EMPTY;
+        ring.push_back(&mut slab, a);
+        ring.push_back(&mut slab, b);
+        ring.push_front(&mut slab, c);
+        let mut order = Vec::new();
+        while let Some(index) = ring.head() {
+            order.push(index);
+            ring.remove(&mut slab, index);
+        }
+        assert_eq!(order, [c, a, b]);
+    }
+
+    #[test]
+    fn places_are_used_again_and_memory_is_given_back() {
+        let mut slab = Slab::new();
+        let all: Vec<_> = (0..CHUNK + 1).map(|_| slab.insert(entry())).collect();
+        assert_eq!((slab.len(), slab.chunks.len()), (CHUNK + 1, 2));
+        assert!(slab.remove(all[5]).is_some());
+        assert!(slab.remove(all[5]).is_none() && slab.get(all[5]).is_none());
+        assert_eq!(slab.insert(entry()), all[5]);
+        assert_eq!(slab.indices(), all);
+        for index in all {
+            slab.remove(index);
+        }
+        assert_eq!((slab.len(), slab.chunks.len()), (0, 0));
+        assert!(slab.get(3).is_none());
+    }
+}

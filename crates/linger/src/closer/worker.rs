@@ -1,0 +1,455 @@
+//! The closer's thread: an edge-triggered epoll, a timer wheel, and the machine of each socket.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use linger_sys::Discarder;
+use rustix::event::{Timespec, epoll};
+
+use super::budget::{Budget, Throttle};
+use super::slab::{AGE, Entry, Flags, PEER, Ring, Slab};
+use super::wheel::{UNARMED, Wheel};
+use super::{Orders, Shared, Snapshot};
+use crate::machine::{Action, Core, Event};
+use crate::outcome::{Ended, Outcome};
+use crate::socket::Socket;
+
+/// What one socket may discard before the next one has its turn: a flooding peer holds up the others for the
+/// time it takes to throw this away, some 20 us.
+const TURN: u64 = 256 << 10;
+
+/// Descriptors taken in, or sockets driven, between two looks at the epoll.
+const BATCH: usize = 256;
+
+/// The epoll's name for the eventfd.
+pub(super) const WAKER: u64 = u64::MAX;
+
+/// What is called with the outcome.
+pub(super) type Watcher = Box<dyn FnOnce(Outcome) + Send>;
+
+/// A socket on its way from the caller to the thread.
+pub(super) struct Arrival {
+    pub(super) fd: OwnedFd,
+    pub(super) core: Core,
+    pub(super) watcher: Option<Watcher>,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    epoll: OwnedFd,
+    budget: Budget,
+    slab: Slab,
+    wheel: Wheel,
+    /// Those whose peers have everything and are silent: the first to be evicted.
+    acknowledged: Ring<AGE>,
+    /// All others, the oldest first.
+    pending: Ring<AGE>,
+    peers: Peers,
+    /// Those that have, or may have, something to read, in turn.
+    queue: VecDeque<u32>,
+    watchers: HashMap<u32, Watcher>,
+    throttle: Throttle,
+    discarder: Discarder,
+    now: u64,
+    arrivals: Vec<Arrival>,
+    /// The orders that have been carried out.
+    orders: Orders,
+    /// What has happened since the last publication.
+    news: Snapshot,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, epoll: OwnedFd, budget: Budget) -> Self {
+        Self {
+            shared,
+            epoll,
+            budget,
+            slab: Slab::new(),
+            wheel: Wheel::new(),
+            acknowledged: Ring::EMPTY,
+            pending: Ring::EMPTY,
+            peers: Peers::default(),
+            queue: VecDeque::new(),
+            watchers: HashMap::new(),
+            throttle: Throttle::new(budget.discard_per_second),
+            discarder: Discarder::new(),
+            now: 0,
+            arrivals: Vec::new(),
+            orders: Orders::default(),
+            news: Snapshot::default(),
+        }
+    }
+
+    /// Works until the closer is dropped and the last socket has ended.
+    pub(super) fn run(mut self) {
+        let mut events = Box::new([const { MaybeUninit::<epoll::Event>::uninit() }; BATCH]);
+        loop {
+            let orders = self.shared.orders(&mut self.news, &mut self.arrivals);
+            self.now = self.shared.now();
+            if self.orders.deadline != orders.deadline {
+                self.hurry_all(orders.deadline);
+            }
+            self.orders = orders;
+            for _ in 0..orders.evict {
+                self.evict_one();
+            }
+            let mut arrivals = std::mem::take(&mut self.arrivals);
+            for arrival in arrivals.drain(..) {
+                self.admit(arrival);
+            }
+            if arrivals.capacity() <= BATCH {
+                self.arrivals = arrivals;
+            }
+            self.serve_timers();
+            self.serve_queue();
+            if orders.no_more && self.slab.len() == 0 {
+                self.shared.orders(&mut self.news, &mut self.arrivals);
+                return;
+            }
+            self.await_events(&mut events[..]);
+        }
+    }
+
+    /// Takes a socket over, after making room for it.
+    fn admit(&mut self, arrival: Arrival) {
+        let Arrival { fd, core, watcher } = arrival;
+        let socket = match Socket::new(fd) {
+            Ok(socket) => socket,
+            Err((fd, error)) => {
+                drop(fd);
+                return self.record(Outcome::failed(error.kind()), watcher);
+            }
+        };
+        let peer = match self.budget.sockets_per_peer {
+            Some(most) => {
+                let peer = self.peers.hash(&socket);
+                while peer != 0 && self.peers.count(peer) >= most {
+                    let Some(victim) = self.peers.first(peer) else { break };
+                    self.evict(victim);
+                }
+                peer
+            }
+            None => 0,
+        };
+        while self.slab.len() >= self.budget.sockets {
+            self.evict_one();
+        }
+        let index = self.slab.insert(Entry::new(core, socket));
+        self.pending.push_back(&mut self.slab, index);
+        self.peers.enter(&mut self.slab, index, peer);
+        if let Some(deadline) = self.orders.deadline {
+            self.hurry(index, deadline);
+        }
+        if let (Some(watcher), Some(entry)) = (watcher, self.slab.get(index)) {
+            entry.flags.set(Flags::WATCHED);
+            self.watchers.insert(index, watcher);
+        }
+        self.drive(index, TURN);
+    }
+
+    /// Does what the machine asks for until it wants to wait, has ended, or has used up its turn.
+    fn drive(&mut self, index: u32, mut turn: u64) {
+        let Self { slab, discarder, throttle, now, .. } = self;
+        let Some(entry) = slab.get(index) else { return };
+        loop {
+            let event = match entry.core.next(*now) {
+                Action::HalfClose => entry.socket.half_close(),
+                Action::Discard { max } => {
+                    let share = throttle.share(*now, self.queue.len()).min(turn).min(max);
+                    if share == 0 {
+                        return self.enqueue(index);
+                    }
+                    let event = entry.socket.discard(discarder, share);
+                    if let Event::Discarded(bytes) = event {
+                        throttle.spend(bytes);
+                        turn -= bytes.min(turn);
+                    }
+                    event
+                }
+                Action::Measure => entry.socket.measure(),
+                Action::Wait { until } => match self.wait(index, until) {
+                    Ok(()) => return,
+                    Err(error) => {
+                        // Without news of it nothing can be promised.
+                        return self.fail(index, error.into());
+                    }
+                },
+                Action::Close { abort, outcome } => return self.end(index, abort, outcome),
+            };
+            entry.core.on(event, *now);
+        }
+    }
+
+    /// Gives a socket its turn later; its time goes on.
+    fn enqueue(&mut self, index: u32) {
+        let Some(entry) = self.slab.get(index) else { return };
+        if entry.flags.set(Flags::QUEUED) {
+            self.queue.push_back(index);
+        }
+        if entry.slot == UNARMED {
+            let until = entry.core.patience();
+            self.wheel.arm(&mut self.slab, index, until);
+        }
+    }
+
+    fn wait(&mut self, index: u32, until: u64) -> rustix::io::Result<()> {
+        let Some(entry) = self.slab.get(index) else { return Ok(()) };
+        if entry.flags.set(Flags::REGISTERED) {
+            // Edge-triggered with EPOLLOUT: the acknowledgement of the FIN is news (`tcp_rcv_state_process`).
+            // What has happened until now is reported at once.
+            let interest = epoll::EventFlags::IN
+                | epoll::EventFlags::OUT
+                | epoll::EventFlags::RDHUP
+                | epoll::EventFlags::ET;
+            let data = epoll::EventData::new_u64(u64::from(index));
+            if let Err(error) = epoll::add(&self.epoll, entry.socket.as_fd(), data, interest) {
+                entry.flags.clear(Flags::REGISTERED);
+                return Err(error);
+            }
+        }
+        // A deadline that moves away is noticed when the timer comes out; one that comes nearer is not.
+        let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
+        let rearm = nearer || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
+        if nearer {
+            self.pending.remove(&mut self.slab, index);
+            self.acknowledged.push_back(&mut self.slab, index);
+            self.peers.prefer(&mut self.slab, index);
+            self.news.lingering_acknowledged += 1;
+        }
+        if rearm {
+            if let Some(entry) = self.slab.get(index) {
+                entry.flags.clear(Flags::FAR);
+            }
+            self.wheel.arm(&mut self.slab, index, until);
+        }
+        Ok(())
+    }
+
+    fn serve_timers(&mut self) {
+        while let Some(index) = self.wheel.pop(&mut self.slab, self.now) {
+            let Some(entry) = self.slab.get(index) else { continue };
+            if entry.flags.has(Flags::QUEUED) && self.now < entry.core.end() {
+                // It has something to read and waits for its turn: that is no silence.
+                entry.flags.set(Flags::FAR);
+                let end = entry.core.end();
+                self.wheel.arm(&mut self.slab, index, end);
+            } else if self.now < entry.core.patience() {
+                let until = entry.core.patience();
+                self.wheel.arm(&mut self.slab, index, until);
+            } else {
+                // Progress that gave no event, an acknowledgement of a part, is looked for first.
+                entry.core.on(Event::Woken, self.now);
+                self.drive(index, TURN);
+            }
+        }
+    }
+
+    fn serve_queue(&mut self) {
+        for _ in 0..self.queue.len().min(BATCH) {
+            if self.throttle.share(self.now, self.queue.len()) == 0 {
+                break;
+            }
+            let Some(index) = self.queue.pop_front() else { break };
+            if let Some(entry) = self.slab.get(index)
+                && entry.flags.has(Flags::QUEUED)
+            {
+                entry.flags.clear(Flags::QUEUED);
+                self.drive(index, TURN);
+            }
+        }
+        if self.queue.is_empty() && self.queue.capacity() > BATCH {
+            self.queue = VecDeque::new();
+        }
+    }
+
+    fn await_events(&mut self, events: &mut [MaybeUninit<epoll::Event>]) {
+        let mut until = self.wheel.next();
+        if !self.queue.is_empty() {
+            let turn = self.throttle.refilled();
+            until = Some(until.map_or(turn, |timer| timer.min(turn)));
+        }
+        let idle = until.is_none_or(|until| until > self.now);
+        if idle && !self.shared.may_sleep(&mut self.news, self.orders) {
+            until = Some(0);
+        }
+        let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(self.now)));
+        let timeout =
+            timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
+        let got = match epoll::wait(&self.epoll, events, timeout.as_ref()) {
+            Ok((got, _)) => got,
+            // Interrupted: the next turn asks again.
+            Err(_) => return,
+        };
+        self.now = self.shared.now();
+        for event in got {
+            let data = event.data.u64();
+            if data == WAKER {
+                self.shared.heard();
+                continue;
+            }
+            // A stale event for an index that was given anew wakes a socket for nothing, no more.
+            let index = data as u32;
+            let Some(entry) = self.slab.get(index) else { continue };
+            let flags = event.flags;
+            let over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            let news = match over && entry.socket.is_dead() {
+                true => entry.socket.pending().unwrap_or(Event::Reset),
+                false => Event::Woken,
+            };
+            entry.core.on(news, self.now);
+            self.drive(index, TURN);
+        }
+    }
+
+    fn evict_one(&mut self) {
+        if let Some(victim) = self.acknowledged.head().or_else(|| self.pending.head()) {
+            self.evict(victim);
+        }
+    }
+
+    /// Gives a socket up. What has arrived is read first: unread, it would cost the peer the response.
+    fn evict(&mut self, index: u32) {
+        let Some(entry) = self.slab.get(index) else { return };
+        if let discarded @ Event::Discarded(_) = entry.socket.discard(&mut self.discarder, TURN) {
+            entry.core.on(discarded, self.now);
+        }
+        entry.core.evict();
+        self.drive(index, 0);
+    }
+
+    fn hurry_all(&mut self, deadline: Option<u64>) {
+        let Some(deadline) = deadline else { return };
+        for index in self.slab.indices() {
+            self.hurry(index, deadline);
+            let Some(entry) = self.slab.get(index) else { continue };
+            let until = entry.core.patience();
+            self.wheel.arm(&mut self.slab, index, until);
+        }
+    }
+
+    fn hurry(&mut self, index: u32, deadline: u64) {
+        let Some(entry) = self.slab.get(index) else { return };
+        // One that comes after the deadline still has its unread bytes read before it is closed.
+        let left = Duration::from_nanos(deadline.saturating_sub(self.now)).max(Duration::from_millis(1));
+        entry.core.hurry(left, left, self.now);
+    }
+
+    fn fail(&mut self, index: u32, error: std::io::Error) {
+        let Some(entry) = self.slab.get(index) else { return };
+        entry.core.on(Event::Failed(error.kind()), self.now);
+        if let Action::Close { abort, outcome } = entry.core.next(self.now) {
+            self.end(index, abort, outcome);
+        }
+    }
+
+    fn end(&mut self, index: u32, abort: bool, outcome: Outcome) {
+        self.wheel.disarm(&mut self.slab, index);
+        let Some(entry) = self.slab.get(index) else { return };
+        let (flags, peer) = (entry.flags, entry.peer);
+        if flags.has(Flags::ACKNOWLEDGED) {
+            self.acknowledged.remove(&mut self.slab, index);
+            self.news.lingering_acknowledged -= 1;
+        } else {
+            self.pending.remove(&mut self.slab, index);
+        }
+        self.peers.leave(&mut self.slab, index, peer);
+        let Some(entry) = self.slab.remove(index) else { return };
+        if flags.has(Flags::REGISTERED) {
+            // While a duplicate is open, closing ours would leave the registration behind (`epoll(7)`).
+            let _ = epoll::delete(&self.epoll, entry.socket.as_fd());
+        }
+        entry.socket.close(abort);
+        let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
+        self.record(outcome, watcher);
+    }
+
+    fn record(&mut self, outcome: Outcome, watcher: Option<Watcher>) {
+        self.news.record(&outcome);
+        if let Some(watcher) = watcher {
+            // A watcher that panics costs its own report, not everybody's close.
+            let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));
+        }
+    }
+}
+
+/// How many linger for each peer, and who they are.
+///
+/// Peers are known by a keyed hash of 32 bits: two that collide share a budget, which a peer cannot bring about.
+#[derive(Default)]
+struct Peers {
+    key: std::hash::RandomState,
+    of: HashMap<u32, (Ring<PEER>, u32)>,
+}
+
+impl Peers {
+    /// 0 for a peer without an address.
+    fn hash(&self, socket: &Socket) -> u32 {
+        let Some(address) = rustix::net::getpeername(socket.as_fd())
+            .ok()
+            .flatten()
+            .and_then(|address| SocketAddr::try_from(address).ok())
+        else {
+            return 0;
+        };
+        let whom = match address.ip().to_canonical() {
+            IpAddr::V4(address) => u64::from(u32::from(address)),
+            // The host part is the peer's to choose.
+            IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
+        };
+        (self.key.hash_one(whom) as u32).max(1)
+    }
+
+    fn count(&self, peer: u32) -> usize {
+        self.of.get(&peer).map_or(0, |(_, count)| *count as usize)
+    }
+
+    /// Whom to evict first of this peer's.
+    fn first(&self, peer: u32) -> Option<u32> {
+        self.of.get(&peer).and_then(|(ring, _)| ring.head())
+    }
+
+    fn enter(&mut self, slab: &mut Slab, index: u32, peer: u32) {
+        if peer == 0 {
+            return;
+        }
+        let (ring, count) = self.of.entry(peer).or_insert((Ring::EMPTY, 0));
+        ring.push_back(slab, index);
+        *count += 1;
+        if let Some(entry) = slab.get(index) {
+            entry.peer = peer;
+        }
+    }
+
+    /// Puts one whose peer has everything before its fellows.
+    fn prefer(&mut self, slab: &mut Slab, index: u32) {
+        let Some(entry) = slab.get(index) else { return };
+        if let Some((ring, _)) = self.of.get_mut(&entry.peer) {
+            ring.remove(slab, index);
+            ring.push_front(slab, index);
+        }
+    }
+
+    fn leave(&mut self, slab: &mut Slab, index: u32, peer: u32) {
+        let Some((ring, count)) = self.of.get_mut(&peer) else { return };
+        ring.remove(slab, index);
+        *count -= 1;
+        if *count == 0 {
+            self.of.remove(&peer);
+            if self.of.is_empty() {
+                self.of.shrink_to_fit();
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn failed(kind: std::io::ErrorKind) -> Self {
+        Self { ended: Ended::Failed(kind), discarded: 0, unacknowledged: None, elapsed: Duration::ZERO }
+    }
+}
