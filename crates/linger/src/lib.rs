@@ -40,4 +40,4 @@ pub use blocking::close;
 pub use closer::{Budget, Closer, EndedCounts, InvalidBudget, Snapshot};
 pub use machine::{Action, Event, Machine};
 pub use outcome::{Bound, Ended, Outcome};
-pub use policy::{AtLimit, InvalidPolicy, Policy, defaults};
+pub use policy::{AtLimit, InvalidPolicy, Mode, Policy, defaults};

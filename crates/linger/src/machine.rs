@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use crate::outcome::{Bound, Ended, Outcome};
-use crate::policy::{AtLimit, Policy};
+use crate::policy::{AtLimit, Mode, Policy};
 
 /// What the driver is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,7 @@ pub(crate) struct Core {
     idle: u32,
     total: u32,
     grace: u32,
+    mode: Mode,
     abort_at_limit: bool,
     half_closed: bool,
     /// The socket may have something to read.
@@ -179,6 +180,7 @@ impl Core {
             idle: millis(policy.idle),
             total: millis(policy.total),
             grace: millis(policy.grace),
+            mode: policy.mode,
             abort_at_limit: policy.at_limit == AtLimit::Abort,
             half_closed: false,
             readable: true,
@@ -186,7 +188,8 @@ impl Core {
             end_of_stream: false,
             acknowledged: false,
             known: false,
-            ended: None,
+            // A reset needs no half-close, and asks only what it costs.
+            ended: (policy.mode == Mode::Abort).then_some(Ended::Aborted),
         }
     }
 
@@ -209,6 +212,7 @@ impl Core {
             Event::Discarded(bytes) => {
                 self.discarded = self.discarded.saturating_add(bytes);
                 self.allowance = self.allowance.saturating_sub(bytes);
+                self.readable &= self.mode == Mode::Linger;
                 self.progressed(now);
             }
             Event::Empty => self.readable = false,
@@ -257,6 +261,8 @@ impl Core {
                 return Action::Discard { max: self.allowance };
             } else if self.measure {
                 return Action::Measure;
+            } else if self.mode == Mode::None {
+                self.ended = Some(Ended::Unwaited);
             } else if self.end_of_stream && (self.acknowledged || !self.known) {
                 self.ended = Some(Ended::PeerClosed);
             } else {
@@ -272,7 +278,7 @@ impl Core {
         }
         let ended = self.ended.unwrap_or(Ended::TimedOut(Bound::Total));
         Action::Close {
-            abort: self.abort_at_limit && ended.is_a_limit(),
+            abort: self.mode == Mode::Abort || (self.abort_at_limit && ended.is_a_limit()),
             outcome: Outcome {
                 ended,
                 discarded: self.discarded,

@@ -33,6 +33,7 @@ prop_compose! {
             max_discard: cap,
             grace: MS * grace.min(total),
             at_limit: if abort { AtLimit::Abort } else { AtLimit::Close },
+            mode: Mode::Linger,
         }
     }
 }
@@ -235,6 +236,28 @@ fn at_the_discard_limit_it_waits_for_acknowledgement_not_for_silence() {
     assert_eq!(machine.next(start), Action::Wait { until: end });
     let Action::Close { outcome, .. } = machine.next(end) else { panic!() };
     assert_eq!((outcome.ended, outcome.discarded), (Ended::Limit, 10));
+}
+
+#[test]
+fn an_abort_neither_half_closes_nor_waits() {
+    let mut core = Core::new(&Policy::abort(), 0);
+    assert_eq!(core.next(0), Action::Measure);
+    core.on(Event::Unacknowledged { bytes: 9, fin: false }, 0);
+    let Action::Close { outcome, abort: true } = core.next(0) else { panic!() };
+    assert_eq!((outcome.ended, outcome.unacknowledged), (Ended::Aborted, Some(9)));
+}
+
+#[test]
+fn without_lingering_what_has_arrived_is_read_and_nothing_awaited() {
+    let mut core = Core::new(&Policy::none(), 0);
+    assert_eq!(core.next(0), Action::HalfClose);
+    core.on(Event::HalfClosed, 0);
+    // Once: a peer that floods cannot make it stay.
+    core.on(Event::Discarded(8), 0);
+    assert_eq!(core.next(0), Action::Measure);
+    core.on(Event::Unacknowledged { bytes: 9, fin: false }, 0);
+    let Action::Close { outcome, abort: false } = core.next(0) else { panic!() };
+    assert_eq!((outcome.ended, outcome.discarded, outcome.unacknowledged), (Ended::Unwaited, 8, Some(9)));
 }
 
 #[test]

@@ -45,6 +45,10 @@ pub enum Ended {
     TimedOut(Bound),
     /// `max_discard` was reached; everything was acknowledged before the close.
     Limit,
+    /// The policy said not to linger ([`Mode::None`](crate::Mode::None)).
+    Unwaited,
+    /// The policy said to reset ([`Mode::Abort`](crate::Mode::Abort)).
+    Aborted,
     /// A [`Closer`](crate::Closer) gave it up, since its budget was spent on others.
     Evicted,
     /// There was no connection any more when the close began (`ENOTCONN`, `EPIPE` or `ECONNRESET` from
@@ -56,9 +60,17 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Whether the connection ended under us, so that the send queue tells what was lost.
+    /// Whether it ended before its time, so that the send queue tells what was, or may be, lost.
     pub(crate) fn leaves_a_queue(self) -> bool {
-        matches!(self, Self::PeerReset | Self::Gone | Self::Evicted | Self::TimedOut(Bound::Kernel))
+        matches!(
+            self,
+            Self::PeerReset
+                | Self::Gone
+                | Self::Evicted
+                | Self::Unwaited
+                | Self::Aborted
+                | Self::TimedOut(Bound::Kernel)
+        )
     }
 
     /// Whether a bound of ours ended it, not the peer: where [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
@@ -106,6 +118,8 @@ impl fmt::Display for Ended {
             Self::TimedOut(Bound::Total) => write!(f, "timed out (total)"),
             Self::TimedOut(Bound::Kernel) => write!(f, "timed out (the kernel gave up)"),
             Self::Limit => write!(f, "discard limit reached"),
+            Self::Unwaited => write!(f, "closed without lingering"),
+            Self::Aborted => write!(f, "aborted"),
             Self::Evicted => write!(f, "evicted"),
             Self::Gone => write!(f, "already gone"),
             Self::Failed(kind) => write!(f, "failed ({kind})"),

@@ -38,6 +38,8 @@ pub struct EndedCounts {
     pub timed_out_total: u64,
     pub timed_out_kernel: u64,
     pub limit: u64,
+    pub unwaited: u64,
+    pub aborted: u64,
     pub evicted: u64,
     pub gone: u64,
     pub failed: u64,
@@ -60,6 +62,8 @@ impl EndedCounts {
             ("timed_out_total", self.timed_out_total),
             ("timed_out_kernel", self.timed_out_kernel),
             ("limit", self.limit),
+            ("unwaited", self.unwaited),
+            ("aborted", self.aborted),
             ("evicted", self.evicted),
             ("gone", self.gone),
             ("failed", self.failed),
@@ -81,6 +85,8 @@ impl EndedCounts {
             Ended::TimedOut(Bound::Total) => &mut self.timed_out_total,
             Ended::TimedOut(Bound::Kernel) => &mut self.timed_out_kernel,
             Ended::Limit => &mut self.limit,
+            Ended::Unwaited => &mut self.unwaited,
+            Ended::Aborted => &mut self.aborted,
             Ended::Evicted => &mut self.evicted,
             Ended::Gone => &mut self.gone,
             Ended::Failed(_) => &mut self.failed,
@@ -96,6 +102,8 @@ impl EndedCounts {
             timed_out_total,
             timed_out_kernel,
             limit,
+            unwaited,
+            aborted,
             evicted,
             gone,
             failed,
@@ -107,6 +115,8 @@ impl EndedCounts {
         self.timed_out_total = with(self.timed_out_total, *timed_out_total);
         self.timed_out_kernel = with(self.timed_out_kernel, *timed_out_kernel);
         self.limit = with(self.limit, *limit);
+        self.unwaited = with(self.unwaited, *unwaited);
+        self.aborted = with(self.aborted, *aborted);
         self.evicted = with(self.evicted, *evicted);
         self.gone = with(self.gone, *gone);
         self.failed = with(self.failed, *failed);

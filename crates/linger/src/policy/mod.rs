@@ -1,5 +1,8 @@
 //! How long, and for how many bytes, a close may wait for its peer.
 
+#[cfg(feature = "serde")]
+mod written;
+
 use std::time::Duration;
 
 /// The values of [`Policy::default`], with their reasons.
@@ -26,9 +29,12 @@ pub mod defaults {
 /// policy.validate()?;
 /// # Ok::<(), linger::InvalidPolicy>(())
 /// ```
+///
+/// With the feature `serde` it is read from text with times in seconds, what is left out taken from the
+/// default, and [`validate`](Self::validate)d: `{"idle": 2, "total": 10.5, "at_limit": "abort"}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[cfg_attr(feature = "serde", serde(try_from = "written::Written", into = "written::Written"))]
 #[non_exhaustive]
 pub struct Policy {
     /// Longest time without progress: no byte received and none newly acknowledged.
@@ -52,6 +58,23 @@ pub struct Policy {
     pub grace: Duration,
     /// What to do when a bound ends the close.
     pub at_limit: AtLimit,
+    /// Whether to linger at all: for the one connection that does not deserve it.
+    pub mode: Mode,
+}
+
+/// Whether a close lingers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Mode {
+    /// Half-close, discard and wait within the bounds.
+    #[default]
+    Linger,
+    /// Half-close, read once what has arrived, close. What arrives later makes the kernel reset, and the
+    /// response may be lost; nothing is held for the peer.
+    None,
+    /// Reset at once (`SO_LINGER 0`): what the peer has not received is lost, and that is meant.
+    Abort,
 }
 
 /// What to do with a connection whose bounds have run out.
@@ -74,7 +97,42 @@ impl Default for Policy {
             max_discard: None,
             grace: defaults::GRACE,
             at_limit: AtLimit::Close,
+            mode: Mode::Linger,
         }
+    }
+}
+
+/// Policies of others, and for connections that deserve less.
+impl Policy {
+    /// As nginx with `lingering_close always` and its defaults: 5 s of silence (`lingering_timeout`), 30 s in
+    /// all (`lingering_time`), whether or not the peer has everything.
+    pub fn nginx() -> Self {
+        let idle = Duration::from_secs(5);
+        Self { idle, grace: idle, total: Duration::from_secs(30), ..Self::default() }
+    }
+
+    /// As Apache httpd, prefork: 2 s of silence (`SECONDS_TO_LINGER`), 30 s in all (`MAX_SECS_TO_LINGER`),
+    /// whether or not the peer has everything. Its event module has the 30 s alone.
+    pub fn httpd() -> Self {
+        let idle = Duration::from_secs(2);
+        Self { idle, grace: idle, total: Duration::from_secs(30), ..Self::default() }
+    }
+
+    /// 2 s in all, as httpd's `short-lingering-close`: for peers whose requests were refused, and for a server
+    /// under load.
+    pub fn short() -> Self {
+        let all = Duration::from_secs(2);
+        Self { idle: all, total: all, ..Self::default() }
+    }
+
+    /// No lingering: see [`Mode::None`].
+    pub fn none() -> Self {
+        Self { mode: Mode::None, ..Self::default() }
+    }
+
+    /// A reset at once: see [`Mode::Abort`]. For peers that misbehave; they cost nothing any more.
+    pub fn abort() -> Self {
+        Self { mode: Mode::Abort, ..Self::default() }
     }
 }
 
@@ -132,8 +190,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_valid() {
-        Policy::default().validate().unwrap();
+    fn what_ships_is_valid() {
+        let all = [Policy::default(), Policy::nginx(), Policy::httpd(), Policy::short(), Policy::none()];
+        all.iter().chain([&Policy::abort()]).for_each(|policy| policy.validate().unwrap());
     }
 
     #[test]
