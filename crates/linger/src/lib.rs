@@ -29,12 +29,18 @@
 //! a blocking caller, and [`Closer`] drives thousands in the background.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod blocking;
 mod closer;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 mod machine;
 mod outcome;
 mod policy;
 mod socket;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use blocking::close;
 pub use closer::{Budget, Closer, EndedCounts, InvalidBudget, Snapshot};

@@ -23,6 +23,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// For a descriptor of which nothing more is known.
+    pub(crate) fn failed(kind: ErrorKind) -> Self {
+        Self { ended: Ended::Failed(kind), discarded: 0, unacknowledged: None, elapsed: Duration::ZERO }
+    }
+
     /// Whether every byte written is known to have reached the peer's kernel.
     ///
     /// On Linux the peer can read them then even if a reset follows; other systems may drop them.

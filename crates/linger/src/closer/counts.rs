@@ -93,33 +93,21 @@ impl EndedCounts {
         }
     }
 
-    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64) {
-        let Self {
-            peer_closed,
-            acknowledged,
-            peer_reset,
-            timed_out_idle,
-            timed_out_total,
-            timed_out_kernel,
-            limit,
-            unwaited,
-            aborted,
-            evicted,
-            gone,
-            failed,
-        } = other;
-        self.peer_closed = with(self.peer_closed, *peer_closed);
-        self.acknowledged = with(self.acknowledged, *acknowledged);
-        self.peer_reset = with(self.peer_reset, *peer_reset);
-        self.timed_out_idle = with(self.timed_out_idle, *timed_out_idle);
-        self.timed_out_total = with(self.timed_out_total, *timed_out_total);
-        self.timed_out_kernel = with(self.timed_out_kernel, *timed_out_kernel);
-        self.limit = with(self.limit, *limit);
-        self.unwaited = with(self.unwaited, *unwaited);
-        self.aborted = with(self.aborted, *aborted);
-        self.evicted = with(self.evicted, *evicted);
-        self.gone = with(self.gone, *gone);
-        self.failed = with(self.failed, *failed);
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            peer_closed: self.peer_closed.saturating_sub(earlier.peer_closed),
+            acknowledged: self.acknowledged.saturating_sub(earlier.acknowledged),
+            peer_reset: self.peer_reset.saturating_sub(earlier.peer_reset),
+            timed_out_idle: self.timed_out_idle.saturating_sub(earlier.timed_out_idle),
+            timed_out_total: self.timed_out_total.saturating_sub(earlier.timed_out_total),
+            timed_out_kernel: self.timed_out_kernel.saturating_sub(earlier.timed_out_kernel),
+            limit: self.limit.saturating_sub(earlier.limit),
+            unwaited: self.unwaited.saturating_sub(earlier.unwaited),
+            aborted: self.aborted.saturating_sub(earlier.aborted),
+            evicted: self.evicted.saturating_sub(earlier.evicted),
+            gone: self.gone.saturating_sub(earlier.gone),
+            failed: self.failed.saturating_sub(earlier.failed),
+        }
     }
 }
 
@@ -131,28 +119,17 @@ impl Snapshot {
         self.undelivered += u64::from(!outcome.delivered());
     }
 
-    /// Adds what ended meanwhile.
-    pub(super) fn add(&mut self, news: &Self) {
-        self.lingering_acknowledged = news.lingering_acknowledged;
-        self.ended.combine(&news.ended, u64::wrapping_add);
-        self.discarded += news.discarded;
-        self.unacknowledged += news.unacknowledged;
-        self.undelivered += news.undelivered;
-    }
-
     /// What happened between an earlier snapshot of the same closer and this one; what
     /// lingers is that of now.
     pub fn since(&self, earlier: &Self) -> Self {
-        let mut ended = self.ended;
-        ended.combine(&earlier.ended, u64::wrapping_sub);
         Self {
-            handed_over: self.handed_over - earlier.handed_over,
+            handed_over: self.handed_over.saturating_sub(earlier.handed_over),
             lingering: self.lingering,
             lingering_acknowledged: self.lingering_acknowledged,
-            ended,
-            discarded: self.discarded - earlier.discarded,
-            unacknowledged: self.unacknowledged - earlier.unacknowledged,
-            undelivered: self.undelivered - earlier.undelivered,
+            ended: self.ended.since(&earlier.ended),
+            discarded: self.discarded.saturating_sub(earlier.discarded),
+            unacknowledged: self.unacknowledged.saturating_sub(earlier.unacknowledged),
+            undelivered: self.undelivered.saturating_sub(earlier.undelivered),
         }
     }
 }

@@ -148,8 +148,9 @@ impl Closer {
         });
         if let Some(Arrival { fd, core, watcher }) = shed {
             let outcome = end_at_once(fd, core, shared.now());
+            shared.record(&outcome, None);
             watcher.into_iter().for_each(|watcher| watcher(outcome));
-            shared.lock().done.record(&outcome);
+            shared.lock().reported += 1;
             shared.ended.notify_all();
         }
     }
@@ -182,7 +183,7 @@ impl Closer {
         // reason to hang at exit.
         let patience = end.saturating_add(1_000_000_000);
         let mut board = shared.lock();
-        while board.snapshot().lingering > 0 {
+        while board.reported < board.handed_over {
             let left = patience.saturating_sub(shared.now());
             if left == 0 {
                 break;
@@ -202,6 +203,23 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.process == std::process::id() {
             self.shared.tell(|board| board.orders.no_more = true);
+        }
+    }
+}
+
+/// Hands a descriptor to a closer, or to the global one.
+#[cfg(feature = "tokio")]
+pub(crate) fn hand_over(closer: Option<&Closer>, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
+    let closer = match closer {
+        Some(closer) => Ok(closer),
+        None => Closer::global(),
+    };
+    match closer {
+        Ok(closer) => closer.hand_over(fd, policy, watcher),
+        Err(_) => {
+            // The process has no thread or descriptor left for a closer, and this caller cannot wait.
+            let outcome = end_at_once(fd, Core::new(policy, 0), 0);
+            watcher.into_iter().for_each(|watcher| watcher(outcome));
         }
     }
 }
@@ -237,10 +255,21 @@ struct Board {
     orders: Orders,
     handed_over: u64,
     done: Snapshot,
+    /// Ends whose watchers have returned.
+    reported: u64,
     /// Calls of `finish` under way.
     finishing: usize,
     /// The thread sleeps, or is about to, and wants to be woken.
     asleep: bool,
+}
+
+/// What the thread has to tell.
+#[derive(Debug, Default)]
+struct News {
+    /// Ends reported since it told last.
+    reported: u64,
+    /// Lingering sockets whose peers have everything.
+    acknowledged: u64,
 }
 
 /// What the thread is to do beside taking arrivals.
@@ -256,7 +285,8 @@ struct Orders {
 impl Board {
     fn snapshot(&self) -> Snapshot {
         let lingering = self.handed_over - self.done.ended.total();
-        Snapshot { handed_over: self.handed_over, lingering, ..self.done }
+        let lingering_acknowledged = self.done.lingering_acknowledged.min(lingering);
+        Snapshot { handed_over: self.handed_over, lingering, lingering_acknowledged, ..self.done }
     }
 }
 
@@ -285,7 +315,7 @@ impl Shared {
     }
 
     /// For the thread: publishes its news, swaps the arrivals for `empty` and says what else to do.
-    fn orders(&self, news: &mut Snapshot, empty: &mut Vec<Arrival>) -> Orders {
+    fn orders(&self, news: &mut News, empty: &mut Vec<Arrival>) -> Orders {
         let mut board = self.lock();
         self.publish(&mut board, news);
         board.asleep = false;
@@ -297,21 +327,28 @@ impl Shared {
 
     /// For the thread: publishes its news and says whether nothing has come meanwhile; if so, whoever comes
     /// next writes to the waker.
-    fn may_sleep(&self, news: &mut Snapshot, known: Orders) -> bool {
+    fn may_sleep(&self, news: &mut News, known: Orders) -> bool {
         let mut board = self.lock();
         self.publish(&mut board, news);
         board.asleep = board.arrivals.is_empty() && board.orders == Orders { evict: 0, ..known };
         board.asleep
     }
 
-    fn publish(&self, board: &mut Board, news: &mut Snapshot) {
-        // What lingers stands as it is, the rest has been added.
-        let standing =
-            Snapshot { lingering_acknowledged: news.lingering_acknowledged, ..Snapshot::default() };
-        let ended = news.ended != standing.ended;
-        board.done.add(&std::mem::replace(news, standing));
-        if ended {
+    fn publish(&self, board: &mut Board, news: &mut News) {
+        board.done.lingering_acknowledged = news.acknowledged;
+        let reported = std::mem::take(&mut news.reported);
+        if reported > 0 {
+            board.reported += reported;
             self.ended.notify_all();
+        }
+    }
+
+    /// Counts an end, before anybody is told of it.
+    fn record(&self, outcome: &Outcome, news: Option<&News>) {
+        let mut board = self.lock();
+        board.done.record(outcome);
+        if let Some(news) = news {
+            board.done.lingering_acknowledged = news.acknowledged;
         }
     }
 

@@ -15,9 +15,9 @@ use rustix::event::{Timespec, epoll};
 use super::budget::{Budget, Throttle};
 use super::slab::{AGE, Entry, Flags, PEER, Ring, Slab};
 use super::wheel::{UNARMED, Wheel};
-use super::{Orders, Shared, Snapshot};
+use super::{News, Orders, Shared};
 use crate::machine::{Action, Core, Event};
-use crate::outcome::{Ended, Outcome};
+use crate::outcome::Outcome;
 use crate::socket::Socket;
 
 /// What one socket may discard before the next one has its turn: a flooding peer holds up the others for the
@@ -60,8 +60,8 @@ pub(super) struct Worker {
     arrivals: Vec<Arrival>,
     /// The orders that have been carried out.
     orders: Orders,
-    /// What has happened since the last publication.
-    news: Snapshot,
+    /// What is to be published.
+    news: News,
 }
 
 impl Worker {
@@ -82,7 +82,7 @@ impl Worker {
             now: 0,
             arrivals: Vec::new(),
             orders: Orders::default(),
-            news: Snapshot::default(),
+            news: News::default(),
         }
     }
 
@@ -220,7 +220,7 @@ impl Worker {
             self.pending.remove(&mut self.slab, index);
             self.acknowledged.push_back(&mut self.slab, index);
             self.peers.prefer(&mut self.slab, index);
-            self.news.lingering_acknowledged += 1;
+            self.news.acknowledged += 1;
         }
         if rearm {
             if let Some(entry) = self.slab.get(index) {
@@ -354,7 +354,7 @@ impl Worker {
         let (flags, peer) = (entry.flags, entry.peer);
         if flags.has(Flags::ACKNOWLEDGED) {
             self.acknowledged.remove(&mut self.slab, index);
-            self.news.lingering_acknowledged -= 1;
+            self.news.acknowledged -= 1;
         } else {
             self.pending.remove(&mut self.slab, index);
         }
@@ -370,11 +370,12 @@ impl Worker {
     }
 
     fn record(&mut self, outcome: Outcome, watcher: Option<Watcher>) {
-        self.news.record(&outcome);
+        self.shared.record(&outcome, Some(&self.news));
         if let Some(watcher) = watcher {
             // A watcher that panics costs its own report, not everybody's close.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));
         }
+        self.news.reported += 1;
     }
 }
 
@@ -445,11 +446,5 @@ impl Peers {
                 self.of.shrink_to_fit();
             }
         }
-    }
-}
-
-impl Outcome {
-    fn failed(kind: std::io::ErrorKind) -> Self {
-        Self { ended: Ended::Failed(kind), discarded: 0, unacknowledged: None, elapsed: Duration::ZERO }
     }
 }

@@ -1,0 +1,43 @@
+//! The close for hyper: the stream that a connection is served on.
+//!
+//! hyper shuts its stream down at the end of a connection and drops it; on a [`Lingering`] stream the one waits
+//! for the peer and the other hands over to the closer, so nothing else is to be done. HTTP/1, HTTP/2 and
+//! either of them by `hyper_util::server::conn::auto`; `graceful_shutdown` waits for the peers, too.
+//!
+//! ```no_run
+//! use std::convert::Infallible;
+//! use http_body_util::Full;
+//! use hyper::{Response, body::{Bytes, Incoming}, service::service_fn};
+//! use hyper_util::{rt::TokioExecutor, server::conn::auto};
+//!
+//! # async fn serve(listener: tokio::net::TcpListener) -> std::io::Result<()> {
+//! let policy = linger::Policy::default();
+//! loop {
+//!     let (stream, _) = listener.accept().await?;
+//!     let io = linger::hyper::io(stream, policy); // was: TokioIo::new(stream)
+//!     tokio::spawn(async move {
+//!         let answer = service_fn(async |_: hyper::Request<Incoming>| {
+//!             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("early"))))
+//!         });
+//!         auto::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await
+//!     });
+//! }
+//! # }
+//! ```
+//!
+//! **tonic** takes any stream of connections: `Server::serve_with_incoming` wants items that are
+//! `AsyncRead + AsyncWrite + Connected`. Wrap what the listener accepts in a [`Lingering`] stream within a type
+//! of one's own that implements `tonic::transport::server::Connected` by asking
+//! [`Lingering::get_ref`] for the addresses, and passes the reads and writes through.
+//!
+//! **TLS** goes above: `TokioIo::new(acceptor.accept(Lingering::new(stream, policy)).await?)`.
+
+use hyper_util::rt::TokioIo;
+
+use crate::Policy;
+use crate::tokio::{Lingering, Stream};
+
+/// Wraps an accepted stream for hyper, so that the connection ends by `policy` on the global closer.
+pub fn io<S: Stream>(stream: S, policy: Policy) -> TokioIo<Lingering<S>> {
+    TokioIo::new(Lingering::new(stream, policy))
+}

@@ -1,0 +1,194 @@
+//! The tokio adapter on real sockets: whichever way a task ends, the client has every byte.
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use linger::tokio::Lingering;
+use linger::{Closer, Ended, Policy};
+use linger_host::Counters;
+use linger_host::testing::sandboxed;
+use support::{Got, LONG, RESPONSE, no_resets, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::runtime::{Builder, Runtime};
+
+fn runtimes() -> [Runtime; 2] {
+    // Without timers: the adapter must not need any.
+    [
+        Builder::new_current_thread().enable_io().build().unwrap(),
+        Builder::new_multi_thread().worker_threads(2).enable_io().build().unwrap(),
+    ]
+}
+
+/// A client that sends more than the server reads, and reads late and slowly enough for the close to matter.
+fn client(server: SocketAddr) -> JoinHandle<Got> {
+    std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.write_all(b"request and more").unwrap();
+        Got::read(stream)
+    })
+}
+
+/// Accepts one connection, reads a part of the request and writes the whole response.
+async fn answer(listener: TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; 7]).await.unwrap();
+    stream.write_all(&[7; RESPONSE]).await.unwrap();
+    stream
+}
+
+async fn bind() -> (TcpListener, JoinHandle<Got>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(listener.local_addr().unwrap());
+    (listener, client)
+}
+
+#[track_caller]
+fn whole(client: JoinHandle<Got>) {
+    let got = client.join().unwrap();
+    assert_eq!((got.bytes.len(), got.error), (RESPONSE, None));
+}
+
+#[test]
+fn close_waits_and_tells() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                let (listener, client) = bind().await;
+                let outcome = linger::tokio::close(answer(listener).await, &Policy::default()).await;
+                assert_eq!((outcome.ended, outcome.discarded), (Ended::PeerClosed, 9), "{outcome}");
+                whole(client);
+            });
+        }
+        no_resets(&before);
+    });
+}
+
+#[test]
+fn shutdown_waits_and_tells() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                let (listener, client) = bind().await;
+                let mut stream = Lingering::new(answer(listener).await, Policy::default());
+                stream.shutdown().await.unwrap();
+                assert_eq!(stream.outcome().unwrap().ended, Ended::PeerClosed);
+                assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+                assert_eq!(stream.write(&[0; 9]).await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+                stream.shutdown().await.unwrap();
+                whole(client);
+            });
+        }
+        no_resets(&before);
+    });
+}
+
+#[test]
+fn a_drop_a_panic_and_the_end_of_the_runtime_lose_nothing() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        let closer = Closer::global().unwrap();
+        let mut ended = 0;
+        for round in 0..3 {
+            for runtime in runtimes() {
+                let (listener, client) = runtime.block_on(bind());
+                let stream =
+                    runtime.block_on(async { Lingering::new(answer(listener).await, Policy::default()) });
+                match round {
+                    0 => runtime.block_on(async { drop(stream) }),
+                    1 => {
+                        let task = runtime.spawn(async move {
+                            let _stream = stream;
+                            panic!("on purpose: a handler that fails after it has answered");
+                        });
+                        assert!(runtime.block_on(task).unwrap_err().is_panic());
+                    }
+                    _ => {
+                        // The runtime goes first, a task that waits for ever with it, then another stream.
+                        let (second, other) = runtime.block_on(async {
+                            let (listener, client) = bind().await;
+                            (Lingering::new(answer(listener).await, Policy::default()), client)
+                        });
+                        runtime.spawn(async move {
+                            let _stream = stream;
+                            std::future::pending::<()>().await;
+                        });
+                        drop(runtime);
+                        drop(second);
+                        whole(other);
+                        ended += 1;
+                    }
+                }
+                whole(client);
+                ended += 1;
+            }
+        }
+        let snapshot = until(closer, |snapshot| snapshot.ended.total() == ended);
+        assert_eq!(snapshot.ended.peer_closed, ended);
+        no_resets(&before);
+    });
+}
+
+#[test]
+fn a_close_that_nobody_awaits_any_more_goes_on() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                let (listener, client) = bind().await;
+                drop(linger::tokio::close(answer(listener).await, &Policy::default()));
+                whole(client);
+            });
+        }
+        no_resets(&before);
+    });
+}
+
+#[test]
+fn unix_streams_linger_too() {
+    sandboxed(|| {
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                let (mut client, mut server) = UnixStream::pair().unwrap();
+                client.write_all(b"request and more").await.unwrap();
+                server.read_exact(&mut [0; 7]).await.unwrap();
+                let reader = tokio::spawn(async move {
+                    let mut got = Vec::new();
+                    client.read_to_end(&mut got).await.unwrap();
+                    got.len()
+                });
+                server.write_all(&[7; RESPONSE]).await.unwrap();
+                Lingering::new(server, Policy::default()).shutdown().await.unwrap();
+                assert_eq!(reader.await.unwrap(), RESPONSE);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_that_lost_bytes_is_an_error() {
+    sandboxed(|| {
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                while stream.writable().await.is_ok() && stream.try_write(&[7; 1 << 16]).is_ok() {}
+                let mut policy = Policy::default();
+                policy.idle = Duration::from_millis(50);
+                let mut stream = Lingering::new(stream, policy);
+                let error = stream.shutdown().await.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+                assert!(error.to_string().contains("never acknowledged"), "{error}");
+                drop(client);
+            });
+        }
+    });
+}
