@@ -116,6 +116,8 @@ pub(crate) struct Results {
     pub(crate) seed: u64,
     /// The command that repeats the run.
     pub(crate) again: String,
+    /// Someone asked to stop before everything was tried.
+    pub(crate) interrupted: bool,
     /// Namespaces were refused: loopback in the machine's own network only.
     pub(crate) shared: bool,
 }
@@ -142,18 +144,13 @@ impl Results {
         self.tasks.iter().zip(&self.reports).filter_map(|(task, report)| Some((task, report.as_ref()?)))
     }
 
-    /// Whether every task was finished.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.reports.iter().all(Option::is_some)
-    }
-
     pub(crate) fn verdict(&self) -> &'static str {
         if self.done().any(|(task, report)| self.is_unexpected(task, report)) {
             "unexpected"
-        } else if self.is_whole() {
-            "as-expected"
-        } else {
+        } else if self.interrupted {
             "interrupted"
+        } else {
+            "as-expected"
         }
     }
 }
@@ -170,7 +167,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(any_seed);
     let (mut tasks, titles) = match tasks(&arguments, seed) {
         Ok(tasks) => tasks,
-        Err(error) => return exit::fail(exit::BAD_USAGE, error),
+        Err((code, error)) => return exit::fail(code, error),
     };
     let shared = entered.is_err();
     if let Err(refused) = entered {
@@ -202,7 +199,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         },
     );
     bar.finish_and_clear();
-    let results = Results { tasks, reports, titles, seed, again: again(seed), shared };
+    let interrupted = stop.requested();
+    let results = Results { tasks, reports, titles, seed, again: again(seed), interrupted, shared };
     finish(&results, arguments.json)
 }
 
@@ -225,14 +223,15 @@ fn finish(results: &Results, json: bool) -> ExitCode {
 }
 
 /// The cells that were asked for.
-fn tasks(arguments: &Arguments, seed: u64) -> Result<(Vec<Task>, Vec<String>), String> {
+fn tasks(arguments: &Arguments, seed: u64) -> Result<(Vec<Task>, Vec<String>), (u8, String)> {
     let mut titles = Vec::new();
     let mut tasks = Vec::new();
     if !arguments.files.is_empty() {
         for file in &arguments.files {
             let name = file.display().to_string();
-            let text = fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
-            let scenario = Scenario::parse(&name, &text)?;
+            let unreadable = |error| (exit::COULD_NOT_TELL, format!("{name}: {error}"));
+            let text = fs::read_to_string(file).map_err(unreadable)?;
+            let scenario = Scenario::parse(&name, &text).map_err(|error| (exit::BAD_USAGE, error))?;
             titles.push(scenario.title);
             for (mut plan, expect) in scenario.cells {
                 if arguments.seed.is_some() || plan.seed == 0 {
@@ -247,7 +246,7 @@ fn tasks(arguments: &Arguments, seed: u64) -> Result<(Vec<Task>, Vec<String>), S
         return Ok((tasks, titles));
     }
     if arguments.response.0 == 0 || arguments.response.0 > LARGEST_RESPONSE {
-        return Err("--response: name 1 byte to 1GiB".to_owned());
+        return Err((exit::BAD_USAGE, "--response: name 1 byte to 1GiB".to_owned()));
     }
     let usual = arguments.ending.is_empty() && arguments.peer.is_empty() && arguments.link.is_empty();
     let endings = or(&arguments.ending, || {
@@ -259,7 +258,7 @@ fn tasks(arguments: &Arguments, seed: u64) -> Result<(Vec<Task>, Vec<String>), S
     });
     if usual {
         // They wait most of the time, so they begin first.
-        let wifi = Link::named("wifi")?;
+        let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
         for (backlog, abort) in [(128, false), (8, false), (8, true)] {
             let plan = BacklogPlan::new(wifi.clone(), backlog, abort);
             tasks.push(Task { plan: Plan::Backlog(plan), expect: None });

@@ -4,10 +4,13 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 use linger_lab::{
-    BacklogReport, Blame, CellReport, Direction, Ending, Fate, Identity, Peer, Trials, Verdict, wilson,
+    BacklogReport, Blame, CellReport, Direction, Ending, Fate, Identity, Peer, Verdict, wilson,
 };
 
 use crate::lab::{Report, Results};
+
+/// Columns of the tables and of the sentences below them.
+const WIDTH: usize = 112;
 
 const LOST: Style = AnsiColor::Red.on_default().bold();
 const KEPT: Style = AnsiColor::Green.on_default();
@@ -36,16 +39,20 @@ pub(crate) fn render(results: &Results) -> String {
         .filter_map(|(_, report)| if let Report::Backlog(report) = report { Some(&**report) } else { None })
         .collect();
     backlog(&mut text, &bursts);
-    meaning(&mut text, &cells, &bursts);
+    let mut sentences = String::new();
+    meaning(&mut sentences, &cells, &bursts);
+    for sentence in sentences.lines() {
+        let _ = writeln!(text, "{}", textwrap::fill(sentence, WIDTH));
+    }
     expectations(&mut text, results);
     if results.shared {
         let _ =
             writeln!(text, "The counters are those of the whole machine: no private network could be had.");
     }
-    if !results.is_whole() {
+    if results.interrupted {
         let _ = writeln!(
             text,
-            "Interrupted: {} of {} cells are shown.",
+            "Interrupted: {} of {} experiments were begun, the last of them are cut short.",
             results.done().count(),
             results.tasks.len()
         );
@@ -218,11 +225,6 @@ fn expectations(text: &mut String, results: &Results) {
                 cell.tally.trials,
                 crate::lab_json::cell(cell)
             );
-        }
-        if let (Trials::Exactly(asked), true) = (plan.trials, results.is_whole())
-            && cell.tally.trials < asked
-        {
-            let _ = writeln!(text, "{name}: interrupted after {} of {asked} trials", cell.tally.trials);
         }
     }
 }

@@ -106,17 +106,60 @@ impl Drop for Worker {
     }
 }
 
-/// Makes a command's process, and all it starts in its process group, end with the thread that starts it: the
-/// kernel sends it SIGKILL then (`PR_SET_PDEATHSIG`), also when this program is killed.
+/// Makes a command and everything it ever starts end with the thread that starts it, also when this program is
+/// killed: it runs in a PID namespace, whose first process is told by the kernel (`PR_SET_PDEATHSIG`).
 ///
-/// The thread must live as long as the process is to run.
-pub fn die_with_thread(command: &mut Command) -> &mut Command {
+/// The thread must live as long as the command is to run. The command's own end ends what it left behind; its
+/// status is passed on, 128 and the signal's number where a signal ended it. It leads a process group.
+/// Needs what [`Isolation`](crate::Isolation) gives.
+pub fn contain(command: &mut Command) -> &mut Command {
     command.process_group(0);
-    // SAFETY: between fork and exec only one system call is made; nothing is allocated and no lock taken.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-            Ok(())
-        })
+    // SAFETY: `enclose` makes system calls only; nothing is allocated and no lock taken between fork and exec.
+    unsafe { command.pre_exec(enclose) }
+}
+
+/// Puts two processes above the one that goes on to exec: the outer one keeps the link to this program, the inner
+/// one is the first of the PID namespace, without which nothing in it lives.
+fn enclose() -> io::Result<()> {
+    let die_with_parent =
+        || rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    die_with_parent()?;
+    // SAFETY: concerns the children of this single-threaded child only.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?;
+    // SAFETY: this process has one thread, and both sides make system calls only.
+    match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => die_with_parent()?,
+        inner => stand_by(inner),
+    }
+    // SAFETY: as above.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(()),
+        command => stand_by(command),
+    }
+}
+
+/// Waits for one child, reaping any other, and ends as it did.
+fn stand_by(child: libc::pid_t) -> ! {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: ignoring a signal installs no handler. Whom it concerns is the command.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // SAFETY: nothing in this process uses a descriptor any more; the one that tells of a failed exec must go.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    loop {
+        let mut status = 0;
+        // SAFETY: writes one int to a live one.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if ended == child {
+            let code = if libc::WIFEXITED(status) {
+                libc::WEXITSTATUS(status)
+            } else {
+                128 + libc::WTERMSIG(status)
+            };
+            // SAFETY: ends this process without running the program's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use linger_host::{Counters, Namespace, die_with_thread};
+use linger_host::{Counters, Namespace, contain};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::bed::{Bed, BedOptions, IpVersion};
@@ -93,7 +93,7 @@ impl Program {
         let (ended, status) = mpsc::channel();
         // The process dies with this thread, which therefore waits for it.
         namespace.spawn("program", move || {
-            let spawned: io::Result<Child> = die_with_thread(&mut command).spawn();
+            let spawned: io::Result<Child> = contain(&mut command).spawn();
             match spawned {
                 Ok(mut child) => {
                     // Before the wait: a process that is reaped has no descriptor any more.

@@ -1,0 +1,59 @@
+//! The shipped scenarios: each is run, and its expectations are met. A new file needs one line here.
+
+use linger_host::testing::sandboxed;
+use linger_lab::{Expectation, Scenario, Setting, Stop, run, run_all, side_by_side};
+
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios");
+
+fn holds(name: &str) {
+    let path = format!("{DIRECTORY}/{name}.toml");
+    let scenario = Scenario::parse(&path, &std::fs::read_to_string(&path).unwrap()).unwrap();
+    sandboxed(|| {
+        let stop = Stop::new().unwrap();
+        let plans = &scenario.cells;
+        let tried = run_all(
+            plans,
+            side_by_side(),
+            &stop,
+            |(plan, _)| run(plan, &Setting::default(), &stop),
+            |_, _| {},
+        );
+        for ((plan, expect), report) in plans.iter().zip(tried) {
+            let report = report.unwrap().unwrap();
+            let expect: Expectation =
+                expect.expect("a shipped scenario says what it expects of every ending");
+            assert!(expect.is_met(&report.tally), "{}: {expect}: {:?}", plan.ending, report.tally);
+        }
+    });
+}
+
+macro_rules! scenarios {
+    ($($test:ident = $file:literal;)*) => {
+        $(#[test] fn $test() { holds($file); })*
+
+        #[test]
+        fn every_shipped_scenario_is_tested() {
+            let mut shipped: Vec<String> = std::fs::read_dir(DIRECTORY)
+                .unwrap()
+                .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+                .collect();
+            let mut tested = vec![$($file.to_owned()),*];
+            shipped.sort();
+            tested.sort();
+            assert_eq!(shipped, tested);
+        }
+    };
+}
+
+scenarios! {
+    early_answer_to_an_upload = "early-answer-to-an-upload";
+    fastcgi_empty_stdin = "fastcgi-empty-stdin";
+    innocent = "innocent";
+    late_acknowledgements = "late-acknowledgements";
+    late_line_end = "late-line-end";
+    long_fat_link = "long-fat-link";
+    lost_segment = "lost-segment";
+    one_segment_overtaken = "one-segment-overtaken";
+    peer_that_never_closes = "peer-that-never-closes";
+    slow_reader_on_loopback = "slow-reader-on-loopback";
+}
