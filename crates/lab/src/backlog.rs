@@ -88,8 +88,7 @@ pub fn burst(plan: &BacklogPlan) -> io::Result<BacklogReport> {
     let finished = Arc::new(Stop::new()?);
     let mut server = ServerPlan::new(Ending::Close, Consume::Bytes(REQUEST), RESPONSE);
     server.busy = plan.busy;
-    // Those who have given up must not keep the worker.
-    server.stall = plan.busy;
+    server.stall = plan.patience;
     let worker = {
         let finished = finished.clone();
         bed.server.spawn("server", move || work(&listener, &server, &finished, |_| {}))?
