@@ -321,3 +321,46 @@ fn interrupt(child: &std::process::Child) {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
 }
+
+/// In a user namespace that allows no further ones, and without capabilities there.
+#[test]
+fn where_namespaces_are_refused_loopback_is_what_is_left() {
+    let refused = |arguments: &[&str]| {
+        let script = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                      exec setpriv --bounding-set=-all --inh-caps=-all \"$0\" \"$@\"";
+        Command::new("unshare")
+            .args([
+                "--user",
+                "--map-root-user",
+                "sh",
+                "-c",
+                script,
+                env!("CARGO_BIN_EXE_linger"),
+                "lab",
+                "--json",
+            ])
+            .args(arguments)
+            .output()
+    };
+    let output = match refused(&["--trials", "8"]) {
+        Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("unshare:") => output,
+        other => {
+            return skip("refused namespaces", &format!("unshare and setpriv do not work here: {other:?}"));
+        }
+    };
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("user.max_user_namespaces") && said.contains("loopback part only"), "{said}");
+    let lines = lines(&output);
+    let (summary, cells) = lines.split_last().unwrap();
+    assert_eq!(summary["namespaces"], false);
+    assert_eq!(cells.len(), 20);
+    for cell in cells {
+        assert_eq!((&cell["link"], &cell["trials"]), (&"loopback".into(), &8.into()));
+        if cell["ending"] == "lingering" || cell["peer"] == "reads-all" {
+            assert_eq!(cell["lost"], 0, "{cell}");
+        }
+    }
+    let wifi = refused(&["--link", "wifi"]).unwrap();
+    assert_eq!(wifi.status.code(), Some(4), "{wifi:?}");
+}

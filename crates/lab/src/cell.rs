@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -202,6 +202,8 @@ impl Reports {
 /// Ports of clients: each trial has its own, so that the same trial is the same connection in every run.
 const FIRST_PORT: u64 = 10_000;
 const PORTS: u64 = 50_000;
+/// From a port that is taken to the next to be tried; prime, so that all are reached.
+const SKIP: u64 = 7_919;
 const SERVER_PORT: u16 = 8_080;
 
 /// Runs one cell in a bed of its own.
@@ -218,8 +220,11 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         shared: setting.shared,
     };
     let bed = Bed::new(&plan.link, options)?;
-    let address = SocketAddr::new(bed.server_address, SERVER_PORT);
+    // In a network of its own the server has a fixed port, so that connections are the same in every run.
+    let port = if setting.shared { 0 } else { SERVER_PORT };
+    let address = SocketAddr::new(bed.server_address, port);
     let listener = Arc::new(bed.server.run(|| listen(address, plan.backlog, plan.congestion.as_deref()))??);
+    let address = listener.local_addr()?;
     let before = bed.server.run(Counters::read)??;
     let reports = Arc::new(Reports::default());
     let finished = Arc::new(Stop::new()?);
@@ -243,8 +248,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
             move || -> io::Result<()> {
                 client.enter()?;
                 while let Some(number) = trials.next(plan.trials, stop) {
-                    let port = (FIRST_PORT + number % PORTS) as u16;
-                    trials.one(&plan, address, SocketAddr::new(from, port), &reports);
+                    trials.one(&plan, address, from, number, &reports);
                 }
                 Ok(())
             }
@@ -300,13 +304,20 @@ impl Trying {
         (number < most).then_some(number)
     }
 
-    fn one(&self, plan: &CellPlan, server: SocketAddr, from: SocketAddr, reports: &Reports) {
-        let client = plan.client(server, from);
-        let mut attempt = attempt(&client, |timeout| {
-            reports.wait(from.port(), timeout, false);
-        });
+    fn one(&self, plan: &CellPlan, server: SocketAddr, from: IpAddr, number: u64, reports: &Reports) {
+        // In a network of its own the first port is free; in a shared one somebody may have it.
+        let (port, mut attempt) = (0..PORTS)
+            .map(|skipped| {
+                let port = (FIRST_PORT + (number + skipped * SKIP) % PORTS) as u16;
+                let client = plan.client(server, SocketAddr::new(from, port));
+                (port, attempt(&client, |timeout| drop(reports.wait(port, timeout, false))))
+            })
+            .find(|(_, attempt)| {
+                !attempt.error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+            })
+            .unwrap_or_else(|| (0, attempt(&plan.client(server, SocketAddr::new(from, 0)), |_| {})));
         // The truth has two halves: what the server wrote, and what arrived.
-        let served = reports.wait(from.port(), plan.timeout, true);
+        let served = reports.wait(port, plan.timeout, true);
         let mut results = lock(&self.results);
         if let Some(served) = served {
             attempt.expected = Some(served.written);

@@ -78,7 +78,8 @@ pub struct Served {
 /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`; an unknown congestion control is `ENOENT`.
 pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+    // With this option the kernel may choose the same free port for two listeners, of which the second fails.
+    socket.set_reuse_address(address.port() != 0)?;
     if let Some(congestion) = congestion {
         // Accepted sockets inherit it.
         socket.set_tcp_congestion(congestion.as_bytes())?;
