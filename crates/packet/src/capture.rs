@@ -1,0 +1,179 @@
+//! Reads capture files: pcap and pcapng of either byte order, one pass, one buffer.
+
+mod classic;
+mod input;
+mod ng;
+mod source;
+
+use std::io::{self, Read};
+
+pub use input::open;
+use source::Source;
+
+use crate::LinkType;
+
+/// The longest packet taken for true. Captures of undivided segments reach 512 KiB (BIG TCP); what claims
+/// more is damage.
+const MAX_PACKET: usize = 2 << 20;
+
+/// A captured packet.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Packet<'a> {
+    /// Its number in the file, from 1, as Wireshark counts.
+    pub frame: u64,
+    /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; 0 where the file does not say.
+    pub time: u64,
+    /// What its first bytes are.
+    pub link: LinkType,
+    /// The interface's index within its section; 0 in a pcap file.
+    pub interface: u32,
+    /// The bytes captured.
+    pub data: &'a [u8],
+    /// Its length on the wire.
+    pub wire_len: usize,
+    options: Option<ng::Options<'a>>,
+}
+
+impl<'a> Packet<'a> {
+    /// The comments a pcapng file carries for this packet.
+    pub fn comments(&self) -> impl Iterator<Item = &'a str> {
+        self.options.into_iter().flatten().filter_map(|(code, value)| match code {
+            1 => std::str::from_utf8(value).ok(),
+            _ => None,
+        })
+    }
+
+    /// Whether there may be comments; cheaper than looking.
+    #[inline]
+    pub fn has_options(&self) -> bool {
+        self.options.is_some()
+    }
+}
+
+/// Why reading stopped before the end. Offsets count bytes of the uncompressed file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The file begins like no capture.
+    #[error("not a pcap or pcapng capture (it begins with {})", hex(first))]
+    NotACapture {
+        /// Its first bytes, at most four.
+        first: Vec<u8>,
+    },
+    /// A record that cannot be true; nothing after it can be found.
+    #[error("damaged at byte {offset}: {what}")]
+    Damaged {
+        /// Where the record begins.
+        offset: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The file ends inside a record, as it does when a capture is cut off or still being written.
+    #[error("cut off at byte {offset}: the record there is not whole")]
+    CutOff {
+        /// Where the record begins.
+        offset: u64,
+    },
+    /// The operating system or the decompressor failed.
+    #[error("cannot read on after byte {offset}: {source}")]
+    Io {
+        /// How far reading had come.
+        offset: u64,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+fn hex(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "nothing: it is empty".into();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Reads one capture, packet after packet.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    format: Format,
+    frame: u64,
+}
+
+#[derive(Debug)]
+enum Format {
+    Classic(classic::Header),
+    Ng(ng::Section),
+}
+
+impl Reader {
+    /// Begins to read what `input` holds, uncompressed; [`open`] opens files and undoes compression.
+    ///
+    /// # Errors
+    /// [`ReadError`], for instance that this is no capture.
+    pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
+        let mut source = Source::new(Box::new(input));
+        let first = source.peek(4)?;
+        let format = match first.first_chunk::<4>() {
+            Some([0x0a, 0x0d, 0x0d, 0x0a]) => Format::Ng(ng::Section::default()),
+            Some(&magic) if classic::is_magic(magic) => Format::Classic(classic::Header::read(&mut source)?),
+            _ => return Err(ReadError::NotACapture { first: first.to_vec() }),
+        };
+        Ok(Self { source, format, frame: 0 })
+    }
+
+    /// The next packet, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError`]; after one there is no more to come.
+    #[inline]
+    #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
+    pub fn next(&mut self) -> Result<Option<Packet<'_>>, ReadError> {
+        match &mut self.format {
+            Format::Classic(header) => header.next(&mut self.source, &mut self.frame),
+            Format::Ng(section) => section.next(&mut self.source, &mut self.frame),
+        }
+    }
+
+    /// How many bytes have been read, after decompression.
+    pub fn offset(&self) -> u64 {
+        self.source.offset()
+    }
+
+    /// How many packets have been read.
+    pub fn frames(&self) -> u64 {
+        self.frame
+    }
+}
+
+/// Integers in the byte order a file was written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Order {
+    #[default]
+    Little,
+    Big,
+}
+
+impl Order {
+    #[inline]
+    fn u16(self, bytes: &[u8], at: usize) -> u16 {
+        let bytes = [bytes[at], bytes[at + 1]];
+        match self {
+            Self::Little => u16::from_le_bytes(bytes),
+            Self::Big => u16::from_be_bytes(bytes),
+        }
+    }
+
+    #[inline]
+    fn u32(self, bytes: &[u8], at: usize) -> u32 {
+        let bytes = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+        match self {
+            Self::Little => u32::from_le_bytes(bytes),
+            Self::Big => u32::from_be_bytes(bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "capture/tests.rs"]
+mod tests;

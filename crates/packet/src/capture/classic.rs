@@ -1,0 +1,76 @@
+//! pcap files (draft-ietf-opsawg-pcap).
+
+use super::source::Source;
+use super::{MAX_PACKET, Order, Packet, ReadError};
+use crate::LinkType;
+
+const MICROSECONDS: u32 = 0xa1b2_c3d4;
+const NANOSECONDS: u32 = 0xa1b2_3c4d;
+/// Written by a patched libpcap of old Linux distributions: records have eight more bytes of header.
+const PATCHED: u32 = 0xa1b2_cd34;
+
+#[derive(Debug)]
+pub(super) struct Header {
+    order: Order,
+    link: LinkType,
+    nanoseconds_per_unit: u64,
+    record_header: usize,
+}
+
+pub(super) fn is_magic(bytes: [u8; 4]) -> bool {
+    [u32::from_le_bytes(bytes), u32::from_be_bytes(bytes)]
+        .iter()
+        .any(|magic| [MICROSECONDS, NANOSECONDS, PATCHED].contains(magic))
+}
+
+impl Header {
+    pub(super) fn read(source: &mut Source) -> Result<Self, ReadError> {
+        let bytes = source.record(24)?.unwrap_or(&[0; 24]);
+        let little = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let order =
+            if [MICROSECONDS, NANOSECONDS, PATCHED].contains(&little) { Order::Little } else { Order::Big };
+        let magic = order.u32(bytes, 0);
+        let header = Self {
+            order,
+            // The upper bits tell of a frame check sequence, which the IP header's length excludes anyway.
+            link: LinkType(order.u32(bytes, 20) as u16),
+            nanoseconds_per_unit: if magic == NANOSECONDS { 1 } else { 1_000 },
+            record_header: if magic == PATCHED { 24 } else { 16 },
+        };
+        source.consume(24);
+        Ok(header)
+    }
+
+    #[inline]
+    pub(super) fn next<'a>(
+        &self,
+        source: &'a mut Source,
+        frame: &mut u64,
+    ) -> Result<Option<Packet<'a>>, ReadError> {
+        let offset = source.offset();
+        let Some(header) = source.record(self.record_header)? else { return Ok(None) };
+        let seconds = u64::from(self.order.u32(header, 0));
+        let fraction = u64::from(self.order.u32(header, 4));
+        let captured = self.order.u32(header, 8) as usize;
+        let wire_len = self.order.u32(header, 12) as usize;
+        if captured > MAX_PACKET {
+            let what = format!("a packet of {captured} bytes");
+            return Err(ReadError::Damaged { offset, what });
+        }
+        let length = self.record_header + captured;
+        if source.peek(length)?.len() < length {
+            return Err(ReadError::CutOff { offset });
+        }
+        source.consume(length);
+        *frame += 1;
+        Ok(Some(Packet {
+            frame: *frame,
+            time: seconds * 1_000_000_000 + fraction * self.nanoseconds_per_unit,
+            link: self.link,
+            interface: 0,
+            data: source.behind(captured),
+            wire_len: wire_len.max(captured),
+            options: None,
+        }))
+    }
+}

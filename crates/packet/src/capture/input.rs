@@ -1,0 +1,170 @@
+//! Opens a capture: a file or standard input, plain or compressed.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+
+use super::{ReadError, Reader};
+
+/// How much a decompressing thread hands over at once, and how many such pieces may wait.
+const PIECE: usize = 256 << 10;
+const PIECES: usize = 3;
+
+type Input = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
+
+/// Opens a capture; `-` is standard input. gzip (also of several members) and zstd (also of several frames)
+/// are recognised by their first bytes, and decompressed by a thread of their own.
+///
+/// # Errors
+/// [`ReadError`]: it cannot be opened, or is no capture.
+pub fn open(path: &Path) -> Result<Reader, ReadError> {
+    let io = |source| ReadError::Io { offset: 0, source };
+    let mut input: Box<dyn Read + Send> = if path == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.is_dir() {
+            return Err(io(io::ErrorKind::IsADirectory.into()));
+        }
+        Box::new(file)
+    };
+    let mut magic = Vec::with_capacity(4);
+    input.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
+    let first = [0, 1, 2, 3].map(|at| magic.get(at).copied().unwrap_or(0));
+    let input = io::Cursor::new(magic).chain(input);
+    match first {
+        [0x1f, 0x8b, ..] => {
+            let input = BufReader::with_capacity(PIECE, input);
+            Reader::new(ReadAhead::new(flate2::bufread::MultiGzDecoder::new(input)))
+        }
+        first if is_zstd(first) => {
+            let input = BufReader::with_capacity(PIECE, input);
+            Reader::new(ReadAhead::new(Zstd::Between(Frames { magic: [0; 4], unread: 0, input })))
+        }
+        _ => Reader::new(input),
+    }
+}
+
+fn is_zstd(first: [u8; 4]) -> bool {
+    matches!(u32::from_le_bytes(first), 0xfd2f_b528 | 0x184d_2a50..=0x184d_2a5f)
+}
+
+/// A compressed stream whose next frame's magic number can be looked at and put back.
+struct Frames {
+    magic: [u8; 4],
+    /// How many bytes of `magic`, its last ones, are to be read again.
+    unread: usize,
+    input: BufReader<Input>,
+}
+
+impl Read for Frames {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.unread == 0 {
+            return self.input.read(out);
+        }
+        let read = (&self.magic[4 - self.unread..]).read(out)?;
+        self.unread -= read;
+        Ok(read)
+    }
+}
+
+/// Every frame of a zstd stream; the library's decoder ends with the first.
+enum Zstd {
+    Between(Frames),
+    Inside(Box<StreamingDecoder<Frames, FrameDecoder>>),
+    Ended,
+}
+
+impl Read for Zstd {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match std::mem::replace(self, Self::Ended) {
+                Self::Ended => return Ok(0),
+                Self::Between(mut frames) => {
+                    if frames.input.fill_buf()?.is_empty() {
+                        return Ok(0);
+                    }
+                    frames.input.read_exact(&mut frames.magic)?;
+                    if frames.magic == [0x28, 0xb5, 0x2f, 0xfd] {
+                        frames.unread = 4;
+                        let decoder = StreamingDecoder::new(frames).map_err(invalid)?;
+                        *self = Self::Inside(Box::new(decoder));
+                    } else if is_zstd(frames.magic) {
+                        // A skippable frame: a length, and that many bytes of something else.
+                        let mut length = [0; 4];
+                        frames.input.read_exact(&mut length)?;
+                        let length = u64::from(u32::from_le_bytes(length));
+                        if io::copy(&mut frames.input.by_ref().take(length), &mut io::sink())? < length {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                        *self = Self::Between(frames);
+                    } else {
+                        return Err(invalid("what follows a zstd frame is none"));
+                    }
+                }
+                Self::Inside(mut decoder) => {
+                    let read = decoder.read(out)?;
+                    if read > 0 || out.is_empty() {
+                        *self = Self::Inside(decoder);
+                        return Ok(read);
+                    }
+                    *self = Self::Between(decoder.into_inner());
+                }
+            }
+        }
+    }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Reads in a thread, so that decompressing and looking at packets each have a core.
+struct ReadAhead {
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    piece: io::Cursor<Vec<u8>>,
+}
+
+impl ReadAhead {
+    fn new(mut input: impl Read + Send + 'static) -> Self {
+        let (sender, pieces) = sync_channel(PIECES);
+        // It ends with its input, or when the reader is dropped and sending fails.
+        std::thread::spawn(move || {
+            loop {
+                let mut piece = Vec::with_capacity(PIECE);
+                let result = input.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+                let ended = piece.is_empty();
+                if !ended && sender.send(Ok(piece)).is_err() {
+                    return;
+                }
+                if let Err(error) = result {
+                    let _ = sender.send(Err(error));
+                    return;
+                }
+                if ended {
+                    return;
+                }
+            }
+        });
+        Self { pieces, piece: io::Cursor::new(Vec::new()) }
+    }
+}
+
+impl Read for ReadAhead {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.piece.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            match self.pieces.recv() {
+                Ok(Ok(piece)) => self.piece = io::Cursor::new(piece),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+}
