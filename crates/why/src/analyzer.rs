@@ -1,0 +1,323 @@
+//! One pass over a capture's packets: connections in, findings out.
+
+use std::collections::HashMap;
+
+use linger_packet::capture::Packet;
+use linger_packet::{Flags, NotTcp, Segment};
+
+use crate::facts::Facts;
+use crate::finding::{Evidence, Finding, Numbers};
+use crate::flow::{At, Flow, Key, Step};
+use crate::surroundings::Surroundings;
+use crate::table::{Slot, Table};
+use crate::verdict;
+use crate::{Cause, Class};
+
+/// After a reset its connection is watched for this long: packets of a sender who knows nothing of it, and
+/// refusals that tell of a process's end.
+const AFTER_RESET: u64 = 10_000_000_000;
+/// After both FINs, for a late reset.
+const AFTER_CLOSE: u64 = 2_000_000_000;
+/// A forged reset that both sides ignore is reported after so many packets of each, and the flow goes on.
+const IGNORED: u32 = 8;
+/// Comments kept for ladders.
+const MAX_COMMENTS: usize = 4_096;
+
+/// How much may be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections at once; beyond them the oldest that have ended are forgotten first, then those silent for
+    /// longest. Each takes about 600 bytes.
+    pub flows: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows: 100_000 }
+    }
+}
+
+/// What went by, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Packets read.
+    pub packets: u64,
+    /// Of them, TCP segments.
+    pub segments: u64,
+    /// IP fragments, which are not reassembled.
+    pub fragments: u64,
+    /// Packets cut so short that the TCP flags are missing.
+    pub cut: u64,
+    /// Packets whose headers contradict themselves.
+    pub malformed: u64,
+    /// Packets of link types this program does not know.
+    pub unknown_link: u64,
+    /// Packets captured twice.
+    pub duplicates: u64,
+    /// Connections seen.
+    pub connections: u64,
+    /// Connections forgotten while alive, because too many were.
+    pub forgotten: u64,
+    /// Connections with a reset.
+    pub resets: u64,
+    /// The first and last packet's time, nanoseconds since 1970-01-01 00:00 UTC.
+    pub first: u64,
+    /// As `first`.
+    pub last: u64,
+}
+
+/// Takes packets in the order of the capture, gives findings in the order in which they become final.
+#[derive(Debug)]
+pub struct Analyzer {
+    file: String,
+    table: Table,
+    surroundings: Surroundings,
+    ready: Vec<Finding>,
+    counts: Counts,
+    comments: HashMap<u64, String>,
+}
+
+impl Analyzer {
+    /// Begins an analysis; `file` is what findings call the capture.
+    pub fn new(file: impl Into<String>, limits: Limits) -> Self {
+        Self {
+            file: file.into(),
+            table: Table::new(limits.flows),
+            surroundings: Surroundings::default(),
+            ready: Vec::new(),
+            counts: Counts::default(),
+            comments: HashMap::new(),
+        }
+    }
+
+    /// Takes the next packet.
+    #[inline]
+    pub fn packet(&mut self, packet: &Packet<'_>) {
+        if self.counts.packets == 0 {
+            self.counts.first = packet.time;
+        }
+        self.counts.packets += 1;
+        self.counts.last = packet.time;
+        match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
+            Ok(segment) => {
+                if packet.has_options() && self.comments.len() < MAX_COMMENTS {
+                    self.comment(packet);
+                }
+                self.segment(&segment, At { frame: packet.frame, time: packet.time });
+            }
+            Err(NotTcp::OtherProtocol) => {}
+            Err(NotTcp::Fragment) => self.counts.fragments += 1,
+            Err(NotTcp::TooShort) => self.counts.cut += 1,
+            Err(NotTcp::UnknownLink) => self.counts.unknown_link += 1,
+            Err(_) => self.counts.malformed += 1,
+        }
+    }
+
+    #[cold]
+    fn comment(&mut self, packet: &Packet<'_>) {
+        let text: Vec<_> = packet.comments().collect();
+        if !text.is_empty() {
+            self.comments.insert(packet.frame, text.join("; "));
+        }
+    }
+
+    fn segment(&mut self, segment: &Segment<'_>, at: At) {
+        self.counts.segments += 1;
+        while let Some(flow) = self.table.due(at.time) {
+            self.settle(flow);
+        }
+        let (key, dir) = Key::of(segment);
+        let mut found = self.table.find(&key);
+        if segment.flags.has(Flags::SYN)
+            && let Some(slot) = found
+            && self.table.get(slot).is_some_and(|flow| flow.is_succeeded_by(segment, dir))
+        {
+            if let Some(flow) = self.table.remove(slot) {
+                self.settle(flow);
+            }
+            found = None;
+        }
+        let slot = match found {
+            Some(slot) => slot,
+            None => self.open(key, at),
+        };
+        let Some(flow) = self.table.get(slot) else { return };
+        let (fin_before, duplicates, repeats) =
+            (flow.sides[dir].fin(), flow.duplicates, flow.syn_ack_repeats);
+        let step = flow.observe(segment, dir, at);
+        let duplicate = flow.duplicates != duplicates;
+        let repeated = flow.syn_ack_repeats != repeats;
+        let ends = !fin_before && flow.sides[dir].fin() && flow.opener() != Some(dir);
+        let ignored = flow.reset.as_ref().is_some_and(|reset| {
+            reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
+        });
+        if duplicate {
+            self.counts.duplicates += 1;
+            return;
+        }
+        if segment.flags.any(Flags::SYN | Flags::FIN | Flags::RST) {
+            self.note_surroundings(slot, segment, dir, at, step, ends, repeated);
+        }
+        match step {
+            Step::Nothing => {}
+            Step::Reset => {
+                self.counts.resets += 1;
+                self.table.end_at(slot, at.time.saturating_add(AFTER_RESET));
+            }
+            Step::Closed => self.table.end_at(slot, at.time.saturating_add(AFTER_CLOSE)),
+        }
+        if ignored {
+            self.table.keep(slot);
+            if let Some(reset) = self.table.get(slot).and_then(|flow| flow.reset.take()) {
+                self.judge(&reset);
+            }
+        }
+    }
+
+    #[cold]
+    fn open(&mut self, key: Key, at: At) -> Slot {
+        self.counts.connections += 1;
+        let (slot, evicted) = self.table.insert(key, at);
+        if let Some(flow) = evicted {
+            if flow.reset.is_none() && !(flow.sides[0].fin() && flow.sides[1].fin()) {
+                self.counts.forgotten += 1;
+            }
+            self.settle(flow);
+        }
+        slot
+    }
+
+    /// Remembers what this packet tells of its listener.
+    #[allow(clippy::too_many_arguments)]
+    fn note_surroundings(
+        &mut self,
+        slot: Slot,
+        segment: &Segment<'_>,
+        dir: usize,
+        at: At,
+        step: Step,
+        ends: bool,
+        repeated: bool,
+    ) {
+        if segment.flags.has(Flags::SYN | Flags::ACK) {
+            self.surroundings.accepts(segment.source, at.time, segment.ttl);
+            if repeated {
+                self.surroundings.repeats(segment.source, at.time);
+            }
+        } else if ends {
+            self.surroundings.ends(segment.source, at.time);
+        } else if step == Step::Reset
+            && let Some(flow) = self.table.get(slot)
+            && let Some(reset) = &flow.reset
+        {
+            let facts = Facts::new(reset);
+            if facts.answers_syn() {
+                self.surroundings.refuses(segment.source, at.time, at.frame);
+            } else if facts.active() && facts.client() != Some(dir) && !flow.sides[dir].fin() {
+                self.surroundings.ends(segment.source, at.time);
+            }
+        }
+    }
+
+    fn settle(&mut self, flow: Flow) {
+        if let Some(reset) = flow.reset {
+            self.judge(&reset);
+        }
+    }
+
+    fn judge(&mut self, reset: &crate::flow::Reset) {
+        let facts = Facts::new(reset);
+        let key = &reset.flow.key;
+        let (from, to) = (key.end(reset.by), key.end(1 - reset.by));
+        let listener = match facts.sender_is_client() {
+            Some(true) => to,
+            _ => from,
+        };
+        let mut verdict = verdict::decide(&facts, &self.surroundings.of(listener));
+        if let Some(says) = facts.application() {
+            verdict.evidence.push(Evidence { frame: None, says });
+        }
+        let losses = facts.losses();
+        let mut ladder = facts.ladder();
+        for rung in &mut ladder {
+            if let Some(comment) = self.comments.get(&rung.frame) {
+                rung.note = Some(match rung.note.take() {
+                    Some(note) => format!("{note}; \"{comment}\""),
+                    None => format!("\"{comment}\""),
+                });
+            }
+        }
+        // How much lay unread is the kernel's secret unless the bytes came too late.
+        let unread = match verdict.cause {
+            _ if verdict.harmless => Some(0),
+            Cause::ClosedWithUnreadData | Cause::Unknown => None,
+            Cause::DataAfterClose => {
+                losses.request.map(|bytes| bytes.max(u64::from(facts.receiver.after_fin)))
+            }
+            _ => losses.request,
+        };
+        self.ready.push(Finding {
+            file: self.file.clone(),
+            frame: reset.at.frame,
+            time: reset.at.time,
+            from,
+            to,
+            client: reset.flow.opener().map(|dir| key.end(dir)),
+            class: verdict.class,
+            cause: verdict.cause,
+            confidence: verdict.confidence,
+            candidates: verdict.candidates,
+            harmless: verdict.harmless,
+            lost_response_bytes: if verdict.harmless { Some(0) } else { losses.response },
+            unread_request_bytes: unread,
+            evidence: verdict.evidence,
+            would_decide: verdict.would_decide,
+            remedy: remedy(verdict.cause, verdict.class, verdict.harmless),
+            further_resets: reset.after.resets[0].saturating_add(reset.after.resets[1]),
+            ladder,
+            ttl: reset.ttl,
+            numbers: Numbers {
+                seq: reset.seq,
+                isns: reset.flow.sides.map(|side| side.syn().then_some(side.isn)),
+            },
+        });
+    }
+
+    /// The findings that became final since the last call.
+    pub fn take(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Whether [`Analyzer::take`] has something to give.
+    #[inline]
+    pub fn has_findings(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The connections remembered at the moment.
+    pub fn live_flows(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Ends the analysis: the findings that were still open, and the numbers.
+    pub fn finish(mut self) -> (Vec<Finding>, Counts) {
+        let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
+        open.sort_by_key(|flow| flow.reset.as_ref().map(|reset| reset.at.frame));
+        for flow in open {
+            self.settle(flow);
+        }
+        (self.ready, self.counts)
+    }
+}
+
+fn remedy(cause: Cause, class: Class, harmless: bool) -> String {
+    if harmless {
+        return "Nothing was lost; no action is needed.".into();
+    }
+    if cause == Cause::Unknown && class == Class::Active {
+        return format!("{} If it is unread data: {}", cause.remedy(), Cause::ClosedWithUnreadData.remedy());
+    }
+    cause.remedy().into()
+}

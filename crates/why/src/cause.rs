@@ -1,0 +1,281 @@
+//! The names: what the wire proves (class), why it was sent (cause), how sure that is (confidence).
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Why a reset was sent. The kebab-case names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// The accept queue was full: silently, with `tcp_abort_on_overflow`, or behind SYN cookies.
+    AcceptQueueOverflow,
+    /// `close()` while bytes of the peer were unread: the kernel resets and drops the send queue.
+    ClosedWithUnreadData,
+    /// Bytes arrived after `close()` or `shutdown()` of the read side, or after the end of the process.
+    DataAfterClose,
+    /// The owner asked for it: `SO_LINGER` with 0, `ss -K`, or an application's abort.
+    Aborted,
+    /// Nobody listens on the port.
+    PortClosed,
+    /// The process ended, or its listener was closed, with connections open.
+    ProcessGone,
+    /// One side has no memory of the connection: a restart, a moved address, an expired state.
+    HalfOpen,
+    /// The side that opened the connection ended it before it had the answer.
+    ClientGaveUp,
+    /// Keepalive probes went unanswered.
+    KeepaliveTimeout,
+    /// Data went unacknowledged until the sender gave up.
+    RetransmissionTimeout,
+    /// The orphaned socket in FIN-WAIT-2 was dropped before the peer closed.
+    Finwait2Expired,
+    /// A firewall answered in the host's name.
+    FirewallReject,
+    /// The alleged sender did not send it: a box in between did.
+    Forged,
+    /// More than one cause remains, or none fits.
+    Unknown,
+}
+
+/// What the wire alone proves about a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Class {
+    /// It answered a SYN.
+    AnswerToSyn,
+    /// It answered a SYN-ACK, or an acknowledgement out of place during the handshake.
+    AnswerToSynAck,
+    /// An answer to a packet, before the sender had acknowledged any data.
+    PassiveBeforeAck,
+    /// An answer to a packet, after data had been acknowledged.
+    PassiveAfterData,
+    /// An answer to a packet that came after the sender's own FIN.
+    PassiveAfterFin,
+    /// The sender's own decision: no packet asked for it.
+    Active,
+    /// The sender's own decision, after its own FIN.
+    ActiveAfterFin,
+    /// The sender's own decision, after its keepalive probes went unanswered.
+    AfterKeepalive,
+    /// The sender's own decision, after its data went unacknowledged.
+    AfterRetransmissions,
+    /// It does not fit the connection it claims to belong to.
+    Foreign,
+}
+
+/// How sure a cause is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Confidence {
+    /// It fits; others fit as well.
+    Possible,
+    /// It fits best; what else would fit is rarer.
+    Likely,
+    /// Nothing else explains the packets.
+    Certain,
+}
+
+impl Cause {
+    /// Every cause, in the order of the documentation.
+    pub const ALL: [Self; 14] = [
+        Self::AcceptQueueOverflow,
+        Self::ClosedWithUnreadData,
+        Self::DataAfterClose,
+        Self::Aborted,
+        Self::PortClosed,
+        Self::ProcessGone,
+        Self::HalfOpen,
+        Self::ClientGaveUp,
+        Self::KeepaliveTimeout,
+        Self::RetransmissionTimeout,
+        Self::Finwait2Expired,
+        Self::FirewallReject,
+        Self::Forged,
+        Self::Unknown,
+    ];
+
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AcceptQueueOverflow => "accept-queue-overflow",
+            Self::ClosedWithUnreadData => "closed-with-unread-data",
+            Self::DataAfterClose => "data-after-close",
+            Self::Aborted => "aborted",
+            Self::PortClosed => "port-closed",
+            Self::ProcessGone => "process-gone",
+            Self::HalfOpen => "half-open",
+            Self::ClientGaveUp => "client-gave-up",
+            Self::KeepaliveTimeout => "keepalive-timeout",
+            Self::RetransmissionTimeout => "retransmission-timeout",
+            Self::Finwait2Expired => "finwait2-expired",
+            Self::FirewallReject => "firewall-reject",
+            Self::Forged => "forged",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// What happened, in one sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::AcceptQueueOverflow => {
+                "The listener's accept queue was full: the kernel dropped the last step of the handshake, and the \
+                 client believed it was connected."
+            }
+            Self::ClosedWithUnreadData => {
+                "The application closed the socket while bytes of the peer lay unread: the kernel reset the \
+                 connection and threw away what it had not sent yet."
+            }
+            Self::DataAfterClose => {
+                "Bytes arrived after the application had closed the socket, or had ended: the kernel answers them \
+                 with a reset."
+            }
+            Self::Aborted => {
+                "The owner of the socket asked for a reset: SO_LINGER with 0 seconds, an administrator's ss -K, or \
+                 an application's abort."
+            }
+            Self::PortClosed => "Nobody listens on that port of that host.",
+            Self::ProcessGone => "The process ended, or closed its listener, while connections were open.",
+            Self::HalfOpen => {
+                "One side has no memory of the connection: it restarted, its address moved, or a state table \
+                 between them forgot it."
+            }
+            Self::ClientGaveUp => "The client closed, aborted or died before it had the whole answer.",
+            Self::KeepaliveTimeout => "Keepalive probes went unanswered: the peer or the path was gone.",
+            Self::RetransmissionTimeout => {
+                "Data was sent again and again without an acknowledgement, until the sender gave up."
+            }
+            Self::Finwait2Expired => {
+                "One side closed, the other kept its half open so long that the kernel forgot the connection."
+            }
+            Self::FirewallReject => {
+                "A firewall on the path or on the host answered with a reset in the host's name."
+            }
+            Self::Forged => {
+                "The alleged sender did not send this reset: a box between the two ends, or an attacker, did."
+            }
+            Self::Unknown => "This capture alone cannot tell the causes apart.",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::AcceptQueueOverflow => {
+                "Look at `ss -ltn` (Recv-Q at its Send-Q) and ListenOverflows in `nstat -az`; make the application \
+                 accept faster, raise its backlog and net.core.somaxconn together."
+            }
+            Self::ClosedWithUnreadData => {
+                "Let the server end with a lingering close: half-close, read on until the client closes or a bound \
+                 is reached, then close (`lingering_close always` in nginx, the crate `linger`, or `linger run`)."
+            }
+            Self::DataAfterClose => {
+                "If a request was lost to an idle keep-alive connection: let the client's idle timeout be the \
+                 shorter one, and repeat safe requests. If an upload was cut off by an early answer: end with a \
+                 lingering close (`linger run`)."
+            }
+            Self::Aborted => {
+                "Search the application for SO_LINGER with 0 and for deliberate aborts (timeouts, limits, bans); its \
+                 log should say which."
+            }
+            Self::PortClosed => {
+                "Check that the service runs and on which address and port it listens (`ss -ltnp`)."
+            }
+            Self::ProcessGone => {
+                "Look for a crash, a kill or a restart at that time (journal, kernel log for out-of-memory); on \
+                 planned restarts stop accepting first and drain the connections."
+            }
+            Self::HalfOpen => {
+                "Find what restarted or failed over, or which NAT, firewall or balancer forgets idle connections, and \
+                 send keepalives more often than its timeout."
+            }
+            Self::ClientGaveUp => {
+                "Compare the client's timeout with how long the answer took; users who leave are no fault of the server."
+            }
+            Self::KeepaliveTimeout => {
+                "Look for the peer or the path disappearing at the first unanswered probe; shorten or lengthen \
+                 tcp_keepalive_* if the detection came too late or too early."
+            }
+            Self::RetransmissionTimeout => {
+                "Find where the segments are lost: capture at both ends, look at path MTU, routes and stateful boxes."
+            }
+            Self::Finwait2Expired => {
+                "Let the peer close when it reads end of file; or, if it must keep its half open, let the closing side \
+                 keep its socket instead of orphaning it (tcp_fin_timeout, 60 s)."
+            }
+            Self::FirewallReject => {
+                "Look for a reject rule with tcp-reset that matches (`nft list ruleset`, `iptables-save`), or for an \
+                 expired connection-tracking entry."
+            }
+            Self::Forged => {
+                "Find the box: the TTL says how many hops away it is. Intrusion prevention, parental filters and \
+                 censors work like this; capture on both sides of each suspect."
+            }
+            Self::Unknown => {
+                "Take the further capture named below, or run `linger watch` on the host that reset."
+            }
+        }
+    }
+}
+
+impl Class {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AnswerToSyn => "answer-to-syn",
+            Self::AnswerToSynAck => "answer-to-syn-ack",
+            Self::PassiveBeforeAck => "passive-before-ack",
+            Self::PassiveAfterData => "passive-after-data",
+            Self::PassiveAfterFin => "passive-after-fin",
+            Self::Active => "active",
+            Self::ActiveAfterFin => "active-after-fin",
+            Self::AfterKeepalive => "after-keepalive",
+            Self::AfterRetransmissions => "after-retransmissions",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
+impl Confidence {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Possible => "possible",
+            Self::Likely => "likely",
+            Self::Certain => "certain",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Confidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_json_agree() {
+        for cause in Cause::ALL {
+            assert_eq!(serde_json::to_string(&cause).unwrap(), format!("\"{cause}\""));
+        }
+    }
+}

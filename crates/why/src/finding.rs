@@ -1,0 +1,110 @@
+//! What is said of one reset.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::{Cause, Class, Confidence};
+
+/// A reset, why it was sent, and how that is known.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The capture it was found in.
+    pub file: String,
+    /// The number of its frame, from 1, as Wireshark counts.
+    pub frame: u64,
+    /// When it was seen: seconds since 1970-01-01 00:00 UTC.
+    #[serde(serialize_with = "seconds")]
+    pub time: u64,
+    /// Who sent it, or is said to.
+    pub from: SocketAddr,
+    /// Whom it was sent to.
+    pub to: SocketAddr,
+    /// The side that opened the connection, where that is known.
+    pub client: Option<SocketAddr>,
+    /// What the wire proves.
+    pub class: Class,
+    /// Why it was sent; [`Cause::Unknown`] where several candidates remain.
+    pub cause: Cause,
+    /// How sure the cause is.
+    pub confidence: Confidence,
+    /// The causes that fit, the likeliest first.
+    pub candidates: Vec<Cause>,
+    /// Nothing was lost, and nobody was refused.
+    pub harmless: bool,
+    /// Bytes of the response that the client never got, as far as the capture shows.
+    pub lost_response_bytes: Option<u64>,
+    /// Bytes of the request that the server never took, as far as the capture shows.
+    pub unread_request_bytes: Option<u64>,
+    /// The packets and fields that say so.
+    pub evidence: Vec<Evidence>,
+    /// The further capture or fact that would decide it.
+    pub would_decide: Option<String>,
+    /// What to do about it.
+    pub remedy: String,
+    /// Further resets on the same connection, consequences of this one.
+    pub further_resets: u32,
+    /// The packets that matter, in order.
+    pub ladder: Vec<Rung>,
+    /// The reset's TTL or hop limit.
+    pub ttl: u8,
+    #[serde(skip)]
+    pub(crate) numbers: Numbers,
+}
+
+/// What tells this connection from others, in other captures too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    /// The reset's sequence number.
+    pub(crate) seq: u32,
+    /// The initial sequence numbers of the two sides, where their SYNs were seen.
+    pub(crate) isns: [Option<u32>; 2],
+}
+
+impl Finding {
+    /// The end that listens, as far as is known: the one that is not the client, or else the resetting one.
+    pub fn listener(&self) -> SocketAddr {
+        if self.client == Some(self.from) { self.to } else { self.from }
+    }
+}
+
+/// One thing that speaks for a cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// The frame that shows it; `None` for what is the absence of one.
+    pub frame: Option<u64>,
+    /// What it says.
+    pub says: String,
+}
+
+/// One packet of a ladder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Rung {
+    /// The frame's number.
+    pub frame: u64,
+    /// When it was seen: seconds since 1970-01-01 00:00 UTC.
+    #[serde(serialize_with = "seconds")]
+    pub time: u64,
+    /// Whether the sender of the reset sent it.
+    pub by_resetter: bool,
+    /// The TCP flags.
+    pub flags: String,
+    /// Its sequence number, counted from the sender's initial one.
+    pub seq: u32,
+    /// Its acknowledgement number, counted from the receiver's initial one.
+    pub ack: Option<u32>,
+    /// Bytes of payload.
+    pub len: u32,
+    /// The window field as it stands in the header.
+    pub window: u16,
+    /// What is remarkable about it.
+    pub note: Option<String>,
+}
+
+fn seconds<S: serde::Serializer>(nanoseconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    // To the microsecond: what an f64 holds of today's times.
+    serializer.serialize_f64((*nanoseconds / 1_000) as f64 / 1e6)
+}

@@ -1,0 +1,148 @@
+//! Many resets of one cause are one finding: one process that died, one overloaded listener, one firewall.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use crate::{Cause, Class, Confidence, Finding};
+
+/// Groups told apart; what comes beyond joins one group for each cause.
+const MAX_GROUPS: usize = 10_000;
+/// Connections listed by name in each group.
+const MAX_MEMBERS: usize = 1_000;
+/// Process deaths of one listener further apart are two.
+const APART: u64 = 60_000_000_000;
+
+/// Resets with one cause at one place.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Group {
+    /// Why they were sent.
+    pub cause: Cause,
+    /// The causes that fit.
+    pub candidates: Vec<Cause>,
+    /// The best confidence among them.
+    pub confidence: Confidence,
+    /// Whether all of them were harmless.
+    pub harmless: bool,
+    /// The listener concerned; port 0 where there are several.
+    pub listener: Option<SocketAddr>,
+    /// How many connections were reset.
+    pub connections: u64,
+    /// Response bytes that never arrived, all together, as far as is visible.
+    pub lost_response_bytes: u64,
+    /// Request bytes that were never read, all together, as far as is visible.
+    pub unread_request_bytes: u64,
+    /// The first ones, at most a thousand.
+    pub members: Vec<Member>,
+    /// The clearest of them.
+    #[serde(skip)]
+    pub example: Finding,
+}
+
+/// One connection of a group.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Member {
+    /// The capture.
+    pub file: String,
+    /// The reset's frame.
+    pub frame: u64,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Whom it was sent to.
+    pub to: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    cause: Cause,
+    class: Option<Class>,
+    candidates: Vec<Cause>,
+    harmless: bool,
+    place: Option<(IpAddr, u16)>,
+    ttl: Option<u8>,
+    period: u64,
+}
+
+/// Collects findings into groups.
+#[derive(Debug, Default)]
+pub struct Groups {
+    index: HashMap<Key, usize>,
+    groups: Vec<Group>,
+}
+
+impl Groups {
+    /// Adds a finding.
+    pub fn add(&mut self, finding: Finding) {
+        let mut key = key(&finding);
+        if self.groups.len() >= MAX_GROUPS && !self.index.contains_key(&key) {
+            (key.place, key.ttl, key.period) = (None, None, 0);
+        }
+        let Some(&at) = self.index.get(&key) else {
+            self.index.insert(key, self.groups.len());
+            self.groups.push(Group {
+                cause: finding.cause,
+                candidates: finding.candidates.clone(),
+                confidence: finding.confidence,
+                harmless: finding.harmless,
+                listener: Some(finding.listener()),
+                connections: 1,
+                lost_response_bytes: finding.lost_response_bytes.unwrap_or(0),
+                unread_request_bytes: finding.unread_request_bytes.unwrap_or(0),
+                members: vec![member(&finding)],
+                example: finding,
+            });
+            return;
+        };
+        let group = &mut self.groups[at];
+        group.connections += 1;
+        group.lost_response_bytes += finding.lost_response_bytes.unwrap_or(0);
+        group.unread_request_bytes += finding.unread_request_bytes.unwrap_or(0);
+        group.listener = match group.listener {
+            Some(listener) if listener == finding.listener() => Some(listener),
+            Some(listener) if listener.ip() == finding.listener().ip() => Some((listener.ip(), 0).into()),
+            _ => None,
+        };
+        if group.members.len() < MAX_MEMBERS {
+            group.members.push(member(&finding));
+        }
+        if (finding.confidence, finding.evidence.len()) > (group.confidence, group.example.evidence.len()) {
+            group.confidence = finding.confidence;
+            group.example = finding;
+        }
+    }
+
+    /// The groups: harmful ones first, the largest of them first.
+    pub fn sorted(mut self) -> Vec<Group> {
+        self.groups.sort_by_key(|group| {
+            (group.harmless, std::cmp::Reverse(group.connections), group.example.time, group.example.frame)
+        });
+        self.groups
+    }
+}
+
+fn member(finding: &Finding) -> Member {
+    Member { file: finding.file.clone(), frame: finding.frame, from: finding.from, to: finding.to }
+}
+
+fn key(finding: &Finding) -> Key {
+    let listener = finding.listener();
+    let (place, ttl) = match finding.cause {
+        // One box answers for many hosts; its distance gives it away.
+        Cause::FirewallReject | Cause::Forged => (None, Some(finding.ttl)),
+        Cause::PortClosed => (Some((listener.ip(), 0)), None),
+        _ => (Some((listener.ip(), listener.port())), None),
+    };
+    let unknown = finding.cause == Cause::Unknown;
+    Key {
+        cause: finding.cause,
+        class: unknown.then_some(finding.class),
+        candidates: if unknown { finding.candidates.clone() } else { Vec::new() },
+        harmless: finding.harmless,
+        place,
+        ttl,
+        period: if finding.cause == Cause::ProcessGone { finding.time / APART } else { 0 },
+    }
+}

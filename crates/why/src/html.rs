@@ -1,0 +1,178 @@
+//! The report as one page that needs nothing else: text, and ladders drawn in SVG.
+
+use std::io::{self, Write};
+
+use crate::group::Group;
+use crate::text::{headline, label, losses};
+use crate::{Cause, Examined, Finding};
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --paper: #fff; --card: #f6f7f9; --bad: #b42318;
+  --good: #067647; --line: #475467; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --paper: #14171c; --card: #1d2129;
+  --bad: #f97066; --good: #47cd89; --line: #98a2b3; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 0 0 .5rem; }
+section { background: var(--card); border-radius: .5rem; padding: 1rem 1.25rem; margin: 1rem 0;
+  border-left: .3rem solid var(--bad); overflow-x: auto; }
+section.harmless { border-color: var(--good); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
+dt { color: var(--soft); } dd { margin: 0; } ul { margin: .3rem 0; padding-left: 1.2rem; }
+.note { color: var(--soft); } svg text { font: 12px ui-monospace, monospace; fill: var(--ink); }
+svg .soft { fill: var(--soft); } svg line { stroke: var(--line); } svg .reset line { stroke: var(--bad); stroke-width: 2; }
+svg .reset text, svg .reset polygon { fill: var(--bad); } svg polygon { fill: var(--line); }
+";
+
+/// The height of one packet in a ladder, and the places of the two sides.
+const STEP: usize = 26;
+const LEFT: usize = 190;
+const RIGHT: usize = 640;
+const SVG_WIDTH: usize = 900;
+
+/// Writes the whole page.
+///
+/// # Errors
+/// Those of `out`.
+pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io::Result<()> {
+    writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">")?;
+    writeln!(out, "<meta name=\"viewport\" content=\"width=device-width\">")?;
+    writeln!(out, "<title>Why connections were reset</title>\n<style>{STYLE}</style>")?;
+    writeln!(out, "<h1>Why connections were reset</h1>")?;
+    for file in files {
+        let counts = &file.counts;
+        writeln!(
+            out,
+            "<p>{}: {} packets, {} connections, {} of them reset, {:.3} s</p>",
+            escape(&file.file),
+            counts.packets,
+            counts.connections,
+            counts.resets,
+            counts.last.saturating_sub(counts.first) as f64 / 1e9
+        )?;
+        if let Some(stopped) = &file.stopped {
+            writeln!(out, "<p class=\"note\">{}</p>", escape(stopped))?;
+        }
+    }
+    if groups.is_empty() {
+        writeln!(out, "<p>No connection was reset.</p>")?;
+    }
+    for (number, group) in groups.iter().enumerate() {
+        section(out, number + 1, group)?;
+    }
+    writeln!(out, "</html>")
+}
+
+fn section(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()> {
+    let example = &group.example;
+    let class = if group.harmless { " class=\"harmless\"" } else { "" };
+    writeln!(out, "<section{class}>\n<h2>{number}. {}</h2>", escape(&headline(group)))?;
+    writeln!(out, "<p>{} {}</p>\n<dl>", escape(group.cause.meaning()), escape(&losses(group)))?;
+    let mut row = |name: &str, value: &str| writeln!(out, "<dt>{name}</dt><dd>{value}</dd>");
+    row("Wire", &escape(&format!("{}, frame {} of {}", example.class, example.frame, example.file)))?;
+    let evidence: String = example
+        .evidence
+        .iter()
+        .map(|evidence| match evidence.frame {
+            Some(frame) => format!("<li>frame {frame}: {}</li>", escape(&evidence.says)),
+            None => format!("<li>{}</li>", escape(&evidence.says)),
+        })
+        .collect();
+    row("Evidence", &format!("<ul>{evidence}</ul>"))?;
+    if group.cause != Cause::Unknown && group.candidates.len() > 1 {
+        let others: Vec<_> = group
+            .candidates
+            .iter()
+            .filter(|&&cause| cause != group.cause)
+            .map(|cause| cause.name())
+            .collect();
+        row("Would also fit", &others.join(", "))?;
+    }
+    if let Some(would_decide) = &example.would_decide {
+        row("Would decide it", &escape(would_decide))?;
+    }
+    row("Remedy", &escape(&example.remedy))?;
+    writeln!(out, "</dl>")?;
+    svg(out, example)?;
+    if group.connections > 1 {
+        writeln!(out, "<details><summary>{} connections</summary><ul>", group.connections)?;
+        for member in &group.members {
+            let text = format!("{} frame {}: {} to {}", member.file, member.frame, member.from, member.to);
+            writeln!(out, "<li>{}</li>", escape(&text))?;
+        }
+        writeln!(out, "</ul></details>")?;
+    }
+    writeln!(out, "</section>")
+}
+
+fn svg(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+    let height = STEP * (finding.ladder.len() + 2);
+    writeln!(
+        out,
+        "<svg viewBox=\"0 0 {SVG_WIDTH} {height}\" width=\"{SVG_WIDTH}\" height=\"{height}\" role=\"img\" \
+         aria-label=\"packets of the connection\">"
+    )?;
+    for (x, end) in [(LEFT, finding.to), (RIGHT, finding.from)] {
+        writeln!(out, "<text x=\"{x}\" y=\"14\" text-anchor=\"middle\">{}</text>", escape(&end.to_string()))?;
+        writeln!(out, "<line x1=\"{x}\" y1=\"20\" x2=\"{x}\" y2=\"{height}\" stroke-dasharray=\"2 3\"/>")?;
+    }
+    let start = finding.ladder.first().map_or(0, |rung| rung.time);
+    for (at, rung) in finding.ladder.iter().enumerate() {
+        let y = STEP * (at + 2);
+        let class = if rung.flags.contains("RST") { " class=\"reset\"" } else { "" };
+        let seconds = rung.time.saturating_sub(start) as f64 / 1e9;
+        let (from, to, tip) =
+            if rung.by_resetter { (RIGHT, LEFT, LEFT + 8) } else { (LEFT, RIGHT, RIGHT - 8) };
+        writeln!(
+            out,
+            "<g{class}><text class=\"soft\" x=\"0\" y=\"{}\">{} {seconds:.6}</text>",
+            y + 4,
+            rung.frame
+        )?;
+        writeln!(out, "<line x1=\"{from}\" y1=\"{y}\" x2=\"{to}\" y2=\"{y}\"/>")?;
+        writeln!(out, "<polygon points=\"{to},{y} {tip},{} {tip},{}\"/>", y - 4, y + 4)?;
+        let middle = LEFT.midpoint(RIGHT);
+        writeln!(
+            out,
+            "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            y - 5,
+            escape(&label(rung))
+        )?;
+        let note = rung.note.as_ref().map_or(String::new(), |note| format!(", {note}"));
+        writeln!(
+            out,
+            "<text class=\"soft\" x=\"{}\" y=\"{}\">win {}{}</text></g>",
+            RIGHT + 10,
+            y + 4,
+            rung.window,
+            escape(&note)
+        )?;
+    }
+    writeln!(out, "</svg>")
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            // A capture's text may hold anything; control characters are not allowed in a page.
+            other if other.is_control() => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_strangers_cannot_become_markup() {
+        assert_eq!(escape("<script>\"&\u{1b}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
+    }
+}

@@ -1,0 +1,34 @@
+//! From captured packets to the causes of TCP resets, with evidence.
+//!
+//! "Connection reset by peer" has a dozen causes, and one capture decides between some of them only. An
+//! [`Analyzer`] takes the packets of a capture in one pass and gives a [`Finding`] for each connection that was
+//! reset: what the wire proves ([`Class`]), why it was sent ([`Cause`]) and how sure that is ([`Confidence`]),
+//! or which causes remain and what would decide between them.
+//!
+//! [`examine`] does that for a file, [`compare`] sets several captures of the same connections against each other,
+//! [`Groups`] joins the resets of one process, listener or firewall, and [`text`] and [`html`] write what an
+//! operator reads.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
+mod analyzer;
+mod app;
+mod boxes;
+mod cause;
+mod facts;
+mod finding;
+mod flow;
+mod group;
+pub mod html;
+mod pair;
+mod read;
+mod surroundings;
+mod table;
+pub mod text;
+mod verdict;
+
+pub use analyzer::{Analyzer, Counts, Limits};
+pub use cause::{Cause, Class, Confidence};
+pub use finding::{Evidence, Finding, Rung};
+pub use group::{Group, Groups, Member};
+pub use pair::compare;
+pub use read::{Examined, examine, examine_reader};

@@ -1,0 +1,133 @@
+//! What the other connections of a listener tell: refusals, accepted handshakes, many ends at once.
+
+use std::net::SocketAddr;
+
+use hashbrown::HashMap;
+
+/// Listeners remembered; beyond them the one silent for longest is forgotten.
+const MAX_LISTENERS: usize = 8_192;
+/// Connections that a listener's side ends within this long end together.
+const TOGETHER: u64 = 50_000_000;
+
+/// What is known of one listener.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Listener {
+    /// The latest SYN-ACK.
+    pub(crate) accepted: Option<u64>,
+    /// The latest SYN that was answered with a reset.
+    pub(crate) refused: Option<(u64, u64)>,
+    /// The TTL of its SYN-ACKs.
+    pub(crate) ttl: Option<u8>,
+    /// SYN-ACKs repeated after the client's ACK, over all its connections.
+    pub(crate) repeats: u32,
+    /// When the latest group of ends began, and how many there were.
+    burst: (u64, u32),
+    /// The greatest such group.
+    greatest: (u64, u32),
+    touched: u64,
+}
+
+impl Listener {
+    /// How many connections its side ended together around `time`.
+    pub(crate) fn ended_together(&self, time: u64) -> u32 {
+        [self.burst, self.greatest]
+            .iter()
+            .filter(|(start, _)| {
+                time.saturating_add(TOGETHER) >= *start && time <= start.saturating_add(2 * TOGETHER)
+            })
+            .map(|&(_, count)| count)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// How many connections its side ended at once, at most, in the time before `time`.
+    pub(crate) fn ended_within(&self, time: u64, before: u64) -> u32 {
+        [self.burst, self.greatest]
+            .iter()
+            .filter(|(start, _)| *start <= time && time - start <= before)
+            .map(|&(_, count)| count)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// The listeners of a capture.
+#[derive(Debug, Default)]
+pub(crate) struct Surroundings {
+    listeners: HashMap<SocketAddr, Listener>,
+}
+
+impl Surroundings {
+    pub(crate) fn of(&self, listener: SocketAddr) -> Listener {
+        self.listeners.get(&listener).copied().unwrap_or_default()
+    }
+
+    fn touch(&mut self, listener: SocketAddr, time: u64) -> &mut Listener {
+        if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains_key(&listener) {
+            // Half at once, so that the search for the oldest is paid for by many.
+            let mut times: Vec<u64> = self.listeners.values().map(|listener| listener.touched).collect();
+            let middle = times.len() / 2;
+            let (_, &mut median, _) = times.select_nth_unstable(middle);
+            self.listeners.retain(|_, listener| listener.touched > median);
+        }
+        let listener = self.listeners.entry(listener).or_default();
+        listener.touched = time;
+        listener
+    }
+
+    pub(crate) fn accepts(&mut self, listener: SocketAddr, time: u64, ttl: u8) {
+        let listener = self.touch(listener, time);
+        listener.accepted = Some(time);
+        listener.ttl = Some(ttl);
+    }
+
+    pub(crate) fn repeats(&mut self, listener: SocketAddr, time: u64) {
+        let listener = self.touch(listener, time);
+        listener.repeats = listener.repeats.saturating_add(1);
+    }
+
+    pub(crate) fn refuses(&mut self, listener: SocketAddr, time: u64, frame: u64) {
+        self.touch(listener, time).refused = Some((time, frame));
+    }
+
+    /// The listener's side ended an open connection, by FIN or by reset.
+    pub(crate) fn ends(&mut self, listener: SocketAddr, time: u64) {
+        let listener = self.touch(listener, time);
+        if time.saturating_sub(listener.burst.0) <= TOGETHER {
+            listener.burst.1 = listener.burst.1.saturating_add(1);
+        } else {
+            listener.burst = (time, 1);
+        }
+        if listener.burst.1 >= listener.greatest.1 {
+            listener.greatest = listener.burst;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_at_once_are_counted_together() {
+        let listener = "10.0.0.1:80".parse().unwrap();
+        let mut all = Surroundings::default();
+        for n in 0..6 {
+            all.ends(listener, 1_000_000_000 + n);
+        }
+        all.ends(listener, 9_000_000_000);
+        assert_eq!(all.of(listener).ended_together(1_000_000_003), 6);
+        assert_eq!(all.of(listener).ended_together(9_000_000_000), 1);
+        assert_eq!(all.of(listener).ended_together(5_000_000_000), 0);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_latest_stay() {
+        let mut all = Surroundings::default();
+        for n in 0..20_000u32 {
+            all.accepts(SocketAddr::from((n.to_be_bytes(), 80)), u64::from(n), 64);
+            assert!(all.listeners.len() <= MAX_LISTENERS);
+        }
+        assert!(all.of(SocketAddr::from((19_999u32.to_be_bytes(), 80))).accepted.is_some());
+    }
+}

@@ -1,0 +1,180 @@
+//! The connections alive in a capture: found by their ends, bounded in number, forgotten in order.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::flow::{At, Flow, Key};
+
+/// Flows are kept in pieces of this many, so that growing copies nothing.
+const CHUNK: usize = 256;
+/// How many flows are looked at for the one that has been silent for longest, when all places are taken.
+const LOOKS: usize = 64;
+
+/// Where a flow is kept.
+pub(crate) type Slot = u32;
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    hasher: DefaultHashBuilder,
+    index: HashTable<Slot>,
+    chunks: Vec<Vec<Option<Flow>>>,
+    free: Vec<Slot>,
+    /// Flows that have ended, with the time until which stragglers are waited for.
+    ending: VecDeque<(u64, Slot, u32)>,
+    generation: u32,
+    limit: usize,
+    hand: usize,
+    /// The flow of the last packet.
+    last: Option<(Key, Slot)>,
+}
+
+impl Table {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            index: HashTable::new(),
+            chunks: Vec::new(),
+            free: Vec::new(),
+            ending: VecDeque::new(),
+            generation: 0,
+            limit: limit.max(1),
+            hand: 0,
+            last: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    #[inline]
+    pub(crate) fn get(&mut self, slot: Slot) -> Option<&mut Flow> {
+        self.chunks.get_mut(slot as usize / CHUNK)?.get_mut(slot as usize % CHUNK)?.as_mut()
+    }
+
+    #[inline]
+    pub(crate) fn find(&mut self, key: &Key) -> Option<Slot> {
+        if let Some((last, slot)) = &self.last
+            && last == key
+        {
+            return Some(*slot);
+        }
+        let hash = self.hasher.hash_one(key);
+        let chunks = &self.chunks;
+        let slot = *self.index.find(hash, |&slot| key_at(chunks, slot) == Some(*key))?;
+        self.last = Some((*key, slot));
+        Some(slot)
+    }
+
+    /// Makes a flow for `key`, which has none. The flow that had to go for it, if any, comes back.
+    pub(crate) fn insert(&mut self, key: Key, at: At) -> (Slot, Option<Flow>) {
+        let evicted = if self.len() >= self.limit { self.evict() } else { None };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+                self.chunks.push(Vec::with_capacity(CHUNK));
+            }
+            let last = self.chunks.len() - 1;
+            self.chunks[last].push(None);
+            (last * CHUNK + self.chunks[last].len() - 1) as Slot
+        });
+        self.generation = self.generation.wrapping_add(1);
+        let mut flow = Flow::new(key, at);
+        flow.generation = self.generation;
+        self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] = Some(flow);
+        let hash = self.hasher.hash_one(key);
+        let (hasher, chunks) = (&self.hasher, &self.chunks);
+        self.index
+            .insert_unique(hash, slot, |&slot| key_at(chunks, slot).map_or(0, |key| hasher.hash_one(key)));
+        self.last = Some((key, slot));
+        (slot, evicted)
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Flow> {
+        let key = key_at(&self.chunks, slot)?;
+        let hash = self.hasher.hash_one(key);
+        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
+            entry.remove();
+        }
+        self.last = None;
+        self.free.push(slot);
+        self.chunks[slot as usize / CHUNK][slot as usize % CHUNK].take()
+    }
+
+    /// Lets a flow go once the capture's clock has passed `until`; what was said before no longer counts.
+    pub(crate) fn end_at(&mut self, slot: Slot, until: u64) {
+        self.keep(slot);
+        if let Some(generation) = self.get(slot).map(|flow| flow.generation) {
+            self.ending.push_back((until, slot, generation));
+        }
+        // Flows that were replaced before their time leave entries behind.
+        if self.ending.len() > 2 * self.limit {
+            let chunks = &self.chunks;
+            self.ending.retain(|&(_, slot, generation)| {
+                flow_at(chunks, slot).is_some_and(|flow| flow.generation == generation)
+            });
+        }
+    }
+
+    /// Takes back that a flow is to go.
+    pub(crate) fn keep(&mut self, slot: Slot) {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        if let Some(flow) = self.get(slot) {
+            flow.generation = generation;
+        }
+    }
+
+    /// A flow whose time has passed.
+    #[inline]
+    pub(crate) fn due(&mut self, now: u64) -> Option<Flow> {
+        loop {
+            if self.ending.front()?.0 > now {
+                return None;
+            }
+            let (_, slot, generation) = self.ending.pop_front()?;
+            if self.get(slot).is_some_and(|flow| flow.generation == generation) {
+                return self.remove(slot);
+            }
+        }
+    }
+
+    /// Any flow, until there is none: for the end.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Flow> {
+        self.index.clear();
+        self.last = None;
+        std::mem::take(&mut self.chunks).into_iter().flatten().flatten()
+    }
+
+    /// Ended flows go first, the oldest of them; then of some live ones the one silent for longest.
+    fn evict(&mut self) -> Option<Flow> {
+        while let Some((_, slot, generation)) = self.ending.pop_front() {
+            if self.get(slot).is_some_and(|flow| flow.generation == generation) {
+                return self.remove(slot);
+            }
+        }
+        let places = self.chunks.iter().map(Vec::len).sum::<usize>();
+        let mut oldest: Option<(u64, Slot)> = None;
+        for _ in 0..LOOKS.min(places) {
+            self.hand = (self.hand + 1) % places;
+            let slot = self.hand as Slot;
+            if let Some(time) = self.get(slot).map(|flow| flow.last_time)
+                && oldest.is_none_or(|(known, _)| time < known)
+            {
+                oldest = Some((time, slot));
+            }
+        }
+        self.remove(oldest?.1)
+    }
+}
+
+#[inline]
+fn flow_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<&Flow> {
+    chunks.get(slot as usize / CHUNK)?.get(slot as usize % CHUNK)?.as_ref()
+}
+
+#[inline]
+fn key_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<Key> {
+    flow_at(chunks, slot).map(|flow| flow.key)
+}

@@ -1,0 +1,216 @@
+//! The report as text: what happened, to whom, why, and the packets that say so.
+
+use std::io::{self, Write};
+
+use crate::group::Group;
+use crate::{Cause, Confidence, Examined, Finding, Rung};
+
+/// The width of a ladder's middle.
+const WIDTH: usize = 44;
+/// Members of a group that are listed by name.
+const LISTED: usize = 8;
+
+/// Writes the whole report.
+///
+/// # Errors
+/// Those of `out`.
+pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io::Result<()> {
+    for file in files {
+        header(out, file)?;
+    }
+    let connections = |harmless| -> u64 {
+        groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
+    };
+    let (harmful, harmless) = (connections(false), connections(true));
+    if harmful + harmless == 0 {
+        return writeln!(out, "No connection was reset.");
+    }
+    let findings = groups.iter().filter(|group| !group.harmless).count();
+    writeln!(
+        out,
+        "{harmful} {} harmfully, in {}; {harmless} harmlessly.",
+        if harmful == 1 { "connection was reset" } else { "connections were reset" },
+        plural(findings as u64, "finding"),
+    )?;
+    for (number, group) in groups.iter().enumerate() {
+        writeln!(out)?;
+        finding(out, number + 1, group)?;
+    }
+    Ok(())
+}
+
+fn header(out: &mut impl Write, file: &Examined) -> io::Result<()> {
+    let counts = &file.counts;
+    writeln!(
+        out,
+        "{}: {}, {}, {:.3} s",
+        file.file,
+        plural(counts.packets, "packet"),
+        plural(counts.connections, "connection"),
+        counts.last.saturating_sub(counts.first) as f64 / 1e9
+    )?;
+    let mut notes = Vec::new();
+    for (count, what) in [
+        (counts.fragments, "IP fragments were not reassembled"),
+        (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),
+        (counts.malformed, "packets had headers that contradict themselves"),
+        (counts.unknown_link, "packets had a link type this program does not know"),
+        (counts.forgotten, "connections were forgotten while alive, because too many were (--flows)"),
+        (counts.duplicates, "packets were captured twice, and counted once"),
+    ] {
+        if count > 0 {
+            notes.push(format!("{count} {what}"));
+        }
+    }
+    notes.extend(file.stopped.clone());
+    for note in notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
+}
+
+/// What a group is called in one line: cause, confidence, how many, where.
+pub fn headline(group: &Group) -> String {
+    let mut line = match group.cause {
+        Cause::Unknown => {
+            let names: Vec<_> = group.candidates.iter().map(|cause| cause.name()).collect();
+            format!("undecided between {}", names.join(", "))
+        }
+        cause => format!("{cause} ({})", group.confidence),
+    };
+    line += &format!(", {}", plural(group.connections, "connection"));
+    if let Some(listener) = group.listener {
+        line += &if listener.port() == 0 {
+            format!(", several ports of {}", listener.ip())
+        } else {
+            format!(", {listener}")
+        };
+    }
+    if group.harmless {
+        line += ", harmless";
+    }
+    line
+}
+
+/// What was lost, in one sentence.
+pub fn losses(group: &Group) -> String {
+    let (response, request) = (group.lost_response_bytes, group.unread_request_bytes);
+    match (response, request) {
+        _ if group.harmless => "Nothing was lost.".into(),
+        (0, 0) => "No lost bytes are visible in the capture.".into(),
+        _ => {
+            let mut parts = Vec::new();
+            if response > 0 {
+                parts.push(format!("{response} bytes of responses never arrived"));
+            }
+            if request > 0 {
+                parts.push(format!("{request} bytes of requests were never read"));
+            }
+            format!("At least {}.", parts.join(", "))
+        }
+    }
+}
+
+fn finding(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()> {
+    let example = &group.example;
+    writeln!(out, "{number}. {}", headline(group))?;
+    writeln!(out, "   {}", group.cause.meaning())?;
+    writeln!(out, "   Lost: {}", losses(group))?;
+    if group.connections > 1 {
+        writeln!(out, "   The clearest of them: frame {} of {}", example.frame, example.file)?;
+    }
+    writeln!(out, "   Wire: {} from {} to {}", example.class, example.from, example.to)?;
+    for evidence in &example.evidence {
+        match evidence.frame {
+            Some(frame) => writeln!(out, "   - frame {frame}: {}", evidence.says)?,
+            None => writeln!(out, "   - {}", evidence.says)?,
+        }
+    }
+    if group.cause != Cause::Unknown
+        && example.confidence != Confidence::Certain
+        && group.candidates.len() > 1
+    {
+        let others: Vec<_> = group
+            .candidates
+            .iter()
+            .filter(|&&cause| cause != group.cause)
+            .map(|cause| cause.name())
+            .collect();
+        writeln!(out, "   Would also fit: {}", others.join(", "))?;
+    }
+    if let Some(would_decide) = example.would_decide.as_ref().filter(|_| !group.harmless) {
+        writeln!(out, "   Would decide it: {would_decide}")?;
+    }
+    writeln!(out, "   Remedy: {}", example.remedy)?;
+    if group.connections > 1 {
+        let listed: Vec<_> = group
+            .members
+            .iter()
+            .take(LISTED)
+            .map(|member| format!("frame {} {} -> {}", member.frame, member.from, member.to))
+            .collect();
+        let more = group.connections.saturating_sub(listed.len() as u64);
+        writeln!(out, "   Resets: {}", listed.join("; "))?;
+        if more > 0 {
+            writeln!(out, "           and {more} more (--json lists them)")?;
+        }
+    }
+    ladder(out, example)
+}
+
+/// Writes the packets that matter as a ladder, the resetting side on the right.
+///
+/// # Errors
+/// Those of `out`.
+pub fn ladder(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+    let (left, right) = (finding.to.to_string(), finding.from.to_string());
+    let gap = WIDTH.saturating_sub(left.len() + right.len()).max(1);
+    writeln!(out, "\n   {:>8} {:>12}  {left}{}{right}", "frame", "seconds", " ".repeat(gap))?;
+    let start = finding.ladder.first().map_or(0, |rung| rung.time);
+    let mut previous = None;
+    for rung in &finding.ladder {
+        if previous.is_some_and(|frame| rung.frame > frame + 1_000_000) {
+            writeln!(out, "   {:>8}", "...")?;
+        }
+        previous = Some(rung.frame);
+        let seconds = rung.time.saturating_sub(start) as f64 / 1e9;
+        writeln!(out, "   {:>8} {seconds:>12.6}  {}{}", rung.frame, arrow(rung), note(rung))?;
+    }
+    Ok(())
+}
+
+/// Flags, numbers and length of a packet.
+pub fn label(rung: &Rung) -> String {
+    let mut text = rung.flags.clone();
+    if rung.len > 0 {
+        text += &format!(" {} bytes", rung.len);
+    }
+    text += &format!(" seq {}", rung.seq);
+    if let Some(ack) = rung.ack {
+        text += &format!(" ack {ack}");
+    }
+    text
+}
+
+fn arrow(rung: &Rung) -> String {
+    let label = label(rung);
+    let line = WIDTH.saturating_sub(label.chars().count() + 4);
+    let (before, after) = (line / 2, line - line / 2);
+    if rung.by_resetter {
+        format!("<{} {label} {}", "-".repeat(before + 1), "-".repeat(after))
+    } else {
+        format!("{} {label} {}>", "-".repeat(before), "-".repeat(after + 1))
+    }
+}
+
+fn note(rung: &Rung) -> String {
+    let mut text = format!("  win {}", rung.window);
+    if let Some(note) = &rung.note {
+        text += &format!("  {note}");
+    }
+    text
+}
+
+fn plural(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
