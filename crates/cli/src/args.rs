@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{client, generate, lab, server};
+use crate::{client, generate, lab, server, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -23,6 +23,7 @@ enum Verb {
     Lab(Box<lab::Arguments>),
     Man(generate::Man),
     Server(server::Arguments),
+    Why(why::Arguments),
 }
 
 /// Reads the command line; on a mistake clap says what is wrong and ends with status 2.
@@ -38,6 +39,7 @@ impl Arguments {
             Verb::Lab(arguments) => lab::run(*arguments),
             Verb::Man(arguments) => arguments.run(),
             Verb::Server(arguments) => server::run(arguments),
+            Verb::Why(arguments) => why::run(&arguments),
         }
     }
 }

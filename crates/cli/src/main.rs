@@ -11,6 +11,7 @@ mod lab_json;
 mod lab_text;
 mod progress;
 mod server;
+mod why;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,162 @@
+//! `linger why`: captures in; the cause of every reset out, as text, page or JSON.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use linger_why::{Cause, Examined, Finding, Groups, Limits, compare, examine, html, text};
+use serde_json::json;
+
+use crate::exit;
+
+/// Names the cause of every reset in a capture, with evidence, or says that it cannot be known.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  linger why capture.pcap\n  tcpdump -i eth0 -w - tcp | linger why -\n  \
+    linger why client.pcap server.pcapng.zst --html report.html\n\n\
+    Several captures are taken for views of the same connections from different places: a reset that its alleged\n\
+    sender never sent is proven forged.\n\n\
+    Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
+pub(crate) struct Arguments {
+    /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "causes")]
+    files: Vec<PathBuf>,
+    /// One JSON object a line: each reset, each finding, and a summary.
+    #[arg(long)]
+    json: bool,
+    /// Write the report as one self-contained page as well.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// List the causes with their meaning and remedy.
+    #[arg(long)]
+    causes: bool,
+    /// Connections remembered at once; each takes about 600 bytes.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().flows)]
+    flows: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    match execute(arguments) {
+        Ok(code) => ExitCode::from(code),
+        // Who closes our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::NOTHING_LOST),
+        Err(error) => exit::fail(exit::COULD_NOT_TELL, format!("{error:#}")),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    if arguments.causes {
+        causes(&mut out, arguments.json)?;
+        out.flush()?;
+        return Ok(exit::NOTHING_LOST);
+    }
+    let several = arguments.files.len() > 1;
+    let mut limits = Limits::default();
+    limits.flows = arguments.flows;
+    let (mut files, mut groups, mut harmful) = (Vec::<Examined>::new(), Groups::default(), false);
+    let mut findings = Vec::<Finding>::new();
+    let mut unreadable = false;
+    let mut failed = None;
+    let mut take = |finding: Finding, groups: &mut Groups, out: &mut BufWriter<_>| {
+        harmful |= !finding.harmless;
+        if arguments.json
+            && let Err(error) = print_json(out, "reset", &json!(finding))
+        {
+            failed.get_or_insert(error);
+        }
+        groups.add(finding);
+    };
+    for path in &arguments.files {
+        let examined = examine(path, limits, |finding| {
+            if several {
+                findings.push(finding);
+            } else {
+                take(finding, &mut groups, &mut out);
+            }
+        });
+        match examined {
+            Ok(examined) => {
+                if let Some(stopped) = &examined.stopped {
+                    eprintln!("linger: {}: {stopped}; what stands before it was read", path.display());
+                }
+                unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
+                files.push(examined);
+            }
+            Err(error) => {
+                eprintln!("linger: {}: {error}", path.display());
+                unreadable = true;
+            }
+        }
+    }
+    if several {
+        let paths: Vec<&Path> = arguments
+            .files
+            .iter()
+            .map(PathBuf::as_path)
+            .filter(|path| files.iter().any(|file| Path::new(&file.file) == *path))
+            .filter(|path| *path != Path::new("-"))
+            .collect();
+        for finding in compare(&paths, findings)? {
+            take(finding, &mut groups, &mut out);
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let groups = groups.sorted();
+    if arguments.json {
+        for group in &groups {
+            print_json(&mut out, "finding", &json!(group))?;
+        }
+        for file in &files {
+            print_json(&mut out, "summary", &json!(file))?;
+        }
+    } else if !files.is_empty() {
+        text::report(&mut out, &files, &groups)?;
+    }
+    out.flush()?;
+    if let Some(path) = &arguments.html {
+        write_page(path, &files, &groups)
+            .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(if harmful {
+        exit::LOSS_FOUND
+    } else if unreadable {
+        exit::COULD_NOT_TELL
+    } else {
+        exit::NOTHING_LOST
+    })
+}
+
+fn write_page(path: &Path, files: &[Examined], groups: &[linger_why::Group]) -> io::Result<()> {
+    let mut page = BufWriter::new(File::create(path)?);
+    html::report(&mut page, files, groups)?;
+    page.flush()
+}
+
+fn print_json(out: &mut impl Write, kind: &str, value: &serde_json::Value) -> io::Result<()> {
+    let mut object = serde_json::Map::new();
+    object.insert("type".into(), kind.into());
+    if let serde_json::Value::Object(fields) = value {
+        object.extend(fields.clone());
+    }
+    writeln!(out, "{}", serde_json::Value::Object(object))
+}
+
+fn causes(out: &mut impl Write, as_json: bool) -> io::Result<()> {
+    for cause in Cause::ALL {
+        let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy());
+        if as_json {
+            print_json(out, "cause", &json!({ "cause": name, "meaning": meaning, "remedy": remedy }))?;
+        } else {
+            writeln!(out, "{name}\n    {meaning}\n    Remedy: {remedy}\n")?;
+        }
+    }
+    Ok(())
+}
