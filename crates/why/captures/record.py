@@ -633,9 +633,7 @@ def half_open_stale_peer(v):
     inside(C, "nft flush ruleset")
     again = dial(v, source=40123)
     nap()
-    again.close()
-    server.close()
-    listener.close()
+    LATER.extend([again, server, listener])
 
 
 @scenario(4)

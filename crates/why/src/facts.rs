@@ -325,7 +325,7 @@ impl<'a> Facts<'a> {
             seq: reset.seq.wrapping_sub(self.sender.isn),
             ack: reset.flags.has(Flags::ACK).then(|| reset.ack.wrapping_sub(self.receiver.isn)),
             len: reset.payload.len() as u32,
-            window: reset.window.unwrap_or(0),
+            window: reset.window,
             note: Some("the reset".into()),
         });
         rungs.extend(reset.after.records.iter().map(|record| self.rung(record)));
@@ -341,7 +341,7 @@ impl<'a> Facts<'a> {
             seq,
             ack: None,
             len: 0,
-            window: 0,
+            window: None,
             note: None,
         }
     }
@@ -367,7 +367,7 @@ impl<'a> Facts<'a> {
             seq: record.seq.wrapping_sub(own.isn),
             ack: record.flags.has(Flags::ACK).then(|| record.ack.wrapping_sub(other.isn)),
             len: record.len,
-            window: record.window,
+            window: Some(record.window),
             note,
         }
     }

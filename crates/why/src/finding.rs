@@ -98,8 +98,8 @@ pub struct Rung {
     pub ack: Option<u32>,
     /// Bytes of payload.
     pub len: u32,
-    /// The window field as it stands in the header.
-    pub window: u16,
+    /// The window field as it stands in the header; `None` where it was not kept or not captured.
+    pub window: Option<u16>,
     /// What is remarkable about it.
     pub note: Option<String>,
 }

@@ -138,14 +138,14 @@ fn svg(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
             y - 5,
             escape(&label(rung))
         )?;
-        let note = rung.note.as_ref().map_or(String::new(), |note| format!(", {note}"));
+        let window = rung.window.map(|window| format!("win {window}"));
+        let remarks: Vec<String> = window.into_iter().chain(rung.note.clone()).collect();
         writeln!(
             out,
-            "<text class=\"soft\" x=\"{}\" y=\"{}\">win {}{}</text></g>",
+            "<text class=\"soft\" x=\"{}\" y=\"{}\">{}</text></g>",
             RIGHT + 10,
             y + 4,
-            rung.window,
-            escape(&note)
+            escape(&remarks.join(", "))
         )?;
     }
     writeln!(out, "</svg>")

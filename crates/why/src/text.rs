@@ -204,7 +204,7 @@ fn arrow(rung: &Rung) -> String {
 }
 
 fn note(rung: &Rung) -> String {
-    let mut text = format!("  win {}", rung.window);
+    let mut text = rung.window.map_or(String::new(), |window| format!("  win {window}"));
     if let Some(note) = &rung.note {
         text += &format!("  {note}");
     }
