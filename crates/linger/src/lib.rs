@@ -38,6 +38,8 @@ pub mod hyper;
 mod machine;
 mod outcome;
 mod policy;
+#[cfg(feature = "rustls")]
+pub mod rustls;
 mod socket;
 #[cfg(feature = "tokio")]
 pub mod tokio;

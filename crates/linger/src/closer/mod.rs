@@ -2,6 +2,8 @@
 
 mod budget;
 mod counts;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod slab;
 mod wheel;
 mod worker;

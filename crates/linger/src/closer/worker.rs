@@ -371,6 +371,8 @@ impl Worker {
 
     fn record(&mut self, outcome: Outcome, watcher: Option<Watcher>) {
         self.shared.record(&outcome, Some(&self.news));
+        #[cfg(feature = "tracing")]
+        trace(&outcome);
         if let Some(watcher) = watcher {
             // A watcher that panics costs its own report, not everybody's close.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));
@@ -446,5 +448,19 @@ impl Peers {
                 self.of.shrink_to_fit();
             }
         }
+    }
+}
+
+/// Tells of an end: at `debug`, or at `warn` where bytes may be lost and nobody wanted that.
+#[cfg(feature = "tracing")]
+fn trace(outcome: &Outcome) {
+    use crate::outcome::Ended;
+    let Outcome { ended, discarded, unacknowledged, elapsed } = *outcome;
+    let elapsed = elapsed.as_secs_f64();
+    let meant = matches!(ended, Ended::Aborted | Ended::Unwaited | Ended::PeerClosed);
+    if outcome.delivered() || meant {
+        tracing::debug!(target: "linger", %ended, discarded, unacknowledged, elapsed, "connection ended");
+    } else {
+        tracing::warn!(target: "linger", %ended, discarded, unacknowledged, elapsed, "the peer may have lost data");
     }
 }

@@ -1,0 +1,156 @@
+//! The close for TLS: say goodbye, flush, half-close, then throw away what comes without decrypting it.
+//!
+//! Draining after `close_notify` is what RFC 8446 section 6.1 allows: after our own the peer may still send, and
+//! nobody is going to read it. What arrives late in every TLS 1.3 handshake, the client's Finished after a
+//! server's early answer or a server's tickets after a client's, is unread data like any other, and resets a
+//! plain `close()`.
+//!
+//! **Blocking**: [`close`] takes the connection and its socket. **With a closer**: [`say_goodbye`], then
+//! [`Closer::close`](crate::Closer::close) on the socket.
+//!
+//! **tokio-rustls**: put the lingering stream below TLS. A shutdown of the TLS stream sends `close_notify`,
+//! flushes, and shuts the lingering one down, which drains below TLS:
+//!
+//! ```no_run
+//! # #[cfg(feature = "tokio")]
+//! # async fn serve(acceptor: tokio_rustls::TlsAcceptor, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+//! use linger::{Policy, tokio::Lingering};
+//! use tokio::io::AsyncWriteExt;
+//!
+//! let (stream, _) = listener.accept().await?;
+//! let mut stream = acceptor.accept(Lingering::new(stream, Policy::default())).await?;
+//! stream.write_all(b"HTTP/1.1 413 Content Too Large\r\n\r\n").await?;
+//! stream.shutdown().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A TLS stream that is dropped without a shutdown still lingers, but has said no goodbye: the peer cannot
+//! tell its end from a truncation.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SendFlags;
+use rustls::ConnectionCommon;
+
+use crate::{Outcome, Policy};
+
+/// Ends a TLS connection so that the peer gets every byte that was written, and says what became of it.
+///
+/// Sends what rustls still holds and `close_notify`, then does what [`linger::close`](crate::close) does with
+/// the socket, all of it within [`Policy::total`]. The socket may be blocking or not.
+///
+/// ```no_run
+/// # fn serve(stream: rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>) {
+/// let (mut connection, socket) = (stream.conn, stream.sock);
+/// let outcome = linger::rustls::close(&mut connection, socket, &linger::Policy::default());
+/// # }
+/// ```
+///
+/// A peer that stops reading may not have got the goodbye, nor then the bytes before it: the outcome's
+/// `unacknowledged` says so for what had reached the kernel; what had not is counted on top of it.
+pub fn close<D>(
+    connection: &mut ConnectionCommon<D>,
+    stream: impl Into<OwnedFd>,
+    policy: &Policy,
+) -> Outcome {
+    let started = Instant::now();
+    let stream = stream.into();
+    let patience = policy.idle.min(policy.total);
+    let held = send_all(connection, stream.as_fd(), patience);
+    let mut policy = *policy;
+    // The machine's bounds end at a millisecond at least, so that one look is taken.
+    policy.total = policy.total.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
+    let mut outcome = crate::close(stream, &policy);
+    outcome.elapsed = started.elapsed();
+    if let (Err(held), Some(unacknowledged)) = (held, outcome.unacknowledged) {
+        outcome.unacknowledged = Some(unacknowledged + held);
+    }
+    outcome
+}
+
+/// Sends what rustls still holds and `close_notify`; waits for at most `patience` where the socket takes no more.
+///
+/// For a socket that a [`Closer`](crate::Closer) is to end. It is not half-closed, and stays the caller's.
+///
+/// # Errors
+/// `TimedOut` where the peer's window stayed closed, otherwise what `send(2)` says. The connection is not to
+/// be written to any more in either case, and should still be closed lingering.
+pub fn say_goodbye<D>(
+    connection: &mut ConnectionCommon<D>,
+    socket: impl AsFd,
+    patience: Duration,
+) -> io::Result<()> {
+    connection.send_close_notify();
+    let mut socket = Socket { fd: socket.as_fd(), until: Instant::now() + patience };
+    while connection.wants_write() {
+        connection.write_tls(&mut socket)?;
+    }
+    Ok(())
+}
+
+/// As [`say_goodbye`]; what could not be sent is measured, not described.
+fn send_all<D>(
+    connection: &mut ConnectionCommon<D>,
+    socket: BorrowedFd<'_>,
+    patience: Duration,
+) -> Result<(), u64> {
+    if say_goodbye(connection, socket, patience).is_ok() {
+        return Ok(());
+    }
+    let mut left = Counter(0);
+    while connection.wants_write() && connection.write_tls(&mut left).is_ok() {}
+    Err(left.0)
+}
+
+/// A socket that is written without blocking for longer than until a given time.
+struct Socket<'a> {
+    fd: BorrowedFd<'a>,
+    until: Instant,
+}
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::send(self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(sent),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => self.wait()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket<'_> {
+    fn wait(&self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], Some(&timeout)) {
+            Ok(0) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no more, not even the goodbye"))
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+struct Counter(u64);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

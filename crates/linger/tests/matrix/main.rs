@@ -1,0 +1,255 @@
+//! Every early answer x peer x transport x server, each in a network of its own, on the real kernel.
+//!
+//! `client.rs` holds the peers, `server.rs` the servers; here stands what each cell must come to: which bytes
+//! arrived, the true outcome, and the resets that the kernel sent.
+
+mod client;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use linger::{Bound, Ended, Policy};
+use linger_host::testing::sandboxed;
+use linger_host::{Counters, Namespace};
+
+/// Bytes of the answer: one segment, more than the initial congestion window, more than the peer's buffer.
+const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Peer {
+    /// Sends everything it announced, reads while it does, closes at the end of the answer.
+    FinishesUpload,
+    /// Sends for ever, also after the end of the answer.
+    EndlessUpload,
+    /// Reads nothing for a while, within the server's patience.
+    Stalls,
+    /// Ends its side after the request.
+    HalfCloses,
+    /// Closes after the request, without reading.
+    Closes,
+    /// Resets after the request.
+    Resets,
+    /// Keeps the connection open and reads nothing.
+    NeverReads,
+    /// Reads everything and keeps the connection open.
+    NeverCloses,
+    /// Reads everything and sends a byte whenever the server is about to lose patience.
+    Drips,
+}
+
+const PEERS: [Peer; 9] = [
+    Peer::FinishesUpload,
+    Peer::EndlessUpload,
+    Peer::Stalls,
+    Peer::HalfCloses,
+    Peer::Closes,
+    Peer::Resets,
+    Peer::NeverReads,
+    Peer::NeverCloses,
+    Peer::Drips,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Transport {
+    Ipv4,
+    Ipv6,
+    Unix,
+    Tls12,
+    Tls13,
+}
+
+const TRANSPORTS: [Transport; 5] =
+    [Transport::Ipv4, Transport::Ipv6, Transport::Unix, Transport::Tls12, Transport::Tls13];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Server {
+    Blocking,
+    Closer,
+    Tokio,
+    AxumHttp1,
+    AxumHttp2,
+    /// The control: what everybody does.
+    PlainClose,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    server: Server,
+    transport: Transport,
+    peer: Peer,
+    size: usize,
+}
+
+/// Short enough for hundreds of cells; every wait of a peer is measured in it.
+fn policy() -> Policy {
+    let mut policy = Policy::default();
+    policy.idle = Duration::from_millis(800);
+    policy.total = Duration::from_millis(1_800);
+    policy.grace = Duration::from_millis(300);
+    policy
+}
+
+/// What a cell came to.
+#[derive(Debug)]
+struct Result {
+    /// Bytes of the answer that the peer has read, if it read to a clean end.
+    got: Option<usize>,
+    ended: Ended,
+    delivered: bool,
+}
+
+impl Cell {
+    /// Why there is nothing to test, for the cells that do not exist.
+    fn is_moot(&self) -> Option<&'static str> {
+        let axum = matches!(self.server, Server::AxumHttp1 | Server::AxumHttp2);
+        match self.peer {
+            Peer::HalfCloses if self.server == Server::AxumHttp2 => Some("HTTP/2 has no half-close"),
+            Peer::NeverReads if self.server == Server::AxumHttp2 => {
+                Some("HTTP/2 shuts down after a PING, which this peer never answers: no close begins")
+            }
+            Peer::NeverReads if axum && self.size > 1_000 => {
+                Some("the answer fills the send buffer: hyper waits in write, no close begins")
+            }
+            _ => None,
+        }
+    }
+
+    fn run(&self) -> Result {
+        let Cell { server, transport, peer, size } = *self;
+        let (connect, accept) = server::listen(transport);
+        let (over, is_over) = mpsc::channel();
+        let client = std::thread::spawn(move || client::run(connect, server, peer, size, &is_over));
+        let (ended, delivered) = server::run(accept, server, transport, size);
+        drop(over);
+        let got = client.join().unwrap();
+        Result { got, ended, delivered }
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let before = Counters::read().unwrap();
+        let result = self.run();
+        let resets = Counters::read().unwrap().since(&before);
+        let wrong = |what: &str| {
+            let counted: Vec<_> = resets
+                .nonzero()
+                .filter(|(name, _)| name.contains("Abort") || name.contains("Rst") || name.contains("etrans"))
+                .collect();
+            Err(format!("{self:?}: {what}: {result:?} {counted:?}"))
+        };
+        let honest = !matches!(self.peer, Peer::Closes | Peer::Resets | Peer::NeverReads);
+        if honest && result.got != Some(self.size) {
+            return wrong("bytes of the answer are missing");
+        }
+        if honest && !result.delivered {
+            return wrong("everything arrived and the outcome denies it");
+        }
+        let fits = match self.peer {
+            // Where the machine is so busy that a peer gets no turn for the whole of `grace`, it has been silent.
+            Peer::FinishesUpload | Peer::Stalls | Peer::HalfCloses => {
+                matches!(result.ended, Ended::PeerClosed | Ended::Acknowledged)
+            }
+            Peer::EndlessUpload | Peer::Drips => {
+                matches!(result.ended, Ended::TimedOut(Bound::Total) | Ended::Acknowledged)
+            }
+            Peer::NeverCloses => result.ended == Ended::Acknowledged,
+            // The answer may be acknowledged before the peer's reset, or its close, is seen.
+            Peer::Closes | Peer::Resets => {
+                matches!(result.ended, Ended::PeerClosed | Ended::PeerReset | Ended::Gone)
+            }
+            Peer::NeverReads if self.size == 1_000 && self.transport != Transport::Unix => {
+                result.ended == Ended::Acknowledged && result.delivered
+            }
+            Peer::NeverReads => result.ended == Ended::TimedOut(Bound::Idle) && !result.delivered,
+        };
+        if !fits {
+            return wrong("not the true outcome");
+        }
+        // Only the peers that send after the end, or leave something unread, may see or cause a reset.
+        let hostile = !honest || matches!(self.peer, Peer::EndlessUpload | Peer::Drips);
+        let caused = resets.of("TCPAbortOnClose") + resets.of("TCPAbortOnData");
+        if !hostile && (caused > 0 || resets.of("OutRsts") > resets.of("RetransSegs")) {
+            return wrong("a reset was sent");
+        }
+        Ok(())
+    }
+}
+
+/// Cells that run at once; they wait most of the time.
+const AT_ONCE: usize = 24;
+
+fn all_cells_of(server: Server) {
+    sandboxed(|| {
+        server::Certificate::prepare();
+        let mut cells = Vec::new();
+        for transport in TRANSPORTS {
+            for peer in PEERS {
+                for size in SIZES {
+                    let cell = Cell { server, transport, peer, size };
+                    if cell.is_moot().is_none() {
+                        cells.push(cell);
+                    }
+                }
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let failures = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let network = Namespace::new().unwrap();
+                        if let Err(failure) = network.run(|| cell.check()).unwrap() {
+                            failures.lock().unwrap().push(failure);
+                        }
+                    }
+                });
+            }
+        });
+        let failures = failures.into_inner().unwrap();
+        assert!(failures.is_empty(), "{} of {} cells:\n{}", failures.len(), cells.len(), failures.join("\n"));
+    });
+}
+
+#[test]
+fn blocking() {
+    all_cells_of(Server::Blocking);
+}
+
+#[test]
+fn closer() {
+    all_cells_of(Server::Closer);
+}
+
+#[test]
+fn tokio() {
+    all_cells_of(Server::Tokio);
+}
+
+#[test]
+fn axum_http1() {
+    all_cells_of(Server::AxumHttp1);
+}
+
+#[test]
+fn axum_http2() {
+    all_cells_of(Server::AxumHttp2);
+}
+
+/// The matrix notices what it is for: with a plain close the same cells fail.
+#[test]
+fn a_plain_close_fails() {
+    sandboxed(|| {
+        server::Certificate::prepare();
+        for size in [100_000, 1_000_000] {
+            let peer = Peer::FinishesUpload;
+            let cell = Cell { server: Server::PlainClose, transport: Transport::Ipv4, peer, size };
+            let network = Namespace::new().unwrap();
+            let failure = network.run(|| cell.check()).unwrap().unwrap_err();
+            assert!(failure.contains("missing") && failure.contains("TCPAbortOnClose"), "{failure}");
+        }
+    });
+}
