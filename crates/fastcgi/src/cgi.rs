@@ -1,0 +1,95 @@
+//! The CGI header block that begins a response: what a handler writes, and what a gateway reads.
+//!
+//! RFC 3875 section 6: header lines, `Status:` among them, an empty line, the body.
+
+use std::io::{self, Write};
+
+/// Most bytes of a header block; nginx takes 4 or 8 KB, httpd lines of 8 KB.
+pub const MOST_HEAD: usize = 64 << 10;
+const MOST_HEADERS: usize = 256;
+
+/// Begins a response: writes the header block.
+///
+/// # Errors
+/// `InvalidInput` where a name or value would break the block (a line break in it); otherwise those of `to`.
+pub fn head<'a>(
+    mut to: impl Write,
+    status: u16,
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> io::Result<()> {
+    let mut block = format!("Status: {status}\r\n");
+    for (name, value) in headers {
+        if [name, value].iter().any(|text| text.contains(['\r', '\n'])) || name.contains(':') {
+            let message = format!("the header `{}` does not fit on a line", name.escape_debug());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        block.push_str(&format!("{name}: {value}\r\n"));
+    }
+    block.push_str("\r\n");
+    to.write_all(block.as_bytes())
+}
+
+/// A response's header block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Head {
+    /// From `Status:`; 302 where there is only a `Location:`, 200 where there is neither.
+    pub status: u16,
+    /// Every header but `Status:`, in order.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// The header block cannot be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidHead {
+    /// It does not end.
+    #[error("the response's header block does not end within {MOST_HEAD} bytes")]
+    TooLong,
+    /// It is no block of `Name: value` lines.
+    #[error("the response does not begin with CGI headers: {0}")]
+    Syntax(httparse::Error),
+    /// `Status:` is not followed by three digits.
+    #[error("the Status header is not a number from 100 to 999")]
+    Status,
+}
+
+impl Head {
+    /// Reads a block from the front of `bytes`; gives it with its length, or `None` where it has not all come.
+    ///
+    /// # Errors
+    /// The block is malformed or too long.
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, InvalidHead> {
+        // A response without headers begins with the empty line.
+        let mut slots = [httparse::EMPTY_HEADER; MOST_HEADERS];
+        let (length, lines) = match httparse::parse_headers(bytes, &mut slots) {
+            Ok(httparse::Status::Complete(done)) => done,
+            Ok(httparse::Status::Partial) if bytes.len() > MOST_HEAD => return Err(InvalidHead::TooLong),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(error) => return Err(InvalidHead::Syntax(error)),
+        };
+        let mut head = Self { status: 0, headers: Vec::with_capacity(lines.len()) };
+        for line in lines {
+            if line.name.eq_ignore_ascii_case("status") {
+                let digits = line.value.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+                let status = digits.and_then(|digits| digits.parse().ok());
+                head.status =
+                    status.filter(|status| (100..1000).contains(status)).ok_or(InvalidHead::Status)?;
+            } else {
+                head.headers.push((line.name.to_owned(), line.value.to_vec()));
+            }
+        }
+        if head.status == 0 {
+            head.status = if head.get("location").is_some() { 302 } else { 200 };
+        }
+        Ok(Some((head, length)))
+    }
+
+    /// The first header of that name, whatever its case.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.headers
+            .iter()
+            .find(|(this, _)| this.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
+    }
+}

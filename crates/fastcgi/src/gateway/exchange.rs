@@ -1,0 +1,277 @@
+//! One request on its way and the response to it, both at once.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use socket2::Socket;
+
+use super::pool::Pool;
+use super::{Body, Cause, Config, Error, Request};
+use crate::cgi::Head;
+use crate::params::push_pair;
+use crate::record::{self, EndRequest, FULL, ProtocolStatus, RecordType, Role};
+use crate::replies::{Replies, Reply};
+
+const ID: u16 = 1;
+const BUFFER: usize = 64 << 10;
+/// Most of the application's log lines that are kept for [`Response::stderr`].
+const MOST_STDERR: usize = 64 << 10;
+
+/// A response. Reading gives STDOUT, the CGI header block first (see [`Response::head`]); the end of stream
+/// is reported **only after END_REQUEST**, everything else is an error that wraps [`Error`].
+#[derive(Debug)]
+pub struct Response {
+    /// Gone once it is back in the pool.
+    socket: Option<Socket>,
+    pool: Arc<Pool>,
+    config: Config,
+    body: Body,
+    body_at: usize,
+    data: Option<Arc<[u8]>>,
+    body_ended: bool,
+    /// Records that are being sent.
+    out: Vec<u8>,
+    out_at: usize,
+    write_error: Option<io::Error>,
+    replies: Replies,
+    input: Vec<u8>,
+    input_at: usize,
+    input_end: usize,
+    /// STDOUT that was parsed but not yet read: a range of `input`.
+    ready: std::ops::Range<usize>,
+    /// STDOUT that was read in search of the header block's end.
+    pushed_back: Vec<u8>,
+    stderr: Vec<u8>,
+    received: u64,
+    end: Option<EndRequest>,
+}
+
+impl Response {
+    pub(super) fn start(socket: Socket, request: Request, pool: Arc<Pool>, config: Config) -> Self {
+        let mut out = Vec::with_capacity(1024);
+        record::push_begin(&mut out, ID, request.role, config.keep_conn);
+        let mut pairs = Vec::new();
+        for (name, value) in &request.params {
+            push_pair(&mut pairs, name, value);
+        }
+        record::push_stream(&mut out, RecordType::Params, ID, &pairs);
+        record::push(&mut out, RecordType::Params, ID, &[]);
+        let mut response = Self {
+            socket: Some(socket),
+            pool,
+            config,
+            body: request.body,
+            body_at: 0,
+            data: request.data.filter(|_| request.role == Role::Filter),
+            body_ended: false,
+            out,
+            out_at: 0,
+            write_error: None,
+            replies: Replies::new(ID),
+            input: vec![0; BUFFER],
+            input_at: 0,
+            input_end: 0,
+            ready: 0..0,
+            pushed_back: Vec::new(),
+            stderr: Vec::new(),
+            received: 0,
+            end: None,
+        };
+        if let Body::Bytes(_) = response.body {
+            // From memory nothing can fail; a small request leaves in one segment.
+            let _ = response.append_body();
+        }
+        response
+    }
+
+    /// Goes on until the response begins or ends.
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
+        self.more().map(drop)
+    }
+
+    /// Whether not one byte has come back.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.replies.offset() == 0
+    }
+
+    /// Reads the header block; what follows is the body.
+    ///
+    /// # Errors
+    /// The block is malformed, or the response ends before it does.
+    pub fn head(&mut self) -> Result<Head, Error> {
+        loop {
+            if let Some((head, length)) = Head::parse(&self.pushed_back)? {
+                self.pushed_back.drain(..length);
+                return Ok(head);
+            }
+            if !self.more()? {
+                let cause = Cause::Closed;
+                return Err(Error::Cut { received: self.received, cause, write_error: None });
+            }
+            let range = std::mem::take(&mut self.ready);
+            self.pushed_back.extend_from_slice(&self.input[range]);
+        }
+    }
+
+    /// How the application ended the request; `None` until all of the response has been read.
+    pub fn end(&self) -> Option<EndRequest> {
+        self.end
+    }
+
+    /// The error that sending the request met, if it did: the application did not read all of it.
+    ///
+    /// The response may be complete all the same.
+    pub fn write_error(&self) -> Option<&io::Error> {
+        self.write_error.as_ref()
+    }
+
+    /// What the application said on STDERR so far, at most 64 KB of it.
+    pub fn stderr(&self) -> &[u8] {
+        &self.stderr
+    }
+
+    /// Makes STDOUT ready to be read; `false` at its true end.
+    fn more(&mut self) -> Result<bool, Error> {
+        while self.ready.is_empty() {
+            if self.end.is_some() {
+                return Ok(false);
+            }
+            let mut input = &self.input[self.input_at..self.input_end];
+            let reply = self.replies.next(&mut input)?;
+            let at = self.input_end - input.len();
+            self.input_at = at;
+            match reply {
+                Some(Reply::Stdout(bytes)) => {
+                    self.received += bytes.len() as u64;
+                    self.ready = at - bytes.len()..at;
+                }
+                Some(Reply::Stderr(bytes)) => {
+                    let room = MOST_STDERR.saturating_sub(self.stderr.len());
+                    self.stderr.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                }
+                Some(Reply::End(end)) => {
+                    self.give_back();
+                    if end.protocol_status != ProtocolStatus::RequestComplete {
+                        return Err(Error::Refused(end.protocol_status));
+                    }
+                    self.end = Some(end);
+                }
+                Some(Reply::StdoutEnd) => {}
+                None => self.pump()?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The connection can serve again if both sides are done with this request.
+    fn give_back(&mut self) {
+        let sent = self.body_ended && self.out_at == self.out.len() && self.write_error.is_none();
+        let Some(socket) = self.socket.take() else { return };
+        if self.config.keep_conn && sent && self.input_at == self.input_end && self.replies.at_boundary() {
+            self.pool.put(socket);
+        }
+        // Otherwise it closes here. The application that answered early is draining and waits for that.
+    }
+
+    /// Waits once, then sends and receives what can be.
+    fn pump(&mut self) -> Result<(), Error> {
+        self.refill()?;
+        let Some(socket) = &self.socket else { return Err(self.cut(Cause::Closed)) };
+        let sending = self.write_error.is_none() && self.out_at < self.out.len();
+        let interest = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let mut ready = [PollFd::new(socket, interest)];
+        let timeout = Timespec::try_from(self.config.io_timeout).ok();
+        match poll(&mut ready, timeout.as_ref()) {
+            Ok(0) => return Err(self.cut(Cause::Silent)),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::System(error.into())),
+        }
+        let events = ready[0].revents();
+        if sending && events.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) {
+            match send(socket, &self.out[self.out_at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => self.out_at += sent,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // What the application said before is still there to be read.
+                Err(error) => self.write_error = Some(error.into()),
+            }
+        }
+        if events.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
+            match recv(socket, &mut self.input[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(self.cut(Cause::Closed)),
+                Ok((got, _)) => (self.input_at, self.input_end) = (0, got),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(self.cut(Cause::Error(io::Error::from(error).kind()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the next records into `out` once it is empty.
+    fn refill(&mut self) -> Result<(), Error> {
+        if self.out_at < self.out.len() || self.body_ended || self.write_error.is_some() {
+            return Ok(());
+        }
+        if self.out_at > 0 {
+            self.out.clear();
+            self.out_at = 0;
+        }
+        self.append_body()
+    }
+
+    /// Appends the next piece of the body, and what follows its end.
+    fn append_body(&mut self) -> Result<(), Error> {
+        match &mut self.body {
+            Body::Bytes(bytes) => {
+                let chunk = &bytes[self.body_at..bytes.len().min(self.body_at + FULL)];
+                self.body_at += chunk.len();
+                record::push_stream(&mut self.out, RecordType::Stdin, ID, chunk);
+                self.body_ended = self.body_at == bytes.len();
+            }
+            Body::Stream(source) => {
+                let mut chunk = [0; 32 << 10];
+                let got = loop {
+                    match source.read(&mut chunk) {
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        result => break result.map_err(Error::Body)?,
+                    }
+                };
+                record::push_stream(&mut self.out, RecordType::Stdin, ID, &chunk[..got]);
+                self.body_ended = got == 0;
+            }
+        }
+        if self.body_ended {
+            record::push(&mut self.out, RecordType::Stdin, ID, &[]);
+            if let Some(data) = self.data.take() {
+                record::push_stream(&mut self.out, RecordType::Data, ID, &data);
+                record::push(&mut self.out, RecordType::Data, ID, &[]);
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&self, cause: Cause) -> Error {
+        let write_error = self.write_error.as_ref().map(io::Error::kind);
+        Error::Cut { received: self.received, cause, write_error }
+    }
+}
+
+impl Read for Response {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if !self.pushed_back.is_empty() {
+            let taken = to.len().min(self.pushed_back.len());
+            to[..taken].copy_from_slice(&self.pushed_back[..taken]);
+            self.pushed_back.drain(..taken);
+            return Ok(taken);
+        }
+        if to.is_empty() || !self.more()? {
+            return Ok(0);
+        }
+        let taken = to.len().min(self.ready.len());
+        to[..taken].copy_from_slice(&self.input[self.ready.start..self.ready.start + taken]);
+        self.ready.start += taken;
+        Ok(taken)
+    }
+}

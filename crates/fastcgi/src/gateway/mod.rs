@@ -1,0 +1,266 @@
+//! The web server's end: sends requests to an application, and believes only complete responses.
+//!
+//! An application may answer before it has read the request, and may reset the connection doing so. The
+//! client therefore reads while it writes; after a failed write it reads what is left; and it takes a
+//! response only with its END_REQUEST, for once a socket's error has been consumed, a cut stream ends like a
+//! complete one.
+
+mod exchange;
+mod pool;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::cgi::InvalidHead;
+use crate::error::ProtocolError;
+use crate::record::{ProtocolStatus, Role};
+
+pub use exchange::Response;
+use pool::Pool;
+
+/// How a client connects and waits. Plain data; every field may be set directly.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Whether to ask the application to keep connections open (FCGI_KEEP_CONN).
+    pub keep_conn: bool,
+    /// Most idle connections kept; each holds a thread or a process of most applications.
+    pub idle_connections: usize,
+    /// How long an idle connection is kept. It should be shorter than the application's own patience.
+    pub idle_timeout: Duration,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest time without a byte in either direction.
+    pub io_timeout: Duration,
+    /// How often a request is sent again where that is safe: the application refused it, or a kept
+    /// connection had ended before any byte of the response and the request changes nothing or can be
+    /// repeated (RFC 9110 section 9.2.2).
+    pub retries: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            keep_conn: false,
+            idle_connections: 16,
+            idle_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(5),
+            io_timeout: Duration::from_secs(60),
+            retries: 1,
+        }
+    }
+}
+
+/// A request body.
+#[non_exhaustive]
+pub enum Body {
+    /// Bytes in memory, which can be sent again. None, for no body.
+    Bytes(Arc<[u8]>),
+    /// Read as the application takes it. A source that blocks delays the response too.
+    Stream(Box<dyn Read + Send>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// A request to an application.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Request {
+    /// What the application is to be.
+    pub role: Role,
+    /// The environment: names and values.
+    pub params: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What goes on STDIN.
+    pub body: Body,
+    /// What goes on DATA, for a Filter.
+    pub data: Option<Arc<[u8]>>,
+}
+
+impl Request {
+    /// A request for the script at `filename`, with the parameters that every application expects.
+    pub fn new(method: &str, filename: &str) -> Self {
+        let request =
+            Self { role: Role::Responder, params: Vec::new(), body: Body::Bytes([].into()), data: None };
+        request
+            .param("GATEWAY_INTERFACE", "CGI/1.1")
+            .param("SERVER_PROTOCOL", "HTTP/1.1")
+            .param("SERVER_SOFTWARE", concat!("linger-fastcgi/", env!("CARGO_PKG_VERSION")))
+            .param("SERVER_NAME", "localhost")
+            .param("SERVER_ADDR", "127.0.0.1")
+            .param("SERVER_PORT", "80")
+            .param("REMOTE_ADDR", "127.0.0.1")
+            .param("REMOTE_PORT", "0")
+            .param("REDIRECT_STATUS", "200")
+            .param("REQUEST_METHOD", method)
+            .param("SCRIPT_FILENAME", filename)
+            .param("SCRIPT_NAME", filename)
+            .param("DOCUMENT_URI", filename)
+            .param("REQUEST_URI", filename)
+            .param("QUERY_STRING", "")
+    }
+
+    /// Sets a parameter, in place of one of the same name.
+    #[must_use]
+    pub fn param(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        match self.params.iter_mut().find(|(this, _)| this == name) {
+            Some((_, old)) => *old = value.to_vec(),
+            None => self.params.push((name.to_vec(), value.to_vec())),
+        }
+        self
+    }
+
+    /// Sends `bytes` as the body, with their CONTENT_LENGTH.
+    #[must_use]
+    pub fn body(mut self, bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        let length = bytes.len().to_string();
+        self.body = Body::Bytes(bytes);
+        self.param("CONTENT_LENGTH", length)
+    }
+
+    /// Sends what `source` gives as the body. The caller sets CONTENT_LENGTH where it is known.
+    #[must_use]
+    pub fn stream(mut self, source: impl Read + Send + 'static) -> Self {
+        self.body = Body::Stream(Box::new(source));
+        self
+    }
+
+    fn is_repeatable(&self) -> bool {
+        let method = self.params.iter().find(|(name, _)| name == b"REQUEST_METHOD");
+        let method = method.map_or(&b""[..], |(_, value)| value);
+        matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    }
+
+    /// The same request once more, where its body can be sent again.
+    fn again(&self) -> Option<Self> {
+        let Body::Bytes(bytes) = &self.body else { return None };
+        let body = Body::Bytes(bytes.clone());
+        Some(Self { role: self.role, params: self.params.clone(), body, data: self.data.clone() })
+    }
+}
+
+/// Why there is no complete response.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody answers at the address.
+    #[error("cannot connect to {address}: {source} (is the application running, and does it listen there?)")]
+    Connect {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: io::Error,
+    },
+    /// The application said that it will not serve the request; it has done nothing.
+    #[error("the application refused the request: {0:?}")]
+    Refused(ProtocolStatus),
+    /// The connection ended before END_REQUEST: what arrived is not the whole response.
+    #[error("the response was cut after {received} bytes of it: {cause}{}", .write_error.map(|kind| format!(" (sending the request had failed before: {kind})")).unwrap_or_default())]
+    Cut {
+        /// Bytes of STDOUT that had arrived.
+        received: u64,
+        /// How it ended.
+        cause: Cause,
+        /// The error that a write had met before, if one had.
+        write_error: Option<io::ErrorKind>,
+    },
+    /// The application does not speak the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The response does not begin with a CGI header block.
+    #[error(transparent)]
+    Head(#[from] InvalidHead),
+    /// The request's body could not be read from its source.
+    #[error("cannot read the request's body: {0}")]
+    Body(io::Error),
+    /// The system refused something that has nothing to do with the application.
+    #[error("cannot wait for the application: {0}")]
+    System(io::Error),
+}
+
+/// How a connection ended that should not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// An end of stream.
+    #[error("the application closed the connection without END_REQUEST")]
+    Closed,
+    /// An error, `ConnectionReset` most of all.
+    #[error("{0}")]
+    Error(io::ErrorKind),
+    /// Neither side moved for [`Config::io_timeout`].
+    #[error("the application was silent for too long")]
+    Silent,
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Connect { source, .. } => source.kind(),
+            Error::Cut { cause: Cause::Error(kind), .. } => *kind,
+            Error::Cut { cause: Cause::Silent, .. } => io::ErrorKind::TimedOut,
+            Error::Cut { .. } => io::ErrorKind::UnexpectedEof,
+            Error::Body(source) | Error::System(source) => source.kind(),
+            Error::Refused(_) => io::ErrorKind::Other,
+            Error::Protocol(_) | Error::Head(_) => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A gateway to one application.
+#[derive(Debug)]
+pub struct Client {
+    pool: Arc<Pool>,
+    config: Config,
+}
+
+impl Client {
+    /// A client of the application at `address`; nothing is connected yet.
+    pub fn new(address: Address, config: Config) -> Self {
+        Self { pool: Arc::new(Pool::new(address, config)), config }
+    }
+
+    /// Sends a request; gives the response as soon as it begins.
+    ///
+    /// # Errors
+    /// Whatever happens before the response begins; what happens later comes with reading it.
+    pub fn send(&self, request: Request) -> Result<Response, Error> {
+        let mut request = request;
+        let mut retries = self.config.retries;
+        loop {
+            let (socket, reused) = self.pool.take()?;
+            let (again, repeatable) = (request.again(), request.is_repeatable());
+            let mut response = Response::start(socket, request, self.pool.clone(), self.config);
+            let error = match response.begin() {
+                Ok(()) => return Ok(response),
+                Err(error) => error,
+            };
+            let safe = match &error {
+                Error::Refused(ProtocolStatus::Overloaded | ProtocolStatus::CantMultiplex) => true,
+                Error::Cut { .. } => reused && repeatable && response.is_untouched(),
+                _ => false,
+            };
+            match again {
+                Some(again) if safe && retries > 0 => {
+                    retries -= 1;
+                    // The others of its age have most likely ended with it.
+                    self.pool.clear();
+                    request = again;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+}

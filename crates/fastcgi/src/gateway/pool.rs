@@ -1,0 +1,62 @@
+//! Connections that wait for their next request.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use socket2::Socket;
+
+use super::{Config, Error};
+use crate::address::Address;
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    address: Address,
+    config: Config,
+    /// The most recently used last: the first to be taken, while the others grow old.
+    idle: Mutex<Vec<(Socket, Instant)>>,
+}
+
+impl Pool {
+    pub(super) fn new(address: Address, config: Config) -> Self {
+        Self { address, config, idle: Mutex::default() }
+    }
+
+    /// A connection, and whether it has been used before.
+    pub(super) fn take(&self) -> Result<(Socket, bool), Error> {
+        loop {
+            let Some((socket, since)) = self.idle().pop() else { break };
+            if since.elapsed() < self.config.idle_timeout && is_silent(&socket) {
+                return Ok((socket, true));
+            }
+        }
+        let connected = self.address.connect(self.config.connect_timeout);
+        let socket = connected.map_err(|source| Error::Connect { address: self.address.clone(), source })?;
+        Ok((socket, false))
+    }
+
+    pub(super) fn put(&self, socket: Socket) {
+        let mut idle = self.idle();
+        if idle.len() >= self.config.idle_connections && !idle.is_empty() {
+            idle.remove(0);
+        }
+        if self.config.idle_connections > 0 {
+            idle.push((socket, Instant::now()));
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Socket, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An application that has something to say between two requests has closed, or is confused.
+fn is_silent(socket: &Socket) -> bool {
+    let mut byte = [0u8];
+    recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err_and(|error| error == Errno::AGAIN)
+}

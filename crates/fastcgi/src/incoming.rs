@@ -1,0 +1,311 @@
+//! The application's side of a connection, without its socket: bytes in, requests and their bodies out.
+//!
+//! Content is handed on as it comes, borrowed from the input; only parameters are gathered, within
+//! [`Limits`]. Management records are answered here, into [`Incoming::replies`].
+
+use crate::error::{Fault, ProtocolError};
+use crate::limits::Limits;
+use crate::params::{Params, push_pair};
+use crate::record::{self, Decoder, EndRequest, Header, Part, ProtocolStatus, RecordType, Role};
+
+/// A request whose parameters are complete; its body is still to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Start {
+    /// The gateway's number for it, unique among those that run on the connection.
+    pub id: u16,
+    /// What the application is asked to be.
+    pub role: Role,
+    /// Whether the gateway wants to use the connection again.
+    pub keep_conn: bool,
+    /// The request's environment.
+    pub params: Params,
+}
+
+/// What the gateway said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A request is to be served.
+    Start(Start),
+    /// Some of a request's body.
+    Stdin(u16, &'a [u8]),
+    /// The body's end.
+    StdinEnd(u16),
+    /// Some of the file that a Filter works on.
+    Data(u16, &'a [u8]),
+    /// That file's end.
+    DataEnd(u16),
+    /// The gateway wants no answer any more; it still wants an END_REQUEST.
+    Abort(u16),
+    /// So many bytes came for a request that has ended.
+    Discarded(usize),
+}
+
+/// What the connection tells a gateway that asks with GET_VALUES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capacity {
+    /// `FCGI_MAX_CONNS`.
+    pub connections: usize,
+    /// `FCGI_MAX_REQS`.
+    pub requests: usize,
+    /// `FCGI_MPXS_CONNS`: whether one connection may carry several requests at once.
+    pub multiplex: bool,
+}
+
+impl Capacity {
+    /// Says how much an application takes.
+    pub fn new(connections: usize, requests: usize, multiplex: bool) -> Self {
+        Self { connections, requests, multiplex }
+    }
+}
+
+/// Most bytes of names in GET_VALUES; the three known ones take 46.
+const MOST_VALUES: usize = 4096;
+
+#[derive(Debug)]
+struct Active {
+    id: u16,
+    role: Role,
+    keep_conn: bool,
+    stage: Stage,
+    stdin_open: bool,
+    data_open: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Params(Vec<u8>),
+    Running,
+    /// END_REQUEST was sent before the gateway had sent everything.
+    Draining,
+}
+
+/// The state of one connection from a gateway.
+#[derive(Debug)]
+pub struct Incoming {
+    decoder: Decoder,
+    limits: Limits,
+    capacity: Capacity,
+    active: Vec<Active>,
+    /// The content of a record that is needed whole.
+    whole: Vec<u8>,
+    replies: Vec<u8>,
+}
+
+impl Incoming {
+    /// Starts at the beginning of a connection.
+    pub fn new(limits: Limits, capacity: Capacity) -> Self {
+        Self {
+            decoder: Decoder::new(),
+            limits,
+            capacity,
+            active: Vec::new(),
+            whole: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    /// Takes the next event off the front of `input`; `None` once all of it is taken.
+    ///
+    /// # Errors
+    /// Whatever makes the connection unreadable from here on; requests that run may still be answered.
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+        while let Some(part) = self.decoder.next(input)? {
+            let event = match part {
+                Part::Begin(header) => self.begin(header)?,
+                Part::Content(header, bytes) => self.content(header, bytes)?,
+                Part::End(header) => self.end(header)?,
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes that are to be sent to the gateway before anything else; whoever sends them clears them.
+    pub fn replies(&mut self) -> &mut Vec<u8> {
+        &mut self.replies
+    }
+
+    /// Notes that END_REQUEST was sent, and says whether the gateway is still sending the request's body.
+    pub fn finish(&mut self, id: u16) -> bool {
+        let Some(at) = self.active.iter().position(|active| active.id == id) else { return false };
+        let active = &mut self.active[at];
+        if active.stdin_open || active.data_open {
+            active.stage = Stage::Draining;
+            true
+        } else {
+            self.active.swap_remove(at);
+            false
+        }
+    }
+
+    /// Whether a request that was answered is still being sent.
+    pub fn is_draining(&self) -> bool {
+        self.active.iter().any(|active| active.stage == Stage::Draining)
+    }
+
+    /// Whether the gateway has still to send something that it has begun: a record, parameters, a body.
+    pub fn expects_more(&self) -> bool {
+        let open = |active: &Active| active.stdin_open || active.data_open || active.stage != Stage::Running;
+        !self.decoder.at_boundary() || self.active.iter().any(open)
+    }
+
+    fn fault(&self, fault: Fault) -> ProtocolError {
+        ProtocolError::new(self.decoder.offset(), fault)
+    }
+
+    fn find(&mut self, id: u16) -> Option<&mut Active> {
+        self.active.iter_mut().find(|active| active.id == id)
+    }
+
+    fn begin(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
+        self.whole.clear();
+        match header.kind {
+            RecordType::BeginRequest if header.content != 8 => {
+                Err(self.fault(Fault::Size { kind: header.kind, length: header.content }))
+            }
+            RecordType::Stdout | RecordType::Stderr | RecordType::EndRequest => {
+                Err(self.fault(Fault::WrongSide(header.kind)))
+            }
+            RecordType::GetValues if usize::from(header.content) > MOST_VALUES => {
+                Err(self.fault(Fault::ParamsTooLong(MOST_VALUES)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn content<'a>(&mut self, header: Header, bytes: &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+        let (id, limit) = (header.id, self.limits.params_bytes);
+        match header.kind {
+            RecordType::BeginRequest | RecordType::GetValues => self.whole.extend_from_slice(bytes),
+            RecordType::Params => match self.find(id).map(|active| &mut active.stage) {
+                Some(Stage::Params(params)) if params.len() + bytes.len() > limit => {
+                    return Err(self.fault(Fault::ParamsTooLong(limit)));
+                }
+                Some(Stage::Params(params)) => params.extend_from_slice(bytes),
+                _ => {}
+            },
+            RecordType::Stdin | RecordType::Data => {
+                let running = self.find(id).is_some_and(|active| match header.kind {
+                    RecordType::Stdin => active.stdin_open && active.stage == Stage::Running,
+                    _ => active.data_open && active.stage == Stage::Running,
+                });
+                return Ok(Some(match (running, header.kind) {
+                    (false, _) => Event::Discarded(bytes.len()),
+                    (true, RecordType::Stdin) => Event::Stdin(id, bytes),
+                    (true, _) => Event::Data(id, bytes),
+                }));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn end(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
+        match header.kind {
+            RecordType::BeginRequest => self.begin_request(header.id)?,
+            RecordType::Params if header.content == 0 => return self.start(header.id),
+            RecordType::Stdin | RecordType::Data if header.content == 0 => {
+                return Ok(self.stream_ended(header));
+            }
+            RecordType::AbortRequest => {
+                return Ok(self.find(header.id).and_then(|active| match active.stage {
+                    Stage::Running => Some(Event::Abort(header.id)),
+                    _ => None,
+                }));
+            }
+            RecordType::GetValues => self.answer_values()?,
+            RecordType::Other(kind) if header.id == 0 => record::push_unknown(&mut self.replies, kind),
+            // A request that is not running has ended or was refused: what still comes for it is ignored
+            // (specification section 3.3).
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn begin_request(&mut self, id: u16) -> Result<(), ProtocolError> {
+        let Ok([role1, role0, flags, ..]) = <[u8; 8]>::try_from(self.whole.as_slice()) else {
+            return Ok(());
+        };
+        // A gateway that was answered early may drop the rest of the body and use the id again.
+        self.active.retain(|active| active.id != id || active.stage != Stage::Draining);
+        if id == 0 || self.find(id).is_some() {
+            return Err(self.fault(Fault::BeginTwice(id)));
+        }
+        let running = self.active.iter().filter(|active| active.stage != Stage::Draining).count();
+        let role = Role::from_number(u16::from_be_bytes([role1, role0]));
+        let refusal = match role {
+            None => Some(ProtocolStatus::UnknownRole),
+            Some(_) if running > 0 && !self.capacity.multiplex => Some(ProtocolStatus::CantMultiplex),
+            Some(_) if running >= self.limits.multiplexed => Some(ProtocolStatus::Overloaded),
+            Some(_) => None,
+        };
+        if let Some(status) = refusal {
+            record::push_end(&mut self.replies, id, EndRequest::new(0, status));
+        } else if let Some(role) = role {
+            self.active.push(Active {
+                id,
+                role,
+                keep_conn: flags & 1 != 0,
+                stage: Stage::Params(Vec::new()),
+                stdin_open: role != Role::Authorizer,
+                data_open: role == Role::Filter,
+            });
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, id: u16) -> Result<Option<Event<'static>>, ProtocolError> {
+        let limits = self.limits;
+        let end = self.decoder.offset();
+        let Some(active) = self.find(id) else { return Ok(None) };
+        let Stage::Params(params) = &mut active.stage else { return Ok(None) };
+        // Offsets within the pairs mean nothing in a stream cut into records: the pairs' end is named.
+        let params = Params::parse(std::mem::take(params), &limits)
+            .map_err(|error| ProtocolError::new(end, error.fault))?;
+        active.stage = Stage::Running;
+        Ok(Some(Event::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
+    }
+
+    fn stream_ended(&mut self, header: Header) -> Option<Event<'static>> {
+        let active = self.find(header.id)?;
+        let open =
+            if header.kind == RecordType::Stdin { &mut active.stdin_open } else { &mut active.data_open };
+        if !std::mem::replace(open, false) {
+            return None;
+        }
+        match active.stage {
+            Stage::Running if header.kind == RecordType::Stdin => Some(Event::StdinEnd(header.id)),
+            Stage::Running => Some(Event::DataEnd(header.id)),
+            Stage::Draining => {
+                self.active.retain(|active| {
+                    active.stage != Stage::Draining || active.stdin_open || active.data_open
+                });
+                Some(Event::Discarded(0))
+            }
+            Stage::Params(_) => None,
+        }
+    }
+
+    fn answer_values(&mut self) -> Result<(), ProtocolError> {
+        let asked = Params::parse(std::mem::take(&mut self.whole), &self.limits)
+            .map_err(|error| self.fault(error.fault))?;
+        let mut answer = Vec::new();
+        let Capacity { connections, requests, multiplex } = self.capacity;
+        for (name, value) in [
+            ("FCGI_MAX_CONNS", connections),
+            ("FCGI_MAX_REQS", requests),
+            ("FCGI_MPXS_CONNS", usize::from(multiplex)),
+        ] {
+            if asked.get(name).is_some() {
+                push_pair(&mut answer, name.as_bytes(), value.to_string().as_bytes());
+            }
+        }
+        record::push(&mut self.replies, RecordType::GetValuesResult, 0, &answer);
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! FastCGI done so that nothing is lost at the end of a request.
+//!
+//! The protocol leaves the end of a connection to its implementors, and most get it wrong: a responder that
+//! closes while so much as the empty STDIN record is unread makes the kernel reset the connection and throw
+//! away what of the response is still to be sent. The order that works behind every gateway measured is
+//! **END_REQUEST, half-close, bounded drain, close**; [`Responder`] keeps it, through crate `linger`.
+//!
+//! - [`record`], [`params`], [`incoming`], [`replies`]: the protocol, without sockets.
+//! - [`Responder`]: serves requests on blocking threads; [`tokio`](crate::tokio) does on a runtime, and
+//!   [`tower`](crate::tower) serves any HTTP application.
+//! - [`Client`]: the gateway's side. It reads while it writes, takes a response only with its END_REQUEST,
+//!   and salvages what arrived before a reset.
+//!
+//! ```no_run
+//! use std::io::Write;
+//! use linger_fastcgi::{Responder, responder::Config};
+//!
+//! let responder = Responder::bind(&"127.0.0.1:9000".parse()?, Config::default())?;
+//! responder.run(|request: &mut linger_fastcgi::Request, response: &mut linger_fastcgi::Response| {
+//!     write!(response, "Content-Type: text/plain\r\n\r\nhello, {:?}", request.params().text("REMOTE_ADDR"))?;
+//!     Ok(0)
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
+mod address;
+pub mod cgi;
+mod error;
+pub mod gateway;
+pub mod incoming;
+mod limits;
+pub mod params;
+pub mod record;
+pub mod replies;
+pub mod responder;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+
+pub use address::{Address, InvalidAddress};
+pub use error::{Fault, ProtocolError};
+
+pub use gateway::Client;
+pub use limits::Limits;
+pub use params::Params;
+pub use responder::{Request, Responder, Response};

@@ -1,0 +1,24 @@
+//! How much a peer may make this side remember.
+
+/// Bounds on what one connection may hold in memory. Plain data; every field may be set directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Most bytes of name-value pairs in one request. Raising it costs memory for each request that is
+    /// being received; gateways send 1 to 4 KB, cookies and client certificates the rest.
+    pub params_bytes: usize,
+    /// Most pairs in one request. Raising it costs 12 bytes a pair and time to look one up.
+    pub params_count: usize,
+    /// Most requests at once on one connection; more are answered with `OVERLOADED`.
+    pub multiplexed: usize,
+    /// Most bytes of request body held for a handler that does not read, where requests are multiplexed.
+    /// At the bound the connection is not read, and its other requests wait too: FastCGI has no flow
+    /// control of its own.
+    pub buffered: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { params_bytes: 256 << 10, params_count: 1024, multiplexed: 64, buffered: 256 << 10 }
+    }
+}

@@ -1,0 +1,187 @@
+//! The application's end on blocking threads: accepts, serves, and ends each request so that nothing is lost.
+//!
+//! One thread serves a connection; while it does, another accepts, so that nobody who waits for a peer ever
+//! keeps the next one waiting. Where the gateway may multiplex ([`Config::multiplex`]) that thread only
+//! reads, and each request has a thread of its own.
+
+mod exchange;
+mod link;
+mod serve;
+mod workers;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::sockopt;
+use socket2::{SockAddr, Socket};
+
+use crate::address::Address;
+use crate::error::ProtocolError;
+use crate::limits::Limits;
+
+pub use exchange::{DataStream, Request, Response};
+
+/// How a responder serves. Plain data; every field may be set directly.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long, and for how many bytes, the end of a connection may wait for the gateway. The same bounds
+    /// hold for the rest of a request body on a connection that is kept.
+    pub policy: linger::Policy,
+    /// What one connection may hold in memory.
+    pub limits: Limits,
+    /// Most connections at once; more wait in the listener's queue. Raising it costs a thread each.
+    pub connections: usize,
+    /// Whether a connection may carry several requests at once. It costs a hand-over between threads for each
+    /// request; no common gateway needs it. Without it a second request is answered `CANT_MPX_CONN`.
+    pub multiplex: bool,
+    /// Longest silence of the gateway in the middle of a request, and longest time a write may block.
+    pub io_timeout: Duration,
+    /// How long a kept connection may stay idle between two requests. Each holds a thread.
+    pub keep_idle: Duration,
+    /// The listener's queue, where this responder makes the listener; the kernel caps it at `somaxconn`.
+    pub backlog: i32,
+    /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
+    pub allowed: Option<Vec<IpAddr>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policy: linger::Policy::default(),
+            limits: Limits::default(),
+            connections: 256,
+            multiplex: false,
+            io_timeout: Duration::from_secs(60),
+            keep_idle: Duration::from_secs(60),
+            backlog: 1024,
+            allowed: None,
+        }
+    }
+}
+
+/// What answers requests.
+pub trait Handler: Send + Sync {
+    /// Answers one request: reads what it wants of the body, writes the response (a CGI header block first),
+    /// and gives the application's exit status.
+    ///
+    /// # Errors
+    /// Before any of the response was sent, an error becomes a `500` and a line in the gateway's log. After
+    /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole.
+    fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32>;
+
+    /// Hears how each connection ended.
+    fn closed(&self, _connection: &Closed) {}
+}
+
+impl<F: Fn(&mut Request, &mut Response) -> io::Result<u32> + Send + Sync> Handler for F {
+    fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32> {
+        self(request, response)
+    }
+}
+
+/// A connection that has ended.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Requests served on it.
+    pub requests: u64,
+    /// What the peer did wrong, if that ended it.
+    pub fault: Option<ProtocolError>,
+    /// What its close came to.
+    pub outcome: linger::Outcome,
+}
+
+/// A listening FastCGI application.
+#[derive(Debug)]
+pub struct Responder {
+    listener: Socket,
+    config: Config,
+    stop: Stop,
+}
+
+/// Ends a running [`Responder`] from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<OwnedFd>);
+
+impl Stop {
+    /// Lets the responder accept no more; [`Responder::run`] returns when its connections have ended.
+    pub fn stop(&self) {
+        // The counter of an eventfd takes 2^64 - 2 such writes before it refuses one.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+impl Responder {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// Those of `bind(2)` and `listen(2)`.
+    pub fn bind(address: &Address, config: Config) -> io::Result<Self> {
+        Self::new(address.listen(config.backlog)?, config)
+    }
+
+    /// Takes over a socket that listens already, as systemd or a parent hands it down.
+    ///
+    /// # Errors
+    /// `InvalidInput` where it does not listen.
+    pub fn from_listener(listener: impl Into<OwnedFd>, config: Config) -> io::Result<Self> {
+        let listener = listener.into();
+        if !sockopt::socket_acceptconn(&listener).unwrap_or(false) {
+            let message = "the descriptor is no listening socket: start the program through spawn-fcgi, a web \
+                           server or a service manager, or name an address to listen on";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Self::new(listener.into(), config)
+    }
+
+    /// Takes over descriptor 0, where spawn-fcgi, httpd and lighttpd leave the listening socket
+    /// (specification section 2.2).
+    ///
+    /// # Errors
+    /// As [`from_listener`](Self::from_listener).
+    pub fn inherited(config: Config) -> io::Result<Self> {
+        Self::from_listener(io::stdin().as_fd().try_clone_to_owned()?, config)
+    }
+
+    fn new(listener: Socket, config: Config) -> io::Result<Self> {
+        let stop = Stop(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        Ok(Self { listener, config, stop })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local_address(&self) -> io::Result<Address> {
+        Ok(address_of(&self.listener.local_addr()?))
+    }
+
+    /// A way to end it from another thread or a signal handler's thread.
+    pub fn stopper(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Serves until [`Stop::stop`], then waits for the connections that are open.
+    ///
+    /// # Errors
+    /// The listener failed for good, or no thread can be started.
+    pub fn run(self, handler: impl Handler) -> io::Result<()> {
+        workers::run(&self.listener, &self.config, &self.stop, &handler)
+    }
+}
+
+fn address_of(address: &SockAddr) -> Address {
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => address.into(),
+        (None, path) => Address::Unix(path.map(Into::into).unwrap_or_default()),
+    }
+}

@@ -1,0 +1,138 @@
+//! Threads that take turns at accepting.
+//!
+//! One at a time waits at the listener; before it serves what it accepted, it sees to it that another can
+//! take its place. No connection is handed from thread to thread.
+
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use socket2::Socket;
+
+use super::{Config, Handler, Stop, serve};
+
+/// Threads that stay when there is nothing to do.
+const SPARE: usize = 16;
+
+struct Pool<'a, H> {
+    listener: &'a Socket,
+    config: &'a Config,
+    stop: &'a Stop,
+    handler: &'a H,
+    count: Mutex<Count>,
+    /// The accepting thread's turn is over.
+    turn: Condvar,
+}
+
+#[derive(Default)]
+struct Count {
+    threads: usize,
+    idle: usize,
+    accepting: bool,
+    stopped: bool,
+    failure: Option<io::Error>,
+}
+
+pub(super) fn run(listener: &Socket, config: &Config, stop: &Stop, handler: &impl Handler) -> io::Result<()> {
+    let count = Mutex::new(Count { threads: 1, idle: 1, ..Count::default() });
+    let pool = Pool { listener, config, stop, handler, count, turn: Condvar::new() };
+    thread::scope(|scope| work(&pool, scope));
+    let count = pool.count.into_inner().unwrap_or_else(PoisonError::into_inner);
+    count.failure.map_or(Ok(()), Err)
+}
+
+fn work<'s, H: Handler>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_>) {
+    while let Some(stream) = next(pool) {
+        let mut count = lock(pool);
+        count.accepting = false;
+        count.idle -= 1;
+        if count.idle > 0 {
+            drop(count);
+            pool.turn.notify_one();
+        } else if count.threads < pool.config.connections {
+            count.threads += 1;
+            count.idle += 1;
+            drop(count);
+            let started =
+                thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, || work(pool, scope));
+            if started.is_err() {
+                // Whoever is free next accepts.
+                let mut count = lock(pool);
+                count.threads -= 1;
+                count.idle -= 1;
+            }
+        } else {
+            drop(count);
+        }
+        if let Some(stream) = admitted(stream, pool.config) {
+            serve::connection(stream, pool.config, pool.handler);
+        }
+        let mut count = lock(pool);
+        if count.idle >= SPARE {
+            count.threads -= 1;
+            return;
+        }
+        count.idle += 1;
+    }
+    lock(pool).idle -= 1;
+    pool.turn.notify_all();
+}
+
+/// Waits for this thread's turn, then for a connection; `None` when the pool ends.
+fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
+    let mut count = lock(pool);
+    while count.accepting && !count.stopped {
+        count = pool.turn.wait(count).unwrap_or_else(PoisonError::into_inner);
+    }
+    if count.stopped {
+        return None;
+    }
+    count.accepting = true;
+    drop(count);
+    let accepted = accept(pool.listener, pool.stop);
+    if let Ok(Some(stream)) = accepted {
+        return Some(stream);
+    }
+    let mut count = lock(pool);
+    count.accepting = false;
+    count.stopped = true;
+    count.failure = accepted.err();
+    None
+}
+
+fn accept(listener: &Socket, stop: &Stop) -> io::Result<Option<Socket>> {
+    loop {
+        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        if !ready[1].revents().is_empty() {
+            return Ok(None);
+        }
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(Some(stream)),
+            Err(error) => match Errno::from_io_error(&error) {
+                // Another process took it, or the peer gave up before it was taken (accept(2)).
+                Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    // It stays in the queue; a connection that ends makes room.
+                    thread::sleep(std::time::Duration::from_millis(20));
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+fn admitted(stream: Socket, config: &Config) -> Option<Socket> {
+    let Some(allowed) = &config.allowed else { return Some(stream) };
+    let peer = stream.peer_addr().ok()?.as_socket();
+    peer.is_none_or(|peer| allowed.contains(&peer.ip().to_canonical())).then_some(stream)
+}
+
+fn lock<'a, H>(pool: &'a Pool<'_, H>) -> MutexGuard<'a, Count> {
+    pool.count.lock().unwrap_or_else(PoisonError::into_inner)
+}
