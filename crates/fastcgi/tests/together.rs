@@ -30,7 +30,7 @@ impl Running {
 
     fn client(&self, keep_conn: bool) -> Client {
         let mut config = ClientConfig::default();
-        config.keep_conn = keep_conn;
+        (config.keep_conn, config.trusting) = (keep_conn, keep_conn);
         Client::new(self.address.clone(), config)
     }
 }

@@ -29,6 +29,7 @@ pub struct Response {
     pool: Arc<Pool>,
     config: Config,
     body: Body,
+    /// How much of it has been made into records.
     body_at: usize,
     data: Option<Arc<[u8]>>,
     body_ended: bool,
@@ -169,8 +170,14 @@ impl Response {
     /// The connection can serve again if both sides are done with this request.
     fn give_back(&mut self) {
         let sent = self.body_ended && self.out_at == self.out.len() && self.write_error.is_none();
+        let in_step = self.config.trusting || (self.body_at == 0 && self.data.is_none());
         let Some(socket) = self.socket.take() else { return };
-        if self.config.keep_conn && sent && self.input_at == self.input_end && self.replies.at_boundary() {
+        if self.config.keep_conn
+            && sent
+            && in_step
+            && self.input_at == self.input_end
+            && self.replies.at_boundary()
+        {
             self.pool.put(socket);
         }
         // Otherwise it closes here. The application that answered early is draining and waits for that.
@@ -239,6 +246,7 @@ impl Response {
                     }
                 };
                 record::push_stream(&mut self.out, RecordType::Stdin, ID, &chunk[..got]);
+                self.body_at = self.body_at.saturating_add(got);
                 self.body_ended = got == 0;
             }
         }

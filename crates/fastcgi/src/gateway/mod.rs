@@ -27,6 +27,10 @@ use pool::Pool;
 pub struct Config {
     /// Whether to ask the application to keep connections open (FCGI_KEEP_CONN).
     pub keep_conn: bool,
+    /// Whether a kept connection is also used after a request that had a body, and for a request that must not
+    /// be sent twice. Right for this crate's responder. libfcgi leaves an unread body on the connection and
+    /// stumbles over it, and uWSGI closes kept connections: with those, requests would fail now and then.
+    pub trusting: bool,
     /// Most idle connections kept; each holds a thread or a process of most applications.
     pub idle_connections: usize,
     /// How long an idle connection is kept. It should be shorter than the application's own patience.
@@ -45,6 +49,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             keep_conn: false,
+            trusting: false,
             idle_connections: 16,
             idle_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(5),
@@ -240,8 +245,8 @@ impl Client {
         let mut request = request;
         let mut retries = self.config.retries;
         loop {
-            let (socket, reused) = self.pool.take()?;
             let (again, repeatable) = (request.again(), request.is_repeatable());
+            let (socket, reused) = self.pool.take(repeatable || self.config.trusting)?;
             let mut response = Response::start(socket, request, self.pool.clone(), self.config);
             let error = match response.begin() {
                 Ok(()) => return Ok(response),

@@ -1,0 +1,1 @@
+//! Servers as the matrix asks them.
