@@ -1,7 +1,6 @@
 //! Finding a program, starting it, knowing when it serves, ending it.
 
 use std::fs::{self, File};
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -192,15 +191,4 @@ fn end(child: &mut Child) {
     // Workers may outlive their master.
     let _ = kill_process_group(group, Signal::KILL);
     let _ = child.wait();
-}
-
-/// The first line of what a program says about its version, in a few words.
-///
-/// # Errors
-/// Where it cannot be started.
-pub(crate) fn first_line(program: &Path, arguments: &[&str]) -> io::Result<String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output()?;
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    Ok(text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned())
 }

@@ -25,15 +25,14 @@ impl Pool {
 
     /// A connection, and whether it has been used before, which `kept` allows.
     pub(super) fn take(&self, kept: bool) -> Result<(Socket, bool), Error> {
-        while kept {
-            let Some((socket, since)) = self.idle().pop() else { break };
+        while let Some((socket, since)) = self.idle().pop() {
+            if !kept {
+                // It may tie up the very worker that the fresh one needs.
+                break;
+            }
             if since.elapsed() < self.config.idle_timeout && is_silent(&socket) {
                 return Ok((socket, true));
             }
-        }
-        if !kept {
-            // It may tie up the very worker that the fresh one needs.
-            drop(self.idle().pop());
         }
         let connected = self.address.connect(self.config.connect_timeout);
         let socket = connected.map_err(|source| Error::Connect { address: self.address.clone(), source })?;

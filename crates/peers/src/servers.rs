@@ -1,1 +1,0 @@
-//! Servers as the matrix asks them.

@@ -1,0 +1,488 @@
+//! The questions that any client may ask.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use socket2::SockAddr;
+
+use crate::config::Config;
+use crate::counters::Source;
+use crate::dialect::{Ask, Dialect};
+use crate::finding::{Check, Finding, Report, Verdict};
+use crate::hostile;
+use crate::target::{Scheme, Target, is_here, is_near};
+use crate::trial::{Ended, Seen, Trial, Until};
+
+/// Below this a response fits where the server's bytes wait even with a small window, and decides nothing.
+const LARGE: u64 = 64 << 10;
+/// Nothing moves for so long: the server does not read, and it is time for the next step.
+const STUCK: Duration = Duration::from_millis(300);
+
+/// Why a server could not be probed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection.
+    #[error("cannot connect to {target}: {source} (is the server running?)")]
+    Connect {
+        /// Where.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A plain request gets no response that can be understood.
+    #[error("{target} does not answer a plain request: {reason}")]
+    NoAnswer {
+        /// Whom.
+        target: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// Hostile questions to a stranger.
+    #[error(
+        "{0} is neither loopback nor private: ask the hostile questions only of a server of your own, and say so with --i-own-this-server"
+    )]
+    NotYours(String),
+    /// `tcp://` without a payload.
+    #[error("tcp:// needs the bytes of a request: name a file with --payload")]
+    NoPayload,
+}
+
+/// What every trial needs.
+#[derive(Debug)]
+pub(crate) struct Prober {
+    pub(crate) address: SockAddr,
+    pub(crate) tls_host: Option<String>,
+    pub(crate) dialect: Dialect,
+    pub(crate) config: Config,
+    pub(crate) counters: Source,
+    /// How long a plain request takes; everything that waits is a multiple of it.
+    pub(crate) plain: Duration,
+    /// The body's length in a plain answer.
+    pub(crate) expected: Option<u64>,
+    pub(crate) status: Option<u16>,
+}
+
+impl Prober {
+    /// Long enough for a packet that follows another at once.
+    pub(crate) fn moment(&self) -> Duration {
+        (self.plain * 2).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
+    /// How long after a complete response an end may come that belongs to it.
+    pub(crate) fn settling(&self) -> Duration {
+        (self.plain * 20).clamp(Duration::from_secs(1), self.config.patience)
+    }
+
+    /// How long a client that waits for the server waits before it gives in.
+    pub(crate) fn holding(&self) -> Duration {
+        (self.plain * 20).clamp(Duration::from_secs(3), self.config.patience)
+    }
+}
+
+/// Asks a server all the questions of `config`, and tells each answer to `told` as it comes.
+///
+/// # Errors
+/// Where there is no server, or none that answers a plain request.
+pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -> Result<Report, Error> {
+    let name = target.to_string();
+    let connect = |source| Error::Connect { target: name.clone(), source };
+    let address = target.resolve().map_err(connect)?;
+    if config.hostile && !config.own_server && !is_near(&address) {
+        return Err(Error::NotYours(name));
+    }
+    if target.scheme == Scheme::Tcp && config.payload.is_empty() {
+        return Err(Error::NoPayload);
+    }
+    let counters = match config.pid {
+        Some(id) => Source::Process(id),
+        None if is_here(&address) => Source::Here,
+        None => Source::Nowhere,
+    };
+    let mut prober = Prober {
+        address,
+        tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
+        dialect: Dialect::new(target, &config.payload, &config.user_agent),
+        config: config.clone(),
+        counters,
+        plain: Duration::from_millis(50),
+        expected: config.expect,
+        status: None,
+    };
+    let plain = plain(&prober, &name)?;
+    prober.plain = plain.elapsed;
+    prober.status = plain.status;
+    if prober.expected.is_none() {
+        prober.expected = plain.expected;
+    }
+    let mut report = Report {
+        target: name,
+        server: plain.server.clone(),
+        response_bytes: plain.got,
+        framing: plain.framing,
+        findings: Vec::new(),
+    };
+    for check in Check::ALL {
+        let asked = config.only.is_empty() || config.only.contains(&check);
+        if !asked || (check.is_hostile() && !config.hostile) {
+            continue;
+        }
+        let finding = ask(&prober, check, &report);
+        told(&finding);
+        report.findings.push(finding);
+    }
+    Ok(report)
+}
+
+/// A plain request, read at once with a wide window; three times where only the connection's end frames it.
+fn plain(prober: &Prober, target: &str) -> Result<Seen, Error> {
+    let mut best: Option<Seen> = None;
+    for _ in 0..3 {
+        let connect = |source| Error::Connect { target: target.to_owned(), source };
+        let mut trial = Trial::open(prober, false).map_err(connect)?;
+        trial.queue(&prober.dialect.request(Ask::GET));
+        trial.send(prober.config.patience);
+        trial.read(Until::Complete, prober.config.patience);
+        let mut seen = trial.finish();
+        if seen.unframed && seen.ended == Ended::Closed {
+            seen.expected = Some(seen.got);
+        }
+        let framed = seen.complete;
+        if best.as_ref().is_none_or(|best| seen.got > best.got) {
+            best = Some(seen);
+        }
+        if framed {
+            break;
+        }
+    }
+    match best {
+        Some(seen) if seen.complete || seen.got > 0 || seen.expected.is_some() => Ok(seen),
+        Some(seen) => Err(Error::NoAnswer {
+            target: target.to_owned(),
+            reason: format!("the connection ended ({}) without a response", seen.ended),
+        }),
+        None => Err(Error::NoAnswer { target: target.to_owned(), reason: "nothing came".into() }),
+    }
+}
+
+fn ask(prober: &Prober, check: Check, report: &Report) -> Finding {
+    let raw = prober.dialect.is_raw();
+    match check {
+        Check::UnreadBody
+        | Check::UploadInProgress
+        | Check::Pipelined
+        | Check::Stall
+        | Check::EndlessUpload
+            if raw =>
+        {
+            undecided(check, "the protocol is unknown, so there is no request body to leave unread")
+        }
+        Check::LargeResponse => large_response(prober),
+        Check::UnreadBody => unread_body(prober),
+        Check::TrailingBytes => trailing_bytes(prober),
+        Check::LateByte => late_byte(prober),
+        Check::Pipelined => pipelined(prober),
+        Check::HalfClose => half_close(prober),
+        Check::UploadInProgress => upload_in_progress(prober),
+        Check::Stall => stall(prober),
+        Check::IdleOpen => hostile::idle_open(prober),
+        Check::Drip => hostile::drip(prober, report),
+        Check::EndlessUpload => hostile::endless_upload(prober),
+        Check::Backlog => hostile::backlog(prober),
+    }
+}
+
+/// A question that was not answered.
+pub(crate) fn undecided(check: Check, sentence: &str) -> Finding {
+    Finding {
+        check,
+        verdict: Verdict::CannotTell,
+        got: 0,
+        expected: None,
+        ended: None,
+        seconds: 0.0,
+        trials: 0,
+        with_this_verdict: 0,
+        counters: Default::default(),
+        sentence: sentence.to_owned(),
+    }
+}
+
+/// A finding from what was seen.
+pub(crate) fn finding(check: Check, verdict: Verdict, seen: &Seen, sentence: String) -> Finding {
+    Finding {
+        check,
+        verdict,
+        got: seen.got,
+        expected: seen.expected,
+        ended: Some(seen.ended),
+        seconds: seen.elapsed.as_secs_f64(),
+        trials: 1,
+        with_this_verdict: 1,
+        counters: seen.counters.clone(),
+        sentence,
+    }
+}
+
+/// Asks each variant as often as told, and keeps the worst answer.
+fn worst(prober: &Prober, check: Check, variants: &[&dyn Fn(&Prober) -> io::Result<Finding>]) -> Finding {
+    let mut findings = Vec::new();
+    for variant in variants {
+        for _ in 0..prober.config.repeat.max(1) {
+            let found = variant(prober);
+            findings.push(found.unwrap_or_else(|error| undecided(check, &format!("no connection: {error}"))));
+        }
+    }
+    let trials = findings.len() as u32;
+    // Of equal verdicts the one with the greater loss is told.
+    let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.verdict, missing(finding))).cloned()
+    else {
+        return undecided(check, "nothing was asked");
+    };
+    let same = findings.iter().filter(|finding| finding.verdict == worst.verdict).count() as u32;
+    (worst.trials, worst.with_this_verdict) = (trials, same);
+    worst
+}
+
+fn missing(finding: &Finding) -> u64 {
+    finding.expected.unwrap_or(0).saturating_sub(finding.got)
+}
+
+/// What a response that should have arrived whole tells about the server.
+fn judge(prober: &Prober, check: Check, mut seen: Seen, like_plain: bool) -> Finding {
+    if seen.unframed && like_plain {
+        seen.expected = prober.expected;
+        seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
+    }
+    let (got, ended) = (seen.got, seen.ended);
+    let of = seen.expected.map_or("an unknown number of".to_owned(), |expected| expected.to_string());
+    let gateway_failed = |status| matches!(status, Some(502 | 504));
+    let (verdict, sentence) = if gateway_failed(seen.status) && !gateway_failed(prober.status) {
+        let status = seen.status.unwrap_or(0);
+        (Verdict::Loses, format!("a gateway answered {status}: it did not get the application's response"))
+    } else if seen.complete && ended.is_reset() {
+        let text = "arrived, but the server then reset the connection: what is still on its way at that moment is lost";
+        (Verdict::Loses, format!("all {got} bytes {text}"))
+    } else if seen.complete {
+        let end = if ended == Ended::Open { "left the connection open" } else { "closed in order" };
+        (Verdict::Keeps, format!("all {got} bytes arrived, and the server {end}"))
+    } else if ended.is_reset() {
+        (Verdict::Loses, format!("{got} of {of} bytes arrived before the server reset the connection"))
+    } else if ended == Ended::Closed && (seen.expected.is_some() || !seen.unframed || got == 0) {
+        (Verdict::LosesSilently, format!("{got} of {of} bytes arrived, and then an orderly end of stream"))
+    } else if ended == Ended::Closed {
+        let text =
+            "the response has no framing: whether these are all its bytes cannot be seen (--expect tells it)";
+        (Verdict::CannotTell, format!("{got} bytes arrived and then an orderly end; {text}"))
+    } else {
+        (
+            Verdict::Stalls,
+            format!("{got} of {of} bytes arrived, and then nothing for {:.1} s", seen.elapsed.as_secs_f64()),
+        )
+    };
+    finding(check, verdict, &seen, sentence)
+}
+
+/// Sends a request, does `between`, reads late, and judges.
+fn late_reader(
+    prober: &Prober,
+    check: Check,
+    ask: Ask,
+    surplus: &[u8],
+    between: impl Fn(&mut Trial<'_>),
+) -> io::Result<Finding> {
+    let mut trial = Trial::open(prober, true)?;
+    let mut request = prober.dialect.request(ask);
+    request.extend_from_slice(surplus);
+    trial.queue(&request);
+    trial.send(STUCK);
+    between(&mut trial);
+    trial.late();
+    trial.read(Until::Complete, prober.config.patience);
+    trial.settle();
+    let mut seen = trial.finish();
+    let like_plain = ask.method == "GET" && ask.announced.is_none();
+    if seen.unframed && !like_plain {
+        seen.expected = by_repetition(prober, ask);
+        seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
+    }
+    Ok(judge(prober, check, seen, like_plain))
+}
+
+/// The longest of three prompt reads with a wide window: the length of a response that nothing frames.
+fn by_repetition(prober: &Prober, ask: Ask) -> Option<u64> {
+    let mut longest = None;
+    for _ in 0..3 {
+        let Ok(mut trial) = Trial::open(prober, false) else { continue };
+        trial.queue(&prober.dialect.request(ask));
+        trial.read(Until::Closed, prober.config.patience);
+        let seen = trial.finish();
+        longest = longest.max(Some(seen.got));
+    }
+    longest.filter(|length| *length > 0)
+}
+
+fn large_response(prober: &Prober) -> Finding {
+    let check = Check::LargeResponse;
+    if prober.expected.is_some_and(|expected| expected < LARGE) {
+        let text =
+            "would fit into the server's send buffer whatever it does: name a path with more than 64 KB";
+        return undecided(check, &format!("the response's {} bytes {text}", prober.expected.unwrap_or(0)));
+    }
+    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &[], |_| {})])
+}
+
+fn unread_body(prober: &Prober) -> Finding {
+    let (check, large) = (Check::UnreadBody, prober.config.body);
+    let variant = |method, body| {
+        move |prober: &Prober| late_reader(prober, check, Ask::with_body(method, body, body), &[], |_| {})
+    };
+    let (a, b, c, d) = (variant("GET", 8), variant("GET", large), variant("POST", 8), variant("POST", large));
+    worst(prober, check, &[&a, &b, &c, &d])
+}
+
+fn trailing_bytes(prober: &Prober) -> Finding {
+    let check = Check::TrailingBytes;
+    if prober.dialect.is_fcgi() {
+        // The end of STDIN in a packet of its own, once the server has answered without waiting for it.
+        let ask = Ask { end: false, ..Ask::GET };
+        let end = prober.dialect.body_end();
+        return worst(
+            prober,
+            check,
+            &[&|prober| {
+                late_reader(prober, check, ask, &[], |trial| {
+                    trial.answer_begins(prober.moment());
+                    trial.queue(&end);
+                    trial.send(STUCK);
+                })
+            }],
+        );
+    }
+    let surplus = prober.dialect.surplus();
+    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &surplus, |_| {})])
+}
+
+fn late_byte(prober: &Prober) -> Finding {
+    let (check, surplus) = (Check::LateByte, prober.dialect.surplus());
+    worst(
+        prober,
+        check,
+        &[&|prober| {
+            late_reader(prober, check, Ask::GET, &[], |trial| {
+                trial.answer_begins(prober.config.patience);
+                trial.queue(&surplus[..1]);
+                trial.send(STUCK);
+            })
+        }],
+    )
+}
+
+fn pipelined(prober: &Prober) -> Finding {
+    let check = Check::Pipelined;
+    let body = 64 << 10;
+    let second = prober.dialect.request(Ask::with_body("POST", body, body));
+    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &second, |_| {})])
+}
+
+fn half_close(prober: &Prober) -> Finding {
+    let check = Check::HalfClose;
+    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &[], |trial| trial.half_close())])
+}
+
+fn upload_in_progress(prober: &Prober) -> Finding {
+    let (check, upload) = (Check::UploadInProgress, prober.config.upload);
+    worst(
+        prober,
+        check,
+        &[&|prober| {
+            let piece = 64 << 10;
+            let mut trial = Trial::open(prober, true)?;
+            trial.queue(&prober.dialect.request(Ask::with_body("POST", upload, 0)));
+            let (mut left, mut after_answer, mut early) = (upload, 0, false);
+            while left > 0 && !trial.write_failed() {
+                let now = piece.min(left);
+                trial.queue(&prober.dialect.body(now));
+                if now == left {
+                    trial.queue(&prober.dialect.body_end());
+                }
+                trial.send(STUCK);
+                left -= now;
+                if early || trial.answer_begins(Duration::ZERO) {
+                    // Answered: a client that has not looked yet goes on for a while.
+                    early = true;
+                    after_answer += now;
+                    if after_answer >= prober.config.body {
+                        break;
+                    }
+                }
+            }
+            trial.late();
+            trial.read(Until::Complete, prober.config.patience);
+            trial.settle();
+            let seen = trial.finish();
+            let mut found = judge(prober, check, seen, false);
+            if found.verdict == Verdict::Keeps && !early {
+                found.sentence.push_str("; it reads the whole upload before it answers");
+            }
+            Ok(found)
+        }],
+    )
+}
+
+/// Half of a body, and no more once the answer has begun: does the answer still come to its end?
+fn stall(prober: &Prober) -> Finding {
+    let (check, body) = (Check::Stall, prober.config.body);
+    let ask = Ask::with_body("POST", 2 * body, body);
+    worst(
+        prober,
+        check,
+        &[&|prober| {
+            let mut trial = Trial::open(prober, false)?;
+            trial.queue(&prober.dialect.request(ask));
+            trial.send(STUCK);
+            if !trial.answer_begins(prober.holding()) {
+                trial.queue(&prober.dialect.body(body));
+                trial.queue(&prober.dialect.body_end());
+                trial.read(Until::Complete, prober.config.patience);
+                let seen = trial.finish();
+                let sentence = "the server answers only when it has the whole request: nobody waits for what will not come";
+                let verdict =
+                    if seen.complete || seen.got > 0 { Verdict::Keeps } else { Verdict::CannotTell };
+                return Ok(finding(check, verdict, &seen, sentence.into()));
+            }
+            // A FastCGI gateway may need the connection's end to see the response's (nginx does).
+            let closed = prober.dialect.is_fcgi();
+            let holding = prober.holding();
+            let began = Instant::now();
+            trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
+            let unframed = trial.ends_with_connection();
+            let done = |trial: &Trial<'_>| trial.has_ended() || (!closed && !unframed && trial.is_complete());
+            if done(&trial) {
+                let waited = began.elapsed();
+                let seen = trial.finish();
+                if seen.ended.is_reset() || (seen.ended == Ended::Closed && !seen.complete && !seen.unframed)
+                {
+                    return Ok(judge(prober, check, seen, false));
+                }
+                let sentence = format!(
+                    "the response was complete {:.3} s after it began, with half of the request still to come",
+                    waited.as_secs_f64()
+                );
+                return Ok(finding(check, Verdict::Keeps, &seen, sentence));
+            }
+            // The client gives in.
+            trial.half_close();
+            trial.read(if closed { Until::Closed } else { Until::Complete }, prober.config.patience);
+            let came = done(&trial);
+            let seen = trial.finish();
+            let end = if came { "came only when the client had shut its side" } else { "never came" };
+            let sentence = format!(
+                "the server began to answer and then waited for the rest of the request, which the client held back: \
+             the end {end}, after {:.1} s",
+                began.elapsed().as_secs_f64()
+            );
+            Ok(finding(check, Verdict::Stalls, &seen, sentence))
+        }],
+    )
+}

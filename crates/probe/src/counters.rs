@@ -1,0 +1,58 @@
+//! The kernel's counters that tell why a connection ended.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Those worth showing: resets sent, and their reasons; connections that never reached the server.
+const SHOWN: [&str; 8] = [
+    "OutRsts",
+    "TCPAbortOnClose",
+    "TCPAbortOnData",
+    "TCPAbortOnLinger",
+    "TCPAbortOnTimeout",
+    "TCPAbortOnMemory",
+    "ListenOverflows",
+    "ListenDrops",
+];
+
+/// Where counters are read: this process's network namespace, or another process's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    Here,
+    Process(u32),
+    Nowhere,
+}
+
+impl Source {
+    /// Reads them; empty where they cannot be read.
+    pub(crate) fn read(self) -> BTreeMap<String, u64> {
+        let folder = match self {
+            Self::Here => "/proc/thread-self/net".to_owned(),
+            Self::Process(id) => format!("/proc/{id}/net"),
+            Self::Nowhere => return BTreeMap::new(),
+        };
+        let mut counters = BTreeMap::new();
+        for file in ["snmp", "netstat"] {
+            let text = fs::read_to_string(format!("{folder}/{file}")).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            // Names and values alternate.
+            for pair in lines.chunks_exact(2) {
+                for (name, value) in pair[0].split_whitespace().zip(pair[1].split_whitespace()) {
+                    if let (true, Ok(value)) = (SHOWN.contains(&name), value.parse()) {
+                        counters.insert(name.to_owned(), value);
+                    }
+                }
+            }
+        }
+        counters
+    }
+}
+
+/// What was counted in between, zeros left out.
+pub(crate) fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let difference = |(name, value): (&String, &u64)| {
+        let grown = value.saturating_sub(before.get(name).copied().unwrap_or(0));
+        (grown > 0).then(|| (name.clone(), grown))
+    };
+    after.iter().filter_map(difference).collect()
+}

@@ -1,0 +1,275 @@
+//! Where a response ends, as the response itself says.
+
+use linger_fastcgi::replies::{Replies, Reply};
+
+/// Most bytes of a head that are kept while its end is awaited.
+const MOST_HEAD: usize = 64 << 10;
+
+/// Follows a response as it comes.
+#[derive(Debug)]
+pub(crate) struct Framing {
+    kind: Kind,
+    /// Bytes of the body so far.
+    pub(crate) got: u64,
+    /// How long the body will be, once that is known.
+    pub(crate) expected: Option<u64>,
+    /// The end was seen.
+    pub(crate) complete: bool,
+    pub(crate) status: Option<u16>,
+    pub(crate) server: Option<String>,
+    /// The response cannot be understood; it is then counted as it comes.
+    pub(crate) broken: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Head(Vec<u8>),
+    Length(u64),
+    Chunked(Chunks),
+    Close,
+    Fcgi(Box<Replies>),
+}
+
+impl Framing {
+    fn new(kind: Kind) -> Self {
+        Self { kind, got: 0, expected: None, complete: false, status: None, server: None, broken: false }
+    }
+
+    pub(crate) fn http() -> Self {
+        Self::new(Kind::Head(Vec::new()))
+    }
+
+    pub(crate) fn fcgi() -> Self {
+        Self::new(Kind::Fcgi(Box::new(Replies::new(1))))
+    }
+
+    pub(crate) fn none() -> Self {
+        Self::new(Kind::Close)
+    }
+
+    /// How the end is known; `close` also where nothing is known yet.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Head(_) | Kind::Close => "close",
+            Kind::Length(_) => "content-length",
+            Kind::Chunked(_) => "chunked",
+            Kind::Fcgi(_) => "end-request",
+        }
+    }
+
+    /// Whether only the connection's end tells the response's.
+    pub(crate) fn ends_with_connection(&self) -> bool {
+        matches!(self.kind, Kind::Close | Kind::Head(_))
+    }
+
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        let mut head = Vec::new();
+        if let Kind::Head(kept) = &mut self.kind {
+            kept.extend_from_slice(bytes);
+            head = std::mem::take(kept);
+            match self.parse_head(&head) {
+                Some(length) => bytes = &head[length..],
+                None => {
+                    if self.broken {
+                        self.kind = Kind::Close;
+                        self.got += head.len() as u64;
+                    } else {
+                        self.kind = Kind::Head(head);
+                    }
+                    return;
+                }
+            }
+        }
+        let _ = &head;
+        match &mut self.kind {
+            Kind::Head(_) => {}
+            Kind::Close => self.got += bytes.len() as u64,
+            Kind::Length(length) => {
+                self.got = (self.got + bytes.len() as u64).min(*length);
+                self.complete = self.got == *length;
+            }
+            Kind::Chunked(chunks) => {
+                self.got += chunks.feed(bytes);
+                self.complete = chunks.state == ChunkState::Done;
+                self.broken |= chunks.state == ChunkState::Broken;
+            }
+            Kind::Fcgi(replies) => {
+                while let Ok(Some(reply)) = replies.next(&mut bytes) {
+                    match reply {
+                        Reply::Stdout(content) => self.got += content.len() as u64,
+                        Reply::End(_) => self.complete = true,
+                        _ => {}
+                    }
+                    if self.complete {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.complete {
+            self.expected = Some(self.got);
+        }
+    }
+
+    /// Reads the head; gives its length once it is there. Interim responses (1xx) are passed over.
+    fn parse_head(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut from = 0;
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 128];
+            let mut response = httparse::Response::new(&mut headers);
+            let length = match response.parse(&bytes[from..]) {
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) => {
+                    self.broken = bytes.len() > MOST_HEAD;
+                    return None;
+                }
+                Err(_) => {
+                    self.broken = true;
+                    return None;
+                }
+            };
+            from += length;
+            let status = response.code.unwrap_or(0);
+            if (100..200).contains(&status) {
+                continue;
+            }
+            self.status = Some(status);
+            let find = |name: &str| {
+                let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+                header.map(|header| String::from_utf8_lossy(header.value).into_owned())
+            };
+            self.server = find("server");
+            let chunked =
+                find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
+            let length = find("content-length").and_then(|value| value.trim().parse().ok());
+            self.kind = match (chunked, length) {
+                _ if status == 204 || status == 304 => Kind::Length(0),
+                (true, _) => Kind::Chunked(Chunks::default()),
+                (false, Some(length)) => Kind::Length(length),
+                (false, None) => Kind::Close,
+            };
+            if let Kind::Length(length) = self.kind {
+                self.expected = Some(length);
+            }
+            return Some(from);
+        }
+    }
+}
+
+/// The chunked coding (RFC 9112 section 7.1): where it ends, and how much it carries.
+#[derive(Debug, Default)]
+struct Chunks {
+    state: ChunkState,
+    left: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ChunkState {
+    #[default]
+    Size,
+    Extension,
+    Data,
+    DataEnd,
+    /// At the start of a trailer line.
+    Trailer,
+    TrailerLine,
+    Done,
+    Broken,
+}
+
+impl Chunks {
+    /// Takes bytes; gives how many of them are content.
+    fn feed(&mut self, bytes: &[u8]) -> u64 {
+        let mut content = 0;
+        let mut bytes = bytes;
+        while let Some((byte, rest)) = bytes.split_first() {
+            if self.state == ChunkState::Data {
+                let taken = self.left.min(bytes.len() as u64);
+                self.left -= taken;
+                content += taken;
+                bytes = &bytes[taken as usize..];
+                if self.left == 0 {
+                    self.state = ChunkState::DataEnd;
+                }
+                continue;
+            }
+            bytes = rest;
+            self.state = match (self.state, byte) {
+                (ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                    let digit = u64::from((*byte as char).to_digit(16).unwrap_or(0));
+                    match self.left.checked_mul(16).and_then(|left| left.checked_add(digit)) {
+                        Some(left) => {
+                            self.left = left;
+                            ChunkState::Size
+                        }
+                        None => ChunkState::Broken,
+                    }
+                }
+                (ChunkState::Size | ChunkState::Extension, b'\n') if self.left == 0 => ChunkState::Trailer,
+                (ChunkState::Size | ChunkState::Extension, b'\n') => ChunkState::Data,
+                (ChunkState::Size, b'\r' | b';' | b' ' | b'\t') | (ChunkState::Extension, _) => {
+                    ChunkState::Extension
+                }
+                (ChunkState::Size, _) => ChunkState::Broken,
+                (ChunkState::DataEnd, b'\n') => ChunkState::Size,
+                (ChunkState::DataEnd, b'\r') => ChunkState::DataEnd,
+                (ChunkState::DataEnd, _) => ChunkState::Broken,
+                (ChunkState::Trailer, b'\n') => ChunkState::Done,
+                (ChunkState::Trailer, b'\r') => ChunkState::Trailer,
+                (ChunkState::TrailerLine, b'\n') => ChunkState::Trailer,
+                (ChunkState::Trailer | ChunkState::TrailerLine, _) => ChunkState::TrailerLine,
+                (ended @ (ChunkState::Done | ChunkState::Broken), _) => {
+                    return {
+                        let _ = ended;
+                        content
+                    };
+                }
+                (ChunkState::Data, _) => ChunkState::Broken,
+            };
+        }
+        content
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at_any_split(response: &[u8]) -> Vec<(u64, Option<u64>, bool)> {
+        (1..=response.len())
+            .map(|size| {
+                let mut framing = Framing::http();
+                response.chunks(size).for_each(|piece| framing.feed(piece));
+                (framing.got, framing.expected, framing.complete)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_end_is_found_at_any_split() {
+        let plain = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        assert!(at_any_split(plain).iter().all(|seen| *seen == (5, Some(5), true)));
+        let cut = &plain[..plain.len() - 1];
+        assert!(at_any_split(cut).iter().all(|seen| *seen == (4, Some(5), false)));
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nT: x\r\n\r\n";
+        assert!(at_any_split(chunked).iter().all(|seen| *seen == (15, Some(15), true)));
+        let cut = &chunked[..chunked.len() - 1];
+        assert!(at_any_split(cut).iter().all(|seen| *seen == (15, None, false)));
+        let close = b"HTTP/1.0 200 OK\r\n\r\nhello";
+        assert!(at_any_split(close).iter().all(|seen| *seen == (5, None, false)));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_does_not_panic(noise in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let mut framing = Framing::http();
+            framing.feed(&noise);
+            let mut framing = Framing::http();
+            framing.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            framing.feed(&noise);
+            Framing::fcgi().feed(&noise);
+        }
+    }
+}

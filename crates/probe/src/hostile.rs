@@ -1,0 +1,210 @@
+//! How a server bounds peers that do not behave: held connections, drips, endless uploads, bursts.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::checks::{Prober, finding, undecided};
+use crate::dialect::Ask;
+use crate::finding::{Check, Finding, Report, Verdict};
+use crate::trial::{Ended, Seen, Trial, Until};
+
+/// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
+/// connection of its own, for it ends the silence.
+const LOOKS: [f64; 7] = [0.05, 0.6, 1.5, 2.5, 6.0, 12.0, 31.0];
+
+/// A connection after a complete answer, the server's half-close read, the client's side open.
+fn held(prober: &Prober) -> Option<Trial<'_>> {
+    let mut trial = Trial::open(prober, false).ok()?;
+    trial.queue(&prober.dialect.request(Ask::GET));
+    trial.read(Until::Closed, prober.holding());
+    trial.has_ended().then_some(trial)
+}
+
+pub(crate) fn idle_open(prober: &Prober) -> Finding {
+    let check = Check::IdleOpen;
+    let looks: Vec<Duration> = LOOKS
+        .into_iter()
+        .map(Duration::from_secs_f64)
+        .chain([prober.config.hold])
+        .filter(|look| *look <= prober.config.hold)
+        .collect();
+    let mut connections = Vec::new();
+    for _ in &looks {
+        match held(prober) {
+            Some(trial) => connections.push(trial),
+            None if connections.is_empty() => return never_half_closes(prober),
+            None => break,
+        }
+    }
+    let started = Instant::now();
+    // Whoever is tied to a held connection cannot answer.
+    let served = serves(prober);
+    let meanwhile =
+        if served { "others were served meanwhile" } else { "**nobody else was served meanwhile**" };
+    let byte = b"\n";
+    let mut last = Duration::ZERO;
+    let mut seen: Option<Seen> = None;
+    for (look, mut trial) in looks.into_iter().zip(connections) {
+        thread::sleep(look.saturating_sub(started.elapsed()));
+        let gone = trial.is_refused(byte, prober.moment());
+        let this = trial.finish();
+        if gone {
+            let sentence = format!(
+                "a connection that the client keeps open is let go between {:.2} and {:.2} s after the answer; {meanwhile}",
+                last.as_secs_f64(),
+                look.as_secs_f64()
+            );
+            let verdict = if served { Verdict::Keeps } else { Verdict::Stalls };
+            return finding(check, verdict, &this, sentence);
+        }
+        last = look;
+        seen = Some(this);
+    }
+    let sentence = format!(
+        "a connection that the client keeps open was still held {:.1} s after the answer; {meanwhile}",
+        last.as_secs_f64()
+    );
+    match seen {
+        Some(seen) => finding(check, Verdict::Unbounded, &seen, sentence),
+        None => undecided(check, "no connection could be held"),
+    }
+}
+
+/// The server answers and does not close, though asked to.
+fn never_half_closes(prober: &Prober) -> Finding {
+    let check = Check::IdleOpen;
+    let Ok(mut trial) = Trial::open(prober, false) else { return undecided(check, "no connection") };
+    trial.queue(&prober.dialect.request(Ask::GET));
+    trial.read(Until::Closed, prober.config.hold);
+    let ended = trial.has_ended();
+    let seen = trial.finish();
+    if ended {
+        let sentence = format!("the server closes only {:.1} s after its answer", seen.elapsed.as_secs_f64());
+        finding(check, Verdict::Keeps, &seen, sentence)
+    } else {
+        let sentence =
+            format!("the server did not close within {:.1} s, though asked to", seen.elapsed.as_secs_f64());
+        finding(check, Verdict::Unbounded, &seen, sentence)
+    }
+}
+
+/// Whether a plain request is answered now.
+fn serves(prober: &Prober) -> bool {
+    let Ok(mut trial) = Trial::open(prober, false) else { return false };
+    trial.queue(&prober.dialect.request(Ask::GET));
+    trial.read(Until::Complete, prober.holding());
+    trial.got() > 0 || trial.is_complete()
+}
+
+pub(crate) fn drip(prober: &Prober, report: &Report) -> Finding {
+    let check = Check::Drip;
+    let Some(mut trial) = held(prober) else {
+        return undecided(check, "the server does not close after its answer, so nothing is being drained");
+    };
+    // Inside the shortest idle limit known (2 s, httpd and libfcgi).
+    let (pause, started) = (Duration::from_secs(1), Instant::now());
+    let held_for = report.of(Check::IdleOpen).map(|finding| finding.sentence.clone());
+    let mut sent = 0;
+    let hold = prober.config.hold + Duration::from_secs(5);
+    while started.elapsed() < hold {
+        if trial.is_refused(b"x", prober.moment()) {
+            let after = started.elapsed().as_secs_f64();
+            let seen = trial.finish();
+            let text = if sent == 0 {
+                "at the first byte: nothing is drained at all"
+            } else {
+                "by a limit of its own"
+            };
+            let sentence = format!("the server ended a dripping connection after {after:.1} s, {text}");
+            return finding(check, Verdict::Keeps, &seen, sentence);
+        }
+        sent += 1;
+        thread::sleep(pause);
+    }
+    let _ = held_for;
+    let seen = trial.finish();
+    let sentence = format!(
+        "a byte every second held the connection for {:.0} s, and no limit was met",
+        hold.as_secs_f64()
+    );
+    finding(check, Verdict::Unbounded, &seen, sentence)
+}
+
+pub(crate) fn endless_upload(prober: &Prober) -> Finding {
+    let check = Check::EndlessUpload;
+    let announced = usize::try_from(prober.config.endless).unwrap_or(usize::MAX).saturating_mul(2);
+    let Ok(mut trial) = Trial::open(prober, false) else { return undecided(check, "no connection") };
+    trial.queue(&prober.dialect.request(Ask::with_body("POST", announced, 0)));
+    let (started, piece) = (Instant::now(), prober.dialect.body(64 << 10));
+    let (mut sent, mut answered) = (0u64, false);
+    while sent < prober.config.endless && started.elapsed() < prober.config.hold {
+        trial.queue(&piece);
+        trial.send(prober.holding());
+        if trial.write_failed() {
+            break;
+        }
+        sent += 64 << 10;
+        answered |= trial.answer_begins(Duration::ZERO);
+    }
+    let (failed, seconds) = (trial.write_failed(), started.elapsed().as_secs_f64());
+    trial.read(Until::Complete, Duration::from_millis(100));
+    let seen = trial.finish();
+    let megabytes = sent as f64 / f64::from(1 << 20);
+    if failed {
+        let text = if seen.complete { "its answer arrived" } else { "its answer was cut" };
+        let sentence =
+            format!("the server ended the upload after {megabytes:.1} MiB and {seconds:.1} s; {text}");
+        // The end of an upload that never ends is a reset; that the answer is lost with it is told, not judged.
+        return finding(check, Verdict::Keeps, &seen, sentence);
+    }
+    if !answered && seen.got == 0 {
+        let sentence = format!(
+            "the server took {megabytes:.0} MiB in {seconds:.1} s before answering: it was not draining, but reading"
+        );
+        return finding(check, Verdict::CannotTell, &seen, sentence);
+    }
+    let sentence = format!(
+        "the server went on reading after its answer: {megabytes:.0} MiB in {seconds:.1} s, and no limit was met"
+    );
+    finding(check, Verdict::Unbounded, &seen, sentence)
+}
+
+pub(crate) fn backlog(prober: &Prober) -> Finding {
+    let check = Check::Backlog;
+    let before = prober.counters.read();
+    let started = Instant::now();
+    let mut trials = Vec::new();
+    let mut refused = 0;
+    for _ in 0..prober.config.burst {
+        match Trial::open(prober, false) {
+            Ok(mut trial) => {
+                trial.queue(&prober.dialect.request(Ask::GET));
+                trial.send(Duration::ZERO);
+                trials.push(trial);
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    let (mut served, mut reset, mut ignored) = (0, 0, 0);
+    let mut last = None;
+    for mut trial in trials {
+        trial.read(Until::Complete, prober.holding());
+        let untouched = trial.got() == 0 && !trial.is_complete();
+        let seen = trial.finish();
+        match (untouched, seen.ended) {
+            (true, ended) if ended.is_reset() => reset += 1,
+            (true, Ended::Silent) => ignored += 1,
+            _ => served += 1,
+        }
+        last = Some(seen);
+    }
+    let Some(mut seen) = last else { return undecided(check, "no connection of the burst was taken") };
+    seen.elapsed = started.elapsed();
+    seen.counters = crate::counters::grown(&before, &prober.counters.read());
+    let all = prober.config.burst;
+    let sentence = format!(
+        "of {all} connections at once {served} were answered, {reset} reset and {ignored} ignored before any byte, {refused} not taken"
+    );
+    let verdict = if reset + ignored + refused == 0 { Verdict::Keeps } else { Verdict::Loses };
+    finding(check, verdict, &seen, sentence)
+}

@@ -1,0 +1,34 @@
+//! Asks a server that it knows nothing about how it closes.
+//!
+//! The client keeps its own receive window small and reads late, so that most of a response still waits in
+//! the server when the server closes: what is lost then shows on loopback and on any network, without an
+//! emulated link. Verdicts stand on bytes, on their order and on how the connection ended; durations are
+//! reported and decide nothing.
+//!
+//! ```no_run
+//! let target = "http://127.0.0.1:8080/large".parse()?;
+//! let report = linger_probe::probe(&target, &linger_probe::Config::default(), |_| {})?;
+//! for finding in &report.findings {
+//!     println!("{}: {} - {}", finding.check, finding.verdict, finding.sentence);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
+mod checks;
+mod config;
+mod counters;
+mod dialect;
+mod finding;
+mod framing;
+mod hostile;
+mod target;
+mod tls;
+mod trial;
+mod wire;
+
+pub use checks::{Error, probe};
+pub use config::{Config, defaults};
+pub use finding::{Check, Finding, Report, Verdict};
+pub use target::{InvalidTarget, Scheme, Target};
+pub use trial::Ended;

@@ -1,0 +1,185 @@
+//! What is probed: a URL.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use socket2::SockAddr;
+
+/// The protocol spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/1.1 over TLS. Certificates are not checked: nothing secret is sent.
+    Https,
+    /// FastCGI, responder role.
+    Fcgi,
+    /// Bytes of the user's.
+    Tcp,
+}
+
+/// Where to connect, and what to ask for.
+///
+/// `http://host[:port]/path`, `https://...`, `fcgi://host:port/path/of/the/script`, `tcp://host:port`. In place of
+/// the host, `unix:` and a path in brackets or before a colon name a unix socket:
+/// `http://unix:/run/app.sock:/path`, `fcgi://unix:/run/php.sock:/srv/index.php`, `unix:/run/app.sock` (HTTP, `/`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Target {
+    /// The protocol.
+    pub scheme: Scheme,
+    /// Host and port.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// A unix socket in their place.
+    pub unix: Option<PathBuf>,
+    /// Path and query, or the script's file name.
+    pub path: String,
+}
+
+/// The target cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no target: {reason}")]
+#[non_exhaustive]
+pub struct InvalidTarget {
+    /// What was written.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl FromStr for Target {
+    type Err = InvalidTarget;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        let wrong = |reason| InvalidTarget { text: text.to_owned(), reason };
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (Scheme::Http, rest),
+            Some(("https", rest)) => (Scheme::Https, rest),
+            Some(("fcgi" | "fastcgi", rest)) => (Scheme::Fcgi, rest),
+            Some(("tcp", rest)) => (Scheme::Tcp, rest),
+            Some(_) => return Err(wrong("the schemes are http, https, fcgi and tcp")),
+            None if text.starts_with("unix:") => (Scheme::Http, text),
+            None => {
+                return Err(wrong("write http://HOST:PORT/PATH, fcgi://HOST:PORT/SCRIPT or tcp://HOST:PORT"));
+            }
+        };
+        if let Some(socket) = rest.strip_prefix("unix:") {
+            let (socket, path) = socket.split_once(':').unwrap_or((socket, "/"));
+            if socket.is_empty() {
+                return Err(wrong("the socket's path is missing"));
+            }
+            let (unix, path) = (Some(socket.into()), path.to_owned());
+            return Ok(Self { scheme, host: "localhost".into(), port: 0, unix, path });
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(at) => (&rest[..at], &rest[at..]),
+            None => (rest, "/"),
+        };
+        let default = match scheme {
+            Scheme::Http => Some(80),
+            Scheme::Https => Some(443),
+            Scheme::Fcgi => Some(9000),
+            Scheme::Tcp => None,
+        };
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, Some(port.parse().map_err(|_| wrong("the port is no number up to 65535"))?))
+            }
+            _ => (authority, default),
+        };
+        let port = port.ok_or_else(|| wrong("tcp:// needs a port"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(wrong("the host is missing"));
+        }
+        Ok(Self { scheme, host: host.to_owned(), port, unix: None, path: path.to_owned() })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+            Scheme::Fcgi => "fcgi",
+            Scheme::Tcp => "tcp",
+        };
+        match &self.unix {
+            Some(path) => write!(f, "{scheme}://unix:{}:{}", path.display(), self.path),
+            None if self.host.contains(':') => {
+                write!(f, "{scheme}://[{}]:{}{}", self.host, self.port, self.path)
+            }
+            None => write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.path),
+        }
+    }
+}
+
+impl Target {
+    /// The first address it stands for.
+    pub(crate) fn resolve(&self) -> io::Result<SockAddr> {
+        match &self.unix {
+            Some(path) => SockAddr::unix(path),
+            None => {
+                let mut addresses = (self.host.as_str(), self.port).to_socket_addrs()?;
+                addresses.next().map(SockAddr::from).ok_or_else(|| io::ErrorKind::NotFound.into())
+            }
+        }
+    }
+}
+
+/// Whether an address is this machine's own or of a private network (RFC 1918, RFC 4193, link-local).
+pub(crate) fn is_near(address: &SockAddr) -> bool {
+    match address.as_socket().map(|address| address.ip().to_canonical()) {
+        None => true,
+        Some(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Some(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// Whether the server shares this machine's kernel, as far as the address tells.
+pub(crate) fn is_here(address: &SockAddr) -> bool {
+    address.as_socket().is_none_or(|address| address.ip().to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_written() {
+        for (text, back) in [
+            ("http://localhost", "http://localhost:80/"),
+            ("https://example.org/a?b=c", "https://example.org:443/a?b=c"),
+            ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+            ("fcgi://127.0.0.1:9000/srv/index.php", "fcgi://127.0.0.1:9000/srv/index.php"),
+            ("fcgi://unix:/run/php.sock:/srv/index.php", "fcgi://unix:/run/php.sock:/srv/index.php"),
+            ("unix:/run/app.sock", "http://unix:/run/app.sock:/"),
+            ("tcp://localhost:25", "tcp://localhost:25/"),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), back, "{text}");
+        }
+        for text in ["localhost", "ftp://x", "http://", "tcp://localhost", "http://x:99999/", "unix:"] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn near_and_far_are_told_apart() {
+        for (text, near) in [
+            ("127.0.0.1", true),
+            ("10.1.2.3", true),
+            ("192.0.2.1", false),
+            ("::1", true),
+            ("2001:db8::1", false),
+        ] {
+            let address = SockAddr::from(std::net::SocketAddr::new(text.parse().unwrap(), 80));
+            assert_eq!(is_near(&address), near, "{text}");
+        }
+    }
+}

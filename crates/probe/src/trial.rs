@@ -1,0 +1,264 @@
+//! One connection, step by step, and what was seen of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+use crate::checks::Prober;
+use crate::counters::grown;
+use crate::framing::Framing;
+use crate::wire::Wire;
+
+/// How a connection ended, as the client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Ended {
+    /// An end of stream.
+    Closed,
+    /// A reset.
+    Reset,
+    /// An end of stream, and then a reset.
+    ClosedThenReset,
+    /// It did not: the client closed it.
+    Open,
+    /// Nothing came any more; the client gave up.
+    Silent,
+    /// It was never there.
+    Refused,
+}
+
+impl Ended {
+    /// Whether the server reset it.
+    pub(crate) fn is_reset(self) -> bool {
+        matches!(self, Self::Reset | Self::ClosedThenReset)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::ClosedThenReset => "closed, then reset",
+            Self::Open => "left open",
+            Self::Silent => "silent",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// What a trial came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) got: u64,
+    pub(crate) expected: Option<u64>,
+    pub(crate) complete: bool,
+    pub(crate) unframed: bool,
+    pub(crate) status: Option<u16>,
+    pub(crate) server: Option<String>,
+    pub(crate) framing: &'static str,
+    pub(crate) ended: Ended,
+    pub(crate) elapsed: Duration,
+    pub(crate) counters: BTreeMap<String, u64>,
+}
+
+/// How far to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The response's end, or the connection's.
+    Complete,
+    /// The connection's.
+    Closed,
+}
+
+pub(crate) struct Trial<'p> {
+    prober: &'p Prober,
+    wire: Wire,
+    framing: Framing,
+    out: Vec<u8>,
+    out_at: usize,
+    started: Instant,
+    before: BTreeMap<String, u64>,
+    ended: Option<Ended>,
+    write_failed: bool,
+    half_closed: bool,
+}
+
+impl<'p> Trial<'p> {
+    /// Connects; with a small window where `small`.
+    pub(crate) fn open(prober: &'p Prober, small: bool) -> io::Result<Self> {
+        let before = prober.counters.read();
+        let started = Instant::now();
+        let buffer = small.then_some(prober.config.receive_buffer);
+        let wire =
+            Wire::connect(&prober.address, prober.tls_host.as_deref(), buffer, prober.config.patience)?;
+        Ok(Self {
+            prober,
+            wire,
+            framing: prober.dialect.framing(),
+            out: Vec::new(),
+            out_at: 0,
+            started,
+            before,
+            ended: None,
+            write_failed: false,
+            half_closed: false,
+        })
+    }
+
+    pub(crate) fn queue(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Sends what is queued without reading, until all is sent, nothing moves for `stuck`, or it fails.
+    pub(crate) fn send(&mut self, stuck: Duration) {
+        while self.unsent() > 0 && !self.write_failed {
+            match self.wire.wait(PollFlags::OUT, Instant::now() + stuck) {
+                Ok(events) if !events.is_empty() => self.write_some(),
+                _ => return,
+            }
+        }
+    }
+
+    fn unsent(&self) -> usize {
+        self.out.len() - self.out_at
+    }
+
+    pub(crate) fn write_failed(&self) -> bool {
+        self.write_failed
+    }
+
+    fn write_some(&mut self) {
+        match self.wire.write(&self.out[self.out_at..]) {
+            Ok(sent) => self.out_at += sent,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.write_failed = true,
+        }
+        if self.unsent() == 0 {
+            self.out.clear();
+            self.out_at = 0;
+        }
+    }
+
+    /// Waits until the response begins to arrive, and does not read it.
+    pub(crate) fn answer_begins(&mut self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            match self.wire.wait(PollFlags::IN, until) {
+                Ok(events) if events.is_empty() => return false,
+                Err(_) => return false,
+                Ok(_) => match self.wire.response_waits() {
+                    Ok(false) => {}
+                    Ok(true) | Err(_) => return true,
+                },
+            }
+        }
+    }
+
+    pub(crate) fn late(&self) {
+        thread::sleep(self.prober.config.delay);
+    }
+
+    pub(crate) fn half_close(&mut self) {
+        self.half_closed = true;
+        self.wire.half_close();
+    }
+
+    /// Reads, and sends what is still queued, until the end asked for or until nothing moves for `patience`.
+    pub(crate) fn read(&mut self, until: Until, patience: Duration) {
+        self.wire.widen();
+        let mut buffer = [0; 64 << 10];
+        while self.ended.is_none() && !(until == Until::Complete && self.framing.complete) {
+            let sending = self.unsent() > 0 && !self.write_failed;
+            let events = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            let events = match self.wire.wait(events, Instant::now() + patience) {
+                Ok(events) if !events.is_empty() => events,
+                _ => return,
+            };
+            if sending && events.contains(PollFlags::OUT) {
+                self.write_some();
+            }
+            match self.wire.read(&mut buffer) {
+                Ok(0) => self.ended = Some(self.after_the_end()),
+                Ok(got) => self.framing.feed(&buffer[..got]),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(_) => self.ended = Some(Ended::Reset),
+            }
+        }
+    }
+
+    /// An end of stream may be followed by a reset at once (`shutdown`, `close`), or hide one that a write had met.
+    fn after_the_end(&self) -> Ended {
+        if !self.half_closed {
+            // Both come in one burst; what comes later is no business of this response's.
+            let _ = self.wire.wait(PollFlags::empty(), Instant::now() + self.prober.moment());
+        }
+        let reset = if self.half_closed { self.wire.has_error() } else { self.wire.was_reset() };
+        if reset || self.write_failed { Ended::ClosedThenReset } else { Ended::Closed }
+    }
+
+    /// After a complete response: how does the connection end, if it does?
+    pub(crate) fn settle(&mut self) {
+        if self.framing.complete {
+            self.read(Until::Closed, self.prober.settling());
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.framing.complete
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    pub(crate) fn ends_with_connection(&self) -> bool {
+        self.framing.ends_with_connection()
+    }
+
+    pub(crate) fn got(&self) -> u64 {
+        self.framing.got
+    }
+
+    /// Whether the server answers what comes now with a reset, so that it holds the connection no more.
+    pub(crate) fn is_refused(&mut self, byte: &[u8], patience: Duration) -> bool {
+        self.queue(byte);
+        self.send(Duration::from_millis(100));
+        if self.write_failed {
+            return true;
+        }
+        let until = Instant::now() + patience;
+        // Its end of stream has been read: only an error can be news.
+        while Instant::now() < until {
+            if self.wire.was_reset() {
+                return true;
+            }
+            let _ = self.wire.wait(PollFlags::empty(), Instant::now() + Duration::from_millis(5));
+        }
+        false
+    }
+
+    pub(crate) fn finish(self) -> Seen {
+        let complete_silence = if self.framing.complete { Ended::Open } else { Ended::Silent };
+        let ended = self.ended.unwrap_or(complete_silence);
+        let counters = grown(&self.before, &self.prober.counters.read());
+        Seen {
+            got: self.framing.got,
+            expected: self.framing.expected,
+            complete: self.framing.complete,
+            unframed: self.framing.ends_with_connection(),
+            status: self.framing.status,
+            framing: self.framing.name(),
+            server: self.framing.server,
+            ended,
+            elapsed: self.started.elapsed(),
+            counters,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The client's connection: a small window at first, never blocking, TLS or not.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustls::ClientConnection;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::tls;
+
+/// What the client reads with, once it reads.
+const WIDE: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    socket: Socket,
+    session: Option<Box<ClientConnection>>,
+}
+
+impl Wire {
+    /// Connects; the receive buffer is as small as asked from the first segment on.
+    pub(crate) fn connect(
+        address: &SockAddr,
+        tls_host: Option<&str>,
+        receive_buffer: Option<usize>,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        socket.connect_timeout(address, patience)?;
+        socket.set_nonblocking(true)?;
+        if address.domain() != Domain::UNIX {
+            socket.set_tcp_nodelay(true)?;
+        }
+        let mut wire = Self { socket, session: None };
+        if let Some(host) = tls_host {
+            wire.session = Some(Box::new(tls::session(host)?));
+            wire.handshake(Instant::now() + patience)?;
+        }
+        Ok(wire)
+    }
+
+    fn handshake(&mut self, until: Instant) -> io::Result<()> {
+        while self.session.as_ref().is_some_and(|session| session.is_handshaking()) {
+            self.flush_tls()?;
+            let Some(session) = &mut self.session else { break };
+            if !session.is_handshaking() {
+                break;
+            }
+            match session.read_tls(&mut &self.socket) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => drop(session.process_new_packets().map_err(io::Error::other)?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.wait(PollFlags::IN, until)?.is_empty() {
+                        return Err(io::Error::new(
+                            io::ErrorKind::TimedOut,
+                            "the TLS handshake does not end",
+                        ));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.flush_tls()
+    }
+
+    /// Opens the window, so that reading takes no longer than it must.
+    pub(crate) fn widen(&self) {
+        let _ = self.socket.set_recv_buffer_size(WIDE);
+    }
+
+    /// Waits for one of `events`, an error or the time; gives what happened, nothing for the time.
+    pub(crate) fn wait(&self, events: PollFlags, until: Instant) -> io::Result<PollFlags> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+            let mut ready = [PollFd::new(&self.socket, events)];
+            match poll(&mut ready, Some(&timeout)) {
+                Ok(_) => return Ok(ready[0].revents()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes what fits.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.session {
+            None => self.socket.send(bytes),
+            Some(_) => {
+                self.flush_tls()?;
+                let Some(session) = &mut self.session else { return Ok(0) };
+                if session.wants_write() {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let taken = session.writer().write(&bytes[..bytes.len().min(16 << 10)])?;
+                self.flush_tls()?;
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Reads what is there; 0 is the end.
+    pub(crate) fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let Some(session) = &mut self.session else { return (&self.socket).read(to) };
+        loop {
+            match session.reader().read(to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // An end without close_notify is an end like any other here.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                result => return result,
+            }
+            match session.read_tls(&mut &self.socket)? {
+                0 => {
+                    // The reader now knows the end.
+                    let _ = session.process_new_packets().map_err(io::Error::other)?;
+                    if let Ok(got) = session.reader().read(to) {
+                        return Ok(got);
+                    }
+                    return Ok(0);
+                }
+                _ => drop(session.process_new_packets().map_err(io::Error::other)?),
+            }
+        }
+    }
+
+    /// Whether there is something to read that belongs to the response, without opening the window: TLS may
+    /// have to say things of its own first.
+    pub(crate) fn response_waits(&mut self) -> io::Result<bool> {
+        let Some(session) = &mut self.session else { return Ok(true) };
+        loop {
+            if session.process_new_packets().map_err(io::Error::other)?.plaintext_bytes_to_read() > 0 {
+                return Ok(true);
+            }
+            match session.read_tls(&mut &self.socket) {
+                Ok(0) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(_) => return Ok(true),
+            }
+        }
+    }
+
+    /// Shuts the sending side, with close_notify first where there is TLS.
+    pub(crate) fn half_close(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.send_close_notify();
+            let _ = self.flush_tls();
+        }
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Whether an error waits on the socket; takes it.
+    pub(crate) fn has_error(&self) -> bool {
+        self.socket.take_error().is_ok_and(|error| error.is_some())
+    }
+
+    /// Whether the connection was reset, also after its end had been read; for a client that has not shut its side.
+    pub(crate) fn was_reset(&self) -> bool {
+        // Who has not shut anything is in CLOSE only by a reset, also where its error was taken before.
+        self.has_error()
+            || linger_sys::tcp_state(self.socket.as_fd())
+                .is_ok_and(|state| state == linger_sys::TcpState::Close)
+    }
+
+    fn flush_tls(&mut self) -> io::Result<()> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        while session.wants_write() {
+            match session.write_tls(&mut &self.socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
