@@ -1,0 +1,546 @@
+//! The side that connects: put, get and ls, over as many sessions as it takes.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::driver::{Cancel, Deadlines, Event, Session};
+use crate::error::Error;
+use crate::hash::Tree;
+use crate::limit::Limiter;
+use crate::machine::{Limits, Role};
+use crate::message::{Durability, Get, Item, Message, Options, Put, Request};
+use crate::path::{BadPath, RelPath};
+use crate::progress::{Progress, Summary};
+use crate::receive::{Receiver, Target};
+use crate::root::Root;
+use crate::send::{Outgoing, Pipe, Sender, Source};
+use crate::serve::is_local;
+use crate::store::Locks;
+use crate::transport::{Plain, Transport};
+use crate::walk::{Patterns, Walk};
+use crate::wire::Violation;
+
+/// The port that is used if none is named.
+pub const PORT: u16 = 7117;
+
+/// A host, and what is meant there: `HOST:PATH`, `[ADDRESS]:PATH`, `HOST:@SINK`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Remote {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// What there.
+    pub place: Destination,
+}
+
+/// What is meant at a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Destination {
+    /// A path below the shared directory.
+    Path {
+        /// The path.
+        path: RelPath,
+        /// It was typed with a final `/`, or is empty: inside this directory.
+        into: bool,
+    },
+    /// A sink or source by name.
+    Port(String),
+}
+
+impl Remote {
+    /// Reads `HOST:PATH`; `port` is used for it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what is missing.
+    pub fn parse(text: &[u8], port: u16) -> Result<Self, Error> {
+        let usage = |why: String| Error::Usage(format!("{}: {why}", crate::path::printable(text)));
+        let (host, path) = if let Some(rest) = text.strip_prefix(b"[") {
+            let end = rest
+                .iter()
+                .position(|byte| *byte == b']')
+                .ok_or_else(|| usage("no `]` after the address".into()))?;
+            let path = rest[end + 1..].strip_prefix(b":");
+            (&rest[..end], path.ok_or_else(|| usage("a `:` has to follow the address".into()))?)
+        } else {
+            let colon = text.iter().position(|byte| *byte == b':');
+            let colon = colon.ok_or_else(|| usage("has no `:`; write HOST:PATH".into()))?;
+            (&text[..colon], &text[colon + 1..])
+        };
+        let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| usage("has no host before the `:`".into()))?.to_owned();
+        let place = match path {
+            [b'@', name @ ..] => Destination::Port(String::from_utf8_lossy(name).into_owned()),
+            path => Destination::Path {
+                into: path.is_empty() || path.ends_with(b"/") || path == b".",
+                path: RelPath::typed(path).map_err(|why: BadPath| usage(why.to_string()))?,
+            },
+        };
+        Ok(Self { host, port, place })
+    }
+}
+
+/// How a client tries again after a connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retry {
+    /// The first pause; each following one is twice as long.
+    pub first: Duration,
+    /// The longest pause.
+    pub longest: Duration,
+    /// Time without any progress after which it gives up. Zero for no second try.
+    pub patience: Duration,
+}
+
+impl Default for Retry {
+    /// From half a second to 15 s, for two minutes.
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(15),
+            patience: Duration::from_secs(120),
+        }
+    }
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// Talk without encryption to machines other than this one.
+    pub insecure: bool,
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// How long a session may be silent.
+    pub deadlines: Deadlines,
+    /// How to go on after a cut.
+    pub retry: Retry,
+    /// Bounds of every close.
+    pub policy: linger::Policy,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            insecure: false,
+            connect_timeout: Duration::from_secs(10),
+            deadlines: Deadlines::default(),
+            retry: Retry::default(),
+            policy: linger::Policy::default(),
+        }
+    }
+}
+
+/// What to put.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// A file or a directory.
+    Path(PathBuf),
+    /// Bytes until the end of the descriptor.
+    Pipe(OwnedFd),
+}
+
+/// How to put.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PutOptions {
+    /// Overwrite what has the final name.
+    pub replace: bool,
+    /// Hash at both ends. Without, the kernel moves the bytes, and the receipt is for the length alone.
+    pub verify: bool,
+    /// Send nothing, say what would be sent.
+    pub dry_run: bool,
+    /// What the receiver has to do before its receipt, at least.
+    pub durability: Durability,
+    /// What of a directory to leave out.
+    pub patterns: Patterns,
+    /// Bytes a second; 0 for no limit.
+    pub limit: u64,
+}
+
+impl Default for PutOptions {
+    fn default() -> Self {
+        Self {
+            replace: false,
+            verify: true,
+            dry_run: false,
+            durability: Durability::Disk,
+            patterns: Patterns::none(),
+            limit: 0,
+        }
+    }
+}
+
+/// Where what is got goes, and how.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct GetOptions {
+    /// Overwrite what has the final name.
+    pub replace: bool,
+    /// Hash at both ends.
+    pub verify: bool,
+    /// Fetch nothing, say what would be fetched.
+    pub dry_run: bool,
+    /// What to do before a file counts as received.
+    pub durability: Durability,
+    /// Lines of `.gitignore` syntax, applied by the sender.
+    pub patterns: Vec<String>,
+    /// Bytes a second; 0 for no limit.
+    pub limit: u64,
+}
+
+impl Default for GetOptions {
+    fn default() -> Self {
+        Self {
+            replace: false,
+            verify: true,
+            dry_run: false,
+            durability: Durability::Disk,
+            patterns: Vec::new(),
+            limit: 0,
+        }
+    }
+}
+
+/// Connects to one server.
+#[derive(Debug)]
+pub struct Client {
+    host: String,
+    port: u16,
+    options: ClientOptions,
+    cancel: Cancel,
+}
+
+impl Client {
+    /// A client of the server at `host`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
+        let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
+        Ok(Self { host: host.into(), port, options, cancel })
+    }
+
+    /// Ends what is going on when it is used.
+    pub fn canceller(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Sends a file, a directory or a pipe, and waits for its receipts; they come through `observe`.
+    ///
+    /// The summary is true whether or not there is an error: see [`Summary::verdict`].
+    pub fn put(
+        &self,
+        input: Input,
+        to: &Destination,
+        options: &PutOptions,
+        observe: &mut dyn FnMut(Progress),
+    ) -> (Summary, Option<Error>) {
+        let root;
+        let (source, name) = match input {
+            Input::Pipe(fd) => (Source::Pipe(Box::new(Pipe::new(fd))), Vec::new()),
+            Input::Path(path) => match local(&path) {
+                Ok((opened, top)) => {
+                    root = opened;
+                    let name = name_of(&path);
+                    (Source::Tree(Walk::new(&root, top, options.patterns.clone())), name)
+                }
+                Err(error) => return (Summary::default(), Some(error)),
+            },
+        };
+        let (path, into, sink) = match to.clone() {
+            Destination::Path { path, into } => (path, into, None),
+            Destination::Port(name) => (RelPath::root(), true, Some(name)),
+        };
+        let put = Put { path, into, name, sink, options: common(options) };
+        let mut outgoing = Outgoing::new(source);
+        let mut limiter = Limiter::new(options.limit);
+        let result = self.attempts(observe, |session, observe| {
+            let stream = session.open(&Request::Put(put.clone()).encode())?;
+            Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe).run()?;
+            Ok(Farewell::Due)
+        });
+        outgoing.settle();
+        outgoing.summary.peer_knows = result.is_ok();
+        (outgoing.summary, result.err())
+    }
+
+    /// Fetches a file, a directory or a source.
+    ///
+    /// The summary is true whether or not there is an error: see [`Summary::verdict`].
+    pub fn get(
+        &self,
+        from: &Destination,
+        output: &Output,
+        options: &GetOptions,
+        observe: &mut dyn FnMut(Progress),
+    ) -> (Summary, Option<Error>) {
+        let place = match output {
+            Output::Path(path) => match landing_place(path) {
+                Ok(place) => Some(place),
+                Err(error) => return (Summary::default(), Some(error)),
+            },
+            Output::Stream(_) => None,
+        };
+        let (path, source) = match from.clone() {
+            Destination::Path { path, .. } => (path, None),
+            Destination::Port(name) => (RelPath::root(), Some(name)),
+        };
+        let GetOptions { replace, verify, dry_run, durability, limit, .. } = *options;
+        let common = Options { replace, verify, dry_run, durability };
+        let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
+        let request = Request::Get(Get { path, source, patterns, limit, options: common }).encode();
+        let mut summary = Summary::default();
+        let mut kept = Tree::new();
+        let locks = Locks::default();
+        let result = self.attempts(observe, |session, observe| {
+            // The sender begins anew in every session, and what is here already is confirmed again.
+            summary = Summary { wire: summary.wire, ..Summary::default() };
+            let stream = session.open(&request)?;
+            let offered = offer(session)?;
+            let target = match (&place, output) {
+                (Some((root, name)), _) => {
+                    Target::Tree { root, base: landing_name(name.as_ref(), &offered)? }
+                }
+                (None, Output::Stream(out)) => Target::Stream { out, so_far: &mut kept },
+                (None, Output::Path(_)) => return Err(Error::Usage("nowhere to put it".into())),
+            };
+            let before = session.received();
+            let received =
+                Receiver::new(session, stream, target, common, (&locks, &self.cancel), &mut summary, observe)
+                    .run();
+            summary.wire += session.received() - before;
+            received?;
+            // Everything is in place here; what is left is to know that the sender knows.
+            summary.peer_knows = loop {
+                match session.next() {
+                    Ok(Event::Bye { code, .. }) => break code == 0,
+                    Ok(Event::Finished { .. }) => {}
+                    Ok(_) | Err(_) => break false,
+                }
+            };
+            Ok(Farewell::Said)
+        });
+        (summary, result.err())
+    }
+
+    /// Lists what is at a path; every item goes to `each`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is nothing to list, and what connecting gives.
+    pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
+        let mut session = self.connect()?;
+        let stream = session.open(&Request::List { path: path.clone() }.encode())?;
+        let result = loop {
+            match session.next() {
+                Ok(Event::Message { bytes, .. }) => match Message::decode(&bytes) {
+                    Ok(Message::Item(item)) => each(item),
+                    Ok(Message::Error { refusal, text }) => break Err(Error::Refused(refusal, text)),
+                    Ok(_) => break Err(Violation::Unexpected("a message").into()),
+                    Err(error) => break Err(error.into()),
+                },
+                Ok(Event::Finished { .. }) => break Ok(()),
+                Ok(_) => break Err(Violation::Unexpected("a frame").into()),
+                Err(error) => break Err(error),
+            }
+        };
+        if result.is_ok() {
+            session.finish(stream)?;
+            session.goodbye(0, "")?;
+        }
+        session.close(&self.options.policy);
+        result
+    }
+
+    /// Runs sessions until one succeeds, or there is no progress for too long.
+    fn attempts(
+        &self,
+        observe: &mut dyn FnMut(Progress),
+        mut once: impl FnMut(&mut Session, &mut dyn FnMut(Progress)) -> Result<Farewell, Error>,
+    ) -> Result<(), Error> {
+        let retry = self.options.retry;
+        let mut pause = retry.first;
+        let mut last_progress = Instant::now();
+        let mut connected = false;
+        loop {
+            let mut moved = false;
+            let result = self.connect().and_then(|mut session| {
+                connected = true;
+                observe(Progress::Connected { secure: !session.is_plain() });
+                let mut watch = |progress: Progress| {
+                    moved |= matches!(progress, Progress::Moved { .. } | Progress::Confirmed(_));
+                    observe(progress);
+                };
+                let result = once(&mut session, &mut watch);
+                match &result {
+                    // The receipts are here; whether the peer learns that changes nothing about them.
+                    Ok(Farewell::Due) => drop(session.goodbye(0, "all receipts are here")),
+                    Ok(Farewell::Said) => {}
+                    Err(error) => drop(session.goodbye(error.code(), &error.to_string())),
+                }
+                session.close(&self.options.policy);
+                result.map(drop)
+            });
+            let Err(error) = result else { return Ok(()) };
+            if moved {
+                (pause, last_progress) = (retry.first, Instant::now());
+            }
+            let waited = last_progress.elapsed() + pause;
+            // The first connection has to succeed; afterwards an outage is something to sit out.
+            if !connected || !error.is_temporary() || waited > retry.patience {
+                return Err(error);
+            }
+            observe(Progress::Retrying { error: error.to_string(), pause: pause.as_secs_f64() });
+            if self.cancel.wait(pause) {
+                return Err(Error::Cancelled);
+            }
+            pause = (pause * 2).min(retry.longest);
+        }
+    }
+
+    fn connect(&self) -> Result<Session, Error> {
+        let name = format!("{}, port {}", self.host, self.port);
+        let addresses = (self.host.as_str(), self.port).to_socket_addrs();
+        let addresses: Vec<SocketAddr> =
+            addresses.map_err(|error| Error::io("find", &name, error))?.collect();
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, self.options.connect_timeout) {
+                Ok(stream) => {
+                    let transport = self.transport(stream, address)?;
+                    let deadlines = self.options.deadlines;
+                    return Ok(Session::with(
+                        transport,
+                        Role::Initiator,
+                        Limits::default(),
+                        deadlines,
+                        self.cancel.clone(),
+                    ));
+                }
+                Err(error) => last = error,
+            }
+        }
+        let hint = format!("{last}\nhint: is `linger share` running there, and does it listen on this port?");
+        Err(Error::Cut(io::Error::new(last.kind(), format!("cannot connect to {name}: {hint}"))))
+    }
+
+    fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
+        if !self.options.insecure && !is_local(address.ip()) {
+            return Err(Error::Identity("no encryption yet".into()));
+        }
+        let plain = Plain::new(stream).map_err(|error| Error::io("set up", address.to_string(), error))?;
+        Ok(Box::new(plain))
+    }
+}
+
+/// Where what is got goes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// With a final `/` (or empty) a directory to put it in, otherwise the new name.
+    Path(PathBuf),
+    /// A file or a source, to a descriptor: each block is verified before it is written.
+    Stream(OwnedFd),
+}
+
+/// Who says goodbye.
+enum Farewell {
+    Due,
+    Said,
+}
+
+fn offer(session: &mut Session) -> Result<Vec<u8>, Error> {
+    loop {
+        match session.next()? {
+            Event::Message { bytes, .. } => match Message::decode(&bytes)? {
+                Message::Offer { name, .. } => return Ok(name),
+                Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),
+                _ => return Err(Violation::Unexpected("a message before its offer").into()),
+            },
+            Event::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+            Event::Finished { .. } => {}
+            _ => return Err(Violation::Unexpected("a frame before its offer").into()),
+        }
+    }
+}
+
+/// The directory to land in, and the name there if it is given.
+fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
+    let typed = dest.as_os_str().as_bytes();
+    if typed.is_empty() || typed.ends_with(b"/") || dest.file_name().is_none() || typed == b"." {
+        return Ok((Root::open(if typed.is_empty() { Path::new(".") } else { dest })?, None));
+    }
+    let (root, name) = parent_and_name(dest)?;
+    Ok((root, Some(name)))
+}
+
+fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Error> {
+    match given {
+        Some(name) => Ok(name.clone()),
+        // The shared directory itself has no name at the other side.
+        None if offered.is_empty() => Ok(RelPath::root()),
+        None => RelPath::root()
+            .child(offered)
+            .map_err(|why| Error::Usage(format!("the name {} {why}", crate::path::printable(offered)))),
+    }
+}
+
+/// What is to be sent: the directory itself, or the file in its directory.
+fn local(path: &Path) -> Result<(Root, RelPath), Error> {
+    let found =
+        std::fs::metadata(path).map_err(|error| Error::io("find", path.display().to_string(), error))?;
+    if found.is_dir() { Ok((Root::open(path)?, RelPath::root())) } else { parent_and_name(path) }
+}
+
+fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
+    let usage = |why: BadPath| Error::Usage(format!("{}: {why}", path.display()));
+    let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
+}
+
+/// The name that a path has at the other side: that of `dir/..` and `.` is looked up.
+fn name_of(path: &Path) -> Vec<u8> {
+    let name = path.file_name().map(|name| name.as_bytes().to_vec());
+    name.or_else(|| std::fs::canonicalize(path).ok()?.file_name().map(|name| name.as_bytes().to_vec()))
+        .unwrap_or_default()
+}
+
+fn common(options: &PutOptions) -> Options {
+    let PutOptions { replace, verify, dry_run, durability, .. } = *options;
+    Options { replace, verify, dry_run, durability }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remotes_are_read_as_typed() {
+        let path =
+            |path: &str, into| Destination::Path { path: RelPath::typed(path.as_bytes()).unwrap(), into };
+        for (text, host, place) in [
+            ("host:", "host", path("", true)),
+            ("host:a/b", "host", path("a/b", false)),
+            ("host:a/", "host", path("a", true)),
+            ("host:.", "host", path("", true)),
+            ("[::1]:a", "::1", path("a", false)),
+            ("host:@print", "host", Destination::Port("print".into())),
+            ("host:./@print", "host", path("@print", false)),
+            ("host:a:b", "host", path("a:b", false)),
+        ] {
+            let remote = Remote::parse(text.as_bytes(), 1).unwrap();
+            assert_eq!((remote.host.as_str(), &remote.place), (host, &place), "{text}");
+        }
+        for text in ["host", ":a", "[::1:a", "[::1]a", "host:/etc", "host:../x"] {
+            assert!(matches!(Remote::parse(text.as_bytes(), 1), Err(Error::Usage(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,906 @@
+//! A session: framed streams in both directions over one connection.
+//!
+//! One thread drives it. It reads while it has to wait to write, so two sessions can never lock each other,
+//! and what it has to keep meanwhile is bounded by the credit it gave. The payload of large frames goes from
+//! the socket straight to where the caller wants it.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::error::Error;
+use crate::machine::{Limits, Machine, Role, Verdict};
+use crate::transport::Transport;
+use crate::wire::{self, HEADER, Header, Kind, MAX_DATA, MAX_MESSAGE, MAX_REASON, PREFACE, Violation};
+
+/// Size of the buffer that collects small frames in either direction.
+const BUFFER: usize = 256 << 10;
+/// Payloads from this length on are written where they lie instead of being copied to the buffer.
+const DIRECT: usize = 32 << 10;
+/// What is read at once while large payloads come, so that little of them passes through the buffer.
+const GLANCE: usize = 4 << 10;
+
+/// How long a session waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deadlines {
+    /// Silence after which the peer is asked whether it is there. Raising it saves a few bytes an hour.
+    pub ping: Duration,
+    /// Time without one byte in either direction after which the connection counts as lost. Raising it
+    /// outlasts longer outages without reconnecting, and keeps dead peers' memory longer.
+    pub stall: Duration,
+}
+
+impl Default for Deadlines {
+    /// Ping after 10 s, give up after 45 s: four pings, and longer than a Wi-Fi roam or a PPP redial.
+    fn default() -> Self {
+        Self { ping: Duration::from_secs(10), stall: Duration::from_secs(45) }
+    }
+}
+
+/// Stops sessions from another thread.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    own: Arc<OwnedFd>,
+    above: Option<Arc<OwnedFd>>,
+}
+
+impl Cancel {
+    /// Makes one that has not been used.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        use rustix::event::EventfdFlags;
+        let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { own: Arc::new(fd), above: None })
+    }
+
+    /// Makes one that is also used when this one is; its own use leaves this one alone.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn also(&self) -> io::Result<Self> {
+        Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
+    }
+
+    /// Ends every session that watches this; each gives [`Error::Cancelled`] from its present or next wait.
+    pub fn cancel(&self) {
+        // It can fail only by overflowing the counter, and then it is set.
+        let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
+    }
+
+    /// Whether it was used.
+    pub fn is_cancelled(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
+
+    /// Waits until it is used or the time is over; says whether it was used.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let mut fds = self.to_poll();
+        matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
+    }
+
+    fn to_poll(&self) -> [PollFd<'_>; 2] {
+        let above = self.above.as_ref().unwrap_or(&self.own);
+        [PollFd::new(&*self.own, PollFlags::IN), PollFd::new(&**above, PollFlags::IN)]
+    }
+}
+
+impl AsFd for Cancel {
+    /// Becomes readable when it is used.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
+    }
+}
+
+/// Something the peer did.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// It opened a stream.
+    Opened {
+        /// The stream.
+        stream: u16,
+        /// What it opened it for; at most 64 KiB.
+        request: Vec<u8>,
+    },
+    /// A message, whole.
+    Message {
+        /// Its stream.
+        stream: u16,
+        /// At most 64 KiB.
+        bytes: Vec<u8>,
+    },
+    /// Data has begun to arrive: take it with [`Session::read_data`]; what is not taken is dropped.
+    Data {
+        /// Its stream.
+        stream: u16,
+        /// Bytes to take, at most 1 MiB.
+        length: usize,
+    },
+    /// Nothing more will come on the stream.
+    Finished {
+        /// The stream.
+        stream: u16,
+    },
+    /// The peer gave the stream up, in both directions.
+    Cancelled {
+        /// The stream.
+        stream: u16,
+        /// Its reason, as text.
+        reason: String,
+    },
+    /// The peer's last frame: it has what it wanted, or says why not.
+    Bye {
+        /// 0 if all is well.
+        code: u16,
+        /// Its reason, as text.
+        reason: String,
+    },
+}
+
+/// Framed streams over one connection.
+///
+/// ```
+/// use linger_transfer::session::{Event, Plain, Role, Session};
+/// use std::net::{TcpListener, TcpStream};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let client = TcpStream::connect(listener.local_addr()?)?;
+/// let (server, _) = listener.accept()?;
+/// let answering = std::thread::spawn(move || {
+///     let mut session = Session::new(Box::new(Plain::new(server)?), Role::Responder)?;
+///     while let Event::Opened { stream, request } = session.next()? {
+///         session.message(stream, &[b"you said ", &request[..]].concat())?;
+///         session.finish(stream)?;
+///     }
+///     session.end(0, "")
+/// });
+/// let mut session = Session::new(Box::new(Plain::new(client)?), Role::Initiator)?;
+/// let stream = session.open(b"hello")?;
+/// assert_eq!(session.next()?, Event::Message { stream, bytes: b"you said hello".to_vec() });
+/// session.end(0, "thank you")?;
+/// assert!(answering.join().unwrap()?.delivered());
+/// # Ok::<(), linger_transfer::Error>(())
+/// ```
+pub struct Session {
+    transport: Box<dyn Transport>,
+    machine: Machine,
+    deadlines: Deadlines,
+    cancel: Cancel,
+    /// The last time a byte went either way.
+    heard: Instant,
+    input: Vec<u8>,
+    /// What of `input` is not parsed yet.
+    parsed: usize,
+    filled: usize,
+    /// Bytes of the current DATA frame that the caller has not taken, and its stream.
+    payload: usize,
+    payload_stream: u16,
+    /// The current DATA frame was read ahead of the caller.
+    ahead: VecDeque<u8>,
+    inbox: VecDeque<(Event, Vec<u8>)>,
+    output: Vec<u8>,
+    preface_read: bool,
+    /// Payloads are large now: read headers alone.
+    bulk: bool,
+    received: u64,
+    sent: u64,
+    /// A frame is on its way out: nothing else may be written before its end.
+    writing: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Begins a session over a connection with default limits and deadlines. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new(transport: Box<dyn Transport>, role: Role) -> Result<Self, Error> {
+        let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
+        Ok(Self::with(transport, role, Limits::default(), Deadlines::default(), cancel))
+    }
+
+    /// Begins a session with everything said.
+    pub fn with(
+        transport: Box<dyn Transport>,
+        role: Role,
+        limits: Limits,
+        deadlines: Deadlines,
+        cancel: Cancel,
+    ) -> Self {
+        Self {
+            transport,
+            machine: Machine::new(role, limits),
+            deadlines,
+            cancel,
+            heard: Instant::now(),
+            input: vec![0; BUFFER],
+            parsed: 0,
+            filled: 0,
+            payload: 0,
+            payload_stream: 0,
+            ahead: VecDeque::new(),
+            inbox: VecDeque::new(),
+            output: wire::preface().to_vec(),
+            preface_read: false,
+            bulk: false,
+            received: 0,
+            sent: 0,
+            writing: false,
+        }
+    }
+
+    /// Opens a stream for what `request` says (at most 64 KiB).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the request is too long or no stream is left, else as [`flush`](Self::flush).
+    pub fn open(&mut self, request: &[u8]) -> Result<u16, Error> {
+        if request.len() > MAX_MESSAGE {
+            return Err(Error::Usage(format!("a request of {} bytes is longer than 64 KiB", request.len())));
+        }
+        let stream =
+            self.machine.open().ok_or_else(|| Error::Usage("no stream is left in this session".into()))?;
+        self.frame(Kind::Open, stream, request)?;
+        Ok(stream)
+    }
+
+    /// Sends a message on a stream, waiting for credit where it must. It may stay in the buffer until
+    /// [`flush`](Self::flush) or the next wait.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] over 64 KiB, [`Error::Ended`] if the stream is closed, [`Error::Cut`] and the like.
+    pub fn message(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(Error::Usage(format!("a message of {} bytes is longer than 64 KiB", bytes.len())));
+        }
+        self.await_credit(stream, bytes.len())?;
+        self.frame(Kind::Message, stream, bytes)
+    }
+
+    /// Sends data on a stream, in frames of at most 1 MiB, waiting for credit and for the socket.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message).
+    pub fn data(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
+        for part in bytes.chunks(MAX_DATA) {
+            self.await_credit(stream, part.len())?;
+            self.header(Kind::Data, stream, part.len());
+            if part.len() < DIRECT {
+                self.output.extend_from_slice(part);
+                self.flush_if_full()?;
+            } else {
+                self.write_out(part)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends `length` bytes of a file from `offset` as one DATA frame without copying them here
+    /// (`sendfile(2)`); at most 1 MiB. Returns how many there were: if the file ends early the rest of the
+    /// frame is zeros, for a header cannot be taken back.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message), and what reading the file gives.
+    pub fn data_from(
+        &mut self,
+        stream: u16,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+    ) -> Result<usize, Error> {
+        self.await_credit(stream, length)?;
+        self.header(Kind::Data, stream, length);
+        self.flush()?;
+        let mut offset = offset;
+        let mut done = 0;
+        while done < length {
+            match rustix::fs::sendfile(self.transport.socket(), file, Some(&mut offset), length - done) {
+                Ok(0) => {
+                    let zeros = vec![0; length - done];
+                    self.write_out(&zeros)?;
+                    break;
+                }
+                Ok(bytes) => {
+                    done += bytes;
+                    self.sent += bytes as u64;
+                    self.heard = Instant::now();
+                }
+                Err(rustix::io::Errno::AGAIN) => self.await_writable()?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::Cut(error.into())),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Says that nothing more will come on the stream from here.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); a stream that is closed already is none.
+    pub fn finish(&mut self, stream: u16) -> Result<(), Error> {
+        if self.machine.finish(stream) { self.frame(Kind::Finish, stream, &[]) } else { Ok(()) }
+    }
+
+    /// Gives a stream up in both directions; what the peer still sends on it is dropped.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); a stream that is closed already is none.
+    pub fn cancel(&mut self, stream: u16, reason: &str) -> Result<(), Error> {
+        if self.machine.cancel(stream) {
+            return self.frame(Kind::Cancel, stream, &reason_bytes(0, reason));
+        }
+        Ok(())
+    }
+
+    /// Waits for what the peer does next; sends first what is in the buffer.
+    ///
+    /// # Errors
+    /// [`Error::Cut`] when the connection ends or is silent for too long, [`Error::Violation`] when the peer
+    /// breaks the rules, [`Error::Cancelled`].
+    pub fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.try_next()? {
+                return Ok(event);
+            }
+            self.flush()?;
+            if self.inbox.is_empty() && !self.parse_waits() {
+                self.wait(PollFlags::IN, true)?;
+            }
+        }
+    }
+
+    /// Looks for what the peer has done, without waiting.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn try_next(&mut self) -> Result<Option<Event>, Error> {
+        self.drop_payload()?;
+        if let Some((event, bytes)) = self.inbox.pop_front() {
+            if let Event::Data { stream, length } = event {
+                (self.payload, self.payload_stream, self.ahead) = (length, stream, bytes.into());
+            }
+            return Ok(Some(event));
+        }
+        loop {
+            if let Some(event) = self.parse()? {
+                return Ok(Some(event));
+            }
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes bytes of the data that [`Event::Data`] announced, until the buffer is full or the data is taken;
+    /// says how many.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn read_data(&mut self, into: &mut [u8]) -> Result<usize, Error> {
+        let wanted = into.len().min(self.payload);
+        let into = &mut into[..wanted];
+        let mut done = 0;
+        while done < wanted {
+            let bytes = if !self.ahead.is_empty() {
+                io::Read::read(&mut self.ahead, &mut into[done..]).unwrap_or(0)
+            } else if self.parsed < self.filled {
+                let buffered = &self.input[self.parsed..self.filled];
+                let bytes = buffered.len().min(wanted - done);
+                into[done..done + bytes].copy_from_slice(&buffered[..bytes]);
+                self.parsed += bytes;
+                bytes
+            } else {
+                match self.transport.read(&mut into[done..]) {
+                    Ok(0) => return Err(eof()),
+                    Ok(bytes) => {
+                        self.received += bytes as u64;
+                        bytes
+                    }
+                    Err(error) => {
+                        self.wait_if_empty(error)?;
+                        0
+                    }
+                }
+            };
+            done += bytes;
+        }
+        self.took(done)?;
+        Ok(done)
+    }
+
+    /// Moves announced data from the socket into a file without copying it here (`splice(2)`), at `offset`;
+    /// `pipe` is one of the caller's, empty. Says how many bytes it was: all that were announced.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next); [`Error::Io`] if the file does not take them.
+    pub fn data_into(
+        &mut self,
+        pipe: &(OwnedFd, OwnedFd),
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<usize, Error> {
+        use rustix::pipe::{SpliceFlags, splice};
+        let full = |error: rustix::io::Errno| Error::io("write", "the file", error);
+        let length = self.payload;
+        let mut offset = offset;
+        // What was read with the header has to go the other way.
+        let mut first = vec![0; (self.ahead.len() + self.filled - self.parsed).min(length)];
+        self.read_data(&mut first)?;
+        let mut rest = &first[..];
+        while !rest.is_empty() {
+            let bytes = rustix::io::pwrite(file, rest, offset).map_err(full)?;
+            offset += bytes as u64;
+            rest = &rest[bytes..];
+        }
+        let mut left = length - first.len();
+        while left > 0 {
+            let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK | SpliceFlags::MORE;
+            let mut moved = match splice(self.transport.socket(), None, &pipe.1, None, left, flags) {
+                Ok(0) => return Err(eof()),
+                Ok(bytes) => bytes,
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.wait(PollFlags::IN, true)?;
+                    continue;
+                }
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(Error::Cut(error.into())),
+            };
+            self.received += moved as u64;
+            left -= moved;
+            while moved > 0 {
+                match splice(&pipe.0, None, file, Some(&mut offset), moved, SpliceFlags::MOVE) {
+                    Ok(0) => return Err(full(rustix::io::Errno::NOSPC)),
+                    Ok(bytes) => moved -= bytes,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(full(error)),
+                }
+            }
+        }
+        self.took(length - first.len())?;
+        Ok(length)
+    }
+
+    /// Sends what is in the buffer.
+    ///
+    /// # Errors
+    /// [`Error::Cut`] when the connection ends or takes nothing for too long, [`Error::Cancelled`].
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.write_out(&[])
+    }
+
+    /// Sends a ping, so that the peer knows we are there while we wait for something else.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.control(Kind::Ping, 0, 0);
+        self.flush()
+    }
+
+    /// Waits until the peer did something, `other` is readable or `timeout` is over; says whether `other` is.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], or what `poll` gives.
+    pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
+        self.flush()?;
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let [own, above] = self.cancel.to_poll();
+        let socket = PollFd::from_borrowed_fd(self.transport.socket(), PollFlags::IN);
+        let mut fds = [own, above, socket, PollFd::from_borrowed_fd(other, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("wait for", "the source", error)),
+        }
+        if !(fds[0].revents() | fds[1].revents()).is_empty() {
+            return Err(Error::Cancelled);
+        }
+        Ok(!fds[3].revents().is_empty())
+    }
+
+    /// Payload and framing that arrived, in bytes.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Payload and framing handed to the kernel, in bytes.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether the kernel can move payload between the socket and files.
+    pub fn is_plain(&self) -> bool {
+        self.transport.is_plain()
+    }
+
+    /// Ends the session in order: says goodbye, then a lingering close. The socket is closed on return.
+    ///
+    /// `code` 0 means that this side has everything it wanted.
+    ///
+    /// # Errors
+    /// When not even the goodbye could be written; the socket is closed then, too.
+    pub fn end(mut self, code: u16, reason: &str) -> Result<linger::Outcome, Error> {
+        let said = self.goodbye(code, reason);
+        let outcome = self.close(&linger::Policy::default());
+        said.map(|()| outcome)
+    }
+
+    /// Says goodbye: this side will send nothing more.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
+        self.frame(Kind::Bye, 0, &reason_bytes(code, reason))?;
+        self.flush()
+    }
+
+    /// Closes the connection, lingering within `policy`, without another word.
+    pub fn close(mut self, policy: &linger::Policy) -> linger::Outcome {
+        self.transport.farewell();
+        linger::close(self.transport.into_socket(), policy)
+    }
+
+    /// Closes the connection with a bare `close()`, which may lose what the peer has not received yet: the
+    /// failure that this project is about, for tests that show it.
+    pub fn close_carelessly(self) {
+        drop(self.transport.into_socket());
+    }
+
+    fn header(&mut self, kind: Kind, stream: u16, length: usize) {
+        if matches!(kind, Kind::Data | Kind::Message) {
+            self.machine.sent(stream, length as u64);
+        }
+        self.output.extend(Header { kind, stream, length: length as u32 }.encode());
+    }
+
+    fn frame(&mut self, kind: Kind, stream: u16, payload: &[u8]) -> Result<(), Error> {
+        self.header(kind, stream, payload.len());
+        self.output.extend_from_slice(payload);
+        self.flush_if_full()
+    }
+
+    fn flush_if_full(&mut self) -> Result<(), Error> {
+        if self.output.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the buffer and then `body`, reading meanwhile when the socket is full.
+    fn write_out(&mut self, body: &[u8]) -> Result<(), Error> {
+        let mut body = body;
+        let mut head = std::mem::take(&mut self.output);
+        let mut done = 0;
+        self.writing = true;
+        let result = loop {
+            if done >= head.len() && body.is_empty() {
+                match self.transport.flush() {
+                    Ok(()) => break Ok(()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => break Err(Error::Cut(error)),
+                }
+            } else {
+                match self.transport.write(&head[done..], body) {
+                    Ok(bytes) => {
+                        let of_head = bytes.min(head.len() - done);
+                        done += of_head;
+                        body = &body[bytes - of_head..];
+                        self.sent += bytes as u64;
+                        self.heard = Instant::now();
+                        continue;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => break Err(Error::Cut(error)),
+                }
+            }
+            if let Err(error) = self.await_writable() {
+                break Err(error);
+            }
+        };
+        self.writing = false;
+        // Answers to pings may have been added meanwhile; the emptied vector's memory is used again.
+        head.clear();
+        if self.output.is_empty() {
+            self.output = head;
+        }
+        // The peer may have said why before it went; that is worth more than a broken pipe.
+        if matches!(result, Err(Error::Cut(_))) {
+            self.read_last_words();
+        }
+        result
+    }
+
+    fn read_last_words(&mut self) {
+        while self.payload == 0 && self.inbox_has_room() {
+            match self.parse() {
+                Ok(Some(event)) => self.keep(event),
+                Ok(None) if matches!(self.fill(), Ok(true)) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// What the peer said before the connection was lost and was not taken yet.
+    pub fn last_words(&mut self) -> Option<Event> {
+        self.payload = 0;
+        self.ahead.clear();
+        self.inbox.pop_front().map(|(event, _)| event)
+    }
+
+    fn keep(&mut self, event: Event) {
+        self.inbox.push_back((event, Vec::new()));
+    }
+
+    fn inbox_has_room(&self) -> bool {
+        // Credit bounds the bytes; this bounds frames without any.
+        self.inbox.len() < 64 << 10
+    }
+
+    fn await_credit(&mut self, stream: u16, bytes: usize) -> Result<(), Error> {
+        loop {
+            match self.machine.sendable(stream) {
+                None => return Err(Error::Ended("the stream is closed".into())),
+                Some(credit) if credit >= bytes as u64 => return Ok(()),
+                Some(_) => {
+                    self.flush()?;
+                    if !self.service()? {
+                        self.wait(PollFlags::IN, true)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn await_writable(&mut self) -> Result<(), Error> {
+        // In the middle of a payload that the caller takes piece by piece nothing else can be read.
+        let can_read = self.payload == 0 && self.inbox_has_room();
+        let ready =
+            self.wait(if can_read { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT }, false)?;
+        if can_read && ready.intersects(PollFlags::IN) {
+            self.service()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what has arrived and keeps it for the caller; false if nothing had.
+    fn service(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        while self.payload == 0 && self.inbox_has_room() {
+            match self.parse()? {
+                Some(Event::Data { stream, length }) => {
+                    // The caller will take it later; credit is given back then.
+                    let mut bytes = vec![0; length];
+                    self.payload = 0;
+                    self.read_ahead(&mut bytes)?;
+                    self.inbox.push_back((Event::Data { stream, length }, bytes));
+                    any = true;
+                }
+                Some(event) => {
+                    self.keep(event);
+                    any = true;
+                }
+                None if self.fill()? => any = true,
+                None => break,
+            }
+        }
+        Ok(any)
+    }
+
+    fn read_ahead(&mut self, into: &mut [u8]) -> Result<(), Error> {
+        let mut done = 0;
+        while done < into.len() {
+            if self.parsed == self.filled && !self.fill()? {
+                self.wait(PollFlags::IN, true)?;
+                continue;
+            }
+            let bytes = (self.filled - self.parsed).min(into.len() - done);
+            into[done..done + bytes].copy_from_slice(&self.input[self.parsed..self.parsed + bytes]);
+            self.parsed += bytes;
+            done += bytes;
+        }
+        Ok(())
+    }
+
+    /// Takes the rest of data nobody wanted.
+    fn drop_payload(&mut self) -> Result<(), Error> {
+        let mut scratch = [0; 8 << 10];
+        while self.payload > 0 {
+            self.read_data(&mut scratch)?;
+        }
+        Ok(())
+    }
+
+    fn took(&mut self, bytes: usize) -> Result<(), Error> {
+        self.payload -= bytes;
+        self.heard = Instant::now();
+        if let Some(credit) = self.machine.taken(self.payload_stream, bytes as u64) {
+            self.control(Kind::Credit, self.payload_stream, credit);
+            self.try_flush();
+        }
+        Ok(())
+    }
+
+    /// Adds a frame of eight bytes, which needs no room in any window.
+    fn control(&mut self, kind: Kind, stream: u16, value: u64) {
+        self.output.extend(Header { kind, stream, length: 8 }.encode());
+        self.output.extend(value.to_be_bytes());
+    }
+
+    /// Writes what the socket takes now; the rest goes with the next flush.
+    fn try_flush(&mut self) {
+        if !self.writing
+            && let Ok(bytes) = self.transport.write(&self.output, &[])
+        {
+            self.sent += bytes as u64;
+            self.output.drain(..bytes);
+            // A failure shows itself at the next call that has to succeed.
+            let _ = self.transport.flush();
+        }
+    }
+
+    fn parse_waits(&self) -> bool {
+        self.filled - self.parsed >= if self.preface_read { HEADER } else { PREFACE } && self.whole_frame()
+    }
+
+    fn whole_frame(&self) -> bool {
+        let waiting = &self.input[self.parsed..self.filled];
+        match waiting.first_chunk::<HEADER>().map(|bytes| Header::decode(*bytes)) {
+            Some(Ok(header)) if self.preface_read && header.kind != Kind::Data => {
+                waiting.len() >= HEADER + header.length as usize
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Takes one frame from the buffer; `None` if no whole one is there.
+    fn parse(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            let waiting = &self.input[self.parsed..self.filled];
+            if !self.preface_read {
+                let Some(bytes) = waiting.first_chunk::<PREFACE>() else { return Ok(None) };
+                wire::read_preface(*bytes)?;
+                self.parsed += PREFACE;
+                self.preface_read = true;
+                continue;
+            }
+            let Some(bytes) = waiting.first_chunk::<HEADER>() else { return Ok(None) };
+            let header = Header::decode(*bytes)?;
+            let length = header.length as usize;
+            let is_data = header.kind == Kind::Data;
+            if !is_data && waiting.len() < HEADER + length {
+                return Ok(None);
+            }
+            let verdict = self.machine.arrived(header)?;
+            let payload = if is_data { Vec::new() } else { waiting[HEADER..HEADER + length].to_vec() };
+            self.parsed += HEADER + payload.len();
+            let stream = header.stream;
+            if is_data {
+                self.bulk = length >= DIRECT;
+                (self.payload, self.payload_stream) = (length, stream);
+                if verdict == Verdict::Drop {
+                    self.drop_payload()?;
+                    continue;
+                }
+                return Ok(Some(Event::Data { stream, length }));
+            }
+            if verdict == Verdict::Drop {
+                continue;
+            }
+            match header.kind {
+                Kind::Open => return Ok(Some(Event::Opened { stream, request: payload })),
+                Kind::Message => {
+                    if let Some(credit) = self.machine.taken(stream, length as u64) {
+                        self.control(Kind::Credit, stream, credit);
+                    }
+                    return Ok(Some(Event::Message { stream, bytes: payload }));
+                }
+                Kind::Finish => return Ok(Some(Event::Finished { stream })),
+                Kind::Cancel => {
+                    let (_, reason) = read_reason(&payload)?;
+                    return Ok(Some(Event::Cancelled { stream, reason }));
+                }
+                Kind::Bye => {
+                    let (code, reason) = read_reason(&payload)?;
+                    return Ok(Some(Event::Bye { code, reason }));
+                }
+                Kind::Credit => {
+                    let bytes = payload.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                    self.machine.credited(stream, bytes)?;
+                }
+                // Not more than one unsent answer: a peer that only asks must not fill our memory.
+                Kind::Ping if self.output.len() < BUFFER / 2 => self.output.extend(
+                    Header { kind: Kind::Pong, stream: 0, length: 8 }.encode().into_iter().chain(payload),
+                ),
+                Kind::Ping | Kind::Pong | Kind::Data => {}
+            }
+        }
+    }
+
+    /// Reads once into the buffer; false if nothing has arrived.
+    fn fill(&mut self) -> Result<bool, Error> {
+        if self.parsed == self.filled {
+            (self.parsed, self.filled) = (0, 0);
+        } else if self.filled == self.input.len() || self.parsed > BUFFER / 2 {
+            self.input.copy_within(self.parsed..self.filled, 0);
+            (self.parsed, self.filled) = (0, self.filled - self.parsed);
+        }
+        let end = if self.bulk { (self.filled + GLANCE).min(BUFFER) } else { BUFFER };
+        match self.transport.read(&mut self.input[self.filled..end]) {
+            Ok(0) => Err(eof()),
+            Ok(bytes) => {
+                self.filled += bytes;
+                self.received += bytes as u64;
+                self.heard = Instant::now();
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(Error::Cut(error)),
+        }
+    }
+
+    fn wait_if_empty(&mut self, error: io::Error) -> Result<(), Error> {
+        match error.kind() {
+            ErrorKind::WouldBlock => self.wait(PollFlags::IN, true).map(drop),
+            ErrorKind::Interrupted => Ok(()),
+            _ => Err(Error::Cut(error)),
+        }
+    }
+
+    /// Waits for the socket, pinging a silent peer if `ping`.
+    fn wait(&mut self, interest: PollFlags, ping: bool) -> Result<PollFlags, Error> {
+        let started = Instant::now();
+        self.heard = self.heard.max(started.checked_sub(self.deadlines.ping).unwrap_or(started));
+        loop {
+            let silent = self.heard.elapsed();
+            if silent >= self.deadlines.stall {
+                let told = format!("nothing was heard for {:.0} s", silent.as_secs_f64());
+                return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
+            }
+            let timeout = self.deadlines.ping.min(self.deadlines.stall - silent);
+            let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+            let [own, above] = self.cancel.to_poll();
+            let mut fds = [own, above, PollFd::from_borrowed_fd(self.transport.socket(), interest)];
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::io("wait for", "the connection", error)),
+                Ok(0) if ping => {
+                    self.control(Kind::Ping, 0, 0);
+                    self.try_flush();
+                }
+                Ok(0) => {}
+                Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => return Err(Error::Cancelled),
+                Ok(_) => return Ok(fds[2].revents()),
+            }
+        }
+    }
+}
+
+fn eof() -> Error {
+    Error::Cut(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed it before the session was over"))
+}
+
+fn reason_bytes(code: u16, reason: &str) -> Vec<u8> {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat()
+}
+
+fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
+    let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::Malformed("reason"))?;
+    let reason = std::str::from_utf8(reason).map_err(|_| Violation::Malformed("reason"))?;
+    Ok((u16::from_be_bytes(*code), reason.to_owned()))
+}

@@ -1,0 +1,227 @@
+//! BLAKE3 of a file, one block of 1 MiB at a time, in a state small enough to keep.
+//!
+//! A block is 1,024 BLAKE3 chunks, so it is a complete subtree of the hash and has a chaining value of its
+//! own. Chaining values can be computed in any order, stored, and merged later; the result is the BLAKE3 of
+//! the whole file, the same that `b3sum` prints (BLAKE3 specification, section 2.1; `blake3::hazmat`).
+
+use blake3::Hasher;
+use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
+
+/// Bytes of a block: what is verified, acknowledged and resumed as one.
+pub const BLOCK: usize = 1 << 20;
+
+/// The BLAKE3 of a whole file.
+pub type Hash = [u8; 32];
+
+/// What one block contributes to the hash of its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// The chaining value of the block at its place in the file.
+    pub(crate) value: [u8; 32],
+    /// The hash of the file if this is all of it; known for block 0 alone, because the topmost node of the
+    /// tree is computed differently.
+    pub(crate) alone: Option<Hash>,
+}
+
+impl Sum {
+    /// The contribution of block `number` (from 0). Only the last block of a file may be shorter than
+    /// [`BLOCK`], and only that of an empty file may be empty.
+    pub(crate) fn of(number: u64, block: &[u8]) -> Self {
+        let mut hasher = BlockHasher::new(number);
+        hasher.update(block);
+        hasher.finish()
+    }
+}
+
+/// Hashes one block in pieces.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockHasher {
+    hasher: Hasher,
+    number: u64,
+    length: usize,
+}
+
+impl BlockHasher {
+    /// Begins block `number`, from 0.
+    pub(crate) fn new(number: u64) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(number.saturating_mul(BLOCK as u64));
+        Self { hasher, number, length: 0 }
+    }
+
+    /// Adds bytes; at most [`BLOCK`] in all.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.length += bytes.len();
+        debug_assert!(self.length <= BLOCK);
+        self.hasher.update(bytes);
+    }
+
+    /// Bytes hashed so far.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Ends the block.
+    pub(crate) fn finish(&self) -> Sum {
+        let alone = (self.number == 0).then(|| *self.hasher.finalize().as_bytes());
+        // An empty block exists in an empty file alone, and has no place in any tree.
+        let value = if self.length == 0 { [0; 32] } else { self.hasher.finalize_non_root() };
+        Sum { value, alone }
+    }
+}
+
+/// The hash of everything before a block boundary: the chaining values of complete subtrees.
+///
+/// It holds at most one value for each bit of the block count; 41 of them are a million terabytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tree {
+    blocks: u64,
+    stack: Vec<[u8; 32]>,
+    alone: Option<Hash>,
+}
+
+impl Tree {
+    /// The most chaining values a tree can hold.
+    pub(crate) const DEEPEST: usize = 45;
+
+    /// A file of which nothing has been hashed.
+    pub(crate) const fn new() -> Self {
+        Self { blocks: 0, stack: Vec::new(), alone: None }
+    }
+
+    /// Takes up a state from [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone);
+    /// `None` if they do not belong together.
+    pub(crate) fn restore(blocks: u64, stack: Vec<[u8; 32]>, alone: Option<Hash>) -> Option<Self> {
+        let depth = if blocks == 0 { 0 } else { (blocks - 1).count_ones() as usize + 1 };
+        let fits = stack.len() == depth && alone.is_some() == (blocks == 1) && blocks <= 1 << 44;
+        fits.then_some(Self { blocks, stack, alone })
+    }
+
+    /// Complete blocks hashed so far.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Bytes hashed so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blocks * BLOCK as u64
+    }
+
+    /// The chaining values to keep.
+    pub(crate) fn stack(&self) -> &[[u8; 32]] {
+        &self.stack
+    }
+
+    /// The hash of the file if it ends after its first block; present while there is one block.
+    pub(crate) fn alone(&self) -> Option<Hash> {
+        self.alone
+    }
+
+    /// Adds the next block.
+    pub(crate) fn push(&mut self, sum: Sum) {
+        // Merging is put off until another block follows, since the topmost merge is another function.
+        while self.stack.len() > self.blocks.count_ones() as usize {
+            let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else { break };
+            self.stack.push(merge_subtrees_non_root(&left, &right, Mode::Hash));
+        }
+        self.stack.push(sum.value);
+        self.blocks += 1;
+        self.alone = if self.blocks == 1 { sum.alone } else { None };
+    }
+
+    /// The hash of a file that ends after the complete blocks and, if it is not empty, `tail`.
+    pub(crate) fn finish(mut self, tail: &BlockHasher) -> Hash {
+        if tail.length() > 0 || self.blocks == 0 {
+            let sum = tail.finish();
+            if let (0, Some(alone)) = (self.blocks, sum.alone) {
+                return alone;
+            }
+            self.push(sum);
+        }
+        if let Some(alone) = self.alone {
+            return alone;
+        }
+        let mut right = self.stack.pop().unwrap_or_default();
+        while self.stack.len() > 1 {
+            let left = self.stack.pop().unwrap_or_default();
+            right = merge_subtrees_non_root(&left, &right, Mode::Hash);
+        }
+        match self.stack.pop() {
+            Some(left) => *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
+            None => right,
+        }
+    }
+}
+
+/// Writes a hash the way `b3sum` does.
+pub fn hex(hash: &[u8]) -> String {
+    use std::fmt::Write as _;
+    hash.iter().fold(String::with_capacity(hash.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads what [`hex`] wrote; `None` for anything else.
+pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// Hashes by blocks, storing and restoring the state before every block.
+    fn by_blocks(file: &[u8]) -> Hash {
+        let mut tree = Tree::new();
+        let whole = file.len() / BLOCK * BLOCK;
+        for (number, block) in file[..whole].chunks(BLOCK).enumerate() {
+            tree.push(Sum::of(number as u64, block));
+            tree = Tree::restore(tree.blocks(), tree.stack().to_vec(), tree.alone()).expect("own state");
+        }
+        let mut tail = BlockHasher::new(tree.blocks());
+        tail.update(&file[whole..]);
+        tree.finish(&tail)
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_file() {
+        let file = bytes(19 * BLOCK + 1);
+        let sizes = [0, 1, 1024, 1025, BLOCK - 1];
+        let around = (1..=19).flat_map(|n| [n * BLOCK - 1, n * BLOCK, n * BLOCK + 1]);
+        for size in sizes.into_iter().chain(around) {
+            assert_eq!(by_blocks(&file[..size]), *blake3::hash(&file[..size]).as_bytes(), "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_is_refused() {
+        assert!(Tree::restore(0, vec![[0; 32]], None).is_none());
+        assert!(Tree::restore(1, vec![[0; 32]], None).is_none());
+        assert!(Tree::restore(2, vec![[0; 32]; 2], None).is_some());
+        assert!(Tree::restore(3, vec![[0; 32]; 3], None).is_none());
+        assert!(Tree::restore(u64::MAX, vec![[0; 32]; 64], None).is_none());
+    }
+
+    #[test]
+    fn hexadecimal_goes_both_ways() {
+        assert_eq!(hex(&[0, 0xab, 0xff]), "00abff");
+        assert_eq!(unhex::<3>("00abff"), Some([0, 0xab, 0xff]));
+        assert_eq!(unhex::<3>("00abf"), None);
+        assert_eq!(unhex::<2>("é0a"), None);
+        assert_eq!(unhex::<1>("+f"), None, "from_str_radix takes a sign");
+    }
+}

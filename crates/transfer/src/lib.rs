@@ -1,0 +1,51 @@
+//! File transfer whose both ends know the truth about the last byte.
+//!
+//! [`session`] is the library beneath, for other programs too: framed streams in both directions over one
+//! connection, with credit, deadlines and an orderly end through [`linger`]. On it stand [`Server`] (what
+//! `linger share` does) and [`Client`] (`put`, `get`, `ls`). The receiver verifies what arrived with BLAKE3,
+//! makes it durable, renames it into place and only then sends a receipt, which the sender checks against
+//! what it read. `docs/transfer-protocol.md` specifies the wire.
+//!
+//! Linux only: it stands on `openat2(2)`, `renameat2(2)` and `splice(2)`.
+
+mod client;
+mod driver;
+mod error;
+mod hash;
+mod limit;
+mod machine;
+mod message;
+mod path;
+mod progress;
+mod receipt;
+mod receive;
+mod root;
+mod send;
+mod serve;
+mod sink;
+mod state;
+mod store;
+mod transport;
+mod walk;
+mod wire;
+
+/// Framed streams over one connection: the library beneath the transfer.
+pub mod session {
+    pub use crate::driver::{Cancel, Deadlines, Event, Session};
+    pub use crate::machine::{Limits, Role};
+    pub use crate::transport::{Plain, Transport};
+    pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};
+}
+
+pub use client::{
+    Client, ClientOptions, Destination, GetOptions, Input, Output, PORT, PutOptions, Remote, Retry,
+};
+pub use error::Error;
+pub use hash::{BLOCK, Hash, hex};
+pub use message::{Durability, Item, Kind, Refusal, Time};
+pub use path::{BadPath, RelPath, printable};
+pub use progress::{Confirmation, Progress, Summary, Verdict};
+pub use receipt::{Checked, Line, Receipts, verify_receipt};
+pub use serve::{Ending, Served, Server, Serving, ShareOptions, is_local};
+pub use sink::{Config, Desktop, Displays, Port};
+pub use walk::Patterns;

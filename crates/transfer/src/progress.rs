@@ -1,0 +1,146 @@
+//! What a transfer tells while it goes on, and what it came to.
+
+use crate::error::Error;
+use crate::message::{Durability, Kind, Refusal, Time};
+use crate::path::RelPath;
+
+/// Something worth showing. Paths are below the top of the transfer, which is itself the empty path.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The tree is being counted: so far.
+    Scanning {
+        /// Files, links and directories.
+        entries: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A connection is up, or up again.
+    Connected {
+        /// Whether it is encrypted and the peer is who it was before.
+        secure: bool,
+    },
+    /// A file, directory or link is next.
+    Started {
+        /// Its path.
+        path: RelPath,
+        /// What it is.
+        kind: Kind,
+        /// Its length, where known.
+        size: Option<u64>,
+        /// Bytes the receiver has from an earlier session.
+        resumed: u64,
+    },
+    /// So many more bytes of content were sent or received.
+    Moved {
+        /// Bytes since the last such event.
+        bytes: u64,
+    },
+    /// All is sent; the receiver verifies, writes and confirms.
+    Waiting {
+        /// Entries without receipt.
+        entries: u64,
+    },
+    /// What is on disk is compared with a hash or made durable.
+    Verifying {
+        /// Its path.
+        path: RelPath,
+    },
+    /// An entry is confirmed.
+    Confirmed(Confirmation),
+    /// An entry was not delivered.
+    NotDelivered {
+        /// Its path.
+        path: RelPath,
+        /// Why, as a class.
+        refusal: Refusal,
+        /// Why, in words.
+        text: String,
+    },
+    /// In a dry run: what would be done.
+    WouldSend {
+        /// Its path.
+        path: RelPath,
+        /// What it is.
+        kind: Kind,
+        /// Bytes that would be sent.
+        bytes: u64,
+    },
+    /// The connection was lost; another is made after a pause.
+    Retrying {
+        /// Why.
+        error: String,
+        /// Seconds until then.
+        pause: f64,
+    },
+}
+
+/// What a receiver says of one entry that is there: the content of a receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Confirmation {
+    /// Below the top of the transfer at the sender.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: Kind,
+    /// Length in bytes.
+    pub size: u64,
+    /// BLAKE3 of the content; missing for directories, links and unverified transfers.
+    pub hash: Option<[u8; 32]>,
+    /// What the receiver did before it said so.
+    pub durability: Durability,
+    /// The receiver's clock.
+    pub time: Time,
+    /// The name at the receiver, below the directory it shares.
+    pub name: Vec<u8>,
+    /// The same content was there already.
+    pub present: bool,
+}
+
+/// What a transfer came to, as far as this side can know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Entries whose receipt was received (or, at the receiver, sent).
+    pub confirmed: u64,
+    /// Bytes of content in them.
+    pub bytes: u64,
+    /// Entries that are known not to be delivered.
+    pub failed: u64,
+    /// Entries that were sent whole, without an answer.
+    pub unconfirmed: u64,
+    /// Entries that were begun or announced, and not sent whole.
+    pub unsent: u64,
+    /// The first of the failures in words; all of them were reported as they came.
+    pub first_failure: Option<String>,
+    /// Bytes that crossed the network, in this side's payload direction, all sessions together.
+    pub wire: u64,
+    /// Whether the end of the session was in order, so that the other side knows the same.
+    pub peer_knows: bool,
+}
+
+/// The truth in one word; the program's exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Everything is confirmed.
+    Confirmed,
+    /// Everything was sent, but not everything is confirmed.
+    Unconfirmed,
+    /// Something was not delivered.
+    NotDelivered,
+}
+
+impl Summary {
+    /// Judges what is known; `error` is what ended the transfer, if it did not end by itself.
+    pub fn verdict(&self, error: Option<&Error>) -> Verdict {
+        if self.failed > 0 || self.unsent > 0 {
+            return Verdict::NotDelivered;
+        }
+        match error {
+            None if self.unconfirmed == 0 => Verdict::Confirmed,
+            Some(_) if self.unconfirmed == 0 => Verdict::NotDelivered,
+            _ => Verdict::Unconfirmed,
+        }
+    }
+}

@@ -1,0 +1,715 @@
+//! The receiving half of a transfer, the same for `put` at the server and for `get` at the client.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::driver::{Cancel, Event, Session};
+use crate::error::{Error, refusal};
+use crate::hash::{BLOCK, BlockHasher, Hash, Sum, Tree};
+use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal};
+use crate::path::RelPath;
+use crate::progress::{Confirmation, Progress, Summary};
+use crate::root::Root;
+use crate::sink::Spool;
+use crate::store::{Fault, Landing, Locks, Store, now};
+use crate::wire::Violation;
+
+/// Announced files that wait for their data, at most.
+pub(crate) const MAX_ANNOUNCED: usize = 64;
+/// Directories that are open at once, at most: a walk goes depth first.
+const MAX_DIRECTORIES: usize = crate::path::MAX_DEPTH + 1;
+
+/// Where what arrives goes.
+pub(crate) enum Target<'a> {
+    /// Below a directory, the top of the transfer under this path.
+    Tree { root: &'a Root, base: RelPath },
+    /// To a command of the receiver's, as a whole.
+    Sink(&'a mut Spool),
+    /// To a descriptor, block by block, each verified before it goes; what was verified so far is kept here
+    /// over sessions.
+    Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
+}
+
+pub(crate) struct Receiver<'a> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) stream: u16,
+    pub(crate) options: Options,
+    pub(crate) summary: &'a mut Summary,
+    pub(crate) observe: &'a mut dyn FnMut(Progress),
+    target: Target<'a>,
+    store: Option<Store<'a>>,
+    files: VecDeque<Waiting>,
+    directories: BTreeMap<u64, RelPath>,
+    /// Every answer that is due has been given before data arrives.
+    ask: bool,
+    block: Vec<u8>,
+    filled: usize,
+    /// A full block waits for its chaining value.
+    sum_due: bool,
+    pipe: Option<(OwnedFd, OwnedFd)>,
+    /// Where unverified data was written by the kernel, counted in bytes.
+    spliced: u64,
+    paths: BTreeMap<u64, (RelPath, Kind)>,
+}
+
+/// A file that was announced and has not ended.
+struct Waiting {
+    index: u64,
+    state: Waits,
+}
+
+enum Waits {
+    Landing(Box<Landing>),
+    /// Here already, if the sender has the same.
+    Complete {
+        hash: Hash,
+        landing: Box<Landing>,
+    },
+    /// Refused or failed: what still comes is dropped, the sender knows why.
+    Dropped,
+}
+
+impl Waits {
+    /// The sender has something else than what is here: it comes as a new file.
+    fn differs(&mut self) {
+        if let Self::Complete { .. } = self
+            && let Self::Complete { landing, .. } = std::mem::replace(self, Self::Dropped)
+        {
+            *self = Self::Landing(landing);
+        }
+    }
+}
+
+impl<'a> Receiver<'a> {
+    pub(crate) fn new(
+        session: &'a mut Session,
+        stream: u16,
+        target: Target<'a>,
+        options: Options,
+        (locks, cancel): (&'a Locks, &'a Cancel),
+        summary: &'a mut Summary,
+        observe: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        let store = match &target {
+            Target::Tree { root, .. } => Some(Store::new(root, options, locks, cancel)),
+            _ => None,
+        };
+        Self {
+            session,
+            stream,
+            options,
+            summary,
+            observe,
+            target,
+            store,
+            files: VecDeque::new(),
+            directories: BTreeMap::new(),
+            ask: false,
+            block: Vec::new(),
+            filled: 0,
+            sum_due: false,
+            pipe: None,
+            spliced: 0,
+            paths: BTreeMap::new(),
+        }
+    }
+
+    /// Receives until the sender says that was all and has said goodbye.
+    ///
+    /// What is verified is kept for a later session, whatever happens.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        let result = self.receive();
+        for waiting in std::mem::take(&mut self.files) {
+            self.summary.unsent += 1;
+            if let Waits::Landing(landing) = waiting.state {
+                landing.abandon(false);
+            }
+        }
+        if let Some(store) = &mut self.store {
+            store.tidy();
+        }
+        result
+    }
+
+    fn receive(&mut self) -> Result<(), Error> {
+        self.ask = match (&self.target, &self.store) {
+            (Target::Tree { base, .. }, Some(store)) => store.must_ask(base),
+            (Target::Stream { so_far, .. }, _) => so_far.blocks() > 0,
+            _ => false,
+        };
+        self.say(&Message::Accept { ask: self.ask })?;
+        loop {
+            let event = match self.session.try_next()? {
+                Some(event) => event,
+                None => {
+                    // Nothing more has arrived: what is complete need not wait for company.
+                    self.commit()?;
+                    self.session.next()?
+                }
+            };
+            match event {
+                Event::Data { stream, length } if stream == self.stream => self.data(length)?,
+                Event::Message { stream, bytes } if stream == self.stream => {
+                    if self.message(Message::decode(&bytes)?)? {
+                        return self.finish();
+                    }
+                }
+                Event::Cancelled { reason, .. } => return Err(Error::Ended(reason)),
+                Event::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+                _ => return Err(Violation::Unexpected("a frame").into()),
+            }
+        }
+    }
+
+    /// Everything has ended: the last receipts, and the peer's word that it has them.
+    fn finish(&mut self) -> Result<(), Error> {
+        self.commit()?;
+        let (confirmed, failed) = (self.summary.confirmed, self.summary.failed);
+        self.say(&Message::Done { confirmed, failed })?;
+        self.session.finish(self.stream)?;
+        self.session.flush()?;
+        Ok(())
+    }
+
+    fn say(&mut self, message: &Message) -> Result<(), Error> {
+        self.session.message(self.stream, &message.encode())
+    }
+
+    fn dest(&self, path: &RelPath) -> Result<RelPath, Fault> {
+        match &self.target {
+            Target::Tree { base, .. } => {
+                base.join(path).map_err(|why| Fault(Refusal::Forbidden, format!("{path} {why}")))
+            }
+            _ => Ok(path.clone()),
+        }
+    }
+
+    /// Handles one message; true after the last.
+    fn message(&mut self, message: Message) -> Result<bool, Error> {
+        match message {
+            Message::Entry(entry) => self.entry(entry)?,
+            Message::Sum { value } => self.sum(value)?,
+            Message::Hole { bytes } => self.hole(bytes)?,
+            Message::End { index, size, hash } => self.end(index, size, hash)?,
+            Message::Same { index } => self.same(index)?,
+            Message::Abort { index, refusal, text } => self.abort(index, refusal, text)?,
+            Message::Leave { index, mode, mtime } => self.leave(index, mode, mtime)?,
+            Message::Total { .. } if self.files.is_empty() => return Ok(true),
+            _ => return Err(Violation::Unexpected("a message").into()),
+        }
+        Ok(false)
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<(), Error> {
+        let Entry { index, kind, .. } = entry;
+        if self.files.len() >= MAX_ANNOUNCED || (!self.ask && !self.files.is_empty()) {
+            return Err(Violation::Unexpected("too many announcements").into());
+        }
+        if self.options.dry_run {
+            return self.dry(entry);
+        }
+        let dest = self.dest(&entry.path);
+        let is_tree = matches!(self.target, Target::Tree { .. });
+        if !is_tree && !matches!(kind, Kind::File | Kind::Pipe) {
+            return self.failed(
+                index,
+                &entry.path,
+                Fault(Refusal::Forbidden, "only bytes can be sent there, no directory".into()),
+            );
+        }
+        let resumed = self.resumable();
+        self.paths.insert(index, (entry.path.clone(), kind));
+        (self.observe)(Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed });
+        match kind {
+            Kind::Directory => {
+                if self.directories.len() >= MAX_DIRECTORIES {
+                    return Err(Violation::Unexpected("too many open directories").into());
+                }
+                let made = dest.and_then(|dest| {
+                    if let Some(store) = &mut self.store {
+                        store.make_directory(&dest)?;
+                    }
+                    Ok(dest)
+                });
+                match made {
+                    Ok(dest) => drop(self.directories.insert(index, dest)),
+                    Err(fault) => self.failed(index, &entry.path, fault)?,
+                }
+                Ok(())
+            }
+            Kind::Link => {
+                let made = dest.and_then(|dest| {
+                    if let Some(store) = &mut self.store {
+                        store.make_link(&entry, &dest)?;
+                    }
+                    Ok(dest)
+                });
+                match made {
+                    Ok(dest) => self.confirm(receipt(index, 0, None, self.options, &dest)),
+                    Err(fault) => self.failed(index, &entry.path, fault),
+                }
+            }
+            Kind::File | Kind::Pipe => self.announce(entry, dest),
+        }
+    }
+
+    fn resumable(&self) -> u64 {
+        match &self.target {
+            Target::Stream { so_far, .. } => so_far.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// In a dry run every entry is answered, and nothing else happens.
+    fn dry(&mut self, entry: Entry) -> Result<(), Error> {
+        let looked = self.dest(&entry.path).and_then(|dest| match (&mut self.store, entry.kind) {
+            (Some(store), Kind::File) => store.look(&entry, &dest),
+            _ => Ok(Ok(Tree::new())),
+        });
+        let answer = match looked {
+            Ok(Ok(_)) => Answer::Fresh,
+            // Below the top the directories would have been made.
+            Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => Answer::Fresh,
+            Ok(Err(hash)) => Answer::Complete(hash),
+            Err(Fault(refusal, text)) => Answer::Refused(refusal, text),
+        };
+        self.say(&Message::Answer { index: entry.index, answer })
+    }
+
+    fn announce(&mut self, entry: Entry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
+        let index = entry.index;
+        let path = entry.path.clone();
+        let state = match dest.and_then(|dest| self.look(entry, dest)) {
+            Ok(state) => state,
+            Err(Fault(refusal, text)) => {
+                if self.ask {
+                    self.paths.remove(&index);
+                    (self.observe)(Progress::NotDelivered { path, refusal, text: text.clone() });
+                    self.note_failure(&text);
+                    return self.say(&Message::Answer { index, answer: Answer::Refused(refusal, text) });
+                }
+                self.failed(index, &path, Fault(refusal, text))?;
+                Waits::Dropped
+            }
+        };
+        if self.ask {
+            let answer = match &state {
+                Waits::Landing(landing) if landing.tree.blocks() > 0 => Answer::Partial(landing.tree.clone()),
+                Waits::Complete { hash, .. } => Answer::Complete(*hash),
+                _ => Answer::Fresh,
+            };
+            self.say(&Message::Answer { index, answer })?;
+        }
+        self.files.push_back(Waiting { index, state });
+        Ok(())
+    }
+
+    fn look(&mut self, entry: Entry, dest: RelPath) -> Result<Waits, Fault> {
+        match &mut self.target {
+            Target::Tree { .. } => {}
+            Target::Sink(spool) => {
+                spool.begin(entry.size)?;
+                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
+            }
+            Target::Stream { so_far, .. } => {
+                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, so_far.clone()))));
+            }
+        }
+        let Some(store) = &mut self.store else { return Err(Fault(Refusal::Other, "nowhere to go".into())) };
+        if self.ask
+            && let Err(hash) = store.look(&entry, &dest)?
+        {
+            return Ok(Waits::Complete { hash, landing: Box::new(Landing::bare(entry, dest, Tree::new())) });
+        }
+        store.begin(entry, dest, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
+    }
+
+    /// The landing of the file whose data arrives; `None` if it is dropped.
+    fn current(&mut self) -> Result<Option<&mut Landing>, Error> {
+        let Some(waiting) = self.files.front_mut() else {
+            return Err(Violation::Unexpected("data of no file").into());
+        };
+        waiting.state.differs();
+        match &mut waiting.state {
+            Waits::Landing(landing) => Ok(Some(landing)),
+            _ => Ok(None),
+        }
+    }
+
+    fn data(&mut self, length: usize) -> Result<(), Error> {
+        if self.sum_due || self.filled + length > BLOCK {
+            return Err(Violation::Unexpected("data across the end of a block").into());
+        }
+        let unverified = !self.options.verify && matches!(self.target, Target::Tree { .. });
+        if self.current()?.is_none() {
+            // Failed: the session drops what is not taken.
+            return Ok(());
+        }
+        if unverified && self.session.is_plain() {
+            return self.splice();
+        }
+        self.block.resize(BLOCK, 0);
+        let to = self.filled + length;
+        self.session.read_data(&mut self.block[self.filled..to])?;
+        self.filled = to;
+        (self.observe)(Progress::Moved { bytes: length as u64 });
+        if self.filled == BLOCK {
+            if self.options.verify {
+                self.sum_due = true;
+            } else {
+                self.store_block(Sum::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unverified: the kernel moves the data from the socket to the file.
+    fn splice(&mut self) -> Result<(), Error> {
+        if self.pipe.is_none() {
+            let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| Error::io("make", "a pipe", error))?;
+            // The default of 64 KiB works too, with more calls.
+            let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
+            self.pipe = Some(pipe);
+        }
+        let at = self.spliced;
+        let (Some(store), Some(Waiting { index, state: Waits::Landing(landing) })) =
+            (&mut self.store, self.files.front_mut())
+        else {
+            return Ok(());
+        };
+        let index = *index;
+        let opened = match store.open(landing) {
+            Ok(opened) => opened.part.as_fd(),
+            Err(fault) => return self.fail_current(index, fault),
+        };
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        match self.session.data_into(pipe, opened, at) {
+            Ok(bytes) => {
+                self.spliced += bytes as u64;
+                (self.observe)(Progress::Moved { bytes: bytes as u64 });
+                Ok(())
+            }
+            Err(Error::Io { source, .. }) => {
+                let text = format!("cannot write at byte {at}: {source}");
+                // What is left in the pipe belongs to the failed file.
+                self.pipe = None;
+                self.fail_current(index, Fault(refusal(&source), text))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
+        let Some(landing) = self.current()? else {
+            (self.filled, self.sum_due) = (0, false);
+            return Ok(());
+        };
+        let number = landing.tree.blocks();
+        if !self.sum_due {
+            return Err(Violation::Unexpected("the value of no block").into());
+        }
+        let sum = Sum::of(number, &self.block);
+        if sum.value != value {
+            let text = format!("block {number} arrived damaged; what came before it is kept");
+            return Err(Error::Refused(Refusal::Corrupt, text));
+        }
+        self.store_block(sum)
+    }
+
+    fn store_block(&mut self, sum: Sum) -> Result<(), Error> {
+        (self.filled, self.sum_due) = (0, false);
+        let block = std::mem::take(&mut self.block);
+        let result = self.put_block(Some(&block), sum);
+        self.block = block;
+        result
+    }
+
+    fn put_block(&mut self, block: Option<&[u8]>, sum: Sum) -> Result<(), Error> {
+        let Some(Waiting { index, state: Waits::Landing(landing) }) = self.files.front_mut() else {
+            return Ok(());
+        };
+        let index = *index;
+        let kind = landing.entry.kind;
+        let stored = match (&mut self.target, &mut self.store) {
+            (Target::Tree { .. }, Some(store)) => store.block(landing, block, sum),
+            (Target::Sink(spool), _) => spool.write(block.unwrap_or(&ZEROS)).map(|()| landing.tree.push(sum)),
+            (Target::Stream { out, so_far }, _) => write_stream(out, block.unwrap_or(&ZEROS)).map(|()| {
+                landing.tree.push(sum);
+                so_far.push(sum);
+            }),
+            _ => Ok(()),
+        };
+        let bytes = landing.tree.bytes();
+        match stored {
+            Ok(()) if kind == Kind::Pipe => {
+                self.say(&Message::Progress { index, bytes })?;
+                self.session.flush()
+            }
+            Ok(()) => Ok(()),
+            Err(fault) => self.fail_current(index, fault),
+        }
+    }
+
+    fn hole(&mut self, bytes: u64) -> Result<(), Error> {
+        if self.sum_due || self.filled != 0 || bytes == 0 || !bytes.is_multiple_of(BLOCK as u64) {
+            return Err(Violation::Unexpected("a hole inside a block").into());
+        }
+        let verify = self.options.verify;
+        for _ in 0..bytes / BLOCK as u64 {
+            let Some(landing) = self.current()? else { return Ok(()) };
+            // A file may not grow beyond what was announced, however cheap its zeros are to send.
+            if landing.entry.size.is_none_or(|size| landing.tree.bytes() + BLOCK as u64 > size) {
+                return Err(Violation::Unexpected("a hole beyond the end").into());
+            }
+            let sum = if verify { Sum::of(landing.tree.blocks(), &ZEROS) } else { Sum::default() };
+            self.put_block(None, sum)?;
+            (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
+        let mut waiting = self.take(index)?;
+        waiting.state.differs();
+        let filled = std::mem::take(&mut self.filled);
+        let spliced = std::mem::take(&mut self.spliced);
+        if std::mem::take(&mut self.sum_due) {
+            return Err(Violation::Unexpected("an end instead of a block's value").into());
+        }
+        let Waits::Landing(landing) = waiting.state else { return Ok(()) };
+        let arrived = landing.tree.bytes() + spliced + filled as u64;
+        if size != arrived || (landing.entry.size.is_some_and(|known| known != size)) {
+            landing.abandon(true);
+            return Err(Error::Refused(
+                Refusal::Corrupt,
+                format!("{arrived} bytes arrived instead of {size}"),
+            ));
+        }
+        let mut tail = BlockHasher::new(landing.tree.blocks());
+        if self.options.verify {
+            tail.update(&self.block[..filled]);
+            let computed = landing.tree.clone().finish(&tail);
+            if hash != Some(computed) {
+                landing.abandon(hash.is_some());
+                return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));
+            }
+        }
+        self.land(*landing, filled, size, hash)
+    }
+
+    fn land(&mut self, landing: Landing, filled: usize, size: u64, hash: Option<Hash>) -> Result<(), Error> {
+        let index = landing.entry.index;
+        let tail = std::mem::take(&mut self.block);
+        let landed = match (&mut self.target, &mut self.store) {
+            (Target::Tree { .. }, Some(store)) => store.land(landing, &tail[..filled], size, hash),
+            (Target::Sink(spool), _) => {
+                let name = spool.name().to_owned();
+                let written = spool.write(&tail[..filled]);
+                let delivered = match written {
+                    Ok(()) => keep_alive(self.session, u64::MAX, || spool.deliver())?,
+                    Err(fault) => Err(fault),
+                };
+                match delivered {
+                    Ok(()) => {
+                        self.block = tail;
+                        let mut receipt = receipt(index, size, hash, self.options, &RelPath::root());
+                        receipt.name = format!("@{name}").into_bytes();
+                        return self.confirm(receipt);
+                    }
+                    Err(fault) => Err(fault),
+                }
+            }
+            (Target::Stream { out, so_far }, _) => match write_stream(out, &tail[..filled]) {
+                Ok(()) => {
+                    **so_far = Tree::new();
+                    self.block = tail;
+                    return self.confirm(receipt(index, size, hash, self.options, &RelPath::root()));
+                }
+                Err(fault) => Err(fault),
+            },
+            _ => Ok(()),
+        };
+        self.block = tail;
+        match landed {
+            Ok(()) if self.store.as_ref().is_some_and(Store::is_due) => self.commit(),
+            Ok(()) => Ok(()),
+            Err(fault) => {
+                let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
+                self.failed(index, &path, fault)
+            }
+        }
+    }
+
+    /// Gives what is complete its final name, and sends the receipts.
+    fn commit(&mut self) -> Result<(), Error> {
+        let Some(store) = self.store.as_mut().filter(|store| store.waits()) else { return Ok(()) };
+        let bytes = store.unsynced_bytes();
+        let synced = keep_alive(self.session, bytes, store.syncer())?;
+        for result in store.commit(synced) {
+            match result {
+                Ok(receipt) => self.confirm(receipt)?,
+                Err((index, fault)) => {
+                    let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
+                    self.failed(index, &path, fault)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn same(&mut self, index: u64) -> Result<(), Error> {
+        match self.take(index)?.state {
+            Waits::Complete { hash, landing } => {
+                let size = landing.entry.size.unwrap_or(0);
+                let mut receipt = receipt(index, size, Some(hash), self.options, landing.dest());
+                receipt.present = true;
+                self.confirm(receipt)
+            }
+            _ => Err(Violation::Unexpected("the same of another file").into()),
+        }
+    }
+
+    fn abort(&mut self, index: u64, refusal: Refusal, text: String) -> Result<(), Error> {
+        (self.filled, self.sum_due, self.spliced) = (0, false, 0);
+        let waiting = self.take(index)?;
+        if let Waits::Landing(landing) = waiting.state {
+            landing.abandon(refusal == Refusal::Source);
+            let (path, _) = self.paths.remove(&index).unwrap_or((RelPath::root(), Kind::File));
+            self.note_failure(&text);
+            (self.observe)(Progress::NotDelivered { path, refusal, text });
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, index: u64, mode: u32, mtime: crate::message::Time) -> Result<(), Error> {
+        // Files of the directory that wait for their names would change its time again.
+        self.commit()?;
+        let Some(dest) = self.directories.remove(&index) else {
+            // It failed when it was announced, and the sender has been told.
+            return Ok(());
+        };
+        let left = match &mut self.store {
+            Some(store) => store.leave_directory(&dest, mode, mtime),
+            None => Ok(()),
+        };
+        match left {
+            Ok(()) => self.confirm(receipt(index, 0, None, self.options, &dest)),
+            Err(fault) => self.failed(index, &dest, fault),
+        }
+    }
+
+    fn take(&mut self, index: u64) -> Result<Waiting, Error> {
+        match self.files.pop_front() {
+            Some(waiting) if waiting.index == index => Ok(waiting),
+            _ => Err(Violation::Unexpected("the end of another file").into()),
+        }
+    }
+
+    fn confirm(&mut self, mut receipt: Receipt) -> Result<(), Error> {
+        if receipt.time == crate::message::Time::default() {
+            receipt.time = now();
+        }
+        let (path, kind) = self.paths.remove(&receipt.index).unwrap_or((RelPath::root(), Kind::File));
+        self.summary.confirmed += 1;
+        self.summary.bytes += receipt.size;
+        self.say(&Message::Receipt(receipt.clone()))?;
+        (self.observe)(Progress::Confirmed(Confirmation::new(path, kind, receipt)));
+        Ok(())
+    }
+
+    fn note_failure(&mut self, text: &str) {
+        self.summary.failed += 1;
+        self.summary.first_failure.get_or_insert_with(|| text.to_owned());
+    }
+
+    fn failed(&mut self, index: u64, path: &RelPath, Fault(refusal, text): Fault) -> Result<(), Error> {
+        self.paths.remove(&index);
+        self.note_failure(&text);
+        (self.observe)(Progress::NotDelivered { path: path.clone(), refusal, text: text.clone() });
+        self.say(&Message::Failed { index, refusal, text })?;
+        // The sender may be in the middle of this file, and can stop sending it.
+        self.session.flush()
+    }
+
+    fn fail_current(&mut self, index: u64, fault: Fault) -> Result<(), Error> {
+        if let Some(waiting) = self.files.front_mut()
+            && let Waits::Landing(landing) = std::mem::replace(&mut waiting.state, Waits::Dropped)
+        {
+            landing.abandon(false);
+        }
+        (self.filled, self.sum_due, self.spliced) = (0, false, 0);
+        let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
+        self.failed(index, &path, fault)
+    }
+}
+
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+impl Confirmation {
+    pub(crate) fn new(path: RelPath, kind: Kind, receipt: Receipt) -> Self {
+        let Receipt { size, hash, durability, time, name, present, .. } = receipt;
+        Self { path, kind, size, hash, durability, time, name, present }
+    }
+}
+
+fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &RelPath) -> Receipt {
+    Receipt {
+        index,
+        size,
+        hash,
+        durability: options.durability,
+        time: now(),
+        name: dest.as_bytes().to_vec(),
+        present: false,
+    }
+}
+
+fn write_stream(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
+    while !bytes.is_empty() {
+        match rustix::io::write(out, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut fds = [rustix::event::PollFd::new(out, rustix::event::PollFlags::OUT)];
+                let _ = rustix::event::poll(&mut fds, None);
+            }
+            Err(error) => {
+                let error = io::Error::from(error);
+                return Err(Fault(refusal(&error), format!("cannot write to the output: {error}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does `work` over `bytes` of a file while the peer is told that we are alive, if it may take long.
+pub(crate) fn keep_alive<T: Send>(
+    session: &mut Session,
+    bytes: u64,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    /// Below this the work is over before anybody could wonder.
+    const LONG: u64 = 32 << 20;
+    if bytes < LONG {
+        return Ok(work());
+    }
+    std::thread::scope(|scope| {
+        let (done, finished) = mpsc::sync_channel(1);
+        scope.spawn(move || done.send(work()));
+        loop {
+            match finished.recv_timeout(Duration::from_secs(5)) {
+                Ok(result) => return Ok(result),
+                Err(mpsc::RecvTimeoutError::Timeout) => session.ping()?,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(Error::io("finish", "writing", io::Error::other("a thread ended early")));
+                }
+            }
+        }
+    })
+}

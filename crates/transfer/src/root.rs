@@ -1,0 +1,199 @@
+//! A directory that nothing leaves: every name is resolved by the kernel below one descriptor.
+//!
+//! `openat2(2)` with `RESOLVE_BENEATH` refuses `..`, absolute names and symbolic links that lead outside, and
+//! cannot be raced by renames. What is written to never goes through a symbolic link at all.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::message::Time;
+use crate::path::{RelPath, WORK};
+
+/// A directory and everything below it, as far as it is reachable without leaving.
+#[derive(Debug)]
+pub(crate) struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Whether symbolic links on the way are followed, while they stay inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    Follow,
+    Refuse,
+}
+
+impl Root {
+    /// Opens a directory as the root.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no such directory, [`Error::NotPossibleHere`] before Linux 5.6.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| Error::io("open the directory", path.display().to_string(), error))?;
+        let root = Self { fd, path: path.to_owned() };
+        match root.directory(&RelPath::root(), Links::Refuse) {
+            Err(Errno::NOSYS) => Err(Error::NotPossibleHere(
+                "this kernel has no openat2(2), without which names cannot be kept inside a directory; \
+                 Linux 5.6 or later is needed"
+                    .into(),
+            )),
+            Err(error) => Err(Error::io("open the directory", path.display().to_string(), error)),
+            Ok(_) => Ok(root),
+        }
+    }
+
+    /// The path it was opened by, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn resolve(&self, path: &RelPath, flags: OFlags, mode: Mode, links: Links) -> Result<OwnedFd, Errno> {
+        let mut how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        if links == Links::Refuse {
+            how |= ResolveFlags::NO_SYMLINKS;
+        }
+        let name = if path.is_root() { Path::new(".") } else { path.as_path() };
+        loop {
+            match rustix::fs::openat2(&self.fd, name, flags | OFlags::CLOEXEC, mode, how) {
+                // A rename or mount elsewhere in the tree during the resolution; openat2(2) says to try again.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Opens a directory for use with `*at` calls and for reading.
+    pub(crate) fn directory(&self, path: &RelPath, links: Links) -> Result<OwnedFd, Errno> {
+        if hides_work(path) {
+            return Err(Errno::NOENT);
+        }
+        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), links)
+    }
+
+    /// Opens a regular file for reading; never a device or a pipe, not even for a moment.
+    pub(crate) fn file(&self, path: &RelPath) -> Result<(OwnedFd, Stat), Errno> {
+        if hides_work(path) {
+            return Err(Errno::NOENT);
+        }
+        let handle = self.resolve(path, OFlags::PATH, Mode::empty(), Links::Follow)?;
+        let found = rustix::fs::fstat(&handle)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let fd = self.resolve(
+            path,
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+            Mode::empty(),
+            Links::Follow,
+        )?;
+        let opened = rustix::fs::fstat(&fd)?;
+        // Replaced between the two calls: whatever it is now was not what was judged.
+        if (opened.st_dev, opened.st_ino) != (found.st_dev, found.st_ino) {
+            return Err(Errno::AGAIN);
+        }
+        Ok((fd, opened))
+    }
+
+    /// What is at a path, without following a link in its last component.
+    pub(crate) fn stat(&self, path: &RelPath, links: Links) -> Result<Stat, Errno> {
+        if hides_work(path) {
+            return Err(Errno::NOENT);
+        }
+        let flags = if links == Links::Refuse { OFlags::PATH | OFlags::NOFOLLOW } else { OFlags::PATH };
+        // NO_SYMLINKS refuses a final link even with O_NOFOLLOW, so the last step is made on its own.
+        match path.split() {
+            Some((parent, name)) if links == Links::Refuse => {
+                let parent = self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty(), links)?;
+                rustix::fs::statat(&parent, Path::new(OsStr::from_bytes(name)), AtFlags::SYMLINK_NOFOLLOW)
+            }
+            _ => rustix::fs::fstat(self.resolve(path, flags, Mode::empty(), links)?),
+        }
+    }
+
+    /// The directory for what is not complete yet, made if it is not there.
+    pub(crate) fn work(&self) -> Result<OwnedFd, Errno> {
+        match rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        let path = RelPath::new(WORK).map_err(|_| Errno::INVAL)?;
+        self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse)
+    }
+
+    /// The same, if it is there.
+    pub(crate) fn existing_work(&self) -> Option<OwnedFd> {
+        let path = RelPath::new(WORK).ok()?;
+        self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse).ok()
+    }
+
+    /// Removes the work directory if nothing is left in it.
+    pub(crate) fn tidy(&self) {
+        let _ = rustix::fs::unlinkat(&self.fd, WORK, AtFlags::REMOVEDIR);
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether a peer names the work directory, in any spelling that some file system might take for it:
+/// upper case, and characters that HFS+ ignores.
+pub(crate) fn hides_work(path: &RelPath) -> bool {
+    let first = path.as_bytes().split(|byte| *byte == b'/').next().unwrap_or_default();
+    let Ok(first) = std::str::from_utf8(first) else { return false };
+    let ignored = |c: &char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let folded = first.chars().filter(|c| !ignored(c)).flat_map(char::to_lowercase);
+    // Full-width and other compatibility letters are not folded by any file system that Linux has.
+    folded.eq(WORK.chars())
+}
+
+/// The modification time in a `stat`.
+pub(crate) fn mtime(stat: &Stat) -> Time {
+    Time { seconds: stat.st_mtime as i64, nanos: stat.st_mtime_nsec as u32 }
+}
+
+/// Sets the modification time of an open file.
+pub(crate) fn set_mtime(fd: BorrowedFd<'_>, time: Time) -> Result<(), Errno> {
+    use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let last_modification = Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+    rustix::fs::futimens(fd, &Timestamps { last_access, last_modification })
+}
+
+/// Reads a file to its end or until the buffer is full, from `offset`.
+pub(crate) fn read_full(fd: BorrowedFd<'_>, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        match rustix::io::pread(fd, &mut into[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(bytes) => done += bytes,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of a buffer at `offset`.
+pub(crate) fn write_full(fd: BorrowedFd<'_>, mut from: &[u8], mut offset: u64) -> io::Result<()> {
+    while !from.is_empty() {
+        match rustix::io::pwrite(fd, from, offset) {
+            Ok(0) => return Err(Errno::NOSPC.into()),
+            Ok(bytes) => (from, offset) = (&from[bytes..], offset + bytes as u64),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

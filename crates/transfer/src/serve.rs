@@ -1,0 +1,472 @@
+//! The side that listens: one directory, some sinks and sources, a thread for each connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Dir, FileType};
+
+use crate::driver::{Cancel, Deadlines, Event, Session};
+use crate::error::Error;
+use crate::limit::Limiter;
+use crate::machine::{Limits, Role};
+use crate::message::{Durability, Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::path::{RelPath, WORK};
+use crate::progress::{Progress, Summary};
+use crate::receive::{Receiver, Target};
+use crate::root::{Links, Root, mtime};
+use crate::send::{Outgoing, Pipe, Sender, Source};
+use crate::sink::{Config, Displays, Spool, start_source};
+use crate::store::{Fault, Locks};
+use crate::transport::{Plain, Transport};
+use crate::walk::{Patterns, Walk};
+use crate::wire::Violation;
+
+/// How to share.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ShareOptions {
+    /// The directory; nothing outside of it can be reached.
+    pub directory: PathBuf,
+    /// Whether peers may write into it.
+    pub writable: bool,
+    /// Sinks and sources.
+    pub config: Config,
+    /// What the desktop offers to them.
+    pub displays: Displays,
+    /// The least that is done before a receipt is sent; a peer may ask for more.
+    pub durability: Durability,
+    /// Accept unencrypted connections from anywhere, not only from this machine.
+    pub insecure: bool,
+    /// Connections at once; more wait in the accept queue. Each costs up to 20 MiB.
+    pub connections: usize,
+    /// How long a session may be silent.
+    pub deadlines: Deadlines,
+    /// Bounds of every close.
+    pub policy: linger::Policy,
+    /// How a session ends: to show in a test what a bare `close()` loses.
+    pub ending: Ending,
+}
+
+/// How the listening side ends a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// Waits for the peer's goodbye, then closes as [`linger::close`] does.
+    #[default]
+    Lingering,
+    /// Closes at once after its last frame, as many programs do: loses receipts.
+    Close,
+}
+
+impl ShareOptions {
+    /// Shares a directory for reading, on this machine or encrypted.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            writable: false,
+            config: Config::default(),
+            displays: Displays::default(),
+            durability: Durability::Memory,
+            insecure: false,
+            connections: 64,
+            deadlines: Deadlines::default(),
+            policy: linger::Policy::default(),
+            ending: Ending::Lingering,
+        }
+    }
+}
+
+/// What one connection came to, at the listening side.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Served {
+    /// Who it was.
+    pub peer: SocketAddr,
+    /// What was asked for, in words; empty if it did not come to that.
+    pub request: String,
+    /// What it came to.
+    pub summary: Summary,
+    /// What ended it early, if something did.
+    pub error: Option<Error>,
+    /// How the connection itself ended.
+    pub outcome: Option<linger::Outcome>,
+}
+
+/// Something to tell while serving.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Serving<'a> {
+    /// A connection's transfer goes on.
+    Progress(SocketAddr, &'a Progress),
+    /// A connection is over.
+    Served(Box<Served>),
+    /// A new code has to be told to whoever wants to pair.
+    Code(String),
+}
+
+/// A directory that is shared.
+#[derive(Debug)]
+pub struct Server {
+    options: ShareOptions,
+    root: Root,
+    locks: Locks,
+    cancel: Cancel,
+    running: AtomicUsize,
+}
+
+impl Server {
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is not there, [`Error::NotPossibleHere`] on kernels before 5.6.
+    pub fn new(options: ShareOptions) -> Result<Self, Error> {
+        let root = Root::open(&options.directory)?;
+        let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
+        Ok(Self { options, root, locks: Locks::default(), cancel, running: AtomicUsize::new(0) })
+    }
+
+    /// Ends [`serve`](Self::serve) and every session when it is used.
+    pub fn canceller(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Serves connections, `most` of them if it is said, and returns when the last has ended.
+    ///
+    /// # Errors
+    /// What `accept(2)` says, other than what concerns one connection only.
+    pub fn serve(
+        &self,
+        listener: &TcpListener,
+        most: Option<usize>,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Result<(), Error> {
+        listener.set_nonblocking(true).map_err(|error| Error::io("set up", "the listener", error))?;
+        let mut accepted = 0;
+        std::thread::scope(|scope| {
+            while most.is_none_or(|most| accepted < most) {
+                if self.running.load(Ordering::Acquire) >= self.options.connections {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+                let (stream, peer) = match listener.accept() {
+                    Ok(accepted) => accepted,
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => {
+                            if self.await_connection(listener)? {
+                                continue;
+                            } else {
+                                break;
+                            }
+                        }
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                        // Out of descriptors: some come back when a session ends.
+                        _ if matches!(error.raw_os_error(), Some(23 | 24)) => {
+                            std::thread::sleep(Duration::from_millis(50));
+                            continue;
+                        }
+                        _ => return Err(Error::io("accept on", "the listener", error)),
+                    },
+                };
+                accepted += 1;
+                self.running.fetch_add(1, Ordering::AcqRel);
+                scope.spawn(move || {
+                    let served = self.connection(stream, peer, observe);
+                    self.running.fetch_sub(1, Ordering::AcqRel);
+                    observe(Serving::Served(Box::new(served)));
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// False when serving is to end.
+    fn await_connection(&self, listener: &TcpListener) -> Result<bool, Error> {
+        let mut fds = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) => Ok(fds[1].revents().is_empty()),
+            Err(rustix::io::Errno::INTR) => Ok(true),
+            Err(error) => Err(Error::io("wait on", "the listener", error)),
+        }
+    }
+
+    /// Serves one connection to its end; the socket is closed on return.
+    pub fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Served {
+        let mut served =
+            Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
+        let transport = match self.transport(stream, peer) {
+            Ok(transport) => transport,
+            Err(error) => {
+                served.error = Some(error);
+                return served;
+            }
+        };
+        // A session has its own, so that a newer session for the same file can end it alone.
+        let cancel = match self.cancel.also() {
+            Ok(cancel) => cancel,
+            Err(error) => {
+                served.error = Some(Error::io("make", "an eventfd", error));
+                return served;
+            }
+        };
+        let deadlines = self.options.deadlines;
+        let mut session =
+            Session::with(transport, Role::Responder, Limits::default(), deadlines, cancel.clone());
+        let result = self.requests(&mut session, &cancel, &mut served, observe);
+        if self.options.ending == Ending::Close {
+            session.close_carelessly();
+        } else {
+            if let Err(error) = &result
+                && !matches!(error, Error::Cut(_))
+            {
+                // The reason is worth a try; if the peer is gone it is not.
+                let _ = session.goodbye(error.code(), &error.to_string());
+            }
+            served.outcome = Some(session.close(&self.options.policy));
+        }
+        served.error = result.err();
+        served
+    }
+
+    fn transport(&self, stream: TcpStream, peer: SocketAddr) -> Result<Box<dyn Transport>, Error> {
+        let plain = |stream| Plain::new(stream).map_err(|error| Error::io("set up", peer.to_string(), error));
+        if !self.options.insecure && !is_local(peer.ip()) {
+            linger::close(stream, &self.options.policy);
+            return Err(Error::Identity(format!("{peer} wanted to talk without encryption")));
+        }
+        Ok(Box::new(plain(stream)?))
+    }
+
+    /// Answers requests until the peer says goodbye.
+    fn requests(
+        &self,
+        session: &mut Session,
+        cancel: &Cancel,
+        served: &mut Served,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Result<(), Error> {
+        let peer = served.peer;
+        loop {
+            match session.next()? {
+                Event::Opened { stream, request } => {
+                    let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
+                    match Request::decode(&request)? {
+                        Request::Put(put) => {
+                            served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
+                            self.put(session, stream, put, cancel, &mut served.summary, &mut tell)?;
+                        }
+                        Request::Get(get) => {
+                            served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
+                            self.get(session, stream, get, &mut served.summary, &mut tell)?;
+                            // Whoever received last confirms last: here it is this side.
+                            session.goodbye(0, "all receipts are here")?;
+                            served.summary.peer_knows = true;
+                            return Ok(());
+                        }
+                        Request::List { path } => {
+                            served.request = format!("ls {path}");
+                            self.list(session, stream, &path)?;
+                        }
+                        Request::Join { .. } => return Err(Violation::Unexpected("a bundle").into()),
+                    }
+                    if self.options.ending == Ending::Close {
+                        return Ok(());
+                    }
+                }
+                Event::Bye { code, reason } => {
+                    served.summary.peer_knows = code == 0;
+                    return if code == 0 { Ok(()) } else { Err(Error::goodbye(code, reason)) };
+                }
+                Event::Finished { .. } => {}
+                _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
+            }
+        }
+    }
+
+    /// Refuses a request, in a way that the peer gets to read.
+    fn refuse(&self, session: &mut Session, stream: u16, Fault(refusal, text): Fault) -> Result<(), Error> {
+        let message = Message::Error { refusal, text: text.clone() };
+        session.message(stream, &message.encode())?;
+        session.finish(stream)?;
+        session.flush()?;
+        Err(Error::Refused(refusal, text))
+    }
+
+    fn put(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        put: Put,
+        cancel: &Cancel,
+        summary: &mut Summary,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let durability = put.options.durability.max(self.options.durability);
+        let options = Options { durability, ..put.options };
+        let mut spool;
+        let target = match &put.sink {
+            Some(name) => {
+                let found = self.options.config.sink.get(name).ok_or_else(|| no_port("sink", name));
+                match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
+                    Ok(made) => spool = made,
+                    Err(fault) => return self.refuse(session, stream, fault),
+                }
+                Target::Sink(&mut spool)
+            }
+            None if !self.options.writable => {
+                let told = "this directory is shared for reading only\nhint: the other side can start `linger share --writable`";
+                return self.refuse(session, stream, Fault(Refusal::ReadOnly, told.into()));
+            }
+            None => match base(&put.path, put.into, &put.name) {
+                Ok(base) => Target::Tree { root: &self.root, base },
+                Err(fault) => return self.refuse(session, stream, fault),
+            },
+        };
+        let receiver = Receiver::new(session, stream, target, options, (&self.locks, cancel), summary, tell);
+        receiver.run()
+    }
+
+    fn get(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        get: Get,
+        summary: &mut Summary,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let source = match &get.source {
+            Some(name) => {
+                self.source(name).map(|pipe| (Source::Pipe(Box::new(pipe)), name.clone().into_bytes(), false))
+            }
+            None => self.tree(&get),
+        };
+        let (source, name, directory) = match source {
+            Ok(source) => source,
+            Err(fault) => return self.refuse(session, stream, fault),
+        };
+        session.message(stream, &Message::Offer { name, directory }.encode())?;
+        let mut outgoing = Outgoing::new(source);
+        let mut limiter = Limiter::new(get.limit);
+        let sent = Sender::new(session, stream, get.options, &mut limiter, &mut outgoing, tell).run();
+        outgoing.settle();
+        *summary = outgoing.summary;
+        sent
+    }
+
+    fn source(&self, name: &str) -> Result<Pipe, Fault> {
+        let port = self.options.config.source.get(name).ok_or_else(|| no_port("source", name))?;
+        let (mut child, program) = start_source(port, self.options.displays)?;
+        let output = child.stdout.take().ok_or_else(|| Fault(Refusal::Command, "no output".into()))?;
+        let end = Instant::now() + Duration::from_secs(port.max_seconds);
+        Ok(Pipe::of_command(child, program, OwnedFd::from(output), end))
+    }
+
+    fn tree(&self, get: &Get) -> Result<(Source<'_>, Vec<u8>, bool), Fault> {
+        let lines: Vec<_> = get.patterns.iter().map(|line| String::from_utf8_lossy(line)).collect();
+        let patterns = Patterns::new(&lines).map_err(|error| Fault(Refusal::Other, error.to_string()))?;
+        let stat =
+            self.root.stat(&get.path, Links::Follow).map_err(|error| Fault::new("find", &get.path, error))?;
+        let directory = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => true,
+            FileType::RegularFile => false,
+            _ => {
+                return Err(Fault(Refusal::Forbidden, format!("{} is neither file nor directory", get.path)));
+            }
+        };
+        let name = get.path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
+        Ok((Source::Tree(Walk::new(&self.root, get.path.clone(), patterns)), name, directory))
+    }
+
+    fn list(&self, session: &mut Session, stream: u16, path: &RelPath) -> Result<(), Error> {
+        let fault = |error| Fault::new("list", path, error);
+        let stat = match self.root.stat(path, Links::Follow) {
+            Ok(stat) => stat,
+            Err(error) => return self.refuse(session, stream, fault(error)),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            let name = path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
+            let item = item(name, &stat);
+            session.message(stream, &Message::Item(item).encode())?;
+            return session.finish(stream);
+        }
+        let dir = self.root.directory(path, Links::Follow).and_then(|fd| Dir::read_from(&fd));
+        let dir = match dir {
+            Ok(dir) => dir,
+            Err(error) => return self.refuse(session, stream, fault(error)),
+        };
+        for entry in dir {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return self.refuse(session, stream, fault(error)),
+            };
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") || name == WORK.as_bytes() {
+                continue;
+            }
+            // What disappears meanwhile is not listed.
+            let Some(stat) = path.child(name).ok().and_then(|path| self.root.stat(&path, Links::Refuse).ok())
+            else {
+                continue;
+            };
+            session.message(stream, &Message::Item(item(name.to_vec(), &stat)).encode())?;
+        }
+        session.finish(stream)
+    }
+}
+
+fn item(name: Vec<u8>, stat: &rustix::fs::Stat) -> Item {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Link,
+        FileType::RegularFile => Kind::File,
+        _ => Kind::Pipe,
+    };
+    let size = if kind == Kind::File { stat.st_size as u64 } else { 0 };
+    Item { name, kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
+}
+
+fn wanted(port: Option<&str>, path: &RelPath) -> String {
+    port.map_or_else(|| path.to_string(), |name| format!("@{}", crate::path::printable(name.as_bytes())))
+}
+
+fn no_port(kind: &str, name: &str) -> Fault {
+    let name = crate::path::printable(name.as_bytes());
+    Fault(
+        Refusal::NotFound,
+        format!("there is no {kind} `@{name}` here\nhint: the other side names them in its configuration"),
+    )
+}
+
+/// Where the top of what is put goes.
+pub(crate) fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
+    if !into && !path.is_root() {
+        return Ok(path.clone());
+    }
+    if name.is_empty() {
+        return Err(Fault(Refusal::Forbidden, "a pipe has no name of its own: write HOST:NAME".into()));
+    }
+    path.child(name)
+        .map_err(|why| Fault(Refusal::Forbidden, format!("the name {} {why}", crate::path::printable(name))))
+}
+
+/// Whether an address is this machine's own, where nobody can listen in between.
+pub fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|address| address.is_loopback())
+        }
+    }
+}

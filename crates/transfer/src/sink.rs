@@ -1,0 +1,246 @@
+//! Sinks and sources by name: commands of the receiving side's configuration, never chosen by the peer.
+//!
+//! What is sent to a sink is collected and verified first, so that nothing is ever printed by half; then the
+//! command runs with it as standard input. No shell is involved anywhere.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::error::{Error, refusal};
+use crate::message::Refusal;
+use crate::store::Fault;
+
+/// The receiver's configuration file.
+///
+/// ```
+/// let config = linger_transfer::Config::parse(r#"
+///     [sink.print]
+///     command = ["lp", "-"]
+///     max_bytes = 10_000_000
+///     [sink.clipboard]
+///     desktop = "clipboard"
+///     [source.clipboard]
+///     desktop = "clipboard"
+/// "#)?;
+/// assert!(linger_transfer::Config::parse("[sink.print]\ncommand = 'lp -'").is_err());
+/// # Ok::<(), linger_transfer::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// What `put - HOST:@NAME` may reach.
+    pub sink: BTreeMap<String, Port>,
+    /// What `get HOST:@NAME` may reach.
+    pub source: BTreeMap<String, Port>,
+}
+
+/// A command that takes or gives bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Port {
+    /// Program and arguments, handed over as they are.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Instead of a command: the desktop's own clipboard tool, found when it is needed.
+    #[serde(default)]
+    pub desktop: Option<Desktop>,
+    /// Most bytes. 64 MiB if it is not said.
+    #[serde(default = "default_bytes")]
+    pub max_bytes: u64,
+    /// Seconds the command may run. 60 if it is not said.
+    #[serde(default = "default_seconds")]
+    pub max_seconds: u64,
+}
+
+/// What of the desktop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Desktop {
+    /// The clipboard.
+    Clipboard,
+}
+
+/// Which display servers this user's session has; whoever starts the server knows its environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Displays {
+    /// `WAYLAND_DISPLAY` is set.
+    pub wayland: bool,
+    /// `DISPLAY` is set.
+    pub x11: bool,
+}
+
+impl Displays {
+    /// Says what there is.
+    pub fn new(wayland: bool, x11: bool) -> Self {
+        Self { wayland, x11 }
+    }
+}
+
+fn default_bytes() -> u64 {
+    64 << 20
+}
+
+fn default_seconds() -> u64 {
+    60
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the line, if it is not TOML, names an unknown key, or a port without a command.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let config: Self = toml::from_str(text).map_err(|error| Error::Usage(error.to_string()))?;
+        for (name, port) in config.sink.iter().chain(&config.source) {
+            if port.command.is_empty() == port.desktop.is_none() {
+                return Err(Error::Usage(format!("`{name}` needs either `command` or `desktop`")));
+            }
+            if name.len() > 64 || name.is_empty() {
+                return Err(Error::Usage(format!("`{name}`: names have 1 to 64 bytes")));
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl Port {
+    fn argv(&self, displays: Displays, taking: bool) -> Result<Vec<String>, Fault> {
+        if self.desktop.is_none() {
+            return Ok(self.command.clone());
+        }
+        let candidates: &[&[&str]] = match (displays.wayland, displays.x11, taking) {
+            (true, _, true) => &[&["wl-copy"]],
+            (true, _, false) => &[&["wl-paste", "--no-newline"]],
+            (false, true, true) => &[&["xclip", "-selection", "clipboard", "-in"], &["xsel", "-b", "-i"]],
+            (false, true, false) => &[&["xclip", "-selection", "clipboard", "-out"], &["xsel", "-b", "-o"]],
+            (false, false, _) => {
+                let told = "no clipboard here: this server runs outside a desktop session (neither WAYLAND_DISPLAY nor \
+                            DISPLAY is set)\nhint: start `linger share` from the desktop, or name a command instead";
+                return Err(Fault(Refusal::Command, told.into()));
+            }
+        };
+        let found = candidates.iter().find(|argv| is_program(argv[0]));
+        let names: Vec<_> = candidates.iter().map(|argv| argv[0]).collect();
+        found.map(|argv| argv.iter().map(|word| (*word).to_owned()).collect()).ok_or_else(|| {
+            Fault(Refusal::Command, format!("no clipboard tool here: install {}", names.join(" or ")))
+        })
+    }
+
+    fn start(
+        &self,
+        displays: Displays,
+        taking: bool,
+        stdin: Stdio,
+        stdout: Stdio,
+    ) -> Result<(Child, String), Fault> {
+        let argv = self.argv(displays, taking)?;
+        let (program, arguments) =
+            argv.split_first().ok_or_else(|| Fault(Refusal::Command, "no command".into()))?;
+        let child =
+            Command::new(program).args(arguments).stdin(stdin).stdout(stdout).stderr(Stdio::null()).spawn();
+        child
+            .map(|child| (child, program.clone()))
+            .map_err(|error| Fault(Refusal::Command, format!("cannot start `{program}`: {error}")))
+    }
+}
+
+fn is_program(name: &str) -> bool {
+    // The directories that a desktop's tools live in; a `command` goes through PATH as usual.
+    ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|dir| std::path::Path::new(dir).join(name).exists())
+}
+
+/// Collects what goes to a sink.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    name: String,
+    port: Port,
+    displays: Displays,
+    file: File,
+    length: u64,
+}
+
+impl Spool {
+    pub(crate) fn new(name: &str, port: &Port, displays: Displays) -> Result<Self, Fault> {
+        let file = rustix::fs::memfd_create("linger-sink", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| Fault::new("make room for", name, error))?;
+        Ok(Self { name: name.to_owned(), port: port.clone(), displays, file: file.into(), length: 0 })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Begins anew, for bytes of this length if it is known.
+    pub(crate) fn begin(&mut self, size: Option<u64>) -> Result<(), Fault> {
+        self.room(size.unwrap_or(0))?;
+        // The command, if it is the desktop's, must be there before a byte is taken.
+        self.port.argv(self.displays, true)?;
+        self.length = 0;
+        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(|error| self.fault(&error))
+    }
+
+    fn room(&self, length: u64) -> Result<(), Fault> {
+        if length <= self.port.max_bytes {
+            return Ok(());
+        }
+        Err(Fault(Refusal::NoSpace, format!("@{} takes at most {} bytes", self.name, self.port.max_bytes)))
+    }
+
+    fn fault(&self, error: &io::Error) -> Fault {
+        Fault(refusal(error), format!("cannot keep what goes to @{}: {error}", self.name))
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.length += bytes.len() as u64;
+        self.room(self.length)?;
+        self.file.write_all(bytes).map_err(|error| self.fault(&error))
+    }
+
+    /// Everything is verified: runs the command with it.
+    pub(crate) fn deliver(&mut self) -> Result<(), Fault> {
+        let stdin =
+            self.file.rewind().and_then(|()| self.file.try_clone()).map_err(|error| self.fault(&error))?;
+        let (mut child, program) = self.port.start(self.displays, true, stdin.into(), Stdio::null())?;
+        let end = Instant::now() + Duration::from_secs(self.port.max_seconds);
+        finish(&mut child, &program, end)
+    }
+}
+
+/// Runs a source; its output is read from the returned child.
+pub(crate) fn start_source(port: &Port, displays: Displays) -> Result<(Child, String), Fault> {
+    port.start(displays, false, Stdio::null(), Stdio::piped())
+}
+
+/// Waits for a command until `end`, and kills it then; anything but success is a fault.
+pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(), Fault> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => {
+                return Err(Fault(Refusal::Command, format!("`{program}` ended with {status}")));
+            }
+            Ok(None) if Instant::now() < end => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Fault(Refusal::Command, format!("`{program}` took too long and was ended")));
+            }
+            Err(error) => {
+                return Err(Fault(Refusal::Command, format!("cannot wait for `{program}`: {error}")));
+            }
+        }
+    }
+}

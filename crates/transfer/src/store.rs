@@ -1,0 +1,628 @@
+//! Where received files land: first under a name of their own in `.linger`, then, verified, under the final one.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::driver::Cancel;
+use crate::error::refusal;
+use crate::hash::{BLOCK, Hash, Sum, Tree, hex};
+use crate::message::{Durability, Entry, Options, Receipt, Refusal, Time, Token};
+use crate::path::RelPath;
+use crate::root::{self, Links, Root};
+use crate::state::State;
+
+/// One file that cannot be received, though the session goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault(pub(crate) Refusal, pub(crate) String);
+
+impl Fault {
+    pub(crate) fn new(doing: &str, what: impl Display, error: Errno) -> Self {
+        let error = std::io::Error::from(error);
+        Self(refusal(&error), format!("cannot {doing} {what}: {error}"))
+    }
+}
+
+/// The partial files that sessions of this process hold, so that a newer session for the same file can end an
+/// older one whose peer has gone without saying so.
+#[derive(Debug, Default)]
+pub(crate) struct Locks(Mutex<BTreeMap<Token, Cancel>>);
+
+impl Locks {
+    fn hold(&self, token: Token, cancel: &Cancel) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token, cancel.clone());
+    }
+
+    fn end_holder(&self, token: Token) -> bool {
+        let holder = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+        holder.inspect(Cancel::cancel).is_some()
+    }
+}
+
+/// Files that land below one directory.
+pub(crate) struct Store<'a> {
+    root: &'a Root,
+    options: Options,
+    locks: &'a Locks,
+    cancel: &'a Cancel,
+    work: Option<Rc<Work>>,
+    parent: Option<(RelPath, Rc<OwnedFd>)>,
+    /// Names of temporary files: random for this store, then counted.
+    prefix: String,
+    count: u64,
+    group: Vec<Landed>,
+    group_bytes: u64,
+}
+
+/// A directory for what is not complete yet.
+struct Work {
+    dir: OwnedFd,
+    device: u64,
+}
+
+/// A file on its way.
+pub(crate) struct Landing {
+    pub(crate) entry: Entry,
+    dest: RelPath,
+    pub(crate) tree: Tree,
+    pub(crate) opened: Option<Opened>,
+}
+
+/// What exists of a file of more than one block.
+pub(crate) struct Opened {
+    pub(crate) part: OwnedFd,
+    state: Option<State>,
+    work: Rc<Work>,
+    name: String,
+}
+
+/// A verified file that has not its final name yet.
+struct Landed {
+    file: OwnedFd,
+    work: Rc<Work>,
+    temporary: String,
+    parent: Rc<OwnedFd>,
+    name: Vec<u8>,
+    log: Option<State>,
+    receipt: Receipt,
+}
+
+/// Files that one fsync of the file system confirms together, and their bytes.
+const GROUP: usize = 256;
+const GROUP_BYTES: u64 = 64 << 20;
+
+impl<'a> Store<'a> {
+    pub(crate) fn new(root: &'a Root, options: Options, locks: &'a Locks, cancel: &'a Cancel) -> Self {
+        let mut random = [0; 8];
+        // Only uniqueness is asked of it, and O_EXCL decides.
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        Self {
+            root,
+            options,
+            locks,
+            cancel,
+            work: None,
+            parent: None,
+            prefix: format!("tmp-{}", hex(&random)),
+            count: 0,
+            group: Vec::new(),
+            group_bytes: 0,
+        }
+    }
+
+    /// Whether something may be here already, so that every file has to be asked for.
+    pub(crate) fn must_ask(&self, base: &RelPath) -> bool {
+        if self.options.dry_run || self.root.stat(base, Links::Refuse).is_ok() {
+            return true;
+        }
+        let Some(work) = self.root.existing_work() else { return false };
+        rustix::fs::Dir::read_from(&work)
+            .is_ok_and(|dir| dir.flatten().any(|entry| entry.file_name().to_bytes().ends_with(b".state")))
+    }
+
+    fn parent_of(&mut self, dest: &RelPath) -> Result<(Rc<OwnedFd>, Vec<u8>), Fault> {
+        let (parent, name) = dest.split().ok_or_else(|| {
+            Fault(Refusal::Forbidden, "the shared directory itself has no other name".into())
+        })?;
+        if root::hides_work(dest) {
+            return Err(Fault(
+                Refusal::Forbidden,
+                format!("{dest}: this name is used by the receiver itself"),
+            ));
+        }
+        if let Some((cached, fd)) = &self.parent
+            && *cached == parent
+        {
+            return Ok((fd.clone(), name.to_vec()));
+        }
+        let fd = self
+            .root
+            .directory(&parent, Links::Refuse)
+            .map_err(|error| Fault::new("open the directory", &parent, error))?;
+        let fd = Rc::new(fd);
+        let name = name.to_vec();
+        self.parent = Some((parent, fd.clone()));
+        Ok((fd, name))
+    }
+
+    /// The directory for unfinished files on the file system of `parent`.
+    fn work_for(&mut self, parent: &Rc<OwnedFd>) -> Result<Rc<Work>, Fault> {
+        let fault = |error| {
+            Fault::new("make the work directory", self.root.path().join(crate::path::WORK).display(), error)
+        };
+        let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).map_err(fault);
+        let work = match &self.work {
+            Some(work) => work.clone(),
+            None => {
+                let dir = self.root.work().map_err(fault)?;
+                let work = Rc::new(Work { device: device(dir.as_fd())?, dir });
+                self.work = Some(work.clone());
+                work
+            }
+        };
+        let device = device(parent.as_fd())?;
+        if device == work.device {
+            return Ok(work);
+        }
+        // Another file system is mounted inside the tree: a rename cannot cross, so work there.
+        let made = rustix::fs::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
+        if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
+            return Err(Fault::new("make a work directory on", "the mounted file system", Errno::ACCESS));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&**parent, crate::path::WORK, flags, Mode::empty()).map_err(fault)?;
+        Ok(Rc::new(Work { dir, device }))
+    }
+
+    /// What is here of a file: `Err` if it cannot land, `Ok(Err)` if it is complete already.
+    pub(crate) fn look(&mut self, entry: &Entry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
+        let (parent, name) = self.parent_of(dest)?;
+        match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                let same_time = entry.hash.is_some() || entry.mtime == Some(root::mtime(&stat));
+                if is_file && entry.size == Some(stat.st_size as u64) && same_time && self.options.verify {
+                    let (file, _) = self.root.file(dest).map_err(|error| Fault::new("read", dest, error))?;
+                    return match hash_file(file.as_fd()) {
+                        Ok((hash, _)) => Ok(Err(hash)),
+                        Err(error) => Err(Fault(refusal(&error), format!("cannot read {dest}: {error}"))),
+                    };
+                }
+                if !is_file || !self.options.replace {
+                    return Err(exists(dest, is_file));
+                }
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(Fault::new("look at", dest, error)),
+        }
+        if self.options.dry_run || !self.options.verify {
+            return Ok(Ok(Tree::new()));
+        }
+        Ok(Ok(self.resume(entry, &parent)?.map_or_else(Tree::new, |found| found.tree)))
+    }
+
+    fn resume(&mut self, entry: &Entry, parent: &Rc<OwnedFd>) -> Result<Option<crate::state::Found>, Fault> {
+        let work = self.work_for(parent)?;
+        let (part, log) = names(entry.token);
+        let mut deadline = None;
+        loop {
+            match State::resume(work.dir.as_fd(), entry.token, &part, &log) {
+                Err(Errno::WOULDBLOCK) => {
+                    let now = Instant::now();
+                    let end = *deadline.get_or_insert_with(|| {
+                        self.locks.end_holder(entry.token);
+                        now + Duration::from_secs(5)
+                    });
+                    if now >= end {
+                        let told = "another session is receiving this file".to_owned();
+                        return Err(Fault(Refusal::Busy, told));
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(Fault::new("resume", &part, error)),
+                Ok(found) => return Ok(found),
+            }
+        }
+    }
+
+    /// Gets ready for a file; nothing is created before its first block is verified.
+    pub(crate) fn begin(&mut self, entry: Entry, dest: RelPath, resume: bool) -> Result<Landing, Fault> {
+        let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None };
+        if resume && self.options.verify {
+            let (parent, _) = self.parent_of(&landing.dest)?;
+            if let Some(found) = self.resume(&landing.entry, &parent)? {
+                let work = self.work_for(&parent)?;
+                self.locks.hold(landing.entry.token, self.cancel);
+                let (name, _) = names(landing.entry.token);
+                landing.tree = found.tree;
+                landing.opened = Some(Opened { part: found.part, state: Some(found.state), work, name });
+            }
+        }
+        Ok(landing)
+    }
+
+    /// The partial file, made if there is none yet.
+    pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
+        if landing.opened.is_none() {
+            let (parent, _) = self.parent_of(&landing.dest)?;
+            let work = self.work_for(&parent)?;
+            landing.opened = Some(if self.options.verify {
+                let (name, log) = names(landing.entry.token);
+                let (state, part) = State::create(work.dir.as_fd(), landing.entry.token, &name, &log)
+                    .map_err(|error| Fault::new("create a partial file for", &landing.dest, error))?;
+                self.locks.hold(landing.entry.token, self.cancel);
+                Opened { part, state: Some(state), work, name }
+            } else {
+                let (name, part) = self.temporary(&work, &landing.dest)?;
+                Opened { part, state: None, work, name }
+            });
+        }
+        landing.opened.as_mut().ok_or_else(|| Fault(Refusal::Other, "no partial file".into()))
+    }
+
+    fn temporary(&mut self, work: &Work, dest: &RelPath) -> Result<(String, OwnedFd), Fault> {
+        self.count += 1;
+        let name = format!("{}-{}", self.prefix, self.count);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&work.dir, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| Fault::new("create a temporary file for", dest, error))?;
+        Ok((name, file))
+    }
+
+    /// Writes a verified block and notes it. `block` is `None` for a hole.
+    pub(crate) fn block(
+        &mut self,
+        landing: &mut Landing,
+        block: Option<&[u8]>,
+        sum: Sum,
+    ) -> Result<(), Fault> {
+        let offset = landing.tree.bytes();
+        let sparse = landing.entry.sparse;
+        let opened = self.open(landing)?;
+        let written = match block {
+            Some(block) if sparse => write_sparse(opened.part.as_fd(), block, offset),
+            Some(block) => root::write_full(opened.part.as_fd(), block, offset),
+            None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
+        };
+        let noted = written.and_then(|()| match &mut opened.state {
+            Some(state) => state.append(opened.part.as_fd(), sum).map_err(Into::into),
+            None => Ok(()),
+        });
+        noted.map_err(|error| {
+            let about = &landing.dest;
+            Fault(refusal(&error), format!("cannot write {about} at byte {offset}: {error}"))
+        })?;
+        landing.tree.push(sum);
+        Ok(())
+    }
+
+    /// Takes a verified file whose last bytes are `tail`, at `offset`; it gets its final name now or with
+    /// its group.
+    pub(crate) fn land(
+        &mut self,
+        mut landing: Landing,
+        tail: &[u8],
+        size: u64,
+        hash: Option<Hash>,
+    ) -> Result<(), Fault> {
+        let (parent, name) = self.parent_of(&landing.dest)?;
+        let dest = landing.dest.clone();
+        let io = |doing: &'static str| {
+            let dest = dest.clone();
+            move |error: Errno| Fault::new(doing, &dest, error)
+        };
+        let (work, temporary, file, log) = match landing.opened.take() {
+            Some(opened) => (opened.work, opened.name, opened.part, opened.state),
+            None => {
+                let work = self.work_for(&parent)?;
+                let (temporary, file) = self.temporary(&work, &dest)?;
+                (work, temporary, file, None)
+            }
+        };
+        let offset = size - tail.len() as u64;
+        let written = root::write_full(file.as_fd(), tail, offset)
+            .map_err(|error| Fault(refusal(&error), format!("cannot write {dest}: {error}")))
+            .and_then(|()| {
+                if landing.entry.sparse {
+                    rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
+                }
+                // Set-user-ID and the like are never taken over from a peer.
+                let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
+                rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
+                match landing.entry.mtime {
+                    Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
+                    None => Ok(()),
+                }
+            });
+        if let Err(fault) = written {
+            if log.is_none() {
+                let _ = rustix::fs::unlinkat(&work.dir, &temporary, AtFlags::empty());
+            }
+            return Err(fault);
+        }
+        let receipt = Receipt {
+            index: landing.entry.index,
+            size,
+            hash,
+            durability: self.options.durability,
+            time: Time::default(),
+            name: dest.as_bytes().to_vec(),
+            present: false,
+        };
+        self.group.push(Landed { file, work, temporary, parent, name, log, receipt });
+        self.group_bytes += size;
+        Ok(())
+    }
+
+    /// Whether files wait for their final names.
+    pub(crate) fn waits(&self) -> bool {
+        !self.group.is_empty()
+    }
+
+    /// Whether the group should be confirmed now, even if more is to come.
+    pub(crate) fn is_due(&self) -> bool {
+        self.group.len() >= GROUP
+            || self.group_bytes >= GROUP_BYTES
+            || (self.waits() && self.options.durability == Durability::Memory)
+    }
+
+    /// The files that are about to be synced, for a thread that does it while the session stays alive.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        if self.options.durability == Durability::Disk { self.group_bytes } else { 0 }
+    }
+
+    /// Makes the waiting files durable.
+    pub(crate) fn syncer(&self) -> impl FnOnce() -> Result<(), Errno> + Send + '_ {
+        let disk = self.options.durability == Durability::Disk;
+        let files: Vec<_> = self.group.iter().map(|landed| landed.file.as_fd()).collect();
+        move || match files.as_slice() {
+            _ if !disk => Ok(()),
+            // One pass over the file system is cheaper than a journal commit for each file.
+            [first, _, _, _, ..] => rustix::fs::syncfs(first),
+            few => few.iter().try_for_each(rustix::fs::fsync),
+        }
+    }
+
+    /// Gives the waiting files their final names; for each its receipt or what stood in the way.
+    pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
+        self.group_bytes = 0;
+        let replace = self.options.replace;
+        let disk = self.options.durability == Durability::Disk;
+        let mut results = Vec::with_capacity(self.group.len());
+        let mut last_parent: Option<Rc<OwnedFd>> = None;
+        let mut directories: Result<(), Errno> = Ok(());
+        let mut finish = |parent: Option<Rc<OwnedFd>>| match parent {
+            Some(parent) if disk && directories.is_ok() => directories = rustix::fs::fsync(&*parent),
+            _ => {}
+        };
+        let now = now();
+        for landed in self.group.drain(..) {
+            let index = landed.receipt.index;
+            let dest = RelPath::new(landed.receipt.name.clone()).unwrap_or_default();
+            let renamed = synced.map_err(|error| Fault::new("make durable", &dest, error)).and_then(|()| {
+                let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+                let to = os(&landed.name);
+                match rustix::fs::renameat_with(
+                    &landed.work.dir,
+                    &landed.temporary,
+                    &*landed.parent,
+                    to,
+                    flags,
+                ) {
+                    Ok(()) => Ok(()),
+                    Err(Errno::EXIST | Errno::ISDIR) => Err(exists(&dest, true)),
+                    Err(error) => Err(Fault::new("give its final name to", &dest, error)),
+                }
+            });
+            match renamed {
+                Ok(()) => {
+                    if landed.log.is_some() {
+                        let log = log_name(&landed.temporary);
+                        let _ = rustix::fs::unlinkat(&landed.work.dir, log, AtFlags::empty());
+                    }
+                    if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &landed.parent)) {
+                        finish(last_parent.replace(landed.parent));
+                    }
+                    results.push(Ok(Receipt { time: now, ..landed.receipt }));
+                }
+                Err(fault) => {
+                    let _ = rustix::fs::unlinkat(&landed.work.dir, &landed.temporary, AtFlags::empty());
+                    if landed.log.is_some() {
+                        let _ = rustix::fs::unlinkat(
+                            &landed.work.dir,
+                            log_name(&landed.temporary),
+                            AtFlags::empty(),
+                        );
+                    }
+                    results.push(Err((index, fault)));
+                }
+            }
+        }
+        finish(last_parent);
+        if let Err(error) = directories {
+            for result in &mut results {
+                if let Ok(receipt) = result {
+                    let fault = Fault::new(
+                        "make durable the directory of",
+                        crate::path::printable(&receipt.name),
+                        error,
+                    );
+                    *result = Err((receipt.index, fault));
+                }
+            }
+        }
+        results
+    }
+
+    /// Makes a directory, or goes on with one that is there.
+    pub(crate) fn make_directory(&mut self, dest: &RelPath) -> Result<(), Fault> {
+        if dest.is_root() {
+            return Ok(());
+        }
+        let (parent, name) = self.parent_of(dest)?;
+        match rustix::fs::mkdirat(&*parent, os(&name), Mode::RWXU) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Fault(Refusal::Exists, format!("{dest} exists and is no directory"))),
+            },
+            Err(error) => Err(Fault::new("make the directory", dest, error)),
+        }
+    }
+
+    /// Gives a complete directory its mode and time.
+    pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
+        if dest.is_root() {
+            return Ok(());
+        }
+        let dir = self
+            .root
+            .directory(dest, Links::Refuse)
+            .map_err(|error| Fault::new("open the directory", dest, error))?;
+        let set = rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode & 0o777))
+            .and_then(|()| root::set_mtime(dir.as_fd(), time))
+            .and_then(|()| match self.options.durability {
+                Durability::Disk => rustix::fs::fsync(&dir),
+                Durability::Memory => Ok(()),
+            });
+        set.map_err(|error| Fault::new("set mode and time of", dest, error))
+    }
+
+    /// Makes a symbolic link whose target stays inside `base`.
+    pub(crate) fn make_link(&mut self, entry: &Entry, dest: &RelPath) -> Result<(), Fault> {
+        if !entry.path.link_stays_inside(&entry.target) {
+            let to = crate::path::printable(&entry.target);
+            return Err(Fault(
+                Refusal::Forbidden,
+                format!("{dest}: the link to {to} would lead outside the tree"),
+            ));
+        }
+        let (parent, name) = self.parent_of(dest)?;
+        let (name, target) = (os(&name), os(&entry.target));
+        match rustix::fs::symlinkat(target, &*parent, name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => {
+                let there = rustix::fs::readlinkat(&*parent, name, Vec::new());
+                if there.is_ok_and(|there| there.as_bytes() == entry.target) {
+                    return Ok(());
+                }
+                if !self.options.replace {
+                    return Err(exists(dest, true));
+                }
+                let work = self.work_for(&parent)?;
+                self.count += 1;
+                let temporary = format!("{}-{}", self.prefix, self.count);
+                rustix::fs::symlinkat(target, &work.dir, &temporary)
+                    .and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
+                    .map_err(|error| Fault::new("replace", dest, error))
+            }
+            Err(error) => Err(Fault::new("make the link", dest, error)),
+        }
+    }
+
+    /// Removes temporary files of this store, and the work directory if that leaves it empty.
+    pub(crate) fn tidy(&mut self) {
+        for landed in self.group.drain(..) {
+            if landed.log.is_none() {
+                let _ = rustix::fs::unlinkat(&landed.work.dir, &landed.temporary, AtFlags::empty());
+            }
+        }
+        if self.work.is_some() {
+            self.root.tidy();
+        }
+    }
+}
+
+impl Landing {
+    pub(crate) fn dest(&self) -> &RelPath {
+        &self.dest
+    }
+
+    /// For what does not land in a directory.
+    pub(crate) fn bare(entry: Entry, dest: RelPath, tree: Tree) -> Self {
+        Self { entry, dest, tree, opened: None }
+    }
+
+    /// Gives the file up. What is verified of it stays for a later session, unless `forget`.
+    pub(crate) fn abandon(self, forget: bool) {
+        let Some(opened) = self.opened else { return };
+        if forget || opened.state.is_none() {
+            let _ = rustix::fs::unlinkat(&opened.work.dir, &opened.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&opened.work.dir, log_name(&opened.name), AtFlags::empty());
+        }
+    }
+}
+
+fn exists(dest: &RelPath, is_file: bool) -> Fault {
+    let told = if is_file {
+        format!("{dest} exists already\nhint: --replace overwrites it")
+    } else {
+        format!(
+            "{dest} exists and is no regular file\nhint: write {dest}/ to put something inside a directory"
+        )
+    };
+    Fault(Refusal::Exists, told)
+}
+
+fn names(token: Token) -> (String, String) {
+    let name = hex(&token);
+    (format!("{name}.part"), format!("{name}.state"))
+}
+
+fn log_name(part: &str) -> String {
+    format!("{}.state", part.trim_end_matches(".part"))
+}
+
+fn os(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
+}
+
+/// The wall clock, for receipts.
+pub(crate) fn now() -> Time {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Time { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() }
+}
+
+/// Reads a whole file for its hash and length.
+pub(crate) fn hash_file(file: BorrowedFd<'_>) -> std::io::Result<(Hash, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; BLOCK];
+    let mut offset = 0;
+    loop {
+        let bytes = root::read_full(file, &mut buffer, offset)?;
+        hasher.update(&buffer[..bytes]);
+        offset += bytes as u64;
+        if bytes < buffer.len() {
+            return Ok((*hasher.finalize().as_bytes(), offset));
+        }
+    }
+}
+
+/// Writes a block, leaving a hole for every page of zeros.
+fn write_sparse(file: BorrowedFd<'_>, block: &[u8], offset: u64) -> std::io::Result<()> {
+    const PAGE: usize = 4096;
+    let mut at = 0;
+    while at < block.len() {
+        let is_zero = |from: usize| block[from..(from + PAGE).min(block.len())].iter().all(|byte| *byte == 0);
+        let zero = is_zero(at);
+        let mut end = (at + PAGE).min(block.len());
+        while end < block.len() && is_zero(end) == zero {
+            end = (end + PAGE).min(block.len());
+        }
+        if !zero {
+            root::write_full(file, &block[at..end], offset + at as u64)?;
+        }
+        at = end;
+    }
+    // A final hole does not lengthen the file.
+    rustix::fs::ftruncate(file, offset + block.len() as u64).map_err(Into::into)
+}

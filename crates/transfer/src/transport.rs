@@ -1,0 +1,89 @@
+//! Bytes over one connection, never waiting: what a session is driven over.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A connection that never blocks, and can be taken apart when it is to be closed.
+///
+/// Every method gives `WouldBlock` where it would have to wait; the session polls [`socket`](Self::socket).
+pub trait Transport: Send {
+    /// Reads some bytes; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// As `recv(2)`; a TLS peer that closes without close_notify gives `UnexpectedEof`.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes some bytes of `head`, then of `body`, and says how many.
+    ///
+    /// # Errors
+    /// As `send(2)`.
+    fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize>;
+
+    /// Hands to the kernel what [`write`](Self::write) took and kept.
+    ///
+    /// # Errors
+    /// As `send(2)`.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// What to poll.
+    fn socket(&self) -> BorrowedFd<'_>;
+
+    /// Whether the bytes on the socket are the bytes of the session, so that the kernel can move them.
+    fn is_plain(&self) -> bool;
+
+    /// Says that nothing more will be written (TLS: close_notify); the half-close itself is the closer's.
+    fn farewell(&mut self);
+
+    /// Gives up the descriptor, to be closed.
+    fn into_socket(self: Box<Self>) -> OwnedFd;
+}
+
+/// TCP or a local stream socket without encryption.
+#[derive(Debug)]
+pub struct Plain(TcpStream);
+
+impl Plain {
+    /// Takes over a connected socket.
+    ///
+    /// # Errors
+    /// If the socket cannot be made non-blocking.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        // Messages are gathered by the session; what it flushes should leave at once.
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+}
+
+impl Transport for Plain {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+
+    fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
+        match (head, body) {
+            ([], body) => self.0.write(body),
+            (head, []) => self.0.write(head),
+            (head, body) => self.0.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn is_plain(&self) -> bool {
+        true
+    }
+
+    fn farewell(&mut self) {}
+
+    fn into_socket(self: Box<Self>) -> OwnedFd {
+        self.0.into()
+    }
+}

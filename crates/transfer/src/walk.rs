@@ -1,0 +1,276 @@
+//! What is to be sent: a tree walked in the order of the directory, or one file, or a pipe.
+//!
+//! The walk holds one open directory for each level and nothing of what lies behind or ahead, so that its
+//! memory does not grow with the number of files.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::message::{Entry, Kind, Refusal, Time, Token};
+use crate::path::{MAX_DEPTH, RelPath, WORK, printable};
+use crate::root::{Links, Root, mtime};
+use crate::state::short;
+
+/// Which files of a tree are left out, as in `.gitignore`.
+#[derive(Clone, Debug)]
+pub struct Patterns(Option<Gitignore>);
+
+impl Patterns {
+    /// Leaves nothing out.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Reads lines of `.gitignore` syntax; the last that matches decides, `!` takes back.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the line that cannot be read.
+    pub fn new<S: AsRef<str>>(lines: &[S]) -> Result<Self, Error> {
+        if lines.is_empty() {
+            return Ok(Self(None));
+        }
+        let mut builder = GitignoreBuilder::new("");
+        for line in lines {
+            builder.add_line(None, line.as_ref()).map_err(|error| Error::Usage(error.to_string()))?;
+        }
+        builder.build().map(|patterns| Self(Some(patterns))).map_err(|error| Error::Usage(error.to_string()))
+    }
+
+    fn leave_out(&self, path: &RelPath, is_dir: bool) -> bool {
+        self.0.as_ref().is_some_and(|patterns| patterns.matched(path.as_path(), is_dir).is_ignore())
+    }
+}
+
+/// What the walk comes to.
+pub(crate) enum Found {
+    /// A file, open; a link; a directory whose contents follow.
+    Entry(Entry, Option<OwnedFd>),
+    /// A directory is complete.
+    Leave { index: u64, mode: u32, mtime: Time },
+    /// Something that cannot be sent.
+    Problem { path: RelPath, refusal: Refusal, text: String },
+}
+
+struct Level {
+    dir: Dir,
+    fd: OwnedFd,
+    path: RelPath,
+    index: u64,
+    mode: u32,
+    mtime: Time,
+}
+
+/// A walk through what is below `top`, itself included.
+pub(crate) struct Walk<'a> {
+    root: &'a Root,
+    top: RelPath,
+    begun: bool,
+    levels: Vec<Level>,
+    patterns: Patterns,
+    next: u64,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(root: &'a Root, top: RelPath, patterns: Patterns) -> Self {
+        Self { root, top, begun: false, levels: Vec::new(), patterns, next: 0 }
+    }
+
+    /// Opens a file of the walk again, for another session.
+    pub(crate) fn reopen(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        let path = self.top.join(path).map_err(|_| Errno::NAMETOOLONG)?;
+        self.root.file(&path).map(|(fd, _)| fd)
+    }
+
+    fn entry(&mut self, kind: Kind, path: RelPath, stat: &Stat) -> Entry {
+        let index = self.next;
+        self.next += 1;
+        let size = (kind == Kind::File).then_some(stat.st_size as u64);
+        Entry {
+            index,
+            kind,
+            path,
+            mode: stat.st_mode & 0o7777,
+            mtime: Some(mtime(stat)),
+            size,
+            token: token(stat),
+            hash: None,
+            sparse: size.is_some_and(|size| (stat.st_blocks as u64) * 512 < size),
+            target: Vec::new(),
+        }
+    }
+
+    fn problem(&self, path: RelPath, doing: &str, error: Errno) -> Found {
+        let text = format!("cannot {doing} {path}: {}", std::io::Error::from(error));
+        Found::Problem { path, refusal: Refusal::Source, text }
+    }
+
+    /// The next thing; `None` at the end.
+    pub(crate) fn next(&mut self) -> Option<Found> {
+        if !self.begun {
+            self.begun = true;
+            return Some(self.first());
+        }
+        loop {
+            let level = self.levels.last_mut()?;
+            let entry = match level.dir.next() {
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) => {
+                    let path = level.path.clone();
+                    return Some(self.problem(path, "read the directory", error));
+                }
+                None => {
+                    let level = self.levels.pop()?;
+                    return Some(Found::Leave { index: level.index, mode: level.mode, mtime: level.mtime });
+                }
+            };
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let path = match level.path.child(name) {
+                Ok(path) => path,
+                Err(why) => {
+                    let text = format!("{}/{} {why}", level.path, printable(name));
+                    return Some(Found::Problem { path: level.path.clone(), refusal: Refusal::Source, text });
+                }
+            };
+            // A work directory of a transfer into this tree is nobody's content.
+            if name == WORK.as_bytes() {
+                continue;
+            }
+            let kind = entry.file_type();
+            if let Some(found) = self.visit(path, entry.file_name().to_bytes(), kind) {
+                return Some(found);
+            }
+        }
+    }
+
+    fn first(&mut self) -> Found {
+        let top = self.top.clone();
+        let stat = match self.root.stat(&top, Links::Follow) {
+            Ok(stat) => stat,
+            Err(error) => return self.problem(top, "find", error),
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => match self.root.directory(&top, Links::Follow) {
+                Ok(fd) => self.enter(RelPath::root(), fd),
+                Err(error) => self.problem(top, "open", error),
+            },
+            FileType::RegularFile => match self.root.file(&top) {
+                Ok((fd, stat)) => Found::Entry(self.entry(Kind::File, RelPath::root(), &stat), Some(fd)),
+                Err(error) => self.problem(top, "open", error),
+            },
+            other => {
+                let text = format!("{top} is {}, which cannot be sent", describe(other));
+                Found::Problem { path: RelPath::root(), refusal: Refusal::Source, text }
+            }
+        }
+    }
+
+    fn enter(&mut self, path: RelPath, fd: OwnedFd) -> Found {
+        let opened = rustix::fs::fstat(&fd).and_then(|stat| Ok((stat, Dir::read_from(&fd)?)));
+        let (stat, dir) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.problem(path, "read the directory", error),
+        };
+        if self.levels.len() >= MAX_DEPTH {
+            let text = format!("{path} lies deeper than {MAX_DEPTH} directories");
+            return Found::Problem { path, refusal: Refusal::Source, text };
+        }
+        let entry = self.entry(Kind::Directory, path.clone(), &stat);
+        let (index, mode) = (entry.index, entry.mode);
+        self.levels.push(Level { dir, fd, path, index, mode, mtime: mtime(&stat) });
+        Found::Entry(entry, None)
+    }
+
+    fn visit(&mut self, path: RelPath, name: &[u8], kind: FileType) -> Option<Found> {
+        let parent = self.levels.last()?.fd.as_fd();
+        let name = Path::new(OsStr::from_bytes(name));
+        let kind = if kind == FileType::Unknown {
+            match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                Err(error) => return Some(self.problem(path, "look at", error)),
+            }
+        } else {
+            kind
+        };
+        if self.patterns.leave_out(&path, kind == FileType::Directory) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Some(match kind {
+            FileType::RegularFile => {
+                let opened = rustix::fs::openat(parent, name, flags, Mode::empty())
+                    .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)));
+                match opened {
+                    Ok((fd, stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                        Found::Entry(self.entry(Kind::File, path, &stat), Some(fd))
+                    }
+                    Ok(_) => self.problem(path, "open", Errno::AGAIN),
+                    Err(error) => self.problem(path, "open", error),
+                }
+            }
+            FileType::Directory => {
+                match rustix::fs::openat(parent, name, flags | OFlags::DIRECTORY, Mode::empty()) {
+                    Ok(fd) => self.enter(path, fd),
+                    Err(error) => self.problem(path, "open", error),
+                }
+            }
+            FileType::Symlink => {
+                let read = rustix::fs::readlinkat(parent, name, Vec::new()).and_then(|target| {
+                    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| (target, stat))
+                });
+                match read {
+                    Ok((target, _)) if !path.link_stays_inside(target.as_bytes()) => {
+                        let to = printable(target.as_bytes());
+                        let text = format!("{path} is a link to {to}, outside of what is sent");
+                        Found::Problem { path, refusal: Refusal::Source, text }
+                    }
+                    Ok((target, stat)) => {
+                        let mut entry = self.entry(Kind::Link, path, &stat);
+                        entry.target = target.into_bytes();
+                        Found::Entry(entry, None)
+                    }
+                    Err(error) => self.problem(path, "read the link", error),
+                }
+            }
+            other => {
+                let text = format!("{path} is {}, which cannot be sent", describe(other));
+                Found::Problem { path, refusal: Refusal::Source, text }
+            }
+        })
+    }
+}
+
+fn describe(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "no file",
+    }
+}
+
+/// Names the content of a file as far as can be known without reading it: any write changes it.
+fn token(stat: &Stat) -> Token {
+    let mut hasher = blake3::Hasher::new_derive_key("linger-transfer 2026 identity of a source file");
+    for number in [
+        stat.st_dev,
+        stat.st_ino,
+        stat.st_size as u64,
+        stat.st_mtime as u64,
+        stat.st_mtime_nsec as u64,
+        stat.st_ctime as u64,
+        stat.st_ctime_nsec as u64,
+    ] {
+        hasher.update(&number.to_be_bytes());
+    }
+    short(hasher.finalize())
+}

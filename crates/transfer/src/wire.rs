@@ -1,0 +1,143 @@
+//! Frames on the wire: the preface, headers and their limits. No I/O; `docs/transfer-protocol.md` is the text.
+
+/// The first bytes either side sends; the last two name the version spoken and the oldest understood.
+pub(crate) const MAGIC: [u8; 6] = *b"LNGRTX";
+/// The version of the protocol that this crate speaks.
+pub const VERSION: u8 = 1;
+/// Bytes of a preface.
+pub(crate) const PREFACE: usize = 8;
+/// Bytes of a frame header.
+pub(crate) const HEADER: usize = 8;
+/// Most payload bytes of a DATA frame: one block.
+pub const MAX_DATA: usize = 1 << 20;
+/// Most payload bytes of an OPEN or MESSAGE frame.
+pub const MAX_MESSAGE: usize = 64 << 10;
+/// Most bytes of the reason in CANCEL and BYE.
+pub(crate) const MAX_REASON: usize = 1 << 10;
+
+/// The kinds of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Open = 1,
+    Message = 2,
+    Data = 3,
+    Finish = 4,
+    Cancel = 5,
+    Credit = 6,
+    Ping = 7,
+    Pong = 8,
+    Bye = 9,
+}
+
+/// The header of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) stream: u16,
+    /// Bytes of the payload.
+    pub(crate) length: u32,
+}
+
+impl Header {
+    pub(crate) fn encode(self) -> [u8; HEADER] {
+        let [a, b, c, d] = self.length.to_be_bytes();
+        let [s, t] = self.stream.to_be_bytes();
+        [a, b, c, d, self.kind as u8, 0, s, t]
+    }
+
+    /// Reads a header and checks it against the limits of its kind, which do not depend on any state.
+    pub(crate) fn decode(bytes: [u8; HEADER]) -> Result<Self, Violation> {
+        let [a, b, c, d, kind, flags, s, t] = bytes;
+        let length = u32::from_be_bytes([a, b, c, d]);
+        let kind = match kind {
+            1 => Kind::Open,
+            2 => Kind::Message,
+            3 => Kind::Data,
+            4 => Kind::Finish,
+            5 => Kind::Cancel,
+            6 => Kind::Credit,
+            7 => Kind::Ping,
+            8 => Kind::Pong,
+            9 => Kind::Bye,
+            other => return Err(Violation::UnknownFrame(other)),
+        };
+        let allowed = match kind {
+            Kind::Open | Kind::Message => 0..=MAX_MESSAGE,
+            Kind::Data => 1..=MAX_DATA,
+            Kind::Finish => 0..=0,
+            Kind::Cancel | Kind::Bye => 2..=2 + MAX_REASON,
+            Kind::Credit | Kind::Ping | Kind::Pong => 8..=8,
+        };
+        if flags != 0 || !allowed.contains(&(length as usize)) {
+            return Err(Violation::BadLength { kind: kind as u8, length });
+        }
+        Ok(Self { kind, stream: u16::from_be_bytes([s, t]), length })
+    }
+}
+
+/// Makes the preface.
+pub(crate) fn preface() -> [u8; PREFACE] {
+    let [a, b, c, d, e, f] = MAGIC;
+    [a, b, c, d, e, f, VERSION, VERSION]
+}
+
+/// Reads the peer's preface: both sides then speak the newest version that both know.
+pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
+    let [magic @ .., newest, oldest] = bytes;
+    if magic != MAGIC {
+        return Err(Violation::NotThisProtocol);
+    }
+    if oldest > VERSION || newest < VERSION {
+        return Err(Violation::Version { newest, oldest });
+    }
+    Ok(VERSION)
+}
+
+/// What a peer did that the protocol forbids. The connection ends with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// The first bytes are not ours.
+    #[error("does not speak this protocol")]
+    NotThisProtocol,
+    /// No version in common.
+    #[error("speaks versions {oldest} to {newest} of the protocol, this program speaks {VERSION}")]
+    Version {
+        /// The newest it speaks.
+        newest: u8,
+        /// The oldest it speaks.
+        oldest: u8,
+    },
+    /// A frame of no known kind.
+    #[error("sent a frame of unknown kind {0}")]
+    UnknownFrame(u8),
+    /// A frame longer or shorter than its kind may be, or with flags set.
+    #[error("sent a frame of kind {kind} with {length} bytes or flags, which it may not have")]
+    BadLength {
+        /// Its kind.
+        kind: u8,
+        /// Its length.
+        length: u32,
+    },
+    /// A frame for a stream that is not open, or opened a stream it may not open.
+    #[error("sent a frame for stream {0}, which is not open for it")]
+    BadStream(u16),
+    /// More streams than allowed.
+    #[error("opened more streams than allowed")]
+    TooManyStreams,
+    /// More bytes than it had credit for.
+    #[error("sent more on stream {0} than it had credit for")]
+    OverCredit(u16),
+    /// Credit beyond 2^63 bytes.
+    #[error("gave more credit on stream {0} than can be counted")]
+    TooMuchCredit(u16),
+    /// A frame after BYE.
+    #[error("sent a frame after its goodbye")]
+    AfterBye,
+    /// A payload that cannot be read as what it should be.
+    #[error("sent a malformed {0}")]
+    Malformed(&'static str),
+    /// A message that makes no sense at this point.
+    #[error("sent {0} where it may not")]
+    Unexpected(&'static str),
+}

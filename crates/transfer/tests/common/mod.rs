@@ -1,0 +1,153 @@
+//! A server on loopback, a client for it, and trees to send.
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use linger_transfer::*;
+
+/// A server that runs until the closure returns, and what it served.
+pub(crate) struct Shared<'a> {
+    pub(crate) port: u16,
+    pub(crate) directory: &'a Path,
+}
+
+impl Shared<'_> {
+    pub(crate) fn client(&self) -> Client {
+        let mut options = ClientOptions::default();
+        options.retry.patience = Duration::ZERO;
+        Client::new("127.0.0.1", self.port, options).unwrap()
+    }
+
+    /// Puts, and expects everything to be confirmed.
+    pub(crate) fn put(&self, input: impl Into<PathBuf>, to: &str) -> Summary {
+        self.put_with(input, to, &PutOptions::default())
+    }
+
+    pub(crate) fn put_with(&self, input: impl Into<PathBuf>, to: &str, options: &PutOptions) -> Summary {
+        let (summary, error) = self.try_put(input, to, options);
+        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        summary
+    }
+
+    pub(crate) fn try_put(
+        &self,
+        input: impl Into<PathBuf>,
+        to: &str,
+        options: &PutOptions,
+    ) -> (Summary, Option<Error>) {
+        self.client().put(Input::Path(input.into()), &place(to), options, &mut |_| {})
+    }
+
+    pub(crate) fn get_with(
+        &self,
+        from: &str,
+        to: impl Into<PathBuf>,
+        options: &GetOptions,
+    ) -> (Summary, Option<Error>) {
+        self.client().get(&place(from), &Output::Path(to.into()), options, &mut |_| {})
+    }
+
+    pub(crate) fn get(&self, from: &str, to: impl Into<PathBuf>) -> Summary {
+        let (summary, error) = self.get_with(from, to, &GetOptions::default());
+        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        summary
+    }
+}
+
+pub(crate) fn place(text: &str) -> Destination {
+    Remote::parse(format!("host:{text}").as_bytes(), 1).unwrap().place
+}
+
+/// Serves `directory` while `test` runs; returns what was served.
+pub(crate) fn share(
+    directory: &Path,
+    change: impl FnOnce(&mut ShareOptions),
+    test: impl FnOnce(&Shared<'_>),
+) -> Vec<Served> {
+    let mut options = ShareOptions::new(directory);
+    options.writable = true;
+    change(&mut options);
+    let server = Server::new(options).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = Mutex::new(Vec::new());
+    /// Ends the server even if the test panics, or the panic would wait for ever.
+    struct End(session::Cancel);
+    impl Drop for End {
+        fn drop(&mut self) {
+            self.0.cancel();
+        }
+    }
+    std::thread::scope(|scope| {
+        let end = End(server.canceller());
+        let running = scope.spawn(|| {
+            server.serve(&listener, None, &|serving| {
+                if let Serving::Served(one) = serving {
+                    served.lock().unwrap().push(*one);
+                }
+            })
+        });
+        test(&Shared { port, directory });
+        drop(end);
+        running.join().unwrap().unwrap();
+    });
+    served.into_inner().unwrap()
+}
+
+/// Bytes that look random and are the same every time.
+pub(crate) fn bytes(length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Everything that a transfer keeps of a tree, to compare.
+pub(crate) fn picture(top: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(path) = todo.pop() {
+        let full = top.join(&path);
+        let meta = fs::symlink_metadata(&full).unwrap();
+        let what = if meta.is_symlink() {
+            format!("-> {}", fs::read_link(&full).unwrap().display())
+        } else if meta.is_dir() {
+            for entry in fs::read_dir(&full).unwrap() {
+                todo.push(path.join(entry.unwrap().file_name()));
+            }
+            format!("dir {:o} {}.{:09}", meta.mode() & 0o777, meta.mtime(), meta.mtime_nsec())
+        } else {
+            let hash = blake3::hash(&fs::read(&full).unwrap());
+            format!(
+                "file {:o} {}.{:09} {} {hash}",
+                meta.mode() & 0o777,
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.len()
+            )
+        };
+        found.insert(path, what);
+    }
+    found
+}
+
+/// A tree with one of everything.
+pub(crate) fn make_tree(top: &Path) {
+    fs::create_dir_all(top.join("sub/deep")).unwrap();
+    fs::create_dir(top.join("empty")).unwrap();
+    fs::write(top.join("zero"), b"").unwrap();
+    fs::write(top.join("small"), bytes(4096, 1)).unwrap();
+    fs::write(top.join("block"), bytes(BLOCK, 2)).unwrap();
+    fs::write(top.join("sub/blocks"), bytes(3 * BLOCK, 3)).unwrap();
+    fs::write(top.join("sub/odd"), bytes(5 * BLOCK + 12_345, 4)).unwrap();
+    fs::write(top.join("sub/deep/new\nline"), b"x").unwrap();
+    fs::set_permissions(top.join("small"), fs::Permissions::from_mode(0o750)).unwrap();
+    symlink("../small", top.join("sub/link")).unwrap();
+    symlink("nowhere", top.join("dangling")).unwrap();
+    fs::set_permissions(top.join("empty"), fs::Permissions::from_mode(0o500)).unwrap();
+}

@@ -1,0 +1,357 @@
+//! Put, get and ls over loopback TCP, between threads of this process: what arrives, what is refused, what is said.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use common::*;
+use linger_transfer::*;
+use tempfile::tempdir;
+
+#[test]
+fn a_file_arrives_with_a_receipt_that_both_sides_know() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    for size in [0, 1, 70_000, BLOCK, BLOCK + 1, 9 * BLOCK + 77] {
+        fs::write(&file, bytes(size, size as u64)).unwrap();
+        let name = format!("copy{size}");
+        let mut receipts = Receipts::new(Vec::new(), "host");
+        let served = share(
+            to.path(),
+            |_| {},
+            |shared| {
+                let (summary, error) = shared.client().put(
+                    Input::Path(file.clone()),
+                    &place(&name),
+                    &PutOptions::default(),
+                    &mut |progress| {
+                        if let Progress::Confirmed(confirmation) = &progress {
+                            receipts.keep(confirmation).unwrap();
+                        }
+                    },
+                );
+                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!((summary.confirmed, summary.bytes, summary.peer_knows), (1, size as u64, true));
+            },
+        );
+        assert_eq!(fs::read(to.path().join(&name)).unwrap(), fs::read(&file).unwrap());
+        let [served] = &served[..] else { panic!("{served:?}") };
+        assert!(served.error.is_none() && served.summary.peer_knows, "{served:?}");
+        assert!(served.outcome.unwrap().delivered(), "{served:?}");
+        let receipt = from.path().join("receipt");
+        fs::write(&receipt, receipts.finish().unwrap()).unwrap();
+        assert_eq!(verify_receipt(&receipt, &to.path().join(&name), |_, _| {}).unwrap(), (0, 1));
+        fs::write(&file, bytes(size + 1, 0)).unwrap();
+        assert_eq!(verify_receipt(&receipt, &file, |_, _| {}).unwrap(), (1, 1));
+    }
+    assert!(!to.path().join(".linger").exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_tree_arrives_as_it_is_and_comes_back() {
+    for verify in [true, false] {
+        let (from, to, back) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+        let top = from.path().join("tree");
+        make_tree(&top);
+        share(
+            to.path(),
+            |_| {},
+            |shared| {
+                let mut options = PutOptions::default();
+                options.verify = verify;
+                let summary = shared.put_with(&top, "", &options);
+                assert_eq!(summary.confirmed, 12);
+                let mut options = GetOptions::default();
+                options.verify = verify;
+                let (summary, error) = shared.get_with("tree", back.path().join("again"), &options);
+                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert!(summary.peer_knows);
+            },
+        );
+        assert_eq!(picture(&top), picture(&to.path().join("tree")));
+        assert_eq!(picture(&top), picture(&back.path().join("again")));
+    }
+}
+
+#[test]
+fn a_tree_that_is_there_is_compared_and_not_sent_again() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("tree");
+    make_tree(&top);
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let first = shared.put(&top, "tree");
+            let again = shared.put(&top, "tree");
+            assert_eq!(again.confirmed, first.confirmed);
+            assert!(again.wire < 10_000, "{} bytes for nothing", again.wire);
+            // One file has other content of the same length and time: it is not overwritten, and it is named.
+            let changed = to.path().join("tree/small");
+            let time = fs::metadata(&changed).unwrap().modified().unwrap();
+            fs::write(&changed, bytes(4096, 99)).unwrap();
+            fs::File::options().write(true).open(&changed).unwrap().set_modified(time).unwrap();
+            let (summary, error) = shared.try_put(&top, "tree", &PutOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+            assert_eq!((summary.confirmed, summary.failed), (first.confirmed - 1, 1));
+            assert!(summary.first_failure.as_ref().unwrap().contains("tree/small exists"), "{summary:?}");
+            let mut replace = PutOptions::default();
+            replace.replace = true;
+            shared.put_with(&top, "tree", &replace);
+        },
+    );
+    assert_eq!(picture(&top), picture(&to.path().join("tree")));
+}
+
+#[test]
+fn a_pipe_of_unknown_length_arrives_and_a_file_goes_to_a_stream() {
+    let to = tempdir().unwrap();
+    let content = bytes(12 * BLOCK + 5, 7);
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let writing = std::thread::spawn({
+                let content = content.clone();
+                move || writer.write_all(&content).unwrap()
+            });
+            let (summary, error) = shared.client().put(
+                Input::Pipe(reader.into()),
+                &place("piped"),
+                &PutOptions::default(),
+                &mut |_| {},
+            );
+            writing.join().unwrap();
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            let reading = std::thread::spawn(move || {
+                let mut got = Vec::new();
+                std::io::Read::read_to_end(&mut reader, &mut got).unwrap();
+                got
+            });
+            let output = Output::Stream(writer.into());
+            let (summary, error) =
+                shared.client().get(&place("piped"), &output, &GetOptions::default(), &mut |_| {});
+            drop(output);
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert!(reading.join().unwrap() == content);
+        },
+    );
+    assert!(fs::read(to.path().join("piped")).unwrap() == content);
+}
+
+#[test]
+fn sparse_files_stay_sparse() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("sparse");
+    let mut sparse = fs::File::create(&file).unwrap();
+    sparse.set_len(64 * BLOCK as u64 + 3).unwrap();
+    std::os::unix::fs::FileExt::write_at(&sparse, b"island", 20 * BLOCK as u64 + 70_000).unwrap();
+    sparse.flush().unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let summary = shared.put(&file, "");
+            assert!(summary.wire < 3 * BLOCK as u64, "{} bytes on the wire", summary.wire);
+        },
+    );
+    let copy = to.path().join("sparse");
+    assert_eq!(blake3::hash(&fs::read(&copy).unwrap()), blake3::hash(&fs::read(&file).unwrap()));
+    assert!(fs::metadata(&copy).unwrap().blocks() * 512 < 1 << 20);
+}
+
+#[test]
+fn patterns_leave_out_and_take_back() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    for name in ["keep.rs", "drop.log", "keep.log", "target/out", "src/a.log", "src/a.rs"] {
+        let path = from.path().join("tree").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    let mut options = PutOptions::default();
+    options.patterns = Patterns::new(&["*.log", "!keep.log", "/target/"]).unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            shared.put_with(from.path().join("tree"), "a", &options);
+            let mut options = GetOptions::default();
+            options.patterns = vec!["*.rs".into()];
+            let (summary, _) = shared.get_with("a", from.path().join("back"), &options);
+            assert_eq!(summary.confirmed, 3, "two directories and keep.log");
+        },
+    );
+    let there: Vec<_> = picture(&to.path().join("a")).into_keys().collect();
+    assert_eq!(there, ["", "keep.log", "keep.rs", "src", "src/a.rs"].map(Path::new));
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_does_nothing() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    make_tree(&from.path().join("tree"));
+    let mut options = PutOptions::default();
+    options.dry_run = true;
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let mut would = 0;
+            let (summary, error) = shared.client().put(
+                Input::Path(from.path().join("tree")),
+                &place(""),
+                &options,
+                &mut |progress| would += u64::from(matches!(progress, Progress::WouldSend { .. })),
+            );
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(would, 12);
+        },
+    );
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_refused_is_said_and_nothing_is_written() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, bytes(3 * BLOCK, 1)).unwrap();
+    fs::write(to.path().join("there"), b"old").unwrap();
+    let refused = |shared: &Shared<'_>, to: &str, expected: &str| {
+        let (summary, error) = shared.try_put(&file, to, &PutOptions::default());
+        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+        let said = summary.first_failure.clone().or(error.map(|error| error.to_string())).unwrap();
+        assert!(said.contains(expected), "{to}: {said}");
+    };
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            refused(shared, "there", "exists already");
+            refused(shared, "no/such/dir", "No such file");
+            refused(shared, ".linger/x", "used by the receiver");
+            refused(shared, ".LINGER/x", "used by the receiver");
+            refused(shared, "@print", "no sink `@print`");
+        },
+    );
+    share(
+        to.path(),
+        |options| options.writable = false,
+        |shared| {
+            refused(shared, "new", "reading only");
+            let (_, error) = shared.get_with("missing", from.path().join("x"), &GetOptions::default());
+            assert!(matches!(error, Some(Error::Refused(Refusal::NotFound, _))), "{error:?}");
+        },
+    );
+    assert_eq!(fs::read(to.path().join("there")).unwrap(), b"old");
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn links_out_of_the_directory_lead_nowhere() {
+    let (outside, to) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::write(outside.path().join("secret"), b"secret").unwrap();
+    symlink(outside.path(), to.path().join("out")).unwrap();
+    symlink(outside.path().join("secret"), to.path().join("file")).unwrap();
+    symlink("/dev/zero", to.path().join("zero")).unwrap();
+    let fifo = std::process::Command::new("mkfifo").arg(to.path().join("fifo")).status();
+    assert!(fifo.unwrap().success());
+    let back = tempdir().unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for from in ["out/secret", "file", "zero", "out", "fifo"] {
+                let (summary, error) = shared.get_with(from, back.path().join("got"), &GetOptions::default());
+                assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered, "{from}");
+            }
+            let file = back.path().join("mine");
+            fs::write(&file, b"mine").unwrap();
+            for into in ["out/new", "file", "zero"] {
+                let mut options = PutOptions::default();
+                options.replace = true;
+                let (summary, error) = shared.try_put(&file, into, &options);
+                let delivered = summary.verdict(error.as_ref()) == Verdict::Confirmed;
+                assert!(!delivered, "{into} {summary:?} {error:?}");
+            }
+            // A whole tree names what it cannot send, and sends the rest.
+            fs::write(to.path().join("plain"), b"plain").unwrap();
+            let (summary, _) = shared.get_with("", back.path().join("all"), &GetOptions::default());
+            assert_eq!((summary.confirmed, summary.failed), (2, 0), "the receiver gets what could be sent");
+        },
+    );
+    assert_eq!(fs::read(outside.path().join("secret")).unwrap(), b"secret");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    assert!(!back.path().join("got").exists());
+}
+
+#[test]
+fn sinks_get_everything_or_nothing() {
+    let to = tempdir().unwrap();
+    let out = to.path().join("printed");
+    let config = format!(
+        "[sink.print]\ncommand = ['tee', '{}']\nmax_bytes = 2000000\n[sink.broken]\ncommand = ['false']\n\
+         [sink.clip]\ndesktop = 'clipboard'\n[source.date]\ncommand = ['echo', 'now']\n[source.bad]\n\
+         command = ['false']\n",
+        out.display()
+    );
+    let file = to.path().join("file");
+    fs::write(&file, bytes(1_500_000, 5)).unwrap();
+    let change = |options: &mut ShareOptions| {
+        options.writable = false;
+        options.config = Config::parse(&config).unwrap();
+    };
+    share(to.path(), change, |shared| {
+        shared.put(&file, "@print");
+        assert!(fs::read(&out).unwrap() == fs::read(&file).unwrap());
+        for (sink, expected) in
+            [("@broken", "`false` ended"), ("@clip", "no clipboard here"), ("@x", "no sink")]
+        {
+            let (summary, error) = shared.try_put(&file, sink, &PutOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+            let said = summary.first_failure.or(error.map(|error| error.to_string())).unwrap();
+            assert!(said.contains(expected), "{said}");
+        }
+        fs::write(&file, bytes(3_000_000, 5)).unwrap();
+        let (summary, error) = shared.try_put(&file, "@print", &PutOptions::default());
+        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+        assert!(summary.first_failure.unwrap().contains("at most 2000000"));
+        assert_eq!(fs::read(&out).unwrap().len(), 1_500_000, "nothing of it was printed");
+        shared.get("@date", to.path().join("date"));
+        assert_eq!(fs::read(to.path().join("date")).unwrap(), b"now\n");
+        let (summary, error) = shared.get_with("@bad", to.path().join("bad"), &GetOptions::default());
+        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+        assert!(!to.path().join("bad").exists());
+    });
+}
+
+#[test]
+fn a_listing_shows_what_is_there() {
+    let to = tempdir().unwrap();
+    make_tree(&to.path().join("tree"));
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let mut names = Vec::new();
+            shared
+                .client()
+                .list(&RelPath::typed(b"tree").unwrap(), &mut |item| names.push((item.name, item.kind)))
+                .unwrap();
+            names.sort_by(|a, b| a.0.cmp(&b.0));
+            let expected = [
+                ("block", Kind::File),
+                ("dangling", Kind::Link),
+                ("empty", Kind::Directory),
+                ("small", Kind::File),
+                ("sub", Kind::Directory),
+                ("zero", Kind::File),
+            ];
+            assert_eq!(names, expected.map(|(name, kind)| (name.as_bytes().to_vec(), kind)));
+            assert!(shared.client().list(&RelPath::typed(b"none").unwrap(), &mut |_| {}).is_err());
+        },
+    );
+}
