@@ -320,7 +320,7 @@ impl Client {
             received?;
             // Everything is in place here; what is left is to know that the sender knows.
             summary.peer_knows = loop {
-                match session.next() {
+                match session.receive() {
                     Ok(Event::Bye { code, .. }) => break code == 0,
                     Ok(Event::Finished { .. }) => {}
                     Ok(_) | Err(_) => break false,
@@ -339,7 +339,7 @@ impl Client {
         let mut session = self.connect()?;
         let stream = session.open(&Request::List { path: path.clone() }.encode())?;
         let result = loop {
-            match session.next() {
+            match session.receive() {
                 Ok(Event::Message { bytes, .. }) => match Message::decode(&bytes) {
                     Ok(Message::Item(item)) => each(item),
                     Ok(Message::Error { refusal, text }) => break Err(Error::Refused(refusal, text)),
@@ -458,7 +458,7 @@ enum Farewell {
 
 fn offer(session: &mut Session) -> Result<Vec<u8>, Error> {
     loop {
-        match session.next()? {
+        match session.receive()? {
             Event::Message { bytes, .. } => match Message::decode(&bytes)? {
                 Message::Offer { name, .. } => return Ok(name),
                 Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),

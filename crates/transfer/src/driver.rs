@@ -154,20 +154,21 @@ pub enum Event {
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
 /// let client = TcpStream::connect(listener.local_addr()?)?;
 /// let (server, _) = listener.accept()?;
-/// let answering = std::thread::spawn(move || {
+/// type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+/// let answering = std::thread::spawn(move || -> Result<linger::Outcome> {
 ///     let mut session = Session::new(Box::new(Plain::new(server)?), Role::Responder)?;
-///     while let Event::Opened { stream, request } = session.next()? {
+///     while let Event::Opened { stream, request } = session.receive()? {
 ///         session.message(stream, &[b"you said ", &request[..]].concat())?;
 ///         session.finish(stream)?;
 ///     }
-///     session.end(0, "")
+///     Ok(session.end(0, "")?)
 /// });
 /// let mut session = Session::new(Box::new(Plain::new(client)?), Role::Initiator)?;
 /// let stream = session.open(b"hello")?;
-/// assert_eq!(session.next()?, Event::Message { stream, bytes: b"you said hello".to_vec() });
+/// assert_eq!(session.receive()?, Event::Message { stream, bytes: b"you said hello".to_vec() });
 /// session.end(0, "thank you")?;
 /// assert!(answering.join().unwrap()?.delivered());
-/// # Ok::<(), linger_transfer::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub struct Session {
     transport: Box<dyn Transport>,
@@ -349,9 +350,9 @@ impl Session {
     /// # Errors
     /// [`Error::Cut`] when the connection ends or is silent for too long, [`Error::Violation`] when the peer
     /// breaks the rules, [`Error::Cancelled`].
-    pub fn next(&mut self) -> Result<Event, Error> {
+    pub fn receive(&mut self) -> Result<Event, Error> {
         loop {
-            if let Some(event) = self.try_next()? {
+            if let Some(event) = self.try_receive()? {
                 return Ok(event);
             }
             self.flush()?;
@@ -364,8 +365,8 @@ impl Session {
     /// Looks for what the peer has done, without waiting.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
-    pub fn try_next(&mut self) -> Result<Option<Event>, Error> {
+    /// As [`receive`](Self::receive).
+    pub fn try_receive(&mut self) -> Result<Option<Event>, Error> {
         self.drop_payload()?;
         if let Some((event, bytes)) = self.inbox.pop_front() {
             if let Event::Data { stream, length } = event {
@@ -387,7 +388,7 @@ impl Session {
     /// says how many.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// As [`receive`](Self::receive).
     pub fn read_data(&mut self, into: &mut [u8]) -> Result<usize, Error> {
         let wanted = into.len().min(self.payload);
         let into = &mut into[..wanted];
@@ -424,7 +425,7 @@ impl Session {
     /// `pipe` is one of the caller's, empty. Says how many bytes it was: all that were announced.
     ///
     /// # Errors
-    /// As [`next`](Self::next); [`Error::Io`] if the file does not take them.
+    /// As [`receive`](Self::receive); [`Error::Io`] if the file does not take them.
     pub fn data_into(
         &mut self,
         pipe: &(OwnedFd, OwnedFd),

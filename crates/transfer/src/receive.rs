@@ -144,12 +144,12 @@ impl<'a> Receiver<'a> {
         };
         self.say(&Message::Accept { ask: self.ask })?;
         loop {
-            let event = match self.session.try_next()? {
+            let event = match self.session.try_receive()? {
                 Some(event) => event,
                 None => {
                     // Nothing more has arrived: what is complete need not wait for company.
                     self.commit()?;
-                    self.session.next()?
+                    self.session.receive()?
                 }
             };
             match event {

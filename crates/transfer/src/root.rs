@@ -160,7 +160,7 @@ pub(crate) fn hides_work(path: &RelPath) -> bool {
 
 /// The modification time in a `stat`.
 pub(crate) fn mtime(stat: &Stat) -> Time {
-    Time { seconds: stat.st_mtime as i64, nanos: stat.st_mtime_nsec as u32 }
+    Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 }
 }
 
 /// Sets the modification time of an open file.

@@ -284,7 +284,7 @@ impl<'s, 'a> Sender<'s, 'a> {
 
     fn await_accept(&mut self) -> Result<(), Error> {
         loop {
-            match self.session.next()? {
+            match self.session.receive()? {
                 Event::Message { bytes, .. } => match Message::decode(&bytes)? {
                     Message::Accept { ask } => {
                         self.ask = ask;
@@ -711,7 +711,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.since_look = self.since_look.saturating_add(work.max(4096));
         if self.since_look >= BLOCK as u64 {
             self.since_look = 0;
-            while let Some(event) = self.session.try_next()? {
+            while let Some(event) = self.session.try_receive()? {
                 self.event(event)?;
             }
         }
@@ -719,7 +719,7 @@ impl<'s, 'a> Sender<'s, 'a> {
     }
 
     fn await_event(&mut self) -> Result<(), Error> {
-        let event = self.session.next()?;
+        let event = self.session.receive()?;
         self.event(event)
     }
 

@@ -259,7 +259,7 @@ impl Server {
     ) -> Result<(), Error> {
         let peer = served.peer;
         loop {
-            match session.next()? {
+            match session.receive()? {
                 Event::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
                     match Request::decode(&request)? {
