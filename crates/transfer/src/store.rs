@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::rc::Rc;
@@ -56,6 +56,10 @@ pub(crate) struct Store<'a> {
     cancel: &'a Cancel,
     work: Option<Rc<Work>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
+    /// Where the file system cannot make nameless files, they get names in the work directory.
+    nameless: bool,
+    /// What the process takes from the mode of every file that it creates.
+    umask: u32,
     /// Names of temporary files: random for this store, then counted.
     prefix: String,
     count: u64,
@@ -81,15 +85,31 @@ pub(crate) struct Landing {
 pub(crate) struct Opened {
     pub(crate) part: OwnedFd,
     state: Option<State>,
-    work: Rc<Work>,
-    name: String,
+    temporary: Temporary,
+}
+
+/// The name of a file before its final one: none, or one in a work directory.
+enum Temporary {
+    Nameless,
+    Named { work: Rc<Work>, name: String },
+}
+
+impl Temporary {
+    /// Forgets the file, and its log if it has one.
+    fn remove(&self, has_log: bool) {
+        if let Self::Named { work, name } = self {
+            let _ = rustix::fs::unlinkat(&work.dir, name, AtFlags::empty());
+            if has_log {
+                let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
+            }
+        }
+    }
 }
 
 /// A verified file that has not its final name yet.
 struct Landed {
     file: OwnedFd,
-    work: Rc<Work>,
-    temporary: String,
+    temporary: Temporary,
     parent: Rc<OwnedFd>,
     name: Vec<u8>,
     log: Option<State>,
@@ -112,6 +132,8 @@ impl<'a> Store<'a> {
             cancel,
             work: None,
             parent: None,
+            nameless: true,
+            umask: umask(),
             prefix: format!("tmp-{}", hex(&random)),
             count: 0,
             group: Vec::new(),
@@ -244,7 +266,8 @@ impl<'a> Store<'a> {
                 self.locks.hold(landing.entry.token, self.cancel);
                 let (name, _) = names(landing.entry.token);
                 landing.tree = found.tree;
-                landing.opened = Some(Opened { part: found.part, state: Some(found.state), work, name });
+                let temporary = Temporary::Named { work, name };
+                landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
             }
         }
         Ok(landing)
@@ -254,28 +277,50 @@ impl<'a> Store<'a> {
     pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
         if landing.opened.is_none() {
             let (parent, _) = self.parent_of(&landing.dest)?;
-            let work = self.work_for(&parent)?;
             landing.opened = Some(if self.options.verify {
+                let work = self.work_for(&parent)?;
                 let (name, log) = names(landing.entry.token);
                 let (state, part) = State::create(work.dir.as_fd(), landing.entry.token, &name, &log)
                     .map_err(|error| Fault::new("create a partial file for", &landing.dest, error))?;
                 self.locks.hold(landing.entry.token, self.cancel);
-                Opened { part, state: Some(state), work, name }
+                Opened { part, state: Some(state), temporary: Temporary::Named { work, name } }
             } else {
-                let (name, part) = self.temporary(&work, &landing.dest)?;
-                Opened { part, state: None, work, name }
+                let (temporary, part) = self.temporary(&parent, &landing.dest, 0o600)?;
+                Opened { part, state: None, temporary }
             });
         }
         landing.opened.as_mut().ok_or_else(|| Fault(Refusal::Other, "no partial file".into()))
     }
 
-    fn temporary(&mut self, work: &Work, dest: &RelPath) -> Result<(String, OwnedFd), Fault> {
-        self.count += 1;
-        let name = format!("{}-{}", self.prefix, self.count);
+    /// Makes a file that nobody can see, in the file system of `parent`, with the mode given less the umask.
+    ///
+    /// Without a name it leaves nothing behind, however this process ends, and costs less.
+    fn temporary(
+        &mut self,
+        parent: &Rc<OwnedFd>,
+        dest: &RelPath,
+        mode: u32,
+    ) -> Result<(Temporary, OwnedFd), Fault> {
+        let fault = |error| Fault::new("create a temporary file for", dest, error);
+        let mode = Mode::from_raw_mode(mode | 0o600);
+        if self.nameless {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            match rustix::fs::openat(&**parent, ".", flags, mode) {
+                Ok(file) => return Ok((Temporary::Nameless, file)),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.nameless = false,
+                Err(error) => return Err(fault(error)),
+            }
+        }
+        let work = self.work_for(parent)?;
+        let name = self.next_name();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&work.dir, &name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| Fault::new("create a temporary file for", dest, error))?;
-        Ok((name, file))
+        let file = rustix::fs::openat(&work.dir, &name, flags, mode).map_err(fault)?;
+        Ok((Temporary::Named { work, name }, file))
+    }
+
+    fn next_name(&mut self) -> String {
+        self.count += 1;
+        format!("{}-{}", self.prefix, self.count)
     }
 
     /// Writes a verified block and notes it. `block` is `None` for a hole.
@@ -320,12 +365,13 @@ impl<'a> Store<'a> {
             let dest = dest.clone();
             move |error: Errno| Fault::new(doing, &dest, error)
         };
-        let (work, temporary, file, log) = match landing.opened.take() {
-            Some(opened) => (opened.work, opened.name, opened.part, opened.state),
+        // Set-user-ID and the like are never taken over from a peer.
+        let mode = landing.entry.mode & 0o777;
+        let (temporary, file, log, has_mode) = match landing.opened.take() {
+            Some(opened) => (opened.temporary, opened.part, opened.state, false),
             None => {
-                let work = self.work_for(&parent)?;
-                let (temporary, file) = self.temporary(&work, &dest)?;
-                (work, temporary, file, None)
+                let (temporary, file) = self.temporary(&parent, &dest, mode)?;
+                (temporary, file, None, mode & self.umask == 0 && mode & 0o600 == 0o600)
             }
         };
         let offset = size - tail.len() as u64;
@@ -335,9 +381,9 @@ impl<'a> Store<'a> {
                 if landing.entry.sparse {
                     rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
                 }
-                // Set-user-ID and the like are never taken over from a peer.
-                let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
-                rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
+                if !has_mode {
+                    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(io("set the mode of"))?;
+                }
                 match landing.entry.mtime {
                     Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
                     None => Ok(()),
@@ -345,7 +391,7 @@ impl<'a> Store<'a> {
             });
         if let Err(fault) = written {
             if log.is_none() {
-                let _ = rustix::fs::unlinkat(&work.dir, &temporary, AtFlags::empty());
+                temporary.remove(false);
             }
             return Err(fault);
         }
@@ -358,7 +404,7 @@ impl<'a> Store<'a> {
             name: dest.as_bytes().to_vec(),
             present: false,
         };
-        self.group.push(Landed { file, work, temporary, parent, name, log, receipt });
+        self.group.push(Landed { file, temporary, parent, name, log, receipt });
         self.group_bytes += size;
         Ok(())
     }
@@ -395,7 +441,6 @@ impl<'a> Store<'a> {
     /// Gives the waiting files their final names; for each its receipt or what stood in the way.
     pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
         self.group_bytes = 0;
-        let replace = self.options.replace;
         let disk = self.options.durability == Durability::Disk;
         let mut results = Vec::with_capacity(self.group.len());
         let mut last_parent: Option<Rc<OwnedFd>> = None;
@@ -405,29 +450,17 @@ impl<'a> Store<'a> {
             _ => {}
         };
         let now = now();
-        for landed in self.group.drain(..) {
+        for landed in std::mem::take(&mut self.group) {
             let index = landed.receipt.index;
             let dest = RelPath::new(landed.receipt.name.clone()).unwrap_or_default();
-            let renamed = synced.map_err(|error| Fault::new("make durable", &dest, error)).and_then(|()| {
-                let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-                let to = os(&landed.name);
-                match rustix::fs::renameat_with(
-                    &landed.work.dir,
-                    &landed.temporary,
-                    &*landed.parent,
-                    to,
-                    flags,
-                ) {
-                    Ok(()) => Ok(()),
-                    Err(Errno::EXIST | Errno::ISDIR) => Err(exists(&dest, true)),
-                    Err(error) => Err(Fault::new("give its final name to", &dest, error)),
-                }
-            });
-            match renamed {
+            let named = match synced {
+                Ok(()) => self.name(&landed, &dest),
+                Err(error) => Err(Fault::new("make durable", &dest, error)),
+            };
+            match named {
                 Ok(()) => {
-                    if landed.log.is_some() {
-                        let log = log_name(&landed.temporary);
-                        let _ = rustix::fs::unlinkat(&landed.work.dir, log, AtFlags::empty());
+                    if let (Temporary::Named { work, name }, Some(_)) = (&landed.temporary, &landed.log) {
+                        let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
                     }
                     if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &landed.parent)) {
                         finish(last_parent.replace(landed.parent));
@@ -435,14 +468,7 @@ impl<'a> Store<'a> {
                     results.push(Ok(Receipt { time: now, ..landed.receipt }));
                 }
                 Err(fault) => {
-                    let _ = rustix::fs::unlinkat(&landed.work.dir, &landed.temporary, AtFlags::empty());
-                    if landed.log.is_some() {
-                        let _ = rustix::fs::unlinkat(
-                            &landed.work.dir,
-                            log_name(&landed.temporary),
-                            AtFlags::empty(),
-                        );
-                    }
+                    landed.temporary.remove(landed.log.is_some());
                     results.push(Err((index, fault)));
                 }
             }
@@ -461,6 +487,33 @@ impl<'a> Store<'a> {
             }
         }
         results
+    }
+
+    /// Gives one file its final name, all at once.
+    fn name(&mut self, landed: &Landed, dest: &RelPath) -> Result<(), Fault> {
+        let replace = self.options.replace;
+        let to = os(&landed.name);
+        let named = match &landed.temporary {
+            Temporary::Named { work, name } => {
+                let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+                rustix::fs::renameat_with(&work.dir, name, &*landed.parent, to, flags)
+            }
+            Temporary::Nameless => match link(&landed.file, &landed.parent, to) {
+                // A link never replaces: it needs a name first that can be renamed.
+                Err(Errno::EXIST) if replace => {
+                    let work = self.work_for(&landed.parent)?;
+                    let name = self.next_name();
+                    link(&landed.file, &work.dir, Path::new(&name))
+                        .and_then(|()| rustix::fs::renameat(&work.dir, &name, &*landed.parent, to))
+                        .inspect_err(|_| Temporary::Named { work, name }.remove(false))
+                }
+                other => other,
+            },
+        };
+        named.map_err(|error| match error {
+            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => exists(dest, error == Errno::EXIST),
+            error => Fault::new("give its final name to", dest, error),
+        })
     }
 
     /// Makes a directory, or goes on with one that is there.
@@ -519,8 +572,7 @@ impl<'a> Store<'a> {
                     return Err(exists(dest, true));
                 }
                 let work = self.work_for(&parent)?;
-                self.count += 1;
-                let temporary = format!("{}-{}", self.prefix, self.count);
+                let temporary = self.next_name();
                 rustix::fs::symlinkat(target, &work.dir, &temporary)
                     .and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
                     .map_err(|error| Fault::new("replace", dest, error))
@@ -533,7 +585,7 @@ impl<'a> Store<'a> {
     pub(crate) fn tidy(&mut self) {
         for landed in self.group.drain(..) {
             if landed.log.is_none() {
-                let _ = rustix::fs::unlinkat(&landed.work.dir, &landed.temporary, AtFlags::empty());
+                landed.temporary.remove(false);
             }
         }
         if self.work.is_some() {
@@ -556,10 +608,28 @@ impl Landing {
     pub(crate) fn abandon(self, forget: bool) {
         let Some(opened) = self.opened else { return };
         if forget || opened.state.is_none() {
-            let _ = rustix::fs::unlinkat(&opened.work.dir, &opened.name, AtFlags::empty());
-            let _ = rustix::fs::unlinkat(&opened.work.dir, log_name(&opened.name), AtFlags::empty());
+            opened.temporary.remove(true);
         }
     }
+}
+
+/// Gives a nameless file a name.
+fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
+        // Before Linux 6.10 this took CAP_DAC_READ_SEARCH; open(2) names the other way.
+        Err(Errno::NOENT) => {
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(rustix::fs::CWD, link, dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        other => other,
+    }
+}
+
+/// The process's umask, without changing it as umask(2) would; 0o777 where it cannot be known.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok()).unwrap_or(0o777)
 }
 
 fn exists(dest: &RelPath, is_file: bool) -> Fault {
