@@ -313,7 +313,7 @@ impl Trying {
                 (port, attempt(&client, |timeout| drop(reports.wait(port, timeout, false))))
             })
             .find(|(_, attempt)| {
-                !attempt.error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+                attempt.error.as_ref().is_none_or(|error| error.kind() != io::ErrorKind::AddrInUse)
             })
             .unwrap_or_else(|| (0, attempt(&plan.client(server, SocketAddr::new(from, 0)), |_| {})));
         // The truth has two halves: what the server wrote, and what arrived.
