@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{client, generate, lab, server, why};
+use crate::{client, fcgi, generate, lab, probe, server, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -20,8 +20,10 @@ pub(crate) struct Arguments {
 enum Verb {
     Client(client::Arguments),
     Completions(generate::Completions),
+    Fcgi(fcgi::Arguments),
     Lab(Box<lab::Arguments>),
     Man(generate::Man),
+    Probe(probe::Arguments),
     Server(server::Arguments),
     Why(why::Arguments),
 }
@@ -36,8 +38,10 @@ impl Arguments {
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),
             Verb::Completions(arguments) => arguments.run(),
+            Verb::Fcgi(arguments) => fcgi::run(arguments),
             Verb::Lab(arguments) => lab::run(*arguments),
             Verb::Man(arguments) => arguments.run(),
+            Verb::Probe(arguments) => probe::run(arguments),
             Verb::Server(arguments) => server::run(arguments),
             Verb::Why(arguments) => why::run(&arguments),
         }

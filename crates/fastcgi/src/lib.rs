@@ -25,6 +25,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod address;
+pub mod apps;
 pub mod cgi;
 mod error;
 pub mod gateway;

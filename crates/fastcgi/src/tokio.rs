@@ -5,19 +5,19 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
+use ::tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use ::tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use ::tokio::sync::{Semaphore, mpsc};
 use ::tokio::task::JoinSet;
 use ::tokio::time::timeout;
 use bytes::Bytes;
+use linger::tokio::Stream;
 
 use crate::cgi;
 use crate::incoming::{Capacity, Event, Incoming, Start};
@@ -31,31 +31,10 @@ const BUFFER: usize = 64 << 10;
 /// Content gathered before it is sent.
 const GATHER: usize = 16 << 10;
 
-/// What a connection must be: a stream whose descriptor can be taken for the close.
-pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Takes the descriptor off the runtime.
-    ///
-    /// # Errors
-    /// Those of deregistering it.
-    fn into_fd(self) -> io::Result<OwnedFd>;
-}
-
-impl Connection for TcpStream {
-    fn into_fd(self) -> io::Result<OwnedFd> {
-        self.into_std().map(OwnedFd::from)
-    }
-}
-
-impl Connection for UnixStream {
-    fn into_fd(self) -> io::Result<OwnedFd> {
-        self.into_std().map(OwnedFd::from)
-    }
-}
-
 /// Where connections come from.
 pub trait Listener {
     /// What it gives.
-    type Connection: Connection;
+    type Connection: Stream + Send + 'static;
     /// Waits for the next one.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 }
@@ -183,7 +162,7 @@ trait Sink: Send + Sync {
 
 type Sending<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
 
-impl<C: Connection> Sink for Writer<C> {
+impl<C: Stream + Send + 'static> Sink for Writer<C> {
     fn send<'a>(&'a self, records: &'a [u8]) -> Sending<'a> {
         Box::pin(async move { self.lock().await.write_all(records).await })
     }
@@ -289,11 +268,9 @@ where
         let (config, handler) = (config.clone(), handler.clone());
         ::tokio::spawn(async move {
             let policy = config.policy;
-            if let Some(stream) = connection(stream, config, handler).await
-                && let Ok(fd) = stream.into_fd()
-            {
+            if let Some(stream) = connection(stream, config, handler).await {
                 // END_REQUEST is out: half-close, bounded drain, close.
-                let _ = ::tokio::task::spawn_blocking(move || linger::close(fd, &policy)).await;
+                linger::tokio::close(stream, &policy).await;
             }
             drop(permit);
         });
@@ -320,7 +297,7 @@ struct Running {
 /// Serves a connection; gives the stream back for the close.
 async fn connection<C, H, F>(stream: C, config: Arc<Config>, handler: Arc<H>) -> Option<C>
 where
-    C: Connection,
+    C: Stream + Send + 'static,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -440,7 +417,7 @@ async fn one<C, H, F>(
     handler: Arc<H>,
 ) -> bool
 where
-    C: Connection,
+    C: Stream + Send + 'static,
     H: Fn(Request, Response) -> F,
     F: Future<Output = io::Result<()>>,
 {
@@ -486,7 +463,7 @@ impl<C> Clone for Shared<C> {
     }
 }
 
-impl<C: Connection> Shared<C> {
+impl<C: Stream + Send + 'static> Shared<C> {
     fn response(&self, id: u16, progress: Arc<AtomicU8>) -> Response {
         Response {
             out: Box::new(self.writer.clone()),

@@ -224,8 +224,11 @@ pub(crate) fn finding(check: Check, verdict: Verdict, seen: &Seen, sentence: Str
     }
 }
 
+/// One way to ask a question.
+type Variant<'a> = dyn Fn(&Prober) -> io::Result<Finding> + 'a;
+
 /// Asks each variant as often as told, and keeps the worst answer.
-fn worst(prober: &Prober, check: Check, variants: &[&dyn Fn(&Prober) -> io::Result<Finding>]) -> Finding {
+fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> Finding {
     let mut findings = Vec::new();
     for variant in variants {
         for _ in 0..prober.config.repeat.max(1) {

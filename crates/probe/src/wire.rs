@@ -54,7 +54,9 @@ impl Wire {
             }
             match session.read_tls(&mut &self.socket) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => drop(session.process_new_packets().map_err(io::Error::other)?),
+                Ok(_) => {
+                    session.process_new_packets().map_err(io::Error::other)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.wait(PollFlags::IN, until)?.is_empty() {
                         return Err(io::Error::new(
@@ -124,7 +126,9 @@ impl Wire {
                     }
                     return Ok(0);
                 }
-                _ => drop(session.process_new_packets().map_err(io::Error::other)?),
+                _ => {
+                    session.process_new_packets().map_err(io::Error::other)?;
+                }
             }
         }
     }

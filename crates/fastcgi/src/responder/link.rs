@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -296,8 +296,13 @@ impl Link {
         }
     }
 
-    pub(crate) fn into_socket(self) -> Socket {
-        self.socket
+    /// Takes the socket for its close; a second descriptor of it where a handler has kept its request or
+    /// response beyond the call, so that the half-close and the drain happen all the same.
+    pub(crate) fn into_socket(link: Arc<Self>) -> Option<Socket> {
+        match Arc::try_unwrap(link) {
+            Ok(link) => Some(link.socket),
+            Err(kept) => kept.socket.try_clone().ok(),
+        }
     }
 
     /// Handles one event, or receives once, waiting for at most `patience`.

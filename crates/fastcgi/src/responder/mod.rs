@@ -1,7 +1,7 @@
 //! The application's end on blocking threads: accepts, serves, and ends each request so that nothing is lost.
 //!
-//! One thread serves a connection; while it does, another accepts, so that nobody who waits for a peer ever
-//! keeps the next one waiting. Where the gateway may multiplex ([`Config::multiplex`]) that thread only
+//! One thread serves a connection; while it does, another accepts, and a [`linger::Closer`] ends what has been
+//! served, so that nobody who waits for a peer ever keeps the next one waiting. Where the gateway may multiplex ([`Config::multiplex`]) that thread only
 //! reads, and each request has a thread of its own.
 
 mod exchange;
@@ -74,7 +74,7 @@ pub trait Handler: Send + Sync {
     /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole.
     fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32>;
 
-    /// Hears how each connection ended.
+    /// Hears how each connection ended, on the thread that ends them all: it should count or log, not block.
     fn closed(&self, _connection: &Closed) {}
 }
 
@@ -170,12 +170,12 @@ impl Responder {
         self.stop.clone()
     }
 
-    /// Serves until [`Stop::stop`], then waits for the connections that are open.
+    /// Serves until [`Stop::stop`], then waits for the connections that are open, and for those that linger.
     ///
     /// # Errors
     /// The listener failed for good, or no thread can be started.
-    pub fn run(self, handler: impl Handler) -> io::Result<()> {
-        workers::run(&self.listener, &self.config, &self.stop, &handler)
+    pub fn run(self, handler: impl Handler + 'static) -> io::Result<()> {
+        workers::run(&self.listener, &self.config, &self.stop, handler)
     }
 }
 

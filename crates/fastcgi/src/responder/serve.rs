@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use linger::Closer;
 use socket2::Socket;
 
 use super::link::Link;
@@ -13,24 +14,27 @@ use super::{Closed, Config, Handler, Request, Response};
 use crate::cgi;
 use crate::incoming::Start;
 
-/// Serves a connection to its end, the close included.
-pub(super) fn connection(socket: Socket, config: &Config, handler: &impl Handler) {
+/// Serves a connection to its end, and hands it over to be closed.
+pub(super) fn connection<H: Handler + 'static>(
+    socket: Socket,
+    config: &Config,
+    handler: &Arc<H>,
+    closer: &Closer,
+) {
     let Ok(link) = Link::new(socket, config) else { return };
     let link = Arc::new(link);
     let requests = if config.multiplex {
-        many_at_once(&link, config, handler)
+        many_at_once(&link, config, &**handler)
     } else {
-        one_at_a_time(&link, config, handler)
+        one_at_a_time(&link, config, &**handler)
     };
     let fault = link.fault();
-    // A handler may have kept its request or response beyond its call; the close waits for no such thing.
-    let socket = match Arc::try_unwrap(link) {
-        Ok(link) => link.into_socket(),
-        Err(_) => return,
-    };
+    let Some(socket) = Link::into_socket(link) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
-    let outcome = linger::close(socket, &config.policy);
-    handler.closed(&Closed { requests, fault, outcome });
+    let handler = handler.clone();
+    closer.close_then(socket, &config.policy, move |outcome| {
+        handler.closed(&Closed { requests, fault, outcome });
+    });
 }
 
 fn one_at_a_time(link: &Arc<Link>, config: &Config, handler: &impl Handler) -> u64 {

@@ -4,9 +4,10 @@
 //! take its place. No connection is handed from thread to thread.
 
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 
+use linger::{Budget, Closer};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use socket2::Socket;
@@ -20,7 +21,8 @@ struct Pool<'a, H> {
     listener: &'a Socket,
     config: &'a Config,
     stop: &'a Stop,
-    handler: &'a H,
+    handler: Arc<H>,
+    closer: Closer,
     count: Mutex<Count>,
     /// The accepting thread's turn is over.
     turn: Condvar,
@@ -35,15 +37,23 @@ struct Count {
     failure: Option<io::Error>,
 }
 
-pub(super) fn run(listener: &Socket, config: &Config, stop: &Stop, handler: &impl Handler) -> io::Result<()> {
+pub(super) fn run(
+    listener: &Socket,
+    config: &Config,
+    stop: &Stop,
+    handler: impl Handler + 'static,
+) -> io::Result<()> {
+    let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
     let count = Mutex::new(Count { threads: 1, idle: 1, ..Count::default() });
-    let pool = Pool { listener, config, stop, handler, count, turn: Condvar::new() };
+    let pool = Pool { listener, config, stop, handler, closer, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
+    // A process that ended now would take what still lingers with it.
+    pool.closer.finish(config.policy.total);
     let count = pool.count.into_inner().unwrap_or_else(PoisonError::into_inner);
     count.failure.map_or(Ok(()), Err)
 }
 
-fn work<'s, H: Handler>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_>) {
+fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_>) {
     while let Some(stream) = next(pool) {
         let mut count = lock(pool);
         count.accepting = false;
@@ -67,7 +77,7 @@ fn work<'s, H: Handler>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_>) {
             drop(count);
         }
         if let Some(stream) = admitted(stream, pool.config) {
-            serve::connection(stream, pool.config, pool.handler);
+            serve::connection(stream, pool.config, &pool.handler, &pool.closer);
         }
         let mut count = lock(pool);
         if count.idle >= SPARE {

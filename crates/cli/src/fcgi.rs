@@ -1,0 +1,208 @@
+//! `linger fcgi`: one request to a FastCGI application, or an application to try a gateway with.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use linger_fastcgi::gateway::{self, Client, Error, Request};
+use linger_fastcgi::{Address, Responder, apps, responder};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::exit;
+
+/// Speaks FastCGI: one request to an application, or an application for a gateway.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Get(Get),
+    Serve(Serve),
+}
+
+/// Sends one request; headers and body go to stdout, the application's log to stderr.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  linger fcgi get 127.0.0.1:9000 /srv/www/index.php\n  \
+    linger fcgi get unix:/run/php/php-fpm.sock /srv/www/form.php --param CONTENT_TYPE=text/plain --body form.txt\n\n\
+    Exit status: 0 the response is complete, 1 it was cut or the application failed, 3 there was none.")]
+struct Get {
+    /// host:port, or unix:/path
+    address: Address,
+    /// The script's file name, as the application sees it
+    script: String,
+    /// A parameter, in place of the usual one of that name
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    param: Vec<(String, String)>,
+    /// The request's body; `-` is stdin. Makes it a POST
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// Longest silence, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Tell on stderr, as JSON, how it went
+    #[arg(long)]
+    json: bool,
+}
+
+/// Serves FastCGI requests until Ctrl-C.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  linger fcgi serve --echo --listen 127.0.0.1:9000\n  \
+    spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www")]
+#[group(skip)]
+struct Serve {
+    /// Serve the files of this folder
+    #[arg(long, value_name = "DIR", required_unless_present = "echo", conflicts_with = "echo")]
+    root: Option<PathBuf>,
+    /// Answer with the request
+    #[arg(long)]
+    echo: bool,
+    /// host:port or unix:/path; without it, the socket inherited as descriptor 0
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Address>,
+    /// Most connections at once
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    connections: usize,
+    /// Let connections carry several requests at once
+    #[arg(long)]
+    multiplex: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    match arguments.verb {
+        Verb::Get(get) => get.run(),
+        Verb::Serve(serve) => serve.run(),
+    }
+}
+
+impl Get {
+    fn run(self) -> ExitCode {
+        let method = if self.body.is_some() { "POST" } else { "GET" };
+        let (file, query) = self.script.split_once('?').unwrap_or((&self.script, ""));
+        let mut request =
+            Request::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
+        match self.body.as_deref().map(|path| (path, path.as_os_str() == "-")) {
+            None => {}
+            Some((_, true)) => {
+                // Applications want its length before it begins.
+                let mut body = Vec::new();
+                if let Err(error) = io::stdin().read_to_end(&mut body) {
+                    return exit::io("cannot read stdin", &error);
+                }
+                request = request.body(body);
+            }
+            Some((path, false)) => match File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)))
+            {
+                Ok((length, file)) => {
+                    request = request.param("CONTENT_LENGTH", length.to_string()).stream(file)
+                }
+                Err(error) => return exit::io(format_args!("cannot open {}", path.display()), &error),
+            },
+        }
+        for (name, value) in &self.param {
+            request = request.param(name, value);
+        }
+        let mut config = gateway::Config::default();
+        config.io_timeout = Duration::from_secs(self.timeout);
+        let mut response = match Client::new(self.address, config).send(request) {
+            Ok(response) => response,
+            Err(error) => return refuse(&error),
+        };
+        let copied = io::copy(&mut response, &mut io::stdout().lock());
+        let flushed = copied.and_then(|bytes| io::stdout().flush().map(|()| bytes));
+        let _ = io::stderr().write_all(response.stderr());
+        let app_status = response.end().map(|end| end.app_status);
+        let write_error = response.write_error().map(ToString::to_string);
+        if self.json {
+            let bytes = flushed.as_ref().ok();
+            let error = flushed.as_ref().err().map(ToString::to_string);
+            eprintln!(
+                "{}",
+                json!({
+                    "type": "fcgi", "complete": app_status.is_some(), "bytes": bytes, "app_status": app_status,
+                    "write_error": write_error, "error": error,
+                })
+            );
+        } else if let Some(error) = write_error {
+            eprintln!(
+                "linger: the application did not read all of the request ({error}); its response is complete"
+            );
+        }
+        match (flushed, app_status) {
+            (Ok(_), Some(0)) => ExitCode::from(exit::NOTHING_LOST),
+            (Ok(_), status) => exit::fail(
+                exit::LOSS_FOUND,
+                format_args!("the application ended with status {}", status.unwrap_or(0)),
+            ),
+            (Err(error), _) => match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+                Some(error) => refuse(error),
+                None => exit::io("cannot write to stdout", &error),
+            },
+        }
+    }
+}
+
+fn refuse(error: &Error) -> ExitCode {
+    let code = match error {
+        Error::Cut { .. } => exit::LOSS_FOUND,
+        _ => exit::COULD_NOT_TELL,
+    };
+    exit::fail(code, error)
+}
+
+impl Serve {
+    fn run(self) -> ExitCode {
+        let mut config = responder::Config::default();
+        config.connections = self.connections.max(1);
+        config.multiplex = self.multiplex;
+        // The web server's word on who may connect (FastCGI specification section 3.2).
+        if let Ok(list) = std::env::var("FCGI_WEB_SERVER_ADDRS") {
+            config.allowed =
+                Some(list.split(',').filter_map(|text| text.trim().parse::<IpAddr>().ok()).collect());
+        }
+        let responder = match &self.listen {
+            Some(address) => Responder::bind(address, config),
+            None => Responder::inherited(config),
+        };
+        let responder = match responder {
+            Ok(responder) => responder,
+            Err(error) => return exit::io("cannot listen", &error),
+        };
+        match responder.local_address() {
+            Ok(address) => eprintln!("serving FastCGI on {address} (Ctrl-C to end)"),
+            Err(error) => return exit::io("cannot tell where it listens", &error),
+        }
+        let (stop, signals) = (responder.stopper(), Signals::new([SIGINT, SIGTERM]));
+        match signals {
+            Ok(mut signals) => {
+                std::thread::spawn(move || {
+                    if signals.forever().next().is_some() {
+                        stop.stop();
+                    }
+                });
+            }
+            Err(error) => return exit::io("cannot take signals", &error),
+        }
+        let served = match self.root {
+            Some(root) => responder.run(apps::Files::new(root)),
+            None => responder.run(apps::Echo::default()),
+        };
+        match served {
+            Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+            Err(error) => exit::io("cannot go on accepting", &error),
+        }
+    }
+}

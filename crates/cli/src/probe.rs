@@ -1,0 +1,159 @@
+//! `linger probe`: does this server lose its responses?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use clap::Args;
+use linger_lab::Bytes;
+use linger_probe::{Check, Config, Error, Finding, Report, Target, Verdict};
+
+use crate::{exit, progress};
+
+/// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  linger probe http://127.0.0.1:8080/large\n  \
+    linger probe fcgi://127.0.0.1:9000/srv/www/index.php --only unread-body,trailing-bytes\n  \
+    linger probe http://unix:/run/app.sock:/path --hostile\n\n\
+    A path with a response of more than 64 KB shows most.\n\
+    Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
+pub(crate) struct Arguments {
+    /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
+    target: Target,
+    /// Ask only these
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    only: Vec<Check>,
+    /// Also ask what a hostile client would: drip, endless-upload, backlog
+    #[arg(long)]
+    hostile: bool,
+    /// Allow that against an address that is neither loopback nor private
+    #[arg(long)]
+    i_own_this_server: bool,
+    /// The length of the response's body, where the protocol does not tell
+    #[arg(long, value_name = "BYTES")]
+    expect: Option<Bytes>,
+    /// The request to send to a tcp:// target
+    #[arg(long, value_name = "FILE")]
+    payload: Option<PathBuf>,
+    /// A process of the server: shows what the kernel counted in its network namespace
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// How often each question is asked; the worst answer counts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeat: u32,
+    /// How long a connection is held at most, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
+    hold: u64,
+    /// One JSON object for each check, and one for the whole
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let mut config = Config::default();
+    config.only = arguments.only;
+    config.hostile = arguments.hostile || config.only.iter().any(|check| check.is_hostile());
+    if config.hostile && !arguments.hostile {
+        return exit::fail(exit::BAD_USAGE, "--only names a hostile check: say --hostile too");
+    }
+    config.own_server = arguments.i_own_this_server;
+    config.expect = arguments.expect.map(|Bytes(bytes)| bytes);
+    config.pid = arguments.pid;
+    config.repeat = arguments.repeat;
+    config.hold = Duration::from_secs(arguments.hold);
+    if let Some(path) = &arguments.payload {
+        match std::fs::read(path) {
+            Ok(payload) => config.payload = payload,
+            Err(error) => return exit::io(format_args!("cannot read {}", path.display()), &error),
+        }
+    }
+    let json = arguments.json;
+    let bar = progress::spinner();
+    bar.set_message(format!("asking {}", arguments.target));
+    if !json {
+        bar.suspend(|| {
+            anstream::println!(
+                "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
+                "check",
+                "verdict",
+                "got",
+                "expected",
+                "ended",
+                "seconds"
+            )
+        });
+    }
+    let report = linger_probe::probe(&arguments.target, &config, |finding| {
+        bar.suspend(|| if json { print_json(finding) } else { print(finding) });
+    });
+    bar.finish_and_clear();
+    let report = match report {
+        Ok(report) => report,
+        Err(error @ (Error::NoPayload | Error::NotYours(_))) => return exit::fail(exit::BAD_USAGE, error),
+        Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
+    };
+    let overall = report.overall();
+    if json {
+        println!("{}", whole(&report));
+    } else {
+        let server = report.server.as_deref().unwrap_or("this server");
+        anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
+    }
+    ExitCode::from(match overall {
+        Verdict::Keeps => exit::NOTHING_LOST,
+        Verdict::CannotTell => exit::COULD_NOT_TELL,
+        _ => exit::LOSS_FOUND,
+    })
+}
+
+fn style(verdict: Verdict) -> Style {
+    let colour = match verdict {
+        Verdict::Keeps => AnsiColor::Green,
+        Verdict::CannotTell => AnsiColor::BrightBlack,
+        Verdict::Stalls | Verdict::Unbounded => AnsiColor::Yellow,
+        _ => AnsiColor::Red,
+    };
+    colour.on_default()
+}
+
+fn print(finding: &Finding) {
+    let style = style(finding.verdict);
+    let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
+    let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
+    anstream::println!(
+        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}",
+        finding.check.name(),
+        finding.verdict.name(),
+        finding.got,
+        finding.seconds
+    );
+    let times = match finding.trials {
+        0 | 1 => String::new(),
+        trials => format!(" ({} of {trials} trials)", finding.with_this_verdict),
+    };
+    let options = textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
+    anstream::println!("{}", textwrap::fill(&format!("{}{times}", finding.sentence), options));
+    if !finding.counters.is_empty() {
+        let counted: Vec<String> =
+            finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
+        anstream::println!("    the kernel counted: {}", counted.join(", "));
+    }
+}
+
+fn print_json(finding: &Finding) {
+    let mut object = serde_json::to_value(finding).unwrap_or_default();
+    object["type"] = "finding".into();
+    println!("{object}");
+}
+
+fn whole(report: &Report) -> serde_json::Value {
+    serde_json::json!({
+        "type": "probe",
+        "target": report.target,
+        "server": report.server,
+        "response_bytes": report.response_bytes,
+        "framing": report.framing,
+        "verdict": report.overall(),
+    })
+}
