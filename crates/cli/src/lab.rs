@@ -191,11 +191,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         |task| try_one(task, &arguments, shared, &stop),
         |_, report| {
             bar.inc(1);
-            if let (true, Report::Cell(report)) = (arguments.json, report) {
-                println!("{}", lab_json::cell(report));
-            } else if let (true, Report::Backlog(report)) = (arguments.json, report) {
-                println!("{}", lab_json::backlog(report));
-            }
+            let line = match report {
+                Report::Cell(report) if arguments.json => lab_json::cell(report),
+                Report::Backlog(report) if arguments.json => lab_json::backlog(report),
+                _ => return,
+            };
+            bar.suspend(|| println!("{line}"));
         },
     );
     bar.finish_and_clear();
