@@ -84,25 +84,38 @@ impl Host {
 
     /// Makes this host in the calling thread's namespace.
     fn set_up(&self, other: &Self, wire: BorrowedFd<'_>) -> io::Result<()> {
-        settle()?;
+        settle();
         net::veth("eth0", self.mac, self.wire, wire)?;
         net::offloads_off("eth0")?;
-        // Neighbours are known and addresses fixed: the link carries nothing but the experiment.
-        net::sysctl("ipv6/conf/eth0/addr_gen_mode", "1")?;
-        net::sysctl("ipv6/conf/eth0/router_solicitations", "0")?;
-        net::sysctl("ipv6/conf/eth0/accept_ra", "0")?;
+        let has_ipv6 = quiet_ipv6("eth0");
         net::up("eth0")?;
+        // Neighbours are known and addresses fixed: the link carries nothing but the experiment.
         net::address("eth0", self.v4.into(), 24)?;
-        net::address("eth0", self.v6.into(), 64)?;
         net::neighbour("eth0", other.v4.into(), other.mac)?;
-        net::neighbour("eth0", other.v6.into(), other.mac)
+        if has_ipv6 {
+            net::address("eth0", self.v6.into(), 64)?;
+            net::neighbour("eth0", other.v6.into(), other.mac)?;
+        }
+        Ok(())
     }
 }
 
-/// Settings that make one connection independent of the last.
-fn settle() -> io::Result<()> {
-    // Otherwise the kernel starts a connection with the round trip and threshold of the one before (tcp_metrics.c).
-    net::sysctl("ipv4/tcp_no_metrics_save", "1")
+/// Makes one connection independent of the last: otherwise the kernel starts each with the round trip and
+/// threshold of the one before (`tcp_metrics.c`).
+///
+/// Where a container has mounted `/proc/sys` read-only the lab works without it, its trials only less alike.
+fn settle() {
+    let _ = net::sysctl("ipv4/tcp_no_metrics_save", "1");
+}
+
+/// Keeps an interface from announcing itself; says whether this kernel has IPv6 at all.
+fn quiet_ipv6(interface: &str) -> bool {
+    let settings = [("addr_gen_mode", "1"), ("router_solicitations", "0"), ("accept_ra", "0")];
+    for (setting, value) in settings {
+        // What cannot be kept quiet is a few frames that are not TCP, and no more.
+        let _ = net::sysctl(&format!("ipv6/conf/{interface}/{setting}"), value);
+    }
+    net::read_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6")).is_ok_and(|disabled| disabled == "0")
 }
 
 impl Bed {
@@ -117,7 +130,7 @@ impl Bed {
         let server = Arc::new(if options.shared { Namespace::shared() } else { Namespace::new()? });
         if link.loopback {
             if !options.shared {
-                server.run(settle)??;
+                server.run(settle)?;
             }
             let address = match options.ip {
                 IpVersion::V4 => Ipv4Addr::LOCALHOST.into(),
@@ -140,8 +153,8 @@ impl Bed {
         between.run(|| {
             for end in [SERVER.wire, CLIENT.wire] {
                 net::offloads_off(end)?;
-                // The wire has no addresses, and must not look for any.
-                net::sysctl(&format!("ipv6/conf/{end}/disable_ipv6"), "1")?;
+                // The wire has no addresses, and is not to look for any.
+                let _ = net::sysctl(&format!("ipv6/conf/{end}/disable_ipv6"), "1");
                 net::up(end)?;
             }
             Ok::<_, io::Error>(())
