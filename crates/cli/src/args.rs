@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{client, fcgi, generate, lab, probe, server, why};
 
@@ -37,10 +37,10 @@ impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),
-            Verb::Completions(arguments) => arguments.run(),
+            Verb::Completions(arguments) => arguments.run(Self::command()),
             Verb::Fcgi(arguments) => fcgi::run(arguments),
             Verb::Lab(arguments) => lab::run(*arguments),
-            Verb::Man(arguments) => arguments.run(),
+            Verb::Man(arguments) => arguments.run(Self::command()),
             Verb::Probe(arguments) => probe::run(arguments),
             Verb::Server(arguments) => server::run(arguments),
             Verb::Why(arguments) => why::run(&arguments),

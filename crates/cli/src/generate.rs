@@ -4,9 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
-use crate::args;
 use crate::exit;
 
 /// Prints a completion script for a shell.
@@ -24,15 +23,15 @@ pub(crate) struct Man {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> ExitCode {
-        clap_complete::generate(self.shell, &mut args::Arguments::command(), "linger", &mut io::stdout());
+    pub(crate) fn run(self, mut program: Command) -> ExitCode {
+        clap_complete::generate(self.shell, &mut program, "linger", &mut io::stdout());
         ExitCode::from(exit::NOTHING_LOST)
     }
 }
 
 impl Man {
-    pub(crate) fn run(self) -> ExitCode {
-        match clap_mangen::generate_to(args::Arguments::command(), &self.directory) {
+    pub(crate) fn run(self, program: Command) -> ExitCode {
+        match clap_mangen::generate_to(program, &self.directory) {
             Ok(()) => ExitCode::from(exit::NOTHING_LOST),
             Err(error) => {
                 exit::fail(exit::COULD_NOT_TELL, format_args!("{}: {error}", self.directory.display()))

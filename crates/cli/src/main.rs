@@ -2,14 +2,12 @@
 
 mod args;
 mod client;
-mod exec;
+mod counters;
 mod exit;
 mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
-mod lab_json;
-mod lab_text;
 mod probe;
 mod progress;
 mod server;

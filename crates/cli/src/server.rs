@@ -103,6 +103,6 @@ fn object(served: &Hosting) -> serde_json::Value {
         "written": served.written,
         "errors": served.errors,
         "endings": served.endings,
-        "counters": crate::lab_json::counters(&served.counters),
+        "counters": crate::counters::counters(&served.counters),
     })
 }

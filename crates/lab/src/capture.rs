@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use linger_packet::LinkType;
 use linger_packet::pcapng::{InterfaceId, Writer};
 
+use crate::clock::now;
 use crate::link::Direction;
-use crate::wire::now;
 
 /// A pcapng file with one interface for each end of the link.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ mod campaign;
 mod capture;
 mod cell;
 mod client;
+mod clock;
 mod duration;
 mod emulator;
 mod ending;

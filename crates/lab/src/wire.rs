@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 
 use linger_host::{Frame, Namespace, Pool, Port};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::capture::Capture;
+use crate::clock::now;
 use crate::emulator::{Emulator, Nanos, Verdict};
 use crate::identity::Identity;
 use crate::link::{Direction, Link};
@@ -222,10 +222,4 @@ impl Pump {
         self.pool.recycle(dropped);
         Ok(())
     }
-}
-
-/// The monotonic clock that the wire lives by.
-pub(crate) fn now() -> Nanos {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -1,5 +1,10 @@
 //! `linger lab`: what was typed becomes cells, cells become a table or JSON.
 
+mod exec;
+mod json;
+mod results;
+mod text;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,12 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::{Args, Subcommand};
 use linger_host::Isolation;
 use linger_lab::{
-    BacklogPlan, BacklogReport, Bytes, Capture, CellPlan, CellReport, Ending, Expectation, IpVersion,
-    LARGEST_RESPONSE, Link, Named, Peer, Scenario, Setting, Stop, Trials, any_seed, burst, run_all,
-    side_by_side,
+    BacklogPlan, Bytes, Capture, CellPlan, CellReport, Ending, IpVersion, LARGEST_RESPONSE, Link, Named,
+    Peer, Scenario, Setting, Stop, Trials, any_seed, burst, run_all, side_by_side,
 };
 
-use crate::{exec, exit, interrupt, lab_json, lab_text, progress};
+use results::{Plan, Report, Results, Task};
+
+use crate::{exit, interrupt, progress};
 
 /// Reproduces lost responses on this machine, side by side with the close that loses none.
 #[derive(Args, Debug)]
@@ -90,71 +96,6 @@ enum Verb {
     Exec(exec::Arguments),
 }
 
-/// What is tried, and what is expected of it.
-pub(crate) struct Task {
-    pub(crate) plan: Plan,
-    pub(crate) expect: Option<Expectation>,
-}
-
-pub(crate) enum Plan {
-    Cell(CellPlan),
-    Backlog(BacklogPlan),
-}
-
-/// What became of a task.
-pub(crate) enum Report {
-    Cell(Box<CellReport>),
-    Backlog(Box<BacklogReport>),
-    Failed(std::io::Error),
-}
-
-/// Everything that is to be shown.
-pub(crate) struct Results {
-    pub(crate) tasks: Vec<Task>,
-    pub(crate) reports: Vec<Option<Report>>,
-    pub(crate) titles: Vec<String>,
-    pub(crate) seed: u64,
-    /// The command that repeats the run.
-    pub(crate) again: String,
-    /// Someone asked to stop before everything was tried.
-    pub(crate) interrupted: bool,
-    /// Namespaces were refused: loopback in the machine's own network only.
-    pub(crate) shared: bool,
-}
-
-impl Results {
-    /// Whether a task came out otherwise than expected.
-    pub(crate) fn is_unexpected(&self, task: &Task, report: &Report) -> bool {
-        match report {
-            Report::Cell(report) => match task.expect {
-                Some(expect) => !expect.is_met(&report.tally),
-                None => {
-                    let ending = report.plan.ending;
-                    let must_keep = ending == Ending::Lingering && report.plan.peer != Peer::NeverReads
-                        || ending != Ending::Abort && report.plan.peer.is_innocent();
-                    must_keep && report.tally.lost > 0
-                }
-            },
-            Report::Backlog(_) => false,
-            Report::Failed(_) => true,
-        }
-    }
-
-    pub(crate) fn done(&self) -> impl Iterator<Item = (&Task, &Report)> {
-        self.tasks.iter().zip(&self.reports).filter_map(|(task, report)| Some((task, report.as_ref()?)))
-    }
-
-    pub(crate) fn verdict(&self) -> &'static str {
-        if self.done().any(|(task, report)| self.is_unexpected(task, report)) {
-            "unexpected"
-        } else if self.interrupted {
-            "interrupted"
-        } else {
-            "as-expected"
-        }
-    }
-}
-
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     // Before the first thread: a process with several cannot enter a user namespace.
     let entered = Isolation::prepare().enter();
@@ -192,8 +133,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         |_, report| {
             bar.inc(1);
             let line = match report {
-                Report::Cell(report) if arguments.json => lab_json::cell(report),
-                Report::Backlog(report) if arguments.json => lab_json::backlog(report),
+                Report::Cell(report) if arguments.json => json::cell(report),
+                Report::Backlog(report) if arguments.json => json::backlog(report),
                 _ => return,
             };
             bar.suspend(|| println!("{line}"));
@@ -207,9 +148,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 
 fn finish(results: &Results, json: bool) -> ExitCode {
     if json {
-        println!("{}", lab_json::summary(results));
+        println!("{}", json::summary(results));
     } else {
-        lab_text::print(results);
+        text::print(results);
     }
     for (_, report) in results.done() {
         if let Report::Failed(error) = report {
@@ -329,7 +270,7 @@ fn try_cell(
     }
     if let (Some(directory), Some(wire)) = (&arguments.decisions, &report.wire) {
         let path = directory.join(format!("{name}.decisions"));
-        fs::write(&path, lab_text::decisions(&wire.log)).map_err(|error| at(&path, error))?;
+        fs::write(&path, text::decisions(&wire.log)).map_err(|error| at(&path, error))?;
     }
     Ok(report)
 }

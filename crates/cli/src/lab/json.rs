@@ -1,15 +1,10 @@
 //! The lab's results for machines: one object a line.
 
-use linger_host::Counters;
-use linger_lab::{BacklogReport, Blame, COUNTERS, CellReport, Fate, IpVersion, Tally};
+use linger_lab::{BacklogReport, Blame, CellReport, Fate, IpVersion, Tally};
 use serde_json::{Map, Value, json};
 
-use crate::lab::Results;
-
-/// The counters that concern closing, under the kernel's names.
-pub(crate) fn counters(counters: &Counters) -> Value {
-    COUNTERS.iter().map(|name| ((*name).to_owned(), counters.of(name).into())).collect::<Map<_, _>>().into()
-}
+use super::results::Results;
+use crate::counters::counters;
 
 fn fates(tally: &Tally) -> Value {
     Fate::ALL

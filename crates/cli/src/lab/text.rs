@@ -7,7 +7,7 @@ use linger_lab::{
     BacklogReport, Blame, CellReport, Direction, Ending, Fate, Identity, Peer, Verdict, wilson,
 };
 
-use crate::lab::{Report, Results};
+use super::results::{Report, Results};
 
 /// Columns of the tables and of the sentences below them.
 const WIDTH: usize = 112;
@@ -223,7 +223,7 @@ fn expectations(text: &mut String, results: &Results) {
                 "UNEXPECTED: {name} lost {} of {}: {}",
                 cell.tally.lost,
                 cell.tally.trials,
-                crate::lab_json::cell(cell)
+                super::json::cell(cell)
             );
         }
     }
