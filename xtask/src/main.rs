@@ -1,6 +1,7 @@
-//! Tasks of the project itself: `cargo xtask test | bench NAME | setup`.
+//! Tasks of the project itself: `cargo xtask test | bench NAME | matrix | setup`.
 
 mod bench;
+mod matrix;
 mod setup;
 mod test;
 
@@ -8,6 +9,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "cargo xtask test          format, lints, all tests, documentation
 cargo xtask bench [NAME]  performance, as ratios within one run
+cargo xtask matrix        probes real servers, writes docs/matrix.md and docs/matrix.json
 cargo xtask setup         installs what the tests talk to (Debian and PyPI packages; needs root)";
 
 fn main() -> ExitCode {
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["bench"] => bench::all(),
         ["bench", name, ref more @ ..] => bench::run(name, more),
+        ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -9,7 +9,7 @@ use crate::gateways::is_root;
 use crate::launch::{Launch, Peer, Unavailable, program};
 
 /// `/usr/sbin/php-fpm8.2` and its like: Debian puts the version into the name.
-fn php_fpm_program() -> Result<PathBuf, Unavailable> {
+pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
     if let Ok(path) = program("php-fpm", "php-fpm") {
         return Ok(path);
     }

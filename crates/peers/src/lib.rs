@@ -6,9 +6,11 @@
 mod apps;
 mod gateways;
 mod launch;
+mod servers;
 
 pub use apps::{cgi_fcgi, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
 pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };
 pub use launch::{Launch, Peer, Unavailable, free_port, program};
+pub use servers::{LENGTH, SERVERS, Server, Subject, go_program, sample};

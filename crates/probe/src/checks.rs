@@ -127,7 +127,7 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
         if !asked || (check.is_hostile() && !config.hostile) {
             continue;
         }
-        let finding = ask(&prober, check, &report);
+        let finding = ask(&prober, check);
         told(&finding);
         report.findings.push(finding);
     }
@@ -165,7 +165,7 @@ fn plain(prober: &Prober, target: &str) -> Result<Seen, Error> {
     }
 }
 
-fn ask(prober: &Prober, check: Check, report: &Report) -> Finding {
+fn ask(prober: &Prober, check: Check) -> Finding {
     let raw = prober.dialect.is_raw();
     match check {
         Check::UnreadBody
@@ -186,7 +186,7 @@ fn ask(prober: &Prober, check: Check, report: &Report) -> Finding {
         Check::UploadInProgress => upload_in_progress(prober),
         Check::Stall => stall(prober),
         Check::IdleOpen => hostile::idle_open(prober),
-        Check::Drip => hostile::drip(prober, report),
+        Check::Drip => hostile::drip(prober),
         Check::EndlessUpload => hostile::endless_upload(prober),
         Check::Backlog => hostile::backlog(prober),
     }

@@ -22,8 +22,8 @@ pub mod defaults {
     pub const HOLD: Duration = Duration::from_secs(35);
     /// More than any common accept queue (128, 511, 1024 are defaults; the hostile check stays below the last).
     pub const BURST: usize = 600;
-    /// More than any drain should take from one client.
-    pub const ENDLESS: u64 = 256 << 20;
+    /// More than any drain should take from one client; sent evenly over [`HOLD`] and five seconds.
+    pub const ENDLESS: u64 = 64 << 20;
 }
 
 /// How a server is probed. Plain data; every field may be set directly.

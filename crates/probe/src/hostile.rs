@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::checks::{Prober, finding, undecided};
 use crate::dialect::Ask;
-use crate::finding::{Check, Finding, Report, Verdict};
+use crate::finding::{Check, Finding, Verdict};
 use crate::trial::{Ended, Seen, Trial, Until};
 
 /// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
@@ -22,20 +22,20 @@ fn held(prober: &Prober) -> Option<Trial<'_>> {
 
 pub(crate) fn idle_open(prober: &Prober) -> Finding {
     let check = Check::IdleOpen;
-    let looks: Vec<Duration> = LOOKS
-        .into_iter()
-        .map(Duration::from_secs_f64)
-        .chain([prober.config.hold])
-        .filter(|look| *look <= prober.config.hold)
-        .collect();
+    let hold = prober.config.hold;
+    let mut looks: Vec<Duration> =
+        LOOKS.into_iter().map(Duration::from_secs_f64).filter(|look| *look < hold).collect();
+    looks.push(hold);
     let mut connections = Vec::new();
-    for _ in &looks {
+    // The longest first: a server may have no more workers than it takes to hold a few.
+    for look in looks.into_iter().rev() {
         match held(prober) {
-            Some(trial) => connections.push(trial),
+            Some(trial) => connections.push((look, trial)),
             None if connections.is_empty() => return never_half_closes(prober),
             None => break,
         }
     }
+    connections.reverse();
     let started = Instant::now();
     // Whoever is tied to a held connection cannot answer.
     let served = serves(prober);
@@ -44,7 +44,7 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
     let byte = b"\n";
     let mut last = Duration::ZERO;
     let mut seen: Option<Seen> = None;
-    for (look, mut trial) in looks.into_iter().zip(connections) {
+    for (look, mut trial) in connections {
         thread::sleep(look.saturating_sub(started.elapsed()));
         let gone = trial.is_refused(byte, prober.moment());
         let this = trial.finish();
@@ -96,14 +96,13 @@ fn serves(prober: &Prober) -> bool {
     trial.got() > 0 || trial.is_complete()
 }
 
-pub(crate) fn drip(prober: &Prober, report: &Report) -> Finding {
+pub(crate) fn drip(prober: &Prober) -> Finding {
     let check = Check::Drip;
     let Some(mut trial) = held(prober) else {
         return undecided(check, "the server does not close after its answer, so nothing is being drained");
     };
     // Inside the shortest idle limit known (2 s, httpd and libfcgi).
     let (pause, started) = (Duration::from_secs(1), Instant::now());
-    let held_for = report.of(Check::IdleOpen).map(|finding| finding.sentence.clone());
     let mut sent = 0;
     let hold = prober.config.hold + Duration::from_secs(5);
     while started.elapsed() < hold {
@@ -121,7 +120,6 @@ pub(crate) fn drip(prober: &Prober, report: &Report) -> Finding {
         sent += 1;
         thread::sleep(pause);
     }
-    let _ = held_for;
     let seen = trial.finish();
     let sentence = format!(
         "a byte every second held the connection for {:.0} s, and no limit was met",
@@ -137,13 +135,17 @@ pub(crate) fn endless_upload(prober: &Prober) -> Finding {
     trial.queue(&prober.dialect.request(Ask::with_body("POST", announced, 0)));
     let (started, piece) = (Instant::now(), prober.dialect.body(64 << 10));
     let (mut sent, mut answered) = (0u64, false);
-    while sent < prober.config.endless && started.elapsed() < prober.config.hold {
+    let until = prober.config.hold + Duration::from_secs(5);
+    while sent < prober.config.endless && started.elapsed() < until {
         trial.queue(&piece);
         trial.send(prober.holding());
         if trial.write_failed() {
             break;
         }
         sent += 64 << 10;
+        // As fast as makes both bounds end together: a drain may be bounded by time alone.
+        let due = until.mul_f64(sent as f64 / prober.config.endless as f64);
+        thread::sleep(due.saturating_sub(started.elapsed()));
         answered |= trial.answer_begins(Duration::ZERO);
     }
     let (failed, seconds) = (trial.write_failed(), started.elapsed().as_secs_f64());

@@ -1,0 +1,130 @@
+//! What is known about real servers is found by asking them, each in a private network.
+
+use std::collections::BTreeMap;
+
+use linger_host::testing::{sandboxed, skip};
+use linger_peers::{SERVERS, Unavailable};
+use linger_probe::{Check, Config, Report, Verdict, probe};
+
+/// Probes one server of the matrix; `None` where it is not installed.
+fn ask(name: &str, only: &[Check]) -> Option<Report> {
+    let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
+    let subject = match (server.start)() {
+        Ok(subject) => subject,
+        Err(missing @ Unavailable::Missing { .. }) => {
+            skip("foreign peers", &missing.to_string());
+            return None;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let mut config = Config::default();
+    config.only = only.to_vec();
+    Some(probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap())
+}
+
+const LOSSES: [Check; 7] = [
+    Check::LargeResponse,
+    Check::UnreadBody,
+    Check::TrailingBytes,
+    Check::LateByte,
+    Check::Pipelined,
+    Check::HalfClose,
+    Check::UploadInProgress,
+];
+
+/// The verdicts of a server as often as the environment wants them, which is once for a plain test run.
+fn verdicts(name: &str, only: &[Check]) -> Option<BTreeMap<Check, Verdict>> {
+    let report = ask(name, only)?;
+    for finding in &report.findings {
+        eprintln!(
+            "{name}: {}: {}: {} {:?}",
+            finding.check, finding.verdict, finding.sentence, finding.counters
+        );
+    }
+    Some(report.findings.iter().map(|finding| (finding.check, finding.verdict)).collect())
+}
+
+/// A server that keeps every response, whatever the client does.
+fn keeps(name: &'static str) {
+    keeps_in(name, &LOSSES);
+}
+
+fn keeps_in(name: &'static str, checks: &'static [Check]) {
+    sandboxed(|| {
+        let Some(verdicts) = verdicts(name, checks) else { return };
+        for (check, verdict) in verdicts {
+            assert_eq!(verdict, Verdict::Keeps, "{name}: {check}");
+        }
+    });
+}
+
+/// A server that loses responses in `checks`.
+fn loses(name: &'static str, checks: &'static [Check]) {
+    sandboxed(|| {
+        let Some(verdicts) = verdicts(name, checks) else { return };
+        for (check, verdict) in verdicts {
+            assert_eq!(verdict, Verdict::Loses, "{name}: {check}");
+        }
+    });
+}
+
+#[test]
+fn nginx_always_keeps() {
+    keeps("nginx, lingering_close always");
+}
+
+#[test]
+fn httpd_event_keeps() {
+    keeps("httpd, event");
+}
+
+#[test]
+fn httpd_prefork_keeps() {
+    keeps("httpd, prefork");
+}
+
+#[test]
+fn lighttpd_keeps() {
+    keeps("lighttpd");
+}
+
+#[test]
+fn axum_with_linger_keeps() {
+    // hyper takes a client that shuts its side for one that has gone, and answers it nothing: not a matter of closing.
+    let [Check::LargeResponse, rest @ .., Check::HalfClose, Check::UploadInProgress] = &LOSSES else {
+        panic!()
+    };
+    keeps_in("axum with linger", rest);
+    keeps_in("axum with linger", &[Check::UploadInProgress, Check::LargeResponse]);
+}
+
+#[test]
+fn nginx_off_loses() {
+    // A body that it refuses it reads all the same; what it does not expect resets.
+    loses("nginx, lingering_close off", &[Check::Pipelined, Check::LateByte]);
+}
+
+#[test]
+fn python_http_server_loses() {
+    loses("Python http.server", &[Check::UnreadBody, Check::UploadInProgress, Check::LateByte]);
+}
+
+#[test]
+fn node_loses_early_replies() {
+    loses("Node", &[Check::UploadInProgress, Check::UnreadBody]);
+}
+
+#[test]
+fn uwsgi_http_socket_loses() {
+    loses("uWSGI, HTTP socket", &[Check::UnreadBody, Check::UploadInProgress]);
+}
+
+#[test]
+fn gunicorn_loses_above_its_cap() {
+    loses("gunicorn, sync", &[Check::UnreadBody, Check::UploadInProgress]);
+}
+
+#[test]
+fn bare_axum_loses() {
+    loses("axum", &[Check::UnreadBody, Check::UploadInProgress]);
+}
