@@ -423,7 +423,11 @@ fn upload_in_progress(prober: &Prober) -> Finding {
             trial.late();
             trial.read(Until::Complete, prober.config.patience);
             trial.settle();
-            let seen = trial.finish();
+            let mut seen = trial.finish();
+            if seen.unframed {
+                seen.expected = by_repetition(prober, Ask::with_body("POST", upload, upload));
+                seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
+            }
             let mut found = judge(prober, check, seen, false);
             if found.verdict == Verdict::Keeps && !early {
                 found.sentence.push_str("; it reads the whole upload before it answers");
