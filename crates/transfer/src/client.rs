@@ -20,6 +20,7 @@ use crate::root::Root;
 use crate::send::{Outgoing, Pipe, Sender, Source};
 use crate::serve::is_local;
 use crate::store::Locks;
+use crate::tls::{self, ClientKeys};
 use crate::transport::{Plain, Transport};
 use crate::walk::{Patterns, Walk};
 use crate::wire::Violation;
@@ -109,12 +110,26 @@ impl Default for Retry {
     }
 }
 
+/// Whether a client encrypts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Security {
+    /// Plain, to this machine only; other machines are refused.
+    Local,
+    /// Plain to this machine, TLS to others.
+    Remote(ClientKeys),
+    /// TLS always.
+    Always(ClientKeys),
+    /// Plain always: whoever is in between can read and change what is sent.
+    Never,
+}
+
 /// How to connect.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClientOptions {
-    /// Talk without encryption to machines other than this one.
-    pub insecure: bool,
+    /// Whether and how to encrypt.
+    pub security: Security,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long a session may be silent.
@@ -128,7 +143,7 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
-            insecure: false,
+            security: Security::Local,
             connect_timeout: Duration::from_secs(10),
             deadlines: Deadlines::default(),
             retry: Retry::default(),
@@ -432,8 +447,17 @@ impl Client {
     }
 
     fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
-        if !self.options.insecure && !is_local(address.ip()) {
-            return Err(Error::Identity("no encryption yet".into()));
+        let keys = match &self.options.security {
+            Security::Always(keys) => Some(keys),
+            Security::Remote(keys) if !is_local(address.ip()) => Some(keys),
+            Security::Local if !is_local(address.ip()) => {
+                let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
+                return Err(Error::Identity(told));
+            }
+            _ => None,
+        };
+        if let Some(keys) = keys {
+            return Ok(Box::new(tls::connect(stream, &format!("{}:{}", self.host, self.port), keys)?));
         }
         let plain = Plain::new(stream).map_err(|error| Error::io("set up", address.to_string(), error))?;
         Ok(Box::new(plain))

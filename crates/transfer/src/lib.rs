@@ -12,9 +12,11 @@ mod client;
 mod driver;
 mod error;
 mod hash;
+mod identity;
 mod limit;
 mod machine;
 mod message;
+mod pair;
 mod path;
 mod progress;
 mod receipt;
@@ -25,6 +27,7 @@ mod serve;
 mod sink;
 mod state;
 mod store;
+mod tls;
 mod transport;
 mod walk;
 mod wire;
@@ -38,14 +41,16 @@ pub mod session {
 }
 
 pub use client::{
-    Client, ClientOptions, Destination, GetOptions, Input, Output, PORT, PutOptions, Remote, Retry,
+    Client, ClientOptions, Destination, GetOptions, Input, Output, PORT, PutOptions, Remote, Retry, Security,
 };
 pub use error::Error;
 pub use hash::{BLOCK, Hash, hex};
+pub use identity::{Identity, Keyring, PublicKey, fingerprint};
 pub use message::{Durability, Item, Kind, Refusal, Time};
 pub use path::{BadPath, RelPath, printable};
 pub use progress::{Confirmation, Progress, Summary, Verdict};
 pub use receipt::{Checked, Line, Receipts, verify_receipt};
 pub use serve::{Ending, Served, Server, Serving, ShareOptions, is_local};
 pub use sink::{Config, Desktop, Displays, Port};
+pub use tls::{AskCode, ClientKeys, ServerKeys};
 pub use walk::Patterns;

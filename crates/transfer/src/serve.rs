@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::limit::Limiter;
 use crate::machine::{Limits, Role};
 use crate::message::{Durability, Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::pair::Codes;
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
 use crate::receive::{Receiver, Target};
@@ -22,6 +23,7 @@ use crate::root::{Links, Root, mtime};
 use crate::send::{Outgoing, Pipe, Sender, Source};
 use crate::sink::{Config, Displays, Spool, start_source};
 use crate::store::{Fault, Locks};
+use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::walk::{Patterns, Walk};
 use crate::wire::Violation;
@@ -40,6 +42,8 @@ pub struct ShareOptions {
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
     pub durability: Durability,
+    /// Who we are and whom we know; without, only this machine can connect.
+    pub keys: Option<ServerKeys>,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
     /// Connections at once; more wait in the accept queue. Each costs up to 20 MiB.
@@ -72,6 +76,7 @@ impl ShareOptions {
             config: Config::default(),
             displays: Displays::default(),
             durability: Durability::Memory,
+            keys: None,
             insecure: false,
             connections: 64,
             deadlines: Deadlines::default(),
@@ -116,6 +121,7 @@ pub struct Server {
     root: Root,
     locks: Locks,
     cancel: Cancel,
+    codes: Codes,
     running: AtomicUsize,
 }
 
@@ -127,12 +133,18 @@ impl Server {
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
-        Ok(Self { options, root, locks: Locks::default(), cancel, running: AtomicUsize::new(0) })
+        let codes = Codes::new()?;
+        Ok(Self { options, root, locks: Locks::default(), cancel, codes, running: AtomicUsize::new(0) })
     }
 
     /// Ends [`serve`](Self::serve) and every session when it is used.
     pub fn canceller(&self) -> Cancel {
         self.cancel.clone()
+    }
+
+    /// The code that the next client that is not known has to give; [`Serving::Code`] tells when it changes.
+    pub fn code(&self) -> String {
+        self.codes.current()
     }
 
     /// Serves connections, `most` of them if it is said, and returns when the last has ended.
@@ -206,7 +218,7 @@ impl Server {
     ) -> Served {
         let mut served =
             Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
-        let transport = match self.transport(stream, peer) {
+        let transport = match self.transport(stream, peer, observe) {
             Ok(transport) => transport,
             Err(error) => {
                 served.error = Some(error);
@@ -240,13 +252,32 @@ impl Server {
         served
     }
 
-    fn transport(&self, stream: TcpStream, peer: SocketAddr) -> Result<Box<dyn Transport>, Error> {
-        let plain = |stream| Plain::new(stream).map_err(|error| Error::io("set up", peer.to_string(), error));
-        if !self.options.insecure && !is_local(peer.ip()) {
-            linger::close(stream, &self.options.policy);
-            return Err(Error::Identity(format!("{peer} wanted to talk without encryption")));
+    fn transport(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Result<Box<dyn Transport>, Error> {
+        // Accepted sockets inherit O_NONBLOCK on some systems, and the greeting waits.
+        stream.set_nonblocking(false).map_err(|error| Error::io("set up", peer.to_string(), error))?;
+        let wants_tls = first_byte(&stream).map_err(Error::Cut)? == TLS_HANDSHAKE;
+        match &self.options.keys {
+            Some(keys) if wants_tls => {
+                let new_code = || observe(Serving::Code(self.codes.current()));
+                Ok(Box::new(tls::accept(stream, &peer.ip().to_string(), keys, &self.codes, &new_code)?))
+            }
+            _ if wants_tls => {
+                Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key")))
+            }
+            _ if !self.options.insecure && !is_local(peer.ip()) => {
+                Err(Error::Identity(format!("{peer} wanted to talk without encryption")))
+            }
+            _ => {
+                let plain =
+                    Plain::new(stream).map_err(|error| Error::io("set up", peer.to_string(), error))?;
+                Ok(Box::new(plain))
+            }
         }
-        Ok(Box::new(plain(stream)?))
     }
 
     /// Answers requests until the peer says goodbye.
@@ -459,6 +490,19 @@ pub(crate) fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, F
     }
     path.child(name)
         .map_err(|why| Fault(Refusal::Forbidden, format!("the name {} {why}", crate::path::printable(name))))
+}
+
+/// The content type that a TLS connection begins with (RFC 8446, section 5.1); ours begins with `L`.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Looks at what a client says first, for a while.
+fn first_byte(stream: &TcpStream) -> io::Result<u8> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut first = [0];
+    match stream.peek(&mut first)? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before a word was said")),
+        _ => Ok(first[0]),
+    }
 }
 
 /// Whether an address is this machine's own, where nobody can listen in between.

@@ -15,6 +15,7 @@ use linger_transfer::*;
 pub(crate) struct Shared<'a> {
     pub(crate) port: u16,
     pub(crate) directory: &'a Path,
+    pub(crate) server: &'a Server,
 }
 
 impl Shared<'_> {
@@ -93,7 +94,7 @@ pub(crate) fn share(
                 }
             })
         });
-        test(&Shared { port, directory });
+        test(&Shared { port, directory, server: &server });
         drop(end);
         running.join().unwrap().unwrap();
     });

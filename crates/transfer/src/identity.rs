@@ -1,0 +1,223 @@
+//! Who a machine is, and whom it knows: Ed25519 keys on file, as ssh keeps them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
+use crate::error::Error;
+use crate::hash::{hex, unhex};
+use crate::path::printable;
+
+/// A public key.
+pub type PublicKey = [u8; 32];
+
+/// What comes before an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The key pair of this user on this machine.
+pub struct Identity {
+    pkcs8: Vec<u8>,
+    public: PublicKey,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&fingerprint(&self.public)).finish()
+    }
+}
+
+impl Identity {
+    /// Makes a new key pair, which nobody knows yet.
+    ///
+    /// # Errors
+    /// [`Error::NotPossibleHere`] if the system gives no random numbers.
+    pub fn generate() -> Result<Self, Error> {
+        let random = ring::rand::SystemRandom::new();
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random)
+            .map_err(|_| Error::NotPossibleHere("the system gives no random numbers for a key".into()))?;
+        Self::from_pkcs8(pkcs8.as_ref().to_vec(), Path::new("a new key"))
+    }
+
+    /// Reads the key pair from a file, and makes the file (mode 0600) if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if that is not possible, [`Error::Identity`] if the file holds something else.
+    pub fn load_or_create(path: &Path) -> Result<Self, Error> {
+        let failed = |doing| move |error: io::Error| Error::io(doing, path.display().to_string(), error);
+        match File::open(path) {
+            Ok(file) => {
+                let mut pkcs8 = Vec::new();
+                file.take(4096).read_to_end(&mut pkcs8).map_err(failed("read"))?;
+                Self::from_pkcs8(pkcs8, path)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = Self::generate()?;
+                if let Some(parent) = path.parent() {
+                    fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
+                }
+                // Under a name of its own first: two programs that start at once agree on one key.
+                let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+                let written = file.as_mut().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+                written
+                    .and_then(|file| file.write_all(&made.pkcs8).and_then(|()| file.sync_all()))
+                    .map_err(failed("write"))?;
+                let linked = fs::hard_link(&temporary, path);
+                let _ = fs::remove_file(&temporary);
+                match linked {
+                    Ok(()) => Ok(made),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load_or_create(path),
+                    Err(error) => Err(failed("write")(error)),
+                }
+            }
+            Err(error) => Err(failed("open")(error)),
+        }
+    }
+
+    fn from_pkcs8(pkcs8: Vec<u8>, path: &Path) -> Result<Self, Error> {
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8)
+            .map_err(|why| Error::Identity(format!("{} holds no Ed25519 key: {why}", path.display())))?;
+        let mut public = [0; 32];
+        public.copy_from_slice(pair.public_key().as_ref());
+        Ok(Self { pkcs8, public })
+    }
+
+    /// The public key.
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    pub(crate) fn pkcs8(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    pub(crate) fn spki(&self) -> Vec<u8> {
+        [&SPKI_PREFIX[..], &self.public].concat()
+    }
+}
+
+/// The key in a SubjectPublicKeyInfo; `None` if it is of another kind.
+pub(crate) fn key_of_spki(spki: &[u8]) -> Option<PublicKey> {
+    spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()
+}
+
+/// What a person compares.
+pub fn fingerprint(key: &PublicKey) -> String {
+    format!("ed25519:{}", hex(key))
+}
+
+/// A file of keys that are known, one a line: `NAME ed25519:HEX`. Lines with `#` are comments.
+#[derive(Clone, Debug)]
+pub struct Keyring(PathBuf);
+
+impl Keyring {
+    /// The keys in a file, which need not be there yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn keys(&self) -> Result<Vec<(String, PublicKey)>, Error> {
+        let shown = || self.0.display().to_string();
+        let file = match File::open(&self.0) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("open", shown(), error)),
+        };
+        let mut keys = Vec::new();
+        for (number, line) in BufReader::new(file).lines().enumerate() {
+            let line = line.map_err(|error| Error::io("read", shown(), error))?;
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let mut words = line.split_whitespace();
+            let key = words.clone().nth(1).and_then(|word| word.strip_prefix("ed25519:")).and_then(unhex);
+            // A line that cannot be read may be the one that would have warned.
+            match (words.next(), key) {
+                (Some(name), Some(key)) => keys.push((name.to_owned(), key)),
+                _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1))),
+            }
+        }
+        Ok(keys)
+    }
+
+    /// The key that is known under a name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
+    pub fn of(&self, name: &str) -> Result<Option<PublicKey>, Error> {
+        let name = word(name);
+        Ok(self.keys()?.into_iter().rev().find(|(known, _)| *known == name).map(|(_, key)| key))
+    }
+
+    /// Whether a key is known under any name.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn knows(&self, key: &PublicKey) -> Result<bool, Error> {
+        Ok(self.keys()?.iter().any(|(_, known)| known == key))
+    }
+
+    /// Adds a key.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be written.
+    pub fn add(&self, name: &str, key: &PublicKey) -> Result<(), Error> {
+        let failed = |error| Error::io("write", self.0.display().to_string(), error);
+        if let Some(parent) = self.0.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let line = format!("{} {}\n", word(name), fingerprint(key));
+        let mut file =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(&self.0).map_err(failed)?;
+        // One write to a file opened for appending: lines of two programs do not mix.
+        file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    }
+}
+
+/// A name without anything that could end its field or its line.
+fn word(name: &str) -> String {
+    printable(name.as_bytes()).replace(char::is_whitespace, "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/key");
+        let made = Identity::load_or_create(&path).unwrap();
+        assert_eq!(Identity::load_or_create(&path).unwrap().public(), made.public());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(key_of_spki(&made.spki()), Some(made.public()));
+        assert!(!format!("{made:?}").contains(&hex(&made.pkcs8)));
+        fs::write(&path, b"nonsense").unwrap();
+        assert!(matches!(Identity::load_or_create(&path), Err(Error::Identity(_))));
+    }
+
+    #[test]
+    fn a_keyring_keeps_names_apart_and_refuses_what_it_cannot_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = Keyring::new(dir.path().join("known"));
+        assert_eq!(ring.of("a").unwrap(), None);
+        ring.add("a", &[1; 32]).unwrap();
+        ring.add("b\nc x", &[2; 32]).unwrap();
+        assert_eq!(ring.of("a").unwrap(), Some([1; 32]));
+        assert_eq!(ring.of("b\nc x").unwrap(), Some([2; 32]));
+        assert_eq!(ring.of("c").unwrap(), None);
+        assert!(ring.knows(&[2; 32]).unwrap() && !ring.knows(&[3; 32]).unwrap());
+        fs::write(ring.path(), "a ed25519:12\n").unwrap();
+        assert!(matches!(ring.of("a"), Err(Error::Identity(_))));
+    }
+}

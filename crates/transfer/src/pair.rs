@@ -1,0 +1,197 @@
+//! Getting to know each other by a short code: SPAKE2 inside an unauthenticated TLS connection.
+//!
+//! Both sides prove that they know the code without showing it, and bind the proof to this very TLS
+//! connection and to both keys, so that somebody in the middle, who has two connections, can do no more than
+//! guess once. A code is good for one attempt, successful or not.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use spake2::{Ed25519Group, Identity as Name, Password, Spake2};
+
+use crate::error::Error;
+use crate::identity::PublicKey;
+
+/// Length of a SPAKE2 message over this group.
+pub(crate) const MESSAGE: usize = 33;
+/// Length of a proof.
+pub(crate) const PROOF: usize = 32;
+
+/// What binds a proof to its connection.
+pub(crate) struct Binding {
+    /// Keying material exported from the TLS connection (RFC 8446, section 7.5).
+    pub(crate) exporter: [u8; 32],
+    pub(crate) client: PublicKey,
+    pub(crate) server: PublicKey,
+}
+
+/// One side of an attempt.
+pub(crate) struct Attempt {
+    state: Spake2<Ed25519Group>,
+}
+
+/// What both sides have to show.
+pub(crate) struct Proofs {
+    pub(crate) client: [u8; PROOF],
+    pub(crate) server: [u8; PROOF],
+}
+
+impl Attempt {
+    /// Begins as the client; gives the message to send.
+    pub(crate) fn client(code: &str) -> (Self, Vec<u8>) {
+        let (state, message) = Spake2::start_a(&password(code), &name("client"), &name("server"));
+        (Self { state }, message)
+    }
+
+    /// Begins as the server.
+    pub(crate) fn server(code: &str) -> (Self, Vec<u8>) {
+        let (state, message) = Spake2::start_b(&password(code), &name("client"), &name("server"));
+        (Self { state }, message)
+    }
+
+    /// Takes the other side's message; `None` if it is no group element.
+    pub(crate) fn finish(self, message: &[u8], binding: &Binding) -> Option<Proofs> {
+        let shared = self.state.finish(message).ok()?;
+        let key = blake3::derive_key("linger-transfer 2026 proof of a pairing code", &shared);
+        let proof = |who: &[u8]| {
+            let mut hasher = blake3::Hasher::new_keyed(&key);
+            for part in [who, &binding.exporter, &binding.client, &binding.server] {
+                hasher.update(part);
+            }
+            *hasher.finalize().as_bytes()
+        };
+        Some(Proofs { client: proof(b"client"), server: proof(b"server") })
+    }
+}
+
+fn name(role: &str) -> Name {
+    Name::new(format!("linger-transfer {role}").as_bytes())
+}
+
+/// Spaces and hyphens are for the eye.
+fn password(code: &str) -> Password {
+    let digits: String = code.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
+    Password::new(digits.as_bytes())
+}
+
+/// Compares without telling by its time where the first difference is.
+pub(crate) fn same_proof(a: &[u8; PROOF], b: &[u8; PROOF]) -> bool {
+    blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
+}
+
+/// The server's codes: one at a time, each for one attempt, and attempts not too often.
+#[derive(Debug)]
+pub(crate) struct Codes(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    code: String,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// Failed attempts after which no code is given out any more until the server is started again.
+const MAX_FAILURES: u32 = 20;
+
+impl Codes {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let code = new_code().map_err(|error| Error::io("get", "random numbers for a code", error))?;
+        Ok(Self(Mutex::new(State { code, failures: 0, not_before: None })))
+    }
+
+    /// The code to show.
+    pub(crate) fn current(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).code.clone()
+    }
+
+    /// Takes the code for one attempt, which uses it up; the reason if there is none now.
+    ///
+    /// Until the attempt proves to be good it counts as failed: whoever just goes away has guessed.
+    pub(crate) fn take(&self, now: Instant) -> Result<String, String> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.failures >= MAX_FAILURES {
+            return Err("too many wrong codes; `linger share` has to be started again".into());
+        }
+        if let Some(wait) = state.not_before.and_then(|time| time.checked_duration_since(now))
+            && !wait.is_zero()
+        {
+            return Err(format!("too many attempts; try again in {} s", wait.as_secs() + 1));
+        }
+        let next = new_code().map_err(|error| format!("no new code: {error}"))?;
+        state.failures += 1;
+        // From 1 s on, doubling to about four minutes.
+        state.not_before = Some(now + Duration::from_secs(1 << (state.failures - 1).min(8)));
+        Ok(std::mem::replace(&mut state.code, next))
+    }
+
+    /// The last attempt was good.
+    pub(crate) fn succeeded(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.failures, state.not_before) = (0, None);
+    }
+}
+
+/// Eight decimal digits: a guess is right once in a hundred million times.
+fn new_code() -> Result<String, rustix::io::Errno> {
+    let mut random = [0u8; 8];
+    let mut filled = 0;
+    while filled < random.len() {
+        match rustix::rand::getrandom(&mut random[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(bytes) => filled += bytes,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let digits = u64::from_le_bytes(random) % 100_000_000;
+    Ok(format!("{:04}-{:04}", digits / 10_000, digits % 10_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(exporter: u8) -> Binding {
+        Binding { exporter: [exporter; 32], client: [1; 32], server: [2; 32] }
+    }
+
+    fn proofs(client_code: &str, server_code: &str, client_sees: u8, server_sees: u8) -> (Proofs, Proofs) {
+        let (client, to_server) = Attempt::client(client_code);
+        let (server, to_client) = Attempt::server(server_code);
+        assert_eq!((to_server.len(), to_client.len()), (MESSAGE, MESSAGE));
+        let client = client.finish(&to_client, &binding(client_sees)).unwrap();
+        (client, server.finish(&to_server, &binding(server_sees)).unwrap())
+    }
+
+    #[test]
+    fn only_the_same_code_on_the_same_connection_gives_the_same_proofs() {
+        let (ours, theirs) = proofs("1234-5678", "1234 5678", 9, 9);
+        assert!(same_proof(&ours.client, &theirs.client) && same_proof(&ours.server, &theirs.server));
+        assert!(!same_proof(&ours.client, &ours.server), "a proof cannot be sent back");
+        let (ours, theirs) = proofs("1234-5678", "1234-5679", 9, 9);
+        assert!(!same_proof(&ours.client, &theirs.client));
+        let (ours, theirs) = proofs("1234-5678", "1234-5678", 9, 8);
+        assert!(!same_proof(&ours.client, &theirs.client), "somebody in the middle has two connections");
+    }
+
+    #[test]
+    fn a_code_is_good_once_and_guesses_are_slow() {
+        let codes = Codes::new().unwrap();
+        let mut now = Instant::now();
+        let first = codes.current();
+        assert_eq!(codes.take(now).unwrap(), first);
+        assert_ne!(codes.current(), first);
+        assert!(codes.take(now).is_err(), "not again at once");
+        now += Duration::from_secs(1);
+        codes.take(now).unwrap();
+        now += Duration::from_secs(1);
+        assert!(codes.take(now).is_err(), "the second pause is longer");
+        codes.succeeded();
+        codes.take(now).unwrap();
+        for _ in 1..MAX_FAILURES {
+            now += Duration::from_secs(300);
+            codes.take(now).unwrap();
+        }
+        now += Duration::from_secs(86_400);
+        assert!(codes.take(now).unwrap_err().contains("started again"));
+    }
+}

@@ -1,0 +1,571 @@
+//! TLS 1.3 between machines: raw public keys (RFC 7250), pinned after a first pairing by code.
+//!
+//! TLS proves that each side holds its key; whether the key is one that we know is decided right after the
+//! handshake, in a short exchange of its own, before the session begins.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    ServerConnection, SignatureScheme,
+};
+
+use crate::error::Error;
+use crate::identity::{Identity, Keyring, PublicKey, fingerprint, key_of_spki};
+use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
+use crate::transport::Transport;
+
+/// Longest time for handshake and pairing together, a person's typing not counted.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time for a person to type the code.
+const TYPING: Duration = Duration::from_secs(120);
+/// Plaintext that one record carries (RFC 8446, section 5.1).
+const RECORD: usize = 16 << 10;
+/// How much is encrypted ahead of the socket.
+const AHEAD: usize = 16 * RECORD;
+
+/// What a side says once it has seen the other's key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Known = 1,
+    Stranger = 2,
+    Refused = 3,
+}
+
+/// Accepts any key; the proof of holding it is what TLS checks.
+#[derive(Debug)]
+struct AnyKey(Arc<CryptoProvider>);
+
+impl AnyKey {
+    fn verify(
+        &self,
+        message: &[u8],
+        spki: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
+        verify_tls13_signature_with_raw_key(message, &spki, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
+    }
+}
+
+impl ServerCertVerifier for AnyKey {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Self::no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        spki: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify(message, spki, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for AnyKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Self::no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        spki: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify(message, spki, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+fn wrong(error: rustls::Error) -> Error {
+    Error::Identity(format!("TLS: {error}"))
+}
+
+/// The provider with AES first: machines without its instructions negotiate ChaCha20 from the other side.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, Error> {
+    let der = PrivatePkcs8KeyDer::from(identity.pkcs8().to_vec());
+    let key = rustls::crypto::ring::sign::any_eddsa_type(&der).map_err(wrong)?;
+    Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(identity.spki())], key)))
+}
+
+fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
+    let provider = provider();
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(wrong)?
+        .with_client_cert_verifier(Arc::new(AnyKey(provider)))
+        .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(
+            identity,
+        )?)));
+    // A resumed connection would skip the keys, and saves nothing that counts here.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client_config(identity: &Identity) -> Result<ClientConfig, Error> {
+    let provider = provider();
+    let mut config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(wrong)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyKey(provider)))
+        .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(
+            certified(identity)?,
+        )));
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// A socket whose every call ends by a certain time.
+struct Deadline<'a> {
+    stream: &'a TcpStream,
+    until: Instant,
+}
+
+impl Deadline<'_> {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        match self.until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")),
+            left => Ok(Some(left)),
+        }
+    }
+}
+
+impl Read for Deadline<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(into)
+    }
+}
+
+impl Write for Deadline<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection during its first words, which may wait.
+struct Greeting<'a> {
+    connection: &'a mut Connection,
+    socket: Deadline<'a>,
+}
+
+impl Greeting<'_> {
+    fn handshake(&mut self) -> Result<PublicKey, Error> {
+        while self.connection.is_handshaking() {
+            self.connection.complete_io(&mut self.socket).map_err(cut)?;
+        }
+        let spki = self.connection.peer_certificates().and_then(<[_]>::first);
+        spki.and_then(|spki| key_of_spki(spki))
+            .ok_or_else(|| Error::Identity("the peer has no Ed25519 key".into()))
+    }
+
+    fn exporter(&self) -> Result<[u8; 32], Error> {
+        let label = b"EXPORTER-linger-transfer-pairing";
+        match &self.connection {
+            Connection::Client(connection) => connection.export_keying_material([0; 32], label, None),
+            Connection::Server(connection) => connection.export_keying_material([0; 32], label, None),
+        }
+        .map_err(wrong)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.connection.writer().write_all(bytes).map_err(cut)?;
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.socket).map_err(cut)?;
+        }
+        Ok(())
+    }
+
+    fn receive<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let mut bytes = [0; N];
+        let mut done = 0;
+        while done < N {
+            match self.connection.reader().read(&mut bytes[done..]) {
+                Ok(0) => return Err(cut(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.connection.read_tls(&mut self.socket).map_err(cut)? == 0 {
+                        return Err(cut(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    self.connection.process_new_packets().map_err(wrong)?;
+                }
+                Err(error) => return Err(cut(error)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn say(&mut self, word: Word) -> Result<(), Error> {
+        self.send(&[word as u8])
+    }
+
+    fn hear(&mut self) -> Result<Word, Error> {
+        match self.receive()? {
+            [1] => Ok(Word::Known),
+            [2] => Ok(Word::Stranger),
+            _ => Ok(Word::Refused),
+        }
+    }
+}
+
+fn cut(error: io::Error) -> Error {
+    // rustls wraps what it has against the peer's records in this kind.
+    if error.kind() == io::ErrorKind::InvalidData {
+        Error::Identity(format!("TLS: {error}"))
+    } else {
+        Error::Cut(error)
+    }
+}
+
+/// How the code is got from a person: the host and the fingerprint of its key in, the code out; `None` to give up.
+pub type AskCode = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
+
+/// What a client needs to talk TLS.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ClientKeys {
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Whom we know.
+    pub known_hosts: Keyring,
+    /// Where a code comes from.
+    pub ask: AskCode,
+}
+
+impl ClientKeys {
+    /// Puts together what is needed.
+    pub fn new(identity: Arc<Identity>, known_hosts: Keyring, ask: AskCode) -> Self {
+        Self { identity, known_hosts, ask }
+    }
+}
+
+impl std::fmt::Debug for ClientKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientKeys").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// What a server needs to talk TLS.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerKeys {
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Who may connect.
+    pub known_clients: Keyring,
+}
+
+impl ServerKeys {
+    /// Puts together what is needed.
+    pub fn new(identity: Arc<Identity>, known_clients: Keyring) -> Self {
+        Self { identity, known_clients }
+    }
+}
+
+/// Talks TLS to `host` over a connected socket, and makes sure that it is who it was before.
+pub(crate) fn connect(stream: TcpStream, host: &str, keys: &ClientKeys) -> Result<Tls, Error> {
+    let name = ServerName::try_from("linger").map_err(|_| Error::Identity("no name".into()))?;
+    let client = ClientConnection::new(Arc::new(client_config(&keys.identity)?), name).map_err(wrong)?;
+    let mut connection = Connection::Client(client);
+    let pinned = keys.known_hosts.of(host)?;
+    let mut greeting = Greeting {
+        connection: &mut connection,
+        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE },
+    };
+    let server = greeting.handshake()?;
+    if let Some(pinned) = pinned
+        && pinned != server
+    {
+        return Err(Error::KeyChanged {
+            host: host.to_owned(),
+            pinned: fingerprint(&pinned),
+            offered: fingerprint(&server),
+            file: keys.known_hosts.path().display().to_string(),
+        });
+    }
+    greeting.say(if pinned.is_some() { Word::Known } else { Word::Stranger })?;
+    match (greeting.hear()?, pinned) {
+        (Word::Known, Some(_)) => {}
+        (Word::Refused, _) => return Err(refused(&mut greeting)),
+        _ => {
+            pair_as_client(&mut greeting, host, keys, server)?;
+            if pinned.is_none() {
+                keys.known_hosts.add(host, &server)?;
+            }
+        }
+    }
+    Tls::new(stream, connection)
+}
+
+fn refused(greeting: &mut Greeting<'_>) -> Error {
+    // The reason follows, in at most 255 bytes.
+    let told = greeting.receive::<1>().and_then(|[length]| {
+        (0..length).map(|_| greeting.receive::<1>().map(|[byte]| byte)).collect::<Result<Vec<u8>, _>>()
+    });
+    let told = told.map_or_else(
+        |_| "the server does not know this machine".into(),
+        |bytes| crate::path::printable(&bytes),
+    );
+    Error::Identity(format!("the server refused: {told}"))
+}
+
+fn pair_as_client(
+    greeting: &mut Greeting<'_>,
+    host: &str,
+    keys: &ClientKeys,
+    server: PublicKey,
+) -> Result<(), Error> {
+    let code = (keys.ask)(host, &fingerprint(&server)).ok_or_else(|| {
+        Error::Identity(format!(
+            "{host} is not known yet, and no code was given\nhint: `linger share` shows the code where it runs"
+        ))
+    })?;
+    greeting.socket.until = Instant::now() + PATIENCE;
+    let binding = Binding { exporter: greeting.exporter()?, client: keys.identity.public(), server };
+    let (attempt, message) = Attempt::client(&code);
+    greeting.say(Word::Known)?;
+    greeting.send(&message)?;
+    if greeting.hear()? != Word::Known {
+        return Err(refused(greeting));
+    }
+    let theirs: [u8; MESSAGE] = greeting.receive()?;
+    let wrong_code =
+        || Error::Identity("the code is wrong, and used up; the server shows a new one now".into());
+    let proofs = attempt.finish(&theirs, &binding).ok_or_else(wrong_code)?;
+    greeting.send(&proofs.client)?;
+    if greeting.hear()? != Word::Known {
+        return Err(wrong_code());
+    }
+    let proof: [u8; PROOF] = greeting.receive()?;
+    if !same_proof(&proof, &proofs.server) {
+        return Err(Error::Identity("whoever answers does not know the code: nothing was sent".into()));
+    }
+    Ok(())
+}
+
+/// Talks TLS over an accepted socket, and makes sure that the client is known or knows the code.
+pub(crate) fn accept(
+    stream: TcpStream,
+    peer: &str,
+    keys: &ServerKeys,
+    codes: &Codes,
+    new_code: &dyn Fn(),
+) -> Result<Tls, Error> {
+    let server = ServerConnection::new(Arc::new(server_config(&keys.identity)?)).map_err(wrong)?;
+    let mut connection = Connection::Server(server);
+    let mut greeting = Greeting {
+        connection: &mut connection,
+        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE },
+    };
+    let client = greeting.handshake()?;
+    let known = keys.known_clients.knows(&client)?;
+    let knows_us = greeting.hear()? == Word::Known;
+    greeting.say(if known { Word::Known } else { Word::Stranger })?;
+    if !(known && knows_us) {
+        // A person has to type the code; only then does the attempt begin.
+        greeting.socket.until = Instant::now() + TYPING;
+        if greeting.hear()? != Word::Known {
+            return Err(Error::Identity(format!("{peer} gave up before giving a code")));
+        }
+        greeting.socket.until = Instant::now() + PATIENCE;
+        let theirs: [u8; MESSAGE] = greeting.receive()?;
+        let code = match codes.take(Instant::now()) {
+            Ok(code) => code,
+            Err(why) => {
+                greeting.say(Word::Refused)?;
+                greeting
+                    .send(&[&[why.len().min(255) as u8], &why.as_bytes()[..why.len().min(255)]].concat())?;
+                return Err(Error::Identity(format!("{peer} was refused: {why}")));
+            }
+        };
+        new_code();
+        let binding = Binding { exporter: greeting.exporter()?, client, server: keys.identity.public() };
+        let (attempt, message) = Attempt::server(&code);
+        greeting.say(Word::Known)?;
+        greeting.send(&message)?;
+        let proof: [u8; PROOF] = greeting.receive()?;
+        match attempt.finish(&theirs, &binding).filter(|proofs| same_proof(&proof, &proofs.client)) {
+            Some(proofs) => {
+                codes.succeeded();
+                if !known {
+                    keys.known_clients.add(peer, &client)?;
+                }
+                greeting.say(Word::Known)?;
+                greeting.send(&proofs.server)?;
+            }
+            None => {
+                greeting.say(Word::Refused)?;
+                return Err(Error::Identity(format!("{peer} gave a wrong code")));
+            }
+        }
+    }
+    Tls::new(stream, connection)
+}
+
+/// An encrypted connection, as a session drives it.
+pub(crate) struct Tls {
+    stream: TcpStream,
+    connection: Connection,
+    /// Records as they arrive, in larger portions than rustls reads.
+    incoming: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Tls {
+    fn new(stream: TcpStream, mut connection: Connection) -> Result<Self, Error> {
+        let set = |error| Error::io("set up", "the connection", error);
+        stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).map_err(set)?;
+        stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(set)?;
+        connection.set_buffer_limit(Some(AHEAD));
+        Ok(Self { stream, connection, incoming: vec![0; AHEAD], start: 0, end: 0 })
+    }
+
+    /// Gives records that have arrived to rustls; false if there are none.
+    fn feed(&mut self) -> io::Result<()> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            self.end = self.stream.read(&mut self.incoming)?;
+        }
+        let mut records = &self.incoming[self.start..self.end];
+        let read = self.connection.read_tls(&mut records)?;
+        self.start += read;
+        self.connection
+            .process_new_packets()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}")))?;
+        Ok(())
+    }
+}
+
+impl Transport for Tls {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.connection.reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.feed()?,
+                other => return other,
+            }
+        }
+    }
+
+    fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        for part in [head, body] {
+            let mut part = part;
+            while !part.is_empty() {
+                let bytes = self.connection.writer().write(part)?;
+                (taken, part) = (taken + bytes, &part[bytes..]);
+                if bytes == 0 {
+                    match self.flush() {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => {
+                            return Ok(taken);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.stream)?;
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    fn is_plain(&self) -> bool {
+        false
+    }
+
+    fn farewell(&mut self) {
+        self.connection.send_close_notify();
+        // If the socket is full now, the peer sees the end by the FIN after our goodbye.
+        let _ = self.flush();
+    }
+
+    fn into_socket(self: Box<Self>) -> OwnedFd {
+        self.stream.into()
+    }
+}

@@ -1,0 +1,97 @@
+//! TLS between two ends on loopback: pairing by code, pinned keys, and what is refused.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::*;
+use linger_transfer::*;
+use tempfile::tempdir;
+
+/// A client whose code comes from `code`, and how often it was asked for.
+fn client(port: u16, home: &Path, code: Arc<Mutex<String>>) -> (Client, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let ask: AskCode = Arc::new(move |_, _| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Some(code.lock().unwrap().clone())
+    });
+    let identity = Arc::new(Identity::load_or_create(&home.join("key")).unwrap());
+    let mut options = ClientOptions::default();
+    options.security =
+        Security::Always(ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), ask));
+    options.retry.patience = Duration::ZERO;
+    (Client::new("127.0.0.1", port, options).unwrap(), asked)
+}
+
+fn server_keys(home: &Path) -> ServerKeys {
+    let identity = Arc::new(Identity::load_or_create(&home.join("key")).unwrap());
+    ServerKeys::new(identity, Keyring::new(home.join("known_clients")))
+}
+
+#[test]
+fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
+    let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let file = mine.path().join("file");
+    fs::write(&file, bytes(5 * BLOCK + 99, 1)).unwrap();
+    let code = Arc::new(Mutex::new("0000-0000".to_owned()));
+    let put = |client: &Client, name: &str| {
+        let (summary, error) =
+            client.put(Input::Path(file.clone()), &place(name), &PutOptions::default(), &mut |_| {});
+        (summary.verdict(error.as_ref()), error)
+    };
+    let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
+    share(to.path(), change, |shared| {
+        let (client, asked) = client(shared.port, mine.path(), code.clone());
+        let first = shared.server.code();
+        let (verdict, error) = put(&client, "a");
+        assert_eq!(verdict, Verdict::NotDelivered);
+        assert!(error.unwrap().to_string().contains("code is wrong"));
+        assert_ne!(shared.server.code(), first, "a code is good for one guess");
+        *code.lock().unwrap() = shared.server.code();
+        let (_, error) = put(&client, "a");
+        assert!(error.unwrap().to_string().contains("too many attempts"), "guesses are slow");
+        std::thread::sleep(Duration::from_millis(1_100));
+        let (verdict, error) = put(&client, "a");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 3), "{error:?}");
+        let (verdict, error) = put(&client, "b");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 3), "{error:?}");
+    });
+    assert!(fs::read(to.path().join("b")).unwrap() == fs::read(&file).unwrap());
+}
+
+#[test]
+fn a_changed_key_is_refused_before_anything_is_sent() {
+    let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
+    share(to.path(), change, |shared| {
+        let name = format!("127.0.0.1:{}", shared.port);
+        Keyring::new(mine.path().join("known_hosts")).add(&name, &[7; 32]).unwrap();
+        let (client, asked) = client(shared.port, mine.path(), Arc::default());
+        let error = client.list(&RelPath::root(), &mut |_| {}).unwrap_err();
+        assert!(matches!(&error, Error::KeyChanged { .. }), "{error}");
+        assert!(error.to_string().contains("hint:"));
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn a_server_whose_client_forgot_it_asks_for_a_code_again() {
+    let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
+    share(to.path(), change, |shared| {
+        let code = Arc::new(Mutex::new(shared.server.code()));
+        let (client, asked) = client(shared.port, mine.path(), code.clone());
+        client.list(&RelPath::root(), &mut |_| {}).unwrap();
+        fs::remove_file(mine.path().join("known_hosts")).unwrap();
+        *code.lock().unwrap() = shared.server.code();
+        client.list(&RelPath::root(), &mut |_| {}).unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    });
+    let known = fs::read_to_string(theirs.path().join("known_clients")).unwrap();
+    assert_eq!(known.lines().count(), 1, "the server knew the client all the time");
+}
