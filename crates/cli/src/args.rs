@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{client, fcgi, generate, lab, probe, server, why};
+use crate::{client, fcgi, generate, lab, probe, server, transfer, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -21,10 +21,15 @@ enum Verb {
     Client(client::Arguments),
     Completions(generate::Completions),
     Fcgi(fcgi::Arguments),
+    Get(Box<transfer::get::Arguments>),
     Lab(Box<lab::Arguments>),
+    Ls(transfer::get::ListArguments),
     Man(generate::Man),
     Probe(probe::Arguments),
+    Put(Box<transfer::put::Arguments>),
+    Receipt(transfer::receipt::Arguments),
     Server(server::Arguments),
+    Share(transfer::share::Arguments),
     Why(why::Arguments),
 }
 
@@ -39,10 +44,15 @@ impl Arguments {
             Verb::Client(arguments) => client::run(arguments),
             Verb::Completions(arguments) => arguments.run(Self::command()),
             Verb::Fcgi(arguments) => fcgi::run(arguments),
+            Verb::Get(arguments) => transfer::get::run(&arguments),
             Verb::Lab(arguments) => lab::run(*arguments),
+            Verb::Ls(arguments) => transfer::get::list(&arguments),
             Verb::Man(arguments) => arguments.run(Self::command()),
             Verb::Probe(arguments) => probe::run(arguments),
+            Verb::Put(arguments) => transfer::put::run(&arguments),
+            Verb::Receipt(arguments) => transfer::receipt::run(&arguments),
             Verb::Server(arguments) => server::run(arguments),
+            Verb::Share(arguments) => transfer::share::run(&arguments),
             Verb::Why(arguments) => why::run(&arguments),
         }
     }

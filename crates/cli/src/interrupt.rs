@@ -12,6 +12,13 @@ use signal_hook::iterator::Signals;
 /// Gives a stop that SIGINT and SIGTERM request; a second one ends the program at once.
 pub(crate) fn stop() -> io::Result<Arc<Stop>> {
     let stop = Arc::new(Stop::new()?);
+    let asked = stop.clone();
+    on_first(move || asked.request())?;
+    Ok(stop)
+}
+
+/// Does something at the first SIGINT or SIGTERM; a second one ends the program at once.
+pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let second = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // 130 is what a shell reports for SIGINT. The order matters: the first signal only arms it.
@@ -19,11 +26,16 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
         signal_hook::flag::register(signal, second.clone())?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let asked = stop.clone();
     thread::spawn(move || {
         if signals.forever().next().is_some() {
-            asked.request();
+            first();
         }
     });
-    Ok(stop)
+    Ok(())
+}
+
+/// Lets a write beyond `RLIMIT_FSIZE` fail instead of ending the program (`setrlimit(2)`).
+pub(crate) fn outlive_file_limit() -> io::Result<()> {
+    let ignored = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, ignored).map(drop)
 }

@@ -11,6 +11,7 @@ mod lab;
 mod probe;
 mod progress;
 mod server;
+mod transfer;
 mod why;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
 use crate::machine::{Limits, Role};
-use crate::message::{Durability, Get, Item, Message, Options, Put, Request};
+use crate::message::{Durability, Get, Item, Kind, Message, Options, Put, Request};
 use crate::path::{BadPath, RelPath};
 use crate::progress::{Progress, Summary};
 use crate::receive::{Receiver, Target};
@@ -22,7 +22,7 @@ use crate::serve::is_local;
 use crate::store::Locks;
 use crate::tls::{self, ClientKeys};
 use crate::transport::{Plain, Transport};
-use crate::walk::{Patterns, Walk};
+use crate::walk::{Found, Patterns, Walk};
 use crate::wire::Violation;
 
 /// The port that is used if none is named.
@@ -528,6 +528,21 @@ fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
     let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
+}
+
+/// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
+///
+/// # Errors
+/// [`Error::Io`] if there is nothing at `path`.
+pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
+    let (root, top) = local(path)?;
+    let mut walk = Walk::new(&root, top, patterns.clone());
+    while let Some(found) = walk.next() {
+        if let Found::Entry(entry, _) = found {
+            each(entry.kind, entry.size.unwrap_or(0));
+        }
+    }
+    Ok(())
 }
 
 /// The name that a path has at the other side: that of `dir/..` and `.` is looked up.

@@ -9,6 +9,7 @@
 //! Linux only: it stands on `openat2(2)`, `renameat2(2)` and `splice(2)`.
 
 mod client;
+mod confine;
 mod driver;
 mod error;
 mod hash;
@@ -42,7 +43,9 @@ pub mod session {
 
 pub use client::{
     Client, ClientOptions, Destination, GetOptions, Input, Output, PORT, PutOptions, Remote, Retry, Security,
+    scan,
 };
+pub use confine::confine;
 pub use error::Error;
 pub use hash::{BLOCK, Hash, hex};
 pub use identity::{Identity, Keyring, PublicKey, fingerprint};

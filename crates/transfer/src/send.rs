@@ -247,11 +247,14 @@ impl<'s, 'a> Sender<'s, 'a> {
             match act {
                 Act::Entry(entry, file) => self.announce(entry, file)?,
                 Act::Leave(index, mode, mtime) => {
+                    // Noted first: the walk will not say it again to another session.
+                    if let Some(sent) = self.outgoing.waiting.get_mut(&index) {
+                        sent.leave = Some((mode, mtime));
+                    }
                     while !self.asked.is_empty() {
                         self.transfer_next()?;
                     }
                     if let Some(sent) = self.outgoing.waiting.get_mut(&index) {
-                        sent.leave = Some((mode, mtime));
                         sent.ended = true;
                         self.say(&Message::Leave { index, mode, mtime })?;
                     }
@@ -311,15 +314,22 @@ impl<'s, 'a> Sender<'s, 'a> {
     fn announce(&mut self, entry: Entry, file: Option<OwnedFd>) -> Result<(), Error> {
         let index = entry.index;
         let has_content = matches!(entry.kind, Kind::File | Kind::Pipe);
-        self.say(&Message::Entry(entry.clone()))?;
         self.outgoing.announced = self.outgoing.announced.max(index + 1);
         if self.options.dry_run {
+            self.say(&Message::Entry(entry.clone()))?;
             return self.dry(entry);
         }
-        let ended = entry.kind == Kind::Link;
         // A directory that was left in an earlier session is left again.
         let leave = self.outgoing.waiting.get(&index).and_then(|sent| sent.leave);
-        self.outgoing.waiting.insert(index, Sent { entry: entry.clone(), leave, ended, content: None });
+        // Noted first: the walk will not give it to another session.
+        let sent = Sent { entry: entry.clone(), leave, ended: false, content: None };
+        self.outgoing.waiting.insert(index, sent);
+        self.say(&Message::Entry(entry.clone()))?;
+        if entry.kind == Kind::Link
+            && let Some(sent) = self.outgoing.waiting.get_mut(&index)
+        {
+            sent.ended = true;
+        }
         if !has_content {
             return Ok(());
         }

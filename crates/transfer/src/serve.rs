@@ -365,8 +365,11 @@ impl Server {
                 Err(fault) => return self.refuse(session, stream, fault),
             },
         };
-        let receiver = Receiver::new(session, stream, target, options, (&self.locks, cancel), summary, tell);
-        receiver.run()
+        let before = session.received();
+        let received =
+            Receiver::new(session, stream, target, options, (&self.locks, cancel), summary, tell).run();
+        summary.wire += session.received() - before;
+        received
     }
 
     fn get(

@@ -205,6 +205,24 @@ impl<'a> Store<'a> {
         Ok(Rc::new(Work { dir, device }))
     }
 
+    /// Does something in the work directory; again if another session has removed it meanwhile, being empty.
+    fn in_work<T>(
+        &mut self,
+        parent: &Rc<OwnedFd>,
+        mut act: impl FnMut(&Work) -> Result<T, Errno>,
+    ) -> Result<(Rc<Work>, Result<T, Errno>), Fault> {
+        let mut tries = 0;
+        loop {
+            let work = self.work_for(parent)?;
+            let done = act(&work);
+            tries += 1;
+            if !matches!(done, Err(Errno::NOENT)) || tries == 5 {
+                return Ok((work, done));
+            }
+            self.work = None;
+        }
+    }
+
     /// What is here of a file: `Err` if it cannot land, `Ok(Err)` if it is complete already.
     pub(crate) fn look(&mut self, entry: &Entry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
         let (parent, name) = self.parent_of(dest)?;
@@ -233,26 +251,32 @@ impl<'a> Store<'a> {
     }
 
     fn resume(&mut self, entry: &Entry, parent: &Rc<OwnedFd>) -> Result<Option<crate::state::Found>, Fault> {
-        let work = self.work_for(parent)?;
         let (part, log) = names(entry.token);
+        let token = entry.token;
+        let work = self.work_for(parent)?;
+        self.take_over(token, || State::resume(work.dir.as_fd(), token, &part, &log))?
+            .map_err(|error| Fault::new("resume", &part, error))
+    }
+
+    /// Tries to lock a partial file; if an older session of the same transfer holds it, ends that first.
+    fn take_over<T>(
+        &self,
+        token: Token,
+        mut act: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<Result<T, Errno>, Fault> {
         let mut deadline = None;
         loop {
-            match State::resume(work.dir.as_fd(), entry.token, &part, &log) {
-                Err(Errno::WOULDBLOCK) => {
-                    let now = Instant::now();
-                    let end = *deadline.get_or_insert_with(|| {
-                        self.locks.end_holder(entry.token);
-                        now + Duration::from_secs(5)
-                    });
-                    if now >= end {
-                        let told = "another session is receiving this file".to_owned();
-                        return Err(Fault(Refusal::Busy, told));
-                    }
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(error) => return Err(Fault::new("resume", &part, error)),
-                Ok(found) => return Ok(found),
+            let done = act();
+            if !matches!(done, Err(Errno::WOULDBLOCK)) {
+                return Ok(done);
             }
+            let now = Instant::now();
+            let end = *deadline.get_or_insert_with(|| now + Duration::from_secs(5));
+            self.locks.end_holder(token);
+            if now >= end {
+                return Err(Fault(Refusal::Busy, "another session is receiving this file".into()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -278,10 +302,23 @@ impl<'a> Store<'a> {
         if landing.opened.is_none() {
             let (parent, _) = self.parent_of(&landing.dest)?;
             landing.opened = Some(if self.options.verify {
-                let work = self.work_for(&parent)?;
                 let (name, log) = names(landing.entry.token);
-                let (state, part) = State::create(work.dir.as_fd(), landing.entry.token, &name, &log)
-                    .map_err(|error| Fault::new("create a partial file for", &landing.dest, error))?;
+                let token = landing.entry.token;
+                let mut tries = 0;
+                let (work, (state, part)) = loop {
+                    let work = self.work_for(&parent)?;
+                    let made =
+                        self.take_over(token, || State::create(work.dir.as_fd(), token, &name, &log))?;
+                    tries += 1;
+                    match made {
+                        Ok(made) => break (work, made),
+                        // Another session has removed the directory meanwhile, being empty.
+                        Err(Errno::NOENT) if tries < 5 => self.work = None,
+                        Err(error) => {
+                            return Err(Fault::new("create a partial file for", &landing.dest, error));
+                        }
+                    }
+                };
                 self.locks.hold(landing.entry.token, self.cancel);
                 Opened { part, state: Some(state), temporary: Temporary::Named { work, name } }
             } else {
@@ -311,11 +348,10 @@ impl<'a> Store<'a> {
                 Err(error) => return Err(fault(error)),
             }
         }
-        let work = self.work_for(parent)?;
         let name = self.next_name();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&work.dir, &name, flags, mode).map_err(fault)?;
-        Ok((Temporary::Named { work, name }, file))
+        let (work, file) = self.in_work(parent, |work| rustix::fs::openat(&work.dir, &name, flags, mode))?;
+        Ok((Temporary::Named { work, name }, file.map_err(fault)?))
     }
 
     fn next_name(&mut self) -> String {
@@ -457,6 +493,14 @@ impl<'a> Store<'a> {
                 Ok(()) => self.name(&landed, &dest),
                 Err(error) => Err(Fault::new("make durable", &dest, error)),
             };
+            // Another session of the same transfer, cut but not yet noticed, may have been faster.
+            let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed, &dest);
+            let named = if present {
+                landed.temporary.remove(false);
+                Ok(())
+            } else {
+                named
+            };
             match named {
                 Ok(()) => {
                     if let (Temporary::Named { work, name }, Some(_)) = (&landed.temporary, &landed.log) {
@@ -465,7 +509,7 @@ impl<'a> Store<'a> {
                     if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &landed.parent)) {
                         finish(last_parent.replace(landed.parent));
                     }
-                    results.push(Ok(Receipt { time: now, ..landed.receipt }));
+                    results.push(Ok(Receipt { time: now, present, ..landed.receipt }));
                 }
                 Err(fault) => {
                     landed.temporary.remove(landed.log.is_some());
@@ -489,6 +533,14 @@ impl<'a> Store<'a> {
         results
     }
 
+    /// Whether what has the final name is what was to get it.
+    fn has_same(&self, landed: &Landed, dest: &RelPath) -> bool {
+        let Ok((file, stat)) = self.root.file(dest) else { return false };
+        landed.receipt.hash.is_some()
+            && stat.st_size as u64 == landed.receipt.size
+            && hash_file(file.as_fd()).is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
+    }
+
     /// Gives one file its final name, all at once.
     fn name(&mut self, landed: &Landed, dest: &RelPath) -> Result<(), Fault> {
         let replace = self.options.replace;
@@ -501,9 +553,10 @@ impl<'a> Store<'a> {
             Temporary::Nameless => match link(&landed.file, &landed.parent, to) {
                 // A link never replaces: it needs a name first that can be renamed.
                 Err(Errno::EXIST) if replace => {
-                    let work = self.work_for(&landed.parent)?;
                     let name = self.next_name();
-                    link(&landed.file, &work.dir, Path::new(&name))
+                    let (work, linked) =
+                        self.in_work(&landed.parent, |work| link(&landed.file, &work.dir, Path::new(&name)))?;
+                    linked
                         .and_then(|()| rustix::fs::renameat(&work.dir, &name, &*landed.parent, to))
                         .inspect_err(|_| Temporary::Named { work, name }.remove(false))
                 }
@@ -571,10 +624,10 @@ impl<'a> Store<'a> {
                 if !self.options.replace {
                     return Err(exists(dest, true));
                 }
-                let work = self.work_for(&parent)?;
                 let temporary = self.next_name();
-                rustix::fs::symlinkat(target, &work.dir, &temporary)
-                    .and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
+                let (work, made) =
+                    self.in_work(&parent, |work| rustix::fs::symlinkat(target, &work.dir, &temporary))?;
+                made.and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
                     .map_err(|error| Fault::new("replace", dest, error))
             }
             Err(error) => Err(Fault::new("make the link", dest, error)),

@@ -1,6 +1,8 @@
 //! A server on loopback, a client for it, and trees to send.
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
+pub(crate) mod proxy;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;

@@ -1,0 +1,127 @@
+//! `linger get` and `linger ls`.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use linger_transfer::{Destination, Error, GetOptions, Kind, Output, printable};
+use serde_json::json;
+
+use super::show::Show;
+use super::{Connect, Copying, conclude, is_stdio, refuse};
+use crate::{exit, interrupt};
+
+/// Fetches a file, a directory or what a source gives, verifies it and puts it in place.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "DEST is the new name, DEST/ the directory to put it in; without it, the current directory.\n\n\
+    Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get server:@clipboard -\n\n\
+    Exit status: 0 received and verified, 1 not received, 2 bad usage, 4 not possible here."
+)]
+pub(crate) struct Arguments {
+    /// What to fetch.
+    #[arg(value_name = "HOST:PATH")]
+    from: OsString,
+    /// Where to; `-` is standard output.
+    #[arg(value_name = "DEST|-", default_value = "./")]
+    to: PathBuf,
+    #[command(flatten)]
+    copying: Copying,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Lists what is shared.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  linger ls server:\n  linger ls --json server:src")]
+pub(crate) struct ListArguments {
+    /// What to list.
+    #[arg(value_name = "HOST:[PATH]")]
+    what: OsString,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    get(arguments).unwrap_or_else(|error| refuse(&error))
+}
+
+fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let Arguments { from, to, copying, connect } = arguments;
+    let remote = connect.remote(from)?;
+    let mut options = GetOptions::default();
+    options.replace = copying.replace;
+    options.verify = !copying.no_verify;
+    options.dry_run = copying.dry_run;
+    options.durability = copying.durability;
+    options.patterns = copying.patterns()?;
+    options.limit = copying.limit();
+    let output = if is_stdio(to) {
+        let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
+        let stdout =
+            stdout.map_err(|error| Error::Usage(format!("standard output cannot be written: {error}")))?;
+        Output::Stream(stdout)
+    } else {
+        Output::Path(to.clone())
+    };
+    let to_stdout = matches!(output, Output::Stream(_));
+    if to_stdout && connect.json {
+        return Err(Error::Usage("--json and DEST `-` both want standard output".into()));
+    }
+    let client = connect.client(&remote)?;
+    interrupt::outlive_file_limit().map_err(|source| Error::Io {
+        doing: "take",
+        what: "signals".into(),
+        source,
+    })?;
+    super::end_on_signal(&client)?;
+    let mut show = Show::new(connect.json, &remote.host, copying.receipt.as_deref())?;
+    if to_stdout {
+        show.keep_stdout();
+    }
+    let (summary, error) = client.get(&remote.place, &output, &options, &mut |progress| show.see(progress));
+    show.finish(&summary, error.as_ref())?;
+    Ok(conclude(&summary, error.as_ref()))
+}
+
+pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
+    let ListArguments { what, connect } = arguments;
+    let listed = connect.remote(what).and_then(|remote| {
+        let Destination::Path { path, .. } = &remote.place else {
+            return Err(Error::Usage("a sink or source cannot be listed".into()));
+        };
+        let mut items = Vec::new();
+        connect.client(&remote)?.list(path, &mut |item| items.push(item))?;
+        Ok(items)
+    });
+    let mut items = match listed {
+        Ok(items) => items,
+        Err(error) => return refuse(&error),
+    };
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut out = anstream::stdout().lock();
+    for item in items {
+        let name = printable(&item.name);
+        let time = item.mtime.seconds as f64 + f64::from(item.mtime.nanos) / 1e9;
+        let written = if connect.json {
+            let value =
+                json!({"name": name, "kind": item.kind, "size": item.size, "mode": item.mode, "mtime": time});
+            writeln!(out, "{value}")
+        } else {
+            let mark = match item.kind {
+                Kind::Directory => "/",
+                Kind::Link => "@",
+                Kind::Pipe => "|",
+                _ => "",
+            };
+            writeln!(out, "{:>14}  {name}{mark}", item.size)
+        };
+        if written.is_err() {
+            // Whoever reads has seen enough.
+            break;
+        }
+    }
+    ExitCode::from(exit::NOTHING_LOST)
+}

@@ -1,0 +1,220 @@
+//! `linger share`, `put`, `get`, `ls` and `receipt`: what they have in common.
+
+pub(crate) mod get;
+pub(crate) mod put;
+pub(crate) mod receipt;
+pub(crate) mod share;
+mod show;
+
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use linger_lab::Bytes;
+use linger_transfer::session::Deadlines;
+use linger_transfer::{
+    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, PORT, Refusal, Remote,
+    Security, Summary, Verdict,
+};
+
+use crate::{exit, interrupt};
+
+/// How to reach the other machine.
+#[derive(Args, Debug)]
+pub(crate) struct Connect {
+    /// The port of `linger share` there.
+    #[arg(long, value_name = "N", default_value_t = PORT)]
+    port: u16,
+    /// Talk without encryption: whoever is in between can read and change everything.
+    #[arg(long, conflicts_with = "tls")]
+    insecure: bool,
+    /// Encrypt even to this machine itself.
+    #[arg(long)]
+    tls: bool,
+    /// Read the pairing code from a file instead of asking for it.
+    #[arg(long, value_name = "FILE")]
+    code_file: Option<PathBuf>,
+    /// How long to go on trying after the connection was lost; 0 for not at all.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    retry_for: u64,
+    /// How long the other side may be silent, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds())]
+    timeout: u64,
+    /// One JSON object a line on stdout: what happens, then what it came to.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How to copy, in either direction.
+#[derive(Args, Debug)]
+pub(crate) struct Copying {
+    /// Overwrite what has the final name already.
+    #[arg(long)]
+    replace: bool,
+    /// Do not hash: the kernel moves the bytes, and the receipt is for the length alone.
+    #[arg(long)]
+    no_verify: bool,
+    /// Say what would be copied, and copy nothing.
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// What the receiver does before its receipt: `disk` syncs, `memory` does not.
+    #[arg(long, value_name = "LEVEL", default_value = "disk", value_parser = durability)]
+    durability: Durability,
+    /// Leave out what matches, as in .gitignore; may be given often.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Take back what --exclude left out.
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Patterns from a file, as .gitignore has them.
+    #[arg(long, value_name = "FILE")]
+    exclude_from: Option<PathBuf>,
+    /// Bytes a second, as 500k or 10MiB.
+    #[arg(long, value_name = "RATE")]
+    limit: Option<Bytes>,
+    /// Keep the receipts in a file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+}
+
+/// A day is longer than anybody waits.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=86_400)
+}
+
+fn deadlines(seconds: u64) -> Deadlines {
+    let mut deadlines = Deadlines::default();
+    deadlines.stall = Duration::from_secs(seconds);
+    deadlines.ping = deadlines.ping.min(deadlines.stall / 3);
+    deadlines
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "disk" => Ok(Durability::Disk),
+        "memory" => Ok(Durability::Memory),
+        _ => Err("is neither `disk` nor `memory`".into()),
+    }
+}
+
+impl Copying {
+    /// The lines of a .gitignore that the options amount to.
+    fn patterns(&self) -> Result<Vec<String>, Error> {
+        let mut lines = Vec::new();
+        if let Some(file) = &self.exclude_from {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Error::Usage(format!("cannot read {}: {error}", file.display())))?;
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        lines.extend(self.exclude.iter().cloned());
+        lines.extend(self.include.iter().map(|pattern| format!("!{pattern}")));
+        Ok(lines)
+    }
+
+    fn limit(&self) -> u64 {
+        self.limit.map_or(0, |Bytes(bytes)| bytes)
+    }
+}
+
+impl Connect {
+    fn remote(&self, text: &OsString) -> Result<Remote, Error> {
+        Remote::parse(text.as_bytes(), self.port)
+    }
+
+    fn client(&self, remote: &Remote) -> Result<Client, Error> {
+        let mut options = ClientOptions::default();
+        options.retry.patience = Duration::from_secs(self.retry_for);
+        options.deadlines = deadlines(self.timeout);
+        options.security = if self.insecure {
+            Security::Never
+        } else {
+            let home = home()?;
+            let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
+            let keys = ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), self.ask());
+            if self.tls { Security::Always(keys) } else { Security::Remote(keys) }
+        };
+        Client::new(remote.host.clone(), remote.port, options)
+    }
+
+    fn ask(&self) -> AskCode {
+        let file = self.code_file.clone();
+        Arc::new(move |host, fingerprint| match &file {
+            Some(path) => std::fs::read_to_string(path).ok().map(|code| code.trim().to_owned()),
+            None => ask_terminal(host, fingerprint).ok().filter(|code| !code.is_empty()),
+        })
+    }
+}
+
+/// Asks whoever sits at the terminal, even if standard input is a pipe.
+fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
+    let mut terminal = std::fs::File::options().read(true).write(true).open("/dev/tty")?;
+    write!(
+        terminal,
+        "{host} is not known yet. Its key is {fingerprint}\nThe code that `linger share` shows there: "
+    )?;
+    let mut code = Vec::new();
+    let mut byte = [0];
+    // A code has nine characters; whatever is much longer is none.
+    while code.len() < 64 && terminal.read(&mut byte)? == 1 && byte != *b"\n" {
+        code.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&code).trim().to_owned())
+}
+
+/// Where keys and the configuration are.
+fn home() -> Result<PathBuf, Error> {
+    let absolute =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
+    absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config"))).map_or_else(
+        || Err(Error::NotPossibleHere("neither XDG_CONFIG_HOME nor HOME says where to keep keys".into())),
+        |config| Ok(config.join("linger")),
+    )
+}
+
+/// Ctrl-C ends the session in order, and what is known by then is said.
+fn end_on_signal(client: &Client) -> Result<(), Error> {
+    let cancel = client.canceller();
+    let failed = |source| Error::Io { doing: "take", what: "signals".into(), source };
+    interrupt::on_first(move || cancel.cancel()).map_err(failed)
+}
+
+/// What a transfer came to, as an exit status; says on stderr why, if it is not 0.
+fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
+    let code = match error {
+        Some(Error::Usage(_)) => exit::BAD_USAGE,
+        Some(Error::NotPossibleHere(_)) => exit::NOT_POSSIBLE_HERE,
+        _ => match summary.verdict(error) {
+            Verdict::Confirmed => exit::NOTHING_LOST,
+            Verdict::NotDelivered => exit::LOSS_FOUND,
+            _ => exit::COULD_NOT_TELL,
+        },
+    };
+    match (error, code) {
+        (Some(error), _) => return exit::fail(code, error),
+        (None, exit::NOTHING_LOST) => {}
+        (None, _) if summary.failed > 1 => {
+            eprintln!("linger: {} entries were not delivered", summary.failed);
+        }
+        (None, _) => {}
+    }
+    ExitCode::from(code)
+}
+
+/// An error before anything was sent.
+fn refuse(error: &Error) -> ExitCode {
+    conclude(&Summary::default(), Some(error))
+}
+
+/// The word for a refusal in JSON.
+fn word(refusal: Refusal) -> serde_json::Value {
+    serde_json::to_value(refusal).unwrap_or_default()
+}
+
+fn is_stdio(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}

@@ -1,0 +1,70 @@
+//! `linger put`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use linger_transfer::{Error, Input, Patterns, Progress, PutOptions, scan};
+
+use super::show::Show;
+use super::{Connect, Copying, conclude, is_stdio, refuse};
+
+/// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\n\
+    Examples:\n  linger put disk.img server:\n  linger put --receipt r.json src/ server:backup/\n  \
+    pg_dump db | linger put - server:db.sql\n  linger put - server:@print < letter.ps\n\n\
+    Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
+)]
+pub(crate) struct Arguments {
+    /// What to send; `-` is standard input.
+    #[arg(value_name = "FILE|DIR|-")]
+    from: PathBuf,
+    /// Where to.
+    #[arg(value_name = "HOST:[PATH]")]
+    to: OsString,
+    #[command(flatten)]
+    copying: Copying,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    put(arguments).unwrap_or_else(|error| refuse(&error))
+}
+
+fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let Arguments { from, to, copying, connect } = arguments;
+    let remote = connect.remote(to)?;
+    let mut options = PutOptions::default();
+    options.replace = copying.replace;
+    options.verify = !copying.no_verify;
+    options.dry_run = copying.dry_run;
+    options.durability = copying.durability;
+    options.patterns = Patterns::new(&copying.patterns()?)?;
+    options.limit = copying.limit();
+    let client = connect.client(&remote)?;
+    super::end_on_signal(&client)?;
+    let mut show = Show::new(connect.json, &remote.host, copying.receipt.as_deref())?;
+    let input = if is_stdio(from) {
+        // A duplicate, for the descriptor itself is never closed.
+        let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);
+        let stdin = stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}")))?;
+        Input::Pipe(stdin)
+    } else {
+        if show.is_watched() && from.is_dir() {
+            let (mut bytes, mut entries) = (0, 0);
+            scan(from, &options.patterns, &mut |_, size| {
+                (entries, bytes) = (entries + 1, bytes + size);
+                show.see(Progress::Scanning { entries, bytes });
+            })?;
+            show.total(bytes);
+        }
+        Input::Path(from.clone())
+    };
+    let (summary, error) = client.put(input, &remote.place, &options, &mut |progress| show.see(progress));
+    show.finish(&summary, error.as_ref())?;
+    Ok(conclude(&summary, error.as_ref()))
+}

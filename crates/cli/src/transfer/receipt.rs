@@ -1,0 +1,52 @@
+//! `linger receipt`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use linger_transfer::{Checked, verify_receipt};
+
+use super::refuse;
+use crate::exit;
+
+/// Checks what is on file against receipts.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Compares length and BLAKE3 of a file, or of everything below a directory, with its receipts.
+    ///
+    /// Exit status: 0 all are the same, 1 something differs, 2 no receipt.
+    Verify {
+        /// The receipts, as `put --receipt` keeps them.
+        #[arg(value_name = "FILE")]
+        receipt: PathBuf,
+        /// What they were given for: the copy or the original.
+        path: PathBuf,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let Verb::Verify { receipt, path } = &arguments.verb;
+    let result = verify_receipt(receipt, path, |line, checked| {
+        let name = if line.path.is_empty() { path.display().to_string() } else { line.path.clone() };
+        match checked {
+            Checked::Differs(why) => println!("{}: {why}", linger_transfer::printable(name.as_bytes())),
+            _ => {}
+        }
+    });
+    match result {
+        Ok((0, all)) => {
+            println!("{all} of {all} as in the receipt");
+            ExitCode::from(exit::NOTHING_LOST)
+        }
+        Ok((bad, all)) => {
+            exit::fail(exit::LOSS_FOUND, format_args!("{bad} of {all} differ from the receipt"))
+        }
+        Err(error) => refuse(&error),
+    }
+}

@@ -1,0 +1,219 @@
+//! `linger share`.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use clap::Args;
+use linger_transfer::{
+    Config, Displays, Durability, Ending, Error, Identity, Keyring, PORT, Served, Server, ServerKeys,
+    Serving, ShareOptions, confine,
+};
+use serde_json::json;
+
+use super::{conclude, durability, home, refuse, seconds, show};
+use crate::{exit, interrupt};
+
+/// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The first connection from another machine needs the code that is shown; afterwards both know\n\
+    each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
+    Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n\n\
+    Exit status: 0 ended on request; with --once that of the one connection, as with `put`."
+)]
+pub(crate) struct Arguments {
+    /// The directory.
+    #[arg(default_value = ".")]
+    directory: PathBuf,
+    /// Address and port to listen on; systemd's sockets are used if there are any.
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([0u16; 8], PORT)))]
+    listen: SocketAddr,
+    /// Let peers write into it.
+    #[arg(long)]
+    writable: bool,
+    /// Sinks and sources [default: ~/.config/linger/share.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Accept unencrypted connections from other machines too.
+    #[arg(long)]
+    insecure: bool,
+    /// The least that is done before a receipt: `disk` syncs, `memory` does not.
+    #[arg(long, value_name = "LEVEL", default_value = "memory", value_parser = durability)]
+    durability: Durability,
+    /// How long the other side may be silent, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds())]
+    timeout: u64,
+    /// Serve one connection and end, with its exit status.
+    #[arg(long)]
+    once: bool,
+    /// One JSON object a line on stdout.
+    #[arg(long)]
+    json: bool,
+    /// How a connection ends: `lingering`, or `close` to see receipts lost.
+    #[arg(long, value_name = "HOW", default_value = "lingering", hide = true, value_parser = ending)]
+    ending: Ending,
+}
+
+fn ending(text: &str) -> Result<Ending, String> {
+    match text {
+        "lingering" => Ok(Ending::Lingering),
+        "close" => Ok(Ending::Close),
+        _ => Err("is neither `lingering` nor `close`".into()),
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    share(arguments).unwrap_or_else(|error| refuse(&error))
+}
+
+fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let mut options = ShareOptions::new(&arguments.directory);
+    options.writable = arguments.writable;
+    options.config = configuration(arguments)?;
+    options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
+    options.durability = arguments.durability;
+    options.insecure = arguments.insecure;
+    options.ending = arguments.ending;
+    options.deadlines = super::deadlines(arguments.timeout);
+    let home = home()?;
+    let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
+    let known = Keyring::new(home.join("known_clients"));
+    let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
+    options.keys = Some(ServerKeys::new(identity, known));
+    let listener = listener(arguments.listen)?;
+    let address = listener.local_addr().map_err(|source| Error::Io {
+        doing: "use",
+        what: "the listener".into(),
+        source,
+    })?;
+    let server = Server::new(options)?;
+    stop_on_signal(&server)?;
+    let confined = if has_ports { None } else { confine(&arguments.directory, &home, arguments.writable) };
+    let told = |text: &str| {
+        if !arguments.json {
+            eprintln!("{text}");
+        }
+    };
+    told(&format!(
+        "sharing {} on {address}{}",
+        arguments.directory.display(),
+        if arguments.writable { ", writable" } else { "" }
+    ));
+    match (confined, has_ports) {
+        (Some(true), _) => told("confined by Landlock"),
+        (Some(false), _) => told("not confined by Landlock: this kernel has none"),
+        (None, true) => told("not confined by Landlock: commands of sinks and sources would be confined too"),
+        (None, false) => {}
+    }
+    told(&format!("code for a new machine: {}", server.code()));
+    if arguments.json {
+        println!("{}", json!({"event": "listening", "address": address.to_string(), "code": server.code()}));
+    }
+    let last = Mutex::new(None);
+    let most = arguments.once.then_some(1);
+    server.serve(&listener, most, &|serving| match serving {
+        Serving::Code(code) if arguments.json => println!("{}", json!({"event": "code", "code": code})),
+        Serving::Code(code) => told(&format!("code for a new machine: {code}")),
+        Serving::Progress(peer, progress) if arguments.json => {
+            if let Some(value) = show::event(progress, &peer.ip().to_string()) {
+                println!("{value}");
+            }
+        }
+        Serving::Served(served) => {
+            report(&served, arguments.json);
+            if let Ok(mut last) = last.lock() {
+                *last = Some(served);
+            }
+        }
+        _ => {}
+    })?;
+    let last = last.into_inner().ok().flatten();
+    Ok(match last.filter(|_| arguments.once) {
+        Some(served) => status(&served),
+        None => ExitCode::from(exit::NOTHING_LOST),
+    })
+}
+
+/// Of a receiver, everything in place is not yet everything known: the sender must have said that it has the receipts.
+fn status(served: &Served) -> ExitCode {
+    let summary = &served.summary;
+    if summary.failed == 0 && summary.unsent == 0 && summary.confirmed > 0 && !summary.peer_knows {
+        return exit::fail(
+            exit::COULD_NOT_TELL,
+            "everything is in place, but the sender never said that it knows",
+        );
+    }
+    conclude(summary, served.error.as_ref())
+}
+
+fn report(served: &Served, json: bool) {
+    let Served { peer, request, summary, error, outcome, .. } = served;
+    if json {
+        let value = json!({
+            "event": "served",
+            "peer": peer.to_string(),
+            "request": request,
+            "confirmed": summary.confirmed,
+            "bytes": summary.bytes,
+            "failed": summary.failed,
+            "unconfirmed": summary.unconfirmed,
+            "unsent": summary.unsent,
+            "peer_knows": summary.peer_knows,
+            "error": error.as_ref().map(ToString::to_string),
+            "close": outcome.as_ref().map(ToString::to_string),
+        });
+        println!("{value}");
+        return;
+    }
+    let ended = match (error, summary.peer_knows) {
+        (Some(error), _) => format!("ended early: {error}"),
+        (None, true) => "both sides know".to_owned(),
+        (None, false) => "the other side never said that it knows".to_owned(),
+    };
+    let failed = if summary.failed > 0 { format!(", {} failed", summary.failed) } else { String::new() };
+    eprintln!("{peer} {request}: {} confirmed, {} bytes{failed}; {ended}", summary.confirmed, summary.bytes);
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
+fn configuration(arguments: &Arguments) -> Result<Config, Error> {
+    let (path, named) = match &arguments.config {
+        Some(path) => (path.clone(), true),
+        None => (home()?.join("share.toml"), false),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            Config::parse(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(Config::default()),
+        Err(error) => Err(Error::Usage(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+/// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
+fn listener(address: SocketAddr) -> Result<TcpListener, Error> {
+    let failed = |source| Error::Io { doing: "listen on", what: address.to_string(), source };
+    if let Some(given) = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(failed)? {
+        return Ok(given);
+    }
+    match TcpListener::bind(address) {
+        // A machine without IPv6 can still serve the rest of the world.
+        Err(_) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind(("0.0.0.0", address.port())).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
+}
+
+fn stop_on_signal(server: &Server) -> Result<(), Error> {
+    let cancel = server.canceller();
+    interrupt::outlive_file_limit()
+        .and_then(|()| interrupt::on_first(move || cancel.cancel()))
+        .map_err(|source| Error::Io { doing: "take", what: "signals".into(), source })
+}

@@ -1,0 +1,198 @@
+//! What is shown of a transfer: progress on a terminal, lines, or JSON; and the receipts that are kept.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use linger_transfer::{
+    Confirmation, Durability, Error, Kind, Line, Progress, Receipts, Summary, Verdict, hex, printable,
+};
+use serde_json::{Value, json};
+
+use super::word;
+
+/// Shows one transfer.
+pub(crate) struct Show {
+    json: bool,
+    host: String,
+    bar: ProgressBar,
+    receipts: Option<Receipts<BufWriter<File>>>,
+    /// Whether each receipt is worth a line: a single file's is, those of a tree are too many.
+    single: bool,
+    quiet: bool,
+    broken: Option<io::Error>,
+}
+
+impl Show {
+    pub(crate) fn new(json: bool, host: &str, receipt: Option<&Path>) -> Result<Self, Error> {
+        let receipts = match receipt {
+            Some(path) => {
+                let file = File::create(path)
+                    .map_err(|error| Error::Usage(format!("cannot write {}: {error}", path.display())))?;
+                Some(Receipts::new(BufWriter::new(file), host))
+            }
+            None => None,
+        };
+        let bar = ProgressBar::no_length();
+        if json || !io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Ok(Self { json, host: host.to_owned(), bar, receipts, single: true, quiet: false, broken: None })
+    }
+
+    /// Standard output is the content's.
+    pub(crate) fn keep_stdout(&mut self) {
+        self.quiet = true;
+    }
+
+    /// Whether somebody watches, so that a total is worth counting.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
+    /// What there is to do, as far as it was counted.
+    pub(crate) fn total(&self, bytes: u64) {
+        self.bar.set_length(bytes);
+        self.bar.set_style(style("{bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}"));
+    }
+
+    pub(crate) fn see(&mut self, progress: Progress) {
+        if self.json {
+            if let Some(value) = event(&progress, &self.host) {
+                self.print(&value.to_string());
+            }
+        }
+        match progress {
+            Progress::Scanning { entries, bytes } => {
+                self.bar.set_message(format!("scanning: {entries} entries, {bytes} bytes"));
+            }
+            Progress::Connected { .. } => self.bar.set_message("connected"),
+            Progress::Started { path, kind, size, resumed } => {
+                self.single &= kind != Kind::Directory;
+                if kind == Kind::File
+                    && self.single
+                    && let Some(size) = size
+                {
+                    self.total(size);
+                } else if self.bar.length().is_none() {
+                    self.bar.set_style(style("{spinner} {bytes} {bytes_per_sec} {msg}"));
+                }
+                self.bar.inc(resumed);
+                self.bar.set_message(path.to_string());
+            }
+            Progress::Moved { bytes } => self.bar.inc(bytes),
+            Progress::Verifying { path } => self.bar.set_message(format!("verifying {path}")),
+            Progress::Waiting { entries } => self.bar.set_message(format!("waiting for {entries} receipts")),
+            Progress::Confirmed(confirmation) => self.confirmed(&confirmation),
+            Progress::NotDelivered { path, text, .. } => {
+                self.bar.suspend(|| eprintln!("linger: {path}: {text}"));
+            }
+            Progress::WouldSend { path, kind, bytes } if !self.json => {
+                let what = if kind == Kind::Directory { "/" } else { "" };
+                self.print(&format!("{bytes:>14}  {path}{what}"));
+            }
+            Progress::Retrying { error, pause } => {
+                self.bar.suspend(|| eprintln!("linger: {error}; trying again in {pause:.1} s"));
+            }
+            _ => {}
+        }
+    }
+
+    fn confirmed(&mut self, confirmation: &Confirmation) {
+        if let Some(receipts) = &mut self.receipts
+            && let Err(error) = receipts.keep(confirmation)
+        {
+            self.broken.get_or_insert(error);
+        }
+        if self.single && !self.json {
+            let hash = confirmation
+                .hash
+                .map_or_else(|| "not verified".to_owned(), |hash| format!("blake3 {}", hex(&hash)));
+            let where_to = match confirmation.durability {
+                Durability::Disk => "on disk",
+                _ => "in memory",
+            };
+            let present = if confirmation.present { ", was there already" } else { "" };
+            let name = printable(&confirmation.name);
+            self.print(&format!("{name}: {} bytes, {hash}, {where_to}{present}", confirmation.size));
+        }
+    }
+
+    fn print(&mut self, line: &str) {
+        if self.quiet {
+            return;
+        }
+        let printed = self.bar.suspend(|| writeln!(anstream::stdout(), "{line}"));
+        if let Err(error) = printed
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.broken.get_or_insert(error);
+        }
+    }
+
+    /// Says what it came to; an error if a receipt that was asked for could not be kept.
+    pub(crate) fn finish(mut self, summary: &Summary, error: Option<&Error>) -> Result<(), Error> {
+        self.bar.finish_and_clear();
+        if self.json {
+            let verdict = match summary.verdict(error) {
+                Verdict::Confirmed => "confirmed",
+                Verdict::NotDelivered => "not_delivered",
+                _ => "unconfirmed",
+            };
+            let value = json!({
+                "event": "summary",
+                "verdict": verdict,
+                "confirmed": summary.confirmed,
+                "bytes": summary.bytes,
+                "failed": summary.failed,
+                "unconfirmed": summary.unconfirmed,
+                "unsent": summary.unsent,
+                "wire_bytes": summary.wire,
+                "peer_knows": summary.peer_knows,
+                "error": error.map(ToString::to_string),
+            });
+            self.print(&value.to_string());
+        } else if !self.single {
+            self.print(&format!("{} entries, {} bytes confirmed", summary.confirmed, summary.bytes));
+        }
+        let kept = self.receipts.take().map_or(Ok(()), |receipts| receipts.finish().map(drop));
+        match self.broken.take().map_or(kept, Err) {
+            Ok(()) => Ok(()),
+            Err(source) => Err(Error::Io { doing: "write", what: "the receipts".into(), source }),
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// An event as JSON; nothing for what comes too often.
+pub(crate) fn event(progress: &Progress, host: &str) -> Option<Value> {
+    Some(match progress {
+        Progress::Connected { secure } => json!({"event": "connected", "host": host, "encrypted": secure}),
+        Progress::Started { path, kind, size, resumed } => {
+            json!({"event": "started", "path": path.to_string(), "kind": kind, "size": size, "resumed": resumed})
+        }
+        Progress::Waiting { entries } => json!({"event": "waiting", "entries": entries}),
+        Progress::Verifying { path } => json!({"event": "verifying", "path": path.to_string()}),
+        Progress::Confirmed(confirmation) => {
+            let mut value = serde_json::to_value(Line::new(confirmation, host)).unwrap_or_default();
+            if let Value::Object(fields) = &mut value {
+                fields.insert("event".into(), "confirmed".into());
+            }
+            value
+        }
+        Progress::NotDelivered { path, refusal, text } => {
+            json!({"event": "not_delivered", "path": path.to_string(), "reason": word(*refusal), "text": text})
+        }
+        Progress::WouldSend { path, kind, bytes } => {
+            json!({"event": "would_send", "path": path.to_string(), "kind": kind, "bytes": bytes})
+        }
+        Progress::Retrying { error, pause } => json!({"event": "retrying", "error": error, "pause": pause}),
+        _ => return None,
+    })
+}

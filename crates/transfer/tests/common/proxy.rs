@@ -1,0 +1,117 @@
+//! A connection with a fault in it: bytes are forwarded until a place, where something happens once.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What happens at the place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// Both connections are reset.
+    Reset,
+    /// Both connections are closed.
+    Cut,
+    /// One bit of the byte is flipped.
+    Flip(u8),
+}
+
+/// Which way the byte goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    ToServer,
+    ToClient,
+}
+
+/// Forwards connections to a server, and plays tricks on the first of them that gets that far.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    pub(crate) done: Arc<AtomicBool>,
+    /// Bytes towards the server, all connections together.
+    pub(crate) forwarded: Arc<AtomicU64>,
+    /// What went to the server first, to find frames in.
+    pub(crate) recorded: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Proxy {
+    /// The thread ends with the test's process; it waits without working.
+    pub(crate) fn new(server: u16, fault: Option<(Way, u64, Fault)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (done, forwarded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let proxy =
+            Self { port, done: done.clone(), forwarded: forwarded.clone(), recorded: recorded.clone() };
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
+                    return;
+                };
+                for way in [Way::ToServer, Way::ToClient] {
+                    let (client, server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                    let (done, forwarded) = (done.clone(), forwarded.clone());
+                    let recorded = recorded.clone();
+                    let fault = fault.filter(|(at, ..)| *at == way);
+                    std::thread::spawn(move || {
+                        let pair = if way == Way::ToServer { (client, server) } else { (server, client) };
+                        forward(pair, way, fault, &done, &forwarded, &recorded);
+                    });
+                }
+            }
+        });
+        proxy
+    }
+}
+
+fn forward(
+    (mut from, mut to): (TcpStream, TcpStream),
+    way: Way,
+    fault: Option<(Way, u64, Fault)>,
+    done: &AtomicBool,
+    forwarded: &AtomicU64,
+    recorded: &Mutex<Vec<u8>>,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut passed = 0u64;
+    loop {
+        let Ok(mut bytes @ 1..) = from.read(&mut buffer) else { break };
+        let mut end = false;
+        if let Some((_, at, fault)) = fault
+            && (passed..passed + bytes as u64).contains(&at)
+            && !done.swap(true, Ordering::SeqCst)
+        {
+            let place = (at - passed) as usize;
+            match fault {
+                Fault::Flip(bit) => buffer[place] ^= 1 << (bit % 8),
+                Fault::Reset | Fault::Cut => {
+                    bytes = place;
+                    end = true;
+                }
+            }
+            if matches!(fault, Fault::Reset) {
+                for socket in [&from, &to] {
+                    let linger = Some(std::time::Duration::ZERO);
+                    rustix::net::sockopt::set_socket_linger(socket, linger).unwrap();
+                }
+            }
+        }
+        passed += bytes as u64;
+        if way == Way::ToServer {
+            forwarded.fetch_add(bytes as u64, Ordering::SeqCst);
+            let mut recorded = recorded.lock().unwrap();
+            if recorded.len() < 64 << 20 {
+                recorded.extend_from_slice(&buffer[..bytes]);
+            }
+        }
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+        if end {
+            // The other direction's threads have descriptors of their own: only a shutdown reaches them.
+            let _ = from.shutdown(Shutdown::Both);
+            let _ = to.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
