@@ -3,7 +3,7 @@
 use crate::{call, cargo};
 
 /// The benches: name, package, features.
-const BENCHES: [(&str, &str, &str); 1] = [("link", "linger-lab", "")];
+const BENCHES: [(&str, &str, &str); 2] = [("fastcgi", "linger-fastcgi", ""), ("link", "linger-lab", "")];
 
 pub(crate) fn run(name: &str, more: &[&str]) -> anyhow::Result<()> {
     let Some((name, package, features)) = BENCHES.iter().find(|(known, ..)| *known == name) else {

@@ -261,3 +261,21 @@ fn strangers_are_turned_away() {
     let error = running.client(false).send(call(0, None, 0)).unwrap_err();
     assert!(matches!(error, Error::Cut { received: 0, .. }), "{error}");
 }
+
+#[test]
+fn resting_connections_keep_nobody_waiting_and_a_stop_ends_them() {
+    let mut config = Config::default();
+    config.connections = 1;
+    let running = Running::start(config, sized);
+    // Each client keeps its connection; with one slot the second would wait for ever if a resting one held it.
+    let clients: Vec<Client> = (0..5).map(|_| running.client(true)).collect();
+    for _ in 0..3 {
+        for client in &clients {
+            let mut response = client.send(call(0, None, 10)).unwrap();
+            io::copy(&mut response, &mut io::sink()).unwrap();
+        }
+    }
+    // The connections still rest: the responder's end must not wait for them.
+    drop(running);
+    drop(clients);
+}

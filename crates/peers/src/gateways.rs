@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::launch::{Launch, Peer, Unavailable, program};
 
 /// How a gateway treats the application.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GatewayOptions {
     /// Whether responses are buffered.
@@ -19,11 +19,20 @@ pub struct GatewayOptions {
     pub workers: u32,
     /// Seconds it waits for the application.
     pub timeout: u32,
+    /// The folder of the application's scripts; its own where there are none.
+    pub scripts: Option<String>,
 }
 
 impl Default for GatewayOptions {
     fn default() -> Self {
-        Self { buffered: true, request_buffered: true, keep_conn: false, workers: 1, timeout: 20 }
+        Self {
+            buffered: true,
+            request_buffered: true,
+            keep_conn: false,
+            workers: 1,
+            timeout: 20,
+            scripts: None,
+        }
     }
 }
 
@@ -66,7 +75,7 @@ const FASTCGI_PARAMS: &str = "
     fastcgi_param QUERY_STRING $query_string; fastcgi_param REQUEST_METHOD $request_method;
     fastcgi_param CONTENT_TYPE $content_type; fastcgi_param CONTENT_LENGTH $content_length;
     fastcgi_param SCRIPT_NAME $fastcgi_script_name; fastcgi_param REQUEST_URI $request_uri;
-    fastcgi_param SCRIPT_FILENAME $document_root$fastcgi_script_name;
+    fastcgi_param SCRIPT_FILENAME SCRIPTS$fastcgi_script_name;
     fastcgi_param SERVER_PROTOCOL $server_protocol; fastcgi_param REMOTE_ADDR $remote_addr;
     fastcgi_param SERVER_NAME $server_name; fastcgi_param SERVER_PORT $server_port;
     fastcgi_param SERVER_ADDR $server_addr; fastcgi_param REMOTE_PORT $remote_port;
@@ -79,6 +88,7 @@ const FASTCGI_PARAMS: &str = "
 /// As [`Launch::start`].
 pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
     let timeout = options.timeout;
+    let params = FASTCGI_PARAMS.replace("SCRIPTS", options.scripts.as_deref().unwrap_or("$document_root"));
     let keepalive = if options.keep_conn { "keepalive 8;" } else { "" };
     let (buffered, keep, body) = (on(options.buffered), on(options.keep_conn), on(options.request_buffered));
     nginx(
@@ -91,7 +101,7 @@ pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
                location / {{
                  fastcgi_pass application; fastcgi_keep_conn {keep}; fastcgi_buffering {buffered};
                  fastcgi_request_buffering {body}; fastcgi_read_timeout {timeout}s; fastcgi_send_timeout {timeout}s;
-                 {FASTCGI_PARAMS}
+                 {params}
                }}
              }}"
         ),
@@ -103,7 +113,7 @@ pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
 /// # Errors
 /// As [`Launch::start`].
 pub fn nginx_uwsgi(application: SocketAddr) -> Result<Peer, Unavailable> {
-    let params = FASTCGI_PARAMS.replace("fastcgi_param", "uwsgi_param");
+    let params = FASTCGI_PARAMS.replace("fastcgi_param", "uwsgi_param").replace("SCRIPTS", "$document_root");
     nginx(
         "nginx",
         1,

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use socket2::Socket;
 
-use super::Config;
+use super::{Config, Stop};
 use crate::error::ProtocolError;
 use crate::incoming::{Capacity, Event, Incoming, Start};
 
@@ -166,6 +166,28 @@ impl Link {
                 }
             };
             self.advance(wait);
+        }
+    }
+
+    /// Whether bytes of the next request have been received.
+    pub(crate) fn has_input(&self) -> bool {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.start < reader.end || is_readable(&self.socket)
+    }
+
+    /// Waits between two requests; whether the gateway has said something.
+    pub(crate) fn rest(&self, patience: Duration, stop: &Stop) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
+            match poll(&mut ready, timeout.as_ref()) {
+                Err(Errno::INTR) => {}
+                // A request that came together with the end is still served.
+                Ok(_) => return !ready[0].revents().is_empty(),
+                Err(_) => return false,
+            }
         }
     }
 
@@ -383,6 +405,11 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_readable(socket: &Socket) -> bool {
+    let mut ready = [PollFd::new(socket, PollFlags::IN)];
+    poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 impl State {

@@ -5,6 +5,7 @@
 //! reads, and each request has a thread of its own.
 
 mod exchange;
+mod gate;
 mod link;
 mod serve;
 mod workers;
@@ -34,14 +35,17 @@ pub struct Config {
     pub policy: linger::Policy,
     /// What one connection may hold in memory.
     pub limits: Limits,
-    /// Most connections at once; more wait in the listener's queue. Raising it costs a thread each.
+    /// Most connections served at once; more wait in the listener's queue. Raising it costs a thread each.
     pub connections: usize,
+    /// Most kept connections that may rest between two requests, beside those that are served. Each holds a
+    /// thread and 64 KB; beyond the limit connections end after their request.
+    pub resting: usize,
     /// Whether a connection may carry several requests at once. It costs a hand-over between threads for each
-    /// request; no common gateway needs it. Without it a second request is answered `CANT_MPX_CONN`.
+    /// request, and such a connection counts as served all the time; no common gateway needs it. Without it a second request is answered `CANT_MPX_CONN`.
     pub multiplex: bool,
     /// Longest silence of the gateway in the middle of a request, and longest time a write may block.
     pub io_timeout: Duration,
-    /// How long a kept connection may stay idle between two requests. Each holds a thread.
+    /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
     /// The listener's queue, where this responder makes the listener; the kernel caps it at `somaxconn`.
     pub backlog: i32,
@@ -55,6 +59,7 @@ impl Default for Config {
             policy: linger::Policy::default(),
             limits: Limits::default(),
             connections: 256,
+            resting: 1024,
             multiplex: false,
             io_timeout: Duration::from_secs(60),
             keep_idle: Duration::from_secs(60),

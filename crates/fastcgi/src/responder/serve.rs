@@ -9,46 +9,63 @@ use std::thread;
 use linger::Closer;
 use socket2::Socket;
 
+use super::gate::Gate;
 use super::link::Link;
-use super::{Closed, Config, Handler, Request, Response};
+use super::{Closed, Config, Handler, Request, Response, Stop};
 use crate::cgi;
 use crate::incoming::Start;
+
+/// What all connections of a responder share.
+pub(super) struct Surroundings<'a> {
+    pub(super) closer: &'a Closer,
+    pub(super) gate: &'a Gate,
+    pub(super) stop: &'a Stop,
+}
 
 /// Serves a connection to its end, and hands it over to be closed.
 pub(super) fn connection<H: Handler + 'static>(
     socket: Socket,
     config: &Config,
     handler: &Arc<H>,
-    closer: &Closer,
+    around: &Surroundings<'_>,
 ) {
     let Ok(link) = Link::new(socket, config) else { return };
     let link = Arc::new(link);
     let requests = if config.multiplex {
         many_at_once(&link, config, &**handler)
     } else {
-        one_at_a_time(&link, config, &**handler)
+        one_at_a_time(&link, config, &**handler, around)
     };
     let fault = link.fault();
     let Some(socket) = Link::into_socket(link) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();
-    closer.close_then(socket, &config.policy, move |outcome| {
+    around.closer.close_then(socket, &config.policy, move |outcome| {
         handler.closed(&Closed { requests, fault, outcome });
     });
 }
 
-fn one_at_a_time(link: &Arc<Link>, config: &Config, handler: &impl Handler) -> u64 {
+fn one_at_a_time(
+    link: &Arc<Link>,
+    config: &Config,
+    handler: &impl Handler,
+    around: &Surroundings<'_>,
+) -> u64 {
     let mut requests = 0;
-    let mut patience = config.io_timeout;
     let mut buffer = Vec::new();
-    while let Some(start) = link.next_request(patience, &config.policy) {
+    while let Some(start) = link.next_request(config.io_timeout, &config.policy) {
         requests += 1;
         let keep_conn = start.keep_conn;
         let (kept, draining) = request(link, start, handler, &mut buffer);
         if !kept || !keep_conn || (draining && !link.drain(&config.policy)) {
             break;
         }
-        patience = config.keep_idle;
+        // The next request is often there already.
+        let more = link.has_input()
+            || around.gate.rest(|| link.rest(config.keep_idle, around.stop)).unwrap_or(false);
+        if !more {
+            break;
+        }
     }
     requests
 }

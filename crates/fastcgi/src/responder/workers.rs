@@ -12,7 +12,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
-use super::{Config, Handler, Stop, serve};
+use super::gate::Gate;
+use super::serve::{self, Surroundings};
+use super::{Config, Handler, Stop};
 
 /// Threads that stay when there is nothing to do.
 const SPARE: usize = 16;
@@ -23,6 +25,7 @@ struct Pool<'a, H> {
     stop: &'a Stop,
     handler: Arc<H>,
     closer: Closer,
+    gate: Gate,
     count: Mutex<Count>,
     /// The accepting thread's turn is over.
     turn: Condvar,
@@ -45,7 +48,8 @@ pub(super) fn run(
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
     let count = Mutex::new(Count { threads: 1, idle: 1, ..Count::default() });
-    let pool = Pool { listener, config, stop, handler, closer, count, turn: Condvar::new() };
+    let gate = Gate::new(config.connections, config.resting);
+    let pool = Pool { listener, config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
     // A process that ended now would take what still lingers with it.
     pool.closer.finish(config.policy.total);
@@ -55,13 +59,15 @@ pub(super) fn run(
 
 fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_>) {
     while let Some(stream) = next(pool) {
+        // Nobody else accepts meanwhile: what cannot be served yet waits in the listener's queue.
+        pool.gate.enter();
         let mut count = lock(pool);
         count.accepting = false;
         count.idle -= 1;
         if count.idle > 0 {
             drop(count);
             pool.turn.notify_one();
-        } else if count.threads < pool.config.connections {
+        } else if count.threads < pool.config.connections.saturating_add(pool.config.resting) {
             count.threads += 1;
             count.idle += 1;
             drop(count);
@@ -77,8 +83,10 @@ fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_
             drop(count);
         }
         if let Some(stream) = admitted(stream, pool.config) {
-            serve::connection(stream, pool.config, &pool.handler, &pool.closer);
+            let surroundings = Surroundings { closer: &pool.closer, gate: &pool.gate, stop: pool.stop };
+            serve::connection(stream, pool.config, &pool.handler, &surroundings);
         }
+        pool.gate.leave();
         let mut count = lock(pool);
         if count.idle >= SPARE {
             count.threads -= 1;
