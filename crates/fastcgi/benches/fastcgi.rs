@@ -70,6 +70,7 @@ fn behind(
     name: &'static str,
     keep_conn: bool,
     application: SocketAddr,
+    scripts: Option<String>,
     mut peers: Vec<Peer>,
 ) -> Option<Contender> {
     let mut options = GatewayOptions::default();

@@ -8,6 +8,10 @@ use linger_probe::{Check, Config, Report, Verdict, probe};
 
 /// Probes one server of the matrix; `None` where it is not installed.
 fn ask(name: &str, only: &[Check]) -> Option<Report> {
+    ask_often(name, only, Config::default().repeat)
+}
+
+fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<Report> {
     let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
     let subject = match (server.start)() {
         Ok(subject) => subject,
@@ -18,7 +22,7 @@ fn ask(name: &str, only: &[Check]) -> Option<Report> {
         Err(error) => panic!("{error}"),
     };
     let mut config = Config::default();
-    config.only = only.to_vec();
+    (config.only, config.repeat) = (only.to_vec(), repeat);
     Some(probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap())
 }
 
@@ -127,4 +131,66 @@ fn gunicorn_loses_above_its_cap() {
 #[test]
 fn bare_axum_loses() {
     loses("axum", &[Check::UnreadBody, Check::UploadInProgress]);
+}
+
+/// A hundred repetitions of each question whose answer is known; about a quarter of an hour.
+#[test]
+#[ignore = "long: run it by name, on an idle machine and on a loaded one"]
+fn no_false_verdict_in_a_hundred_repetitions() {
+    sandboxed(|| {
+        let keeps = [
+            "nginx, lingering_close always",
+            "httpd, event",
+            "httpd, prefork",
+            "lighttpd",
+            "axum with linger",
+        ];
+        let loses: [(&str, &[Check]); 6] = [
+            ("nginx, lingering_close off", &[Check::LateByte, Check::Pipelined]),
+            ("Python http.server", &[Check::LateByte, Check::UploadInProgress]),
+            ("Node", &[Check::UploadInProgress]),
+            ("uWSGI, HTTP socket", &[Check::UploadInProgress]),
+            ("gunicorn, sync", &[Check::UploadInProgress]),
+            ("axum", &[Check::UploadInProgress]),
+        ];
+        let kept = [
+            Check::UnreadBody,
+            Check::TrailingBytes,
+            Check::LateByte,
+            Check::Pipelined,
+            Check::UploadInProgress,
+        ];
+        let cases: Vec<(&str, &[Check], Verdict)> = keeps
+            .iter()
+            .map(|name| (*name, &kept[..], Verdict::Keeps))
+            .chain(loses.iter().map(|(name, checks)| (*name, *checks, Verdict::Loses)))
+            .collect();
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let wrong = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while let Some((name, checks, expected)) =
+                        cases.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst))
+                    {
+                        let Some(report) = ask_often(name, checks, 100) else { continue };
+                        for finding in report.findings {
+                            eprintln!(
+                                "{name}: {}: {} {} of {}",
+                                finding.check, finding.verdict, finding.with_this_verdict, finding.trials
+                            );
+                            if finding.verdict != *expected || finding.with_this_verdict != finding.trials {
+                                wrong
+                                    .lock()
+                                    .unwrap()
+                                    .push(format!("{name}: {}: {}", finding.check, finding.sentence));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let wrong = wrong.into_inner().unwrap();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    });
 }
