@@ -1,4 +1,4 @@
-//! Reads capture files: pcap and pcapng of either byte order, one pass, one buffer.
+//! Reads capture files: pcap and pcapng of either byte order, in one pass and bounded memory.
 
 mod classic;
 mod input;
@@ -8,7 +8,7 @@ mod source;
 use std::io::{self, Read};
 
 pub use input::open;
-use source::Source;
+pub use source::{Memory, Source, Stream};
 
 use crate::LinkType;
 
@@ -94,8 +94,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Reads one capture, packet after packet.
 #[derive(Debug)]
-pub struct Reader {
-    source: Source,
+pub struct Reader<S = Stream> {
+    source: S,
     format: Format,
     frame: u64,
 }
@@ -112,7 +112,22 @@ impl Reader {
     /// # Errors
     /// [`ReadError`], for instance that this is no capture.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
-        let mut source = Source::new(Box::new(input));
+        Self::of(Stream::new(Box::new(input)))
+    }
+}
+
+impl<'a> Reader<Memory<'a>> {
+    /// Reads a capture that is in memory as a whole, uncompressed.
+    ///
+    /// # Errors
+    /// As [`Reader::new`].
+    pub fn in_memory(bytes: &'a [u8]) -> Result<Self, ReadError> {
+        Self::of(Memory::new(bytes))
+    }
+}
+
+impl<S: Source> Reader<S> {
+    fn of(mut source: S) -> Result<Self, ReadError> {
         let first = source.peek(4)?;
         let format = match first.first_chunk::<4>() {
             Some([0x0a, 0x0d, 0x0d, 0x0a]) => Format::Ng(ng::Section::default()),

@@ -13,6 +13,8 @@ use linger_why::{Groups, Limits, examine};
 
 /// As the capture on which the others were measured first.
 const PACKETS: u64 = 273_000;
+/// Connections under way at any moment, a packet of each in turn.
+const AT_ONCE: usize = 200;
 const FLOWS: u32 = 100_000;
 const STREAM: u64 = 5 << 30;
 
@@ -24,7 +26,7 @@ fn main() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let capture = directory.path().join("bench.pcap");
     let mut file = BufWriter::new(File::create(&capture).expect("a file"));
-    Traffic::new(&mut file).exchange(PACKETS, 2_000).expect("room for 200 MB");
+    Traffic::new(&mut file).exchange(PACKETS, AT_ONCE).expect("room for 200 MB");
     drop(file);
     let size = std::fs::metadata(&capture).expect("the capture").len();
     println!(
@@ -135,7 +137,7 @@ fn stream() -> (String, Duration) {
         Counting { out: BufWriter::with_capacity(1 << 20, child.stdin.take().expect("a pipe")), written: 0 };
     let mut traffic = Traffic::new(&mut pipe);
     while traffic.out.written < STREAM {
-        traffic.exchange(100_000, 2_000).expect("the child reads on");
+        traffic.exchange(100_000, AT_ONCE).expect("the child reads on");
     }
     drop(pipe);
     let output = child.wait_with_output().expect("the child ends");
@@ -194,7 +196,7 @@ impl<W: Write> Traffic<W> {
                 self.out.write_all(&word.to_le_bytes())?;
             }
         }
-        self.time += 7;
+        self.time += 73;
         let client = (0x0a00_0000 | (open.flow >> 14), 20_000 + (open.flow & 0x3fff) as u16);
         let server = (0xc0a8_0001u32, 80u16);
         let ((source, destination), (seq, ack)) = if from_client {

@@ -366,7 +366,9 @@ impl Flow {
     pub(crate) fn observe(&mut self, segment: &Segment<'_>, dir: Dir, at: At) -> Step {
         self.last_time = self.last_time.max(at.time);
         let mut record = Record::new(segment, dir, at, self);
-        if self.records().rev().take(3).any(|earlier| earlier.same_packet(&record)) {
+        if self.may_repeat(segment, dir)
+            && self.records().rev().take(3).any(|earlier| earlier.same_packet(&record))
+        {
             self.duplicates = self.duplicates.saturating_add(1);
             if !segment.flags.has(Flags::RST) {
                 self.note_ttl(dir, segment.ttl);
@@ -386,6 +388,18 @@ impl Flow {
             self.after_reset(segment, dir, at, record);
         }
         if !closed && self.sides[0].fin() && self.sides[1].fin() { Step::Closed } else { Step::Nothing }
+    }
+
+    /// Whether a segment brings nothing new, as the second copy of one captured twice.
+    #[inline]
+    fn may_repeat(&self, segment: &Segment<'_>, dir: Dir) -> bool {
+        let side = &self.sides[dir];
+        let new = |number: u32, known: u32| {
+            let ahead = number.wrapping_sub(known);
+            ahead != 0 && ahead < 1 << 31
+        };
+        segment.flags.has(Flags::RST)
+            || !(new(segment.end(), side.next) || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack))
     }
 
     fn push(&mut self, record: Record) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use linger_packet::capture::{self, ReadError, Reader};
+use linger_packet::capture::{self, ReadError, Reader, Source};
 use serde::Serialize;
 
 use crate::{Analyzer, Counts, Finding, Limits};
@@ -32,7 +32,7 @@ pub fn examine(path: &Path, limits: Limits, on_finding: impl FnMut(Finding)) -> 
 
 /// As [`examine`], for a capture that is open already.
 pub fn examine_reader(
-    mut reader: Reader,
+    mut reader: Reader<impl Source>,
     file: &str,
     limits: Limits,
     mut on_finding: impl FnMut(Finding),

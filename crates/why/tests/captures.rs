@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use linger_packet::capture;
-use linger_why::{Analyzer, Confidence, Finding, Limits};
+use linger_packet::capture::{self, Reader};
+use linger_packet::{LinkType, Segment, pcapng};
+use linger_why::{Cause, Confidence, Finding, Limits, compare, examine_reader};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -33,14 +34,34 @@ fn labels() -> BTreeMap<String, Label> {
     toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
+fn capture_of(name: &str, place: &str) -> PathBuf {
+    directory().join(format!("{name}.{place}.pcap.gz"))
+}
+
 fn findings(path: &Path) -> Vec<Finding> {
-    let mut reader = capture::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut analyzer = Analyzer::new(path.display().to_string(), Limits::default());
+    let mut findings = Vec::new();
+    let examined = linger_why::examine(path, Limits::default(), |finding| findings.push(finding))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(examined.stopped, None);
+    findings
+}
+
+/// A capture's packets, changed: each frame becomes none, one or several.
+fn changed(path: &Path, mut change: impl FnMut(usize, &[u8]) -> Vec<Vec<u8>>) -> Vec<Finding> {
+    let mut reader = capture::open(path).unwrap();
+    let mut writer = pcapng::Writer::new(Vec::new(), "test").unwrap();
+    let interface = writer.interface("changed", LinkType::ETHERNET, 0).unwrap();
+    let mut at = 0;
     while let Some(packet) = reader.next().unwrap() {
-        analyzer.packet(&packet);
+        for frame in change(at, packet.data) {
+            writer.packet(interface, packet.time, &frame, packet.wire_len as u32, None).unwrap();
+        }
+        at += 1;
     }
-    let mut findings = analyzer.take();
-    findings.extend(analyzer.finish().0);
+    let file = writer.into_inner();
+    let mut findings = Vec::new();
+    let reader = Reader::in_memory(&file).unwrap();
+    examine_reader(reader, &path.display().to_string(), Limits::default(), |finding| findings.push(finding));
     findings
 }
 
@@ -56,9 +77,7 @@ fn mark(finding: &Finding, label: &Label, place: &str) -> Mark {
     let right = |name: &str| label.causes.iter().chain(elsewhere.clone()).any(|cause| cause == name);
     if right(finding.cause.name()) {
         Mark::Right
-    } else if finding.cause == linger_why::Cause::Unknown
-        && finding.candidates.iter().any(|cause| right(cause.name()))
-    {
+    } else if finding.cause == Cause::Unknown && finding.candidates.iter().any(|cause| right(cause.name())) {
         Mark::Undecided
     } else {
         Mark::Wrong
@@ -70,7 +89,7 @@ fn every_cause_is_named_or_honestly_undecided() {
     let (mut decidable, mut named, mut complaints) = (0, 0, Vec::new());
     for (name, label) in labels() {
         for place in PLACES {
-            let findings = findings(&directory().join(format!("{name}.{place}.pcap.gz")));
+            let findings = findings(&capture_of(&name, place));
             for finding in &findings {
                 let what = format!(
                     "{name} {place} frame {}: {} ({}, {}) candidates {:?} harmless {} lost {:?} unread {:?}",
@@ -107,4 +126,105 @@ fn every_cause_is_named_or_honestly_undecided() {
     println!("{named} of {decidable} decidable resets named");
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     assert!(decidable >= 75 && named * 10 >= decidable * 9, "{named} of {decidable}");
+}
+
+/// Runs every capture through `change`; nothing may be both certain and wrong.
+fn none_certain_and_wrong(change: impl Fn(usize, &[u8]) -> Vec<Vec<u8>>) -> (usize, usize) {
+    let (mut all, mut wrong) = (0, 0);
+    for (name, label) in labels() {
+        for place in PLACES {
+            for finding in changed(&capture_of(&name, place), &change) {
+                let mark = mark(&finding, &label, place);
+                all += 1;
+                if mark == Mark::Wrong {
+                    wrong += 1;
+                    println!("{name} {place}: {} ({})", finding.cause, finding.confidence);
+                }
+                assert!(
+                    finding.confidence != Confidence::Certain || mark == Mark::Right,
+                    "certain and wrong: {name} {place} frame {}: {:?}",
+                    finding.frame,
+                    finding
+                );
+            }
+        }
+    }
+    (all, wrong)
+}
+
+#[test]
+fn a_snap_length_of_68_changes_confidence_not_honesty() {
+    let (all, wrong) = none_certain_and_wrong(|_, frame| vec![frame[..frame.len().min(68)].to_vec()]);
+    assert!(all > 240 && wrong * 50 <= all, "{wrong} of {all} wrong");
+}
+
+#[test]
+fn captures_that_begin_in_the_middle_are_not_guessed_over() {
+    let (all, wrong) = none_certain_and_wrong(|at, frame| if at < 5 { vec![] } else { vec![frame.to_vec()] });
+    assert!(all > 100 && wrong * 10 <= all, "{wrong} of {all} wrong");
+}
+
+#[test]
+fn one_direction_alone_is_not_guessed_over() {
+    for from_server in [true, false] {
+        let (all, wrong) = none_certain_and_wrong(|_, frame| {
+            let segment = Segment::from_ethernet(frame).unwrap();
+            if (segment.source.port() < 10_000) == from_server { vec![frame.to_vec()] } else { vec![] }
+        });
+        assert!(wrong * 4 <= all, "{wrong} of {all} wrong");
+    }
+}
+
+#[test]
+fn packets_captured_twice_count_once() {
+    for (name, label) in labels() {
+        for place in PLACES {
+            let path = capture_of(&name, place);
+            let once = findings(&path);
+            let twice = changed(&path, |_, frame| vec![frame.to_vec(), frame.to_vec()]);
+            let causes = |findings: &[Finding]| {
+                let mut causes: Vec<_> = findings.iter().map(|finding| finding.cause).collect();
+                causes.sort();
+                causes
+            };
+            assert_eq!(causes(&once), causes(&twice), "{name} {place} {label:?}");
+        }
+    }
+}
+
+#[test]
+fn two_captures_prove_a_forgery_that_one_cannot() {
+    let paths = [capture_of("forged-perfect", "client"), capture_of("forged-perfect", "server")];
+    let alone = findings(&paths[0]);
+    assert_eq!((alone.len(), alone[0].cause), (1, Cause::Unknown), "one capture must abstain");
+    let together: Vec<Finding> = paths.iter().flat_map(|path| findings(path)).collect();
+    let compared = compare(&[&paths[0], &paths[1]], together).unwrap();
+    let forged = compared.iter().find(|finding| finding.file.contains("client")).unwrap();
+    assert_eq!((forged.cause, forged.confidence), (Cause::Forged, Confidence::Certain), "{forged:#?}");
+}
+
+#[test]
+fn two_captures_of_a_genuine_reset_are_one_finding() {
+    for name in ["unread-upload-window", "data-after-close", "aborted-server-speaks-first-v6", "port-closed"]
+    {
+        let paths = PLACES.map(|place| capture_of(name, place));
+        let together: Vec<Finding> = paths.iter().flat_map(|path| findings(path)).collect();
+        let alone = findings(&paths[2]);
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let compared = compare(&paths, together).unwrap();
+        assert_eq!(compared.len(), alone.len(), "{name}");
+        for (one, other) in compared.iter().zip(&alone) {
+            assert_eq!(one.cause, other.cause);
+            assert!(one.evidence.iter().any(|evidence| evidence.says.contains("has it too")), "{one:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_goodbye_that_never_arrived_explains_the_rest() {
+    let paths =
+        [capture_of("half-open-server-forgot", "client"), capture_of("half-open-server-forgot", "server")];
+    let together: Vec<Finding> = paths.iter().flat_map(|path| findings(path)).collect();
+    let compared = compare(&[&paths[0], &paths[1]], together).unwrap();
+    assert!(compared.iter().all(|finding| finding.cause == Cause::HalfOpen), "{compared:#?}");
 }

@@ -24,7 +24,7 @@ pub(super) fn is_magic(bytes: [u8; 4]) -> bool {
 }
 
 impl Header {
-    pub(super) fn read(source: &mut Source) -> Result<Self, ReadError> {
+    pub(super) fn read(source: &mut impl Source) -> Result<Self, ReadError> {
         let bytes = source.record(24)?.unwrap_or(&[0; 24]);
         let little = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         let order =
@@ -44,7 +44,7 @@ impl Header {
     #[inline]
     pub(super) fn next<'a>(
         &self,
-        source: &'a mut Source,
+        source: &'a mut impl Source,
         frame: &mut u64,
     ) -> Result<Option<Packet<'a>>, ReadError> {
         let offset = source.offset();

@@ -16,7 +16,7 @@ const PIECES: usize = 3;
 type Input = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 
 /// Opens a capture; `-` is standard input. gzip (also of several members) and zstd (also of several frames)
-/// are recognised by their first bytes, and decompressed by a thread of their own.
+/// are recognised by their first bytes, and undone by a thread of its own.
 ///
 /// # Errors
 /// [`ReadError`]: it cannot be opened, or is no capture.

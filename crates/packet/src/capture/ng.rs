@@ -82,7 +82,7 @@ impl Section {
     #[inline]
     pub(super) fn next<'a>(
         &mut self,
-        source: &'a mut Source,
+        source: &'a mut impl Source,
         frame: &mut u64,
     ) -> Result<Option<Packet<'a>>, ReadError> {
         loop {

@@ -140,7 +140,7 @@ fn what_is_no_capture_is_said() {
 fn records_across_the_buffer_and_larger_than_it() {
     let mut writer = pcapng::Writer::new(Vec::new(), "test").unwrap();
     let interface = writer.interface("eth0", LinkType::ETHERNET, 0).unwrap();
-    let sizes = [100_000, 200_000, 1, 1_000_000, 3, 255_000];
+    let sizes = [100_000, 200_000, 1, 1_000_000, 3, 255_000, 700_000, 64_000, 90];
     for size in sizes {
         writer.packet(interface, TIME, &vec![size as u8; size], size as u32, None).unwrap();
     }
