@@ -34,9 +34,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Verb::Verify { receipt, path } = &arguments.verb;
     let result = verify_receipt(receipt, path, |line, checked| {
         let name = if line.path.is_empty() { path.display().to_string() } else { line.path.clone() };
-        match checked {
-            Checked::Differs(why) => println!("{}: {why}", linger_transfer::printable(name.as_bytes())),
-            _ => {}
+        if let Checked::Differs(why) = checked {
+            println!("{}: {why}", linger_transfer::printable(name.as_bytes()))
         }
     });
     match result {

@@ -60,10 +60,10 @@ impl Show {
     }
 
     pub(crate) fn see(&mut self, progress: Progress) {
-        if self.json {
-            if let Some(value) = event(&progress, &self.host) {
-                self.print(&value.to_string());
-            }
+        if self.json
+            && let Some(value) = event(&progress, &self.host)
+        {
+            self.print(&value.to_string());
         }
         match progress {
             Progress::Scanning { entries, bytes } => {
