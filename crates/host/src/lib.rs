@@ -9,10 +9,13 @@ mod counters;
 mod isolate;
 mod namespace;
 pub mod net;
+pub mod perf;
 mod port;
 mod process;
+pub mod sock_diag;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tracepoint;
 
 pub use counters::Counters;
 pub use isolate::{Isolation, Refused};

@@ -181,9 +181,9 @@ def nap(seconds=0.1):
     time.sleep(seconds)
 
 
-def slow(rate="2mbit"):
+def slow(rate="2mbit", burst=3000):
     """Bytes towards the client pass at a rate, so that some are on the way when the reset is sent."""
-    inside(M, f"tc qdisc replace dev c1 root tbf rate {rate} burst 3000 limit 200000")
+    inside(M, f"tc qdisc replace dev c1 root tbf rate {rate} burst {burst} limit 200000")
 
 
 def fast():
@@ -482,24 +482,34 @@ def port_closed(v):
         nap(0.05)
 
 
-def overflow(v, wait, speak=True, count=4):
+def overflow(v, wait, count=5):
+    """Handshakes that are all under way before the first completes: the queue is full only at their last step."""
     listener = listen(v, backlog=1)
+    slow("8kbit", 120)
     clients = []
     for _ in range(count):
+        with within(C):
+            client = socket.socket(FAMILY[v])
+        client.setblocking(False)
         try:
-            client = dial(v, wait=1)
-            if speak:
-                client.send(GET)
-            clients.append(client)
+            client.connect((ADDRESS[v]["s"], 8080))
+        except BlockingIOError:
+            pass
+        clients.append(client)
+    nap(0.7)
+    for client in clients:
+        try:
+            client.send(GET)
         except OSError:
             pass
+    fast()
     nap(wait)
     LATER.extend([*clients, listener])
 
 
 @scenario(4, 6, tcp_syncookies=0)
 def overflow_silent(v):
-    overflow(v, 14)
+    overflow(v, 26)
 
 
 @scenario(4, 6, tcp_abort_on_overflow=1, tcp_syncookies=0)
@@ -509,7 +519,7 @@ def overflow_abort(v):
 
 @scenario(4, tcp_syncookies=2)
 def overflow_syncookies(v):
-    overflow(v, 240, count=5)
+    overflow(v, 240)
 
 
 # The process is gone.

@@ -64,6 +64,10 @@ impl<'a> Facts<'a> {
     pub(crate) fn answers_syn(&self) -> bool {
         let r = self.receiver;
         let expected = r.isn.wrapping_add(1);
+        // Of one direction alone its form is enough: nobody else begins at zero.
+        if !r.seen() && !self.sender.seen() && self.reset.flags.has(Flags::ACK) && self.reset.seq == 0 {
+            return true;
+        }
         !self.sender.seen()
             && r.syn()
             && !r.acked()

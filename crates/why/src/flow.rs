@@ -433,8 +433,10 @@ impl Flow {
             if options.timestamps.is_some() {
                 side.marks |= TIMESTAMPS;
             }
-            // Windows of SYNs are never scaled (RFC 7323 section 2.2).
-            side.greatest_window = segment.window.unwrap_or(0) >> side.scale;
+            // Windows of SYNs are never scaled (RFC 7323 section 2.2). Without the option the scale may be cut off.
+            if options.window_scale.is_some() {
+                side.greatest_window = segment.window.unwrap_or(0) >> side.scale;
+            }
             if !side.syn() {
                 side.isn = segment.seq;
                 if !side.seen() {
@@ -457,9 +459,9 @@ impl Flow {
                 side.isn = segment.seq.wrapping_sub(1);
                 side.next = segment.seq;
                 side.marks |= SEEN;
-                if segment.parse_options().timestamps.is_some() {
-                    side.marks |= TIMESTAMPS;
-                }
+            }
+            if side.marks & TIMESTAMPS == 0 && segment.parse_options().timestamps.is_some() {
+                side.marks |= TIMESTAMPS;
             }
             if let Some(window) = segment.window {
                 side.window = window;

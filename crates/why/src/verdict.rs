@@ -111,6 +111,9 @@ impl Judge<'_> {
         if let Some(opinion) = self.foreign(class) {
             return opinion;
         }
+        if !self.f.receiver.seen() && class != Class::AnswerToSyn {
+            return self.one_direction(class);
+        }
         match class {
             Class::AnswerToSyn => self.answer_to_syn(),
             Class::AnswerToSynAck => self.answer_to_syn_ack(),
@@ -275,6 +278,37 @@ impl Judge<'_> {
             return Some((Unknown, Possible, vec![Forged, Aborted, ClosedWithUnreadData]));
         }
         None
+    }
+
+    /// Nothing of the other side was captured: the form of the reset is all there is.
+    fn one_direction(&mut self, class: Class) -> Opinion {
+        self.say(None, "no packet of the other side is in the capture");
+        self.ask("a capture that holds both directions");
+        let candidates = match class {
+            Class::Active | Class::ActiveAfterFin | Class::AfterRetransmissions | Class::AfterKeepalive => {
+                vec![
+                    ClosedWithUnreadData,
+                    Aborted,
+                    ClientGaveUp,
+                    ProcessGone,
+                    RetransmissionTimeout,
+                    KeepaliveTimeout,
+                    Forged,
+                ]
+            }
+            _ => vec![
+                DataAfterClose,
+                HalfOpen,
+                ClientGaveUp,
+                ProcessGone,
+                Finwait2Expired,
+                AcceptQueueOverflow,
+                PortClosed,
+                FirewallReject,
+                Forged,
+            ],
+        };
+        (Unknown, Possible, candidates)
     }
 
     fn answer_to_syn(&mut self) -> Opinion {
@@ -455,9 +489,6 @@ impl Judge<'_> {
             let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
             if f.sender_is_client() != Some(false) {
                 candidates.push(ClientGaveUp);
-            }
-            if !f.receiver.seen() {
-                candidates.extend([PortClosed, AcceptQueueOverflow, Finwait2Expired]);
             }
             return (Unknown, Possible, candidates);
         }

@@ -19,6 +19,8 @@ struct Label {
     elsewhere: Vec<String>,
     #[serde(default)]
     undecided: Vec<String>,
+    #[serde(default)]
+    unseen: Vec<String>,
     harmless: Option<bool>,
 }
 
@@ -90,6 +92,9 @@ fn every_cause_is_named_or_honestly_undecided() {
     for (name, label) in labels() {
         for place in PLACES {
             let findings = findings(&capture_of(&name, place));
+            if findings.is_empty() != label.unseen.iter().any(|unseen| unseen == place) {
+                complaints.push(format!("{name} {place}: {} resets", findings.len()));
+            }
             for finding in &findings {
                 let what = format!(
                     "{name} {place} frame {}: {} ({}, {}) candidates {:?} harmless {} lost {:?} unread {:?}",
@@ -171,7 +176,7 @@ fn one_direction_alone_is_not_guessed_over() {
             let segment = Segment::from_ethernet(frame).unwrap();
             if (segment.source.port() < 10_000) == from_server { vec![frame.to_vec()] } else { vec![] }
         });
-        assert!(wrong * 4 <= all, "{wrong} of {all} wrong");
+        assert!(wrong * 20 <= all, "{wrong} of {all} wrong");
     }
 }
 

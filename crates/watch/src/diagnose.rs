@@ -1,0 +1,305 @@
+//! From what the kernel says about a reset to its cause.
+//!
+//! The reasons are those of `enum sk_rst_reason` in Linux 6.18; what each covers was read there. Where one name
+//! stands for several causes, all are listed.
+
+use std::net::SocketAddr;
+
+use linger_why::{Cause, Confidence};
+use serde::Serialize;
+
+use crate::process::Process;
+
+/// Which way a reset went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Direction {
+    /// This host sent it.
+    Sent,
+    /// This host received it.
+    Received,
+}
+
+impl Direction {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Received => "received",
+        }
+    }
+}
+
+/// A listener's accept queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Queue {
+    /// Connections that wait for `accept`.
+    pub waiting: u32,
+    /// The limit: a backlog of n holds n + 1.
+    pub limit: u32,
+}
+
+impl Queue {
+    /// Whether the next connection is turned away.
+    pub fn is_full(self) -> bool {
+        self.waiting > self.limit
+    }
+
+    /// Whether four fifths are taken.
+    pub fn is_near_its_limit(self) -> bool {
+        u64::from(self.waiting) * 5 >= (u64::from(self.limit) + 1) * 4
+    }
+}
+
+/// A reset that this host sent or received.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Reset {
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub time: f64,
+    /// Which way it went.
+    pub direction: Direction,
+    /// This host's end.
+    pub local: SocketAddr,
+    /// The other end; `None` where the kernel does not say.
+    pub remote: Option<SocketAddr>,
+    /// Why it was sent.
+    pub cause: Cause,
+    /// How sure that is.
+    pub confidence: Confidence,
+    /// The causes that fit.
+    pub candidates: Vec<Cause>,
+    /// The kernel's own word for it.
+    pub reason: Option<String>,
+    /// The socket's TCP state at that moment.
+    pub state: Option<&'static str>,
+    /// The process that closed or aborted, or that listens.
+    pub process: Option<Process>,
+    /// The listener's queue, where a listener is concerned.
+    pub listener: Option<Queue>,
+    /// What says so.
+    pub evidence: Vec<String>,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// What is known about a sent reset besides its reason.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context {
+    pub(crate) active: bool,
+    pub(crate) state: u8,
+    /// Somebody listens on the local port.
+    pub(crate) listens: bool,
+    pub(crate) queue: Option<Queue>,
+    /// This side had closed before, so many seconds ago.
+    pub(crate) closed: Option<f64>,
+    /// The name of the process on whose time an active reset was sent.
+    pub(crate) name: Option<String>,
+}
+
+pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
+
+const LISTEN: u8 = 10;
+
+/// Why this host sent a reset.
+pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
+    use Cause::*;
+    use Confidence::*;
+    let opinion = |cause: Cause, confidence, others: &[Cause], says: &str| {
+        let mut candidates = vec![cause];
+        candidates.extend_from_slice(others);
+        (cause, confidence, candidates, vec![says.to_owned()])
+    };
+    match reason {
+        Some("TCP_ABORT_ON_CLOSE") => {
+            opinion(ClosedWithUnreadData, Certain, &[], "the kernel: close() while received data was unread")
+        }
+        Some("TCP_ABORT_ON_DATA") => {
+            opinion(DataAfterClose, Certain, &[], "the kernel: data arrived after the socket was closed")
+        }
+        Some("TCP_ABORT_ON_LINGER") => {
+            opinion(Aborted, Certain, &[], "the kernel: SO_LINGER with a negative timeout, set by TCP_LINGER2")
+        }
+        Some("TCP_KEEPALIVE_TIMEOUT") => {
+            opinion(KeepaliveTimeout, Certain, &[], "the kernel: keepalive probes went unanswered")
+        }
+        Some("TCP_DISCONNECT_WITH_DATA") => {
+            opinion(Aborted, Likely, &[], "the kernel: disconnected with data unsent, as SO_LINGER 0 does")
+        }
+        Some("TCP_ABORT_ON_MEMORY") => (
+            Unknown,
+            Possible,
+            vec![Aborted, RetransmissionTimeout],
+            vec!["the kernel: too many orphaned sockets or too little memory for TCP (tcp_max_orphans, tcp_mem)".into()],
+        ),
+        Some("TCP_TIMEWAIT_SOCKET") => opinion(
+            DataAfterClose,
+            Likely,
+            &[Finwait2Expired],
+            "the kernel: a packet for a connection in TIME-WAIT or orphaned FIN-WAIT-2",
+        ),
+        _ if context.active => active(reason, context),
+        Some("NO_SOCKET") => no_socket(context),
+        _ if context.state == LISTEN => at_listener(reason, context),
+        Some(
+            word @ ("TCP_INVALID_ACK_SEQUENCE" | "TCP_TOO_OLD_ACK" | "TCP_ACK_UNSENT_DATA" | "TCP_OLD_ACK" | "TCP_FLAGS"
+            | "INVALID_SYN" | "TCP_STATE"),
+        ) => opinion(
+            HalfOpen,
+            Likely,
+            &[AcceptQueueOverflow, DataAfterClose],
+            &format!("the kernel: {word}: the packet belongs to no state this side knows"),
+        ),
+        Some(word) => (Unknown, Possible, vec![HalfOpen, DataAfterClose], vec![format!("the kernel: {word}")]),
+        None => (
+            Unknown,
+            Possible,
+            vec![HalfOpen, DataAfterClose, PortClosed, AcceptQueueOverflow],
+            vec!["an answer to a packet; this kernel gives no reason".into()],
+        ),
+    }
+}
+
+/// A system call led to it.
+fn active(reason: Option<&str>, context: &Context) -> Opinion {
+    use Cause::*;
+    use Confidence::*;
+    if context.name.as_deref() == Some("ss") {
+        return (
+            Aborted,
+            Certain,
+            vec![Aborted],
+            vec!["an administrator's ss -K destroyed the socket".into()],
+        );
+    }
+    let word = reason.unwrap_or("no reason given");
+    let evidence = vec![format!(
+        "the kernel: {word}, from a system call: SO_LINGER 0, a killed socket, or a listener closed with a queue"
+    )];
+    match reason {
+        Some("TCP_STATE") => (Aborted, Likely, vec![Aborted, ProcessGone], evidence),
+        _ => {
+            (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, KeepaliveTimeout], evidence)
+        }
+    }
+}
+
+fn no_socket(context: &Context) -> Opinion {
+    use Cause::*;
+    use Confidence::*;
+    if let Some(seconds) = context.closed {
+        return (
+            Finwait2Expired,
+            Possible,
+            vec![Finwait2Expired, DataAfterClose],
+            vec![format!("no socket: this side had closed the connection {seconds:.1} s before")],
+        );
+    }
+    if context.listens {
+        return (
+            HalfOpen,
+            Likely,
+            vec![HalfOpen, DataAfterClose, Finwait2Expired],
+            vec![
+                "no socket, though somebody listens on the port: a packet of a connection nobody remembers"
+                    .into(),
+            ],
+        );
+    }
+    (
+        PortClosed,
+        Likely,
+        vec![PortClosed, HalfOpen, ProcessGone],
+        vec!["no socket, and nobody listens on the port".into()],
+    )
+}
+
+fn at_listener(reason: Option<&str>, context: &Context) -> Opinion {
+    use Cause::*;
+    use Confidence::*;
+    let word = reason.unwrap_or("no reason given");
+    let mut evidence = vec![format!("the kernel: {word} at a listener")];
+    let Some(queue) = context.queue else {
+        return (Unknown, Possible, vec![AcceptQueueOverflow, HalfOpen], evidence);
+    };
+    evidence.push(format!("its accept queue held {} of {}", queue.waiting, queue.limit));
+    if queue.is_full() {
+        (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, HalfOpen], evidence)
+    } else {
+        (Unknown, Possible, vec![HalfOpen, AcceptQueueOverflow], evidence)
+    }
+}
+
+/// Why a peer may have sent one, from the error that the kernel made of it.
+pub(crate) fn received(error: Option<i32>) -> Opinion {
+    use Cause::*;
+    use Confidence::*;
+    const EPIPE: i32 = 32;
+    const ECONNREFUSED: i32 = 111;
+    match error {
+        Some(ECONNREFUSED) => (
+            PortClosed,
+            Likely,
+            vec![PortClosed, FirewallReject, AcceptQueueOverflow],
+            vec!["ECONNREFUSED: it answered our SYN".into()],
+        ),
+        Some(EPIPE) => (
+            DataAfterClose,
+            Likely,
+            vec![DataAfterClose, ClosedWithUnreadData],
+            vec!["EPIPE: the peer had closed its side before".into()],
+        ),
+        _ => (
+            Unknown,
+            Possible,
+            vec![ClosedWithUnreadData, Aborted, ProcessGone, HalfOpen, AcceptQueueOverflow, Forged],
+            vec![
+                "the peer reset the connection; why is known there only (`linger watch` there, or a capture)"
+                    .into(),
+            ],
+        ),
+    }
+}
+
+/// The kernel's names of TCP states.
+pub(crate) fn state_name(state: u8) -> Option<&'static str> {
+    const NAMES: [&str; 12] = [
+        "ESTABLISHED",
+        "SYN_SENT",
+        "SYN_RECV",
+        "FIN_WAIT1",
+        "FIN_WAIT2",
+        "TIME_WAIT",
+        "CLOSE",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "LISTEN",
+        "CLOSING",
+        "NEW_SYN_RECV",
+    ];
+    NAMES.get(usize::from(state).checked_sub(1)?).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_that_name_several_causes_stay_candidates() {
+        let active = Context { active: true, ..Context::default() };
+        let (cause, confidence, candidates, _) = sent(Some("TCP_STATE"), &active);
+        assert_eq!((cause, confidence), (Cause::Aborted, Confidence::Likely));
+        assert!(candidates.contains(&Cause::ProcessGone), "a listener closed with a queue looks the same");
+        let (cause, ..) = sent(None, &active);
+        assert_eq!(cause, Cause::Unknown, "without a reason nothing is certain");
+    }
+
+    #[test]
+    fn a_backlog_of_n_holds_one_more() {
+        let queue = |waiting| Queue { waiting, limit: 4 };
+        assert!(!queue(4).is_full() && queue(5).is_full());
+        assert!(!queue(3).is_near_its_limit() && queue(4).is_near_its_limit());
+    }
+}

@@ -1,0 +1,169 @@
+//! The exporter: OpenMetrics over HTTP, for Prometheus to scrape.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::{Notice, Warning, Watcher};
+
+/// A scraper gets this long to ask and to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest request that is read.
+const MAX_REQUEST: usize = 8 << 10;
+/// Label sets kept; beyond them processes are counted as "other", so that no host fills the scraper's memory.
+const MAX_LABELS: usize = 2_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResetLabels {
+    cause: &'static str,
+    direction: &'static str,
+    process: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: String,
+    process: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WarningLabels {
+    warning: &'static str,
+}
+
+/// The numbers behind `/metrics`. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    resets: Family<ResetLabels, Counter>,
+    warnings: Family<WarningLabels, Counter>,
+    waiting: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
+    limit: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
+    lost: Counter<u64, AtomicU64>,
+    labels: Arc<Mutex<std::collections::HashSet<ResetLabels>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("linger");
+        let (resets, warnings) = (Family::default(), Family::default());
+        let (waiting, limit, lost) = (Family::default(), Family::default(), Counter::default());
+        registry.register("resets", "TCP resets by cause, direction and process", resets.clone());
+        registry.register("warnings", "Conditions that end in resets", warnings.clone());
+        registry.register("listener_queue", "Connections that wait for accept", waiting.clone());
+        registry.register("listener_queue_limit", "The listener's backlog", limit.clone());
+        registry.register(
+            "events_lost",
+            "Kernel events dropped because they were not read in time",
+            lost.clone(),
+        );
+        let registry = Arc::new(Mutex::new(registry));
+        Self { registry, resets, warnings, waiting, limit, lost, labels: Arc::default() }
+    }
+}
+
+impl Metrics {
+    /// Counts what happened, and takes over the listeners' queues.
+    pub fn record(&self, notices: &[Notice], watcher: &Watcher) {
+        for notice in notices {
+            match notice {
+                Notice::Reset(reset) => {
+                    let process = reset.process.as_ref().map_or("unknown", |process| &process.name);
+                    let mut labels = ResetLabels {
+                        cause: reset.cause.name(),
+                        direction: reset.direction.name(),
+                        process: process.to_owned(),
+                    };
+                    let mut known = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+                    if known.len() >= MAX_LABELS && !known.contains(&labels) {
+                        labels.process = "other".into();
+                    }
+                    known.insert(labels.clone());
+                    drop(known);
+                    self.resets.get_or_create(&labels).inc();
+                }
+                Notice::Warning(warning) => {
+                    let warning = match warning {
+                        Warning::ListenerNearLimit { .. } => "listener-near-limit",
+                        Warning::UnreadAfterPeerClosed { .. } => "unread-after-peer-closed",
+                    };
+                    self.warnings.get_or_create(&WarningLabels { warning }).inc();
+                }
+            }
+        }
+        self.waiting.clear();
+        self.limit.clear();
+        for (local, queue, process) in watcher.listeners().take(MAX_LABELS) {
+            let process = process.map_or("unknown", |process| &process.name).to_owned();
+            let labels = ListenerLabels { listener: local.to_string(), process };
+            self.waiting.get_or_create(&labels).set(queue.waiting.into());
+            self.limit.get_or_create(&labels).set(queue.limit.into());
+        }
+        self.lost.inner().store(watcher.lost(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The metrics as OpenMetrics text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+
+    /// Binds `address` and answers `GET /metrics` in a thread, until the process ends; answers the address bound.
+    ///
+    /// # Errors
+    /// Those of binding.
+    pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address)?;
+        let bound = listener.local_addr()?;
+        let metrics = self.clone();
+        // One at a time: a scraper asks every few seconds, and each is held for a bounded time.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A scraper that goes away is no concern of the others.
+                let _ = metrics.answer(stream);
+            }
+        });
+        Ok(bound)
+    }
+
+    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut request = Vec::new();
+        let mut piece = [0; 1024];
+        while request.len() < MAX_REQUEST && !request.windows(4).any(|four| four == b"\r\n\r\n") {
+            match stream.read(&mut piece)? {
+                0 => break,
+                read => request.extend_from_slice(&piece[..read]),
+            }
+        }
+        let (status, body) = if request.starts_with(b"GET /metrics ") {
+            ("200 OK", self.text())
+        } else {
+            ("404 Not Found", "GET /metrics\n".to_owned())
+        };
+        let mut response = String::new();
+        let _ = write!(
+            response,
+            "HTTP/1.1 {status}\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(response.as_bytes())?;
+        linger::close(stream, &linger::Policy::default());
+        Ok(())
+    }
+}

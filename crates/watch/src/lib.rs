@@ -1,0 +1,20 @@
+//! Every TCP reset of a Linux host, live: who, to whom, why, and which process closed.
+//!
+//! The kernel's tracepoints say why it sends each reset; [`Watcher`] reads them through perf events, with no
+//! compiled BPF and no kprobe, and names causes as `linger why` does. What only the socket list knows, queues of
+//! listeners and bytes that lie unread, is asked for at intervals.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
+mod diagnose;
+#[cfg(feature = "export")]
+pub mod export;
+mod kernel;
+mod process;
+#[cfg(feature = "view")]
+pub mod view;
+mod watcher;
+
+pub use diagnose::{Direction, Queue, Reset};
+pub use kernel::{Blind, CannotWatch};
+pub use process::Process;
+pub use watcher::{Filter, Notice, Warning, Watcher};

@@ -1,0 +1,170 @@
+//! Real resets of this machine's kernel, watched live. It needs the right to open tracepoints: root, mostly.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use linger_watch::{Direction, Filter, Notice, Reset, Watcher};
+use linger_why::{Cause, Confidence};
+use socket2::SockRef;
+
+/// One watcher at a time: each sees the whole host.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn watcher(port: u16) -> Option<Watcher> {
+    let mut filter = Filter::default();
+    filter.ports = vec![port];
+    match Watcher::open(filter) {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// Connections through a listener of our own, and what was seen of them: until `enough`, or a bound that only a
+/// failure meets.
+fn seen(watcher: &mut Watcher, mut enough: impl FnMut(&[Reset]) -> bool) -> Vec<Reset> {
+    let bound = Instant::now() + Duration::from_secs(20);
+    let mut resets = Vec::new();
+    while !enough(&resets) && Instant::now() < bound {
+        for notice in watcher.next(Duration::from_millis(50)).unwrap() {
+            if let Notice::Reset(reset) = notice {
+                resets.push(*reset);
+            }
+        }
+    }
+    resets
+}
+
+fn pair(address: &str) -> (TcpListener, TcpStream, TcpStream) {
+    let listener = TcpListener::bind(address).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (listener, client, server)
+}
+
+/// What the kernel says of the reset that `provoke` brings about, as sent from the server's port.
+fn sent(address: &str, provoke: impl FnOnce(TcpStream, TcpStream)) -> Option<Reset> {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (listener, client, server) = pair(address);
+    let local = listener.local_addr().unwrap();
+    let mut watcher = watcher(local.port())?;
+    provoke(client, server);
+    let ours = |reset: &Reset| reset.direction == Direction::Sent && reset.local == local;
+    let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
+    assert_eq!(watcher.lost(), 0);
+    Some(resets.into_iter().find(ours).expect("the reset was seen"))
+}
+
+fn own_process(reset: &Reset) -> bool {
+    reset.process.as_ref().is_some_and(|process| process.pid == std::process::id())
+}
+
+#[test]
+fn a_close_with_unread_data_names_the_closer() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let reset = sent(address, |mut client, mut server| {
+            client.write_all(b"two halves").unwrap();
+            server.read_exact(&mut [0; 3]).unwrap();
+            drop(server);
+            drop(client);
+        });
+        let Some(reset) = reset else { return };
+        assert_eq!(
+            (reset.cause, reset.confidence),
+            (Cause::ClosedWithUnreadData, Confidence::Certain),
+            "{reset:?}"
+        );
+        assert!(own_process(&reset), "{reset:?}");
+    }
+}
+
+#[test]
+fn an_abort_is_one() {
+    let reset = sent("127.0.0.1:0", |client, server| {
+        SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        drop(client);
+    });
+    let Some(reset) = reset else { return };
+    assert_eq!(reset.cause, Cause::Aborted, "{reset:?}");
+    assert!(reset.confidence < Confidence::Certain, "a closed listener looks the same");
+    assert!(own_process(&reset));
+}
+
+#[test]
+fn data_after_close_names_who_had_closed() {
+    let reset = sent("127.0.0.1:0", |mut client, server| {
+        drop(server);
+        // The FIN is there before the data is sent.
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        client.write_all(b"late").unwrap();
+    });
+    let Some(reset) = reset else { return };
+    assert_eq!(reset.cause, Cause::DataAfterClose, "{reset:?}");
+    assert!(own_process(&reset), "{reset:?}");
+}
+
+#[test]
+fn a_closed_port_is_named_at_both_ends() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let local: SocketAddr = listener.local_addr().unwrap();
+    drop(listener);
+    let Some(mut watcher) = watcher(local.port()) else { return };
+    TcpStream::connect(local).unwrap_err();
+    let both = |resets: &[Reset]| {
+        [Direction::Sent, Direction::Received]
+            .iter()
+            .all(|way| resets.iter().any(|reset| reset.direction == *way))
+    };
+    let resets = seen(&mut watcher, both);
+    assert!(both(&resets), "{resets:?}");
+    assert!(resets.iter().all(|reset| reset.cause == Cause::PortClosed), "{resets:?}");
+}
+
+#[test]
+fn a_thousand_resets_are_a_thousand() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = listener.local_addr().unwrap();
+    let Some(mut watcher) = watcher(local.port()) else { return };
+    for _ in 0..1_000 {
+        let mut client = TcpStream::connect(local).unwrap();
+        client.write_all(b"unread").unwrap();
+        drop(listener.accept().unwrap());
+    }
+    let ours = |resets: &[Reset]| {
+        resets
+            .iter()
+            .filter(|reset| reset.cause == Cause::ClosedWithUnreadData && reset.local == local)
+            .count()
+    };
+    let resets = seen(&mut watcher, |resets| ours(resets) >= 1_000);
+    assert_eq!((ours(&resets), watcher.lost()), (1_000, 0));
+}
+
+#[test]
+fn a_listener_near_its_limit_is_warned_of() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(4).unwrap();
+    let local = socket.local_addr().unwrap().as_socket().unwrap();
+    let _waiting: Vec<_> = (0..4).map(|_| TcpStream::connect(local).unwrap()).collect();
+    let Some(mut watcher) = watcher(local.port()) else { return };
+    let bound = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < bound {
+        for notice in watcher.next(Duration::from_millis(100)).unwrap() {
+            let json = serde_json::to_value(&notice).unwrap();
+            if json["warning"] == "listener-near-limit" && json["local"] == local.to_string() {
+                assert_eq!((&json["queue"]["waiting"], &json["queue"]["limit"]), (&4.into(), &4.into()));
+                return;
+            }
+        }
+    }
+    panic!("no warning");
+}
