@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{client, fcgi, generate, lab, probe, server, transfer, why};
+use crate::{client, fcgi, generate, lab, probe, server, transfer, watch, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -30,6 +30,7 @@ enum Verb {
     Receipt(transfer::receipt::Arguments),
     Server(server::Arguments),
     Share(transfer::share::Arguments),
+    Watch(watch::Arguments),
     Why(why::Arguments),
 }
 
@@ -53,6 +54,7 @@ impl Arguments {
             Verb::Receipt(arguments) => transfer::receipt::run(&arguments),
             Verb::Server(arguments) => server::run(arguments),
             Verb::Share(arguments) => transfer::share::run(&arguments),
+            Verb::Watch(arguments) => watch::run(&arguments),
             Verb::Why(arguments) => why::run(&arguments),
         }
     }

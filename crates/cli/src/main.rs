@@ -12,6 +12,7 @@ mod probe;
 mod progress;
 mod server;
 mod transfer;
+mod watch;
 mod why;
 
 use std::process::ExitCode;

@@ -11,6 +11,9 @@ use serde_json::json;
 
 use crate::exit;
 
+/// Findings of a file that are held until its end, to see whether it has several interfaces.
+const HELD: usize = 10_000;
+
 /// Names the cause of every reset in a capture, with evidence, or says that it cannot be known.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger why capture.pcap\n  tcpdump -i eth0 -w - tcp | linger why -\n  \
@@ -73,8 +76,9 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         groups.add(finding);
     };
     for path in &arguments.files {
+        let live = path == Path::new("-");
         let examined = examine(path, limits, |finding| {
-            if several {
+            if several || !live && findings.len() < HELD {
                 findings.push(finding);
             } else {
                 take(finding, &mut groups, &mut out);
@@ -94,7 +98,8 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             }
         }
     }
-    if several {
+    // Interfaces of one capture are places to compare as well.
+    if several || findings.iter().any(|finding| finding.interface != 0) {
         let paths: Vec<&Path> = arguments
             .files
             .iter()
@@ -102,9 +107,10 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             .filter(|path| files.iter().any(|file| Path::new(&file.file) == *path))
             .filter(|path| *path != Path::new("-"))
             .collect();
-        for finding in compare(&paths, findings)? {
-            take(finding, &mut groups, &mut out);
-        }
+        findings = compare(&paths, findings)?;
+    }
+    for finding in findings {
+        take(finding, &mut groups, &mut out);
     }
     if let Some(error) = failed {
         return Err(error.into());

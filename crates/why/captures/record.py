@@ -61,8 +61,6 @@ def build():
     inside(M, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     for ns in (C, S):
         inside(ns, "sysctl -qw net.ipv4.tcp_synack_retries=2 net.ipv4.tcp_no_metrics_save=1")
-    # Neighbours are known before anything is recorded.
-    inside(C, "ping -qc1 -w2 10.77.2.1", False), inside(C, "ping -qc1 -w2 fd77:2::1", False)
 
 
 def demolish():
@@ -88,6 +86,8 @@ def record(name, out):
         inside(ns, "sysctl -qw " + " ".join(f"net.ipv4.{key}={value}" for key, value in settled.items()))
         inside(ns, "nft flush ruleset")
     inside(M, "nft flush ruleset")
+    # Neighbours are known before anything is recorded.
+    inside(C, f"ping -qc1 -w2 {ADDRESS[version]['s']}", False)
     directory = tempfile.mkdtemp()
     dumps = []
     for place, ns, dev in (("client", C, "c0"), ("middle", M, "s1"), ("server", S, "s0")):

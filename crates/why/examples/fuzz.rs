@@ -16,7 +16,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let iterations: u64 = arguments.next().map_or(10_000, |text| text.parse().expect("a number of iterations"));
+    let iterations: u64 =
+        arguments.next().map_or(10_000, |text| text.parse().expect("a number of iterations"));
     let seed: u64 = arguments.next().map_or(1, |text| text.parse().expect("a number as seed"));
     let corpus = corpus();
     assert!(!corpus.is_empty(), "no captures to start from");

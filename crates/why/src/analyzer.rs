@@ -105,7 +105,7 @@ impl Analyzer {
                 if packet.has_options() && self.comments.len() < MAX_COMMENTS {
                     self.comment(packet);
                 }
-                self.segment(&segment, At { frame: packet.frame, time: packet.time });
+                self.segment(&segment, packet.interface, At { frame: packet.frame, time: packet.time });
             }
             Err(NotTcp::OtherProtocol) => {}
             Err(NotTcp::Fragment) => self.counts.fragments += 1,
@@ -123,12 +123,12 @@ impl Analyzer {
         }
     }
 
-    fn segment(&mut self, segment: &Segment<'_>, at: At) {
+    fn segment(&mut self, segment: &Segment<'_>, interface: u32, at: At) {
         self.counts.segments += 1;
         while let Some(flow) = self.table.due(at.time) {
             self.settle(flow);
         }
-        let (key, dir) = Key::of(segment);
+        let (key, dir) = Key::of(segment, interface);
         let mut found = self.table.find(&key);
         if segment.flags.has(Flags::SYN)
             && let Some(slot) = found
@@ -201,22 +201,24 @@ impl Analyzer {
         ends: bool,
         repeated: bool,
     ) {
+        let Some(interface) = self.table.get(slot).map(|flow| flow.key.interface) else { return };
+        let source = (segment.source, interface);
         if segment.flags.has(Flags::SYN | Flags::ACK) {
-            self.surroundings.accepts(segment.source, at.time, segment.ttl);
+            self.surroundings.accepts(source, at.time, segment.ttl);
             if repeated {
-                self.surroundings.repeats(segment.source, at.time);
+                self.surroundings.repeats(source, at.time);
             }
         } else if ends {
-            self.surroundings.ends(segment.source, at.time);
+            self.surroundings.ends(source, at.time);
         } else if step == Step::Reset
             && let Some(flow) = self.table.get(slot)
             && let Some(reset) = &flow.reset
         {
             let facts = Facts::new(reset);
             if facts.answers_syn() {
-                self.surroundings.refuses(segment.source, at.time, at.frame);
+                self.surroundings.refuses(source, at.time, at.frame);
             } else if facts.active() && facts.client() != Some(dir) && !flow.sides[dir].fin() {
-                self.surroundings.ends(segment.source, at.time);
+                self.surroundings.ends(source, at.time);
             }
         }
     }
@@ -235,7 +237,7 @@ impl Analyzer {
             Some(true) => to,
             _ => from,
         };
-        let mut verdict = verdict::decide(&facts, &self.surroundings.of(listener));
+        let mut verdict = verdict::decide(&facts, &self.surroundings.of((listener, key.interface)));
         if let Some(says) = facts.application() {
             verdict.evidence.push(Evidence { frame: None, says });
         }
@@ -260,6 +262,7 @@ impl Analyzer {
         };
         self.ready.push(Finding {
             file: self.file.clone(),
+            interface: key.interface,
             frame: reset.at.frame,
             time: reset.at.time,
             from,

@@ -12,6 +12,8 @@ use crate::{Cause, Class, Confidence};
 pub struct Finding {
     /// The capture it was found in.
     pub file: String,
+    /// The interface it was seen on, by its number in the capture; 0 where there is one only.
+    pub interface: u32,
     /// The number of its frame, from 1, as Wireshark counts.
     pub frame: u64,
     /// When it was seen: seconds since 1970-01-01 00:00 UTC.

@@ -15,11 +15,13 @@ const DUPLICATE_WITHIN: u64 = 1_000_000;
 /// Beyond this distance a sequence number belongs to another connection.
 pub(crate) const PLAUSIBLE: u32 = 1 << 26;
 
-/// A connection's two ends, the lower one first.
+/// A connection's two ends, the lower one first, as seen on one interface: each of a capture's interfaces is a
+/// place of its own, and what passes two of them is there twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     addresses: [[u64; 2]; 2],
     ports: [u16; 2],
+    pub(crate) interface: u32,
 }
 
 /// One of a flow's two sides: an index into [`Flow::sides`].
@@ -38,17 +40,17 @@ fn words(address: IpAddr) -> [u64; 2] {
 impl Key {
     /// The key of a segment's connection, and which side sent the segment.
     #[inline]
-    pub(crate) fn of(segment: &Segment<'_>) -> (Self, Dir) {
-        Self::between(segment.source, segment.destination)
+    pub(crate) fn of(segment: &Segment<'_>, interface: u32) -> (Self, Dir) {
+        Self::between(segment.source, segment.destination, interface)
     }
 
     /// The key of the connection between two ends, and which side the first is.
     #[inline]
-    pub(crate) fn between(from: SocketAddr, to: SocketAddr) -> (Self, Dir) {
+    pub(crate) fn between(from: SocketAddr, to: SocketAddr, interface: u32) -> (Self, Dir) {
         let (source, destination) = ((words(from.ip()), from.port()), (words(to.ip()), to.port()));
         let ((low, high), dir) =
             if source <= destination { ((source, destination), 0) } else { ((destination, source), 1) };
-        (Self { addresses: [low.0, high.0], ports: [low.1, high.1] }, dir)
+        (Self { addresses: [low.0, high.0], ports: [low.1, high.1], interface }, dir)
     }
 
     pub(crate) fn end(&self, dir: Dir) -> SocketAddr {
@@ -635,7 +637,7 @@ mod tests {
     fn ends_survive_the_key() {
         for text in ["10.1.2.3:80", "[fd00::1]:443", "[::1]:1"] {
             let end: SocketAddr = text.parse().unwrap();
-            let key = Key { addresses: [words(end.ip()), [0, 0]], ports: [end.port(), 0] };
+            let key = Key { addresses: [words(end.ip()), [0, 0]], ports: [end.port(), 0], interface: 0 };
             assert_eq!(key.end(0), end);
         }
     }

@@ -1,4 +1,4 @@
-//! Several captures of the same connections: what one place saw and another did not.
+//! Several captures of the same connections, or several interfaces of one: what one place saw and another did not.
 //!
 //! A second pass collects the packets of the connections that were reset, in every capture. Connections are
 //! matched by their ends, or, through address translation, by the initial sequence numbers of both sides.
@@ -66,10 +66,11 @@ impl Trace {
     }
 }
 
-/// The connections of interest in one capture.
+/// The connections of interest, as seen on one interface of one capture; their keys are those of interface 0.
 #[derive(Debug, Default)]
 struct Traces {
     file: String,
+    interface: u32,
     flows: HashMap<Key, Trace>,
     by_isns: HashMap<(u32, u32), Key>,
     first: u64,
@@ -86,21 +87,21 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
     let mut keys = HashSet::new();
     let mut isns = HashSet::new();
     for finding in findings.iter().take(MAX_FLOWS) {
-        keys.insert(Key::between(finding.from, finding.to).0);
+        keys.insert(Key::between(finding.from, finding.to, 0).0);
         isns.extend(finding.numbers.isns.into_iter().flatten());
     }
     let mut all = Vec::new();
     for path in paths {
-        all.push(collect(path, &keys, &isns)?);
+        all.extend(collect(path, &keys, &isns)?);
     }
     let mut kept: Vec<Finding> = Vec::new();
     let mut known: HashMap<(usize, Key, u64), usize> = HashMap::new();
     for mut finding in findings {
-        let Some(own) = all.iter().position(|traces| traces.file == finding.file) else {
+        let Some(own) = all.iter().position(|traces| traces.is_where(&finding)) else {
             kept.push(finding);
             continue;
         };
-        let (key, by) = Key::between(finding.from, finding.to);
+        let (key, by) = Key::between(finding.from, finding.to, 0);
         let mut elsewhere = Vec::new();
         for (at, other) in all.iter().enumerate().filter(|&(at, _)| at != own) {
             let found = Comparison::of(&all[own], other, key, by, &finding)
@@ -131,24 +132,45 @@ fn nearer(new: &Finding, old: &Finding) -> bool {
     (new.ttl, new.confidence) > (old.ttl, old.confidence)
 }
 
-fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Traces, ReadError> {
+impl Traces {
+    fn is_where(&self, finding: &Finding) -> bool {
+        self.file == finding.file && self.interface == finding.interface
+    }
+
+    /// What a reader is told of this place.
+    fn name(&self) -> String {
+        if self.interface == 0 {
+            self.file.clone()
+        } else {
+            format!("{} interface {}", self.file, self.interface)
+        }
+    }
+}
+
+/// The interfaces of a capture that are compared.
+const MAX_INTERFACES: u32 = 64;
+
+fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<Traces>, ReadError> {
     let mut reader = capture::open(path)?;
-    let mut traces = Traces { file: path.display().to_string(), ..Traces::default() };
+    let file = path.display().to_string();
+    let mut all: Vec<Traces> = Vec::new();
     // What cannot be read was reported by the first pass.
     while let Ok(Some(packet)) = reader.next() {
-        if traces.first == 0 {
-            traces.first = packet.time;
+        if packet.interface >= MAX_INTERFACES {
+            continue;
         }
+        while all.len() <= packet.interface as usize {
+            let interface = all.len() as u32;
+            all.push(Traces { file: file.clone(), interface, first: packet.time, ..Traces::default() });
+        }
+        let traces = &mut all[packet.interface as usize];
         traces.last = packet.time;
         let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { continue };
-        let (key, dir) = Key::of(&segment);
+        let (key, dir) = Key::of(&segment, 0);
         let syn = segment.flags.has(Flags::SYN);
         let known = traces.flows.contains_key(&key);
         let wanted = known || keys.contains(&key) || syn && isns.contains(&segment.seq);
-        if !wanted {
-            continue;
-        }
-        if !known && traces.flows.len() >= MAX_FLOWS {
+        if !wanted || !known && traces.flows.len() >= MAX_FLOWS {
             continue;
         }
         let trace = traces.flows.entry(key).or_default();
@@ -170,7 +192,7 @@ fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Trac
             traces.by_isns.insert((low.min(high), low.max(high)), key);
         }
     }
-    Ok(traces)
+    Ok(all)
 }
 
 /// One reset, seen from the capture it was found in and from another.
@@ -264,7 +286,7 @@ impl<'a> Comparison<'a> {
 
     /// Adds what the other capture tells; answers where it has the same reset.
     fn apply(self, finding: &mut Finding) -> Option<(Key, u64)> {
-        let file = &self.other.file;
+        let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {
             finding.evidence.push(Evidence { frame: None, says });
         };

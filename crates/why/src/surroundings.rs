@@ -9,6 +9,9 @@ const MAX_LISTENERS: usize = 8_192;
 /// Connections that a listener's side ends within this long end together.
 const TOGETHER: u64 = 50_000_000;
 
+/// A listener, and the interface it was seen on.
+pub(crate) type Place = (SocketAddr, u32);
+
 /// What is known of one listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Listener {
@@ -54,15 +57,15 @@ impl Listener {
 /// The listeners of a capture.
 #[derive(Debug, Default)]
 pub(crate) struct Surroundings {
-    listeners: HashMap<SocketAddr, Listener>,
+    listeners: HashMap<Place, Listener>,
 }
 
 impl Surroundings {
-    pub(crate) fn of(&self, listener: SocketAddr) -> Listener {
+    pub(crate) fn of(&self, listener: Place) -> Listener {
         self.listeners.get(&listener).copied().unwrap_or_default()
     }
 
-    fn touch(&mut self, listener: SocketAddr, time: u64) -> &mut Listener {
+    fn touch(&mut self, listener: Place, time: u64) -> &mut Listener {
         if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains_key(&listener) {
             // Half at once, so that the search for the oldest is paid for by many.
             let mut times: Vec<u64> = self.listeners.values().map(|listener| listener.touched).collect();
@@ -75,23 +78,23 @@ impl Surroundings {
         listener
     }
 
-    pub(crate) fn accepts(&mut self, listener: SocketAddr, time: u64, ttl: u8) {
+    pub(crate) fn accepts(&mut self, listener: Place, time: u64, ttl: u8) {
         let listener = self.touch(listener, time);
         listener.accepted = Some(time);
         listener.ttl = Some(ttl);
     }
 
-    pub(crate) fn repeats(&mut self, listener: SocketAddr, time: u64) {
+    pub(crate) fn repeats(&mut self, listener: Place, time: u64) {
         let listener = self.touch(listener, time);
         listener.repeats = listener.repeats.saturating_add(1);
     }
 
-    pub(crate) fn refuses(&mut self, listener: SocketAddr, time: u64, frame: u64) {
+    pub(crate) fn refuses(&mut self, listener: Place, time: u64, frame: u64) {
         self.touch(listener, time).refused = Some((time, frame));
     }
 
     /// The listener's side ended an open connection, by FIN or by reset.
-    pub(crate) fn ends(&mut self, listener: SocketAddr, time: u64) {
+    pub(crate) fn ends(&mut self, listener: Place, time: u64) {
         let listener = self.touch(listener, time);
         if time.saturating_sub(listener.burst.0) <= TOGETHER {
             listener.burst.1 = listener.burst.1.saturating_add(1);
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn ends_at_once_are_counted_together() {
-        let listener = "10.0.0.1:80".parse().unwrap();
+        let listener = ("10.0.0.1:80".parse().unwrap(), 0);
         let mut all = Surroundings::default();
         for n in 0..6 {
             all.ends(listener, 1_000_000_000 + n);
@@ -125,9 +128,9 @@ mod tests {
     fn memory_is_bounded_and_the_latest_stay() {
         let mut all = Surroundings::default();
         for n in 0..20_000u32 {
-            all.accepts(SocketAddr::from((n.to_be_bytes(), 80)), u64::from(n), 64);
+            all.accepts((SocketAddr::from((n.to_be_bytes(), 80)), 0), u64::from(n), 64);
             assert!(all.listeners.len() <= MAX_LISTENERS);
         }
-        assert!(all.of(SocketAddr::from((19_999u32.to_be_bytes(), 80))).accepted.is_some());
+        assert!(all.of((SocketAddr::from((19_999u32.to_be_bytes(), 80)), 0)).accepted.is_some());
     }
 }

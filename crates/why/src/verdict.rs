@@ -608,17 +608,14 @@ impl Judge<'_> {
         let refused = refused.filter(|&(refused, _)| {
             self.listener.accepted.is_none_or(|accepted| accepted <= time || accepted >= refused)
         });
-        if let Some((_, frame)) = refused {
-            self.say(frame, "soon after, the same port refuses connections: nobody listens any more");
-        }
+        // Many ends at once alone are no death: a busy server that closes with unread data looks just so.
+        let (_, frame) = refused?;
+        self.say(frame, "soon after, the same port refuses connections: nobody listens any more");
         if together >= TOGETHER {
             self.say(
                 None,
                 format!("{together} connections of the same port ended within a twentieth of a second"),
             );
-        }
-        if refused.is_none() && together < TOGETHER {
-            return None;
         }
         self.ask("the service's journal at that time");
         let mut candidates = vec![ProcessGone, otherwise];

@@ -1,0 +1,186 @@
+//! `linger watch`: every reset of this host, live, as a view, as lines, as JSON, or for Prometheus.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use linger_watch::export::Metrics;
+use linger_watch::view::{Key, View, describe};
+use linger_watch::{Filter, Notice, Reset, Watcher};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+
+use crate::{exit, interrupt};
+
+/// How long to wait for the kernel at a time: 4 wakeups a second when nothing happens.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Between two looks at the keyboard.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// Shows every reset this host sends or receives, with its cause and the process that closed.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
+    sudo linger watch --prometheus 127.0.0.1:9464\n\n\
+    It reads the kernel's tracepoints and needs root or CAP_PERFMON. Exit status: 0 no reset was seen, 1 some were,\n\
+    4 this machine or user cannot watch.")]
+pub(crate) struct Arguments {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Plain lines instead of the view, also on a terminal.
+    #[arg(long, conflicts_with = "json")]
+    plain: bool,
+    /// Serve OpenMetrics at http://ADDR/metrics; with no other output unless asked for.
+    #[arg(long, value_name = "ADDR")]
+    prometheus: Option<SocketAddr>,
+    /// End after so many seconds.
+    #[arg(long = "for", value_name = "SECS")]
+    seconds: Option<u64>,
+    /// Only resets that concern these ports, here or there.
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    port: Vec<u16>,
+    /// Only resets of processes with these names.
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    process: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let mut filter = Filter::default();
+    filter.ports = arguments.port.clone();
+    filter.processes = arguments.process.clone();
+    let mut watcher = match Watcher::open(filter) {
+        Ok(watcher) => watcher,
+        Err(error) => return exit::fail(exit::NOT_POSSIBLE_HERE, error),
+    };
+    for blind in watcher.blind() {
+        eprintln!("linger: {}", blind.meaning());
+    }
+    let metrics = Metrics::default();
+    if let Some(address) = arguments.prometheus {
+        match metrics.serve(address) {
+            Ok(bound) => eprintln!("linger: serving http://{bound}/metrics"),
+            Err(error) => return exit::fail(exit::BAD_USAGE, format!("cannot listen on {address}: {error}")),
+        }
+    }
+    let viewed =
+        io::stdout().is_terminal() && !arguments.json && !arguments.plain && arguments.prometheus.is_none();
+    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let result = if viewed { view(&mut watcher, end) } else { lines(&mut watcher, &metrics, arguments, end) };
+    match result {
+        Ok(0) => ExitCode::from(exit::NOTHING_LOST),
+        Ok(_) => ExitCode::from(exit::LOSS_FOUND),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(exit::NOTHING_LOST),
+        Err(error) => exit::fail(exit::COULD_NOT_TELL, error),
+    }
+}
+
+/// Answers how many resets were seen.
+fn lines(
+    watcher: &mut Watcher,
+    metrics: &Metrics,
+    arguments: &Arguments,
+    end: Option<Instant>,
+) -> io::Result<u64> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    interrupt::on_first(move || asked.store(true, Ordering::Relaxed))?;
+    let quiet = arguments.prometheus.is_some() && !arguments.json && !arguments.plain;
+    let (mut seen, mut lost) = (0, 0);
+    while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
+        let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
+        let notices = watcher.next(left.min(PATIENCE))?;
+        metrics.record(&notices, watcher);
+        seen += notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64;
+        if watcher.lost() > lost {
+            lost = watcher.lost();
+            eprintln!(
+                "linger: {lost} kernel events were lost so far: this host resets faster than they are read"
+            );
+        }
+        if quiet || notices.is_empty() {
+            continue;
+        }
+        let mut out = io::stdout().lock();
+        for notice in &notices {
+            if arguments.json {
+                serde_json::to_writer(&mut out, notice)?;
+                writeln!(out)?;
+            } else {
+                writeln!(out, "{}", line(notice))?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(seen)
+}
+
+fn line(notice: &Notice) -> String {
+    match notice {
+        Notice::Reset(reset) => reset_line(reset),
+        Notice::Warning(warning) => format!("warning: {}", describe(warning)),
+        _ => String::new(),
+    }
+}
+
+fn reset_line(reset: &Reset) -> String {
+    let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
+    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {process}"));
+    let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
+    let others = if candidates.len() > 1 { format!(" of {}", candidates.join(", ")) } else { String::new() };
+    format!(
+        "{:.6} {} {} -> {remote} {} ({}){process}{others}",
+        reset.time,
+        reset.direction.name(),
+        reset.local,
+        reset.cause,
+        reset.confidence
+    )
+}
+
+fn view(watcher: &mut Watcher, end: Option<Instant>) -> io::Result<u64> {
+    let mut terminal = ratatui::try_init()?;
+    let mut view = View::default();
+    let mut seen = 0;
+    let result = loop {
+        if end.is_some_and(|end| Instant::now() >= end) {
+            break Ok(seen);
+        }
+        let drawn = watcher.next(Duration::ZERO).and_then(|notices| {
+            seen += notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64;
+            view.record(&notices, watcher);
+            terminal.draw(|frame| view.draw(frame)).map(|_| ())
+        });
+        if let Err(error) = drawn {
+            break Err(error);
+        }
+        match keys(&mut view) {
+            Ok(true) => {}
+            Ok(false) => break Ok(seen),
+            Err(error) => break Err(error),
+        }
+    };
+    ratatui::restore();
+    result
+}
+
+/// Answers whether to go on.
+fn keys(view: &mut View) -> io::Result<bool> {
+    let mut patience = FRAME;
+    while event::poll(patience)? {
+        patience = Duration::ZERO;
+        let Event::Key(key) = event::read()? else { continue };
+        match key.code {
+            KeyCode::Char('q') => return Ok(false),
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(false),
+            KeyCode::Up | KeyCode::Char('k') => view.key(Key::Up),
+            KeyCode::Down | KeyCode::Char('j') => view.key(Key::Down),
+            KeyCode::Enter => view.key(Key::Open),
+            KeyCode::Esc => view.key(Key::Back),
+            _ => {}
+        }
+    }
+    Ok(true)
+}
