@@ -12,9 +12,10 @@
 //! early answer (`413` from a body limit, `401` from a guard) is sent gets a reset instead of it. Behind this
 //! listener every connection, HTTP/1 or HTTP/2, lingers within the policy.
 //!
-//! **Graceful shutdown** (`with_graceful_shutdown`) waits for the connections, and each waits for its peer.
-//! What hyper drops without a shutdown, after a malformed request for instance, the closer ends: wait for
-//! that, too, before the process exits.
+//! A connection's task ends when its last byte is written; the closer waits for the peer. From the moment a
+//! **graceful shutdown** (`with_graceful_shutdown`) begins, the tasks wait, too, so that it lasts until their
+//! peers have closed. What ended shortly before, and what hyper drops without a shutdown (after a malformed
+//! request for instance), lingers in the closer alone: wait for that before the process exits.
 //!
 //! ```no_run
 //! # async fn serve(app: axum::Router, sigterm: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
@@ -28,6 +29,7 @@
 //! ```
 
 use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,28 +42,33 @@ use crate::{Closer, Policy};
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
 pub fn listen<L: Accept>(listener: L, policy: Policy) -> Listener<L> {
-    Listener { listener, policy, closer: None, detached: false }
+    Listener { draining: Draining::default(), listener, policy, closer: None }
 }
 
-/// A listener for [`axum::serve`] whose connections linger; see [`listen`].
+/// A listener for `axum::serve` whose connections linger; see [`listen`].
 #[derive(Debug)]
 pub struct Listener<L> {
+    /// First, so that it is set when the listener closes.
+    draining: Draining,
     listener: L,
     policy: Policy,
     closer: Option<Closer>,
-    detached: bool,
+}
+
+/// Set when the listener is dropped, as `with_graceful_shutdown` does first of all.
+#[derive(Debug, Default)]
+struct Draining(Arc<AtomicBool>);
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl<L: Accept> Listener<L> {
     /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
     pub fn with_closer(self, closer: &Closer) -> Self {
         Self { closer: Some(closer.clone()), ..self }
-    }
-
-    /// Ends a connection's task when the closer has the socket; see [`Lingering::detached`]. A graceful
-    /// shutdown then has to be followed by [`Closer::finish`].
-    pub fn detached(self, detached: bool) -> Self {
-        Self { detached, ..self }
     }
 }
 
@@ -123,7 +130,7 @@ impl<L: Accept> axum::serve::Listener for Listener<L> {
                         Some(closer) => Lingering::with_closer(stream, self.policy, closer),
                         None => Lingering::new(stream, self.policy),
                     };
-                    return (stream.detached(self.detached), address);
+                    return (stream.detached_until(self.draining.0.clone()), address);
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(_) => {

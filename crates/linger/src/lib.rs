@@ -27,6 +27,8 @@
 //!
 //! The decisions are made by [`Machine`], which owns no socket and reads no clock; [`close`] drives it for
 //! a blocking caller, and [`Closer`] drives thousands in the background.
+//! Features bring the same close to [tokio](manual::howto), hyper, axum and rustls; the [`manual`] says how, why,
+//! and what goes wrong elsewhere.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 #[cfg(feature = "axum")]
@@ -36,6 +38,7 @@ mod closer;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod machine;
+pub mod manual;
 mod outcome;
 mod policy;
 #[cfg(feature = "rustls")]

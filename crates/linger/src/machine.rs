@@ -219,7 +219,8 @@ impl Core {
             Event::EndOfStream => {
                 self.end_of_stream = true;
                 self.readable = false;
-                self.measure = true;
+                // What has been acknowledged stays so.
+                self.measure = !self.acknowledged;
             }
             Event::Unacknowledged { bytes, fin } => {
                 let bytes = narrow(bytes);
@@ -305,6 +306,19 @@ impl Core {
 
     pub(crate) fn acknowledged(&self) -> bool {
         self.acknowledged
+    }
+
+    pub(crate) fn discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    pub(crate) fn end_of_stream(&self) -> bool {
+        self.end_of_stream
+    }
+
+    /// Whether everything was read that the policy lets be read.
+    pub(crate) fn is_sated(&self) -> bool {
+        self.allowance == 0
     }
 
     /// When `total` ends the close.

@@ -33,11 +33,7 @@ impl Socket {
     }
 
     pub(crate) fn half_close(&self) -> Event {
-        match rustix::net::shutdown(&self.fd, Shutdown::Write) {
-            Ok(()) => Event::HalfClosed,
-            Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
-            Err(error) => failure(&error.into()),
-        }
+        half_close(self.fd.as_fd())
     }
 
     pub(crate) fn discard(&self, discarder: &mut Discarder, max: u64) -> Event {
@@ -51,6 +47,29 @@ impl Socket {
                 self.queue_is_gone.set(event == Event::Reset && self.family == Family::Unix);
                 event
             }
+        }
+    }
+
+    /// Makes the discarding of a flood cheap: arrivals wake the reader in lots of a quarter megabyte.
+    ///
+    /// Measured on loopback (6.18), CPU a discarded GB: 0.11 s without, 0.11 s with lots of 128 KiB, 0.025 s with
+    /// these. The end of the stream and a window about to close wake in any case (`tcp_epollin_ready`), and
+    /// less than a lot is found when the timer looks.
+    pub(crate) fn expect_flood(&self) {
+        if self.family == Family::Tcp {
+            // A hint: a kernel that refuses it costs no correctness.
+            let _ = linger_sys::set_receive_low_water(self.fd.as_fd(), 256 << 10);
+        }
+    }
+
+    /// Keeps the kernel from holding much of what nobody is going to read.
+    ///
+    /// Left alone the buffer of a fast sender may have grown to `tcp_rmem[2]`, 6 to 32 MB, and would fill up.
+    /// While data is read a small buffer is no gain, but costs twice the CPU (a wake-up and a window update
+    /// for each filling of it), so this is for the time when reading has stopped or is held back.
+    pub(crate) fn narrow(&self) {
+        if self.family == Family::Tcp {
+            let _ = sockopt::set_socket_recv_buffer_size(&self.fd, 64 << 10);
         }
     }
 
@@ -98,6 +117,15 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Sends the FIN after everything that was written.
+pub(crate) fn half_close(socket: BorrowedFd<'_>) -> Event {
+    match rustix::net::shutdown(socket, Shutdown::Write) {
+        Ok(()) => Event::HalfClosed,
+        Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
+        Err(error) => failure(&error.into()),
     }
 }
 

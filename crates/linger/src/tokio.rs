@@ -86,9 +86,19 @@ pub struct Lingering<S: Stream> {
     policy: Policy,
     /// `None` for the global one, which is made when first needed.
     closer: Option<Closer>,
-    detached: bool,
+    detached: Detached,
     /// Set by whoever holds a handle of this connection.
     instead: OnceLock<Arc<OnceLock<Policy>>>,
+}
+
+/// Whether a shutdown returns before the peer has closed.
+#[derive(Debug)]
+enum Detached {
+    Always,
+    Never,
+    /// Until the server shuts down gracefully, and so wants to know the end.
+    #[cfg(feature = "axum")]
+    UntilSet(Arc<std::sync::atomic::AtomicBool>),
 }
 
 #[derive(Debug)]
@@ -101,7 +111,13 @@ enum State<S> {
 impl<S: Stream> Lingering<S> {
     /// Wraps a stream that the [global closer](Closer::global) is to end.
     pub fn new(stream: S, policy: Policy) -> Self {
-        Self { state: State::Open(stream), policy, closer: None, detached: false, instead: OnceLock::new() }
+        Self {
+            state: State::Open(stream),
+            policy,
+            closer: None,
+            detached: Detached::Never,
+            instead: OnceLock::new(),
+        }
     }
 
     /// Wraps a stream that `closer` is to end.
@@ -116,8 +132,24 @@ impl<S: Stream> Lingering<S> {
     /// The task and its memory are free seconds earlier; what became of the connection is in the closer's
     /// [snapshot](Closer::snapshot) alone, and a graceful shutdown has to [`finish`](Closer::finish) it.
     pub fn detached(mut self, detached: bool) -> Self {
-        self.detached = detached;
+        self.detached = if detached { Detached::Always } else { Detached::Never };
         self
+    }
+
+    /// As [`detached`](Self::detached), until the flag is set.
+    #[cfg(feature = "axum")]
+    pub(crate) fn detached_until(mut self, flag: Arc<std::sync::atomic::AtomicBool>) -> Self {
+        self.detached = Detached::UntilSet(flag);
+        self
+    }
+
+    fn is_detached(&self) -> bool {
+        match &self.detached {
+            Detached::Always => true,
+            Detached::Never => false,
+            #[cfg(feature = "axum")]
+            Detached::UntilSet(flag) => !flag.load(std::sync::atomic::Ordering::Acquire),
+        }
     }
 
     /// Changes how this connection will be ended, for instance to [`Policy::abort`] for a peer that misbehaves.
@@ -220,7 +252,7 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
             && let State::Open(stream) = std::mem::replace(&mut this.state, State::Closed(None))
         {
             let policy = this.last_policy();
-            if this.detached {
+            if this.is_detached() {
                 hand_over(this.closer.as_ref(), stream.into_fd()?, &policy, None);
             } else {
                 this.state = State::Closing(give(stream, &policy, this.closer.as_ref()));

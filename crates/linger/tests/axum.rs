@@ -5,6 +5,7 @@ mod support;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit};
@@ -18,15 +19,24 @@ use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use support::{RESPONSE, no_resets, resets, until, upload};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// A server that refuses an upload with a large page, before it has read it.
 fn app() -> Router {
     async fn refuse() -> impl IntoResponse {
         (StatusCode::PAYLOAD_TOO_LARGE, vec![b'r'; RESPONSE])
     }
-    Router::new().route("/", post(refuse)).layer(DefaultBodyLimit::max(1024))
+    async fn hold() -> impl IntoResponse {
+        HELD.fetch_add(1, Ordering::SeqCst);
+        let _pass = GATE.acquire().await;
+        refuse().await
+    }
+    Router::new().route("/", post(refuse)).route("/held", post(hold)).layer(DefaultBodyLimit::max(1024))
 }
+
+/// Requests that have come to `/held`, and what lets them go on. Each test has a process of its own.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static GATE: Semaphore = Semaphore::const_new(0);
 
 /// Serves on a runtime of its own until told to stop; returns when the graceful shutdown is over.
 struct Server {
@@ -105,19 +115,31 @@ fn a_graceful_shutdown_waits_for_the_peers() {
         let before = Counters::read().unwrap();
         let server = Server::start(Some(Policy::default()));
         let address = server.address;
-        let clients: Vec<_> =
-            (0..4).map(|_| std::thread::spawn(move || upload(address, HEAD, 4_000_000))).collect();
+        let head = HEAD.replace("/ ", "/held ");
+        let clients: Vec<_> = (0..4)
+            .map(|_| head.clone())
+            .map(|head| std::thread::spawn(move || upload(address, &head, 4_000_000)))
+            .collect();
         let closer = Closer::global().unwrap();
-        until(closer, |snapshot| snapshot.handed_over >= 1);
-        server.stop();
-        assert_eq!(closer.snapshot().lingering, 0, "the server is down and lingers still");
-        for client in clients {
-            // One that was not yet accepted when the server stopped is refused; every answer is whole.
-            let got = client.join().unwrap();
-            assert!(got.bytes.is_empty() || got.body().is_some(), "{:?} {}", got.error, got.bytes.len());
+        // All are being answered when the shutdown begins, so that it has to wait for all.
+        while HELD.load(Ordering::SeqCst) < 4 {
+            std::thread::yield_now();
         }
+        server.stop.notify_one();
+        while std::net::TcpStream::connect(address).is_ok() {}
+        GATE.add_permits(4);
+        server.thread.join().unwrap();
         let snapshot = closer.snapshot();
-        assert!(snapshot.handed_over >= 1 && snapshot.undelivered == 0, "{snapshot:?}");
+        assert_eq!(
+            (snapshot.handed_over, snapshot.lingering),
+            (4, 0),
+            "the server is down and lingers still"
+        );
+        for client in clients {
+            let got = client.join().unwrap();
+            assert!(got.body().is_some(), "{:?} {}", got.error, got.bytes.len());
+        }
+        assert_eq!(snapshot.undelivered, 0);
         assert_eq!(Counters::read().unwrap().since(&before).of("TCPAbortOnClose"), 0);
     });
 }

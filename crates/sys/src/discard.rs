@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// The most bytes one call discards; `recv` takes a signed length.
 const MOST: u64 = i32::MAX as u64;
 
-/// Size of the buffer for sockets that cannot discard without one.
-const SCRATCH: usize = 64 << 10;
+/// Size of the buffer for sockets that cannot discard without one; a single call that discards more did without.
+pub const SCRATCH: u64 = 64 << 10;
 
 /// Throws away what a socket has received, without copying where the kernel can do that.
 ///
@@ -46,7 +46,7 @@ impl Discarder {
 
     fn copy_away(&mut self, socket: BorrowedFd<'_>, max: usize) -> io::Result<u64> {
         if self.scratch.is_empty() {
-            self.scratch.resize(SCRATCH, 0);
+            self.scratch.resize(SCRATCH as usize, 0);
         }
         let max = max.min(self.scratch.len());
         let buffer = &mut self.scratch[..max];

@@ -10,6 +10,6 @@ mod discard;
 mod queue;
 mod state;
 
-pub use discard::Discarder;
-pub use queue::{send_queue, unread};
+pub use discard::{Discarder, SCRATCH};
+pub use queue::{send_queue, set_receive_low_water, unread};
 pub use state::{Family, TcpState, family, tcp_state};

@@ -25,6 +25,28 @@ pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u64> {
     ask(socket, libc::FIONREAD)
 }
 
+/// Sets how many received bytes make a socket readable (`SO_RCVLOWAT`).
+///
+/// On TCP it holds for `poll` and `epoll`, too; the end of the stream and a window about to close are reported
+/// with fewer. The kernel lowers it to half the receive buffer.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn set_receive_low_water(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let value = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    // SAFETY: the kernel reads one int from a live place of that size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn ask(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
     let mut answer: c_int = 0;
     // SAFETY: both requests write one int through the pointer, which outlives the call.

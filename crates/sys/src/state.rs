@@ -41,18 +41,16 @@ pub enum TcpState {
 /// `ENOTSOCK` for other descriptors, `EPROTOTYPE` for sockets that are no streams.
 pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
     use rustix::net::{AddressFamily, SocketType, sockopt};
+    let protocol = sockopt::socket_protocol(socket)?;
+    if protocol == Some(rustix::net::ipproto::TCP) {
+        // The usual case needs one question.
+        return Ok(Family::Tcp);
+    }
     if sockopt::socket_type(socket)? != SocketType::STREAM {
         return Err(io::Error::from_raw_os_error(libc::EPROTOTYPE));
     }
     let domain = sockopt::socket_domain(socket)?;
-    let protocol = sockopt::socket_protocol(socket)?;
-    Ok(if domain == AddressFamily::UNIX {
-        Family::Unix
-    } else if protocol == Some(rustix::net::ipproto::TCP) {
-        Family::Tcp
-    } else {
-        Family::Other
-    })
+    Ok(if domain == AddressFamily::UNIX { Family::Unix } else { Family::Other })
 }
 
 /// Reads the connection's state (`TCP_INFO`, first byte).

@@ -100,6 +100,10 @@ impl Throttle {
         (self.tokens / sharing.max(1) as u64).max(self.grain(rate))
     }
 
+    pub(super) fn is_bounded(&self) -> bool {
+        self.rate.is_some()
+    }
+
     pub(super) fn spend(&mut self, bytes: u64) {
         self.tokens = self.tokens.saturating_sub(bytes);
     }

@@ -23,7 +23,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 pub use budget::{Budget, InvalidBudget};
 pub use counts::{EndedCounts, Snapshot};
 
-use crate::machine::Core;
+use crate::machine::{Action, Core};
 use crate::outcome::{Ended, Outcome};
 use crate::policy::Policy;
 use crate::socket::Socket;
@@ -31,8 +31,8 @@ use worker::{Arrival, WAKER, Watcher, Worker};
 
 /// Ends connections in the background, each as [`close`](crate::close) would, any number at once.
 ///
-/// One thread, one epoll. Handing a socket over takes a lock and, when the thread sleeps, one `write`; it
-/// never waits for a peer. A clone is another handle to the same thread; the thread ends when the last handle
+/// One thread, one epoll. Handing a socket over sends the FIN, takes a lock and, when the thread sleeps, one
+/// `write`; it never waits for a peer. A clone is another handle to the same thread; the thread ends when the last handle
 /// is dropped **and** the last socket has ended.
 ///
 /// When the process ends, the kernel closes what still lingers, which is the loss all over again: call
@@ -134,7 +134,11 @@ impl Closer {
 
     fn hand_over(&self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
         let Handle { shared, process } = &*self.handle;
-        let core = Core::new(policy, shared.now());
+        let mut core = Core::new(policy, shared.now());
+        if core.next(shared.now()) == Action::HalfClose {
+            // Here and not on the thread: the peer has its FIN at once, and a busy thread need not be woken.
+            core.on(crate::socket::half_close(fd.as_fd()), shared.now());
+        }
         if *process != std::process::id() {
             // The lock may have been held when the process forked: nothing shared is touched here.
             let outcome = end_at_once(fd, core, shared.now());
@@ -231,11 +235,13 @@ fn end_at_once(fd: OwnedFd, mut core: Core, now: u64) -> Outcome {
     let (ended, elapsed) = (Ended::Evicted, Duration::ZERO);
     let nothing = Outcome { ended, discarded: 0, unacknowledged: None, elapsed };
     let Ok(socket) = Socket::new(fd) else { return nothing };
-    core.on(socket.half_close(), now);
+    if core.next(now) == Action::HalfClose {
+        core.on(socket.half_close(), now);
+    }
     core.on(socket.discard(&mut Discarder::new(), 1 << 20), now);
     core.evict();
     core.on(socket.measure(), now);
-    let crate::Action::Close { abort, outcome } = core.next(now) else { return nothing };
+    let Action::Close { abort, outcome } = core.next(now) else { return nothing };
     socket.close(abort);
     outcome
 }
@@ -263,6 +269,8 @@ struct Board {
     finishing: usize,
     /// The thread sleeps, or is about to, and wants to be woken.
     asleep: bool,
+    /// The thread will look again by itself within milliseconds.
+    dozing: bool,
 }
 
 /// What the thread has to tell.
@@ -306,10 +314,15 @@ impl Shared {
     /// Changes the board, and wakes the thread if it sleeps.
     fn tell<R>(&self, change: impl FnOnce(&mut Board) -> R) -> R {
         let mut board = self.lock();
+        let orders = board.orders;
         let result = change(&mut board);
-        let asleep = std::mem::take(&mut board.asleep);
+        // The budget is for those that wait, too: they hold descriptors.
+        let spent = board.handed_over - board.done.ended.total() > self.most_waiting as u64;
+        let urgent = board.orders != orders || spent;
+        let wake = board.asleep || (board.dozing && urgent);
+        (board.asleep, board.dozing) = (board.asleep && !wake, board.dozing && !wake);
         drop(board);
-        if asleep {
+        if wake {
             // It fails only when the counter is full, and then the thread is awake.
             let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
         }
@@ -320,7 +333,7 @@ impl Shared {
     fn orders(&self, news: &mut News, empty: &mut Vec<Arrival>) -> Orders {
         let mut board = self.lock();
         self.publish(&mut board, news);
-        board.asleep = false;
+        (board.asleep, board.dozing) = (false, false);
         std::mem::swap(&mut board.arrivals, empty);
         let orders = board.orders;
         board.orders.evict = 0;
@@ -334,6 +347,15 @@ impl Shared {
         self.publish(&mut board, news);
         board.asleep = board.arrivals.is_empty() && board.orders == Orders { evict: 0, ..known };
         board.asleep
+    }
+
+    /// For the thread: publishes its news and says whether there are no new orders; if so, it may wait for
+    /// some milliseconds, and arrivals with it.
+    fn may_doze(&self, news: &mut News, known: Orders) -> bool {
+        let mut board = self.lock();
+        self.publish(&mut board, news);
+        board.dozing = board.orders == Orders { evict: 0, ..known };
+        board.dozing
     }
 
     fn publish(&self, board: &mut Board, news: &mut News) {

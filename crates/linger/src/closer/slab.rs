@@ -53,6 +53,8 @@ impl Flags {
     pub(super) const REGISTERED: u8 = 8;
     /// Its timer is armed for later than its patience ends.
     pub(super) const FAR: u8 = 16;
+    /// It has been told apart as flooding.
+    pub(super) const FLOODS: u8 = 32;
 
     pub(super) fn has(self, flag: u8) -> bool {
         self.0 & flag != 0

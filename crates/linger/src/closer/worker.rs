@@ -21,11 +21,18 @@ use crate::outcome::Outcome;
 use crate::socket::Socket;
 
 /// What one socket may discard before the next one has its turn: a flooding peer holds up the others for the
-/// time it takes to throw this away, some 20 us.
-const TURN: u64 = 256 << 10;
+/// time it takes to throw this away, some 30 us.
+const TURN: u64 = 512 << 10;
+
+/// Who has sent so much is flooding.
+const FLOOD: u64 = 1 << 20;
 
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
 const BATCH: usize = 256;
+
+/// How long arrivals may wait while there are some all the time. They have sent their FIN; what waits is the
+/// reading, for which the receive window has room.
+const LULL: u64 = 3_000_000;
 
 /// The epoll's name for the eventfd.
 pub(super) const WAKER: u64 = u64::MAX;
@@ -60,6 +67,8 @@ pub(super) struct Worker {
     arrivals: Vec<Arrival>,
     /// The orders that have been carried out.
     orders: Orders,
+    /// There were arrivals in this turn.
+    busy: bool,
     /// What is to be published.
     news: News,
 }
@@ -82,6 +91,7 @@ impl Worker {
             now: 0,
             arrivals: Vec::new(),
             orders: Orders::default(),
+            busy: false,
             news: News::default(),
         }
     }
@@ -100,6 +110,7 @@ impl Worker {
                 self.evict_one();
             }
             let mut arrivals = std::mem::take(&mut self.arrivals);
+            self.busy = !arrivals.is_empty();
             for arrival in arrivals.drain(..) {
                 self.admit(arrival);
             }
@@ -150,11 +161,14 @@ impl Worker {
             entry.flags.set(Flags::WATCHED);
             self.watchers.insert(index, watcher);
         }
-        self.drive(index, TURN);
+        self.drive(index, TURN, false);
     }
 
     /// Does what the machine asks for until it wants to wait, has ended, or has used up its turn.
-    fn drive(&mut self, index: u32, mut turn: u64) {
+    ///
+    /// `fresh` says that the epoll has just reported the socket and no end of it: whatever comes after that
+    /// report makes another.
+    fn drive(&mut self, index: u32, mut turn: u64, fresh: bool) {
         let Self { slab, discarder, throttle, now, .. } = self;
         let Some(entry) = slab.get(index) else { return };
         loop {
@@ -169,8 +183,25 @@ impl Worker {
                     if let Event::Discarded(bytes) = event {
                         throttle.spend(bytes);
                         turn -= bytes.min(turn);
+                        entry.core.on(event, *now);
+                        if entry.core.is_sated() {
+                            entry.socket.narrow();
+                        } else if entry.core.discarded() >= FLOOD && entry.flags.set(Flags::FLOODS) {
+                            if throttle.is_bounded() {
+                                entry.socket.narrow();
+                            } else {
+                                entry.socket.expect_flood();
+                            }
+                        }
+                        // The kernel had no more than this, which needs no second call to be known.
+                        let all = fresh && bytes < share && bytes > linger_sys::SCRATCH;
+                        if !all {
+                            continue;
+                        }
+                        Event::Empty
+                    } else {
+                        event
                     }
-                    event
                 }
                 Action::Measure => entry.socket.measure(),
                 Action::Wait { until } => match self.wait(index, until) {
@@ -203,10 +234,10 @@ impl Worker {
         if entry.flags.set(Flags::REGISTERED) {
             // Edge-triggered with EPOLLOUT: the acknowledgement of the FIN is news (`tcp_rcv_state_process`).
             // What has happened until now is reported at once.
-            let interest = epoll::EventFlags::IN
-                | epoll::EventFlags::OUT
-                | epoll::EventFlags::RDHUP
-                | epoll::EventFlags::ET;
+            let mut interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+            if !entry.core.acknowledged() {
+                interest |= epoll::EventFlags::OUT;
+            }
             let data = epoll::EventData::new_u64(u64::from(index));
             if let Err(error) = epoll::add(&self.epoll, entry.socket.as_fd(), data, interest) {
                 entry.flags.clear(Flags::REGISTERED);
@@ -245,7 +276,7 @@ impl Worker {
             } else {
                 // Progress that gave no event, an acknowledgement of a part, is looked for first.
                 entry.core.on(Event::Woken, self.now);
-                self.drive(index, TURN);
+                self.drive(index, TURN, false);
             }
         }
     }
@@ -260,7 +291,7 @@ impl Worker {
                 && entry.flags.has(Flags::QUEUED)
             {
                 entry.flags.clear(Flags::QUEUED);
-                self.drive(index, TURN);
+                self.drive(index, TURN, false);
             }
         }
         if self.queue.is_empty() && self.queue.capacity() > BATCH {
@@ -275,7 +306,13 @@ impl Worker {
             until = Some(until.map_or(turn, |timer| timer.min(turn)));
         }
         let idle = until.is_none_or(|until| until > self.now);
-        if idle && !self.shared.may_sleep(&mut self.news, self.orders) {
+        if idle && self.busy {
+            // More are likely to come: looking again soon spares each of them a write to the waker, and most
+            // peers will have closed by then, so that one look ends the matter.
+            let doze = self.shared.may_doze(&mut self.news, self.orders);
+            let soon = if doze { self.now + LULL } else { 0 };
+            until = Some(until.unwrap_or(soon).min(soon));
+        } else if idle && !self.shared.may_sleep(&mut self.news, self.orders) {
             until = Some(0);
         }
         let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(self.now)));
@@ -298,12 +335,13 @@ impl Worker {
             let Some(entry) = self.slab.get(index) else { continue };
             let flags = event.flags;
             let over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-            let news = match over && entry.socket.is_dead() {
+            // Before the end of the stream the next read tells of a reset; after it nothing is read any more.
+            let news = match over && entry.core.end_of_stream() && entry.socket.is_dead() {
                 true => entry.socket.pending().unwrap_or(Event::Reset),
                 false => Event::Woken,
             };
             entry.core.on(news, self.now);
-            self.drive(index, TURN);
+            self.drive(index, TURN, !over && !flags.contains(epoll::EventFlags::RDHUP));
         }
     }
 
@@ -320,7 +358,7 @@ impl Worker {
             entry.core.on(discarded, self.now);
         }
         entry.core.evict();
-        self.drive(index, 0);
+        self.drive(index, 0, false);
     }
 
     fn hurry_all(&mut self, deadline: Option<u64>) {

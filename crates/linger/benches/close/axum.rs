@@ -1,0 +1,109 @@
+//! axum with the one line beside axum without it.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use linger::{Closer, Policy};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::support::{RESPONSE, until, upload};
+use crate::{Goal, claim, median, note, peers};
+
+/// A server on a runtime of its own; it stops when this is dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start(lingering: Option<(Policy, Closer)>) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.expect("a runtime").block_on(async move {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+                tell.send(listener.local_addr().expect("bound")).expect("the bench waits");
+                let app = Router::new()
+                    .route("/", get(|| async { "hello" }))
+                    .route("/", post(|| async { (StatusCode::PAYLOAD_TOO_LARGE, vec![b'r'; RESPONSE]) }));
+                let serving = async {
+                    match lingering {
+                        None => axum::serve(listener, app).await,
+                        Some((policy, closer)) => {
+                            let listener = linger::axum::listen(listener, policy).with_closer(&closer);
+                            axum::serve(listener, app).await
+                        }
+                    }
+                };
+                tokio::select! {
+                    _ = serving => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let address = told.recv().expect("the server starts");
+        Self { address, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+pub(crate) fn early_answers() {
+    let whole = |address| {
+        let client = move || {
+            let head = "POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 50000000\r\n\r\n";
+            let whole =
+                |_: &i32| upload(address, head, 50_000_000).body().is_some_and(|body| body.len() == RESPONSE);
+            (0..10).filter(whole).count()
+        };
+        let clients: Vec<_> = (0..8).map(|_| std::thread::spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).sum::<usize>() as f64
+    };
+    let bare = Server::start(None);
+    claim("early answers of bare axum that arrived, of 80", whole(bare.address), "", Goal::AtMost(0.0));
+    drop(bare);
+    let closer = Closer::new(linger::Budget::default()).expect("a closer");
+    let lingering = Server::start(Some((Policy::default(), closer)));
+    claim("with linger::axum::listen, of 80", whole(lingering.address), "", Goal::AtLeast(80.0));
+}
+
+const PAIRS: usize = 8;
+const SECONDS: u32 = 3;
+
+pub(crate) fn requests_per_second() {
+    let closer = Closer::new(linger::Budget::default()).expect("a closer");
+    let (bare, mine) = (Server::start(None), Server::start(Some((Policy::default(), closer.clone()))));
+    let mut ratios = Vec::new();
+    let (mut rates, mut errors) = ([0.0; 2], 0.0);
+    for pair in 0..=PAIRS {
+        // Each goes first every other time.
+        let order = if pair % 2 == 0 { [bare.address, mine.address] } else { [mine.address, bare.address] };
+        let Some(first) = peers::wrk(order[0], 64, SECONDS) else { return };
+        let Some(second) = peers::wrk(order[1], 64, SECONDS) else { return };
+        let (without, with) = if pair % 2 == 0 { (first, second) } else { (second, first) };
+        if pair == 0 {
+            continue; // warm-up
+        }
+        ratios.push(with.per_second / without.per_second);
+        rates = [rates[0] + without.per_second / PAIRS as f64, rates[1] + with.per_second / PAIRS as f64];
+        errors += with.errors;
+    }
+    let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
+    note(&format!("requests a second: bare {:.0}, with the adapter {:.0}", rates[0], rates[1]));
+    note(&format!("ratios of the pairs: {ratios:.3?}"));
+    claim("axum with the adapter, of bare axum", median(&mut ratios), "", Goal::AtLeast(0.97));
+    claim("errors that wrk saw", errors, "", Goal::AtMost(0.0));
+    // wrk drops its last connections as they are when its time is over.
+    let lost = snapshot.undelivered.saturating_sub(64 * (PAIRS as u64 + 1));
+    claim("answers not known to have arrived", lost as f64, "", Goal::AtMost(0.0));
+}

@@ -1,0 +1,32 @@
+//! An echo server on tokio whose connections end well however their tasks do.
+//!
+//! `cargo run --example tokio_echo --features tokio`, then `nc 127.0.0.1 7007`; a line `quit` ends it.
+
+use linger::Policy;
+use linger::tokio::Lingering;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:7007").await?;
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let mut stream = Lingering::new(stream, Policy::default());
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            loop {
+                // A `?` here drops the stream, and the closer ends the connection all the same.
+                let read = stream.read(&mut buffer).await?;
+                if read == 0 || buffer[..read].starts_with(b"quit") {
+                    break;
+                }
+                stream.write_all(&buffer[..read]).await?;
+            }
+            if let Err(error) = stream.shutdown().await {
+                eprintln!("{peer}: {error}");
+            }
+            std::io::Result::Ok(())
+        });
+    }
+}

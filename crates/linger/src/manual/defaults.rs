@@ -1,0 +1,60 @@
+//! Why the defaults are what they are.
+//!
+//! # `idle`: 5 s
+//!
+//! The longest silence of a peer that has not acknowledged everything. A living peer is silent while segments
+//! are lost: retransmissions come after 0.2, 0.4, 0.8 and 1.6 s on a short path (RFC 6298), so four losses of
+//! the same segment in a row pass in 3 s. nginx waits 5 s, httpd 2 s. Below 3 s a bad wireless link looks like
+//! death.
+//!
+//! # `total`: 30 s
+//!
+//! As nginx and httpd. It bounds what a peer can do that always makes a little progress. A large response over a
+//! slow link needs (bytes still unsent) / (rate of the link): 1 MB at 256 kbit/s is 31 s; raise it for such
+//! clients, and bound `max_discard` then.
+//!
+//! # `grace`: 0.5 s
+//!
+//! How long to stay after the peer has acknowledged everything and is silent. Nothing can be lost then on Linux:
+//! a reset leaves the receive queue readable. Other systems may flush it, and most peers close within a round
+//! trip, so half a second is spent. No other server looks at acknowledgements; they wait their whole time:
+//!
+//! | a peer that has everything and keeps its socket open | is let go after |
+//! |---|---|
+//! | linger | 0.55 s |
+//! | nginx 1.22, `lingering_close always` | 5.0 s |
+//! | httpd 2.4, event | 30.0 s |
+//!
+//! # `max_discard`: none
+//!
+//! A cap on bytes that closes at the cap brings the loss back (gunicorn's 64 KiB: 15 of 20 requests failed with
+//! a 2 MB body). Here the cap stops the reading; the peer's window closes, and the close still waits for the
+//! acknowledgement. It is off by default because discarding is cheap, and because a client that reads the
+//! response only after its upload needs all of it read:
+//!
+//! | CPU seconds a discarded GB | |
+//! |---|---|
+//! | closer (`MSG_TRUNC`, arrivals in lots of 256 KiB) | 0.025 |
+//! | the same without lots (`SO_RCVLOWAT` unset) | 0.11 |
+//! | reads of 4 KiB, nginx | 0.39 |
+//! | reads of 512 bytes, httpd prefork | 0.87 |
+//!
+//! A small `SO_RCVBUF` while reading was tried and left out: 0.18 s a GB, since every filling of it costs a wake-up
+//! and a window update. It is set when reading has stopped at the cap, or is held back by a budget: then it
+//! keeps the kernel from filling a buffer that had grown to `tcp_rmem[2]`.
+//!
+//! # `at_limit`: close
+//!
+//! At a bound the kernel still delivers what it holds, if nothing is unread. `abort` frees its memory at once,
+//! for servers whose `tcp_mem` is under attack.
+//!
+//! # `Budget::sockets`: 4,096
+//!
+//! 400 KB here, and well below the usual descriptor limit. A lingering socket costs 96 bytes, with
+//! `sockets_per_peer` at most 128, and no CPU while nothing happens; nginx needs some 10 KB for a connection that
+//! has ended, httpd 41 KB. The kernel's share is its send queue.
+//!
+//! # Not waking at once
+//!
+//! Whoever hands a socket over sends its FIN; the rest is done by a thread that looks every 3 ms while it is busy.
+//! By then most peers have closed, and one look ends the matter. A thread that sleeps is woken.

@@ -1,0 +1,61 @@
+//! How to close: which function for which server.
+//!
+//! | your server | what to do |
+//! |---|---|
+//! | a thread for each connection | [`linger::close(stream, &policy)`](crate::close) where the stream was dropped |
+//! | an event loop, or threads that must not wait | a [`Closer`](crate::Closer); `closer.close(stream, &policy)` |
+//! | tokio, own protocol | [`linger::tokio::Lingering`](../../tokio/index.html) around each accepted stream |
+//! | axum | `axum::serve(linger::axum::listen(listener, policy), app)` |
+//! | hyper, hyper-util | `linger::hyper::io(stream, policy)` instead of `TokioIo::new(stream)` |
+//! | tonic | a `Lingering` stream in what `serve_with_incoming` gets (see the module `hyper`) |
+//! | TLS with threads | `linger::rustls::close(&mut connection, socket, &policy)` |
+//! | TLS with tokio-rustls | the `Lingering` stream below, `shutdown().await` on the TLS stream |
+//! | something else altogether | drive a [`Machine`](crate::Machine): it owns no socket and reads no clock |
+//!
+//! # What a close does
+//!
+//! It sends a FIN after the last byte written, reads and throws away what the peer still sends, and closes when
+//! the peer has closed, or has acknowledged everything and been silent for `grace`, or a bound of the
+//! [`Policy`](crate::Policy) has run out (RFC 9112 section 9.6). The [`Outcome`](crate::Outcome) says which of
+//! these it was and whether every byte was acknowledged.
+//!
+//! # At the end of the process
+//!
+//! The kernel closes every descriptor of a process that exits and lingers for none of them. So, when told to
+//! stop: stop accepting, let the handlers end, wait for the closer, exit.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! let closer = linger::Closer::new(linger::Budget::default())?;
+//! // ... SIGTERM: the listener is closed, the handlers have ended ...
+//! let summary = closer.finish(Duration::from_secs(10));
+//! if summary.undelivered > 0 {
+//!     eprintln!("{} connections may have lost bytes", summary.undelivered);
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! The deadline has to fit into what the supervisor allows (systemd's `TimeoutStopSec`, Kubernetes'
+//! `terminationGracePeriodSeconds`). `examples/sigterm.rs` is the whole of it with tokio. After `SIGKILL` nothing
+//! helps but another process that holds the descriptors.
+//!
+//! # One connection that deserves less
+//!
+//! A policy belongs to a close, not to the server: [`Policy::short`](crate::Policy::short) for requests that
+//! were refused, [`Policy::none`](crate::Policy::none) where nothing is owed, [`Policy::abort`](crate::Policy::abort)
+//! for a peer that misbehaves. In an axum handler, `linger::axum::Peer::close_with`; on a stream,
+//! `Lingering::set_policy`.
+//!
+//! # When descriptors run out
+//!
+//! A [`Budget`](crate::Budget) bounds what lingers; above it the closer evicts, first those whose peers have
+//! everything. A server whose `accept` fails with `EMFILE` calls [`Closer::evict`](crate::Closer::evict) and
+//! tries again; the axum listener does.
+//!
+//! # Watching it
+//!
+//! [`Closer::snapshot`](crate::Closer::snapshot) has the numbers; with the feature `metrics` a closer is a
+//! Prometheus collector, with `tracing` each end is an event of the target `linger`: at `warn` where bytes may
+//! have been lost. A growing `linger_undelivered_total` with `timed_out_idle` are peers that vanish or never
+//! read; with `evicted`, a budget too small.
