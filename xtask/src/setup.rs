@@ -9,9 +9,51 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tshark", "opens the lab's captures"),
     ("python3", "small servers and clients in tests"),
     ("curl", "a client nobody here wrote"),
+    ("nginx-light", "a gateway, and a server that lingers when told to"),
+    ("apache2", "a gateway (mod_proxy_fcgi), and a server that lingers"),
+    ("apache2-utils", "ab, which loads the FastCGI bench"),
+    ("lighttpd", "a gateway, and a server that lingers"),
+    ("uwsgi-core", "an application server that resets"),
+    ("uwsgi-plugin-python3", "what uWSGI runs"),
+    ("php-fpm", "an application that drains without a bound"),
+    ("libfcgi-bin", "cgi-fcgi, a gateway"),
+    ("libfcgi-dev", "the FastCGI library of the specification's authors"),
+    ("gcc", "builds the libfcgi application"),
+    ("haproxy", "a server of the matrix"),
+    ("varnish", "a server of the matrix"),
+    ("caddy", "a server of the matrix"),
+    ("nodejs", "a server of the matrix"),
+    ("golang-go", "a server of the matrix, and a FastCGI peer of the bench"),
+    ("python3-venv", "holds the servers from PyPI"),
 ];
 
+/// Python servers, which Debian has too old or not at all.
+const PYPI: [&str; 3] = ["gunicorn", "waitress", "uvicorn"];
+
 pub(crate) fn run() -> anyhow::Result<()> {
+    debian()?;
+    pypi()
+}
+
+/// Installs into `target/peers/python`, where nothing else is touched.
+fn pypi() -> anyhow::Result<()> {
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers/python"));
+    if folder.join("bin/uvicorn").is_file() {
+        return Ok(());
+    }
+    if !Command::new("python3")
+        .args(["-c", "import ensurepip"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        println!("setup: no python3 with venv: tests and matrix go without {}", PYPI.join(", "));
+        return Ok(());
+    }
+    call(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    call(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(PYPI))
+}
+
+fn debian() -> anyhow::Result<()> {
     let missing: Vec<&(&str, &str)> = DEBIAN.iter().filter(|(package, _)| !is_installed(package)).collect();
     if missing.is_empty() {
         println!("setup: everything is installed");

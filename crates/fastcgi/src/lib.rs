@@ -37,6 +37,8 @@ pub mod replies;
 pub mod responder;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use address::{Address, InvalidAddress};
 pub use error::{Fault, ProtocolError};

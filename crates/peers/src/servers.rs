@@ -53,7 +53,6 @@ const NGINX: (&str, &[&str]) = ("nginx", &["-v"]);
 const HTTPD: (&str, &[&str]) = ("apache2", &["-v"]);
 const UWSGI: (&str, &[&str]) = ("uwsgi", &["--version"]);
 const GUNICORN: (&str, &[&str]) = ("gunicorn", &["--version"]);
-const OURS: (&str, &[&str]) = ("", &[]);
 
 /// Every server of the matrix, in its order.
 pub const SERVERS: &[Server] = &[
@@ -95,11 +94,15 @@ pub const SERVERS: &[Server] = &[
         let script = application.path("script.php");
         Ok(Subject::fcgi(application, &script.to_string_lossy()))
     }),
-    server!("axum", OURS, || sample("axum-bare").map(|peer| Subject::http(peer, vec![]))),
-    server!("axum with linger", OURS, || sample("axum-linger").map(|peer| Subject::http(peer, vec![]))),
-    server!("actix-web", OURS, || sample("actix").map(|peer| Subject::http(peer, vec![]))),
-    server!("linger-fastcgi", OURS, || sample("fastcgi").map(|peer| Subject::fcgi(peer, "/large"))),
-    server!("linger-fastcgi behind nginx", OURS, || {
+    server!("axum", ("Cargo.lock", &["axum"]), || sample("axum-bare")
+        .map(|peer| Subject::http(peer, vec![]))),
+    server!("axum with linger", ("Cargo.lock", &["axum"]), || sample("axum-linger")
+        .map(|peer| Subject::http(peer, vec![]))),
+    server!("actix-web", ("Cargo.lock", &["actix-web"]), || sample("actix")
+        .map(|peer| Subject::http(peer, vec![]))),
+    server!("linger-fastcgi", ("Cargo.lock", &["linger-fastcgi"]), || sample("fastcgi")
+        .map(|peer| Subject::fcgi(peer, "/large"))),
+    server!("linger-fastcgi behind nginx", ("Cargo.lock", &["linger-fastcgi"]), || {
         let application = sample("fastcgi")?;
         Ok(Subject::http(nginx_fcgi(application.address, GatewayOptions::default())?, vec![application]))
     }),
@@ -350,30 +353,52 @@ pub fn sample(name: &str) -> Result<Peer, Unavailable> {
 }
 
 impl Server {
-    /// What it says about its version, in a few words; empty where it says nothing.
+    /// Its version's number; empty where it does not tell.
     pub fn version(&self) -> String {
         let (name, arguments) = self.version;
         let found = match name {
-            "" => return concat!("linger ", env!("CARGO_PKG_VERSION")).to_owned(),
+            "Cargo.lock" => return locked(arguments[0]),
             "php-fpm" => crate::apps::php_fpm_program(),
             _ => python_program(name),
         };
         let Ok(found) = found else { return String::new() };
         if name == "waitress-serve" {
-            let pip = workspace().join("target/peers/python/bin/python3");
+            let python = workspace().join("target/peers/python/bin/python3");
             let show = "import importlib.metadata as m; print(m.version('waitress'))";
-            return said(&pip, &["-c", show]);
+            return said(&python, &["-c", show]);
         }
         said(&found, arguments)
     }
 }
 
-/// The first line of what a program says.
+/// The version of a crate, as the workspace has locked it.
+fn locked(name: &str) -> String {
+    let text = fs::read_to_string(workspace().join("Cargo.lock")).unwrap_or_default();
+    let mut lines = text.lines().skip_while(|line| *line != format!("name = \"{name}\""));
+    let version = lines.nth(1).and_then(|line| line.strip_prefix("version = "));
+    version.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// The first number with a dot in what a program says.
 fn said(program: &Path, arguments: &[&str]) -> String {
     let Ok(output) = Command::new(program).args(arguments).stdin(Stdio::null()).output() else {
         return String::new();
     };
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+    let numbers =
+        text.split(|c: char| !c.is_ascii_digit() && c != '.').map(|number| number.trim_matches('.'));
+    numbers.filter(|number| number.contains('.')).map(str::to_owned).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found() {
+        assert!(locked("tokio").starts_with("1."), "{}", locked("tokio"));
+        assert_eq!(said(Path::new("/bin/echo"), &["Server version: Apache/2.4.71 (Debian)"]), "2.4.71");
+        assert_eq!(said(Path::new("/bin/echo"), &["go version go1.19.8 linux/amd64"]), "1.19.8");
+    }
 }

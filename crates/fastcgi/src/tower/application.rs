@@ -1,0 +1,176 @@
+//! Serving an HTTP application over FastCGI.
+
+use std::fmt::Display;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderName, HeaderValue, Method, Uri, Version};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use tower_service::Service;
+
+use crate::params::Params;
+use crate::responder::Config;
+use crate::tokio::{Listener, Request, Response, serve as serve_fastcgi};
+
+/// The body of a request: STDIN, as it comes.
+#[derive(Debug)]
+pub struct Body {
+    request: Option<Request>,
+    length: Option<u64>,
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(request) = &mut self.request else { return Poll::Ready(None) };
+        let next = std::task::ready!(request.poll_chunk(context));
+        Poll::Ready(match next {
+            Ok(Some(bytes)) => Some(Ok(Frame::data(bytes))),
+            Ok(None) => {
+                self.request = None;
+                None
+            }
+            Err(error) => {
+                self.request = None;
+                Some(Err(error))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.request.is_none() || self.length == Some(0)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.length.map_or_else(http_body::SizeHint::default, http_body::SizeHint::with_exact)
+    }
+}
+
+/// Serves an HTTP application to FastCGI gateways, until the listener fails.
+///
+/// Each request becomes an [`http::Request`] with the CGI parameters ([`Params`]) among its extensions. Headers
+/// come from `HTTP_*`, `CONTENT_TYPE` and `CONTENT_LENGTH`; the URI from `REQUEST_URI`, else from `SCRIPT_NAME`,
+/// `PATH_INFO` and `QUERY_STRING`. The application need not read the body.
+///
+/// ```no_run
+/// # async fn run(app: axum::Router) -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:9000").await?;
+/// linger_fastcgi::tower::serve(listener, linger_fastcgi::responder::Config::default(), app).await
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`tokio::serve`](crate::tokio::serve).
+pub async fn serve<L, S, B>(listener: L, config: Config, service: S) -> io::Result<()>
+where
+    L: Listener,
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Display,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Display + Send,
+{
+    serve_fastcgi(listener, config, move |request, response| answer(service.clone(), request, response)).await
+}
+
+async fn answer<S, B>(mut service: S, request: Request, mut response: Response) -> io::Result<()>
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>>,
+    S::Error: Display,
+    B: http_body::Body,
+    B::Error: Display + Send,
+{
+    let request = match translate(request) {
+        Ok(request) => request,
+        Err(reason) => {
+            response.log(&reason).await?;
+            response
+                .write(b"Status: 400\r\nContent-Type: text/plain\r\n\r\nThe request is no HTTP.\n")
+                .await?;
+            return response.end(0).await;
+        }
+    };
+    let failed = |error: &dyn Display| io::Error::other(error.to_string());
+    std::future::poll_fn(|context| service.poll_ready(context)).await.map_err(|error| failed(&error))?;
+    let (parts, body) = service.call(request).await.map_err(|error| failed(&error))?.into_parts();
+    let mut head = format!("Status: {}\r\n", parts.status.as_str()).into_bytes();
+    for (name, value) in &parts.headers {
+        // How the body is framed is between the gateway and its client.
+        if name == http::header::TRANSFER_ENCODING || name == http::header::CONNECTION {
+            continue;
+        }
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    response.write(&head).await?;
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| failed(&error))?;
+        // Trailers have no place in CGI.
+        if let Ok(mut data) = frame.into_data() {
+            while data.has_remaining() {
+                let chunk = data.chunk();
+                response.write(chunk).await?;
+                let length = chunk.len();
+                data.advance(length);
+            }
+        }
+    }
+    response.end(0).await
+}
+
+fn translate(request: Request) -> Result<http::Request<Body>, String> {
+    let params = request.params().clone();
+    let text = |name: &str| params.text(name).filter(|text| !text.is_empty());
+    let method = text("REQUEST_METHOD").unwrap_or("GET");
+    let mut translated = http::Request::new(());
+    *translated.method_mut() = Method::from_bytes(method.as_bytes())
+        .map_err(|_| format!("REQUEST_METHOD `{}` is no method", method.escape_debug()))?;
+    let uri = match text("REQUEST_URI") {
+        Some(uri) => uri.to_owned(),
+        None => {
+            let path = [text("SCRIPT_NAME").unwrap_or("/"), text("PATH_INFO").unwrap_or("")].concat();
+            text("QUERY_STRING").map_or(path.clone(), |query| format!("{path}?{query}"))
+        }
+    };
+    *translated.uri_mut() = uri.parse::<Uri>().map_err(|error| format!("REQUEST_URI: {error}"))?;
+    *translated.version_mut() = match text("SERVER_PROTOCOL") {
+        Some("HTTP/1.0") => Version::HTTP_10,
+        Some("HTTP/2.0" | "HTTP/2") => Version::HTTP_2,
+        _ => Version::HTTP_11,
+    };
+    for (name, value) in params.iter() {
+        let name = match name {
+            b"CONTENT_TYPE" => "content-type".to_owned(),
+            b"CONTENT_LENGTH" => "content-length".to_owned(),
+            _ => match name.strip_prefix(b"HTTP_") {
+                Some(name) => String::from_utf8_lossy(name).to_ascii_lowercase().replace('_', "-"),
+                None => continue,
+            },
+        };
+        if value.is_empty() {
+            continue;
+        }
+        // A header that HTTP does not allow was none of the client's.
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+        {
+            translated.headers_mut().append(name, value);
+        }
+    }
+    let length = text("CONTENT_LENGTH").and_then(|length| length.parse().ok());
+    translated.extensions_mut().insert::<Params>(params);
+    Ok(translated.map(|()| Body { request: Some(request), length }))
+}

@@ -1,0 +1,378 @@
+//! A FastCGI application as a service that takes HTTP requests.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use ::tokio::net::{TcpStream, UnixStream};
+use ::tokio::sync::{mpsc, oneshot};
+use ::tokio::time::timeout;
+use bytes::{Buf, Bytes};
+use http::{HeaderName, HeaderValue, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use tower_service::Service;
+
+use crate::address::Address;
+use crate::cgi::Head;
+use crate::gateway::{Cause, Config, Error};
+use crate::params::push_pair;
+use crate::record::{self, FULL, ProtocolStatus, RecordType, Role};
+use crate::replies::{Replies, Reply};
+
+const ID: u16 = 1;
+const BUFFER: usize = 64 << 10;
+
+/// Sends HTTP requests to a FastCGI application; a `tower` service. Clones share its idle connections.
+///
+/// It keeps the promises of the blocking [`Client`](crate::Client): it reads while it writes, salvages what
+/// arrived before a reset, and ends a response's body without error only after END_REQUEST.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: Address,
+    document_root: String,
+    config: Config,
+    idle: Mutex<Vec<(Wire, Instant)>>,
+}
+
+#[derive(Debug)]
+enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Gateway {
+    /// A gateway to the application at `address`, which finds its scripts under `document_root`.
+    pub fn new(address: Address, document_root: impl Into<String>, config: Config) -> Self {
+        let shared = Shared { address, document_root: document_root.into(), config, idle: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+/// The body of a response. An error in it means that the response was cut.
+#[derive(Debug)]
+pub struct ResponseBody(mpsc::Receiver<Result<Bytes, Error>>);
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.0.poll_recv(context).map(|next| next.map(|bytes| bytes.map(Frame::data)))
+    }
+}
+
+impl<B> Service<http::Request<B>> for Gateway
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+{
+    type Response = http::Response<ResponseBody>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let head = shared.head(&parts, http_body::Body::size_hint(&body).exact());
+            let reusable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
+            let wire = shared.wire(reusable || shared.config.trusting).await?;
+            let (tell, told) = oneshot::channel();
+            ::tokio::spawn(drive(shared, wire, head, body, tell));
+            told.await.unwrap_or_else(|_| Err(cut(0, Cause::Closed, None)))
+        })
+    }
+}
+
+impl Shared {
+    fn head(&self, parts: &http::request::Parts, length: Option<u64>) -> Vec<u8> {
+        let mut pairs = Vec::new();
+        let mut pair = |name: &str, value: &[u8]| push_pair(&mut pairs, name.as_bytes(), value);
+        let path = parts.uri.path();
+        pair("GATEWAY_INTERFACE", b"CGI/1.1");
+        pair("SERVER_SOFTWARE", concat!("linger-fastcgi/", env!("CARGO_PKG_VERSION")).as_bytes());
+        pair("SERVER_PROTOCOL", format!("{:?}", parts.version).as_bytes());
+        pair("SERVER_NAME", parts.uri.host().unwrap_or("localhost").as_bytes());
+        pair("SERVER_PORT", parts.uri.port_u16().unwrap_or(80).to_string().as_bytes());
+        pair("REDIRECT_STATUS", b"200");
+        pair("REQUEST_METHOD", parts.method.as_str().as_bytes());
+        pair("REQUEST_URI", parts.uri.path_and_query().map_or("/", |uri| uri.as_str()).as_bytes());
+        pair("DOCUMENT_URI", path.as_bytes());
+        pair("SCRIPT_NAME", path.as_bytes());
+        pair("DOCUMENT_ROOT", self.document_root.as_bytes());
+        pair("SCRIPT_FILENAME", format!("{}{path}", self.document_root).as_bytes());
+        pair("QUERY_STRING", parts.uri.query().unwrap_or("").as_bytes());
+        for (name, value) in &parts.headers {
+            match name {
+                &http::header::CONTENT_TYPE => pair("CONTENT_TYPE", value.as_bytes()),
+                &http::header::CONTENT_LENGTH => {}
+                // A client's `Proxy:` must not become the HTTP_PROXY that CGI programs obey.
+                name if name == "proxy" => {}
+                name => {
+                    let name = name.as_str().to_ascii_uppercase().replace('-', "_");
+                    pair(&format!("HTTP_{name}"), value.as_bytes());
+                }
+            }
+        }
+        let announced =
+            parts.headers.get(http::header::CONTENT_LENGTH).map(|value| value.as_bytes().to_vec());
+        if let Some(length) = announced.or_else(|| length.map(|length| length.to_string().into_bytes())) {
+            pair("CONTENT_LENGTH", &length);
+        }
+        let mut out = Vec::new();
+        record::push_begin(&mut out, ID, Role::Responder, self.config.keep_conn);
+        record::push_stream(&mut out, RecordType::Params, ID, &pairs);
+        record::push(&mut out, RecordType::Params, ID, &[]);
+        out
+    }
+
+    async fn wire(&self, kept: bool) -> Result<Wire, Error> {
+        while let Some((wire, since)) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            if !kept {
+                // It may tie up the very worker that the fresh one needs.
+                break;
+            }
+            if since.elapsed() < self.config.idle_timeout && wire.is_silent() {
+                return Ok(wire);
+            }
+        }
+        let connecting = async {
+            match &self.address {
+                Address::Tcp(address) => {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    Ok(Wire::Tcp(stream))
+                }
+                Address::Unix(path) => UnixStream::connect(path).await.map(Wire::Unix),
+            }
+        };
+        let connected = timeout(self.config.connect_timeout, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        connected.map_err(|source| Error::Connect { address: self.address.clone(), source })
+    }
+
+    fn put(&self, wire: Wire) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < self.config.idle_connections {
+            idle.push((wire, Instant::now()));
+        }
+    }
+}
+
+impl Wire {
+    /// An application that has something to say between two requests has closed, or is confused.
+    fn is_silent(&self) -> bool {
+        let mut byte = [0];
+        let said = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            Self::Unix(stream) => stream.try_read(&mut byte),
+        };
+        said.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error {
+    Error::Cut { received, cause, write_error }
+}
+
+type Told = oneshot::Sender<Result<http::Response<ResponseBody>, Error>>;
+
+/// Carries one request and its response, and puts the connection back where both were complete.
+async fn drive<B>(shared: Arc<Shared>, wire: Wire, head: Vec<u8>, body: B, tell: Told)
+where
+    B: http_body::Body,
+    B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+{
+    let config = shared.config;
+    let reusable = |kept: bool, wire| {
+        if kept && config.keep_conn {
+            shared.put(wire);
+        }
+    };
+    match wire {
+        Wire::Tcp(mut stream) => {
+            let kept = exchange(&mut stream, &config, head, body, tell).await;
+            reusable(kept, Wire::Tcp(stream));
+        }
+        Wire::Unix(mut stream) => {
+            let kept = exchange(&mut stream, &config, head, body, tell).await;
+            reusable(kept, Wire::Unix(stream));
+        }
+    }
+}
+
+/// Gives whether the connection can serve again.
+async fn exchange<S, B>(stream: &mut S, config: &Config, head: Vec<u8>, body: B, tell: Told) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: http_body::Body,
+    B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+{
+    let (mut reader, mut writer) = ::tokio::io::split(stream);
+    let mut sending = pin!(send(&mut writer, head, body));
+    let mut outbox = Outbox { tell: Some(tell), head: Vec::new(), body: None };
+    let mut replies = Replies::new(ID);
+    let mut buffer = vec![0; BUFFER];
+    let (mut sent, mut had_body, mut write_error, mut received) = (false, false, None, 0u64);
+    loop {
+        let done_sending = sent || write_error.is_some();
+        let got = ::tokio::select! {
+            result = &mut sending, if !done_sending => {
+                match result {
+                    Ok(body) => (sent, had_body) = (true, body),
+                    Err(Sending::Body(error)) => {
+                        outbox.fail(Error::Body(error)).await;
+                        return false;
+                    }
+                    // What the application said before is still there to be read.
+                    Err(Sending::Wire(error)) => write_error = Some(error.kind()),
+                }
+                continue;
+            }
+            got = timeout(config.io_timeout, reader.read(&mut buffer)) => got,
+        };
+        let got = match got {
+            Ok(Ok(0)) => Err(Cause::Closed),
+            Ok(Ok(got)) => Ok(got),
+            Ok(Err(error)) => Err(Cause::Error(error.kind())),
+            Err(_) => Err(Cause::Silent),
+        };
+        let mut input = match got {
+            Ok(got) => &buffer[..got],
+            Err(cause) => {
+                outbox.fail(cut(received, cause, write_error)).await;
+                return false;
+            }
+        };
+        loop {
+            match replies.next(&mut input) {
+                Ok(Some(Reply::Stdout(bytes))) => {
+                    received += bytes.len() as u64;
+                    if !outbox.take(bytes).await {
+                        // Nobody listens any more.
+                        return false;
+                    }
+                }
+                Ok(Some(Reply::End(end))) => {
+                    if end.protocol_status != ProtocolStatus::RequestComplete {
+                        outbox.fail(Error::Refused(end.protocol_status)).await;
+                        return false;
+                    }
+                    if outbox.body.is_none() {
+                        outbox.fail(cut(received, Cause::Closed, write_error)).await;
+                        return false;
+                    }
+                    let in_step = config.trusting || !had_body;
+                    return sent && in_step && input.is_empty() && replies.at_boundary();
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    outbox.fail(error.into()).await;
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+enum Sending {
+    Body(io::Error),
+    Wire(io::Error),
+}
+
+/// Sends the request; gives whether it had a body.
+async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B) -> Result<bool, Sending>
+where
+    W: AsyncWrite + Unpin,
+    B: http_body::Body,
+    B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+{
+    let mut out = head;
+    let mut had_body = false;
+    let mut body = pin!(body);
+    if !body.is_end_stream() {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Sending::Body(io::Error::other(error)))?;
+            let Ok(mut data) = frame.into_data() else { continue };
+            while data.has_remaining() {
+                had_body = true;
+                let chunk = data.chunk();
+                let taken = chunk.len().min(FULL);
+                record::push(&mut out, RecordType::Stdin, ID, &chunk[..taken]);
+                data.advance(taken);
+                writer.write_all(&out).await.map_err(Sending::Wire)?;
+                out.clear();
+            }
+        }
+    }
+    record::push(&mut out, RecordType::Stdin, ID, &[]);
+    writer.write_all(&out).await.map_err(Sending::Wire)?;
+    Ok(had_body)
+}
+
+/// Where the response goes: the head to the caller, then the body to its reader.
+struct Outbox {
+    tell: Option<Told>,
+    head: Vec<u8>,
+    body: Option<mpsc::Sender<Result<Bytes, Error>>>,
+}
+
+impl Outbox {
+    /// Hands some of STDOUT on; `false` when nobody wants it.
+    async fn take(&mut self, bytes: &[u8]) -> bool {
+        if let Some(body) = &self.body {
+            return body.send(Ok(Bytes::copy_from_slice(bytes))).await.is_ok();
+        }
+        self.head.extend_from_slice(bytes);
+        let (head, length) = match Head::parse(&self.head) {
+            Ok(Some(done)) => done,
+            Ok(None) => return true,
+            Err(error) => {
+                self.fail(error.into()).await;
+                return false;
+            }
+        };
+        let (to, from) = mpsc::channel(4);
+        let mut response = http::Response::new(ResponseBody(from));
+        *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        for (name, value) in head.headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                response.headers_mut().append(name, value);
+            }
+        }
+        let rest = Bytes::copy_from_slice(&self.head[length..]);
+        self.head = Vec::new();
+        let wanted = self.tell.take().is_some_and(|tell| tell.send(Ok(response)).is_ok());
+        let wanted = wanted && (rest.is_empty() || to.send(Ok(rest)).await.is_ok());
+        self.body = Some(to);
+        wanted
+    }
+
+    async fn fail(&mut self, error: Error) {
+        match (self.tell.take(), &self.body) {
+            (Some(tell), _) => drop(tell.send(Err(error))),
+            (None, Some(body)) => drop(body.send(Err(error)).await),
+            (None, None) => {}
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! FastCGI for whoever thinks in HTTP: an axum or tower application behind a FastCGI gateway, and a FastCGI
+//! application as a `tower` service.
+
+mod application;
+mod gateway;
+
+pub use application::{Body, serve};
+pub use gateway::{Gateway, ResponseBody};

@@ -1,0 +1,90 @@
+//! An axum application behind FastCGI, and the gateway service in front of it: every size, read or not.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, Full};
+use linger_fastcgi::gateway::{self, Error};
+use linger_fastcgi::responder::Config;
+use linger_fastcgi::tower::{Gateway, serve};
+use linger_fastcgi::{Address, Params};
+use tower_service::Service;
+
+const ANSWER: usize = 300_000;
+
+fn app() -> Router {
+    Router::new()
+        .route("/unread", post(|| async { vec![b'r'; ANSWER] }))
+        .route(
+            "/read",
+            post(|request: Request| async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                body.len().to_string()
+            }),
+        )
+        .route(
+            "/seen",
+            get(|request: Request| async move {
+                let params = request.extensions().get::<Params>().unwrap();
+                let header = request.headers().get("x-test").unwrap().to_str().unwrap();
+                let query = request.uri().query().unwrap();
+                format!("{} {header} {query}", params.text("SCRIPT_FILENAME").unwrap())
+            }),
+        )
+        .route(
+            "/cut",
+            get(|| async {
+                let broken =
+                    vec![Ok(vec![b'r'; ANSWER]), Err(std::io::Error::other("the database went away"))];
+                axum::body::Body::from_stream(futures_util::stream::iter(broken))
+            }),
+        )
+}
+
+async fn gateway(keep_conn: bool) -> Gateway {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: Address = listener.local_addr().unwrap().into();
+    tokio::spawn(serve(listener, Config::default(), app()));
+    let mut config = gateway::Config::default();
+    (config.keep_conn, config.trusting) = (keep_conn, keep_conn);
+    Gateway::new(address, "/srv", config)
+}
+
+fn request(method: &str, uri: &str, body: usize) -> http::Request<Full<bytes::Bytes>> {
+    let body = Full::new(vec![b'b'; body].into());
+    http::Request::builder().method(method).uri(uri).header("x-test", "hello").body(body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_size_read_or_not() {
+    for keep_conn in [false, true] {
+        let mut gateway = gateway(keep_conn).await;
+        for body in [0, 8, 67_000, 2 << 20, 8 << 20] {
+            let response = gateway.call(request("POST", "/unread", body)).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let got = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(got.len(), ANSWER, "keep {keep_conn}, body {body}");
+            let response = gateway.call(request("POST", "/read", body)).await.unwrap();
+            let got = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(got, body.to_string().as_bytes(), "keep {keep_conn}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_translated_both_ways() {
+    let mut gateway = gateway(true).await;
+    let response = gateway.call(request("GET", "/seen?a=b", 0)).await.unwrap();
+    let got = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(got, "/srv/seen hello a=b".as_bytes());
+    let response = gateway.call(request("GET", "/nothing", 0)).await.unwrap();
+    assert_eq!(response.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_body_is_an_error_on_the_other_side() {
+    let mut gateway = gateway(false).await;
+    let response = gateway.call(request("GET", "/cut", 0)).await.unwrap();
+    let error = response.into_body().collect().await.unwrap_err();
+    assert!(matches!(error, Error::Cut { .. }), "{error}");
+}
