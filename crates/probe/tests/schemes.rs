@@ -1,0 +1,138 @@
+//! Every kind of target: TLS, unix sockets, FastCGI, and bytes of one's own.
+
+use std::process::Command;
+
+use linger_fastcgi::{Address, Responder, apps, responder};
+use linger_host::testing::{sandboxed, skip};
+use linger_peers::{LENGTH, Peer, Unavailable, nginx, program};
+use linger_probe::{Check, Config, Error, Target, Verdict, probe};
+
+fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
+    match peer {
+        Ok(peer) => Some(peer),
+        Err(missing @ Unavailable::Missing { .. }) => {
+            skip("foreign peers", &missing.to_string());
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn with_large_file(server: &str) -> Option<Peer> {
+    let peer = available(nginx("nginx", 1, server))?;
+    std::fs::write(peer.path("large"), vec![b'r'; LENGTH]).unwrap();
+    Some(peer)
+}
+
+fn config(only: &[Check]) -> Config {
+    let mut config = Config::default();
+    config.only = only.to_vec();
+    config.repeat = 1;
+    config
+}
+
+const ASKED: [Check; 3] = [Check::LargeResponse, Check::LateByte, Check::TrailingBytes];
+
+/// What is asked of `url`, and what must come of it.
+fn expect(url: &str, config: &Config, verdicts: &[Verdict]) {
+    let target: Target = url.parse().unwrap();
+    let report = probe(&target, config, |_| {}).unwrap();
+    let found: Vec<Verdict> = report.findings.iter().map(|finding| finding.verdict).collect();
+    assert_eq!(found, verdicts, "{url}: {:#?}", report.findings);
+}
+
+#[test]
+fn https() {
+    sandboxed(|| {
+        let folder = std::env::temp_dir().join(format!("linger-probe-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
+        let Some(openssl) = available(program("openssl", "openssl")) else { return };
+        let made = Command::new(openssl)
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+            ])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        for (lingering, late) in [("always", Verdict::Keeps), ("off", Verdict::Loses)] {
+            let server = format!(
+                "server {{ listen 127.0.0.1:PORT ssl; root FOLDER; lingering_close {lingering};
+                   ssl_certificate {}; ssl_certificate_key {}; }}",
+                certificate.display(),
+                key.display()
+            );
+            let Some(peer) = with_large_file(&server) else { return };
+            let url = format!("https://localhost:{}/large", peer.address.port());
+            expect(&url, &config(&ASKED), &[Verdict::Keeps, Verdict::Keeps, late]);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    });
+}
+
+#[test]
+fn unix_sockets() {
+    sandboxed(|| {
+        let server =
+            "server { listen 127.0.0.1:PORT; listen unix:FOLDER/sock; root FOLDER; lingering_close always; }";
+        let Some(peer) = with_large_file(server) else { return };
+        let url = format!("http://unix:{}:/large", peer.path("sock").display());
+        expect(&url, &config(&ASKED[..1]), &[Verdict::Keeps]);
+    });
+}
+
+#[test]
+fn bytes_of_ones_own() {
+    sandboxed(|| {
+        let server = "server { listen 127.0.0.1:PORT; root FOLDER; lingering_close off; }";
+        let Some(peer) = with_large_file(server) else { return };
+        let url = format!("tcp://{}", peer.address);
+        let mut config = config(&[Check::LargeResponse, Check::LateByte, Check::UnreadBody]);
+        let target: Target = url.parse().unwrap();
+        assert!(matches!(probe(&target, &config, |_| {}), Err(Error::NoPayload)));
+        // Nothing frames an HTTP/1.0 response for who does not read HTTP: its length is judged by repetition.
+        config.payload = b"GET /large HTTP/1.0\r\n\r\n".to_vec();
+        expect(&url, &config, &[Verdict::Keeps, Verdict::CannotTell, Verdict::Loses]);
+    });
+}
+
+#[test]
+fn fastcgi_over_a_unix_socket() {
+    sandboxed(|| {
+        let folder = std::env::temp_dir().join(format!("linger-probe-fcgi-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("large"), vec![b'r'; LENGTH]).unwrap();
+        let address = Address::Unix(folder.join("sock"));
+        let responder = Responder::bind(&address, responder::Config::default()).unwrap();
+        let (stop, files) = (responder.stopper(), apps::Files::new(&folder));
+        let serving = std::thread::spawn(move || responder.run(files));
+        let url = format!("fcgi://unix:{}:/large", folder.join("sock").display());
+        let asked =
+            [Check::LargeResponse, Check::UnreadBody, Check::TrailingBytes, Check::LateByte, Check::Stall];
+        expect(&url, &config(&asked), &[Verdict::Keeps; 5]);
+        stop.stop();
+        serving.join().unwrap().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+    });
+}
+
+#[test]
+fn hostile_questions_need_ones_own_server() {
+    let target: Target = "http://192.0.2.1/".parse().unwrap();
+    let mut config = Config::default();
+    config.hostile = true;
+    // Nothing is sent to it.
+    assert!(matches!(probe(&target, &config, |_| {}), Err(Error::NotYours(_))));
+}
