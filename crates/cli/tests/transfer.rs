@@ -1,0 +1,311 @@
+//! The transfer as processes: killed, starved of room and stopped, its exit statuses have to be true.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+const BLOCK: u64 = 1 << 20;
+
+/// A `linger share` that is killed when it goes out of scope.
+struct Share {
+    child: Child,
+    port: u16,
+}
+
+impl Share {
+    fn new(home: &Path, directory: &Path, flags: &[&str]) -> Self {
+        Self::through(Command::new(env!("CARGO_BIN_EXE_linger")), home, directory, flags)
+    }
+
+    fn through(mut command: Command, home: &Path, directory: &Path, flags: &[&str]) -> Self {
+        let mut child = command
+            .args(["share", "--writable", "--json", "--listen", "127.0.0.1:0"])
+            .args(flags)
+            .arg(directory)
+            .env("XDG_CONFIG_HOME", home)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let address = value["address"].as_str().unwrap();
+        let port = address.rsplit(':').next().unwrap().parse().unwrap();
+        // What it says further is read, or it would wait for us.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        Self { child, port }
+    }
+
+    fn wait(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn put(home: &Path, port: u16, from: &Path, to: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_linger"));
+    command
+        .args(["put", "--json", "--port", &port.to_string()])
+        .args(flags)
+        .arg(from)
+        .arg(format!("127.0.0.1:{to}"))
+        .env("XDG_CONFIG_HOME", home)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn events(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn content(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Forwards one connection; after `at` bytes towards the server it stops, says so, and goes on when it is told.
+fn stopping_proxy(server: u16, at: usize) -> (u16, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (reached, told) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+        let (mut back_from, mut back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut back_from, &mut back_to);
+            let _ = back_to.shutdown(std::net::Shutdown::Write);
+        });
+        let (mut from, mut to) = (client, server);
+        let mut left = at;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let most = if left > 0 { left.min(buffer.len()) } else { buffer.len() };
+            let Ok(bytes @ 1..) = from.read(&mut buffer[..most]) else { break };
+            if to.write_all(&buffer[..bytes]).is_err() {
+                break;
+            }
+            if left > 0 {
+                left -= bytes;
+                if left == 0 {
+                    let _ = reached.send(());
+                    let _ = may_go.recv();
+                }
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    });
+    (port, told, go)
+}
+
+/// Kills one side when so many bytes have passed; then checks the other's word, and that a second try goes on.
+fn kill_and_resume(kill_server: bool) {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    let bytes = content(8 * BLOCK as usize + 4321);
+    fs::write(&file, &bytes).unwrap();
+    let length = bytes.len() as u64;
+    for point in 0..64u64 {
+        let name = format!("copy{point}");
+        let at = (length + 900) * (point + 1) / 65;
+        let mut server = Share::new(&home, &to, if kill_server { &[] } else { &["--once"] });
+        let (port, reached, go) = stopping_proxy(server.port, at as usize);
+        let mut client = put(&home, port, &file, &name, &["--retry-for", "0"]).spawn().unwrap();
+        reached.recv().unwrap();
+        if kill_server {
+            server.child.kill().unwrap();
+            server.child.wait().unwrap();
+        } else {
+            client.kill().unwrap();
+        }
+        drop(go);
+        let output = client.wait_with_output().unwrap();
+        // The receiver may still be at work on what reached it before the sender died.
+        let code = if kill_server { output.status.code() } else { server.child.wait().unwrap().code() };
+        let code = code.unwrap();
+        let there = fs::read(to.join(&name)).ok();
+        assert!(there.as_ref().is_none_or(|there| *there == bytes), "point {point}: not identical");
+        if kill_server {
+            assert!(matches!(code, 1 | 3) || (code == 0 && there.is_some()), "point {point}: exit {code}");
+        } else {
+            let expected: &[i32] = if there.is_some() { &[0, 3] } else { &[1] };
+            assert!(
+                expected.contains(&code),
+                "point {point}: exit {code}, file is there: {}",
+                there.is_some()
+            );
+        }
+        // What has been verified and written by now must not be sent again.
+        let work = to.join(".linger");
+        let parts = fs::read_dir(&work).into_iter().flatten().flatten();
+        let part = parts.filter(|entry| entry.path().extension().is_some_and(|end| end == "part"));
+        let kept = part.map(|entry| entry.metadata().unwrap().len()).max().unwrap_or(0);
+        let again = Share::new(&home, &to, &["--once"]);
+        let output = put(&home, again.port, &file, &name, &[]).output().unwrap();
+        let events = events(&output);
+        assert_eq!(output.status.code(), Some(0), "point {point}: {events:?}");
+        assert_eq!(again.wait(), Some(0), "point {point}");
+        assert!(fs::read(to.join(&name)).unwrap() == bytes, "point {point}");
+        assert!(!work.exists(), "point {point}: something is left behind");
+        let wire = events.last().unwrap()["wire_bytes"].as_u64().unwrap();
+        let expected = if there.is_some() { 0 } else { length - kept.min(length) };
+        assert!(wire <= expected + BLOCK + 4000, "point {point}: {wire} bytes for {expected}");
+    }
+}
+
+#[test]
+fn a_killed_receiver_at_64_points() {
+    kill_and_resume(true);
+}
+
+#[test]
+fn a_killed_sender_at_64_points() {
+    kill_and_resume(false);
+}
+
+#[test]
+fn a_full_disk_is_said_and_made_good_later() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, content(12 * BLOCK as usize)).unwrap();
+    let probe = Command::new("unshare").args(["-rm", "true"]).output();
+    if !probe.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no mount namespace for a small tmpfs: {probe:?}");
+        return;
+    }
+    let mount = format!(
+        "mount -t tmpfs -o size=5m none {} && exec {} \"$@\"",
+        to.display(),
+        env!("CARGO_BIN_EXE_linger")
+    );
+    let mut small = Command::new("unshare");
+    small.args(["-rm", "sh", "-c", &mount, "linger"]);
+    let server = Share::through(small, &home, &to, &["--once"]);
+    let output = put(&home, server.port, &file, "copy", &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left"), "{said}");
+    assert_eq!(server.wait(), Some(1));
+}
+
+#[test]
+fn a_file_size_limit_is_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, content(9 * BLOCK as usize + 5)).unwrap();
+    let mut limited = Command::new("sh");
+    // In units of 512 bytes.
+    limited.args(["-c", &format!("ulimit -f 8192; exec {} \"$@\"", env!("CARGO_BIN_EXE_linger")), "linger"]);
+    let server = Share::through(limited, &home, &to, &["--once"]);
+    let output = put(&home, server.port, &file, "copy", &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+    assert_eq!(server.wait(), Some(1));
+    assert!(!to.join("copy").exists());
+    // Without the limit it goes on with what it has.
+    let server = Share::new(&home, &to, &["--once"]);
+    let output = put(&home, server.port, &file, "copy", &[]).output().unwrap();
+    assert_eq!((output.status.code(), server.wait()), (Some(0), Some(0)));
+    let started = events(&output).into_iter().find(|event| event["event"] == "started").unwrap();
+    assert!(started["resumed"].as_u64().unwrap() >= 3 * BLOCK, "{started}");
+    assert!(fs::read(to.join("copy")).unwrap() == fs::read(&file).unwrap());
+}
+
+#[test]
+fn a_receiver_that_is_stopped_is_given_up_and_said_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, content(20 * BLOCK as usize)).unwrap();
+    let server = Share::new(&home, &to, &[]);
+    let (port, reached, go) = stopping_proxy(server.port, 5 * BLOCK as usize);
+    let client = put(&home, port, &file, "copy", &["--retry-for", "0", "--timeout", "1"]).spawn().unwrap();
+    reached.recv_timeout(Duration::from_secs(60)).unwrap();
+    let output = client.wait_with_output().unwrap();
+    drop(go);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was heard"));
+}
+
+#[test]
+fn the_parts_a_person_types_work_together() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let server = Share::new(&home, &to, &[]);
+    let linger = |arguments: &[&str], stdin: &[u8]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_linger"))
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", &home)
+            .current_dir(temp.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let port = server.port.to_string();
+    let piped = linger(&["put", "--port", &port, "--receipt", "r.json", "-", "127.0.0.1:note"], b"hello\n");
+    assert_eq!(piped.status.code(), Some(0), "{piped:?}");
+    let said = String::from_utf8_lossy(&piped.stdout);
+    assert!(said.starts_with("note: 6 bytes, blake3 "), "{said}");
+    let got = linger(&["get", "--port", &port, "127.0.0.1:note", "-"], b"");
+    assert_eq!((got.status.code(), &got.stdout[..]), (Some(0), &b"hello\n"[..]));
+    let checked = linger(&["receipt", "verify", "r.json", to.join("note").to_str().unwrap()], b"");
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    fs::write(to.join("note"), b"hellO\n").unwrap();
+    let checked = linger(&["receipt", "verify", "r.json", to.join("note").to_str().unwrap()], b"");
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    for (arguments, code) in [
+        (vec!["put", "--port", &port, "nothing", "127.0.0.1:"], 1),
+        (vec!["put", "r.json", "nocolon"], 2),
+        (vec!["put", "--port", &port, "r.json", "127.0.0.1:../x"], 2),
+        (vec!["get", "--port", &port, "127.0.0.1:nothing"], 1),
+        (vec!["put", "--port", "1", "r.json", "127.0.0.1:"], 1),
+        (vec!["receipt", "verify", "note", "note"], 1),
+    ] {
+        let output = linger(&arguments, b"");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?} {output:?}");
+    }
+}
