@@ -5,8 +5,10 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::claim::{Claimant, Claims};
 use crate::driver::{Cancel, Deadlines, Event, Session};
 use crate::error::Error;
 use crate::hash::Tree;
@@ -19,7 +21,6 @@ use crate::receive::{Receiver, Target};
 use crate::root::Root;
 use crate::send::{Outgoing, Pipe, Sender, Source};
 use crate::serve::is_local;
-use crate::store::Locks;
 use crate::tls::{self, ClientKeys};
 use crate::transport::{Plain, Transport};
 use crate::walk::{Found, Patterns, Walk};
@@ -274,11 +275,12 @@ impl Client {
             Destination::Path { path, into } => (path, into, None),
             Destination::Port(name) => (RelPath::root(), true, Some(name)),
         };
-        let put = Put { path, into, name, sink, options: common(options) };
+        let mut put = Put { path, into, name, sink, again: false, options: common(options) };
         let mut outgoing = Outgoing::new(source);
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
             let stream = session.open(&Request::Put(put.clone()).encode())?;
+            put.again = true;
             Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe).run()?;
             Ok(Farewell::Due)
         });
@@ -314,7 +316,7 @@ impl Client {
         let request = Request::Get(Get { path, source, patterns, limit, options: common }).encode();
         let mut summary = Summary::default();
         let mut kept = Tree::new();
-        let locks = Locks::default();
+        let claims = Arc::new(Claims::default());
         let result = self.attempts(observe, |session, observe| {
             // The sender begins anew in every session, and what is here already is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
@@ -328,9 +330,9 @@ impl Client {
                 (None, Output::Path(_)) => return Err(Error::Usage("nowhere to put it".into())),
             };
             let before = session.received();
+            let claimant = Claimant { claims: claims.clone(), session: 0, cancel: self.cancel.clone() };
             let received =
-                Receiver::new(session, stream, target, common, (&locks, &self.cancel), &mut summary, observe)
-                    .run();
+                Receiver::new(session, stream, target, common, claimant, &mut summary, observe).run();
             summary.wire += session.received() - before;
             received?;
             // Everything is in place here; what is left is to know that the sender knows.

@@ -79,6 +79,8 @@ pub(crate) struct Put {
     pub(crate) name: Vec<u8>,
     /// A sink of the receiver, instead of a path.
     pub(crate) sink: Option<String>,
+    /// An earlier session of the same transfer was cut.
+    pub(crate) again: bool,
     pub(crate) options: Options,
 }
 
@@ -276,6 +278,7 @@ impl Request {
                 out.flag(put.into);
                 out.bytes(&put.name);
                 out.option(put.sink.as_ref(), |out, name| out.bytes(name.as_bytes()));
+                out.flag(put.again);
                 out.options(put.options);
             }
             Self::Get(get) => {
@@ -310,6 +313,7 @@ impl Request {
                 into: from.flag()?,
                 name: from.bytes(255)?,
                 sink: from.option(|from| from.text(64))?,
+                again: from.flag()?,
                 options: from.options()?,
             }),
             2 => Self::Get(Get {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::driver::{Cancel, Event, Session};
+use crate::claim::Claimant;
+use crate::driver::{Event, Session};
 use crate::error::{Error, refusal};
 use crate::hash::{BLOCK, BlockHasher, Hash, Sum, Tree};
 use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal};
@@ -16,7 +17,7 @@ use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress, Summary};
 use crate::root::Root;
 use crate::sink::Spool;
-use crate::store::{Fault, Landing, Locks, Store, now};
+use crate::store::{Fault, Landing, Store, now};
 use crate::wire::Violation;
 
 /// Announced files that wait for their data, at most.
@@ -45,6 +46,8 @@ pub(crate) struct Receiver<'a> {
     store: Option<Store<'a>>,
     files: VecDeque<Waiting>,
     directories: BTreeMap<u64, RelPath>,
+    /// An earlier session of this transfer was cut: some of it may be here, or about to be.
+    pub(crate) again: bool,
     /// Every answer that is due has been given before data arrives.
     ask: bool,
     block: Vec<u8>,
@@ -91,12 +94,12 @@ impl<'a> Receiver<'a> {
         stream: u16,
         target: Target<'a>,
         options: Options,
-        (locks, cancel): (&'a Locks, &'a Cancel),
+        claimant: Claimant,
         summary: &'a mut Summary,
         observe: &'a mut dyn FnMut(Progress),
     ) -> Self {
         let store = match &target {
-            Target::Tree { root, .. } => Some(Store::new(root, options, locks, cancel)),
+            Target::Tree { root, .. } => Some(Store::new(root, options, claimant)),
             _ => None,
         };
         Self {
@@ -109,6 +112,7 @@ impl<'a> Receiver<'a> {
             store,
             files: VecDeque::new(),
             directories: BTreeMap::new(),
+            again: false,
             ask: false,
             block: Vec::new(),
             filled: 0,
@@ -138,7 +142,7 @@ impl<'a> Receiver<'a> {
 
     fn receive(&mut self) -> Result<(), Error> {
         self.ask = match (&self.target, &self.store) {
-            (Target::Tree { base, .. }, Some(store)) => store.must_ask(base),
+            (Target::Tree { base, .. }, Some(store)) => self.again || store.must_ask(base),
             (Target::Stream { so_far, .. }, _) => so_far.blocks() > 0,
             _ => false,
         };
@@ -321,12 +325,13 @@ impl<'a> Receiver<'a> {
             }
         }
         let Some(store) = &mut self.store else { return Err(Fault(Refusal::Other, "nowhere to go".into())) };
+        let claim = store.claim(&entry)?;
         if self.ask
             && let Err(hash) = store.look(&entry, &dest)?
         {
             return Ok(Waits::Complete { hash, landing: Box::new(Landing::bare(entry, dest, Tree::new())) });
         }
-        store.begin(entry, dest, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
+        store.begin(entry, dest, claim, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
     }
 
     /// The landing of the file whose data arrives; `None` if it is dropped.

@@ -121,12 +121,20 @@ impl Root {
 
     /// The directory for what is not complete yet, made if it is not there.
     pub(crate) fn work(&self) -> Result<OwnedFd, Errno> {
-        match rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
         let path = RelPath::new(WORK).map_err(|_| Errno::INVAL)?;
-        self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse)
+        let mut tries = 0;
+        loop {
+            match rustix::fs::mkdirat(&self.fd, WORK, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            tries += 1;
+            match self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse) {
+                // Another session has removed it in between, being empty.
+                Err(Errno::NOENT) if tries < 10 => {}
+                other => return other,
+            }
+        }
     }
 
     /// The same, if it is there.

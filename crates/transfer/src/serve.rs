@@ -4,12 +4,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Dir, FileType};
 
+use crate::claim::{Claimant, Claims};
 use crate::driver::{Cancel, Deadlines, Event, Session};
 use crate::error::Error;
 use crate::limit::Limiter;
@@ -22,7 +24,7 @@ use crate::receive::{Receiver, Target};
 use crate::root::{Links, Root, mtime};
 use crate::send::{Outgoing, Pipe, Sender, Source};
 use crate::sink::{Config, Displays, Spool, start_source};
-use crate::store::{Fault, Locks};
+use crate::store::Fault;
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::walk::{Patterns, Walk};
@@ -119,7 +121,8 @@ pub enum Serving<'a> {
 pub struct Server {
     options: ShareOptions,
     root: Root,
-    locks: Locks,
+    claims: Arc<Claims>,
+    accepted: AtomicU64,
     cancel: Cancel,
     codes: Codes,
     running: AtomicUsize,
@@ -134,7 +137,15 @@ impl Server {
         let root = Root::open(&options.directory)?;
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
         let codes = Codes::new()?;
-        Ok(Self { options, root, locks: Locks::default(), cancel, codes, running: AtomicUsize::new(0) })
+        Ok(Self {
+            options,
+            root,
+            claims: Arc::default(),
+            accepted: AtomicU64::new(0),
+            cancel,
+            codes,
+            running: AtomicUsize::new(0),
+        })
     }
 
     /// Ends [`serve`](Self::serve) and every session when it is used.
@@ -236,7 +247,9 @@ impl Server {
         let deadlines = self.options.deadlines;
         let mut session =
             Session::with(transport, Role::Responder, Limits::default(), deadlines, cancel.clone());
-        let result = self.requests(&mut session, &cancel, &mut served, observe);
+        let session_number = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let claimant = Claimant { claims: self.claims.clone(), session: session_number, cancel };
+        let result = self.requests(&mut session, &claimant, &mut served, observe);
         if self.options.ending == Ending::Close {
             session.close_carelessly();
         } else {
@@ -284,7 +297,7 @@ impl Server {
     fn requests(
         &self,
         session: &mut Session,
-        cancel: &Cancel,
+        claimant: &Claimant,
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
@@ -296,7 +309,7 @@ impl Server {
                     match Request::decode(&request)? {
                         Request::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
-                            self.put(session, stream, put, cancel, &mut served.summary, &mut tell)?;
+                            self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
                         }
                         Request::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
@@ -340,7 +353,7 @@ impl Server {
         session: &mut Session,
         stream: u16,
         put: Put,
-        cancel: &Cancel,
+        claimant: Claimant,
         summary: &mut Summary,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -366,8 +379,9 @@ impl Server {
             },
         };
         let before = session.received();
-        let received =
-            Receiver::new(session, stream, target, options, (&self.locks, cancel), summary, tell).run();
+        let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
+        receiver.again = put.again;
+        let received = receiver.run();
         summary.wire += session.received() - before;
         received
     }

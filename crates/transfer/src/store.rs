@@ -1,19 +1,16 @@
 //! Where received files land: first under a name of their own in `.linger`, then, verified, under the final one.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::driver::Cancel;
+use crate::claim::{Claim, Claimant};
 use crate::error::refusal;
 use crate::hash::{BLOCK, Hash, Sum, Tree, hex};
 use crate::message::{Durability, Entry, Options, Receipt, Refusal, Time, Token};
@@ -32,28 +29,11 @@ impl Fault {
     }
 }
 
-/// The partial files that sessions of this process hold, so that a newer session for the same file can end an
-/// older one whose peer has gone without saying so.
-#[derive(Debug, Default)]
-pub(crate) struct Locks(Mutex<BTreeMap<Token, Cancel>>);
-
-impl Locks {
-    fn hold(&self, token: Token, cancel: &Cancel) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token, cancel.clone());
-    }
-
-    fn end_holder(&self, token: Token) -> bool {
-        let holder = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
-        holder.inspect(Cancel::cancel).is_some()
-    }
-}
-
 /// Files that land below one directory.
 pub(crate) struct Store<'a> {
     root: &'a Root,
     options: Options,
-    locks: &'a Locks,
-    cancel: &'a Cancel,
+    claimant: Claimant,
     work: Option<Rc<Work>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
     /// Where the file system cannot make nameless files, they get names in the work directory.
@@ -79,6 +59,8 @@ pub(crate) struct Landing {
     dest: RelPath,
     pub(crate) tree: Tree,
     pub(crate) opened: Option<Opened>,
+    /// Held while a partial file of it may exist.
+    claim: Option<Claim>,
 }
 
 /// What exists of a file of more than one block.
@@ -113,6 +95,8 @@ struct Landed {
     parent: Rc<OwnedFd>,
     name: Vec<u8>,
     log: Option<State>,
+    /// Given up once the file has its name.
+    claim: Option<Claim>,
     receipt: Receipt,
 }
 
@@ -121,15 +105,14 @@ const GROUP: usize = 256;
 const GROUP_BYTES: u64 = 64 << 20;
 
 impl<'a> Store<'a> {
-    pub(crate) fn new(root: &'a Root, options: Options, locks: &'a Locks, cancel: &'a Cancel) -> Self {
+    pub(crate) fn new(root: &'a Root, options: Options, claimant: Claimant) -> Self {
         let mut random = [0; 8];
         // Only uniqueness is asked of it, and O_EXCL decides.
         let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         Self {
             root,
             options,
-            locks,
-            cancel,
+            claimant,
             work: None,
             parent: None,
             nameless: true,
@@ -254,40 +237,28 @@ impl<'a> Store<'a> {
         let (part, log) = names(entry.token);
         let token = entry.token;
         let work = self.work_for(parent)?;
-        self.take_over(token, || State::resume(work.dir.as_fd(), token, &part, &log))?
-            .map_err(|error| Fault::new("resume", &part, error))
+        State::resume(work.dir.as_fd(), token, &part, &log).map_err(|error| in_use("resume", &part, error))
     }
 
-    /// Tries to lock a partial file; if an older session of the same transfer holds it, ends that first.
-    fn take_over<T>(
-        &self,
-        token: Token,
-        mut act: impl FnMut() -> Result<T, Errno>,
-    ) -> Result<Result<T, Errno>, Fault> {
-        let mut deadline = None;
-        loop {
-            let done = act();
-            if !matches!(done, Err(Errno::WOULDBLOCK)) {
-                return Ok(done);
-            }
-            let now = Instant::now();
-            let end = *deadline.get_or_insert_with(|| now + Duration::from_secs(5));
-            self.locks.end_holder(token);
-            if now >= end {
-                return Err(Fault(Refusal::Busy, "another session is receiving this file".into()));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    /// Claims a file that may leave a partial one behind.
+    pub(crate) fn claim(&self, entry: &Entry) -> Result<Option<Claim>, Fault> {
+        let leaves_part = self.options.verify && entry.size.is_none_or(|size| size >= BLOCK as u64);
+        if leaves_part { self.claimant.claim(entry.token).map(Some) } else { Ok(None) }
     }
 
     /// Gets ready for a file; nothing is created before its first block is verified.
-    pub(crate) fn begin(&mut self, entry: Entry, dest: RelPath, resume: bool) -> Result<Landing, Fault> {
-        let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None };
+    pub(crate) fn begin(
+        &mut self,
+        entry: Entry,
+        dest: RelPath,
+        claim: Option<Claim>,
+        resume: bool,
+    ) -> Result<Landing, Fault> {
+        let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
         if resume && self.options.verify {
             let (parent, _) = self.parent_of(&landing.dest)?;
             if let Some(found) = self.resume(&landing.entry, &parent)? {
                 let work = self.work_for(&parent)?;
-                self.locks.hold(landing.entry.token, self.cancel);
                 let (name, _) = names(landing.entry.token);
                 landing.tree = found.tree;
                 let temporary = Temporary::Named { work, name };
@@ -307,19 +278,16 @@ impl<'a> Store<'a> {
                 let mut tries = 0;
                 let (work, (state, part)) = loop {
                     let work = self.work_for(&parent)?;
-                    let made =
-                        self.take_over(token, || State::create(work.dir.as_fd(), token, &name, &log))?;
                     tries += 1;
-                    match made {
+                    match State::create(work.dir.as_fd(), token, &name, &log) {
                         Ok(made) => break (work, made),
                         // Another session has removed the directory meanwhile, being empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,
                         Err(error) => {
-                            return Err(Fault::new("create a partial file for", &landing.dest, error));
+                            return Err(in_use("create a partial file for", &landing.dest, error));
                         }
                     }
                 };
-                self.locks.hold(landing.entry.token, self.cancel);
                 Opened { part, state: Some(state), temporary: Temporary::Named { work, name } }
             } else {
                 let (temporary, part) = self.temporary(&parent, &landing.dest, 0o600)?;
@@ -440,7 +408,8 @@ impl<'a> Store<'a> {
             name: dest.as_bytes().to_vec(),
             present: false,
         };
-        self.group.push(Landed { file, temporary, parent, name, log, receipt });
+        let claim = landing.claim.take();
+        self.group.push(Landed { file, temporary, parent, name, log, claim, receipt });
         self.group_bytes += size;
         Ok(())
     }
@@ -509,6 +478,7 @@ impl<'a> Store<'a> {
                     if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &landed.parent)) {
                         finish(last_parent.replace(landed.parent));
                     }
+                    drop(landed.claim);
                     results.push(Ok(Receipt { time: now, present, ..landed.receipt }));
                 }
                 Err(fault) => {
@@ -654,7 +624,7 @@ impl Landing {
 
     /// For what does not land in a directory.
     pub(crate) fn bare(entry: Entry, dest: RelPath, tree: Tree) -> Self {
-        Self { entry, dest, tree, opened: None }
+        Self { entry, dest, tree, opened: None, claim: None }
     }
 
     /// Gives the file up. What is verified of it stays for a later session, unless `forget`.
@@ -694,6 +664,14 @@ fn exists(dest: &RelPath, is_file: bool) -> Fault {
         )
     };
     Fault(Refusal::Exists, told)
+}
+
+/// A partial file that another process holds.
+fn in_use(doing: &str, what: impl Display, error: Errno) -> Fault {
+    match error {
+        Errno::WOULDBLOCK => Fault(Refusal::Busy, format!("another program is receiving {what}")),
+        error => Fault::new(doing, what, error),
+    }
 }
 
 fn names(token: Token) -> (String, String) {

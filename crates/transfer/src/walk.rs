@@ -95,11 +95,11 @@ impl<'a> Walk<'a> {
         Entry {
             index,
             kind,
+            token: token(stat, &path),
             path,
             mode: stat.st_mode & 0o7777,
             mtime: Some(mtime(stat)),
             size,
-            token: token(stat),
             hash: None,
             sparse: size.is_some_and(|size| (stat.st_blocks as u64) * 512 < size),
             target: Vec::new(),
@@ -259,7 +259,7 @@ fn describe(kind: FileType) -> &'static str {
 }
 
 /// Names the content of a file as far as can be known without reading it: any write changes it.
-fn token(stat: &Stat) -> Token {
+fn token(stat: &Stat, path: &RelPath) -> Token {
     let mut hasher = blake3::Hasher::new_derive_key("linger-transfer 2026 identity of a source file");
     for number in [
         stat.st_dev,
@@ -272,5 +272,7 @@ fn token(stat: &Stat) -> Token {
     ] {
         hasher.update(&number.to_be_bytes());
     }
+    // Hard links are files of their own at the receiver.
+    hasher.update(path.as_bytes());
     short(hasher.finalize())
 }

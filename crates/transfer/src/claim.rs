@@ -1,0 +1,110 @@
+//! Which session of this process receives which file.
+//!
+//! A client whose connection was cut comes back before the server's old session has noticed, or has read what
+//! had reached it. The new session waits for the old one to finish with that, so that nothing is sent twice,
+//! and ends it only if it does not; the old one never gets in the new one's way.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::driver::Cancel;
+use crate::message::{Refusal, Token};
+use crate::store::Fault;
+
+/// How long an older session may go on with what it has received.
+const FINISH: Duration = Duration::from_secs(2);
+/// How long it may take to stop after that.
+const STOP: Duration = Duration::from_secs(5);
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The files that are being received in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Mutex<BTreeMap<Token, Holder>>);
+
+#[derive(Debug)]
+struct Holder {
+    session: u64,
+    cancel: Cancel,
+}
+
+/// One session's right to receive one file, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    claims: Arc<Claims>,
+    token: Token,
+    session: u64,
+}
+
+/// Who claims: sessions are numbered in the order in which they were accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Claimant {
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) session: u64,
+    pub(crate) cancel: Cancel,
+}
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Token, Holder>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claimant {
+    /// Claims a file, after an older session has let go of it.
+    pub(crate) fn claim(&self, token: Token) -> Result<Claim, Fault> {
+        let started = Instant::now();
+        loop {
+            {
+                let mut held = self.claims.lock();
+                match held.get(&token) {
+                    None => {
+                        held.insert(token, Holder { session: self.session, cancel: self.cancel.clone() });
+                        return Ok(Claim { claims: self.claims.clone(), token, session: self.session });
+                    }
+                    Some(holder) if holder.session >= self.session => break,
+                    Some(holder) if started.elapsed() > FINISH => holder.cancel.cancel(),
+                    Some(_) => {}
+                }
+            }
+            if started.elapsed() > FINISH + STOP || self.cancel.wait(LOOK) {
+                break;
+            }
+        }
+        Err(Fault(Refusal::Busy, "another session is receiving this file".into()))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut held = self.claims.lock();
+        if held.get(&self.token).is_some_and(|holder| holder.session == self.session) {
+            held.remove(&self.token);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimant(claims: &Arc<Claims>, session: u64) -> Claimant {
+        Claimant { claims: claims.clone(), session, cancel: Cancel::new().unwrap() }
+    }
+
+    #[test]
+    fn the_newer_session_waits_and_the_older_gives_way() {
+        let claims = Arc::new(Claims::default());
+        let (old, new) = (claimant(&claims, 1), claimant(&claims, 2));
+        let held = old.claim([1; 16]).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| new.claim([1; 16]).unwrap());
+            drop(held);
+            let _held = waiting.join().unwrap();
+            assert!(old.claim([1; 16]).is_err());
+            assert!(old.claim([2; 16]).is_ok(), "another file is free");
+            assert!(!old.cancel.is_cancelled(), "nobody had to be stopped");
+        });
+    }
+}
