@@ -12,11 +12,12 @@ use crate::claim::Claimant;
 use crate::driver::{Event, Session};
 use crate::error::{Error, refusal};
 use crate::hash::{BLOCK, BlockHasher, Hash, Sum, Tree};
-use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal};
+use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal, Token};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress, Summary};
 use crate::root::Root;
 use crate::sink::Spool;
+use crate::state::short;
 use crate::store::{Fault, Landing, Store, now};
 use crate::wire::Violation;
 
@@ -313,7 +314,9 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
-    fn look(&mut self, entry: Entry, dest: RelPath) -> Result<Waits, Fault> {
+    fn look(&mut self, mut entry: Entry, dest: RelPath) -> Result<Waits, Fault> {
+        // The same source may go to several names at once.
+        entry.token = bound(entry.token, &dest);
         match &mut self.target {
             Target::Tree { .. } => {}
             Target::Sink(spool) => {
@@ -673,6 +676,14 @@ fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &R
         name: dest.as_bytes().to_vec(),
         present: false,
     }
+}
+
+/// Names a partial file: what is sent, and what it is to become.
+fn bound(token: Token, dest: &RelPath) -> Token {
+    let mut hasher = blake3::Hasher::new_derive_key("linger-transfer 2026 name of a partial file");
+    hasher.update(&token);
+    hasher.update(dest.as_bytes());
+    short(hasher.finalize())
 }
 
 fn write_stream(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {

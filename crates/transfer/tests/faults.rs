@@ -173,7 +173,8 @@ fn a_client_that_comes_back_goes_on_where_it_was() {
         options.retry.patience = Duration::ZERO;
         let client = Client::new("127.0.0.1", proxy.port, options).unwrap();
         let (summary, error) = put(&client, &file, "copy");
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered, "{summary:?}");
+        // All of it may have left before the cut was noticed; then it is unconfirmed.
+        assert_ne!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?}");
         assert!(!to.path().join("copy").exists());
         let mut resumed = 0;
         let (summary, error) = shared.client().put(

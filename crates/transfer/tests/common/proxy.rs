@@ -31,6 +31,8 @@ pub(crate) struct Proxy {
     pub(crate) forwarded: Arc<AtomicU64>,
     /// What went to the server first, to find frames in.
     pub(crate) recorded: Arc<Mutex<Vec<u8>>>,
+    /// What came back.
+    pub(crate) answered: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Proxy {
@@ -40,8 +42,14 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (done, forwarded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let recorded = Arc::new(Mutex::new(Vec::new()));
-        let proxy =
-            Self { port, done: done.clone(), forwarded: forwarded.clone(), recorded: recorded.clone() };
+        let answered = Arc::new(Mutex::new(Vec::new()));
+        let proxy = Self {
+            port,
+            done: done.clone(),
+            forwarded: forwarded.clone(),
+            recorded: recorded.clone(),
+            answered: answered.clone(),
+        };
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
@@ -50,7 +58,7 @@ impl Proxy {
                 for way in [Way::ToServer, Way::ToClient] {
                     let (client, server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                     let (done, forwarded) = (done.clone(), forwarded.clone());
-                    let recorded = recorded.clone();
+                    let recorded = if way == Way::ToServer { recorded.clone() } else { answered.clone() };
                     let fault = fault.filter(|(at, ..)| *at == way);
                     std::thread::spawn(move || {
                         let pair = if way == Way::ToServer { (client, server) } else { (server, client) };
@@ -98,11 +106,12 @@ fn forward(
         passed += bytes as u64;
         if way == Way::ToServer {
             forwarded.fetch_add(bytes as u64, Ordering::SeqCst);
-            let mut recorded = recorded.lock().unwrap();
-            if recorded.len() < 64 << 20 {
-                recorded.extend_from_slice(&buffer[..bytes]);
-            }
         }
+        let mut kept = recorded.lock().unwrap();
+        if kept.len() < 64 << 20 {
+            kept.extend_from_slice(&buffer[..bytes]);
+        }
+        drop(kept);
         if to.write_all(&buffer[..bytes]).is_err() {
             break;
         }
