@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{client, fcgi, generate, lab, probe, server, transfer, watch, why};
+use crate::{client, fcgi, generate, lab, probe, run, server, transfer, watch, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -28,6 +28,7 @@ enum Verb {
     Probe(probe::Arguments),
     Put(Box<transfer::put::Arguments>),
     Receipt(transfer::receipt::Arguments),
+    Run(Box<run::Arguments>),
     Server(server::Arguments),
     Share(transfer::share::Arguments),
     Watch(watch::Arguments),
@@ -52,6 +53,7 @@ impl Arguments {
             Verb::Probe(arguments) => probe::run(arguments),
             Verb::Put(arguments) => transfer::put::run(&arguments),
             Verb::Receipt(arguments) => transfer::receipt::run(&arguments),
+            Verb::Run(arguments) => run::run(*arguments),
             Verb::Server(arguments) => server::run(arguments),
             Verb::Share(arguments) => transfer::share::run(&arguments),
             Verb::Watch(arguments) => watch::run(&arguments),

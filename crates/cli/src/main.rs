@@ -10,6 +10,7 @@ mod interrupt;
 mod lab;
 mod probe;
 mod progress;
+mod run;
 mod server;
 mod transfer;
 mod watch;

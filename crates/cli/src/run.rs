@@ -1,0 +1,152 @@
+//! `linger run`: an unmodified program, every close of an accepted connection a lingering close.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use linger::Policy;
+use linger_lab::Bytes;
+use linger_run::{Error, Options, Report, Via};
+
+use crate::exit;
+
+/// Runs an unmodified program with every close of its accepted connections made a lingering close.
+///
+/// Nothing in the program, its configuration or the kernel changes. Signals, standard streams, terminal and
+/// exit status are passed through; SIGUSR1 also prints a report. Stays until the last connection has ended.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  linger run -- uwsgi --ini app.ini\n  \
+    linger run --ports 80,443 --metrics 127.0.0.1:9188 -- nginx -g 'daemon off;'\n\
+    before and after: linger probe http://127.0.0.1:8000/\n\n\
+    Exit status: the program's own; 2 bad usage, 3 no such command or it cannot be executed,\n\
+    4 the program or this machine does not allow it.")]
+pub(crate) struct Arguments {
+    /// Longest silence of a peer before it is given up.
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "5")]
+    idle: Duration,
+    /// Longest time for one connection's end.
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "30")]
+    total: Duration,
+    /// How long a peer that has everything may stay silent before it is closed.
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "0.5")]
+    grace: Duration,
+    /// Most bytes of one peer to read and throw away.
+    #[arg(long, value_name = "BYTES")]
+    max_discard: Option<Bytes>,
+    /// Most connections that linger at once; one more evicts another.
+    #[arg(long, value_name = "N")]
+    sockets: Option<usize>,
+    /// How long connections may linger after the program has ended [default: as --total].
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    linger_at_exit: Option<Duration>,
+    /// Only connections of these local ports.
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
+    ports: Vec<u16>,
+    /// No connections of these local ports.
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
+    exclude_ports: Vec<u16>,
+    /// Outgoing TCP connections, too; otherwise they end as the program says.
+    #[arg(long)]
+    outgoing: bool,
+    /// Take connections when they are accepted, so that a killed program loses nothing either.
+    #[arg(long)]
+    hold: bool,
+    /// Serve the counts for Prometheus there.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// How to get into the program: auto, preload, seccomp.
+    #[arg(long, default_value = "auto", value_parser = via)]
+    via: Via,
+    /// Reports as one JSON object a line, on stderr: stdout is the program's.
+    #[arg(long)]
+    json: bool,
+    /// No report at the end.
+    #[arg(long)]
+    quiet: bool,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: write seconds, such as 5 or 0.5");
+    text.parse::<f64>().ok().and_then(|value| Duration::try_from_secs_f64(value).ok()).ok_or_else(wrong)
+}
+
+fn via(text: &str) -> Result<Via, String> {
+    match text {
+        "auto" => Ok(Via::Auto),
+        "preload" => Ok(Via::Preload),
+        "seccomp" => Ok(Via::Seccomp),
+        _ => Err("known are auto, preload, seccomp".to_owned()),
+    }
+}
+
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let options = options(&arguments);
+    let Some((command, rest)) = arguments.command.split_first() else {
+        return exit::fail(exit::BAD_USAGE, "run: name a command after `--`");
+    };
+    match linger_run::run(command, rest, &options, |report| tell(report, arguments.json)) {
+        Ok(ended) => {
+            if !arguments.quiet {
+                tell(&ended.report, arguments.json);
+            }
+            if let Some(signal) = ended.status.signal() {
+                // To whoever waits for this process it ends as the program did.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+            ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+        }
+        Err(error) => exit::fail(code(&error), format_args!("run: {error}")),
+    }
+}
+
+fn options(arguments: &Arguments) -> Options {
+    let mut policy = Policy::default();
+    policy.idle = arguments.idle;
+    policy.total = arguments.total;
+    policy.grace = arguments.grace;
+    policy.max_discard = arguments.max_discard.map(|Bytes(bytes)| bytes);
+    let mut options = Options::default();
+    options.policy = policy;
+    options.budget.sockets = arguments.sockets.unwrap_or(options.budget.sockets);
+    options.linger_at_exit = arguments.linger_at_exit.unwrap_or(arguments.total);
+    options.ports.clone_from(&arguments.ports);
+    options.exclude_ports.clone_from(&arguments.exclude_ports);
+    options.outgoing = arguments.outgoing;
+    options.hold = arguments.hold;
+    options.metrics = arguments.metrics;
+    options.via = arguments.via;
+    options.search = std::env::var_os("PATH").unwrap_or(options.search);
+    options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
+    options
+}
+
+fn code(error: &Error) -> u8 {
+    match error {
+        Error::NotFound { .. } | Error::NotExecutable { .. } => exit::COULD_NOT_TELL,
+        Error::Options(_) => exit::BAD_USAGE,
+        _ => exit::NOT_POSSIBLE_HERE,
+    }
+}
+
+/// The program owns stdout; what its supervisor has to say goes to stderr.
+fn tell(report: &Report, json: bool) {
+    if json {
+        let mut object = serde_json::json!({ "type": "run" });
+        if let (Some(object), Ok(serde_json::Value::Object(report))) =
+            (object.as_object_mut(), serde_json::to_value(report))
+        {
+            object.extend(report);
+        }
+        eprintln!("{object}");
+        return;
+    }
+    for line in report.to_string().lines() {
+        eprintln!("linger: {line}");
+    }
+}

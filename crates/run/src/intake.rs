@@ -1,0 +1,290 @@
+//! Takes connections from the program's processes, and gives them to the closer.
+
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use linger::{Closer, Ended, Policy};
+use linger_shim::protocol::{Kind, Message};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+
+use crate::report::Tally;
+
+/// After work, so that what comes meanwhile comes together: a wake-up costs the program's processor more than all
+/// that is done for one connection. Peers see none of it, for the program has half-closed already.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Messages of one process before the next has its turn.
+const TURN: usize = 256;
+
+/// Connections without a valid first message, at most: anybody on the host may connect.
+const STRANGERS: usize = 256;
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+
+/// The thread that listens; ends when told to, once the last process is gone.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    thread: JoinHandle<()>,
+    stop: Arc<OwnedFd>,
+}
+
+/// Where the program's processes find the supervisor.
+#[derive(Debug)]
+pub(crate) struct Address {
+    pub(crate) name: String,
+    pub(crate) token: [u8; 16],
+    listener: OwnedFd,
+}
+
+impl Address {
+    /// Listens on a new abstract address.
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut random = [0; 24];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let (name, token) = random.split_at(8);
+        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+        rustix::net::listen(&listener, 4_096)?;
+        Ok(Self { name, token: token.try_into().unwrap_or_default(), listener })
+    }
+}
+
+impl Intake {
+    pub(crate) fn start(
+        address: Address,
+        closer: Closer,
+        policy: Policy,
+        tally: Arc<Tally>,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let readable = epoll::EventFlags::IN;
+        epoll::add(&epoll, &address.listener, epoll::EventData::new_u64(LISTENER), readable)?;
+        epoll::add(&epoll, stop.as_fd(), epoll::EventData::new_u64(STOP), readable)?;
+        let worker = Worker {
+            address,
+            epoll,
+            stop: Arc::clone(&stop),
+            stopping: false,
+            processes: HashMap::new(),
+            strangers: 0,
+            next: STOP + 1,
+            ender: Ender { closer, policy, tally },
+        };
+        let thread = thread::Builder::new().name("linger-intake".into()).spawn(move || worker.run())?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Takes what the program's processes, all gone by now, have sent, and ends.
+    pub(crate) fn finish(self) {
+        // It fails only when the counter is full, and then the thread knows.
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        let _ = self.thread.join();
+    }
+}
+
+struct Worker {
+    address: Address,
+    epoll: OwnedFd,
+    stop: Arc<OwnedFd>,
+    stopping: bool,
+    processes: HashMap<u64, Process>,
+    /// Processes that have not sent the token yet.
+    strangers: usize,
+    next: u64,
+    ender: Ender,
+}
+
+/// One process's connection.
+struct Process {
+    connection: OwnedFd,
+    known: bool,
+    /// Sockets to end when it is over, by cookie.
+    waiting: HashMap<u64, OwnedFd>,
+}
+
+enum Received {
+    Message(Message, Option<OwnedFd>),
+    Nothing,
+    End,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
+        loop {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let timeout = self.stopping.then_some(&at_once);
+            let got = match epoll::wait(&self.epoll, &mut events, timeout) {
+                Ok((got, _)) => got,
+                Err(_) => continue,
+            };
+            if self.stopping && got.is_empty() {
+                return;
+            }
+            let mut worked = false;
+            for event in got {
+                match event.data.u64() {
+                    LISTENER => self.accept(),
+                    STOP => {
+                        self.stopping = true;
+                        let _ = epoll::delete(&self.epoll, self.stop.as_fd());
+                    }
+                    id => worked |= self.serve(id),
+                }
+            }
+            if worked && !self.stopping {
+                thread::sleep(NAP);
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok(connection) = rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
+            if self.strangers >= STRANGERS {
+                continue;
+            }
+            let data = epoll::EventData::new_u64(self.next);
+            if epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok() {
+                let process = Process { connection, known: false, waiting: HashMap::new() };
+                self.processes.insert(self.next, process);
+                self.strangers += 1;
+                self.next += 1;
+            }
+        }
+    }
+
+    /// Takes the messages of one process; whether there were any.
+    fn serve(&mut self, id: u64) -> bool {
+        let Some(process) = self.processes.get_mut(&id) else { return false };
+        for turn in 0..TURN {
+            match receive(&process.connection) {
+                Received::Nothing => return turn > 0,
+                Received::Message(message, _) if !process.known => {
+                    if message != Message::hello(self.address.token) {
+                        break;
+                    }
+                    process.known = true;
+                    self.strangers -= 1;
+                }
+                Received::Message(message, fd) => process.obey(&message, fd, &self.ender),
+                Received::End => break,
+            }
+            if turn + 1 == TURN {
+                return true;
+            }
+        }
+        let Some(process) = self.processes.remove(&id) else { return true };
+        if !process.known {
+            self.strangers -= 1;
+        }
+        for (cookie, fd) in process.waiting {
+            // Another process may have it still.
+            if !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
+                self.ender.end(fd);
+            }
+        }
+        true
+    }
+}
+
+impl Process {
+    fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, ender: &Ender) {
+        // With `Hold` the descriptor has come long before.
+        let mut held = || self.waiting.remove(&message.cookie);
+        match Kind::of(message.kind) {
+            Some(Kind::Close) => {
+                if let Some(fd) = held().or(fd) {
+                    ender.end(fd);
+                }
+            }
+            Some(Kind::Shutdown) => {
+                if let Some(fd) = held().or(fd) {
+                    ender.end_and_shut_down(fd);
+                }
+            }
+            Some(Kind::Last | Kind::Hold) => {
+                if let Some(fd) = fd {
+                    self.waiting.insert(message.cookie, fd);
+                }
+            }
+            Some(Kind::Release) => drop(held()),
+            _ => {}
+        }
+    }
+}
+
+fn receive(connection: &OwnedFd) -> Received {
+    let mut bytes = [0; Message::SIZE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = loop {
+        match rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Err(Errno::INTR) => {}
+            other => break other,
+        }
+    };
+    let mut fd = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            fd = fd.or(fds.last());
+        }
+    }
+    match got {
+        Ok(received) if received.bytes == Message::SIZE => Received::Message(Message::from_bytes(&bytes), fd),
+        Err(Errno::AGAIN) => Received::Nothing,
+        // A message of another length is no message of ours.
+        Ok(_) | Err(_) => Received::End,
+    }
+}
+
+/// Gives sockets to the closer.
+struct Ender {
+    closer: Closer,
+    policy: Policy,
+    tally: Arc<Tally>,
+}
+
+impl Ender {
+    fn end(&self, fd: OwnedFd) {
+        self.end_then(fd, || {});
+    }
+
+    /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
+    fn end_and_shut_down(&self, fd: OwnedFd) {
+        let Ok(other) = fd.try_clone() else { return self.end(fd) };
+        self.end_then(fd, move || {
+            let _ = rustix::net::shutdown(&other, Shutdown::Both);
+        });
+    }
+
+    fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
+        // The FIN that the program's half-close has queued counts as one.
+        let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
+        let tally = Arc::clone(&self.tally);
+        self.closer.close_then(fd, &self.policy, move |outcome| {
+            tally
+                .bytes_saved
+                .fetch_add(before.saturating_sub(outcome.unacknowledged.unwrap_or(before)), Relaxed);
+            if outcome.ended == Ended::Gone && outcome.delivered() {
+                tally.closed_before.fetch_add(1, Relaxed);
+            }
+            then();
+        });
+    }
+}

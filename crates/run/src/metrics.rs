@@ -1,0 +1,67 @@
+//! The counts for Prometheus, over HTTP.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use linger::{Closer, Policy};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::{Error, Report};
+
+type Source = Arc<dyn Fn() -> Report + Send + Sync>;
+
+/// Serves the report until the process ends.
+pub(crate) fn serve(address: SocketAddr, closer: Closer, source: Source) -> Result<(), Error> {
+    let failed = |source| Error::Metrics { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let mut registry = Registry::with_prefix("linger");
+    registry.register_collector(Box::new(Reports(source)));
+    let task = move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            // A scraper that does not speak must not keep the next one waiting for long.
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+            let _ = stream.set_write_timeout(Some(Duration::from_secs(2)));
+            // Whatever is asked for, this is the answer; the rest of the request is drained with the close.
+            let _ = stream.read(&mut [0; 2048]);
+            let mut body = String::new();
+            let _ = text::encode(&mut body, &registry);
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\
+                        Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+            let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            closer.close(stream, &Policy::short());
+        }
+    };
+    thread::Builder::new().name("linger-metrics".into()).spawn(task).map_err(failed)?;
+    Ok(())
+}
+
+struct Reports(Source);
+
+impl std::fmt::Debug for Reports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reports").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Reports {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        for (name, help, value) in (self.0)().named() {
+            if name == "lingering" {
+                let gauge = ConstGauge::new(value as i64);
+                gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+            } else {
+                let counter = ConstCounter::new(value);
+                counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! What to run a program with.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use linger::{Budget, Policy};
+
+/// How the closes of a program are seen. Plain data; every field may be set directly.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// How each connection is ended.
+    pub policy: Policy,
+    /// What all that linger at once may cost; the default leaves the descriptors of this process as the bound.
+    pub budget: Budget,
+    /// How long connections may still linger once the program has ended.
+    ///
+    /// Raising it gives the last peers longer and delays a restart by as much.
+    pub linger_at_exit: Duration,
+    /// Connections of these local ports only; at most 64, none for all.
+    pub ports: Vec<u16>,
+    /// No connections of these local ports; at most 64.
+    pub exclude_ports: Vec<u16>,
+    /// Outgoing TCP connections, too.
+    pub outgoing: bool,
+    /// Take connections when they are accepted, so that a killed program loses nothing either.
+    pub hold: bool,
+    /// Serve the counts there for Prometheus.
+    pub metrics: Option<SocketAddr>,
+    /// How to get into the program.
+    pub via: Via,
+    /// Where a command without a slash is looked for: the value of PATH.
+    pub search: OsString,
+    /// What is preloaded already, and stays: the value of LD_PRELOAD.
+    pub preloaded: OsString,
+}
+
+/// How the closes of a program are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Via {
+    /// By a preloaded library where the program loads any.
+    #[default]
+    Auto,
+    /// By a preloaded library.
+    Preload,
+    /// By a seccomp notifier on the system calls.
+    Seccomp,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let policy = Policy::default();
+        let mut budget = Budget::default();
+        budget.sockets = 16_384;
+        Self {
+            linger_at_exit: policy.total,
+            policy,
+            budget,
+            ports: Vec::new(),
+            exclude_ports: Vec::new(),
+            outgoing: false,
+            hold: false,
+            metrics: None,
+            via: Via::Auto,
+            search: "/usr/local/bin:/usr/bin:/bin".into(),
+            preloaded: OsString::new(),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The library on its way into the program: unpacked, and named in the environment.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use linger_shim::protocol::{COUNTS, COUNTS_SIZE, VARIABLE};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use tempfile::TempDir;
+
+use crate::{Error, Options};
+
+/// Where the library is unpacked: the first that allows it.
+const PLACES: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
+
+/// The unpacked library and the counts that its copies share; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Preload {
+    directory: TempDir,
+    counts: File,
+    settings: String,
+}
+
+impl Preload {
+    pub(crate) fn unpack(name: &str, token: [u8; 16], options: &Options) -> Result<Self, Error> {
+        let executable = |place: &&&str| {
+            statvfs(Path::new(place)).is_ok_and(|file_system| {
+                !file_system.f_flag.intersects(StatVfsMountFlags::NOEXEC | StatVfsMountFlags::RDONLY)
+            })
+        };
+        let made = PLACES
+            .iter()
+            .filter(executable)
+            .find_map(|place| tempfile::Builder::new().prefix("linger-run-").tempdir_in(place).ok());
+        let Some(directory) = made else {
+            return Err(Error::NowhereToUnpack { tried: PLACES.join(", ") });
+        };
+        let counts = write(&directory).map_err(Error::system("cannot unpack the preloaded library"))?;
+        let mut settings = format!("name={name};token=");
+        for byte in token {
+            let _ = write!(settings, "{byte:02x}");
+        }
+        let _ = write!(settings, ";counts={}", directory.path().join("counts").display());
+        for (on, key) in [(options.hold, ";hold=1"), (options.outgoing, ";outgoing=1")] {
+            settings.push_str(if on { key } else { "" });
+        }
+        for (key, ports) in [("ports", &options.ports), ("exclude", &options.exclude_ports)] {
+            if !ports.is_empty() {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                let _ = write!(settings, ";{key}={}", ports.join(","));
+            }
+        }
+        Ok(Self { directory, counts, settings })
+    }
+
+    /// Names the library in a command's environment, before what is preloaded already.
+    pub(crate) fn put_into(&self, command: &mut Command, preloaded: &OsStr) {
+        let mut all = OsString::from(self.directory.path().join(LIBRARY));
+        if !preloaded.is_empty() {
+            all.push(":");
+            all.push(preloaded);
+        }
+        command.env("LD_PRELOAD", all).env(VARIABLE, &self.settings);
+    }
+
+    /// What the libraries have counted, in the order of `protocol::Count`.
+    pub(crate) fn counts(&self) -> [u64; COUNTS] {
+        let mut bytes = [0; COUNTS * 8];
+        // The file is as long as that, and its pages are those that the libraries have mapped.
+        let _ = self.counts.read_exact_at(&mut bytes, 0);
+        let mut counts = [0; COUNTS];
+        for (count, bytes) in counts.iter_mut().zip(bytes.chunks_exact(8)) {
+            *count = bytes.try_into().map_or(0, u64::from_ne_bytes);
+        }
+        counts
+    }
+}
+
+const LIBRARY: &str = "liblinger_shim.so";
+
+fn write(directory: &TempDir) -> std::io::Result<File> {
+    let path = directory.path();
+    // A program that has changed its user still executes others.
+    fs::set_permissions(path, Permissions::from_mode(0o711))?;
+    fs::write(path.join(LIBRARY), linger_shim::LIBRARY)?;
+    fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))?;
+    let counts = File::options().read(true).write(true).create_new(true).open(path.join("counts"))?;
+    counts.set_len(COUNTS_SIZE as u64)?;
+    counts.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(counts)
+}

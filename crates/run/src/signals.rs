@@ -1,0 +1,52 @@
+//! Signals: passed on to the program, but for the one that asks for a report.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::{SignalsInfo, exfiltrator::SignalOnly};
+
+const PASSED_ON: [i32; 9] = [SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+
+/// Takes the signals; those that this process was told to ignore (`nohup`) stay ignored, here and in the program.
+pub(crate) fn take() -> io::Result<SignalsInfo<SignalOnly>> {
+    let ignored = mask("/proc/self/status", "SigIgn:");
+    let wanted = PASSED_ON.into_iter().filter(|signal| !has(ignored, *signal));
+    SignalsInfo::new(wanted.chain([SIGCHLD]))
+}
+
+/// Passes a signal on to the program.
+pub(crate) fn pass_on(signal: i32, program: Pid) {
+    if from_the_terminal(signal) {
+        // The terminal has told the whole foreground group, and the program is in it.
+        return;
+    }
+    // A program without a handler for it would die of a request for a report.
+    if signal == SIGUSR1 && !has(mask(&format!("/proc/{program}/status"), "SigCgt:"), SIGUSR1) {
+        return;
+    }
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        // Gone already: its end is about to be noticed.
+        let _ = kill_process(program, signal);
+    }
+}
+
+fn from_the_terminal(signal: i32) -> bool {
+    matches!(signal, SIGINT | SIGQUIT | SIGWINCH | SIGCONT)
+        && rustix::termios::tcgetpgrp(io::stdin().as_fd())
+            .is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+fn mask(path: &str, name: &str) -> u64 {
+    let status = fs::read_to_string(path).unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn has(mask: u64, signal: i32) -> bool {
+    mask >> (signal - 1) & 1 == 1
+}

@@ -1,0 +1,443 @@
+//! System calls without the C library's wrappers, and the few of its functions that are needed.
+//!
+//! The wrappers are what this library replaces, and they are cancellation points; `syscall(2)` is neither.
+
+use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use core::mem::size_of;
+
+unsafe extern "C" {
+    safe fn __errno_location() -> *mut c_int;
+    fn syscall(number: c_long, ...) -> c_long;
+    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    #[link_name = "abort"]
+    safe fn c_abort() -> !;
+    #[link_name = "fileno"]
+    fn c_fileno(file: *mut c_void) -> c_int;
+    #[link_name = "fflush"]
+    fn c_fflush(file: *mut c_void) -> c_int;
+    fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
+    fn getenv(name: *const c_char) -> *const c_char;
+}
+
+// pthread_atfork lives in the static part of the C library, which the linker script of this name includes.
+#[link(name = "c")]
+unsafe extern "C" {}
+
+#[cfg(target_arch = "x86_64")]
+mod number {
+    pub(super) const CLOSE: i64 = 3;
+    pub(super) const MMAP: i64 = 9;
+    pub(super) const IOCTL: i64 = 16;
+    pub(super) const DUP2: i64 = 33;
+    pub(super) const GETPID: i64 = 39;
+    pub(super) const SOCKET: i64 = 41;
+    pub(super) const CONNECT: i64 = 42;
+    pub(super) const SENDMSG: i64 = 46;
+    pub(super) const RECVFROM: i64 = 45;
+    pub(super) const SHUTDOWN: i64 = 48;
+    pub(super) const GETSOCKNAME: i64 = 51;
+    pub(super) const GETSOCKOPT: i64 = 55;
+    pub(super) const FCNTL: i64 = 72;
+    pub(super) const EXIT_GROUP: i64 = 231;
+    pub(super) const EPOLL_CTL: i64 = 233;
+    pub(super) const OPENAT: i64 = 257;
+    pub(super) const PPOLL: i64 = 271;
+    pub(super) const CLOSE_RANGE: i64 = 436;
+}
+
+#[cfg(target_arch = "aarch64")]
+mod number {
+    pub(super) const EPOLL_CTL: i64 = 21;
+    pub(super) const DUP2: i64 = 24; // dup3
+    pub(super) const FCNTL: i64 = 25;
+    pub(super) const IOCTL: i64 = 29;
+    pub(super) const OPENAT: i64 = 56;
+    pub(super) const CLOSE: i64 = 57;
+    pub(super) const PPOLL: i64 = 73;
+    pub(super) const EXIT_GROUP: i64 = 94;
+    pub(super) const GETPID: i64 = 172;
+    pub(super) const SOCKET: i64 = 198;
+    pub(super) const CONNECT: i64 = 203;
+    pub(super) const GETSOCKNAME: i64 = 204;
+    pub(super) const RECVFROM: i64 = 207;
+    pub(super) const GETSOCKOPT: i64 = 209;
+    pub(super) const SHUTDOWN: i64 = 210;
+    pub(super) const SENDMSG: i64 = 211;
+    pub(super) const MMAP: i64 = 222;
+    pub(super) const CLOSE_RANGE: i64 = 436;
+}
+
+pub(crate) const EINTR: c_int = 4;
+pub(crate) const EBADF: c_int = 9;
+pub(crate) const EAGAIN: c_int = 11;
+pub(crate) const EFAULT: c_int = 14;
+pub(crate) const EINVAL: c_int = 22;
+pub(crate) const ETOOMANYREFS: c_int = 109;
+
+pub(crate) const SHUT_RD: c_int = 0;
+pub(crate) const SHUT_WR: c_int = 1;
+pub(crate) const SHUT_RDWR: c_int = 2;
+
+pub(crate) const POLLIN: i16 = 0x1;
+pub(crate) const POLLOUT: i16 = 0x4;
+pub(crate) const POLLERR: i16 = 0x8;
+pub(crate) const POLLHUP: i16 = 0x10;
+pub(crate) const POLLRDHUP: i16 = 0x2000;
+
+pub(crate) const SOL_SOCKET: c_int = 1;
+pub(crate) const SO_LINGER: c_int = 13;
+pub(crate) const SCM_RIGHTS: c_int = 1;
+const SO_DOMAIN: c_int = 39;
+const SO_PROTOCOL: c_int = 38;
+const SO_COOKIE: c_int = 57;
+const AF_UNIX: c_int = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_SEQPACKET: c_int = 5;
+const SOCK_NONBLOCK: c_int = 0o4000;
+const SOCK_CLOEXEC: c_int = 0o2000000;
+const MSG_TRUNC: c_int = 0x20;
+const MSG_DONTWAIT: c_int = 0x40;
+const MSG_NOSIGNAL: c_int = 0x4000;
+const FIONREAD: c_int = 0x541b;
+pub(crate) const F_DUPFD: c_int = 0;
+const F_GETFD: c_int = 1;
+pub(crate) const F_DUPFD_CLOEXEC: c_int = 1030;
+const FD_CLOEXEC: c_long = 1;
+const EPOLL_CTL_DEL: c_int = 2;
+const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
+
+/// Keeps errno as it was while the library does what the program did not ask for.
+pub(crate) struct Errno(c_int);
+
+impl Errno {
+    pub(crate) fn keep() -> Self {
+        Self(errno())
+    }
+}
+
+impl Drop for Errno {
+    fn drop(&mut self) {
+        set_errno(self.0);
+    }
+}
+
+pub(crate) fn errno() -> c_int {
+    // SAFETY: the C library gives the address of this thread's errno, which lives as long as the thread.
+    unsafe { *__errno_location() }
+}
+
+pub(crate) fn set_errno(value: c_int) {
+    // SAFETY: as above; the int is this thread's alone.
+    unsafe { *__errno_location() = value };
+}
+
+pub(crate) fn abort() -> ! {
+    c_abort()
+}
+
+/// The next definition of a function after this library's own: the C library's, or that of another preloaded one.
+pub(crate) fn next(name: &core::ffi::CStr) -> *mut c_void {
+    // SAFETY: the name ends in a zero; RTLD_NEXT is a documented handle.
+    unsafe { dlsym(RTLD_NEXT, name.as_ptr()) }
+}
+
+/// The value of an environment variable; it is never changed by this library.
+pub(crate) fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
+    // SAFETY: called from the constructor, when the program has no second thread that could change it.
+    let value = unsafe { getenv(name.as_ptr()) };
+    // SAFETY: not null, ends in a zero; read at once, before `main` can change it.
+    (!value.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(value) })
+}
+
+pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    // SAFETY: the functions are of this library, which is never unloaded (`-z nodelete`).
+    unsafe { pthread_atfork(prepare, parent, child) };
+}
+
+/// The descriptor of a `FILE`.
+///
+/// # Safety
+/// `file` is what the program gave to a function that takes a `FILE *`.
+pub(crate) unsafe fn fileno(file: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { c_fileno(file) }
+}
+
+/// # Safety
+/// As [`fileno`].
+pub(crate) unsafe fn fflush(file: *mut c_void) {
+    // SAFETY: the caller's promise.
+    unsafe { c_fflush(file) };
+}
+
+pub(crate) fn pid() -> c_int {
+    // SAFETY: takes nothing, changes nothing.
+    unsafe { syscall(number::GETPID) as c_int }
+}
+
+pub(crate) fn close(fd: c_int) -> c_int {
+    // SAFETY: by number; the caller owns it.
+    unsafe { syscall(number::CLOSE, fd) as c_int }
+}
+
+pub(crate) fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    // SAFETY: as `close`.
+    unsafe { syscall(number::CLOSE_RANGE, first, last, flags) as c_int }
+}
+
+pub(crate) fn exit_group(status: c_int) -> ! {
+    loop {
+        // SAFETY: does not return.
+        unsafe { syscall(number::EXIT_GROUP, status) };
+    }
+}
+
+pub(crate) fn shutdown(fd: c_int, how: c_int) -> c_int {
+    // SAFETY: two numbers.
+    unsafe { syscall(number::SHUTDOWN, fd, how) as c_int }
+}
+
+pub(crate) fn dup2(old: c_int, new: c_int) -> c_int {
+    // SAFETY: numbers; the third is read by dup3 only.
+    unsafe { syscall(number::DUP2, old, new, 0) as c_int }
+}
+
+/// `fcntl` with a number; `None` where it fails.
+pub(crate) fn fcntl(fd: c_int, command: c_int, argument: c_int) -> Option<c_int> {
+    // SAFETY: used with commands that take a number.
+    let result = unsafe { syscall(number::FCNTL, fd, command, c_long::from(argument)) as c_int };
+    (result >= 0).then_some(result)
+}
+
+/// Whether a descriptor is open, and if so whether an `execve` closes it.
+pub(crate) fn closes_on_exec(fd: c_int) -> Option<bool> {
+    fcntl(fd, F_GETFD, 0).map(|flags| c_long::from(flags) & FD_CLOEXEC != 0)
+}
+
+fn option<T: Copy>(fd: c_int, name: c_int, mut value: T) -> Option<T> {
+    let mut length = size_of::<T>() as c_uint;
+    // SAFETY: the kernel writes at most `length` bytes to the live value, and any bytes make a T here (integers).
+    let result = unsafe {
+        syscall(number::GETSOCKOPT, fd, SOL_SOCKET, name, &raw mut value, &raw mut length) as c_int
+    };
+    (result == 0).then_some(value)
+}
+
+/// The kernel's name for a socket, never given to another; `None` for what is no socket.
+pub(crate) fn cookie(fd: c_int) -> Option<u64> {
+    option(fd, SO_COOKIE, 0u64)
+}
+
+/// Whether a close of this socket is to be a reset (`SO_LINGER` on, with no time).
+pub(crate) fn aborts(fd: c_int) -> bool {
+    option(fd, SO_LINGER, [0 as c_int; 2]).is_some_and(|[on, seconds]| on != 0 && seconds == 0)
+}
+
+/// Whether this is a TCP connection.
+pub(crate) fn is_tcp(fd: c_int) -> bool {
+    const TCP: c_int = 6;
+    let family = option(fd, SO_DOMAIN, 0 as c_int);
+    family.is_some_and(|family| family == c_int::from(AF_INET) || family == c_int::from(AF_INET6))
+        && option(fd, SO_PROTOCOL, 0 as c_int) == Some(TCP)
+}
+
+/// The local port; `None` for what has none.
+pub(crate) fn local_port(fd: c_int) -> Option<u16> {
+    let mut address = [0u16; 64];
+    let mut length = size_of::<[u16; 64]>() as c_uint;
+    // SAFETY: the kernel writes at most `length` bytes to the live array, which is longer than any address here.
+    let result = unsafe { syscall(number::GETSOCKNAME, fd, address.as_mut_ptr(), &raw mut length) as c_int };
+    let [family, port, ..] = address;
+    (result == 0 && (family == AF_INET || family == AF_INET6)).then(|| u16::from_be(port))
+}
+
+/// Received bytes that wait to be read.
+pub(crate) fn unread(fd: c_int) -> u32 {
+    let mut bytes: c_int = 0;
+    // SAFETY: the request writes one int through the pointer.
+    let result = unsafe { syscall(number::IOCTL, fd, c_long::from(FIONREAD), &raw mut bytes) as c_int };
+    if result == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
+/// Throws received bytes away; how many, 0 at the end of the stream, or the error's number.
+pub(crate) fn discard(fd: c_int) -> Result<u64, c_int> {
+    let (most, flags) = (c_long::from(c_int::MAX), MSG_TRUNC | MSG_DONTWAIT);
+    let nothing = core::ptr::null_mut::<c_void>();
+    // SAFETY: on TCP the null buffer with MSG_TRUNC means "discard"; elsewhere it is answered with EFAULT.
+    let got = unsafe { syscall(number::RECVFROM, fd, nothing, most, flags, nothing, nothing) };
+    u64::try_from(got).map_err(|_| errno())
+}
+
+#[repr(C)]
+struct PollFd {
+    fd: c_int,
+    events: i16,
+    revents: i16,
+}
+
+/// Asks, or waits at most `milliseconds`, for events of a descriptor.
+pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
+    let mut one = PollFd { fd, events, revents: 0 };
+    let timeout = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
+    let no_mask = core::ptr::null::<c_void>();
+    let size: c_long = 8;
+    // SAFETY: one live pollfd, a live timespec of two longs, no signal mask.
+    unsafe { syscall(number::PPOLL, &raw mut one, c_long::from(1), timeout.as_ptr(), no_mask, size) };
+    one.revents
+}
+
+/// Removes a descriptor from an epoll, as the close of the last one would.
+pub(crate) fn forget(epoll: c_int, fd: c_int) {
+    // SAFETY: numbers; the event is not read when removing.
+    unsafe { syscall(number::EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, core::ptr::null::<c_void>()) };
+}
+
+/// Connects a new non-blocking, close-on-exec `SOCK_SEQPACKET` socket to an abstract address.
+pub(crate) fn connect(name: &[u8]) -> Option<c_int> {
+    const ROOM: usize = 108;
+    let kind = c_long::from(SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK);
+    // SAFETY: three numbers.
+    let fd = unsafe { syscall(number::SOCKET, c_long::from(AF_UNIX), kind, c_long::from(0)) as c_int };
+    if fd < 0 {
+        return None;
+    }
+    // The family, a zero byte that makes the name abstract, the name.
+    let mut address = [0u8; 2 + ROOM];
+    address[..2].copy_from_slice(&(AF_UNIX as u16).to_ne_bytes());
+    address.get_mut(3..3 + name.len())?.copy_from_slice(name);
+    let length = 3 + name.len() as c_long;
+    // SAFETY: reads `length` bytes of the live array.
+    let result = unsafe { syscall(number::CONNECT, fd, address.as_ptr(), length) as c_int };
+    if result < 0 {
+        close(fd);
+        return None;
+    }
+    Some(fd)
+}
+
+#[repr(C)]
+struct IoVec {
+    base: *const u8,
+    length: usize,
+}
+
+#[repr(C)]
+struct Cmsg {
+    length: usize,
+    level: c_int,
+    kind: c_int,
+    fd: c_int,
+    padding: c_int,
+}
+
+#[repr(C)]
+pub(crate) struct MsgHdr {
+    name: *const c_void,
+    name_length: c_uint,
+    iov: *const IoVec,
+    iov_length: usize,
+    control: *const c_void,
+    control_length: usize,
+    flags: c_int,
+}
+
+/// Sends a message, with a descriptor or without; the error's number where it fails.
+pub(crate) fn send(channel: c_int, bytes: &[u8], fd: Option<c_int>) -> Result<(), c_int> {
+    let iov = IoVec { base: bytes.as_ptr(), length: bytes.len() };
+    let control = Cmsg {
+        length: core::mem::offset_of!(Cmsg, padding),
+        level: SOL_SOCKET,
+        kind: SCM_RIGHTS,
+        fd: fd.unwrap_or(-1),
+        padding: 0,
+    };
+    let message = MsgHdr {
+        name: core::ptr::null(),
+        name_length: 0,
+        iov: &raw const iov,
+        iov_length: 1,
+        control: (&raw const control).cast(),
+        control_length: if fd.is_some() { size_of::<Cmsg>() } else { 0 },
+        flags: 0,
+    };
+    loop {
+        // SAFETY: the kernel only reads the message and what it points to, all of it live here.
+        let sent = unsafe {
+            syscall(number::SENDMSG, channel, &raw const message, MSG_DONTWAIT | MSG_NOSIGNAL) as c_int
+        };
+        match sent {
+            0.. => return Ok(()),
+            _ if errno() == EINTR => {}
+            _ => return Err(errno()),
+        }
+    }
+}
+
+/// Calls `each` for every descriptor in a message's control data.
+///
+/// # Safety
+/// `message` is null or what `recvmsg` has filled, or `sendmsg` is to send, for this program.
+pub(crate) unsafe fn passed(message: *const MsgHdr, mut each: impl FnMut(c_int)) {
+    const HEADER: usize = core::mem::offset_of!(Cmsg, fd);
+    if message.is_null() {
+        return;
+    }
+    // SAFETY: the caller's promise: a readable msghdr.
+    let (start, all) = unsafe { ((*message).control.cast::<u8>(), (*message).control_length) };
+    let mut at = 0;
+    while !start.is_null() && all - at >= HEADER {
+        // SAFETY: a header lies within the control data; it may stand at any address.
+        let header = unsafe { start.add(at).cast::<[usize; 2]>().read_unaligned() };
+        let length = header[0];
+        if length < HEADER || length > all - at {
+            return;
+        }
+        let rights = [SOL_SOCKET.to_ne_bytes(), SCM_RIGHTS.to_ne_bytes()];
+        if header[1].to_ne_bytes() == *rights.as_flattened() {
+            for place in (HEADER..length.saturating_sub(3)).step_by(4) {
+                // SAFETY: an int lies within this control message.
+                each(unsafe { start.add(at + place).cast::<c_int>().read_unaligned() });
+            }
+        }
+        at += length.next_multiple_of(size_of::<usize>());
+        if at > all {
+            return;
+        }
+    }
+}
+
+/// Whether a message has control data at all.
+///
+/// # Safety
+/// As [`passed`].
+pub(crate) unsafe fn has_control(message: *const MsgHdr) -> bool {
+    // SAFETY: the caller's promise: a readable msghdr.
+    !message.is_null() && unsafe { (*message).control_length } > 0
+}
+
+/// Maps `size` bytes shared with every process that inherits them, or of a file with all who map it.
+pub(crate) fn map(path: Option<&core::ffi::CStr>, size: usize) -> Option<*mut c_void> {
+    const READ_WRITE: c_long = 3;
+    const SHARED: c_long = 1;
+    const ANONYMOUS: c_long = 0x20;
+    let mut fd = -1;
+    let mut flags = SHARED | ANONYMOUS;
+    if let Some(path) = path {
+        const AT_FDCWD: c_long = -100;
+        const READ_WRITE_CLOEXEC: c_long = 0o2 | 0o2000000;
+        // SAFETY: the path ends in a zero.
+        fd = unsafe { syscall(number::OPENAT, AT_FDCWD, path.as_ptr(), READ_WRITE_CLOEXEC) as c_int };
+        if fd < 0 {
+            return None;
+        }
+        flags = SHARED;
+    }
+    let (anywhere, offset) = (core::ptr::null::<c_void>(), c_long::from(0));
+    // SAFETY: a new mapping, which overlaps nothing.
+    let got = unsafe { syscall(number::MMAP, anywhere, size, READ_WRITE, flags, c_long::from(fd), offset) };
+    if fd >= 0 {
+        close(fd);
+    }
+    (got != -1).then_some(got as *mut c_void)
+}
