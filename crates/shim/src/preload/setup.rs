@@ -1,5 +1,6 @@
 //! What the supervisor has set, read once before `main`.
 
+use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -114,12 +115,18 @@ fn map_counts(path: &[u8]) {
 }
 
 static READY: AtomicBool = AtomicBool::new(false);
-static mut SETTINGS: Settings = Settings::NONE;
+static SETTINGS: Once = Once(UnsafeCell::new(Settings::NONE));
+
+/// Written once, by the only thread there is.
+struct Once(UnsafeCell<Settings>);
+
+// SAFETY: `start` writes before it sets READY, and everybody else reads after READY is set.
+unsafe impl Sync for Once {}
 
 /// What is set; `None` where there is no supervisor, and before the library is set up.
 pub(crate) fn settings() -> Option<&'static Settings> {
     // SAFETY: written once, before READY, and never after.
-    READY.load(Ordering::Acquire).then(|| unsafe { &*(&raw const SETTINGS) })
+    READY.load(Ordering::Acquire).then(|| unsafe { &*SETTINGS.0.get() })
 }
 
 /// Runs before `main`, when the program has one thread.
@@ -127,7 +134,7 @@ extern "C" fn start(_: c_int, _: *const (), _: *const ()) {
     super::hooks::resolve();
     let Some(text) = sys::environment(c"LINGER_RUN") else { return };
     // SAFETY: nobody reads it before READY is set, and there is one thread.
-    let settings = unsafe { &mut *(&raw mut SETTINGS) };
+    let settings = unsafe { &mut *SETTINGS.0.get() };
     if !settings.read(text.to_bytes()) {
         return;
     }

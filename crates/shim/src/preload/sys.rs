@@ -384,11 +384,12 @@ pub(crate) unsafe fn passed(message: *const MsgHdr, mut each: impl FnMut(c_int))
         return;
     }
     // SAFETY: the caller's promise: a readable msghdr.
-    let (start, all) = unsafe { ((*message).control.cast::<u8>(), (*message).control_length) };
+    let MsgHdr { control, control_length: all, .. } = unsafe { message.read() };
+    let start = control.cast::<u8>();
     let mut at = 0;
     while !start.is_null() && all - at >= HEADER {
         // SAFETY: a header lies within the control data; it may stand at any address.
-        let header = unsafe { start.add(at).cast::<[usize; 2]>().read_unaligned() };
+        let header = unsafe { start.wrapping_add(at).cast::<[usize; 2]>().read_unaligned() };
         let length = header[0];
         if length < HEADER || length > all - at {
             return;
@@ -397,7 +398,7 @@ pub(crate) unsafe fn passed(message: *const MsgHdr, mut each: impl FnMut(c_int))
         if header[1].to_ne_bytes() == *rights.as_flattened() {
             for place in (HEADER..length.saturating_sub(3)).step_by(4) {
                 // SAFETY: an int lies within this control message.
-                each(unsafe { start.add(at + place).cast::<c_int>().read_unaligned() });
+                each(unsafe { start.wrapping_add(at + place).cast::<c_int>().read_unaligned() });
             }
         }
         at += length.next_multiple_of(size_of::<usize>());

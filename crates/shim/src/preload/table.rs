@@ -147,7 +147,7 @@ pub(crate) fn prepare() {
 fn share(number: u32) -> Option<&'static AtomicU32> {
     let memory = SHARES.load(Relaxed) as *const AtomicU32;
     // SAFETY: the mapping has MOST_SHARES zeroed u32s, is page-aligned and never unmapped.
-    (!memory.is_null() && number < MOST_SHARES).then(|| unsafe { &*memory.add(number as usize) })
+    (!memory.is_null() && number < MOST_SHARES).then(|| unsafe { &*memory.wrapping_add(number as usize) })
 }
 
 /// A counter of its own for a connection that two processes are about to have; `None` when there are none left.
