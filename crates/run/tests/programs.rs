@@ -1,0 +1,314 @@
+//! Real programs, without the supervisor and with it: before loses, after keeps, and the kernel says so too.
+//!
+//! Every test has a network of its own, so that the kernel's counters are exact.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use linger_host::Counters;
+use linger_host::testing::sandboxed;
+use rustix::process::Signal;
+use support::{Got, PORT, Report, Server, late_reader, program, proxy, upload};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+/// Aborts that the kernel counted: a close with unread bytes, data after a close.
+fn aborts(since: &Counters) -> u64 {
+    let now = Counters::read().unwrap().since(since);
+    now.of("TCPAbortOnClose") + now.of("TCPAbortOnData")
+}
+
+/// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
+fn compare(
+    command: &[&str],
+    settings: &str,
+    trials: usize,
+    client: impl Fn(bool) -> Got,
+) -> ([usize; 2], [u64; 2], Report) {
+    let mut lost = [0; 2];
+    let mut aborted = [0; 2];
+    let mut report = Report::new();
+    for (place, settings) in [None, Some(settings)].into_iter().enumerate() {
+        let server = Server::start_listening(settings, command, PORT);
+        let before = Counters::read().unwrap();
+        lost[place] = (0..trials).filter(|_| !client(settings.is_none()).is_whole()).count();
+        aborted[place] = aborts(&before);
+        report = server.stop(Signal::TERM);
+    }
+    (lost, aborted, report)
+}
+
+fn script(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+const HTTP_SERVER: &str = r#"
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = b'x' * 600000
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+        if 'exit' in sys.argv: os._exit(7)
+        if 'kill' in sys.argv: os.kill(os.getpid(), 9)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
+"#;
+
+#[test]
+fn python_http_server() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", HTTP_SERVER);
+        let (lost, aborted, report) =
+            compare(&[&python, &script], "", 10, |bare| late_reader(PORT, 20_000, bare));
+        assert_eq!((lost, aborted), ([10, 0], [10, 0]), "{report:?}");
+        assert_eq!(report["would_have_reset"], 10);
+        assert_eq!(report["lingered"], 10);
+        assert_eq!(report["bytes_unacknowledged"], 0);
+    });
+}
+
+/// A raw server for the ways to end a connection that no framework uses; `END` ends every response.
+const ENDINGS: &str = r#"
+import os, signal, socket, subprocess, sys, threading
+way = sys.argv[1]
+RESPONSE = b'HTTP/1.0 200 OK\r\n\r\n' + b'x' * 600000 + b'END'
+listener = socket.create_server(('127.0.0.1', 8000), backlog=64)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def serve(c):
+    c.recv(10)
+    c.sendall(RESPONSE)
+    if way == 'close': c.close()
+    elif way == 'shutdown': c.shutdown(socket.SHUT_RDWR); c.close()
+    elif way == 'shutdown-read': c.shutdown(socket.SHUT_RD); c.close()
+    elif way == 'detach': os.close(c.detach())
+    elif way == 'dup': d = c.dup(); c.close(); d.close()
+    elif way == 'dup2': r, w = os.pipe(); os.dup2(r, c.fileno()); os.close(r); os.close(w); c.close()
+    elif way == 'close_range': os.closerange(c.fileno(), c.fileno() + 1); c.detach()
+    elif way == 'fork': pass
+    elif way == 'exec': os.execv(sys.executable, [sys.executable, sys.argv[0], 'exec'])
+    elif way == 'epoll':
+        import select
+        e = select.epoll(); e.register(c, select.EPOLLIN); c.close()
+        assert e.poll(0) == [], 'the closed descriptor is still reported'
+        e.close()
+while True:
+    c, _ = listener.accept()
+    if way == 'fork':
+        if os.fork() == 0:
+            serve(c); os._exit(0)
+        c.close()
+    elif way == 'exec' :
+        listener.close(); serve(c)
+    else:
+        serve(c)
+"#;
+
+#[test]
+fn every_way_to_end_a_connection() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", ENDINGS);
+        let ways =
+            ["close", "shutdown", "shutdown-read", "detach", "dup", "dup2", "close_range", "fork", "epoll"];
+        for way in ways {
+            let (lost, aborted, report) =
+                compare(&[&python, &script, way], "", 3, |bare| late_reader(PORT, 20_000, bare));
+            assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
+            assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+            assert_eq!(report["shared"], if way == "fork" { 3 } else { 0 }, "{way}: {report:?}");
+        }
+    });
+}
+
+/// The program becomes another, which listens again: the connection of the first must end all the same.
+#[test]
+fn exec_closes_what_is_marked_so() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", ENDINGS);
+        for (settings, reset) in [(None, true), (Some(""), false)] {
+            let server = Server::start_listening(settings, &[&python, &script, "exec"], PORT);
+            let got = late_reader(PORT, 20_000, reset);
+            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let report = server.stop(Signal::TERM);
+            assert!(reset || report["lingered"] == 1, "{report:?}");
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_exits_after_its_last_write() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", HTTP_SERVER);
+        for (settings, reset) in [(None, true), (Some(""), false)] {
+            let mut server = Server::start_listening(settings, &[&python, &script, "exit"], PORT);
+            let got = late_reader(PORT, 20_000, reset);
+            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            assert_eq!(server.wait().code(), Some(7), "the program's own status");
+            assert!(reset || server.report()["lingered"] == 1);
+        }
+    });
+}
+
+#[test]
+fn a_killed_worker_loses_nothing_that_is_held() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", HTTP_SERVER);
+        for (settings, reset) in [(None, true), (Some(""), true), (Some("hold"), false)] {
+            let mut server = Server::start_listening(settings, &[&python, &script, "kill"], PORT);
+            let got = late_reader(PORT, 20_000, reset);
+            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            assert!(!server.wait().success());
+        }
+    });
+}
+
+#[test]
+fn what_is_held_ends_as_without() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", ENDINGS);
+        for way in ["close", "shutdown", "dup", "fork", "epoll"] {
+            let (lost, aborted, report) =
+                compare(&[&python, &script, way], "hold", 3, |bare| late_reader(PORT, 20_000, bare));
+            assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
+            assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+        }
+    });
+}
+
+#[test]
+fn excluded_ports_are_left_alone() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", HTTP_SERVER);
+        let server = Server::start_listening(Some("exclude"), &[&python, &script], PORT);
+        assert!(!late_reader(PORT, 20_000, true).is_whole());
+        assert_eq!(server.stop(Signal::TERM)["closes"], 0);
+    });
+}
+
+#[test]
+fn node_answers_early() {
+    sandboxed(|| {
+        let Some(node) = program("node", "nodejs") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let text = "require('http').createServer((q, s) => { s.writeHead(413, {'Connection': 'close', \
+                    'Content-Length': 300000}); s.end('x'.repeat(300000)); }).listen(8000, '127.0.0.1');";
+        let script = script(directory.path(), "server.js", text);
+        let (lost, aborted, report) =
+            compare(&[&node, &script], "", 10, |bare| late_reader(PORT, 4_000_000, bare));
+        assert!(lost[0] >= 8 && aborted[0] > 0, "bare: {lost:?} lost, {aborted:?} aborts");
+        assert_eq!((lost[1], aborted[1]), (0, 0), "{report:?}");
+    });
+}
+
+#[test]
+fn nginx_told_not_to_linger() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let page = "x".repeat(1_000_000);
+        fs::write(directory.path().join("page"), page).unwrap();
+        let location = format!(
+            "client_max_body_size 1k; error_page 413 =200 /page; location /page {{ root {}; default_type text/plain; }}",
+            directory.path().display()
+        );
+        let Some(command) = proxy(directory.path(), &location, "lingering_close off;") else { return };
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let mut lost = [0; 2];
+        let mut reports = Vec::new();
+        for (place, settings) in [None, Some("")].into_iter().enumerate() {
+            let server = Server::start_listening(settings, &command, 8_080);
+            let counters = Counters::read().unwrap();
+            lost[place] = (0..5).filter(|_| !late_reader(8_080, 20_000, place == 0).is_whole()).count();
+            if place == 1 {
+                assert_eq!(aborts(&counters), 0);
+            }
+            reports.push(server.stop(Signal::TERM));
+        }
+        assert_eq!(lost, [5, 0], "{reports:?}");
+    });
+}
+
+const WSGI: &str =
+    "def app(e, s):\n    s('200 OK', [('Content-Length', '100000')])\n    return [b'x' * 100000]\n";
+
+/// Ten requests through nginx to an application server that reads no body, bare and supervised.
+fn behind_nginx(command: &[&str], location: &str, body: usize) -> ([usize; 2], [u64; 2]) {
+    let (mut lost, mut aborted) = ([0; 2], [0; 2]);
+    for (place, settings) in [None, Some("")].into_iter().enumerate() {
+        let server = Server::start_listening(settings, command, PORT);
+        let directory = tempfile::tempdir().unwrap();
+        let Some(nginx) = proxy(directory.path(), location, "") else { return ([1, 0], [1, 0]) };
+        let nginx: Vec<&str> = nginx.iter().map(String::as_str).collect();
+        let _nginx = Server::start_listening(None, &nginx, 8_080);
+        let before = Counters::read().unwrap();
+        lost[place] = (0..10).filter(|_| !upload(8_080, body).is_whole()).count();
+        aborted[place] = aborts(&before);
+        server.stop(Signal::INT);
+    }
+    eprintln!("{}: {body} unread bytes, of 10 lost: {} bare, {} supervised", command[0], lost[0], lost[1]);
+    (lost, aborted)
+}
+
+const HTTP: &str = "location / { proxy_pass http://127.0.0.1:8000; }";
+
+#[test]
+fn uwsgi_behind_nginx() {
+    sandboxed(|| {
+        let Some(uwsgi) = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let app = script(directory.path(), "app.py", WSGI);
+        let plugins =
+            ["--plugin", "python3", "--wsgi-file", &app, "--callable", "app", "--master", "--die-on-term"];
+        let uwsgi_location = "location / { include /etc/nginx/uwsgi_params; uwsgi_pass 127.0.0.1:8000; }";
+        for (socket, location) in [("--http-socket", HTTP), ("--socket", uwsgi_location)] {
+            for body in [2_000_000, 8_000_000] {
+                let mut command = vec![uwsgi.as_str(), socket, "127.0.0.1:8000"];
+                command.extend(plugins);
+                let (lost, aborted) = behind_nginx(&command, location, body);
+                assert!(lost[0] >= 8 && aborted[0] > 0, "{socket} {body}: {lost:?} {aborted:?}");
+                assert_eq!((lost[1], aborted[1]), (0, 0), "{socket} {body}");
+            }
+        }
+    });
+}
+
+#[test]
+fn gunicorn_behind_nginx() {
+    sandboxed(|| {
+        let Some(gunicorn) = program("gunicorn", "PyPI gunicorn") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        script(directory.path(), "lossy.py", WSGI);
+        let path = directory.path().display().to_string();
+        for class in ["sync", "gthread"] {
+            let command =
+                [&gunicorn, "--pythonpath", &path, "-k", class, "-b", "127.0.0.1:8000", "lossy:app"];
+            let (lost, aborted) = behind_nginx(&command, HTTP, 2_000_000);
+            assert!(lost[0] >= 3 && aborted[0] > 0, "{class}: {lost:?} {aborted:?}");
+            assert_eq!((lost[1], aborted[1]), (0, 0), "{class}");
+        }
+    });
+}

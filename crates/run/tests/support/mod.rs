@@ -1,0 +1,260 @@
+//! A supervisor in a process of its own, servers to run under it, and clients that notice losses.
+#![allow(dead_code)] // Each test binary uses a part.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_run::Options;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
+
+const COMMAND: &str = "LINGER_TEST_COMMAND";
+
+/// The body of the ignored test `supervisor`: runs the command of the environment, and ends as it did.
+pub(crate) fn supervise() {
+    let Ok(text) = std::env::var(COMMAND) else { return };
+    let mut words = text.split('\u{1f}');
+    let (Some(report), Some(settings), Some(command)) = (words.next(), words.next(), words.next()) else {
+        panic!("{COMMAND}: {text}");
+    };
+    let mut options = Options::default();
+    options.hold = settings.contains("hold");
+    options.outgoing = settings.contains("outgoing");
+    options.exclude_ports = if settings.contains("exclude") { vec![PORT] } else { Vec::new() };
+    options.search = std::env::var_os("PATH").unwrap_or_default();
+    let arguments: Vec<_> = words.map(Into::into).collect();
+    let write = |text: String| fs::write(report, text).unwrap();
+    match linger_run::run(command.as_ref(), &arguments, &options, |_| ()) {
+        Ok(ended) => {
+            write(serde_json::to_string(&ended.report).unwrap());
+            std::process::exit(ended.status.code().unwrap_or(255));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Where the servers of these tests listen, each in its own network.
+pub(crate) const PORT: u16 = 8_000;
+
+/// A server under test, alone or under a supervisor.
+pub(crate) struct Server {
+    child: Child,
+    report: Option<PathBuf>,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+/// What the supervisor reported.
+pub(crate) type Report = serde_json::Map<String, serde_json::Value>;
+
+impl Server {
+    /// Starts a command; under a supervisor with these settings, unless there are none.
+    pub(crate) fn start(settings: Option<&str>, command: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let report = directory.path().join("report");
+        let mut start = match settings {
+            None => {
+                let mut start = Command::new(command[0]);
+                start.args(&command[1..]);
+                start
+            }
+            Some(settings) => {
+                let mut start = Command::new(std::env::current_exe().unwrap());
+                start.args(["supervisor", "--exact", "--nocapture", "--include-ignored"]);
+                let mut words = vec![report.to_str().unwrap(), settings];
+                words.extend(command);
+                start.env(COMMAND, words.join("\u{1f}"));
+                start
+            }
+        };
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = start.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, report: settings.map(|_| report), directory }
+    }
+
+    pub(crate) fn start_listening(settings: Option<&str>, command: &[&str], port: u16) -> Self {
+        let mut server = Self::start(settings, command);
+        server.await_port(port);
+        server
+    }
+
+    /// Waits until something listens on a port, without connecting to it.
+    pub(crate) fn await_port(&mut self, port: u16) {
+        let wanted = format!(":{port:04X} ");
+        let started = Instant::now();
+        loop {
+            let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+            let listens = |line: &str| {
+                line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
+            };
+            if table.lines().any(listens) {
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && started.elapsed() < Duration::from_secs(30),
+                "{ended:?}: {}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Ends it by a signal; what the supervisor reported, if there was one, after checking that it adds up.
+    pub(crate) fn stop(mut self, signal: Signal) -> Report {
+        let _ = kill_process(self.pid(), signal);
+        self.wait();
+        self.report()
+    }
+
+    pub(crate) fn report(&mut self) -> Report {
+        let Some(path) = &self.report else { return Report::new() };
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {}", self.log()));
+        let report: Report = serde_json::from_str(&text).unwrap();
+        let sum = |names: &[&str]| names.iter().map(|name| report[*name].as_u64().unwrap()).sum::<u64>();
+        let closes = ["lingered", "finished", "drained", "shared", "aborted", "gone", "refused"];
+        assert_eq!(sum(&["closes"]), sum(&closes), "{text}");
+        let ends = ["peer_closed", "acknowledged", "peer_reset", "misbehaved", "evicted", "failed"];
+        assert_eq!(sum(&["lingered"]), sum(&ends), "{text}");
+        assert_eq!(sum(&["lingering", "refused"]), 0, "{text}");
+        report
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // The supervisor passes it on; killing it would leave the program behind.
+            let _ = kill_process(self.pid(), Signal::TERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// What one client got.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) error: Option<io::Error>,
+}
+
+impl Got {
+    /// Whether the body is whole, by its announced length.
+    pub(crate) fn is_whole(&self) -> bool {
+        let Some(end) = self.bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+        let head = String::from_utf8_lossy(&self.bytes[..end]).to_lowercase();
+        let ok =
+            head.starts_with("http/1.1 200") || head.starts_with("http/1.0 200") || head.contains(" 413 ");
+        let length: Option<usize> =
+            head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        // Without a length the sentinel tells.
+        ok && match length {
+            Some(length) => self.bytes.len() - end - 4 == length,
+            None => self.bytes.ends_with(b"END"),
+        }
+    }
+}
+
+pub(crate) fn connect(port: u16, receive: Option<usize>) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    if let Some(size) = receive {
+        socket.set_recv_buffer_size(size).unwrap();
+    }
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// Sends a request whose body the server does not read, waits for a reset that may come, then reads.
+///
+/// A server that resets does so before the wait is over; one that does not is read from a little later.
+pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
+    let mut stream = connect(port, Some(4_096));
+    let _ = stream.write_all(&request(body));
+    let patience = if reset_expected { 5_000 } else { 300 };
+    let mut fds = [PollFd::new(&stream, PollFlags::ERR | PollFlags::HUP)];
+    let timeout = Timespec { tv_sec: patience / 1_000, tv_nsec: patience % 1_000 * 1_000_000 };
+    poll(&mut fds, Some(&timeout)).unwrap();
+    read(stream)
+}
+
+/// Sends a request and reads at the same time, as a browser or a proxy does.
+pub(crate) fn upload(port: u16, body: usize) -> Got {
+    let stream = connect(port, None);
+    let mut writer = stream.try_clone().unwrap();
+    let writing = thread::spawn(move || writer.write_all(&request(body)));
+    let got = read(stream);
+    let _ = writing.join().unwrap();
+    got
+}
+
+pub(crate) fn request(body: usize) -> Vec<u8> {
+    let mut request =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {body}\r\n\r\n")
+            .into_bytes();
+    request.resize(request.len() + body, b'y');
+    request
+}
+
+fn read(mut stream: TcpStream) -> Got {
+    let mut bytes = Vec::new();
+    let error = stream.read_to_end(&mut bytes).err();
+    Got { bytes, error }
+}
+
+/// Finds a program in PATH or in the virtual environment of `cargo xtask setup`; says aloud when it is missing.
+pub(crate) fn program(name: &str, package: &str) -> Option<String> {
+    let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain([environment]).map(|directory| directory.join(name));
+    let found = places.into_iter().find(|path| path.is_file());
+    if found.is_none() {
+        linger_host::testing::skip(name, &format!("{name} is not installed (package {package})"));
+    }
+    found.map(|path| path.to_string_lossy().into_owned())
+}
+
+/// nginx before an application server.
+pub(crate) fn proxy(directory: &Path, location: &str, lingering_close: &str) -> Option<Vec<String>> {
+    let nginx = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).is_file());
+    let Some(nginx) = nginx else {
+        linger_host::testing::skip("nginx", "nginx is not installed (package nginx-light)");
+        return None;
+    };
+    let path = directory.display();
+    let configuration = format!(
+        "user root; worker_processes 1; daemon off; pid {path}/pid; error_log {path}/errors;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ access_log off; client_max_body_size 0; client_body_temp_path {path}/b; proxy_temp_path {path}/p;\n\
+         fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s; {lingering_close}\n\
+         server {{ listen 127.0.0.1:8080; {location} }} }}\n"
+    );
+    let file = directory.join("nginx.conf");
+    fs::write(&file, configuration).unwrap();
+    Some(vec![
+        nginx.to_owned(),
+        "-e".into(),
+        format!("{path}/errors"),
+        "-c".into(),
+        file.display().to_string(),
+    ])
+}
