@@ -15,8 +15,8 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 
 use crate::{exit, interrupt};
 
-/// How long to wait for the kernel at a time: 4 wakeups a second when nothing happens.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks at the keyboard.
 const FRAME: Duration = Duration::from_millis(100);
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::ClockId;
 
 /// `PERF_TYPE_TRACEPOINT` and what each sample carries: `PERF_SAMPLE_TID | _TIME | _RAW`.
 const TYPE_TRACEPOINT: u32 = 2;
@@ -62,7 +63,7 @@ pub struct Source<'a> {
 pub struct Sample<'a> {
     /// The process on whose time it happened: the cause of it only where a system call led to it.
     pub pid: u32,
-    /// `CLOCK_REALTIME` in nanoseconds.
+    /// Nanoseconds since 1970-01-01 00:00 UTC.
     pub time: u64,
     /// The event as its `format` describes it; the tracepoint's number is in its first two bytes.
     pub raw: &'a [u8],
@@ -120,6 +121,12 @@ impl Perf {
 
     /// Gives all events that wait to `on_sample`, processor by processor.
     pub fn drain(&mut self, mut on_sample: impl FnMut(Sample<'_>)) {
+        // Tracepoints may fire in an interrupt that no clock but the monotonic one can be read in.
+        let offset = clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic));
+        let mut on_sample = |mut sample: Sample<'_>| {
+            sample.time = sample.time.wrapping_add(offset);
+            on_sample(sample);
+        };
         for ring in &mut self.rings {
             self.lost += ring.drain(&mut on_sample);
         }
@@ -129,6 +136,11 @@ impl Perf {
     pub fn lost(&self) -> u64 {
         self.lost
     }
+}
+
+fn clock(clock: ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 
 /// The processors that are on.
@@ -256,7 +268,7 @@ fn open_event(id: u64, cpu: i32, watermark: u32) -> io::Result<OwnedFd> {
         sample_type: SAMPLE,
         flags: FLAGS,
         wakeup_watermark: watermark,
-        clockid: libc::CLOCK_REALTIME,
+        clockid: libc::CLOCK_MONOTONIC,
         ..Attributes::default()
     };
     const CLOSE_ON_EXEC: libc::c_ulong = 8;

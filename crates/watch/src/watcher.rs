@@ -14,7 +14,7 @@ use crate::kernel::{Blind, CannotWatch, Happening, Kernel, What};
 use crate::process::{Process, Processes};
 
 /// How often the socket list is asked for.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Connections whose closer is remembered, the latest ones.
 const MAX_CLOSED: usize = 65_536;
 /// A reset that this host received as an answer to its own, so soon after it, in nanoseconds, is the same event.
@@ -95,6 +95,8 @@ pub struct Watcher {
     warned: HashMap<(SocketAddr, SocketAddr), Instant>,
     looked: Option<Instant>,
     sent_last: VecDeque<(u64, SocketAddr, SocketAddr)>,
+    /// What the first look found, for the first call.
+    pending: Vec<Notice>,
 }
 
 impl Watcher {
@@ -114,8 +116,11 @@ impl Watcher {
             warned: HashMap::new(),
             looked: None,
             sent_last: VecDeque::new(),
+            pending: Vec::new(),
         };
-        watcher.look(&mut Vec::new());
+        let mut pending = Vec::new();
+        watcher.look(&mut pending);
+        watcher.pending = pending;
         Ok(watcher)
     }
 
@@ -140,7 +145,7 @@ impl Watcher {
     /// Those of waiting for the kernel.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Vec<Notice>> {
         self.kernel.wait(timeout)?;
-        let mut notices = Vec::new();
+        let mut notices = std::mem::take(&mut self.pending);
         let happenings = self.kernel.drain();
         // A full queue is soon empty again: look while it lasts.
         let at_listener = |happening: &Happening| matches!(happening.what, What::Sent { state: 10, .. });
