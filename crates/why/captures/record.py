@@ -485,6 +485,8 @@ def port_closed(v):
 def overflow(v, wait, count=5):
     """Handshakes that are all under way before the first completes: the queue is full only at their last step."""
     listener = listen(v, backlog=1)
+    first = dial(v)
+    LATER.append(first)
     slow("8kbit", 120)
     clients = []
     for _ in range(count):
