@@ -3,7 +3,12 @@
 use crate::{call, cargo};
 
 /// The benches: name, package, features.
-const BENCHES: [(&str, &str, &str); 2] = [("fastcgi", "linger-fastcgi", ""), ("link", "linger-lab", "")];
+const BENCHES: [(&str, &str, &str); 4] = [
+    ("fastcgi", "linger-fastcgi", ""),
+    ("link", "linger-lab", ""),
+    ("watch", "linger-watch", ""),
+    ("why", "linger-why", ""),
+];
 
 pub(crate) fn run(name: &str, more: &[&str]) -> anyhow::Result<()> {
     let Some((name, package, features)) = BENCHES.iter().find(|(known, ..)| *known == name) else {

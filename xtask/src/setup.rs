@@ -25,6 +25,10 @@ const DEBIAN: &[(&str, &str)] = &[
     ("nodejs", "a server of the matrix"),
     ("golang-go", "a server of the matrix, and a FastCGI peer of the bench"),
     ("python3-venv", "holds the servers from PyPI"),
+    ("tcptrace", "what the diagnosis is measured against"),
+    ("tcpdump", "the same, and records labelled captures"),
+    ("zstd", "compresses captures in tests"),
+    ("prometheus", "scrapes the exporter"),
 ];
 
 /// Python servers, which Debian has too old or not at all.

@@ -24,8 +24,8 @@ const FRAME: Duration = Duration::from_millis(100);
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
     sudo linger watch --prometheus 127.0.0.1:9464\n\n\
-    It reads the kernel's tracepoints and needs root or CAP_PERFMON. Exit status: 0 no reset was seen, 1 some were,\n\
-    4 this machine or user cannot watch.")]
+    It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
+    Exit status: 0 no reset was seen, 1 some were, 4 this machine or user cannot watch.")]
 pub(crate) struct Arguments {
     /// One JSON object a line.
     #[arg(long)]

@@ -18,8 +18,8 @@ const HELD: usize = 10_000;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger why capture.pcap\n  tcpdump -i eth0 -w - tcp | linger why -\n  \
     linger why client.pcap server.pcapng.zst --html report.html\n\n\
-    Several captures are taken for views of the same connections from different places: a reset that its alleged\n\
-    sender never sent is proven forged.\n\n\
+    Several captures are taken for views of the same connections from different places: a reset\n\
+    that its alleged sender never sent is proven forged.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
 pub(crate) struct Arguments {
     /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.

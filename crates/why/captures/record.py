@@ -509,9 +509,9 @@ def overflow(v, wait, count=5):
     LATER.extend([*clients, listener])
 
 
-@scenario(4, 6, tcp_syncookies=0)
+@scenario(4, tcp_syncookies=0)
 def overflow_silent(v):
-    overflow(v, 26)
+    overflow(v, 14)
 
 
 @scenario(4, 6, tcp_abort_on_overflow=1, tcp_syncookies=0)

@@ -1,0 +1,114 @@
+//! `linger why` as a program: exit codes, JSON, the page, input that is none.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn linger(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_linger")).arg("why").args(arguments).output().unwrap()
+}
+
+fn capture(name: &str) -> String {
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../why/captures");
+    captures.join(format!("{name}.pcap.gz")).display().to_string()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn harmful_resets_are_status_1_and_harmless_ones_0() {
+    let output = linger(&[&capture("unread-upload-window.client")]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = text(&output.stdout);
+    assert!(
+        report.contains("1. closed-with-unread-data (certain)") && report.contains("re-opens"),
+        "{report}"
+    );
+    assert_eq!(linger(&[&capture("health-check.server")]).status.code(), Some(0));
+    assert_eq!(linger(&[&capture("keepalive.client")]).status.code(), Some(0), "no reset passes there");
+}
+
+#[test]
+fn json_has_the_promised_fields() {
+    let output = linger(&["--json", &capture("data-after-close.server")]);
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["reset", "finding", "summary"]);
+    let reset = &lines[0];
+    assert_eq!((&reset["cause"], &reset["confidence"]), (&"data-after-close".into(), &"certain".into()));
+    assert_eq!((&reset["class"], &reset["harmless"]), (&"passive-after-fin".into(), &false.into()));
+    for field in [
+        "file",
+        "frame",
+        "time",
+        "from",
+        "to",
+        "candidates",
+        "lost_response_bytes",
+        "unread_request_bytes",
+        "remedy",
+    ] {
+        assert!(!reset[field].is_null(), "{field} in {reset}");
+    }
+    assert_eq!(reset["unread_request_bytes"], 9, "nine bytes came after the close");
+    assert!(reset["evidence"][0]["says"].is_string() && reset["evidence"][0]["frame"].is_u64());
+}
+
+#[test]
+fn two_captures_prove_a_forgery() {
+    let output = linger(&["--json", &capture("forged-perfect.client"), &capture("forged-perfect.server")]);
+    let report = text(&output.stdout);
+    let first: serde_json::Value = serde_json::from_str(report.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["cause"], &first["confidence"]), (&"forged".into(), &"certain".into()), "{report}");
+}
+
+#[test]
+fn the_page_needs_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("report.html");
+    linger(&["--html", page.to_str().unwrap(), &capture("process-killed-unread.middle")]);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!doctype html>") && html.contains("<svg") && html.contains("process-gone"));
+    assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
+}
+
+#[test]
+fn what_is_no_capture_is_status_3_and_said() {
+    let output = linger(&["/etc/hostname", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(3));
+    let complaints = text(&output.stderr);
+    assert!(complaints.contains("/etc/hostname: not a pcap or pcapng capture"), "{complaints}");
+    assert!(complaints.contains("/nonexistent: cannot read on after byte 0: No such file"), "{complaints}");
+    assert_eq!(linger(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn a_cut_capture_is_read_as_far_as_it_goes() {
+    let plain =
+        Command::new("gzip").args(["-dc", &capture("unread-upload-window.client")]).output().unwrap().stdout;
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().join("cut.pcap");
+    std::fs::write(&path, &plain[..plain.len() - 20]).unwrap();
+    let output = linger(&[path.to_str().unwrap()]);
+    assert!(text(&output.stderr).contains("cut off at byte"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "the reset itself was cut off");
+    std::fs::write(&path, &plain).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_linger"))
+        .args(["why", "-"])
+        .stdin(std::fs::File::open(&path).unwrap())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "from standard input");
+}
+
+#[test]
+fn every_cause_is_listed() {
+    let listed = text(&linger(&["--causes"]).stdout);
+    for cause in ["accept-queue-overflow", "closed-with-unread-data", "finwait2-expired", "unknown"] {
+        assert!(listed.contains(&format!("\n{cause}\n")) || listed.starts_with(cause), "{cause}");
+    }
+    assert_eq!(text(&linger(&["--causes", "--json"]).stdout).lines().count(), 14);
+}
