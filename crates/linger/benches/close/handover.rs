@@ -11,47 +11,34 @@ use linger::{Budget, Closer, Policy};
 use crate::support::until;
 use crate::{Goal, claim, median, note, peers, quantile};
 
-const HANDED: usize = 10_000;
+/// Connections made at a time.
+const BATCH: usize = 500;
+const BATCHES: usize = 10;
 const SECONDS: u32 = 4;
 
 pub(crate) fn run() {
     let closer = Closer::new(Budget::default()).expect("a closer");
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    let (mut asleep, mut awake) = (Vec::new(), Vec::new());
-    for _ in 0..HANDED / 500 {
-        let pairs: Vec<_> = (0..500)
-            .map(|_| {
-                let client = TcpStream::connect(address).expect("a connection");
-                (client, listener.accept().expect("a connection").0)
-            })
-            .collect();
-        let mut clients = Vec::new();
-        for (number, (client, server)) in pairs.into_iter().enumerate() {
-            // Half of them one by one, when the thread has gone to sleep; half of them in a burst.
-            let wait = number < 250;
-            if wait {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            let started = Instant::now();
-            closer.close(server, &Policy::default());
-            let cost = started.elapsed().as_secs_f64() * 1e6;
-            if wait {
-                asleep.push(cost)
-            } else {
-                awake.push(cost)
-            }
-            clients.push(client);
-        }
-        drop(clients);
+    let hand_over = |stream| closer.close(stream, &Policy::default());
+    let mut asleep = Vec::new();
+    for _ in 0..2 {
+        // After 6 ms without work the thread sleeps.
+        asleep.extend(costs(BATCH / 2, Duration::from_millis(6), hand_over));
         until(&closer, |snapshot| snapshot.lingering == 0);
     }
-    let mut all: Vec<f64> = asleep.iter().chain(&awake).copied().collect();
-    claim("handing over, median", median(&mut all), " us", Goal::AtMost(5.0));
-    for (which, mut costs) in [("to a sleeping closer", asleep), ("in a burst", awake)] {
-        let (half, most) = (median(&mut costs), quantile(&mut costs, 0.99));
+    let (mut burst, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..BATCHES {
+        burst.extend(costs(BATCH, Duration::ZERO, hand_over));
+        until(&closer, |snapshot| snapshot.lingering == 0);
+        plain.extend(costs(BATCH, Duration::ZERO, drop));
+    }
+    for (which, costs) in
+        [("to a sleeping closer", &mut asleep), ("in a burst", &mut burst), ("a plain close", &mut plain)]
+    {
+        let (half, most) = (median(costs), quantile(costs, 0.99));
         note(&format!("{which}: median {half:.2} us, p99 {most:.2} us"));
     }
+    claim("handing over to a sleeping closer, median", median(&mut asleep), " us", Goal::AtMost(5.0));
+    claim("handing over in a burst, median", median(&mut burst), " us", Goal::AtMost(5.0));
     ends_per_core();
 }
 
@@ -93,4 +80,22 @@ fn ends_per_core() {
         theirs.errors,
         mine_per_core / nginx_per_core
     ));
+}
+
+/// What ending each of some fresh connections costs the caller, in microseconds.
+fn costs(connections: usize, pause: Duration, end: impl Fn(TcpStream)) -> Vec<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let connect =
+        |_| (TcpStream::connect(address).expect("a connection"), listener.accept().expect("a connection").0);
+    let (clients, servers): (Vec<_>, Vec<_>) = (0..connections).map(connect).unzip();
+    let cost = |server| {
+        std::thread::sleep(pause);
+        let started = Instant::now();
+        end(server);
+        started.elapsed().as_secs_f64() * 1e6
+    };
+    let costs = servers.into_iter().map(cost).collect();
+    drop(clients);
+    costs
 }

@@ -93,6 +93,21 @@ impl EndedCounts {
         }
     }
 
+    fn add(&mut self, more: &Self) {
+        self.peer_closed += more.peer_closed;
+        self.acknowledged += more.acknowledged;
+        self.peer_reset += more.peer_reset;
+        self.timed_out_idle += more.timed_out_idle;
+        self.timed_out_total += more.timed_out_total;
+        self.timed_out_kernel += more.timed_out_kernel;
+        self.limit += more.limit;
+        self.unwaited += more.unwaited;
+        self.aborted += more.aborted;
+        self.evicted += more.evicted;
+        self.gone += more.gone;
+        self.failed += more.failed;
+    }
+
     fn since(&self, earlier: &Self) -> Self {
         Self {
             peer_closed: self.peer_closed.saturating_sub(earlier.peer_closed),
@@ -117,6 +132,14 @@ impl Snapshot {
         self.discarded += outcome.discarded;
         self.unacknowledged += outcome.unacknowledged.unwrap_or(0);
         self.undelivered += u64::from(!outcome.delivered());
+    }
+
+    /// Adds what has ended meanwhile.
+    pub(super) fn add(&mut self, more: &Self) {
+        self.ended.add(&more.ended);
+        self.discarded += more.discarded;
+        self.unacknowledged += more.unacknowledged;
+        self.undelivered += more.undelivered;
     }
 
     /// What happened between an earlier snapshot of the same closer and this one; what

@@ -14,6 +14,7 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,8 @@ use worker::{Arrival, WAKER, Watcher, Worker};
 
 /// Ends connections in the background, each as [`close`](crate::close) would, any number at once.
 ///
-/// One thread, one epoll. Handing a socket over sends the FIN, takes a lock and, when the thread sleeps, one
-/// `write`; it never waits for a peer. A clone is another handle to the same thread; the thread ends when the last handle
+/// One thread, one epoll. Handing a socket over takes a lock and a system call, the `shutdown` itself or the
+/// `write` that wakes the thread; it never waits for a peer. A clone is another handle to the same thread; the thread ends when the last handle
 /// is dropped **and** the last socket has ended.
 ///
 /// When the process ends, the kernel closes what still lingers, which is the loss all over again: call
@@ -87,6 +88,7 @@ impl Closer {
             origin: Instant::now(),
             waker,
             most_waiting: budget.sockets,
+            asleep: AtomicBool::new(false),
             board: Mutex::new(Board::default()),
             ended: Condvar::new(),
         });
@@ -135,11 +137,14 @@ impl Closer {
     fn hand_over(&self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
         let Handle { shared, process } = &*self.handle;
         let mut core = Core::new(policy, shared.now());
-        if core.next(shared.now()) == Action::HalfClose {
-            // Here and not on the thread: the peer has its FIN at once, and a busy thread need not be woken.
+        // A sleeping thread is woken and sends the FIN; a busy one is left in peace, and the FIN sent here, so
+        // that the peer has it at once in either case.
+        let forked = *process != std::process::id();
+        let here = forked || !shared.asleep.load(Ordering::Relaxed);
+        if here && core.next(shared.now()) == Action::HalfClose {
             core.on(crate::socket::half_close(fd.as_fd()), shared.now());
         }
-        if *process != std::process::id() {
+        if forked {
             // The lock may have been held when the process forked: nothing shared is touched here.
             let outcome = end_at_once(fd, core, shared.now());
             return watcher.into_iter().for_each(|watcher| watcher(outcome));
@@ -154,7 +159,7 @@ impl Closer {
         });
         if let Some(Arrival { fd, core, watcher }) = shed {
             let outcome = end_at_once(fd, core, shared.now());
-            shared.record(&outcome, None);
+            shared.lock().done.record(&outcome);
             watcher.into_iter().for_each(|watcher| watcher(outcome));
             shared.lock().reported += 1;
             shared.ended.notify_all();
@@ -252,6 +257,8 @@ struct Shared {
     waker: OwnedFd,
     /// More arrivals than this are not left waiting.
     most_waiting: usize,
+    /// What the board says of it, for a look without the lock.
+    asleep: AtomicBool,
     board: Mutex<Board>,
     /// Something has ended.
     ended: Condvar,
@@ -276,7 +283,9 @@ struct Board {
 /// What the thread has to tell.
 #[derive(Debug, Default)]
 struct News {
-    /// Ends reported since it told last.
+    /// What has ended since it told last.
+    done: Snapshot,
+    /// How many of the ends have been reported to their watchers, if they have any.
     reported: u64,
     /// Lingering sockets whose peers have everything.
     acknowledged: u64,
@@ -334,6 +343,7 @@ impl Shared {
         let mut board = self.lock();
         self.publish(&mut board, news);
         (board.asleep, board.dozing) = (false, false);
+        self.asleep.store(false, Ordering::Relaxed);
         std::mem::swap(&mut board.arrivals, empty);
         let orders = board.orders;
         board.orders.evict = 0;
@@ -346,6 +356,7 @@ impl Shared {
         let mut board = self.lock();
         self.publish(&mut board, news);
         board.asleep = board.arrivals.is_empty() && board.orders == Orders { evict: 0, ..known };
+        self.asleep.store(board.asleep, Ordering::Relaxed);
         board.asleep
     }
 
@@ -359,20 +370,11 @@ impl Shared {
     }
 
     fn publish(&self, board: &mut Board, news: &mut News) {
+        board.done.add(&std::mem::take(&mut news.done));
         board.done.lingering_acknowledged = news.acknowledged;
-        let reported = std::mem::take(&mut news.reported);
-        if reported > 0 {
-            board.reported += reported;
+        board.reported += std::mem::take(&mut news.reported);
+        if board.finishing > 0 {
             self.ended.notify_all();
-        }
-    }
-
-    /// Counts an end, before anybody is told of it.
-    fn record(&self, outcome: &Outcome, news: Option<&News>) {
-        let mut board = self.lock();
-        board.done.record(outcome);
-        if let Some(news) = news {
-            board.done.lingering_acknowledged = news.acknowledged;
         }
     }
 

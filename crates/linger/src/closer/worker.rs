@@ -408,10 +408,12 @@ impl Worker {
     }
 
     fn record(&mut self, outcome: Outcome, watcher: Option<Watcher>) {
-        self.shared.record(&outcome, Some(&self.news));
+        self.news.done.record(&outcome);
         #[cfg(feature = "tracing")]
         trace(&outcome);
         if let Some(watcher) = watcher {
+            // Whoever hears of it finds it counted.
+            self.shared.publish(&mut self.shared.lock(), &mut self.news);
             // A watcher that panics costs its own report, not everybody's close.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));
         }
