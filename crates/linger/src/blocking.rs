@@ -51,7 +51,7 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
                 Err(error) => Event::Failed(error.kind()),
             },
             Action::Close { abort, outcome } => {
-                socket.close(abort);
+                socket.close(abort, machine.acknowledged());
                 return outcome;
             }
         };

@@ -106,10 +106,13 @@ impl Socket {
 
     /// Closes without waiting, whatever `SO_LINGER` the program has set before.
     ///
-    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`).
-    pub(crate) fn close(self, abort: bool) {
-        // A socket that refuses the option has no linger to get rid of.
-        let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
+    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`), until the FIN is
+    /// acknowledged; where it is, nothing needs to be set.
+    pub(crate) fn close(self, abort: bool, acknowledged: bool) {
+        if abort || !acknowledged {
+            // A socket that refuses the option has no linger to get rid of.
+            let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
+        }
         drop(self.fd);
     }
 }

@@ -247,7 +247,7 @@ fn end_at_once(fd: OwnedFd, mut core: Core, now: u64) -> Outcome {
     core.evict();
     core.on(socket.measure(), now);
     let Action::Close { abort, outcome } = core.next(now) else { return nothing };
-    socket.close(abort);
+    socket.close(abort, core.acknowledged());
     outcome
 }
 

@@ -402,7 +402,7 @@ impl Worker {
             // While a duplicate is open, closing ours would leave the registration behind (`epoll(7)`).
             let _ = epoll::delete(&self.epoll, entry.socket.as_fd());
         }
-        entry.socket.close(abort);
+        entry.socket.close(abort, entry.core.acknowledged());
         let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
         self.record(outcome, watcher);
     }
