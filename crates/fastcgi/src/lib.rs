@@ -6,8 +6,8 @@
 //! **END_REQUEST, half-close, bounded drain, close**; [`Responder`] keeps it, through crate `linger`.
 //!
 //! - [`record`], [`params`], [`incoming`], [`replies`]: the protocol, without sockets.
-//! - [`Responder`]: serves requests on blocking threads; [`tokio`](crate::tokio) does on a runtime, and
-//!   [`tower`](crate::tower) serves any HTTP application.
+//! - [`Responder`]: serves requests on blocking threads; with the feature `tokio` the module of that name does on a
+//!   runtime, and with `tower` its module serves any HTTP application.
 //! - [`Client`]: the gateway's side. It reads while it writes, takes a response only with its END_REQUEST,
 //!   and salvages what arrived before a reset.
 //!

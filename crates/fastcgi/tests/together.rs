@@ -66,7 +66,15 @@ fn call(body: usize, read: Option<usize>, answer: usize) -> Call {
 const SIZES: [usize; 5] = [0, 8, 67_000, 2 << 20, 8 << 20];
 
 fn every_size(address: &Address, keep_conn: bool) {
-    let running = Running::start_at(address, Config::default(), sized);
+    for multiplex in [false, true] {
+        every_size_of(address, keep_conn, multiplex);
+    }
+}
+
+fn every_size_of(address: &Address, keep_conn: bool, multiplex: bool) {
+    let mut config = Config::default();
+    config.multiplex = multiplex;
+    let running = Running::start_at(address, config, sized);
     let client = running.client(keep_conn);
     for body in SIZES {
         for read in [Some(0), Some(body / 2), None] {
@@ -278,4 +286,36 @@ fn resting_connections_keep_nobody_waiting_and_a_stop_ends_them() {
     // The connections still rest: the responder's end must not wait for them.
     drop(running);
     drop(clients);
+}
+
+#[test]
+fn a_filter_reads_both_streams_and_an_authorizer_needs_none() {
+    let running = Running::start(Config::default(), |request: &mut Request, response: &mut Response| {
+        if request.role() == Role::Authorizer {
+            cgi::head(&mut *response, 200, [("Variable-USER", "somebody")])?;
+            return Ok(0);
+        }
+        let (mut body, mut file) = (String::new(), String::new());
+        request.read_to_string(&mut body)?;
+        request.data().read_to_string(&mut file)?;
+        cgi::head(&mut *response, 200, [])?;
+        write!(response, "{body} and {file}")?;
+        Ok(0)
+    });
+    for keep_conn in [false, true] {
+        let client = running.client(keep_conn);
+        let mut call = Call::new("GET", "/").body(b"the body".to_vec());
+        (call.role, call.data) = (Role::Filter, Some(b"the file".to_vec().into()));
+        let mut response = client.send(call).unwrap();
+        response.head().unwrap();
+        let mut got = String::new();
+        response.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "the body and the file");
+        let mut call = Call::new("GET", "/");
+        call.role = Role::Authorizer;
+        let mut response = client.send(call).unwrap();
+        let head = response.head().unwrap();
+        io::copy(&mut response, &mut io::sink()).unwrap();
+        assert_eq!((head.status, head.get("variable-user")), (200, Some(&b"somebody"[..])));
+    }
 }

@@ -1,5 +1,7 @@
 //! An axum application behind FastCGI, and the gateway service in front of it: every size, read or not.
 
+mod common;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::{get, post};
@@ -87,4 +89,26 @@ async fn a_cut_body_is_an_error_on_the_other_side() {
     let response = gateway.call(request("GET", "/cut", 0)).await.unwrap();
     let error = response.into_body().collect().await.unwrap_err();
     assert!(matches!(error, Error::Cut { .. }), "{error}");
+}
+
+#[test]
+fn an_axum_application_behind_nginx() {
+    linger_host::testing::sandboxed(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().fallback(|| async { vec![b'r'; ANSWER] });
+        runtime.spawn(serve(listener, Config::default(), app));
+        for (buffered, keep_conn) in [(true, false), (false, false), (true, true)] {
+            let mut options = linger_peers::GatewayOptions::default();
+            (options.buffered, options.keep_conn) = (buffered, keep_conn);
+            let Some(nginx) = common::available(linger_peers::nginx_fcgi(address, options)) else { return };
+            for body in common::SIZES {
+                let got = common::post(nginx.address, body, None, ANSWER);
+                assert!(got.is_complete(ANSWER), "body {body}: {got:?}\n{}", nginx.log());
+            }
+        }
+        let counters = linger_host::Counters::read().unwrap();
+        assert_eq!(counters.of("TCPAbortOnClose"), 0);
+    });
 }
