@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::gateways::is_root;
+use crate::gateways::{is_root, needs_users};
 use crate::launch::{Launch, Peer, Unavailable, program};
 
 /// `/usr/sbin/php-fpm8.2` and its like: Debian puts the version into the name.
@@ -31,6 +31,7 @@ pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
 /// As [`Launch::start`].
 pub fn php_fpm(workers: u32, script: &str) -> Result<Peer, Unavailable> {
     let php = php_fpm_program()?;
+    needs_users("php-fpm")?;
     let launch = Launch::new("php-fpm");
     launch.file("script.php", script);
     let user = if is_root() { "user = www-data\ngroup = www-data" } else { "" };

@@ -40,9 +40,27 @@ fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
 }
 
-/// `user` for a server that starts as root: the files are root's.
+/// Whether a server may and must change its user: it runs as root, and other users exist.
 pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    rustix::process::geteuid().is_root() && !is_alone()
+}
+
+/// Whether this is a user namespace with nobody in it but its maker, as tests without root run in: there is
+/// no other user that a server that starts as root could become.
+fn is_alone() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    ids.sum::<u64>() == 1
+}
+
+/// Refuses servers that insist on changing their user where there is no other.
+pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
+    if !is_alone() {
+        return Ok(());
+    }
+    let reason =
+        "it changes its user, and this user namespace has no other: run the tests as root".to_owned();
+    Err(Unavailable::Unsuited { name: name.to_owned(), reason })
 }
 
 /// nginx with everything it writes in its folder, and `http` inside its http block.
@@ -54,6 +72,8 @@ pub fn nginx(name: &str, workers: u32, http: &str) -> Result<Peer, Unavailable> 
     let launch = Launch::new(name);
     let folder = launch.folder();
     let user = if is_root() { "user root;" } else { "" };
+    // Without a master nobody tries to become somebody else.
+    let user = if is_alone() { "user root root; master_process off;" } else { user };
     let http = http.replace("PORT", &launch.port.to_string()).replace("FOLDER", &folder.to_string());
     let config = format!(
         "daemon off; {user} worker_processes {workers}; pid {folder}/pid; error_log {folder}/error.log warn;
@@ -130,6 +150,7 @@ pub fn nginx_uwsgi(application: SocketAddr) -> Result<Peer, Unavailable> {
 /// As [`Launch::start`].
 pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<Peer, Unavailable> {
     let httpd = program("apache2", "apache2")?;
+    needs_users("httpd")?;
     let launch = Launch::new(name);
     let folder = launch.folder();
     let user = if is_root() { "User www-data\nGroup www-data" } else { "" };

@@ -24,6 +24,14 @@ pub enum Unavailable {
         /// What holds it.
         package: String,
     },
+    /// It is installed, and cannot run where the test runs: a test says so and goes on.
+    #[error("{name} cannot run here: {reason}")]
+    Unsuited {
+        /// The server.
+        name: String,
+        /// What stands in the way.
+        reason: String,
+    },
     /// It is installed, and does not work: an error.
     #[error("{name} does not start: {reason}")]
     Failed {
@@ -32,6 +40,13 @@ pub enum Unavailable {
         /// What it said.
         reason: String,
     },
+}
+
+impl Unavailable {
+    /// Whether a test that needs it is to be skipped, rather than to fail.
+    pub fn is_skip(&self) -> bool {
+        !matches!(self, Self::Failed { .. })
+    }
 }
 
 /// Looks a program up in PATH and where Debian keeps daemons.

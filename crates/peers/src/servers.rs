@@ -331,18 +331,19 @@ pub fn sample(name: &str) -> Result<Peer, Unavailable> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let program = target.join(profile).join(name);
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--offline", "--package", "linger-samples", "--bin", name]);
-    if name == "actix" {
-        build.args(["--features", "actix"]);
+    if is_stale(&program) {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--offline", "--package", "linger-samples", "--bin", name]);
+        if name == "actix" {
+            build.args(["--features", "actix"]);
+        }
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let _ = build.current_dir(workspace()).stdin(Stdio::null()).stderr(Stdio::null()).status();
     }
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    // What is there and fresh costs cargo a tenth of a second; what cannot be built may still be there.
-    let built = build.current_dir(workspace()).stdin(Stdio::null()).stderr(Stdio::null()).status();
-    if !built.is_ok_and(|status| status.success()) && !program.is_file() {
+    if !program.is_file() {
         let package = format!("cargo build -p linger-samples --features actix --bin {name}");
         return Err(Unavailable::Missing { program: name.to_owned(), package });
     }
@@ -350,6 +351,26 @@ pub fn sample(name: &str) -> Result<Peer, Unavailable> {
     let mut command = Command::new(program);
     command.arg(launch.port.to_string());
     launch.start(command)
+}
+
+/// Whether a program is missing or older than what it is made of.
+fn is_stale(program: &Path) -> bool {
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let Some(built) = changed(program) else { return true };
+    let mut folders: Vec<PathBuf> = ["samples", "linger", "fastcgi", "sys"]
+        .iter()
+        .map(|name| workspace().join("crates").join(name).join("src"))
+        .collect();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if changed(&path).is_some_and(|changed| changed > built) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 impl Server {

@@ -10,7 +10,7 @@ use linger_probe::{Check, Config, Error, Target, Verdict, probe};
 fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
     match peer {
         Ok(peer) => Some(peer),
-        Err(missing @ Unavailable::Missing { .. }) => {
+        Err(missing) if missing.is_skip() => {
             skip("foreign peers", &missing.to_string());
             None
         }

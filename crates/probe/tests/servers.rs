@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use linger_host::testing::{sandboxed, skip};
-use linger_peers::{SERVERS, Unavailable};
+use linger_peers::SERVERS;
 use linger_probe::{Check, Config, Report, Verdict, probe};
 
 /// Probes one server of the matrix; `None` where it is not installed.
@@ -15,7 +15,7 @@ fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<Report> {
     let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
     let subject = match (server.start)() {
         Ok(subject) => subject,
-        Err(missing @ Unavailable::Missing { .. }) => {
+        Err(missing) if missing.is_skip() => {
             skip("foreign peers", &missing.to_string());
             return None;
         }
