@@ -81,8 +81,7 @@ fn forward(
 ) {
     let mut buffer = vec![0; 64 << 10];
     let mut passed = 0u64;
-    loop {
-        let Ok(mut bytes @ 1..) = from.read(&mut buffer) else { break };
+    while let Ok(mut bytes @ 1..) = from.read(&mut buffer) {
         let mut end = false;
         if let Some((_, at, fault)) = fault
             && (passed..passed + bytes as u64).contains(&at)
