@@ -3,9 +3,12 @@
 use crate::{call, cargo};
 
 /// The benches: name, package, features.
-const BENCHES: [(&str, &str, &str); 4] = [
+const BENCHES: [(&str, &str, &str); 7] = [
+    ("close", "linger", "axum,hyper,metrics,rustls,tokio,tracing"),
     ("fastcgi", "linger-fastcgi", ""),
     ("link", "linger-lab", ""),
+    ("run", "linger-run", ""),
+    ("transfer", "linger-transfer", ""),
     ("watch", "linger-watch", ""),
     ("why", "linger-why", ""),
 ];

@@ -29,6 +29,12 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tcpdump", "the same, and records labelled captures"),
     ("zstd", "compresses captures in tests"),
     ("prometheus", "scrapes the exporter"),
+    ("iperf3", "the transfer's bench: what the link can do"),
+    ("netcat-openbsd", "the transfer's bench: nc, and tar | nc"),
+    ("rsync", "the transfer's bench: the daemon"),
+    ("openssh-client", "the transfer's bench: scp"),
+    ("openssh-server", "the transfer's bench: scp"),
+    ("wrk", "loads the benches of the close and of run"),
 ];
 
 /// Python servers, which Debian has too old or not at all.

@@ -58,14 +58,7 @@ pub enum Refusal {
 pub(crate) enum Request {
     Put(Put),
     Get(Get),
-    List {
-        path: RelPath,
-    },
-    /// Makes the connection the `index`th of the bundle that `bundle` names.
-    Join {
-        bundle: [u8; 16],
-        index: u16,
-    },
+    List { path: RelPath },
 }
 
 /// Wants to send.
@@ -296,11 +289,6 @@ impl Request {
                 out.u8(3);
                 out.bytes(path.as_bytes());
             }
-            Self::Join { bundle, index } => {
-                out.u8(4);
-                out.fixed(bundle);
-                out.u64(u64::from(*index));
-            }
         }
         out.0
     }
@@ -330,10 +318,6 @@ impl Request {
                 options: from.options()?,
             }),
             3 => Self::List { path: from.path()? },
-            4 => Self::Join {
-                bundle: from.fixed()?,
-                index: u16::try_from(from.u64()?).map_err(|_| from.malformed())?,
-            },
             _ => return Err(from.malformed()),
         };
         from.end()?;

@@ -323,7 +323,6 @@ impl Server {
                             served.request = format!("ls {path}");
                             self.list(session, stream, &path)?;
                         }
-                        Request::Join { .. } => return Err(Violation::Unexpected("a bundle").into()),
                     }
                     if self.options.ending == Ending::Close {
                         return Ok(());
