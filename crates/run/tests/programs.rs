@@ -10,7 +10,7 @@ use std::path::Path;
 use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use rustix::process::Signal;
-use support::{Got, PORT, Report, Server, late_reader, program, proxy, upload};
+use support::{Got, PORT, Report, Server, late_reader, late_sender, program, proxy, upload};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -232,7 +232,7 @@ fn nginx_told_not_to_linger() {
         let page = "x".repeat(1_000_000);
         fs::write(directory.path().join("page"), page).unwrap();
         let location = format!(
-            "client_max_body_size 1k; error_page 413 =200 /page; location /page {{ root {}; default_type text/plain; }}",
+            "error_page 405 =200 /page; location /page {{ root {}; default_type text/plain; }}",
             directory.path().display()
         );
         let Some(command) = proxy(directory.path(), &location, "lingering_close off;") else { return };
@@ -242,7 +242,7 @@ fn nginx_told_not_to_linger() {
         for (place, settings) in [None, Some("")].into_iter().enumerate() {
             let server = Server::start_listening(settings, &command, 8_080);
             let counters = Counters::read().unwrap();
-            lost[place] = (0..5).filter(|_| !late_reader(8_080, 20_000, place == 0).is_whole()).count();
+            lost[place] = (0..5).filter(|_| !late_sender(8_080, place == 0).is_whole()).count();
             if place == 1 {
                 assert_eq!(aborts(&counters), 0);
             }
@@ -289,7 +289,7 @@ fn uwsgi_behind_nginx() {
                 let mut command = vec![uwsgi.as_str(), socket, "127.0.0.1:8000"];
                 command.extend(plugins);
                 let (lost, aborted) = behind_nginx(&command, location, body);
-                assert!(lost[0] >= 8 && aborted[0] > 0, "{socket} {body}: {lost:?} {aborted:?}");
+                assert!(lost[0] > 0 && aborted[0] >= 8, "{socket} {body}: {lost:?} {aborted:?}");
                 assert_eq!((lost[1], aborted[1]), (0, 0), "{socket} {body}");
             }
         }
@@ -307,7 +307,8 @@ fn gunicorn_behind_nginx() {
             let command =
                 [&gunicorn, "--pythonpath", &path, "-k", class, "-b", "127.0.0.1:8000", "lossy:app"];
             let (lost, aborted) = behind_nginx(&command, HTTP, 2_000_000);
-            assert!(lost[0] >= 3 && aborted[0] > 0, "{class}: {lost:?} {aborted:?}");
+            // Whether nginx has read the response before the reset is chance; the kernel's count is not.
+            assert!(aborted[0] >= 8, "{class}: {lost:?} {aborted:?}");
             assert_eq!((lost[1], aborted[1]), (0, 0), "{class}");
         }
     });

@@ -197,6 +197,19 @@ pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
     read(stream)
 }
 
+/// Goes on sending after its request, a byte now and then until a reset meets one, and only then reads.
+pub(crate) fn late_sender(port: u16, reset_expected: bool) -> Got {
+    let mut stream = connect(port, Some(4_096));
+    let _ = stream.write_all(&request(0));
+    let tries = if reset_expected { 1_000 } else { 60 };
+    let mut refused = |_: &u32| {
+        thread::sleep(Duration::from_millis(5));
+        stream.write_all(b"y").is_err()
+    };
+    let _ = (0..tries).find(&mut refused);
+    read(stream)
+}
+
 /// Sends a request and reads at the same time, as a browser or a proxy does.
 pub(crate) fn upload(port: u16, body: usize) -> Got {
     let stream = connect(port, None);

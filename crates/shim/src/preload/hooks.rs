@@ -3,7 +3,7 @@
 //! Each does its part only for a tracked descriptor, and then calls the next definition of the same name. Before
 //! the constructor has found that, and where there is none, the system call takes its place.
 
-use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
+use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
@@ -345,6 +345,27 @@ extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int,
         ending::given_away(old);
     }
     call!(SPAWN_DUP2 as fn(*mut c_void, c_int, c_int) -> c_int, actions, old, new)
+}
+
+// Variadic in C: what the caller did not give is whatever stands there, and is not looked at. Some libraries, libuv
+// among them, close in this way to avoid a cancellation point.
+#[unsafe(no_mangle)]
+extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+    let fd = a as c_int;
+    match number {
+        sys::number::CLOSE => close(fd).into(),
+        sys::number::CLOSE_RANGE => close_range(a as c_uint, b as c_uint, c as c_int).into(),
+        sys::number::DUP => dup(fd).into(),
+        sys::number::DUP3 => dup3(fd, b as c_int, c as c_int).into(),
+        sys::number::SHUTDOWN => shutdown(fd, b as c_int).into(),
+        sys::number::ACCEPT => accept(fd, b as *mut c_void, c as *mut c_uint).into(),
+        sys::number::ACCEPT4 => accept4(fd, b as *mut c_void, c as *mut c_uint, d as c_int).into(),
+        sys::number::EPOLL_CTL => epoll_ctl(fd, b as c_int, c as c_int, d as *mut c_void).into(),
+        sys::number::EXECVE => execve(a as *const c_char, b as Strings, c as Strings).into(),
+        sys::number::EXIT_GROUP => leave(fd),
+        // SAFETY: the program's own call.
+        _ => unsafe { sys::raw(number, [a, b, c, d, e, f]) },
+    }
 }
 
 fn leave(status: c_int) -> ! {

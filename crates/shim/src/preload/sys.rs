@@ -7,7 +7,6 @@ use core::mem::size_of;
 
 unsafe extern "C" {
     safe fn __errno_location() -> *mut c_int;
-    fn syscall(number: c_long, ...) -> c_long;
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     #[link_name = "abort"]
     safe fn c_abort() -> !;
@@ -23,48 +22,108 @@ unsafe extern "C" {
 #[link(name = "c")]
 unsafe extern "C" {}
 
+/// Makes a system call; the result as the C library gives it, with errno.
+///
+/// Not by the C library's `syscall`, for that is replaced as well.
+///
+/// # Safety
+/// What the system call says of its arguments.
+pub(crate) unsafe fn raw(number: c_long, arguments: [usize; 6]) -> c_long {
+    let [a, b, c, d, e, f] = arguments;
+    let result: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the kernel's calling convention: it changes rax, rcx and r11 alone.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        )
+    };
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the kernel's calling convention: it changes x0 alone.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a as isize => result,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack),
+        )
+    };
+    const MOST_ERRNO: isize = 4095;
+    if (-MOST_ERRNO..0).contains(&result) {
+        set_errno(-result as c_int);
+        return -1;
+    }
+    result as c_long
+}
+
+/// A system call with up to six arguments of any integer or pointer type.
+macro_rules! syscall {
+    ($number:expr $(, $argument:expr)*) => {{
+        let mut arguments = [0usize; 6];
+        let given = [$($argument as usize),*];
+        arguments[..given.len()].copy_from_slice(&given);
+        raw($number, arguments)
+    }};
+}
+
 #[cfg(target_arch = "x86_64")]
-mod number {
-    pub(super) const CLOSE: i64 = 3;
-    pub(super) const MMAP: i64 = 9;
-    pub(super) const IOCTL: i64 = 16;
-    pub(super) const DUP2: i64 = 33;
-    pub(super) const GETPID: i64 = 39;
-    pub(super) const SOCKET: i64 = 41;
-    pub(super) const CONNECT: i64 = 42;
-    pub(super) const SENDMSG: i64 = 46;
-    pub(super) const RECVFROM: i64 = 45;
-    pub(super) const SHUTDOWN: i64 = 48;
-    pub(super) const GETSOCKNAME: i64 = 51;
-    pub(super) const GETSOCKOPT: i64 = 55;
-    pub(super) const FCNTL: i64 = 72;
-    pub(super) const EXIT_GROUP: i64 = 231;
-    pub(super) const EPOLL_CTL: i64 = 233;
-    pub(super) const OPENAT: i64 = 257;
-    pub(super) const PPOLL: i64 = 271;
-    pub(super) const CLOSE_RANGE: i64 = 436;
+pub(crate) mod number {
+    pub(crate) const CLOSE: i64 = 3;
+    pub(crate) const MMAP: i64 = 9;
+    pub(crate) const IOCTL: i64 = 16;
+    pub(crate) const DUP: i64 = 32;
+    pub(crate) const DUP2: i64 = 33;
+    pub(crate) const ACCEPT: i64 = 43;
+    pub(crate) const ACCEPT4: i64 = 288;
+    pub(crate) const DUP3: i64 = 292;
+    pub(crate) const EXECVE: i64 = 59;
+    pub(crate) const GETPID: i64 = 39;
+    pub(crate) const SOCKET: i64 = 41;
+    pub(crate) const CONNECT: i64 = 42;
+    pub(crate) const SENDMSG: i64 = 46;
+    pub(crate) const RECVFROM: i64 = 45;
+    pub(crate) const SHUTDOWN: i64 = 48;
+    pub(crate) const GETSOCKNAME: i64 = 51;
+    pub(crate) const GETSOCKOPT: i64 = 55;
+    pub(crate) const FCNTL: i64 = 72;
+    pub(crate) const EXIT_GROUP: i64 = 231;
+    pub(crate) const EPOLL_CTL: i64 = 233;
+    pub(crate) const OPENAT: i64 = 257;
+    pub(crate) const PPOLL: i64 = 271;
+    pub(crate) const CLOSE_RANGE: i64 = 436;
 }
 
 #[cfg(target_arch = "aarch64")]
-mod number {
-    pub(super) const EPOLL_CTL: i64 = 21;
-    pub(super) const DUP2: i64 = 24; // dup3
-    pub(super) const FCNTL: i64 = 25;
-    pub(super) const IOCTL: i64 = 29;
-    pub(super) const OPENAT: i64 = 56;
-    pub(super) const CLOSE: i64 = 57;
-    pub(super) const PPOLL: i64 = 73;
-    pub(super) const EXIT_GROUP: i64 = 94;
-    pub(super) const GETPID: i64 = 172;
-    pub(super) const SOCKET: i64 = 198;
-    pub(super) const CONNECT: i64 = 203;
-    pub(super) const GETSOCKNAME: i64 = 204;
-    pub(super) const RECVFROM: i64 = 207;
-    pub(super) const GETSOCKOPT: i64 = 209;
-    pub(super) const SHUTDOWN: i64 = 210;
-    pub(super) const SENDMSG: i64 = 211;
-    pub(super) const MMAP: i64 = 222;
-    pub(super) const CLOSE_RANGE: i64 = 436;
+pub(crate) mod number {
+    pub(crate) const EPOLL_CTL: i64 = 21;
+    pub(crate) const DUP: i64 = 23;
+    // There is no dup2: dup3 without flags is the same but for two equal numbers, which do not come here.
+    pub(crate) const DUP2: i64 = 24;
+    pub(crate) const DUP3: i64 = 24;
+    pub(crate) const ACCEPT: i64 = 202;
+    pub(crate) const ACCEPT4: i64 = 242;
+    pub(crate) const EXECVE: i64 = 221;
+    pub(crate) const FCNTL: i64 = 25;
+    pub(crate) const IOCTL: i64 = 29;
+    pub(crate) const OPENAT: i64 = 56;
+    pub(crate) const CLOSE: i64 = 57;
+    pub(crate) const PPOLL: i64 = 73;
+    pub(crate) const EXIT_GROUP: i64 = 94;
+    pub(crate) const GETPID: i64 = 172;
+    pub(crate) const SOCKET: i64 = 198;
+    pub(crate) const CONNECT: i64 = 203;
+    pub(crate) const GETSOCKNAME: i64 = 204;
+    pub(crate) const RECVFROM: i64 = 207;
+    pub(crate) const GETSOCKOPT: i64 = 209;
+    pub(crate) const SHUTDOWN: i64 = 210;
+    pub(crate) const SENDMSG: i64 = 211;
+    pub(crate) const MMAP: i64 = 222;
+    pub(crate) const CLOSE_RANGE: i64 = 436;
 }
 
 pub(crate) const EINTR: c_int = 4;
@@ -173,40 +232,40 @@ pub(crate) unsafe fn fflush(file: *mut c_void) {
 
 pub(crate) fn pid() -> c_int {
     // SAFETY: takes nothing, changes nothing.
-    unsafe { syscall(number::GETPID) as c_int }
+    unsafe { raw(number::GETPID, [0; 6]) as c_int }
 }
 
 pub(crate) fn close(fd: c_int) -> c_int {
     // SAFETY: by number; the caller owns it.
-    unsafe { syscall(number::CLOSE, fd) as c_int }
+    unsafe { syscall!(number::CLOSE, fd) as c_int }
 }
 
 pub(crate) fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     // SAFETY: as `close`.
-    unsafe { syscall(number::CLOSE_RANGE, first, last, flags) as c_int }
+    unsafe { syscall!(number::CLOSE_RANGE, first, last, flags) as c_int }
 }
 
 pub(crate) fn exit_group(status: c_int) -> ! {
     loop {
         // SAFETY: does not return.
-        unsafe { syscall(number::EXIT_GROUP, status) };
+        unsafe { syscall!(number::EXIT_GROUP, status) };
     }
 }
 
 pub(crate) fn shutdown(fd: c_int, how: c_int) -> c_int {
     // SAFETY: two numbers.
-    unsafe { syscall(number::SHUTDOWN, fd, how) as c_int }
+    unsafe { syscall!(number::SHUTDOWN, fd, how) as c_int }
 }
 
 pub(crate) fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: numbers; the third is read by dup3 only.
-    unsafe { syscall(number::DUP2, old, new, 0) as c_int }
+    unsafe { syscall!(number::DUP2, old, new, 0) as c_int }
 }
 
 /// `fcntl` with a number; `None` where it fails.
 pub(crate) fn fcntl(fd: c_int, command: c_int, argument: c_int) -> Option<c_int> {
     // SAFETY: used with commands that take a number.
-    let result = unsafe { syscall(number::FCNTL, fd, command, c_long::from(argument)) as c_int };
+    let result = unsafe { syscall!(number::FCNTL, fd, command, c_long::from(argument)) as c_int };
     (result >= 0).then_some(result)
 }
 
@@ -219,7 +278,7 @@ fn option<T: Copy>(fd: c_int, name: c_int, mut value: T) -> Option<T> {
     let mut length = size_of::<T>() as c_uint;
     // SAFETY: the kernel writes at most `length` bytes to the live value, and any bytes make a T here (integers).
     let result = unsafe {
-        syscall(number::GETSOCKOPT, fd, SOL_SOCKET, name, &raw mut value, &raw mut length) as c_int
+        syscall!(number::GETSOCKOPT, fd, SOL_SOCKET, name, &raw mut value, &raw mut length) as c_int
     };
     (result == 0).then_some(value)
 }
@@ -247,7 +306,7 @@ pub(crate) fn local_port(fd: c_int) -> Option<u16> {
     let mut address = [0u16; 64];
     let mut length = size_of::<[u16; 64]>() as c_uint;
     // SAFETY: the kernel writes at most `length` bytes to the live array, which is longer than any address here.
-    let result = unsafe { syscall(number::GETSOCKNAME, fd, address.as_mut_ptr(), &raw mut length) as c_int };
+    let result = unsafe { syscall!(number::GETSOCKNAME, fd, address.as_mut_ptr(), &raw mut length) as c_int };
     let [family, port, ..] = address;
     (result == 0 && (family == AF_INET || family == AF_INET6)).then(|| u16::from_be(port))
 }
@@ -256,7 +315,7 @@ pub(crate) fn local_port(fd: c_int) -> Option<u16> {
 pub(crate) fn unread(fd: c_int) -> u32 {
     let mut bytes: c_int = 0;
     // SAFETY: the request writes one int through the pointer.
-    let result = unsafe { syscall(number::IOCTL, fd, c_long::from(FIONREAD), &raw mut bytes) as c_int };
+    let result = unsafe { syscall!(number::IOCTL, fd, c_long::from(FIONREAD), &raw mut bytes) as c_int };
     if result == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
@@ -265,7 +324,7 @@ pub(crate) fn discard(fd: c_int) -> Result<u64, c_int> {
     let (most, flags) = (c_long::from(c_int::MAX), MSG_TRUNC | MSG_DONTWAIT);
     let nothing = core::ptr::null_mut::<c_void>();
     // SAFETY: on TCP the null buffer with MSG_TRUNC means "discard"; elsewhere it is answered with EFAULT.
-    let got = unsafe { syscall(number::RECVFROM, fd, nothing, most, flags, nothing, nothing) };
+    let got = unsafe { syscall!(number::RECVFROM, fd, nothing, most, flags, nothing, nothing) };
     u64::try_from(got).map_err(|_| errno())
 }
 
@@ -283,14 +342,14 @@ pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
     let no_mask = core::ptr::null::<c_void>();
     let size: c_long = 8;
     // SAFETY: one live pollfd, a live timespec of two longs, no signal mask.
-    unsafe { syscall(number::PPOLL, &raw mut one, c_long::from(1), timeout.as_ptr(), no_mask, size) };
+    unsafe { syscall!(number::PPOLL, &raw mut one, c_long::from(1), timeout.as_ptr(), no_mask, size) };
     one.revents
 }
 
 /// Removes a descriptor from an epoll, as the close of the last one would.
 pub(crate) fn forget(epoll: c_int, fd: c_int) {
     // SAFETY: numbers; the event is not read when removing.
-    unsafe { syscall(number::EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, core::ptr::null::<c_void>()) };
+    unsafe { syscall!(number::EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, core::ptr::null::<c_void>()) };
 }
 
 /// Connects a new non-blocking, close-on-exec `SOCK_SEQPACKET` socket to an abstract address.
@@ -298,7 +357,7 @@ pub(crate) fn connect(name: &[u8]) -> Option<c_int> {
     const ROOM: usize = 108;
     let kind = c_long::from(SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK);
     // SAFETY: three numbers.
-    let fd = unsafe { syscall(number::SOCKET, c_long::from(AF_UNIX), kind, c_long::from(0)) as c_int };
+    let fd = unsafe { syscall!(number::SOCKET, c_long::from(AF_UNIX), kind, c_long::from(0)) as c_int };
     if fd < 0 {
         return None;
     }
@@ -308,7 +367,7 @@ pub(crate) fn connect(name: &[u8]) -> Option<c_int> {
     address.get_mut(3..3 + name.len())?.copy_from_slice(name);
     let length = 3 + name.len() as c_long;
     // SAFETY: reads `length` bytes of the live array.
-    let result = unsafe { syscall(number::CONNECT, fd, address.as_ptr(), length) as c_int };
+    let result = unsafe { syscall!(number::CONNECT, fd, address.as_ptr(), length) as c_int };
     if result < 0 {
         close(fd);
         return None;
@@ -364,7 +423,7 @@ pub(crate) fn send(channel: c_int, bytes: &[u8], fd: Option<c_int>) -> Result<()
     loop {
         // SAFETY: the kernel only reads the message and what it points to, all of it live here.
         let sent = unsafe {
-            syscall(number::SENDMSG, channel, &raw const message, MSG_DONTWAIT | MSG_NOSIGNAL) as c_int
+            syscall!(number::SENDMSG, channel, &raw const message, MSG_DONTWAIT | MSG_NOSIGNAL) as c_int
         };
         match sent {
             0.. => return Ok(()),
@@ -428,7 +487,7 @@ pub(crate) fn map(path: Option<&core::ffi::CStr>, size: usize) -> Option<*mut c_
         const AT_FDCWD: c_long = -100;
         const READ_WRITE_CLOEXEC: c_long = 0o2 | 0o2000000;
         // SAFETY: the path ends in a zero.
-        fd = unsafe { syscall(number::OPENAT, AT_FDCWD, path.as_ptr(), READ_WRITE_CLOEXEC) as c_int };
+        fd = unsafe { syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), READ_WRITE_CLOEXEC) as c_int };
         if fd < 0 {
             return None;
         }
@@ -436,7 +495,7 @@ pub(crate) fn map(path: Option<&core::ffi::CStr>, size: usize) -> Option<*mut c_
     }
     let (anywhere, offset) = (core::ptr::null::<c_void>(), c_long::from(0));
     // SAFETY: a new mapping, which overlaps nothing.
-    let got = unsafe { syscall(number::MMAP, anywhere, size, READ_WRITE, flags, c_long::from(fd), offset) };
+    let got = unsafe { syscall!(number::MMAP, anywhere, size, READ_WRITE, flags, c_long::from(fd), offset) };
     if fd >= 0 {
         close(fd);
     }

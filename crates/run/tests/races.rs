@@ -1,0 +1,190 @@
+//! Threads that accept, copy and close as fast as they can, and more connections than any table has room for.
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+use linger_host::testing::sandboxed;
+use rustix::process::Signal;
+use support::{PORT, Server, connect, program};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+/// Copies of the number that a client has sent, in a response.
+const COPIES: usize = 20_000;
+
+fn answer(mut stream: TcpStream, copy: bool) {
+    let mut number = [0; 8];
+    if stream.read_exact(&mut number).is_err() {
+        return;
+    }
+    let response = number.repeat(COPIES);
+    if copy {
+        let other = stream.try_clone().unwrap();
+        drop(stream);
+        stream = other;
+    }
+    let _ = stream.write_all(&response);
+}
+
+#[test]
+#[ignore = "the program of the race, which the supervisor runs"]
+fn racer() {
+    if std::env::var_os("LINGER_TEST_COMMAND").is_none() {
+        return;
+    }
+    let listener = TcpListener::bind(("127.0.0.1", PORT)).unwrap();
+    for _ in 0..2 {
+        // Descriptors that come and go: each is a chance to take a number that a connection has just given up.
+        thread::spawn(|| {
+            loop {
+                let file = File::open("/dev/null").unwrap();
+                let copy = file.try_clone().unwrap();
+                drop(file);
+                let pair = rustix::pipe::pipe().unwrap();
+                let _ = rustix::io::dup(pair.0.as_fd());
+                drop((copy, pair));
+            }
+        });
+    }
+    thread::scope(|scope| {
+        for id in 0..4 {
+            let listener = &listener;
+            scope.spawn(move || {
+                for (turn, stream) in listener.incoming().enumerate() {
+                    answer(stream.unwrap(), (turn + id) % 2 == 0);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn no_connection_ends_another() {
+    const CLIENTS: u64 = 6;
+    const EACH: u64 = 400;
+    sandboxed(|| {
+        let program = std::env::current_exe().unwrap();
+        let command = [program.to_str().unwrap(), "racer", "--exact", "--include-ignored"];
+        let server = Server::start_listening(Some(""), &command, PORT);
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                scope.spawn(move || {
+                    for turn in 0..EACH {
+                        let number = (client << 32 | turn).to_be_bytes();
+                        let mut stream = connect(PORT, None);
+                        // What follows the number stays unread.
+                        stream.write_all(&[number.as_slice(), &[0xff; 1_000]].concat()).unwrap();
+                        let mut got = Vec::new();
+                        let end = stream.read_to_end(&mut got);
+                        assert!(end.is_ok() && got == number.repeat(COPIES), "{end:?}, {} bytes", got.len());
+                    }
+                });
+            }
+        });
+        let report = server.stop(Signal::TERM);
+        assert_eq!(report["lingered"], CLIENTS * EACH, "{report:?}");
+    });
+}
+
+/// Two forked workers, four threads each; every sixteenth connection is served by a child of its own.
+const FORKING: &str = r#"
+import os, signal, socket, threading
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listener = socket.create_server(('127.0.0.1', 8000), backlog=1024)
+def serve(c):
+    c.recv(8); c.sendall(b'x' * 5000)
+def loop():
+    turn = 0
+    while True:
+        c, _ = listener.accept()
+        turn += 1
+        if turn % 16 == 0:
+            if os.fork() == 0:
+                serve(c); os._exit(0)
+        else:
+            serve(c)
+        c.close()
+for _ in range(2):
+    if os.fork() == 0:
+        for _ in range(3): threading.Thread(target=loop).start()
+        loop()
+os.pause() if hasattr(os, 'pause') else signal.pause()
+"#;
+
+/// Descriptors of a process and all its descendants, and how many processes these are.
+fn descriptors(pid: u32) -> (usize, usize) {
+    let own = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let mut total = (own, 1);
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            let (descriptors, processes) = descriptors(child.parse().unwrap());
+            total = (total.0 + descriptors, total.1 + processes);
+        }
+    }
+    total
+}
+
+/// 10,000 connections, or as many as LINGER_TEST_CONNECTIONS says.
+#[test]
+fn many_connections_leave_nothing_behind() {
+    const CLIENTS: u64 = 4;
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let wanted = std::env::var("LINGER_TEST_CONNECTIONS").ok();
+        let connections: u64 = wanted.map_or(10_000, |text| text.parse().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("server.py");
+        fs::write(&script, FORKING).unwrap();
+        let server = Server::start_listening(Some(""), &[&python, script.to_str().unwrap()], PORT);
+        let next = Arc::new(AtomicU64::new(0));
+        let serve = |until: u64| {
+            thread::scope(|scope| {
+                for _ in 0..CLIENTS {
+                    scope.spawn(|| {
+                        while next.fetch_add(1, Relaxed) < until {
+                            let mut stream = connect(PORT, None);
+                            stream.write_all(&[7; 3_000]).unwrap();
+                            let mut got = Vec::new();
+                            let end = stream.read_to_end(&mut got);
+                            assert!(end.is_ok() && got.len() == 5_000, "{end:?}, {} bytes", got.len());
+                        }
+                    });
+                }
+            });
+        };
+        serve(200);
+        let settled = || {
+            // Children and lingering sockets go when they are done; what stays is a leak.
+            let mut least = (usize::MAX, usize::MAX);
+            for _ in 0..100 {
+                least = least.min(descriptors(server.pid().as_raw_nonzero().get() as u32));
+                thread::sleep(std::time::Duration::from_millis(10));
+            }
+            least
+        };
+        let before = settled();
+        next.store(200, Relaxed);
+        serve(connections);
+        let after = settled();
+        assert!(
+            after.0 <= before.0 && after.1 <= before.1,
+            "descriptors, processes: {before:?}, then {after:?}"
+        );
+        let report = server.stop(Signal::TERM);
+        // A connection served by a child is closed by its parent as well.
+        assert_eq!(report["lingered"].as_u64().unwrap(), connections, "{report:?}");
+        eprintln!("{connections} connections: {report:?}");
+    });
+}
