@@ -32,7 +32,8 @@ const SPARE: u64 = 512;
 ///
 /// Signals that this process gets are passed on. `on_request` is called with a report at each SIGUSR1, which is
 /// passed on as well to a program that has a handler for it. The command keeps this process's standard streams,
-/// process group and terminal. Processes that it leaves behind (a daemon) are waited for, too.
+/// process group and terminal. Processes that it leaves behind (a daemon) are waited for, too, and get the signals
+/// once it has ended.
 ///
 /// # Errors
 /// Where the command was not started; see [`Error`].
@@ -142,7 +143,10 @@ fn wait(
                     if signal == SIGUSR1 {
                         report();
                     }
-                    signals::pass_on(signal, child);
+                    match status {
+                        None => signals::pass_on(signal, child),
+                        Some(_) => signals::pass_on_to_orphans(signal),
+                    }
                 }
             }
         }

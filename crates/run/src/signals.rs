@@ -29,9 +29,23 @@ pub(crate) fn pass_on(signal: i32, program: Pid) {
     if signal == SIGUSR1 && !has(mask(&format!("/proc/{program}/status"), "SigCgt:"), SIGUSR1) {
         return;
     }
+    send(signal, program);
+}
+
+/// Passes a signal on to what an ended program has left behind: this process's children, by adoption.
+pub(crate) fn pass_on_to_orphans(signal: i32) {
+    for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?)) {
+            send(signal, child);
+        }
+    }
+}
+
+fn send(signal: i32, process: Pid) {
     if let Some(signal) = Signal::from_named_raw(signal) {
         // Gone already: its end is about to be noticed.
-        let _ = kill_process(program, signal);
+        let _ = kill_process(process, signal);
     }
 }
 

@@ -115,11 +115,17 @@ def loop():
         else:
             serve(c)
         c.close()
+workers = []
 for _ in range(2):
-    if os.fork() == 0:
+    workers.append(os.fork())
+    if workers[-1] == 0:
         for _ in range(3): threading.Thread(target=loop).start()
         loop()
-os.pause() if hasattr(os, 'pause') else signal.pause()
+def stop(*_):
+    for pid in workers: os.kill(pid, signal.SIGTERM)
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+while True: signal.pause()
 "#;
 
 /// Descriptors of a process and all its descendants, and how many processes these are.

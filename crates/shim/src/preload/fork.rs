@@ -11,9 +11,11 @@ pub(crate) extern "C" fn prepare() {
     for fd in table::tracked(0, c_int::MAX) {
         let Some(entry) = table::entry(fd) else { continue };
         match entry.share() {
+            // Marked first: from then on nobody closes it.
             Some(share) => {
-                table::join(share);
-                table::mark(fd, FORKING);
+                if table::change(fd, entry.state, entry.state | FORKING) {
+                    table::join(share);
+                }
             }
             None => match table::new_share() {
                 Some(share) => {

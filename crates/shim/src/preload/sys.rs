@@ -346,6 +346,14 @@ pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
     one.revents
 }
 
+/// Sleeps for 50 microseconds.
+pub(crate) fn pause() {
+    let time: [i64; 2] = [0, 50_000];
+    let (nothing, size) = (core::ptr::null::<c_void>(), 8);
+    // SAFETY: no descriptors, a live timespec, no signal mask.
+    unsafe { syscall!(number::PPOLL, nothing, 0, time.as_ptr(), nothing, size) };
+}
+
 /// Removes a descriptor from an epoll, as the close of the last one would.
 pub(crate) fn forget(epoll: c_int, fd: c_int) {
     // SAFETY: numbers; the event is not read when removing.

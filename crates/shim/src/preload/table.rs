@@ -90,12 +90,25 @@ pub(crate) fn set(fd: c_int, state: u32, cookie: u64) {
     slot.state.store(state, Relaxed);
 }
 
+/// How often, at 50 us, a close waits for a fork that is under way: a tenth of a second.
+const FORK_PATIENCE: u32 = 2_000;
+
 /// Takes the entry away; of two that come at once, one gets it.
+///
+/// While a fork is under way nobody can tell whether the child will have the connection, so the fork is waited
+/// for. A signal handler in the middle of its own thread's fork would wait in vain, hence the bound.
 pub(crate) fn take(fd: c_int) -> Option<Entry> {
     let slot = slot(fd)?;
-    let state = slot.state.swap(0, Relaxed);
-    let entry = Entry { state, epoll: slot.epoll.load(Relaxed), cookie: slot.cookie.load(Relaxed) };
-    (state != 0).then_some(entry)
+    let mut patience = FORK_PATIENCE;
+    loop {
+        let entry = entry(fd)?;
+        if entry.has(FORKING) && patience > 0 {
+            patience -= 1;
+            super::sys::pause();
+        } else if slot.state.compare_exchange(entry.state, 0, Relaxed, Relaxed).is_ok() {
+            return Some(entry);
+        }
+    }
 }
 
 /// Changes the state if it is still as it was read.
