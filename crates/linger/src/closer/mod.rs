@@ -154,6 +154,8 @@ impl Closer {
             // The thread cannot keep up: what has waited longest is given up here, so that the bound holds.
             let full = board.arrivals.len() >= shared.most_waiting;
             let shed = if full { Some(board.arrivals.swap_remove(0)) } else { None };
+            // One without its FIN cannot wait for the next look of a thread that has just dozed off.
+            board.prompt |= !core.half_closed();
             board.arrivals.push(Arrival { fd, core, watcher });
             shed
         });
@@ -278,6 +280,8 @@ struct Board {
     asleep: bool,
     /// The thread will look again by itself within milliseconds.
     dozing: bool,
+    /// Something has come that cannot wait so long.
+    prompt: bool,
 }
 
 /// What the thread has to tell.
@@ -327,7 +331,7 @@ impl Shared {
         let result = change(&mut board);
         // The budget is for those that wait, too: they hold descriptors.
         let spent = board.handed_over - board.done.ended.total() > self.most_waiting as u64;
-        let urgent = board.orders != orders || spent;
+        let urgent = board.orders != orders || board.prompt || spent;
         let wake = board.asleep || (board.dozing && urgent);
         (board.asleep, board.dozing) = (board.asleep && !wake, board.dozing && !wake);
         drop(board);
@@ -342,7 +346,7 @@ impl Shared {
     fn orders(&self, news: &mut News, empty: &mut Vec<Arrival>) -> Orders {
         let mut board = self.lock();
         self.publish(&mut board, news);
-        (board.asleep, board.dozing) = (false, false);
+        (board.asleep, board.dozing, board.prompt) = (false, false, false);
         self.asleep.store(false, Ordering::Relaxed);
         std::mem::swap(&mut board.arrivals, empty);
         let orders = board.orders;
@@ -360,12 +364,12 @@ impl Shared {
         board.asleep
     }
 
-    /// For the thread: publishes its news and says whether there are no new orders; if so, it may wait for
-    /// some milliseconds, and arrivals with it.
+    /// For the thread: publishes its news and says whether nothing urgent has come meanwhile; if so, it
+    /// may wait for some milliseconds, and other arrivals with it.
     fn may_doze(&self, news: &mut News, known: Orders) -> bool {
         let mut board = self.lock();
         self.publish(&mut board, news);
-        board.dozing = board.orders == Orders { evict: 0, ..known };
+        board.dozing = !board.prompt && board.orders == Orders { evict: 0, ..known };
         board.dozing
     }
 
