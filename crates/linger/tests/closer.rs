@@ -138,7 +138,8 @@ fn a_peer_that_is_killed_is_noticed() {
         peer.kill().unwrap();
         peer.wait().unwrap();
         let outcome = told.recv_timeout(LONG).unwrap();
-        assert_eq!(outcome.ended, Ended::PeerReset, "{outcome}");
+        // Gone: the reset may come before the half-close, which is the closer's first act.
+        assert!(matches!(outcome.ended, Ended::PeerReset | Ended::Gone), "{outcome}");
         assert!(outcome.unacknowledged.unwrap() > 0);
     });
 }

@@ -50,7 +50,7 @@ use worker::{Arrival, WAKER, Watcher, Worker};
 /// closer.close(stream, &linger::Policy::default());
 /// # drop(client);
 /// let summary = closer.finish(Duration::from_secs(10));
-/// assert_eq!(summary.ended.total(), 1);
+/// assert_eq!(summary.lingering, 0);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
