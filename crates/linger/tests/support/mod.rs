@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,13 +49,13 @@ pub(crate) fn connect_small(server: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Reads as over a link of some 8 MB/s.
+/// Reads as over a link of some 4 MB/s.
 struct Slow<R>(R);
 
 impl<R: Read> Read for Slow<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         thread::sleep(Duration::from_millis(1));
-        let most = buf.len().min(8 << 10);
+        let most = buf.len().min(4 << 10);
         self.0.read(&mut buf[..most])
     }
 }
@@ -67,7 +68,10 @@ pub(crate) fn upload(server: SocketAddr, head: &str, body: usize) -> Got {
     stream.set_read_timeout(Some(LONG)).unwrap();
     let mut upstream = stream.try_clone().unwrap();
     let head = head.to_owned();
+    let (tell, stopped) = mpsc::channel::<()>();
     let writer = thread::spawn(move || {
+        // Dropped when the upload has stopped for whatever reason.
+        let _tell = tell;
         let chunk = [b'u'; 16 << 10];
         if upstream.write_all(head.as_bytes()).is_err() {
             return;
@@ -80,6 +84,8 @@ pub(crate) fn upload(server: SocketAddr, head: &str, body: usize) -> Got {
             }
         }
     });
+    // A round trip away, or busy sending: the answer waits in the server until then.
+    let _ = stopped.recv_timeout(Duration::from_millis(100));
     let got = Got::read(Slow(&stream));
     // The writer may wait for a window that never opens again.
     let _ = stream.shutdown(Shutdown::Both);
