@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use linger_host::perf::{self, Perf, Sample, Source};
 use linger_host::tracepoint::Format;
 
-/// Pages of each processor's ring: 1 MiB, some 8,000 events.
-const PAGES: usize = 256;
+/// Pages of each processor's ring: 2 MiB, some 16,000 events.
+const PAGES: usize = 512;
 
 /// Why this machine or this user cannot watch.
 #[derive(Debug, thiserror::Error)]
@@ -137,23 +137,23 @@ impl Kernel {
     }
 }
 
-fn decode(
-    sent: &Format,
-    received: &Option<Format>,
-    state: &Option<Format>,
-    error: &Option<Format>,
+fn decode<'f>(
+    sent: &'f Format,
+    received: &'f Option<Format>,
+    state: &'f Option<Format>,
+    error: &'f Option<Format>,
     sample: &Sample<'_>,
 ) -> Option<Happening> {
     let raw = sample.raw;
     let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
-    let is = |format: &Option<Format>| format.as_ref().filter(|format| format.id == id).cloned();
+    let is = |format: &'f Option<Format>| format.as_ref().filter(|format| format.id == id);
     let (format, what) = if id == sent.id {
         let what = What::Sent {
             reason: sent.symbol(raw, "reason").map(str::to_owned),
             state: sent.number(raw, "state").unwrap_or(0) as u8,
             active: sent.number(raw, "skbaddr") == Some(0),
         };
-        (sent.clone(), what)
+        (sent, what)
     } else if let Some(format) = is(received) {
         (format, What::Received)
     } else if let Some(format) = is(state) {
@@ -164,7 +164,7 @@ fn decode(
         let number = format.number(raw, "error")? as i32;
         (format, What::Error { number })
     };
-    let (local, remote) = ends(&format, raw)?;
+    let (local, remote) = ends(format, raw)?;
     Some(Happening { time: sample.time, pid: sample.pid, local, remote, what })
 }
 

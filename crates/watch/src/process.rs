@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -24,11 +25,13 @@ impl fmt::Display for Process {
 /// Looks processes up, and remembers their names for those that end at once.
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
-    names: HashMap<u32, String>,
+    names: HashMap<u32, (Instant, String)>,
 }
 
-/// Names remembered.
+/// Names remembered, and for how long one is believed: a busy server closes thousands of times a second, and
+/// numbers are not given out again that soon.
 const MAX_NAMES: usize = 4_096;
+const BELIEVED: Duration = Duration::from_secs(5);
 
 impl Processes {
     /// The process with a number; `None` for the kernel itself.
@@ -36,18 +39,20 @@ impl Processes {
         if pid == 0 || pid == u32::MAX {
             return None;
         }
+        let now = Instant::now();
+        let known = self.names.get(&pid);
+        if let Some((_, name)) = known.filter(|(read, _)| now - *read < BELIEVED) {
+            return Some(Process { pid, name: name.clone() });
+        }
         let name = match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-            Ok(name) => {
-                if self.names.len() >= MAX_NAMES {
-                    self.names.clear();
-                }
-                let name = name.trim().to_owned();
-                self.names.insert(pid, name.clone());
-                name
-            }
+            Ok(name) => name.trim().to_owned(),
             // It has ended meanwhile.
-            Err(_) => self.names.get(&pid).cloned().unwrap_or_else(|| "?".into()),
+            Err(_) => known.map_or_else(|| "?".into(), |(_, name)| name.clone()),
         };
+        if self.names.len() >= MAX_NAMES {
+            self.names.clear();
+        }
+        self.names.insert(pid, (now, name.clone()));
         Some(Process { pid, name })
     }
 
