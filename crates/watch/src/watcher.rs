@@ -15,6 +15,8 @@ use crate::process::{Process, Processes};
 
 /// How often the socket list is asked for.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often all processes are gone through for the owners of new sockets.
+const SEARCH_EVERY: Duration = Duration::from_secs(15);
 /// Connections whose closer is remembered, the latest ones.
 const MAX_CLOSED: usize = 65_536;
 /// A reset that this host received as an answer to its own, so soon after it, in nanoseconds, is the same event.
@@ -94,6 +96,7 @@ pub struct Watcher {
     owners: HashMap<u32, Process>,
     warned: HashMap<(SocketAddr, SocketAddr), Instant>,
     looked: Option<Instant>,
+    searched: Option<Instant>,
     sent_last: VecDeque<(u64, SocketAddr, SocketAddr)>,
     /// What the first look found, for the first call.
     pending: Vec<Notice>,
@@ -115,6 +118,7 @@ impl Watcher {
             owners: HashMap::new(),
             warned: HashMap::new(),
             looked: None,
+            searched: None,
             sent_last: VecDeque::new(),
             pending: Vec::new(),
         };
@@ -275,7 +279,8 @@ impl Watcher {
             .map(|socket| socket.inode)
             .filter(|inode| *inode != 0 && !self.owners.contains_key(inode))
             .collect();
-        if !unknown.is_empty() {
+        if !unknown.is_empty() && self.searched.is_none_or(|searched| now - searched >= SEARCH_EVERY) {
+            self.searched = Some(now);
             let owners = self.processes.owners(&unknown);
             if self.owners.len() > MAX_CLOSED {
                 self.owners.clear();
