@@ -158,15 +158,11 @@ impl<'a> Segment<'a> {
     #[inline]
     pub fn from_frame(link: LinkType, frame: &'a [u8], wire_len: usize) -> Result<Self, NotTcp> {
         let cursor = Cursor { frame, at: 0, wire_len: wire_len.max(frame.len()), depth: 0 };
-        match link {
-            LinkType::ETHERNET => cursor.ethernet(),
-            LinkType::RAW | LinkType::IPV4 | LinkType::IPV6 | LinkType(12 | 14) => cursor.ip(),
-            LinkType::LINUX_SLL => cursor.ether_type_at(14, 16),
-            LinkType::LINUX_SLL2 => cursor.ether_type_at(0, 20),
-            // The address family's number for IPv6 differs between systems; the IP version does not.
-            LinkType::NULL | LinkType::LOOP => cursor.skip(4).ip(),
-            _ => Err(NotTcp::UnknownLink),
+        // What most frames are, without a call: the view is built in place instead of being copied out of one.
+        if link == LinkType::ETHERNET && frame.get(12..14) == Some(&[0x08, 0x00]) {
+            return cursor.skip(14).ipv4();
         }
+        cursor.any(link)
     }
 
     /// Reads the options.
@@ -215,6 +211,19 @@ impl<'a> Cursor<'a> {
         if self.depth > MAX_DEPTH { Err(NotTcp::OtherProtocol) } else { Ok(self) }
     }
 
+    #[inline(never)]
+    fn any(self, link: LinkType) -> Result<Segment<'a>, NotTcp> {
+        match link {
+            LinkType::ETHERNET => self.ethernet(),
+            LinkType::RAW | LinkType::IPV4 | LinkType::IPV6 | LinkType(12 | 14) => self.ip(),
+            LinkType::LINUX_SLL => self.ether_type_at(14, 16),
+            LinkType::LINUX_SLL2 => self.ether_type_at(0, 20),
+            // The address family's number for IPv6 differs between systems; the IP version does not.
+            LinkType::NULL | LinkType::LOOP => self.skip(4).ip(),
+            _ => Err(NotTcp::UnknownLink),
+        }
+    }
+
     #[inline]
     fn ethernet(self) -> Result<Segment<'a>, NotTcp> {
         self.ether_type_at(12, 14)
@@ -257,7 +266,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv4(mut self) -> Result<Segment<'a>, NotTcp> {
         let rest = self.rest();
         let Some(header) = rest.first_chunk::<20>() else { return Err(NotTcp::TooShort) };
@@ -331,12 +340,13 @@ impl<'a> Cursor<'a> {
         Err(NotTcp::Malformed)
     }
 
-    #[inline]
+    #[inline(always)]
     fn transport(self, protocol: u8, ip: Ip) -> Result<Segment<'a>, NotTcp> {
         if protocol == 6 { self.tcp(ip) } else { self.tunnel(protocol) }
     }
 
     #[cold]
+    #[inline(never)]
     fn tunnel(self, protocol: u8) -> Result<Segment<'a>, NotTcp> {
         let rest = self.rest();
         match protocol {
@@ -374,7 +384,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn tcp(self, ip: Ip) -> Result<Segment<'a>, NotTcp> {
         let on_wire = self.wire_len.saturating_sub(self.at);
         let rest = self.rest();

@@ -17,11 +17,25 @@ pub(crate) const PLAUSIBLE: u32 = 1 << 26;
 
 /// A connection's two ends, the lower one first, as seen on one interface: each of a capture's interfaces is a
 /// place of its own, and what passes two of them is there twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     addresses: [[u64; 2]; 2],
     ports: [u16; 2],
     pub(crate) interface: u32,
+}
+
+impl std::hash::Hash for Key {
+    /// Five words; the derived one adds a length before each array.
+    #[inline]
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let [[a, b], [c, d]] = self.addresses;
+        let [low, high] = self.ports;
+        state.write_u64(a);
+        state.write_u64(b);
+        state.write_u64(c);
+        state.write_u64(d);
+        state.write_u64(u64::from(low) << 48 | u64::from(high) << 32 | u64::from(self.interface));
+    }
 }
 
 /// One of a flow's two sides: an index into [`Flow::sides`].
