@@ -390,7 +390,20 @@ fn pipelined(prober: &Prober) -> Finding {
 
 fn half_close(prober: &Prober) -> Finding {
     let check = Check::HalfClose;
-    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &[], |trial| trial.half_close())])
+    worst(
+        prober,
+        check,
+        &[&|prober| {
+            let mut trial = Trial::open(prober, true)?;
+            // In one segment, so that every server meets both at once.
+            trial.queue(&prober.dialect.request(Ask::GET));
+            trial.send_and_half_close(STUCK);
+            trial.late();
+            trial.read(Until::Complete, prober.config.patience);
+            trial.settle();
+            Ok(judge(prober, check, trial.finish(), true))
+        }],
+    )
 }
 
 fn upload_in_progress(prober: &Prober) -> Finding {
@@ -460,7 +473,8 @@ fn stall(prober: &Prober) -> Finding {
             }
             // A FastCGI gateway may need the connection's end to see the response's (nginx does).
             let closed = prober.dialect.is_fcgi();
-            let holding = prober.holding();
+            // Shorter than the 4 s after which uWSGI gives in itself, and long against any answer's rest.
+            let holding = (prober.plain * 10).clamp(Duration::from_millis(2500), prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
             let unframed = trial.ends_with_connection();
@@ -468,6 +482,15 @@ fn stall(prober: &Prober) -> Finding {
             if done(&trial) {
                 let waited = began.elapsed();
                 let seen = trial.finish();
+                let all = prober.expected.is_some_and(|expected| seen.got >= expected);
+                if seen.ended == Ended::Closed && !seen.complete && !seen.unframed && all {
+                    let sentence = format!(
+                        "everything but the response's end came; the server waited {:.1} s for the rest of the \
+                         request, which the client held back, and then closed",
+                        waited.as_secs_f64()
+                    );
+                    return Ok(finding(check, Verdict::Stalls, &seen, sentence));
+                }
                 if seen.ended.is_reset() || (seen.ended == Ended::Closed && !seen.complete && !seen.unframed)
                 {
                     return Ok(judge(prober, check, seen, false));
@@ -485,8 +508,8 @@ fn stall(prober: &Prober) -> Finding {
             let seen = trial.finish();
             let end = if came { "came only when the client had shut its side" } else { "never came" };
             let sentence = format!(
-                "the server began to answer and then waited for the rest of the request, which the client held back: \
-             the end {end}, after {:.1} s",
+                "the server began to answer and then waited for the rest of the request, which the client held \
+                 back: the end {end}, after {:.1} s",
                 began.elapsed().as_secs_f64()
             );
             Ok(finding(check, Verdict::Stalls, &seen, sentence))

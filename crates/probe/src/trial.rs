@@ -164,6 +164,14 @@ impl<'p> Trial<'p> {
         thread::sleep(self.prober.config.delay);
     }
 
+    /// Sends what is queued with the end of the stream in the same segment, where there is no TLS.
+    pub(crate) fn send_and_half_close(&mut self, stuck: Duration) {
+        self.wire.cork(true);
+        self.send(stuck);
+        self.half_close();
+        self.wire.cork(false);
+    }
+
     pub(crate) fn half_close(&mut self) {
         self.half_closed = true;
         self.wire.half_close();

@@ -150,6 +150,11 @@ impl Wire {
         }
     }
 
+    /// Holds back segments that are not full, or lets them go (`TCP_CORK`; AF_UNIX has no segments).
+    pub(crate) fn cork(&self, cork: bool) {
+        let _ = rustix::net::sockopt::set_tcp_cork(&self.socket, cork);
+    }
+
     /// Shuts the sending side, with close_notify first where there is TLS.
     pub(crate) fn half_close(&mut self) {
         if let Some(session) = &mut self.session {
