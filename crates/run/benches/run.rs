@@ -1,0 +1,149 @@
+//! What `linger run` costs: `cargo xtask bench run`.
+//!
+//! nginx with one worker and wrk with one thread, bare and supervised in turns, so that whatever else the machine
+//! does meets both alike; the figure is the median of the pairs' ratios. And the time to start a program.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_run::Options;
+use rustix::process::{Pid, Signal, kill_process};
+
+const SUPERVISED: &str = "LINGER_BENCH_COMMAND";
+const PAIRS: usize = 15;
+
+fn main() {
+    if let Some(command) = std::env::var_os(SUPERVISED) {
+        return supervise(&command);
+    }
+    start_up();
+    let tools = ["/usr/sbin/nginx", "/usr/bin/wrk"];
+    if let Some(missing) = tools.iter().find(|tool| !Path::new(tool).exists()) {
+        println!("skipped: {missing} is not installed");
+        return;
+    }
+    let close = ["-H", "Connection: close"];
+    requests("Connection: close", &close, "", Some(0.97));
+    requests("keep-alive", &[], "", Some(0.97));
+    requests("Connection: close, --hold", &close, "hold", None);
+}
+
+/// This program again, as the supervisor.
+fn supervise(command: &OsStr) {
+    let text = command.to_string_lossy().into_owned();
+    let mut words = text.split('\u{1f}').map(OsString::from);
+    let (hold, command) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let arguments: Vec<OsString> = words.collect();
+    let mut options = Options::default();
+    options.hold = hold == "hold";
+    let ended = linger_run::run(&command, &arguments, &options, |_| ()).expect("the command starts");
+    std::process::exit(ended.status.code().unwrap_or(1));
+}
+
+fn start(supervised: Option<&str>, command: &[&str]) -> Child {
+    let mut start = match supervised {
+        None => {
+            let mut start = Command::new(command[0]);
+            start.args(&command[1..]);
+            start
+        }
+        Some(settings) => {
+            let mut start = Command::new(std::env::current_exe().expect("a bench has a path"));
+            start.env(SUPERVISED, [&[settings], command].concat().join("\u{1f}"));
+            start
+        }
+    };
+    start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn verdict(ok: bool) -> &'static str {
+    if ok { "ok" } else { "MISSED" }
+}
+
+fn start_up() {
+    let time = |supervised| {
+        let times = (0..60).map(|_| {
+            let started = Instant::now();
+            start(supervised, &["/bin/true"]).wait().expect("it ends");
+            started.elapsed().as_secs_f64() * 1_000.0
+        });
+        median(times.collect())
+    };
+    let (bare, supervised) = (time(None), time(Some("")));
+    let added = supervised - bare;
+    let ok = verdict(added <= 10.0);
+    println!("start and end: {bare:.1} ms bare, {supervised:.1} ms supervised, {added:+.1} ms (<= 10: {ok})");
+}
+
+/// A server's configuration, in a file.
+fn configure(directory: &Path, name: &str, port: u16) -> String {
+    let path = directory.display();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
+        .concat();
+    let text = format!(
+        "worker_processes 1; daemon off; pid {path}/{name}.pid; error_log {path}/{name}.log;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{ access_log off; keepalive_requests 100000000; {temporary}\n\
+         server {{ listen 127.0.0.1:{port} backlog=1024; return 200 'hello, world, hello, world'; }} }}\n"
+    );
+    let file = format!("{path}/{name}.conf");
+    fs::write(&file, text).expect("a file");
+    file
+}
+
+fn measure(port: u16, options: &[&str]) -> f64 {
+    let output = Command::new("/usr/bin/wrk")
+        .args(["-t1", "-c32", "-d1s"])
+        .args(options)
+        .arg(format!("http://127.0.0.1:{port}/"))
+        .output()
+        .expect("wrk runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
+    rate.unwrap_or_else(|| panic!("wrk: {text}"))
+}
+
+fn requests(name: &str, options: &[&str], settings: &str, wanted: Option<f64>) {
+    const PORTS: [u16; 2] = [18_281, 18_282];
+    let directory = tempfile::tempdir().expect("a directory");
+    let files = [("bare", PORTS[0]), ("supervised", PORTS[1])]
+        .map(|(name, port)| configure(directory.path(), name, port));
+    let mut servers = [None, Some(settings)]
+        .into_iter()
+        .zip(&files)
+        .map(|(supervised, file)| start(supervised, &["/usr/sbin/nginx", "-c", file.as_str()]))
+        .collect::<Vec<_>>();
+    thread::sleep(Duration::from_millis(700));
+    let mut ratios = Vec::new();
+    let mut rates = [Vec::new(), Vec::new()];
+    for pair in 0..PAIRS {
+        // The order changes, so that a slow drift of the machine meets both.
+        for which in [pair % 2, 1 - pair % 2] {
+            rates[which].push(measure(PORTS[which], options));
+        }
+        ratios.push(rates[1][pair] / rates[0][pair]);
+    }
+    for server in &mut servers {
+        let _ = kill_process(Pid::from_child(server), Signal::TERM);
+        let _ = server.wait();
+    }
+    let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = ratios.iter().copied().fold(0.0, f64::max);
+    let [bare, supervised] = rates.map(median);
+    let ratio = median(ratios);
+    let said =
+        wanted.map_or_else(String::new, |wanted| format!(" (>= {wanted}: {})", verdict(ratio >= wanted)));
+    println!(
+        "nginx, {name}: {bare:.0}/s bare, {supervised:.0}/s supervised, ratio {ratio:.3} of {low:.2} to {high:.2}{said}"
+    );
+}
