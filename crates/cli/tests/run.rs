@@ -1,0 +1,127 @@
+//! `linger run` as a program: signals, status, reports, the endpoint for Prometheus, programs that it refuses.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
+
+use linger_host::testing::{sandboxed, skip};
+
+const LINGER: &str = env!("CARGO_BIN_EXE_linger");
+
+fn linger(arguments: &[&str]) -> Output {
+    Command::new(LINGER).arg("run").args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Starts a shell script that says `ready` when its traps are set.
+fn start(options: &[&str], script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = Command::new(LINGER)
+        .arg("run")
+        .args(options)
+        .args(["--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (child, output)
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let script = "trap 'echo got HUP' HUP; trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.01; done";
+    let (mut child, mut output) = start(&["--quiet"], script);
+    signal(&child, "-HUP");
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "got HUP\n");
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+#[test]
+fn a_program_that_a_signal_ends_ends_the_supervisor_so() {
+    let ended = linger(&["--quiet", "--", "sh", "-c", "kill -KILL $$"]);
+    assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
+}
+
+#[test]
+fn a_report_is_given_on_request() {
+    let (mut child, _output) = start(&["--json"], "echo ready; while :; do sleep 0.01; done");
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    // The shell has no handler for it and must survive.
+    signal(&child, "-USR1");
+    let mut line = String::new();
+    errors.read_line(&mut line).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&report["type"], &report["closes"]), (&"run".into(), &0.into()), "{line}");
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+}
+
+#[test]
+fn prometheus_is_answered() {
+    sandboxed(|| {
+        let (mut child, _output) =
+            start(&["--metrics", "127.0.0.1:9188"], "echo ready; while :; do sleep 0.01; done");
+        let mut scraper = TcpStream::connect("127.0.0.1:9188").unwrap();
+        scraper.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut text = String::new();
+        scraper.read_to_string(&mut text).unwrap();
+        for line in ["# TYPE linger_closes counter", "linger_closes_total 0", "linger_lingering 0", "# EOF"] {
+            assert!(text.lines().any(|one| one == line), "{line}: {text}");
+        }
+        signal(&child, "-TERM");
+        child.wait().unwrap();
+    });
+}
+
+#[test]
+fn what_is_preloaded_already_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("absent.so");
+    let output = Command::new(LINGER)
+        .args(["run", "--quiet", "--", "sh", "-c", "echo $LD_PRELOAD"])
+        .env("LD_PRELOAD", &absent)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (ours, others) = text.trim().split_once(':').unwrap();
+    assert!(ours.ends_with("/liblinger_shim.so"), "{text}");
+    assert_eq!(others, absent.to_str().unwrap());
+    assert!(!std::path::Path::new(ours).exists(), "what was unpacked is removed");
+}
+
+#[test]
+fn programs_that_nothing_can_be_preloaded_into_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = |command: &str, wanted: &str| {
+        let output = linger(&["--via", "preload", "--", command]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(4) && text.contains(wanted), "{command}: {output:?}");
+    };
+    let go = "/usr/lib/go/bin/gofmt";
+    if fs::exists(go).unwrap() {
+        said(go, "is a Go program")
+    } else {
+        skip("Go programs", "golang-go is not installed")
+    }
+    let copy = directory.path().join("copy");
+    fs::copy("/bin/true", &copy).unwrap();
+    if Command::new("chown").arg("65534").arg(&copy).status().unwrap().success() {
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
+        said(copy.to_str().unwrap(), "is setuid");
+    } else {
+        skip("setuid programs", "only root can make one");
+    }
+}
