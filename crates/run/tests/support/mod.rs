@@ -234,9 +234,9 @@ fn read(mut stream: TcpStream) -> Got {
     Got { bytes, error }
 }
 
-/// Finds a program in PATH or in the virtual environment of `cargo xtask setup`; says aloud when it is missing.
+/// Finds a program in PATH or in where `cargo xtask setup` puts Python servers; says aloud when it is missing.
 pub(crate) fn program(name: &str, package: &str) -> Option<String> {
-    let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin");
+    let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers/python/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain([environment]).map(|directory| directory.join(name));
     let found = places.into_iter().find(|path| path.is_file());
