@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bundle::{self, Bundle};
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Cancel, Deadlines, Event, Session};
 use crate::error::Error;
@@ -131,6 +132,8 @@ pub enum Security {
 pub struct ClientOptions {
     /// Whether and how to encrypt.
     pub security: Security,
+    /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
+    pub streams: usize,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long a session may be silent.
@@ -145,6 +148,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             security: Security::Local,
+            streams: 1,
             connect_timeout: Duration::from_secs(10),
             deadlines: Deadlines::default(),
             retry: Retry::default(),
@@ -423,6 +427,26 @@ impl Client {
     }
 
     fn connect(&self) -> Result<Session, Error> {
+        let count = self.options.streams.clamp(1, bundle::MOST);
+        let transport = if count == 1 {
+            self.connection()?
+        } else {
+            let mut name = bundle::Name::default();
+            rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())
+                .map_err(|error| Error::io("get", "random numbers", error))?;
+            let mut members = Vec::new();
+            for index in 0..count {
+                let mut member = self.connection()?;
+                bundle::write_all(&mut *member, &bundle::introduction(name, index, count))?;
+                members.push(member);
+            }
+            Box::new(Bundle::new(members))
+        };
+        let deadlines = self.options.deadlines;
+        Ok(Session::with(transport, Role::Initiator, Limits::default(), deadlines, self.cancel.clone()))
+    }
+
+    fn connection(&self) -> Result<Box<dyn Transport>, Error> {
         let name = format!("{}, port {}", self.host, self.port);
         let addresses = (self.host.as_str(), self.port).to_socket_addrs();
         let addresses: Vec<SocketAddr> =
@@ -431,15 +455,7 @@ impl Client {
         for address in addresses {
             match TcpStream::connect_timeout(&address, self.options.connect_timeout) {
                 Ok(stream) => {
-                    let transport = self.transport(stream, address)?;
-                    let deadlines = self.options.deadlines;
-                    return Ok(Session::with(
-                        transport,
-                        Role::Initiator,
-                        Limits::default(),
-                        deadlines,
-                        self.cancel.clone(),
-                    ));
+                    return self.transport(stream, address);
                 }
                 Err(error) => last = error,
             }

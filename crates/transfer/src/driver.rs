@@ -155,7 +155,7 @@ pub enum Event {
 /// let client = TcpStream::connect(listener.local_addr()?)?;
 /// let (server, _) = listener.accept()?;
 /// type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-/// let answering = std::thread::spawn(move || -> Result<linger::Outcome> {
+/// let answering = std::thread::spawn(move || -> Result<Option<linger::Outcome>> {
 ///     let mut session = Session::new(Box::new(Plain::new(server)?), Role::Responder)?;
 ///     while let Event::Opened { stream, request } = session.receive()? {
 ///         session.message(stream, &[b"you said ", &request[..]].concat())?;
@@ -167,7 +167,7 @@ pub enum Event {
 /// let stream = session.open(b"hello")?;
 /// assert_eq!(session.receive()?, Event::Message { stream, bytes: b"you said hello".to_vec() });
 /// session.end(0, "thank you")?;
-/// assert!(answering.join().unwrap()?.delivered());
+/// assert!(answering.join().unwrap()?.unwrap().delivered());
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub struct Session {
@@ -241,6 +241,12 @@ impl Session {
             sent: 0,
             writing: false,
         }
+    }
+
+    /// Takes bytes of the peer that were read before the session began.
+    pub(crate) fn prepend(&mut self, bytes: &[u8]) {
+        self.input[..bytes.len()].copy_from_slice(bytes);
+        (self.parsed, self.filled) = (0, bytes.len());
     }
 
     /// Opens a stream for what `request` says (at most 64 KiB).
@@ -531,7 +537,7 @@ impl Session {
     ///
     /// # Errors
     /// When not even the goodbye could be written; the socket is closed then, too.
-    pub fn end(mut self, code: u16, reason: &str) -> Result<linger::Outcome, Error> {
+    pub fn end(mut self, code: u16, reason: &str) -> Result<Option<linger::Outcome>, Error> {
         let said = self.goodbye(code, reason);
         let outcome = self.close(&linger::Policy::default());
         said.map(|()| outcome)
@@ -546,16 +552,26 @@ impl Session {
         self.flush()
     }
 
-    /// Closes the connection, lingering within `policy`, without another word.
-    pub fn close(mut self, policy: &linger::Policy) -> linger::Outcome {
+    /// Closes the connection, lingering within `policy`, without another word. Says how that went; of several
+    /// connections, how the first of them went.
+    pub fn close(mut self, policy: &linger::Policy) -> Option<linger::Outcome> {
         self.transport.farewell();
-        linger::close(self.transport.into_socket(), policy)
+        let sockets = self.transport.into_sockets();
+        // Several connections end together: each would otherwise wait for the peer to come to it.
+        std::thread::scope(|scope| {
+            let mut sockets = sockets.into_iter();
+            let first = sockets.next();
+            for socket in sockets {
+                scope.spawn(move || linger::close(socket, policy));
+            }
+            first.map(|socket| linger::close(socket, policy))
+        })
     }
 
     /// Closes the connection with a bare `close()`, which may lose what the peer has not received yet: the
     /// failure that this project is about, for tests that show it.
     pub fn close_carelessly(self) {
-        drop(self.transport.into_socket());
+        drop(self.transport.into_sockets());
     }
 
     fn header(&mut self, kind: Kind, stream: u16, length: usize) {
@@ -872,7 +888,14 @@ impl Session {
             let timeout = self.deadlines.ping.min(self.deadlines.stall - silent);
             let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
             let [own, above] = self.cancel.to_poll();
-            let mut fds = [own, above, PollFd::from_borrowed_fd(self.transport.socket(), interest)];
+            let read = PollFd::from_borrowed_fd(self.transport.socket(), interest & PollFlags::IN);
+            let write = PollFd::from_borrowed_fd(self.transport.socket_to_write(), interest & PollFlags::OUT);
+            // A descriptor without interest would still tell of errors, again and again.
+            let mut fds = match (interest.contains(PollFlags::IN), interest.contains(PollFlags::OUT)) {
+                (true, true) => [own, above, read, write],
+                (true, false) => [own, above, read.clone(), read],
+                _ => [own, above, write.clone(), write],
+            };
             match rustix::event::poll(&mut fds, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Error::io("wait for", "the connection", error)),
@@ -882,7 +905,7 @@ impl Session {
                 }
                 Ok(0) => {}
                 Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => return Err(Error::Cancelled),
-                Ok(_) => return Ok(fds[2].revents()),
+                Ok(_) => return Ok(fds[2].revents() | fds[3].revents()),
             }
         }
     }

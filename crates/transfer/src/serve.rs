@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Dir, FileType};
 
+use crate::bundle::{Gathering, Greeted};
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Cancel, Deadlines, Event, Session};
 use crate::error::Error;
@@ -122,6 +123,7 @@ pub struct Server {
     options: ShareOptions,
     root: Root,
     claims: Arc<Claims>,
+    gathering: Gathering,
     accepted: AtomicU64,
     cancel: Cancel,
     codes: Codes,
@@ -141,6 +143,7 @@ impl Server {
             options,
             root,
             claims: Arc::default(),
+            gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,
             codes,
@@ -236,6 +239,19 @@ impl Server {
                 return served;
             }
         };
+        let (transport, first) = match self.gathering.greet(transport) {
+            Ok(Greeted::Single(transport, first)) => (transport, Some(first)),
+            Ok(Greeted::Complete(transport)) => (transport, None),
+            Ok(Greeted::Waiting) => {
+                served.request = "one connection of several".into();
+                served.summary.peer_knows = true;
+                return served;
+            }
+            Err(error) => {
+                served.error = Some(error);
+                return served;
+            }
+        };
         // A session has its own, so that a newer session for the same file can end it alone.
         let cancel = match self.cancel.also() {
             Ok(cancel) => cancel,
@@ -247,6 +263,9 @@ impl Server {
         let deadlines = self.options.deadlines;
         let mut session =
             Session::with(transport, Role::Responder, Limits::default(), deadlines, cancel.clone());
+        if let Some(first) = first {
+            session.prepend(&first);
+        }
         let session_number = self.accepted.fetch_add(1, Ordering::Relaxed);
         let claimant = Claimant { claims: self.claims.clone(), session: session_number, cancel };
         let result = self.requests(&mut session, &claimant, &mut served, observe);
@@ -259,7 +278,7 @@ impl Server {
                 // The reason is worth a try; if the peer is gone it is not.
                 let _ = session.goodbye(error.code(), &error.to_string());
             }
-            served.outcome = Some(session.close(&self.options.policy));
+            served.outcome = session.close(&self.options.policy);
         }
         served.error = result.err();
         served

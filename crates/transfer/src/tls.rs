@@ -565,7 +565,11 @@ impl Transport for Tls {
         let _ = self.flush();
     }
 
-    fn into_socket(self: Box<Self>) -> OwnedFd {
-        self.stream.into()
+    fn holds_back(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    fn into_sockets(self: Box<Self>) -> Vec<OwnedFd> {
+        vec![self.stream.into()]
     }
 }

@@ -26,8 +26,18 @@ pub trait Transport: Send {
     /// As `send(2)`.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// What to poll.
+    /// What to poll before reading.
     fn socket(&self) -> BorrowedFd<'_>;
+
+    /// What to poll before writing.
+    fn socket_to_write(&self) -> BorrowedFd<'_> {
+        self.socket()
+    }
+
+    /// Whether bytes that [`write`](Self::write) took are still here.
+    fn holds_back(&self) -> bool {
+        false
+    }
 
     /// Whether the bytes on the socket are the bytes of the session, so that the kernel can move them.
     fn is_plain(&self) -> bool;
@@ -35,8 +45,8 @@ pub trait Transport: Send {
     /// Says that nothing more will be written (TLS: close_notify); the half-close itself is the closer's.
     fn farewell(&mut self);
 
-    /// Gives up the descriptor, to be closed.
-    fn into_socket(self: Box<Self>) -> OwnedFd;
+    /// Gives up the descriptors, to be closed; one, unless it is made of several connections.
+    fn into_sockets(self: Box<Self>) -> Vec<OwnedFd>;
 }
 
 /// TCP or a local stream socket without encryption.
@@ -83,7 +93,7 @@ impl Transport for Plain {
 
     fn farewell(&mut self) {}
 
-    fn into_socket(self: Box<Self>) -> OwnedFd {
-        self.0.into()
+    fn into_sockets(self: Box<Self>) -> Vec<OwnedFd> {
+        vec![self.0.into()]
     }
 }

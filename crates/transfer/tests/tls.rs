@@ -14,6 +14,15 @@ use tempfile::tempdir;
 
 /// A client whose code comes from `code`, and how often it was asked for.
 fn client(port: u16, home: &Path, code: Arc<Mutex<String>>) -> (Client, Arc<AtomicUsize>) {
+    client_with(port, home, code, 1)
+}
+
+fn client_with(
+    port: u16,
+    home: &Path,
+    code: Arc<Mutex<String>>,
+    streams: usize,
+) -> (Client, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = asked.clone();
     let ask: AskCode = Arc::new(move |_, _| {
@@ -25,6 +34,7 @@ fn client(port: u16, home: &Path, code: Arc<Mutex<String>>) -> (Client, Arc<Atom
     options.security =
         Security::Always(ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), ask));
     options.retry.patience = Duration::ZERO;
+    options.streams = streams;
     (Client::new("127.0.0.1", port, options).unwrap(), asked)
 }
 
@@ -60,6 +70,9 @@ fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
         assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 3), "{error:?}");
         let (verdict, error) = put(&client, "b");
         assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 3), "{error:?}");
+        let (several, asked) = client_with(shared.port, mine.path(), code.clone(), 3);
+        let (verdict, error) = put(&several, "c");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 0), "{error:?}");
     });
     assert!(fs::read(to.path().join("b")).unwrap() == fs::read(&file).unwrap());
 }

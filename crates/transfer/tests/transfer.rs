@@ -355,3 +355,34 @@ fn a_listing_shows_what_is_there() {
         },
     );
 }
+
+#[test]
+fn several_connections_carry_one_transfer() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("tree");
+    make_tree(&top);
+    fs::write(top.join("large"), bytes(40 * BLOCK + 3, 9)).unwrap();
+    let served = share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for streams in [2, 5, 16] {
+                let mut options = ClientOptions::default();
+                options.retry.patience = std::time::Duration::ZERO;
+                options.streams = streams;
+                let client = Client::new("127.0.0.1", shared.port, options).unwrap();
+                let name = format!("copy{streams}");
+                let (summary, error) =
+                    client.put(Input::Path(top.clone()), &place(&name), &PutOptions::default(), &mut |_| {});
+                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!(picture(&top), picture(&to.path().join(&name)));
+                let output = Output::Path(from.path().join(&name));
+                let (summary, error) =
+                    client.get(&place(&name), &output, &GetOptions::default(), &mut |_| {});
+                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!(picture(&top), picture(&from.path().join(&name)));
+            }
+        },
+    );
+    assert!(served.iter().all(|one| one.error.is_none()), "{served:?}");
+}

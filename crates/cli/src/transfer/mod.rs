@@ -42,6 +42,9 @@ pub(crate) struct Connect {
     /// How long to go on trying after the connection was lost; 0 for not at all.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     retry_for: u64,
+    /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=16))]
+    streams: u64,
     /// How long the other side may be silent, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds())]
     timeout: u64,
@@ -129,6 +132,7 @@ impl Connect {
     fn client(&self, remote: &Remote) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
         options.retry.patience = Duration::from_secs(self.retry_for);
+        options.streams = self.streams as usize;
         options.deadlines = deadlines(self.timeout);
         options.security = if self.insecure {
             Security::Never
