@@ -4,7 +4,7 @@ use crate::{call, cargo};
 
 /// The benches: name, package, features.
 const BENCHES: [(&str, &str, &str); 7] = [
-    ("close", "linger", "axum,hyper,metrics,rustls,tokio,tracing"),
+    ("close", "linger", "axum,hyper,metrics,rustls,serde,tokio,tracing"),
     ("fastcgi", "linger-fastcgi", ""),
     ("link", "linger-lab", ""),
     ("run", "linger-run", ""),

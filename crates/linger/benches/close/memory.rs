@@ -2,13 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use linger::{Budget, Closer, Policy};
 
 use crate::support::until;
-use crate::{ALLOCATED, Goal, claim, note, peers};
+use crate::{ALLOCATOR, Goal, claim, note, peers};
 
 const SOCKETS: usize = 8_000;
 
@@ -37,13 +36,13 @@ pub(crate) fn run() {
         clients.push(socket);
         servers.push(listener.accept().expect("a connection").0);
     }
-    let before = ALLOCATED.load(Ordering::Relaxed);
+    let before = ALLOCATOR.current_usage();
     for server in servers.drain(..) {
         closer.close(server, &policy);
     }
     let all = SOCKETS as u64;
     until(&closer, |snapshot| snapshot.lingering_acknowledged == all);
-    let bytes = (ALLOCATED.load(Ordering::Relaxed).saturating_sub(before)) as f64 / SOCKETS as f64;
+    let bytes = (ALLOCATOR.current_usage().saturating_sub(before)) as f64 / SOCKETS as f64;
     let cpu = peers::cpu_of(&thread);
     std::thread::sleep(Duration::from_secs(3));
     let idle = peers::cpu_of(&thread) - cpu;
