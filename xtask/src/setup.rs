@@ -28,6 +28,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tcptrace", "what the diagnosis is measured against"),
     ("tcpdump", "the same, and records labelled captures"),
     ("zstd", "compresses captures in tests"),
+    ("openssl", "a TLS peer nobody here wrote"),
     ("prometheus", "scrapes the exporter"),
     ("iperf3", "the transfer's bench: what the link can do"),
     ("netcat-openbsd", "the transfer's bench: nc, and tar | nc"),
