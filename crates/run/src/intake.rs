@@ -274,7 +274,7 @@ impl Ender {
     }
 
     fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
-        // The FIN that the program's half-close has queued counts as one.
+        // The FIN of the program's half-close, which may have come already, counts as one.
         let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {

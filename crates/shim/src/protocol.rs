@@ -17,7 +17,7 @@ pub const VARIABLE: &str = "LINGER_RUN";
 pub enum Kind {
     /// The first message of every connection, with the token that keeps strangers out.
     Hello = 1,
-    /// A half-closed socket, no longer open in the program: end it now.
+    /// A socket that the program is closing, and half-closes: end it now.
     Close = 2,
     /// As `Close`, but the program still has it open: shut it down for both at the end.
     Shutdown = 3,

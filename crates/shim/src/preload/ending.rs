@@ -76,11 +76,12 @@ pub(crate) fn copied(old: c_int, new: c_int) {
 pub(crate) fn end(fd: c_int) {
     let _errno = sys::Errno::keep();
     let Some((entry, taken)) = last_of(fd) else { return };
-    count(Count::Seen);
-    count(match taken {
+    let reason = match taken {
         Some(reason) => reason,
         None => finish(fd, &entry),
-    });
+    };
+    count(Count::Seen);
+    count(reason);
 }
 
 /// Announces a connection that the coming exit, or `execve`, closes.
@@ -152,17 +153,12 @@ fn finish(fd: c_int, entry: &Entry) -> Count {
         return reason;
     }
     let unread = unread(fd);
-    if sys::shutdown(fd, sys::SHUT_WR) < 0 {
-        release(entry);
-        return Count::Gone;
-    }
     table::unwatch(fd, entry.epoll);
-    let (kind, passed) = (Kind::Close, (!entry.has(HELD)).then_some(fd));
-    if channel::send(Message::about(kind, entry.cookie, unread), passed) {
-        Count::Handed
-    } else {
-        Count::Refused
-    }
+    // Handed over first: a peer that sees the end may have this process killed at once.
+    let passed = (!entry.has(HELD)).then_some(fd);
+    let taken = channel::send(Message::about(Kind::Close, entry.cookie, unread), passed);
+    sys::shutdown(fd, sys::SHUT_WR);
+    if taken { Count::Handed } else { Count::Refused }
 }
 
 fn unread(fd: c_int) -> u32 {
@@ -183,10 +179,12 @@ fn safe_to_close(fd: c_int) -> Option<Count> {
         return Some(Count::Finished);
     }
     // The peer has said its last: what is there is all there will be, and may be read away here, on TCP.
-    count(Count::Unread);
     loop {
         match sys::discard(fd) {
-            Ok(0) => return Some(Count::Drained),
+            Ok(0) => {
+                count(Count::Unread);
+                return Some(Count::Drained);
+            }
             Ok(_) => {}
             Err(sys::EFAULT | sys::EINTR | sys::EAGAIN) => return None,
             Err(_) => return Some(Count::Gone),
