@@ -70,11 +70,12 @@ pub fn run(
     let mut prepared = Command::new(&program.path);
     prepared.arg0(command).args(arguments);
     preload.put_into(&mut prepared, &options.preloaded);
-    let child = start(&program, &mut prepared)?;
+    let child = start(&program, &mut prepared).inspect_err(|_| preload.remove())?;
     raise_descriptor_limit(limit);
     let status = wait(child, &mut signals, || on_request(&report()));
     intake.finish();
     closer.finish(options.linger_at_exit);
+    preload.remove();
     Ok(Ended { status: status.map_err(Error::system("cannot wait for the program"))?, report: report() })
 }
 

@@ -66,6 +66,11 @@ impl Preload {
         command.env("LD_PRELOAD", all).env(VARIABLE, &self.settings);
     }
 
+    /// Removes what was unpacked; the counts can still be read. The endpoint's thread may hold this value to the end.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir_all(self.directory.path());
+    }
+
     /// What the libraries have counted, in the order of `protocol::Count`.
     pub(crate) fn counts(&self) -> [u64; COUNTS] {
         let mut bytes = [0; COUNTS * 8];
