@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use linger::Policy;
 use linger_lab::Bytes;
-use linger_run::{Error, Options, Report, Via};
+use linger_run::{Error, Options, Report};
 
 use crate::exit;
 
@@ -57,9 +57,6 @@ pub(crate) struct Arguments {
     /// Serve the counts for Prometheus there.
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
-    /// How to get into the program: auto, preload, seccomp.
-    #[arg(long, default_value = "auto", value_parser = via)]
-    via: Via,
     /// Reports as one JSON object a line, on stderr: stdout is the program's.
     #[arg(long)]
     json: bool,
@@ -74,15 +71,6 @@ pub(crate) struct Arguments {
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no time: write seconds, such as 5 or 0.5");
     text.parse::<f64>().ok().and_then(|value| Duration::try_from_secs_f64(value).ok()).ok_or_else(wrong)
-}
-
-fn via(text: &str) -> Result<Via, String> {
-    match text {
-        "auto" => Ok(Via::Auto),
-        "preload" => Ok(Via::Preload),
-        "seccomp" => Ok(Via::Seccomp),
-        _ => Err("known are auto, preload, seccomp".to_owned()),
-    }
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -120,7 +108,6 @@ fn options(arguments: &Arguments) -> Options {
     options.outgoing = arguments.outgoing;
     options.hold = arguments.hold;
     options.metrics = arguments.metrics;
-    options.via = arguments.via;
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options

@@ -106,7 +106,7 @@ fn what_is_preloaded_already_stays() {
 fn programs_that_nothing_can_be_preloaded_into_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let said = |command: &str, wanted: &str| {
-        let output = linger(&["--via", "preload", "--", command]);
+        let output = linger(&["--", command]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(4) && text.contains(wanted), "{command}: {output:?}");
     };

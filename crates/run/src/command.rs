@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGCHLD, SIGUSR1};
 use crate::intake::{Address, Intake};
 use crate::preload::Preload;
 use crate::report::Tally;
-use crate::{Error, Options, Program, Report, Via, metrics, signals};
+use crate::{Error, Options, Program, Report, metrics, signals};
 
 /// How a supervised program ended.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub fn run(
 ) -> Result<Ended, Error> {
     check(options)?;
     let program = Program::find(command, &options.search)?;
-    choose(&program, options.via)?;
+    check_way_in(&program)?;
     let limit = getrlimit(Resource::Nofile);
     let mut budget = options.budget;
     let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
@@ -87,19 +87,14 @@ fn check(options: &Options) -> Result<(), Error> {
     if too_many { Err(Error::Options("more than 64 ports".to_owned())) } else { Ok(()) }
 }
 
-fn choose(program: &Program, via: Via) -> Result<(), Error> {
+fn check_way_in(program: &Program) -> Result<(), Error> {
     let path = program.path.clone();
     if let Some(bits) = program.gains {
         return Err(Error::GainsRights { path, bits });
     }
-    match (program.kind.obstacle(), via) {
-        (None, Via::Auto | Via::Preload) => Ok(()),
-        (Some(reason), Via::Preload) => Err(Error::NoLoader { path, reason }),
-        (obstacle, _) => {
-            let why = obstacle.map_or_else(String::new, |obstacle| format!("it {obstacle}; "));
-            let reason = format!("{why}supervision by a seccomp notifier is not built yet");
-            Err(Error::NoSeccomp { path, reason })
-        }
+    match program.kind.obstacle() {
+        None => Ok(()),
+        Some(reason) => Err(Error::NoLoader { path, reason }),
     }
 }
 

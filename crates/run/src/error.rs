@@ -23,7 +23,10 @@ pub enum Error {
         reason: String,
     },
     /// Nothing can be preloaded into such a program.
-    #[error("{path}: {reason}, so nothing can be preloaded into it; use --via seccomp")]
+    #[error(
+        "{path}: {reason}, so nothing can be preloaded into it; put a server that lingers in front of it, \
+         such as nginx with `lingering_close always`"
+    )]
     NoLoader {
         /// Where it was found.
         path: PathBuf,
@@ -40,14 +43,6 @@ pub enum Error {
         path: PathBuf,
         /// Which bits.
         bits: &'static str,
-    },
-    /// This way in is not there.
-    #[error("{path}: {reason}")]
-    NoSeccomp {
-        /// Where the program was found.
-        path: PathBuf,
-        /// What is missing, and what to do.
-        reason: String,
     },
     /// Nowhere to put the library.
     #[error(

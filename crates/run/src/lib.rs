@@ -19,6 +19,6 @@ mod signals;
 
 pub use command::{Ended, run};
 pub use error::Error;
-pub use options::{Options, Via};
+pub use options::Options;
 pub use program::{Kind, Program};
 pub use report::Report;

@@ -28,25 +28,10 @@ pub struct Options {
     pub hold: bool,
     /// Serve the counts there for Prometheus.
     pub metrics: Option<SocketAddr>,
-    /// How to get into the program.
-    pub via: Via,
     /// Where a command without a slash is looked for: the value of PATH.
     pub search: OsString,
     /// What is preloaded already, and stays: the value of LD_PRELOAD.
     pub preloaded: OsString,
-}
-
-/// How the closes of a program are seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Via {
-    /// By a preloaded library where the program loads any.
-    #[default]
-    Auto,
-    /// By a preloaded library.
-    Preload,
-    /// By a seccomp notifier on the system calls.
-    Seccomp,
 }
 
 impl Default for Options {
@@ -63,7 +48,6 @@ impl Default for Options {
             outgoing: false,
             hold: false,
             metrics: None,
-            via: Via::Auto,
             search: "/usr/local/bin:/usr/bin:/bin".into(),
             preloaded: OsString::new(),
         }
