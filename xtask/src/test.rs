@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{call, cargo};
 
@@ -38,6 +39,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 fn tests(skips: &std::path::Path) -> anyhow::Result<()> {
+    // Inherited by the tests, some of which hold thousands of sockets.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("RLIMIT_NOFILE")?;
     let nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
     let with = |command: &mut Command| -> anyhow::Result<()> {
         call(command.env("LINGER_SKIPS", skips)).context("the tests")

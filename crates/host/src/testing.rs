@@ -25,6 +25,7 @@ const SKIPS: &str = "LINGER_SKIPS";
 pub fn sandboxed(body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         crate::net::up("lo").expect("lo can be set up in a namespace of one's own");
+        all_descriptors();
         return body();
     }
     let current = thread::current();
@@ -53,6 +54,14 @@ pub fn sandboxed(body: impl FnOnce()) {
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     // A name that matched no test would pass without having run.
     assert!(output.status.success() && text.contains("1 passed"), "in the sandbox:\n{text}");
+}
+
+/// Raises the soft limit of descriptors, commonly 1,024, to the hard one: some tests hold thousands of sockets.
+pub fn all_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // What is refused here shows as EMFILE in the test that needs it.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Says that a group of tests is skipped here, and why.
