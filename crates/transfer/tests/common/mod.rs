@@ -8,7 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use linger_transfer::*;
@@ -18,9 +18,16 @@ pub(crate) struct Shared<'a> {
     pub(crate) port: u16,
     pub(crate) directory: &'a Path,
     pub(crate) server: &'a Server,
+    served: &'a (Mutex<Vec<Served>>, Condvar),
 }
 
 impl Shared<'_> {
+    /// Waits until so many sessions have ended, and with them what they had received is kept.
+    pub(crate) fn wait_for_sessions(&self, count: usize) {
+        let served = self.served.0.lock().unwrap();
+        drop(self.served.1.wait_while(served, |served| served.len() < count).unwrap());
+    }
+
     pub(crate) fn client(&self) -> Client {
         let mut options = ClientOptions::default();
         options.retry.patience = Duration::ZERO;
@@ -79,7 +86,7 @@ pub(crate) fn share(
     let server = Server::new(options).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let served = Mutex::new(Vec::new());
+    let served = (Mutex::new(Vec::new()), Condvar::new());
     /// Ends the server even if the test panics, or the panic would wait for ever.
     struct End(session::Cancel);
     impl Drop for End {
@@ -92,15 +99,16 @@ pub(crate) fn share(
         let running = scope.spawn(|| {
             server.serve(&listener, None, &|serving| {
                 if let Serving::Served(one) = serving {
-                    served.lock().unwrap().push(*one);
+                    served.0.lock().unwrap().push(*one);
+                    served.1.notify_all();
                 }
             })
         });
-        test(&Shared { port, directory, server: &server });
+        test(&Shared { port, directory, server: &server, served: &served });
         drop(end);
         running.join().unwrap().unwrap();
     });
-    served.into_inner().unwrap()
+    served.0.into_inner().unwrap()
 }
 
 /// Bytes that look random and are the same every time.
