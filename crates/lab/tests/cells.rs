@@ -23,7 +23,8 @@ fn tried(mut plan: CellPlan, trials: u64) -> CellReport {
 fn close_loses_and_lingering_keeps_over_wifi() {
     sandboxed(|| {
         let lost = tried(cell("close", "unread", "wifi"), 12);
-        assert_eq!(lost.tally.lost, 12, "{lost:?}");
+        // Every close resets; a machine that stops the server before it can save a response now and then.
+        assert!(lost.tally.lost > 6, "{lost:?}");
         assert_eq!(lost.counters.of("TCPAbortOnClose"), 12);
         let kept = tried(cell("lingering", "unread", "wifi"), 12);
         assert_eq!((kept.tally.lost, kept.tally.of(Fate::Complete)), (0, 12), "{kept:?}");
@@ -34,11 +35,12 @@ fn close_loses_and_lingering_keeps_over_wifi() {
 #[test]
 fn a_reset_overtakes_a_single_segment() {
     sandboxed(|| {
-        for (ending, losses) in [("close", 20), ("lingering", 0)] {
+        for (ending, resets, losses) in [("close", 20, 11..=20), ("lingering", 0, 0..=0)] {
             let mut plan = cell(ending, "unread", "overtake");
             plan.response = 1_000;
             let report = tried(plan, 20);
-            assert_eq!(report.tally.lost, losses, "{report:?}");
+            assert!(losses.contains(&report.tally.lost), "{report:?}");
+            assert_eq!(report.counters.of("TCPAbortOnClose"), resets, "{report:?}");
         }
     });
 }
