@@ -21,4 +21,4 @@ pub use counters::Counters;
 pub use isolate::{Isolation, Refused};
 pub use namespace::Namespace;
 pub use port::{FRAME, Frame, Pool, Port};
-pub use process::{Worker, contain, serve_and_exit};
+pub use process::{Worker, contain, run_last, serve_and_exit};

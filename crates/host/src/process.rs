@@ -163,3 +163,16 @@ fn stand_by(child: libc::pid_t) -> ! {
         }
     }
 }
+
+/// Lets the calling thread run only while nobody else wants its processor (`SCHED_IDLE`, `sched(7)`).
+///
+/// # Errors
+/// What `sched_setscheduler` says; nothing speaks against it for a thread of one's own.
+pub fn run_last() -> io::Result<()> {
+    let nothing = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters are live for the call, which keeps no reference; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const nothing) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -64,6 +64,15 @@ pub fn all_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// Closes a descriptor under the feet of whoever owns it, as a program with a double close does.
+///
+/// Only for a test that is alone in its process ([`sandboxed`]) and opens nothing before the owner has noticed:
+/// the number may be given out again.
+pub fn close_under_its_owner(descriptor: i32) {
+    // SAFETY: the kernel checks the number. That the owner's next call gets EBADF is what is tested.
+    unsafe { libc::close(descriptor) };
+}
+
 /// Says that a group of tests is skipped here, and why.
 pub fn skip(group: &str, why: &str) {
     eprintln!("skipped: {group}: {why}");

@@ -12,9 +12,9 @@
 //! early answer (`413` from a body limit, `401` from a guard) is sent gets a reset instead of it. Behind this
 //! listener every connection, HTTP/1 or HTTP/2, lingers within the policy.
 //!
-//! A connection's task ends when its last byte is written; the closer waits for the peer. From the moment a
-//! **graceful shutdown** (`with_graceful_shutdown`) begins, the tasks wait, too, so that it lasts until their
-//! peers have closed. What ended shortly before, and what hyper drops without a shutdown (after a malformed
+//! A connection's task watches its end for a tenth of a second, in which most peers close; for the others it
+//! ends, and the closer waits. From the moment a **graceful shutdown** (`with_graceful_shutdown`) begins, the
+//! tasks wait to the end, so that it lasts until their peers have closed. What ended shortly before, and what hyper drops without a shutdown (after a malformed
 //! request for instance), lingers in the closer alone: wait for that before the process exits.
 //!
 //! ```no_run

@@ -308,10 +308,6 @@ impl Core {
         self.acknowledged
     }
 
-    pub(crate) fn half_closed(&self) -> bool {
-        self.half_closed
-    }
-
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use linger_sys::{Discarder, Family, TcpState};
@@ -13,11 +13,13 @@ use crate::machine::Event;
 
 /// A socket that is being closed, and what is known of its kind.
 #[derive(Debug)]
-pub(crate) struct Socket {
-    fd: OwnedFd,
+pub(crate) struct Socket<F = OwnedFd> {
+    fd: F,
     family: Family,
     /// A local peer is gone with bytes unread: the kernel has freed them and now says 0.
     queue_is_gone: Cell<bool>,
+    /// Somebody else has closed the descriptor.
+    is_lost: Cell<bool>,
 }
 
 impl Socket {
@@ -27,13 +29,55 @@ impl Socket {
     /// Gives the descriptor back with the reason where it is no stream socket.
     pub(crate) fn new(fd: OwnedFd) -> Result<Self, (OwnedFd, io::Error)> {
         match linger_sys::family(fd.as_fd()) {
-            Ok(family) => Ok(Self { fd, family, queue_is_gone: Cell::new(false) }),
+            Ok(family) => Ok(Self::of(family, fd)),
             Err(error) => Err((fd, error)),
         }
     }
 
+    /// Closes without waiting, whatever `SO_LINGER` the program has set before.
+    ///
+    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`), until the FIN is
+    /// acknowledged; where it is, nothing needs to be set.
+    ///
+    /// A descriptor that the kernel no longer knows is left alone: by now its number may be another's.
+    pub(crate) fn close(self, abort: bool, acknowledged: bool) {
+        if self.is_lost.get() {
+            let _number = self.fd.into_raw_fd();
+            return;
+        }
+        if abort || !acknowledged {
+            // A socket that refuses the option has no linger to get rid of.
+            let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
+        }
+        drop(self.fd);
+    }
+}
+
+impl<F: AsFd> Socket<F> {
+    /// Takes over what is known to be a stream socket of this family.
+    pub(crate) fn of(family: Family, fd: F) -> Self {
+        Self { fd, family, queue_is_gone: Cell::new(false), is_lost: Cell::new(false) }
+    }
+
+    /// The same socket held by another owner.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn map<G: AsFd>(self, owner: impl FnOnce(F) -> io::Result<G>) -> io::Result<Socket<G>> {
+        let Self { fd, family, queue_is_gone, is_lost } = self;
+        Ok(Socket { fd: owner(fd)?, family, queue_is_gone, is_lost })
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn get_ref(&self) -> &F {
+        &self.fd
+    }
+
+    /// Sends the FIN after everything that was written.
     pub(crate) fn half_close(&self) -> Event {
-        half_close(self.fd.as_fd())
+        match rustix::net::shutdown(&self.fd, Shutdown::Write) {
+            Ok(()) => Event::HalfClosed,
+            Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
+            Err(error) => self.failure(&error.into()),
+        }
     }
 
     pub(crate) fn discard(&self, discarder: &mut Discarder, max: u64) -> Event {
@@ -43,7 +87,7 @@ impl Socket {
             // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
             Err(error) => {
-                let event = failure(&error);
+                let event = self.failure(&error);
                 self.queue_is_gone.set(event == Event::Reset && self.family == Family::Unix);
                 event
             }
@@ -71,6 +115,17 @@ impl Socket {
         if self.family == Family::Tcp {
             let _ = sockopt::set_socket_recv_buffer_size(&self.fd, 64 << 10);
         }
+    }
+
+    /// Whether somebody else has closed the descriptor.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.get()
+    }
+
+    fn failure(&self, error: &io::Error) -> Event {
+        let code = error.raw_os_error().map(Errno::from_raw_os_error);
+        self.is_lost.set(matches!(code, Some(Errno::BADF | Errno::NOTSOCK)));
+        failure(error)
     }
 
     /// Asks for the send queue; on TCP it stays as it was when a reset ended the connection.
@@ -103,32 +158,11 @@ impl Socket {
             _ => None,
         }
     }
-
-    /// Closes without waiting, whatever `SO_LINGER` the program has set before.
-    ///
-    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`), until the FIN is
-    /// acknowledged; where it is, nothing needs to be set.
-    pub(crate) fn close(self, abort: bool, acknowledged: bool) {
-        if abort || !acknowledged {
-            // A socket that refuses the option has no linger to get rid of.
-            let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
-        }
-        drop(self.fd);
-    }
 }
 
-impl AsFd for Socket {
+impl<F: AsFd> AsFd for Socket<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// Sends the FIN after everything that was written.
-pub(crate) fn half_close(socket: BorrowedFd<'_>) -> Event {
-    match rustix::net::shutdown(socket, Shutdown::Write) {
-        Ok(()) => Event::HalfClosed,
-        Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
-        Err(error) => failure(&error.into()),
     }
 }
 

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use linger::{Bound, Budget, Closer, Ended, Policy};
 use linger_host::Counters;
-use linger_host::testing::sandboxed;
+use linger_host::testing::{close_under_its_owner, sandboxed};
 use support::{Got, LONG, RESPONSE, connect_small, no_resets, until};
 
 fn listen() -> (TcpListener, SocketAddr) {
@@ -296,5 +297,31 @@ fn a_bound_in_time_is_kept_by_a_flooding_peer_too() {
         assert_eq!((outcome.ended, outcome.delivered()), (Ended::TimedOut(Bound::Total), true), "{outcome}");
         assert!(outcome.discarded > 1 << 20, "{outcome}");
         uploading.join().unwrap();
+    });
+}
+
+#[test]
+fn a_descriptor_that_is_closed_under_its_feet_is_an_outcome() {
+    sandboxed(|| {
+        let closer = Closer::new(Budget::default()).unwrap();
+        let (listener, address) = listen();
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let number = server.as_raw_fd();
+        let mut policy = patient();
+        policy.grace = Duration::from_millis(50);
+        let (tell, told) = mpsc::channel();
+        closer.close_then(server, &policy, move |outcome| tell.send(outcome).unwrap());
+        // Its thread has it, and waits for the peer.
+        until(&closer, |snapshot| snapshot.lingering_acknowledged == 1);
+        close_under_its_owner(number);
+        let outcome = told.recv_timeout(LONG).unwrap();
+        assert!(matches!(outcome.ended, Ended::Failed(_)), "{outcome}");
+        // All others go on as ever.
+        let other = TcpStream::connect(address).unwrap();
+        closer.close(listener.accept().unwrap().0, &patient());
+        drop((client, other));
+        let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
+        assert_eq!((snapshot.ended.failed, snapshot.ended.peer_closed), (1, 1));
     });
 }

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use linger::tokio::Lingering;
-use linger::{Closer, Ended, Policy};
+use linger::{Budget, Closer, Ended, Policy};
 use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use support::{Got, LONG, RESPONSE, no_resets, until};
@@ -190,5 +191,71 @@ fn a_shutdown_that_lost_bytes_is_an_error() {
                 drop(client);
             });
         }
+    });
+}
+
+/// A task watches the end of its connection first; that must bound nothing by the task's own progress.
+#[test]
+fn a_runtime_that_is_blocked_delays_no_close() {
+    sandboxed(|| {
+        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+        let closer = Closer::new(Budget::default()).unwrap();
+        let (client, mut ending) = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"answer").await.unwrap();
+            let mut stream = Lingering::with_closer(stream, Policy::default(), &closer);
+            // The peer has not closed, so the task watches.
+            assert!(stream.shutdown().now_or_never().is_none());
+            assert_eq!(closer.snapshot().lingering, 1);
+            (client, stream)
+        });
+        // Nothing polls the stream now, and the peer never closes.
+        let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
+        assert_eq!((snapshot.ended.acknowledged, snapshot.undelivered), (1, 0));
+        runtime.block_on(ending.shutdown()).unwrap();
+        assert_eq!(ending.outcome().unwrap().ended, Ended::Acknowledged);
+        drop(client);
+    });
+}
+
+#[test]
+fn finish_ends_what_tasks_watch() {
+    sandboxed(|| {
+        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+        let closer = Closer::new(Budget::default()).unwrap();
+        let mut policy = Policy::default();
+        (policy.idle, policy.total, policy.grace) = (LONG, LONG, LONG);
+        let (client, stream) = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = Lingering::with_closer(stream, policy, &closer);
+            assert!(stream.shutdown().now_or_never().is_none());
+            (client, stream)
+        });
+        let summary = closer.finish(Duration::from_millis(50));
+        assert_eq!((summary.lingering, summary.ended.total()), (0, 1), "{summary:?}");
+        drop((client, stream));
+    });
+}
+
+#[test]
+fn a_task_that_is_cancelled_while_it_watches_leaves_the_rest_to_the_closer() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for runtime in runtimes() {
+            let closer = Closer::new(Budget::default()).unwrap();
+            let (listener, client) = runtime.block_on(bind());
+            runtime.block_on(async {
+                let mut stream = Lingering::with_closer(answer(listener).await, Policy::default(), &closer);
+                let _ = stream.shutdown().now_or_never();
+            });
+            whole(client);
+            let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
+            assert_eq!((snapshot.handed_over, snapshot.ended.peer_closed), (1, 1));
+        }
+        no_resets(&before);
     });
 }

@@ -77,7 +77,7 @@ pub(crate) fn early_answers() {
     claim("with linger::axum::listen, of 80", whole(lingering.address), "", Goal::AtLeast(80.0));
 }
 
-const PAIRS: usize = 20;
+const PAIRS: usize = 30;
 const SECONDS: u32 = 1;
 
 /// What one run of wrk shows of a server.

@@ -1,12 +1,14 @@
 //! A thousand peers that never stop uploading, and the honest client beside them.
 
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use linger::{Budget, Closer, Policy};
+use rustix::event::{Timespec, epoll};
 
 use crate::axum_pair::Server;
 use crate::support::until;
@@ -16,7 +18,7 @@ const UPLOADERS: usize = 1_000;
 /// What the policy allows each.
 const EACH: u64 = 256 << 10;
 const REQUESTS: usize = 3_000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 pub(crate) fn run() {
     let mut budget = Budget::default();
@@ -69,25 +71,30 @@ fn attack(server: SocketAddr, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle
     std::thread::spawn(move || {
         // The attackers would be on machines of their own; here they take what the server and the honest
         // client leave of the processor.
-        let _ = rustix::process::nice(19);
-        let mut peers: Vec<TcpStream> = (0..UPLOADERS)
-            .map(|_| {
-                let mut peer = TcpStream::connect(server).expect("the server listens");
-                let head = "POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000000000\r\n\r\n";
-                peer.write_all(head.as_bytes()).expect("a request");
-                peer.set_nonblocking(true).expect("a socket");
-                peer
-            })
-            .collect();
-        let chunk = [b'u'; 16 << 10];
-        let mut page = [0; 16 << 10];
+        linger_host::run_last().expect("any thread may step back");
+        let room = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+        let head = "POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000000000\r\n\r\n";
+        let mut peers = Vec::with_capacity(UPLOADERS);
+        for index in 0..UPLOADERS {
+            let mut peer = TcpStream::connect(server).expect("the server listens");
+            peer.write_all(head.as_bytes()).expect("a request");
+            peer.set_nonblocking(true).expect("a socket");
+            let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            epoll::add(&room, &peer, epoll::EventData::new_u64(index as u64), interest).expect("an epoll");
+            peers.push(peer);
+        }
+        let chunk = [b'u'; 64 << 10];
+        let mut page = [0; 64 << 10];
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
+        let soon = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         while !stop.load(Ordering::Relaxed) {
-            for peer in &mut peers {
+            let Ok((events, _)) = epoll::wait(&room, &mut events, Some(&soon)) else { continue };
+            for event in events {
+                let mut peer = &peers[event.data.u64() as usize];
                 // Errors are what it deserves.
-                let _ = peer.read(&mut page);
-                let _ = peer.write(&chunk);
+                while peer.read(&mut page).is_ok_and(|bytes| bytes > 0) {}
+                while peer.write(&chunk).is_ok() {}
             }
-            std::thread::sleep(Duration::from_millis(5));
         }
     })
 }

@@ -75,13 +75,16 @@ pub(super) struct Throttle {
     tokens: u64,
     /// Up to when tokens have been given out, in nanoseconds.
     at: u64,
+    /// All have been spent, and nothing is given until there are enough again for many sockets at once: who
+    /// wakes for each grain takes the processor from those for whom it was saved.
+    dry: bool,
 }
 
 const SECOND: u128 = 1_000_000_000;
 
 impl Throttle {
     pub(super) fn new(rate: Option<u64>) -> Self {
-        Self { rate, tokens: 0, at: 0 }
+        Self { rate, tokens: 0, at: 0, dry: true }
     }
 
     /// How many bytes may be discarded now by one of `sharing` sockets that want to: 0 for none yet.
@@ -91,13 +94,14 @@ impl Throttle {
         if fresh > 0 {
             // Only the time of whole tokens is used up.
             self.at += (fresh * SECOND / u128::from(rate)) as u64;
-            let most = (rate / 10).max(1);
-            self.tokens = u64::try_from(fresh).unwrap_or(u64::MAX).saturating_add(self.tokens).min(most);
+            let fresh = u64::try_from(fresh).unwrap_or(u64::MAX);
+            self.tokens = fresh.saturating_add(self.tokens).min((rate / 10).max(1));
         }
-        if self.tokens < self.grain(rate) {
+        self.dry = self.tokens < if self.dry { Self::lot(rate) } else { Self::grain(rate) };
+        if self.dry {
             return 0;
         }
-        (self.tokens / sharing.max(1) as u64).max(self.grain(rate))
+        (self.tokens / sharing.max(1) as u64).max(Self::grain(rate))
     }
 
     pub(super) fn is_bounded(&self) -> bool {
@@ -111,14 +115,21 @@ impl Throttle {
     /// When there will be something to share again; the past where there is now.
     pub(super) fn refilled(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
-        let missing = self.grain(rate).saturating_sub(self.tokens);
+        let enough = if self.dry { Self::lot(rate) } else { Self::grain(rate) };
+        let missing = enough.saturating_sub(self.tokens);
         let wait = (u128::from(missing) * SECOND).div_ceil(u128::from(rate));
         if missing == 0 { 0 } else { self.at.saturating_add(wait as u64) }
     }
 
     /// The least worth a system call.
-    fn grain(&self, rate: u64) -> u64 {
+    fn grain(rate: u64) -> u64 {
         (rate / 100).clamp(1, 16 << 10)
+    }
+
+    /// The least worth a wake-up: what comes in a millisecond. More at once would
+    /// hold up whoever wants the processor meanwhile.
+    fn lot(rate: u64) -> u64 {
+        (rate / 1000).max(Self::grain(rate))
     }
 }
 

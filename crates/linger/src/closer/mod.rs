@@ -1,5 +1,6 @@
 //! The close for a server: handed over in microseconds, done in the background.
 
+mod board;
 mod budget;
 mod counts;
 #[cfg(feature = "metrics")]
@@ -13,28 +14,34 @@ mod tests;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use linger_sys::Discarder;
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 
 pub use budget::{Budget, InvalidBudget};
 pub use counts::{EndedCounts, Snapshot};
 
 use crate::machine::{Action, Core};
-use crate::outcome::{Ended, Outcome};
+use crate::outcome::Outcome;
 use crate::policy::Policy;
 use crate::socket::Socket;
-use worker::{Arrival, WAKER, Watcher, Worker};
+pub(crate) use board::Arrival;
+use board::Shared;
+#[cfg(feature = "tokio")]
+pub(crate) use board::{Ticket, Watched};
+use worker::{ALARM, Worker};
+
+/// What is called with the outcome.
+type Watcher = Box<dyn FnOnce(Outcome) + Send>;
 
 /// Ends connections in the background, each as [`close`](crate::close) would, any number at once.
 ///
-/// One thread, one epoll. Handing a socket over takes a lock and a system call, the `shutdown` itself or the
-/// `write` that wakes the thread; it never waits for a peer. A clone is another handle to the same thread; the thread ends when the last handle
-/// is dropped **and** the last socket has ended.
+/// One thread, one epoll. Handing a socket over takes a lock, the `shutdown` and, if none came in the last
+/// milliseconds, the call that sets the thread's alarm; it never waits for a peer. A clone is another handle to
+/// the same thread; the thread ends when the last handle is dropped **and** the last socket has ended.
 ///
 /// When the process ends, the kernel closes what still lingers, which is the loss all over again: call
 /// [`finish`](Self::finish) first.
@@ -77,21 +84,15 @@ impl Closer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// `InvalidInput` with an [`InvalidBudget`] inside; what `epoll_create1`, `eventfd` or the start of a
+    /// `InvalidInput` with an [`InvalidBudget`] inside; what `epoll_create1`, `timerfd_create` or the start of a
     /// thread say, usually that there are too many.
     pub fn new(budget: Budget) -> io::Result<Self> {
         budget.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, waker.as_fd(), epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
-        let shared = Arc::new(Shared {
-            origin: Instant::now(),
-            waker,
-            most_waiting: budget.sockets,
-            asleep: AtomicBool::new(false),
-            board: Mutex::new(Board::default()),
-            ended: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::new(budget.sockets)?);
+        // Edge-triggered, so that the alarm need not be read.
+        let interest = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, shared.alarm(), epoll::EventData::new_u64(ALARM), interest)?;
         let worker = Worker::new(Arc::clone(&shared), epoll, budget);
         std::thread::Builder::new().name("linger-closer".into()).spawn(move || worker.run())?;
         Ok(Self { handle: Arc::new(Handle { shared, process: std::process::id() }) })
@@ -136,36 +137,71 @@ impl Closer {
 
     fn hand_over(&self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
         let Handle { shared, process } = &*self.handle;
-        let mut core = Core::new(policy, shared.now());
-        // A sleeping thread is woken and sends the FIN; a busy one is left in peace, and the FIN sent here, so
-        // that the peer has it at once in either case.
-        let forked = *process != std::process::id();
-        let here = forked || !shared.asleep.load(Ordering::Relaxed);
-        if here && core.next(shared.now()) == Action::HalfClose {
-            core.on(crate::socket::half_close(fd.as_fd()), shared.now());
+        let core = Core::new(policy, shared.now());
+        let socket = match Socket::new(fd) {
+            Ok(socket) => socket,
+            Err((fd, error)) => {
+                drop(fd);
+                shared.lock().handed_over += 1;
+                return self.ended_here(Outcome::failed(error.kind()), watcher);
+            }
+        };
+        let arrival = Arrival { socket, core, watcher };
+        if *process == std::process::id() {
+            return self.bring(arrival, false);
         }
-        if forked {
-            // The lock may have been held when the process forked: nothing shared is touched here.
-            let outcome = end_at_once(fd, core, shared.now());
-            return watcher.into_iter().for_each(|watcher| watcher(outcome));
+        // The lock may have been held when the process forked: nothing shared is touched here.
+        let (outcome, watcher) = end_at_once(arrival, shared.now());
+        watcher.into_iter().for_each(|watcher| watcher(outcome));
+    }
+
+    /// The time by which the machines of this closer's sockets go.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn now(&self) -> u64 {
+        self.handle.shared.now()
+    }
+
+    /// Notes a socket whose end a task watches, and takes it over when that lasts.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn watch(&self, watched: Arc<dyn Watched>) -> Ticket {
+        self.handle.shared.watch(watched)
+    }
+
+    /// Takes over a socket that was watched.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn take_over(&self, ticket: Ticket, arrival: Arrival) {
+        self.handle.shared.unwatch(ticket, None);
+        self.bring(arrival, true);
+    }
+
+    /// Counts the end of a watched socket.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_over(&self, ticket: Ticket, outcome: &Outcome) {
+        #[cfg(feature = "tracing")]
+        worker::trace(outcome);
+        self.handle.shared.unwatch(ticket, Some(outcome));
+    }
+
+    /// Gives an arrival to the thread; its FIN is sent here, so that the peer has it at once.
+    fn bring(&self, mut arrival: Arrival, counted: bool) {
+        let shared = &self.handle.shared;
+        if arrival.core.next(shared.now()) == Action::HalfClose {
+            arrival.core.on(arrival.socket.half_close(), shared.now());
         }
-        let shed = shared.tell(|board| {
-            board.handed_over += 1;
-            // The thread cannot keep up: what has waited longest is given up here, so that the bound holds.
-            let full = board.arrivals.len() >= shared.most_waiting;
-            let shed = if full { Some(board.arrivals.swap_remove(0)) } else { None };
-            // One without its FIN cannot wait for the next look of a thread that has just dozed off.
-            board.prompt |= !core.half_closed();
-            board.arrivals.push(Arrival { fd, core, watcher });
-            shed
-        });
-        if let Some(Arrival { fd, core, watcher }) = shed {
-            let outcome = end_at_once(fd, core, shared.now());
-            shared.lock().done.record(&outcome);
-            watcher.into_iter().for_each(|watcher| watcher(outcome));
-            shared.lock().reported += 1;
-            shared.ended.notify_all();
+        if let Some(shed) = shared.bring(arrival, counted) {
+            let (outcome, watcher) = end_at_once(shed, shared.now());
+            self.ended_here(outcome, watcher);
         }
+    }
+
+    /// Counts and tells an end that the thread has no part in.
+    fn ended_here(&self, outcome: Outcome, watcher: Option<Watcher>) {
+        #[cfg(feature = "tracing")]
+        worker::trace(&outcome);
+        let shared = &self.handle.shared;
+        shared.lock().done.record(&outcome);
+        watcher.into_iter().for_each(|watcher| watcher(outcome));
+        shared.reported();
     }
 
     /// What has been done so far.
@@ -176,7 +212,7 @@ impl Closer {
     /// Evicts up to `count` sockets, those first whose peers have everything: for a server whose `accept`
     /// says that there are no descriptors left.
     pub fn evict(&self, count: usize) {
-        self.handle.shared.tell(|board| board.orders.evict += count);
+        self.handle.shared.order(|board| board.orders.evict += count);
     }
 
     /// Waits until every socket has ended, for at most `deadline`, and says how those ended that it waited for.
@@ -187,22 +223,19 @@ impl Closer {
     pub fn finish(&self, deadline: Duration) -> Snapshot {
         let shared = &self.handle.shared;
         let end = shared.now().saturating_add(u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX));
-        let before = shared.tell(|board| {
+        let mut before = Snapshot::default();
+        shared.order(|board| {
             board.finishing += 1;
             board.orders.deadline = Some(board.orders.deadline.map_or(end, |other| other.min(end)));
-            board.snapshot()
+            before = board.snapshot();
         });
         // The thread closes everything at the deadline. One that was not scheduled for a second more is no
         // reason to hang at exit.
         let patience = end.saturating_add(1_000_000_000);
         let mut board = shared.lock();
-        while board.reported < board.handed_over {
-            let left = patience.saturating_sub(shared.now());
-            if left == 0 {
-                break;
-            }
-            let waited = shared.ended.wait_timeout(board, Duration::from_nanos(left));
-            board = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(board, _)| board);
+        let mut in_time = true;
+        while in_time && board.reported < board.handed_over {
+            (board, in_time) = shared.await_end(board, patience);
         }
         board.finishing -= 1;
         if board.finishing == 0 {
@@ -215,7 +248,7 @@ impl Closer {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.process == std::process::id() {
-            self.shared.tell(|board| board.orders.no_more = true);
+            self.shared.order(|board| board.orders.no_more = true);
         }
     }
 }
@@ -231,159 +264,36 @@ pub(crate) fn hand_over(closer: Option<&Closer>, fd: OwnedFd, policy: &Policy, w
         Ok(closer) => closer.hand_over(fd, policy, watcher),
         Err(_) => {
             // The process has no thread or descriptor left for a closer, and this caller cannot wait.
-            let outcome = end_at_once(fd, Core::new(policy, 0), 0);
-            watcher.into_iter().for_each(|watcher| watcher(outcome));
+            match Socket::new(fd) {
+                Ok(socket) => do_without(Arrival { socket, core: Core::new(policy, 0), watcher }),
+                Err((fd, error)) => {
+                    drop(fd);
+                    watcher.into_iter().for_each(|watcher| watcher(Outcome::failed(error.kind())));
+                }
+            }
         }
     }
 }
 
+/// Ends a connection without a closer, which the process could not make.
+#[cfg(feature = "tokio")]
+pub(crate) fn do_without(arrival: Arrival) {
+    let (outcome, watcher) = end_at_once(arrival, 0);
+    watcher.into_iter().for_each(|watcher| watcher(outcome));
+}
+
 /// What a close comes to that cannot wait: half-closed, emptied once, closed.
-fn end_at_once(fd: OwnedFd, mut core: Core, now: u64) -> Outcome {
-    let (ended, elapsed) = (Ended::Evicted, Duration::ZERO);
-    let nothing = Outcome { ended, discarded: 0, unacknowledged: None, elapsed };
-    let Ok(socket) = Socket::new(fd) else { return nothing };
+fn end_at_once(arrival: Arrival, now: u64) -> (Outcome, Option<Watcher>) {
+    let Arrival { socket, mut core, watcher } = arrival;
     if core.next(now) == Action::HalfClose {
         core.on(socket.half_close(), now);
     }
     core.on(socket.discard(&mut Discarder::new(), 1 << 20), now);
     core.evict();
     core.on(socket.measure(), now);
-    let Action::Close { abort, outcome } = core.next(now) else { return nothing };
+    let Action::Close { abort, outcome } = core.next(now) else {
+        return (Outcome::failed(io::ErrorKind::Other), watcher);
+    };
     socket.close(abort, core.acknowledged());
-    outcome
-}
-
-/// What the callers and the thread share.
-struct Shared {
-    origin: Instant,
-    waker: OwnedFd,
-    /// More arrivals than this are not left waiting.
-    most_waiting: usize,
-    /// What the board says of it, for a look without the lock.
-    asleep: AtomicBool,
-    board: Mutex<Board>,
-    /// Something has ended.
-    ended: Condvar,
-}
-
-#[derive(Default)]
-struct Board {
-    arrivals: Vec<Arrival>,
-    orders: Orders,
-    handed_over: u64,
-    done: Snapshot,
-    /// Ends whose watchers have returned.
-    reported: u64,
-    /// Calls of `finish` under way.
-    finishing: usize,
-    /// The thread sleeps, or is about to, and wants to be woken.
-    asleep: bool,
-    /// The thread will look again by itself within milliseconds.
-    dozing: bool,
-    /// Something has come that cannot wait so long.
-    prompt: bool,
-}
-
-/// What the thread has to tell.
-#[derive(Debug, Default)]
-struct News {
-    /// What has ended since it told last.
-    done: Snapshot,
-    /// How many of the ends have been reported to their watchers, if they have any.
-    reported: u64,
-    /// Lingering sockets whose peers have everything.
-    acknowledged: u64,
-}
-
-/// What the thread is to do beside taking arrivals.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Orders {
-    evict: usize,
-    /// Everything is to end by then.
-    deadline: Option<u64>,
-    /// The last handle is gone.
-    no_more: bool,
-}
-
-impl Board {
-    fn snapshot(&self) -> Snapshot {
-        let lingering = self.handed_over - self.done.ended.total();
-        let lingering_acknowledged = self.done.lingering_acknowledged.min(lingering);
-        Snapshot { handed_over: self.handed_over, lingering, lingering_acknowledged, ..self.done }
-    }
-}
-
-impl Shared {
-    /// Nanoseconds since the closer was made.
-    fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Board> {
-        // Nothing that runs under the lock panics; if it did, what it guards would still be whole.
-        self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Changes the board, and wakes the thread if it sleeps.
-    fn tell<R>(&self, change: impl FnOnce(&mut Board) -> R) -> R {
-        let mut board = self.lock();
-        let orders = board.orders;
-        let result = change(&mut board);
-        // The budget is for those that wait, too: they hold descriptors.
-        let spent = board.handed_over - board.done.ended.total() > self.most_waiting as u64;
-        let urgent = board.orders != orders || board.prompt || spent;
-        let wake = board.asleep || (board.dozing && urgent);
-        (board.asleep, board.dozing) = (board.asleep && !wake, board.dozing && !wake);
-        drop(board);
-        if wake {
-            // It fails only when the counter is full, and then the thread is awake.
-            let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
-        }
-        result
-    }
-
-    /// For the thread: publishes its news, swaps the arrivals for `empty` and says what else to do.
-    fn orders(&self, news: &mut News, empty: &mut Vec<Arrival>) -> Orders {
-        let mut board = self.lock();
-        self.publish(&mut board, news);
-        (board.asleep, board.dozing, board.prompt) = (false, false, false);
-        self.asleep.store(false, Ordering::Relaxed);
-        std::mem::swap(&mut board.arrivals, empty);
-        let orders = board.orders;
-        board.orders.evict = 0;
-        orders
-    }
-
-    /// For the thread: publishes its news and says whether nothing has come meanwhile; if so, whoever comes
-    /// next writes to the waker.
-    fn may_sleep(&self, news: &mut News, known: Orders) -> bool {
-        let mut board = self.lock();
-        self.publish(&mut board, news);
-        board.asleep = board.arrivals.is_empty() && board.orders == Orders { evict: 0, ..known };
-        self.asleep.store(board.asleep, Ordering::Relaxed);
-        board.asleep
-    }
-
-    /// For the thread: publishes its news and says whether nothing urgent has come meanwhile; if so, it
-    /// may wait for some milliseconds, and other arrivals with it.
-    fn may_doze(&self, news: &mut News, known: Orders) -> bool {
-        let mut board = self.lock();
-        self.publish(&mut board, news);
-        board.dozing = !board.prompt && board.orders == Orders { evict: 0, ..known };
-        board.dozing
-    }
-
-    fn publish(&self, board: &mut Board, news: &mut News) {
-        board.done.add(&std::mem::take(&mut news.done));
-        board.done.lingering_acknowledged = news.acknowledged;
-        board.reported += std::mem::take(&mut news.reported);
-        if board.finishing > 0 {
-            self.ended.notify_all();
-        }
-    }
-
-    /// For the thread: takes note that it was woken.
-    fn heard(&self) {
-        let _ = rustix::io::read(&self.waker, &mut [0u8; 8]);
-    }
+    (outcome, watcher)
 }

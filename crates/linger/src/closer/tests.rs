@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use super::*;
-use crate::Bound;
+use crate::{Bound, Ended};
 
 const LONG: Duration = Duration::from_secs(60);
 

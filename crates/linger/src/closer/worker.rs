@@ -12,11 +12,12 @@ use std::time::Duration;
 use linger_sys::Discarder;
 use rustix::event::{Timespec, epoll};
 
+use super::Watcher;
+use super::board::{Arrival, News, Orders, Shared, Watched, Work};
 use super::budget::{Budget, Throttle};
 use super::slab::{AGE, Entry, Flags, PEER, Ring, Slab};
 use super::wheel::{UNARMED, Wheel};
-use super::{News, Orders, Shared};
-use crate::machine::{Action, Core, Event};
+use crate::machine::{Action, Event};
 use crate::outcome::Outcome;
 use crate::socket::Socket;
 
@@ -30,22 +31,8 @@ const FLOOD: u64 = 1 << 20;
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
 const BATCH: usize = 256;
 
-/// How long arrivals may wait while there are some all the time. They have sent their FIN; what waits is the
-/// reading, for which the receive window has room.
-const LULL: u64 = 3_000_000;
-
-/// The epoll's name for the eventfd.
-pub(super) const WAKER: u64 = u64::MAX;
-
-/// What is called with the outcome.
-pub(super) type Watcher = Box<dyn FnOnce(Outcome) + Send>;
-
-/// A socket on its way from the caller to the thread.
-pub(super) struct Arrival {
-    pub(super) fd: OwnedFd,
-    pub(super) core: Core,
-    pub(super) watcher: Option<Watcher>,
-}
+/// The epoll's name for the alarm.
+pub(super) const ALARM: u64 = u64::MAX;
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
@@ -64,11 +51,10 @@ pub(super) struct Worker {
     throttle: Throttle,
     discarder: Discarder,
     now: u64,
-    arrivals: Vec<Arrival>,
+    /// What there was to do at the last look at the board.
+    work: Work,
     /// The orders that have been carried out.
     orders: Orders,
-    /// There were arrivals in this turn.
-    busy: bool,
     /// What is to be published.
     news: News,
 }
@@ -89,9 +75,8 @@ impl Worker {
             throttle: Throttle::new(budget.discard_per_second),
             discarder: Discarder::new(),
             now: 0,
-            arrivals: Vec::new(),
+            work: Work::default(),
             orders: Orders::default(),
-            busy: false,
             news: News::default(),
         }
     }
@@ -100,8 +85,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut events = Box::new([const { MaybeUninit::<epoll::Event>::uninit() }; BATCH]);
         loop {
-            let orders = self.shared.orders(&mut self.news, &mut self.arrivals);
             self.now = self.shared.now();
+            self.shared.look(self.now, &mut self.news, &mut self.work);
+            let orders = self.work.orders;
             if self.orders.deadline != orders.deadline {
                 self.hurry_all(orders.deadline);
             }
@@ -109,19 +95,19 @@ impl Worker {
             for _ in 0..orders.evict {
                 self.evict_one();
             }
-            let mut arrivals = std::mem::take(&mut self.arrivals);
-            self.busy = !arrivals.is_empty();
-            for arrival in arrivals.drain(..) {
+            let (mut arrivals, mut watched) =
+                (std::mem::take(&mut self.work.arrivals), std::mem::take(&mut self.work.watched));
+            let taken = watched.drain(..).filter_map(Watched::take);
+            for arrival in arrivals.drain(..).chain(taken) {
                 self.admit(arrival);
             }
             if arrivals.capacity() <= BATCH {
-                self.arrivals = arrivals;
+                self.work.arrivals = arrivals;
             }
             self.serve_timers();
             self.serve_queue();
             if orders.no_more && self.slab.len() == 0 {
-                self.shared.orders(&mut self.news, &mut self.arrivals);
-                return;
+                return self.publish();
             }
             self.await_events(&mut events[..]);
         }
@@ -129,14 +115,7 @@ impl Worker {
 
     /// Takes a socket over, after making room for it.
     fn admit(&mut self, arrival: Arrival) {
-        let Arrival { fd, core, watcher } = arrival;
-        let socket = match Socket::new(fd) {
-            Ok(socket) => socket,
-            Err((fd, error)) => {
-                drop(fd);
-                return self.record(Outcome::failed(error.kind()), watcher);
-            }
-        };
+        let Arrival { socket, core, watcher } = arrival;
         let peer = match self.budget.sockets_per_peer {
             Some(most) => {
                 let peer = self.peers.hash(&socket);
@@ -305,16 +284,10 @@ impl Worker {
             let turn = self.throttle.refilled();
             until = Some(until.map_or(turn, |timer| timer.min(turn)));
         }
-        let idle = until.is_none_or(|until| until > self.now);
-        if idle && self.busy {
-            // More are likely to come: looking again soon spares each of them a write to the waker, and most
-            // peers will have closed by then, so that one look ends the matter.
-            let doze = self.shared.may_doze(&mut self.news, self.orders);
-            let soon = if doze { self.now + LULL } else { 0 };
-            until = Some(until.unwrap_or(soon).min(soon));
-        } else if idle && !self.shared.may_sleep(&mut self.news, self.orders) {
-            until = Some(0);
+        if let Some(next) = self.work.next {
+            until = Some(until.map_or(next, |timer| timer.min(next)));
         }
+        self.publish();
         let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(self.now)));
         let timeout =
             timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
@@ -326,8 +299,7 @@ impl Worker {
         self.now = self.shared.now();
         for event in got {
             let data = event.data.u64();
-            if data == WAKER {
-                self.shared.heard();
+            if data == ALARM {
                 continue;
             }
             // A stale event for an index that was given anew wakes a socket for nothing, no more.
@@ -398,7 +370,7 @@ impl Worker {
         }
         self.peers.leave(&mut self.slab, index, peer);
         let Some(entry) = self.slab.remove(index) else { return };
-        if flags.has(Flags::REGISTERED) {
+        if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
             // While a duplicate is open, closing ours would leave the registration behind (`epoll(7)`).
             let _ = epoll::delete(&self.epoll, entry.socket.as_fd());
         }
@@ -407,13 +379,17 @@ impl Worker {
         self.record(outcome, watcher);
     }
 
+    fn publish(&mut self) {
+        self.shared.publish(&mut self.shared.lock(), &mut self.news);
+    }
+
     fn record(&mut self, outcome: Outcome, watcher: Option<Watcher>) {
         self.news.done.record(&outcome);
         #[cfg(feature = "tracing")]
         trace(&outcome);
         if let Some(watcher) = watcher {
             // Whoever hears of it finds it counted.
-            self.shared.publish(&mut self.shared.lock(), &mut self.news);
+            self.publish();
             // A watcher that panics costs its own report, not everybody's close.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));
         }
@@ -493,7 +469,7 @@ impl Peers {
 
 /// Tells of an end: at `debug`, or at `warn` where bytes may be lost and nobody wanted that.
 #[cfg(feature = "tracing")]
-fn trace(outcome: &Outcome) {
+pub(super) fn trace(outcome: &Outcome) {
     use crate::outcome::Ended;
     let Outcome { ended, discarded, unacknowledged, elapsed } = *outcome;
     let elapsed = elapsed.as_secs_f64();

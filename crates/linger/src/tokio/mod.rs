@@ -1,51 +1,78 @@
 //! The close for tokio: a future, and a stream that cannot be dropped wrongly.
 //!
-//! Both hand the socket to a [`Closer`], whose thread ends it: nothing here needs the runtime's timers, one
-//! [`Budget`](crate::Budget) holds for all connections, and a runtime that shuts down takes no socket with it.
+//! The task itself ends a connection whose peer closes within a tenth of a second, as most do: the runtime
+//! has the socket registered already, and no other thread need wake up. All others go to a [`Closer`], whose
+//! thread ends them. So nothing here needs the runtime's timers, one [`Budget`](crate::Budget) holds for all
+//! connections, and a runtime that is busy or shuts down delays or takes no close with it.
+
+mod ending;
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
 
+use self::ending::Ending;
 use crate::closer::hand_over;
 use crate::{Closer, Outcome, Policy};
 
 /// A stream of tokio's that can be closed lingering: [`TcpStream`] or [`UnixStream`].
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + sealed::IntoFd {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + sealed::Stream {}
 
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 
 mod sealed {
-    pub trait IntoFd {
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::task::{Context, Poll};
+
+    use linger_sys::Family;
+    use tokio::io::Interest;
+    use tokio::net::{TcpStream, UnixStream};
+
+    pub trait Stream: AsFd + Send + 'static {
+        const FAMILY: Family;
         /// Takes the descriptor out of the runtime.
-        fn into_fd(self) -> std::io::Result<std::os::fd::OwnedFd>;
+        fn into_fd(self) -> io::Result<OwnedFd>;
+        /// Waits until there may be something to read.
+        fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+        /// Reads in a way of one's own; the runtime takes note when there is nothing.
+        fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
     }
-}
 
-impl sealed::IntoFd for TcpStream {
-    fn into_fd(self) -> io::Result<OwnedFd> {
-        self.into_std().map(Into::into)
-    }
-}
+    macro_rules! stream {
+        ($stream:ty, $family:expr) => {
+            impl Stream for $stream {
+                const FAMILY: Family = $family;
 
-impl sealed::IntoFd for UnixStream {
-    fn into_fd(self) -> io::Result<OwnedFd> {
-        self.into_std().map(Into::into)
+                fn into_fd(self) -> io::Result<OwnedFd> {
+                    self.into_std().map(Into::into)
+                }
+
+                fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                    self.poll_read_ready(context)
+                }
+
+                fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+                    self.try_io(Interest::READABLE, read)
+                }
+            }
+        };
     }
+
+    stream!(TcpStream, Family::Tcp);
+    stream!(UnixStream, Family::Unix);
 }
 
 /// Ends a connection so that the peer gets every byte that was written, and says what became of it: what
 /// [`linger::close`](crate::close) does for a thread, for a task.
 ///
-/// The [global closer](Closer::global) has the socket when this returns. A future that is dropped, with its
-/// task or its runtime, only stops listening: the close goes on.
+/// The half-close has been done when this returns. A future that is dropped, with its task or its runtime, only
+/// stops listening: the close goes on in the [global closer](Closer::global).
 ///
 /// ```no_run
 /// # use tokio::io::AsyncWriteExt;
@@ -55,8 +82,8 @@ impl sealed::IntoFd for UnixStream {
 /// # Ok(()) }
 /// ```
 pub fn close<S: Stream>(stream: S, policy: &Policy) -> impl Future<Output = Outcome> + Send + use<S> {
-    let report = give(stream, policy, None);
-    async { report.await.unwrap_or_else(|_| lost_sight()) }
+    let mut ending = Ending::begin(stream, policy, None);
+    std::future::poll_fn(move |context| ending.poll(context))
 }
 
 /// A stream that lingers whichever way it ends.
@@ -102,9 +129,9 @@ enum Detached {
 }
 
 #[derive(Debug)]
-enum State<S> {
+enum State<S: Stream> {
     Open(S),
-    Closing(oneshot::Receiver<Outcome>),
+    Closing(Ending<S>),
     Closed(Option<Outcome>),
 }
 
@@ -127,9 +154,10 @@ impl<S: Stream> Lingering<S> {
         this
     }
 
-    /// Makes a shutdown return as soon as the closer has the socket, without waiting for the peer.
+    /// Makes a shutdown return after a tenth of a second at most, or as soon as the peer is seen to go on
+    /// sending, instead of waiting for it.
     ///
-    /// The task and its memory are free seconds earlier; what became of the connection is in the closer's
+    /// The task and its memory are free seconds earlier; what became of such a connection is in the closer's
     /// [snapshot](Closer::snapshot) alone, and a graceful shutdown has to [`finish`](Closer::finish) it.
     pub fn detached(mut self, detached: bool) -> Self {
         self.detached = if detached { Detached::Always } else { Detached::Never };
@@ -169,7 +197,7 @@ impl<S: Stream> Lingering<S> {
         if let State::Open(stream) = &mut self.state { Some(stream) } else { None }
     }
 
-    /// What the shutdown came to, once it is over; `None` for one that was detached.
+    /// What the shutdown came to, once it is over; `None` for one that went on without the task.
     pub fn outcome(&self) -> Option<Outcome> {
         if let State::Closed(outcome) = self.state { outcome } else { None }
     }
@@ -252,15 +280,16 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
             && let State::Open(stream) = std::mem::replace(&mut this.state, State::Closed(None))
         {
             let policy = this.last_policy();
-            if this.is_detached() {
-                hand_over(this.closer.as_ref(), stream.into_fd()?, &policy, None);
-            } else {
-                this.state = State::Closing(give(stream, &policy, this.closer.as_ref()));
-            }
+            this.state = State::Closing(Ending::begin(stream, &policy, this.closer.as_ref()));
         }
-        if let State::Closing(report) = &mut this.state {
-            let outcome = ready!(Pin::new(report).poll(cx)).unwrap_or_else(|_| lost_sight());
-            this.state = State::Closed(Some(outcome));
+        let detached = this.is_detached();
+        if let State::Closing(ending) = &mut this.state {
+            let outcome = match ending.poll(cx) {
+                Poll::Ready(outcome) => Some(outcome),
+                Poll::Pending if detached && ending.is_given() => None,
+                Poll::Pending => return Poll::Pending,
+            };
+            this.state = State::Closed(outcome);
         }
         match this.state {
             State::Closed(Some(outcome)) => Poll::Ready(verdict(outcome)),
@@ -269,27 +298,8 @@ impl<S: Stream> AsyncWrite for Lingering<S> {
     }
 }
 
-/// Hands a stream to the closer; the report comes when it has ended.
-fn give<S: Stream>(stream: S, policy: &Policy, closer: Option<&Closer>) -> oneshot::Receiver<Outcome> {
-    let (tell, told) = oneshot::channel();
-    match stream.into_fd() {
-        Ok(fd) => {
-            // Nobody may be listening any more.
-            let report = move |outcome| _ = tell.send(outcome);
-            hand_over(closer, fd, policy, Some(Box::new(report)));
-        }
-        Err(error) => _ = tell.send(Outcome::failed(error.kind())),
-    }
-    told
-}
-
 fn over<T>() -> Poll<io::Result<T>> {
     Poll::Ready(Err(io::Error::new(ErrorKind::BrokenPipe, "the stream has been shut down")))
-}
-
-/// The closer always reports; this is for a process so broken that it could not.
-fn lost_sight() -> Outcome {
-    Outcome::failed(ErrorKind::Other)
 }
 
 fn verdict(outcome: Outcome) -> io::Result<()> {
