@@ -1,5 +1,6 @@
 //! Reads capture files: pcap and pcapng of either byte order, in one pass and bounded memory.
 
+mod ahead;
 mod classic;
 mod input;
 mod ng;
@@ -10,6 +11,7 @@ use std::io::{self, Read};
 pub use input::open;
 pub use source::{Memory, Source, Stream};
 
+use self::ahead::Ahead;
 use crate::LinkType;
 
 /// The longest packet taken for true. Captures of undivided segments reach 512 KiB (BIG TCP); what claims
@@ -112,7 +114,8 @@ impl Reader {
     /// # Errors
     /// [`ReadError`], for instance that this is no capture.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
-        Self::of(Stream::new(Box::new(input)))
+        let ahead = Ahead::of_stream(input).map_err(|source| ReadError::Io { offset: 0, source })?;
+        Self::of(Stream::new(ahead))
     }
 }
 
@@ -150,6 +153,15 @@ impl<S: Source> Reader<S> {
         }
     }
 
+    /// The packets that stand whole in memory already: more than one may be held at a time.
+    ///
+    /// It ends where [`Reader::next`] has to go on: to read, to understand a block that is no packet, to say what
+    /// is wrong, or that the capture has ended.
+    pub fn at_hand(&mut self) -> AtHand<'_> {
+        let (bytes, at) = self.source.at_hand();
+        AtHand { bytes, at, format: &self.format, frame: &mut self.frame }
+    }
+
     /// How many bytes have been read, after decompression.
     pub fn offset(&self) -> u64 {
         self.source.offset()
@@ -158,6 +170,32 @@ impl<S: Source> Reader<S> {
     /// How many packets have been read.
     pub fn frames(&self) -> u64 {
         self.frame
+    }
+}
+
+/// The packets of a [`Reader`] that are in memory.
+#[derive(Debug)]
+pub struct AtHand<'a> {
+    bytes: &'a [u8],
+    at: &'a mut usize,
+    format: &'a Format,
+    frame: &'a mut u64,
+}
+
+impl<'a> Iterator for AtHand<'a> {
+    type Item = Packet<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Packet<'a>> {
+        let rest = self.bytes.get(*self.at..)?;
+        let (length, mut packet) = match self.format {
+            Format::Classic(header) => header.whole(rest)?,
+            Format::Ng(section) => section.whole(rest)?,
+        };
+        *self.at += length;
+        *self.frame += 1;
+        packet.frame = *self.frame;
+        Some(packet)
     }
 }
 

@@ -10,6 +10,8 @@ const MAX_DEPTH: u8 = 8;
 /// Ports, sequence, acknowledgement, offset and flags: the least of a TCP header worth looking at. It is what a
 /// snap length of 68 bytes leaves of TCP over IPv6 over Ethernet.
 const LEAST_HEADER: usize = 14;
+/// Its protocol number.
+const TCP: u8 = 6;
 
 /// A view of one TCP segment.
 ///
@@ -157,12 +159,23 @@ impl<'a> Segment<'a> {
     /// As [`Segment::from_ethernet`], and [`NotTcp::UnknownLink`].
     #[inline]
     pub fn from_frame(link: LinkType, frame: &'a [u8], wire_len: usize) -> Result<Self, NotTcp> {
-        let cursor = Cursor { frame, at: 0, wire_len: wire_len.max(frame.len()), depth: 0 };
-        // What most frames are, without a call: the view is built in place instead of being copied out of one.
-        if link == LinkType::ETHERNET && frame.get(12..14) == Some(&[0x08, 0x00]) {
-            return cursor.skip(14).ipv4();
+        match Self::plain(link, frame, wire_len) {
+            Some(segment) => Ok(segment),
+            None => Cursor::new(frame, wire_len).any(link),
         }
-        cursor.any(link)
+    }
+
+    /// Looks into what most frames are: TCP over IPv4 in Ethernet, without tags or tunnels.
+    ///
+    /// It is compiled into its caller, so that the view is built where it is wanted. `None` says nothing of the
+    /// frame: [`Segment::from_frame`] tells more, and why there is no segment.
+    #[inline(always)]
+    pub fn plain(link: LinkType, frame: &'a [u8], wire_len: usize) -> Option<Self> {
+        if link != LinkType::ETHERNET || frame.get(12..14) != Some(&[0x08, 0x00]) {
+            return None;
+        }
+        let (cursor, protocol, ip) = Cursor::new(frame, wire_len).skip(14).ipv4_header().ok()?;
+        if protocol == TCP { cursor.tcp(ip).ok() } else { None }
     }
 
     /// Reads the options.
@@ -194,6 +207,11 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline(always)]
+    fn new(frame: &'a [u8], wire_len: usize) -> Self {
+        Self { frame, at: 0, wire_len: wire_len.max(frame.len()), depth: 0 }
+    }
+
     #[inline]
     fn rest(&self) -> &'a [u8] {
         self.frame.get(self.at..).unwrap_or(&[])
@@ -266,8 +284,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline]
+    fn ipv4(self) -> Result<Segment<'a>, NotTcp> {
+        let (cursor, protocol, ip) = self.ipv4_header()?;
+        cursor.transport(protocol, ip)
+    }
+
+    /// Steps over the header; what stands behind it comes with its protocol number.
     #[inline(always)]
-    fn ipv4(mut self) -> Result<Segment<'a>, NotTcp> {
+    fn ipv4_header(mut self) -> Result<(Self, u8, Ip), NotTcp> {
         let rest = self.rest();
         let Some(header) = rest.first_chunk::<20>() else { return Err(NotTcp::TooShort) };
         let header_len = usize::from(header[0] & 0x0f) * 4;
@@ -290,7 +315,7 @@ impl<'a> Cursor<'a> {
         let destination = IpAddr::V4(Ipv4Addr::new(header[16], header[17], header[18], header[19]));
         let ip_id = Some(u16::from_be_bytes([header[4], header[5]]));
         let ip = Ip { source, destination, ip_id, ttl: header[8] };
-        self.skip(header_len).transport(header[9], ip)
+        Ok((self.skip(header_len), header[9], ip))
     }
 
     #[inline]
@@ -340,9 +365,9 @@ impl<'a> Cursor<'a> {
         Err(NotTcp::Malformed)
     }
 
-    #[inline(always)]
+    #[inline]
     fn transport(self, protocol: u8, ip: Ip) -> Result<Segment<'a>, NotTcp> {
-        if protocol == 6 { self.tcp(ip) } else { self.tunnel(protocol) }
+        if protocol == TCP { self.tcp(ip) } else { self.tunnel(protocol) }
     }
 
     #[cold]

@@ -49,10 +49,7 @@ impl Header {
     ) -> Result<Option<Packet<'a>>, ReadError> {
         let offset = source.offset();
         let Some(header) = source.record(self.record_header)? else { return Ok(None) };
-        let seconds = u64::from(self.order.u32(header, 0));
-        let fraction = u64::from(self.order.u32(header, 4));
-        let captured = self.order.u32(header, 8) as usize;
-        let wire_len = self.order.u32(header, 12) as usize;
+        let captured = self.captured(header);
         if captured > MAX_PACKET {
             let what = format!("a packet of {captured} bytes");
             return Err(ReadError::Damaged { offset, what });
@@ -63,14 +60,35 @@ impl Header {
         }
         source.consume(length);
         *frame += 1;
-        Ok(Some(Packet {
-            frame: *frame,
+        Ok(self.whole(source.behind(length)).map(|(_, packet)| Packet { frame: *frame, ..packet }))
+    }
+
+    /// The packet `bytes` begin with, and the length of its record, where they hold it whole; not yet numbered.
+    #[inline(always)]
+    pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
+        let header = bytes.get(..self.record_header)?;
+        let captured = self.captured(header);
+        if captured > MAX_PACKET {
+            return None;
+        }
+        let length = self.record_header + captured;
+        let data = bytes.get(self.record_header..length)?;
+        let seconds = u64::from(self.order.u32(header, 0));
+        let fraction = u64::from(self.order.u32(header, 4));
+        let packet = Packet {
+            frame: 0,
             time: seconds * 1_000_000_000 + fraction * self.nanoseconds_per_unit,
             link: self.link,
             interface: 0,
-            data: source.behind(captured),
-            wire_len: wire_len.max(captured),
+            data,
+            wire_len: (self.order.u32(header, 12) as usize).max(captured),
             options: None,
-        }))
+        };
+        Some((length, packet))
+    }
+
+    #[inline]
+    fn captured(&self, record_header: &[u8]) -> usize {
+        self.order.u32(record_header, 8) as usize
     }
 }

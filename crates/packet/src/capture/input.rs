@@ -2,21 +2,21 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, sync_channel};
 
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
-use super::{ReadError, Reader};
+use super::ahead::Ahead;
+use super::{ReadError, Reader, Stream};
 
-/// How much a decompressing thread hands over at once, and how many such pieces may wait.
+/// How much of a compressed file is read at once.
 const PIECE: usize = 256 << 10;
-const PIECES: usize = 3;
 
 type Input = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 
 /// Opens a capture; `-` is standard input. gzip (also of several members) and zstd (also of several frames)
-/// are recognised by their first bytes, and undone by a thread of its own.
+/// are recognised by their first bytes.
 ///
 /// # Errors
 /// [`ReadError`]: it cannot be opened, or is no capture.
@@ -26,8 +26,17 @@ pub fn open(path: &Path) -> Result<Reader, ReadError> {
         Box::new(io::stdin())
     } else {
         let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.is_dir() {
+        let kind = file.metadata().map_err(io)?.file_type();
+        if kind.is_dir() {
             return Err(io(io::ErrorKind::IsADirectory.into()));
+        }
+        let mut magic = [0; 4];
+        if kind.is_file()
+            && file.read_at(&mut magic, 0).map_err(io)? == 4
+            && !is_gzip(magic)
+            && !is_zstd(magic)
+        {
+            return Reader::of(Stream::new(Ahead::of_file(file).map_err(io)?));
         }
         Box::new(file)
     };
@@ -35,17 +44,19 @@ pub fn open(path: &Path) -> Result<Reader, ReadError> {
     input.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
     let first = [0, 1, 2, 3].map(|at| magic.get(at).copied().unwrap_or(0));
     let input = io::Cursor::new(magic).chain(input);
-    match first {
-        [0x1f, 0x8b, ..] => {
-            let input = BufReader::with_capacity(PIECE, input);
-            Reader::new(ReadAhead::new(flate2::bufread::MultiGzDecoder::new(input)))
-        }
-        first if is_zstd(first) => {
-            let input = BufReader::with_capacity(PIECE, input);
-            Reader::new(ReadAhead::new(Zstd::Between(Frames { magic: [0; 4], unread: 0, input })))
-        }
-        _ => Reader::new(input),
+    if is_gzip(first) {
+        let input = BufReader::with_capacity(PIECE, input);
+        Reader::new(flate2::bufread::MultiGzDecoder::new(input))
+    } else if is_zstd(first) {
+        let input = BufReader::with_capacity(PIECE, input);
+        Reader::new(Zstd::Between(Frames { magic: [0; 4], unread: 0, input }))
+    } else {
+        Reader::new(input)
     }
+}
+
+fn is_gzip(first: [u8; 4]) -> bool {
+    first.starts_with(&[0x1f, 0x8b])
 }
 
 fn is_zstd(first: [u8; 4]) -> bool {
@@ -120,51 +131,4 @@ impl Read for Zstd {
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Reads in a thread, so that decompressing and looking at packets each have a core.
-struct ReadAhead {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    piece: io::Cursor<Vec<u8>>,
-}
-
-impl ReadAhead {
-    fn new(mut input: impl Read + Send + 'static) -> Self {
-        let (sender, pieces) = sync_channel(PIECES);
-        // It ends with its input, or when the reader is dropped and sending fails.
-        std::thread::spawn(move || {
-            loop {
-                let mut piece = Vec::with_capacity(PIECE);
-                let result = input.by_ref().take(PIECE as u64).read_to_end(&mut piece);
-                let ended = piece.is_empty();
-                if !ended && sender.send(Ok(piece)).is_err() {
-                    return;
-                }
-                if let Err(error) = result {
-                    let _ = sender.send(Err(error));
-                    return;
-                }
-                if ended {
-                    return;
-                }
-            }
-        });
-        Self { pieces, piece: io::Cursor::new(Vec::new()) }
-    }
-}
-
-impl Read for ReadAhead {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.piece.read(out)?;
-            if read > 0 || out.is_empty() {
-                return Ok(read);
-            }
-            match self.pieces.recv() {
-                Ok(Ok(piece)) => self.piece = io::Cursor::new(piece),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Ok(0),
-            }
-        }
-    }
 }

@@ -130,23 +130,44 @@ impl Section {
                 self.interfaces.push(interface);
                 continue;
             }
-            let place = self.place(kind, block).map_err(damaged)?;
+            self.place(kind, block).map_err(damaged)?;
             *frame += 1;
-            let block = &source.behind(length)[8..8 + body];
-            let data = &block[place.at..place.at + place.captured];
-            let after = block.get(place.at + place.captured.next_multiple_of(4)..).unwrap_or(&[]);
-            let options = (kind != SIMPLE_PACKET && after.len() >= 4)
-                .then_some(Options { bytes: after, order: self.order });
-            return Ok(Some(Packet {
-                frame: *frame,
-                time: place.time,
-                link: place.link,
-                interface: place.interface,
-                data,
-                wire_len: place.wire_len.max(place.captured),
-                options,
-            }));
+            return Ok(self
+                .whole(source.behind(length))
+                .map(|(_, packet)| Packet { frame: *frame, ..packet }));
         }
+    }
+
+    /// The packet `bytes` begin with, and the length of its block, where they hold it whole; not yet numbered.
+    #[inline(always)]
+    pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
+        let header = bytes.first_chunk::<12>()?;
+        let kind = self.order.u32(header, 0);
+        let length = self.order.u32(header, 4) as usize;
+        if !matches!(kind, ENHANCED_PACKET | SIMPLE_PACKET | OBSOLETE_PACKET)
+            || length < 12
+            || !length.is_multiple_of(4)
+            || length > MAX_BLOCK
+        {
+            return None;
+        }
+        // The body, between the two lengths.
+        let block = bytes.get(8..length)?.get(..length - 12)?;
+        let place = self.place(kind, block).ok()?;
+        let data = block.get(place.at..place.at + place.captured)?;
+        let after = block.get(place.at + place.captured.next_multiple_of(4)..).unwrap_or(&[]);
+        let options = (kind != SIMPLE_PACKET && after.len() >= 4)
+            .then_some(Options { bytes: after, order: self.order });
+        let packet = Packet {
+            frame: 0,
+            time: place.time,
+            link: place.link,
+            interface: place.interface,
+            data,
+            wire_len: place.wire_len.max(place.captured),
+            options,
+        };
+        Some((length, packet))
     }
 
     fn interface(&self, block: &[u8]) -> Result<Interface, String> {

@@ -1,14 +1,7 @@
 //! Where a capture's bytes come from: a stream with a buffer, or memory that holds them all.
 
-use std::fmt;
-use std::io::{self, Read};
-
 use super::ReadError;
-
-/// Fits the second-level cache with room to spare, so that what the kernel just copied there is looked at there.
-/// A second thread that reads ahead, and mapping the file, were both measured to be no faster: the one pays for
-/// moving each line between cores, the other for address translation.
-const CAPACITY: usize = 128 << 10;
+use super::ahead::{Ahead, Block};
 
 /// A place to read records from, without copying each.
 ///
@@ -25,6 +18,9 @@ pub trait Source: sealed::Sealed {
     /// `length` bytes that an earlier peek has shown, counted back from the place reached.
     #[doc(hidden)]
     fn behind(&self, length: usize) -> &[u8];
+    /// The bytes that are in memory, and how far they have been stepped over.
+    #[doc(hidden)]
+    fn at_hand(&mut self) -> (&[u8], &mut usize);
     /// Steps over bytes without keeping them; false where the capture ends before.
     #[doc(hidden)]
     fn skip(&mut self, length: u64) -> Result<bool, ReadError>;
@@ -82,6 +78,10 @@ impl Source for Memory<'_> {
         &self.bytes[self.at - length..self.at]
     }
 
+    fn at_hand(&mut self) -> (&[u8], &mut usize) {
+        (self.bytes, &mut self.at)
+    }
+
     fn skip(&mut self, length: u64) -> Result<bool, ReadError> {
         let rest = self.bytes.len() - self.at;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -90,80 +90,94 @@ impl Source for Memory<'_> {
     }
 }
 
-/// A capture that is read as it comes.
+/// A capture that is read ahead, in blocks.
+///
+/// Reading copies, where mapping a file would not, and is as fast here: two cores share the copying, and the
+/// headers are looked at while they are in a cache. A file that is cut short meanwhile, as rotation does with
+/// captures, ends early instead of killing the process with SIGBUS.
+#[derive(Debug)]
 pub struct Stream {
-    input: Box<dyn Read + Send>,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// The stream's offset of `buffer[0]`.
-    base: u64,
+    ahead: Ahead,
+    block: Block,
+    /// How many bytes have come, up to `block.end`.
+    come: u64,
     ended: bool,
 }
 
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("offset", &self.offset()).finish_non_exhaustive()
-    }
-}
-
 impl Stream {
-    pub(super) fn new(input: Box<dyn Read + Send>) -> Self {
-        Self { input, buffer: vec![0; CAPACITY], start: 0, end: 0, base: 0, ended: false }
+    pub(super) fn new(ahead: Ahead) -> Self {
+        Self { ahead, block: Block::empty(), come: 0, ended: false }
     }
 
     #[cold]
     fn fill(&mut self, length: usize) -> Result<(), ReadError> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.base += self.start as u64;
-        self.end -= self.start;
-        self.start = 0;
-        if length > self.buffer.len() {
-            self.buffer.resize(length, 0);
-        }
-        while self.end < length && !self.ended {
-            match self.input.read(&mut self.buffer[self.end..]) {
-                Ok(0) => self.ended = true,
-                Ok(read) => self.end += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
+        while self.block.end - self.block.start < length && !self.ended {
+            match self.ahead.next() {
+                Some(Ok(next)) => self.append(next),
+                Some(Err(source)) => {
                     self.ended = true;
-                    return Err(ReadError::Io { offset: self.base + self.end as u64, source });
+                    return Err(ReadError::Io { offset: self.come, source });
                 }
+                None => self.ended = true,
             }
         }
         Ok(())
+    }
+
+    /// Puts what is left of this block before the next one; a record larger than that allows is put together.
+    fn append(&mut self, mut next: Block) {
+        let block = &mut self.block;
+        self.come += (next.end - next.start) as u64;
+        let rest = block.end - block.start;
+        if rest <= next.start {
+            let start = next.start - rest;
+            next.bytes[start..next.start].copy_from_slice(&block.bytes[block.start..block.end]);
+            next.start = start;
+            std::mem::swap(block, &mut next);
+        } else {
+            block.bytes.truncate(block.end);
+            block.bytes.drain(..block.start);
+            block.bytes.extend_from_slice(&next.bytes[next.start..next.end]);
+            block.start = 0;
+            block.end = block.bytes.len();
+        }
+        self.ahead.give_back(next);
     }
 }
 
 impl Source for Stream {
     #[inline]
     fn offset(&self) -> u64 {
-        self.base + self.start as u64
+        self.come - (self.block.end - self.block.start) as u64
     }
 
     #[inline]
     fn peek(&mut self, length: usize) -> Result<&[u8], ReadError> {
-        if self.end - self.start < length {
+        if self.block.end - self.block.start < length {
             self.fill(length)?;
         }
-        Ok(&self.buffer[self.start..self.end.min(self.start + length)])
+        let Block { bytes, start, end } = &self.block;
+        Ok(&bytes[*start..*end.min(&(start + length))])
     }
 
     #[inline]
     fn consume(&mut self, length: usize) {
-        self.start = self.end.min(self.start + length);
+        self.block.start = self.block.end.min(self.block.start + length);
     }
 
     #[inline]
     fn behind(&self, length: usize) -> &[u8] {
-        &self.buffer[self.start - length..self.start]
+        &self.block.bytes[self.block.start - length..self.block.start]
+    }
+
+    fn at_hand(&mut self) -> (&[u8], &mut usize) {
+        (&self.block.bytes[..self.block.end], &mut self.block.start)
     }
 
     fn skip(&mut self, mut length: u64) -> Result<bool, ReadError> {
         loop {
-            let here = ((self.end - self.start) as u64).min(length);
-            self.start += here as usize;
+            let here = ((self.block.end - self.block.start) as u64).min(length);
+            self.block.start += here as usize;
             length -= here;
             if length == 0 {
                 return Ok(true);

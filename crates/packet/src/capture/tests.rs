@@ -1,6 +1,6 @@
 //! Captures in every format and byte order, whole, cut and damaged.
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read as _, Write};
 use std::process::Command;
 
 use proptest::prelude::*;
@@ -134,6 +134,52 @@ fn what_is_no_capture_is_said() {
     file[24 + 8..24 + 12].copy_from_slice(&u32::MAX.to_le_bytes());
     let error = read(file).1.unwrap();
     assert_eq!(error.to_string(), "damaged at byte 24: a packet of 4294967295 bytes");
+}
+
+/// Enough for two threads to take turns many times.
+#[test]
+fn a_file_of_many_blocks_comes_in_order() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let mut writer = pcapng::Writer::new(std::io::BufWriter::new(&mut file), "test").unwrap();
+    let interface = writer.interface("eth0", LinkType::ETHERNET, 0).unwrap();
+    let packet = |n: usize| vec![n as u8; 1 + n * 7919 % 3000];
+    for n in 0..20_000 {
+        writer.packet(interface, TIME, &packet(n), 3000, None).unwrap();
+    }
+    drop(writer);
+    let mut reader = open(file.path()).unwrap();
+    for n in 0..20_000 {
+        assert_eq!(reader.next().unwrap().unwrap().data, packet(n), "packet {n}");
+    }
+    assert!(reader.next().unwrap().is_none());
+    assert_eq!(reader.offset(), file.as_file().metadata().unwrap().len());
+    // The same in pieces of what is in memory.
+    let mut reader = open(file.path()).unwrap();
+    let mut n = 0;
+    while let Some(first) = reader.next().unwrap() {
+        assert_eq!(first.data, packet(n));
+        n += 1;
+        for held in reader.at_hand().collect::<Vec<_>>() {
+            assert_eq!((held.frame, held.data), (n as u64 + 1, &packet(n)[..]));
+            n += 1;
+        }
+    }
+    assert_eq!(n, 20_000);
+}
+
+#[test]
+fn a_reader_that_panics_is_an_error_and_no_wait_for_ever() {
+    struct Panics;
+    impl std::io::Read for Panics {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            panic!("as a decompressor might")
+        }
+    }
+    let (file, header) = (classic(Order::Little, false), 24);
+    assert!(matches!(Reader::new(Panics), Err(ReadError::Io { offset: 0, .. })));
+    let mut reader = Reader::new(Cursor::new(file[..header].to_vec()).chain(Panics)).unwrap();
+    assert!(matches!(reader.next(), Err(ReadError::Io { offset: 24, .. })));
+    assert!(reader.next().unwrap().is_none(), "after an error there is no more to come");
 }
 
 #[test]

@@ -1,0 +1,243 @@
+//! Reads ahead of whoever looks at the packets, block after block.
+//!
+//! A stream is read by a thread of its own, so that decompressing, or the kernel's copy, has a core of its own. A
+//! file is read by that thread and by the consumer itself, whenever it would have to wait: copying takes about as
+//! long as looking, and so neither core idles.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// How much is read at once: enough to make a system call and a lock cheap, little enough for a second-level cache.
+const BLOCK: usize = 128 << 10;
+/// How many blocks there are, for two threads that do not run evenly; with 4 one of them waits a tenth of the time.
+const BLOCKS: usize = 12;
+/// Room before a block for the beginning of a record that ends in it: with it, only the piece of a record that
+/// stands across two blocks is copied.
+const HEADROOM: usize = 64 << 10;
+
+/// A piece of a capture.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) bytes: Vec<u8>,
+    /// Where in `bytes` it begins.
+    pub(super) start: usize,
+    /// Where in `bytes` it ends.
+    pub(super) end: usize,
+}
+
+impl Block {
+    pub(super) fn empty() -> Self {
+        Self { bytes: vec![0; HEADROOM + BLOCK], start: HEADROOM, end: HEADROOM }
+    }
+
+    /// Reads a file's block; answers whether it is whole, which the last one is not.
+    fn read_at(&mut self, file: &File, number: u64) -> io::Result<bool> {
+        (self.start, self.end) = (HEADROOM, HEADROOM);
+        while self.end < self.bytes.len() {
+            let offset = number * BLOCK as u64 + (self.end - HEADROOM) as u64;
+            match file.read_at(&mut self.bytes[self.end..], offset) {
+                Ok(0) => break,
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.end == self.bytes.len())
+    }
+
+    /// Takes what a stream gives at once: who watches a pipe does not wait until a block is full. Answers whether
+    /// that was anything.
+    fn read(&mut self, stream: &mut impl Read) -> io::Result<bool> {
+        self.start = HEADROOM;
+        self.end = loop {
+            match stream.read(&mut self.bytes[HEADROOM..]) {
+                Ok(read) => break HEADROOM + read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(self.start < self.end)
+    }
+}
+
+/// What the two threads share.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// A block has been read, or given back, or the consumer is gone.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The blocks from the next to be looked at on; `None` while somebody reads it.
+    ahead: VecDeque<Option<io::Result<Block>>>,
+    /// The number of the first of them.
+    first: u64,
+    spare: Vec<Block>,
+    /// How many threads wait for a change.
+    waiting: u32,
+    /// Nothing is to be read any more: the end was met, or the consumer is gone.
+    over: bool,
+}
+
+impl State {
+    /// Takes on to read the next block.
+    fn claim(&mut self) -> Option<(u64, Block)> {
+        if self.over {
+            return None;
+        }
+        let block = self.spare.pop()?;
+        self.ahead.push_back(None);
+        Some((self.first + self.ahead.len() as u64 - 1, block))
+    }
+
+    /// Hands a block in; `more` tells whether it is not the last one.
+    fn deliver(&mut self, number: u64, block: Block, more: io::Result<bool>) {
+        let Some(at) = number.checked_sub(self.first).map(|at| at as usize) else { return };
+        if !matches!(more, Ok(true)) {
+            self.over = true;
+            // A file that grows: what was read behind the end, as it was then, would leave a hole before it.
+            self.ahead.truncate(at + 1);
+        }
+        if let Some(place) = self.ahead.get_mut(at) {
+            *place = Some(more.map(|_| block));
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+
+    /// Wakes the other thread if it waits; a system call that is seldom needed.
+    fn announce(&self, state: &State) {
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Reads until the end, or until the consumer is gone.
+    fn serve(&self, mut read: impl FnMut(u64, &mut Block) -> io::Result<bool>) {
+        let _fallen = Fallen(self);
+        let mut state = self.lock();
+        loop {
+            if let Some((number, mut block)) = state.claim() {
+                drop(state);
+                let result = read(number, &mut block);
+                state = self.lock();
+                state.deliver(number, block, result);
+                self.announce(&state);
+            } else if state.over {
+                return;
+            } else {
+                state = self.wait(state);
+            }
+        }
+    }
+}
+
+/// Tells the consumer, who would wait for ever, that the thread has panicked: a decompressor may.
+struct Fallen<'a>(&'a Shared);
+
+impl Drop for Fallen<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut state = self.0.lock();
+            state.over = true;
+            for place in state.ahead.iter_mut().filter(|place| place.is_none()) {
+                *place = Some(Err(io::Error::other("the thread that reads it has panicked")));
+            }
+            self.0.announce(&state);
+        }
+    }
+}
+
+/// The consumer's end. The thread ends with its input, or once this is dropped.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    shared: Arc<Shared>,
+    /// What the consumer helps to read.
+    file: Option<Arc<File>>,
+}
+
+impl Ahead {
+    pub(super) fn of_stream(mut stream: impl Read + Send + 'static) -> io::Result<Self> {
+        Self::begin(None, move |_, block| block.read(&mut stream))
+    }
+
+    /// `file` must be able to read at an offset; it is read from its beginning.
+    pub(super) fn of_file(file: File) -> io::Result<Self> {
+        let file = Arc::new(file);
+        Self::begin(Some(file.clone()), move |number, block| block.read_at(&file, number))
+    }
+
+    fn begin(
+        file: Option<Arc<File>>,
+        read: impl FnMut(u64, &mut Block) -> io::Result<bool> + Send + 'static,
+    ) -> io::Result<Self> {
+        let spare = (1..BLOCKS).map(|_| Block::empty()).collect();
+        let state =
+            State { ahead: VecDeque::with_capacity(BLOCKS), first: 0, spare, waiting: 0, over: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let theirs = shared.clone();
+        std::thread::Builder::new().name("read-ahead".into()).spawn(move || theirs.serve(read))?;
+        Ok(Self { shared, file })
+    }
+
+    /// The next block, never an empty one; `None` at the end.
+    pub(super) fn next(&self) -> Option<io::Result<Block>> {
+        let mut state = self.shared.lock();
+        loop {
+            if state.ahead.front().is_some_and(Option::is_some) {
+                state.first += 1;
+                let block = state.ahead.pop_front().flatten();
+                return block.filter(|block| !matches!(block, Ok(block) if block.start == block.end));
+            }
+            if state.over && state.ahead.is_empty() {
+                return None;
+            }
+            let claimed = if self.file.is_some() { state.claim() } else { None };
+            match (&self.file, claimed) {
+                (Some(file), Some((number, mut block))) => {
+                    drop(state);
+                    let result = block.read_at(file, number);
+                    state = self.shared.lock();
+                    state.deliver(number, block, result);
+                    self.shared.announce(&state);
+                }
+                _ => state = self.shared.wait(state),
+            }
+        }
+    }
+
+    /// Gives a block back to be filled again.
+    pub(super) fn give_back(&self, mut block: Block) {
+        if block.bytes.len() != HEADROOM + BLOCK {
+            block = Block::empty();
+        }
+        let mut state = self.shared.lock();
+        state.spare.push(block);
+        self.shared.announce(&state);
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.over = true;
+        self.shared.announce(&state);
+    }
+}
