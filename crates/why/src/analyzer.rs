@@ -7,7 +7,10 @@ use linger_packet::{Flags, NotTcp, Segment};
 
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
-use crate::flow::{At, Flow, Key, Step};
+use crate::flow::{Flow, Step};
+use crate::key::{Dir, Key};
+use crate::record::At;
+use crate::reset::Reset;
 use crate::surroundings::Surroundings;
 use crate::table::{Slot, Table};
 use crate::verdict;
@@ -20,6 +23,8 @@ const AFTER_RESET: u64 = 10_000_000_000;
 const AFTER_CLOSE: u64 = 2_000_000_000;
 /// A forged reset that both sides ignore is reported after so many packets of each, and the flow goes on.
 const IGNORED: u32 = 8;
+/// Packets looked at before one is judged.
+const AHEAD: usize = 16;
 /// Comments kept for ladders.
 const MAX_COMMENTS: usize = 4_096;
 
@@ -68,6 +73,24 @@ pub struct Counts {
     pub last: u64,
 }
 
+/// A segment that has been looked at and not yet judged.
+#[derive(Debug)]
+struct Seen<'a> {
+    segment: Segment<'a>,
+    key: Key,
+    dir: Dir,
+    at: At,
+    /// Where its flow was kept when it was looked at.
+    slot: Option<Slot>,
+}
+
+/// The segments that wait to be judged: a ring.
+#[derive(Debug)]
+struct Waiting<'a> {
+    all: Vec<Seen<'a>>,
+    oldest: usize,
+}
+
 /// Takes packets in the order of the capture, gives findings in the order in which they become final.
 #[derive(Debug)]
 pub struct Analyzer {
@@ -93,25 +116,61 @@ impl Analyzer {
     }
 
     /// Takes the next packet.
-    #[inline]
     pub fn packet(&mut self, packet: &Packet<'_>) {
-        if self.counts.packets == 0 {
-            self.counts.first = packet.time;
-        }
-        self.counts.packets += 1;
-        self.counts.last = packet.time;
-        match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
-            Ok(segment) => {
-                if packet.has_options() && self.comments.len() < MAX_COMMENTS {
-                    self.comment(packet);
-                }
-                self.segment(&segment, packet.interface, At { frame: packet.frame, time: packet.time });
+        self.packets(std::iter::once(*packet));
+    }
+
+    /// Takes the next packets.
+    ///
+    /// A packet is judged when some more have been looked at: its flow is on the way from memory by then, and while
+    /// the processor waits for the next packet's header it has this one's work to do.
+    #[inline]
+    pub fn packets<'a>(&mut self, packets: impl Iterator<Item = Packet<'a>>) {
+        let mut waiting = Waiting { all: Vec::with_capacity(AHEAD), oldest: 0 };
+        for packet in packets {
+            if self.counts.packets == 0 {
+                self.counts.first = packet.time;
             }
+            self.counts.packets += 1;
+            self.counts.last = packet.time;
+            match Segment::plain(packet.link, packet.data, packet.wire_len) {
+                Some(segment) => self.queue(&packet, segment, &mut waiting),
+                None => self.look_closer(&packet, &mut waiting),
+            }
+        }
+        let (later, sooner) = waiting.all.split_at(waiting.oldest);
+        for seen in sooner.iter().chain(later) {
+            self.segment(seen);
+        }
+    }
+
+    #[inline(never)]
+    fn look_closer<'a>(&mut self, packet: &Packet<'a>, waiting: &mut Waiting<'a>) {
+        match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
+            Ok(segment) => self.queue(packet, segment, waiting),
             Err(NotTcp::OtherProtocol) => {}
             Err(NotTcp::Fragment) => self.counts.fragments += 1,
             Err(NotTcp::TooShort) => self.counts.cut += 1,
             Err(NotTcp::UnknownLink) => self.counts.unknown_link += 1,
             Err(_) => self.counts.malformed += 1,
+        }
+    }
+
+    /// Lets a segment wait, and judges the one that has waited for longest.
+    #[inline(always)]
+    fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut Waiting<'a>) {
+        if packet.has_options() && self.comments.len() < MAX_COMMENTS {
+            self.comment(packet);
+        }
+        let (key, dir) = Key::of(&segment, packet.interface);
+        let at = At { frame: packet.frame, time: packet.time };
+        let seen = Seen { segment, key, dir, at, slot: self.table.find(&key) };
+        if waiting.all.len() < AHEAD {
+            waiting.all.push(seen);
+        } else if let Some(place) = waiting.all.get_mut(waiting.oldest) {
+            self.segment(place);
+            *place = seen;
+            waiting.oldest = (waiting.oldest + 1) % AHEAD;
         }
     }
 
@@ -123,13 +182,13 @@ impl Analyzer {
         }
     }
 
-    fn segment(&mut self, segment: &Segment<'_>, interface: u32, at: At) {
+    fn segment(&mut self, seen: &Seen<'_>) {
         self.counts.segments += 1;
+        let &Seen { ref segment, key, dir, at, slot } = seen;
         while let Some(flow) = self.table.due(at.time) {
             self.settle(flow);
         }
-        let (key, dir) = Key::of(segment, interface);
-        let mut found = self.table.find(&key);
+        let mut found = slot.filter(|&slot| self.table.is_at(slot, &key)).or_else(|| self.table.find(&key));
         if segment.flags.has(Flags::SYN)
             && let Some(slot) = found
             && self.table.get(slot).is_some_and(|flow| flow.is_succeeded_by(segment, dir))
@@ -181,7 +240,7 @@ impl Analyzer {
         self.counts.connections += 1;
         let (slot, evicted) = self.table.insert(key, at);
         if let Some(flow) = evicted {
-            if flow.reset.is_none() && !(flow.sides[0].fin() && flow.sides[1].fin()) {
+            if flow.reset.is_none() && !flow.closed() {
                 self.counts.forgotten += 1;
             }
             self.settle(flow);
@@ -229,7 +288,7 @@ impl Analyzer {
         }
     }
 
-    fn judge(&mut self, reset: &crate::flow::Reset) {
+    fn judge(&mut self, reset: &Reset) {
         let facts = Facts::new(reset);
         let key = &reset.flow.key;
         let (from, to) = (key.end(reset.by), key.end(1 - reset.by));

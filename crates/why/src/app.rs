@@ -139,9 +139,7 @@ impl App {
         if sniff(bytes) != Protocol::Http {
             return false;
         }
-        let Some(length) = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4) else {
-            return false;
-        };
+        let Some(length) = head_length(bytes) else { return false };
         self.messages = self.messages.saturating_add(1);
         self.bits &= !(CHUNKED | HEAD_METHOD | UNTIL_CLOSE);
         self.bits |= KNOWN_END;
@@ -228,6 +226,20 @@ impl App {
     }
 }
 
+/// How long the head is that `bytes` begin with: up to its empty line.
+fn head_length(bytes: &[u8]) -> Option<usize> {
+    let mut last = 3;
+    loop {
+        // As far on as the byte there allows (Horspool): most of a head is neither of the two.
+        last += match bytes.get(last)? {
+            b'\n' if bytes[..last].ends_with(b"\r\n\r") => return Some(last + 1),
+            b'\n' => 2,
+            b'\r' => 1,
+            _ => 4,
+        };
+    }
+}
+
 /// What a stream that begins with these bytes is.
 fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
@@ -241,5 +253,18 @@ fn sniff(bytes: &[u8]) -> Protocol {
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Protocol::Http,
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
         _ => Protocol::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_head_ends_at_its_first_empty_line(text in "[\r\na]{0,24}") {
+            let simple = text.as_bytes().windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+            proptest::prop_assert_eq!(head_length(text.as_bytes()), simple);
+        }
     }
 }

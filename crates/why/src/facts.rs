@@ -4,7 +4,11 @@ use linger_packet::Flags;
 
 use crate::app::Protocol;
 use crate::finding::Rung;
-use crate::flow::{Dir, Flow, Record, Reset, Side};
+use crate::flow::Flow;
+use crate::key::Dir;
+use crate::record::Record;
+use crate::reset::Reset;
+use crate::side::Side;
 
 /// A reset seen from its sender and its receiver.
 #[derive(Clone, Copy)]

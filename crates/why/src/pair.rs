@@ -10,7 +10,7 @@ use linger_packet::capture::{self, ReadError};
 use linger_packet::{Flags, Segment};
 
 use crate::finding::Evidence;
-use crate::flow::Key;
+use crate::key::Key;
 use crate::{Cause, Class, Confidence, Finding};
 
 /// Connections compared.

@@ -42,6 +42,7 @@ pub fn examine_reader(
         match reader.next() {
             Ok(Some(packet)) => {
                 analyzer.packet(&packet);
+                analyzer.packets(reader.at_hand());
                 if analyzer.has_findings() {
                     analyzer.take().into_iter().for_each(&mut on_finding);
                 }

@@ -5,12 +5,17 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::flow::{At, Flow, Key};
+use crate::flow::Flow;
+use crate::key::Key;
+use crate::record::At;
 
 /// Flows are kept in pieces of this many, so that growing copies nothing.
 const CHUNK: usize = 256;
 /// How many flows are looked at for the one that has been silent for longest, when all places are taken.
 const LOOKS: usize = 64;
+
+/// Flows whose place is known without the index.
+const RECENT: usize = 1024;
 
 /// Where a flow is kept.
 pub(crate) type Slot = u32;
@@ -26,8 +31,8 @@ pub(crate) struct Table {
     generation: u32,
     limit: usize,
     hand: usize,
-    /// The flow of the last packet.
-    last: Option<(Key, Slot)>,
+    /// Where flows were found lately: saves most packets the way through the index.
+    recent: Box<[Slot; RECENT]>,
 }
 
 impl Table {
@@ -41,7 +46,7 @@ impl Table {
             generation: 0,
             limit: limit.max(1),
             hand: 0,
-            last: None,
+            recent: Box::new([0; RECENT]),
         }
     }
 
@@ -56,16 +61,21 @@ impl Table {
 
     #[inline]
     pub(crate) fn find(&mut self, key: &Key) -> Option<Slot> {
-        if let Some((last, slot)) = &self.last
-            && last == key
-        {
-            return Some(*slot);
+        let place = key.blend() as usize % RECENT;
+        let recent = self.recent[place];
+        if self.is_at(recent, key) {
+            return Some(recent);
         }
         let hash = self.hasher.hash_one(key);
-        let chunks = &self.chunks;
-        let slot = *self.index.find(hash, |&slot| key_at(chunks, slot) == Some(*key))?;
-        self.last = Some((*key, slot));
+        let slot = *self.index.find(hash, |&slot| self.is_at(slot, key))?;
+        self.recent[place] = slot;
         Some(slot)
+    }
+
+    /// Whether the flow of `key` is kept at `slot`.
+    #[inline]
+    pub(crate) fn is_at(&self, slot: Slot, key: &Key) -> bool {
+        flow_at(&self.chunks, slot).is_some_and(|flow| flow.key == *key)
     }
 
     /// Makes a flow for `key`, which has none. The flow that had to go for it, if any, comes back.
@@ -87,7 +97,6 @@ impl Table {
         let (hasher, chunks) = (&self.hasher, &self.chunks);
         self.index
             .insert_unique(hash, slot, |&slot| key_at(chunks, slot).map_or(0, |key| hasher.hash_one(key)));
-        self.last = Some((key, slot));
         (slot, evicted)
     }
 
@@ -97,7 +106,6 @@ impl Table {
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
             entry.remove();
         }
-        self.last = None;
         self.free.push(slot);
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK].take()
     }
@@ -143,7 +151,6 @@ impl Table {
     /// Any flow, until there is none: for the end.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Flow> {
         self.index.clear();
-        self.last = None;
         std::mem::take(&mut self.chunks).into_iter().flatten().flatten()
     }
 

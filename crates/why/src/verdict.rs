@@ -9,7 +9,8 @@ use linger_packet::Flags;
 use crate::boxes::{self, Said};
 use crate::facts::Facts;
 use crate::finding::Evidence;
-use crate::flow::{Genuine, RunKind};
+use crate::reset::Genuine;
+use crate::side::RunKind;
 use crate::surroundings::Listener;
 use crate::{Cause, Class, Confidence};
 

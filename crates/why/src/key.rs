@@ -1,0 +1,113 @@
+//! Names of connections: their two ends, whichever of them a packet comes from.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
+
+use linger_packet::Segment;
+
+/// A connection's two ends, the lower one first, as seen on one interface: each of a capture's interfaces is a
+/// place of its own, and what passes two of them is there twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    addresses: [[u64; 2]; 2],
+    ports: [u16; 2],
+    pub(crate) interface: u32,
+}
+
+impl std::hash::Hash for Key {
+    /// Five words; the derived one adds a length before each array.
+    #[inline]
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let [[a, b], [c, d]] = self.addresses;
+        let [low, high] = self.ports;
+        state.write_u64(a);
+        state.write_u64(b);
+        state.write_u64(c);
+        state.write_u64(d);
+        state.write_u64(u64::from(low) << 48 | u64::from(high) << 32 | u64::from(self.interface));
+    }
+}
+
+/// One of a flow's two sides: an index into [`Flow::sides`](crate::flow::Flow::sides).
+pub(crate) type Dir = usize;
+
+/// What stands before an IPv4 address in an IPv6 one that is mapped from it (RFC 4291 section 2.5.5.2).
+const V4: u64 = 0xffff << 32;
+
+fn words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(v4) => [0, V4 | u64::from(v4.to_bits())],
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            [(bits >> 64) as u64, bits as u64]
+        }
+    }
+}
+
+impl Key {
+    /// The key of a segment's connection, and which side sent the segment.
+    #[inline]
+    pub(crate) fn of(segment: &Segment<'_>, interface: u32) -> (Self, Dir) {
+        Self::between(segment.source, segment.destination, interface)
+    }
+
+    /// The key of the connection between two ends, and which side the first is.
+    #[inline]
+    pub(crate) fn between(from: SocketAddr, to: SocketAddr, interface: u32) -> (Self, Dir) {
+        if let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) {
+            // The same order as below, for less.
+            let end = |end: SocketAddrV4| u64::from(end.ip().to_bits()) << 16 | u64::from(end.port());
+            let (source, destination) = (end(from), end(to));
+            let dir = usize::from(source > destination);
+            let ends = [source.min(destination), source.max(destination)];
+            return (
+                Self {
+                    addresses: ends.map(|end| [0, V4 | end >> 16]),
+                    ports: ends.map(|end| end as u16),
+                    interface,
+                },
+                dir,
+            );
+        }
+        let (source, destination) = ((words(from.ip()), from.port()), (words(to.ip()), to.port()));
+        let ((low, high), dir) =
+            if source <= destination { ((source, destination), 0) } else { ((destination, source), 1) };
+        (Self { addresses: [low.0, high.0], ports: [low.1, high.1], interface }, dir)
+    }
+
+    /// A number that differs between most connections. Unlike the hash it can be foreseen: only for places that
+    /// may be taken by others.
+    #[inline]
+    pub(crate) fn blend(&self) -> u64 {
+        let [[_, low], [_, high]] = self.addresses;
+        let ports = u64::from(self.ports[0]) << 16 ^ u64::from(self.ports[1]);
+        (low ^ high.rotate_left(16) ^ ports ^ u64::from(self.interface)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            >> 48
+    }
+
+    pub(crate) fn end(&self, dir: Dir) -> SocketAddr {
+        let [high, low] = self.addresses[dir];
+        let v6 = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
+        SocketAddr::new(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4), self.ports[dir])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_survive_the_key_in_either_direction() {
+        let ends: Vec<SocketAddr> =
+            ["10.1.2.3:80", "10.1.2.3:81", "9.9.9.9:65535", "[fd00::1]:443", "[::1]:1", "[::]:0"]
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect();
+        for &one in &ends {
+            for &other in ends.iter().filter(|&&other| other != one) {
+                let (key, dir) = Key::between(one, other, 0);
+                assert_eq!((key.end(dir), key.end(1 - dir)), (one, other));
+                assert_eq!(Key::between(other, one, 0), (key, 1 - dir));
+            }
+        }
+    }
+}

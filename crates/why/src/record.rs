@@ -1,0 +1,84 @@
+//! Packets as they are remembered.
+
+use linger_packet::{Flags, Segment};
+
+use crate::key::Dir;
+
+/// Two packets alike in everything visible are one, captured twice, if they are this close.
+const DUPLICATE_WITHIN: u64 = 1_000_000;
+
+/// A packet as it is kept for the ladder.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Record {
+    /// Frames after the flow's first one.
+    pub(crate) frame: u32,
+    time_low: u32,
+    time_high: u16,
+    pub(crate) window: u16,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) len: u32,
+    pub(crate) id: u16,
+    pub(crate) flags: Flags,
+    bits: u8,
+}
+
+const FROM_HIGH: u8 = 1;
+const REPEATED: u8 = 2;
+
+impl Record {
+    /// `frame` and `micros` count from the flow's first packet.
+    #[inline]
+    pub(crate) fn new(segment: &Segment<'_>, dir: Dir, frame: u32, micros: u64) -> Self {
+        Self {
+            frame,
+            // 48 bits of microseconds: nine years.
+            time_low: micros as u32,
+            time_high: (micros >> 32) as u16,
+            window: segment.window.unwrap_or(0),
+            seq: segment.seq,
+            ack: segment.ack,
+            len: segment.payload_len,
+            id: segment.ip_id.unwrap_or(0),
+            flags: segment.flags,
+            bits: dir as u8,
+        }
+    }
+
+    pub(crate) fn dir(&self) -> Dir {
+        usize::from(self.bits & FROM_HIGH)
+    }
+
+    pub(crate) fn repeated(&self) -> bool {
+        self.bits & REPEATED != 0
+    }
+
+    pub(crate) fn mark_repeated(&mut self) {
+        self.bits |= REPEATED;
+    }
+
+    /// Nanoseconds after the flow's first packet.
+    pub(crate) fn since_first(&self) -> u64 {
+        (u64::from(self.time_high) << 32 | u64::from(self.time_low)) * 1_000
+    }
+
+    #[inline]
+    pub(crate) fn same_packet(&self, other: &Self) -> bool {
+        self.seq == other.seq
+            && self.ack == other.ack
+            && self.len == other.len
+            && self.id == other.id
+            && self.window == other.window
+            && self.flags == other.flags
+            && self.dir() == other.dir()
+            && self.since_first().abs_diff(other.since_first()) < DUPLICATE_WITHIN
+    }
+}
+
+/// Where and when a packet was seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub(crate) frame: u64,
+    /// Nanoseconds since the epoch.
+    pub(crate) time: u64,
+}

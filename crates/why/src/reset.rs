@@ -1,0 +1,110 @@
+//! A reset, the connection as it was then, and what came after it.
+
+use linger_packet::{Flags, Segment};
+
+use crate::flow::Flow;
+use crate::key::Dir;
+use crate::record::{At, Record};
+
+/// Packets kept that came after the reset.
+const KEPT: usize = 6;
+/// Bytes kept of a reset's payload.
+const PAYLOAD: usize = 96;
+/// Beyond this distance a sequence number belongs to another connection.
+const PLAUSIBLE: u32 = 1 << 26;
+
+/// A reset, with the flow as it was when it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Reset {
+    pub(crate) flow: Flow,
+    pub(crate) by: Dir,
+    pub(crate) at: At,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: Flags,
+    pub(crate) window: Option<u16>,
+    pub(crate) timestamps: bool,
+    pub(crate) ttl: u8,
+    pub(crate) id: Option<u16>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) after: After,
+}
+
+/// What followed a reset on the same connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct After {
+    /// Further resets by the same side, and by the other.
+    pub(crate) resets: [u32; 2],
+    /// A packet that the side which had reset would not have sent: its frame, and what it proves.
+    pub(crate) genuine: Option<(u64, Genuine)>,
+    /// Packets of each side that were no resets.
+    pub(crate) packets: [u32; 2],
+    pub(crate) records: Vec<Record>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Genuine {
+    /// It acknowledged bytes that had not arrived when the reset was sent.
+    NewAck,
+    /// It sent bytes beyond the reset's sequence number.
+    NewData,
+}
+
+impl Reset {
+    pub(crate) fn new(flow: Flow, segment: &Segment<'_>, by: Dir, at: At) -> Self {
+        Self {
+            flow,
+            by,
+            at,
+            seq: segment.seq,
+            ack: segment.ack,
+            flags: segment.flags,
+            window: segment.window,
+            timestamps: segment.parse_options().timestamps.is_some(),
+            ttl: segment.ttl,
+            id: segment.ip_id,
+            payload: segment.payload[..segment.payload.len().min(PAYLOAD)].to_vec(),
+            after: After::default(),
+        }
+    }
+
+    /// Takes a further reset of the connection.
+    pub(crate) fn again(&mut self, dir: Dir, record: Record) {
+        let count = &mut self.after.resets[usize::from(dir != self.by)];
+        *count = count.saturating_add(1);
+        self.after.keep(record);
+    }
+
+    /// Takes a packet that came after it and is none.
+    pub(crate) fn followed_by(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) {
+        let from_sender = dir == self.by;
+        let count = &mut self.after.packets[usize::from(!from_sender)];
+        *count = count.saturating_add(1);
+        self.after.keep(record);
+        if !from_sender || self.after.genuine.is_some() || segment.flags.has(Flags::SYN) {
+            return;
+        }
+        let peer = &self.flow.sides[1 - dir];
+        let beyond = |number: u32, limit: u32| {
+            let ahead = number.wrapping_sub(limit);
+            ahead != 0 && ahead < PLAUSIBLE
+        };
+        // What was on the way when the reset was sent may arrive after it, new to this capture. A packet that
+        // acknowledges what the reset's sender had not got, or goes beyond its last byte, was sent later.
+        let active = self.flags.has(Flags::ACK);
+        let had = if active { self.ack } else { peer.next };
+        if segment.flags.has(Flags::ACK) && peer.seen() && beyond(segment.ack, had) {
+            self.after.genuine = Some((at.frame, Genuine::NewAck));
+        } else if active && segment.payload_len > 0 && beyond(segment.end(), self.seq) && self.seq != 0 {
+            self.after.genuine = Some((at.frame, Genuine::NewData));
+        }
+    }
+}
+
+impl After {
+    fn keep(&mut self, record: Record) {
+        if self.records.len() < KEPT {
+            self.records.push(record);
+        }
+    }
+}
