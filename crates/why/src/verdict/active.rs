@@ -1,0 +1,131 @@
+//! Resets that nobody asked for: timers and aborts.
+
+use crate::side::RunKind;
+use crate::{Cause, Confidence};
+
+use super::{Judge, Opinion};
+use Cause::*;
+use Confidence::{Certain, Likely, Possible};
+
+impl Judge<'_> {
+    pub(super) fn keepalive(&mut self) -> Opinion {
+        let f = self.f;
+        let run = f.sender.run;
+        let (shortest, longest) = run.pauses;
+        self.say(
+            None,
+            format!(
+                "{} keepalive probes before it went unanswered, {} to {} ms apart",
+                run.count, shortest, longest
+            ),
+        );
+        // Even pauses, the last one too: the timer's, not an application's.
+        let last = (f.reset.at.time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
+        let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
+        if even && f.receiver.seen() {
+            return (KeepaliveTimeout, Certain, vec![KeepaliveTimeout]);
+        }
+        (KeepaliveTimeout, Likely, vec![KeepaliveTimeout, Aborted])
+    }
+
+    pub(super) fn retransmissions(&mut self) -> Opinion {
+        let f = self.f;
+        let run = f.sender.run;
+        let seconds = run.last.saturating_sub(run.first) as f64 / 1e9;
+        let what = if run.kind == RunKind::WindowProbes { "window probes" } else { "retransmissions" };
+        self.say(None, format!("{} {what} over {seconds:.1} s went unanswered before it", run.count));
+        self.ask("a capture at the other end, to see which way the packets are lost");
+        (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted])
+    }
+
+    /// A reset that nobody asked for.
+    pub(super) fn active(&mut self) -> Opinion {
+        let f = self.f;
+        let (s, r) = (f.sender, f.receiver);
+        if let Some((before, now)) = f.window_reopened() {
+            self.say(
+                f.reset.at.frame,
+                format!(
+                    "the window re-opens from {before} to {now} at the same acknowledgement: close() threw away \
+                     bytes that lay unread"
+                ),
+            );
+            if f.sender_is_client() == Some(true) {
+                let confidence = if f.whole() { Certain } else { Likely };
+                return (ClientGaveUp, confidence, vec![ClientGaveUp, ClosedWithUnreadData]);
+            }
+            if let Some(opinion) = self.process_gone(f.reset.at.time, ClosedWithUnreadData) {
+                return opinion;
+            }
+            let confidence = if f.sender_is_client().is_some() { Certain } else { Likely };
+            return (ClosedWithUnreadData, confidence, vec![ClosedWithUnreadData]);
+        }
+        if f.sender_is_client() == Some(true) {
+            return self.active_client();
+        }
+        if let Some(opinion) = self.process_gone(f.reset.at.time, ClosedWithUnreadData) {
+            return opinion;
+        }
+        if f.whole() && r.payload == 0 {
+            self.say(None, "the other side had sent no byte, so none can have been unread");
+            if s.payload == 0 {
+                self.ask("the server's log, or `linger watch` there: a listener closed with a full queue looks the same");
+                return (Aborted, Likely, vec![Aborted, ProcessGone, Forged]);
+            }
+            self.ask(
+                "`linger watch` at the server: an abort, ss -K and a killed socket look the same on the wire",
+            );
+            return (Aborted, Likely, vec![Aborted, Forged]);
+        }
+        if s.fin() && r.after_fin > 0 && f.acknowledges_all() {
+            self.say(
+                f.frame_at(r.last_frame),
+                format!("{} bytes arrived after the sender's half-close, and close() met them", r.after_fin),
+            );
+            self.ask("`linger watch` at the server: TCPAbortOnClose for unread data");
+            return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
+        }
+        if let Some((frame, says)) = f.request_left_unread() {
+            self.say(frame, says);
+            self.ask("`linger watch` at the server: TCPAbortOnClose for unread data");
+            return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
+        }
+        if f.exchange_complete() {
+            self.say(None, "the response was whole and acknowledged before it");
+        }
+        self.ask(
+            "`linger watch` (or the tcp_send_reset tracepoint) at the server: on the wire an abort and a close with \
+             unread data are the same",
+        );
+        (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, Forged])
+    }
+
+    pub(super) fn active_client(&mut self) -> Opinion {
+        let f = self.f;
+        let (s, r) = (f.sender, f.receiver);
+        if s.payload == 0 && r.payload == 0 && f.whole() {
+            self.say(None, "no byte was sent either way: a health check, or a scan");
+            return (Aborted, Likely, vec![Aborted, ClientGaveUp]);
+        }
+        if f.exchange_complete() {
+            self.say(None, "the client had the whole response, and ended the connection with a reset");
+            return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
+        }
+        if r.fin() && f.acknowledges_all() {
+            self.say(
+                f.frame_at(r.fin_frame),
+                "the server had ended its side, and the client's system had acknowledged all of it",
+            );
+            self.ask("whether the client's program had read it: close() with unread data sends this reset");
+            return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ClientGaveUp]);
+        }
+        let undelivered = r.payload_after(s.ack);
+        if undelivered > 0 {
+            self.say(f.reset.at.frame, format!("{undelivered} bytes of the response were on the way to it"));
+        } else if r.payload == 0 {
+            self.say(None, "the server had not begun to answer");
+        }
+        self.ask("the client's timeout and log");
+        (ClientGaveUp, Likely, vec![ClientGaveUp, Aborted, ClosedWithUnreadData, Forged])
+    }
+}

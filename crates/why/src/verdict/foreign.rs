@@ -1,0 +1,136 @@
+//! Resets that come from somebody else: what boxes say of themselves, and what does not fit the sender.
+
+use crate::boxes::{self, Said};
+use crate::reset::Genuine;
+use crate::{Cause, Class, Confidence};
+
+use super::{Judge, Opinion};
+use Cause::*;
+use Confidence::{Certain, Likely, Possible};
+
+impl Judge<'_> {
+    /// NetScaler codes, BIG-IP texts, diagnostic payloads.
+    pub(super) fn said_by_a_box(&mut self) -> Option<Opinion> {
+        let reset = self.f.reset;
+        let frame = reset.at.frame;
+        let said = boxes::payload(&reset.payload).or_else(|| {
+            let window = reset.window?;
+            // A window that the sender has offered before, or nearly, is a window and no code.
+            let s = self.f.sender;
+            let near = s.has_window() && s.window.abs_diff(window) < 512;
+            if near || self.f.window_reopened().is_some() { None } else { boxes::window(window) }
+        })?;
+        match said {
+            Said::NetScaler { code, means } => {
+                self.say(frame, format!("window {code} is a NetScaler's reset code: {means}"));
+                self.ask("the load balancer's log, or a capture on its other side");
+                Some((Forged, Possible, vec![Forged, Aborted, ClosedWithUnreadData]))
+            }
+            Said::BigIp(text) => {
+                self.say(frame, format!("the payload is a BIG-IP's: \"{text}\""));
+                self.ask("the load balancer's log");
+                Some((Forged, Likely, vec![Forged]))
+            }
+            Said::Diagnostic { code, means } => {
+                self.say(frame, format!("the diagnostic payload gives reason {code}: {means}"));
+                Some(match code {
+                    2 => (HalfOpen, Likely, vec![HalfOpen, Forged]),
+                    3 => (DataAfterClose, Likely, vec![DataAfterClose, Forged]),
+                    4 => (Aborted, Likely, vec![Aborted, Forged]),
+                    _ => (Forged, Likely, vec![Forged]),
+                })
+            }
+            Said::Vendor { code, enterprise } => {
+                self.say(
+                    frame,
+                    format!("the diagnostic payload gives reason {code} of enterprise {enterprise}"),
+                );
+                Some((Forged, Likely, vec![Forged]))
+            }
+            Said::Text(text) => {
+                self.say(frame, format!("the reset carries text: \"{text}\""));
+                None
+            }
+        }
+    }
+
+    /// Whether the reset comes from somebody else.
+    pub(super) fn foreign(&mut self, class: Class) -> Option<Opinion> {
+        let f = self.f;
+        let reset = f.reset;
+        let genuine = reset.after.genuine;
+        let ttl = f.foreign_ttl();
+        let hops = ttl.map(|usual| {
+            self.say(
+                reset.at.frame,
+                format!("its TTL is {}; the sender's other packets have {usual}", reset.ttl),
+            );
+        });
+        if let (Class::AnswerToSyn, Some(usual)) = (class, self.listener.ttl)
+            && usual != reset.ttl
+        {
+            self.say(
+                reset.at.frame,
+                format!(
+                    "its TTL is {}; the SYN-ACKs of the same port have {usual}: another machine answered",
+                    reset.ttl
+                ),
+            );
+            self.ask("a capture at the server: a firewall's answer is not in it");
+            return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
+        }
+        let id = f.foreign_id();
+        if let Some((expected, got)) = id {
+            self.say(
+                reset.at.frame,
+                format!("its IP identification is {got}; the sender counts up and was at {expected}"),
+            );
+        }
+        if let Some((frame, what)) = genuine {
+            self.say(
+                frame,
+                match what {
+                    Genuine::NewAck => {
+                        "the same sender then acknowledges what came later: it knows nothing of a reset"
+                    }
+                    Genuine::NewData => {
+                        "the same sender goes on sending beyond the reset: it knows nothing of it"
+                    }
+                },
+            );
+            // A firewall that answers a packet leaves the other side as unaware.
+            if !f.active() && hops.is_some() && f.trigger.is_some() {
+                self.ask("a capture at the alleged sender: this reset is not in it");
+                return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
+            }
+            let confidence = if hops.is_some() || id.is_some() { Certain } else { Likely };
+            self.ask("a capture at the alleged sender: this reset is not in it");
+            return Some((Forged, confidence, vec![Forged]));
+        }
+        if hops.is_some() {
+            self.ask("a capture at the alleged sender: this reset is not in it");
+            return Some(if f.active() || f.trigger.is_none() {
+                (Forged, Likely, vec![Forged, FirewallReject])
+            } else {
+                (FirewallReject, Likely, vec![FirewallReject, Forged])
+            });
+        }
+        if let Some((answered, round_trip)) = f.answered_too_fast() {
+            self.say(
+                reset.at.frame,
+                format!(
+                    "it came {} us after the packet it answers; the way to the sender and back takes {} us",
+                    answered / 1_000,
+                    round_trip / 1_000
+                ),
+            );
+            self.ask("a capture at the alleged sender: this reset is not in it");
+            return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
+        }
+        if id.is_some() && f.active() {
+            self.ask("a capture at the alleged sender: this reset is not in it");
+            return Some((Unknown, Possible, vec![Forged, Aborted, ClosedWithUnreadData]));
+        }
+        None
+    }
+}

@@ -1,0 +1,97 @@
+//! Resets before a connection came to anything: answers to SYN and SYN-ACK, full accept queues.
+
+use crate::{Cause, Confidence};
+
+use super::{Judge, Opinion, REFUSED_WITHIN, TOGETHER};
+use Cause::*;
+use Confidence::{Likely, Possible};
+
+impl Judge<'_> {
+    pub(super) fn answer_to_syn(&mut self) -> Opinion {
+        let time = self.f.reset.at.time;
+        if let Some(accepted) = self.listener.accepted
+            && accepted > time
+            && accepted - time < 2_000_000_000
+        {
+            self.say(None, "the same port accepts another connection less than two seconds later");
+            self.ask("whether the service restarted, or ListenOverflows (some systems refuse when the queue is full)");
+            return (Unknown, Possible, vec![PortClosed, ProcessGone, AcceptQueueOverflow, FirewallReject]);
+        }
+        let ended = self.listener.ended_within(time, REFUSED_WITHIN);
+        if ended >= TOGETHER {
+            self.say(None, format!("shortly before, {ended} connections of the same port ended at once"));
+            self.ask("the service's journal at that time");
+            return (ProcessGone, Likely, vec![ProcessGone, PortClosed, FirewallReject]);
+        }
+        if self.listener.accepted.is_some() {
+            self.say(None, "the same port accepted connections before");
+        }
+        self.ask("`ss -ltn` on the host; a firewall there that rejects with tcp-reset looks the same");
+        (PortClosed, Likely, vec![PortClosed, ProcessGone, FirewallReject])
+    }
+
+    pub(super) fn answer_to_syn_ack(&mut self) -> Opinion {
+        let f = self.f;
+        if let Some(ack) = f.stale_answer() {
+            self.say(
+                f.frame_of(&ack),
+                "the SYN was answered with the acknowledgement of an older connection on the same ports",
+            );
+            return (HalfOpen, Likely, vec![HalfOpen]);
+        }
+        self.say(None, "the handshake was never completed");
+        self.ask("whether a process at the client cancelled its connect(), or none ever asked (a scan, a spoofed address)");
+        (ClientGaveUp, Likely, vec![ClientGaveUp, HalfOpen])
+    }
+
+    /// A bare reset, and the sender had acknowledged none of the client's bytes.
+    pub(super) fn before_ack(&mut self) -> Opinion {
+        let f = self.f;
+        if f.sender_is_client() == Some(true) {
+            self.ask("a capture at the client");
+            return (Unknown, Possible, vec![ClientGaveUp, HalfOpen, FirewallReject, Forged]);
+        }
+        let at = f.frame_at(f.flow().syn_ack_frame);
+        if f.flow().syn_ack_repeats > 0 {
+            self.say(
+                at,
+                format!(
+                    "the SYN-ACK was sent again {} times after the client had acknowledged it",
+                    f.flow().syn_ack_repeats
+                ),
+            );
+            if f.receiver.repeats > 0 {
+                self.say(
+                    None,
+                    format!("the client repeated its data {} times unanswered", f.receiver.repeats),
+                );
+            }
+            self.ask("ListenOverflows in `nstat -az` on the server, or `ss -ltn` at that time");
+            return (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, FirewallReject]);
+        }
+        if f.receiver.repeats >= 2 {
+            self.say(
+                None,
+                format!(
+                    "the client's data was repeated {} times and never acknowledged, as behind SYN cookies",
+                    f.receiver.repeats
+                ),
+            );
+            self.ask("TCPReqQFullDoCookies, SyncookiesFailed and ListenOverflows on the server");
+            return (
+                AcceptQueueOverflow,
+                Likely,
+                vec![AcceptQueueOverflow, FirewallReject, HalfOpen, Forged],
+            );
+        }
+        if let Some(opinion) = self.process_gone(f.reset.at.time, AcceptQueueOverflow) {
+            return opinion;
+        }
+        self.say(at, "the server had completed the handshake, and refused the client's very next packet");
+        if self.listener.repeats > 0 {
+            self.say(None, "SYN-ACKs of the same port are repeated in other connections");
+        }
+        self.ask("ListenOverflows and net.ipv4.tcp_abort_on_overflow on the server");
+        (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, ProcessGone, FirewallReject, Forged])
+    }
+}

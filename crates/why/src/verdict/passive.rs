@@ -1,0 +1,89 @@
+//! Resets that answer a packet of an open or closed connection.
+
+use linger_packet::Flags;
+
+use crate::{Cause, Confidence};
+
+use super::{Judge, Opinion};
+use Cause::*;
+use Confidence::{Certain, Likely, Possible};
+
+/// `tcp_fin_timeout` is 60 s; what is answered with a reset this long after a FIN met no socket.
+const FIN_TIMEOUT: u64 = 55_000_000_000;
+
+impl Judge<'_> {
+    /// A bare reset after the sender's own FIN.
+    pub(super) fn after_own_fin(&mut self) -> Opinion {
+        let f = self.f;
+        let (s, r) = (f.sender, f.receiver);
+        let fin = f.frame_at(s.fin_frame);
+        let since_fin = f.reset.at.time.saturating_sub(s.fin_time);
+        let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || r.after_fin > 0;
+        self.say(fin, format!("the sender had closed {:.3} s before", since_fin as f64 / 1e9));
+        if late_data {
+            if f.alert_after_fin() {
+                self.say(
+                    f.trigger.map(|trigger| f.frame_of(&trigger)),
+                    "what it answers is a TLS close_notify",
+                );
+                return (DataAfterClose, Certain, vec![DataAfterClose]);
+            }
+            if r.after_fin > 0 {
+                self.say(
+                    f.trigger.map(|trigger| f.frame_of(&trigger)),
+                    format!("{} bytes arrived after that, and nobody was there to read them", r.after_fin),
+                );
+            }
+            if f.sender_is_client() == Some(true) {
+                self.ask("the client's timeout, and the process at the client");
+                let confidence = if f.whole() { Certain } else { Likely };
+                return (ClientGaveUp, confidence, vec![ClientGaveUp]);
+            }
+            if let Some(opinion) = self.process_gone(s.fin_time, DataAfterClose) {
+                return opinion;
+            }
+            // Without the server's side of the story "after" is only the order at this point of the path.
+            let confidence = if f.trigger.is_some() && !s.gap() { Certain } else { Likely };
+            return (DataAfterClose, confidence, vec![DataAfterClose]);
+        }
+        if f.trigger.is_some_and(|trigger| trigger.flags.has(Flags::FIN)) || r.fin() {
+            if let Some(opinion) = self.process_gone(s.fin_time, Finwait2Expired) {
+                return opinion;
+            }
+            if since_fin >= FIN_TIMEOUT {
+                self.say(None, "longer than tcp_fin_timeout (60 s)");
+            }
+            self.ask("tcp_fin_timeout and tcp_max_orphans on the host that reset");
+            return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
+        }
+        self.ask("a capture at the sender of the reset, from before its FIN");
+        (Unknown, Possible, vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged])
+    }
+
+    /// A bare reset in the middle of a connection, with no FIN before it.
+    pub(super) fn no_memory(&mut self) -> Opinion {
+        let f = self.f;
+        if let Some(opinion) = self.process_gone(f.reset.at.time, HalfOpen) {
+            return opinion;
+        }
+        if !f.whole() || f.sender.gap() {
+            self.say(None, "the capture lacks part of this connection: a FIN may have gone before");
+            self.ask("a capture that holds the connection from its beginning, both directions");
+            let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
+            if f.sender_is_client() != Some(false) {
+                candidates.push(ClientGaveUp);
+            }
+            return (Unknown, Possible, candidates);
+        }
+        self.say(
+            None,
+            "the sender had never closed: it has no memory of a connection it had acknowledged data of",
+        );
+        self.ask("a capture at the sender: a FIN or reset of its own that never arrived would explain it");
+        let mut candidates = vec![HalfOpen, FirewallReject, Forged, ProcessGone, DataAfterClose];
+        if f.sender_is_client() == Some(true) {
+            candidates.insert(1, ClientGaveUp);
+        }
+        (HalfOpen, Likely, candidates)
+    }
+}
