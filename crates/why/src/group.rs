@@ -41,6 +41,15 @@ pub struct Group {
     pub example: Finding,
 }
 
+impl Group {
+    /// The causes that would fit as well, by name.
+    pub(crate) fn others(&self) -> String {
+        let others: Vec<_> =
+            self.candidates.iter().filter(|&&cause| cause != self.cause).map(|cause| cause.name()).collect();
+        others.join(", ")
+    }
+}
+
 /// One connection of a group.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]

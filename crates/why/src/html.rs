@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use crate::group::Group;
-use crate::text::{headline, label, losses};
-use crate::{Cause, Examined, Finding};
+use crate::text::{headline, label, losses, notes, size, summary};
+use crate::{Cause, Examined, Finding, Rung};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --paper: #fff; --card: #f6f7f9; --bad: #b42318;
@@ -12,13 +12,15 @@ const STYLE: &str = "
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --paper: #14171c; --card: #1d2129;
   --bad: #f97066; --good: #47cd89; --line: #98a2b3; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem; }
+  margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 0 0 .5rem; }
 section { background: var(--card); border-radius: .5rem; padding: 1rem 1.25rem; margin: 1rem 0;
-  border-left: .3rem solid var(--bad); overflow-x: auto; }
+  border-left: .3rem solid var(--bad); }
 section.harmless { border-color: var(--good); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
-dt { color: var(--soft); } dd { margin: 0; } ul { margin: .3rem 0; padding-left: 1.2rem; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .2rem 1rem; margin: .5rem 0; }
+dt { color: var(--soft); } dd { margin: 0; } ul { margin: 0; padding-left: 1.2rem; }
+.ladder { overflow-x: auto; margin-top: 1rem; }
+@media (max-width: 40rem) { dl { display: block; } dt { margin-top: .4rem; } }
 .note { color: var(--soft); } svg text { font: 12px ui-monospace, monospace; fill: var(--ink); }
 svg .soft { fill: var(--soft); } svg line { stroke: var(--line); } svg .reset line { stroke: var(--bad); stroke-width: 2; }
 svg .reset text, svg .reset polygon { fill: var(--bad); } svg polygon { fill: var(--line); }
@@ -28,7 +30,10 @@ svg .reset text, svg .reset polygon { fill: var(--bad); } svg polygon { fill: va
 const STEP: usize = 26;
 const LEFT: usize = 190;
 const RIGHT: usize = 640;
-const SVG_WIDTH: usize = 900;
+/// The place of the remarks on the right, the width of one of their letters, and how many are shown of each.
+const REMARKS: usize = RIGHT + 10;
+const LETTER: usize = 8;
+const SHOWN: usize = 100;
 
 /// Writes the whole page.
 ///
@@ -40,23 +45,12 @@ pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io:
     writeln!(out, "<title>Why connections were reset</title>\n<style>{STYLE}</style>")?;
     writeln!(out, "<h1>Why connections were reset</h1>")?;
     for file in files {
-        let counts = &file.counts;
-        writeln!(
-            out,
-            "<p>{}: {} packets, {} connections, {} of them reset, {:.3} s</p>",
-            escape(&file.file),
-            counts.packets,
-            counts.connections,
-            counts.resets,
-            counts.last.saturating_sub(counts.first) as f64 / 1e9
-        )?;
-        if let Some(stopped) = &file.stopped {
-            writeln!(out, "<p class=\"note\">{}</p>", escape(stopped))?;
+        writeln!(out, "<p>{}</p>", escape(&size(file)))?;
+        for note in notes(file) {
+            writeln!(out, "<p class=\"note\">note: {}</p>", escape(&note))?;
         }
     }
-    if groups.is_empty() {
-        writeln!(out, "<p>No connection was reset.</p>")?;
-    }
+    writeln!(out, "<p>{}</p>", escape(&summary(groups)))?;
     for (number, group) in groups.iter().enumerate() {
         section(out, number + 1, group)?;
     }
@@ -80,13 +74,7 @@ fn section(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()>
         .collect();
     row("Evidence", &format!("<ul>{evidence}</ul>"))?;
     if group.cause != Cause::Unknown && group.candidates.len() > 1 {
-        let others: Vec<_> = group
-            .candidates
-            .iter()
-            .filter(|&&cause| cause != group.cause)
-            .map(|cause| cause.name())
-            .collect();
-        row("Would also fit", &others.join(", "))?;
+        row("Would also fit", &group.others())?;
     }
     if let Some(would_decide) = &example.would_decide {
         row("Would decide it", &escape(would_decide))?;
@@ -107,9 +95,12 @@ fn section(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()>
 
 fn svg(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let height = STEP * (finding.ladder.len() + 2);
+    let remarks: Vec<String> = finding.ladder.iter().map(remark).collect();
+    let longest = remarks.iter().map(|remark| remark.chars().count().min(SHOWN)).max().unwrap_or(0);
+    let width = REMARKS + LETTER * longest.max(30);
     writeln!(
         out,
-        "<svg viewBox=\"0 0 {SVG_WIDTH} {height}\" width=\"{SVG_WIDTH}\" height=\"{height}\" role=\"img\" \
+        "<div class=\"ladder\" tabindex=\"0\"><svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
          aria-label=\"packets of the connection\">"
     )?;
     for (x, end) in [(LEFT, finding.to), (RIGHT, finding.from)] {
@@ -117,7 +108,7 @@ fn svg(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
         writeln!(out, "<line x1=\"{x}\" y1=\"20\" x2=\"{x}\" y2=\"{height}\" stroke-dasharray=\"2 3\"/>")?;
     }
     let start = finding.ladder.first().map_or(0, |rung| rung.time);
-    for (at, rung) in finding.ladder.iter().enumerate() {
+    for (at, (rung, remark)) in finding.ladder.iter().zip(&remarks).enumerate() {
         let y = STEP * (at + 2);
         let class = if rung.flags.contains("RST") { " class=\"reset\"" } else { "" };
         let seconds = rung.time.saturating_sub(start) as f64 / 1e9;
@@ -138,17 +129,18 @@ fn svg(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
             y - 5,
             escape(&label(rung))
         )?;
-        let window = rung.window.map(|window| format!("win {window}"));
-        let remarks: Vec<String> = window.into_iter().chain(rung.note.clone()).collect();
-        writeln!(
-            out,
-            "<text class=\"soft\" x=\"{}\" y=\"{}\">{}</text></g>",
-            RIGHT + 10,
-            y + 4,
-            escape(&remarks.join(", "))
-        )?;
+        let shown: String = match remark.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}\u{2026}<title>{}</title>", escape(&remark[..end]), escape(remark)),
+            None => escape(remark),
+        };
+        writeln!(out, "<text class=\"soft\" x=\"{REMARKS}\" y=\"{}\">{shown}</text></g>", y + 4)?;
     }
-    writeln!(out, "</svg>")
+    writeln!(out, "</svg></div>")
+}
+
+fn remark(rung: &Rung) -> String {
+    let window = rung.window.map(|window| format!("win {window}"));
+    window.into_iter().chain(rung.note.clone()).collect::<Vec<_>>().join(", ")
 }
 
 fn escape(text: &str) -> String {

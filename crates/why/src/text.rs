@@ -16,22 +16,12 @@ const LISTED: usize = 8;
 /// Those of `out`.
 pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io::Result<()> {
     for file in files {
-        header(out, file)?;
+        writeln!(out, "{}", size(file))?;
+        for note in notes(file) {
+            writeln!(out, "note: {note}")?;
+        }
     }
-    let connections = |harmless| -> u64 {
-        groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
-    };
-    let (harmful, harmless) = (connections(false), connections(true));
-    if harmful + harmless == 0 {
-        return writeln!(out, "No connection was reset.");
-    }
-    let findings = groups.iter().filter(|group| !group.harmless).count();
-    writeln!(
-        out,
-        "{harmful} {} harmfully, in {}; {harmless} harmlessly.",
-        if harmful == 1 { "connection was reset" } else { "connections were reset" },
-        plural(findings as u64, "finding"),
-    )?;
+    writeln!(out, "{}", summary(groups))?;
     for (number, group) in groups.iter().enumerate() {
         writeln!(out)?;
         finding(out, number + 1, group)?;
@@ -39,16 +29,38 @@ pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io:
     Ok(())
 }
 
-fn header(out: &mut impl Write, file: &Examined) -> io::Result<()> {
+/// How many connections were reset, in one line.
+pub(crate) fn summary(groups: &[Group]) -> String {
+    let connections = |harmless| -> u64 {
+        groups.iter().filter(|group| group.harmless == harmless).map(|group| group.connections).sum()
+    };
+    let (harmful, harmless) = (connections(false), connections(true));
+    if harmful + harmless == 0 {
+        return "No connection was reset.".into();
+    }
+    let findings = groups.iter().filter(|group| !group.harmless).count();
+    format!(
+        "{harmful} {} harmfully, in {}; {harmless} harmlessly.",
+        if harmful == 1 { "connection was reset" } else { "connections were reset" },
+        plural(findings as u64, "finding"),
+    )
+}
+
+/// What a capture holds, in one line.
+pub(crate) fn size(file: &Examined) -> String {
     let counts = &file.counts;
-    writeln!(
-        out,
+    format!(
         "{}: {}, {}, {:.3} s",
         file.file,
         plural(counts.packets, "packet"),
         plural(counts.connections, "connection"),
         counts.last.saturating_sub(counts.first) as f64 / 1e9
-    )?;
+    )
+}
+
+/// What of a capture was not looked at, and why.
+pub(crate) fn notes(file: &Examined) -> Vec<String> {
+    let counts = &file.counts;
     let mut notes = Vec::new();
     for (count, what) in [
         (counts.fragments, "IP fragments were not reassembled"),
@@ -63,10 +75,7 @@ fn header(out: &mut impl Write, file: &Examined) -> io::Result<()> {
         }
     }
     notes.extend(file.stopped.clone());
-    for note in notes {
-        writeln!(out, "note: {note}")?;
-    }
-    Ok(())
+    notes
 }
 
 /// What a group is called in one line: cause, confidence, how many, where.
@@ -130,13 +139,7 @@ fn finding(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()>
         && example.confidence != Confidence::Certain
         && group.candidates.len() > 1
     {
-        let others: Vec<_> = group
-            .candidates
-            .iter()
-            .filter(|&&cause| cause != group.cause)
-            .map(|cause| cause.name())
-            .collect();
-        writeln!(out, "   Would also fit: {}", others.join(", "))?;
+        writeln!(out, "   Would also fit: {}", group.others())?;
     }
     if let Some(would_decide) = example.would_decide.as_ref().filter(|_| !group.harmless) {
         writeln!(out, "   Would decide it: {would_decide}")?;
