@@ -1,6 +1,8 @@
 //! axum with the one line beside axum without it.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -80,30 +82,80 @@ pub(crate) fn early_answers() {
 const PAIRS: usize = 30;
 const SECONDS: u32 = 1;
 
+/// The word that makes this program a server; the kind follows.
+pub(crate) const SERVE: &str = "serve";
+const BARE: &str = "bare";
+const ADAPTER: &str = "adapter";
+
+/// One of the two servers of the comparison, in a process of its own: says its port, and when its input ends
+/// how many answers are not known to have arrived.
+pub(crate) fn serve(kind: &str) {
+    let closer = Closer::new(linger::Budget::default()).expect("a closer");
+    let server = Server::start((kind == ADAPTER).then(|| (Policy::default(), closer.clone())));
+    println!("{}", server.address.port());
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("a pipe");
+    let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
+    println!("{}", snapshot.undelivered);
+}
+
+/// Such a process.
+struct Process {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Process {
+    fn start(kind: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
+        let command = command.args([SERVE, kind]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("this program can be started again");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut this = Self { child, output, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let port = this.number();
+        this.address.set_port(port as u16);
+        this
+    }
+
+    fn number(&mut self) -> u64 {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a pipe");
+        line.trim().parse().expect("the server says a number")
+    }
+
+    fn measure(&self) -> Option<Run> {
+        let of = format!("/proc/{}", self.child.id());
+        let cpu = peers::cpu_of(&of);
+        let wrk = peers::wrk(self.address, 64, SECONDS)?;
+        let cpu = (peers::cpu_of(&of) - cpu) / wrk.requests;
+        Some(Run { per_second: wrk.per_second, cpu, errors: wrk.errors })
+    }
+
+    /// Ends the server; the answers that are not known to have arrived.
+    fn undelivered(mut self) -> u64 {
+        drop(self.child.stdin.take());
+        let undelivered = self.number();
+        self.child.wait().expect("a child");
+        undelivered
+    }
+}
+
 /// What one run of wrk shows of a server.
 struct Run {
     per_second: f64,
-    /// Processor time of this process, which is the server and its closer, for a request.
+    /// The server's processor time, its closer's included, for a request.
     cpu: f64,
     errors: f64,
 }
 
-fn measure(address: SocketAddr) -> Option<Run> {
-    let cpu = peers::cpu_of("/proc/self");
-    let wrk = peers::wrk(address, 64, SECONDS)?;
-    let cpu = (peers::cpu_of("/proc/self") - cpu) / wrk.requests;
-    Some(Run { per_second: wrk.per_second, cpu, errors: wrk.errors })
-}
-
 pub(crate) fn requests_per_second() {
-    let closer = Closer::new(linger::Budget::default()).expect("a closer");
-    let (bare, mine) = (Server::start(None), Server::start(Some((Policy::default(), closer.clone()))));
+    let (bare, mine) = (Process::start(BARE), Process::start(ADAPTER));
     let (mut ratios, mut cpu, mut errors) = (Vec::new(), Vec::new(), 0.0);
     let mut rates = [Vec::new(), Vec::new()];
     for pair in 0..=PAIRS {
         // Each goes first every other time.
-        let order = if pair % 2 == 0 { [bare.address, mine.address] } else { [mine.address, bare.address] };
-        let (Some(first), Some(second)) = (measure(order[0]), measure(order[1])) else { return };
+        let order = if pair % 2 == 0 { [&bare, &mine] } else { [&mine, &bare] };
+        let (Some(first), Some(second)) = (order[0].measure(), order[1].measure()) else { return };
         let (without, with) = if pair % 2 == 0 { (first, second) } else { (second, first) };
         if pair == 0 {
             continue; // warm-up
@@ -114,7 +166,8 @@ pub(crate) fn requests_per_second() {
         rates[1].push(with.per_second);
         errors += with.errors;
     }
-    let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
+    bare.undelivered();
+    let undelivered = mine.undelivered();
     let [bare, mine] = &mut rates;
     note(&format!("requests a second: bare {:.0}, with the adapter {:.0}", median(bare), median(mine)));
     note(&format!("ratios of the pairs: {ratios:.2?}"));
@@ -122,6 +175,6 @@ pub(crate) fn requests_per_second() {
     claim("axum with the adapter, of bare axum", median(&mut ratios), "", Goal::AtLeast(0.97));
     claim("errors that wrk saw", errors, "", Goal::AtMost(0.0));
     // wrk drops its last connections as they are when its time is over.
-    let lost = snapshot.undelivered.saturating_sub(64 * (PAIRS as u64 + 1));
+    let lost = undelivered.saturating_sub(64 * (PAIRS as u64 + 1));
     claim("answers not known to have arrived", lost as f64, "", Goal::AtMost(0.0));
 }

@@ -17,10 +17,6 @@ mod uploaders;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Counts what is allocated, to say what a lingering socket takes to the byte.
-#[global_allocator]
-static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
-
 static MISSED: AtomicBool = AtomicBool::new(false);
 
 /// Prints a claim with its goal, and remembers a miss.
@@ -58,6 +54,10 @@ fn quantile(values: &mut [f64], q: f64) -> f64 {
 }
 
 fn main() -> ExitCode {
+    if let Some(kind) = std::env::args().skip_while(|word| word != axum_pair::SERVE).nth(1) {
+        axum_pair::serve(&kind);
+        return ExitCode::SUCCESS;
+    }
     if let Err(error) = linger_host::Isolation::prepare().enter() {
         eprintln!("bench close: {error}");
         return ExitCode::from(4);

@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use linger::{Budget, Closer, Policy};
+use linger_host::testing::allocated;
 
 use crate::support::until;
-use crate::{ALLOCATOR, Goal, claim, note, peers};
+use crate::{Goal, claim, note, peers};
 
 const SOCKETS: usize = 8_000;
 
@@ -36,13 +37,13 @@ pub(crate) fn run() {
         clients.push(socket);
         servers.push(listener.accept().expect("a connection").0);
     }
-    let before = ALLOCATOR.current_usage();
+    let before = allocated();
     for server in servers.drain(..) {
         closer.close(server, &policy);
     }
     let all = SOCKETS as u64;
     until(&closer, |snapshot| snapshot.lingering_acknowledged == all);
-    let bytes = (ALLOCATOR.current_usage().saturating_sub(before)) as f64 / SOCKETS as f64;
+    let bytes = allocated().saturating_sub(before) as f64 / SOCKETS as f64;
     let cpu = peers::cpu_of(&thread);
     std::thread::sleep(Duration::from_secs(3));
     let idle = peers::cpu_of(&thread) - cpu;

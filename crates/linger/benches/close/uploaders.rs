@@ -4,14 +4,14 @@ use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use linger::{Budget, Closer, Policy};
 use rustix::event::{Timespec, epoll};
 
 use crate::axum_pair::Server;
-use crate::support::until;
+use crate::support::{RESPONSE, until};
 use crate::{Goal, claim, median, note, quantile};
 
 const UPLOADERS: usize = 1_000;
@@ -32,8 +32,13 @@ pub(crate) fn run() {
         let quiet = latency(server.address);
         let before = closer.snapshot();
         let stop = Arc::new(AtomicBool::new(false));
-        let attack = attack(server.address, &stop);
+        let answered = Arc::new(AtomicUsize::new(0));
+        let attack = attack(server.address, &stop, &answered);
         let present = until(&closer, |snapshot| snapshot.since(&before).handed_over >= UPLOADERS as u64);
+        // From here on it is uploads that nobody wants, and not the answers.
+        while answered.load(Ordering::Relaxed) < UPLOADERS * RESPONSE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let under = latency(server.address);
         let during = closer.snapshot();
         note(&format!(
@@ -66,8 +71,12 @@ pub(crate) fn run() {
 }
 
 /// Uploads on a thousand connections, as much as each takes, until told to stop.
-fn attack(server: SocketAddr, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
-    let stop = stop.clone();
+fn attack(
+    server: SocketAddr,
+    stop: &Arc<AtomicBool>,
+    answered: &Arc<AtomicUsize>,
+) -> std::thread::JoinHandle<()> {
+    let (stop, answered) = (stop.clone(), answered.clone());
     std::thread::spawn(move || {
         // The attackers would be on machines of their own; here they take what the server and the honest
         // client leave of the processor.
@@ -92,7 +101,9 @@ fn attack(server: SocketAddr, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle
             for event in events {
                 let mut peer = &peers[event.data.u64() as usize];
                 // Errors are what it deserves.
-                while peer.read(&mut page).is_ok_and(|bytes| bytes > 0) {}
+                while let Ok(bytes @ 1..) = peer.read(&mut page) {
+                    answered.fetch_add(bytes, Ordering::Relaxed);
+                }
                 while peer.write(&chunk).is_ok() {}
             }
         }

@@ -31,6 +31,9 @@ const FLOOD: u64 = 1 << 20;
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
 const BATCH: usize = 256;
 
+/// Room for arrivals that is kept for the next ones.
+const KEPT: usize = 64;
+
 /// The epoll's name for the alarm.
 pub(super) const ALARM: u64 = u64::MAX;
 
@@ -101,7 +104,7 @@ impl Worker {
             for arrival in arrivals.drain(..).chain(taken) {
                 self.admit(arrival);
             }
-            if arrivals.capacity() <= BATCH {
+            if arrivals.capacity() <= KEPT {
                 self.work.arrivals = arrivals;
             }
             self.serve_timers();
