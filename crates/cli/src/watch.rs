@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,10 @@ use crate::{exit, interrupt};
 
 /// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Between two looks at the keyboard.
-const FRAME: Duration = Duration::from_millis(100);
+/// The same where somebody looks on.
+const FRAME: Duration = Duration::from_millis(250);
+/// At the end, for sockets whose bytes are not known yet.
+const LAST: Duration = Duration::from_millis(200);
 
 /// Shows every reset this host sends or receives, with its cause and the process that closed.
 #[derive(Args, Debug)]
@@ -88,40 +91,65 @@ fn lines(
     let asked = stop.clone();
     interrupt::on_first(move || asked.store(true, Ordering::Relaxed))?;
     let quiet = arguments.prometheus.is_some() && !arguments.json && !arguments.plain;
-    let (mut seen, mut lost) = (0, 0);
-    while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
-        let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
-        let notices = watcher.next(left.min(PATIENCE))?;
-        metrics.record(&notices, watcher);
-        seen += notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64;
+    let (mut seen, mut lost, mut last) = (0, 0, false);
+    while !last {
+        last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
+        let notices = if last {
+            watcher.finish(LAST)?
+        } else {
+            let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
+            watcher.next(left.min(PATIENCE))?
+        };
+        if arguments.prometheus.is_some() {
+            metrics.record(&notices, watcher);
+        }
+        seen += resets(&notices);
         if watcher.lost() > lost {
             lost = watcher.lost();
             eprintln!(
                 "linger: {lost} kernel events were lost so far: this host resets faster than they are read"
             );
         }
-        if quiet || notices.is_empty() {
-            continue;
+        if !quiet && !notices.is_empty() {
+            write(&notices, arguments.json)?;
         }
-        let mut out = io::stdout().lock();
-        for notice in &notices {
-            if arguments.json {
-                serde_json::to_writer(&mut out, notice)?;
-                writeln!(out)?;
-            } else {
-                writeln!(out, "{}", line(notice))?;
-            }
-        }
-        out.flush()?;
     }
+    let counted = watcher.counted();
+    eprintln!(
+        "linger: {} resets sent and {} received were seen; the kernel counted {}",
+        counted.seen_sent,
+        counted.seen_received,
+        counted.describe()
+    );
     Ok(seen)
 }
 
-fn line(notice: &Notice) -> String {
+fn resets(notices: &[Notice]) -> u64 {
+    notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64
+}
+
+fn write(notices: &[Notice], json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for notice in notices {
+        if json {
+            serde_json::to_writer(&mut out, notice)?;
+            writeln!(out)?;
+        } else if let Some(line) = line(notice) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    out.flush()
+}
+
+fn line(notice: &Notice) -> Option<String> {
     match notice {
-        Notice::Reset(reset) => reset_line(reset),
-        Notice::Warning(warning) => format!("warning: {}", describe(warning)),
-        _ => String::new(),
+        Notice::Reset(reset) => Some(reset_line(reset)),
+        Notice::Warning(warning) => Some(format!("warning: {}", describe(warning))),
+        // Said once, at the end, unless something was missed.
+        Notice::Counters(counted) if counted.missed > 0 => {
+            Some(format!("the kernel counted {}", counted.describe()))
+        }
+        _ => None,
     }
 }
 
@@ -129,36 +157,43 @@ fn reset_line(reset: &Reset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
     let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {process}"));
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
-    let others = if candidates.len() > 1 { format!(" of {}", candidates.join(", ")) } else { String::new() };
+    let others =
+        if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
-        "{:.6} {} {} -> {remote} {} ({}){process}{others}",
+        "{:.6} {} {} -> {remote} {} ({}){process}, {}{others}",
         reset.time,
         reset.direction.name(),
         reset.local,
         reset.cause,
-        reset.confidence
+        reset.confidence,
+        reset.bytes.describe()
     )
 }
 
 fn view(watcher: &mut Watcher, end: Option<Instant>) -> io::Result<u64> {
+    let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
     let mut view = View::default();
     let mut seen = 0;
+    let mut stale = true;
     let result = loop {
         if end.is_some_and(|end| Instant::now() >= end) {
             break Ok(seen);
         }
-        let drawn = watcher.next(Duration::ZERO).and_then(|notices| {
-            seen += notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64;
-            view.record(&notices, watcher);
-            terminal.draw(|frame| view.draw(frame)).map(|_| ())
-        });
-        if let Err(error) = drawn {
+        if stale && let Err(error) = terminal.draw(|frame| view.draw(frame)) {
             break Err(error);
         }
+        stale = match watcher.next_or(FRAME, Some(keyboard.as_fd())) {
+            Ok(notices) => {
+                seen += resets(&notices);
+                view.record(&notices, watcher)
+            }
+            Err(error) => break Err(error),
+        };
         match keys(&mut view) {
-            Ok(true) => {}
-            Ok(false) => break Ok(seen),
+            Ok(Keys::None) => {}
+            Ok(Keys::Some) => stale = true,
+            Ok(Keys::Quit) => break Ok(seen),
             Err(error) => break Err(error),
         }
     };
@@ -166,15 +201,22 @@ fn view(watcher: &mut Watcher, end: Option<Instant>) -> io::Result<u64> {
     result
 }
 
-/// Answers whether to go on.
-fn keys(view: &mut View) -> io::Result<bool> {
-    let mut patience = FRAME;
-    while event::poll(patience)? {
-        patience = Duration::ZERO;
+/// What came from the terminal.
+enum Keys {
+    None,
+    /// Keys, or another size of the window.
+    Some,
+    Quit,
+}
+
+fn keys(view: &mut View) -> io::Result<Keys> {
+    let mut keys = Keys::None;
+    while event::poll(Duration::ZERO)? {
+        keys = Keys::Some;
         let Event::Key(key) = event::read()? else { continue };
         match key.code {
-            KeyCode::Char('q') => return Ok(false),
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(false),
+            KeyCode::Char('q') => return Ok(Keys::Quit),
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(Keys::Quit),
             KeyCode::Up | KeyCode::Char('k') => view.key(Key::Up),
             KeyCode::Down | KeyCode::Char('j') => view.key(Key::Down),
             KeyCode::Enter => view.key(Key::Open),
@@ -182,5 +224,5 @@ fn keys(view: &mut View) -> io::Result<bool> {
             _ => {}
         }
     }
-    Ok(true)
+    Ok(keys)
 }

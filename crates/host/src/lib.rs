@@ -7,6 +7,7 @@
 
 mod counters;
 mod isolate;
+pub mod leftovers;
 mod namespace;
 pub mod net;
 pub mod perf;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -101,16 +101,18 @@ impl Perf {
         Ok(Self { rings, lost: 0 })
     }
 
-    /// Waits until a ring has filled to a quarter, or for `timeout`.
+    /// Waits until a ring has filled to a quarter, until `other` can be read, or for `timeout`.
     ///
     /// # Errors
     /// Those of `poll`; a signal is none.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+    pub fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut fds: Vec<PollFd<'_>> = self
             .rings
             .iter()
             .filter_map(|ring| ring.events.first())
-            .map(|event| PollFd::from_borrowed_fd(event.as_fd(), PollFlags::IN))
+            .map(|event| event.as_fd())
+            .chain(other)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
         match poll(&mut fds, Some(&timeout)) {

@@ -11,6 +11,11 @@ const NLMSG_DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 
+/// The length of a `struct inet_diag_msg`, and where the two queues stand in it.
+pub(crate) const MESSAGE: usize = 72;
+pub(crate) const RECEIVE_QUEUE: usize = 56;
+pub(crate) const SEND_QUEUE: usize = 60;
+
 /// The states that a dump can be limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct States(u32);
@@ -98,8 +103,8 @@ fn dump(family: u8, states: States, all: &mut Vec<TcpSocket>) -> io::Result<()> 
 }
 
 /// Reads a `struct inet_diag_msg`.
-fn parse(body: &[u8]) -> Option<TcpSocket> {
-    let body: &[u8; 72] = body.first_chunk()?;
+pub(crate) fn parse(body: &[u8]) -> Option<TcpSocket> {
+    let body: &[u8; MESSAGE] = body.first_chunk()?;
     let word = |at: usize| u32::from_ne_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
     let end = |port: usize, address: usize| {
         let port = u16::from_be_bytes([body[port], body[port + 1]]);
@@ -117,8 +122,8 @@ fn parse(body: &[u8]) -> Option<TcpSocket> {
         state: body[1],
         local: end(4, 8),
         remote: end(6, 24),
-        receive_queue: word(56),
-        send_queue: word(60),
+        receive_queue: word(RECEIVE_QUEUE),
+        send_queue: word(SEND_QUEUE),
         inode: word(68),
     })
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 pub struct Format {
     /// The tracepoint's number.
     pub id: u64,
-    fields: HashMap<String, (usize, usize)>,
+    fields: HashMap<String, Field>,
     /// The names that the print format gives to values, by field.
     symbols: HashMap<String, HashMap<i64, String>>,
 }
@@ -38,7 +38,7 @@ impl Format {
             let offset = number(parts.next(), "offset:")?;
             let size = number(parts.next(), "size:")?;
             let name = declaration.rsplit([' ', '*']).next()?.split('[').next()?;
-            fields.insert(name.to_owned(), (offset, size));
+            fields.insert(name.to_owned(), Field { offset, size });
         }
         let mut symbols: HashMap<String, HashMap<i64, String>> = HashMap::new();
         for part in text.split("__print_symbolic(REC->").skip(1) {
@@ -61,15 +61,33 @@ impl Format {
         self.fields.contains_key(field)
     }
 
-    /// A field's bytes in an event.
-    pub fn bytes<'a>(&self, raw: &'a [u8], field: &str) -> Option<&'a [u8]> {
-        let &(offset, size) = self.fields.get(field)?;
-        raw.get(offset..offset.checked_add(size)?)
+    /// Where a field stands.
+    pub fn field(&self, name: &str) -> Option<Field> {
+        self.fields.get(name).copied()
     }
 
-    /// A field's value as a number.
-    pub fn number(&self, raw: &[u8], field: &str) -> Option<u64> {
-        let bytes = self.bytes(raw, field)?;
+    /// The name that the kernel prints for a field's value.
+    pub fn symbol(&self, field: &str, value: u64) -> Option<&str> {
+        self.symbols.get(field)?.get(&(value as i64)).map(String::as_str)
+    }
+}
+
+/// Where a field stands in the events of a tracepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    offset: usize,
+    size: usize,
+}
+
+impl Field {
+    /// Its bytes in an event.
+    pub fn bytes(self, raw: &[u8]) -> Option<&[u8]> {
+        raw.get(self.offset..self.offset.checked_add(self.size)?)
+    }
+
+    /// Its value as a number.
+    pub fn number(self, raw: &[u8]) -> Option<u64> {
+        let bytes = self.bytes(raw)?;
         match bytes.len() {
             1 => Some(bytes[0].into()),
             2 => Some(u16::from_ne_bytes(*bytes.first_chunk()?).into()),
@@ -77,12 +95,6 @@ impl Format {
             8 => Some(u64::from_ne_bytes(*bytes.first_chunk()?)),
             _ => None,
         }
-    }
-
-    /// The name that the kernel prints for a field's value.
-    pub fn symbol(&self, raw: &[u8], field: &str) -> Option<&str> {
-        let value = self.number(raw, field)?;
-        self.symbols.get(field)?.get(&(value as i64)).map(String::as_str)
     }
 }
 
@@ -105,10 +117,11 @@ mod tests {
         let mut raw = [0; 48];
         raw[16] = 11;
         raw[20] = 7;
-        assert_eq!(format.symbol(&raw, "reason"), Some("TCP_ABORT_ON_CLOSE"));
-        assert_eq!(format.bytes(&raw, "saddr").unwrap()[0], 7);
-        assert_eq!(format.number(&raw, "skbaddr"), Some(0));
-        assert!(!format.has("cookie") && format.number(&raw[..10], "reason").is_none());
+        let reason = format.field("reason").unwrap();
+        assert_eq!(format.symbol("reason", reason.number(&raw).unwrap()), Some("TCP_ABORT_ON_CLOSE"));
+        assert_eq!(format.field("saddr").unwrap().bytes(&raw).unwrap()[0], 7);
+        assert_eq!(format.field("skbaddr").unwrap().number(&raw), Some(0));
+        assert!(!format.has("cookie") && reason.number(&raw[..10]).is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use linger_why::{Cause, Confidence};
 use serde::Serialize;
 
+use crate::bytes::Bytes;
 use crate::process::Process;
 
 /// Which way a reset went.
@@ -75,8 +76,11 @@ pub struct Reset {
     pub reason: Option<String>,
     /// The socket's TCP state at that moment.
     pub state: Option<&'static str>,
-    /// The process that closed or aborted, or that listens.
+    /// The process that closed or aborted, that had the connection, or that listens.
     pub process: Option<Process>,
+    /// What was on its way.
+    #[serde(flatten)]
+    pub bytes: Bytes,
     /// The listener's queue, where a listener is concerned.
     pub listener: Option<Queue>,
     /// What says so.
@@ -232,12 +236,14 @@ fn at_listener(reason: Option<&str>, context: &Context) -> Opinion {
     }
 }
 
+/// The error of a connection that was refused.
+pub(crate) const ECONNREFUSED: i32 = 111;
+
 /// Why a peer may have sent one, from the error that the kernel made of it.
 pub(crate) fn received(error: Option<i32>) -> Opinion {
     use Cause::*;
     use Confidence::*;
     const EPIPE: i32 = 32;
-    const ECONNREFUSED: i32 = 111;
     match error {
         Some(ECONNREFUSED) => (
             PortClosed,

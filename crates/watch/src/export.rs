@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::{Notice, Warning, Watcher};
+use crate::{Counted, Notice, Reset, Warning, Watcher};
 
 /// A scraper gets this long to ask and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,6 +28,25 @@ struct ResetLabels {
     cause: &'static str,
     direction: &'static str,
     process: String,
+}
+
+/// `bytes` is `unread`, `unacknowledged` or `unsent`, as in [`Bytes`](crate::Bytes).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByteLabels {
+    bytes: &'static str,
+    cause: &'static str,
+    direction: &'static str,
+    process: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CounterLabels {
+    counter: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,6 +69,10 @@ pub struct Metrics {
     waiting: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     limit: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     lost: Counter<u64, AtomicU64>,
+    bytes: Family<ByteLabels, Counter>,
+    kernel: Family<CounterLabels, Counter>,
+    seen: Family<DirectionLabels, Counter>,
+    missed: Gauge<i64, AtomicI64>,
     labels: Arc<Mutex<std::collections::HashSet<ResetLabels>>>,
 }
 
@@ -67,13 +90,29 @@ impl Default for Metrics {
             "Kernel events dropped because they were not read in time",
             lost.clone(),
         );
+        let (bytes, kernel) = (Family::default(), Family::default());
+        let (seen, missed) = (Family::default(), Gauge::default());
+        let lost_bytes = "Bytes on their way when a connection was reset: unread here, unacknowledged by the peer, of those unsent";
+        registry.register("reset_bytes", lost_bytes, bytes.clone());
+        registry.register(
+            "kernel_counter",
+            "The kernel's own counters of this network namespace, since the start",
+            kernel.clone(),
+        );
+        registry.register("seen_resets", "Resets seen, whatever the filter", seen.clone());
+        registry.register(
+            "missed_resets",
+            "Resets that the kernel counted as sent beyond those seen",
+            missed.clone(),
+        );
         let registry = Arc::new(Mutex::new(registry));
-        Self { registry, resets, warnings, waiting, limit, lost, labels: Arc::default() }
+        let labels = Arc::default();
+        Self { registry, resets, warnings, waiting, limit, lost, bytes, kernel, seen, missed, labels }
     }
 }
 
 impl Metrics {
-    /// Counts what happened, and takes over the listeners' queues.
+    /// Counts what happened, and takes over the listeners' queues where they may have changed.
     pub fn record(&self, notices: &[Notice], watcher: &Watcher) {
         for notice in notices {
             match notice {
@@ -91,6 +130,7 @@ impl Metrics {
                     known.insert(labels.clone());
                     drop(known);
                     self.resets.get_or_create(&labels).inc();
+                    self.record_bytes(reset, labels);
                 }
                 Notice::Warning(warning) => {
                     let warning = match warning {
@@ -99,6 +139,7 @@ impl Metrics {
                     };
                     self.warnings.get_or_create(&WarningLabels { warning }).inc();
                 }
+                Notice::Counters(counted) => self.record_counters(counted),
             }
         }
         self.waiting.clear();
@@ -109,7 +150,33 @@ impl Metrics {
             self.waiting.get_or_create(&labels).set(queue.waiting.into());
             self.limit.get_or_create(&labels).set(queue.limit.into());
         }
-        self.lost.inner().store(watcher.lost(), std::sync::atomic::Ordering::Relaxed);
+        self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
+    }
+
+    fn record_bytes(&self, reset: &Reset, labels: ResetLabels) {
+        let ResetLabels { cause, direction, process } = labels;
+        let counts = [
+            ("unread", reset.bytes.unread),
+            ("unacknowledged", reset.bytes.unacknowledged),
+            ("unsent", reset.bytes.unsent),
+        ];
+        for (bytes, count) in counts {
+            if let Some(count) = count.filter(|count| *count > 0) {
+                let labels = ByteLabels { bytes, cause, direction, process: process.clone() };
+                self.bytes.get_or_create(&labels).inc_by(count.into());
+            }
+        }
+    }
+
+    fn record_counters(&self, counted: &Counted) {
+        let set = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
+        for (&counter, &value) in &counted.kernel {
+            set(&self.kernel.get_or_create(&CounterLabels { counter }), value);
+        }
+        for (direction, seen) in [("sent", counted.seen_sent), ("received", counted.seen_received)] {
+            set(&self.seen.get_or_create(&DirectionLabels { direction }), seen);
+        }
+        self.missed.set(counted.missed.try_into().unwrap_or(i64::MAX));
     }
 
     /// The metrics as OpenMetrics text.

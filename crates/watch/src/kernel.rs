@@ -1,11 +1,14 @@
-//! The kernel's tracepoints, decoded by their own descriptions.
+//! The kernel's tracepoints, decoded by their own descriptions, and what it tells of destroyed sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
 
+use linger_host::leftovers::{Drained, Leftover, Leftovers};
 use linger_host::perf::{self, Perf, Sample, Source};
-use linger_host::tracepoint::Format;
+use linger_host::tracepoint::{Field, Format};
 
 /// Pages of each processor's ring: 2 MiB, some 16,000 events.
 const PAGES: usize = 512;
@@ -38,6 +41,10 @@ pub enum Blind {
     NoStates,
     /// What error a received reset became is not known.
     NoErrors,
+    /// Which process had a connection whose reset was received is not known.
+    NoOwners,
+    /// How many bytes were lost is not known.
+    NoBytes,
 }
 
 impl Blind {
@@ -52,9 +59,14 @@ impl Blind {
             Self::NoErrors => {
                 "what error a reset became is not known: no tracepoint sock:inet_sk_error_report"
             }
+            Self::NoOwners => "whose connections were reset is not known: no tracepoint tcp:tcp_destroy_sock",
+            Self::NoBytes => "bytes lost are not known: sock_diag tells nothing of destroyed sockets here",
         }
     }
 }
+
+/// A connection, seen from this host: its own address, then the peer's.
+pub(crate) type Ends = (SocketAddr, SocketAddr);
 
 /// Something that happened to a TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +74,8 @@ pub(crate) struct Happening {
     pub(crate) time: u64,
     /// On whose time; the cause of it only for what a system call did.
     pub(crate) pid: u32,
-    pub(crate) local: SocketAddr,
-    /// Port 0 where the kernel does not say.
-    pub(crate) remote: SocketAddr,
+    /// The peer has port 0 where the kernel does not say.
+    pub(crate) ends: Ends,
     pub(crate) what: What,
 }
 
@@ -72,124 +83,204 @@ pub(crate) struct Happening {
 pub(crate) enum What {
     Sent { reason: Option<String>, state: u8, active: bool },
     Received,
-    State { new: u8 },
+    State { old: u8, new: u8 },
     Error { number: i32 },
+    Destroyed,
 }
 
 /// The tracepoints, open.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     perf: Perf,
-    sent: Format,
-    received: Option<Format>,
-    state: Option<Format>,
-    error: Option<Format>,
+    points: Vec<Point>,
+    leftovers: Option<Leftovers>,
+    blind: Vec<Blind>,
 }
+
+/// One tracepoint.
+#[derive(Debug)]
+struct Point {
+    format: Format,
+    kind: Kind,
+    addresses: Addresses,
+}
+
+/// Which one it is, with the fields it has besides addresses.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Sent { reason: Option<Field>, state: Option<Field>, packet: Option<Field> },
+    Received,
+    State { old: Field, new: Field },
+    Error { number: Field },
+    Destroyed,
+}
+
+/// What a tracepoint is by its fields; `None` where one is missing.
+type KindOf = fn(&Format) -> Option<Kind>;
 
 impl Kernel {
     pub(crate) fn open() -> Result<Self, CannotWatch> {
-        let tracefs: PathBuf = perf::tracefs().map_err(CannotWatch::NoTracefs)?;
-        let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
-        let other = |group, name| Format::read(&tracefs, group, name).ok();
-        let received = other("tcp", "tcp_receive_reset");
-        let state = other("sock", "inet_sock_set_state");
-        let error = other("sock", "inet_sk_error_report");
-        let mut sources = vec![Source { id: sent.id, filter: None }];
-        sources.extend(received.iter().map(|format| Source { id: format.id, filter: None }));
-        // Only what tells who closed: FIN_WAIT1, LAST_ACK. A busy host's other changes would fill the ring.
-        let closes = "protocol == 6 && (newstate == 4 || newstate == 9)";
-        sources.extend(state.iter().map(|format| Source { id: format.id, filter: Some(closes) }));
-        sources.extend(error.iter().map(|format| Source { id: format.id, filter: Some("protocol == 6") }));
-        let perf = Perf::open(&sources, PAGES).map_err(CannotWatch::Refused)?;
-        Ok(Self { perf, sent, received, state, error })
-    }
-
-    pub(crate) fn blind(&self) -> Vec<Blind> {
+        let tracefs = perf::tracefs().map_err(CannotWatch::NoTracefs)?;
         let mut blind = Vec::new();
-        for (missing, what) in [
-            (!self.sent.has("reason"), Blind::NoReason),
-            (self.received.is_none(), Blind::NoReceived),
-            (self.state.is_none(), Blind::NoStates),
-            (self.error.is_none(), Blind::NoErrors),
-        ] {
-            if missing {
-                blind.push(what);
+        let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
+        let kind = Kind::Sent {
+            reason: sent.field("reason"),
+            state: sent.field("state"),
+            packet: sent.field("skbaddr"),
+        };
+        if !sent.has("reason") {
+            blind.push(Blind::NoReason);
+        }
+        let unknown = || CannotWatch::NoTracepoint(io::Error::other("its events have no addresses"));
+        let mut points = vec![Point::new(sent, kind).ok_or_else(unknown)?];
+        let others: [(&str, &str, Blind, KindOf); 4] = [
+            ("tcp", "tcp_receive_reset", Blind::NoReceived, |_| Some(Kind::Received)),
+            ("sock", "inet_sock_set_state", Blind::NoStates, |format| {
+                Some(Kind::State { old: format.field("oldstate")?, new: format.field("newstate")? })
+            }),
+            ("sock", "inet_sk_error_report", Blind::NoErrors, |format| {
+                Some(Kind::Error { number: format.field("error")? })
+            }),
+            ("tcp", "tcp_destroy_sock", Blind::NoOwners, |_| Some(Kind::Destroyed)),
+        ];
+        for (group, name, without, kind) in others {
+            match Point::read(&tracefs, group, name, kind) {
+                Some(point) => points.push(point),
+                None => blind.push(without),
             }
         }
-        blind
+        let sources: Vec<Source<'_>> =
+            points.iter().map(|point| Source { id: point.format.id, filter: point.kind.filter() }).collect();
+        let perf = Perf::open(&sources, PAGES).map_err(CannotWatch::Refused)?;
+        let leftovers = Leftovers::open().ok();
+        if leftovers.is_none() {
+            blind.push(Blind::NoBytes);
+        }
+        Ok(Self { perf, points, leftovers, blind })
+    }
+
+    pub(crate) fn blind(&self) -> &[Blind] {
+        &self.blind
     }
 
     pub(crate) fn lost(&self) -> u64 {
         self.perf.lost()
     }
 
-    pub(crate) fn wait(&self, timeout: std::time::Duration) -> io::Result<()> {
-        self.perf.wait(timeout)
+    pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.perf.wait(timeout, other)
+    }
+
+    /// Sockets destroyed since the last call. What happened to them before is in the next [`drain`](Self::drain).
+    pub(crate) fn leftovers(&mut self, on_leftover: impl FnMut(Leftover)) -> Drained {
+        self.leftovers.as_mut().map(|leftovers| leftovers.drain(on_leftover)).unwrap_or_default()
     }
 
     /// Everything that happened since the last call, in the order of time.
     pub(crate) fn drain(&mut self) -> Vec<Happening> {
         let mut all = Vec::new();
-        let (sent, received, state, error) = (&self.sent, &self.received, &self.state, &self.error);
-        self.perf.drain(|sample| all.extend(decode(sent, received, state, error, &sample)));
+        let points = &self.points;
+        self.perf.drain(|sample| all.extend(decode(points, &sample)));
         all.sort_by_key(|happening| happening.time);
         all
     }
 }
 
-fn decode<'f>(
-    sent: &'f Format,
-    received: &'f Option<Format>,
-    state: &'f Option<Format>,
-    error: &'f Option<Format>,
-    sample: &Sample<'_>,
-) -> Option<Happening> {
-    let raw = sample.raw;
-    let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
-    let is = |format: &'f Option<Format>| format.as_ref().filter(|format| format.id == id);
-    let (format, what) = if id == sent.id {
-        let what = What::Sent {
-            reason: sent.symbol(raw, "reason").map(str::to_owned),
-            state: sent.number(raw, "state").unwrap_or(0) as u8,
-            active: sent.number(raw, "skbaddr") == Some(0),
-        };
-        (sent, what)
-    } else if let Some(format) = is(received) {
-        (format, What::Received)
-    } else if let Some(format) = is(state) {
-        let new = format.number(raw, "newstate")? as u8;
-        (format, What::State { new })
-    } else {
-        let format = is(error)?;
-        let number = format.number(raw, "error")? as i32;
-        (format, What::Error { number })
-    };
-    let (local, remote) = ends(format, raw)?;
-    Some(Happening { time: sample.time, pid: sample.pid, local, remote, what })
+impl Kind {
+    /// Which events are wanted. Of changes of state those that tell who closed, FIN_WAIT1 and LAST_ACK, and that a
+    /// reset met a connection whose peer had closed: the others of a busy host would fill the ring.
+    fn filter(self) -> Option<&'static str> {
+        match self {
+            Self::State { .. } => {
+                Some("protocol == 6 && (newstate == 4 || newstate == 9 || (newstate == 7 && oldstate == 8))")
+            }
+            Self::Error { .. } => Some("protocol == 6"),
+            _ => None,
+        }
+    }
 }
 
-/// The two ends: as socket addresses, or in fields of their own.
-fn ends(format: &Format, raw: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
-    let (source, destination) = (format.bytes(raw, "saddr")?, format.bytes(raw, "daddr")?);
-    if source.len() == 28 {
-        return Some((socket_address(source)?, socket_address(destination)?));
+impl Point {
+    fn read(tracefs: &Path, group: &str, name: &str, kind: KindOf) -> Option<Self> {
+        let format = Format::read(tracefs, group, name).ok()?;
+        let kind = kind(&format)?;
+        Self::new(format, kind)
     }
-    let end = |v4: &[u8], v6: &str, port: &str| {
-        let port = format.number(raw, port)? as u16;
-        let ip = if format.number(raw, "family")? == 10 {
-            let bytes: [u8; 16] = *format.bytes(raw, v6)?.first_chunk()?;
-            Ipv6Addr::from(bytes).to_canonical()
-        } else {
-            IpAddr::V4(Ipv4Addr::from(*v4.first_chunk::<4>()?))
-        };
-        Some(SocketAddr::new(ip, port))
+
+    fn new(format: Format, kind: Kind) -> Option<Self> {
+        let addresses = Addresses::of(&format)?;
+        Some(Self { format, kind, addresses })
+    }
+}
+
+fn decode(points: &[Point], sample: &Sample<'_>) -> Option<Happening> {
+    let raw = sample.raw;
+    let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
+    let point = points.iter().find(|point| point.format.id == id)?;
+    let what = match point.kind {
+        Kind::Sent { reason, state, packet } => What::Sent {
+            reason: reason
+                .and_then(|field| point.format.symbol("reason", field.number(raw)?))
+                .map(str::to_owned),
+            state: state.and_then(|field| field.number(raw)).unwrap_or(0) as u8,
+            active: packet.and_then(|field| field.number(raw)) == Some(0),
+        },
+        Kind::Received => What::Received,
+        Kind::State { old, new } => What::State { old: old.number(raw)? as u8, new: new.number(raw)? as u8 },
+        Kind::Error { number } => What::Error { number: number.number(raw)? as i32 },
+        Kind::Destroyed => What::Destroyed,
     };
-    Some((end(source, "saddr_v6", "sport")?, end(destination, "daddr_v6", "dport")?))
+    Some(Happening { time: sample.time, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
+}
+
+/// How a tracepoint tells the two ends.
+#[derive(Clone, Copy, Debug)]
+enum Addresses {
+    /// As `struct sockaddr_in` or `sockaddr_in6`.
+    Sockets { source: Field, destination: Field },
+    /// In fields of their own: family, then address as IPv4, as IPv6, and port, of each end.
+    Parts { family: Option<Field>, source: [Field; 3], destination: [Field; 3] },
+}
+
+impl Addresses {
+    fn of(format: &Format) -> Option<Self> {
+        let (source, destination) = (format.field("saddr")?, format.field("daddr")?);
+        let (Some(sport), Some(dport)) = (format.field("sport"), format.field("dport")) else {
+            return Some(Self::Sockets { source, destination });
+        };
+        Some(Self::Parts {
+            family: format.field("family"),
+            source: [source, format.field("saddr_v6")?, sport],
+            destination: [destination, format.field("daddr_v6")?, dport],
+        })
+    }
+
+    fn ends(self, raw: &[u8]) -> Option<Ends> {
+        match self {
+            Self::Sockets { source, destination } => {
+                Some((socket_address(source.bytes(raw)?)?, socket_address(destination.bytes(raw)?)?))
+            }
+            Self::Parts { family, source, destination } => {
+                // Without a family (before Linux 5.15) the field for IPv6 holds a mapped IPv4 address.
+                let v6 = family.is_none_or(|family| family.number(raw) == Some(10));
+                let end = |[four, six, port]: [Field; 3]| {
+                    let ip = if v6 {
+                        Ipv6Addr::from(*six.bytes(raw)?.first_chunk::<16>()?).to_canonical()
+                    } else {
+                        IpAddr::V4(Ipv4Addr::from(*four.bytes(raw)?.first_chunk::<4>()?))
+                    };
+                    Some(SocketAddr::new(ip, port.number(raw)? as u16))
+                };
+                Some((end(source)?, end(destination)?))
+            }
+        }
+    }
 }
 
 /// A `struct sockaddr_in` or `sockaddr_in6`; all zero where the kernel knows no peer.
 fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
-    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
+    let bytes: &[u8; 28] = bytes.first_chunk()?;
+    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
     let port = u16::from_be_bytes([bytes[2], bytes[3]]);
     let ip = if family == 10 {
         let bytes: [u8; 16] = *bytes[8..].first_chunk()?;

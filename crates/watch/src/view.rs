@@ -16,7 +16,7 @@ const KEPT: usize = 1_000;
 const TOP: usize = 6;
 
 /// What the view shows; it draws itself and knows no terminal.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct View {
     total: u64,
     lost: u64,
@@ -24,8 +24,30 @@ pub struct View {
     processes: BTreeMap<String, u64>,
     latest: VecDeque<Reset>,
     warnings: VecDeque<String>,
+    /// The kernel's counters, in words.
+    counted: String,
+    unread: u64,
+    unacknowledged: u64,
     table: TableState,
     opened: bool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            total: 0,
+            lost: 0,
+            causes: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            latest: VecDeque::new(),
+            warnings: VecDeque::new(),
+            counted: "nothing".to_owned(),
+            unread: 0,
+            unacknowledged: 0,
+            table: TableState::default(),
+            opened: false,
+        }
+    }
 }
 
 /// A key that the view answers to.
@@ -43,8 +65,9 @@ pub enum Key {
 }
 
 impl View {
-    /// Takes in what happened.
-    pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) {
+    /// Takes in what happened; answers whether there is something new to draw.
+    pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) -> bool {
+        let news = !notices.is_empty() || self.lost != watcher.lost();
         self.lost = watcher.lost();
         for notice in notices {
             match notice {
@@ -53,12 +76,16 @@ impl View {
                     self.warnings.push_front(describe(warning));
                     self.warnings.truncate(TOP);
                 }
+                Notice::Counters(counted) => self.counted = counted.describe(),
             }
         }
+        news
     }
 
     fn add(&mut self, reset: Reset) {
         self.total += 1;
+        self.unread += u64::from(reset.bytes.unread.unwrap_or(0));
+        self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
         *self.causes.entry(reset.cause.name()).or_default() += 1;
         let process = reset.process.as_ref().map_or("unknown", |process| &process.name);
         if self.processes.len() < KEPT || self.processes.contains_key(process) {
@@ -88,38 +115,23 @@ impl View {
         }
     }
 
-    /// Draws the view.
+    /// Draws the view: what matters least goes first where the terminal is small.
     pub fn draw(&mut self, frame: &mut Frame<'_>) {
-        let [head, tops, list, foot] = Layout::vertical([
+        let area = frame.area();
+        let tops = if area.height >= 20 { TOP as u16 + 2 } else { 0 };
+        let foot = u16::from(area.height >= 8);
+        let [head, kernel, tops, list, foot] = Layout::vertical([
             Constraint::Length(1),
-            Constraint::Length(TOP as u16 + 2),
-            Constraint::Min(5),
-            Constraint::Length(1),
+            Constraint::Length(foot),
+            Constraint::Length(tops),
+            Constraint::Fill(1),
+            Constraint::Length(foot),
         ])
-        .areas(frame.area());
-        let lost = if self.lost > 0 { format!(", {} kernel events lost", self.lost) } else { String::new() };
-        frame.render_widget(
-            Line::styled(
-                format!(" linger watch: {} resets{lost}", self.total),
-                Style::new().add_modifier(Modifier::BOLD),
-            ),
-            head,
-        );
-        let [causes, processes, warnings] = Layout::horizontal([
-            Constraint::Percentage(30),
-            Constraint::Percentage(25),
-            Constraint::Percentage(45),
-        ])
-        .areas(tops);
-        top(frame, causes, " causes ", self.causes.iter().map(|(name, &count)| (*name, count)));
-        top(
-            frame,
-            processes,
-            " processes ",
-            self.processes.iter().map(|(name, &count)| (name.as_str(), count)),
-        );
-        let items = self.warnings.iter().map(String::as_str);
-        frame.render_widget(List::new(items).block(Block::bordered().title(" warnings ")), warnings);
+        .areas(area);
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        frame.render_widget(Line::styled(self.summary(), bold), head);
+        frame.render_widget(Line::raw(format!(" the kernel counted {}", self.counted)), kernel);
+        self.draw_tops(frame, tops);
         let opened = self.table.selected().filter(|_| self.opened).and_then(|at| self.latest.get(at));
         if let Some(reset) = opened {
             let block = Block::bordered().title(" one reset ");
@@ -130,34 +142,116 @@ impl View {
         frame.render_widget(Line::raw(" up/down select   enter open   esc back   q quit"), foot);
     }
 
+    fn summary(&self) -> String {
+        let mut summary = format!(" linger watch: {} resets", self.total);
+        if self.total > 0 {
+            summary +=
+                &format!(", {} unread, {} unacknowledged", size(self.unread), size(self.unacknowledged));
+        }
+        if self.lost > 0 {
+            summary += &format!(", {} kernel events lost", self.lost);
+        }
+        summary
+    }
+
+    fn draw_tops(&self, frame: &mut Frame<'_>, area: Rect) {
+        if area.is_empty() {
+            return;
+        }
+        let warnings = if area.width >= 90 { 45 } else { 0 };
+        let [causes, processes, warnings] = Layout::horizontal([
+            Constraint::Percentage((100 - warnings) * 11 / 20),
+            Constraint::Fill(1),
+            Constraint::Percentage(warnings),
+        ])
+        .areas(area);
+        top(frame, causes, " causes ", self.causes.iter().map(|(name, &count)| (*name, count)));
+        let named = self.processes.iter().map(|(name, &count)| (name.as_str(), count));
+        top(frame, processes, " processes ", named);
+        if !warnings.is_empty() {
+            let items = self.warnings.iter().map(String::as_str);
+            frame.render_widget(List::new(items).block(Block::bordered().title(" warnings ")), warnings);
+        }
+    }
+
     fn draw_list(&mut self, frame: &mut Frame<'_>, area: Rect) {
-        let rows = self.latest.iter().map(|reset| {
-            Row::new([
-                Cell::from(clock(reset.time)),
-                Cell::from(reset.direction.name()),
-                Cell::from(reset.cause.name()),
-                Cell::from(reset.confidence.name()),
-                Cell::from(reset.local.to_string()),
-                Cell::from(reset.remote.map_or("?".into(), |remote| remote.to_string())),
-                Cell::from(reset.process.as_ref().map_or(String::new(), ToString::to_string)),
-            ])
-        });
-        let widths = [
-            Constraint::Length(12),
-            Constraint::Length(8),
-            Constraint::Length(24),
-            Constraint::Length(8),
-            Constraint::Fill(1),
-            Constraint::Fill(1),
-            Constraint::Length(22),
-        ];
-        let header = Row::new(["UTC", "way", "cause", "", "here", "there", "process"])
+        let columns: Vec<&Column> = COLUMNS.iter().filter(|column| area.width >= column.from).collect();
+        let rows = self
+            .latest
+            .iter()
+            .map(|reset| Row::new(columns.iter().map(|column| Cell::from((column.text)(reset)))));
+        let header = Row::new(columns.iter().map(|column| column.title))
             .style(Style::new().add_modifier(Modifier::BOLD));
-        let table = Table::new(rows, widths)
+        let table = Table::new(rows, columns.iter().map(|column| column.width))
             .header(header)
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
             .block(Block::bordered().title(" latest "));
         frame.render_stateful_widget(table, area, &mut self.table);
+    }
+}
+
+/// A column of the list, shown on terminals `from` so many columns wide.
+struct Column {
+    title: &'static str,
+    width: Constraint,
+    from: u16,
+    text: fn(&Reset) -> String,
+}
+
+const COLUMNS: [Column; 9] = [
+    Column { title: "UTC", width: Constraint::Length(12), from: 62, text: |reset| clock(reset.time) },
+    Column {
+        title: "way",
+        width: Constraint::Length(8),
+        from: 72,
+        text: |reset| reset.direction.name().to_owned(),
+    },
+    Column {
+        title: "cause",
+        width: Constraint::Length(23),
+        from: 0,
+        text: |reset| reset.cause.name().to_owned(),
+    },
+    Column {
+        title: "sure",
+        width: Constraint::Length(8),
+        from: 120,
+        text: |reset| reset.confidence.name().to_owned(),
+    },
+    Column { title: "here", width: Constraint::Fill(1), from: 143, text: |reset| reset.local.to_string() },
+    Column {
+        title: "there",
+        width: Constraint::Fill(1),
+        from: 94,
+        text: |reset| reset.remote.map_or("?".into(), |remote| remote.to_string()),
+    },
+    Column {
+        title: "unread",
+        width: Constraint::Length(8),
+        from: 112,
+        text: |reset| reset.bytes.unread.map_or("?".into(), |bytes| size(bytes.into())),
+    },
+    Column {
+        title: "unacked",
+        width: Constraint::Length(8),
+        from: 112,
+        text: |reset| reset.bytes.unacknowledged.map_or("?".into(), |bytes| size(bytes.into())),
+    },
+    Column {
+        title: "process",
+        width: Constraint::Length(23),
+        from: 0,
+        text: |reset| reset.process.as_ref().map_or(String::new(), ToString::to_string),
+    },
+];
+
+/// Bytes in at most seven columns.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1_000),
+        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
     }
 }
 
@@ -211,6 +305,10 @@ fn details(reset: &Reset) -> Text<'static> {
     if let Some(process) = &reset.process {
         lines.push(format!("process: {process}"));
     }
+    if let Some(queue) = reset.listener {
+        lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
+    }
+    lines.push(format!("bytes: {}", reset.bytes.describe()));
     lines.extend(reset.evidence.iter().map(|says| format!("- {says}")));
     lines.push(format!("remedy: {}", reset.remedy));
     lines.into_iter().map(Line::from).collect::<Vec<_>>().into()
@@ -236,6 +334,7 @@ mod tests {
             reason: Some("TCP_ABORT_ON_CLOSE".into()),
             state: Some("CLOSE"),
             process: Some(crate::Process { pid: 7, name: "httpd".into() }),
+            bytes: crate::Bytes { unread: Some(6), ..Default::default() },
             listener: None,
             evidence: vec!["it says so".into()],
             remedy: cause.remedy(),
@@ -243,7 +342,11 @@ mod tests {
     }
 
     fn screen(view: &mut View) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(130, 30)).unwrap();
+        sized(view, 140, 30)
+    }
+
+    fn sized(view: &mut View, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| view.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer();
         let width = usize::from(buffer.area.width);
@@ -267,5 +370,30 @@ mod tests {
         assert!(shown.contains("TCP_ABORT_ON_CLOSE") && shown.contains("it says so"), "{shown}");
         view.key(Key::Back);
         assert!(!screen(&mut view).contains("it says so"));
+    }
+
+    #[test]
+    fn a_small_terminal_shows_what_matters_most() {
+        let mut view = View::default();
+        for _ in 0..2_000 {
+            view.add(reset(Cause::ClosedWithUnreadData));
+        }
+        for (width, height) in [(1, 1), (20, 5), (50, 8), (80, 24), (300, 100)] {
+            let shown = sized(&mut view, width, height);
+            if width >= 50 {
+                assert!(shown.contains("2000 resets"), "{shown}");
+                assert!(shown.contains("closed-with-unread-data") && shown.contains("httpd[7]"), "{shown}");
+            }
+            view.key(Key::Open);
+            sized(&mut view, width, height);
+            view.key(Key::Back);
+        }
+    }
+
+    #[test]
+    fn sizes_fit_their_column() {
+        for bytes in [0, 9_999, 10_000, 9_999_999, 10_000_000, 9_999_999_999, 999_000_000_000] {
+            assert!(size(bytes).len() <= 7, "{}", size(bytes));
+        }
     }
 }

@@ -1,26 +1,31 @@
-//! Tracepoints, socket list and processes brought together.
+//! Tracepoints, destroyed sockets, socket list, counters and processes brought together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use linger_host::sock_diag::{self, States};
 use linger_why::Cause;
 use serde::Serialize;
 
+use crate::bytes::{Bytes, Unknown};
+use crate::closers::{Close, Closers};
+use crate::counted::{Comparison, Counted};
 use crate::diagnose::{self, Context, Direction, Queue, Reset};
-use crate::kernel::{Blind, CannotWatch, Happening, Kernel, What};
+use crate::held::{Held, Waiting};
+use crate::kernel::{Blind, CannotWatch, Ends, Happening, Kernel, What};
 use crate::process::{Process, Processes};
+use crate::sockets::Sockets;
 
-/// How often the socket list is asked for.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// How often all processes are gone through for the owners of new sockets.
-const SEARCH_EVERY: Duration = Duration::from_secs(15);
-/// Connections whose closer is remembered, the latest ones.
-const MAX_CLOSED: usize = 65_536;
-/// A reset that this host received as an answer to its own, so soon after it, in nanoseconds, is the same event.
+/// A reset that this host received as an answer to its own, so soon before or after it, in nanoseconds, is the same
+/// event.
 const ECHO: u64 = 1_000_000;
+/// While resets wait for the end of their sockets, that is looked for so often.
+const WHILE_WAITING: Duration = Duration::from_millis(100);
+/// More destroyed sockets at a time mean a busy host, whose next ones need room sooner.
+const MANY: usize = 200;
+const WHILE_MANY: Duration = Duration::from_millis(50);
 
 /// What a user wants to see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub enum Notice {
     Reset(Box<Reset>),
     /// One is about to be.
     Warning(Warning),
+    /// The kernel's counters, and what was seen beside them; every few seconds while they change.
+    Counters(Box<Counted>),
 }
 
 /// What will end in resets.
@@ -90,14 +97,12 @@ pub struct Watcher {
     kernel: Kernel,
     filter: Filter,
     processes: Processes,
-    closed: HashMap<(SocketAddr, SocketAddr), (u64, Option<Process>)>,
-    closed_order: VecDeque<(SocketAddr, SocketAddr)>,
-    listeners: HashMap<SocketAddr, (Queue, Option<Process>)>,
-    owners: HashMap<u32, Process>,
-    warned: HashMap<(SocketAddr, SocketAddr), Instant>,
-    looked: Option<Instant>,
-    searched: Option<Instant>,
-    sent_last: VecDeque<(u64, SocketAddr, SocketAddr)>,
+    closers: Closers,
+    sockets: Sockets,
+    waiting: Waiting,
+    comparison: Comparison,
+    sent_last: VecDeque<(u64, Ends)>,
+    many: bool,
     /// What the first look found, for the first call.
     pending: Vec<Notice>,
 }
@@ -112,24 +117,20 @@ impl Watcher {
             kernel: Kernel::open()?,
             filter,
             processes: Processes::default(),
-            closed: HashMap::new(),
-            closed_order: VecDeque::new(),
-            listeners: HashMap::new(),
-            owners: HashMap::new(),
-            warned: HashMap::new(),
-            looked: None,
-            searched: None,
+            closers: Closers::default(),
+            sockets: Sockets::default(),
+            waiting: Waiting::default(),
+            comparison: Comparison::start(),
             sent_last: VecDeque::new(),
+            many: false,
             pending: Vec::new(),
         };
-        let mut pending = Vec::new();
-        watcher.look(&mut pending);
-        watcher.pending = pending;
+        watcher.pending = watcher.look();
         Ok(watcher)
     }
 
     /// What this kernel cannot tell.
-    pub fn blind(&self) -> Vec<Blind> {
+    pub fn blind(&self) -> &[Blind] {
         self.kernel.blind()
     }
 
@@ -138,187 +139,222 @@ impl Watcher {
         self.kernel.lost()
     }
 
+    /// What the kernel counted beside the events, as of the last comparison.
+    pub fn counted(&self) -> &Counted {
+        self.comparison.counted()
+    }
+
     /// The listeners of this network namespace, with their queues and owners, as last looked at.
     pub fn listeners(&self) -> impl Iterator<Item = (SocketAddr, Queue, Option<&Process>)> {
-        self.listeners.iter().map(|(&local, (queue, process))| (local, *queue, process.as_ref()))
+        self.sockets.listeners()
     }
 
     /// Waits for `timeout` at most, and answers what happened.
     ///
+    /// A reset is told when its socket is gone, and after a second at the latest.
+    ///
     /// # Errors
     /// Those of waiting for the kernel.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Vec<Notice>> {
-        self.kernel.wait(timeout)?;
-        let mut notices = std::mem::take(&mut self.pending);
-        let happenings = self.kernel.drain();
-        // A full queue is soon empty again: look while it lasts.
-        let at_listener = |happening: &Happening| matches!(happening.what, What::Sent { state: 10, .. });
-        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
-            || happenings.iter().any(at_listener)
-        {
-            self.look(&mut notices);
+        self.next_or(timeout, None)
+    }
+
+    /// The same, and also ends when `other` can be read, such as a terminal.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_or(&mut self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<Vec<Notice>> {
+        let most = if self.many {
+            WHILE_MANY
+        } else if self.waiting.is_empty() {
+            timeout
+        } else {
+            WHILE_WAITING
+        };
+        self.kernel.wait(timeout.min(most), other)?;
+        Ok(self.take_stock(false))
+    }
+
+    /// What there is to say at the end: waits for sockets that are not gone yet for `patience` at most, and tells the
+    /// rest without their bytes.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn finish(&mut self, patience: Duration) -> io::Result<Vec<Notice>> {
+        const STEP: Duration = Duration::from_millis(5);
+        let until = Instant::now() + patience;
+        let mut notices = self.take_stock(true);
+        while !self.waiting.is_empty() && Instant::now() < until {
+            std::thread::sleep(STEP);
+            notices.extend(self.take_stock(true));
         }
-        for (at, happening) in happenings.iter().enumerate() {
-            self.take(happening, &happenings[at + 1..], &mut notices);
-        }
+        let rest = self.waiting.give_up();
+        self.tell(rest, &mut notices);
+        notices.extend(
+            self.comparison.compare(self.kernel.lost()).map(|counted| Notice::Counters(counted.into())),
+        );
         Ok(notices)
     }
 
-    fn take(&mut self, happening: &Happening, later: &[Happening], notices: &mut Vec<Notice>) {
-        let ends = (happening.local, happening.remote);
-        let reset = match &happening.what {
-            What::State { .. } => {
-                let process = self.processes.of(happening.pid);
-                self.remember(ends, happening.time, process);
-                return;
+    /// Reads everything that the kernel has to tell, in an order in which nothing is told before what led to it.
+    fn take_stock(&mut self, at_end: bool) -> Vec<Notice> {
+        let mut notices = std::mem::take(&mut self.pending);
+        let mut due = self.sockets.is_due();
+        if due || at_end {
+            self.comparison.read();
+        }
+        let mut leftovers = Vec::new();
+        let drained = self.kernel.leftovers(|leftover| leftovers.push(leftover));
+        self.many = drained.taken >= MANY;
+        if drained.overrun {
+            self.comparison.overrun();
+        }
+        let happenings = self.kernel.drain();
+        // A full queue is soon empty again: look while it lasts.
+        due |= happenings.iter().any(|happening| matches!(happening.what, What::Sent { state: 10, .. }));
+        if due {
+            notices.extend(self.look());
+        }
+        let mut done = Vec::new();
+        for happening in happenings {
+            self.take(happening, &mut done);
+        }
+        done.extend(self.waiting.settle(leftovers, &self.closers));
+        self.tell(done, &mut notices);
+        if due {
+            let counted = self.comparison.compare(self.kernel.lost());
+            notices.extend(counted.map(|counted| Notice::Counters(counted.into())));
+        }
+        notices
+    }
+
+    fn look(&mut self) -> Vec<Notice> {
+        self.sockets.look(&mut self.processes).into_iter().map(Notice::Warning).collect()
+    }
+
+    fn take(&mut self, happening: Happening, done: &mut Vec<(Held, Ends)>) {
+        let Happening { time, pid, ends, what } = happening;
+        match what {
+            // The peer's FIN had come, and a reset ended the connection.
+            What::State { new: 7, .. } => self.closers.cut_after_fin(ends),
+            What::State { new, .. } => {
+                let process = self.processes.of(pid);
+                const LAST_ACK: u8 = 9;
+                self.closers.closed(ends, Close { time, process, after_peer: new == LAST_ACK });
             }
-            What::Error { .. } => return,
-            What::Sent { reason, state, active } => self.sent(happening, reason.as_deref(), *state, *active),
+            What::Error { number } => {
+                if let Some(held) = self.waiting.of(&ends) {
+                    held.error.get_or_insert(number);
+                }
+            }
+            What::Destroyed => self.waiting.destroyed(&ends, || self.processes.of(pid)),
             What::Received => {
                 // For data after close the tracepoint fires at the sender of the reset as well.
-                let echo = self.sent_last.iter().any(|&(time, local, remote)| {
-                    (local, remote) == ends && happening.time.saturating_sub(time) < ECHO
-                });
-                if echo {
+                if self.sent_last.iter().any(|&(sent, last)| last == ends && sent.abs_diff(time) < ECHO) {
                     return;
                 }
-                let error = later.iter().take(64).find_map(|next| match next.what {
-                    What::Error { number } if (next.local, next.remote) == ends => Some(number),
-                    _ => None,
-                });
-                let opinion = diagnose::received(error);
-                self.reset(happening, Direction::Received, opinion)
+                let mut reset = self.reset(time, ends, Direction::Received, diagnose::received(None));
+                reset.process = self.closers.of(&ends).and_then(|close| close.process.clone());
+                done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
             }
-        };
-        if self.filter.admits(&reset) {
-            notices.push(Notice::Reset(Box::new(reset)));
+            What::Sent { reason, state, active } => {
+                self.comparison.saw_sent();
+                if let Some(held) = self.waiting.take(&ends) {
+                    let echo = held.reset.direction == Direction::Received && held.time.abs_diff(time) < ECHO;
+                    if !echo {
+                        done.push((held, ends));
+                    }
+                }
+                if self.sent_last.len() >= 256 {
+                    self.sent_last.pop_front();
+                }
+                self.sent_last.push_back((time, ends));
+                let reset = self.sent(time, pid, ends, reason.as_deref(), state, active);
+                if reset.bytes == Bytes::default() {
+                    done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
+                } else {
+                    done.push((Held::new(reset, time), ends));
+                }
+            }
         }
     }
 
-    fn sent(&mut self, happening: &Happening, reason: Option<&str>, state: u8, active: bool) -> Reset {
-        let ends = (happening.local, happening.remote);
-        if self.sent_last.len() >= 256 {
-            self.sent_last.pop_front();
-        }
-        self.sent_last.push_back((happening.time, ends.0, ends.1));
-        let listener = self.listener(happening.local).cloned();
-        let closer = self.closed.get(&ends).cloned();
-        let process = if active { self.processes.of(happening.pid) } else { None };
+    fn sent(
+        &mut self,
+        time: u64,
+        pid: u32,
+        ends: Ends,
+        reason: Option<&str>,
+        state: u8,
+        active: bool,
+    ) -> Reset {
+        let listener = self.sockets.listener(ends.0).cloned();
+        let closer = self.closers.of(&ends).cloned();
+        let process = if active { self.processes.of(pid) } else { None };
         let context = Context {
             active,
             state,
             listens: listener.is_some(),
             queue: listener.as_ref().map(|(queue, _)| *queue),
-            closed: closer.as_ref().map(|&(time, _)| happening.time.saturating_sub(time) as f64 / 1e9),
+            closed: closer.as_ref().map(|close| time.saturating_sub(close.time) as f64 / 1e9),
             name: process.as_ref().map(|process| process.name.clone()),
         };
         let opinion = diagnose::sent(reason, &context);
         let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
-        let mut reset = self.reset(happening, Direction::Sent, opinion);
+        let mut reset = self.reset(time, ends, Direction::Sent, opinion);
+        reset.bytes = match reason {
+            // The bytes come with the socket's end.
+            Some("TCP_ABORT_ON_DATA") => Bytes::default(),
+            // Its FIN was acknowledged before the small socket took over.
+            Some("TCP_TIMEWAIT_SOCKET") => Bytes::all_acknowledged(),
+            _ if active => Bytes::default(),
+            _ => Bytes::unknown(Unknown::NoSocket),
+        };
         reset.reason = reason.map(str::to_owned);
         reset.state = diagnose::state_name(state);
         reset.process = process
-            .or_else(|| closer.and_then(|(_, process)| process))
+            .or_else(|| closer.and_then(|close| close.process))
             .or_else(|| listener.as_ref().and_then(|(_, process)| process.clone()));
         reset.listener = context.queue.filter(|_| overflow);
         reset
     }
 
-    fn reset(&self, happening: &Happening, direction: Direction, opinion: diagnose::Opinion) -> Reset {
+    fn reset(&self, time: u64, ends: Ends, direction: Direction, opinion: diagnose::Opinion) -> Reset {
         let (cause, confidence, candidates, evidence) = opinion;
         Reset {
-            time: happening.time as f64 / 1e9,
+            time: time as f64 / 1e9,
             direction,
-            local: happening.local,
-            remote: (happening.remote.port() != 0).then_some(happening.remote),
+            local: ends.0,
+            remote: (ends.1.port() != 0).then_some(ends.1),
             cause,
             confidence,
             candidates,
             reason: None,
             state: None,
             process: None,
+            bytes: Bytes::default(),
             listener: None,
             evidence,
             remedy: cause.remedy(),
         }
     }
 
-    fn listener(&self, local: SocketAddr) -> Option<&(Queue, Option<Process>)> {
-        let any_v4 = SocketAddr::from(([0, 0, 0, 0], local.port()));
-        let any_v6 = SocketAddr::from(([0u16; 8], local.port()));
-        self.listeners
-            .get(&local)
-            .or_else(|| self.listeners.get(&any_v4))
-            .or_else(|| self.listeners.get(&any_v6))
-    }
-
-    fn remember(&mut self, ends: (SocketAddr, SocketAddr), time: u64, process: Option<Process>) {
-        if self.closed.insert(ends, (time, process)).is_none() {
-            self.closed_order.push_back(ends);
-        }
-        while self.closed_order.len() > MAX_CLOSED {
-            if let Some(oldest) = self.closed_order.pop_front() {
-                self.closed.remove(&oldest);
+    /// Completes resets, and adds those that are wanted, in the order of time.
+    fn tell(&mut self, done: Vec<(Held, Ends)>, notices: &mut Vec<Notice>) {
+        let mut resets = Vec::with_capacity(done.len());
+        for (held, ends) in done {
+            let mut reset = held.finish();
+            if reset.direction == Direction::Received {
+                self.comparison.saw_received();
+                reset.process = reset
+                    .process
+                    .or_else(|| self.sockets.listener(ends.0).and_then(|(_, process)| process.clone()));
+            }
+            if self.filter.admits(&reset) {
+                resets.push(reset);
             }
         }
-    }
-
-    /// Asks the kernel for listeners, and for sockets whose peer has closed.
-    fn look(&mut self, notices: &mut Vec<Notice>) {
-        let now = Instant::now();
-        self.looked = Some(now);
-        // Without sock_diag the queues stay unknown; resets are named all the same.
-        let Ok(sockets) = sock_diag::tcp_sockets(States::LISTEN.and(States::CLOSE_WAIT)) else { return };
-        // One byte is the FIN.
-        let worrying: Vec<_> =
-            sockets.iter().filter(|socket| !socket.is_listener() && socket.receive_queue > 1).collect();
-        let unknown: Vec<u32> = sockets
-            .iter()
-            .filter(|socket| socket.is_listener())
-            .chain(worrying.iter().copied())
-            .map(|socket| socket.inode)
-            .filter(|inode| *inode != 0 && !self.owners.contains_key(inode))
-            .collect();
-        if !unknown.is_empty() && self.searched.is_none_or(|searched| now - searched >= SEARCH_EVERY) {
-            self.searched = Some(now);
-            let owners = self.processes.owners(&unknown);
-            if self.owners.len() > MAX_CLOSED {
-                self.owners.clear();
-            }
-            // Nobody found: somebody of another namespace, not to be searched for again and again.
-            for inode in unknown {
-                let owner = owners.get(&inode).cloned();
-                self.owners.insert(inode, owner.unwrap_or(Process { pid: 0, name: "?".into() }));
-            }
-        }
-        let owner = |inode| self.owners.get(&inode).filter(|process| process.pid != 0).cloned();
-        self.warned.retain(|_, warned| now - *warned < Duration::from_secs(60));
-        let mut warnings = Vec::new();
-        self.listeners.clear();
-        for socket in sockets.iter().filter(|socket| socket.is_listener()) {
-            let queue = Queue { waiting: socket.receive_queue, limit: socket.send_queue };
-            let process = owner(socket.inode);
-            if queue.is_near_its_limit() {
-                let warning =
-                    Warning::ListenerNearLimit { local: socket.local, queue, process: process.clone() };
-                warnings.push(((socket.local, socket.local), warning));
-            }
-            self.listeners.insert(socket.local, (queue, process));
-        }
-        for socket in worrying {
-            let warning = Warning::UnreadAfterPeerClosed {
-                local: socket.local,
-                remote: socket.remote,
-                unread: socket.receive_queue - 1,
-                process: owner(socket.inode),
-            };
-            warnings.push(((socket.local, socket.remote), warning));
-        }
-        // Each once a minute.
-        for (key, warning) in warnings {
-            if self.warned.len() < MAX_CLOSED && self.warned.insert(key, now).is_none() {
-                notices.push(Notice::Warning(warning));
-            }
-        }
+        resets.sort_by(|a, b| a.time.total_cmp(&b.time));
+        notices.extend(resets.into_iter().map(|reset| Notice::Reset(Box::new(reset))));
     }
 }

@@ -19,7 +19,7 @@ fn watcher(port: u16) -> Option<Watcher> {
         Ok(watcher) => Some(watcher),
         Err(error) => {
             assert!(!rustix::process::geteuid().is_root(), "root may watch: {error}");
-            println!("skipped: {error}");
+            linger_host::testing::skip("live tracepoints", &error.to_string());
             None
         }
     }
@@ -80,7 +80,76 @@ fn a_close_with_unread_data_names_the_closer() {
             "{reset:?}"
         );
         assert!(own_process(&reset), "{reset:?}");
+        let bytes = (reset.bytes.unread, reset.bytes.unacknowledged, reset.bytes.unsent);
+        assert_eq!(bytes, (Some(7), Some(0), Some(0)), "of ten bytes three were read: {reset:?}");
     }
+}
+
+#[test]
+fn what_was_lost_is_told_to_the_byte() {
+    let mut written = 0;
+    let reset = sent("127.0.0.1:0", |mut client, mut server| {
+        client.write_all(b"request").unwrap();
+        // The client has closed its side: that FIN is no byte.
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        server.peek(&mut [0; 7]).unwrap();
+        server.set_nonblocking(true).unwrap();
+        while let Ok(more) = server.write(&[7; 100_000]) {
+            written += more as u32;
+        }
+        drop(server);
+        // Read what arrived: that and what never did are all there was.
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut got = 0;
+        let mut buffer = [0; 64 << 10];
+        while let Ok(more @ 1..) = client.read(&mut buffer) {
+            got += more as u32;
+        }
+        written -= got;
+    });
+    let Some(reset) = reset else { return };
+    assert_eq!(reset.bytes.unread, Some(7), "{reset:?}");
+    assert!(written > 100_000, "most of it never arrived: {written}");
+    // What was acknowledged had arrived; what was never sent had not; what is between may have.
+    let (most, least) = (reset.bytes.unacknowledged.unwrap(), reset.bytes.unsent.unwrap());
+    assert!(least <= written && written <= most, "{least} <= {written} <= {most}");
+}
+
+#[test]
+fn a_received_reset_names_who_had_the_connection() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (listener, mut client, server) = pair("127.0.0.1:0");
+    let local = listener.local_addr().unwrap();
+    let Some(mut watcher) = watcher(local.port()) else { return };
+    client.write_all(b"unread").unwrap();
+    drop(server);
+    client.read(&mut [0; 1]).unwrap_err();
+    drop(client);
+    let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
+    let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
+    let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
+    assert!(own_process(reset), "{reset:?}");
+    assert_eq!((reset.bytes.unread, reset.bytes.unacknowledged), (Some(0), Some(0)), "{reset:?}");
+}
+
+#[test]
+fn the_kernels_counters_stand_beside_what_was_seen() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = listener.local_addr().unwrap();
+    let Some(mut watcher) = watcher(local.port()) else { return };
+    for _ in 0..7 {
+        let mut client = TcpStream::connect(local).unwrap();
+        client.write_all(b"unread").unwrap();
+        drop(listener.accept().unwrap());
+    }
+    let notices = watcher.finish(Duration::from_secs(5)).unwrap();
+    let resets = notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count();
+    assert_eq!(resets, 14, "seven sent, seven received: {notices:?}");
+    let Some(Notice::Counters(counted)) = notices.last() else { panic!("{notices:?}") };
+    // Other tests' resets are counted as well, and seen as well.
+    assert!(counted.kernel["TCPAbortOnClose"] >= 7 && counted.seen_sent >= 7, "{counted:?}");
+    assert_eq!((counted.missed, counted.events_lost), (0, 0), "{counted:?}");
 }
 
 #[test]
@@ -94,6 +163,7 @@ fn an_abort_is_one() {
     assert_eq!(reset.cause, Cause::Aborted, "{reset:?}");
     assert!(reset.confidence < Confidence::Certain, "a closed listener looks the same");
     assert!(own_process(&reset));
+    assert_eq!(reset.bytes.unknown, Some(linger_watch::Unknown::Wiped), "{reset:?}");
 }
 
 #[test]
@@ -107,6 +177,8 @@ fn data_after_close_names_who_had_closed() {
     let Some(reset) = reset else { return };
     assert_eq!(reset.cause, Cause::DataAfterClose, "{reset:?}");
     assert!(own_process(&reset), "{reset:?}");
+    assert_eq!(reset.bytes.unacknowledged, Some(0), "its FIN was acknowledged: {reset:?}");
+    assert_eq!(reset.bytes.unknown, Some(linger_watch::Unknown::Uncounted));
 }
 
 #[test]
@@ -125,6 +197,8 @@ fn a_closed_port_is_named_at_both_ends() {
     let resets = seen(&mut watcher, both);
     assert!(both(&resets), "{resets:?}");
     assert!(resets.iter().all(|reset| reset.cause == Cause::PortClosed), "{resets:?}");
+    let refused = resets.iter().find(|reset| reset.direction == Direction::Received).unwrap();
+    assert!(own_process(refused), "{refused:?}");
 }
 
 #[test]

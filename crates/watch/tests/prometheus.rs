@@ -37,7 +37,7 @@ fn prometheus_scrapes_causes_and_queues() {
         Ok(watcher) => watcher,
         Err(error) => {
             assert!(!rustix::process::geteuid().is_root(), "root may watch: {error}");
-            return println!("skipped: {error}");
+            return linger_host::testing::skip("live tracepoints", &error.to_string());
         }
     };
     let metrics = Metrics::default();
@@ -60,7 +60,9 @@ fn prometheus_scrapes_causes_and_queues() {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let Ok(server) = server else { return println!("skipped: prometheus is not installed") };
+    let Ok(server) = server else {
+        return linger_host::testing::skip("foreign peers", "prometheus is not installed");
+    };
     let _server = Server(server);
 
     for _ in 0..5 {

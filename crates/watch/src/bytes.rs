@@ -1,0 +1,113 @@
+//! How many bytes a reset cost, as far as the kernel tells.
+
+use linger_host::leftovers::Leftover;
+use serde::Serialize;
+
+/// The bytes that were on their way when the connection ended; `None` is what cannot be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Bytes {
+    /// Received by this host and never read by the process.
+    #[serde(rename = "unread_bytes")]
+    pub unread: Option<u32>,
+    /// Written by the process and never acknowledged by the peer: so many are lost at most, since the
+    /// acknowledgement of the last ones may have been on its way.
+    #[serde(rename = "unacknowledged_bytes")]
+    pub unacknowledged: Option<u32>,
+    /// Of those, the ones that never left this host: lost for certain.
+    #[serde(rename = "unsent_bytes")]
+    pub unsent: Option<u32>,
+    /// Why something is not known.
+    #[serde(rename = "bytes_unknown")]
+    pub unknown: Option<Unknown>,
+}
+
+/// Why the bytes of a reset are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Unknown {
+    /// The reset answers a packet that met no socket with queues of its own.
+    NoSocket,
+    /// `SO_LINGER` 0 and a listener closed with a queue wipe the counts before anybody can read them.
+    Wiped,
+    /// The process has not closed the socket yet.
+    StillOpen,
+    /// What came after `close()` was thrown away uncounted: at least one byte.
+    Uncounted,
+    /// The kernel did not tell: another network namespace, or more sockets at once than it has room for.
+    NotTold,
+}
+
+impl Unknown {
+    /// That in words.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::NoSocket => "there was no socket any more",
+            Self::Wiped => "an abort wipes the counts",
+            Self::StillOpen => "the process still has the socket open",
+            Self::Uncounted => "what came after the close is not counted",
+            Self::NotTold => "the kernel did not tell",
+        }
+    }
+}
+
+impl Bytes {
+    pub(crate) fn unknown(why: Unknown) -> Self {
+        Self { unknown: Some(why), ..Self::default() }
+    }
+
+    /// A connection whose own FIN was acknowledged: nothing of what was written is missing.
+    pub(crate) fn all_acknowledged() -> Self {
+        Self { unread: None, unacknowledged: Some(0), unsent: Some(0), unknown: Some(Unknown::Uncounted) }
+    }
+
+    /// A destroyed socket's bytes, without the FINs that the kernel counts among them.
+    pub(crate) fn of(leftover: &Leftover, fin_sent: bool, fin_received: bool) -> Self {
+        let without = |bytes: u32, fin: bool| bytes.saturating_sub(fin.into());
+        Self {
+            unread: Some(without(leftover.unread, fin_received)),
+            unacknowledged: Some(without(leftover.unacknowledged, fin_sent)),
+            unsent: leftover.unsent.map(|unsent| without(unsent, fin_sent)),
+            unknown: None,
+        }
+    }
+
+    /// A few words: `6 unread, 600000 unacknowledged (of those 400000 never sent)`.
+    pub fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(unread) = self.unread {
+            parts.push(format!("{unread} bytes unread"));
+        }
+        match (self.unacknowledged, self.unsent) {
+            (Some(all), Some(unsent)) if unsent > 0 => {
+                parts.push(format!("{all} unacknowledged ({unsent} of them never sent)"));
+            }
+            (Some(all), _) => parts.push(format!("{all} unacknowledged")),
+            _ => {}
+        }
+        if let Some(why) = self.unknown {
+            let what = if parts.is_empty() { "bytes" } else { "the rest" };
+            parts.push(format!("{what} unknown: {}", why.meaning()));
+        }
+        parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fin_is_no_byte() {
+        let ends: (std::net::SocketAddr, _) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:9".parse().unwrap());
+        let leftover =
+            Leftover { local: ends.0, remote: ends.1, unread: 7, unacknowledged: 501, unsent: Some(1) };
+        let bytes = Bytes::of(&leftover, true, true);
+        assert_eq!((bytes.unread, bytes.unacknowledged, bytes.unsent), (Some(6), Some(500), Some(0)));
+        assert_eq!(bytes.describe(), "6 bytes unread, 500 unacknowledged");
+        let bytes = Bytes::of(&leftover, false, false);
+        assert_eq!(bytes.describe(), "7 bytes unread, 501 unacknowledged (1 of them never sent)");
+        assert_eq!(Bytes::unknown(Unknown::Wiped).describe(), "bytes unknown: an abort wipes the counts");
+    }
+}

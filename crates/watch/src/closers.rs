@@ -1,0 +1,61 @@
+//! Which process closed a connection, remembered for the resets that come after.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::kernel::Ends;
+use crate::process::Process;
+
+/// Connections remembered, the latest ones.
+const MAX: usize = 65_536;
+/// A reset follows the change of state that it caused within one system call or packet.
+const JUST_NOW: usize = 256;
+
+/// A close, or a shutdown of the sending side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Close {
+    /// Nanoseconds since 1970.
+    pub(crate) time: u64,
+    pub(crate) process: Option<Process>,
+    /// The peer had closed before.
+    pub(crate) after_peer: bool,
+}
+
+/// The latest closes of this host.
+#[derive(Debug, Default)]
+pub(crate) struct Closers {
+    closes: HashMap<Ends, Close>,
+    order: VecDeque<Ends>,
+    /// Connections that went from CLOSE_WAIT to CLOSE, as only a reset makes them.
+    cut_after_fin: VecDeque<Ends>,
+}
+
+impl Closers {
+    pub(crate) fn closed(&mut self, ends: Ends, close: Close) {
+        if self.closes.insert(ends, close).is_none() {
+            self.order.push_back(ends);
+        }
+        while self.order.len() > MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.closes.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn cut_after_fin(&mut self, ends: Ends) {
+        if self.cut_after_fin.len() >= JUST_NOW {
+            self.cut_after_fin.pop_front();
+        }
+        self.cut_after_fin.push_back(ends);
+    }
+
+    pub(crate) fn of(&self, ends: &Ends) -> Option<&Close> {
+        self.closes.get(ends)
+    }
+
+    /// Whether this side's FIN, and the peer's, were part of the connection when a reset ended it.
+    pub(crate) fn fins(&self, ends: &Ends) -> (bool, bool) {
+        let close = self.closes.get(ends);
+        let after_peer = close.is_some_and(|close| close.after_peer);
+        (close.is_some(), after_peer || self.cut_after_fin.iter().rev().any(|cut| cut == ends))
+    }
+}

@@ -1,0 +1,133 @@
+//! What the kernel's counters say beside the events, so that what the tracepoints miss shows.
+
+use std::collections::BTreeMap;
+
+use linger_host::Counters;
+use serde::Serialize;
+
+/// Those that tell of resets and of connections that never reached a process (`nstat(8)` shows the same).
+const SHOWN: [&str; 14] = [
+    "OutRsts",
+    "EstabResets",
+    "AttemptFails",
+    "TCPAbortOnClose",
+    "TCPAbortOnData",
+    "TCPAbortOnLinger",
+    "TCPAbortOnTimeout",
+    "TCPAbortOnMemory",
+    "TCPAbortFailed",
+    "ListenOverflows",
+    "ListenDrops",
+    "TCPReqQFullDrop",
+    "TCPReqQFullDoCookies",
+    "TCPTimeouts",
+];
+
+/// The kernel's counts beside what was seen, both since the start.
+///
+/// The counters are those of this network namespace, the events those of the whole host: more may be seen than
+/// were counted. Fewer means that events were missed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counted {
+    /// Counters that have grown, by the kernel's names.
+    pub kernel: BTreeMap<&'static str, u64>,
+    /// Resets seen that this host sent, before any filter.
+    pub seen_sent: u64,
+    /// Resets seen that it received.
+    pub seen_received: u64,
+    /// Resets that the kernel counted as sent and that were not seen, at least.
+    pub missed: u64,
+    /// Events that the kernel dropped because they were not read in time.
+    pub events_lost: u64,
+    /// How often sockets were destroyed faster than they could be told of: bytes of some resets are unknown.
+    pub overruns: u64,
+}
+
+impl Counted {
+    /// A few words: `OutRsts 12 (12 seen), TCPAbortOnClose 10`.
+    pub fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        for name in SHOWN {
+            let Some(value) = self.kernel.get(name) else { continue };
+            parts.push(match name {
+                "OutRsts" if self.missed > 0 => format!("{name} {value} ({} missed)", self.missed),
+                "OutRsts" => format!("{name} {value} (none missed)"),
+                _ => format!("{name} {value}"),
+            });
+        }
+        if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+    }
+}
+
+/// Reads the counters and compares.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    start: Option<Counters>,
+    counted: Counted,
+    told: Counted,
+}
+
+impl Comparison {
+    /// Takes the counters as they are now for the start: the tracepoints are open, so all that is counted is seen.
+    pub(crate) fn start() -> Self {
+        Self { start: Counters::read().ok(), ..Self::default() }
+    }
+
+    pub(crate) fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    pub(crate) fn saw_sent(&mut self) {
+        self.counted.seen_sent += 1;
+    }
+
+    pub(crate) fn saw_received(&mut self) {
+        self.counted.seen_received += 1;
+    }
+
+    pub(crate) fn overrun(&mut self) {
+        self.counted.overruns += 1;
+    }
+
+    /// Reads the counters anew. To be called before the events are read, so that all that was counted can be seen.
+    pub(crate) fn read(&mut self) {
+        let (Some(start), Ok(now)) = (&self.start, Counters::read()) else { return };
+        let grown = now.since(start);
+        let shown = SHOWN.iter().map(|name| (*name, grown.of(name)));
+        self.counted.kernel = shown.filter(|(_, value)| *value > 0).collect();
+    }
+
+    /// Compares after the events were read; what has changed since this last answered something.
+    pub(crate) fn compare(&mut self, events_lost: u64) -> Option<Counted> {
+        let sent = self.counted.kernel.get("OutRsts").copied().unwrap_or(0);
+        self.counted.missed = sent.saturating_sub(self.counted.seen_sent);
+        self.counted.events_lost = events_lost;
+        if self.counted == self.told {
+            return None;
+        }
+        self.told = self.counted.clone();
+        Some(self.counted.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_and_not_seen_is_missed() {
+        let mut comparison = Comparison::default();
+        assert_eq!(comparison.compare(0), None, "nothing new");
+        comparison.counted.kernel = BTreeMap::from([("OutRsts", 3), ("TCPAbortOnClose", 2)]);
+        comparison.saw_sent();
+        let counted = comparison.compare(0).unwrap();
+        assert_eq!(counted.missed, 2);
+        assert_eq!(counted.describe(), "OutRsts 3 (2 missed), TCPAbortOnClose 2");
+        assert_eq!(comparison.compare(0), None, "told already");
+        for _ in 0..3 {
+            comparison.saw_sent();
+        }
+        assert_eq!(comparison.compare(1).unwrap().missed, 0, "another namespace's are seen as well");
+    }
+}
