@@ -11,7 +11,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("curl", "a client nobody here wrote"),
     ("nginx-light", "a gateway, and a server that lingers when told to"),
     ("apache2", "a gateway (mod_proxy_fcgi), and a server that lingers"),
-    ("apache2-utils", "ab, which loads the FastCGI bench"),
+    ("apache2-utils", "ab, which loads the FastCGI bench and is the recipe of 2014"),
     ("lighttpd", "a gateway, and a server that lingers"),
     ("uwsgi-core", "an application server that resets"),
     ("uwsgi-plugin-python3", "what uWSGI runs"),
@@ -30,6 +30,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("zstd", "compresses captures in tests"),
     ("openssl", "a TLS peer nobody here wrote"),
     ("prometheus", "scrapes the exporter"),
+    ("systemd", "systemd-analyze, which checks the unit"),
     ("iperf3", "the transfer's bench: what the link can do"),
     ("netcat-openbsd", "the transfer's bench: nc, and tar | nc"),
     ("rsync", "the transfer's bench: the daemon"),
@@ -38,8 +39,13 @@ const DEBIAN: &[(&str, &str)] = &[
     ("wrk", "loads the benches of the close and of run"),
 ];
 
-/// Python servers, which Debian has too old or not at all.
-const PYPI: [&str; 3] = ["gunicorn", "waitress", "uvicorn"];
+/// What Debian has too old or not at all, by the names of package and program: servers, and what checks the DaemonSet.
+const PYPI: [(&str, &str); 4] = [
+    ("gunicorn", "gunicorn"),
+    ("waitress", "waitress-serve"),
+    ("uvicorn", "uvicorn"),
+    ("kubernetes-validate", "kubernetes-validate"),
+];
 
 pub(crate) fn run() -> anyhow::Result<()> {
     debian()?;
@@ -49,19 +55,20 @@ pub(crate) fn run() -> anyhow::Result<()> {
 /// Installs into `target/peers/python`, where nothing else is touched.
 fn pypi() -> anyhow::Result<()> {
     let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers/python"));
-    if folder.join("bin/uvicorn").is_file() {
+    if PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file()) {
         return Ok(());
     }
+    let packages = PYPI.map(|(package, _)| package);
     if !Command::new("python3")
         .args(["-c", "import ensurepip"])
         .output()
         .is_ok_and(|output| output.status.success())
     {
-        println!("setup: no python3 with venv: tests and matrix go without {}", PYPI.join(", "));
+        println!("setup: no python3 with venv: tests and matrix go without {}", packages.join(", "));
         return Ok(());
     }
     call(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-    call(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(PYPI))
+    call(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(packages))
 }
 
 fn debian() -> anyhow::Result<()> {

@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// The request to send to a tcp:// target
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
-    /// A process of the server: shows what the kernel counted in its network namespace
+    /// A process of the server: shows what the kernel counted in its network namespace, and saw of its resets
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
     /// How often each question is asked; the worst answer counts
@@ -94,6 +94,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
     };
     let overall = report.overall();
+    if let Some(why) = &report.unwatched {
+        eprintln!("linger: causes and processes are not shown: {why}");
+    }
     if json {
         println!("{}", whole(&report));
     } else {
@@ -132,12 +135,17 @@ fn print(finding: &Finding) {
         0 | 1 => String::new(),
         trials => format!(" ({} of {trials} trials)", finding.with_this_verdict),
     };
-    let options = textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
+    let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
     anstream::println!("{}", textwrap::fill(&format!("{}{times}", finding.sentence), options));
     if !finding.counters.is_empty() {
         let counted: Vec<String> =
             finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
         anstream::println!("    the kernel counted: {}", counted.join(", "));
+    }
+    for seen in &finding.resets {
+        let seen = format!("the kernel saw in all trials: {seen}");
+        let options = options.clone().subsequent_indent("      ");
+        anstream::println!("{}", textwrap::fill(&seen, options));
     }
 }
 
@@ -154,6 +162,7 @@ fn whole(report: &Report) -> serde_json::Value {
         "server": report.server,
         "response_bytes": report.response_bytes,
         "framing": report.framing,
+        "unwatched": report.unwatched,
         "verdict": report.overall(),
     })
 }

@@ -12,6 +12,7 @@ use crate::finding::{Check, Finding, Report, Verdict};
 use crate::hostile;
 use crate::target::{Scheme, Target, is_here, is_near};
 use crate::trial::{Ended, Seen, Trial, Until};
+use crate::witness::Witness;
 
 /// Below this a response fits where the server's bytes wait even with a small window, and decides nothing.
 const LARGE: u64 = 64 << 10;
@@ -56,6 +57,7 @@ pub(crate) struct Prober {
     pub(crate) dialect: Dialect,
     pub(crate) config: Config,
     pub(crate) counters: Source,
+    pub(crate) witness: Option<Witness>,
     /// How long a plain request takes; everything that waits is a multiple of it.
     pub(crate) plain: Duration,
     /// The body's length in a plain answer.
@@ -99,12 +101,21 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
         None if is_here(&address) => Source::Here,
         None => Source::Nowhere,
     };
+    // A unix socket's resets are no TCP resets.
+    let watched = config.watch && target.unix.is_none() && !matches!(counters, Source::Nowhere);
+    let port = config.pid.is_none().then_some(target.port);
+    let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
+        Some(Ok(witness)) => (Some(witness), None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+        None => (None, None),
+    };
     let mut prober = Prober {
         address,
         tls_host: (target.scheme == Scheme::Https).then(|| target.host.clone()),
         dialect: Dialect::new(target, &config.payload, &config.user_agent),
         config: config.clone(),
         counters,
+        witness,
         plain: Duration::from_millis(50),
         expected: config.expect,
         status: None,
@@ -115,11 +126,16 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
     if prober.expected.is_none() {
         prober.expected = plain.expected;
     }
+    if let Some(witness) = &prober.witness {
+        // Those of the plain request answer no question.
+        witness.seen();
+    }
     let mut report = Report {
         target: name,
         server: plain.server.clone(),
         response_bytes: plain.got,
         framing: plain.framing,
+        unwatched,
         findings: Vec::new(),
     };
     for check in Check::ALL {
@@ -127,7 +143,10 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
         if !asked || (check.is_hostile() && !config.hostile) {
             continue;
         }
-        let finding = ask(&prober, check);
+        let mut finding = ask(&prober, check);
+        if let Some(witness) = &prober.witness {
+            finding.resets = witness.seen();
+        }
         told(&finding);
         report.findings.push(finding);
     }
@@ -204,6 +223,7 @@ pub(crate) fn undecided(check: Check, sentence: &str) -> Finding {
         trials: 0,
         with_this_verdict: 0,
         counters: Default::default(),
+        resets: Vec::new(),
         sentence: sentence.to_owned(),
     }
 }
@@ -220,6 +240,7 @@ pub(crate) fn finding(check: Check, verdict: Verdict, seen: &Seen, sentence: Str
         trials: 1,
         with_this_verdict: 1,
         counters: seen.counters.clone(),
+        resets: Vec::new(),
         sentence,
     }
 }

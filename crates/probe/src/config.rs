@@ -60,6 +60,9 @@ pub struct Config {
     pub only: Vec<Check>,
     /// A process of the server, whose network namespace's counters are read.
     pub pid: Option<u32>,
+    /// Whether to show what the kernel saw of the server's resets, where the server is on this host and the user may
+    /// watch (see `linger watch`).
+    pub watch: bool,
     /// What the User-Agent says.
     pub user_agent: String,
 }
@@ -82,6 +85,7 @@ impl Default for Config {
             endless: defaults::ENDLESS,
             only: Vec::new(),
             pid: None,
+            watch: true,
             user_agent: concat!("linger-probe/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

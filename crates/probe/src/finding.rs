@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::trial::Ended;
+use crate::witness::Witnessed;
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -162,6 +163,8 @@ pub struct Finding {
     pub with_this_verdict: u32,
     /// What the kernel counted during the trial that decided, where that can be known.
     pub counters: BTreeMap<String, u64>,
+    /// The server's resets during the whole check, with causes, where they can be seen.
+    pub resets: Vec<Witnessed>,
     /// The verdict in words.
     pub sentence: String,
 }
@@ -178,6 +181,8 @@ pub struct Report {
     pub response_bytes: u64,
     /// How its end is known: `content-length`, `chunked`, `end-request`, `close`.
     pub framing: &'static str,
+    /// Why the server's resets could not be watched; `None` where they were, or where it is on another host.
+    pub unwatched: Option<String>,
     /// The answers.
     pub findings: Vec<Finding>,
 }

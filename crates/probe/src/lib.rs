@@ -26,9 +26,11 @@ mod target;
 mod tls;
 mod trial;
 mod wire;
+mod witness;
 
 pub use checks::{Error, probe};
 pub use config::{Config, defaults};
 pub use finding::{Check, Finding, Report, Verdict};
 pub use target::{InvalidTarget, Scheme, Target};
 pub use trial::Ended;
+pub use witness::Witnessed;

@@ -97,6 +97,9 @@ impl<'p> Trial<'p> {
         let buffer = small.then_some(prober.config.receive_buffer);
         let wire =
             Wire::connect(&prober.address, prober.tls_host.as_deref(), buffer, prober.config.patience)?;
+        if let (Some(witness), Some(port)) = (&prober.witness, wire.local_port()) {
+            witness.note(port);
+        }
         Ok(Self {
             prober,
             wire,

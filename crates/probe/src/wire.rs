@@ -71,6 +71,11 @@ impl Wire {
         self.flush_tls()
     }
 
+    /// The client's port; `None` for a unix socket.
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        Some(self.socket.local_addr().ok()?.as_socket()?.port())
+    }
+
     /// Opens the window, so that reading takes no longer than it must.
     pub(crate) fn widen(&self) {
         let _ = self.socket.set_recv_buffer_size(WIDE);

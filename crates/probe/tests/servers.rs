@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use linger_host::testing::{sandboxed, skip};
 use linger_peers::SERVERS;
 use linger_probe::{Check, Config, Report, Verdict, probe};
+use linger_why::{Cause, Confidence};
 
 /// Probes one server of the matrix; `None` where it is not installed.
 fn ask(name: &str, only: &[Check]) -> Option<Report> {
@@ -131,6 +132,26 @@ fn gunicorn_loses_above_its_cap() {
 #[test]
 fn bare_axum_loses() {
     loses("axum", &[Check::UnreadBody, Check::UploadInProgress]);
+}
+
+#[test]
+fn a_loss_has_a_cause_and_a_process() {
+    sandboxed(|| {
+        let Some(report) = ask("Python http.server", &[Check::UnreadBody, Check::LargeResponse]) else {
+            return;
+        };
+        if let Some(why) = &report.unwatched {
+            return skip("live tracepoints", why);
+        }
+        let resets = &report.of(Check::UnreadBody).unwrap().resets;
+        let cause = resets.iter().find(|seen| seen.cause == Cause::ClosedWithUnreadData);
+        let seen = cause.unwrap_or_else(|| panic!("{resets:?}"));
+        assert_eq!(seen.confidence, Confidence::Certain);
+        assert!(seen.process.as_ref().is_some_and(|process| process.name.starts_with("python")), "{seen:?}");
+        assert!(seen.unread_bytes > Some(0) && seen.unsent_bytes > Some(0), "{seen:?}");
+        let resets = &report.of(Check::LargeResponse).unwrap().resets;
+        assert!(resets.is_empty(), "nothing was unread: {resets:?}");
+    });
 }
 
 /// A hundred repetitions of each question whose answer is known; about a quarter of an hour.

@@ -27,6 +27,36 @@ fn get(address: SocketAddr, path: &str) -> Option<String> {
     Some(response.split_once("\r\n\r\n")?.1.to_owned())
 }
 
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// Every expression of the shipped dashboard, its variables filled in as Grafana does.
+fn dashboard_expressions() -> Vec<String> {
+    let text = include_str!("../../../deploy/linger-watch.grafana.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let expressions: Vec<String> = targets
+        .map(|target| target["expr"].as_str().unwrap().replace("$instance", ".*"))
+        .collect();
+    assert!(expressions.len() >= panels.len() && panels.len() > 5);
+    assert!(expressions.iter().all(|expression| !expression.contains('$')), "{expressions:?}");
+    expressions
+}
+
+/// The words of an expression that name this exporter's metrics.
+fn metric_names(expression: &str) -> impl Iterator<Item = &str> {
+    expression
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+        .filter(|word| word.starts_with("linger_"))
+}
+
 #[test]
 fn prometheus_scrapes_causes_and_queues() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -70,18 +100,39 @@ fn prometheus_scrapes_causes_and_queues() {
         client.write_all(b"unread").unwrap();
         drop(listener.accept().unwrap());
     }
+    let ask = |query: &str| {
+        get(address, &format!("/api/v1/query?query={}", percent_encoded(query))).unwrap_or_default()
+    };
     let bound = Instant::now() + Duration::from_secs(60);
     let (mut resets, mut queue) = (String::new(), String::new());
     while Instant::now() < bound {
         let notices = watcher.next(Duration::from_millis(200)).unwrap();
         metrics.record(&notices, &watcher);
-        let ask = |query: &str| get(address, &format!("/api/v1/query?query={query}")).unwrap_or_default();
         resets = ask("linger_resets_total");
         queue = ask("linger_listener_queue_limit");
-        if resets.contains("closed-with-unread-data") && queue.contains(&local.to_string()) {
+        let counters = ask("linger_kernel_counter_total");
+        if resets.contains("closed-with-unread-data")
+            && queue.contains(&local.to_string())
+            && counters.contains("OutRsts")
+        {
             break;
         }
     }
+    let metrics_known: Vec<String> = metrics
+        .text()
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned()))
+        .collect();
+    for expression in dashboard_expressions() {
+        let answer = ask(&expression);
+        let answer: serde_json::Value = serde_json::from_str(&answer).expect("an answer of Prometheus");
+        assert_eq!(answer["status"], "success", "{expression}: {answer}");
+        for name in metric_names(&expression) {
+            let family = name.trim_end_matches("_total");
+            assert!(metrics_known.iter().any(|known| known == family), "{expression}: no metric {name}");
+        }
+    }
+    let bytes = ask("linger_reset_bytes_total");
     let _ = std::fs::remove_dir_all(&directory);
     let resets: serde_json::Value = serde_json::from_str(&resets).expect("an answer of Prometheus");
     let series = resets["data"]["result"].as_array().unwrap();
@@ -93,6 +144,13 @@ fn prometheus_scrapes_causes_and_queues() {
         .unwrap_or_else(|| panic!("{resets}"));
     assert_eq!(sent["value"][1], "5");
     assert!(queue.contains(&local.to_string()), "{queue}");
+    let bytes: serde_json::Value = serde_json::from_str(&bytes).expect("an answer of Prometheus");
+    let series = bytes["data"]["result"].as_array().unwrap();
+    let unread = series
+        .iter()
+        .find(|series| series["metric"]["bytes"] == "unread" && series["metric"]["direction"] == "sent")
+        .unwrap_or_else(|| panic!("{bytes}"));
+    assert_eq!(unread["value"][1], "30", "five times six bytes");
 }
 
 #[test]
