@@ -42,9 +42,8 @@ fn dashboard_expressions() -> Vec<String> {
     let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
-    let expressions: Vec<String> = targets
-        .map(|target| target["expr"].as_str().unwrap().replace("$instance", ".*"))
-        .collect();
+    let expressions: Vec<String> =
+        targets.map(|target| target["expr"].as_str().unwrap().replace("$instance", ".*")).collect();
     assert!(expressions.len() >= panels.len() && panels.len() > 5);
     assert!(expressions.iter().all(|expression| !expression.contains('$')), "{expressions:?}");
     expressions
@@ -72,6 +71,12 @@ fn prometheus_scrapes_causes_and_queues() {
     };
     let metrics = Metrics::default();
     let exporter = metrics.serve(([127, 0, 0, 1], 0).into()).unwrap();
+    // Something to warn of: a metric without a value is not exported at all.
+    let crowded = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    crowded.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    crowded.listen(4).unwrap();
+    let crowded_at = crowded.local_addr().unwrap().as_socket().unwrap();
+    let _waiting: Vec<_> = (0..4).map(|_| TcpStream::connect(crowded_at).unwrap()).collect();
 
     let directory = std::env::temp_dir().join(format!("linger-watch-prometheus-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
@@ -114,6 +119,7 @@ fn prometheus_scrapes_causes_and_queues() {
         if resets.contains("closed-with-unread-data")
             && queue.contains(&local.to_string())
             && counters.contains("OutRsts")
+            && ask("linger_warnings_total").contains("listener-near-limit")
         {
             break;
         }

@@ -1,0 +1,42 @@
+//! What ships in `deploy/` is checked by those it is meant for. The dashboard: `prometheus.rs`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use linger_host::testing::skip;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn systemd_understands_the_unit() {
+    let unit = std::fs::read_to_string(root().join("deploy/linger-watch.service")).unwrap();
+    assert!(unit.contains("ExecStart=/usr/bin/linger watch --prometheus"), "{unit}");
+    // The program is not installed here; any other that exists will do.
+    let unit = unit.replace("/usr/bin/linger ", "/bin/true ");
+    let folder = std::env::temp_dir().join(format!("linger-watch-unit-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("linger-watch.service");
+    std::fs::write(&file, unit).unwrap();
+    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
+    let _ = std::fs::remove_dir_all(&folder);
+    let Ok(output) = output else { return skip("foreign peers", "systemd-analyze is not installed") };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("linger-watch.service"), "{said}");
+}
+
+#[test]
+fn kubernetes_understands_the_daemon_set() {
+    let program = root().join("target/peers/python/bin/kubernetes-validate");
+    let output = Command::new(&program)
+        .arg("--strict")
+        .arg(root().join("deploy/linger-watch.daemonset.yaml"))
+        .output();
+    let Ok(output) = output else {
+        return skip("foreign peers", "kubernetes-validate is not installed (`cargo xtask setup`)");
+    };
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("daemonset/linger-watch"), "{said}");
+}
