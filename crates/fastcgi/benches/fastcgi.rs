@@ -14,7 +14,11 @@ const OURS: &str = "linger-fastcgi";
 const WORKERS: u32 = 4;
 const ROUNDS: usize = 5;
 const REQUESTS: usize = 8_000;
-const AT_ONCE: usize = 16;
+/// Requests at once: more than there are workers, or as many where connections are kept. An application that gives a
+/// kept connection a worker of its own, as php-fpm does, never gets to the others.
+fn at_once(keep_conn: bool) -> u32 {
+    if keep_conn { WORKERS } else { 16 }
+}
 
 const PHP: &str = "<?php header('Content-Type: text/plain'); echo 'hello';";
 const PYTHON: &str = "
@@ -106,10 +110,10 @@ fn ours() -> io::Result<SocketAddr> {
 }
 
 /// Requests a second, as ab sees them; all of them must succeed.
-fn rate(gateway: SocketAddr) -> Result<f64, String> {
+fn rate(gateway: SocketAddr, at_once: u32) -> Result<f64, String> {
     let ab = program("ab", "apache2-utils").map_err(|error| error.to_string())?;
     let output = Command::new(ab)
-        .args(["-q", "-k", "-n", &REQUESTS.to_string(), "-c", &AT_ONCE.to_string()])
+        .args(["-q", "-k", "-n", &REQUESTS.to_string(), "-c", &at_once.to_string()])
         .arg(format!("http://{gateway}/script.php"))
         .output()
         .map_err(|error| error.to_string())?;
@@ -147,7 +151,7 @@ fn main() {
         .flatten()
         .collect();
         for round in 0..=ROUNDS {
-            contenders.retain_mut(|contender| match rate(contender.gateway) {
+            contenders.retain_mut(|contender| match rate(contender.gateway, at_once(keep_conn)) {
                 Ok(rate) => {
                     // The first round warms up.
                     if round > 0 {
@@ -163,7 +167,8 @@ fn main() {
         }
         let keep = if keep_conn { "on" } else { "off" };
         println!(
-            "fastcgi_keep_conn {keep}, {WORKERS} workers each, median of {ROUNDS} rounds of {REQUESTS} requests:"
+            "fastcgi_keep_conn {keep}, {WORKERS} workers each, {} requests at once, median of {ROUNDS} rounds of {REQUESTS}:",
+            at_once(keep_conn)
         );
         let Some(own) = contenders.first_mut().map(|contender| median(&mut contender.rates)) else {
             continue;

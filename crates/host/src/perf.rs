@@ -13,9 +13,11 @@ use rustix::time::ClockId;
 /// `PERF_TYPE_TRACEPOINT` and what each sample carries: `PERF_SAMPLE_TID | _TIME | _RAW`.
 const TYPE_TRACEPOINT: u32 = 2;
 const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
-/// Attribute bits `watermark` and `use_clockid`.
+/// Attribute bits `watermark` and `use_clockid`, and `comm`, which tells of new names of processes.
 const FLAGS: u64 = 1 << 14 | 1 << 25;
+const COMM: u64 = 1 << 9;
 const RECORD_LOST: u32 = 2;
+const RECORD_COMM: u32 = 3;
 const RECORD_SAMPLE: u32 = 9;
 /// `PERF_EVENT_IOC_SET_OUTPUT` and `PERF_EVENT_IOC_SET_FILTER`.
 const SET_OUTPUT: libc::c_ulong = 0x2405;
@@ -67,6 +69,20 @@ pub struct Sample<'a> {
     pub time: u64,
     /// The event as its `format` describes it; the tracepoint's number is in its first two bytes.
     pub raw: &'a [u8],
+}
+
+/// What [`Perf::drain`] finds.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// An event of a tracepoint.
+    Sample(Sample<'a>),
+    /// A process has got a name, mostly by `execve`.
+    Name {
+        /// Its number.
+        pid: u32,
+        /// The name, at most 15 bytes.
+        name: &'a [u8],
+    },
 }
 
 /// Open tracepoints on all processors.
@@ -121,16 +137,18 @@ impl Perf {
         }
     }
 
-    /// Gives all events that wait to `on_sample`, processor by processor.
-    pub fn drain(&mut self, mut on_sample: impl FnMut(Sample<'_>)) {
+    /// Gives all that waits to `on_record`, processor by processor.
+    pub fn drain(&mut self, mut on_record: impl FnMut(Record<'_>)) {
         // Tracepoints may fire in an interrupt that no clock but the monotonic one can be read in.
         let offset = clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic));
-        let mut on_sample = |mut sample: Sample<'_>| {
-            sample.time = sample.time.wrapping_add(offset);
-            on_sample(sample);
+        let mut on_record = |mut record: Record<'_>| {
+            if let Record::Sample(sample) = &mut record {
+                sample.time = sample.time.wrapping_add(offset);
+            }
+            on_record(record);
         };
         for ring in &mut self.rings {
-            self.lost += ring.drain(&mut on_sample);
+            self.lost += ring.drain(&mut on_record);
         }
     }
 
@@ -166,7 +184,8 @@ impl Ring {
         let mut events: Vec<OwnedFd> = Vec::new();
         let mut start = NonNull::dangling();
         for source in sources {
-            let event = open_event(source.id, cpu, (size / 4) as u32)?;
+            let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };
+            let event = open_event(source.id, cpu, flags, (size / 4) as u32)?;
             if let Some(first) = events.first() {
                 // SAFETY: two live descriptors of perf events; the call reads nothing of ours.
                 let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first.as_raw_fd()) };
@@ -219,7 +238,7 @@ impl Ring {
     }
 
     /// Answers how many events were lost.
-    fn drain(&mut self, on_sample: &mut impl FnMut(Sample<'_>)) -> u64 {
+    fn drain(&mut self, on_record: &mut impl FnMut(Record<'_>)) -> u64 {
         if self.events.is_empty() {
             return 0;
         }
@@ -241,7 +260,12 @@ impl Ring {
                 RECORD_LOST => lost += word64(&record, 16).unwrap_or(0),
                 RECORD_SAMPLE => {
                     if let Some(sample) = sample(&record) {
-                        on_sample(sample);
+                        on_record(Record::Sample(sample));
+                    }
+                }
+                RECORD_COMM => {
+                    if let Some((pid, name)) = name(&record) {
+                        on_record(Record::Name { pid, name });
                     }
                 }
                 _ => {}
@@ -261,14 +285,14 @@ impl Drop for Ring {
     }
 }
 
-fn open_event(id: u64, cpu: i32, watermark: u32) -> io::Result<OwnedFd> {
+fn open_event(id: u64, cpu: i32, flags: u64, watermark: u32) -> io::Result<OwnedFd> {
     let attributes = Attributes {
         kind: TYPE_TRACEPOINT,
         size: size_of::<Attributes>() as u32,
         config: id,
         sample_period: 1,
         sample_type: SAMPLE,
-        flags: FLAGS,
+        flags,
         wakeup_watermark: watermark,
         clockid: libc::CLOCK_MONOTONIC,
         ..Attributes::default()
@@ -299,6 +323,13 @@ fn word32(bytes: &[u8], at: usize) -> Option<u32> {
 fn sample(record: &[u8]) -> Option<Sample<'_>> {
     let (pid, time, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
     Some(Sample { pid, time, raw: record.get(28..28 + length)? })
+}
+
+/// Header, process, thread, name up to a zero byte; `None` for a thread that is not the process's first.
+fn name(record: &[u8]) -> Option<(u32, &[u8])> {
+    let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
+    let name = record.get(16..)?.split(|byte| *byte == 0).next()?;
+    (pid == thread).then_some((pid, name))
 }
 
 /// Where the kernel's tracepoints are described; mounts tracefs there if nobody has.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use linger_host::leftovers::{Drained, Leftover, Leftovers};
-use linger_host::perf::{self, Perf, Sample, Source};
+use linger_host::perf::{self, Perf, Record, Sample, Source};
 use linger_host::tracepoint::{Field, Format};
 
 /// Pages of each processor's ring: 2 MiB, some 16,000 events.
@@ -176,11 +176,14 @@ impl Kernel {
         self.leftovers.as_mut().map(|leftovers| leftovers.drain(on_leftover)).unwrap_or_default()
     }
 
-    /// Everything that happened since the last call, in the order of time.
-    pub(crate) fn drain(&mut self) -> Vec<Happening> {
+    /// Everything that happened since the last call, in the order of time; before it, names of new processes.
+    pub(crate) fn drain(&mut self, mut on_name: impl FnMut(u32, &[u8])) -> Vec<Happening> {
         let mut all = Vec::new();
         let points = &self.points;
-        self.perf.drain(|sample| all.extend(decode(points, &sample)));
+        self.perf.drain(|record| match record {
+            Record::Sample(sample) => all.extend(decode(points, &sample)),
+            Record::Name { pid, name } => on_name(pid, name),
+        });
         all.sort_by_key(|happening| happening.time);
         all
     }

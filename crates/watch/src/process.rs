@@ -49,11 +49,20 @@ impl Processes {
             // It has ended meanwhile.
             Err(_) => known.map_or_else(|| "?".into(), |(_, name)| name.clone()),
         };
+        self.remember(pid, now, name.clone());
+        Some(Process { pid, name })
+    }
+
+    /// A process has got a name; it may have ended by the time anybody asks for it.
+    pub(crate) fn named(&mut self, pid: u32, name: &[u8]) {
+        self.remember(pid, Instant::now(), String::from_utf8_lossy(name).into_owned());
+    }
+
+    fn remember(&mut self, pid: u32, read: Instant, name: String) {
         if self.names.len() >= MAX_NAMES {
             self.names.clear();
         }
-        self.names.insert(pid, (now, name.clone()));
-        Some(Process { pid, name })
+        self.names.insert(pid, (read, name));
     }
 
     /// The processes that have the sockets with these inodes open.

@@ -158,13 +158,13 @@ impl View {
         if area.is_empty() {
             return;
         }
-        let warnings = if area.width >= 90 { 45 } else { 0 };
-        let [causes, processes, warnings] = Layout::horizontal([
-            Constraint::Percentage((100 - warnings) * 11 / 20),
-            Constraint::Fill(1),
-            Constraint::Percentage(warnings),
-        ])
-        .areas(area);
+        let (processes, warnings) = if area.width >= 100 {
+            (Constraint::Length(26), Constraint::Fill(1))
+        } else {
+            (Constraint::Fill(1), Constraint::Length(0))
+        };
+        let causes = Constraint::Length(34);
+        let [causes, processes, warnings] = Layout::horizontal([causes, processes, warnings]).areas(area);
         top(frame, causes, " causes ", self.causes.iter().map(|(name, &count)| (*name, count)));
         let named = self.processes.iter().map(|(name, &count)| (name.as_str(), count));
         top(frame, processes, " processes ", named);
@@ -308,7 +308,7 @@ fn details(reset: &Reset) -> Text<'static> {
     if let Some(queue) = reset.listener {
         lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
     }
-    lines.push(format!("bytes: {}", reset.bytes.describe()));
+    lines.push(reset.bytes.describe());
     lines.extend(reset.evidence.iter().map(|says| format!("- {says}")));
     lines.push(format!("remedy: {}", reset.remedy));
     lines.into_iter().map(Line::from).collect::<Vec<_>>().into()

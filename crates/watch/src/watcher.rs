@@ -209,7 +209,7 @@ impl Watcher {
         if drained.overrun {
             self.comparison.overrun();
         }
-        let happenings = self.kernel.drain();
+        let happenings = self.kernel.drain(|pid, name| self.processes.named(pid, name));
         // A full queue is soon empty again: look while it lasts.
         due |= happenings.iter().any(|happening| matches!(happening.what, What::Sent { state: 10, .. }));
         if due {

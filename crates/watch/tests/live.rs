@@ -133,6 +133,30 @@ fn a_received_reset_names_who_had_the_connection() {
 }
 
 #[test]
+fn a_process_that_ends_at_once_has_a_name() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = listener.local_addr().unwrap();
+    let Some(mut watcher) = watcher(local.port()) else { return };
+    // bash speaks TCP by itself, so that the process that connects is the one that was started.
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; printf x >&3; read -r <&3", local.port());
+    let Ok(mut bash) =
+        std::process::Command::new("bash").args(["-c", &script]).stderr(std::process::Stdio::null()).spawn()
+    else {
+        return linger_host::testing::skip("foreign peers", "bash is not installed");
+    };
+    let (mut server, _) = listener.accept().unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(server);
+    bash.wait().unwrap();
+    let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
+    let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
+    let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
+    assert!(reset.process.as_ref().is_some_and(|process| process.name == "bash"), "{reset:?}");
+}
+
+#[test]
 fn the_kernels_counters_stand_beside_what_was_seen() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
