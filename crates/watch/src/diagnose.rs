@@ -236,6 +236,13 @@ fn at_listener(reason: Option<&str>, context: &Context) -> Opinion {
     }
 }
 
+/// What is known of a received reset that this host sent itself.
+pub(crate) fn of_this_host((cause, confidence, candidates, evidence): &Opinion) -> Opinion {
+    let mut evidence = evidence.clone();
+    evidence.insert(0, "this host sent it itself".to_owned());
+    (*cause, *confidence, candidates.clone(), evidence)
+}
+
 /// The error of a connection that was refused.
 pub(crate) const ECONNREFUSED: i32 = 111;
 

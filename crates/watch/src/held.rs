@@ -8,7 +8,7 @@ use linger_why::Cause;
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
-use crate::diagnose::{self, Direction, Reset};
+use crate::diagnose::{self, Direction, Opinion, Reset};
 use crate::kernel::Ends;
 use crate::process::Process;
 
@@ -26,6 +26,8 @@ pub(crate) struct Held {
     pub(crate) time: u64,
     /// What a received one became for the process.
     pub(crate) error: Option<i32>,
+    /// Why it was sent, where the other end is on this host too.
+    pub(crate) known: Option<Opinion>,
     since: Instant,
     /// The socket is gone, and its counts with it.
     gone: bool,
@@ -127,14 +129,15 @@ impl Waiting {
 impl Held {
     /// A reset as it is told, if nothing more comes.
     pub(crate) fn new(reset: Reset, time: u64) -> Self {
-        Self { reset, time, error: None, since: Instant::now(), gone: false }
+        Self { reset, time, error: None, known: None, since: Instant::now(), gone: false }
     }
 
     /// Makes the reset whole with what is known by now.
     pub(crate) fn finish(mut self) -> Reset {
         let reset = &mut self.reset;
         if reset.direction == Direction::Received {
-            let (cause, confidence, candidates, evidence) = diagnose::received(self.error);
+            let opinion = self.known.unwrap_or_else(|| diagnose::received(self.error));
+            let (cause, confidence, candidates, evidence) = opinion;
             (reset.cause, reset.confidence, reset.candidates, reset.evidence) =
                 (cause, confidence, candidates, evidence);
             reset.remedy = cause.remedy();

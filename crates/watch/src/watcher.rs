@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::{Close, Closers};
 use crate::counted::{Comparison, Counted};
-use crate::diagnose::{self, Context, Direction, Queue, Reset};
+use crate::diagnose::{self, Context, Direction, Opinion, Queue, Reset};
 use crate::held::{Held, Waiting};
 use crate::kernel::{Blind, CannotWatch, Ends, Happening, Kernel, What};
 use crate::process::{Process, Processes};
@@ -101,7 +101,7 @@ pub struct Watcher {
     sockets: Sockets,
     waiting: Waiting,
     comparison: Comparison,
-    sent_last: VecDeque<(u64, Ends)>,
+    sent_last: VecDeque<(u64, Ends, Opinion)>,
     many: bool,
     /// What the first look found, for the first call.
     pending: Vec<Notice>,
@@ -250,12 +250,20 @@ impl Watcher {
             What::Destroyed => self.waiting.destroyed(&ends, || self.processes.of(pid)),
             What::Received => {
                 // For data after close the tracepoint fires at the sender of the reset as well.
-                if self.sent_last.iter().any(|&(sent, last)| last == ends && sent.abs_diff(time) < ECHO) {
+                let just_sent = |ends: Ends| {
+                    let mut last = self.sent_last.iter().rev();
+                    last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time) < ECHO)
+                };
+                if just_sent(ends).is_some() {
                     return;
                 }
+                let known = just_sent((ends.1, ends.0)).map(|(.., opinion)| diagnose::of_this_host(opinion));
                 let mut reset = self.reset(time, ends, Direction::Received, diagnose::received(None));
                 reset.process = self.closers.of(&ends).and_then(|close| close.process.clone());
                 done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
+                if let Some(held) = self.waiting.of(&ends) {
+                    held.known = known;
+                }
             }
             What::Sent { reason, state, active } => {
                 self.comparison.saw_sent();
@@ -268,8 +276,17 @@ impl Watcher {
                 if self.sent_last.len() >= 256 {
                     self.sent_last.pop_front();
                 }
-                self.sent_last.push_back((time, ends));
                 let reset = self.sent(time, pid, ends, reason.as_deref(), state, active);
+                let opinion =
+                    (reset.cause, reset.confidence, reset.candidates.clone(), reset.evidence.clone());
+                // On loopback it may have been received before it was told of as sent.
+                if let Some(peer) = self.waiting.of(&(ends.1, ends.0))
+                    && peer.reset.direction == Direction::Received
+                    && peer.time.abs_diff(time) < ECHO
+                {
+                    peer.known = Some(diagnose::of_this_host(&opinion));
+                }
+                self.sent_last.push_back((time, ends, opinion));
                 if reset.bytes == Bytes::default() {
                     done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
                 } else {
@@ -319,7 +336,7 @@ impl Watcher {
         reset
     }
 
-    fn reset(&self, time: u64, ends: Ends, direction: Direction, opinion: diagnose::Opinion) -> Reset {
+    fn reset(&self, time: u64, ends: Ends, direction: Direction, opinion: Opinion) -> Reset {
         let (cause, confidence, candidates, evidence) = opinion;
         Reset {
             time: time as f64 / 1e9,

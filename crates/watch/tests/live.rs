@@ -1,5 +1,7 @@
 //! Real resets of this machine's kernel, watched live. It needs the right to open tracepoints: root, mostly.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
@@ -15,14 +17,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn watcher(port: u16) -> Option<Watcher> {
     let mut filter = Filter::default();
     filter.ports = vec![port];
-    match Watcher::open(filter) {
-        Ok(watcher) => Some(watcher),
-        Err(error) => {
-            assert!(!rustix::process::geteuid().is_root(), "root may watch: {error}");
-            linger_host::testing::skip("live tracepoints", &error.to_string());
-            None
-        }
-    }
+    common::watcher(filter)
 }
 
 /// Connections through a listener of our own, and what was seen of them: until `enough`, or a bound that only a
@@ -130,6 +125,7 @@ fn a_received_reset_names_who_had_the_connection() {
     let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
     assert!(own_process(reset), "{reset:?}");
     assert_eq!((reset.bytes.unread, reset.bytes.unacknowledged), (Some(0), Some(0)), "{reset:?}");
+    assert_eq!(reset.cause, Cause::ClosedWithUnreadData, "the other end is on this host too: {reset:?}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The exporter, scraped by a real Prometheus.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use linger_watch::Filter;
 use linger_watch::export::Metrics;
-use linger_watch::{Filter, Watcher};
 
 /// Ended by its number when the test ends, however it does.
 struct Server(Child);
@@ -62,13 +64,7 @@ fn prometheus_scrapes_causes_and_queues() {
     let local = listener.local_addr().unwrap();
     let mut filter = Filter::default();
     filter.ports = vec![local.port()];
-    let mut watcher = match Watcher::open(filter) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            assert!(!rustix::process::geteuid().is_root(), "root may watch: {error}");
-            return linger_host::testing::skip("live tracepoints", &error.to_string());
-        }
-    };
+    let Some(mut watcher) = common::watcher(filter) else { return };
     let metrics = Metrics::default();
     let exporter = metrics.serve(([127, 0, 0, 1], 0).into()).unwrap();
     // Something to warn of: a metric without a value is not exported at all.
