@@ -154,64 +154,126 @@ fn a_loss_has_a_cause_and_a_process() {
     });
 }
 
-/// A hundred repetitions of each question whose answer is known; about a quarter of an hour.
-#[test]
-#[ignore = "long: run it by name, on an idle machine and on a loaded one"]
-fn no_false_verdict_in_a_hundred_repetitions() {
-    sandboxed(|| {
-        let keeps = [
-            "nginx, lingering_close always",
-            "httpd, event",
-            "httpd, prefork",
-            "lighttpd",
-            "axum with linger",
-        ];
-        let loses: [(&str, &[Check]); 6] = [
-            ("nginx, lingering_close off", &[Check::LateByte, Check::Pipelined]),
-            ("Python http.server", &[Check::LateByte, Check::UploadInProgress]),
-            ("Node", &[Check::UploadInProgress]),
-            ("uWSGI, HTTP socket", &[Check::UploadInProgress]),
-            ("gunicorn, sync", &[Check::UploadInProgress]),
-            ("axum", &[Check::UploadInProgress]),
-        ];
-        let kept = [
-            Check::UnreadBody,
-            Check::TrailingBytes,
-            Check::LateByte,
-            Check::Pipelined,
-            Check::UploadInProgress,
-        ];
-        let cases: Vec<(&str, &[Check], Verdict)> = keeps
-            .iter()
-            .map(|name| (*name, &kept[..], Verdict::Keeps))
-            .chain(loses.iter().map(|(name, checks)| (*name, *checks, Verdict::Loses)))
-            .collect();
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let wrong = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    while let Some((name, checks, expected)) =
-                        cases.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst))
-                    {
-                        let Some(report) = ask_often(name, checks, 100) else { continue };
-                        for finding in report.findings {
-                            eprintln!(
-                                "{name}: {}: {} {} of {}",
-                                finding.check, finding.verdict, finding.with_this_verdict, finding.trials
-                            );
-                            if finding.verdict != *expected || finding.with_this_verdict != finding.trials {
-                                wrong
-                                    .lock()
-                                    .unwrap()
-                                    .push(format!("{name}: {}: {}", finding.check, finding.sentence));
-                            }
-                        }
-                    }
-                });
-            }
+/// Each question whose answer is known, a hundred times: no verdict may differ. A server takes about three minutes,
+/// most of which is waiting; each question has a server of its own.
+///
+/// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`, with the name of one behind the `::`
+/// for that one; on an idle machine and on a loaded one.
+mod a_hundred_times {
+    use super::*;
+
+    const ALL: [Check; 8] = [
+        Check::LargeResponse,
+        Check::UnreadBody,
+        Check::TrailingBytes,
+        Check::LateByte,
+        Check::Pipelined,
+        Check::HalfClose,
+        Check::UploadInProgress,
+        Check::Stall,
+    ];
+
+    /// Every check but those of `loses` and `races` is expected to keep. What races within a server, and so differs from
+    /// one time to the next, is not asked.
+    fn asked(name: &'static str, checks: &[Check], loses: &[Check], races: &[Check]) {
+        sandboxed(|| {
+            let checks = checks.iter().filter(|check| !races.contains(check));
+            std::thread::scope(|scope| {
+                let ask = |check: Check| -> Option<String> {
+                    let expected = if loses.contains(&check) { Verdict::Loses } else { Verdict::Keeps };
+                    let report = ask_often(name, &[check], 100)?;
+                    let found = &report.findings[0];
+                    let (verdict, times, trials) = (found.verdict, found.with_this_verdict, found.trials);
+                    eprintln!("{name}: {check}: {verdict} {times} of {trials}");
+                    let right = verdict == expected && times == trials && trials >= 100;
+                    (!right).then(|| format!("{check}: {verdict} {times} of {trials}: {}", found.sentence))
+                };
+                let threads: Vec<_> = checks.map(|&check| scope.spawn(move || ask(check))).collect();
+                let wrong: Vec<String> =
+                    threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect();
+                assert!(wrong.is_empty(), "{name}: {}", wrong.join("\n"));
+            });
         });
-        let wrong = wrong.into_inner().unwrap();
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    });
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn nginx_always() {
+        asked("nginx, lingering_close always", &ALL, &[], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn nginx_off() {
+        let loses = [Check::LateByte, Check::Pipelined];
+        asked("nginx, lingering_close off", &loses, &loses, &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn httpd_event() {
+        asked("httpd, event", &ALL, &[], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn httpd_prefork() {
+        asked("httpd, prefork", &ALL, &[], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn lighttpd() {
+        asked("lighttpd", &ALL, &[], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn axum_with_linger() {
+        // hyper answers a client that shuts its side, or does not: whichever it reads first.
+        asked("axum with linger", &ALL, &[], &[Check::HalfClose]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn actix_web() {
+        asked("actix-web", &ALL, &[Check::LateByte], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn linger_fastcgi() {
+        asked("linger-fastcgi", &ALL, &[], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn python_http_server() {
+        let loses = [Check::LateByte, Check::UploadInProgress];
+        asked("Python http.server", &loses, &loses, &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn node() {
+        asked("Node", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn uwsgi_http_socket() {
+        asked("uWSGI, HTTP socket", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn gunicorn() {
+        asked("gunicorn, sync", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
+    }
+
+    #[test]
+    #[ignore = "long"]
+    fn bare_axum() {
+        asked("axum", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
+    }
 }
