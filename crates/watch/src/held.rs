@@ -29,6 +29,8 @@ pub(crate) struct Held {
     /// Why it was sent, where the other end is on this host too.
     pub(crate) known: Option<Opinion>,
     since: Instant,
+    /// The socket is gone: what it had left is about to be told.
+    closed: bool,
     /// The socket is gone, and its counts with it.
     gone: bool,
 }
@@ -65,10 +67,9 @@ impl Waiting {
         if ends.1.port() == 0 {
             return self.disconnected(ends.0.port(), process);
         }
-        if let Some(held) = self.held.get_mut(ends)
-            && held.reset.direction == Direction::Received
-            && held.reset.process.is_none()
-        {
+        let Some(held) = self.held.get_mut(ends) else { return };
+        held.closed = true;
+        if held.reset.direction == Direction::Received && held.reset.process.is_none() {
             held.reset.process = process();
         }
     }
@@ -129,7 +130,7 @@ impl Waiting {
 impl Held {
     /// A reset as it is told, if nothing more comes.
     pub(crate) fn new(reset: Reset, time: u64) -> Self {
-        Self { reset, time, error: None, known: None, since: Instant::now(), gone: false }
+        Self { reset, time, error: None, known: None, since: Instant::now(), closed: false, gone: false }
     }
 
     /// Makes the reset whole with what is known by now.
@@ -144,7 +145,8 @@ impl Held {
             if self.error == Some(diagnose::ECONNREFUSED) {
                 reset.bytes = Bytes::unknown(Unknown::NoSocket);
             } else if reset.bytes == Bytes::default() {
-                reset.bytes = Bytes::unknown(Unknown::StillOpen);
+                let why = if self.closed { Unknown::NotTold } else { Unknown::StillOpen };
+                reset.bytes = Bytes::unknown(why);
             }
         } else if reset.bytes == Bytes::default() {
             let wiped = reset.candidates.contains(&Cause::Aborted);
