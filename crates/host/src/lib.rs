@@ -13,6 +13,7 @@ pub mod net;
 pub mod perf;
 mod port;
 mod process;
+pub mod seccomp;
 pub mod sock_diag;
 #[cfg(feature = "testing")]
 pub mod testing;

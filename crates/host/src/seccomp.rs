@@ -1,0 +1,512 @@
+//! Being asked before a program's system calls (`seccomp_unotify(2)`): the filter, its listener, and who stands in.
+//!
+//! Which calls are asked about, and what is answered, is the caller's affair.
+
+use std::io;
+use std::mem::{offset_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
+
+/// One system call to be asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The call's number on this architecture (`libc::SYS_...`).
+    pub call: i64,
+    /// Which of its uses.
+    pub when: When,
+}
+
+/// Which uses of a call, by the low 32 bits of one argument (counted from 0).
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// All.
+    Always,
+    /// The argument is one of these.
+    Is(u8, &'static [u32]),
+    /// The argument is another than this.
+    IsNot(u8, u32),
+    /// The argument has none of these bits.
+    Lacks(u8, u32),
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
+
+/// A filter: these calls are asked about, everything else is allowed without a question.
+#[derive(Clone, Debug)]
+pub struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// Makes the filter for these rules; calls of another architecture (32-bit) are never asked about.
+    pub fn new(rules: &[Rule]) -> Self {
+        const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+        let load = |offset: usize| line(LOAD, offset as u32, 0, 0);
+        // Little endian on both architectures: the low half comes first.
+        let argument = |number: u8| load(offset_of!(libc::seccomp_data, args) + 8 * usize::from(number));
+        let allow = line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+        let ask = line(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
+        let mut lines = vec![
+            load(offset_of!(libc::seccomp_data, arch)),
+            line(EQUAL, ARCHITECTURE, 1, 0),
+            allow,
+            load(offset_of!(libc::seccomp_data, nr)),
+        ];
+        for rule in rules {
+            let block = match rule.when {
+                When::Always => vec![ask],
+                When::Is(number, values) => {
+                    let mut block = vec![argument(number)];
+                    for (place, value) in values.iter().enumerate() {
+                        // To the last line, over the tests that follow and the line that allows.
+                        block.push(line(EQUAL, *value, (values.len() - place) as u8, 0));
+                    }
+                    block.extend([allow, ask]);
+                    block
+                }
+                When::IsNot(number, value) => vec![argument(number), line(EQUAL, value, 0, 1), allow, ask],
+                When::Lacks(number, bits) => vec![argument(number), line(ANY_BIT, bits, 0, 1), allow, ask],
+            };
+            lines.push(line(EQUAL, rule.call as u32, 0, block.len() as u8));
+            lines.extend(block);
+        }
+        lines.push(allow);
+        Self(lines)
+    }
+
+    /// Installs the filter for this thread and all it will start; gives the number of the listener.
+    ///
+    /// Makes system calls only.
+    fn install(&self) -> io::Result<RawFd> {
+        let program = libc::sock_fprog {
+            len: self.0.len() as u16,
+            // The kernel only reads it.
+            filter: self.0.as_ptr().cast_mut(),
+        };
+        let install = |flags: libc::c_ulong| {
+            // SAFETY: the program and the lines that it points to live across the call, which copies them.
+            let result = unsafe {
+                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+            };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+        };
+        // Killable: a signal does not interrupt a call that the supervisor has begun to look at (Linux 5.19).
+        let wanted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        let either = || match install(wanted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(wanted),
+            other => other,
+        };
+        match either() {
+            // Without CAP_SYS_ADMIN a filter is for those only who can gain no rights any more.
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+                rustix::thread::set_no_new_privs(true)?;
+                either()
+            }
+            other => other,
+        }
+    }
+}
+
+/// What the child and the thread that will serve it say to each other before the exec.
+#[derive(Debug)]
+pub struct Handshake(UnixStream);
+
+/// Makes a command install the filter before it becomes the program, and wait there until somebody serves it.
+///
+/// Its limit of descriptors is set to `descriptors`. The command must not be started before a thread waits in
+/// [`Handshake::listener`], and must be dropped after.
+///
+/// # Errors
+/// Where no socket pair can be made.
+pub fn before_exec(command: &mut Command, filter: Filter, descriptors: Rlimit) -> io::Result<Handshake> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let prepare = move || {
+        rustix::process::setrlimit(Resource::Nofile, descriptors)?;
+        let installed = filter.install();
+        let number = match &installed {
+            Ok(fd) => *fd,
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        let mut told = [0; 8];
+        told[..4].copy_from_slice(&rustix::process::getpid().as_raw_nonzero().get().to_ne_bytes());
+        told[4..].copy_from_slice(&number.to_ne_bytes());
+        rustix::io::write(&theirs, &told)?;
+        installed?;
+        // From here on this process's closes wait for an answer; what is close-on-exec needs no close.
+        let mut go = [0];
+        match rustix::io::read(&theirs, &mut go)? {
+            0 => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: `prepare` makes system calls only: no allocation and no lock between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+    Ok(Handshake(ours))
+}
+
+/// Why nobody can be asked.
+#[derive(Debug)]
+pub enum Refused {
+    /// The kernel, or a filter around this process, refuses the filter.
+    Filter(io::Error),
+    /// The child's descriptors cannot be taken.
+    Descriptors(io::Error),
+    /// The command never came so far.
+    NotStarted,
+}
+
+impl Handshake {
+    /// Waits for the child, and takes its listener. The child waits on, until the second half is dropped or told to go.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn listener(self) -> Result<(Listener, Waiting), Refused> {
+        let mut told = [0; 8];
+        if !rustix::io::read(&self.0, &mut told).is_ok_and(|length| length == told.len()) {
+            return Err(Refused::NotStarted);
+        }
+        let [a, b, c, d, e, f, g, h] = told;
+        let (pid, number) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
+        if number < 0 {
+            return Err(Refused::Filter(io::Error::from_raw_os_error(-number)));
+        }
+        let child = Pid::from_raw(pid).ok_or(Refused::NotStarted)?;
+        let taken = rustix::process::pidfd_open(child, PidfdFlags::empty())
+            .and_then(|process| rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty()));
+        match taken {
+            Ok(fd) => Ok((Listener(fd), Waiting(self.0))),
+            Err(error) => {
+                // It cannot even exit, since nobody can be asked.
+                let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+                Err(Refused::Descriptors(error.into()))
+            }
+        }
+    }
+
+    /// The descriptor, for [`apart`].
+    pub fn into_fd(self) -> OwnedFd {
+        self.0.into()
+    }
+
+    /// The reverse.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd.into())
+    }
+}
+
+/// A child that waits before its exec.
+#[derive(Debug)]
+pub struct Waiting(UnixStream);
+
+impl Waiting {
+    /// Lets the child go on to its exec.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn go(self) -> io::Result<()> {
+        rustix::io::write(&self.0, &[1])?;
+        Ok(())
+    }
+}
+
+/// A call that waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// For the answer.
+    pub id: u64,
+    /// The thread that calls.
+    pub thread: u32,
+    /// The call's number.
+    pub call: i64,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+}
+
+/// Where the questions come from.
+#[derive(Debug)]
+pub struct Listener(OwnedFd);
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Listener {
+    /// Moves the listener to a descriptor of this number or above.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn move_up(self, least: RawFd) -> io::Result<Self> {
+        Ok(Self(rustix::io::fcntl_dupfd_cloexec(&self.0, least)?))
+    }
+
+    /// Asks for the cheaper wake-up of whoever was answered, on this processor (Linux 6.6); a hint.
+    pub fn wake_here(&self) {
+        const SYNC_WAKE_UP: libc::c_ulong = 1;
+        // SAFETY: takes a number.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
+    }
+
+    /// The next question; waits for it. `None` where it was withdrawn.
+    ///
+    /// # Errors
+    /// Those of the request other than that.
+    pub fn next(&self) -> io::Result<Option<Question>> {
+        // SAFETY: the kernel wants zeroes, which are a valid value of these integers.
+        let mut got: libc::seccomp_notif = unsafe { zeroed() };
+        // SAFETY: the kernel writes one seccomp_notif to a live one.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut got) };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::ENOENT | libc::EINTR) => Ok(None),
+                _ => Err(error),
+            };
+        }
+        Ok(Some(Question {
+            id: got.id,
+            thread: got.pid,
+            call: i64::from(got.data.nr),
+            arguments: got.data.args,
+        }))
+    }
+
+    /// Lets the call happen; whether it was still waiting.
+    pub fn go_on(&self, id: u64) -> bool {
+        self.answer(id, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
+    }
+
+    /// Gives the call a result in the kernel's place, an error as its number.
+    pub fn result(&self, id: u64, result: Result<i64, i32>) -> bool {
+        match result {
+            Ok(value) => self.answer(id, value, 0, 0),
+            Err(number) => self.answer(id, 0, -number, 0),
+        }
+    }
+
+    fn answer(&self, id: u64, val: i64, error: i32, flags: u32) -> bool {
+        let mut answer = libc::seccomp_notif_resp { id, val, error, flags };
+        // SAFETY: the kernel reads one seccomp_notif_resp from a live one.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) == 0 }
+    }
+
+    /// Gives the thread that calls a new descriptor of `fd`, and its number as the call's result.
+    ///
+    /// # Errors
+    /// Where the thread is gone, or its process has no number free (`EMFILE`); then the call still waits.
+    pub fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+        let mut order = libc::seccomp_notif_addfd {
+            id,
+            flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+            srcfd: fd.as_raw_fd() as u32,
+            newfd: 0,
+            newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+        };
+        // SAFETY: the kernel reads one seccomp_notif_addfd from a live one.
+        let result =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut order) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Whether the call still waits: what was looked up by its thread's number until now was of that thread.
+    pub fn waits(&self, id: u64) -> bool {
+        // SAFETY: the kernel reads one u64 from a live one.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+    }
+
+    /// Starts a process that takes over once `alive` hangs up: it lets every call happen.
+    ///
+    /// Without it the calls of a program whose supervisor has died fail with `ENOSYS`, its exit among them. The
+    /// process ends when the last user of the filter has ended. It blocks all signals, and does not count
+    /// among the children that `wait` waits for (it is a `__WCLONE` child).
+    ///
+    /// # Errors
+    /// Where no process can be made.
+    pub fn guard(&self, alive: BorrowedFd<'_>) -> io::Result<()> {
+        let nothing = 0usize;
+        // SAFETY: a fork that sends no SIGCHLD. The child makes system calls only and never returns.
+        match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => self.stand_in(alive.as_raw_fd()),
+            _ => Ok(()),
+        }
+    }
+
+    fn stand_in(&self, alive: RawFd) -> ! {
+        let listener = self.0.as_raw_fd();
+        let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
+        for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
+            if first <= last {
+                // SAFETY: nothing in this process uses any other descriptor; the write end of `alive` must go.
+                unsafe { libc::close_range(first, last, 0) };
+            }
+        }
+        // SAFETY: an empty set of signals is a valid value, which is filled next.
+        let mut all: libc::sigset_t = unsafe { zeroed() };
+        // SAFETY: fills a live set.
+        unsafe { libc::sigfillset(&raw mut all) };
+        // SAFETY: reads a live set; null is "do not tell the old one".
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
+        // SAFETY: reads a string that ends in a zero.
+        unsafe { libc::prctl(libc::PR_SET_NAME, c"linger-guard".as_ptr()) };
+        let wait = |fd, events| {
+            let mut one = libc::pollfd { fd, events, revents: 0 };
+            // SAFETY: one live pollfd.
+            unsafe { libc::poll(&raw mut one, 1, -1) };
+            one.revents
+        };
+        while wait(alive, 0) & libc::POLLHUP == 0 {}
+        while wait(listener, libc::POLLIN) & libc::POLLHUP == 0 {
+            if let Ok(Some(question)) = self.next() {
+                self.go_on(question.id);
+            }
+        }
+        // SAFETY: ends this process without running the supervisor's exit handlers.
+        unsafe { libc::_exit(0) }
+    }
+}
+
+/// The least number of the descriptors that a thread started by [`apart`] is given; those below are free in its table.
+pub fn least_of_own() -> RawFd {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (limit / 4 * 3).min(1 << 18) as RawFd
+}
+
+/// Starts a thread with a table of descriptors of its own, in which there are only `fds`, from [`least_of_own`] on.
+///
+/// A descriptor of another thread means nothing there, and must not be taken along, nor dropped there. The thread
+/// has no standard streams: what it prints goes nowhere.
+///
+/// # Errors
+/// Where there is no thread to be had, or no table (`unshare(2)`).
+pub fn apart<R: Send + 'static>(
+    name: &str,
+    fds: Vec<OwnedFd>,
+    task: impl FnOnce(Vec<OwnedFd>) -> R + Send + 'static,
+) -> io::Result<JoinHandle<Option<R>>> {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let (tell, told) = mpsc::channel();
+    let body = move || {
+        let mine = own_table(&numbers);
+        let (mine, result) = match mine {
+            Ok(mine) => (Some(mine), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let _ = tell.send(result);
+        mine.map(task)
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    // The originals are closed here once the thread has its own.
+    let done = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")));
+    drop(fds);
+    done.map(|()| thread)
+}
+
+fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
+    // SAFETY: what this thread has until now are numbers and memory; no descriptor of the shared table is used
+    // or dropped here after, and whoever shares it is not affected.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }?;
+    let least = least_of_own();
+    let mut mine = Vec::new();
+    for number in numbers {
+        // SAFETY: open in the copied table, which the caller of `apart` guarantees by owning them meanwhile.
+        let fd = unsafe { BorrowedFd::borrow_raw(*number) };
+        mine.push(rustix::io::fcntl_dupfd_cloexec(fd, least)?);
+    }
+    // SAFETY: closes the copies of everybody else's descriptors, in this thread's table alone.
+    let result = unsafe { libc::close_range(0, least as u32 - 1, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let own: Vec<RawFd> = mine.iter().map(AsRawFd::as_raw_fd).collect();
+    let end = own.iter().max().map_or(least, |highest| highest + 1);
+    for number in (least..end).filter(|number| !own.contains(number)) {
+        // SAFETY: as above.
+        unsafe { libc::close(number) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::close_range(end as u32, u32::MAX, 0) };
+    Ok(mine)
+}
+
+/// A thread of the program, as a descriptor: another that gets its number later is never mistaken for it.
+///
+/// # Errors
+/// `EINVAL` before Linux 6.9, unless it is its process's first thread.
+pub fn open_thread(thread: u32) -> io::Result<OwnedFd> {
+    /// `PIDFD_THREAD`.
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+    let pid = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    match rustix::process::pidfd_open(pid, THREAD) {
+        Err(rustix::io::Errno::INVAL) => Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// Reads another process's memory (`process_vm_readv(2)`), all of `into`.
+///
+/// # Errors
+/// `EFAULT` where it has no such memory, `EPERM`, `ESRCH`.
+pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Result<()> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
+    // SAFETY: writes at most the length of a live slice; the remote address is the kernel's to check.
+    let got = unsafe {
+        libc::process_vm_readv(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
+    };
+    match usize::try_from(got) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(got) if got == into.len() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
+}
+
+/// Writes another process's memory (`process_vm_writev(2)`), all of `from`.
+///
+/// # Errors
+/// As [`read_memory`].
+pub fn write_memory(thread: u32, address: u64, from: &[u8]) -> io::Result<()> {
+    let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: from.len() };
+    // SAFETY: reads a live slice of that length; the remote address is the kernel's to check.
+    let got = unsafe {
+        libc::process_vm_writev(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
+    };
+    match usize::try_from(got) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(got) if got == from.len() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
+}
+
+/// Accepts a connection; with the peer's address as the kernel writes it (`accept4(2)`).
+///
+/// # Errors
+/// Those of the call.
+pub fn accept(listener: BorrowedFd<'_>, flags: i32) -> io::Result<(OwnedFd, Vec<u8>)> {
+    let mut address = [0u8; size_of::<libc::sockaddr_storage>()];
+    let mut length = address.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to a live array (which it copies to without regard to
+    // alignment), and the length to a live socklen_t.
+    let fd =
+        unsafe { libc::accept4(listener.as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length, flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = (length as usize).min(address.len());
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address[..length].to_vec()))
+}
