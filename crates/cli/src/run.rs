@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use linger::Policy;
 use linger_lab::Bytes;
-use linger_run::{Error, Options, Report};
+use linger_run::{Error, Options, Report, Via};
 
 use crate::exit;
 
@@ -24,6 +24,10 @@ use crate::exit;
     Exit status: the program's own; 2 bad usage, 3 no such command or it cannot be executed,\n\
     4 the program or this machine does not allow it.")]
 pub(crate) struct Arguments {
+    /// How closes are seen: preload is cheap and for dynamic programs; seccomp is for static ones, too (Go, musl)
+    /// [default: what fits the program].
+    #[arg(long, value_name = "WAY", value_parser = ["preload", "seccomp"])]
+    via: Option<String>,
     /// Longest silence of a peer before it is given up.
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "5")]
     idle: Duration,
@@ -101,6 +105,8 @@ fn options(arguments: &Arguments) -> Options {
     policy.max_discard = arguments.max_discard.map(|Bytes(bytes)| bytes);
     let mut options = Options::default();
     options.policy = policy;
+    options.via =
+        arguments.via.as_deref().map(|way| if way == "seccomp" { Via::Seccomp } else { Via::Preload });
     options.budget.sockets = arguments.sockets.unwrap_or(options.budget.sockets);
     options.linger_at_exit = arguments.linger_at_exit.unwrap_or(arguments.total);
     options.ports.clone_from(&arguments.ports);

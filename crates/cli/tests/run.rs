@@ -106,7 +106,7 @@ fn what_is_preloaded_already_stays() {
 fn programs_that_nothing_can_be_preloaded_into_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let said = |command: &str, wanted: &str| {
-        let output = linger(&["--", command]);
+        let output = linger(&["--via", "preload", "--", command]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(4) && text.contains(wanted), "{command}: {output:?}");
     };
@@ -126,4 +126,16 @@ fn programs_that_nothing_can_be_preloaded_into_are_refused() {
     } else {
         skip("setuid programs", "only root can make one");
     }
+}
+
+#[test]
+fn what_is_asked_about_already_is_refused() {
+    let inner = ["--via", "seccomp", "--quiet", "--", "/bin/true"];
+    assert_eq!(linger(&inner).status.code(), Some(0));
+    // The kernel allows one supervisor above a process: the inner one is refused as in a container that has its own.
+    let outer = ["--via", "seccomp", "--quiet", "--", LINGER, "run"];
+    let output = linger(&[&outer[..], &inner[..]].concat());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(text.contains("seccomp") && text.contains("refused"), "{text}");
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_run::Options;
+use linger_run::{Options, Via};
 use rustix::process::{Pid, Signal, kill_process};
 
 const SUPERVISED: &str = "LINGER_BENCH_COMMAND";
@@ -20,7 +20,15 @@ fn main() {
     if let Some(command) = std::env::var_os(SUPERVISED) {
         return supervise(&command);
     }
-    start_up();
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let requests = |name: &str, options: &[&str], settings: &str, ratio| {
+        if name.contains(&wanted) {
+            requests(name, options, settings, ratio);
+        }
+    };
+    if wanted.is_empty() {
+        start_up();
+    }
     let tools = ["/usr/sbin/nginx", "/usr/bin/wrk"];
     if let Some(missing) = tools.iter().find(|tool| !Path::new(tool).exists()) {
         println!("skipped: {missing} is not installed");
@@ -30,16 +38,19 @@ fn main() {
     requests("Connection: close", &close, "", Some(0.97));
     requests("keep-alive", &[], "", Some(0.97));
     requests("Connection: close, --hold", &close, "hold", None);
+    requests("Connection: close, --via seccomp", &close, "seccomp", Some(0.75));
+    requests("keep-alive, --via seccomp", &[], "seccomp", None);
 }
 
 /// This program again, as the supervisor.
 fn supervise(command: &OsStr) {
     let text = command.to_string_lossy().into_owned();
     let mut words = text.split('\u{1f}').map(OsString::from);
-    let (hold, command) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (settings, command) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let arguments: Vec<OsString> = words.collect();
     let mut options = Options::default();
-    options.hold = hold == "hold";
+    options.hold = settings == "hold";
+    options.via = (settings == "seccomp").then_some(Via::Seccomp);
     let ended = linger_run::run(&command, &arguments, &options, |_| ()).expect("the command starts");
     std::process::exit(ended.status.code().unwrap_or(1));
 }

@@ -11,8 +11,10 @@ use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getrlimit, setrlimit, 
 use signal_hook::consts::{SIGCHLD, SIGUSR1};
 
 use crate::intake::{Address, Intake};
+use crate::options::Via;
 use crate::preload::Preload;
 use crate::report::Tally;
+use crate::seccomp::{Counts, Seccomp};
 use crate::{Error, Options, Program, Report, metrics, signals};
 
 /// How a supervised program ended.
@@ -45,7 +47,7 @@ pub fn run(
 ) -> Result<Ended, Error> {
     check(options)?;
     let program = Program::find(command, &options.search)?;
-    check_way_in(&program)?;
+    let via = way_in(&program, options)?;
     let limit = getrlimit(Resource::Nofile);
     let mut budget = options.budget;
     let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
@@ -53,10 +55,15 @@ pub fn run(
     let closer = Closer::new(budget).map_err(Error::system("cannot start the closer"))?;
     let tally = Arc::new(Tally::default());
     let address = Address::new().map_err(Error::system("cannot listen for the program's connections"))?;
-    let preload = Arc::new(Preload::unpack(&address.name, address.token, options)?);
+    let (name, token) = (address.name.clone(), address.token);
+    let way = match via {
+        Via::Preload => Way::Preload(Preload::unpack(&name, token, options)?),
+        Via::Seccomp => Way::Seccomp(Arc::default()),
+    };
+    let way = Arc::new(way);
     let report = {
-        let (closer, tally, preload) = (closer.clone(), Arc::clone(&tally), Arc::clone(&preload));
-        Arc::new(move || Report::new(preload.counts(), &closer.snapshot(), &tally))
+        let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
+        Arc::new(move || Report::new(way.counts(), &closer.snapshot(), &tally))
     };
     if let Some(address) = options.metrics {
         metrics::serve(address, closer.clone(), Arc::clone(&report) as _)?;
@@ -69,13 +76,22 @@ pub fn run(
         .map_err(Error::system("cannot adopt the program's orphans"))?;
     let mut prepared = Command::new(&program.path);
     prepared.arg0(command).args(arguments);
-    preload.put_into(&mut prepared, &options.preloaded);
-    let child = start(&program, &mut prepared).inspect_err(|_| preload.remove())?;
+    let watched = way.put_into(&mut prepared, &name, token, options, limit)?;
+    let started = start(&program, &mut prepared).inspect_err(|_| way.remove());
+    // With it goes what the child alone was to have.
+    drop(prepared);
+    if let Some(watched) = &watched {
+        watched.check()?;
+    }
+    let child = started?;
     raise_descriptor_limit(limit);
     let status = wait(child, &mut signals, || on_request(&report()));
+    if let Some(watched) = watched {
+        watched.finish();
+    }
     intake.finish();
     closer.finish(options.linger_at_exit);
-    preload.remove();
+    way.remove();
     Ok(Ended { status: status.map_err(Error::system("cannot wait for the program"))?, report: report() })
 }
 
@@ -87,14 +103,60 @@ fn check(options: &Options) -> Result<(), Error> {
     if too_many { Err(Error::Options("more than 64 ports".to_owned())) } else { Ok(()) }
 }
 
-fn check_way_in(program: &Program) -> Result<(), Error> {
+/// The way that was asked for, or the one that fits the program.
+fn way_in(program: &Program, options: &Options) -> Result<Via, Error> {
     let path = program.path.clone();
-    if let Some(bits) = program.gains {
-        return Err(Error::GainsRights { path, bits });
+    let obstacle = program.kind.obstacle();
+    let via = options.via.unwrap_or(if obstacle.is_none() { Via::Preload } else { Via::Seccomp });
+    match via {
+        _ if program.gains.is_some() => {
+            Err(Error::GainsRights { path, bits: program.gains.unwrap_or_default() })
+        }
+        Via::Preload => obstacle.map_or(Ok(via), |reason| Err(Error::NoLoader { path, reason })),
+        Via::Seccomp if !program.kind.is_native() => Err(Error::ForeignCalls { path }),
+        Via::Seccomp => Ok(via),
     }
-    match program.kind.obstacle() {
-        None => Ok(()),
-        Some(reason) => Err(Error::NoLoader { path, reason }),
+}
+
+/// How the program's closes are seen.
+enum Way {
+    Preload(Preload),
+    Seccomp(Arc<Counts>),
+}
+
+impl Way {
+    fn counts(&self) -> [u64; linger_shim::protocol::COUNTS] {
+        match self {
+            Self::Preload(preload) => preload.counts(),
+            Self::Seccomp(counts) => counts.all(),
+        }
+    }
+
+    fn put_into(
+        &self,
+        command: &mut Command,
+        name: &str,
+        token: [u8; 16],
+        options: &Options,
+        limit: Rlimit,
+    ) -> Result<Option<Seccomp>, Error> {
+        match self {
+            Self::Preload(preload) => {
+                preload.put_into(command, &options.preloaded);
+                Ok(None)
+            }
+            Self::Seccomp(counts) => {
+                // Before the thread starts: where it keeps its own depends on it. The child sets it back.
+                raise_descriptor_limit(limit);
+                Seccomp::prepare(command, name, token, options, limit, Arc::clone(counts)).map(Some)
+            }
+        }
+    }
+
+    fn remove(&self) {
+        if let Self::Preload(preload) = self {
+            preload.remove();
+        }
     }
 }
 

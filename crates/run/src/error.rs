@@ -24,8 +24,7 @@ pub enum Error {
     },
     /// Nothing can be preloaded into such a program.
     #[error(
-        "{path}: {reason}, so nothing can be preloaded into it; put a server that lingers in front of it, \
-         such as nginx with `lingering_close always`"
+        "{path}: {reason}, so nothing can be preloaded into it; leave --via preload out, or give --via seccomp"
     )]
     NoLoader {
         /// Where it was found.
@@ -35,14 +34,42 @@ pub enum Error {
     },
     /// The loader ignores preloading for such a program.
     #[error(
-        "{path}: is {bits}, and the loader ignores preloading for programs that gain rights; run `linger run` as \
-         the user that it becomes, or give the program its rights by other means (systemd's AmbientCapabilities=)"
+        "{path}: is {bits}: the loader ignores preloading for programs that gain rights, and under seccomp without root \
+         they gain none; run `linger run` as the user that it becomes, or give the program its rights by other means \
+         (systemd's AmbientCapabilities=)"
     )]
     GainsRights {
         /// Where it was found.
         path: PathBuf,
         /// Which bits.
         bits: &'static str,
+    },
+    /// The program's system calls are not understood.
+    #[error(
+        "{path}: is for another architecture or word size than this program, so its calls are not understood; put a \
+         server that lingers in front of it, such as nginx with `lingering_close always`"
+    )]
+    ForeignCalls {
+        /// Where it was found.
+        path: PathBuf,
+    },
+    /// The seccomp filter cannot be installed.
+    #[error("--via seccomp: the filter is refused ({source}); {remedy}")]
+    SeccompRefused {
+        /// What the system said.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The program's descriptors cannot be taken.
+    #[error(
+        "--via seccomp: the program's descriptors cannot be taken (pidfd_getfd: {source}); it needs Linux 5.6 and the \
+         right to trace its own children: kernel.yama.ptrace_scope below 2 or CAP_SYS_PTRACE (--cap-add SYS_PTRACE), \
+         and no security profile that forbids ptrace"
+    )]
+    DescriptorsRefused {
+        /// What the system said.
+        source: io::Error,
     },
     /// Nowhere to put the library.
     #[error(

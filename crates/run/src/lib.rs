@@ -15,10 +15,11 @@ mod options;
 mod preload;
 mod program;
 mod report;
+mod seccomp;
 mod signals;
 
 pub use command::{Ended, run};
 pub use error::Error;
-pub use options::Options;
+pub use options::{Options, Via};
 pub use program::{Kind, Program};
 pub use report::Report;

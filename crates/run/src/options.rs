@@ -6,10 +6,22 @@ use std::time::Duration;
 
 use linger::{Budget, Policy};
 
-/// How the closes of a program are seen. Plain data; every field may be set directly.
+/// How the closes of a program are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Via {
+    /// By a library that is preloaded into it: for programs that the C library's loader starts.
+    Preload,
+    /// By questions of the kernel before its calls: for all programs, at a higher cost for each call.
+    Seccomp,
+}
+
+/// What a program is run with. Plain data; every field may be set directly.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
+    /// How the closes are seen; `None` chooses by the kind of program.
+    pub via: Option<Via>,
     /// How each connection is ended.
     pub policy: Policy,
     /// What all that linger at once may cost; the default leaves the descriptors of this process as the bound.
@@ -40,6 +52,7 @@ impl Default for Options {
         let mut budget = Budget::default();
         budget.sockets = 16_384;
         Self {
+            via: None,
             linger_at_exit: policy.total,
             policy,
             budget,

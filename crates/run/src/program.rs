@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use object::elf::{FileHeader64, NT_GNU_BUILD_ID, PT_INTERP, PT_NOTE};
+use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64, NT_GNU_BUILD_ID, PT_INTERP, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
@@ -37,6 +37,8 @@ pub enum Kind {
     Static,
     /// Loaded by another C library than the one the preloaded library is made for.
     ForeignLoader,
+    /// Of another architecture or word size, with system calls of its own.
+    Foreign,
 }
 
 impl Kind {
@@ -46,8 +48,14 @@ impl Kind {
             Self::Dynamic => None,
             Self::Go => Some("is a Go program, which makes its system calls without the C library"),
             Self::Static => Some("is linked statically"),
-            Self::ForeignLoader => Some("is for another C library or another word size than this program's"),
+            Self::ForeignLoader => Some("is for another C library than this program's"),
+            Self::Foreign => Some("is for another architecture or word size than this program's"),
         }
+    }
+
+    /// Whether its system calls are those that this program's kernel interface has.
+    pub fn is_native(self) -> bool {
+        self != Self::Foreign
     }
 }
 
@@ -124,9 +132,12 @@ fn kind_of(path: &Path, depth: usize) -> Result<Kind, Error> {
         // A shell runs a file without a first line of that kind itself; execve does not.
         return Err(wrong("it is neither a program of this system nor a script with a #! line".to_owned()));
     }
-    // EI_CLASS: the library is of this program's class.
-    if start.get(4) != Some(&2) {
-        return Ok(Kind::ForeignLoader);
+    /// `e_machine` of this program.
+    const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
+    // EI_CLASS, and e_machine at offset 18.
+    let machine = start.get(18..20).and_then(|two| two.try_into().ok()).map(u16::from_le_bytes);
+    if start.get(4) != Some(&2) || machine != Some(MACHINE) {
+        return Ok(Kind::Foreign);
     }
     elf_kind(&ReadCache::new(file)).map_err(|error| wrong(error.to_string()))
 }

@@ -71,12 +71,21 @@ fn racer() {
 
 #[test]
 fn no_connection_ends_another() {
+    race("");
+}
+
+#[test]
+fn no_connection_ends_another_via_seccomp() {
+    race("seccomp");
+}
+
+fn race(settings: &str) {
     const CLIENTS: u64 = 6;
     const EACH: u64 = 400;
     sandboxed(|| {
         let program = std::env::current_exe().unwrap();
         let command = [program.to_str().unwrap(), "racer", "--exact", "--include-ignored"];
-        let server = Server::start_listening(Some(""), &command, PORT);
+        let server = Server::start_listening(Some(settings), &command, PORT);
         thread::scope(|scope| {
             for client in 0..CLIENTS {
                 scope.spawn(move || {
@@ -145,6 +154,15 @@ fn descriptors(pid: u32) -> (usize, usize) {
 /// 10,000 connections, or as many as LINGER_TEST_CONNECTIONS says.
 #[test]
 fn many_connections_leave_nothing_behind() {
+    many("");
+}
+
+#[test]
+fn many_connections_leave_nothing_behind_via_seccomp() {
+    many("seccomp");
+}
+
+fn many(settings: &str) {
     const CLIENTS: u64 = 4;
     sandboxed(|| {
         let Some(python) = program("python3", "python3") else { return };
@@ -153,7 +171,7 @@ fn many_connections_leave_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let script = directory.path().join("server.py");
         fs::write(&script, FORKING).unwrap();
-        let server = Server::start_listening(Some(""), &[&python, script.to_str().unwrap()], PORT);
+        let server = Server::start_listening(Some(settings), &[&python, script.to_str().unwrap()], PORT);
         let next = Arc::new(AtomicU64::new(0));
         let serve = |until: u64| {
             thread::scope(|scope| {

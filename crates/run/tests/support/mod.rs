@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_run::Options;
+use linger_run::{Options, Via};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
@@ -25,6 +25,7 @@ pub(crate) fn supervise() {
     };
     let mut options = Options::default();
     options.hold = settings.contains("hold");
+    options.via = if settings.contains("seccomp") { Some(Via::Seccomp) } else { None };
     options.outgoing = settings.contains("outgoing");
     options.exclude_ports = if settings.contains("exclude") { vec![PORT] } else { Vec::new() };
     options.search = std::env::var_os("PATH").unwrap_or_default();

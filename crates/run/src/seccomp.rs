@@ -1,0 +1,181 @@
+//! The other way in, for programs that nothing can be preloaded into: the kernel asks before each call that matters.
+//!
+//! The child installs a seccomp filter before it becomes the program. A thread of this process is asked about every
+//! `close` and the like (`watch.rs`), keeps a descriptor of its own of a connection that may be about to end,
+//! lets the call happen, and half-closes the connection when it has seen that the program has it no more.
+//! So an error in judgement can delay an end, but never end what the program still has.
+
+mod connection;
+mod hold;
+mod holders;
+mod message;
+mod thread;
+mod watch;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use linger_host::seccomp::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
+use linger_shim::protocol::{COUNTS, Count, Message};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
+
+use crate::{Error, Options};
+use connection::Wanted;
+
+/// The calls that are asked about. What ends a connection, what makes a second name for one, and what tells which
+/// ports and epolls there are; all else stays as fast as it is.
+const RULES: &[Rule] = &[
+    Rule { call: libc::SYS_close, when: When::Always },
+    // The half-close alone loses nothing.
+    Rule { call: libc::SYS_shutdown, when: When::IsNot(1, libc::SHUT_WR as u32) },
+    Rule { call: libc::SYS_sendmsg, when: When::Always },
+    Rule { call: libc::SYS_sendmmsg, when: When::Always },
+    Rule { call: libc::SYS_fcntl, when: When::Is(1, &[libc::F_DUPFD as u32, libc::F_DUPFD_CLOEXEC as u32]) },
+    Rule { call: libc::SYS_dup, when: When::Always },
+    #[cfg(target_arch = "x86_64")]
+    Rule { call: libc::SYS_dup2, when: When::Always },
+    Rule { call: libc::SYS_dup3, when: When::Always },
+    Rule { call: libc::SYS_close_range, when: When::Lacks(2, libc::CLOSE_RANGE_CLOEXEC) },
+    Rule { call: libc::SYS_clone, when: When::Lacks(0, libc::CLONE_FILES as u32) },
+    Rule { call: libc::SYS_clone3, when: When::Always },
+    #[cfg(target_arch = "x86_64")]
+    Rule { call: libc::SYS_fork, when: When::Always },
+    #[cfg(target_arch = "x86_64")]
+    Rule { call: libc::SYS_vfork, when: When::Always },
+    Rule { call: libc::SYS_execve, when: When::Always },
+    Rule { call: libc::SYS_execveat, when: When::Always },
+    Rule { call: libc::SYS_exit_group, when: When::Always },
+    Rule { call: libc::SYS_listen, when: When::Always },
+    #[cfg(target_arch = "x86_64")]
+    Rule { call: libc::SYS_epoll_create, when: When::Always },
+    Rule { call: libc::SYS_epoll_create1, when: When::Always },
+];
+
+/// With `--hold` as well.
+const HOLD_RULES: &[Rule] = &[
+    Rule { call: libc::SYS_accept, when: When::Always },
+    Rule { call: libc::SYS_accept4, when: When::Always },
+];
+
+/// What was counted, in the order of [`Count`].
+#[derive(Debug, Default)]
+pub(crate) struct Counts([AtomicU64; COUNTS]);
+
+impl Counts {
+    fn add(&self, what: Count) {
+        self.0[what as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn all(&self) -> [u64; COUNTS] {
+        std::array::from_fn(|place| self.0[place].load(Relaxed))
+    }
+}
+
+/// The thread that is asked, ready for the command to be started.
+#[derive(Debug)]
+pub(crate) struct Seccomp {
+    thread: JoinHandle<Option<()>>,
+    started: mpsc::Receiver<Result<(), Refused>>,
+}
+
+impl Seccomp {
+    /// Prepares a command, which must be dropped once it was started; its limit of descriptors is to be `limit`.
+    pub(crate) fn prepare(
+        command: &mut Command,
+        name: &str,
+        token: [u8; 16],
+        options: &Options,
+        limit: Rlimit,
+        counts: Arc<Counts>,
+    ) -> Result<Self, Error> {
+        let what = "cannot prepare to be asked about the program's calls";
+        let rules = if options.hold { [RULES, HOLD_RULES].concat() } else { RULES.to_vec() };
+        let handshake =
+            before_exec(command, Filter::new(&rules), limit).map_err(Error::system(what))?.into_fd();
+        let intake = connect(name, token).map_err(Error::system(what))?;
+        let (guard_waits, alive) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::system(what))?;
+        let wanted = Wanted::new(options, &own_sockets());
+        let (tell, started) = mpsc::channel();
+        let task = move |fds: Vec<OwnedFd>| {
+            let Ok([handshake, intake, guard_waits, alive]) = <[OwnedFd; 4]>::try_from(fds) else { return };
+            let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
+                let least = linger_host::seccomp::least_of_own();
+                let listener = listener.move_up(least).map_err(Refused::Descriptors)?;
+                listener.guard(guard_waits.as_fd()).map_err(Refused::Descriptors)?;
+                drop(guard_waits);
+                listener.wake_here();
+                Ok((listener, child))
+            });
+            match begun {
+                Ok((listener, child)) => {
+                    let _ = tell.send(Ok(()));
+                    let _ = child.go();
+                    watch::Watcher::new(listener, intake, wanted, counts).run();
+                }
+                Err(refused) => {
+                    let _ = tell.send(Err(refused));
+                }
+            }
+            // The guard is told by this pipe's end, however this thread ends.
+            drop(alive);
+        };
+        let thread = apart("linger-watch", vec![handshake, intake, guard_waits, alive], task);
+        Ok(Self { thread: thread.map_err(Error::system(what))?, started })
+    }
+
+    /// Whether the filter stands, once the command was started or was not.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.started.recv() {
+            Ok(Ok(())) | Err(_) | Ok(Err(Refused::NotStarted)) => Ok(()),
+            Ok(Err(Refused::Filter(source))) => {
+                Err(Error::SeccompRefused { source, remedy: filter_remedy() })
+            }
+            Ok(Err(Refused::Descriptors(source))) => Err(Error::DescriptorsRefused { source }),
+        }
+    }
+
+    /// Waits until the last process of the program has ended, and what it left is handed on.
+    pub(crate) fn finish(self) {
+        // Should it have panicked, the guard has taken over, and the counts tell what was missed.
+        let _ = self.thread.join();
+    }
+}
+
+/// What the operator can do about a filter that is refused.
+fn filter_remedy() -> &'static str {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let filters =
+        status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")?.trim().parse::<u32>().ok());
+    match filters {
+        // EBUSY: one filter with a listener is all that a process may have.
+        Some(0) => "the kernel needs CONFIG_SECCOMP_FILTER and version 5.9",
+        _ => {
+            "a filter around this process (a container's, or another supervisor's with a listener of its own) does not \
+             allow it: run with --security-opt seccomp=unconfined, or with a profile that allows seccomp(2)"
+        }
+    }
+}
+
+/// Connects to the intake as the library in a program would.
+fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    rustix::io::write(&socket, &Message::hello(token).to_bytes())?;
+    Ok(socket)
+}
+
+/// The sockets of this process, listeners that the program is about to inherit (socket activation) among them.
+fn own_sockets() -> Vec<OwnedFd> {
+    let me = std::process::id();
+    let Ok(process) = linger_host::seccomp::open_thread(me) else { return Vec::new() };
+    let sockets = holders::open(me).filter(|(_, open)| matches!(open, holders::Open::Socket(_)));
+    let copies =
+        sockets.filter_map(|(number, _)| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
+    copies.collect()
+}

@@ -1,0 +1,169 @@
+/* Answers early, and ends each connection in the way that is asked for: `ways WAY`. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *way;
+static char *self;
+
+static int is(const char *name) { return strcmp(way, name) == 0; }
+
+static void check(int fine) {
+    if (!fine) {
+        static const char text[] = "ways: not as expected\n";
+        write(2, text, sizeof text - 1);
+        _exit(9);
+    }
+}
+
+static void respond(int c) {
+    static char body[600000];
+    char request[10];
+    read(c, request, sizeof request);
+    memset(body, 'x', sizeof body);
+    const char *head = "HTTP/1.0 200 OK\r\n\r\n";
+    write(c, head, strlen(head));
+    for (size_t done = 0; done < sizeof body;) {
+        ssize_t wrote = write(c, body + done, sizeof body - done);
+        if (wrote <= 0) break;
+        done += wrote;
+    }
+    write(c, "END", 3);
+}
+
+/* Passes a connection on to whoever reads the other end. */
+static void pass(int to, int c) {
+    char byte = 0, control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec iov = {&byte, 1};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof c);
+    memcpy(CMSG_DATA(header), &c, sizeof c);
+    check(sendmsg(to, &message, 0) == 1);
+}
+
+static int passed(int from) {
+    char byte, control[CMSG_SPACE(sizeof(int))];
+    struct iovec iov = {&byte, 1};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    int c;
+    if (recvmsg(from, &message, 0) != 1) _exit(0);
+    memcpy(&c, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof c);
+    return c;
+}
+
+static void *respond_and_close(void *c) {
+    respond((int)(long)c);
+    close((int)(long)c);
+    return NULL;
+}
+
+static void serve(int c) {
+    if (is("thread")) {
+        pthread_t thread;
+        check(pthread_create(&thread, NULL, respond_and_close, (void *)(long)c) == 0);
+        pthread_detach(thread);
+        return;
+    }
+    if (is("epoll")) {
+        /* Registered and never removed: the close is to do that, whatever is unread. */
+        static int epoll = -1;
+        if (epoll < 0) epoll = epoll_create1(0);
+        struct epoll_event event = {EPOLLIN | EPOLLRDHUP, {.fd = c}};
+        check(epoll_ctl(epoll, EPOLL_CTL_ADD, c, &event) == 0);
+        respond(c);
+        check(epoll_wait(epoll, &event, 1, 0) == 1);
+        check(close(c) == 0);
+        for (int turn = 0; turn < 20; turn++) check(epoll_wait(epoll, &event, 1, 1) == 0);
+        return;
+    }
+    if (is("early-copy")) {
+        /* The first name's close is none of the connection. */
+        int d = dup(c);
+        close(c);
+        respond(d);
+        close(d);
+        return;
+    }
+    respond(c);
+    if (is("close")) check(close(c) == 0);
+    else if (is("shutdown")) { check(shutdown(c, SHUT_RDWR) == 0); close(c); }
+    else if (is("shutdown-read")) { check(shutdown(c, SHUT_RD) == 0); close(c); }
+    else if (is("dup")) { int d = dup(c); close(c); close(d); }
+    else if (is("fcntl")) { int d = fcntl(c, F_DUPFD_CLOEXEC, 50); close(c); close(d); }
+    else if (is("dup2")) { int p[2]; pipe(p); check(dup2(p[0], c) == c); close(p[0]); close(p[1]); close(c); }
+    else if (is("dup2-fails")) { check(dup2(999, c) == -1); write(c, "END", 3); close(c); }
+    else if (is("close_range")) check(syscall(SYS_close_range, c, c, 0) == 0);
+    else if (is("exec-fails")) {
+        char *arguments[] = {"nothing", NULL};
+        fcntl(c, F_SETFD, FD_CLOEXEC);
+        check(execv("/no/such/program", arguments) == -1);
+        write(c, "END", 3);
+        close(c);
+    }
+    else if (is("exec")) {
+        char *arguments[] = {self, "exec", NULL};
+        fcntl(c, F_SETFD, FD_CLOEXEC);
+        execv(self, arguments);
+    }
+    else if (is("exit")) exit(7);
+    else if (is("kill")) kill(getpid(), SIGKILL);
+    else check(is("fork"));
+}
+
+int main(int count, char **arguments) {
+    check(count == 2);
+    self = "/proc/self/exe";
+    way = arguments[1];
+    signal(SIGCHLD, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    struct sockaddr_in address = {AF_INET, htons(8000), {htonl(INADDR_LOOPBACK)}};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    check(bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
+    check(listen(listener, 64) == 0);
+    int pair[2] = {-1, -1};
+    if (is("pass")) {
+        check(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+        if (fork() == 0) {
+            close(listener);
+            close(pair[1]);
+            for (;;) {
+                /* Late: the connection is under way, and nobody has it open. */
+                usleep(100000);
+                int c = passed(pair[0]);
+                respond(c);
+                close(c);
+            }
+        }
+        close(pair[0]);
+    }
+    for (;;) {
+        int c = accept4(listener, NULL, NULL, 0);
+        if (c < 0) continue;
+        if (is("fork")) {
+            if (fork() == 0) {
+                serve(c);
+                _exit(0);
+            }
+            close(c);
+        } else if (is("pass")) {
+            pass(pair[1], c);
+            close(c);
+        } else {
+            if (is("exec")) close(listener);
+            serve(c);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Programs that nothing can be preloaded into: the kernel asks before their calls.
+//!
+//! Every test has a network of its own, so that the kernel's counters are exact.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use linger_host::Counters;
+use linger_host::testing::sandboxed;
+use rustix::process::Signal;
+use support::{Got, PORT, Report, Server, late_reader, program};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+/// Aborts that the kernel counted: a close with unread bytes, data after a close.
+fn aborts(since: &Counters) -> u64 {
+    let now = Counters::read().unwrap().since(since);
+    now.of("TCPAbortOnClose") + now.of("TCPAbortOnData")
+}
+
+/// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
+fn compare(
+    command: &[&str],
+    settings: &str,
+    trials: usize,
+    client: impl Fn(bool) -> Got,
+) -> ([usize; 2], [u64; 2], Report) {
+    let mut lost = [0; 2];
+    let mut aborted = [0; 2];
+    let mut report = Report::new();
+    for (place, settings) in [None, Some(settings)].into_iter().enumerate() {
+        let server = Server::start_listening(settings, command, PORT);
+        let before = Counters::read().unwrap();
+        lost[place] = (0..trials).filter(|_| !client(settings.is_none()).is_whole()).count();
+        aborted[place] = aborts(&before);
+        report = server.stop(Signal::TERM);
+    }
+    (lost, aborted, report)
+}
+
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
+
+/// Builds the static C program with a compiler that may be missing.
+fn ways(directory: &Path, compiler: &str, package: &str) -> Option<String> {
+    let compiler = program(compiler, package)?;
+    let built = directory.join("ways").display().to_string();
+    let source = format!("{SOURCES}/ways.c");
+    build(Command::new(compiler).args(["-O1", "-static", "-pthread", "-w", "-o", &built, &source]));
+    Some(built)
+}
+
+fn early(directory: &Path) -> Option<String> {
+    let go = program("go", "golang-go")?;
+    let built = directory.join("early").display().to_string();
+    let cache = directory.join("cache");
+    let mut command = Command::new(go);
+    command.args(["build", "-o", &built, &format!("{SOURCES}/early.go")]);
+    build(command.env("CGO_ENABLED", "0").env("GOCACHE", cache).env("GO111MODULE", "off"));
+    Some(built)
+}
+
+fn build(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn go_answers_early() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(server) = early(directory.path()) else { return };
+        let (lost, aborted, report) = compare(&[&server], "", 10, |bare| late_reader(PORT, 1_000_000, bare));
+        assert_eq!((lost, aborted[1]), ([10, 0], 0), "{aborted:?} {report:?}");
+        assert!(aborted[0] >= 10, "{aborted:?}");
+        assert_eq!(report["lingered"], 10, "{report:?}");
+        assert_eq!(report["bytes_unacknowledged"], 0, "{report:?}");
+    });
+}
+
+#[test]
+fn go_exits_after_its_last_write() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(server) = early(directory.path()) else { return };
+        for (settings, reset) in [(None, true), (Some(""), false)] {
+            let mut server = Server::start_listening(settings, &[&server, "exit"], PORT);
+            let got = late_reader(PORT, 20_000, reset);
+            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            assert_eq!(server.wait().code(), Some(7), "the program's own status");
+            assert!(reset || server.report()["lingered"] == 1);
+        }
+    });
+}
+
+fn every_way(compiler: &str, package: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = ways(directory.path(), compiler, package) else { return };
+    let ways = [
+        "close",
+        "shutdown",
+        "shutdown-read",
+        "dup",
+        "early-copy",
+        "fcntl",
+        "dup2",
+        "dup2-fails",
+        "close_range",
+        "fork",
+        "epoll",
+        "thread",
+        "pass",
+        "exec-fails",
+    ];
+    for way in ways {
+        let (lost, aborted, report) = compare(&[&server, way], "", 3, |bare| late_reader(PORT, 20_000, bare));
+        assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
+        assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+        assert_eq!(report["shared"], if way == "fork" { 3 } else { 0 }, "{way}: {report:?}");
+    }
+}
+
+#[test]
+fn every_way_to_end_a_connection() {
+    sandboxed(|| every_way("gcc", "gcc"));
+}
+
+#[test]
+fn every_way_to_end_a_connection_with_musl() {
+    sandboxed(|| every_way("musl-gcc", "musl-tools"));
+}
+
+#[test]
+fn a_worker_that_exits_or_becomes_another() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        for way in ["exit", "exec"] {
+            for (settings, reset) in [(None, true), (Some(""), false)] {
+                let mut server = Server::start_listening(settings, &[&program, way], PORT);
+                let got = late_reader(PORT, 20_000, reset);
+                assert_eq!(
+                    got.is_whole(),
+                    !reset,
+                    "{way} {settings:?}: {} bytes, {:?}",
+                    got.bytes.len(),
+                    got.error
+                );
+                let report = if way == "exit" {
+                    assert_eq!(server.wait().code(), Some(7), "the program's own status");
+                    server.report()
+                } else {
+                    server.stop(Signal::TERM)
+                };
+                assert!(reset || report["lingered"] == 1, "{way}: {report:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn excluded_ports_are_left_alone() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        let server = Server::start_listening(Some("exclude"), &[&program, "close"], PORT);
+        assert!(!late_reader(PORT, 20_000, true).is_whole());
+        assert_eq!(server.stop(Signal::TERM)["closes"], 0);
+    });
+}
+
+/// A client of its own server: what it connects is left alone, unless it is asked for.
+#[test]
+fn outgoing_connections_end_as_the_program_says() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let script = "import socket\n\
+                      l = socket.create_server(('127.0.0.1', 8000))\n\
+                      for _ in range(5):\n    \
+                          c = socket.create_connection(('127.0.0.1', 8000)); s, _ = l.accept()\n    \
+                          s.sendall(b'x' * 1000); c.close(); s.close()\n";
+        for (settings, closes) in [("seccomp", 5), ("seccomp outgoing", 10)] {
+            let mut server = Server::start(Some(settings), &[&python, "-c", script]);
+            assert!(server.wait().success(), "{}", server.log());
+            assert_eq!(server.report()["closes"], closes, "{settings}");
+        }
+    });
+}
+
+/// The supervisor is killed: the program goes on, its closes are plain, and it can exit.
+#[test]
+fn a_program_outlives_its_supervisor() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        let mut server = Server::start_listening(Some(""), &[&program, "close"], PORT);
+        assert!(late_reader(PORT, 20_000, false).is_whole());
+        let child = children(server.pid().as_raw_nonzero().get())
+            .into_iter()
+            .find(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ways")
+            })
+            .unwrap();
+        rustix::process::kill_process(server.pid(), Signal::KILL).unwrap();
+        server.wait();
+        // `ways` checks that its closes succeed, and would have ended.
+        for _ in 0..3 {
+            assert!(!late_reader(PORT, 20_000, true).is_whole(), "closed plainly");
+        }
+        let child = rustix::process::Pid::from_raw(child).unwrap();
+        rustix::process::kill_process(child, Signal::TERM).unwrap();
+    });
+}
+
+fn children(process: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children
+        .flat_map(|text| text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn bare_axum() {
+    sandboxed(|| {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let sample = ["build", "--quiet", "--offline", "--package", "linger-samples", "--bin", "axum-bare"];
+        build(Command::new(cargo).args(sample).current_dir(&workspace));
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), Into::into);
+        let server = target.join("debug/axum-bare").display().to_string();
+        for settings in ["", "seccomp"] {
+            let (lost, aborted, report) =
+                compare(&[&server, "8000"], settings, 10, |bare| late_reader(PORT, 1_000_000, bare));
+            assert_eq!((lost, aborted[1]), ([10, 0], 0), "{settings}: {aborted:?} {report:?}");
+            assert_eq!(report["lingered"], 10, "{settings}: {report:?}");
+        }
+    });
+}
+
+#[test]
+fn a_killed_worker_loses_nothing_that_is_held() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        for (settings, reset) in [(None, true), (Some(""), true), (Some("hold"), false)] {
+            let mut server = Server::start_listening(settings, &[&program, "kill"], PORT);
+            let got = late_reader(PORT, 20_000, reset);
+            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            assert!(!server.wait().success());
+            assert!(reset || server.report()["lingered"] == 1);
+        }
+    });
+}
+
+#[test]
+fn what_is_held_ends_as_without() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(server) = ways(directory.path(), "gcc", "gcc") else { return };
+        for way in ["close", "shutdown", "dup", "fork", "epoll", "thread", "pass"] {
+            let (lost, aborted, report) =
+                compare(&[&server, way], "hold", 3, |bare| late_reader(PORT, 20_000, bare));
+            assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
+            assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+        }
+        let Some(server) = early(directory.path()) else { return };
+        let (lost, aborted, report) =
+            compare(&[&server], "hold", 10, |bare| late_reader(PORT, 1_000_000, bare));
+        assert_eq!((lost, aborted[1], &report["lingered"]), ([10, 0], 0, &10.into()), "{report:?}");
+    });
+}
+
+/// A signal reaches a program that waits in `accept`, which the supervisor does in its place.
+#[test]
+fn signals_reach_a_program_that_accepts() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let script = "import os, signal, socket\n\
+                      signal.signal(signal.SIGTERM, lambda *_: os._exit(5))\n\
+                      socket.create_server(('127.0.0.1', 8000)).accept()\n";
+        let mut server = Server::start_listening(Some("seccomp hold"), &[&python, "-c", script], PORT);
+        rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
+        assert_eq!(server.wait().code(), Some(5), "{}", server.log());
+    });
+}
