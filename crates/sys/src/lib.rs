@@ -12,4 +12,4 @@ mod state;
 
 pub use discard::{Discarder, SCRATCH};
 pub use queue::{send_queue, set_receive_low_water, unread};
-pub use state::{Family, TcpState, family, tcp_state};
+pub use state::{Family, TcpState, family, round_trip, tcp_state};

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// The protocol families for which closing is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,33 @@ pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
     })
 }
 
+/// Reads the kernel's smoothed estimate of the round trip (`TCP_INFO`, `tcpi_rtt`), to the microsecond. What
+/// waits in the program's own buffers on either side is not in it.
+///
+/// # Errors
+/// `EOPNOTSUPP` or `ENOPROTOOPT` where the socket is not TCP.
+pub fn round_trip(socket: BorrowedFd<'_>) -> io::Result<Duration> {
+    /// `tcpi_rtt` is the 18th word of `struct tcp_info` (uapi/linux/tcp.h), whose layout only ever grows.
+    const RTT: usize = 17;
+    let mut words = [0u32; RTT + 1];
+    let mut length = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes (tcp_getsockopt copies min(len, sizeof info))
+    // to a live array of that size, and the new length to a live socklen_t.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            words.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Duration::from_micros(u64::from(words[RTT])))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +135,7 @@ mod tests {
         let (a, _b) = UnixStream::pair().unwrap();
         assert_eq!(family(a.as_fd()).unwrap(), Family::Unix);
         assert!(tcp_state(a.as_fd()).is_err());
+        assert!(round_trip(a.as_fd()).is_err());
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(family(udp.as_fd()).unwrap_err().raw_os_error(), Some(libc::EPROTOTYPE));
         let file = std::fs::File::open("/dev/null").unwrap();
@@ -122,6 +151,8 @@ mod tests {
         assert_eq!(unread(server.as_fd()).unwrap(), 8, "loopback delivers before write returns");
         assert_eq!(send_queue(client.as_fd()).unwrap(), 0);
         assert_eq!(tcp_state(client.as_fd()).unwrap(), TcpState::Established);
+        let round_trip = round_trip(client.as_fd()).unwrap();
+        assert!(!round_trip.is_zero() && round_trip < Duration::from_secs(1), "{round_trip:?} on loopback");
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(tcp_state(server.as_fd()).unwrap(), TcpState::CloseWait);
     }

@@ -730,6 +730,9 @@ impl Session {
 
     /// Takes the rest of data nobody wanted.
     fn drop_payload(&mut self) -> Result<(), Error> {
+        if self.payload == 0 {
+            return Ok(());
+        }
         let mut scratch = [0; 8 << 10];
         while self.payload > 0 {
             self.read_data(&mut scratch)?;
@@ -740,11 +743,21 @@ impl Session {
     fn took(&mut self, bytes: usize) -> Result<(), Error> {
         self.payload -= bytes;
         self.heard = Instant::now();
-        if let Some(credit) = self.machine.taken(self.payload_stream, bytes as u64) {
-            self.control(Kind::Credit, self.payload_stream, credit);
+        if self.give_credit(self.payload_stream, bytes) {
             self.try_flush();
         }
         Ok(())
+    }
+
+    /// Gives credit for what was taken, if it is time; it goes with the next flush.
+    fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
+        let socket = self.transport.socket();
+        let round_trip = || linger_sys::round_trip(socket).ok();
+        let credit = self.machine.taken(stream, taken as u64, self.heard, round_trip);
+        if let Some(credit) = credit {
+            self.control(Kind::Credit, stream, credit);
+        }
+        credit.is_some()
     }
 
     /// Adds a frame of eight bytes, which needs no room in any window.
@@ -817,9 +830,7 @@ impl Session {
             match header.kind {
                 Kind::Open => return Ok(Some(Event::Opened { stream, request: payload })),
                 Kind::Message => {
-                    if let Some(credit) = self.machine.taken(stream, length as u64) {
-                        self.control(Kind::Credit, stream, credit);
-                    }
+                    self.give_credit(stream, length);
                     return Ok(Some(Event::Message { stream, bytes: payload }));
                 }
                 Kind::Finish => return Ok(Some(Event::Finished { stream })),

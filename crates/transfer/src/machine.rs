@@ -4,6 +4,7 @@
 //! DATA frames never passes through here, so that it can go from the socket to where it belongs.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::wire::{Header, Kind, Violation};
 
@@ -11,22 +12,26 @@ use crate::wire::{Header, Kind, Violation};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes a peer may send on a stream before more credit is given. Raising it lets one stream fill a
-    /// longer path (bandwidth times round trip), and makes the most memory a peer can claim larger.
+    /// Bytes a peer may send on a new stream before more credit is given. Raising it fills the first round
+    /// trips of a long path; on a short one it only makes queues longer than the processor's cache.
     pub window: u64,
-    /// Streams open at once. Each may claim a window of memory.
+    /// What the window may grow to, doubling while a whole one is taken in less than two round trips: then
+    /// the path holds more than the window does. Raising it lets one stream fill a longer path (bandwidth
+    /// times round trip), and makes the most memory a peer can claim larger.
+    pub most: u64,
+    /// Streams open at once. Each may claim `most` bytes of memory.
     pub streams: usize,
 }
 
 impl Default for Limits {
-    /// 16 MiB fill 1 Gbit/s at 130 ms; 16 streams.
+    /// From 2 MiB up to 16 MiB, which fill 1 Gbit/s at 130 ms; 16 streams.
     fn default() -> Self {
-        Self { window: 16 << 20, streams: 16 }
+        Self { window: 2 << 20, most: 16 << 20, streams: 16 }
     }
 }
 
-/// Credit is given back in portions of at least this, so that it costs next to nothing.
-const CREDIT: u64 = 64 << 10;
+/// Credit is given back in quarters of the window, but not in larger portions than this.
+const CREDIT: u64 = 1 << 20;
 
 /// Which side of the connection this is: the initiator's streams have odd numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +51,11 @@ struct Stream {
     granted: u64,
     /// Bytes taken by the program since credit was last given.
     taken: u64,
+    /// What the peer may have on its way.
+    window: u64,
+    /// Bytes taken since `measured`, when a window of them began.
+    counted: u64,
+    measured: Option<Instant>,
     we_finished: bool,
     peer_finished: bool,
 }
@@ -145,7 +155,16 @@ impl Machine {
 
     fn stream(&self) -> Stream {
         let window = self.limits.window;
-        Stream { credit: window, granted: window, taken: 0, we_finished: false, peer_finished: false }
+        Stream {
+            credit: window,
+            granted: window,
+            taken: 0,
+            window,
+            counted: 0,
+            measured: None,
+            we_finished: false,
+            peer_finished: false,
+        }
     }
 
     fn late(&self, id: u16) -> Result<Verdict, Violation> {
@@ -189,16 +208,34 @@ impl Machine {
         }
     }
 
-    /// The program took payload of the peer; returns the credit to give now, if it is time.
-    pub(crate) fn taken(&mut self, id: u16, bytes: u64) -> Option<u64> {
-        let enough = CREDIT.min(self.limits.window / 4);
+    /// The program took payload of the peer; returns the credit to give now, if it is time. `round_trip` is
+    /// asked once a window.
+    pub(crate) fn taken(
+        &mut self,
+        id: u16,
+        bytes: u64,
+        now: Instant,
+        round_trip: impl FnOnce() -> Option<Duration>,
+    ) -> Option<u64> {
         let stream = self.streams.get_mut(&id)?;
         stream.taken += bytes;
-        if stream.taken < enough || stream.peer_finished {
+        stream.counted += bytes;
+        let since = *stream.measured.get_or_insert(now);
+        if stream.taken < CREDIT.min(stream.window / 4) || stream.peer_finished {
             return None;
         }
-        stream.granted += stream.taken;
-        Some(std::mem::take(&mut stream.taken))
+        let mut credit = std::mem::take(&mut stream.taken);
+        if stream.counted >= stream.window {
+            (stream.counted, stream.measured) = (0, Some(now));
+            let growth = stream.window.min(self.limits.most.saturating_sub(stream.window));
+            let took = now.saturating_duration_since(since);
+            if growth > 0 && round_trip().is_some_and(|round_trip| took < 2 * round_trip) {
+                stream.window += growth;
+                credit += growth;
+            }
+        }
+        stream.granted += credit;
+        Some(credit)
     }
 
     /// We send FINISH; false if the stream is not ours to finish.
@@ -257,11 +294,36 @@ mod tests {
         assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Verdict::Drop));
     }
 
+    /// Takes data in pieces of 64 KiB, each `step` after the one before; returns the credit that was given.
+    fn take(machine: &mut Machine, bytes: u64, step: Duration, round_trip: Duration) -> u64 {
+        let mut now = Instant::now();
+        let mut credit = 0;
+        for _ in 0..bytes / (64 << 10) {
+            assert_eq!(machine.arrived(frame(Kind::Data, 1, 64 << 10)), Ok(Verdict::Deliver));
+            now += step;
+            credit += machine.taken(1, 64 << 10, now, || Some(round_trip)).unwrap_or(0);
+        }
+        credit
+    }
+
+    #[test]
+    fn the_window_grows_on_a_long_path_alone() {
+        let limits = Limits { window: 1 << 20, most: 4 << 20, streams: 1 };
+        for (round_trip, grown) in [(1, 0), (100, 3 << 20)] {
+            let mut machine = Machine::new(Role::Responder, limits);
+            machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
+            // A window in 16 ms.
+            let round_trip = Duration::from_millis(round_trip);
+            let credit = take(&mut machine, 64 << 20, Duration::from_millis(1), round_trip);
+            assert_eq!(credit, (64 << 20) + grown, "{round_trip:?}");
+        }
+    }
+
     proptest! {
         /// Whatever arrives, a peer never has more than a window of ungranted bytes accepted, nor more streams.
         #[test]
         fn credit_bounds_what_is_accepted(frames in prop::collection::vec((1u8..10, 0u16..6, 0u32..2_000_000), 0..200)) {
-            let limits = Limits { window: 1 << 20, streams: 2 };
+            let limits = Limits { window: 1 << 20, most: 1 << 20, streams: 2 };
             let mut machine = Machine::new(Role::Responder, limits);
             let mut accepted = 0u64;
             for (kind, stream, length) in frames {

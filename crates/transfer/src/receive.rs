@@ -21,6 +21,8 @@ use crate::state::short;
 use crate::store::{Fault, Landing, Store, now};
 use crate::wire::Violation;
 
+/// What is received and hashed at once: a fraction of a second-level cache.
+const PIECE: usize = 256 << 10;
 /// Announced files that wait for their data, at most.
 pub(crate) const MAX_ANNOUNCED: usize = 64;
 /// Directories that are open at once, at most: a walk goes depth first.
@@ -53,6 +55,8 @@ pub(crate) struct Receiver<'a> {
     ask: bool,
     block: Vec<u8>,
     filled: usize,
+    /// Has seen what is in `block`.
+    hasher: BlockHasher,
     /// A full block waits for its chaining value.
     sum_due: bool,
     pipe: Option<(OwnedFd, OwnedFd)>,
@@ -117,6 +121,7 @@ impl<'a> Receiver<'a> {
             ask: false,
             block: Vec::new(),
             filled: 0,
+            hasher: BlockHasher::new(0),
             sum_due: false,
             pipe: None,
             spliced: 0,
@@ -354,16 +359,23 @@ impl<'a> Receiver<'a> {
             return Err(Violation::Unexpected("data across the end of a block").into());
         }
         let unverified = !self.options.verify && matches!(self.target, Target::Tree { .. });
-        if self.current()?.is_none() {
-            // Failed: the session drops what is not taken.
-            return Ok(());
-        }
+        // Failed: the session drops what is not taken.
+        let Some(landing) = self.current()? else { return Ok(()) };
+        let number = landing.tree.blocks();
         if unverified && self.session.is_plain() {
             return self.splice();
         }
         self.block.resize(BLOCK, 0);
+        if self.filled == 0 {
+            self.hasher = BlockHasher::new(number);
+        }
         let to = self.filled + length;
-        self.session.read_data(&mut self.block[self.filled..to])?;
+        for piece in self.block[self.filled..to].chunks_mut(PIECE) {
+            self.session.read_data(piece)?;
+            if self.options.verify {
+                self.hasher.update(piece);
+            }
+        }
         self.filled = to;
         (self.observe)(Progress::Moved { bytes: length as u64 });
         if self.filled == BLOCK {
@@ -422,7 +434,7 @@ impl<'a> Receiver<'a> {
         if !self.sum_due {
             return Err(Violation::Unexpected("the value of no block").into());
         }
-        let sum = Sum::of(number, &self.block);
+        let sum = self.hasher.finish();
         if sum.value != value {
             let text = format!("block {number} arrived damaged; what came before it is kept");
             return Err(Error::Refused(Refusal::Corrupt, text));
@@ -499,10 +511,11 @@ impl<'a> Receiver<'a> {
                 format!("{arrived} bytes arrived instead of {size}"),
             ));
         }
-        let mut tail = BlockHasher::new(landing.tree.blocks());
         if self.options.verify {
-            tail.update(&self.block[..filled]);
-            let computed = landing.tree.clone().finish(&tail);
+            if filled == 0 {
+                self.hasher = BlockHasher::new(landing.tree.blocks());
+            }
+            let computed = landing.tree.clone().finish(&self.hasher);
             if hash != Some(computed) {
                 landing.abandon(hash.is_some());
                 return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));

@@ -30,6 +30,9 @@ const MAX_HELD: usize = 8;
 /// Files of at most this length are sent a few at a time between looks at what has come back.
 const SMALL: u64 = 64 << 10;
 
+/// What is read, hashed and sent at once: a fraction of a second-level cache.
+const PIECE: usize = 256 << 10;
+
 /// Where the bytes come from.
 pub(crate) enum Source<'a> {
     Tree(Walk<'a>),
@@ -177,6 +180,14 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// What was read of a file.
+enum Read {
+    /// A full block.
+    Whole(Sum),
+    /// Less than one, perhaps nothing: the file ends here.
+    Last(BlockHasher),
+}
+
 /// One session's worth of sending.
 pub(crate) struct Sender<'s, 'a> {
     pub(crate) session: &'s mut Session,
@@ -189,7 +200,7 @@ pub(crate) struct Sender<'s, 'a> {
     asked: VecDeque<(Entry, Option<OwnedFd>)>,
     answers: VecDeque<(u64, Answer)>,
     done: bool,
-    block: Vec<u8>,
+    piece: Vec<u8>,
     since_look: u64,
 }
 
@@ -213,7 +224,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             asked: VecDeque::new(),
             answers: VecDeque::new(),
             done: false,
-            block: Vec::new(),
+            piece: Vec::new(),
             since_look: 0,
         }
     }
@@ -470,57 +481,75 @@ impl<'s, 'a> Sender<'s, 'a> {
         file: BorrowedFd<'_>,
         mut tree: Tree,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
+        let mut piece = std::mem::take(&mut self.piece);
+        let ended = self.blocks(entry, file, &mut tree, &mut piece);
+        self.piece = piece;
+        ended
+    }
+
+    fn blocks(
+        &mut self,
+        entry: &Entry,
+        file: BorrowedFd<'_>,
+        tree: &mut Tree,
+        piece: &mut Vec<u8>,
+    ) -> Result<Option<(u64, Option<Hash>)>, Error> {
         let size = entry.size.unwrap_or(0);
-        let mut block = std::mem::take(&mut self.block);
         let mut data_until = 0;
-        let result = loop {
+        loop {
             let offset = tree.bytes();
-            if entry.sparse && offset >= data_until {
-                let skipped = match self.holes(file, &mut tree, size, &mut data_until) {
-                    Ok(skipped) => skipped,
-                    Err(error) => break Err(error),
-                };
-                if skipped {
-                    continue;
+            if entry.sparse && offset >= data_until && self.holes(file, tree, size, &mut data_until)? {
+                continue;
+            }
+            match self.block(entry, file, tree.blocks(), size.saturating_sub(offset), piece)? {
+                Some(Read::Whole(sum)) => {
+                    tree.push(sum);
+                    self.say(&Message::Sum { value: sum.value })?;
+                    self.look_around(BLOCK as u64)?;
                 }
-            }
-            let left = size.saturating_sub(offset);
-            // One byte more than is left shows whether the file grew.
-            let length = if left < BLOCK as u64 { left as usize + 1 } else { BLOCK };
-            if block.len() < length {
-                block.resize(length, 0);
-            }
-            let read = match read_full(file, &mut block[..length], offset) {
-                Ok(read) => read,
-                Err(error) => {
-                    break self.abort(entry, format!("cannot read {}: {error}", entry.path)).map(|()| None);
-                }
-            };
-            if read < BLOCK {
-                if read as u64 != left || !unchanged(entry, file) {
-                    break self.abort(entry, changed(entry)).map(|()| None);
-                }
-                let mut tail = BlockHasher::new(tree.blocks());
-                tail.update(&block[..read]);
-                let hash = tree.finish(&tail);
-                break self.content(&block[..read]).map(|()| Some((size, Some(hash))));
-            }
-            if let Err(error) = self.content(&block[..BLOCK]) {
-                break Err(error);
-            }
-            let sum = Sum::of(tree.blocks(), &block[..BLOCK]);
-            tree.push(sum);
-            let told =
-                self.say(&Message::Sum { value: sum.value }).and_then(|()| self.look_around(BLOCK as u64));
-            if let Err(error) = told {
-                break Err(error);
+                Some(Read::Last(tail)) => return Ok(Some((size, Some(tree.clone().finish(&tail))))),
+                None => return Ok(None),
             }
             if !self.outgoing.waiting.contains_key(&entry.index) {
-                break Ok(Some((size, None)));
+                return Ok(Some((size, None)));
             }
-        };
-        self.block = block;
-        result
+        }
+    }
+
+    /// Reads, hashes and sends block `number`, or the `left` bytes that are all there is of it; `None` if the
+    /// entry was aborted. Small pieces, so that each is sent while it is in the processor's cache.
+    fn block(
+        &mut self,
+        entry: &Entry,
+        file: BorrowedFd<'_>,
+        number: u64,
+        left: u64,
+        piece: &mut Vec<u8>,
+    ) -> Result<Option<Read>, Error> {
+        let mut hasher = BlockHasher::new(number);
+        let is_last = left < BLOCK as u64;
+        let length = left.min(BLOCK as u64) as usize;
+        let mut done = 0;
+        while done < length {
+            let into = PIECE.min(length - done);
+            if piece.len() < into {
+                piece.resize(into, 0);
+            }
+            match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
+                Ok(read) if read == into => {}
+                Ok(_) => return self.abort(entry, changed(entry)).map(|()| None),
+                Err(error) => {
+                    return self.abort(entry, format!("cannot read {}: {error}", entry.path)).map(|()| None);
+                }
+            }
+            hasher.update(&piece[..into]);
+            self.content(&piece[..into])?;
+            done += into;
+        }
+        if is_last && !unchanged(entry, file) {
+            return self.abort(entry, changed(entry)).map(|()| None);
+        }
+        Ok(Some(if is_last { Read::Last(hasher) } else { Read::Whole(hasher.finish()) }))
     }
 
     /// At a hole of at least one block says so instead of sending zeros.
@@ -566,11 +595,11 @@ impl<'s, 'a> Sender<'s, 'a> {
             let read = if fast {
                 self.session.data_from(self.stream, file, offset, length)?
             } else {
-                let mut block = std::mem::take(&mut self.block);
-                block.resize(BLOCK, 0);
-                let read = read_full(file, &mut block[..length], offset).unwrap_or(0);
-                self.session.data(self.stream, &block[..length])?;
-                self.block = block;
+                let mut piece = std::mem::take(&mut self.piece);
+                piece.resize(length.max(piece.len()), 0);
+                let read = read_full(file, &mut piece[..length], offset).unwrap_or(0);
+                self.session.data(self.stream, &piece[..length])?;
+                self.piece = piece;
                 read
             };
             if read < length {
