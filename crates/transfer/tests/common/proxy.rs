@@ -33,25 +33,38 @@ pub(crate) struct Proxy {
     pub(crate) recorded: Arc<Mutex<Vec<u8>>>,
     /// What came back.
     pub(crate) answered: Arc<Mutex<Vec<u8>>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Proxy {
+    /// Ends the thread that accepts, and its descriptor with it.
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
 }
 
 impl Proxy {
-    /// The thread ends with the test's process; it waits without working.
     pub(crate) fn new(server: u16, fault: Option<(Way, u64, Fault)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (done, forwarded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let answered = Arc::new(Mutex::new(Vec::new()));
+        let over = Arc::new(AtomicBool::new(false));
         let proxy = Self {
             port,
             done: done.clone(),
             forwarded: forwarded.clone(),
             recorded: recorded.clone(),
             answered: answered.clone(),
+            over: over.clone(),
         };
         std::thread::spawn(move || {
             for client in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
                     return;
                 };
