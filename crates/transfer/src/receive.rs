@@ -60,8 +60,6 @@ pub(crate) struct Receiver<'a> {
     /// A full block waits for its chaining value.
     sum_due: bool,
     pipe: Option<(OwnedFd, OwnedFd)>,
-    /// Where unverified data was written by the kernel, counted in bytes.
-    spliced: u64,
     paths: BTreeMap<u64, (RelPath, Kind)>,
 }
 
@@ -124,7 +122,6 @@ impl<'a> Receiver<'a> {
             hasher: BlockHasher::new(0),
             sum_due: false,
             pipe: None,
-            spliced: 0,
             paths: BTreeMap::new(),
         }
     }
@@ -358,11 +355,10 @@ impl<'a> Receiver<'a> {
         if self.sum_due || self.filled + length > BLOCK {
             return Err(Violation::Unexpected("data across the end of a block").into());
         }
-        let unverified = !self.options.verify && matches!(self.target, Target::Tree { .. });
         // Failed: the session drops what is not taken.
         let Some(landing) = self.current()? else { return Ok(()) };
         let number = landing.tree.blocks();
-        if unverified && self.session.is_plain() {
+        if self.splices() {
             return self.splice();
         }
         self.block.resize(BLOCK, 0);
@@ -388,7 +384,12 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
-    /// Unverified: the kernel moves the data from the socket to the file.
+    /// Whether the kernel moves the data: it need not be seen here, and goes from a socket to a file as it is.
+    fn splices(&self) -> bool {
+        !self.options.verify && self.session.is_plain() && matches!(self.target, Target::Tree { .. })
+    }
+
+    /// Lets the kernel move the data from the socket to the file.
     fn splice(&mut self) -> Result<(), Error> {
         if self.pipe.is_none() {
             let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -397,13 +398,13 @@ impl<'a> Receiver<'a> {
             let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
             self.pipe = Some(pipe);
         }
-        let at = self.spliced;
         let (Some(store), Some(Waiting { index, state: Waits::Landing(landing) })) =
             (&mut self.store, self.files.front_mut())
         else {
             return Ok(());
         };
         let index = *index;
+        let at = landing.tree.bytes() + self.filled as u64;
         let opened = match store.open(landing) {
             Ok(opened) => opened.part.as_fd(),
             Err(fault) => return self.fail_current(index, fault),
@@ -411,9 +412,14 @@ impl<'a> Receiver<'a> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
         match self.session.data_into(pipe, opened, at) {
             Ok(bytes) => {
-                self.spliced += bytes as u64;
+                self.filled += bytes;
                 (self.observe)(Progress::Moved { bytes: bytes as u64 });
-                Ok(())
+                if self.filled < BLOCK {
+                    return Ok(());
+                }
+                self.filled = 0;
+                let noted = store.note(landing, Sum::default());
+                self.stored(noted)
             }
             Err(Error::Io { source, .. }) => {
                 let text = format!("cannot write at byte {at}: {source}");
@@ -451,11 +457,9 @@ impl<'a> Receiver<'a> {
     }
 
     fn put_block(&mut self, block: Option<&[u8]>, sum: Sum) -> Result<(), Error> {
-        let Some(Waiting { index, state: Waits::Landing(landing) }) = self.files.front_mut() else {
+        let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
             return Ok(());
         };
-        let index = *index;
-        let kind = landing.entry.kind;
         let stored = match (&mut self.target, &mut self.store) {
             (Target::Tree { .. }, Some(store)) => store.block(landing, block, sum),
             (Target::Sink(spool), _) => spool.write(block.unwrap_or(&ZEROS)).map(|()| landing.tree.push(sum)),
@@ -465,9 +469,17 @@ impl<'a> Receiver<'a> {
             }),
             _ => Ok(()),
         };
-        let bytes = landing.tree.bytes();
+        self.stored(stored)
+    }
+
+    /// A block is written, or could not be.
+    fn stored(&mut self, stored: Result<(), Fault>) -> Result<(), Error> {
+        let Some(Waiting { index, state: Waits::Landing(landing) }) = self.files.front() else {
+            return Ok(());
+        };
+        let (index, bytes) = (*index, landing.tree.bytes());
         match stored {
-            Ok(()) if kind == Kind::Pipe => {
+            Ok(()) if landing.entry.kind == Kind::Pipe => {
                 self.say(&Message::Progress { index, bytes })?;
                 self.session.flush()
             }
@@ -498,12 +510,11 @@ impl<'a> Receiver<'a> {
         let mut waiting = self.take(index)?;
         waiting.state.differs();
         let filled = std::mem::take(&mut self.filled);
-        let spliced = std::mem::take(&mut self.spliced);
         if std::mem::take(&mut self.sum_due) {
             return Err(Violation::Unexpected("an end instead of a block's value").into());
         }
         let Waits::Landing(landing) = waiting.state else { return Ok(()) };
-        let arrived = landing.tree.bytes() + spliced + filled as u64;
+        let arrived = landing.tree.bytes() + filled as u64;
         if size != arrived || (landing.entry.size.is_some_and(|known| known != size)) {
             landing.abandon(true);
             return Err(Error::Refused(
@@ -521,7 +532,8 @@ impl<'a> Receiver<'a> {
                 return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));
             }
         }
-        self.land(*landing, filled, size, hash)
+        let tail = if self.splices() { 0 } else { filled };
+        self.land(*landing, tail, size, hash)
     }
 
     fn land(&mut self, landing: Landing, filled: usize, size: u64, hash: Option<Hash>) -> Result<(), Error> {
@@ -588,7 +600,8 @@ impl<'a> Receiver<'a> {
         match self.take(index)?.state {
             Waits::Complete { hash, landing } => {
                 let size = landing.entry.size.unwrap_or(0);
-                let mut receipt = receipt(index, size, Some(hash), self.options, landing.dest());
+                let hash = self.options.verify.then_some(hash);
+                let mut receipt = receipt(index, size, hash, self.options, landing.dest());
                 receipt.present = true;
                 self.confirm(receipt)
             }
@@ -597,7 +610,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn abort(&mut self, index: u64, refusal: Refusal, text: String) -> Result<(), Error> {
-        (self.filled, self.sum_due, self.spliced) = (0, false, 0);
+        (self.filled, self.sum_due) = (0, false);
         let waiting = self.take(index)?;
         if let Waits::Landing(landing) = waiting.state {
             landing.abandon(refusal == Refusal::Source);
@@ -664,7 +677,7 @@ impl<'a> Receiver<'a> {
         {
             landing.abandon(false);
         }
-        (self.filled, self.sum_due, self.spliced) = (0, false, 0);
+        (self.filled, self.sum_due) = (0, false);
         let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
         self.failed(index, &path, fault)
     }

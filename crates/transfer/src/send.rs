@@ -399,6 +399,9 @@ impl<'s, 'a> Sender<'s, 'a> {
         let index = entry.index;
         let (ours, file) = if entry.hash.is_some() {
             (entry.hash, file)
+        } else if !self.options.verify {
+            // The receiver has gone by length and time.
+            (Some(theirs), file)
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
             (self.observe)(Progress::Verifying { path: entry.path.clone() });
@@ -411,7 +414,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
         if let Some(sent) = self.outgoing.waiting.get_mut(&index) {
             sent.ended = true;
-            sent.content = entry.size.map(|size| (size, ours));
+            sent.content = entry.size.map(|size| (size, ours.filter(|_| self.options.verify)));
         }
         self.say(&Message::Same { index })
     }
@@ -455,7 +458,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let ended = if self.options.verify {
             self.verified(&entry, file.as_fd(), tree)?
         } else {
-            self.unverified(&entry, file.as_fd())?
+            self.unverified(&entry, file.as_fd(), tree.bytes())?
         };
         let Some((size, hash)) = ended else { return Ok(()) };
         self.end(entry.index, size, hash)
@@ -504,7 +507,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             match self.block(entry, file, tree.blocks(), size.saturating_sub(offset), piece)? {
                 Some(Read::Whole(sum)) => {
                     tree.push(sum);
-                    self.say(&Message::Sum { value: sum.value })?;
+                    self.sum(sum.value)?;
                     self.look_around(BLOCK as u64)?;
                 }
                 Some(Read::Last(tail)) => return Ok(Some((size, Some(tree.clone().finish(&tail))))),
@@ -584,10 +587,10 @@ impl<'s, 'a> Sender<'s, 'a> {
         &mut self,
         entry: &Entry,
         file: BorrowedFd<'_>,
+        mut offset: u64,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
         let size = entry.size.unwrap_or(0);
         let fast = self.session.is_plain();
-        let mut offset = 0;
         while offset < size {
             let piece = self.limiter.piece(BLOCK).min(BLOCK - (offset % BLOCK as u64) as usize);
             let length = piece.min(usize::try_from(size - offset).unwrap_or(usize::MAX));
@@ -631,6 +634,10 @@ impl<'s, 'a> Sender<'s, 'a> {
         Ok(())
     }
 
+    fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
+        if self.options.verify { self.say(&Message::Sum { value }) } else { Ok(()) }
+    }
+
     fn pause(&mut self, bytes: usize) -> Result<(), Error> {
         let mut pause = self.limiter.pause(bytes, Instant::now());
         while !pause.is_zero() {
@@ -661,7 +668,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(()) };
             let Some(block) = pipe.held.get_mut(place).map(std::mem::take) else { break };
             let value = Sum::of(first_held + place as u64, &block).value;
-            let sent = self.content(&block).and_then(|()| self.say(&Message::Sum { value }));
+            let sent = self.content(&block).and_then(|()| self.sum(value));
             if let Source::Pipe(pipe) = &mut self.outgoing.source {
                 pipe.held[place] = block;
             }
@@ -724,7 +731,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         });
         self.content(&bytes)?;
         if let Some(value) = full {
-            self.say(&Message::Sum { value })?;
+            self.sum(value)?;
         }
         self.look_around(BLOCK as u64)?;
         Ok(false)

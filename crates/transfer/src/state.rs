@@ -36,10 +36,12 @@ pub(crate) struct Found {
 }
 
 impl State {
-    /// Begins a log for an empty partial file; both are made in `dir` under the names given.
+    /// Begins a log for an empty partial file; both are made in `dir` under the names given. Without
+    /// `verified` its sums mean nothing, and it says only how much was written.
     pub(crate) fn create(
         dir: BorrowedFd<'_>,
         token: Token,
+        verified: bool,
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
@@ -47,7 +49,7 @@ impl State {
         let log = rustix::fs::openat(dir, log, flags, Mode::RUSR | Mode::WUSR)?;
         lock(&log)?;
         let part = rustix::fs::openat(dir, part, flags | OFlags::TRUNC, Mode::RUSR | Mode::WUSR)?;
-        let header = header(token, &rustix::fs::fstat(&part)?);
+        let header = header(token, verified, &rustix::fs::fstat(&part)?);
         rustix::fs::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
@@ -61,6 +63,7 @@ impl State {
     pub(crate) fn resume(
         dir: BorrowedFd<'_>,
         token: Token,
+        verified: bool,
         part: &str,
         log: &str,
     ) -> Result<Option<Found>, Errno> {
@@ -75,13 +78,13 @@ impl State {
         let stat = rustix::fs::fstat(&part)?;
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
-        let expected = header(token, &stat);
+        let expected = header(token, verified, &stat);
         // All but the boot, which only decides how much the rest is believed.
         if stored[..BOOT] != expected[..BOOT] || stored[BOOT + 16..] != expected[BOOT + 16..] {
             return Ok(None);
         }
         let mut state = Self { log, key: key(&stored), records: 0 };
-        let tree = state.replay(part.as_fd(), &stat, stored == expected);
+        let tree = state.replay(part.as_fd(), &stat, verified, stored == expected);
         let length = tree.bytes();
         if stat.st_size as u64 != length {
             rustix::fs::ftruncate(&part, length)?;
@@ -91,7 +94,7 @@ impl State {
     }
 
     /// Reads the records back, and as much of the file as they cannot vouch for.
-    fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, same_boot: bool) -> Tree {
+    fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, verified: bool, same_boot: bool) -> Tree {
         let mut sums = Tree::new();
         let mut last = None;
         let mut buffer = vec![0; RECORD * 512];
@@ -116,8 +119,11 @@ impl State {
         }
         let untouched =
             same_boot && stat.st_size as u64 == sums.bytes() && last.is_none_or(|time| time == mtime(stat));
-        if !untouched {
+        if !untouched && verified {
             sums = self.compare(part, read);
+        } else if !verified && !same_boot {
+            // There is nothing to compare with.
+            sums = Tree::new();
         }
         self.records = sums.blocks();
         sums
@@ -180,15 +186,17 @@ impl State {
     }
 }
 
-/// Where the boot's name stands in the header.
+/// Where the boot's name stands in the header, and whether the sums are sums.
 const BOOT: usize = 48;
+const VERIFIED: usize = 40;
 
-fn header(token: Token, part: &Stat) -> [u8; RECORD] {
+fn header(token: Token, verified: bool, part: &Stat) -> [u8; RECORD] {
     let mut header = [0; RECORD];
     header[..8].copy_from_slice(&MAGIC);
     header[8..24].copy_from_slice(&token);
     header[24..32].copy_from_slice(&part.st_dev.to_be_bytes());
     header[32..40].copy_from_slice(&part.st_ino.to_be_bytes());
+    header[VERIFIED] = u8::from(verified);
     header[BOOT..BOOT + 16].copy_from_slice(&boot());
     header
 }
@@ -231,7 +239,7 @@ mod tests {
 
     /// Receives three blocks and goes away.
     fn three_blocks(dir: &OwnedFd) {
-        let (mut state, part) = State::create(dir.as_fd(), [7; 16], "p", "s").unwrap();
+        let (mut state, part) = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
         for number in 0..3 {
             write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
             state.append(part.as_fd(), Sum::of(number, &block(number))).unwrap();
@@ -239,7 +247,7 @@ mod tests {
     }
 
     fn resumed(dir: &OwnedFd) -> u64 {
-        State::resume(dir.as_fd(), [7; 16], "p", "s").unwrap().map_or(0, |found| {
+        State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
             let mut whole = Tree::new();
             (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
             assert_eq!(found.tree, whole);
@@ -254,14 +262,17 @@ mod tests {
         three_blocks(&dir);
         assert_eq!(resumed(&dir), 3);
         assert_eq!(resumed(&dir), 3, "resuming changes nothing");
-        assert!(State::resume(dir.as_fd(), [8; 16], "p", "s").unwrap().is_none(), "another file's token");
+        assert!(
+            State::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(),
+            "another file's token"
+        );
     }
 
     #[test]
     fn one_session_at_a_time() {
         let (_temp, dir) = dir();
-        let held = State::create(dir.as_fd(), [7; 16], "p", "s").unwrap();
-        assert_eq!(State::resume(dir.as_fd(), [7; 16], "p", "s").unwrap_err(), Errno::WOULDBLOCK);
+        let held = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
+        assert_eq!(State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
         drop(held);
         assert_eq!(resumed(&dir), 0);
     }
@@ -295,6 +306,21 @@ mod tests {
         log.set_len(RECORD as u64 * 3 + 50).unwrap();
         assert_eq!(resumed(&dir), 2);
         write_full(log.as_fd(), b"x", RECORD as u64 + 3).unwrap();
+        assert_eq!(resumed(&dir), 0);
+    }
+
+    #[test]
+    fn an_unverified_log_is_not_taken_for_a_verified_one() {
+        let (_temp, dir) = dir();
+        let (mut state, part) = State::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+        write_full(part.as_fd(), &block(0), 0).unwrap();
+        state.append(part.as_fd(), Sum::default()).unwrap();
+        // A kill before the next record.
+        write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
+        drop((state, part));
+        let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        assert_eq!((found.tree.blocks(), found.tree.alone().is_some()), (1, true));
+        drop(found);
         assert_eq!(resumed(&dir), 0);
     }
 

@@ -213,7 +213,11 @@ impl<'a> Store<'a> {
             Ok(stat) => {
                 let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
                 let same_time = entry.hash.is_some() || entry.mtime == Some(root::mtime(&stat));
-                if is_file && entry.size == Some(stat.st_size as u64) && same_time && self.options.verify {
+                if is_file && entry.size == Some(stat.st_size as u64) && same_time {
+                    if !self.options.verify && entry.hash.is_none() {
+                        // Length and time are all that an unverified transfer goes by.
+                        return Ok(Err(Hash::default()));
+                    }
                     let (file, _) = self.root.file(dest).map_err(|error| Fault::new("read", dest, error))?;
                     return match hash_file(file.as_fd()) {
                         Ok((hash, _)) => Ok(Err(hash)),
@@ -227,7 +231,7 @@ impl<'a> Store<'a> {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(Fault::new("look at", dest, error)),
         }
-        if self.options.dry_run || !self.options.verify {
+        if self.options.dry_run {
             return Ok(Ok(Tree::new()));
         }
         Ok(Ok(self.resume(entry, &parent)?.map_or_else(Tree::new, |found| found.tree)))
@@ -237,13 +241,13 @@ impl<'a> Store<'a> {
         let (part, log) = names(entry.token);
         let token = entry.token;
         let work = self.work_for(parent)?;
-        State::resume(work.dir.as_fd(), token, &part, &log).map_err(|error| in_use("resume", &part, error))
+        State::resume(work.dir.as_fd(), token, self.options.verify, &part, &log)
+            .map_err(|error| in_use("resume", &part, error))
     }
 
     /// Claims a file that may leave a partial one behind.
     pub(crate) fn claim(&self, entry: &Entry) -> Result<Option<Claim>, Fault> {
-        let leaves_part = self.options.verify && entry.size.is_none_or(|size| size >= BLOCK as u64);
-        if leaves_part { self.claimant.claim(entry.token).map(Some) } else { Ok(None) }
+        if leaves_part(entry) { self.claimant.claim(entry.token).map(Some) } else { Ok(None) }
     }
 
     /// Gets ready for a file; nothing is created before its first block is verified.
@@ -255,7 +259,7 @@ impl<'a> Store<'a> {
         resume: bool,
     ) -> Result<Landing, Fault> {
         let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
-        if resume && self.options.verify {
+        if resume {
             let (parent, _) = self.parent_of(&landing.dest)?;
             if let Some(found) = self.resume(&landing.entry, &parent)? {
                 let work = self.work_for(&parent)?;
@@ -272,14 +276,14 @@ impl<'a> Store<'a> {
     pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
         if landing.opened.is_none() {
             let (parent, _) = self.parent_of(&landing.dest)?;
-            landing.opened = Some(if self.options.verify {
+            landing.opened = Some(if leaves_part(&landing.entry) {
                 let (name, log) = names(landing.entry.token);
                 let token = landing.entry.token;
                 let mut tries = 0;
                 let (work, (state, part)) = loop {
                     let work = self.work_for(&parent)?;
                     tries += 1;
-                    match State::create(work.dir.as_fd(), token, &name, &log) {
+                    match State::create(work.dir.as_fd(), token, self.options.verify, &name, &log) {
                         Ok(made) => break (work, made),
                         // Another session has removed the directory meanwhile, being empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,
@@ -342,14 +346,17 @@ impl<'a> Store<'a> {
             Some(block) => root::write_full(opened.part.as_fd(), block, offset),
             None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
-        let noted = written.and_then(|()| match &mut opened.state {
-            Some(state) => state.append(opened.part.as_fd(), sum).map_err(Into::into),
-            None => Ok(()),
-        });
-        noted.map_err(|error| {
-            let about = &landing.dest;
-            Fault(refusal(&error), format!("cannot write {about} at byte {offset}: {error}"))
-        })?;
+        written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
+        self.note(landing, sum)
+    }
+
+    /// Notes that the next block is written.
+    pub(crate) fn note(&mut self, landing: &mut Landing, sum: Sum) -> Result<(), Fault> {
+        let offset = landing.tree.bytes();
+        if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
+            let noted = state.append(part.as_fd(), sum);
+            noted.map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
+        }
         landing.tree.push(sum);
         Ok(())
     }
@@ -636,6 +643,11 @@ impl Landing {
     }
 }
 
+/// Whether a part of it may be kept for a later session: it has a block that can be.
+fn leaves_part(entry: &Entry) -> bool {
+    entry.size.is_none_or(|size| size >= BLOCK as u64)
+}
+
 /// Gives a nameless file a name.
 fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
     match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
@@ -664,6 +676,10 @@ fn exists(dest: &RelPath, is_file: bool) -> Fault {
         )
     };
     Fault(Refusal::Exists, told)
+}
+
+fn unwritten(dest: &RelPath, offset: u64, error: &std::io::Error) -> Fault {
+    Fault(refusal(error), format!("cannot write {dest} at byte {offset}: {error}"))
 }
 
 /// A partial file that another process holds.

@@ -221,6 +221,52 @@ fn a_get_that_is_cut_goes_on_where_it_was() {
 }
 
 #[test]
+fn unverified_transfers_that_are_cut_go_on_where_they_were() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    let content = bytes(9 * BLOCK + 70, 8);
+    fs::write(&file, &content).unwrap();
+    let most = content.len() as u64 + BLOCK as u64 + 4000;
+    let quick = |options: &mut ShareOptions| options.deadlines = quick();
+    let served = share(to.path(), quick, |shared| {
+        let cut = |way| Proxy::new(shared.port, Some((way, 5 * BLOCK as u64 + 100, Fault::Reset)));
+        let mut options = PutOptions::default();
+        options.verify = false;
+        let proxy = cut(Way::ToServer);
+        let put = |input, name: &str, port| patient(port).put(input, &place(name), &options, &mut |_| {}).0;
+        let summary = put(Input::Path(file.clone()), "file", proxy.port);
+        assert_eq!((summary.confirmed, summary.failed), (1, 0), "{summary:?}");
+        // What is there already goes by its length and time.
+        let summary = put(Input::Path(file.clone()), "file", shared.port);
+        assert!(summary.confirmed == 1 && summary.wire < 1000, "{summary:?}");
+        let proxy = cut(Way::ToServer);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let writing = std::thread::spawn({
+            let content = content.clone();
+            move || std::io::Write::write_all(&mut writer, &content)
+        });
+        let summary = put(Input::Pipe(reader.into()), "pipe", proxy.port);
+        assert_eq!((summary.confirmed, summary.failed), (1, 0), "{summary:?}");
+        writing.join().unwrap().unwrap();
+        let mut options = GetOptions::default();
+        options.verify = false;
+        let proxy = cut(Way::ToClient);
+        let output = Output::Path(from.path().join("back"));
+        let (summary, error) = patient(proxy.port).get(&place("file"), &output, &options, &mut |_| {});
+        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        assert!(summary.wire <= most, "{summary:?}");
+    });
+    for name in ["file", "pipe"] {
+        assert!(fs::read(to.path().join(name)).unwrap() == content, "{name}");
+        let request = format!("put {name}");
+        let received: u64 =
+            served.iter().filter(|one| one.request == request).map(|one| one.summary.wire).sum();
+        assert!(received <= most, "{name}: {received} bytes");
+    }
+    assert!(fs::read(from.path().join("back")).unwrap() == content);
+}
+
+#[test]
 fn a_pipe_that_is_cut_goes_on_without_having_been_kept() {
     let to = tempdir().unwrap();
     let content = bytes(30 * BLOCK + 123, 5);
