@@ -129,24 +129,35 @@ impl Tree {
         self.alone = if self.blocks == 1 { sum.alone } else { None };
     }
 
+    /// The hash of a file whose last bytes, less than a block, are these.
+    pub(crate) fn end(&self, tail: &[u8]) -> Hash {
+        if self.blocks == 0 {
+            return *blake3::hash(tail).as_bytes();
+        }
+        let mut hasher = BlockHasher::new(self.blocks);
+        hasher.update(tail);
+        self.finish(&hasher)
+    }
+
     /// The hash of a file that ends after the complete blocks and, if it is not empty, `tail`.
-    pub(crate) fn finish(mut self, tail: &BlockHasher) -> Hash {
-        if tail.length() > 0 || self.blocks == 0 {
+    pub(crate) fn finish(&self, tail: &BlockHasher) -> Hash {
+        let mut tree = self.clone();
+        if tail.length() > 0 || tree.blocks == 0 {
             let sum = tail.finish();
-            if let (0, Some(alone)) = (self.blocks, sum.alone) {
+            if let (0, Some(alone)) = (tree.blocks, sum.alone) {
                 return alone;
             }
-            self.push(sum);
+            tree.push(sum);
         }
-        if let Some(alone) = self.alone {
+        if let Some(alone) = tree.alone {
             return alone;
         }
-        let mut right = self.stack.pop().unwrap_or_default();
-        while self.stack.len() > 1 {
-            let left = self.stack.pop().unwrap_or_default();
+        let mut right = tree.stack.pop().unwrap_or_default();
+        while tree.stack.len() > 1 {
+            let left = tree.stack.pop().unwrap_or_default();
             right = merge_subtrees_non_root(&left, &right, Mode::Hash);
         }
-        match self.stack.pop() {
+        match tree.stack.pop() {
             Some(left) => *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
             None => right,
         }
@@ -194,6 +205,7 @@ mod tests {
         }
         let mut tail = BlockHasher::new(tree.blocks());
         tail.update(&file[whole..]);
+        assert_eq!(tree.finish(&tail), tree.end(&file[whole..]));
         tree.finish(&tail)
     }
 

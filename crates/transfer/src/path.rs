@@ -131,6 +131,11 @@ impl RelPath {
         })
     }
 
+    /// The last component; empty at the root.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.0.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+    }
+
     /// Whether a symbolic link at this path to `target` stays inside the tree, judged by its text.
     pub(crate) fn link_stays_inside(&self, target: &[u8]) -> bool {
         let mut depth = self.0.iter().filter(|byte| **byte == b'/').count() as i64;

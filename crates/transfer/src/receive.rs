@@ -18,7 +18,7 @@ use crate::progress::{Confirmation, Progress, Summary};
 use crate::root::Root;
 use crate::sink::Spool;
 use crate::state::short;
-use crate::store::{Fault, Landing, Store, now};
+use crate::store::{Fault, Landing, Store, leaves_part, now};
 use crate::wire::Violation;
 
 /// What is received and hashed at once: a fraction of a second-level cache.
@@ -55,8 +55,9 @@ pub(crate) struct Receiver<'a> {
     ask: bool,
     block: Vec<u8>,
     filled: usize,
-    /// Has seen what is in `block`.
+    /// Has seen the first `hashed` bytes of `block`.
     hasher: BlockHasher,
+    hashed: usize,
     /// A full block waits for its chaining value.
     sum_due: bool,
     pipe: Option<(OwnedFd, OwnedFd)>,
@@ -120,6 +121,7 @@ impl<'a> Receiver<'a> {
             block: Vec::new(),
             filled: 0,
             hasher: BlockHasher::new(0),
+            hashed: 0,
             sum_due: false,
             pipe: None,
             paths: BTreeMap::new(),
@@ -317,8 +319,10 @@ impl<'a> Receiver<'a> {
     }
 
     fn look(&mut self, mut entry: Entry, dest: RelPath) -> Result<Waits, Fault> {
-        // The same source may go to several names at once.
-        entry.token = bound(entry.token, &dest);
+        if leaves_part(&entry) {
+            // The same source may go to several names at once.
+            entry.token = bound(entry.token, &dest);
+        }
         match &mut self.target {
             Target::Tree { .. } => {}
             Target::Sink(spool) => {
@@ -362,17 +366,15 @@ impl<'a> Receiver<'a> {
             return self.splice();
         }
         self.block.resize(BLOCK, 0);
-        if self.filled == 0 {
-            self.hasher = BlockHasher::new(number);
-        }
         let to = self.filled + length;
-        for piece in self.block[self.filled..to].chunks_mut(PIECE) {
-            self.session.read_data(piece)?;
-            if self.options.verify {
-                self.hasher.update(piece);
+        while self.filled < to {
+            let until = to.min(self.filled + PIECE);
+            self.session.read_data(&mut self.block[self.filled..until])?;
+            self.filled = until;
+            if self.options.verify && self.filled - self.hashed >= PIECE {
+                self.hash(number);
             }
         }
-        self.filled = to;
         (self.observe)(Progress::Moved { bytes: length as u64 });
         if self.filled == BLOCK {
             if self.options.verify {
@@ -382,6 +384,20 @@ impl<'a> Receiver<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Hashes what has arrived of block `number`.
+    fn hash(&mut self, number: u64) {
+        if self.hashed == 0 {
+            self.hasher = BlockHasher::new(number);
+        }
+        self.hasher.update(&self.block[self.hashed..self.filled]);
+        self.hashed = self.filled;
+    }
+
+    /// Nothing of a block is here.
+    fn empty(&mut self) {
+        (self.filled, self.hashed, self.sum_due) = (0, 0, false);
     }
 
     /// Whether the kernel moves the data: it need not be seen here, and goes from a socket to a file as it is.
@@ -433,13 +449,14 @@ impl<'a> Receiver<'a> {
 
     fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
         let Some(landing) = self.current()? else {
-            (self.filled, self.sum_due) = (0, false);
+            self.empty();
             return Ok(());
         };
         let number = landing.tree.blocks();
         if !self.sum_due {
             return Err(Violation::Unexpected("the value of no block").into());
         }
+        self.hash(number);
         let sum = self.hasher.finish();
         if sum.value != value {
             let text = format!("block {number} arrived damaged; what came before it is kept");
@@ -449,7 +466,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn store_block(&mut self, sum: Sum) -> Result<(), Error> {
-        (self.filled, self.sum_due) = (0, false);
+        self.empty();
         let block = std::mem::take(&mut self.block);
         let result = self.put_block(Some(&block), sum);
         self.block = block;
@@ -509,11 +526,14 @@ impl<'a> Receiver<'a> {
     fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
         let mut waiting = self.take(index)?;
         waiting.state.differs();
-        let filled = std::mem::take(&mut self.filled);
-        if std::mem::take(&mut self.sum_due) {
+        if self.sum_due {
             return Err(Violation::Unexpected("an end instead of a block's value").into());
         }
-        let Waits::Landing(landing) = waiting.state else { return Ok(()) };
+        let Waits::Landing(landing) = waiting.state else {
+            self.empty();
+            return Ok(());
+        };
+        let filled = self.filled;
         let arrived = landing.tree.bytes() + filled as u64;
         if size != arrived || (landing.entry.size.is_some_and(|known| known != size)) {
             landing.abandon(true);
@@ -523,15 +543,18 @@ impl<'a> Receiver<'a> {
             ));
         }
         if self.options.verify {
-            if filled == 0 {
-                self.hasher = BlockHasher::new(landing.tree.blocks());
-            }
-            let computed = landing.tree.clone().finish(&self.hasher);
+            let computed = if self.hashed == 0 {
+                landing.tree.end(&self.block[..filled])
+            } else {
+                self.hash(landing.tree.blocks());
+                landing.tree.finish(&self.hasher)
+            };
             if hash != Some(computed) {
                 landing.abandon(hash.is_some());
                 return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));
             }
         }
+        self.empty();
         let tail = if self.splices() { 0 } else { filled };
         self.land(*landing, tail, size, hash)
     }
@@ -610,7 +633,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn abort(&mut self, index: u64, refusal: Refusal, text: String) -> Result<(), Error> {
-        (self.filled, self.sum_due) = (0, false);
+        self.empty();
         let waiting = self.take(index)?;
         if let Waits::Landing(landing) = waiting.state {
             landing.abandon(refusal == Refusal::Source);
@@ -677,7 +700,7 @@ impl<'a> Receiver<'a> {
         {
             landing.abandon(false);
         }
-        (self.filled, self.sum_due) = (0, false);
+        self.empty();
         let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
         self.failed(index, &path, fault)
     }
@@ -706,10 +729,8 @@ fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &R
 
 /// Names a partial file: what is sent, and what it is to become.
 fn bound(token: Token, dest: &RelPath) -> Token {
-    let mut hasher = blake3::Hasher::new_derive_key("linger-transfer 2026 name of a partial file");
-    hasher.update(&token);
-    hasher.update(dest.as_bytes());
-    short(hasher.finalize())
+    let named = [&b"linger-transfer partial file\0"[..], &token, dest.as_bytes()].concat();
+    short(blake3::hash(&named))
 }
 
 fn write_stream(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {

@@ -95,9 +95,7 @@ impl Pipe {
     }
 
     fn hash(&self) -> Hash {
-        let mut tail = BlockHasher::new(self.tree.blocks());
-        tail.update(&self.current);
-        self.tree.clone().finish(&tail)
+        self.tree.end(&self.current)
     }
 }
 
@@ -185,7 +183,7 @@ enum Read {
     /// A full block.
     Whole(Sum),
     /// Less than one, perhaps nothing: the file ends here.
-    Last(BlockHasher),
+    Last(Hash),
 }
 
 /// One session's worth of sending.
@@ -504,13 +502,13 @@ impl<'s, 'a> Sender<'s, 'a> {
             if entry.sparse && offset >= data_until && self.holes(file, tree, size, &mut data_until)? {
                 continue;
             }
-            match self.block(entry, file, tree.blocks(), size.saturating_sub(offset), piece)? {
+            match self.block(entry, file, tree, size.saturating_sub(offset), piece)? {
                 Some(Read::Whole(sum)) => {
                     tree.push(sum);
                     self.sum(sum.value)?;
                     self.look_around(BLOCK as u64)?;
                 }
-                Some(Read::Last(tail)) => return Ok(Some((size, Some(tree.clone().finish(&tail))))),
+                Some(Read::Last(hash)) => return Ok(Some((size, Some(hash)))),
                 None => return Ok(None),
             }
             if !self.outgoing.waiting.contains_key(&entry.index) {
@@ -519,17 +517,18 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
     }
 
-    /// Reads, hashes and sends block `number`, or the `left` bytes that are all there is of it; `None` if the
+    /// Reads, hashes and sends the next block, or the `left` bytes that are all there is of it; `None` if the
     /// entry was aborted. Small pieces, so that each is sent while it is in the processor's cache.
     fn block(
         &mut self,
         entry: &Entry,
         file: BorrowedFd<'_>,
-        number: u64,
+        tree: &Tree,
         left: u64,
         piece: &mut Vec<u8>,
     ) -> Result<Option<Read>, Error> {
-        let mut hasher = BlockHasher::new(number);
+        let number = tree.blocks();
+        let mut hasher = None;
         let is_last = left < BLOCK as u64;
         let length = left.min(BLOCK as u64) as usize;
         let mut done = 0;
@@ -545,14 +544,21 @@ impl<'s, 'a> Sender<'s, 'a> {
                     return self.abort(entry, format!("cannot read {}: {error}", entry.path)).map(|()| None);
                 }
             }
-            hasher.update(&piece[..into]);
+            if length > PIECE {
+                hasher.get_or_insert_with(|| BlockHasher::new(number)).update(&piece[..into]);
+            }
             self.content(&piece[..into])?;
             done += into;
         }
         if is_last && !unchanged(entry, file) {
             return self.abort(entry, changed(entry)).map(|()| None);
         }
-        Ok(Some(if is_last { Read::Last(hasher) } else { Read::Whole(hasher.finish()) }))
+        Ok(Some(match hasher {
+            Some(hasher) if is_last => Read::Last(tree.finish(&hasher)),
+            Some(hasher) => Read::Whole(hasher.finish()),
+            // A piece or less: no need for a hasher of two kilobytes.
+            None => Read::Last(tree.end(&piece[..length])),
+        }))
     }
 
     /// At a hole of at least one block says so instead of sending zeros.

@@ -93,7 +93,7 @@ struct Landed {
     file: OwnedFd,
     temporary: Temporary,
     parent: Rc<OwnedFd>,
-    name: Vec<u8>,
+    dest: RelPath,
     log: Option<State>,
     /// Given up once the file has its name.
     claim: Option<Claim>,
@@ -370,11 +370,11 @@ impl<'a> Store<'a> {
         size: u64,
         hash: Option<Hash>,
     ) -> Result<(), Fault> {
-        let (parent, name) = self.parent_of(&landing.dest)?;
-        let dest = landing.dest.clone();
+        let (parent, _) = self.parent_of(&landing.dest)?;
+        let dest = landing.dest;
         let io = |doing: &'static str| {
-            let dest = dest.clone();
-            move |error: Errno| Fault::new(doing, &dest, error)
+            let dest = &dest;
+            move |error: Errno| Fault::new(doing, dest, error)
         };
         // Set-user-ID and the like are never taken over from a peer.
         let mode = landing.entry.mode & 0o777;
@@ -416,7 +416,7 @@ impl<'a> Store<'a> {
             present: false,
         };
         let claim = landing.claim.take();
-        self.group.push(Landed { file, temporary, parent, name, log, claim, receipt });
+        self.group.push(Landed { file, temporary, parent, dest, log, claim, receipt });
         self.group_bytes += size;
         Ok(())
     }
@@ -464,13 +464,13 @@ impl<'a> Store<'a> {
         let now = now();
         for landed in std::mem::take(&mut self.group) {
             let index = landed.receipt.index;
-            let dest = RelPath::new(landed.receipt.name.clone()).unwrap_or_default();
+            let dest = &landed.dest;
             let named = match synced {
-                Ok(()) => self.name(&landed, &dest),
-                Err(error) => Err(Fault::new("make durable", &dest, error)),
+                Ok(()) => self.name(&landed),
+                Err(error) => Err(Fault::new("make durable", dest, error)),
             };
             // Another session of the same transfer, cut but not yet noticed, may have been faster.
-            let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed, &dest);
+            let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed);
             let named = if present {
                 landed.temporary.remove(false);
                 Ok(())
@@ -511,17 +511,18 @@ impl<'a> Store<'a> {
     }
 
     /// Whether what has the final name is what was to get it.
-    fn has_same(&self, landed: &Landed, dest: &RelPath) -> bool {
-        let Ok((file, stat)) = self.root.file(dest) else { return false };
+    fn has_same(&self, landed: &Landed) -> bool {
+        let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
         landed.receipt.hash.is_some()
             && stat.st_size as u64 == landed.receipt.size
             && hash_file(file.as_fd()).is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
     }
 
     /// Gives one file its final name, all at once.
-    fn name(&mut self, landed: &Landed, dest: &RelPath) -> Result<(), Fault> {
+    fn name(&mut self, landed: &Landed) -> Result<(), Fault> {
         let replace = self.options.replace;
-        let to = os(&landed.name);
+        let dest = &landed.dest;
+        let to = os(dest.name());
         let named = match &landed.temporary {
             Temporary::Named { work, name } => {
                 let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
@@ -644,7 +645,7 @@ impl Landing {
 }
 
 /// Whether a part of it may be kept for a later session: it has a block that can be.
-fn leaves_part(entry: &Entry) -> bool {
+pub(crate) fn leaves_part(entry: &Entry) -> bool {
     entry.size.is_none_or(|size| size >= BLOCK as u64)
 }
 

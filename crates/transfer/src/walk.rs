@@ -260,7 +260,7 @@ fn describe(kind: FileType) -> &'static str {
 
 /// Names the content of a file as far as can be known without reading it: any write changes it.
 fn token(stat: &Stat, path: &RelPath) -> Token {
-    let mut hasher = blake3::Hasher::new_derive_key("linger-transfer 2026 identity of a source file");
+    let mut identity = b"linger-transfer source file\0".to_vec();
     for number in [
         stat.st_dev,
         stat.st_ino,
@@ -270,9 +270,9 @@ fn token(stat: &Stat, path: &RelPath) -> Token {
         stat.st_ctime as u64,
         stat.st_ctime_nsec,
     ] {
-        hasher.update(&number.to_be_bytes());
+        identity.extend(number.to_be_bytes());
     }
     // Hard links are files of their own at the receiver.
-    hasher.update(path.as_bytes());
-    short(hasher.finalize())
+    identity.extend(path.as_bytes());
+    short(blake3::hash(&identity))
 }

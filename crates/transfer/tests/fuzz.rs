@@ -1,21 +1,21 @@
 //! Peers that have gone mad: frames of real sessions, dropped, doubled, swapped and damaged, against both sides.
 //!
-//! No panic, bounded memory, nothing written outside of the directory.
+//! No panic, bounded memory, nothing written outside of the directory. `examples/fuzz.rs` does the same at length.
 
 mod common;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::time::Duration;
 
+use common::mad::*;
 use common::proxy::Proxy;
 use common::*;
 use linger_transfer::session::Deadlines;
 use linger_transfer::*;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 use tempfile::tempdir;
 
 const ROUNDS: u64 = 400;
@@ -25,59 +25,6 @@ fn quick() -> Deadlines {
     deadlines.ping = Duration::from_millis(20);
     deadlines.stall = Duration::from_millis(60);
     deadlines
-}
-
-/// The preface and the frames of a recorded direction.
-fn frames(stream: &[u8]) -> Vec<Vec<u8>> {
-    let mut frames = vec![stream[..8].to_vec()];
-    let mut at = 8;
-    while at + 8 <= stream.len() {
-        let length = u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
-        let end = (at + 8 + length).min(stream.len());
-        frames.push(stream[at..end].to_vec());
-        at = end;
-    }
-    frames
-}
-
-fn damage(frames: &mut Vec<Vec<u8>>, random: &mut ChaCha8Rng) {
-    let mut below = |most: usize| random.next_u32() as usize % most.max(1);
-    for _ in 0..=below(3) {
-        let place = 1 + below(frames.len() - 1);
-        match below(8) {
-            0 => drop(frames.remove(place)),
-            1 => frames.insert(place, frames[place].clone()),
-            2 => {
-                let other = 1 + below(frames.len() - 1);
-                frames.swap(place, other);
-            }
-            3 => frames[place][4] = below(11) as u8,
-            4 => frames[place][7] = below(4) as u8,
-            5 => {
-                let length = below(1 << 21) as u32;
-                frames[place][..4].copy_from_slice(&length.to_be_bytes());
-            }
-            6 => {
-                // Paths that lead elsewhere, of the same length as what was there.
-                let evil: &[u8] = [&b"../"[..], b"/etc", b"..", b".linger", b"a\0"][below(5)];
-                let frame = &mut frames[place];
-                if frame.len() > 8 + evil.len() {
-                    let at = 8 + below(frame.len() - 8 - evil.len());
-                    frame[at..at + evil.len()].copy_from_slice(evil);
-                }
-            }
-            _ => {
-                let frame = &mut frames[place];
-                for _ in 0..=below(4) {
-                    let at = below(frame.len());
-                    frame[at] = below(256) as u8;
-                }
-            }
-        }
-        if frames.len() < 2 {
-            return;
-        }
-    }
 }
 
 /// Says everything without waiting for answers, and reads what comes until the other side has enough.
@@ -96,28 +43,6 @@ fn babble(mut stream: TcpStream, frames: &[Vec<u8>]) {
     }
     let _ = stream.shutdown(std::net::Shutdown::Write);
     reading.join().unwrap();
-}
-
-fn peak_mib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
-}
-
-/// A directory beside others that nobody may touch.
-fn guarded(top: &Path) -> std::path::PathBuf {
-    fs::create_dir_all(top.join("etc")).unwrap();
-    fs::write(top.join("etc/passwd"), b"untouched").unwrap();
-    fs::create_dir(top.join("shared")).unwrap();
-    top.join("shared")
-}
-
-fn assert_untouched(top: &Path) {
-    let mut names: Vec<_> = fs::read_dir(top).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["etc", "shared"]);
-    assert_eq!(fs::read_dir(top.join("etc")).unwrap().count(), 1);
-    assert_eq!(fs::read(top.join("etc/passwd")).unwrap(), b"untouched");
 }
 
 #[test]

@@ -1,0 +1,286 @@
+//! Hostile peers against both sides, each connection made from a seed: `fuzz [FRAMES] [SEED]`.
+//!
+//! The frames of real sessions are dropped, doubled, swapped and damaged, names that lead elsewhere put into
+//! them, and said over loopback TCP to a server that receives, and to clients that put and get. No side may
+//! panic, wait for what cannot come, write outside of its directory, make a link that leads out of it, or
+//! take more than 128 MiB. Everything lies below `TMPDIR`; on tmpfs it goes faster.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use linger_transfer::session::Deadlines;
+use linger_transfer::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::mad::*;
+use common::proxy::Proxy;
+use common::*;
+
+/// Connections between two looks at the directories, after which they are empty again.
+const CHECK: u64 = 8;
+/// What fits into the socket buffers, so that it can be said before anybody listens.
+const FITS: usize = 100 << 10;
+
+fn main() {
+    let mut arguments =
+        std::env::args().skip(1).map(|text| text.parse::<u64>().expect("FRAMES and SEED are numbers"));
+    let (frames, seed) = (arguments.next().unwrap_or(100_000), arguments.next().unwrap_or(1));
+    let started = Instant::now();
+    let from = tempfile::tempdir().expect("a temporary directory");
+    let corpus = Corpus::record(from.path());
+    let (served, asked) = (Counts::default(), Counts::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| against_server(&corpus, frames / 2, seed, &served));
+        scope.spawn(|| against_clients(&corpus, from.path(), frames / 2, seed, &asked));
+    });
+    println!("mad clients: {}", served.told());
+    println!("mad servers: {}", asked.told());
+    let (peak, seconds) = (peak_mib(), started.elapsed().as_secs_f64());
+    assert!(peak < 128, "{peak} MiB");
+    println!("seed {seed}: no panic, nothing outside, {peak} MiB at most, {seconds:.0} s");
+}
+
+/// What was said and what came of it.
+#[derive(Default)]
+struct Counts {
+    connections: AtomicU64,
+    frames: AtomicU64,
+    /// Entries that arrived, or were confirmed, all the same.
+    confirmed: AtomicU64,
+    violations: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, frames: usize, confirmed: u64, error: Option<&Error>) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.frames.fetch_add(frames as u64, Ordering::Relaxed);
+        self.confirmed.fetch_add(confirmed, Ordering::Relaxed);
+        let is_violation = matches!(error, Some(Error::Violation(_)));
+        self.violations.fetch_add(u64::from(is_violation), Ordering::Relaxed);
+    }
+
+    fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    fn told(&self) -> String {
+        let [connections, frames, confirmed, violations] =
+            [&self.connections, &self.frames, &self.confirmed, &self.violations]
+                .map(|count| count.load(Ordering::Relaxed));
+        format!(
+            "{connections} connections, {frames} frames, {violations} ended as violations, \
+             {confirmed} entries confirmed"
+        )
+    }
+}
+
+/// What sane peers said.
+struct Corpus {
+    /// Clients that put: a tree, the same again, a file of more than a block.
+    putting: Vec<Vec<Vec<u8>>>,
+    /// Servers that are put to.
+    answering: Vec<Vec<Vec<u8>>>,
+    /// Servers that are got from.
+    giving: Vec<Vec<Vec<u8>>>,
+}
+
+impl Corpus {
+    fn record(from: &Path) -> Self {
+        let tree = from.join("tree");
+        fs::create_dir_all(tree.join("sub/deep")).expect("a tree");
+        for number in 0..40 {
+            let dir = ["", "sub", "sub/deep"][number % 3];
+            fs::write(tree.join(dir).join(format!("file{number}")), bytes(number * 7, number as u64))
+                .expect("a file");
+        }
+        std::os::unix::fs::symlink("file0", tree.join("link")).expect("a link");
+        let sparse = fs::File::create(tree.join("sparse")).expect("a file");
+        sparse.set_len(3 * BLOCK as u64 + 10).expect("its length");
+        fs::write(from.join("large"), bytes(BLOCK + 9, 1)).expect("a file");
+        let (mut putting, mut answering, mut giving) = (Vec::new(), Vec::new(), Vec::new());
+        let to = tempfile::tempdir().expect("a temporary directory");
+        share(
+            to.path(),
+            |_| {},
+            |shared| {
+                for name in ["tree", "tree", "large"] {
+                    let proxy = Proxy::new(shared.port, None);
+                    let input = Input::Path(from.join(name));
+                    let (_, error) =
+                        client(proxy.port).put(input, &place(name), &PutOptions::default(), &mut |_| {});
+                    assert!(error.is_none(), "{error:?}");
+                    putting.push(frames(&proxy.recorded.lock().expect("what was said")));
+                    answering.push(frames(&proxy.answered.lock().expect("what was answered")));
+                }
+                for name in ["tree", "large"] {
+                    let proxy = Proxy::new(shared.port, None);
+                    let output = Output::Path(to.path().join(format!("{name}-copy")));
+                    let (_, error) =
+                        client(proxy.port).get(&place(name), &output, &GetOptions::default(), &mut |_| {});
+                    assert!(error.is_none(), "{error:?}");
+                    giving.push(frames(&proxy.answered.lock().expect("what was answered")));
+                }
+            },
+        );
+        Self { putting, answering, giving }
+    }
+}
+
+/// One of a corpus, damaged; the large ones seldom.
+fn mad(corpus: &[Vec<Vec<u8>>], iteration: u64, random: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
+    let (large, small) = corpus.split_last().expect("recorded sessions");
+    let mut said = if iteration.is_multiple_of(64) || small.is_empty() {
+        large.clone()
+    } else {
+        small[iteration as usize % small.len()].clone()
+    };
+    damage(&mut said, random);
+    said
+}
+
+fn client(port: u16) -> Client {
+    let mut options = ClientOptions::default();
+    options.retry.patience = Duration::ZERO;
+    options.deadlines = deadlines();
+    Client::new("127.0.0.1", port, options).expect("a client")
+}
+
+/// The peer's end follows what it says, so that nobody ever has to wait.
+fn deadlines() -> Deadlines {
+    let mut deadlines = Deadlines::default();
+    deadlines.stall = Duration::from_secs(5);
+    deadlines
+}
+
+fn random(seed: u64, iteration: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(iteration);
+    random
+}
+
+fn against_server(corpus: &Corpus, frames: u64, seed: u64, counts: &Counts) {
+    let top = tempfile::tempdir().expect("a temporary directory");
+    let directory = guarded(top.path());
+    let mut options = ShareOptions::new(&directory);
+    options.writable = true;
+    options.deadlines = deadlines();
+    let server = Server::new(options).expect("a server");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    for iteration in 0.. {
+        if iteration % CHECK == 0 {
+            look_around(top.path(), &directory);
+        }
+        if counts.frames() >= frames {
+            break;
+        }
+        let said = mad(&corpus.putting, iteration, &mut random(seed, iteration));
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (accepted, address) = listener.accept().expect("a connection");
+        std::thread::scope(|scope| {
+            let whole = said.concat();
+            if whole.len() <= FITS {
+                say(&peer, &whole);
+            } else {
+                scope.spawn(|| say(&peer, &said.concat()));
+            }
+            let served = server.connection(accepted, address, &|_| {});
+            counts.add(said.len(), served.summary.confirmed, served.error.as_ref());
+        });
+    }
+    look_around(top.path(), &directory);
+}
+
+fn against_clients(corpus: &Corpus, from: &Path, frames: u64, seed: u64, counts: &Counts) {
+    let top = tempfile::tempdir().expect("a temporary directory");
+    let directory = guarded(top.path());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    for iteration in 0.. {
+        if iteration % CHECK == 0 {
+            look_around(top.path(), &directory);
+        }
+        if counts.frames() >= frames {
+            break;
+        }
+        let is_get = iteration % 2 == 0;
+        let corpus = if is_get { &corpus.giving } else { &corpus.answering };
+        let said = mad(corpus, iteration / 2, &mut random(seed, iteration));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut peer, _) = listener.accept().expect("a connection");
+                say(&peer, &said.concat());
+                let _ = peer.set_read_timeout(Some(Duration::from_secs(5)));
+                while let Ok(1..) = peer.read(&mut [0; 4096]) {}
+            });
+            let client = client(port);
+            let (summary, error) = if is_get {
+                let output = Output::Path(directory.join(format!("copy{}", iteration % 8)));
+                client.get(&place("tree"), &output, &GetOptions::default(), &mut |_| {})
+            } else {
+                let input = Input::Path(from.join("tree"));
+                client.put(input, &place("copy"), &PutOptions::default(), &mut |_| {})
+            };
+            counts.add(said.len(), summary.confirmed, error.as_ref());
+        });
+    }
+    look_around(top.path(), &directory);
+}
+
+/// Says everything, whoever listens; a peer that has had enough closes.
+fn say(mut peer: &TcpStream, bytes: &[u8]) {
+    let _ = peer.set_write_timeout(Some(Duration::from_secs(5)));
+    let _ = peer.write_all(bytes);
+    let _ = peer.shutdown(Shutdown::Write);
+}
+
+/// Nothing outside has changed and no link leads there; then what is inside is removed.
+fn look_around(top: &Path, directory: &Path) {
+    assert_untouched(top);
+    let mut todo = vec![directory.to_owned()];
+    while let Some(path) = todo.pop() {
+        // A peer may have sent a mode that nobody can read.
+        let _ = fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        for entry in fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+            let kind = fs::symlink_metadata(&entry).expect("its kind").file_type();
+            if kind.is_symlink() {
+                let target = fs::read_link(&entry).expect("its target");
+                assert!(stays_inside(directory, &entry, &target), "{entry:?} leads to {target:?}");
+            }
+            if kind.is_dir() {
+                todo.push(entry);
+            } else {
+                assert!(kind.is_file() || kind.is_symlink(), "{entry:?} is {kind:?}");
+            }
+        }
+    }
+    for entry in fs::read_dir(directory).expect("the directory") {
+        let path = entry.expect("an entry").path();
+        let is_dir = fs::symlink_metadata(&path).expect("its kind").is_dir();
+        if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("to remove it");
+    }
+}
+
+/// Judged by the text alone, as nothing it names may exist.
+fn stays_inside(directory: &Path, link: &Path, target: &Path) -> bool {
+    let mut place: PathBuf = link.parent().expect("a directory").to_owned();
+    for component in target.components() {
+        match component {
+            Component::ParentDir => drop(place.pop()),
+            Component::Normal(name) => place.push(name),
+            Component::CurDir => {}
+            _ => return false,
+        }
+        if !place.starts_with(directory) {
+            return false;
+        }
+    }
+    true
+}
