@@ -265,6 +265,33 @@ fn a_receiver_that_is_stopped_is_given_up_and_said_so() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was heard"));
 }
 
+/// As `sd_listen_fds(3)` has it: the socket is descriptor 3, and the process that it is for is named. A client
+/// that comes before the server has started waits in the accept queue.
+#[test]
+fn a_socket_from_systemd_is_served() {
+    let (home, from, to) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, content(100_000)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let early = put(home.path(), port, &file, "early", &[]).spawn().unwrap();
+    let mut activated = Command::new("sh");
+    activated
+        .args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_linger"))
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+    let share = Share::through(activated, home.path(), to.path(), &[]);
+    assert_eq!(share.port, port, "the address is that of the socket, not that of --listen");
+    let output = early.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = put(home.path(), port, &file, "late", &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for name in ["early", "late"] {
+        assert!(fs::read(to.path().join(name)).unwrap() == fs::read(&file).unwrap(), "{name}");
+    }
+}
+
 #[test]
 fn the_parts_a_person_types_work_together() {
     let temp = tempfile::tempdir().unwrap();
