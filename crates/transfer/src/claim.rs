@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::driver::Cancel;
+use crate::cancel::Cancel;
 use crate::message::{Refusal, Token};
 use crate::store::Fault;
 

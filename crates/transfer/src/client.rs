@@ -2,232 +2,33 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::bundle::{self, Bundle};
+use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
-use crate::driver::{Cancel, Deadlines, Event, Session};
+use crate::driver::{Event, Session};
 use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
 use crate::machine::{Limits, Role};
-use crate::message::{Durability, Get, Item, Kind, Message, Options, Put, Request};
+use crate::message::{Get, Item, Kind, Message, Options, Put, Request};
+use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions, Security};
+use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
 use crate::progress::{Progress, Summary};
 use crate::receive::{Receiver, Target};
+use crate::remote::Destination;
 use crate::root::Root;
-use crate::send::{Outgoing, Pipe, Sender, Source};
+use crate::send::Sender;
 use crate::serve::is_local;
-use crate::tls::{self, ClientKeys};
+use crate::tls;
 use crate::transport::{Plain, Transport};
 use crate::walk::{Found, Patterns, Walk};
 use crate::wire::Violation;
-
-/// The port that is used if none is named.
-pub const PORT: u16 = 7117;
-
-/// A host, and what is meant there: `HOST:PATH`, `[ADDRESS]:PATH`, `HOST:@SINK`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Remote {
-    /// Name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// What there.
-    pub place: Destination,
-}
-
-/// What is meant at a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Destination {
-    /// A path below the shared directory.
-    Path {
-        /// The path.
-        path: RelPath,
-        /// It was typed with a final `/`, or is empty: inside this directory.
-        into: bool,
-    },
-    /// A sink or source by name.
-    Port(String),
-}
-
-impl Remote {
-    /// Reads `HOST:PATH`; `port` is used for it.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with what is missing.
-    pub fn parse(text: &[u8], port: u16) -> Result<Self, Error> {
-        let usage = |why: String| Error::Usage(format!("{}: {why}", crate::path::printable(text)));
-        let (host, path) = if let Some(rest) = text.strip_prefix(b"[") {
-            let end = rest
-                .iter()
-                .position(|byte| *byte == b']')
-                .ok_or_else(|| usage("no `]` after the address".into()))?;
-            let path = rest[end + 1..].strip_prefix(b":");
-            (&rest[..end], path.ok_or_else(|| usage("a `:` has to follow the address".into()))?)
-        } else {
-            let colon = text.iter().position(|byte| *byte == b':');
-            let colon = colon.ok_or_else(|| usage("has no `:`; write HOST:PATH".into()))?;
-            (&text[..colon], &text[colon + 1..])
-        };
-        let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty());
-        let host = host.ok_or_else(|| usage("has no host before the `:`".into()))?.to_owned();
-        let place = match path {
-            [b'@', name @ ..] => Destination::Port(String::from_utf8_lossy(name).into_owned()),
-            path => Destination::Path {
-                into: path.is_empty() || path.ends_with(b"/") || path == b".",
-                path: RelPath::typed(path).map_err(|why: BadPath| usage(why.to_string()))?,
-            },
-        };
-        Ok(Self { host, port, place })
-    }
-}
-
-/// How a client tries again after a connection was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Retry {
-    /// The first pause; each following one is twice as long.
-    pub first: Duration,
-    /// The longest pause.
-    pub longest: Duration,
-    /// Time without any progress after which it gives up. Zero for no second try.
-    pub patience: Duration,
-}
-
-impl Default for Retry {
-    /// From half a second to 15 s, for two minutes.
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(500),
-            longest: Duration::from_secs(15),
-            patience: Duration::from_secs(120),
-        }
-    }
-}
-
-/// Whether a client encrypts.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Security {
-    /// Plain, to this machine only; other machines are refused.
-    Local,
-    /// Plain to this machine, TLS to others.
-    Remote(ClientKeys),
-    /// TLS always.
-    Always(ClientKeys),
-    /// Plain always: whoever is in between can read and change what is sent.
-    Never,
-}
-
-/// How to connect.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ClientOptions {
-    /// Whether and how to encrypt.
-    pub security: Security,
-    /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
-    pub streams: usize,
-    /// How long to wait for a connection.
-    pub connect_timeout: Duration,
-    /// How long a session may be silent.
-    pub deadlines: Deadlines,
-    /// How to go on after a cut.
-    pub retry: Retry,
-    /// Bounds of every close.
-    pub policy: linger::Policy,
-}
-
-impl Default for ClientOptions {
-    fn default() -> Self {
-        Self {
-            security: Security::Local,
-            streams: 1,
-            connect_timeout: Duration::from_secs(10),
-            deadlines: Deadlines::default(),
-            retry: Retry::default(),
-            policy: linger::Policy::default(),
-        }
-    }
-}
-
-/// What to put.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Input {
-    /// A file or a directory.
-    Path(PathBuf),
-    /// Bytes until the end of the descriptor.
-    Pipe(OwnedFd),
-}
-
-/// How to put.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct PutOptions {
-    /// Overwrite what has the final name.
-    pub replace: bool,
-    /// Hash at both ends. Without, the kernel moves the bytes, and the receipt is for the length alone.
-    pub verify: bool,
-    /// Send nothing, say what would be sent.
-    pub dry_run: bool,
-    /// What the receiver has to do before its receipt, at least.
-    pub durability: Durability,
-    /// What of a directory to leave out.
-    pub patterns: Patterns,
-    /// Bytes a second; 0 for no limit.
-    pub limit: u64,
-}
-
-impl Default for PutOptions {
-    fn default() -> Self {
-        Self {
-            replace: false,
-            verify: true,
-            dry_run: false,
-            durability: Durability::Disk,
-            patterns: Patterns::none(),
-            limit: 0,
-        }
-    }
-}
-
-/// Where what is got goes, and how.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct GetOptions {
-    /// Overwrite what has the final name.
-    pub replace: bool,
-    /// Hash at both ends.
-    pub verify: bool,
-    /// Fetch nothing, say what would be fetched.
-    pub dry_run: bool,
-    /// What to do before a file counts as received.
-    pub durability: Durability,
-    /// Lines of `.gitignore` syntax, applied by the sender.
-    pub patterns: Vec<String>,
-    /// Bytes a second; 0 for no limit.
-    pub limit: u64,
-}
-
-impl Default for GetOptions {
-    fn default() -> Self {
-        Self {
-            replace: false,
-            verify: true,
-            dry_run: false,
-            durability: Durability::Disk,
-            patterns: Vec::new(),
-            limit: 0,
-        }
-    }
-}
 
 /// Connects to one server.
 #[derive(Debug)]
@@ -482,16 +283,6 @@ impl Client {
     }
 }
 
-/// Where what is got goes.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Output {
-    /// With a final `/` (or empty) a directory to put it in, otherwise the new name.
-    Path(PathBuf),
-    /// A file or a source, to a descriptor: each block is verified before it is written.
-    Stream(OwnedFd),
-}
-
 /// Who says goodbye.
 enum Farewell {
     Due,
@@ -573,31 +364,4 @@ fn name_of(path: &Path) -> Vec<u8> {
 fn common(options: &PutOptions) -> Options {
     let PutOptions { replace, verify, dry_run, durability, .. } = *options;
     Options { replace, verify, dry_run, durability }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remotes_are_read_as_typed() {
-        let path =
-            |path: &str, into| Destination::Path { path: RelPath::typed(path.as_bytes()).unwrap(), into };
-        for (text, host, place) in [
-            ("host:", "host", path("", true)),
-            ("host:a/b", "host", path("a/b", false)),
-            ("host:a/", "host", path("a", true)),
-            ("host:.", "host", path("", true)),
-            ("[::1]:a", "::1", path("a", false)),
-            ("host:@print", "host", Destination::Port("print".into())),
-            ("host:./@print", "host", path("@print", false)),
-            ("host:a:b", "host", path("a:b", false)),
-        ] {
-            let remote = Remote::parse(text.as_bytes(), 1).unwrap();
-            assert_eq!((remote.host.as_str(), &remote.place), (host, &place), "{text}");
-        }
-        for text in ["host", ":a", "[::1:a", "[::1]a", "host:/etc", "host:../x"] {
-            assert!(matches!(Remote::parse(text.as_bytes(), 1), Err(Error::Usage(_))), "{text}");
-        }
-    }
 }

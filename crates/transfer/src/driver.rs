@@ -4,18 +4,21 @@
 //! and what it has to keep meanwhile is bounded by the credit it gave. The payload of large frames goes from
 //! the socket straight to where the caller wants it.
 
+mod input;
+mod splice;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::cancel::Cancel;
 use crate::error::Error;
-use crate::machine::{Limits, Machine, Role, Verdict};
+use crate::machine::{Limits, Machine, Role};
 use crate::transport::Transport;
-use crate::wire::{self, HEADER, Header, Kind, MAX_DATA, MAX_MESSAGE, MAX_REASON, PREFACE, Violation};
+use crate::wire::{self, Header, Kind, MAX_DATA, MAX_MESSAGE, reason_bytes};
 
 /// Size of the buffer that collects small frames in either direction.
 const BUFFER: usize = 256 << 10;
@@ -39,63 +42,6 @@ impl Default for Deadlines {
     /// Ping after 10 s, give up after 45 s: four pings, and longer than a Wi-Fi roam or a PPP redial.
     fn default() -> Self {
         Self { ping: Duration::from_secs(10), stall: Duration::from_secs(45) }
-    }
-}
-
-/// Stops sessions from another thread.
-#[derive(Clone, Debug)]
-pub struct Cancel {
-    own: Arc<OwnedFd>,
-    above: Option<Arc<OwnedFd>>,
-}
-
-impl Cancel {
-    /// Makes one that has not been used.
-    ///
-    /// # Errors
-    /// If the process has no descriptors left.
-    pub fn new() -> io::Result<Self> {
-        use rustix::event::EventfdFlags;
-        let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { own: Arc::new(fd), above: None })
-    }
-
-    /// Makes one that is also used when this one is; its own use leaves this one alone.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn also(&self) -> io::Result<Self> {
-        Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
-    }
-
-    /// Ends every session that watches this; each gives [`Error::Cancelled`] from its present or next wait.
-    pub fn cancel(&self) {
-        // It can fail only by overflowing the counter, and then it is set.
-        let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
-    }
-
-    /// Whether it was used.
-    pub fn is_cancelled(&self) -> bool {
-        self.wait(Duration::ZERO)
-    }
-
-    /// Waits until it is used or the time is over; says whether it was used.
-    pub fn wait(&self, timeout: Duration) -> bool {
-        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-        let mut fds = self.to_poll();
-        matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
-    }
-
-    fn to_poll(&self) -> [PollFd<'_>; 2] {
-        let above = self.above.as_ref().unwrap_or(&self.own);
-        [PollFd::new(&*self.own, PollFlags::IN), PollFd::new(&**above, PollFlags::IN)]
-    }
-}
-
-impl AsFd for Cancel {
-    /// Becomes readable when it is used.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.own.as_fd()
     }
 }
 
@@ -294,44 +240,6 @@ impl Session {
         Ok(())
     }
 
-    /// Sends `length` bytes of a file from `offset` as one DATA frame without copying them here
-    /// (`sendfile(2)`); at most 1 MiB. Returns how many there were: if the file ends early the rest of the
-    /// frame is zeros, for a header cannot be taken back.
-    ///
-    /// # Errors
-    /// As [`message`](Self::message), and what reading the file gives.
-    pub fn data_from(
-        &mut self,
-        stream: u16,
-        file: BorrowedFd<'_>,
-        offset: u64,
-        length: usize,
-    ) -> Result<usize, Error> {
-        self.await_credit(stream, length)?;
-        self.header(Kind::Data, stream, length);
-        self.flush()?;
-        let mut offset = offset;
-        let mut done = 0;
-        while done < length {
-            match rustix::fs::sendfile(self.transport.socket(), file, Some(&mut offset), length - done) {
-                Ok(0) => {
-                    let zeros = vec![0; length - done];
-                    self.write_out(&zeros)?;
-                    break;
-                }
-                Ok(bytes) => {
-                    done += bytes;
-                    self.sent += bytes as u64;
-                    self.heard = Instant::now();
-                }
-                Err(rustix::io::Errno::AGAIN) => self.await_writable()?,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Error::Cut(error.into())),
-            }
-        }
-        Ok(done)
-    }
-
     /// Says that nothing more will come on the stream from here.
     ///
     /// # Errors
@@ -425,58 +333,6 @@ impl Session {
         }
         self.took(done)?;
         Ok(done)
-    }
-
-    /// Moves announced data from the socket into a file without copying it here (`splice(2)`), at `offset`;
-    /// `pipe` is one of the caller's, empty. Says how many bytes it was: all that were announced.
-    ///
-    /// # Errors
-    /// As [`receive`](Self::receive); [`Error::Io`] if the file does not take them.
-    pub fn data_into(
-        &mut self,
-        pipe: &(OwnedFd, OwnedFd),
-        file: BorrowedFd<'_>,
-        offset: u64,
-    ) -> Result<usize, Error> {
-        use rustix::pipe::{SpliceFlags, splice};
-        let full = |error: rustix::io::Errno| Error::io("write", "the file", error);
-        let length = self.payload;
-        let mut offset = offset;
-        // What was read with the header has to go the other way.
-        let mut first = vec![0; (self.ahead.len() + self.filled - self.parsed).min(length)];
-        self.read_data(&mut first)?;
-        let mut rest = &first[..];
-        while !rest.is_empty() {
-            let bytes = rustix::io::pwrite(file, rest, offset).map_err(full)?;
-            offset += bytes as u64;
-            rest = &rest[bytes..];
-        }
-        let mut left = length - first.len();
-        while left > 0 {
-            let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK | SpliceFlags::MORE;
-            let mut moved = match splice(self.transport.socket(), None, &pipe.1, None, left, flags) {
-                Ok(0) => return Err(eof()),
-                Ok(bytes) => bytes,
-                Err(rustix::io::Errno::AGAIN) => {
-                    self.wait(PollFlags::IN, true)?;
-                    continue;
-                }
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(Error::Cut(error.into())),
-            };
-            self.received += moved as u64;
-            left -= moved;
-            while moved > 0 {
-                match splice(&pipe.0, None, file, Some(&mut offset), moved, SpliceFlags::MOVE) {
-                    Ok(0) => return Err(full(rustix::io::Errno::NOSPC)),
-                    Ok(bytes) => moved -= bytes,
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(full(error)),
-                }
-            }
-        }
-        self.took(length - first.len())?;
-        Ok(length)
     }
 
     /// Sends what is in the buffer.
@@ -637,32 +493,6 @@ impl Session {
         result
     }
 
-    fn read_last_words(&mut self) {
-        while self.payload == 0 && self.inbox_has_room() {
-            match self.parse() {
-                Ok(Some(event)) => self.keep(event),
-                Ok(None) if matches!(self.fill(), Ok(true)) => {}
-                _ => return,
-            }
-        }
-    }
-
-    /// What the peer said before the connection was lost and was not taken yet.
-    pub fn last_words(&mut self) -> Option<Event> {
-        self.payload = 0;
-        self.ahead.clear();
-        self.inbox.pop_front().map(|(event, _)| event)
-    }
-
-    fn keep(&mut self, event: Event) {
-        self.inbox.push_back((event, Vec::new()));
-    }
-
-    fn inbox_has_room(&self) -> bool {
-        // Credit bounds the bytes; this bounds frames without any.
-        self.inbox.len() < 64 << 10
-    }
-
     fn await_credit(&mut self, stream: u16, bytes: usize) -> Result<(), Error> {
         loop {
             match self.machine.sendable(stream) {
@@ -685,57 +515,6 @@ impl Session {
             self.wait(if can_read { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT }, false)?;
         if can_read && ready.intersects(PollFlags::IN) {
             self.service()?;
-        }
-        Ok(())
-    }
-
-    /// Reads what has arrived and keeps it for the caller; false if nothing had.
-    fn service(&mut self) -> Result<bool, Error> {
-        let mut any = false;
-        while self.payload == 0 && self.inbox_has_room() {
-            match self.parse()? {
-                Some(Event::Data { stream, length }) => {
-                    // The caller will take it later; credit is given back then.
-                    let mut bytes = vec![0; length];
-                    self.payload = 0;
-                    self.read_ahead(&mut bytes)?;
-                    self.inbox.push_back((Event::Data { stream, length }, bytes));
-                    any = true;
-                }
-                Some(event) => {
-                    self.keep(event);
-                    any = true;
-                }
-                None if self.fill()? => any = true,
-                None => break,
-            }
-        }
-        Ok(any)
-    }
-
-    fn read_ahead(&mut self, into: &mut [u8]) -> Result<(), Error> {
-        let mut done = 0;
-        while done < into.len() {
-            if self.parsed == self.filled && !self.fill()? {
-                self.wait(PollFlags::IN, true)?;
-                continue;
-            }
-            let bytes = (self.filled - self.parsed).min(into.len() - done);
-            into[done..done + bytes].copy_from_slice(&self.input[self.parsed..self.parsed + bytes]);
-            self.parsed += bytes;
-            done += bytes;
-        }
-        Ok(())
-    }
-
-    /// Takes the rest of data nobody wanted.
-    fn drop_payload(&mut self) -> Result<(), Error> {
-        if self.payload == 0 {
-            return Ok(());
-        }
-        let mut scratch = [0; 8 << 10];
-        while self.payload > 0 {
-            self.read_data(&mut scratch)?;
         }
         Ok(())
     }
@@ -775,106 +554,6 @@ impl Session {
             self.output.drain(..bytes);
             // A failure shows itself at the next call that has to succeed.
             let _ = self.transport.flush();
-        }
-    }
-
-    fn parse_waits(&self) -> bool {
-        self.filled - self.parsed >= if self.preface_read { HEADER } else { PREFACE } && self.whole_frame()
-    }
-
-    fn whole_frame(&self) -> bool {
-        let waiting = &self.input[self.parsed..self.filled];
-        match waiting.first_chunk::<HEADER>().map(|bytes| Header::decode(*bytes)) {
-            Some(Ok(header)) if self.preface_read && header.kind != Kind::Data => {
-                waiting.len() >= HEADER + header.length as usize
-            }
-            Some(_) => true,
-            None => false,
-        }
-    }
-
-    /// Takes one frame from the buffer; `None` if no whole one is there.
-    fn parse(&mut self) -> Result<Option<Event>, Error> {
-        loop {
-            let waiting = &self.input[self.parsed..self.filled];
-            if !self.preface_read {
-                let Some(bytes) = waiting.first_chunk::<PREFACE>() else { return Ok(None) };
-                wire::read_preface(*bytes)?;
-                self.parsed += PREFACE;
-                self.preface_read = true;
-                continue;
-            }
-            let Some(bytes) = waiting.first_chunk::<HEADER>() else { return Ok(None) };
-            let header = Header::decode(*bytes)?;
-            let length = header.length as usize;
-            let is_data = header.kind == Kind::Data;
-            if !is_data && waiting.len() < HEADER + length {
-                return Ok(None);
-            }
-            let verdict = self.machine.arrived(header)?;
-            let payload = if is_data { Vec::new() } else { waiting[HEADER..HEADER + length].to_vec() };
-            self.parsed += HEADER + payload.len();
-            let stream = header.stream;
-            if is_data {
-                self.bulk = length >= DIRECT;
-                (self.payload, self.payload_stream) = (length, stream);
-                if verdict == Verdict::Drop {
-                    self.drop_payload()?;
-                    continue;
-                }
-                return Ok(Some(Event::Data { stream, length }));
-            }
-            if verdict == Verdict::Drop {
-                continue;
-            }
-            match header.kind {
-                Kind::Open => return Ok(Some(Event::Opened { stream, request: payload })),
-                Kind::Message => {
-                    self.give_credit(stream, length);
-                    return Ok(Some(Event::Message { stream, bytes: payload }));
-                }
-                Kind::Finish => return Ok(Some(Event::Finished { stream })),
-                Kind::Cancel => {
-                    let (_, reason) = read_reason(&payload)?;
-                    return Ok(Some(Event::Cancelled { stream, reason }));
-                }
-                Kind::Bye => {
-                    let (code, reason) = read_reason(&payload)?;
-                    return Ok(Some(Event::Bye { code, reason }));
-                }
-                Kind::Credit => {
-                    let bytes = payload.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-                    self.machine.credited(stream, bytes)?;
-                }
-                // Not more than one unsent answer: a peer that only asks must not fill our memory.
-                Kind::Ping if self.output.len() < BUFFER / 2 => self.output.extend(
-                    Header { kind: Kind::Pong, stream: 0, length: 8 }.encode().into_iter().chain(payload),
-                ),
-                Kind::Ping | Kind::Pong | Kind::Data => {}
-            }
-        }
-    }
-
-    /// Reads once into the buffer; false if nothing has arrived.
-    fn fill(&mut self) -> Result<bool, Error> {
-        if self.parsed == self.filled {
-            (self.parsed, self.filled) = (0, 0);
-        } else if self.filled == self.input.len() || self.parsed > BUFFER / 2 {
-            self.input.copy_within(self.parsed..self.filled, 0);
-            (self.parsed, self.filled) = (0, self.filled - self.parsed);
-        }
-        let end = if self.bulk { (self.filled + GLANCE).min(BUFFER) } else { BUFFER };
-        match self.transport.read(&mut self.input[self.filled..end]) {
-            Ok(0) => Err(eof()),
-            Ok(bytes) => {
-                self.filled += bytes;
-                self.received += bytes as u64;
-                self.heard = Instant::now();
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
-            Err(error) => Err(Error::Cut(error)),
         }
     }
 
@@ -924,18 +603,4 @@ impl Session {
 
 fn eof() -> Error {
     Error::Cut(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed it before the session was over"))
-}
-
-fn reason_bytes(code: u16, reason: &str) -> Vec<u8> {
-    let mut end = reason.len().min(MAX_REASON);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat()
-}
-
-fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
-    let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::Malformed("reason"))?;
-    let reason = std::str::from_utf8(reason).map_err(|_| Violation::Malformed("reason"))?;
-    Ok((u16::from_be_bytes(*code), reason.to_owned()))
 }

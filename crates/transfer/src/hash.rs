@@ -10,6 +10,12 @@ use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtre
 /// Bytes of a block: what is verified, acknowledged and resumed as one.
 pub const BLOCK: usize = 1 << 20;
 
+/// What is moved and hashed at once: a fraction of a second-level cache.
+pub(crate) const PIECE: usize = 256 << 10;
+
+/// A block of a hole.
+pub(crate) static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
 /// The BLAKE3 of a whole file.
 pub type Hash = [u8; 32];
 

@@ -8,7 +8,9 @@
 //!
 //! Linux only: it stands on `openat2(2)`, `renameat2(2)` and `splice(2)`.
 
+mod alive;
 mod bundle;
+mod cancel;
 mod claim;
 mod client;
 mod confine;
@@ -19,11 +21,14 @@ mod identity;
 mod limit;
 mod machine;
 mod message;
+mod options;
+mod outgoing;
 mod pair;
 mod path;
 mod progress;
 mod receipt;
 mod receive;
+mod remote;
 mod root;
 mod send;
 mod serve;
@@ -37,24 +42,24 @@ mod wire;
 
 /// Framed streams over one connection: the library beneath the transfer.
 pub mod session {
-    pub use crate::driver::{Cancel, Deadlines, Event, Session};
+    pub use crate::cancel::Cancel;
+    pub use crate::driver::{Deadlines, Event, Session};
     pub use crate::machine::{Limits, Role};
     pub use crate::transport::{Plain, Transport};
     pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};
 }
 
-pub use client::{
-    Client, ClientOptions, Destination, GetOptions, Input, Output, PORT, PutOptions, Remote, Retry, Security,
-    scan,
-};
+pub use client::{Client, scan};
 pub use confine::confine;
 pub use error::Error;
 pub use hash::{BLOCK, Hash, hex};
 pub use identity::{Identity, Keyring, PublicKey, fingerprint};
 pub use message::{Durability, Item, Kind, Refusal, Time};
+pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
 pub use path::{BadPath, RelPath, printable};
 pub use progress::{Confirmation, Progress, Summary, Verdict};
 pub use receipt::{Checked, Line, Receipts, verify_receipt};
+pub use remote::{Destination, PORT, Remote};
 pub use serve::{Ending, Served, Server, Serving, ShareOptions, is_local};
 pub use sink::{Config, Desktop, Displays, Port};
 pub use tls::{AskCode, ClientKeys, ServerKeys};

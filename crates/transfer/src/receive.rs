@@ -1,17 +1,15 @@
 //! The receiving half of a transfer, the same for `put` at the server and for `get` at the client.
 
+mod content;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::os::fd::OwnedFd;
 
-use rustix::io::Errno;
-
+use crate::alive::keep_alive;
 use crate::claim::Claimant;
 use crate::driver::{Event, Session};
-use crate::error::{Error, refusal};
-use crate::hash::{BLOCK, BlockHasher, Hash, Sum, Tree};
+use crate::error::Error;
+use crate::hash::{BlockHasher, Hash, Tree};
 use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal, Token};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress, Summary};
@@ -20,9 +18,8 @@ use crate::sink::Spool;
 use crate::state::short;
 use crate::store::{Fault, Landing, Store, leaves_part, now};
 use crate::wire::Violation;
+use content::write_stream;
 
-/// What is received and hashed at once: a fraction of a second-level cache.
-const PIECE: usize = 256 << 10;
 /// Announced files that wait for their data, at most.
 pub(crate) const MAX_ANNOUNCED: usize = 64;
 /// Directories that are open at once, at most: a walk goes depth first.
@@ -343,186 +340,6 @@ impl<'a> Receiver<'a> {
         store.begin(entry, dest, claim, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
     }
 
-    /// The landing of the file whose data arrives; `None` if it is dropped.
-    fn current(&mut self) -> Result<Option<&mut Landing>, Error> {
-        let Some(waiting) = self.files.front_mut() else {
-            return Err(Violation::Unexpected("data of no file").into());
-        };
-        waiting.state.differs();
-        match &mut waiting.state {
-            Waits::Landing(landing) => Ok(Some(landing)),
-            _ => Ok(None),
-        }
-    }
-
-    fn data(&mut self, length: usize) -> Result<(), Error> {
-        if self.sum_due || self.filled + length > BLOCK {
-            return Err(Violation::Unexpected("data across the end of a block").into());
-        }
-        // Failed: the session drops what is not taken.
-        let Some(landing) = self.current()? else { return Ok(()) };
-        let number = landing.tree.blocks();
-        if self.splices() {
-            return self.splice();
-        }
-        self.block.resize(BLOCK, 0);
-        let to = self.filled + length;
-        while self.filled < to {
-            let until = to.min(self.filled + PIECE);
-            self.session.read_data(&mut self.block[self.filled..until])?;
-            self.filled = until;
-            if self.options.verify && self.filled - self.hashed >= PIECE {
-                self.hash(number);
-            }
-        }
-        (self.observe)(Progress::Moved { bytes: length as u64 });
-        if self.filled == BLOCK {
-            if self.options.verify {
-                self.sum_due = true;
-            } else {
-                self.store_block(Sum::default())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Hashes what has arrived of block `number`.
-    fn hash(&mut self, number: u64) {
-        if self.hashed == 0 {
-            self.hasher = BlockHasher::new(number);
-        }
-        self.hasher.update(&self.block[self.hashed..self.filled]);
-        self.hashed = self.filled;
-    }
-
-    /// Nothing of a block is here.
-    fn empty(&mut self) {
-        (self.filled, self.hashed, self.sum_due) = (0, 0, false);
-    }
-
-    /// Whether the kernel moves the data: it need not be seen here, and goes from a socket to a file as it is.
-    fn splices(&self) -> bool {
-        !self.options.verify && self.session.is_plain() && matches!(self.target, Target::Tree { .. })
-    }
-
-    /// Lets the kernel move the data from the socket to the file.
-    fn splice(&mut self) -> Result<(), Error> {
-        if self.pipe.is_none() {
-            let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .map_err(|error| Error::io("make", "a pipe", error))?;
-            // The default of 64 KiB works too, with more calls.
-            let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
-            self.pipe = Some(pipe);
-        }
-        let (Some(store), Some(Waiting { index, state: Waits::Landing(landing) })) =
-            (&mut self.store, self.files.front_mut())
-        else {
-            return Ok(());
-        };
-        let index = *index;
-        let at = landing.tree.bytes() + self.filled as u64;
-        let opened = match store.open(landing) {
-            Ok(opened) => opened.part.as_fd(),
-            Err(fault) => return self.fail_current(index, fault),
-        };
-        let Some(pipe) = &self.pipe else { return Ok(()) };
-        match self.session.data_into(pipe, opened, at) {
-            Ok(bytes) => {
-                self.filled += bytes;
-                (self.observe)(Progress::Moved { bytes: bytes as u64 });
-                if self.filled < BLOCK {
-                    return Ok(());
-                }
-                self.filled = 0;
-                let noted = store.note(landing, Sum::default());
-                self.stored(noted)
-            }
-            Err(Error::Io { source, .. }) => {
-                let text = format!("cannot write at byte {at}: {source}");
-                // What is left in the pipe belongs to the failed file.
-                self.pipe = None;
-                self.fail_current(index, Fault(refusal(&source), text))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
-        let Some(landing) = self.current()? else {
-            self.empty();
-            return Ok(());
-        };
-        let number = landing.tree.blocks();
-        if !self.sum_due {
-            return Err(Violation::Unexpected("the value of no block").into());
-        }
-        self.hash(number);
-        let sum = self.hasher.finish();
-        if sum.value != value {
-            let text = format!("block {number} arrived damaged; what came before it is kept");
-            return Err(Error::Refused(Refusal::Corrupt, text));
-        }
-        self.store_block(sum)
-    }
-
-    fn store_block(&mut self, sum: Sum) -> Result<(), Error> {
-        self.empty();
-        let block = std::mem::take(&mut self.block);
-        let result = self.put_block(Some(&block), sum);
-        self.block = block;
-        result
-    }
-
-    fn put_block(&mut self, block: Option<&[u8]>, sum: Sum) -> Result<(), Error> {
-        let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
-            return Ok(());
-        };
-        let stored = match (&mut self.target, &mut self.store) {
-            (Target::Tree { .. }, Some(store)) => store.block(landing, block, sum),
-            (Target::Sink(spool), _) => spool.write(block.unwrap_or(&ZEROS)).map(|()| landing.tree.push(sum)),
-            (Target::Stream { out, so_far }, _) => write_stream(out, block.unwrap_or(&ZEROS)).map(|()| {
-                landing.tree.push(sum);
-                so_far.push(sum);
-            }),
-            _ => Ok(()),
-        };
-        self.stored(stored)
-    }
-
-    /// A block is written, or could not be.
-    fn stored(&mut self, stored: Result<(), Fault>) -> Result<(), Error> {
-        let Some(Waiting { index, state: Waits::Landing(landing) }) = self.files.front() else {
-            return Ok(());
-        };
-        let (index, bytes) = (*index, landing.tree.bytes());
-        match stored {
-            Ok(()) if landing.entry.kind == Kind::Pipe => {
-                self.say(&Message::Progress { index, bytes })?;
-                self.session.flush()
-            }
-            Ok(()) => Ok(()),
-            Err(fault) => self.fail_current(index, fault),
-        }
-    }
-
-    fn hole(&mut self, bytes: u64) -> Result<(), Error> {
-        if self.sum_due || self.filled != 0 || bytes == 0 || !bytes.is_multiple_of(BLOCK as u64) {
-            return Err(Violation::Unexpected("a hole inside a block").into());
-        }
-        let verify = self.options.verify;
-        for _ in 0..bytes / BLOCK as u64 {
-            let Some(landing) = self.current()? else { return Ok(()) };
-            // A file may not grow beyond what was announced, however cheap its zeros are to send.
-            if landing.entry.size.is_none_or(|size| landing.tree.bytes() + BLOCK as u64 > size) {
-                return Err(Violation::Unexpected("a hole beyond the end").into());
-            }
-            let sum = if verify { Sum::of(landing.tree.blocks(), &ZEROS) } else { Sum::default() };
-            self.put_block(None, sum)?;
-            (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
-        }
-        Ok(())
-    }
-
     fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
         let mut waiting = self.take(index)?;
         waiting.state.differs();
@@ -706,8 +523,6 @@ impl<'a> Receiver<'a> {
     }
 }
 
-static ZEROS: [u8; BLOCK] = [0; BLOCK];
-
 impl Confirmation {
     pub(crate) fn new(path: RelPath, kind: Kind, receipt: Receipt) -> Self {
         let Receipt { size, hash, durability, time, name, present, .. } = receipt;
@@ -731,48 +546,4 @@ fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &R
 fn bound(token: Token, dest: &RelPath) -> Token {
     let named = [&b"linger-transfer partial file\0"[..], &token, dest.as_bytes()].concat();
     short(blake3::hash(&named))
-}
-
-fn write_stream(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
-    while !bytes.is_empty() {
-        match rustix::io::write(out, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut fds = [rustix::event::PollFd::new(out, rustix::event::PollFlags::OUT)];
-                let _ = rustix::event::poll(&mut fds, None);
-            }
-            Err(error) => {
-                let error = io::Error::from(error);
-                return Err(Fault(refusal(&error), format!("cannot write to the output: {error}")));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Does `work` over `bytes` of a file while the peer is told that we are alive, if it may take long.
-pub(crate) fn keep_alive<T: Send>(
-    session: &mut Session,
-    bytes: u64,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, Error> {
-    /// Below this the work is over before anybody could wonder.
-    const LONG: u64 = 32 << 20;
-    if bytes < LONG {
-        return Ok(work());
-    }
-    std::thread::scope(|scope| {
-        let (done, finished) = mpsc::sync_channel(1);
-        scope.spawn(move || done.send(work()));
-        loop {
-            match finished.recv_timeout(Duration::from_secs(5)) {
-                Ok(result) => return Ok(result),
-                Err(mpsc::RecvTimeoutError::Timeout) => session.ping()?,
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(Error::io("finish", "writing", io::Error::other("a thread ended early")));
-                }
-            }
-        }
-    })
 }

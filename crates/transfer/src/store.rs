@@ -1,13 +1,16 @@
 //! Where received files land: first under a name of their own in `.linger`, then, verified, under the final one.
 
+mod temporary;
+mod tree;
+
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use crate::claim::{Claim, Claimant};
@@ -17,6 +20,7 @@ use crate::message::{Durability, Entry, Options, Receipt, Refusal, Time, Token};
 use crate::path::RelPath;
 use crate::root::{self, Links, Root};
 use crate::state::State;
+use temporary::{Temporary, Work, link, umask};
 
 /// One file that cannot be received, though the session goes on.
 #[derive(Clone, Debug)]
@@ -47,12 +51,6 @@ pub(crate) struct Store<'a> {
     group_bytes: u64,
 }
 
-/// A directory for what is not complete yet.
-struct Work {
-    dir: OwnedFd,
-    device: u64,
-}
-
 /// A file on its way.
 pub(crate) struct Landing {
     pub(crate) entry: Entry,
@@ -68,24 +66,6 @@ pub(crate) struct Opened {
     pub(crate) part: OwnedFd,
     state: Option<State>,
     temporary: Temporary,
-}
-
-/// The name of a file before its final one: none, or one in a work directory.
-enum Temporary {
-    Nameless,
-    Named { work: Rc<Work>, name: String },
-}
-
-impl Temporary {
-    /// Forgets the file, and its log if it has one.
-    fn remove(&self, has_log: bool) {
-        if let Self::Named { work, name } = self {
-            let _ = rustix::fs::unlinkat(&work.dir, name, AtFlags::empty());
-            if has_log {
-                let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
-            }
-        }
-    }
 }
 
 /// A verified file that has not its final name yet.
@@ -157,53 +137,6 @@ impl<'a> Store<'a> {
         let name = name.to_vec();
         self.parent = Some((parent, fd.clone()));
         Ok((fd, name))
-    }
-
-    /// The directory for unfinished files on the file system of `parent`.
-    fn work_for(&mut self, parent: &Rc<OwnedFd>) -> Result<Rc<Work>, Fault> {
-        let fault = |error| {
-            Fault::new("make the work directory", self.root.path().join(crate::path::WORK).display(), error)
-        };
-        let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).map_err(fault);
-        let work = match &self.work {
-            Some(work) => work.clone(),
-            None => {
-                let dir = self.root.work().map_err(fault)?;
-                let work = Rc::new(Work { device: device(dir.as_fd())?, dir });
-                self.work = Some(work.clone());
-                work
-            }
-        };
-        let device = device(parent.as_fd())?;
-        if device == work.device {
-            return Ok(work);
-        }
-        // Another file system is mounted inside the tree: a rename cannot cross, so work there.
-        let made = rustix::fs::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
-        if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
-            return Err(Fault::new("make a work directory on", "the mounted file system", Errno::ACCESS));
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&**parent, crate::path::WORK, flags, Mode::empty()).map_err(fault)?;
-        Ok(Rc::new(Work { dir, device }))
-    }
-
-    /// Does something in the work directory; again if another session has removed it meanwhile, being empty.
-    fn in_work<T>(
-        &mut self,
-        parent: &Rc<OwnedFd>,
-        mut act: impl FnMut(&Work) -> Result<T, Errno>,
-    ) -> Result<(Rc<Work>, Result<T, Errno>), Fault> {
-        let mut tries = 0;
-        loop {
-            let work = self.work_for(parent)?;
-            let done = act(&work);
-            tries += 1;
-            if !matches!(done, Err(Errno::NOENT)) || tries == 5 {
-                return Ok((work, done));
-            }
-            self.work = None;
-        }
     }
 
     /// What is here of a file: `Err` if it cannot land, `Ok(Err)` if it is complete already.
@@ -299,36 +232,6 @@ impl<'a> Store<'a> {
             });
         }
         landing.opened.as_mut().ok_or_else(|| Fault(Refusal::Other, "no partial file".into()))
-    }
-
-    /// Makes a file that nobody can see, in the file system of `parent`, with the mode given less the umask.
-    ///
-    /// Without a name it leaves nothing behind, however this process ends, and costs less.
-    fn temporary(
-        &mut self,
-        parent: &Rc<OwnedFd>,
-        dest: &RelPath,
-        mode: u32,
-    ) -> Result<(Temporary, OwnedFd), Fault> {
-        let fault = |error| Fault::new("create a temporary file for", dest, error);
-        let mode = Mode::from_raw_mode(mode | 0o600);
-        if self.nameless {
-            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            match rustix::fs::openat(&**parent, ".", flags, mode) {
-                Ok(file) => return Ok((Temporary::Nameless, file)),
-                Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.nameless = false,
-                Err(error) => return Err(fault(error)),
-            }
-        }
-        let name = self.next_name();
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let (work, file) = self.in_work(parent, |work| rustix::fs::openat(&work.dir, &name, flags, mode))?;
-        Ok((Temporary::Named { work, name }, file.map_err(fault)?))
-    }
-
-    fn next_name(&mut self) -> String {
-        self.count += 1;
-        format!("{}-{}", self.prefix, self.count)
     }
 
     /// Writes a verified block and notes it. `block` is `None` for a hole.
@@ -547,71 +450,6 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// Makes a directory, or goes on with one that is there.
-    pub(crate) fn make_directory(&mut self, dest: &RelPath) -> Result<(), Fault> {
-        if dest.is_root() {
-            return Ok(());
-        }
-        let (parent, name) = self.parent_of(dest)?;
-        match rustix::fs::mkdirat(&*parent, os(&name), Mode::RWXU) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
-                Ok(_) => Ok(()),
-                Err(_) => Err(Fault(Refusal::Exists, format!("{dest} exists and is no directory"))),
-            },
-            Err(error) => Err(Fault::new("make the directory", dest, error)),
-        }
-    }
-
-    /// Gives a complete directory its mode and time.
-    pub(crate) fn leave_directory(&mut self, dest: &RelPath, mode: u32, time: Time) -> Result<(), Fault> {
-        if dest.is_root() {
-            return Ok(());
-        }
-        let dir = self
-            .root
-            .directory(dest, Links::Refuse)
-            .map_err(|error| Fault::new("open the directory", dest, error))?;
-        let set = rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode & 0o777))
-            .and_then(|()| root::set_mtime(dir.as_fd(), time))
-            .and_then(|()| match self.options.durability {
-                Durability::Disk => rustix::fs::fsync(&dir),
-                Durability::Memory => Ok(()),
-            });
-        set.map_err(|error| Fault::new("set mode and time of", dest, error))
-    }
-
-    /// Makes a symbolic link whose target stays inside `base`.
-    pub(crate) fn make_link(&mut self, entry: &Entry, dest: &RelPath) -> Result<(), Fault> {
-        if !entry.path.link_stays_inside(&entry.target) {
-            let to = crate::path::printable(&entry.target);
-            return Err(Fault(
-                Refusal::Forbidden,
-                format!("{dest}: the link to {to} would lead outside the tree"),
-            ));
-        }
-        let (parent, name) = self.parent_of(dest)?;
-        let (name, target) = (os(&name), os(&entry.target));
-        match rustix::fs::symlinkat(target, &*parent, name) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => {
-                let there = rustix::fs::readlinkat(&*parent, name, Vec::new());
-                if there.is_ok_and(|there| there.as_bytes() == entry.target) {
-                    return Ok(());
-                }
-                if !self.options.replace {
-                    return Err(exists(dest, true));
-                }
-                let temporary = self.next_name();
-                let (work, made) =
-                    self.in_work(&parent, |work| rustix::fs::symlinkat(target, &work.dir, &temporary))?;
-                made.and_then(|()| rustix::fs::renameat(&work.dir, &temporary, &*parent, name))
-                    .map_err(|error| Fault::new("replace", dest, error))
-            }
-            Err(error) => Err(Fault::new("make the link", dest, error)),
-        }
-    }
-
     /// Removes temporary files of this store, and the work directory if that leaves it empty.
     pub(crate) fn tidy(&mut self) {
         for landed in self.group.drain(..) {
@@ -647,25 +485,6 @@ impl Landing {
 /// Whether a part of it may be kept for a later session: it has a block that can be.
 pub(crate) fn leaves_part(entry: &Entry) -> bool {
     entry.size.is_none_or(|size| size >= BLOCK as u64)
-}
-
-/// Gives a nameless file a name.
-fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
-        // Before Linux 6.10 this took CAP_DAC_READ_SEARCH; open(2) names the other way.
-        Err(Errno::NOENT) => {
-            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-            rustix::fs::linkat(rustix::fs::CWD, link, dir, name, AtFlags::SYMLINK_FOLLOW)
-        }
-        other => other,
-    }
-}
-
-/// The process's umask, without changing it as umask(2) would; 0o777 where it cannot be known.
-fn umask() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    line.and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok()).unwrap_or(0o777)
 }
 
 fn exists(dest: &RelPath, is_file: bool) -> Fault {

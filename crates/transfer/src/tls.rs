@@ -3,26 +3,26 @@
 //! TLS proves that each side holds its key; whether the key is one that we know is decided right after the
 //! handshake, in a short exchange of its own, before the session begins.
 
+mod any_key;
+mod greeting;
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, DistinguishedName, ServerConfig,
-    ServerConnection, SignatureScheme,
-};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
 use crate::error::Error;
-use crate::identity::{Identity, Keyring, PublicKey, fingerprint, key_of_spki};
+use crate::identity::{Identity, Keyring, PublicKey, fingerprint};
 use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
 use crate::transport::Transport;
+use any_key::AnyKey;
+use greeting::{Deadline, Greeting, Word};
 
 /// Longest time for handshake and pairing together, a person's typing not counted.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,114 +32,6 @@ const TYPING: Duration = Duration::from_secs(120);
 const RECORD: usize = 16 << 10;
 /// How much is encrypted ahead of the socket.
 const AHEAD: usize = 16 * RECORD;
-
-/// What a side says once it has seen the other's key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Word {
-    Known = 1,
-    Stranger = 2,
-    Refused = 3,
-}
-
-/// Accepts any key; the proof of holding it is what TLS checks.
-#[derive(Debug)]
-struct AnyKey(Arc<CryptoProvider>);
-
-impl AnyKey {
-    fn verify(
-        &self,
-        message: &[u8],
-        spki: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
-        verify_tls13_signature_with_raw_key(message, &spki, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
-    }
-}
-
-impl ServerCertVerifier for AnyKey {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Self::no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        spki: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify(message, spki, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
-}
-
-impl ClientCertVerifier for AnyKey {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Self::no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        spki: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify(message, spki, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
-}
 
 fn wrong(error: rustls::Error) -> Error {
     Error::Identity(format!("TLS: {error}"))
@@ -183,113 +75,6 @@ fn client_config(identity: &Identity) -> Result<ClientConfig, Error> {
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_sni = false;
     Ok(config)
-}
-
-/// A socket whose every call ends by a certain time.
-struct Deadline<'a> {
-    stream: &'a TcpStream,
-    until: Instant,
-}
-
-impl Deadline<'_> {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        match self.until.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")),
-            left => Ok(Some(left)),
-        }
-    }
-}
-
-impl Read for Deadline<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.left()?)?;
-        self.stream.read(into)
-    }
-}
-
-impl Write for Deadline<'_> {
-    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.left()?)?;
-        self.stream.write(from)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A connection during its first words, which may wait.
-struct Greeting<'a> {
-    connection: &'a mut Connection,
-    socket: Deadline<'a>,
-}
-
-impl Greeting<'_> {
-    fn handshake(&mut self) -> Result<PublicKey, Error> {
-        while self.connection.is_handshaking() {
-            self.connection.complete_io(&mut self.socket).map_err(cut)?;
-        }
-        let spki = self.connection.peer_certificates().and_then(<[_]>::first);
-        spki.and_then(|spki| key_of_spki(spki))
-            .ok_or_else(|| Error::Identity("the peer has no Ed25519 key".into()))
-    }
-
-    fn exporter(&self) -> Result<[u8; 32], Error> {
-        let label = b"EXPORTER-linger-transfer-pairing";
-        match &self.connection {
-            Connection::Client(connection) => connection.export_keying_material([0; 32], label, None),
-            Connection::Server(connection) => connection.export_keying_material([0; 32], label, None),
-        }
-        .map_err(wrong)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.connection.writer().write_all(bytes).map_err(cut)?;
-        while self.connection.wants_write() {
-            self.connection.write_tls(&mut self.socket).map_err(cut)?;
-        }
-        Ok(())
-    }
-
-    fn receive<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let mut bytes = [0; N];
-        let mut done = 0;
-        while done < N {
-            match self.connection.reader().read(&mut bytes[done..]) {
-                Ok(0) => return Err(cut(io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.connection.read_tls(&mut self.socket).map_err(cut)? == 0 {
-                        return Err(cut(io::ErrorKind::UnexpectedEof.into()));
-                    }
-                    self.connection.process_new_packets().map_err(wrong)?;
-                }
-                Err(error) => return Err(cut(error)),
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn say(&mut self, word: Word) -> Result<(), Error> {
-        self.send(&[word as u8])
-    }
-
-    fn hear(&mut self) -> Result<Word, Error> {
-        match self.receive()? {
-            [1] => Ok(Word::Known),
-            [2] => Ok(Word::Stranger),
-            _ => Ok(Word::Refused),
-        }
-    }
-}
-
-fn cut(error: io::Error) -> Error {
-    // rustls wraps what it has against the peer's records in this kind.
-    if error.kind() == io::ErrorKind::InvalidData {
-        Error::Identity(format!("TLS: {error}"))
-    } else {
-        Error::Cut(error)
-    }
 }
 
 /// How the code is got from a person: the host and the fingerprint of its key in, the code out; `None` to give up.

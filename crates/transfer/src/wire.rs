@@ -93,6 +93,22 @@ pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
     Ok(VERSION)
 }
 
+/// Makes the payload of CANCEL and BYE; a reason that is too long is cut.
+pub(crate) fn reason_bytes(code: u16, reason: &str) -> Vec<u8> {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat()
+}
+
+/// Reads it.
+pub(crate) fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
+    let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::Malformed("reason"))?;
+    let reason = std::str::from_utf8(reason).map_err(|_| Violation::Malformed("reason"))?;
+    Ok((u16::from_be_bytes(*code), reason.to_owned()))
+}
+
 /// What a peer did that the protocol forbids. The connection ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,0 +1,65 @@
+//! Stopping sessions from another thread.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// Stops sessions from another thread.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    own: Arc<OwnedFd>,
+    above: Option<Arc<OwnedFd>>,
+}
+
+impl Cancel {
+    /// Makes one that has not been used.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        use rustix::event::EventfdFlags;
+        let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { own: Arc::new(fd), above: None })
+    }
+
+    /// Makes one that is also used when this one is; its own use leaves this one alone.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn also(&self) -> io::Result<Self> {
+        Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
+    }
+
+    /// Ends every session that watches this; each gives [`Error::Cancelled`] from its present or next wait.
+    pub fn cancel(&self) {
+        // It can fail only by overflowing the counter, and then it is set.
+        let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
+    }
+
+    /// Whether it was used.
+    pub fn is_cancelled(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
+
+    /// Waits until it is used or the time is over; says whether it was used.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let mut fds = self.to_poll();
+        matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
+    }
+
+    pub(crate) fn to_poll(&self) -> [PollFd<'_>; 2] {
+        let above = self.above.as_ref().unwrap_or(&self.own);
+        [PollFd::new(&*self.own, PollFlags::IN), PollFd::new(&**above, PollFlags::IN)]
+    }
+}
+
+impl AsFd for Cancel {
+    /// Becomes readable when it is used.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
+    }
+}

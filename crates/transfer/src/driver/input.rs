@@ -1,0 +1,190 @@
+//! What arrives: from bytes to frames, from frames to events.
+
+use std::io::ErrorKind;
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+
+use super::{BUFFER, DIRECT, Event, GLANCE, Session, eof};
+use crate::error::Error;
+use crate::machine::Verdict;
+use crate::wire::{self, HEADER, Header, Kind, PREFACE, read_reason};
+
+impl Session {
+    pub(super) fn parse_waits(&self) -> bool {
+        self.filled - self.parsed >= if self.preface_read { HEADER } else { PREFACE } && self.whole_frame()
+    }
+
+    pub(super) fn whole_frame(&self) -> bool {
+        let waiting = &self.input[self.parsed..self.filled];
+        match waiting.first_chunk::<HEADER>().map(|bytes| Header::decode(*bytes)) {
+            Some(Ok(header)) if self.preface_read && header.kind != Kind::Data => {
+                waiting.len() >= HEADER + header.length as usize
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Takes one frame from the buffer; `None` if no whole one is there.
+    pub(super) fn parse(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            let waiting = &self.input[self.parsed..self.filled];
+            if !self.preface_read {
+                let Some(bytes) = waiting.first_chunk::<PREFACE>() else { return Ok(None) };
+                wire::read_preface(*bytes)?;
+                self.parsed += PREFACE;
+                self.preface_read = true;
+                continue;
+            }
+            let Some(bytes) = waiting.first_chunk::<HEADER>() else { return Ok(None) };
+            let header = Header::decode(*bytes)?;
+            let length = header.length as usize;
+            let is_data = header.kind == Kind::Data;
+            if !is_data && waiting.len() < HEADER + length {
+                return Ok(None);
+            }
+            let verdict = self.machine.arrived(header)?;
+            let payload = if is_data { Vec::new() } else { waiting[HEADER..HEADER + length].to_vec() };
+            self.parsed += HEADER + payload.len();
+            let stream = header.stream;
+            if is_data {
+                self.bulk = length >= DIRECT;
+                (self.payload, self.payload_stream) = (length, stream);
+                if verdict == Verdict::Drop {
+                    self.drop_payload()?;
+                    continue;
+                }
+                return Ok(Some(Event::Data { stream, length }));
+            }
+            if verdict == Verdict::Drop {
+                continue;
+            }
+            match header.kind {
+                Kind::Open => return Ok(Some(Event::Opened { stream, request: payload })),
+                Kind::Message => {
+                    self.give_credit(stream, length);
+                    return Ok(Some(Event::Message { stream, bytes: payload }));
+                }
+                Kind::Finish => return Ok(Some(Event::Finished { stream })),
+                Kind::Cancel => {
+                    let (_, reason) = read_reason(&payload)?;
+                    return Ok(Some(Event::Cancelled { stream, reason }));
+                }
+                Kind::Bye => {
+                    let (code, reason) = read_reason(&payload)?;
+                    return Ok(Some(Event::Bye { code, reason }));
+                }
+                Kind::Credit => {
+                    let bytes = payload.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                    self.machine.credited(stream, bytes)?;
+                }
+                // Not more than one unsent answer: a peer that only asks must not fill our memory.
+                Kind::Ping if self.output.len() < BUFFER / 2 => self.output.extend(
+                    Header { kind: Kind::Pong, stream: 0, length: 8 }.encode().into_iter().chain(payload),
+                ),
+                Kind::Ping | Kind::Pong | Kind::Data => {}
+            }
+        }
+    }
+
+    /// Reads once into the buffer; false if nothing has arrived.
+    pub(super) fn fill(&mut self) -> Result<bool, Error> {
+        if self.parsed == self.filled {
+            (self.parsed, self.filled) = (0, 0);
+        } else if self.filled == self.input.len() || self.parsed > BUFFER / 2 {
+            self.input.copy_within(self.parsed..self.filled, 0);
+            (self.parsed, self.filled) = (0, self.filled - self.parsed);
+        }
+        let end = if self.bulk { (self.filled + GLANCE).min(BUFFER) } else { BUFFER };
+        match self.transport.read(&mut self.input[self.filled..end]) {
+            Ok(0) => Err(eof()),
+            Ok(bytes) => {
+                self.filled += bytes;
+                self.received += bytes as u64;
+                self.heard = Instant::now();
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(Error::Cut(error)),
+        }
+    }
+
+    /// Reads what has arrived and keeps it for the caller; false if nothing had.
+    pub(super) fn service(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        while self.payload == 0 && self.inbox_has_room() {
+            match self.parse()? {
+                Some(Event::Data { stream, length }) => {
+                    // The caller will take it later; credit is given back then.
+                    let mut bytes = vec![0; length];
+                    self.payload = 0;
+                    self.read_ahead(&mut bytes)?;
+                    self.inbox.push_back((Event::Data { stream, length }, bytes));
+                    any = true;
+                }
+                Some(event) => {
+                    self.keep(event);
+                    any = true;
+                }
+                None if self.fill()? => any = true,
+                None => break,
+            }
+        }
+        Ok(any)
+    }
+
+    pub(super) fn read_ahead(&mut self, into: &mut [u8]) -> Result<(), Error> {
+        let mut done = 0;
+        while done < into.len() {
+            if self.parsed == self.filled && !self.fill()? {
+                self.wait(PollFlags::IN, true)?;
+                continue;
+            }
+            let bytes = (self.filled - self.parsed).min(into.len() - done);
+            into[done..done + bytes].copy_from_slice(&self.input[self.parsed..self.parsed + bytes]);
+            self.parsed += bytes;
+            done += bytes;
+        }
+        Ok(())
+    }
+
+    /// Takes the rest of data nobody wanted.
+    pub(super) fn drop_payload(&mut self) -> Result<(), Error> {
+        if self.payload == 0 {
+            return Ok(());
+        }
+        let mut scratch = [0; 8 << 10];
+        while self.payload > 0 {
+            self.read_data(&mut scratch)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_last_words(&mut self) {
+        while self.payload == 0 && self.inbox_has_room() {
+            match self.parse() {
+                Ok(Some(event)) => self.keep(event),
+                Ok(None) if matches!(self.fill(), Ok(true)) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// What the peer said before the connection was lost and was not taken yet.
+    pub fn last_words(&mut self) -> Option<Event> {
+        self.payload = 0;
+        self.ahead.clear();
+        self.inbox.pop_front().map(|(event, _)| event)
+    }
+
+    pub(super) fn keep(&mut self, event: Event) {
+        self.inbox.push_back((event, Vec::new()));
+    }
+
+    pub(super) fn inbox_has_room(&self) -> bool {
+        // Credit bounds the bytes; this bounds frames without any.
+        self.inbox.len() < 64 << 10
+    }
+}

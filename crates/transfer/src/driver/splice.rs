@@ -1,0 +1,102 @@
+//! Data that the kernel moves between files and the socket: no copy passes through this process.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+
+use super::{Session, eof};
+use crate::error::Error;
+use crate::wire::Kind;
+
+impl Session {
+    /// Sends `length` bytes of a file from `offset` as one DATA frame without copying them here
+    /// (`sendfile(2)`); at most 1 MiB. Returns how many there were: if the file ends early the rest of the
+    /// frame is zeros, for a header cannot be taken back.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message), and what reading the file gives.
+    pub fn data_from(
+        &mut self,
+        stream: u16,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: usize,
+    ) -> Result<usize, Error> {
+        self.await_credit(stream, length)?;
+        self.header(Kind::Data, stream, length);
+        self.flush()?;
+        let mut offset = offset;
+        let mut done = 0;
+        while done < length {
+            match rustix::fs::sendfile(self.transport.socket(), file, Some(&mut offset), length - done) {
+                Ok(0) => {
+                    let zeros = vec![0; length - done];
+                    self.write_out(&zeros)?;
+                    break;
+                }
+                Ok(bytes) => {
+                    done += bytes;
+                    self.sent += bytes as u64;
+                    self.heard = Instant::now();
+                }
+                Err(rustix::io::Errno::AGAIN) => self.await_writable()?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::Cut(error.into())),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Moves announced data from the socket into a file without copying it here (`splice(2)`), at `offset`;
+    /// `pipe` is one of the caller's, empty. Says how many bytes it was: all that were announced.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive); [`Error::Io`] if the file does not take them.
+    pub fn data_into(
+        &mut self,
+        pipe: &(OwnedFd, OwnedFd),
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<usize, Error> {
+        use rustix::pipe::{SpliceFlags, splice};
+        let full = |error: rustix::io::Errno| Error::io("write", "the file", error);
+        let length = self.payload;
+        let mut offset = offset;
+        // What was read with the header has to go the other way.
+        let mut first = vec![0; (self.ahead.len() + self.filled - self.parsed).min(length)];
+        self.read_data(&mut first)?;
+        let mut rest = &first[..];
+        while !rest.is_empty() {
+            let bytes = rustix::io::pwrite(file, rest, offset).map_err(full)?;
+            offset += bytes as u64;
+            rest = &rest[bytes..];
+        }
+        let mut left = length - first.len();
+        while left > 0 {
+            let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK | SpliceFlags::MORE;
+            let mut moved = match splice(self.transport.socket(), None, &pipe.1, None, left, flags) {
+                Ok(0) => return Err(eof()),
+                Ok(bytes) => bytes,
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.wait(PollFlags::IN, true)?;
+                    continue;
+                }
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(Error::Cut(error.into())),
+            };
+            self.received += moved as u64;
+            left -= moved;
+            while moved > 0 {
+                match splice(&pipe.0, None, file, Some(&mut offset), moved, SpliceFlags::MOVE) {
+                    Ok(0) => return Err(full(rustix::io::Errno::NOSPC)),
+                    Ok(bytes) => moved -= bytes,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(full(error)),
+                }
+            }
+        }
+        self.took(length - first.len())?;
+        Ok(length)
+    }
+}

@@ -1,0 +1,160 @@
+//! How a client connects, puts and gets.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::driver::Deadlines;
+use crate::message::Durability;
+use crate::tls::ClientKeys;
+use crate::walk::Patterns;
+
+/// How a client tries again after a connection was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retry {
+    /// The first pause; each following one is twice as long.
+    pub first: Duration,
+    /// The longest pause.
+    pub longest: Duration,
+    /// Time without any progress after which it gives up. Zero for no second try.
+    pub patience: Duration,
+}
+
+impl Default for Retry {
+    /// From half a second to 15 s, for two minutes.
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(15),
+            patience: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Whether a client encrypts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Security {
+    /// Plain, to this machine only; other machines are refused.
+    Local,
+    /// Plain to this machine, TLS to others.
+    Remote(ClientKeys),
+    /// TLS always.
+    Always(ClientKeys),
+    /// Plain always: whoever is in between can read and change what is sent.
+    Never,
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// Whether and how to encrypt.
+    pub security: Security,
+    /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
+    pub streams: usize,
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// How long a session may be silent.
+    pub deadlines: Deadlines,
+    /// How to go on after a cut.
+    pub retry: Retry,
+    /// Bounds of every close.
+    pub policy: linger::Policy,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            security: Security::Local,
+            streams: 1,
+            connect_timeout: Duration::from_secs(10),
+            deadlines: Deadlines::default(),
+            retry: Retry::default(),
+            policy: linger::Policy::default(),
+        }
+    }
+}
+
+/// What to put.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// A file or a directory.
+    Path(PathBuf),
+    /// Bytes until the end of the descriptor.
+    Pipe(OwnedFd),
+}
+
+/// How to put.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PutOptions {
+    /// Overwrite what has the final name.
+    pub replace: bool,
+    /// Hash at both ends. Without, the kernel moves the bytes, and the receipt is for the length alone.
+    pub verify: bool,
+    /// Send nothing, say what would be sent.
+    pub dry_run: bool,
+    /// What the receiver has to do before its receipt, at least.
+    pub durability: Durability,
+    /// What of a directory to leave out.
+    pub patterns: Patterns,
+    /// Bytes a second; 0 for no limit.
+    pub limit: u64,
+}
+
+impl Default for PutOptions {
+    fn default() -> Self {
+        Self {
+            replace: false,
+            verify: true,
+            dry_run: false,
+            durability: Durability::Disk,
+            patterns: Patterns::none(),
+            limit: 0,
+        }
+    }
+}
+
+/// Where what is got goes, and how.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct GetOptions {
+    /// Overwrite what has the final name.
+    pub replace: bool,
+    /// Hash at both ends.
+    pub verify: bool,
+    /// Fetch nothing, say what would be fetched.
+    pub dry_run: bool,
+    /// What to do before a file counts as received.
+    pub durability: Durability,
+    /// Lines of `.gitignore` syntax, applied by the sender.
+    pub patterns: Vec<String>,
+    /// Bytes a second; 0 for no limit.
+    pub limit: u64,
+}
+
+impl Default for GetOptions {
+    fn default() -> Self {
+        Self {
+            replace: false,
+            verify: true,
+            dry_run: false,
+            durability: Durability::Disk,
+            patterns: Vec::new(),
+            limit: 0,
+        }
+    }
+}
+
+/// Where what is got goes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// With a final `/` (or empty) a directory to put it in, otherwise the new name.
+    Path(PathBuf),
+    /// A file or a source, to a descriptor: each block is verified before it is written.
+    Stream(OwnedFd),
+}

@@ -1,0 +1,156 @@
+//! What is to be sent, and what has become of it: it outlives sessions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use crate::hash::{Hash, Tree};
+use crate::message::{Entry, Kind, Refusal, Time};
+use crate::path::RelPath;
+use crate::progress::Summary;
+use crate::walk::{Found, Walk};
+
+/// Where the bytes come from.
+pub(crate) enum Source<'a> {
+    Tree(Walk<'a>),
+    Pipe(Box<Pipe>),
+}
+
+/// Bytes of unknown length.
+pub(crate) struct Pipe {
+    pub(crate) input: OwnedFd,
+    /// The command that writes them, if it is one: it has to end well.
+    pub(crate) child: Option<(std::process::Child, String, Instant)>,
+    pub(crate) entry: Option<Entry>,
+    /// Complete blocks, all of them hashed, whether held or not.
+    pub(crate) tree: Tree,
+    /// Blocks that the receiver has not confirmed; the last of them is number `tree.blocks() - 1`.
+    pub(crate) held: VecDeque<Vec<u8>>,
+    pub(crate) current: Vec<u8>,
+    pub(crate) ended: bool,
+}
+
+impl Pipe {
+    pub(crate) fn new(input: OwnedFd) -> Self {
+        let mut token = [0; 16];
+        // Uniqueness is all that is asked of it; it is no secret.
+        let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
+        let entry = Entry {
+            index: 0,
+            kind: Kind::Pipe,
+            path: RelPath::root(),
+            mode: 0o644,
+            mtime: None,
+            size: None,
+            token,
+            hash: None,
+            sparse: false,
+            target: Vec::new(),
+        };
+        Self {
+            input,
+            child: None,
+            entry: Some(entry),
+            tree: Tree::new(),
+            held: VecDeque::new(),
+            current: Vec::new(),
+            ended: false,
+        }
+    }
+
+    pub(crate) fn of_command(
+        child: std::process::Child,
+        program: String,
+        input: OwnedFd,
+        end: Instant,
+    ) -> Self {
+        Self { child: Some((child, program, end)), ..Self::new(input) }
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.tree.bytes() + self.current.len() as u64
+    }
+
+    pub(crate) fn hash(&self) -> Hash {
+        self.tree.end(&self.current)
+    }
+}
+
+/// An entry without receipt.
+pub(crate) struct Sent {
+    pub(crate) entry: Entry,
+    pub(crate) leave: Option<(u32, Time)>,
+    pub(crate) ended: bool,
+    /// Length and hash of the content as it was sent, which the receipt has to repeat.
+    pub(crate) content: Option<(u64, Option<Hash>)>,
+}
+
+/// What is to be sent, and what has become of it; outlives sessions.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) source: Source<'a>,
+    pub(crate) waiting: BTreeMap<u64, Sent>,
+    pub(crate) announced: u64,
+    pub(crate) exhausted: bool,
+    pub(crate) summary: Summary,
+}
+
+/// One thing to do, from the walk or again.
+pub(crate) enum Act {
+    Entry(Entry, Option<OwnedFd>),
+    Leave(u64, u32, Time),
+    Problem(RelPath, Refusal, String),
+}
+
+impl<'a> Outgoing<'a> {
+    pub(crate) fn new(source: Source<'a>) -> Self {
+        let summary = Summary::default();
+        Self { source, waiting: BTreeMap::new(), announced: 0, exhausted: false, summary }
+    }
+
+    /// Writes down what is known after the last session: what was sent whole, and what was not.
+    pub(crate) fn settle(&mut self) {
+        self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.ended).count() as u64;
+        self.summary.unsent = self.waiting.values().filter(|sent| !sent.ended).count() as u64;
+        self.summary.unsent += u64::from(!self.exhausted);
+    }
+
+    /// What an earlier session left to be done again, in the order of the walk.
+    pub(crate) fn again(&mut self) -> VecDeque<Act> {
+        let mut acts = VecDeque::new();
+        let mut open: Vec<(u64, RelPath, u32, Time)> = Vec::new();
+        for (index, sent) in &mut self.waiting {
+            sent.ended = false;
+            let path = sent.entry.path.as_bytes();
+            while let Some((_, above, ..)) = open.last() {
+                let above = above.as_bytes();
+                let inside =
+                    above.is_empty() || (path.starts_with(above) && path.get(above.len()) == Some(&b'/'));
+                if inside {
+                    break;
+                }
+                if let Some((index, _, mode, time)) = open.pop() {
+                    acts.push_back(Act::Leave(index, mode, time));
+                }
+            }
+            acts.push_back(Act::Entry(sent.entry.clone(), None));
+            if let Some((mode, time)) = sent.leave {
+                open.push((*index, sent.entry.path.clone(), mode, time));
+            }
+        }
+        acts.extend(open.into_iter().rev().map(|(index, _, mode, time)| Act::Leave(index, mode, time)));
+        acts
+    }
+
+    pub(crate) fn next(&mut self) -> Option<Act> {
+        let act = match &mut self.source {
+            Source::Tree(walk) => walk.next().map(|found| match found {
+                Found::Entry(entry, file) => Act::Entry(entry, file),
+                Found::Leave { index, mode, mtime } => Act::Leave(index, mode, mtime),
+                Found::Problem { path, refusal, text } => Act::Problem(path, refusal, text),
+            }),
+            Source::Pipe(pipe) => pipe.entry.take().map(|entry| Act::Entry(entry, None)),
+        };
+        self.exhausted = act.is_none();
+        act
+    }
+}

@@ -1,0 +1,215 @@
+//! The bytes of one file: read, hashed and sent block by block, or moved by the kernel.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::fs::SeekFrom;
+
+use super::Sender;
+use crate::error::Error;
+use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
+use crate::message::{Entry, Message};
+use crate::progress::Progress;
+use crate::root::{mtime, read_full};
+
+/// What was read of a file.
+enum Read {
+    /// A full block.
+    Whole(Sum),
+    /// Less than one, perhaps nothing: the file ends here.
+    Last(Hash),
+}
+
+impl Sender<'_, '_> {
+    /// Sends a file by blocks with their chaining values; `None` if it was aborted.
+    pub(super) fn verified(
+        &mut self,
+        entry: &Entry,
+        file: BorrowedFd<'_>,
+        mut tree: Tree,
+    ) -> Result<Option<(u64, Option<Hash>)>, Error> {
+        let mut piece = std::mem::take(&mut self.piece);
+        let ended = self.blocks(entry, file, &mut tree, &mut piece);
+        self.piece = piece;
+        ended
+    }
+
+    pub(super) fn blocks(
+        &mut self,
+        entry: &Entry,
+        file: BorrowedFd<'_>,
+        tree: &mut Tree,
+        piece: &mut Vec<u8>,
+    ) -> Result<Option<(u64, Option<Hash>)>, Error> {
+        let size = entry.size.unwrap_or(0);
+        let mut data_until = 0;
+        loop {
+            let offset = tree.bytes();
+            if entry.sparse && offset >= data_until && self.holes(file, tree, size, &mut data_until)? {
+                continue;
+            }
+            match self.block(entry, file, tree, size.saturating_sub(offset), piece)? {
+                Some(Read::Whole(sum)) => {
+                    tree.push(sum);
+                    self.sum(sum.value)?;
+                    self.look_around(BLOCK as u64)?;
+                }
+                Some(Read::Last(hash)) => return Ok(Some((size, Some(hash)))),
+                None => return Ok(None),
+            }
+            if !self.outgoing.waiting.contains_key(&entry.index) {
+                return Ok(Some((size, None)));
+            }
+        }
+    }
+
+    /// Reads, hashes and sends the next block, or the `left` bytes that are all there is of it; `None` if the
+    /// entry was aborted. Small pieces, so that each is sent while it is in the processor's cache.
+    fn block(
+        &mut self,
+        entry: &Entry,
+        file: BorrowedFd<'_>,
+        tree: &Tree,
+        left: u64,
+        piece: &mut Vec<u8>,
+    ) -> Result<Option<Read>, Error> {
+        let number = tree.blocks();
+        let mut hasher = None;
+        let is_last = left < BLOCK as u64;
+        let length = left.min(BLOCK as u64) as usize;
+        let mut done = 0;
+        while done < length {
+            let into = PIECE.min(length - done);
+            if piece.len() < into {
+                piece.resize(into, 0);
+            }
+            match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
+                Ok(read) if read == into => {}
+                Ok(_) => return self.abort(entry, changed(entry)).map(|()| None),
+                Err(error) => {
+                    return self.abort(entry, format!("cannot read {}: {error}", entry.path)).map(|()| None);
+                }
+            }
+            if length > PIECE {
+                hasher.get_or_insert_with(|| BlockHasher::new(number)).update(&piece[..into]);
+            }
+            self.content(&piece[..into])?;
+            done += into;
+        }
+        if is_last && !unchanged(entry, file) {
+            return self.abort(entry, changed(entry)).map(|()| None);
+        }
+        Ok(Some(match hasher {
+            Some(hasher) if is_last => Read::Last(tree.finish(&hasher)),
+            Some(hasher) => Read::Whole(hasher.finish()),
+            // A piece or less: no need for a hasher of two kilobytes.
+            None => Read::Last(tree.end(&piece[..length])),
+        }))
+    }
+
+    /// At a hole of at least one block says so instead of sending zeros.
+    pub(super) fn holes(
+        &mut self,
+        file: BorrowedFd<'_>,
+        tree: &mut Tree,
+        size: u64,
+        data_until: &mut u64,
+    ) -> Result<bool, Error> {
+        let offset = tree.bytes();
+        let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(data) => data.min(size),
+            Err(rustix::io::Errno::NXIO) => size,
+            // A file system that cannot tell has no holes.
+            Err(_) => offset,
+        };
+        let blocks = data.saturating_sub(offset) / BLOCK as u64;
+        if blocks == 0 {
+            *data_until = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+            return Ok(false);
+        }
+        for _ in 0..blocks {
+            tree.push(Sum::of(tree.blocks(), &ZEROS));
+        }
+        self.say(&Message::Hole { bytes: blocks * BLOCK as u64 })?;
+        (self.observe)(Progress::Moved { bytes: blocks * BLOCK as u64 });
+        Ok(true)
+    }
+
+    pub(super) fn unverified(
+        &mut self,
+        entry: &Entry,
+        file: BorrowedFd<'_>,
+        mut offset: u64,
+    ) -> Result<Option<(u64, Option<Hash>)>, Error> {
+        let size = entry.size.unwrap_or(0);
+        let fast = self.session.is_plain();
+        while offset < size {
+            let piece = self.limiter.piece(BLOCK).min(BLOCK - (offset % BLOCK as u64) as usize);
+            let length = piece.min(usize::try_from(size - offset).unwrap_or(usize::MAX));
+            self.pause(length)?;
+            let read = if fast {
+                self.session.data_from(self.stream, file, offset, length)?
+            } else {
+                let mut piece = std::mem::take(&mut self.piece);
+                piece.resize(length.max(piece.len()), 0);
+                let read = read_full(file, &mut piece[..length], offset).unwrap_or(0);
+                self.session.data(self.stream, &piece[..length])?;
+                self.piece = piece;
+                read
+            };
+            if read < length {
+                self.abort(entry, changed(entry))?;
+                return Ok(None);
+            }
+            offset += length as u64;
+            (self.observe)(Progress::Moved { bytes: length as u64 });
+            self.look_around(length as u64)?;
+            if !self.outgoing.waiting.contains_key(&entry.index) {
+                break;
+            }
+        }
+        if !unchanged(entry, file) {
+            self.abort(entry, changed(entry))?;
+            return Ok(None);
+        }
+        Ok(Some((size, None)))
+    }
+
+    /// Sends bytes, at the rate that is allowed.
+    pub(super) fn content(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let piece = self.limiter.piece(BLOCK);
+        for part in bytes.chunks(piece) {
+            self.pause(part.len())?;
+            self.session.data(self.stream, part)?;
+            (self.observe)(Progress::Moved { bytes: part.len() as u64 });
+        }
+        Ok(())
+    }
+
+    pub(super) fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
+        if self.options.verify { self.say(&Message::Sum { value }) } else { Ok(()) }
+    }
+
+    pub(super) fn pause(&mut self, bytes: usize) -> Result<(), Error> {
+        let mut pause = self.limiter.pause(bytes, Instant::now());
+        while !pause.is_zero() {
+            self.session.flush()?;
+            let step = pause.min(Duration::from_secs(5));
+            std::thread::sleep(step);
+            pause -= step;
+            if !pause.is_zero() {
+                self.session.ping()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unchanged(entry: &Entry, file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(file)
+        .is_ok_and(|stat| Some(stat.st_size as u64) == entry.size && Some(mtime(&stat)) == entry.mtime)
+}
+
+fn changed(entry: &Entry) -> String {
+    format!("{} changed while it was read\nhint: send it again when nobody writes to it", entry.path)
+}

@@ -1,0 +1,133 @@
+//! Files before they have their final names: without one, or with one in a work directory.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Fault, Store, log_name};
+use crate::path::RelPath;
+
+/// A directory for what is not complete yet.
+pub(super) struct Work {
+    pub(super) dir: OwnedFd,
+    pub(super) device: u64,
+}
+
+/// The name of a file before its final one: none, or one in a work directory.
+pub(super) enum Temporary {
+    Nameless,
+    Named { work: Rc<Work>, name: String },
+}
+
+impl Temporary {
+    /// Forgets the file, and its log if it has one.
+    pub(super) fn remove(&self, has_log: bool) {
+        if let Self::Named { work, name } = self {
+            let _ = rustix::fs::unlinkat(&work.dir, name, AtFlags::empty());
+            if has_log {
+                let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
+            }
+        }
+    }
+}
+
+impl Store<'_> {
+    /// The directory for unfinished files on the file system of `parent`.
+    pub(super) fn work_for(&mut self, parent: &Rc<OwnedFd>) -> Result<Rc<Work>, Fault> {
+        let fault = |error| {
+            Fault::new("make the work directory", self.root.path().join(crate::path::WORK).display(), error)
+        };
+        let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).map_err(fault);
+        let work = match &self.work {
+            Some(work) => work.clone(),
+            None => {
+                let dir = self.root.work().map_err(fault)?;
+                let work = Rc::new(Work { device: device(dir.as_fd())?, dir });
+                self.work = Some(work.clone());
+                work
+            }
+        };
+        let device = device(parent.as_fd())?;
+        if device == work.device {
+            return Ok(work);
+        }
+        // Another file system is mounted inside the tree: a rename cannot cross, so work there.
+        let made = rustix::fs::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
+        if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
+            return Err(Fault::new("make a work directory on", "the mounted file system", Errno::ACCESS));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&**parent, crate::path::WORK, flags, Mode::empty()).map_err(fault)?;
+        Ok(Rc::new(Work { dir, device }))
+    }
+
+    /// Does something in the work directory; again if another session has removed it meanwhile, being empty.
+    pub(super) fn in_work<T>(
+        &mut self,
+        parent: &Rc<OwnedFd>,
+        mut act: impl FnMut(&Work) -> Result<T, Errno>,
+    ) -> Result<(Rc<Work>, Result<T, Errno>), Fault> {
+        let mut tries = 0;
+        loop {
+            let work = self.work_for(parent)?;
+            let done = act(&work);
+            tries += 1;
+            if !matches!(done, Err(Errno::NOENT)) || tries == 5 {
+                return Ok((work, done));
+            }
+            self.work = None;
+        }
+    }
+
+    /// Makes a file that nobody can see, in the file system of `parent`, with the mode given less the umask.
+    ///
+    /// Without a name it leaves nothing behind, however this process ends, and costs less.
+    pub(super) fn temporary(
+        &mut self,
+        parent: &Rc<OwnedFd>,
+        dest: &RelPath,
+        mode: u32,
+    ) -> Result<(Temporary, OwnedFd), Fault> {
+        let fault = |error| Fault::new("create a temporary file for", dest, error);
+        let mode = Mode::from_raw_mode(mode | 0o600);
+        if self.nameless {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            match rustix::fs::openat(&**parent, ".", flags, mode) {
+                Ok(file) => return Ok((Temporary::Nameless, file)),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR) => self.nameless = false,
+                Err(error) => return Err(fault(error)),
+            }
+        }
+        let name = self.next_name();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (work, file) = self.in_work(parent, |work| rustix::fs::openat(&work.dir, &name, flags, mode))?;
+        Ok((Temporary::Named { work, name }, file.map_err(fault)?))
+    }
+
+    pub(super) fn next_name(&mut self) -> String {
+        self.count += 1;
+        format!("{}-{}", self.prefix, self.count)
+    }
+}
+
+/// Gives a nameless file a name.
+pub(super) fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
+        // Before Linux 6.10 this took CAP_DAC_READ_SEARCH; open(2) names the other way.
+        Err(Errno::NOENT) => {
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(rustix::fs::CWD, link, dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        other => other,
+    }
+}
+
+/// The process's umask, without changing it as umask(2) would; 0o777 where it cannot be known.
+pub(super) fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok()).unwrap_or(0o777)
+}
