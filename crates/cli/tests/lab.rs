@@ -61,7 +61,8 @@ fn the_reset_overtakes_the_response_and_lingering_loses_none() {
         (cell["lost"].as_u64().unwrap(), cell["trials"].as_u64().unwrap())
     };
     let ((close, of), lingering) = (lost("close"), lost("lingering"));
-    assert!(close > 30 && of == 60, "{lines:?}");
+    // The preset holds the data for 40 ms, and a busy machine may stop a server longer than that.
+    assert!(close >= 54 && of == 60, "{lines:?}");
     assert_eq!(lingering, (0, 60));
     let summary = lines.last().unwrap();
     assert_eq!((&summary["type"], &summary["seed"]), (&"summary".into(), &7.into()));
