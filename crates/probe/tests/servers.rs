@@ -187,7 +187,10 @@ mod a_hundred_times {
             let report = ask_often(name, &[check], 100 / parts(check))?;
             let found = &report.findings[0];
             let (verdict, times, trials) = (found.verdict, found.with_this_verdict, found.trials);
-            let right = verdict == expected && times == trials;
+            // One that loses may happen to have read everything now and then, which saves its response, and that is
+            // no false verdict; one that keeps loses none.
+            let enough = if expected == Verdict::Loses { trials * 9 / 10 } else { trials };
+            let right = verdict == expected && times >= enough;
             let wrong = || format!("{check}: {verdict} {times} of {trials}: {}", found.sentence);
             Some(right.then_some(trials).ok_or_else(wrong))
         };
