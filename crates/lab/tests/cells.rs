@@ -118,7 +118,7 @@ fn without_namespaces_loopback_still_works() {
 
 #[test]
 fn any_two_programs_meet_over_a_link() {
-    use linger_lab::{ExecPlan, IpVersion, Rate, exec};
+    use linger_lab::{ExecPlan, IpVersion, exec};
     sandboxed(|| {
         let server = "exec python3 -c 'import socket, os
 s = socket.create_server((os.environ[\"LINGER_SERVER\"], 9000), family=socket.AF_INET6)
