@@ -1,6 +1,6 @@
 //! Peers that have gone mad: frames of real sessions, dropped, doubled, swapped and damaged, against both sides.
 //!
-//! No panic, bounded memory, nothing written outside of the directory. `examples/fuzz.rs` does the same at length.
+//! No panic, bounded memory, nothing written outside of the directory. `examples/fuzz_peers.rs` does the same at length.
 
 mod common;
 

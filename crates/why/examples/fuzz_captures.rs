@@ -1,6 +1,6 @@
 //! Feeds damaged captures to the whole diagnosis, for ever the same ones from the same seed.
 //!
-//! `cargo run --release -p linger-why --example fuzz -- ITERATIONS [SEED]`
+//! `cargo run --release -p linger-why --example fuzz_captures -- ITERATIONS [SEED]`
 //!
 //! It takes the labelled captures, joins some, turns bits, lengths and whole fields over, cuts, repeats and
 //! reorders packets, and says how far it came. A panic ends it, with the iteration and the seed to repeat it.
