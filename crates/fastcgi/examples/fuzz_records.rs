@@ -1,4 +1,4 @@
-//! Feeds the record parsers hostile connections, each made from a seed: `fuzz [COUNT] [SEED]`.
+//! Feeds the record parsers hostile connections, each made from a seed: `fuzz_records [COUNT] [SEED]`.
 //!
 //! A connection is a sequence of records that a peer might send, damaged here and there, and cut anywhere. The
 //! parsers must neither panic nor remember more than their limits. One connection is one iteration.

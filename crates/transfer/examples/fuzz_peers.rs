@@ -1,4 +1,4 @@
-//! Hostile peers against both sides, each connection made from a seed: `fuzz [FRAMES] [SEED]`.
+//! Hostile peers against both sides, each connection made from a seed: `fuzz_peers [FRAMES] [SEED]`.
 //!
 //! The frames of real sessions are dropped, doubled, swapped and damaged, names that lead elsewhere put into
 //! them, and said over loopback TCP to a server that receives, and to clients that put and get. No side may
