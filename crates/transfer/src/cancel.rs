@@ -33,7 +33,7 @@ impl Cancel {
         Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
     }
 
-    /// Ends every session that watches this; each gives [`Error::Cancelled`] from its present or next wait.
+    /// Ends every session that watches this; each gives [`Error::Cancelled`](crate::Error::Cancelled) from its present or next wait.
     pub fn cancel(&self) {
         // It can fail only by overflowing the counter, and then it is set.
         let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
