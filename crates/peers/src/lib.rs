@@ -13,4 +13,4 @@ pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };
 pub use launch::{Launch, Peer, Unavailable, free_port, program};
-pub use servers::{LENGTH, SERVERS, Server, Subject, go_program, sample};
+pub use servers::{LENGTH, SERVERS, Server, Subject, go_program, sample, sample_program};

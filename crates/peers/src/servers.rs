@@ -327,6 +327,18 @@ pub fn go_program(name: &str, source: &str) -> Result<Peer, Unavailable> {
 /// # Errors
 /// As [`Launch::start`].
 pub fn sample(name: &str) -> Result<Peer, Unavailable> {
+    let program = sample_program(name)?;
+    let launch = Launch::new(name);
+    let mut command = Command::new(program);
+    command.arg(launch.port.to_string());
+    launch.start(command)
+}
+
+/// Where a sample server is, built when it is not there yet; its argument is the port.
+///
+/// # Errors
+/// [`Unavailable::Missing`].
+pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
@@ -347,10 +359,7 @@ pub fn sample(name: &str) -> Result<Peer, Unavailable> {
         let package = format!("cargo build -p linger-samples --features actix --bin {name}");
         return Err(Unavailable::Missing { program: name.to_owned(), package });
     }
-    let launch = Launch::new(name);
-    let mut command = Command::new(program);
-    command.arg(launch.port.to_string());
-    launch.start(command)
+    Ok(program)
 }
 
 /// Whether a program is missing or older than what it is made of.

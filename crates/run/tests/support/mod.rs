@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linger_host::Counters;
 use linger_run::{Options, Via};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,6 +29,7 @@ pub(crate) fn supervise() {
     options.via = if settings.contains("seccomp") { Some(Via::Seccomp) } else { None };
     options.outgoing = settings.contains("outgoing");
     options.exclude_ports = if settings.contains("exclude") { vec![PORT] } else { Vec::new() };
+    options.ports = settings.split(' ').filter_map(|word| word.strip_prefix("port=")?.parse().ok()).collect();
     options.search = std::env::var_os("PATH").unwrap_or_default();
     let arguments: Vec<_> = words.map(Into::into).collect();
     let write = |text: String| fs::write(report, text).unwrap();
@@ -90,7 +92,10 @@ impl Server {
         let wanted = format!(":{port:04X} ");
         let started = Instant::now();
         loop {
-            let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+            // Java listens at an IPv6 socket, whatever the address.
+            let table =
+                |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+            let table = table("tcp") + &table("tcp6");
             let listens = |line: &str| {
                 line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
             };
@@ -174,6 +179,12 @@ impl Got {
     }
 }
 
+/// Aborts that the kernel counted: a close with unread bytes, data after a close.
+pub(crate) fn aborts(since: &Counters) -> u64 {
+    let now = Counters::read().unwrap().since(since);
+    now.of("TCPAbortOnClose") + now.of("TCPAbortOnData")
+}
+
 pub(crate) fn connect(port: u16, receive: Option<usize>) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     if let Some(size) = receive {
@@ -191,11 +202,16 @@ pub(crate) fn connect(port: u16, receive: Option<usize>) -> TcpStream {
 pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
     let mut stream = connect(port, Some(4_096));
     let _ = stream.write_all(&request(body));
-    let patience = if reset_expected { 5_000 } else { 300 };
-    let mut fds = [PollFd::new(&stream, PollFlags::ERR | PollFlags::HUP)];
+    await_reset(&stream, reset_expected);
+    read(stream)
+}
+
+/// Waits for a reset; for a while only where none should come.
+pub(crate) fn await_reset(stream: &TcpStream, expected: bool) {
+    let patience = if expected { 5_000 } else { 300 };
+    let mut fds = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
     let timeout = Timespec { tv_sec: patience / 1_000, tv_nsec: patience % 1_000 * 1_000_000 };
     poll(&mut fds, Some(&timeout)).unwrap();
-    read(stream)
 }
 
 /// Goes on sending after its request, a byte now and then until a reset meets one, and only then reads.
@@ -211,16 +227,6 @@ pub(crate) fn late_sender(port: u16, reset_expected: bool) -> Got {
     read(stream)
 }
 
-/// Sends a request and reads at the same time, as a browser or a proxy does.
-pub(crate) fn upload(port: u16, body: usize) -> Got {
-    let stream = connect(port, None);
-    let mut writer = stream.try_clone().unwrap();
-    let writing = thread::spawn(move || writer.write_all(&request(body)));
-    let got = read(stream);
-    let _ = writing.join().unwrap();
-    got
-}
-
 pub(crate) fn request(body: usize) -> Vec<u8> {
     let mut request =
         format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {body}\r\n\r\n")
@@ -229,7 +235,7 @@ pub(crate) fn request(body: usize) -> Vec<u8> {
     request
 }
 
-fn read(mut stream: TcpStream) -> Got {
+pub(crate) fn read(mut stream: TcpStream) -> Got {
     let mut bytes = Vec::new();
     let error = stream.read_to_end(&mut bytes).err();
     Got { bytes, error }

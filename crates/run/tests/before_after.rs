@@ -1,0 +1,145 @@
+//! Each server bare and supervised, asked as `linger probe` asks: before it loses, after it keeps, and the kernel's
+//! counters say so too.
+
+mod support;
+
+use std::fs;
+
+use linger_host::Counters;
+use linger_host::testing::{sandboxed, skip};
+use linger_probe::{Check, Config, Verdict, probe};
+use rustix::process::Signal;
+use support::{PORT, Server, aborts, program, proxy};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+/// Bytes of every response: more than the probe's window and its loopback segments hold.
+const LENGTH: usize = 300_000;
+
+/// Asks a server, bare and supervised, the questions that lose the bare one's response.
+fn before_and_after(command: &[&str], port: u16, checks: &[Check]) {
+    for settings in [None, Some("")] {
+        let server = Server::start_listening(settings, command, port);
+        let mut config = Config::default();
+        config.only = checks.to_vec();
+        let target = format!("http://127.0.0.1:{port}/large").parse().unwrap();
+        let before = Counters::read().unwrap();
+        let asked = probe(&target, &config, |_| {}).unwrap();
+        let aborted = aborts(&before);
+        let report = server.stop(Signal::TERM);
+        let wanted = if settings.is_none() { Verdict::Loses } else { Verdict::Keeps };
+        assert_eq!(asked.findings.len(), checks.len());
+        for finding in &asked.findings {
+            let said = format!("{command:?}, {settings:?}: {}: {}", finding.check, finding.sentence);
+            eprintln!("{said} {:?}", finding.counters);
+            assert_eq!(finding.verdict, wanted, "{said}; {report:?}");
+        }
+        match settings {
+            None => assert!(aborted > 0, "{command:?}: the kernel saw no abort"),
+            Some(_) => {
+                assert_eq!(aborted, 0, "{command:?}: {report:?}");
+                assert!(report["lingered"].as_u64() > Some(0), "{report:?}");
+            }
+        }
+    }
+}
+
+const EARLY: [Check; 2] = [Check::UnreadBody, Check::UploadInProgress];
+
+fn wsgi(directory: &tempfile::TempDir) -> String {
+    let path = directory.path().join("early.py");
+    let text = format!(
+        "def app(e, s):\n    s('200 OK', [('Content-Length', '{LENGTH}')])\n    return [b'r' * {LENGTH}]\n"
+    );
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn python_http_server() {
+    const SERVER: &str = "import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header('Content-Length', '300000')
+        self.end_headers()
+        self.wfile.write(b'r' * 300000)
+    do_POST = do_GET
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
+";
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let checks = [Check::UnreadBody, Check::UploadInProgress, Check::LateByte];
+        before_and_after(&[&python, "-c", SERVER], PORT, &checks);
+    });
+}
+
+#[test]
+fn uwsgi() {
+    sandboxed(|| {
+        let Some(uwsgi) = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let app = wsgi(&directory);
+        let socket = ["--http-socket", "127.0.0.1:8000", "--plugin", "python3"];
+        let rest = ["--wsgi-file", &app, "--callable", "app", "--master", "--die-on-term"];
+        before_and_after(&[&[uwsgi.as_str()], &socket[..], &rest[..]].concat(), PORT, &EARLY);
+    });
+}
+
+fn gunicorn(class: &'static str) {
+    sandboxed(|| {
+        let Some(gunicorn) = program("gunicorn", "PyPI gunicorn") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        wsgi(&directory);
+        let path = directory.path().display().to_string();
+        let command = [&gunicorn, "--pythonpath", &path, "-k", class, "-b", "127.0.0.1:8000", "early:app"];
+        before_and_after(&command, PORT, &EARLY);
+    });
+}
+
+#[test]
+fn gunicorn_sync() {
+    gunicorn("sync");
+}
+
+#[test]
+fn gunicorn_gthread() {
+    gunicorn("gthread");
+}
+
+#[test]
+fn node() {
+    const SERVER: &str = "require('http').createServer((_, response) => {
+  response.writeHead(200, { 'Content-Length': 300000 });
+  response.end(Buffer.alloc(300000, 'r'));
+}).listen(8000, '127.0.0.1');";
+    sandboxed(|| {
+        let Some(node) = program("node", "nodejs") else { return };
+        before_and_after(&[&node, "-e", SERVER], PORT, &EARLY);
+    });
+}
+
+#[test]
+fn nginx_told_not_to_linger() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("large"), "r".repeat(LENGTH)).unwrap();
+        let location = format!("location / {{ root {}; }}", directory.path().display());
+        let Some(command) = proxy(directory.path(), &location, "lingering_close off;") else { return };
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        before_and_after(&command, 8_080, &[Check::Pipelined, Check::LateByte]);
+    });
+}
+
+#[test]
+fn bare_axum() {
+    sandboxed(|| match linger_peers::sample_program("axum-bare") {
+        Ok(axum) => before_and_after(&[axum.to_str().unwrap(), "8000"], PORT, &EARLY),
+        Err(missing) => skip("bare axum", &missing.to_string()),
+    });
+}
