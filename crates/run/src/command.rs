@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use linger::Closer;
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getrlimit, setrlimit, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
 use signal_hook::consts::{SIGCHLD, SIGUSR1};
 
 use crate::intake::{Address, Intake};
@@ -184,7 +184,8 @@ fn wait(
     let mut status = None;
     loop {
         loop {
-            match waitpid(None, WaitOptions::NOHANG) {
+            // Any child, in whatever process group it has put itself.
+            match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, ended))) if pid == child => status = Some(ExitStatus::from_raw(ended.as_raw())),
                 Ok(Some(_)) => {}
                 Ok(None) => break,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process};
 use signal_hook::consts::{
     SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
 };
@@ -21,8 +21,8 @@ pub(crate) fn take() -> io::Result<SignalsInfo<SignalOnly>> {
 
 /// Passes a signal on to the program.
 pub(crate) fn pass_on(signal: i32, program: Pid) {
-    if from_the_terminal(signal) {
-        // The terminal has told the whole foreground group, and the program is in it.
+    if from_the_terminal(signal) && getpgid(Some(program)).is_ok_and(|group| group == getpgrp()) {
+        // The terminal has told the whole foreground group, and the program is in it still: php-fpm leaves it.
         return;
     }
     // A program without a handler for it would die of a request for a report.
@@ -51,8 +51,7 @@ fn send(signal: i32, process: Pid) {
 
 fn from_the_terminal(signal: i32) -> bool {
     matches!(signal, SIGINT | SIGQUIT | SIGWINCH | SIGCONT)
-        && rustix::termios::tcgetpgrp(io::stdin().as_fd())
-            .is_ok_and(|group| group == rustix::process::getpgrp())
+        && rustix::termios::tcgetpgrp(io::stdin().as_fd()).is_ok_and(|group| group == getpgrp())
 }
 
 fn mask(path: &str, name: &str) -> u64 {

@@ -10,18 +10,12 @@ use std::path::Path;
 use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use rustix::process::Signal;
-use support::{Got, PORT, Report, Server, late_reader, late_sender, program, proxy, upload};
+use support::{Got, PORT, Report, Server, aborts, late_reader, late_sender, program, proxy};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
 fn supervisor() {
     support::supervise();
-}
-
-/// Aborts that the kernel counted: a close with unread bytes, data after a close.
-fn aborts(since: &Counters) -> u64 {
-    let now = Counters::read().unwrap().since(since);
-    now.of("TCPAbortOnClose") + now.of("TCPAbortOnData")
 }
 
 /// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
@@ -168,6 +162,23 @@ fn a_worker_that_exits_after_its_last_write() {
     });
 }
 
+/// As php-fpm does, and every daemon: it is waited for all the same.
+#[test]
+fn a_program_that_leaves_the_process_group() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        for leaving in ["os.setpgid(0, 0)", "os.fork() and os._exit(7); os.setsid()"] {
+            let directory = tempfile::tempdir().unwrap();
+            let done = directory.path().join("done");
+            let end = "open(sys.argv[1], 'x').close(); os._exit(7)";
+            let script = format!("import os, sys, time; {leaving}; time.sleep(0.3); {end}");
+            let mut server = Server::start(Some(""), &[&python, "-c", &script, done.to_str().unwrap()]);
+            assert_eq!(server.wait().code(), Some(7), "{leaving}: {}", server.log());
+            assert!(done.exists(), "{leaving}: the supervisor ended before its program");
+        }
+    });
+}
+
 #[test]
 fn a_killed_worker_loses_nothing_that_is_held() {
     sandboxed(|| {
@@ -249,68 +260,5 @@ fn nginx_told_not_to_linger() {
             reports.push(server.stop(Signal::TERM));
         }
         assert_eq!(lost, [5, 0], "{reports:?}");
-    });
-}
-
-const WSGI: &str =
-    "def app(e, s):\n    s('200 OK', [('Content-Length', '100000')])\n    return [b'x' * 100000]\n";
-
-/// Ten requests through nginx to an application server that reads no body, bare and supervised.
-fn behind_nginx(command: &[&str], location: &str, body: usize) -> ([usize; 2], [u64; 2]) {
-    let (mut lost, mut aborted) = ([0; 2], [0; 2]);
-    for (place, settings) in [None, Some("")].into_iter().enumerate() {
-        let server = Server::start_listening(settings, command, PORT);
-        let directory = tempfile::tempdir().unwrap();
-        let Some(nginx) = proxy(directory.path(), location, "") else { return ([1, 0], [1, 0]) };
-        let nginx: Vec<&str> = nginx.iter().map(String::as_str).collect();
-        let _nginx = Server::start_listening(None, &nginx, 8_080);
-        let before = Counters::read().unwrap();
-        lost[place] = (0..10).filter(|_| !upload(8_080, body).is_whole()).count();
-        aborted[place] = aborts(&before);
-        server.stop(Signal::INT);
-    }
-    eprintln!("{}: {body} unread bytes, of 10 lost: {} bare, {} supervised", command[0], lost[0], lost[1]);
-    (lost, aborted)
-}
-
-const HTTP: &str = "location / { proxy_pass http://127.0.0.1:8000; }";
-
-#[test]
-fn uwsgi_behind_nginx() {
-    sandboxed(|| {
-        let Some(uwsgi) = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3") else { return };
-        let directory = tempfile::tempdir().unwrap();
-        let app = script(directory.path(), "app.py", WSGI);
-        let plugins =
-            ["--plugin", "python3", "--wsgi-file", &app, "--callable", "app", "--master", "--die-on-term"];
-        let uwsgi_location = "location / { include /etc/nginx/uwsgi_params; uwsgi_pass 127.0.0.1:8000; }";
-        for (socket, location) in [("--http-socket", HTTP), ("--socket", uwsgi_location)] {
-            for body in [2_000_000, 8_000_000] {
-                let mut command = vec![uwsgi.as_str(), socket, "127.0.0.1:8000"];
-                command.extend(plugins);
-                let (lost, aborted) = behind_nginx(&command, location, body);
-                assert!(aborted[0] > 0, "{socket} {body}: {lost:?} {aborted:?}");
-                assert_eq!((lost[1], aborted[1]), (0, 0), "{socket} {body}");
-            }
-        }
-    });
-}
-
-#[test]
-fn gunicorn_behind_nginx() {
-    sandboxed(|| {
-        let Some(gunicorn) = program("gunicorn", "PyPI gunicorn") else { return };
-        let directory = tempfile::tempdir().unwrap();
-        script(directory.path(), "lossy.py", WSGI);
-        let path = directory.path().display().to_string();
-        for class in ["sync", "gthread"] {
-            let command =
-                [&gunicorn, "--pythonpath", &path, "-k", class, "-b", "127.0.0.1:8000", "lossy:app"];
-            let (lost, aborted) = behind_nginx(&command, HTTP, 2_000_000);
-            // How often the rest of the body meets a closed socket, and whether nginx has read the response by then,
-            // is chance; that it happens is not.
-            assert!(aborted[0] > 0, "{class}: {lost:?} {aborted:?}");
-            assert_eq!((lost[1], aborted[1]), (0, 0), "{class}");
-        }
     });
 }

@@ -254,7 +254,17 @@ pub(crate) fn program(name: &str, package: &str) -> Option<String> {
 }
 
 /// nginx before an application server.
-pub(crate) fn proxy(directory: &Path, location: &str, lingering_close: &str) -> Option<Vec<String>> {
+pub(crate) fn proxy(directory: &Path, location: &str, settings: &str) -> Option<Vec<String>> {
+    proxy_at("127.0.0.1:8080", directory, location, settings)
+}
+
+/// The same with options of the listening socket.
+pub(crate) fn proxy_at(
+    listen: &str,
+    directory: &Path,
+    location: &str,
+    settings: &str,
+) -> Option<Vec<String>> {
     let nginx = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).is_file());
     let Some(nginx) = nginx else {
         linger_host::testing::skip("nginx", "nginx is not installed (package nginx-light)");
@@ -265,8 +275,8 @@ pub(crate) fn proxy(directory: &Path, location: &str, lingering_close: &str) -> 
         "user root; worker_processes 1; daemon off; pid {path}/pid; error_log {path}/errors;\n\
          events {{ worker_connections 512; }}\n\
          http {{ access_log off; client_max_body_size 0; client_body_temp_path {path}/b; proxy_temp_path {path}/p;\n\
-         fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s; {lingering_close}\n\
-         server {{ listen 127.0.0.1:8080; {location} }} }}\n"
+         fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s; {settings}\n\
+         server {{ listen {listen}; {location} }} }}\n"
     );
     let file = directory.join("nginx.conf");
     fs::write(&file, configuration).unwrap();

@@ -1,0 +1,188 @@
+//! Application servers behind nginx: before, the response is lost every time; after, never.
+//!
+//! Whether a gateway has read the response when the reset meets it is chance. Here it cannot have: windows in this
+//! network are small, nginx has few buffers, and the client reads only when the application server has closed.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_host::Counters;
+use linger_host::testing::{sandboxed, skip};
+use rustix::process::Signal;
+use support::{Got, PORT, Report, Server, aborts, connect, program, proxy_at, read, request};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+const TRIALS: usize = 10;
+
+/// Answers at once, as far as the application server lets it, 400,000 bytes: more than nginx takes here.
+const WSGI: &str =
+    "def app(e, s):\n    s('200 OK', [('Content-Length', '400000')])\n    return [b'x' * 400000]\n";
+
+/// Uploads through nginx, and reads when the kernel has counted an abort, or none has come for a while.
+fn upload(body: usize, abort_expected: bool) -> Got {
+    let before = Counters::read().unwrap();
+    let mut stream = connect(8_080, Some(4_096));
+    // nginx takes it all, and only then asks the application server.
+    let _ = stream.write_all(&request(body));
+    let patience = Duration::from_millis(if abort_expected { 10_000 } else { 300 });
+    let started = Instant::now();
+    while aborts(&before) == 0 && started.elapsed() < patience {
+        thread::sleep(Duration::from_millis(2));
+    }
+    read(stream)
+}
+
+/// Uploads to a server behind nginx, bare and supervised: responses lost, the kernel's aborts, the report.
+fn behind_nginx(command: &[&str], location: &str, body: usize, loses: bool) -> Report {
+    // The least that TCP takes, and the default for those that do not ask for more.
+    linger_host::net::sysctl("ipv4/tcp_rmem", "4096 16384 16384").unwrap();
+    let mut report = Report::new();
+    for settings in [None, Some("")] {
+        let server = Server::start_listening(settings, command, PORT);
+        let directory = tempfile::tempdir().unwrap();
+        let few = "proxy_buffers 4 4k; proxy_busy_buffers_size 8k; proxy_max_temp_file_size 0; \
+                   fastcgi_buffers 4 4k; fastcgi_busy_buffers_size 8k; fastcgi_max_temp_file_size 0; \
+                   uwsgi_buffers 4 4k; uwsgi_busy_buffers_size 8k; uwsgi_max_temp_file_size 0;";
+        let Some(nginx) = proxy_at("127.0.0.1:8080 sndbuf=8k", directory.path(), location, few) else {
+            return report;
+        };
+        let nginx: Vec<&str> = nginx.iter().map(String::as_str).collect();
+        let gateway = Server::start_listening(None, &nginx, 8_080);
+        let before = Counters::read().unwrap();
+        let bare = settings.is_none();
+        let lost = (0..TRIALS).filter(|_| !upload(body, bare && loses).is_whole()).count();
+        let aborted = aborts(&before);
+        gateway.stop(Signal::TERM);
+        report = server.stop(Signal::INT);
+        eprintln!(
+            "{}, {settings:?}: {body} unread bytes, {lost} of {TRIALS} lost, {aborted} aborts",
+            command[0]
+        );
+        let wanted = if bare && loses { TRIALS } else { 0 };
+        assert_eq!(lost, wanted, "{command:?}, {settings:?}: {aborted} aborts; {report:?}");
+        assert!(
+            if wanted > 0 { aborted >= TRIALS as u64 } else { aborted == 0 },
+            "{command:?}: {aborted} aborts"
+        );
+    }
+    report
+}
+
+fn script(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+const HTTP: &str = "location / { proxy_pass http://127.0.0.1:8000; }";
+
+fn uwsgi(socket: &'static str, location: &'static str) {
+    sandboxed(|| {
+        let Some(uwsgi) = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let app = script(directory.path(), "app.py", WSGI);
+        let plugins =
+            ["--plugin", "python3", "--wsgi-file", &app, "--callable", "app", "--master", "--die-on-term"];
+        let command = [&[uwsgi.as_str(), socket, "127.0.0.1:8000"], &plugins[..]].concat();
+        for body in [2_000_000, 8_000_000] {
+            let report = behind_nginx(&command, location, body, true);
+            assert_eq!(report["lingered"], TRIALS, "{report:?}");
+        }
+    });
+}
+
+#[test]
+fn uwsgi_http_socket() {
+    uwsgi("--http-socket", HTTP);
+}
+
+#[test]
+fn uwsgi_own_socket() {
+    uwsgi("--socket", "location / { include /etc/nginx/uwsgi_params; uwsgi_pass 127.0.0.1:8000; }");
+}
+
+fn gunicorn(class: &'static str) {
+    sandboxed(|| {
+        let Some(gunicorn) = program("gunicorn", "PyPI gunicorn") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        // More of the body waits unread than the 64 KiB that gunicorn drains.
+        let wait = "import time\ndef app(e, s):\n    time.sleep(0.05)\n";
+        script(directory.path(), "lossy.py", &WSGI.replace("def app(e, s):\n", wait));
+        let large = "import socket\ndef when_ready(server):\n    for one in server.LISTENERS:\n        \
+                     one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200000)\n";
+        let config = script(directory.path(), "config.py", large);
+        let path = directory.path().display().to_string();
+        let command = [
+            &gunicorn,
+            "--config",
+            &config,
+            "--pythonpath",
+            &path,
+            "-k",
+            class,
+            "-b",
+            "127.0.0.1:8000",
+            "lossy:app",
+        ];
+        let report = behind_nginx(&command, HTTP, 2_000_000, true);
+        assert_eq!(report["lingered"], TRIALS, "{report:?}");
+    });
+}
+
+#[test]
+fn gunicorn_sync() {
+    gunicorn("sync");
+}
+
+#[test]
+fn gunicorn_gthread() {
+    gunicorn("gthread");
+}
+
+/// Debian's name has a version in it.
+fn php_fpm() -> Option<PathBuf> {
+    let found = fs::read_dir("/usr/sbin").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = found
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("php-fpm")))
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        skip("php-fpm", "php-fpm is not installed (package php-fpm)");
+    }
+    found.pop()
+}
+
+/// It drains by itself, so that nothing is lost either way; supervised it does as well, and its closes are seen.
+#[test]
+fn php_fpm_keeps_what_it_kept() {
+    sandboxed(|| {
+        let Some(php) = php_fpm() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let page = "<?php header('Content-Length: 400000'); echo str_repeat('x', 400000);";
+        let page = script(directory.path(), "early.php", page);
+        let pool = format!(
+            "[global]\nerror_log = {path}/error.log\ndaemonize = no\n[www]\nuser = root\ngroup = root\n\
+             listen = 127.0.0.1:8000\npm = static\npm.max_children = 2\n"
+        );
+        let pool = script(directory.path(), "pool.conf", &pool);
+        let command =
+            [php.to_str().unwrap(), "-n", "-F", "-R", "-y", &pool, "-d", "enable_post_data_reading=0"];
+        let location = format!(
+            "location / {{ include /etc/nginx/fastcgi_params; fastcgi_param SCRIPT_FILENAME {page}; \
+             fastcgi_pass 127.0.0.1:8000; }}"
+        );
+        let report = behind_nginx(&command, &location, 2_000_000, false);
+        assert_eq!(report["closes"], TRIALS, "{report:?}");
+    });
+}
