@@ -1,6 +1,9 @@
 //! Installs what the tests talk to.
 
+use std::fs;
 use std::process::Command;
+
+use anyhow::Context;
 
 use crate::call;
 
@@ -48,28 +51,58 @@ const PYPI: [(&str, &str); 4] = [
     ("kubernetes-validate", "kubernetes-validate"),
 ];
 
+/// Those whose own test suites run under the supervisor; their source archives hold them.
+const SUITES: [&str; 2] = ["gunicorn", "waitress"];
+
+/// What the suites need.
+const SUITES_NEED: [&str; 3] = ["pytest", "pytest-asyncio", "gevent"];
+
 pub(crate) fn run() -> anyhow::Result<()> {
     debian()?;
     pypi()
 }
 
-/// Installs into `target/peers/python`, where nothing else is touched.
+/// Installs into `target/peers/python` and `target/peers/suites`, where nothing else is touched.
 fn pypi() -> anyhow::Result<()> {
-    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers/python"));
-    if PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file()) {
-        return Ok(());
-    }
+    let peers = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers"));
+    let (folder, suites) = (peers.join("python"), peers.join("suites"));
+    let pip = || Command::new(folder.join("bin/pip"));
     let packages = PYPI.map(|(package, _)| package);
-    if !Command::new("python3")
-        .args(["-c", "import ensurepip"])
-        .output()
-        .is_ok_and(|output| output.status.success())
-    {
-        println!("setup: no python3 with venv: tests and matrix go without {}", packages.join(", "));
-        return Ok(());
+    if !PYPI.iter().all(|(_, program)| folder.join("bin").join(program).is_file()) {
+        if !Command::new("python3")
+            .args(["-c", "import ensurepip"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
+            println!("setup: no python3 with venv: tests and matrix go without {}", packages.join(", "));
+            return Ok(());
+        }
+        call(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        call(pip().args(["install", "--quiet"]).args(packages))?;
     }
-    call(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-    call(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(packages))
+    if !SUITES.iter().all(|name| suites.join(name).is_dir()) {
+        call(pip().args(["install", "--quiet"]).args(SUITES_NEED))?;
+        for name in SUITES {
+            suite(pip(), name, &suites)?;
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks the source archive of what is installed, so that the suite fits it.
+fn suite(mut pip: Command, name: &str, suites: &std::path::Path) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let shown = Command::new(pip.get_program()).args(["show", name]).output()?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let version = shown.lines().find_map(|line| line.strip_prefix("Version: ")).context("pip show")?;
+    let version = format!("{name}=={version}");
+    let download = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", &version, "--dest"];
+    call(pip.args(download).arg(folder.path()))?;
+    let archive = fs::read_dir(folder.path())?.next().context("no source archive")??.path();
+    let unpacked = suites.join(name);
+    fs::create_dir_all(&unpacked)?;
+    let strip = ["--strip-components", "1", "--extract", "--file"];
+    call(Command::new("tar").arg("--directory").arg(&unpacked).args(strip).arg(archive))
 }
 
 fn debian() -> anyhow::Result<()> {

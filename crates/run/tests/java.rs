@@ -1,0 +1,79 @@
+//! A server in Java, whose runtime closes in a way of its own: by `dup2` over the socket.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use linger_host::Counters;
+use linger_host::testing::{sandboxed, skip};
+use rustix::process::Signal;
+use support::{PORT, Server, aborts, late_reader, program};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+/// Blocking sockets, which the runtime closes by `dup2`, and channels, which it closes by `close`.
+const SERVER: &str = r#"
+import java.io.*;
+import java.net.*;
+import java.nio.*;
+import java.nio.channels.*;
+class Early {
+    static byte[] answer() {
+        byte[] head = "HTTP/1.0 200 OK\r\n\r\n".getBytes();
+        byte[] all = new byte[head.length + 600003];
+        System.arraycopy(head, 0, all, 0, head.length);
+        all[all.length - 3] = 'E'; all[all.length - 2] = 'N'; all[all.length - 1] = 'D';
+        return all;
+    }
+    public static void main(String[] way) throws Exception {
+        InetSocketAddress at = new InetSocketAddress("127.0.0.1", 8000);
+        if (way[0].equals("channel")) {
+            ServerSocketChannel listener = ServerSocketChannel.open().bind(at);
+            while (true) try (SocketChannel c = listener.accept()) {
+                c.read(ByteBuffer.allocate(10));
+                ByteBuffer left = ByteBuffer.wrap(answer());
+                while (left.hasRemaining()) c.write(left);
+            }
+        }
+        ServerSocket listener = new ServerSocket();
+        listener.bind(at);
+        while (true) try (Socket c = listener.accept()) {
+            c.getInputStream().read(new byte[10]);
+            c.getOutputStream().write(answer());
+        }
+    }
+}
+"#;
+
+#[test]
+fn java_closes_both_ways() {
+    sandboxed(|| {
+        let Some(java) = program("java", "default-jdk-headless") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("Early.java");
+        fs::write(&source, SERVER).unwrap();
+        let source = source.to_str().unwrap();
+        let modules = Command::new(&java).arg("--list-modules").output().unwrap();
+        if !String::from_utf8_lossy(&modules.stdout).contains("jdk.compiler") {
+            return skip("java", "java has no compiler (package default-jdk-headless)");
+        }
+        for way in ["socket", "channel"] {
+            for settings in [None, Some("")] {
+                let server = Server::start_listening(settings, &[&java, source, way], PORT);
+                let before = Counters::read().unwrap();
+                let lost =
+                    (0..3).filter(|_| !late_reader(PORT, 20_000, settings.is_none()).is_whole()).count();
+                let aborted = aborts(&before);
+                let report = server.stop(Signal::TERM);
+                let wanted = if settings.is_none() { (3, 3) } else { (0, 0) };
+                assert_eq!((lost, aborted), wanted, "{way}, {settings:?}: {report:?}");
+                assert!(settings.is_none() || report["lingered"] == 3, "{way}: {report:?}");
+            }
+        }
+    });
+}

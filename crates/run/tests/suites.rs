@@ -1,0 +1,93 @@
+//! The test suites that programs bring along pass supervised as they pass bare.
+//!
+//! `cargo xtask setup` unpacks them into `target/peers/suites`.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use linger_host::testing::{sandboxed, skip};
+use support::{Server, program};
+
+#[test]
+#[ignore = "the supervisor of the other tests, in a process of its own"]
+fn supervisor() {
+    support::supervise();
+}
+
+/// What a run of a suite came to.
+struct Run {
+    failed: BTreeSet<String>,
+    passed: usize,
+    closes: u64,
+}
+
+/// Runs a suite in its folder, bare or supervised.
+fn run(python: &str, folder: &Path, settings: Option<&str>) -> Run {
+    let results = tempfile::tempdir().unwrap();
+    let file = results.path().join("results");
+    // By a shell, for pytest takes its settings from the folder that it is started in.
+    let script = "cd \"$1\" && exec \"$2\" -m pytest -p no:cacheprovider -o addopts= -rA --tb=short --color=no -q tests > \"$3\" 2>&1";
+    let command = ["/bin/sh", "-c", script, "sh", folder.to_str().unwrap(), python, file.to_str().unwrap()];
+    let mut server = Server::start(settings, &command);
+    server.wait();
+    let text = fs::read_to_string(&file).unwrap();
+    let named = |word: &str| {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        lines.map(|line| line.split(" - ").next().unwrap_or(line).to_owned()).collect::<BTreeSet<_>>()
+    };
+    let mut failed = named("FAILED");
+    failed.extend(named("ERROR"));
+    let passed = named("PASSED").len();
+    assert!(passed > 0, "{text}");
+    eprintln!("{}, {settings:?}: {passed} passed, {} failed", folder.display(), failed.len());
+    let closes = if settings.is_some() { server.report()["closes"].as_u64().unwrap() } else { 0 };
+    Run { failed, passed, closes }
+}
+
+/// Runs a suite twice; what fails bare may fail supervised, and of the rest only `known`.
+fn passes_as_without(name: &'static str, known: &'static [&'static str]) {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3-venv, by `cargo xtask setup`") else { return };
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers");
+        let (own, folder) = (peers.join("python/bin/python"), peers.join("suites").join(name));
+        let own = own.to_str().unwrap();
+        let able = |python: &str| {
+            let asked = std::process::Command::new(python).args(["-c", "import pytest"]).output();
+            asked.is_ok_and(|output| output.status.success())
+        };
+        let python = if Path::new(own).is_file() { own } else { &python };
+        if !folder.is_dir() || !able(python) {
+            return skip(name, "its test suite is not there (`cargo xtask setup` fetches it)");
+        }
+        let (bare, supervised) = (run(python, &folder, None), run(python, &folder, Some("")));
+        let known: BTreeSet<String> = known.iter().map(|name| (*name).to_owned()).collect();
+        let new: BTreeSet<String> = supervised.failed.difference(&bare.failed).cloned().collect();
+        assert_eq!(new, known, "of {} that pass bare", bare.passed);
+        assert!(supervised.closes > 0, "the suite closed no connection that was seen");
+    });
+}
+
+/// One test, for each kind of socket: its client writes for ever, never reads, and waits for the reset that its
+/// server's close with unread bytes is to bring. That reset is what is cured; an end of stream it does not look for.
+const WAITRESS: &[&str] = &[
+    "tests/test_wasyncore.py::TestAPI_UseIPv4Poll::test_handle_close_after_conn_broken",
+    "tests/test_wasyncore.py::TestAPI_UseIPv4Select::test_handle_close_after_conn_broken",
+    "tests/test_wasyncore.py::TestAPI_UseIPv6Poll::test_handle_close_after_conn_broken",
+    "tests/test_wasyncore.py::TestAPI_UseIPv6Select::test_handle_close_after_conn_broken",
+    "tests/test_wasyncore.py::TestAPI_UseUnixSocketsPoll::test_handle_close_after_conn_broken",
+    "tests/test_wasyncore.py::TestAPI_UseUnixSocketsSelect::test_handle_close_after_conn_broken",
+];
+
+#[test]
+fn waitress() {
+    passes_as_without("waitress", WAITRESS);
+}
+
+#[test]
+#[ignore = "minutes: run it by name"]
+fn gunicorn() {
+    passes_as_without("gunicorn", &[]);
+}
