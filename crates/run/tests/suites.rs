@@ -43,7 +43,7 @@ fn run(python: &str, folder: &Path, settings: Option<&str>) -> Run {
     let passed = named("PASSED").len();
     assert!(passed > 0, "{text}");
     eprintln!("{}, {settings:?}: {passed} passed, {} failed", folder.display(), failed.len());
-    let closes = if settings.is_some() { server.report()["closes"].as_u64().unwrap() } else { 0 };
+    let closes = if settings.is_some() { server.said()["closes"].as_u64().unwrap() } else { 0 };
     Run { failed, passed, closes }
 }
 

@@ -76,10 +76,13 @@ pub(crate) fn copied(old: c_int, new: c_int) {
 pub(crate) fn end(fd: c_int) {
     let _errno = sys::Errno::keep();
     let Some((entry, taken)) = last_of(fd) else { return };
-    let reason = match taken {
-        Some(reason) => reason,
+    match taken {
+        Some(reason) => seen(reason),
         None => finish(fd, &entry),
-    };
+    }
+}
+
+fn seen(reason: Count) {
     count(Count::Seen);
     count(reason);
 }
@@ -144,21 +147,21 @@ fn release(entry: &Entry) {
     }
 }
 
-fn finish(fd: c_int, entry: &Entry) -> Count {
+fn finish(fd: c_int, entry: &Entry) {
     if let Some(reason) = safe_to_close(fd) {
         if entry.has(HELD) {
             table::unwatch(fd, entry.epoll);
             release(entry);
         }
-        return reason;
+        return seen(reason);
     }
     let unread = unread(fd);
     table::unwatch(fd, entry.epoll);
-    // Handed over first: a peer that sees the end may have this process killed at once.
+    // Handed over and counted first: a peer that sees the end may have this process killed at once.
     let passed = (!entry.has(HELD)).then_some(fd);
     let taken = channel::send(Message::about(Kind::Close, entry.cookie, unread), passed);
+    seen(if taken { Count::Handed } else { Count::Refused });
     sys::shutdown(fd, sys::SHUT_WR);
-    if taken { Count::Handed } else { Count::Refused }
 }
 
 fn unread(fd: c_int) -> u32 {
