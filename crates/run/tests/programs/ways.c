@@ -134,20 +134,25 @@ int main(int count, char **arguments) {
     check(bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
     check(listen(listener, 64) == 0);
     int pair[2] = {-1, -1};
+    int told[2] = {-1, -1};
     if (is("pass")) {
         check(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+        check(pipe(told) == 0);
         if (fork() == 0) {
             close(listener);
             close(pair[1]);
+            close(told[1]);
             for (;;) {
-                /* Late: the connection is under way, and nobody has it open. */
-                usleep(100000);
+                /* The giver has closed it: the connection is under way, and nobody has it open. */
+                char closed;
+                check(read(told[0], &closed, 1) == 1);
                 int c = passed(pair[0]);
                 respond(c);
                 close(c);
             }
         }
         close(pair[0]);
+        close(told[0]);
     }
     for (;;) {
         int c = accept4(listener, NULL, NULL, 0);
@@ -161,6 +166,7 @@ int main(int count, char **arguments) {
         } else if (is("pass")) {
             pass(pair[1], c);
             close(c);
+            check(write(told[1], "", 1) == 1);
         } else {
             if (is("exec")) close(listener);
             serve(c);
