@@ -1,5 +1,6 @@
 //! The verbs, and what was typed.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -8,7 +9,7 @@ use crate::{client, fcgi, generate, lab, probe, run, server, transfer, watch, wh
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
-#[command(name = "linger", version, about, max_term_width = 100)]
+#[command(name = "linger", version, max_term_width = 100)]
 #[command(after_help = "Exit status: 0 nothing lost, 1 loss found or an expectation not met, 2 bad usage,\n\
     3 could not tell, 4 not possible on this machine.")]
 pub(crate) struct Arguments {
@@ -33,6 +34,13 @@ enum Verb {
     Share(transfer::share::Arguments),
     Watch(watch::Arguments),
     Why(why::Arguments),
+}
+
+/// An address to listen on.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write a number and a port, as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080 for all addresses".to_owned()
+    })
 }
 
 /// Reads the command line; on a mistake clap says what is wrong and ends with status 2.

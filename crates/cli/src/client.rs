@@ -1,5 +1,6 @@
 //! `linger client`: the other side of the experiment, by hand.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,7 +64,18 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(None) => {
             return exit::fail(exit::COULD_NOT_TELL, format_args!("{} has no address", arguments.server));
         }
-        Err(error) => return exit::io(format_args!("{}", arguments.server), &error),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return exit::fail(
+                exit::BAD_USAGE,
+                format_args!(
+                    "{}: {error}; write HOST:PORT, as 192.0.2.7:8080 or [2001:db8::7]:8080",
+                    arguments.server
+                ),
+            );
+        }
+        Err(error) => {
+            return exit::io(format_args!("cannot find {} (is the name right?)", arguments.server), &error);
+        }
     };
     let plan = ClientPlan {
         server,

@@ -10,7 +10,7 @@ pub(crate) const NOTHING_LOST: u8 = 0;
 pub(crate) const LOSS_FOUND: u8 = 1;
 /// The arguments or the scenario are wrong.
 pub(crate) const BAD_USAGE: u8 = 2;
-/// No answer: refused, timed out, unreadable input.
+/// No answer: refused, timed out, input that cannot be read, an output or address that cannot be used.
 pub(crate) const COULD_NOT_TELL: u8 = 3;
 /// This machine or this user cannot do it.
 pub(crate) const NOT_POSSIBLE_HERE: u8 = 4;
@@ -21,17 +21,46 @@ pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Says on stderr what the operating system refused, and what to do where that is known.
+/// Says on stderr what the operating system refused.
 pub(crate) fn io(what: impl Display, error: &io::Error) -> ExitCode {
-    let (code, hint) = match error.kind() {
-        io::ErrorKind::AddrInUse => (COULD_NOT_TELL, "; another program has the port (`ss -ltnp` names it)"),
-        io::ErrorKind::AddrNotAvailable => {
-            (COULD_NOT_TELL, "; `ip address` lists the addresses of this host")
-        }
+    fail(code(error), format_args!("{what}: {error}"))
+}
+
+/// Says on stderr that an address cannot be listened on, and what to do.
+pub(crate) fn listening(address: impl Display, error: &io::Error) -> ExitCode {
+    fail(code(error), format_args!("cannot listen on {address}: {error}{}", address_hint(error)))
+}
+
+/// Says on stderr that a file cannot be read or written, and what to do.
+pub(crate) fn file(what: impl Display, error: &io::Error) -> ExitCode {
+    fail(COULD_NOT_TELL, format_args!("{what}: {error}{}", file_hint(error)))
+}
+
+fn code(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::PermissionDenied { NOT_POSSIBLE_HERE } else { COULD_NOT_TELL }
+}
+
+/// What to do about an address that cannot be used.
+pub(crate) fn address_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program has it (`ss -lxtnp` names it)",
+        io::ErrorKind::AddrNotAvailable => "; `ip address` lists the addresses of this host",
         io::ErrorKind::PermissionDenied => {
-            (NOT_POSSIBLE_HERE, "; ports below 1024 need root, choose another")
+            "; ports below 1024 need root, and a unix socket a directory of yours"
         }
-        _ => (COULD_NOT_TELL, ""),
-    };
-    fail(code, format_args!("{what}: {error}{hint}"))
+        io::ErrorKind::NotFound => "; the socket's directory must exist",
+        _ => "",
+    }
+}
+
+/// What to do about a file or directory that cannot be used.
+pub(crate) fn file_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; is the path right?",
+        io::ErrorKind::IsADirectory => "; name a file",
+        io::ErrorKind::NotADirectory => "; name a directory that exists",
+        io::ErrorKind::PermissionDenied => "; `namei -l` of the path says who may",
+        io::ErrorKind::InvalidData => "; name a text file",
+        _ => "",
+    }
 }

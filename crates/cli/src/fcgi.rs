@@ -109,7 +109,7 @@ impl Get {
                 Ok((length, file)) => {
                     request = request.param("CONTENT_LENGTH", length.to_string()).stream(file)
                 }
-                Err(error) => return exit::io(format_args!("cannot open {}", path.display()), &error),
+                Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
             },
         }
         for (name, value) in &self.param {
@@ -173,13 +173,20 @@ impl Serve {
             config.allowed =
                 Some(list.split(',').filter_map(|text| text.trim().parse::<IpAddr>().ok()).collect());
         }
+        if let Some(root) = &self.root
+            && let Err(error) = std::fs::read_dir(root)
+        {
+            return exit::file(format_args!("cannot serve {}", root.display()), &error);
+        }
         let responder = match &self.listen {
-            Some(address) => Responder::bind(address, config),
-            None => Responder::inherited(config),
+            Some(address) => {
+                Responder::bind(address, config).map_err(|error| exit::listening(address, &error))
+            }
+            None => Responder::inherited(config).map_err(|error| exit::io("cannot listen", &error)),
         };
         let responder = match responder {
             Ok(responder) => responder,
-            Err(error) => return exit::io("cannot listen", &error),
+            Err(code) => return code,
         };
         match responder.local_address() {
             Ok(address) => eprintln!("serving FastCGI on {address} (Ctrl-C to end)"),

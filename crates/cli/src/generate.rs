@@ -33,9 +33,7 @@ impl Man {
     pub(crate) fn run(self, program: Command) -> ExitCode {
         match clap_mangen::generate_to(program, &self.directory) {
             Ok(()) => ExitCode::from(exit::NOTHING_LOST),
-            Err(error) => {
-                exit::fail(exit::COULD_NOT_TELL, format_args!("{}: {error}", self.directory.display()))
-            }
+            Err(error) => exit::file(format_args!("cannot write to {}", self.directory.display()), &error),
         }
     }
 }

@@ -64,28 +64,25 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     config.hold = Duration::from_secs(arguments.hold);
     if let Some(path) = &arguments.payload {
         match std::fs::read(path) {
+            Ok(payload) if payload.is_empty() => {
+                return exit::fail(exit::BAD_USAGE, format_args!("--payload: {} is empty", path.display()));
+            }
             Ok(payload) => config.payload = payload,
-            Err(error) => return exit::io(format_args!("cannot read {}", path.display()), &error),
+            Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
         }
     }
     let json = arguments.json;
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
-    if !json {
-        bar.suspend(|| {
-            anstream::println!(
-                "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
-                "check",
-                "verdict",
-                "got",
-                "expected",
-                "ended",
-                "seconds"
-            )
-        });
-    }
+    let mut headed = json;
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
-        bar.suspend(|| if json { print_json(finding) } else { print(finding) });
+        bar.suspend(|| {
+            if !headed {
+                print_head();
+                headed = true;
+            }
+            if json { print_json(finding) } else { print(finding) }
+        });
     });
     bar.finish_and_clear();
     let report = match report {
@@ -118,6 +115,18 @@ fn style(verdict: Verdict) -> Style {
         _ => AnsiColor::Red,
     };
     colour.on_default()
+}
+
+fn print_head() {
+    anstream::println!(
+        "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
+        "check",
+        "verdict",
+        "got",
+        "expected",
+        "ended",
+        "seconds"
+    );
 }
 
 fn print(finding: &Finding) {

@@ -11,6 +11,7 @@ use linger::Policy;
 use linger_lab::Bytes;
 use linger_run::{Error, Options, Report, Via};
 
+use crate::args::address;
 use crate::exit;
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
@@ -21,8 +22,8 @@ use crate::exit;
 #[command(after_help = "Examples:\n  linger run -- uwsgi --ini app.ini\n  \
     linger run --ports 80,443 --metrics 127.0.0.1:9188 -- nginx -g 'daemon off;'\n\
     before and after: linger probe http://127.0.0.1:8000/\n\n\
-    Exit status: the program's own; 2 bad usage, 3 no such command or it cannot be executed,\n\
-    4 the program or this machine does not allow it.")]
+    Exit status: the program's own; 2 bad usage, 3 no such command, it cannot be executed, or the\n\
+    metrics' address cannot be used; 4 the program or this machine does not allow it.")]
 pub(crate) struct Arguments {
     /// How closes are seen: preload is cheap and for dynamic programs; seccomp is for static ones, too (Go, musl)
     /// [default: what fits the program].
@@ -59,7 +60,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     hold: bool,
     /// Serve the counts for Prometheus there.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     metrics: Option<SocketAddr>,
     /// Reports as one JSON object a line, on stderr: stdout is the program's.
     #[arg(long)]
@@ -121,7 +122,7 @@ fn options(arguments: &Arguments) -> Options {
 
 fn code(error: &Error) -> u8 {
     match error {
-        Error::NotFound { .. } | Error::NotExecutable { .. } => exit::COULD_NOT_TELL,
+        Error::NotFound { .. } | Error::NotExecutable { .. } | Error::Metrics { .. } => exit::COULD_NOT_TELL,
         Error::Options(_) => exit::BAD_USAGE,
         _ => exit::NOT_POSSIBLE_HERE,
     }

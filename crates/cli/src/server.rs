@@ -8,6 +8,7 @@ use linger_host::net;
 use linger_lab::{Bytes, COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
 use serde_json::json;
 
+use crate::args::address;
 use crate::{exit, interrupt, progress};
 
 /// Serves responses and ends each connection in a given way, until Ctrl-C.
@@ -17,7 +18,7 @@ use crate::{exit, interrupt, progress};
     and on the other machine: linger client HOST:8080 --request 108 --until-loss")]
 pub(crate) struct Arguments {
     /// Address and port to listen on.
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
     /// What to do after the last write: close, shutdown-close, so-linger=SECS, abort, exit, lingering.
     #[arg(long, default_value = "close")]
@@ -50,7 +51,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let plan = ServerPlan::new(arguments.ending, arguments.consume, arguments.response.0);
     let listener = match listen(arguments.listen, arguments.backlog, None) {
         Ok(listener) => listener,
-        Err(error) => return exit::io(format_args!("cannot listen on {}", arguments.listen), &error),
+        Err(error) => return exit::listening(arguments.listen, &error),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,

@@ -14,6 +14,7 @@ use linger_watch::view::{Key, View, describe};
 use linger_watch::{Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 
+use crate::args::address;
 use crate::{exit, interrupt};
 
 /// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
@@ -28,7 +29,7 @@ const LAST: Duration = Duration::from_millis(200);
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
     sudo linger watch --prometheus 127.0.0.1:9464\n\n\
     It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
-    Exit status: 0 no reset was seen, 1 some were, 4 this machine or user cannot watch.")]
+    Exit status: 0 no reset was seen, 1 some were, 3 an address is taken, 4 this machine or user cannot watch.")]
 pub(crate) struct Arguments {
     /// One JSON object a line.
     #[arg(long)]
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "json")]
     plain: bool,
     /// Serve OpenMetrics at http://ADDR/metrics; with no other output unless asked for.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     prometheus: Option<SocketAddr>,
     /// End after so many seconds.
     #[arg(long = "for", value_name = "SECS")]
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     if let Some(address) = arguments.prometheus {
         match metrics.serve(address) {
             Ok(bound) => eprintln!("linger: serving http://{bound}/metrics"),
-            Err(error) => return exit::fail(exit::BAD_USAGE, format!("cannot listen on {address}: {error}")),
+            Err(error) => return exit::listening(address, &error),
         }
     }
     let viewed =

@@ -59,6 +59,16 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         out.flush()?;
         return Ok(exit::NOTHING_LOST);
     }
+    // Before an hour of reading is lost to a path that was mistyped.
+    let page = match &arguments.html {
+        Some(path) => match File::create(path) {
+            Ok(file) => Some((path, BufWriter::new(file))),
+            Err(error) => {
+                anyhow::bail!("cannot write {}: {error}{}", path.display(), exit::file_hint(&error))
+            }
+        },
+        None => None,
+    };
     let several = arguments.files.len() > 1;
     let mut limits = Limits::default();
     limits.flows = arguments.flows;
@@ -89,7 +99,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
                 if let Some(stopped) = &examined.stopped {
                     eprintln!("linger: {}: {stopped}; what stands before it was read", path.display());
                 }
-                unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
+                unreadable |= examined.unread || examined.stopped.is_some() && examined.counts.packets == 0;
                 files.push(examined);
             }
             Err(error) => {
@@ -127,8 +137,9 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         text::report(&mut out, &files, &groups)?;
     }
     out.flush()?;
-    if let Some(path) = &arguments.html {
-        write_page(path, &files, &groups)
+    if let Some((path, mut page)) = page {
+        html::report(&mut page, &files, &groups)
+            .and_then(|()| page.flush())
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
     }
     Ok(if harmful {
@@ -138,12 +149,6 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     } else {
         exit::NOTHING_LOST
     })
-}
-
-fn write_page(path: &Path, files: &[Examined], groups: &[linger_why::Group]) -> io::Result<()> {
-    let mut page = BufWriter::new(File::create(path)?);
-    html::report(&mut page, files, groups)?;
-    page.flush()
 }
 
 fn print_json(out: &mut impl Write, kind: &str, value: &serde_json::Value) -> io::Result<()> {

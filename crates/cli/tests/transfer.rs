@@ -330,7 +330,7 @@ fn the_parts_a_person_types_work_together() {
         (vec!["put", "--port", &port, "r.json", "127.0.0.1:../x"], 2),
         (vec!["get", "--port", &port, "127.0.0.1:nothing"], 1),
         (vec!["put", "--port", "1", "r.json", "127.0.0.1:"], 1),
-        (vec!["receipt", "verify", "note", "note"], 1),
+        (vec!["receipt", "verify", "note", "note"], 2),
     ] {
         let output = linger(&arguments, b"");
         assert_eq!(output.status.code(), Some(code), "{arguments:?} {output:?}");

@@ -80,7 +80,7 @@ fn what_is_no_capture_is_status_3_and_said() {
     assert_eq!(output.status.code(), Some(3));
     let complaints = text(&output.stderr);
     assert!(complaints.contains("/etc/hostname: not a pcap or pcapng capture"), "{complaints}");
-    assert!(complaints.contains("/nonexistent: cannot read on after byte 0: No such file"), "{complaints}");
+    assert!(complaints.contains("/nonexistent: cannot be opened: No such file"), "{complaints}");
     assert_eq!(linger(&[]).status.code(), Some(2));
 }
 
@@ -94,6 +94,14 @@ fn a_cut_capture_is_read_as_far_as_it_goes() {
     let output = linger(&[path.to_str().unwrap()]);
     assert!(text(&output.stderr).contains("cut off at byte"), "{}", text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "the reset itself was cut off");
+    let mut damaged = plain.clone();
+    // The length of the second packet.
+    let second = 24 + 16 + u32::from_le_bytes(plain[32..36].try_into().unwrap()) as usize;
+    damaged[second + 8..second + 12].fill(0xff);
+    std::fs::write(&path, &damaged).unwrap();
+    let output = linger(&[path.to_str().unwrap()]);
+    assert!(text(&output.stderr).contains(&format!("damaged at byte {second}")), "{output:?}");
+    assert_eq!(output.status.code(), Some(3), "what follows the damage may be harmful");
     std::fs::write(&path, &plain).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_linger"))
         .args(["why", "-"])

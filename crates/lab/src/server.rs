@@ -82,7 +82,10 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
     socket.set_reuse_address(address.port() != 0)?;
     if let Some(congestion) = congestion {
         // Accepted sockets inherit it.
-        socket.set_tcp_congestion(congestion.as_bytes())?;
+        socket.set_tcp_congestion(congestion.as_bytes()).map_err(|error| {
+            let known = "`sysctl net.ipv4.tcp_available_congestion_control` lists what this kernel has";
+            io::Error::new(error.kind(), format!("congestion control `{congestion}`: {error}; {known}"))
+        })?;
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;

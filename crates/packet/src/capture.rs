@@ -57,14 +57,28 @@ impl<'a> Packet<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
+    /// There is nothing to read: no such file, no permission, a directory.
+    #[error("cannot be opened: {source}{}", remedy(source))]
+    Open {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not one byte.
+    #[error(
+        "is empty: nothing was captured, or nothing written yet (end the capture with Ctrl-C, or tcpdump -U)"
+    )]
+    Empty,
     /// The file begins like no capture.
-    #[error("not a pcap or pcapng capture (it begins with {})", hex(first))]
+    #[error(
+        "not a pcap or pcapng capture (it begins with {}); tcpdump and tshark write one with -w",
+        shown(first)
+    )]
     NotACapture {
         /// Its first bytes, at most four.
         first: Vec<u8>,
     },
     /// A record that cannot be true; nothing after it can be found.
-    #[error("damaged at byte {offset}: {what}")]
+    #[error("damaged at byte {offset}: {what}; compare the file with where it was copied from")]
     Damaged {
         /// Where the record begins.
         offset: u64,
@@ -78,7 +92,7 @@ pub enum ReadError {
         offset: u64,
     },
     /// The operating system or the decompressor failed.
-    #[error("cannot read on after byte {offset}: {source}")]
+    #[error("cannot read on after byte {offset}: {source}{}", remedy(source))]
     Io {
         /// How far reading had come.
         offset: u64,
@@ -87,9 +101,32 @@ pub enum ReadError {
     },
 }
 
-fn hex(bytes: &[u8]) -> String {
-    if bytes.is_empty() {
-        return "nothing: it is empty".into();
+impl ReadError {
+    /// Whether all there is was read: the capture merely ends early.
+    pub fn is_cut_off(&self) -> bool {
+        match self {
+            Self::CutOff { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::UnexpectedEof,
+            _ => false,
+        }
+    }
+}
+
+/// What to do about a file that the system or the decompressor refuses.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; is the path right?",
+        io::ErrorKind::IsADirectory => "; name the captures in it",
+        io::ErrorKind::PermissionDenied => "; read it as a user who may, or let one pipe it in",
+        io::ErrorKind::UnexpectedEof => "; the compressed file is cut off, copy it again",
+        _ => "",
+    }
+}
+
+/// Text as text, all else as hexadecimal numbers.
+fn shown(bytes: &[u8]) -> String {
+    if bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        return format!("the text \"{}\"", bytes.escape_ascii());
     }
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
@@ -135,6 +172,7 @@ impl<S: Source> Reader<S> {
         let format = match first.first_chunk::<4>() {
             Some([0x0a, 0x0d, 0x0d, 0x0a]) => Format::Ng(ng::Section::default()),
             Some(&magic) if classic::is_magic(magic) => Format::Classic(classic::Header::read(&mut source)?),
+            None if first.is_empty() => return Err(ReadError::Empty),
             _ => return Err(ReadError::NotACapture { first: first.to_vec() }),
         };
         Ok(Self { source, format, frame: 0 })

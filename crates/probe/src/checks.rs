@@ -23,6 +23,14 @@ const STUCK: Duration = Duration::from_millis(300);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The host has no address.
+    #[error("cannot find {target}: {source} (is the name right?)")]
+    Resolve {
+        /// Where.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
     /// No connection.
     #[error("cannot connect to {target}: {source} (is the server running?)")]
     Connect {
@@ -88,8 +96,7 @@ impl Prober {
 /// Where there is no server, or none that answers a plain request.
 pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -> Result<Report, Error> {
     let name = target.to_string();
-    let connect = |source| Error::Connect { target: name.clone(), source };
-    let address = target.resolve().map_err(connect)?;
+    let address = target.resolve().map_err(|source| Error::Resolve { target: name.clone(), source })?;
     if config.hostile && !config.own_server && !is_near(&address) {
         return Err(Error::NotYours(name));
     }

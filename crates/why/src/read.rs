@@ -18,6 +18,8 @@ pub struct Examined {
     pub counts: Counts,
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
+    /// Whether packets may follow there: the capture is damaged, not merely cut off.
+    pub unread: bool,
 }
 
 /// Reads a capture (`-` for standard input) and gives every finding to `on_finding`, as it becomes final.
@@ -38,6 +40,7 @@ pub fn examine_reader(
     mut on_finding: impl FnMut(Finding),
 ) -> Examined {
     let mut analyzer = Analyzer::new(file, limits);
+    let mut unread = false;
     let stopped = loop {
         match reader.next() {
             Ok(Some(packet)) => {
@@ -48,10 +51,13 @@ pub fn examine_reader(
                 }
             }
             Ok(None) => break None,
-            Err(error) => break Some(error.to_string()),
+            Err(error) => {
+                unread = !error.is_cut_off();
+                break Some(error.to_string());
+            }
         }
     };
     let (findings, counts) = analyzer.finish();
     findings.into_iter().for_each(on_finding);
-    Examined { file: file.to_owned(), counts, stopped }
+    Examined { file: file.to_owned(), counts, stopped, unread }
 }

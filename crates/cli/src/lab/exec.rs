@@ -56,7 +56,10 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
     let capture = match arguments.pcap.as_deref().map(Capture::create).transpose() {
         Ok(capture) => capture.map(Mutex::new).map(Arc::new),
-        Err(error) => return exit::io("--pcap", &error),
+        Err(error) => {
+            let path = arguments.pcap.unwrap_or_default();
+            return exit::file(format_args!("cannot write {}", path.display()), &error);
+        }
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,

@@ -6,7 +6,8 @@ mod results;
 mod text;
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +17,8 @@ use linger_lab::{
     BacklogPlan, Bytes, Capture, CellPlan, CellReport, Ending, IpVersion, LARGEST_RESPONSE, Link, Named,
     Peer, Scenario, Setting, Stop, Trials, any_seed, burst, run_all, side_by_side,
 };
+
+use rustix::fs::Access;
 
 use results::{Plan, Report, Results, Task};
 
@@ -105,6 +108,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(refused) => exit::fail(exit::NOT_POSSIBLE_HERE, refused),
         };
     }
+    // Before minutes of trials are lost to a path that was mistyped.
+    for directory in [&arguments.pcap, &arguments.decisions].into_iter().flatten() {
+        if let Err(error) = can_write_to(directory) {
+            return exit::file(format_args!("cannot write to {}", directory.display()), &error);
+        }
+    }
     let seed = arguments.seed.unwrap_or_else(any_seed);
     let (mut tasks, titles) = match tasks(&arguments, seed) {
         Ok(tasks) => tasks,
@@ -146,6 +155,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     finish(&results, arguments.json)
 }
 
+fn can_write_to(directory: &Path) -> io::Result<()> {
+    if !fs::metadata(directory)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
 fn finish(results: &Results, json: bool) -> ExitCode {
     if json {
         println!("{}", json::summary(results));
@@ -171,7 +187,9 @@ fn tasks(arguments: &Arguments, seed: u64) -> Result<(Vec<Task>, Vec<String>), (
     if !arguments.files.is_empty() {
         for file in &arguments.files {
             let name = file.display().to_string();
-            let unreadable = |error| (exit::COULD_NOT_TELL, format!("{name}: {error}"));
+            let unreadable = |error| {
+                (exit::COULD_NOT_TELL, format!("cannot read {name}: {error}{}", exit::file_hint(&error)))
+            };
             let text = fs::read_to_string(file).map_err(unreadable)?;
             let scenario = Scenario::parse(&name, &text).map_err(|error| (exit::BAD_USAGE, error))?;
             titles.push(scenario.title);
@@ -248,12 +266,7 @@ fn try_one(task: &Task, arguments: &Arguments, shared: bool, stop: &Arc<Stop>) -
     }
 }
 
-fn try_cell(
-    plan: &CellPlan,
-    arguments: &Arguments,
-    shared: bool,
-    stop: &Stop,
-) -> std::io::Result<CellReport> {
+fn try_cell(plan: &CellPlan, arguments: &Arguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
     let name = format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name);
     // Loopback has no wire from which to capture.
     let pcap = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
@@ -275,8 +288,8 @@ fn try_cell(
     Ok(report)
 }
 
-fn at(path: &std::path::Path, error: std::io::Error) -> std::io::Error {
-    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// The command that was typed, with the seed.

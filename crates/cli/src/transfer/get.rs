@@ -10,7 +10,7 @@ use linger_transfer::{Destination, Error, GetOptions, Kind, Output, printable};
 use serde_json::json;
 
 use super::show::Show;
-use super::{Connect, Copying, conclude, is_stdio, refuse};
+use super::{Connect, Copying, cannot_tell, conclude, is_stdio, refuse};
 use crate::{exit, interrupt};
 
 /// Fetches a file, a directory or what a source gives, verifies it and puts it in place.
@@ -35,7 +35,8 @@ pub(crate) struct Arguments {
 
 /// Lists what is shared.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  linger ls server:\n  linger ls --json server:src")]
+#[command(after_help = "Examples:\n  linger ls server:\n  linger ls --json server:src\n\n\
+    Exit status: 0 listed, 2 bad usage, 3 the list was not received, 4 not possible here.")]
 pub(crate) struct ListArguments {
     /// What to list.
     #[arg(value_name = "HOST:[PATH]")]
@@ -98,7 +99,7 @@ pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
     });
     let mut items = match listed {
         Ok(items) => items,
-        Err(error) => return refuse(&error),
+        Err(error) => return cannot_tell(&error),
     };
     items.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = anstream::stdout().lock();

@@ -110,8 +110,7 @@ impl Copying {
     fn patterns(&self) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         if let Some(file) = &self.exclude_from {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Error::Usage(format!("cannot read {}: {error}", file.display())))?;
+            let text = std::fs::read_to_string(file).map_err(|error| unusable("read", file, &error))?;
             lines.extend(text.lines().map(str::to_owned));
         }
         lines.extend(self.exclude.iter().cloned());
@@ -139,18 +138,22 @@ impl Connect {
         } else {
             let home = home()?;
             let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
-            let keys = ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), self.ask());
+            let keys = ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), self.ask()?);
             if self.tls { Security::Always(keys) } else { Security::Remote(keys) }
         };
         Client::new(remote.host.clone(), remote.port, options)
     }
 
-    fn ask(&self) -> AskCode {
-        let file = self.code_file.clone();
-        Arc::new(move |host, fingerprint| match &file {
-            Some(path) => std::fs::read_to_string(path).ok().map(|code| code.trim().to_owned()),
+    fn ask(&self) -> Result<AskCode, Error> {
+        let file = self
+            .code_file
+            .as_ref()
+            .map(|path| std::fs::read_to_string(path).map_err(|error| unusable("read", path, &error)));
+        let code = file.transpose()?.map(|code| code.trim().to_owned());
+        Ok(Arc::new(move |host, fingerprint| match &code {
+            Some(code) => Some(code.clone()),
             None => ask_terminal(host, fingerprint).ok().filter(|code| !code.is_empty()),
-        })
+        }))
     }
 }
 
@@ -178,6 +181,11 @@ fn home() -> Result<PathBuf, Error> {
         || Err(Error::NotPossibleHere("neither XDG_CONFIG_HOME nor HOME says where to keep keys".into())),
         |config| Ok(config.join("linger")),
     )
+}
+
+/// A file that an option names cannot be used.
+fn unusable(doing: &str, path: &Path, error: &io::Error) -> Error {
+    Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)))
 }
 
 /// Ctrl-C ends the session in order, and what is known by then is said.
@@ -212,6 +220,16 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
 /// An error before anything was sent.
 fn refuse(error: &Error) -> ExitCode {
     conclude(&Summary::default(), Some(error))
+}
+
+/// An error of a verb that delivers nothing itself.
+fn cannot_tell(error: &Error) -> ExitCode {
+    match error {
+        Error::Io { doing: "listen on", what, source } => exit::listening(what, source),
+        Error::Io { doing, what, source } => exit::file(format_args!("cannot {doing} {what}"), source),
+        Error::Usage(_) | Error::NotPossibleHere(_) => refuse(error),
+        error => exit::fail(exit::COULD_NOT_TELL, error),
+    }
 }
 
 /// The word for a refusal in JSON.

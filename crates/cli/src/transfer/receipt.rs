@@ -1,12 +1,14 @@
 //! `linger receipt`.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use linger_transfer::{Checked, verify_receipt};
+use linger_transfer::{Checked, Error, verify_receipt};
 
-use super::refuse;
+use super::{refuse, unusable};
 use crate::exit;
 
 /// Checks what is on file against receipts.
@@ -32,6 +34,10 @@ enum Verb {
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Verb::Verify { receipt, path } = &arguments.verb;
+    // Nothing differs from what is not there: without a receipt there is nothing to compare with.
+    if let Err(error) = File::open(receipt).and_then(|mut file| file.read(&mut [0])) {
+        return refuse(&unusable("read", receipt, &error));
+    }
     let result = verify_receipt(receipt, path, |line, checked| {
         let name = if line.path.is_empty() { path.display().to_string() } else { line.path.clone() };
         if let Checked::Differs(why) = checked {
@@ -45,6 +51,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
         Ok((bad, all)) => {
             exit::fail(exit::LOSS_FOUND, format_args!("{bad} of {all} differ from the receipt"))
+        }
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::InvalidData => {
+            refuse(&unusable("read", receipt, &source))
         }
         Err(error) => refuse(&error),
     }

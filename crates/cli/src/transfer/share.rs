@@ -14,7 +14,8 @@ use linger_transfer::{
 };
 use serde_json::json;
 
-use super::{conclude, durability, home, refuse, seconds, show};
+use super::{cannot_tell, conclude, durability, home, seconds, show, unusable};
+use crate::args::address;
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
@@ -23,14 +24,15 @@ use crate::{exit, interrupt};
     after_help = "The first connection from another machine needs the code that is shown; afterwards both know\n\
     each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
     Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n\n\
-    Exit status: 0 ended on request; with --once that of the one connection, as with `put`."
+    Exit status: 0 ended on request, 2 bad usage, 3 the directory or the address cannot be used,\n\
+    4 not possible here; with --once that of the one connection, as with `put`."
 )]
 pub(crate) struct Arguments {
     /// The directory.
     #[arg(default_value = ".")]
     directory: PathBuf,
     /// Address and port to listen on; systemd's sockets are used if there are any.
-    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([0u16; 8], PORT)))]
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([0u16; 8], PORT)), value_parser = address)]
     listen: SocketAddr,
     /// Let peers write into it.
     #[arg(long)]
@@ -67,7 +69,7 @@ fn ending(text: &str) -> Result<Ending, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    share(arguments).unwrap_or_else(|error| refuse(&error))
+    share(arguments).unwrap_or_else(|error| cannot_tell(&error))
 }
 
 fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
@@ -192,7 +194,7 @@ fn configuration(arguments: &Arguments) -> Result<Config, Error> {
             Config::parse(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(Config::default()),
-        Err(error) => Err(Error::Usage(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => Err(unusable("read", &path, &error)),
     }
 }
 

@@ -11,7 +11,7 @@ use linger_transfer::{
 };
 use serde_json::{Value, json};
 
-use super::word;
+use super::{unusable, word};
 
 /// Shows one transfer.
 pub(crate) struct Show {
@@ -29,8 +29,7 @@ impl Show {
     pub(crate) fn new(json: bool, host: &str, receipt: Option<&Path>) -> Result<Self, Error> {
         let receipts = match receipt {
             Some(path) => {
-                let file = File::create(path)
-                    .map_err(|error| Error::Usage(format!("cannot write {}: {error}", path.display())))?;
+                let file = File::create(path).map_err(|error| unusable("write", path, &error))?;
                 Some(Receipts::new(BufWriter::new(file), host))
             }
             None => None,

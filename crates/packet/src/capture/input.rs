@@ -19,16 +19,16 @@ type Input = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 /// are recognised by their first bytes.
 ///
 /// # Errors
-/// [`ReadError`]: it cannot be opened, or is no capture.
+/// [`ReadError`]: it cannot be opened, is empty, or is no capture.
 pub fn open(path: &Path) -> Result<Reader, ReadError> {
     let io = |source| ReadError::Io { offset: 0, source };
     let mut input: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(io::stdin())
     } else {
-        let file = File::open(path).map_err(io)?;
+        let file = File::open(path).map_err(|source| ReadError::Open { source })?;
         let kind = file.metadata().map_err(io)?.file_type();
         if kind.is_dir() {
-            return Err(io(io::ErrorKind::IsADirectory.into()));
+            return Err(ReadError::Open { source: io::ErrorKind::IsADirectory.into() });
         }
         let mut magic = [0; 4];
         if kind.is_file()

@@ -128,12 +128,15 @@ fn a_cut_file_gives_what_is_whole_and_the_offset() {
 #[test]
 fn what_is_no_capture_is_said() {
     let (_, error) = read(b"GET / HTTP/1.1".to_vec());
-    assert_eq!(error.unwrap().to_string(), "not a pcap or pcapng capture (it begins with 47 45 54 20)");
-    assert!(matches!(read(Vec::new()).1, Some(ReadError::NotACapture { .. })));
+    let said = error.unwrap().to_string();
+    assert!(said.starts_with("not a pcap or pcapng capture (it begins with the text \"GET \")"), "{said}");
+    let said = read(vec![0xff, 0, 1]).1.unwrap().to_string();
+    assert!(said.contains("(it begins with ff 00 01)"), "{said}");
+    assert!(matches!(read(Vec::new()).1, Some(ReadError::Empty)));
     let mut file = classic(Order::Little, false);
     file[24 + 8..24 + 12].copy_from_slice(&u32::MAX.to_le_bytes());
     let error = read(file).1.unwrap();
-    assert_eq!(error.to_string(), "damaged at byte 24: a packet of 4294967295 bytes");
+    assert!(error.to_string().starts_with("damaged at byte 24: a packet of 4294967295 bytes;"), "{error}");
 }
 
 /// Enough for two threads to take turns many times.

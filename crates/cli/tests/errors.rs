@@ -1,0 +1,135 @@
+//! Files and addresses that cannot be used: what every verb says of them, and its exit status.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use linger_host::testing::skip;
+
+const LINGER: &str = env!("CARGO_BIN_EXE_linger");
+
+/// Runs the program in `folder` as `user`, and holds what it says against what it should.
+#[track_caller]
+fn says(program: &Path, folder: &Path, user: Option<u32>, words: &str, status: i32, said: &str) {
+    let mut command = Command::new(program);
+    command.args(words.split(' ')).current_dir(folder).env("HOME", folder).env_remove("XDG_CONFIG_HOME");
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(complaint.contains(said), "linger {words}: {complaint}");
+    assert_eq!(output.status.code(), Some(status), "linger {words}: {complaint}");
+    assert!(output.stdout.is_empty(), "linger {words}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("dir")).unwrap();
+    fs::write(folder.path().join("empty"), "").unwrap();
+    fs::write(folder.path().join("text"), "10:00:00 IP 192.0.2.1 > 192.0.2.2: Flags [R]").unwrap();
+    fs::write(folder.path().join("binary"), [0x7f, 0xff, 0xfe, 0]).unwrap();
+    folder
+}
+
+#[test]
+fn a_capture_that_cannot_be_read_is_named_with_what_to_do() {
+    let folder = folder();
+    let says = |words: &str, said: &str| says(Path::new(LINGER), folder.path(), None, words, 3, said);
+    says(
+        "why none.pcap",
+        "linger: none.pcap: cannot be opened: No such file or directory (os error 2); is the path right?",
+    );
+    says("why dir", "linger: dir: cannot be opened: is a directory; name the captures in it");
+    says("why empty", "linger: empty: is empty");
+    says("why -", "linger: -: is empty");
+    says("why text", "it begins with the text \"10:0\"); tcpdump and tshark write one with -w");
+    says("why binary", "it begins with 7f ff fe 00)");
+    says("why text --html none/page.html", "cannot write none/page.html: No such file");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named_with_what_to_do() {
+    let folder = folder();
+    let says = |words: &str, status: i32, said: &str| {
+        says(Path::new(LINGER), folder.path(), None, words, status, said)
+    };
+    says("lab none.toml", 3, "cannot read none.toml: No such file");
+    says("lab dir", 3, "cannot read dir: Is a directory (os error 21); name a file");
+    says("lab binary", 3, "cannot read binary: stream did not contain valid UTF-8; name a text file");
+    says("lab --link lan --pcap none", 3, "cannot write to none: No such file");
+    says("lab --link lan --decisions text", 3, "cannot write to text: not a directory");
+    says("lab exec --server true --client true --pcap none/x", 3, "cannot write none/x: No such file");
+    says("probe tcp://127.0.0.1:1 --payload none", 3, "cannot read none: No such file");
+    says("probe tcp://127.0.0.1:1 --payload empty", 2, "--payload: empty is empty");
+    says("fcgi get 127.0.0.1:1 /x --body none", 3, "cannot read none: No such file");
+    says("fcgi serve --root none --listen 127.0.0.1:0", 3, "cannot serve none: No such file");
+    says("fcgi serve --root text --listen 127.0.0.1:0", 3, "cannot serve text: Not a directory");
+    says("fcgi serve --echo --listen unix:none/socket", 3, "unix:none/socket: No such file");
+    says("share none", 3, "cannot open the directory none: No such file");
+    says("share dir --config none", 2, "cannot read none: No such file");
+    says("share dir --config text", 2, "text: TOML parse error");
+    says("put text 127.0.0.1: --receipt none/r", 2, "cannot write none/r: No such file");
+    says("put text 127.0.0.1: --exclude-from none", 2, "cannot read none: No such file");
+    says("put text 127.0.0.1: --tls --code-file none", 2, "cannot read none: No such file");
+    says("receipt verify none text", 2, "cannot read none: No such file");
+    says("receipt verify dir text", 2, "cannot read dir: Is a directory");
+    says("receipt verify binary text", 2, "cannot read binary: ");
+    says("receipt verify empty text", 2, "empty has no receipt in it");
+    says("man none", 3, "cannot write to none: No such file");
+}
+
+#[test]
+fn an_address_in_use_is_status_3_and_said() {
+    let folder = folder();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for verb in ["server --listen", "fcgi serve --echo --listen", "share dir --listen"] {
+        let said = format!(
+            "cannot listen on {address}: Address already in use (os error 98); another program has it"
+        );
+        says(Path::new(LINGER), folder.path(), None, &format!("{verb} {address}"), 3, &said);
+    }
+    let words = format!("run --metrics {address} -- true");
+    says(Path::new(LINGER), folder.path(), None, &words, 3, "Address already in use");
+}
+
+#[test]
+fn what_a_user_may_not_is_said_so() {
+    let folder = folder();
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    // Root may everything: then it is tried as nobody, with a program that nobody can reach.
+    let (program, user) = if rustix::process::getuid().is_root() {
+        let copy = folder.path().join("linger");
+        fs::copy(LINGER, &copy).unwrap();
+        open(folder.path(), 0o755);
+        (copy, Some(65_534))
+    } else {
+        (LINGER.into(), None)
+    };
+    if user.is_some()
+        && !Command::new(&program)
+            .uid(65_534)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    {
+        return skip("permissions", "nobody cannot reach the directory for temporary files");
+    }
+    open(&folder.path().join("text"), 0);
+    open(&folder.path().join("dir"), if user.is_some() { 0o700 } else { 0o500 });
+    let says =
+        |words: &str, status: i32, said: &str| says(&program, folder.path(), user, words, status, said);
+    let denied = "Permission denied (os error 13)";
+    says("why text", 3, &format!("text: cannot be opened: {denied}; read it as a user who may"));
+    says("lab text", 3, &format!("cannot read text: {denied}; `namei -l` of the path says who may"));
+    says("lab --link lan --pcap dir", 3, &format!("cannot write to dir: {denied}"));
+    says("probe tcp://127.0.0.1:1 --payload text", 3, &format!("cannot read text: {denied}; `namei"));
+    says("fcgi serve --echo --listen unix:dir/socket", 4, &format!("unix:dir/socket: {denied}; ports below"));
+    says("receipt verify text binary", 2, &format!("cannot read text: {denied}"));
+    says("why empty --html dir/page.html", 3, &format!("cannot write dir/page.html: {denied}"));
+}
