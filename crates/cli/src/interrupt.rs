@@ -19,13 +19,14 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
 
 /// Does something at the first SIGINT or SIGTERM; a second one ends the program at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // Before the others, or a signal that comes meanwhile would count as the first and ask nobody.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let second = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // 130 is what a shell reports for SIGINT. The order matters: the first signal only arms it.
         signal_hook::flag::register_conditional_shutdown(signal, 130, second.clone())?;
         signal_hook::flag::register(signal, second.clone())?;
     }
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::spawn(move || {
         if signals.forever().next().is_some() {
             first();

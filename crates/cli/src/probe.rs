@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -9,7 +11,7 @@ use clap::Args;
 use linger_lab::Bytes;
 use linger_probe::{Check, Config, Error, Finding, Report, Target, Verdict};
 
-use crate::{exit, progress};
+use crate::{exit, interrupt, progress};
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
 #[derive(Args, Debug)]
@@ -74,8 +76,21 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let json = arguments.json;
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
+    let fault = Arc::new(AtomicBool::new(false));
+    let (so_far, line) = (fault.clone(), bar.clone());
+    // A question may wait for half a minute; its answers so far are out.
+    let ended = interrupt::on_first(move || {
+        line.finish_and_clear();
+        eprintln!("linger: interrupted; the other questions were not asked");
+        let found = so_far.load(Ordering::Relaxed);
+        std::process::exit(i32::from(if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL }));
+    });
+    if let Err(error) = ended {
+        return exit::io("cannot take signals", &error);
+    }
     let mut headed = json;
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
+        fault.fetch_or(status(finding.verdict) == exit::LOSS_FOUND, Ordering::Relaxed);
         bar.suspend(|| {
             if !headed {
                 print_head();
@@ -100,11 +115,15 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         let server = report.server.as_deref().unwrap_or("this server");
         anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
     }
-    ExitCode::from(match overall {
+    ExitCode::from(status(overall))
+}
+
+fn status(verdict: Verdict) -> u8 {
+    match verdict {
         Verdict::Keeps => exit::NOTHING_LOST,
         Verdict::CannotTell => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
-    })
+    }
 }
 
 fn style(verdict: Verdict) -> Style {

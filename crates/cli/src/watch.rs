@@ -72,7 +72,23 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let viewed =
         io::stdout().is_terminal() && !arguments.json && !arguments.plain && arguments.prometheus.is_none();
     let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let result = if viewed { view(&mut watcher, end) } else { lines(&mut watcher, &metrics, arguments, end) };
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
+        return exit::io("cannot take signals", &error);
+    }
+    let result = if viewed {
+        view(&mut watcher, &stop, end)
+    } else {
+        lines(&mut watcher, &metrics, arguments, &stop, end)
+    };
+    let counted = watcher.counted();
+    eprintln!(
+        "linger: {} resets sent and {} received were seen; the kernel counted {}",
+        counted.seen_sent,
+        counted.seen_received,
+        counted.describe()
+    );
     match result {
         Ok(0) => ExitCode::from(exit::NOTHING_LOST),
         Ok(_) => ExitCode::from(exit::LOSS_FOUND),
@@ -86,11 +102,9 @@ fn lines(
     watcher: &mut Watcher,
     metrics: &Metrics,
     arguments: &Arguments,
+    stop: &AtomicBool,
     end: Option<Instant>,
 ) -> io::Result<u64> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    interrupt::on_first(move || asked.store(true, Ordering::Relaxed))?;
     let quiet = arguments.prometheus.is_some() && !arguments.json && !arguments.plain;
     let (mut seen, mut lost, mut last) = (0, 0, false);
     while !last {
@@ -115,13 +129,6 @@ fn lines(
             write(&notices, arguments.json)?;
         }
     }
-    let counted = watcher.counted();
-    eprintln!(
-        "linger: {} resets sent and {} received were seen; the kernel counted {}",
-        counted.seen_sent,
-        counted.seen_received,
-        counted.describe()
-    );
     Ok(seen)
 }
 
@@ -171,14 +178,14 @@ fn reset_line(reset: &Reset) -> String {
     )
 }
 
-fn view(watcher: &mut Watcher, end: Option<Instant>) -> io::Result<u64> {
+fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::Result<u64> {
     let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
     let mut view = View::default();
     let mut seen = 0;
     let mut stale = true;
     let result = loop {
-        if end.is_some_and(|end| Instant::now() >= end) {
+        if stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end) {
             break Ok(seen);
         }
         if stale && let Err(error) = terminal.draw(|frame| view.draw(frame)) {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_why::{Cause, Examined, Finding, Groups, Limits, compare, examine, html, text};
+use linger_why::{Cause, Examined, Finding, Groups, Limits, Stop, compare, examine_until, html, text};
 use serde_json::json;
 
-use crate::exit;
+use crate::{exit, interrupt};
 
 /// Findings of a file that are held until its end, to see whether it has several interfaces.
 const HELD: usize = 10_000;
@@ -69,6 +69,14 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         },
         None => None,
     };
+    let stop = Stop::default();
+    let asked = stop.clone();
+    interrupt::on_first(move || {
+        if !asked.request() {
+            eprintln!("linger: ended before a capture began");
+            std::process::exit(i32::from(exit::COULD_NOT_TELL));
+        }
+    })?;
     let several = arguments.files.len() > 1;
     let mut limits = Limits::default();
     limits.flows = arguments.flows;
@@ -86,8 +94,13 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         groups.add(finding);
     };
     for path in &arguments.files {
+        if stop.requested() {
+            eprintln!("linger: {}: not read", path.display());
+            unreadable = true;
+            continue;
+        }
         let live = path == Path::new("-");
-        let examined = examine(path, limits, |finding| {
+        let examined = examine_until(path, limits, &stop, |finding| {
             if several || !live && findings.len() < HELD {
                 findings.push(finding);
             } else {
@@ -109,7 +122,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
         }
     }
     // Interfaces of one capture are places to compare as well.
-    if several || findings.iter().any(|finding| finding.interface != 0) {
+    if !stop.requested() && (several || findings.iter().any(|finding| finding.interface != 0)) {
         let paths: Vec<&Path> = arguments
             .files
             .iter()

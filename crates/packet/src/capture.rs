@@ -8,6 +8,7 @@ mod source;
 
 use std::io::{self, Read};
 
+pub use ahead::Stopper;
 pub use input::open;
 pub use source::{Memory, Source, Stream};
 
@@ -153,6 +154,11 @@ impl Reader {
     pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
         let ahead = Ahead::of_stream(input).map_err(|source| ReadError::Io { offset: 0, source })?;
         Self::of(Stream::new(ahead))
+    }
+
+    /// What ends the input from another thread.
+    pub fn stopper(&self) -> Stopper {
+        self.source.stopper()
     }
 }
 

@@ -35,4 +35,4 @@ pub use cause::{Cause, Class, Confidence};
 pub use finding::{Evidence, Finding, Rung};
 pub use group::{Group, Groups, Member};
 pub use pair::compare;
-pub use read::{Examined, examine, examine_reader};
+pub use read::{Examined, Stop, examine, examine_reader, examine_until};

@@ -1,8 +1,9 @@
 //! Files in, findings out: one capture, or several of the same connections.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use linger_packet::capture::{self, ReadError, Reader, Source};
+use linger_packet::capture::{self, ReadError, Reader, Source, Stopper};
 use serde::Serialize;
 
 use crate::{Analyzer, Counts, Finding, Limits};
@@ -18,8 +19,74 @@ pub struct Examined {
     pub counts: Counts,
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
-    /// Whether packets may follow there: the capture is damaged, not merely cut off.
+    /// Whether packets may follow there: the capture is damaged, not merely cut off, or was left.
     pub unread: bool,
+}
+
+/// Ends an examination before its end, from another thread; a clone stops the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Mutex<Reading>>);
+
+#[derive(Debug, Default)]
+struct Reading {
+    asked: bool,
+    /// It waits for the first bytes of a pipe, and cannot be called back from there.
+    opening: bool,
+    stopper: Option<Stopper>,
+}
+
+impl Stop {
+    /// Asks for the end. Answers whether there will be one: not if the first bytes of a pipe are waited for.
+    pub fn request(&self) -> bool {
+        let mut reading = self.lock();
+        reading.asked = true;
+        if let Some(stopper) = &reading.stopper {
+            stopper.stop();
+        }
+        !reading.opening
+    }
+
+    /// Whether the end was asked for.
+    pub fn requested(&self) -> bool {
+        self.lock().asked
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, path: &Path) -> Result<Reader, ReadError> {
+        self.lock().opening = true;
+        let opened = capture::open(path);
+        let mut reading = self.lock();
+        reading.opening = false;
+        let reader = opened?;
+        let stopper = reader.stopper();
+        if reading.asked {
+            stopper.stop();
+        }
+        reading.stopper = Some(stopper);
+        Ok(reader)
+    }
+}
+
+/// As [`examine`], until `stop` is requested: what was found by then is a result all the same.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_until(
+    path: &Path,
+    limits: Limits,
+    stop: &Stop,
+    on_finding: impl FnMut(Finding),
+) -> Result<Examined, ReadError> {
+    let reader = stop.open(path)?;
+    let mut examined = examine_reader(reader, &path.display().to_string(), limits, on_finding);
+    if stop.requested() {
+        examined.stopped = Some("stopped on request".to_owned());
+        examined.unread = true;
+    }
+    Ok(examined)
 }
 
 /// Reads a capture (`-` for standard input) and gives every finding to `on_finding`, as it becomes final.

@@ -82,6 +82,8 @@ struct State {
     waiting: u32,
     /// Nothing is to be read any more: the end was met, or the consumer is gone.
     over: bool,
+    /// Somebody wants no more of it, whatever has been read.
+    stopped: bool,
 }
 
 impl State {
@@ -165,6 +167,19 @@ impl Drop for Fallen<'_> {
     }
 }
 
+/// Ends a [`Reader`](super::Reader)'s input from another thread, as if the capture ended there.
+#[derive(Clone, Debug)]
+pub struct Stopper(Arc<Shared>);
+
+impl Stopper {
+    /// Ends it. What the reader has at hand it still gives; a thread that waits for a silent pipe is left to it.
+    pub fn stop(&self) {
+        let mut state = self.0.lock();
+        (state.over, state.stopped) = (true, true);
+        self.0.announce(&state);
+    }
+}
+
 /// The consumer's end. The thread ends with its input, or once this is dropped.
 #[derive(Debug)]
 pub(super) struct Ahead {
@@ -189,8 +204,14 @@ impl Ahead {
         read: impl FnMut(u64, &mut Block) -> io::Result<bool> + Send + 'static,
     ) -> io::Result<Self> {
         let spare = (1..BLOCKS).map(|_| Block::empty()).collect();
-        let state =
-            State { ahead: VecDeque::with_capacity(BLOCKS), first: 0, spare, waiting: 0, over: false };
+        let state = State {
+            ahead: VecDeque::with_capacity(BLOCKS),
+            first: 0,
+            spare,
+            waiting: 0,
+            over: false,
+            stopped: false,
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = shared.clone();
         std::thread::Builder::new().name("read-ahead".into()).spawn(move || theirs.serve(read))?;
@@ -201,6 +222,9 @@ impl Ahead {
     pub(super) fn next(&self) -> Option<io::Result<Block>> {
         let mut state = self.shared.lock();
         loop {
+            if state.stopped {
+                return None;
+            }
             if state.ahead.front().is_some_and(Option::is_some) {
                 state.first += 1;
                 let block = state.ahead.pop_front().flatten();
@@ -221,6 +245,10 @@ impl Ahead {
                 _ => state = self.shared.wait(state),
             }
         }
+    }
+
+    pub(super) fn stopper(&self) -> Stopper {
+        Stopper(self.shared.clone())
     }
 
     /// Gives a block back to be filled again.

@@ -1,7 +1,7 @@
 //! Where a capture's bytes come from: a stream with a buffer, or memory that holds them all.
 
 use super::ReadError;
-use super::ahead::{Ahead, Block};
+use super::ahead::{Ahead, Block, Stopper};
 
 /// A place to read records from, without copying each.
 ///
@@ -105,6 +105,10 @@ pub struct Stream {
 }
 
 impl Stream {
+    pub(super) fn stopper(&self) -> Stopper {
+        self.ahead.stopper()
+    }
+
     pub(super) fn new(ahead: Ahead) -> Self {
         Self { ahead, block: Block::empty(), come: 0, ended: false }
     }

@@ -186,6 +186,17 @@ fn a_reader_that_panics_is_an_error_and_no_wait_for_ever() {
 }
 
 #[test]
+fn a_silent_pipe_can_be_left() {
+    let (silent, _writer) = std::io::pipe().unwrap();
+    let mut reader = Reader::new(Cursor::new(classic(Order::Little, false)).chain(silent)).unwrap();
+    for _ in packets() {
+        assert!(reader.next().unwrap().is_some());
+    }
+    reader.stopper().stop();
+    assert!(reader.next().unwrap().is_none(), "as at the end, although the pipe is open");
+}
+
+#[test]
 fn records_across_the_buffer_and_larger_than_it() {
     let mut writer = pcapng::Writer::new(Vec::new(), "test").unwrap();
     let interface = writer.interface("eth0", LinkType::ETHERNET, 0).unwrap();

@@ -1,0 +1,81 @@
+//! SIGINT and SIGTERM: every verb that runs for long ends in order, says what is known by then, and its exit
+//! status says that this is not all.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+
+use linger_host::testing::skip;
+use rustix::process::{Pid, Signal, kill_process};
+
+const LINGER: &str = env!("CARGO_BIN_EXE_linger");
+
+/// Starts the program with a standard input that stays silent, and waits until it takes both signals.
+fn start(words: &str) -> Child {
+    let child = Command::new(LINGER)
+        .args(words.split(' '))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let both = 1 << (Signal::INT.as_raw() - 1) | 1 << (Signal::TERM.as_raw() - 1);
+    loop {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let caught = field("SigCgt:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        if caught.is_some_and(|mask| mask & both == both)
+            || field("State:").is_some_and(|state| state.starts_with('Z'))
+        {
+            return child;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn interrupted(words: &str, signal: Signal) -> (Option<i32>, String, String) {
+    let mut child = start(words);
+    let silent = child.stdin.take();
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    drop(silent);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn every_verb_ends_in_order() {
+    // It accepts by its backlog, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let shared = temporary.path().display();
+    for signal in [Signal::INT, Signal::TERM] {
+        for (words, status, said) in [
+            ("why -".to_owned(), 3, "ended before a capture began"),
+            (format!("probe http://{silent}/"), 3, "interrupted; the other questions were not asked"),
+            (format!("client {silent} --for 600"), 1, "lost "),
+            ("server --listen 127.0.0.1:0".into(), 0, "accepted       0 connections"),
+            ("fcgi serve --echo --listen 127.0.0.1:0".into(), 0, "serving FastCGI"),
+            (format!("share --listen 127.0.0.1:0 {shared}"), 0, "sharing "),
+            ("lab --link loopback --peer late --trials 1000000".into(), 3, "Interrupted: "),
+        ] {
+            let (code, stdout, stderr) = interrupted(&words, signal);
+            assert!(stdout.contains(said) || stderr.contains(said), "linger {words}: {stdout}{stderr}");
+            let silent_client = words.starts_with("client") && code == Some(3);
+            assert!(code == Some(status) || silent_client, "linger {words}: {code:?} {stdout}{stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_ends_with_its_counts() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (code, _, stderr) = interrupted("watch --plain", signal);
+        if code == Some(4) {
+            return skip("tracepoints", stderr.trim());
+        }
+        assert!(matches!(code, Some(0 | 1)), "{code:?} {stderr}");
+        assert!(stderr.contains("resets sent and ") && stderr.contains("the kernel counted"), "{stderr}");
+    }
+}

@@ -1,0 +1,29 @@
+//! An examination that is stopped ends, and what it has is a result.
+
+use std::io::Write;
+use std::process::Command;
+use std::thread;
+
+use linger_why::{Limits, Stop, examine_until};
+
+#[test]
+fn a_pipe_that_stays_open_can_be_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // A pcap's header, and no packet.
+    let mut header = 0xa1b2_c3d4_u32.to_le_bytes().to_vec();
+    header.extend([2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 1, 0, 0, 0]);
+    let stop = Stop::default();
+    let (examined, pipe_is_open) = thread::scope(|scope| {
+        let reading = scope.spawn(|| examine_until(&pipe, Limits::default(), &stop, |_| {}));
+        let mut writer = std::fs::File::options().write(true).open(&pipe).unwrap();
+        writer.write_all(&header).unwrap();
+        // Whether the examination has begun by now does not matter: it ends.
+        stop.request();
+        (reading.join().unwrap().unwrap(), writer)
+    });
+    drop(pipe_is_open);
+    assert_eq!(examined.stopped.as_deref(), Some("stopped on request"));
+    assert!(examined.unread && examined.counts.packets == 0);
+}
