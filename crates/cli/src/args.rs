@@ -1,6 +1,5 @@
 //! The verbs, and what was typed.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -34,13 +33,6 @@ enum Verb {
     Share(transfer::share::Arguments),
     Watch(watch::Arguments),
     Why(why::Arguments),
-}
-
-/// An address to listen on.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "write a number and a port, as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080 for all addresses".to_owned()
-    })
 }
 
 /// Reads the command line; on a mistake clap says what is wrong and ends with status 2.

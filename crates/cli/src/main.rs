@@ -1,5 +1,6 @@
 //! The program `linger`: arguments to library calls, results to text; nothing else.
 
+mod address;
 mod args;
 mod client;
 mod counters;

@@ -11,7 +11,7 @@ use linger::Policy;
 use linger_lab::Bytes;
 use linger_run::{Error, Options, Report, Via};
 
-use crate::args::address;
+use crate::address::address;
 use crate::exit;
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.

@@ -8,7 +8,7 @@ use linger_host::net;
 use linger_lab::{Bytes, COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
 use serde_json::json;
 
-use crate::args::address;
+use crate::address::address;
 use crate::{exit, interrupt, progress};
 
 /// Serves responses and ends each connection in a given way, until Ctrl-C.

@@ -14,7 +14,7 @@ use linger_watch::view::{Key, View, describe};
 use linger_watch::{Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 
-use crate::args::address;
+use crate::address::address;
 use crate::{exit, interrupt};
 
 /// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.

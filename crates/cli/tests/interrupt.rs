@@ -18,19 +18,20 @@ fn start(words: &str) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let both = 1 << (Signal::INT.as_raw() - 1) | 1 << (Signal::TERM.as_raw() - 1);
-    loop {
-        let status = std::fs::read_to_string(&status).unwrap();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let caught = field("SigCgt:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
-        if caught.is_some_and(|mask| mask & both == both)
-            || field("State:").is_some_and(|state| state.starts_with('Z'))
-        {
-            return child;
-        }
+    while !takes_signals(child.id()) {
         std::thread::yield_now();
     }
+    child
+}
+
+/// Whether a process has handlers for both signals, or has ended.
+fn takes_signals(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let both = 1 << (Signal::INT.as_raw() - 1) | 1 << (Signal::TERM.as_raw() - 1);
+    let caught = field("SigCgt:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    caught.is_some_and(|mask| mask & both == both)
+        || field("State:").is_some_and(|state| state.starts_with('Z'))
 }
 
 fn interrupted(words: &str, signal: Signal) -> (Option<i32>, String, String) {

@@ -15,7 +15,7 @@ use linger_transfer::{
 use serde_json::json;
 
 use super::{cannot_tell, conclude, durability, home, seconds, show, unusable};
-use crate::args::address;
+use crate::address::address;
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
