@@ -53,7 +53,7 @@ fn every_verb_ends_in_order() {
     let shared = temporary.path().display();
     for signal in [Signal::INT, Signal::TERM] {
         for (words, status, said) in [
-            ("why -".to_owned(), 3, "ended before a capture began"),
+            ("why -".to_owned(), 3, "linger: "),
             (format!("probe http://{silent}/"), 3, "interrupted; the other questions were not asked"),
             (format!("client {silent} --for 600"), 1, "lost "),
             ("server --listen 127.0.0.1:0".into(), 0, "accepted       0 connections"),

@@ -1,5 +1,6 @@
 //! Files in, findings out: one capture, or several of the same connections.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -56,7 +57,14 @@ impl Stop {
     }
 
     fn open(&self, path: &Path) -> Result<Reader, ReadError> {
-        self.lock().opening = true;
+        {
+            let mut reading = self.lock();
+            if reading.asked {
+                let source = io::Error::new(io::ErrorKind::Interrupted, "stopped on request");
+                return Err(ReadError::Io { offset: 0, source });
+            }
+            reading.opening = true;
+        }
         let opened = capture::open(path);
         let mut reading = self.lock();
         reading.opening = false;

@@ -19,7 +19,7 @@ fn a_pipe_that_stays_open_can_be_left() {
         let reading = scope.spawn(|| examine_until(&pipe, Limits::default(), &stop, |_| {}));
         let mut writer = std::fs::File::options().write(true).open(&pipe).unwrap();
         writer.write_all(&header).unwrap();
-        // Whether the examination has begun by now does not matter: it ends.
+        // Its end of the pipe was opened by an examination that has begun; how far it is does not matter.
         stop.request();
         (reading.join().unwrap().unwrap(), writer)
     });
