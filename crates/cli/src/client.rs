@@ -146,6 +146,9 @@ fn print(seen: &Campaign, server: &str) {
 /// What the numbers do not say by themselves.
 fn moral(seen: &Campaign, server: SocketAddr) {
     let tally = &seen.tally;
+    if seen.cut > 0 {
+        eprintln!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
+    }
     if tally.of(Fate::ResetBeforeAny) > 0 {
         eprintln!(
             "note: a reset before any byte: check the listen backlog first, the server may never have seen the \
@@ -182,6 +185,7 @@ fn object(seen: &Campaign) -> serde_json::Value {
             "trial": trial, "seconds": time.as_secs_f64(), "fate": fate.name(),
         })),
         "error": seen.error,
+        "cut": seen.cut,
         "seconds": seen.elapsed.as_secs_f64(),
     })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use linger_host::Counters;
 
-use crate::client::{ClientPlan, Fate, attempt};
+use crate::client::{ClientPlan, Fate, attempt_unless};
 use crate::lock;
 use crate::server::{Served, ServerPlan, work};
 use crate::stats::Tally;
@@ -37,12 +37,14 @@ pub struct Campaign {
     pub error: Option<String>,
     /// Whether no connection said how long its response would be, and no flag did.
     pub unknown_length: bool,
+    /// Connections that were cut here because of the stop: nobody knows what would have become of them.
+    pub cut: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
 /// Makes connections, `concurrency` at a time, and calls `progress` after each.
-/// What connections meet is their fate, not an error.
+/// What connections meet is their fate, not an error. A stop cuts those under way.
 pub fn campaign(
     plan: &ClientPlan,
     concurrency: u64,
@@ -67,10 +69,14 @@ pub fn campaign(
         for _ in 0..concurrency.max(1) {
             scope.spawn(|| {
                 while next() {
-                    let attempt = attempt(plan, |_| {});
+                    let attempt = attempt_unless(plan, stop);
                     let campaign = &mut lock(&state).1;
-                    campaign.tally.count(&attempt);
                     campaign.elapsed = started.elapsed();
+                    let Some(attempt) = attempt else {
+                        campaign.cut += 1;
+                        break;
+                    };
+                    campaign.tally.count(&attempt);
                     if attempt.lost() && campaign.first_loss.is_none() {
                         let loss = (campaign.tally.trials, campaign.elapsed, attempt.fate);
                         campaign.first_loss = Some(loss);

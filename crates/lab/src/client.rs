@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::payload;
+use crate::stop::Stop;
 
 /// What a client does with its connection.
 #[derive(Clone, Debug)]
@@ -133,32 +134,44 @@ impl Attempt {
 /// server has ended the connection, or the given time is over.
 pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt {
     let started = Instant::now();
-    let deadline = started + plan.timeout;
+    let (conversation, result) = converse(plan, started + plan.timeout, None, until_ended);
+    conversation.conclude(result, started.elapsed())
+}
+
+/// As [`attempt`] of a client that reads and closes by itself; `None` if the stop came before its end.
+pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> {
+    let started = Instant::now();
+    let (conversation, result) = converse(plan, started + plan.timeout, Some(stop), |_| {});
+    // Reads that are interrupted go on, so this is the stop's.
+    let stopped = matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
+    (!stopped).then(|| conversation.conclude(result, started.elapsed()))
+}
+
+fn converse(
+    plan: &ClientPlan,
+    deadline: Instant,
+    stop: Option<&Stop>,
+    until_ended: impl FnOnce(Duration),
+) -> (Conversation, io::Result<()>) {
     let mut conversation = Conversation::new(plan);
-    let result = connect(plan, deadline).and_then(|stream| {
+    let patience = Patience { deadline, stop };
+    let result = connect(plan, &patience).and_then(|stream| {
         let mut until_ended = Some(until_ended);
         let mut wait = || {
             if let Some(until_ended) = until_ended.take() {
                 until_ended(deadline.saturating_duration_since(Instant::now()));
             }
         };
-        conversation.run(&stream, plan, deadline, &mut wait)?;
+        conversation.run(&stream, plan, &patience, &mut wait)?;
         if !plan.closes {
             wait();
         }
         Ok(())
     });
-    let (fate, error) = conversation.judge(result);
-    Attempt {
-        fate,
-        received: conversation.received,
-        expected: conversation.expected,
-        error,
-        elapsed: started.elapsed(),
-    }
+    (conversation, result)
 }
 
-fn connect(plan: &ClientPlan, deadline: Instant) -> io::Result<TcpStream> {
+fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(plan.server), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(bytes) = plan.receive_buffer {
         // Before the connection is made: the window scale is settled in the handshake.
@@ -171,10 +184,44 @@ fn connect(plan: &ClientPlan, deadline: Instant) -> io::Result<TcpStream> {
         socket.set_reuse_address(true)?;
         socket.bind(&from.into())?;
     }
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    socket.connect_timeout(&plan.server.into(), left)?;
     socket.set_nonblocking(true)?;
+    match socket.connect(&plan.server.into()) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            while patience.wait(&socket, PollFlags::OUT)?.is_empty() {}
+            socket.take_error()?.map_or(Ok(()), Err)?;
+        }
+        result => result?,
+    }
     Ok(socket.into())
+}
+
+/// How long a client waits.
+struct Patience<'a> {
+    deadline: Instant,
+    stop: Option<&'a Stop>,
+}
+
+impl Patience<'_> {
+    /// Waits for a socket; nothing if a signal came first. `TimedOut` at the deadline, `Interrupted` at the stop.
+    fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).ok();
+        // Without a stop the socket stands in for it, asked for nothing.
+        let stop = match self.stop {
+            Some(stop) => PollFd::from_borrowed_fd(stop.wake(), PollFlags::IN),
+            None => PollFd::new(socket, PollFlags::empty()),
+        };
+        let mut ready = [PollFd::new(socket, interest), stop];
+        match rustix::event::poll(&mut ready, timeout.as_ref()) {
+            Ok(_) if self.stop.is_some_and(Stop::requested) => Err(io::ErrorKind::Interrupted.into()),
+            Ok(_) => Ok(ready[0].revents()),
+            Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Bytes sent with one call.
@@ -213,7 +260,7 @@ impl Conversation {
         &mut self,
         mut stream: &TcpStream,
         plan: &ClientPlan,
-        deadline: Instant,
+        patience: &Patience<'_>,
         until_ended: &mut impl FnMut(),
     ) -> io::Result<()> {
         let mut buffer = [0; CHUNK];
@@ -227,7 +274,7 @@ impl Conversation {
             let mut interest = PollFlags::empty();
             interest.set(PollFlags::IN, reads);
             interest.set(PollFlags::OUT, sends);
-            let ready = wait(stream, interest, deadline)?;
+            let ready = patience.wait(stream, interest)?;
             if ready.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) && sends {
                 self.send(stream);
             }
@@ -269,6 +316,11 @@ impl Conversation {
         }
     }
 
+    fn conclude(self, result: io::Result<()>, elapsed: Duration) -> Attempt {
+        let (fate, error) = self.judge(result);
+        Attempt { fate, received: self.received, expected: self.expected, error, elapsed }
+    }
+
     fn judge(&self, result: io::Result<()>) -> (Fate, Option<io::Error>) {
         use io::ErrorKind;
         let all = self.expected.is_some_and(|expected| self.received >= expected);
@@ -291,19 +343,5 @@ impl Conversation {
                 (fate, Some(error))
             }
         }
-    }
-}
-
-fn wait(stream: &TcpStream, interest: PollFlags, deadline: Instant) -> io::Result<PollFlags> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    let timeout = Timespec::try_from(left).ok();
-    let mut ready = [PollFd::from_borrowed_fd(stream.as_fd(), interest)];
-    match rustix::event::poll(&mut ready, timeout.as_ref()) {
-        Ok(_) => Ok(ready[0].revents()),
-        Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
-        Err(error) => Err(error.into()),
     }
 }

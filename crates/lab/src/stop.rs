@@ -37,6 +37,11 @@ impl Stop {
         self.requested.load(Ordering::Acquire)
     }
 
+    /// What becomes readable with the request, for those who wait for more than one descriptor.
+    pub(crate) fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
     /// Waits until `fd` is readable (true), or the time is over or the stop requested (false).
     ///
     /// # Errors
