@@ -5,10 +5,14 @@
 //! lets the call happen, and half-closes the connection when it has seen that the program has it no more.
 //! So an error in judgement can delay an end, but never end what the program still has.
 
+mod close;
 mod connection;
+mod epolls;
 mod hold;
 mod holders;
 mod message;
+mod pass;
+mod share;
 mod thread;
 mod watch;
 

@@ -1,0 +1,286 @@
+//! A close: what the call is about to end is kept, seen to be closed, and handed on to be ended.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use linger_host::seccomp::Question;
+use linger_shim::protocol::{Count, Kind, Message};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+use super::connection;
+use super::holders::{self, Open};
+use super::thread::Thread;
+use super::watch::Watcher;
+
+/// How long a call that may fail (`execve`, `dup2` from a bad descriptor) is given to close what it would.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections that are remembered after they were handed over.
+pub(super) const LATELY: usize = 256;
+
+/// A connection that the program was let close, and whether it did is to be seen.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// This process's own: as long as it is open the connection cannot end.
+    pub(super) fd: OwnedFd,
+    pub(super) cookie: u64,
+    pub(super) thread: Rc<Thread>,
+    /// The program's number of it.
+    pub(super) number: RawFd,
+    unread: u32,
+    way: Way,
+    since: Instant,
+}
+
+/// What closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The call cannot fail.
+    Close,
+    /// The call may fail, and the program go on with the connection.
+    Perhaps,
+    /// The end of the process, or what it becomes: of a connection that others have it is no news.
+    Process,
+    /// `execve`.
+    Exec,
+}
+
+impl Watcher {
+    /// The program is about to close one number.
+    pub(super) fn closing(&mut self, question: &Question, thread: &Rc<Thread>, number: RawFd, way: Way) {
+        self.forget_epoll(thread, number);
+        match pidfd_getfd(&thread.handle, number, PidfdGetfdFlags::empty()) {
+            Ok(fd) => self.consider(question, thread, number, fd, way),
+            Err(Errno::PERM) => self.refuse(thread.process),
+            Err(_) => {}
+        }
+    }
+
+    /// As [`closing`](Self::closing), for all numbers that are meant.
+    pub(super) fn closing_all(
+        &mut self,
+        question: &Question,
+        thread: &Rc<Thread>,
+        lister: u32,
+        way: Way,
+        meant: impl Fn(RawFd) -> bool,
+    ) {
+        for (number, open) in holders::open(lister) {
+            if meant(number) && matches!(open, Open::Socket(_)) {
+                self.closing_one_of_many(question, thread, number, way);
+            }
+        }
+    }
+
+    pub(super) fn closing_one_of_many(
+        &mut self,
+        question: &Question,
+        thread: &Rc<Thread>,
+        number: RawFd,
+        way: Way,
+    ) {
+        if let Some(fd) = thread.take(number) {
+            self.consider(question, thread, number, fd, way);
+        }
+    }
+
+    /// Keeps a connection if its end is to be seen to.
+    pub(super) fn consider(
+        &mut self,
+        question: &Question,
+        thread: &Rc<Thread>,
+        number: RawFd,
+        fd: OwnedFd,
+        way: Way,
+    ) {
+        let Some(cookie) = self.wanted.cookie(fd.as_fd()) else { return };
+        if self.done.contains(&cookie) || !self.listener.waits(question.id) {
+            return;
+        }
+        if let Some(givers) = self.given.get_mut(&cookie)
+            && let Some(place) = givers.iter().position(|giver| *giver == thread.process)
+        {
+            // Whoever got it, or will, is to end it.
+            givers.swap_remove(place);
+            self.held.remove(&cookie);
+            return;
+        }
+        // A call that was interrupted, or an exec that failed, may have left one behind.
+        let me = thread.process;
+        self.pending.retain(|old| old.cookie != cookie || old.number != number || old.thread.process != me);
+        let alone = !self.shared.contains_key(&cookie);
+        if alone && way == Way::Close {
+            if self.handed.remove(&cookie) {
+                self.held.remove(&cookie);
+                self.unwatch(thread, question.thread, number, fd);
+                return self.count(Count::Handed);
+            }
+            if let Some(reason) = connection::safe_to_close(fd.as_fd()) {
+                self.held.remove(&cookie);
+                return self.count(reason);
+            }
+        }
+        let unread = connection::unread(fd.as_fd());
+        let fd = match way {
+            Way::Close | Way::Perhaps
+                if alone || self.is_last(cookie, fd.as_fd(), thread.process, number) =>
+            {
+                self.unwatch(thread, question.thread, number, fd)
+            }
+            _ => Some(fd),
+        };
+        let Some(fd) = fd else { return };
+        let (thread, since) = (Rc::clone(thread), Instant::now());
+        self.pending.push(Pending { fd, cookie, thread, number, unread, way, since });
+    }
+
+    pub(super) fn count(&self, reason: Count) {
+        self.counts.add(Count::Seen);
+        self.counts.add(reason);
+    }
+
+    pub(super) fn refuse(&mut self, process: u32) {
+        if !self.refused.contains(&process) {
+            self.refused.push(process);
+            self.count(Count::Refused);
+        }
+    }
+
+    /// Hands on what the program has closed by now.
+    pub(super) fn settle(&mut self) {
+        let mut at = 0;
+        while let Some(pending) = self.pending.get(at) {
+            match self.is_closed(pending) {
+                Some(true) => {
+                    let pending = self.pending.swap_remove(at);
+                    self.closed(pending);
+                }
+                Some(false) => at += 1,
+                None => drop(self.pending.swap_remove(at)),
+            }
+        }
+    }
+
+    /// Whether the number names the connection no more; `None` if it never will, or nobody can tell.
+    pub(super) fn is_closed(&self, pending: &Pending) -> Option<bool> {
+        match pidfd_getfd(&pending.thread.handle, pending.number, PidfdGetfdFlags::empty()) {
+            Err(Errno::BADF) => Some(true),
+            // The thread is on its way out; that its process's descriptors are closed is seen elsewhere.
+            Err(Errno::SRCH) => {
+                let inode = rustix::fs::fstat(&pending.fd).ok()?.st_ino;
+                Some(holders::at(pending.thread.process, pending.number) != Some(Open::Socket(inode)))
+            }
+            Ok(fd) if !connection::is(&fd, pending.cookie) => Some(true),
+            Ok(_)
+                if matches!(pending.way, Way::Perhaps | Way::Exec) && pending.since.elapsed() > PATIENCE =>
+            {
+                None
+            }
+            Ok(_) | Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// Ends a connection that the program has closed, unless it has it under another number, or in another process.
+    pub(super) fn closed(&mut self, pending: Pending) {
+        let Pending { fd, cookie, unread, way, thread, .. } = pending;
+        if self.shared.contains_key(&cookie) {
+            let closing = self.pending.iter().find(|other| other.cookie == cookie);
+            let holder = closing.map(|other| other.thread.process).or_else(|| self.holder(fd.as_fd()));
+            if let Some(holder) = holder {
+                // A bystander's end, and one of two names in one process, are no close.
+                if !matches!(way, Way::Process | Way::Exec) && holder != thread.process {
+                    self.count(Count::Shared);
+                }
+                self.inherit(cookie, holder);
+                return;
+            }
+            self.shared.remove(&cookie);
+            self.given.remove(&cookie);
+        }
+        self.end(&fd, cookie, unread);
+    }
+
+    /// Ends a connection that the program has no more.
+    pub(super) fn end(&mut self, fd: &OwnedFd, cookie: u64, unread: u32) {
+        self.held.remove(&cookie);
+        if self.handed.remove(&cookie) {
+            return self.count(Count::Handed);
+        }
+        if let Some(reason) = connection::safe_to_close(fd.as_fd()) {
+            return self.count(reason);
+        }
+        if unread > 0 {
+            self.counts.add(Count::Unread);
+        }
+        let taken = self.hand_over(Message::about(Kind::Close, cookie, unread), fd);
+        let _ = rustix::net::shutdown(fd, Shutdown::Write);
+        self.done.truncate(LATELY - 1);
+        self.done.push_front(cookie);
+        self.count(if taken { Count::Handed } else { Count::Refused });
+    }
+
+    /// Gives a connection to the intake; whether it is there.
+    pub(super) fn hand_over(&self, message: Message, fd: &OwnedFd) -> bool {
+        let fds = [fd.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        for _ in 0..100 {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+            match rustix::net::sendmsg(
+                &self.intake,
+                &[IoSlice::new(&message.to_bytes())],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            ) {
+                Ok(_) => return true,
+                Err(Errno::INTR) => {}
+                // Too many descriptors are under way for this user (unix(7)): they get fewer as they are received.
+                Err(Errno::TOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// `shutdown` of both sides, as half a close; of the read side, as nothing at all.
+    pub(super) fn shutdown(&mut self, question: &Question, thread: &Rc<Thread>, number: RawFd, how: i32) {
+        let go_on = |watcher: &Self| {
+            watcher.listener.go_on(question.id);
+        };
+        let Some(fd) = thread.take(number) else { return go_on(self) };
+        let Some(cookie) = self.wanted.cookie(fd.as_fd()) else { return go_on(self) };
+        if !self.listener.waits(question.id) || connection::safe_to_close(fd.as_fd()).is_some() {
+            return go_on(self);
+        }
+        if how == libc::SHUT_RD || self.handed.contains(&cookie) {
+            self.listener.result(question.id, Ok(0));
+            return;
+        }
+        if how != libc::SHUT_RDWR {
+            return go_on(self);
+        }
+        let unread = connection::unread(fd.as_fd());
+        let result = rustix::net::shutdown(&fd, Shutdown::Write);
+        if result.is_ok() && self.hand_over(Message::about(Kind::Shutdown, cookie, unread), &fd) {
+            self.handed.insert(cookie);
+            if unread > 0 {
+                self.counts.add(Count::Unread);
+            }
+            self.listener.result(question.id, Ok(0));
+        } else {
+            go_on(self);
+        }
+    }
+
+    pub(super) fn copying_over(&mut self, question: &Question, thread: &Rc<Thread>, old: RawFd, new: RawFd) {
+        if old != new {
+            self.copying(thread, old);
+            self.closing(question, thread, new, Way::Perhaps);
+        }
+    }
+}
