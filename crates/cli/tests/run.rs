@@ -139,3 +139,32 @@ fn what_is_asked_about_already_is_refused() {
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(text.contains("seccomp") && text.contains("refused"), "{text}");
 }
+
+/// As under the profiles of containers: what is refused is named, and what permits it.
+#[test]
+fn what_a_container_does_not_permit_is_named() {
+    use rustix::io::Errno;
+    let refused = [
+        ("seccomp", Errno::PERM, "NEW_LISTENER"),
+        ("seccomp", Errno::ACCESS, "NEW_LISTENER"),
+        ("seccomp", Errno::NOSYS, "NEW_LISTENER"),
+        ("pidfd_open", Errno::PERM, "SYS_PTRACE"),
+        ("pidfd_open", Errno::NOSYS, "version 5.6"),
+        ("pidfd_getfd", Errno::PERM, "SYS_PTRACE"),
+        ("pidfd_getfd", Errno::NOSYS, "version 5.6"),
+        ("process_vm_readv", Errno::PERM, "SYS_PTRACE"),
+    ];
+    for (call, errno, remedy) in refused {
+        let mut command = Command::new(LINGER);
+        command.args(["run", "--via", "seccomp", "--", "/bin/echo", "started"]).stdin(Stdio::null());
+        linger_host::testing::refuse(&mut command, call, errno);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{call}, {errno}: {output:?}");
+        assert!(
+            text.contains(call) && text.contains("is refused") && text.contains(remedy),
+            "{call}, {errno}: {text}"
+        );
+        assert!(output.stdout.is_empty(), "the program was not to be started: {output:?}");
+    }
+}

@@ -47,6 +47,16 @@ pub struct Filter(Vec<libc::sock_filter>);
 impl Filter {
     /// Makes the filter for these rules; calls of another architecture (32-bit) are never asked about.
     pub fn new(rules: &[Rule]) -> Self {
+        Self::with(rules, libc::SECCOMP_RET_USER_NOTIF)
+    }
+
+    /// A filter under which these calls fail, as under a container's profile.
+    #[cfg(feature = "testing")]
+    pub(crate) fn refusing(rules: &[Rule], errno: u16) -> Self {
+        Self::with(rules, libc::SECCOMP_RET_ERRNO | u32::from(errno))
+    }
+
+    fn with(rules: &[Rule], verdict: u32) -> Self {
         const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
@@ -56,7 +66,7 @@ impl Filter {
         // Little endian on both architectures: the low half comes first.
         let argument = |number: u8| load(offset_of!(libc::seccomp_data, args) + 8 * usize::from(number));
         let allow = line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
-        let ask = line(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
+        let ask = line(RETURN, verdict, 0, 0);
         let mut lines = vec![
             load(offset_of!(libc::seccomp_data, arch)),
             line(EQUAL, ARCHITECTURE, 1, 0),
@@ -89,29 +99,33 @@ impl Filter {
     ///
     /// Makes system calls only.
     fn install(&self) -> io::Result<RawFd> {
+        // Killable: a signal does not interrupt a call that the supervisor has begun to look at (Linux 5.19).
+        let wanted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        match self.install_with(wanted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.install_with(wanted),
+            other => other,
+        }
+    }
+
+    /// The same with other flags, without which there is no listener.
+    pub(crate) fn install_with(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
         let program = libc::sock_fprog {
             len: self.0.len() as u16,
             // The kernel only reads it.
             filter: self.0.as_ptr().cast_mut(),
         };
-        let install = |flags: libc::c_ulong| {
+        let install = || {
             // SAFETY: the program and the lines that it points to live across the call, which copies them.
             let result = unsafe {
                 libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
             };
             if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
         };
-        // Killable: a signal does not interrupt a call that the supervisor has begun to look at (Linux 5.19).
-        let wanted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-        let either = || match install(wanted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(wanted),
-            other => other,
-        };
-        match either() {
+        match install() {
             // Without CAP_SYS_ADMIN a filter is for those only who can gain no rights any more.
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
                 rustix::thread::set_no_new_privs(true)?;
-                either()
+                install()
             }
             other => other,
         }
@@ -160,8 +174,10 @@ pub fn before_exec(command: &mut Command, filter: Filter, descriptors: Rlimit) -
 pub enum Refused {
     /// The kernel, or a filter around this process, refuses the filter.
     Filter(io::Error),
-    /// The child's descriptors cannot be taken.
-    Descriptors(io::Error),
+    /// A call that looks into the child.
+    Call(&'static str, io::Error),
+    /// This process's own means: it has no descriptor, or no process, to spare.
+    Means(io::Error),
     /// The command never came so far.
     NotStarted,
 }
@@ -182,14 +198,12 @@ impl Handshake {
             return Err(Refused::Filter(io::Error::from_raw_os_error(-number)));
         }
         let child = Pid::from_raw(pid).ok_or(Refused::NotStarted)?;
-        let taken = rustix::process::pidfd_open(child, PidfdFlags::empty())
-            .and_then(|process| rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty()));
-        match taken {
+        match take(child, number) {
             Ok(fd) => Ok((Listener(fd), Waiting(self.0))),
-            Err(error) => {
+            Err(refused) => {
                 // It cannot even exit, since nobody can be asked.
                 let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
-                Err(Refused::Descriptors(error.into()))
+                Err(refused)
             }
         }
     }
@@ -203,6 +217,20 @@ impl Handshake {
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd.into())
     }
+}
+
+/// Takes a child's descriptor, and tries all that will be done to it later.
+fn take(child: Pid, number: RawFd) -> Result<OwnedFd, Refused> {
+    let refused = |call: &'static str| move |error: rustix::io::Errno| Refused::Call(call, error.into());
+    let process = rustix::process::pidfd_open(child, PidfdFlags::empty()).map_err(refused("pidfd_open"))?;
+    let fd = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+        .map_err(refused("pidfd_getfd"))?;
+    // The child is a copy of this process as yet: what this one has at an address that one has, too.
+    static SOMETHING: u64 = 1;
+    let thread = u32::try_from(child.as_raw_nonzero().get()).unwrap_or_default();
+    read_memory(thread, (&raw const SOMETHING) as u64, &mut [0; 8])
+        .map_err(|error| Refused::Call("process_vm_readv", error))?;
+    Ok(fd)
 }
 
 /// A child that waits before its exec.
@@ -454,6 +482,25 @@ pub fn open_thread(thread: u32) -> io::Result<OwnedFd> {
         Err(rustix::io::Errno::INVAL) => Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?),
         other => Ok(other?),
     }
+}
+
+/// The process that made the other end of a unix connection, or has it listen (`SO_PEERCRED`).
+///
+/// `None` for a socket of another kind, or without a peer.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to a live ucred, and the length to a live socklen_t.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    u32::try_from(peer.pid).ok().filter(|pid| result == 0 && *pid != 0)
 }
 
 /// Reads another process's memory (`process_vm_readv(2)`), all of `into`.

@@ -81,6 +81,22 @@ pub fn allocated() -> usize {
     info.uordblks + info.hblkhd
 }
 
+/// Makes a system call fail for a command and all it starts, as a container's profile does: one of `seccomp` (with
+/// flags only), `pidfd_open`, `pidfd_getfd` and `process_vm_readv`.
+pub fn refuse(command: &mut Command, call: &str, error: rustix::io::Errno) {
+    use crate::seccomp::{Filter, Rule, When};
+    let (call, when) = match call {
+        "seccomp" => (libc::SYS_seccomp, When::IsNot(1, 0)),
+        "pidfd_open" => (libc::SYS_pidfd_open, When::Always),
+        "pidfd_getfd" => (libc::SYS_pidfd_getfd, When::Always),
+        "process_vm_readv" => (libc::SYS_process_vm_readv, When::Always),
+        other => panic!("{other} is not among the calls"),
+    };
+    let filter = Filter::refusing(&[Rule { call, when }], error.raw_os_error() as u16);
+    // SAFETY: it makes system calls only: no allocation and no lock between fork and exec.
+    unsafe { command.pre_exec(move || filter.install_with(0).map(drop)) };
+}
+
 /// Says that a group of tests is skipped here, and why.
 pub fn skip(group: &str, why: &str) {
     eprintln!("skipped: {group}: {why}");

@@ -63,13 +63,15 @@ pub enum Error {
     },
     /// The program's descriptors cannot be taken.
     #[error(
-        "--via seccomp: the program's descriptors cannot be taken (pidfd_getfd: {source}); it needs Linux 5.6 and the \
-         right to trace its own children: kernel.yama.ptrace_scope below 2 or CAP_SYS_PTRACE (--cap-add SYS_PTRACE), \
-         and no security profile that forbids ptrace"
+        "--via seccomp: the program's descriptors cannot be taken: {call} is refused ({source}); {remedy}"
     )]
     DescriptorsRefused {
+        /// The call that was refused.
+        call: &'static str,
         /// What the system said.
         source: io::Error,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Nowhere to put the library.
     #[error(

@@ -109,8 +109,8 @@ impl Seccomp {
             let Ok([handshake, intake, guard_waits, alive]) = <[OwnedFd; 4]>::try_from(fds) else { return };
             let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
                 let least = linger_host::seccomp::least_of_own();
-                let listener = listener.move_up(least).map_err(Refused::Descriptors)?;
-                listener.guard(guard_waits.as_fd()).map_err(Refused::Descriptors)?;
+                let listener = listener.move_up(least).map_err(Refused::Means)?;
+                listener.guard(guard_waits.as_fd()).map_err(Refused::Means)?;
                 drop(guard_waits);
                 listener.wake_here();
                 Ok((listener, child))
@@ -137,9 +137,16 @@ impl Seccomp {
         match self.started.recv() {
             Ok(Ok(())) | Err(_) | Ok(Err(Refused::NotStarted)) => Ok(()),
             Ok(Err(Refused::Filter(source))) => {
-                Err(Error::SeccompRefused { source, remedy: filter_remedy() })
+                let remedy = filter_remedy(&source);
+                Err(Error::SeccompRefused { source, remedy })
             }
-            Ok(Err(Refused::Descriptors(source))) => Err(Error::DescriptorsRefused { source }),
+            Ok(Err(Refused::Call(call, source))) => {
+                let remedy = call_remedy(&source);
+                Err(Error::DescriptorsRefused { call, source, remedy })
+            }
+            Ok(Err(Refused::Means(source))) => {
+                Err(Error::System { what: "cannot prepare to be asked about the program's calls", source })
+            }
         }
     }
 
@@ -151,16 +158,32 @@ impl Seccomp {
 }
 
 /// What the operator can do about a filter that is refused.
-fn filter_remedy() -> &'static str {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let filters =
-        status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")?.trim().parse::<u32>().ok());
-    match filters {
-        // EBUSY: one filter with a listener is all that a process may have.
-        Some(0) => "the kernel needs CONFIG_SECCOMP_FILTER and version 5.9",
+fn filter_remedy(refused: &std::io::Error) -> &'static str {
+    match refused.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "another supervisor around this process is asked about its calls already, and the kernel allows one: run \
+             outside of it, or use --via preload for a program that has a loader"
+        }
+        Some(libc::EINVAL) => "the kernel needs CONFIG_SECCOMP_FILTER and version 5.9",
         _ => {
-            "a filter around this process (a container's, or another supervisor's with a listener of its own) does not \
-             allow it: run with --security-opt seccomp=unconfined, or with a profile that allows seccomp(2)"
+            "the profile of a container, or systemd's SystemCallFilter=, does not permit seccomp(2) with \
+             SECCOMP_FILTER_FLAG_NEW_LISTENER: run with --security-opt seccomp=unconfined, or with a profile that \
+             permits it"
+        }
+    }
+}
+
+/// What the operator can do about a call that looks into the program and is refused.
+fn call_remedy(refused: &std::io::Error) -> &'static str {
+    match refused.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            "the kernel needs version 5.6; on a newer one the profile of a container does not permit the call: run with \
+             --security-opt seccomp=unconfined, or with a profile that permits it"
+        }
+        _ => {
+            "it needs the right to trace its own children: a seccomp profile that permits the call (Docker's own does \
+             with --cap-add SYS_PTRACE), kernel.yama.ptrace_scope below 2 or CAP_SYS_PTRACE, and no security profile \
+             that forbids ptrace"
         }
     }
 }
