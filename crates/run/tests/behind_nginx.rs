@@ -7,14 +7,14 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_host::Counters;
 use linger_host::testing::{sandboxed, skip};
 use rustix::process::Signal;
-use support::{Got, PORT, Report, Server, aborts, connect, program, proxy_at, read, request};
+use support::{Got, PORT, Report, Server, aborts, connect, program, proxy_at, read, request, script};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -76,12 +76,6 @@ fn behind_nginx(command: &[&str], location: &str, body: usize, loses: bool) -> R
         );
     }
     report
-}
-
-fn script(directory: &Path, name: &str, text: &str) -> String {
-    let path = directory.join(name);
-    fs::write(&path, text).unwrap();
-    path.display().to_string()
 }
 
 const HTTP: &str = "location / { proxy_pass http://127.0.0.1:8000; }";

@@ -5,43 +5,16 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use rustix::process::Signal;
-use support::{Got, PORT, Report, Server, aborts, late_reader, late_sender, program, proxy};
+use support::{PORT, Server, aborts, compare, late_reader, late_sender, program, proxy, script};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
 fn supervisor() {
     support::supervise();
-}
-
-/// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
-fn compare(
-    command: &[&str],
-    settings: &str,
-    trials: usize,
-    client: impl Fn(bool) -> Got,
-) -> ([usize; 2], [u64; 2], Report) {
-    let mut lost = [0; 2];
-    let mut aborted = [0; 2];
-    let mut report = Report::new();
-    for (place, settings) in [None, Some(settings)].into_iter().enumerate() {
-        let server = Server::start_listening(settings, command, PORT);
-        let before = Counters::read().unwrap();
-        lost[place] = (0..trials).filter(|_| !client(settings.is_none()).is_whole()).count();
-        aborted[place] = aborts(&before);
-        report = server.stop(Signal::TERM);
-    }
-    (lost, aborted, report)
-}
-
-fn script(directory: &Path, name: &str, text: &str) -> String {
-    let path = directory.join(name);
-    fs::write(&path, text).unwrap();
-    path.display().to_string()
 }
 
 const HTTP_SERVER: &str = r#"

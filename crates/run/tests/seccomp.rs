@@ -8,41 +8,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use rustix::process::Signal;
-use support::{Got, PORT, Report, Server, late_reader, program};
+use support::{PORT, Server, compare, late_reader, program};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
 fn supervisor() {
     support::supervise();
-}
-
-/// Aborts that the kernel counted: a close with unread bytes, data after a close.
-fn aborts(since: &Counters) -> u64 {
-    let now = Counters::read().unwrap().since(since);
-    now.of("TCPAbortOnClose") + now.of("TCPAbortOnData")
-}
-
-/// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
-fn compare(
-    command: &[&str],
-    settings: &str,
-    trials: usize,
-    client: impl Fn(bool) -> Got,
-) -> ([usize; 2], [u64; 2], Report) {
-    let mut lost = [0; 2];
-    let mut aborted = [0; 2];
-    let mut report = Report::new();
-    for (place, settings) in [None, Some(settings)].into_iter().enumerate() {
-        let server = Server::start_listening(settings, command, PORT);
-        let before = Counters::read().unwrap();
-        lost[place] = (0..trials).filter(|_| !client(settings.is_none()).is_whole()).count();
-        aborted[place] = aborts(&before);
-        report = server.stop(Signal::TERM);
-    }
-    (lost, aborted, report)
 }
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
@@ -124,6 +97,40 @@ fn every_way(compiler: &str, package: &str) {
         assert_eq!(report["lingered"], 3, "{way}: {report:?}");
         assert_eq!(report["shared"], if way == "fork" { 3 } else { 0 }, "{way}: {report:?}");
     }
+}
+
+/// A connection passed on in a message: whoever closes it first, whoever else has it by a fork, it ends when the
+/// last has closed it, and not while the message is under way. The program pins the order.
+fn every_way_to_pass_a_connection_on(settings: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = ways(directory.path(), "gcc", "gcc") else { return };
+    // The receiver's close that finds the giver with the connection is counted as shared; no close before its arrival is.
+    let ways = [
+        ("pass", 0),
+        ("pass-back", 3),
+        ("pass-fork", 0),
+        ("pass-fork-late", 0),
+        ("pass-then-fork", 0),
+        ("pass-self", 0),
+        ("pass-lost", 0),
+    ];
+    for (way, shared) in ways {
+        let (lost, aborted, report) =
+            compare(&[&server, way], settings, 3, |bare| late_reader(PORT, 20_000, bare));
+        assert_eq!((lost, aborted[1]), ([3, 0], 0), "{way}: {report:?}");
+        assert_eq!(report["lingered"], 3, "{way}: {report:?}");
+        assert_eq!(report["shared"], shared, "{way}: {report:?}");
+    }
+}
+
+#[test]
+fn connections_that_are_passed_on() {
+    sandboxed(|| every_way_to_pass_a_connection_on("seccomp"));
+}
+
+#[test]
+fn connections_that_are_passed_on_and_held() {
+    sandboxed(|| every_way_to_pass_a_connection_on("seccomp hold"));
 }
 
 #[test]
@@ -289,5 +296,22 @@ fn signals_reach_a_program_that_accepts() {
         let mut server = Server::start_listening(Some("seccomp hold"), &[&python, "-c", script], PORT);
         rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
         assert_eq!(server.wait().code(), Some(5), "{}", server.log());
+    });
+}
+
+/// `shutdown` of both sides is counted when it is made: a process that is killed comes to no close.
+#[test]
+fn a_killed_worker_that_had_shut_down_adds_up() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        for settings in ["seccomp", "seccomp hold"] {
+            let mut server = Server::start_listening(Some(settings), &[&program, "shutdown-kill"], PORT);
+            let got = late_reader(PORT, 20_000, false);
+            assert!(got.is_whole(), "{settings}: {} bytes, {:?}", got.bytes.len(), got.error);
+            assert!(!server.wait().success());
+            let report = server.report();
+            assert_eq!((&report["closes"], &report["lingered"]), (&1.into(), &1.into()), "{report:?}");
+        }
     });
 }

@@ -87,7 +87,7 @@ fn waitress() {
 }
 
 #[test]
-#[ignore = "minutes: run it by name"]
+#[ignore = "its 2,500 tests take minutes, twice: run it by name"]
 fn gunicorn() {
     passes_as_without("gunicorn", &[]);
 }

@@ -13,6 +13,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::connection;
 use super::holders::{self, Open};
+use super::pass::Passed;
 use super::thread::Thread;
 use super::watch::Watcher;
 
@@ -33,6 +34,8 @@ pub(super) struct Pending {
     pub(super) number: RawFd,
     unread: u32,
     way: Way,
+    /// A message may have had it when the call was made.
+    passed: bool,
     since: Instant,
 }
 
@@ -101,11 +104,9 @@ impl Watcher {
         if self.done.contains(&cookie) || !self.listener.waits(question.id) {
             return;
         }
-        if let Some(givers) = self.given.get_mut(&cookie)
-            && let Some(place) = givers.iter().position(|giver| *giver == thread.process)
-        {
-            // Whoever got it, or will, is to end it.
-            givers.swap_remove(place);
+        let passed = self.passing.seen_at(cookie, thread.process);
+        if passed == Passed::Abroad {
+            // Whoever has got it is to end it.
             self.held.remove(&cookie);
             return;
         }
@@ -117,7 +118,7 @@ impl Watcher {
             if self.handed.remove(&cookie) {
                 self.held.remove(&cookie);
                 self.unwatch(thread, question.thread, number, fd);
-                return self.count(Count::Handed);
+                return;
             }
             if let Some(reason) = connection::safe_to_close(fd.as_fd()) {
                 self.held.remove(&cookie);
@@ -127,7 +128,8 @@ impl Watcher {
         let unread = connection::unread(fd.as_fd());
         let fd = match way {
             Way::Close | Way::Perhaps
-                if alone || self.is_last(cookie, fd.as_fd(), thread.process, number) =>
+                if passed == Passed::No
+                    && (alone || self.is_last(cookie, fd.as_fd(), thread.process, number)) =>
             {
                 self.unwatch(thread, question.thread, number, fd)
             }
@@ -135,7 +137,8 @@ impl Watcher {
         };
         let Some(fd) = fd else { return };
         let (thread, since) = (Rc::clone(thread), Instant::now());
-        self.pending.push(Pending { fd, cookie, thread, number, unread, way, since });
+        let passed = passed != Passed::No;
+        self.pending.push(Pending { fd, cookie, thread, number, unread, way, passed, since });
     }
 
     pub(super) fn count(&self, reason: Count) {
@@ -187,20 +190,27 @@ impl Watcher {
 
     /// Ends a connection that the program has closed, unless it has it under another number, or in another process.
     pub(super) fn closed(&mut self, pending: Pending) {
-        let Pending { fd, cookie, unread, way, thread, .. } = pending;
+        let Pending { fd, cookie, unread, way, thread, number, passed: given, .. } = pending;
         if self.shared.contains_key(&cookie) {
             let closing = self.pending.iter().find(|other| other.cookie == cookie);
+            let passed = self.passing.passed(cookie, thread.process);
+            if passed == Passed::BySender && closing.is_none() {
+                // Most likely it is under way: to look for it can wait.
+                return self.put_off(&fd, cookie, unread, Some((thread, number)));
+            }
             let holder = closing.map(|other| other.thread.process).or_else(|| self.holder(fd.as_fd()));
             if let Some(holder) = holder {
-                // A bystander's end, and one of two names in one process, are no close.
-                if !matches!(way, Way::Process | Way::Exec) && holder != thread.process {
+                // A bystander's end, one of two names in one process, and what was passed on are no close.
+                if !given && !matches!(way, Way::Process | Way::Exec) && holder != thread.process {
                     self.count(Count::Shared);
                 }
                 self.inherit(cookie, holder);
                 return;
             }
+            if passed != Passed::No {
+                return self.put_off(&fd, cookie, unread, Some((thread, number)));
+            }
             self.shared.remove(&cookie);
-            self.given.remove(&cookie);
         }
         self.end(&fd, cookie, unread);
     }
@@ -209,7 +219,7 @@ impl Watcher {
     pub(super) fn end(&mut self, fd: &OwnedFd, cookie: u64, unread: u32) {
         self.held.remove(&cookie);
         if self.handed.remove(&cookie) {
-            return self.count(Count::Handed);
+            return;
         }
         if let Some(reason) = connection::safe_to_close(fd.as_fd()) {
             return self.count(reason);
@@ -268,6 +278,8 @@ impl Watcher {
         let result = rustix::net::shutdown(&fd, Shutdown::Write);
         if result.is_ok() && self.hand_over(Message::about(Kind::Shutdown, cookie, unread), &fd) {
             self.handed.insert(cookie);
+            // Here, for a process that is killed comes to no close.
+            self.count(Count::Handed);
             if unread > 0 {
                 self.counts.add(Count::Unread);
             }

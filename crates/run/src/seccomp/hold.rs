@@ -144,6 +144,10 @@ impl Watcher {
                     self.held.insert(cookie, (fd, heir));
                     self.inherit(cookie, heir);
                 }
+                // Killed while a message has it, perhaps.
+                None if self.passing.is_passed(cookie) => {
+                    self.put_off(&fd, cookie, connection::unread(fd.as_fd()), None);
+                }
                 None => self.end(&fd, cookie, connection::unread(fd.as_fd())),
             }
         }

@@ -52,6 +52,32 @@ pub(super) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open)> {
     })
 }
 
+/// The processes of the program that have a socket.
+pub(super) fn of(inode: u64) -> Vec<u32> {
+    let has = |process: &u32| open(*process).any(|(_, open)| open == Open::Socket(inode));
+    processes().into_iter().filter(has).collect()
+}
+
+/// Whether descriptors are under way to one of these processes, in the queues of its unix sockets and of the
+/// connections that wait to be accepted.
+pub(super) fn receives_descriptors(processes: &[u32]) -> bool {
+    processes.iter().any(|process| {
+        let sockets = open(*process).filter(|(_, open)| matches!(open, Open::Socket(_)));
+        sockets.into_iter().any(|(number, _)| {
+            let told = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}")).unwrap_or_default();
+            let waiting = told.lines().find_map(|line| line.strip_prefix("scm_fds:"));
+            waiting.is_some_and(|waiting| waiting.trim() != "0")
+        })
+    })
+}
+
+/// Whether a thread is in the middle of sending a message, or may be: of one that runs the kernel tells no call.
+pub(super) fn is_sending(thread: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
+    let number = call.split_whitespace().next().and_then(|number| number.parse::<i64>().ok());
+    call.starts_with("running") || [libc::SYS_sendmsg, libc::SYS_sendmmsg].map(Some).contains(&number)
+}
+
 /// What one descriptor of a thread is.
 pub(super) fn at(thread: u32, number: RawFd) -> Option<Open> {
     kind(Path::new(&format!("/proc/{thread}/fd/{number}")))

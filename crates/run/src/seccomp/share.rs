@@ -26,26 +26,29 @@ impl Watcher {
         }
     }
 
-    /// A process is about to become two: each connection is both's.
-    pub(super) fn forking(&mut self, question: &Question, thread: &Rc<Thread>) {
+    /// A process is about to become two, or is new: each connection is both's.
+    pub(super) fn forking(&mut self, question: &Question, thread: &Rc<Thread>, is_new: bool) {
         let known: HashSet<u64> = self.shared.values().copied().collect();
+        let mut sockets = HashSet::new();
         for (number, open) in holders::open(question.thread) {
-            if let Open::Socket(inode) = open
-                && !known.contains(&inode)
+            let Open::Socket(inode) = open else { continue };
+            sockets.insert(inode);
+            if !known.contains(&inode)
                 && let Some(fd) = thread.take(number)
                 && let Some(cookie) = self.wanted.cookie(fd.as_fd())
             {
                 self.share(cookie, fd);
             }
         }
+        self.passing.forked(thread.process, &sockets, is_new);
     }
 
     pub(super) fn share(&mut self, cookie: u64, fd: OwnedFd) {
         if self.shared.len() >= SHARED && self.shared.len().is_power_of_two() {
             let open = holders::every_socket();
-            self.shared.retain(|_, inode| open.contains(inode));
-            let shared = &self.shared;
-            self.given.retain(|cookie, _| shared.contains_key(cookie));
+            let passing = &self.passing;
+            self.shared.retain(|cookie, inode| open.contains(inode) || passing.is_under_way(*cookie));
+            self.passing.retain(&self.shared);
         }
         if let Ok(status) = rustix::fs::fstat(&fd) {
             self.shared.insert(cookie, status.st_ino);

@@ -18,6 +18,7 @@ use super::close::{LATELY, Pending, Way};
 use super::connection::Wanted;
 use super::epolls::Epolls;
 use super::hold::Accepting;
+use super::pass::Passing;
 use super::thread::{Thread, has_ended};
 
 /// How soon to look whether a call has happened that was let go on; doubled while none has.
@@ -42,8 +43,7 @@ pub(super) struct Watcher {
     pub(super) epolls: HashMap<u32, Epolls>,
     /// Connections that may have several descriptors, with their inodes.
     pub(super) shared: HashMap<u64, u64>,
-    /// Connections that were passed on in a message, which may be under way, with the processes that did so.
-    pub(super) given: HashMap<u64, Vec<u32>>,
+    pub(super) passing: Passing,
     /// Connections that the intake has already (`shutdown` was called).
     pub(super) handed: HashSet<u64>,
     /// Connections that were handed over lately: a copy that a fork made by chance is none to hand over again.
@@ -71,7 +71,7 @@ impl Watcher {
             processes: HashMap::new(),
             epolls: HashMap::new(),
             shared: HashMap::new(),
-            given: HashMap::new(),
+            passing: Passing::new(),
             handed: HashSet::new(),
             done: VecDeque::with_capacity(LATELY),
             pending: Vec::new(),
@@ -100,6 +100,7 @@ impl Watcher {
             }
             let before = self.pending.len();
             self.settle();
+            self.look_for_what_is_under_way();
             let news = self.pending.len() < before || events.contains(PollFlags::IN);
             wait = if news { SOON } else { (wait * 2).min(LATE) };
             if events.contains(PollFlags::HUP) && self.pending.is_empty() {
@@ -108,6 +109,7 @@ impl Watcher {
                 self.processes.clear();
                 self.heirs.clear();
                 self.take_from_the_dead();
+                self.end_what_is_under_way();
                 if self.held.is_empty() {
                     return;
                 }
@@ -124,8 +126,12 @@ impl Watcher {
             fds.extend(processes.map(|process| PollFd::new(process, PollFlags::IN)));
         }
         fds.extend(self.accepting.iter().map(|waiting| PollFd::new(&waiting.listener, PollFlags::IN)));
-        let waits = [(!self.pending.is_empty(), wait), (!self.accepting.is_empty(), SIGNALS)];
-        let least = waits.into_iter().filter_map(|(due, wait)| due.then_some(wait)).min();
+        let waits = [
+            (!self.pending.is_empty()).then_some(wait),
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.passing.due(),
+        ];
+        let least = waits.into_iter().flatten().min();
         let timeout = least.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {
@@ -161,14 +167,14 @@ impl Watcher {
             libc::SYS_dup2 => self.copying_over(question, &thread, number, b as RawFd),
             libc::SYS_dup | libc::SYS_fcntl => self.copying(&thread, number),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_fork | libc::SYS_vfork => self.forking(question, &thread),
-            libc::SYS_clone => self.forking(question, &thread),
+            libc::SYS_fork | libc::SYS_vfork => self.forking(question, &thread, false),
+            libc::SYS_clone => self.forking(question, &thread, false),
             libc::SYS_clone3 => {
                 // struct clone_args begins with the flags.
                 let mut flags = [0; 8];
                 let known = read_memory(question.thread, a, &mut flags).is_ok();
                 if !known || u64::from_ne_bytes(flags) & libc::CLONE_FILES as u64 == 0 {
-                    self.forking(question, &thread);
+                    self.forking(question, &thread, false);
                 }
             }
             libc::SYS_execve | libc::SYS_execveat => {
@@ -178,8 +184,8 @@ impl Watcher {
                     self.closing_all(question, &first, question.thread, Way::Exec, |_| true);
                 }
             }
-            libc::SYS_sendmsg => self.sending(question, &thread, b, 1),
-            libc::SYS_sendmmsg => self.sending(question, &thread, b, c.min(1_024)),
+            libc::SYS_sendmsg => self.sending(question, &thread, number, b, 1),
+            libc::SYS_sendmmsg => self.sending(question, &thread, number, b, c.min(1_024)),
             libc::SYS_accept | libc::SYS_accept4 => {
                 if let Some(listener) = thread.take(number)
                     && let Ok(listener) = rustix::io::fcntl_dupfd_cloexec(&listener, self.least)
@@ -231,7 +237,7 @@ impl Watcher {
             self.processes.insert(thread.process, handle);
             self.epolls.remove(&thread.process);
             // What it has, its parent had: also what another of the parent's threads accepted during the fork.
-            self.forking(question, &thread);
+            self.forking(question, &thread, true);
         }
         Some(thread)
     }

@@ -63,6 +63,59 @@ static int passed(int from) {
     return c;
 }
 
+/* Closes nothing but what it is told to, when it is told to: order is the pipes' and nobody's luck. */
+static void tell(int pipe[2]) { check(write(pipe[1], "", 1) == 1); }
+static void await(int pipe[2]) {
+    char byte;
+    check(read(pipe[0], &byte, 1) == 1);
+}
+
+/* Passes a connection to a process that was there before; who closes it when is what is asked for. */
+static void pass_in_order(int c, int pair[2], int received[2], int go[2]) {
+    if (is("pass-back")) {
+        pass(pair[1], c);
+        tell(go);
+        /* The receiver has closed it. */
+        await(received);
+        close(c);
+        return;
+    }
+    int closed[2], leave[2];
+    check(pipe(closed) == 0 && pipe(leave) == 0);
+    int before = strcmp(way, "pass-then-fork") != 0;
+    if (!before) pass(pair[1], c);
+    if (fork() == 0) {
+        await(leave);
+        close(c);
+        tell(closed);
+        _exit(0);
+    }
+    if (before) pass(pair[1], c);
+    if (is("pass-fork-late")) close(c);
+    tell(leave);
+    await(closed);
+    if (!is("pass-fork-late")) close(c);
+    /* Nobody has it now but the message. */
+    tell(go);
+    await(received);
+    close(closed[0]);
+    close(closed[1]);
+    close(leave[0]);
+    close(leave[1]);
+}
+
+static void receive_in_order(int pair[2], int received[2], int go[2]) {
+    char byte;
+    close(go[1]);
+    while (read(go[0], &byte, 1) == 1) {
+        int c = passed(pair[0]);
+        respond(c);
+        close(c);
+        tell(received);
+    }
+    _exit(0);
+}
+
 static void *respond_and_close(void *c) {
     respond((int)(long)c);
     close((int)(long)c);
@@ -96,7 +149,29 @@ static void serve(int c) {
         close(d);
         return;
     }
+    if (is("pass-self")) {
+        int pair[2];
+        check(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+        pass(pair[1], c);
+        close(c);
+        int d = passed(pair[0]);
+        respond(d);
+        close(d);
+        close(pair[0]);
+        close(pair[1]);
+        return;
+    }
     respond(c);
+    if (is("pass-lost")) {
+        /* Sent to somebody who ends without having looked. */
+        int pair[2];
+        check(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+        pass(pair[1], c);
+        close(pair[0]);
+        close(pair[1]);
+        close(c);
+        return;
+    }
     if (is("close")) check(close(c) == 0);
     else if (is("shutdown")) { check(shutdown(c, SHUT_RDWR) == 0); close(c); }
     else if (is("shutdown-read")) { check(shutdown(c, SHUT_RD) == 0); close(c); }
@@ -117,6 +192,7 @@ static void serve(int c) {
         fcntl(c, F_SETFD, FD_CLOEXEC);
         execv(self, arguments);
     }
+    else if (is("shutdown-kill")) { check(shutdown(c, SHUT_RDWR) == 0); kill(getpid(), SIGKILL); }
     else if (is("exit")) exit(7);
     else if (is("kill")) kill(getpid(), SIGKILL);
     else check(is("fork"));
@@ -154,6 +230,16 @@ int main(int count, char **arguments) {
         close(pair[0]);
         close(told[0]);
     }
+    int go[2], received[2];
+    int ordered = is("pass-back") || is("pass-fork") || is("pass-fork-late") || is("pass-then-fork");
+    if (ordered) {
+        check(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+        check(pipe(go) == 0 && pipe(received) == 0);
+        if (fork() == 0) {
+            close(listener);
+            receive_in_order(pair, received, go);
+        }
+    }
     for (;;) {
         int c = accept4(listener, NULL, NULL, 0);
         if (c < 0) continue;
@@ -163,6 +249,8 @@ int main(int count, char **arguments) {
                 _exit(0);
             }
             close(c);
+        } else if (ordered) {
+            pass_in_order(c, pair, received, go);
         } else if (is("pass")) {
             pass(pair[1], c);
             close(c);

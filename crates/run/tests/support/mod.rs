@@ -189,6 +189,33 @@ impl Got {
     }
 }
 
+/// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
+pub(crate) fn compare(
+    command: &[&str],
+    settings: &str,
+    trials: usize,
+    client: impl Fn(bool) -> Got,
+) -> ([usize; 2], [u64; 2], Report) {
+    let mut lost = [0; 2];
+    let mut aborted = [0; 2];
+    let mut report = Report::new();
+    for (place, settings) in [None, Some(settings)].into_iter().enumerate() {
+        let server = Server::start_listening(settings, command, PORT);
+        let before = Counters::read().unwrap();
+        lost[place] = (0..trials).filter(|_| !client(settings.is_none()).is_whole()).count();
+        aborted[place] = aborts(&before);
+        report = server.stop(Signal::TERM);
+    }
+    (lost, aborted, report)
+}
+
+/// Writes a file; its path.
+pub(crate) fn script(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
 /// Aborts that the kernel counted: a close with unread bytes, data after a close.
 pub(crate) fn aborts(since: &Counters) -> u64 {
     let now = Counters::read().unwrap().since(since);
