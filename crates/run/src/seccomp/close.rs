@@ -56,11 +56,7 @@ impl Watcher {
     /// The program is about to close one number.
     pub(super) fn closing(&mut self, question: &Question, thread: &Rc<Thread>, number: RawFd, way: Way) {
         self.forget_epoll(thread, number);
-        match pidfd_getfd(&thread.handle, number, PidfdGetfdFlags::empty()) {
-            Ok(fd) => self.consider(question, thread, number, fd, way),
-            Err(Errno::PERM) => self.refuse(thread.process),
-            Err(_) => {}
-        }
+        self.closing_one_of_many(question, thread, number, way);
     }
 
     /// As [`closing`](Self::closing), for all numbers that are meant.
@@ -86,8 +82,10 @@ impl Watcher {
         number: RawFd,
         way: Way,
     ) {
-        if let Some(fd) = thread.take(number) {
-            self.consider(question, thread, number, fd, way);
+        match pidfd_getfd(&thread.handle, number, PidfdGetfdFlags::empty()) {
+            Ok(fd) => self.consider(question, thread, number, fd, way),
+            Err(Errno::PERM) => self.refuse(thread.process),
+            Err(_) => {}
         }
     }
 
