@@ -5,6 +5,7 @@
 //! the socket straight to where the caller wants it.
 
 mod input;
+mod output;
 mod splice;
 
 use std::collections::VecDeque;
@@ -18,7 +19,7 @@ use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::machine::{Limits, Machine, Role};
 use crate::transport::Transport;
-use crate::wire::{self, Header, Kind, MAX_DATA, MAX_MESSAGE, reason_bytes};
+use crate::wire::{self, Kind, MAX_DATA, MAX_MESSAGE, reason_bytes};
 
 /// Size of the buffer that collects small frames in either direction.
 const BUFFER: usize = 256 << 10;
@@ -139,8 +140,14 @@ pub struct Session {
     bulk: bool,
     received: u64,
     sent: u64,
-    /// A frame is on its way out: nothing else may be written before its end.
+    /// Bytes are on their way out: nothing else may be written before them.
     writing: bool,
+    /// Bytes of a DATA frame that are still to be sent: no other frame may come before them.
+    unfinished: usize,
+    /// Something was sent in part, and the rest of it is lost.
+    torn: bool,
+    /// Frames that have to wait for the end of that one.
+    behind: Vec<u8>,
 }
 
 impl std::fmt::Debug for Session {
@@ -186,6 +193,9 @@ impl Session {
             received: 0,
             sent: 0,
             writing: false,
+            unfinished: 0,
+            torn: false,
+            behind: Vec::new(),
         }
     }
 
@@ -228,14 +238,8 @@ impl Session {
     /// As [`message`](Self::message).
     pub fn data(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
         for part in bytes.chunks(MAX_DATA) {
-            self.await_credit(stream, part.len())?;
-            self.header(Kind::Data, stream, part.len());
-            if part.len() < DIRECT {
-                self.output.extend_from_slice(part);
-                self.flush_if_full()?;
-            } else {
-                self.write_out(part)?;
-            }
+            self.begin_data(stream, part.len())?;
+            self.continue_data(part)?;
         }
         Ok(())
     }
@@ -430,95 +434,6 @@ impl Session {
         drop(self.transport.into_sockets());
     }
 
-    fn header(&mut self, kind: Kind, stream: u16, length: usize) {
-        if matches!(kind, Kind::Data | Kind::Message) {
-            self.machine.sent(stream, length as u64);
-        }
-        self.output.extend(Header { kind, stream, length: length as u32 }.encode());
-    }
-
-    fn frame(&mut self, kind: Kind, stream: u16, payload: &[u8]) -> Result<(), Error> {
-        self.header(kind, stream, payload.len());
-        self.output.extend_from_slice(payload);
-        self.flush_if_full()
-    }
-
-    fn flush_if_full(&mut self) -> Result<(), Error> {
-        if self.output.len() >= BUFFER { self.flush() } else { Ok(()) }
-    }
-
-    /// Writes the buffer and then `body`, reading meanwhile when the socket is full.
-    fn write_out(&mut self, body: &[u8]) -> Result<(), Error> {
-        let mut body = body;
-        let mut head = std::mem::take(&mut self.output);
-        let mut done = 0;
-        self.writing = true;
-        let result = loop {
-            if done >= head.len() && body.is_empty() {
-                match self.transport.flush() {
-                    Ok(()) => break Ok(()),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(error) => break Err(Error::Cut(error)),
-                }
-            } else {
-                match self.transport.write(&head[done..], body) {
-                    Ok(bytes) => {
-                        let of_head = bytes.min(head.len() - done);
-                        done += of_head;
-                        body = &body[bytes - of_head..];
-                        self.sent += bytes as u64;
-                        self.heard = Instant::now();
-                        continue;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(error) => break Err(Error::Cut(error)),
-                }
-            }
-            if let Err(error) = self.await_writable() {
-                break Err(error);
-            }
-        };
-        self.writing = false;
-        // Answers to pings may have been added meanwhile; the emptied vector's memory is used again.
-        head.clear();
-        if self.output.is_empty() {
-            self.output = head;
-        }
-        // The peer may have said why before it went; that is worth more than a broken pipe.
-        if matches!(result, Err(Error::Cut(_))) {
-            self.read_last_words();
-        }
-        result
-    }
-
-    fn await_credit(&mut self, stream: u16, bytes: usize) -> Result<(), Error> {
-        loop {
-            match self.machine.sendable(stream) {
-                None => return Err(Error::Ended("the stream is closed".into())),
-                Some(credit) if credit >= bytes as u64 => return Ok(()),
-                Some(_) => {
-                    self.flush()?;
-                    if !self.service()? {
-                        self.wait(PollFlags::IN, true)?;
-                    }
-                }
-            }
-        }
-    }
-
-    fn await_writable(&mut self) -> Result<(), Error> {
-        // In the middle of a payload that the caller takes piece by piece nothing else can be read.
-        let can_read = self.payload == 0 && self.inbox_has_room();
-        let ready =
-            self.wait(if can_read { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT }, false)?;
-        if can_read && ready.intersects(PollFlags::IN) {
-            self.service()?;
-        }
-        Ok(())
-    }
-
     fn took(&mut self, bytes: usize) -> Result<(), Error> {
         self.payload -= bytes;
         self.heard = Instant::now();
@@ -537,24 +452,6 @@ impl Session {
             self.control(Kind::Credit, stream, credit);
         }
         credit.is_some()
-    }
-
-    /// Adds a frame of eight bytes, which needs no room in any window.
-    fn control(&mut self, kind: Kind, stream: u16, value: u64) {
-        self.output.extend(Header { kind, stream, length: 8 }.encode());
-        self.output.extend(value.to_be_bytes());
-    }
-
-    /// Writes what the socket takes now; the rest goes with the next flush.
-    fn try_flush(&mut self) {
-        if !self.writing
-            && let Ok(bytes) = self.transport.write(&self.output, &[])
-        {
-            self.sent += bytes as u64;
-            self.output.drain(..bytes);
-            // A failure shows itself at the next call that has to succeed.
-            let _ = self.transport.flush();
-        }
     }
 
     fn wait_if_empty(&mut self, error: io::Error) -> Result<(), Error> {

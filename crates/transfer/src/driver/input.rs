@@ -80,7 +80,7 @@ impl Session {
                     self.machine.credited(stream, bytes)?;
                 }
                 // Not more than one unsent answer: a peer that only asks must not fill our memory.
-                Kind::Ping if self.output.len() < BUFFER / 2 => self.output.extend(
+                Kind::Ping if self.aside().len() < BUFFER / 2 => self.aside().extend(
                     Header { kind: Kind::Pong, stream: 0, length: 8 }.encode().into_iter().chain(payload),
                 ),
                 Kind::Ping | Kind::Pong | Kind::Data => {}

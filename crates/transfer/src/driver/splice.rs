@@ -7,7 +7,6 @@ use rustix::event::PollFlags;
 
 use super::{Session, eof};
 use crate::error::Error;
-use crate::wire::Kind;
 
 impl Session {
     /// Sends `length` bytes of a file from `offset` as one DATA frame without copying them here
@@ -23,20 +22,17 @@ impl Session {
         offset: u64,
         length: usize,
     ) -> Result<usize, Error> {
-        self.await_credit(stream, length)?;
-        self.header(Kind::Data, stream, length);
+        self.begin_data(stream, length)?;
         self.flush()?;
         let mut offset = offset;
-        let mut done = 0;
-        while done < length {
-            match rustix::fs::sendfile(self.transport.socket(), file, Some(&mut offset), length - done) {
+        while self.unfinished > 0 {
+            match rustix::fs::sendfile(self.transport.socket(), file, Some(&mut offset), self.unfinished) {
                 Ok(0) => {
-                    let zeros = vec![0; length - done];
-                    self.write_out(&zeros)?;
-                    break;
+                    let done = length - self.unfinished;
+                    return self.pad_data().map(|()| done);
                 }
                 Ok(bytes) => {
-                    done += bytes;
+                    self.continued(bytes);
                     self.sent += bytes as u64;
                     self.heard = Instant::now();
                 }
@@ -45,7 +41,7 @@ impl Session {
                 Err(error) => return Err(Error::Cut(error.into())),
             }
         }
-        Ok(done)
+        Ok(length)
     }
 
     /// Moves announced data from the socket into a file without copying it here (`splice(2)`), at `offset`;

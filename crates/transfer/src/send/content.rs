@@ -12,6 +12,10 @@ use crate::message::{Entry, Message};
 use crate::progress::Progress;
 use crate::root::{mtime, read_full};
 
+/// Bytes of a frame: the fewer frames the less both ends wake each other, and two of them fit into half of the
+/// smallest window, so that one is on its way while another is taken.
+const FRAME: usize = 512 << 10;
+
 /// What was read of a file.
 enum Read {
     /// A full block.
@@ -78,22 +82,34 @@ impl Sender<'_, '_> {
         let is_last = left < BLOCK as u64;
         let length = left.min(BLOCK as u64) as usize;
         let mut done = 0;
+        // Of the frame under way.
+        let mut due = 0;
         while done < length {
-            let into = PIECE.min(length - done);
+            let most = if due > 0 { due } else { self.limiter.piece(FRAME).min(length - done) };
+            let into = PIECE.min(most);
             if piece.len() < into {
                 piece.resize(into, 0);
             }
-            match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
-                Ok(read) if read == into => {}
-                Ok(_) => return self.abort(entry, changed(entry)).map(|()| None),
-                Err(error) => {
-                    return self.abort(entry, format!("cannot read {}: {error}", entry.path)).map(|()| None);
-                }
+            let wrong = match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
+                Ok(read) if read == into => None,
+                Ok(_) => Some(changed(entry)),
+                Err(error) => Some(format!("cannot read {}: {error}", entry.path)),
+            };
+            if let Some(wrong) = wrong {
+                self.session.pad_data()?;
+                return self.abort(entry, wrong).map(|()| None);
             }
             if length > PIECE {
                 hasher.get_or_insert_with(|| BlockHasher::new(number)).update(&piece[..into]);
             }
-            self.content(&piece[..into])?;
+            if due == 0 {
+                due = most;
+                self.pause(due)?;
+                self.session.begin_data(self.stream, due)?;
+            }
+            self.session.continue_data(&piece[..into])?;
+            (self.observe)(Progress::Moved { bytes: into as u64 });
+            due -= into;
             done += into;
         }
         if is_last && !unchanged(entry, file) {

@@ -1,0 +1,247 @@
+//! What leaves: from frames to bytes, while what arrives meanwhile is read.
+
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+
+use super::{BUFFER, DIRECT, Session};
+use crate::error::Error;
+use crate::wire::{Header, Kind, MAX_DATA};
+
+impl Session {
+    /// Begins one DATA frame of `length` bytes, at most 1 MiB; all of them have to follow by
+    /// [`continue_data`](Self::continue_data) before anything else is sent.
+    pub(crate) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
+        debug_assert!(self.unfinished == 0 && length <= MAX_DATA);
+        self.await_credit(stream, length)?;
+        self.header(Kind::Data, stream, length);
+        self.unfinished = length;
+        Ok(())
+    }
+
+    /// Sends the next bytes of the frame under way.
+    pub(crate) fn continue_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        debug_assert!(bytes.len() <= self.unfinished);
+        if bytes.len() < DIRECT {
+            self.output.extend_from_slice(bytes);
+            self.flush_if_full()?;
+        } else {
+            self.write_out(bytes)?;
+        }
+        self.continued(bytes.len());
+        Ok(())
+    }
+
+    /// Fills the frame under way, if there is one, with zeros: its header cannot be taken back.
+    pub(crate) fn pad_data(&mut self) -> Result<(), Error> {
+        while self.unfinished > 0 {
+            self.continue_data(&[0; 4 << 10][..self.unfinished.min(4 << 10)])?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the frame under way were sent. After the last of them, what had to wait goes on.
+    pub(super) fn continued(&mut self, bytes: usize) {
+        self.unfinished -= bytes;
+        if self.unfinished == 0 {
+            self.output.append(&mut self.behind);
+        }
+    }
+
+    pub(super) fn header(&mut self, kind: Kind, stream: u16, length: usize) {
+        if matches!(kind, Kind::Data | Kind::Message) {
+            self.machine.sent(stream, length as u64);
+        }
+        self.output.extend(Header { kind, stream, length: length as u32 }.encode());
+    }
+
+    /// Sends one frame. After one that was not sent whole there is none: the peer would take it for the rest.
+    pub(super) fn frame(&mut self, kind: Kind, stream: u16, payload: &[u8]) -> Result<(), Error> {
+        if self.torn || self.unfinished > 0 {
+            let told = "it was given up in the middle of a frame";
+            return Err(Error::Cut(io::Error::new(ErrorKind::BrokenPipe, told)));
+        }
+        self.header(kind, stream, payload.len());
+        self.output.extend_from_slice(payload);
+        self.flush_if_full()
+    }
+
+    pub(super) fn flush_if_full(&mut self) -> Result<(), Error> {
+        if self.output.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the buffer and then `body`, reading meanwhile when the socket is full.
+    pub(super) fn write_out(&mut self, body: &[u8]) -> Result<(), Error> {
+        let mut body = body;
+        let mut head = std::mem::take(&mut self.output);
+        let mut done = 0;
+        let before = self.sent;
+        self.writing = true;
+        let result = loop {
+            if done >= head.len() && body.is_empty() {
+                match self.transport.flush() {
+                    Ok(()) => break Ok(()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => break Err(Error::Cut(error)),
+                }
+            } else {
+                match self.transport.write(&head[done..], body) {
+                    Ok(bytes) => {
+                        let of_head = bytes.min(head.len() - done);
+                        done += of_head;
+                        body = &body[bytes - of_head..];
+                        self.sent += bytes as u64;
+                        self.heard = Instant::now();
+                        continue;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) => break Err(Error::Cut(error)),
+                }
+            }
+            if let Err(error) = self.await_writable() {
+                break Err(error);
+            }
+        };
+        self.writing = false;
+        self.torn |= self.sent > before && (done < head.len() || !body.is_empty());
+        // Answers to pings may have been added meanwhile; the emptied vector's memory is used again.
+        head.clear();
+        if self.output.is_empty() {
+            self.output = head;
+        }
+        // The peer may have said why before it went; that is worth more than a broken pipe.
+        if matches!(result, Err(Error::Cut(_))) {
+            self.read_last_words();
+        }
+        result
+    }
+
+    pub(super) fn await_credit(&mut self, stream: u16, bytes: usize) -> Result<(), Error> {
+        loop {
+            match self.machine.sendable(stream) {
+                None => return Err(Error::Ended("the stream is closed".into())),
+                Some(credit) if credit >= bytes as u64 => return Ok(()),
+                Some(_) => {
+                    self.flush()?;
+                    if !self.service()? {
+                        self.wait(PollFlags::IN, true)?;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn await_writable(&mut self) -> Result<(), Error> {
+        // In the middle of a payload that the caller takes piece by piece nothing else can be read.
+        let can_read = self.payload == 0 && self.inbox_has_room();
+        let ready =
+            self.wait(if can_read { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT }, false)?;
+        if can_read && ready.intersects(PollFlags::IN) {
+            self.service()?;
+        }
+        Ok(())
+    }
+
+    /// Where frames go that answer the peer, whatever this side is doing.
+    pub(super) fn aside(&mut self) -> &mut Vec<u8> {
+        if self.unfinished > 0 { &mut self.behind } else { &mut self.output }
+    }
+
+    /// Adds a frame of eight bytes, which needs no room in any window.
+    pub(super) fn control(&mut self, kind: Kind, stream: u16, value: u64) {
+        let aside = self.aside();
+        aside.extend(Header { kind, stream, length: 8 }.encode());
+        aside.extend(value.to_be_bytes());
+    }
+
+    /// Writes what the socket takes now; the rest goes with the next flush.
+    pub(super) fn try_flush(&mut self) {
+        if !self.writing
+            && let Ok(bytes) = self.transport.write(&self.output, &[])
+        {
+            self.sent += bytes as u64;
+            self.output.drain(..bytes);
+            // A failure shows itself at the next call that has to succeed.
+            let _ = self.transport.flush();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::machine::Role;
+    use crate::transport::Plain;
+    use crate::wire::{preface, reason_bytes};
+
+    /// A session, a stream of it and the bare other end.
+    fn session() -> (Session, u16, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        let mut session = Session::new(Box::new(Plain::new(stream).unwrap()), Role::Initiator).unwrap();
+        let stream = session.open(b"").unwrap();
+        (session, stream, peer)
+    }
+
+    fn frame(kind: Kind, stream: u16, payload: &[u8]) -> Vec<u8> {
+        [&Header { kind, stream, length: payload.len() as u32 }.encode()[..], payload].concat()
+    }
+
+    /// What arrives until the other side closes.
+    fn rest(mut peer: TcpStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        peer.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn answers_wait_for_the_end_of_a_frame() {
+        let (mut session, stream, mut peer) = session();
+        session.begin_data(stream, 8).unwrap();
+        session.continue_data(b"1234").unwrap();
+        session.flush().unwrap();
+        peer.write_all(&[&preface()[..], &frame(Kind::Ping, 0, b"are you?")].concat()).unwrap();
+        while !session.service().unwrap() {
+            session.wait(PollFlags::IN, false).unwrap();
+        }
+        session.flush().unwrap();
+        session.continue_data(b"5678").unwrap();
+        session.flush().unwrap();
+        drop(session);
+        let expected = [
+            preface().to_vec(),
+            frame(Kind::Open, stream, b""),
+            frame(Kind::Data, stream, b"12345678"),
+            frame(Kind::Pong, 0, b"are you?"),
+        ];
+        assert_eq!(rest(peer), expected.concat());
+    }
+
+    #[test]
+    fn a_frame_that_is_given_up_is_not_filled_with_the_goodbye() {
+        let (mut session, stream, peer) = session();
+        let goodbye = reason_bytes(1, "");
+        session.begin_data(stream, goodbye.len() + 8 + 1).unwrap();
+        session.continue_data(b"1").unwrap();
+        session.flush().unwrap();
+        assert!(matches!(session.goodbye(1, ""), Err(Error::Cut(_))));
+        session.pad_data().unwrap();
+        session.goodbye(1, "").unwrap();
+        drop(session);
+        let padded = [&b"1"[..], &vec![0; goodbye.len() + 8]].concat();
+        let expected = [
+            preface().to_vec(),
+            frame(Kind::Open, stream, b""),
+            frame(Kind::Data, stream, &padded),
+            frame(Kind::Bye, 0, &goodbye),
+        ];
+        assert_eq!(rest(peer), expected.concat());
+    }
+}
