@@ -62,7 +62,17 @@ impl Plain {
         stream.set_nonblocking(true)?;
         // Messages are gathered by the session; what it flushes should leave at once.
         stream.set_nodelay(true)?;
+        spare_pacing(&stream);
         Ok(Self(stream))
+    }
+}
+
+/// Takes Reno for a connection within this machine: there is no path whose capacity is to be found out, and a
+/// congestion control that paces (BBR) would set a timer for every few segments. Reno is in every kernel and
+/// open to everybody (`tcp_allowed_congestion_control`); where it cannot be had all works as before.
+fn spare_pacing(stream: &TcpStream) {
+    if stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()) {
+        let _ = socket2::SockRef::from(stream).set_tcp_congestion(b"reno");
     }
 }
 
