@@ -144,6 +144,50 @@ fn a_pipe_of_unknown_length_arrives_and_a_file_goes_to_a_stream() {
     assert!(fs::read(to.path().join("piped")).unwrap() == content);
 }
 
+/// It ends in the middle of a frame, whose header cannot be taken back: what follows it must not suffer.
+#[test]
+fn a_file_that_shrinks_while_it_is_sent_is_not_delivered_and_the_others_are() {
+    for verify in [true, false] {
+        let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+        let tree = from.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("a"), bytes(5 * BLOCK + 9, 1)).unwrap();
+        fs::write(tree.join("b"), bytes(2 * BLOCK + 9, 2)).unwrap();
+        let shrinking = fs::OpenOptions::new().write(true).open(tree.join("a")).unwrap();
+        let mut failed = Vec::new();
+        share(
+            to.path(),
+            |_| {},
+            |shared| {
+                let mut armed = false;
+                let mut options = PutOptions::default();
+                options.verify = verify;
+                let (summary, error) =
+                    shared.client().put(Input::Path(tree.clone()), &place(""), &options, &mut |progress| {
+                        match progress {
+                            Progress::Started { path, .. } => armed = path.to_string().ends_with('a'),
+                            Progress::Moved { bytes } if armed => {
+                                shrinking.set_len(bytes + 1000).unwrap();
+                                armed = false;
+                            }
+                            Progress::NotDelivered { path, text, .. } => {
+                                failed.push((path.to_string(), text))
+                            }
+                            _ => {}
+                        }
+                    });
+                assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered, "{summary:?} {error:?}");
+                assert!(error.is_none(), "{error:?}");
+            },
+        );
+        let [(path, text)] = &failed[..] else { panic!("{failed:?}") };
+        assert!(path.ends_with('a') && text.contains("changed while it was read"), "{path}: {text}");
+        let to = to.path().join("tree");
+        assert!(!to.join("a").exists());
+        assert!(fs::read(to.join("b")).unwrap() == fs::read(tree.join("b")).unwrap());
+    }
+}
+
 #[test]
 fn sparse_files_stay_sparse() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
