@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const BLOCK: u64 = 1 << 20;
@@ -190,6 +191,30 @@ fn a_killed_receiver_at_64_points() {
 #[test]
 fn a_killed_sender_at_64_points() {
     kill_and_resume(false);
+}
+
+#[test]
+fn a_sender_at_a_limited_rate_is_interrupted_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    // An hour's worth.
+    fs::write(&file, content(4 * BLOCK as usize)).unwrap();
+    let server = Share::new(&home, &to, &["--once"]);
+    let mut sender = put(&home, server.port, &file, "copy", &["--limit", "1KiB"]).spawn().unwrap();
+    let mut out = BufReader::new(sender.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("started") {
+        line.clear();
+        assert_ne!(out.read_line(&mut line).unwrap(), 0, "it ended before it began");
+    }
+    kill_process(Pid::from_child(&sender), Signal::INT).unwrap();
+    let output = sender.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!to.join("copy").exists());
+    assert_eq!(server.wait(), Some(1));
 }
 
 #[test]

@@ -356,6 +356,15 @@ impl Session {
         self.flush()
     }
 
+    /// Sends what is in the buffer and then nothing for `pause`.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] as soon as that is asked for, else as [`flush`](Self::flush).
+    pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
+        self.flush()?;
+        if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
     /// Waits until the peer did something, `other` is readable or `timeout` is over; says whether `other` is.
     ///
     /// # Errors

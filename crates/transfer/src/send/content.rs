@@ -209,9 +209,8 @@ impl Sender<'_, '_> {
     pub(super) fn pause(&mut self, bytes: usize) -> Result<(), Error> {
         let mut pause = self.limiter.pause(bytes, Instant::now());
         while !pause.is_zero() {
-            self.session.flush()?;
             let step = pause.min(Duration::from_secs(5));
-            std::thread::sleep(step);
+            self.session.rest(step)?;
             pause -= step;
             if !pause.is_zero() {
                 self.session.ping()?;
