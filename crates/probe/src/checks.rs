@@ -3,13 +3,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use socket2::SockAddr;
-
 use crate::config::Config;
 use crate::counters::Source;
 use crate::dialect::{Ask, Dialect};
+use crate::error::Error;
 use crate::finding::{Check, Finding, Report, Verdict};
 use crate::hostile;
+use crate::prober::Prober;
 use crate::target::{Scheme, Target, is_here, is_near};
 use crate::trial::{Ended, Seen, Trial, Until};
 use crate::witness::Witness;
@@ -18,77 +18,6 @@ use crate::witness::Witness;
 const LARGE: u64 = 64 << 10;
 /// Nothing moves for so long: the server does not read, and it is time for the next step.
 const STUCK: Duration = Duration::from_millis(300);
-
-/// Why a server could not be probed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The host has no address.
-    #[error("cannot find {target}: {source} (is the name right?)")]
-    Resolve {
-        /// Where.
-        target: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// No connection.
-    #[error("cannot connect to {target}: {source} (is the server running?)")]
-    Connect {
-        /// Where.
-        target: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A plain request gets no response that can be understood.
-    #[error("{target} does not answer a plain request: {reason}")]
-    NoAnswer {
-        /// Whom.
-        target: String,
-        /// What came instead.
-        reason: String,
-    },
-    /// Hostile questions to a stranger.
-    #[error(
-        "{0} is neither loopback nor private: ask the hostile questions only of a server of your own, and say so with --i-own-this-server"
-    )]
-    NotYours(String),
-    /// `tcp://` without a payload.
-    #[error("tcp:// needs the bytes of a request: name a file with --payload")]
-    NoPayload,
-}
-
-/// What every trial needs.
-#[derive(Debug)]
-pub(crate) struct Prober {
-    pub(crate) address: SockAddr,
-    pub(crate) tls_host: Option<String>,
-    pub(crate) dialect: Dialect,
-    pub(crate) config: Config,
-    pub(crate) counters: Source,
-    pub(crate) witness: Option<Witness>,
-    /// How long a plain request takes; everything that waits is a multiple of it.
-    pub(crate) plain: Duration,
-    /// The body's length in a plain answer.
-    pub(crate) expected: Option<u64>,
-    pub(crate) status: Option<u16>,
-}
-
-impl Prober {
-    /// Long enough for a packet that follows another at once.
-    pub(crate) fn moment(&self) -> Duration {
-        (self.plain * 2).clamp(Duration::from_millis(50), Duration::from_secs(1))
-    }
-
-    /// How long after a complete response an end may come that belongs to it.
-    pub(crate) fn settling(&self) -> Duration {
-        (self.plain * 20).clamp(Duration::from_secs(1), self.config.patience)
-    }
-
-    /// How long a client that waits for the server waits before it gives in.
-    pub(crate) fn holding(&self) -> Duration {
-        (self.plain * 20).clamp(Duration::from_secs(3), self.config.patience)
-    }
-}
 
 /// Asks a server all the questions of `config`, and tells each answer to `told` as it comes.
 ///
@@ -201,7 +130,7 @@ fn ask(prober: &Prober, check: Check) -> Finding {
         | Check::EndlessUpload
             if raw =>
         {
-            undecided(check, "the protocol is unknown, so there is no request body to leave unread")
+            Finding::undecided(check, "the protocol is unknown, so there is no request body to leave unread")
         }
         Check::LargeResponse => large_response(prober),
         Check::UnreadBody => unread_body(prober),
@@ -218,40 +147,6 @@ fn ask(prober: &Prober, check: Check) -> Finding {
     }
 }
 
-/// A question that was not answered.
-pub(crate) fn undecided(check: Check, sentence: &str) -> Finding {
-    Finding {
-        check,
-        verdict: Verdict::CannotTell,
-        got: 0,
-        expected: None,
-        ended: None,
-        seconds: 0.0,
-        trials: 0,
-        with_this_verdict: 0,
-        counters: Default::default(),
-        resets: Vec::new(),
-        sentence: sentence.to_owned(),
-    }
-}
-
-/// A finding from what was seen.
-pub(crate) fn finding(check: Check, verdict: Verdict, seen: &Seen, sentence: String) -> Finding {
-    Finding {
-        check,
-        verdict,
-        got: seen.got,
-        expected: seen.expected,
-        ended: Some(seen.ended),
-        seconds: seen.elapsed.as_secs_f64(),
-        trials: 1,
-        with_this_verdict: 1,
-        counters: seen.counters.clone(),
-        resets: Vec::new(),
-        sentence,
-    }
-}
-
 /// One way to ask a question.
 type Variant<'a> = dyn Fn(&Prober) -> io::Result<Finding> + 'a;
 
@@ -261,14 +156,16 @@ fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> Finding {
     for variant in variants {
         for _ in 0..prober.config.repeat.max(1) {
             let found = variant(prober);
-            findings.push(found.unwrap_or_else(|error| undecided(check, &format!("no connection: {error}"))));
+            findings.push(
+                found.unwrap_or_else(|error| Finding::undecided(check, &format!("no connection: {error}"))),
+            );
         }
     }
     let trials = findings.len() as u32;
     // Of equal verdicts the one with the greater loss is told.
     let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.verdict, missing(finding))).cloned()
     else {
-        return undecided(check, "nothing was asked");
+        return Finding::undecided(check, "nothing was asked");
     };
     let same = findings.iter().filter(|finding| finding.verdict == worst.verdict).count() as u32;
     (worst.trials, worst.with_this_verdict) = (trials, same);
@@ -311,7 +208,7 @@ fn judge(prober: &Prober, check: Check, mut seen: Seen, like_plain: bool) -> Fin
             format!("{got} of {of} bytes arrived, and then nothing for {:.1} s", seen.elapsed.as_secs_f64()),
         )
     };
-    finding(check, verdict, &seen, sentence)
+    Finding::of(check, verdict, &seen, sentence)
 }
 
 /// Sends a request, does `between`, reads late, and judges.
@@ -358,7 +255,10 @@ fn large_response(prober: &Prober) -> Finding {
     if prober.expected.is_some_and(|expected| expected < LARGE) {
         let text =
             "would fit into the server's send buffer whatever it does: name a path with more than 64 KB";
-        return undecided(check, &format!("the response's {} bytes {text}", prober.expected.unwrap_or(0)));
+        return Finding::undecided(
+            check,
+            &format!("the response's {} bytes {text}", prober.expected.unwrap_or(0)),
+        );
     }
     worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &[], |_| {})])
 }
@@ -497,7 +397,7 @@ fn stall(prober: &Prober) -> Finding {
                 let sentence = "the server answers only when it has the whole request: nobody waits for what will not come";
                 let verdict =
                     if seen.complete || seen.got > 0 { Verdict::Keeps } else { Verdict::CannotTell };
-                return Ok(finding(check, verdict, &seen, sentence.into()));
+                return Ok(Finding::of(check, verdict, &seen, sentence.into()));
             }
             // A FastCGI gateway may need the connection's end to see the response's (nginx does).
             let closed = prober.dialect.is_fcgi();
@@ -517,7 +417,7 @@ fn stall(prober: &Prober) -> Finding {
                          request, which the client held back, and then closed",
                         waited.as_secs_f64()
                     );
-                    return Ok(finding(check, Verdict::Stalls, &seen, sentence));
+                    return Ok(Finding::of(check, Verdict::Stalls, &seen, sentence));
                 }
                 if seen.ended.is_reset() || (seen.ended == Ended::Closed && !seen.complete && !seen.unframed)
                 {
@@ -527,7 +427,7 @@ fn stall(prober: &Prober) -> Finding {
                     "the response was complete {:.3} s after it began, with half of the request still to come",
                     waited.as_secs_f64()
                 );
-                return Ok(finding(check, Verdict::Keeps, &seen, sentence));
+                return Ok(Finding::of(check, Verdict::Keeps, &seen, sentence));
             }
             // The client gives in.
             trial.half_close();
@@ -540,7 +440,7 @@ fn stall(prober: &Prober) -> Finding {
                  back: the end {end}, after {:.1} s",
                 began.elapsed().as_secs_f64()
             );
-            Ok(finding(check, Verdict::Stalls, &seen, sentence))
+            Ok(Finding::of(check, Verdict::Stalls, &seen, sentence))
         }],
     )
 }

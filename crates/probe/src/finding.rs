@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::trial::Ended;
+use crate::trial::{Ended, Seen};
 use crate::witness::Witnessed;
 
 /// A question.
@@ -167,6 +167,42 @@ pub struct Finding {
     pub resets: Vec<Witnessed>,
     /// The verdict in words.
     pub sentence: String,
+}
+
+impl Finding {
+    /// A question that was not answered.
+    pub(crate) fn undecided(check: Check, sentence: &str) -> Self {
+        Self {
+            check,
+            verdict: Verdict::CannotTell,
+            got: 0,
+            expected: None,
+            ended: None,
+            seconds: 0.0,
+            trials: 0,
+            with_this_verdict: 0,
+            counters: BTreeMap::default(),
+            resets: Vec::new(),
+            sentence: sentence.to_owned(),
+        }
+    }
+
+    /// The verdict of one trial, from what was seen.
+    pub(crate) fn of(check: Check, verdict: Verdict, seen: &Seen, sentence: String) -> Self {
+        Self {
+            check,
+            verdict,
+            got: seen.got,
+            expected: seen.expected,
+            ended: Some(seen.ended),
+            seconds: seen.elapsed.as_secs_f64(),
+            trials: 1,
+            with_this_verdict: 1,
+            counters: seen.counters.clone(),
+            resets: Vec::new(),
+            sentence,
+        }
+    }
 }
 
 /// All that was found out about a server.

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::checks::{Prober, finding, undecided};
 use crate::dialect::Ask;
 use crate::finding::{Check, Finding, Verdict};
+use crate::prober::Prober;
 use crate::trial::{Ended, Seen, Trial, Until};
 
 /// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
@@ -55,7 +55,7 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
                 look.as_secs_f64()
             );
             let verdict = if served { Verdict::Keeps } else { Verdict::Stalls };
-            return finding(check, verdict, &this, sentence);
+            return Finding::of(check, verdict, &this, sentence);
         }
         last = look;
         seen = Some(this);
@@ -65,26 +65,26 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
         last.as_secs_f64()
     );
     match seen {
-        Some(seen) => finding(check, Verdict::Unbounded, &seen, sentence),
-        None => undecided(check, "no connection could be held"),
+        Some(seen) => Finding::of(check, Verdict::Unbounded, &seen, sentence),
+        None => Finding::undecided(check, "no connection could be held"),
     }
 }
 
 /// The server answers and does not close, though asked to.
 fn never_half_closes(prober: &Prober) -> Finding {
     let check = Check::IdleOpen;
-    let Ok(mut trial) = Trial::open(prober, false) else { return undecided(check, "no connection") };
+    let Ok(mut trial) = Trial::open(prober, false) else { return Finding::undecided(check, "no connection") };
     trial.queue(&prober.dialect.request(Ask::GET));
     trial.read(Until::Closed, prober.config.hold);
     let ended = trial.has_ended();
     let seen = trial.finish();
     if ended {
         let sentence = format!("the server closes only {:.1} s after its answer", seen.elapsed.as_secs_f64());
-        finding(check, Verdict::Keeps, &seen, sentence)
+        Finding::of(check, Verdict::Keeps, &seen, sentence)
     } else {
         let sentence =
             format!("the server did not close within {:.1} s, though asked to", seen.elapsed.as_secs_f64());
-        finding(check, Verdict::Unbounded, &seen, sentence)
+        Finding::of(check, Verdict::Unbounded, &seen, sentence)
     }
 }
 
@@ -99,7 +99,10 @@ fn serves(prober: &Prober) -> bool {
 pub(crate) fn drip(prober: &Prober) -> Finding {
     let check = Check::Drip;
     let Some(mut trial) = held(prober) else {
-        return undecided(check, "the server does not close after its answer, so nothing is being drained");
+        return Finding::undecided(
+            check,
+            "the server does not close after its answer, so nothing is being drained",
+        );
     };
     // Inside the shortest idle limit known (2 s, httpd and libfcgi).
     let (pause, started) = (Duration::from_secs(1), Instant::now());
@@ -115,7 +118,7 @@ pub(crate) fn drip(prober: &Prober) -> Finding {
                 "by a limit of its own"
             };
             let sentence = format!("the server ended a dripping connection after {after:.1} s, {text}");
-            return finding(check, Verdict::Keeps, &seen, sentence);
+            return Finding::of(check, Verdict::Keeps, &seen, sentence);
         }
         sent += 1;
         thread::sleep(pause);
@@ -125,13 +128,13 @@ pub(crate) fn drip(prober: &Prober) -> Finding {
         "a byte every second held the connection for {:.0} s, and no limit was met",
         hold.as_secs_f64()
     );
-    finding(check, Verdict::Unbounded, &seen, sentence)
+    Finding::of(check, Verdict::Unbounded, &seen, sentence)
 }
 
 pub(crate) fn endless_upload(prober: &Prober) -> Finding {
     let check = Check::EndlessUpload;
     let announced = usize::try_from(prober.config.endless).unwrap_or(usize::MAX).saturating_mul(2);
-    let Ok(mut trial) = Trial::open(prober, false) else { return undecided(check, "no connection") };
+    let Ok(mut trial) = Trial::open(prober, false) else { return Finding::undecided(check, "no connection") };
     trial.queue(&prober.dialect.request(Ask::with_body("POST", announced, 0)));
     let (started, piece) = (Instant::now(), prober.dialect.body(64 << 10));
     let (mut sent, mut answered) = (0u64, false);
@@ -157,18 +160,18 @@ pub(crate) fn endless_upload(prober: &Prober) -> Finding {
         let sentence =
             format!("the server ended the upload after {megabytes:.1} MiB and {seconds:.1} s; {text}");
         // The end of an upload that never ends is a reset; that the answer is lost with it is told, not judged.
-        return finding(check, Verdict::Keeps, &seen, sentence);
+        return Finding::of(check, Verdict::Keeps, &seen, sentence);
     }
     if !answered && seen.got == 0 {
         let sentence = format!(
             "the server took {megabytes:.0} MiB in {seconds:.1} s before answering: it was not draining, but reading"
         );
-        return finding(check, Verdict::CannotTell, &seen, sentence);
+        return Finding::of(check, Verdict::CannotTell, &seen, sentence);
     }
     let sentence = format!(
         "the server went on reading after its answer: {megabytes:.0} MiB in {seconds:.1} s, and no limit was met"
     );
-    finding(check, Verdict::Unbounded, &seen, sentence)
+    Finding::of(check, Verdict::Unbounded, &seen, sentence)
 }
 
 pub(crate) fn backlog(prober: &Prober) -> Finding {
@@ -200,7 +203,9 @@ pub(crate) fn backlog(prober: &Prober) -> Finding {
         }
         last = Some(seen);
     }
-    let Some(mut seen) = last else { return undecided(check, "no connection of the burst was taken") };
+    let Some(mut seen) = last else {
+        return Finding::undecided(check, "no connection of the burst was taken");
+    };
     seen.elapsed = started.elapsed();
     seen.counters = crate::counters::grown(&before, &prober.counters.read());
     let all = prober.config.burst;
@@ -208,5 +213,5 @@ pub(crate) fn backlog(prober: &Prober) -> Finding {
         "of {all} connections at once {served} were answered, {reset} reset and {ignored} ignored before any byte, {refused} not taken"
     );
     let verdict = if reset + ignored + refused == 0 { Verdict::Keeps } else { Verdict::Loses };
-    finding(check, verdict, &seen, sentence)
+    Finding::of(check, verdict, &seen, sentence)
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use crate::checks::Prober;
 use crate::counters::grown;
 use crate::framing::Framing;
+use crate::prober::Prober;
 use crate::wire::Wire;
 
 /// How a connection ended, as the client saw it.

@@ -1,0 +1,41 @@
+//! Why a server could not be probed.
+
+use std::io;
+
+/// Why a server could not be probed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The host has no address.
+    #[error("cannot find {target}: {source} (is the name right?)")]
+    Resolve {
+        /// Where.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No connection.
+    #[error("cannot connect to {target}: {source} (is the server running?)")]
+    Connect {
+        /// Where.
+        target: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A plain request gets no response that can be understood.
+    #[error("{target} does not answer a plain request: {reason}")]
+    NoAnswer {
+        /// Whom.
+        target: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// Hostile questions to a stranger.
+    #[error(
+        "{0} is neither loopback nor private: ask the hostile questions only of a server of your own, and say so with --i-own-this-server"
+    )]
+    NotYours(String),
+    /// `tcp://` without a payload.
+    #[error("tcp:// needs the bytes of a request: name a file with --payload")]
+    NoPayload,
+}
