@@ -63,7 +63,7 @@ pub fn run(
     let way = Arc::new(way);
     let report = {
         let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
-        Arc::new(move || Report::new(way.counts(), &closer.snapshot(), &tally))
+        Arc::new(move || Report::new(way.counts(), way.looks(), &closer.snapshot(), &tally))
     };
     if let Some(address) = options.metrics {
         metrics::serve(address, closer.clone(), Arc::clone(&report) as _)?;
@@ -129,6 +129,13 @@ impl Way {
         match self {
             Self::Preload(preload) => preload.counts(),
             Self::Seccomp(counts) => counts.all(),
+        }
+    }
+
+    fn looks(&self) -> u64 {
+        match self {
+            Self::Preload(_) => 0,
+            Self::Seccomp(counts) => counts.looks(),
         }
     }
 

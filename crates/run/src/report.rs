@@ -50,6 +50,9 @@ pub struct Report {
     pub evicted: u64,
     /// Ended otherwise: the system refused.
     pub failed: u64,
+    /// Times that all descriptors of the program were looked at, to learn who else has a connection (with seccomp). Each
+    /// makes the program's call wait in proportion to them.
+    pub looks: u64,
 }
 
 /// What the supervisor counts beside its closer.
@@ -61,7 +64,7 @@ pub(crate) struct Tally {
 }
 
 impl Report {
-    pub(crate) fn new(seen: [u64; COUNTS], ended: &Snapshot, tally: &Tally) -> Self {
+    pub(crate) fn new(seen: [u64; COUNTS], looks: u64, ended: &Snapshot, tally: &Tally) -> Self {
         let of = |count: Count| seen[count as usize];
         let by = &ended.ended;
         let closed_before = tally.closed_before.load(Relaxed);
@@ -85,11 +88,12 @@ impl Report {
             misbehaved: by.timed_out_idle + by.timed_out_total + by.timed_out_kernel + by.limit,
             evicted: by.evicted,
             failed: by.failed + by.aborted,
+            looks,
         }
     }
 
     /// Each number with its name and what it means, in the order above.
-    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 19] {
+    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 20] {
         [
             ("closes", "Closes of connections", self.closes),
             ("lingered", "Connections given to the supervisor", self.lingered),
@@ -110,6 +114,7 @@ impl Report {
             ("misbehaved", "Ended by a bound", self.misbehaved),
             ("evicted", "Given up for others", self.evicted),
             ("failed", "Ended by an error of the system", self.failed),
+            ("looks", "Times all descriptors of the program were looked at", self.looks),
         ]
     }
 }

@@ -65,17 +65,30 @@ const HOLD_RULES: &[Rule] = &[
     Rule { call: libc::SYS_accept4, when: When::Always },
 ];
 
-/// What was counted, in the order of [`Count`].
+/// What was counted.
 #[derive(Debug, Default)]
-pub(crate) struct Counts([AtomicU64; COUNTS]);
+pub(crate) struct Counts {
+    /// In the order of [`Count`].
+    closes: [AtomicU64; COUNTS],
+    looks: AtomicU64,
+}
 
 impl Counts {
     fn add(&self, what: Count) {
-        self.0[what as usize].fetch_add(1, Relaxed);
+        self.closes[what as usize].fetch_add(1, Relaxed);
+    }
+
+    fn look(&self) {
+        self.looks.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn all(&self) -> [u64; COUNTS] {
-        std::array::from_fn(|place| self.0[place].load(Relaxed))
+        std::array::from_fn(|place| self.closes[place].load(Relaxed))
+    }
+
+    /// Looks at all descriptors of the program.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(Relaxed)
     }
 }
 

@@ -20,11 +20,15 @@ fn supervisor() {
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
 
-/// Builds the static C program with a compiler that may be missing.
+/// Builds a static C program with a compiler that may be missing.
 fn ways(directory: &Path, compiler: &str, package: &str) -> Option<String> {
+    compiled("ways", directory, compiler, package)
+}
+
+fn compiled(name: &str, directory: &Path, compiler: &str, package: &str) -> Option<String> {
     let compiler = program(compiler, package)?;
-    let built = directory.join("ways").display().to_string();
-    let source = format!("{SOURCES}/ways.c");
+    let built = directory.join(name).display().to_string();
+    let source = format!("{SOURCES}/{name}.c");
     build(Command::new(compiler).args(["-O1", "-static", "-pthread", "-w", "-o", &built, &source]));
     Some(built)
 }
@@ -312,6 +316,23 @@ fn a_killed_worker_that_had_shut_down_adds_up() {
             assert!(!server.wait().success());
             let report = server.report();
             assert_eq!((&report["closes"], &report["lingered"]), (&1.into(), &1.into()), "{report:?}");
+        }
+    });
+}
+
+/// A program with many connections starts another: who has what is looked up a few times, not once for each.
+#[test]
+fn a_fork_with_many_connections_costs_few_looks() {
+    const CONNECTIONS: u64 = 1_000;
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = compiled("crowd", directory.path(), "gcc", "gcc") else { return };
+        for settings in ["seccomp", "seccomp hold"] {
+            let mut server = Server::start(Some(settings), &[&program, &CONNECTIONS.to_string()]);
+            assert!(server.wait().success(), "{}", server.log());
+            let report = server.report();
+            assert_eq!((&report["closes"], &report["lingered"]), (&CONNECTIONS.into(), &CONNECTIONS.into()));
+            assert!(report["looks"].as_u64().unwrap() < CONNECTIONS / 10, "{settings}: {report:?}");
         }
     });
 }

@@ -37,6 +37,8 @@ pub(super) struct Pending {
     /// A message may have had it when the call was made.
     passed: bool,
     since: Instant,
+    /// The number was seen to name the connection no more.
+    closed: bool,
 }
 
 /// What closes.
@@ -50,6 +52,24 @@ pub(super) enum Way {
     Process,
     /// `execve`.
     Exec,
+}
+
+impl Pending {
+    /// Whether the number names the connection no more; `None` if it never will, or nobody can tell.
+    fn is_closed(&self) -> Option<bool> {
+        match pidfd_getfd(&self.thread.handle, self.number, PidfdGetfdFlags::empty()) {
+            Err(Errno::BADF) => Some(true),
+            // The thread is on its way out; that its process's descriptors are closed is seen elsewhere.
+            Err(Errno::SRCH) => {
+                let inode = rustix::fs::fstat(&self.fd).ok()?.st_ino;
+                Some(holders::at(self.thread.process, self.number) != Some(Open::Socket(inode)))
+            }
+            Ok(fd) if !connection::is(&fd, self.cookie) => Some(true),
+            Ok(_) if matches!(self.way, Way::Perhaps | Way::Exec) && self.since.elapsed() > PATIENCE => None,
+            Ok(_) | Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Some(false),
+            Err(_) => None,
+        }
+    }
 }
 
 impl Watcher {
@@ -110,7 +130,9 @@ impl Watcher {
         }
         // A call that was interrupted, or an exec that failed, may have left one behind.
         let me = thread.process;
-        self.pending.retain(|old| old.cookie != cookie || old.number != number || old.thread.process != me);
+        if let Some(same) = self.pending.get_mut(&cookie) {
+            same.retain(|old| old.number != number || old.thread.process != me);
+        }
         let alone = !self.shared.contains_key(&cookie);
         if alone && way == Way::Close {
             if self.handed.remove(&cookie) {
@@ -124,10 +146,10 @@ impl Watcher {
             }
         }
         let unread = connection::unread(fd.as_fd());
+        let Ok(status) = rustix::fs::fstat(&fd) else { return };
         let fd = match way {
             Way::Close | Way::Perhaps
-                if passed == Passed::No
-                    && (alone || self.is_last(cookie, fd.as_fd(), thread.process, number)) =>
+                if passed == Passed::No && (alone || self.is_last(cookie, status.st_ino, (me, number))) =>
             {
                 self.unwatch(thread, question.thread, number, fd)
             }
@@ -136,7 +158,8 @@ impl Watcher {
         let Some(fd) = fd else { return };
         let (thread, since) = (Rc::clone(thread), Instant::now());
         let passed = passed != Passed::No;
-        self.pending.push(Pending { fd, cookie, thread, number, unread, way, passed, since });
+        let pending = Pending { fd, cookie, thread, number, unread, way, passed, since, closed: false };
+        self.pending.entry(cookie).or_default().push(pending);
     }
 
     pub(super) fn count(&self, reason: Count) {
@@ -153,36 +176,34 @@ impl Watcher {
 
     /// Hands on what the program has closed by now.
     pub(super) fn settle(&mut self) {
-        let mut at = 0;
-        while let Some(pending) = self.pending.get(at) {
-            match self.is_closed(pending) {
-                Some(true) => {
-                    let pending = self.pending.swap_remove(at);
-                    self.closed(pending);
-                }
-                Some(false) => at += 1,
-                None => drop(self.pending.swap_remove(at)),
-            }
+        let started = Instant::now();
+        if self.pending.is_empty() || started < self.settle_at {
+            return;
         }
-    }
-
-    /// Whether the number names the connection no more; `None` if it never will, or nobody can tell.
-    pub(super) fn is_closed(&self, pending: &Pending) -> Option<bool> {
-        match pidfd_getfd(&pending.thread.handle, pending.number, PidfdGetfdFlags::empty()) {
-            Err(Errno::BADF) => Some(true),
-            // The thread is on its way out; that its process's descriptors are closed is seen elsewhere.
-            Err(Errno::SRCH) => {
-                let inode = rustix::fs::fstat(&pending.fd).ok()?.st_ino;
-                Some(holders::at(pending.thread.process, pending.number) != Some(Open::Socket(inode)))
+        let mut closed = Vec::new();
+        self.pending.retain(|cookie, same| {
+            same.retain_mut(|pending| {
+                let state = pending.is_closed();
+                pending.closed = state == Some(true);
+                if pending.closed {
+                    closed.push(*cookie);
+                }
+                state.is_some()
+            });
+            !same.is_empty()
+        });
+        let took = started.elapsed();
+        for cookie in closed {
+            let Some(same) = self.pending.get_mut(&cookie) else { continue };
+            let Some(at) = same.iter().position(|pending| pending.closed) else { continue };
+            let pending = same.swap_remove(at);
+            if same.is_empty() {
+                self.pending.remove(&cookie);
             }
-            Ok(fd) if !connection::is(&fd, pending.cookie) => Some(true),
-            Ok(_)
-                if matches!(pending.way, Way::Perhaps | Way::Exec) && pending.since.elapsed() > PATIENCE =>
-            {
-                None
-            }
-            Ok(_) | Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Some(false),
-            Err(_) => None,
+            self.closed(pending);
+        }
+        if !self.pending.is_empty() {
+            self.settle_at = Instant::now() + took * 4;
         }
     }
 
@@ -190,13 +211,18 @@ impl Watcher {
     pub(super) fn closed(&mut self, pending: Pending) {
         let Pending { fd, cookie, unread, way, thread, number, passed: given, .. } = pending;
         if self.shared.contains_key(&cookie) {
-            let closing = self.pending.iter().find(|other| other.cookie == cookie);
+            let closing = self.pending.get(&cookie).and_then(|others| others.first());
+            let closing = closing.map(|other| other.thread.process);
             let passed = self.passing.passed(cookie, thread.process);
             if passed == Passed::BySender && closing.is_none() {
                 // Most likely it is under way: to look for it can wait.
                 return self.put_off(&fd, cookie, unread, Some((thread, number)));
             }
-            let holder = closing.map(|other| other.thread.process).or_else(|| self.holder(fd.as_fd()));
+            let inode = rustix::fs::fstat(&fd).map_or(0, |status| status.st_ino);
+            let (holder, blind) = match closing {
+                Some(_) => (closing, false),
+                None => self.holder(cookie, inode),
+            };
             if let Some(holder) = holder {
                 // A bystander's end, one of two names in one process, and what was passed on are no close.
                 if !given && !matches!(way, Way::Process | Way::Exec) && holder != thread.process {
@@ -209,6 +235,11 @@ impl Watcher {
                 return self.put_off(&fd, cookie, unread, Some((thread, number)));
             }
             self.shared.remove(&cookie);
+            if blind {
+                // A process that nobody may look into may have it: no end is better than one of what it has.
+                self.held.remove(&cookie);
+                return self.count(Count::Refused);
+            }
         }
         self.end(&fd, cookie, unread);
     }
@@ -289,7 +320,7 @@ impl Watcher {
 
     pub(super) fn copying_over(&mut self, question: &Question, thread: &Rc<Thread>, old: RawFd, new: RawFd) {
         if old != new {
-            self.copying(thread, old);
+            self.copying(question, thread, old);
             self.closing(question, thread, new, Way::Perhaps);
         }
     }

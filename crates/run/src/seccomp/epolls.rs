@@ -65,7 +65,9 @@ impl Watcher {
         let at_number = if fd.as_raw_fd() == number {
             None
         } else {
-            if let Some(other) = self.pending.iter_mut().find(|pending| pending.fd.as_raw_fd() == number) {
+            if let Some(other) =
+                self.pending.values_mut().flatten().find(|pending| pending.fd.as_raw_fd() == number)
+            {
                 other.fd = rustix::io::fcntl_dupfd_cloexec(&other.fd, least).ok()?;
             }
             Some(rustix::io::fcntl_dupfd_cloexec(&fd, number).ok()?)

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use linger_host::seccomp::{Listener, Question, accept, open_thread, read_memory, write_memory};
-use linger_shim::protocol::{Kind, Message};
+use linger_shim::protocol::{Count, Kind, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -134,12 +134,16 @@ impl Watcher {
         self.heirs.retain(|_, handle| !has_ended(handle));
         let alive = |process: &u32| self.processes.contains_key(process) || self.heirs.contains_key(process);
         let orphans = self.held.iter().filter(|(_, (_, process))| !alive(process));
-        for cookie in orphans.map(|(cookie, _)| *cookie).collect::<Vec<_>>() {
-            if self.pending.iter().any(|pending| pending.cookie == cookie) {
-                continue;
-            }
+        let orphans = orphans.map(|(cookie, _)| *cookie).filter(|cookie| !self.pending.contains_key(cookie));
+        let orphans: Vec<u64> = orphans.collect();
+        if orphans.is_empty() {
+            return;
+        }
+        let open = self.look();
+        for cookie in orphans {
             let Some((fd, _)) = self.held.remove(&cookie) else { continue };
-            match self.holder(&fd) {
+            let inode = rustix::fs::fstat(&fd).map_or(0, |status| status.st_ino);
+            match open.holder(inode) {
                 Some(heir) => {
                     self.held.insert(cookie, (fd, heir));
                     self.inherit(cookie, heir);
@@ -148,6 +152,7 @@ impl Watcher {
                 None if self.passing.is_passed(cookie) => {
                     self.put_off(&fd, cookie, connection::unread(fd.as_fd()), None);
                 }
+                None if open.blind && self.shared.contains_key(&cookie) => self.count(Count::Refused),
                 None => self.end(&fd, cookie, connection::unread(fd.as_fd())),
             }
         }

@@ -1,8 +1,9 @@
 //! Who has what open: the processes of the program, and their descriptors, as `/proc` tells them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
-use std::os::fd::RawFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 /// The processes below this one, however far; all processes of the machine where the kernel does not tell children.
@@ -48,14 +49,75 @@ pub(super) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open)> {
     let entries = fs::read_dir(format!("/proc/{thread}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
-        Some((number, kind(&entry.path())?))
+        Some((number, kind(&fs::read_link(entry.path()).ok()?)?))
     })
 }
 
-/// The processes of the program that have a socket.
-pub(super) fn of(inode: u64) -> Vec<u32> {
-    let has = |process: &u32| open(*process).any(|(_, open)| open == Open::Socket(inode));
-    processes().into_iter().filter(has).collect()
+/// Who has which socket, at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Everything {
+    /// Processes and their numbers, by inode.
+    names: HashMap<u64, Vec<(u32, RawFd)>>,
+    /// The descriptors of some process are refused: what nobody is seen to have it may have.
+    pub(super) blind: bool,
+}
+
+impl Everything {
+    /// Looks at all descriptors of all processes of the program.
+    pub(super) fn now() -> Self {
+        Self::of(&processes())
+    }
+
+    pub(super) fn of(processes: &[u32]) -> Self {
+        let mut all = Self::default();
+        for process in processes {
+            if all.add(*process, &format!("/proc/{process}/fd")) > 0 {
+                continue;
+            }
+            // The first thread may have ended, the others not.
+            for task in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+                if all.add(*process, &format!("{}/fd", task.path().display())) > 0 {
+                    break;
+                }
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, process: u32, directory: &str) -> usize {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.blind |= error.kind() == ErrorKind::PermissionDenied;
+                return 0;
+            }
+        };
+        let mut count = 0;
+        for entry in entries.flatten() {
+            count += 1;
+            match fs::read_link(entry.path()) {
+                Ok(link) => {
+                    if let Some(Open::Socket(inode)) = kind(&link)
+                        && let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                    {
+                        self.names.entry(inode).or_default().push((process, number));
+                    }
+                }
+                Err(error) => self.blind |= error.kind() == ErrorKind::PermissionDenied,
+            }
+        }
+        count
+    }
+
+    /// The names of a socket.
+    pub(super) fn names(&self, inode: u64) -> &[(u32, RawFd)] {
+        self.names.get(&inode).map_or(&[], Vec::as_slice)
+    }
+
+    /// A process that has a socket.
+    pub(super) fn holder(&self, inode: u64) -> Option<u32> {
+        self.names(inode).first().map(|(process, _)| *process)
+    }
 }
 
 /// Whether descriptors are under way to one of these processes, in the queues of its unix sockets and of the
@@ -71,20 +133,29 @@ pub(super) fn receives_descriptors(processes: &[u32]) -> bool {
     })
 }
 
-/// Whether a thread is in the middle of sending a message, or may be: of one that runs the kernel tells no call.
-pub(super) fn is_sending(thread: u32) -> bool {
-    let call = fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
-    let number = call.split_whitespace().next().and_then(|number| number.parse::<i64>().ok());
-    call.starts_with("running") || [libc::SYS_sendmsg, libc::SYS_sendmmsg].map(Some).contains(&number)
+/// Whether a thread is in the middle of one of these calls, or may be: of one that runs the kernel tells no call.
+pub(super) fn may_be_in(thread: u32, calls: &[i64]) -> bool {
+    match fs::read_to_string(format!("/proc/{thread}/syscall")) {
+        Ok(call) => {
+            let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
+            call.starts_with("running") || number.is_some_and(|number| calls.contains(&number))
+        }
+        Err(_) => Path::new(&format!("/proc/{thread}")).exists(),
+    }
 }
 
 /// What one descriptor of a thread is.
 pub(super) fn at(thread: u32, number: RawFd) -> Option<Open> {
-    kind(Path::new(&format!("/proc/{thread}/fd/{number}")))
+    kind(&fs::read_link(format!("/proc/{thread}/fd/{number}")).ok()?)
 }
 
-fn kind(path: &Path) -> Option<Open> {
-    let link = fs::read_link(path).ok()?;
+/// Whether a descriptor of the calling thread is an epoll.
+pub(super) fn is_epoll(fd: &OwnedFd) -> bool {
+    let link = fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|link| kind(&link) == Some(Open::Epoll))
+}
+
+fn kind(link: &Path) -> Option<Open> {
     let name = link.to_str()?;
     if name == "anon_inode:[eventpoll]" {
         return Some(Open::Epoll);
@@ -96,10 +167,4 @@ fn kind(path: &Path) -> Option<Open> {
 pub(super) fn process_of(thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
-}
-
-/// The inodes of all sockets that any process of the program has.
-pub(super) fn every_socket() -> HashSet<u64> {
-    let all = processes().into_iter().flat_map(open);
-    all.filter_map(|(_, open)| if let Open::Socket(inode) = open { Some(inode) } else { None }).collect()
 }

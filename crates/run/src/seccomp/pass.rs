@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use linger_host::seccomp::{Question, peer_process, read_memory};
 
-use super::holders::{self, Open};
+use super::holders::{self, Everything};
 use super::message;
+use super::share::Shared;
 use super::thread::Thread;
 use super::watch::Watcher;
 
@@ -27,6 +28,8 @@ const CERTAIN: Duration = Duration::from_millis(50);
 
 /// Connections under way that are kept, at most; what is more ends plainly if its message never arrives.
 const UNDER_WAY: usize = 1_024;
+
+const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
 /// A connection with messages whose arrival is not known.
 #[derive(Debug)]
@@ -136,7 +139,7 @@ impl Passing {
     }
 
     /// Forgets connections that are not shared any more, nor under way.
-    pub(super) fn retain(&mut self, shared: &HashMap<u64, u64>) {
+    pub(super) fn retain(&mut self, shared: &HashMap<u64, Shared>) {
         self.given.retain(|cookie, _| shared.contains_key(cookie));
     }
 
@@ -173,7 +176,7 @@ impl Watcher {
                     && let Some(cookie) = self.wanted.cookie(fd.as_fd())
                 {
                     self.passing_on(question, thread.process, cookie, &fd);
-                    self.share(cookie, fd);
+                    self.share(cookie, &fd, (thread.process, number));
                     let abroad = !self.goes_to_the_program(thread, socket);
                     if let Some(giving) = self.passing.given.get_mut(&cookie) {
                         giving.abroad |= abroad;
@@ -187,17 +190,18 @@ impl Watcher {
         // It may have come by a message itself.
         self.passing.seen_at(cookie, process);
         let Ok(status) = rustix::fs::fstat(fd) else { return };
-        let giving = self.passing.given.entry(cookie).or_insert_with(|| {
-            // What never had two names only its sender has.
-            let others =
-                if self.shared.contains_key(&cookie) { holders::of(status.st_ino) } else { Vec::new() };
-            Giving {
-                inode: status.st_ino,
-                messages: 0,
-                had: others.into_iter().map(|other| (other, false)).collect(),
-                senders: HashSet::new(),
-                abroad: false,
-            }
+        // What never had two names only its sender has.
+        let had = if self.shared.contains_key(&cookie) && !self.passing.is_passed(cookie) {
+            self.look().names(status.st_ino).iter().map(|(other, _)| (*other, false)).collect()
+        } else {
+            HashMap::new()
+        };
+        let giving = self.passing.given.entry(cookie).or_insert_with(|| Giving {
+            inode: status.st_ino,
+            messages: 0,
+            had,
+            senders: HashSet::new(),
+            abroad: false,
         });
         giving.messages += 1;
         giving.had.insert(process, true);
@@ -243,21 +247,15 @@ impl Watcher {
         let processes = holders::processes();
         // First the messages: what is received between the two looks is seen open.
         let quiet = !holders::receives_descriptors(&processes);
-        let sockets: HashMap<u64, u32> = processes
-            .iter()
-            .flat_map(|process| holders::open(*process).map(|(_, open)| (open, *process)))
-            .filter_map(
-                |(open, process)| if let Open::Socket(inode) = open { Some((inode, process)) } else { None },
-            )
-            .collect();
+        let open = Everything::of(&processes);
         for mut one in std::mem::take(&mut self.passing.under_way) {
             let Some(giving) = self.passing.given.get(&one.cookie) else { continue };
-            if let Some(holder) = sockets.get(&giving.inode) {
-                self.passing.seen_at(one.cookie, *holder);
-                self.inherit(one.cookie, *holder);
+            if let Some(holder) = open.holder(giving.inode) {
+                self.passing.seen_at(one.cookie, holder);
+                self.inherit(one.cookie, holder);
                 continue;
             }
-            let sent = quiet && !giving.senders.iter().any(|thread| holders::is_sending(*thread));
+            let sent = quiet && !giving.senders.iter().any(|thread| holders::may_be_in(*thread, SENDING));
             match one.quiet {
                 Some(since) if sent && since.elapsed() >= CERTAIN => {
                     self.passing.given.remove(&one.cookie);

@@ -3,11 +3,11 @@
 //! Its table of descriptors is its own ([`linger_host::seccomp::apart`]): an epoll knows a file by its number, too, so
 //! that a registration can be removed only by who has the file at the number that the program has it at.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use linger_host::seccomp::{Listener, Question, least_of_own, open_thread, read_memory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,6 +19,7 @@ use super::connection::Wanted;
 use super::epolls::Epolls;
 use super::hold::Accepting;
 use super::pass::Passing;
+use super::share::Shared;
 use super::thread::{Thread, has_ended};
 
 /// How soon to look whether a call has happened that was let go on; doubled while none has.
@@ -41,14 +42,19 @@ pub(super) struct Watcher {
     /// Those whose first question was asked already.
     pub(super) processes: HashMap<u32, OwnedFd>,
     pub(super) epolls: HashMap<u32, Epolls>,
-    /// Connections that may have several descriptors, with their inodes.
-    pub(super) shared: HashMap<u64, u64>,
+    /// Connections that may have several descriptors.
+    pub(super) shared: HashMap<u64, Shared>,
+    /// Threads that were let copy descriptors, and may still be about it.
+    pub(super) copiers: HashMap<u32, Rc<Thread>>,
     pub(super) passing: Passing,
     /// Connections that the intake has already (`shutdown` was called).
     pub(super) handed: HashSet<u64>,
     /// Connections that were handed over lately: a copy that a fork made by chance is none to hand over again.
     pub(super) done: VecDeque<u64>,
-    pub(super) pending: Vec<Pending>,
+    /// What the program was let close, by cookie.
+    pub(super) pending: BTreeMap<u64, Vec<Pending>>,
+    /// When to look at it next: many of them take long.
+    pub(super) settle_at: Instant,
     /// With `--hold`: every connection that the program has accepted, with the process that did.
     pub(super) held: HashMap<u64, (OwnedFd, u32)>,
     /// Processes that got such a connection otherwise.
@@ -71,10 +77,12 @@ impl Watcher {
             processes: HashMap::new(),
             epolls: HashMap::new(),
             shared: HashMap::new(),
+            copiers: HashMap::new(),
             passing: Passing::new(),
             handed: HashSet::new(),
             done: VecDeque::with_capacity(LATELY),
-            pending: Vec::new(),
+            pending: BTreeMap::new(),
+            settle_at: Instant::now(),
             held: HashMap::new(),
             heirs: HashMap::new(),
             accepting: Vec::new(),
@@ -144,6 +152,8 @@ impl Watcher {
 
     fn answer(&mut self, question: &Question) {
         let [a, b, c, ..] = question.arguments;
+        // Its last call is over.
+        self.copiers.remove(&question.thread);
         let Some(thread) = self.thread(question) else {
             self.listener.go_on(question.id);
             return;
@@ -165,7 +175,7 @@ impl Watcher {
             libc::SYS_dup3 => self.copying_over(question, &thread, number, b as RawFd),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_dup2 => self.copying_over(question, &thread, number, b as RawFd),
-            libc::SYS_dup | libc::SYS_fcntl => self.copying(&thread, number),
+            libc::SYS_dup | libc::SYS_fcntl => self.copying(question, &thread, number),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_fork | libc::SYS_vfork => self.forking(question, &thread, false),
             libc::SYS_clone => self.forking(question, &thread, false),
