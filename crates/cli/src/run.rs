@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use linger::Policy;
 use linger_lab::Bytes;
-use linger_run::{Error, Options, Report, Via};
+use linger_run::{Error, Notice, Options, Refusal, Report, Via};
 
 use crate::address::address;
 use crate::exit;
@@ -83,7 +83,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let Some((command, rest)) = arguments.command.split_first() else {
         return exit::fail(exit::BAD_USAGE, "run: name a command after `--`");
     };
-    match linger_run::run(command, rest, &options, |report| tell(report, arguments.json)) {
+    let notify = |notice: Notice<'_>| match notice {
+        Notice::Report(report) => tell(report, arguments.json),
+        Notice::Refused(refusal) => warn(refusal, arguments.json),
+        _ => {}
+    };
+    match linger_run::run(command, rest, &options, notify) {
         Ok(ended) => {
             if !arguments.quiet {
                 tell(&ended.report, arguments.json);
@@ -125,6 +130,19 @@ fn code(error: &Error) -> u8 {
         Error::NotFound { .. } | Error::NotExecutable { .. } | Error::Metrics { .. } => exit::COULD_NOT_TELL,
         Error::Options(_) => exit::BAD_USAGE,
         _ => exit::NOT_POSSIBLE_HERE,
+    }
+}
+
+fn warn(refusal: &Refusal, json: bool) {
+    if json {
+        let Refusal { process, name, .. } = refusal;
+        let text = refusal.to_string();
+        eprintln!(
+            "{}",
+            serde_json::json!({ "type": "refused", "process": process, "name": name, "text": text })
+        );
+    } else {
+        eprintln!("linger: {refusal}");
     }
 }
 

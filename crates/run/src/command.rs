@@ -15,7 +15,7 @@ use crate::options::Via;
 use crate::preload::Preload;
 use crate::report::Tally;
 use crate::seccomp::{Counts, Seccomp};
-use crate::{Error, Options, Program, Report, metrics, signals};
+use crate::{Error, Notice, Options, Program, Report, metrics, signals};
 
 /// How a supervised program ended.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +32,8 @@ const SPARE: u64 = 512;
 
 /// Runs a command to its end, and until its last connection has ended or [`Options::linger_at_exit`] is over.
 ///
-/// Signals that this process gets are passed on. `on_request` is called with a report at each SIGUSR1, which is
-/// passed on as well to a program that has a handler for it. The command keeps this process's standard streams,
+/// Signals that this process gets are passed on. `notify` is called with a report at each SIGUSR1, which is
+/// passed on as well to a program that has a handler for it, and with what else there is to say ([`Notice`]). The command keeps this process's standard streams,
 /// process group and terminal. Processes that it leaves behind (a daemon) are waited for, too, and get the signals
 /// once it has ended.
 ///
@@ -43,7 +43,7 @@ pub fn run(
     command: &OsStr,
     arguments: &[OsString],
     options: &Options,
-    mut on_request: impl FnMut(&Report),
+    mut notify: impl FnMut(Notice<'_>),
 ) -> Result<Ended, Error> {
     check(options)?;
     let program = Program::find(command, &options.search)?;
@@ -85,7 +85,14 @@ pub fn run(
     }
     let child = started?;
     raise_descriptor_limit(limit);
-    let status = wait(child, &mut signals, || on_request(&report()));
+    let status = wait(child, &mut signals, |asked| {
+        if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal) {
+            notify(Notice::Refused(&refusal));
+        }
+        if asked {
+            notify(Notice::Report(&report()));
+        }
+    });
     if let Some(watched) = watched {
         watched.finish();
     }
@@ -183,10 +190,12 @@ fn raise_descriptor_limit(limit: Rlimit) {
 }
 
 /// Waits for the program and for all that it leaves behind; the program's own status.
+///
+/// `awake` is called after each signal, and told whether it asks for a report.
 fn wait(
     child: Pid,
     signals: &mut signal_hook::iterator::SignalsInfo<signal_hook::iterator::exfiltrator::SignalOnly>,
-    mut report: impl FnMut(),
+    mut awake: impl FnMut(bool),
 ) -> io::Result<ExitStatus> {
     let mut status = None;
     loop {
@@ -203,17 +212,13 @@ fn wait(
             }
         }
         for signal in signals.wait() {
+            awake(signal == SIGUSR1);
             match signal {
                 SIGCHLD => {}
-                signal => {
-                    if signal == SIGUSR1 {
-                        report();
-                    }
-                    match status {
-                        None => signals::pass_on(signal, child),
-                        Some(_) => signals::pass_on_to_orphans(signal),
-                    }
-                }
+                signal => match status {
+                    None => signals::pass_on(signal, child),
+                    Some(_) => signals::pass_on_to_orphans(signal),
+                },
             }
         }
     }

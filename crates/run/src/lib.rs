@@ -11,6 +11,7 @@ mod command;
 mod error;
 mod intake;
 mod metrics;
+mod notice;
 mod options;
 mod preload;
 mod program;
@@ -20,6 +21,7 @@ mod signals;
 
 pub use command::{Ended, run};
 pub use error::Error;
+pub use notice::{Notice, Refusal};
 pub use options::{Options, Via};
 pub use program::{Kind, Program};
 pub use report::Report;

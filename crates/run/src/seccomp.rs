@@ -27,7 +27,7 @@ use linger_shim::protocol::{COUNTS, Count, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
 
-use crate::{Error, Options};
+use crate::{Error, Options, Refusal};
 use connection::Wanted;
 
 /// The calls that are asked about. What ends a connection, what makes a second name for one, and what tells which
@@ -97,6 +97,7 @@ impl Counts {
 pub(crate) struct Seccomp {
     thread: JoinHandle<Option<()>>,
     started: mpsc::Receiver<Result<(), Refused>>,
+    refusals: mpsc::Receiver<Refusal>,
 }
 
 impl Seccomp {
@@ -118,6 +119,7 @@ impl Seccomp {
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::system(what))?;
         let wanted = Wanted::new(options, &own_sockets());
         let (tell, started) = mpsc::channel();
+        let (refuse, refusals) = mpsc::channel();
         let task = move |fds: Vec<OwnedFd>| {
             let Ok([handshake, intake, guard_waits, alive]) = <[OwnedFd; 4]>::try_from(fds) else { return };
             let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
@@ -132,7 +134,7 @@ impl Seccomp {
                 Ok((listener, child)) => {
                     let _ = tell.send(Ok(()));
                     let _ = child.go();
-                    watch::Watcher::new(listener, intake, wanted, counts).run();
+                    watch::Watcher::new(listener, intake, wanted, counts, refuse).run();
                 }
                 Err(refused) => {
                     let _ = tell.send(Err(refused));
@@ -142,7 +144,7 @@ impl Seccomp {
             drop(alive);
         };
         let thread = apart("linger-watch", vec![handshake, intake, guard_waits, alive], task);
-        Ok(Self { thread: thread.map_err(Error::system(what))?, started })
+        Ok(Self { thread: thread.map_err(Error::system(what))?, started, refusals })
     }
 
     /// Whether the filter stands, once the command was started or was not.
@@ -161,6 +163,11 @@ impl Seccomp {
                 Err(Error::System { what: "cannot prepare to be asked about the program's calls", source })
             }
         }
+    }
+
+    /// A process whose descriptors were refused, if there is news of one; SIGCHLD tells that there is.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusals.try_recv().ok()
     }
 
     /// Waits until the last process of the program has ended, and what it left is handed on.

@@ -336,3 +336,27 @@ fn a_fork_with_many_connections_costs_few_looks() {
         }
     });
 }
+
+/// A process that forbids to be looked into is closed plainly; that is said once, with the permission that is missing.
+#[test]
+fn a_process_whose_descriptors_are_refused_is_named() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        for (settings, refused) in [("seccomp incapable", 1), ("seccomp", 0)] {
+            let mut server = Server::start_listening(Some(settings), &[&program, "opaque"], PORT);
+            for _ in 0..2 {
+                assert_eq!(late_reader(PORT, 20_000, refused > 0).is_whole(), refused == 0, "{settings}");
+            }
+            rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
+            server.wait();
+            let (report, log) = (server.said(), server.log());
+            assert_eq!(report["refused"], refused, "{report:?}");
+            let said: Vec<&str> = log.lines().filter(|line| line.starts_with("refused: ")).collect();
+            assert_eq!(said.len() as u64, refused, "{log}");
+            assert!(
+                said.iter().all(|line| line.contains("(ways)") && line.contains("CAP_SYS_PTRACE is missing"))
+            );
+        }
+    });
+}

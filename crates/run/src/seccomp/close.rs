@@ -9,7 +9,9 @@ use linger_host::seccomp::Question;
 use linger_shim::protocol::{Count, Kind, Message};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
-use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd};
+
+use crate::Refusal;
 
 use super::connection;
 use super::holders::{self, Open};
@@ -168,9 +170,14 @@ impl Watcher {
     }
 
     pub(super) fn refuse(&mut self, process: u32) {
-        if !self.refused.contains(&process) {
-            self.refused.push(process);
+        if self.refused.insert(process) {
             self.count(Count::Refused);
+        }
+        if let Some(tell) = self.tell.take()
+            && tell.send(Refusal::new(process, Errno::PERM.into())).is_ok()
+        {
+            // The thread that tells it on waits for signals; this one says no more than that there is news.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
         }
     }
 

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use linger_host::seccomp::{Listener, Question, least_of_own, open_thread, read_memory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use crate::Refusal;
 
 use super::Counts;
 use super::close::{LATELY, Pending, Way};
@@ -61,12 +63,20 @@ pub(super) struct Watcher {
     pub(super) heirs: HashMap<u32, OwnedFd>,
     /// Threads that wait for a connection, likewise.
     pub(super) accepting: Vec<Accepting>,
-    /// Processes whose descriptors are refused.
-    pub(super) refused: Vec<u32>,
+    /// Processes whose descriptors are refused, and that were counted.
+    pub(super) refused: HashSet<u32>,
+    /// Where the first refusal is told.
+    pub(super) tell: Option<mpsc::Sender<Refusal>>,
 }
 
 impl Watcher {
-    pub(super) fn new(listener: Listener, intake: OwnedFd, wanted: Wanted, counts: Arc<Counts>) -> Self {
+    pub(super) fn new(
+        listener: Listener,
+        intake: OwnedFd,
+        wanted: Wanted,
+        counts: Arc<Counts>,
+        tell: mpsc::Sender<Refusal>,
+    ) -> Self {
         Self {
             listener,
             intake,
@@ -86,7 +96,8 @@ impl Watcher {
             held: HashMap::new(),
             heirs: HashMap::new(),
             accepting: Vec::new(),
-            refused: Vec::new(),
+            refused: HashSet::new(),
+            tell: Some(tell),
         }
     }
 
@@ -246,6 +257,7 @@ impl Watcher {
             let handle = rustix::io::fcntl_dupfd_cloexec(&handle, self.least).ok()?;
             self.processes.insert(thread.process, handle);
             self.epolls.remove(&thread.process);
+            self.refused.remove(&thread.process);
             // What it has, its parent had: also what another of the parent's threads accepted during the fork.
             self.forking(question, &thread, true);
         }

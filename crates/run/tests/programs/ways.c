@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -193,6 +194,7 @@ static void serve(int c) {
         execv(self, arguments);
     }
     else if (is("shutdown-kill")) { check(shutdown(c, SHUT_RDWR) == 0); kill(getpid(), SIGKILL); }
+    else if (is("opaque")) { check(prctl(PR_SET_DUMPABLE, 0) == 0); close(c); }
     else if (is("exit")) exit(7);
     else if (is("kill")) kill(getpid(), SIGKILL);
     else check(is("fork"));

@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_host::Counters;
-use linger_run::{Options, Via};
+use linger_run::{Notice, Options, Via};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 
 const COMMAND: &str = "LINGER_TEST_COMMAND";
@@ -33,13 +34,31 @@ pub(crate) fn supervise() {
     options.search = std::env::var_os("PATH").unwrap_or_default();
     let arguments: Vec<_> = words.map(Into::into).collect();
     let write = |text: String| fs::write(report, text).unwrap();
-    match linger_run::run(command.as_ref(), &arguments, &options, |_| ()) {
+    if settings.contains("incapable") {
+        without(CapabilitySet::SYS_PTRACE);
+    }
+    let notify = |notice: Notice<'_>| {
+        if let Notice::Refused(refusal) = notice {
+            eprintln!("refused: {refusal}");
+        }
+    };
+    match linger_run::run(command.as_ref(), &arguments, &options, notify) {
         Ok(ended) => {
             write(serde_json::to_string(&ended.report).unwrap());
             std::process::exit(ended.status.code().unwrap_or(255));
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Takes a capability from this thread and all that it starts.
+fn without(capability: CapabilitySet) {
+    let mut own = rustix::thread::capabilities(None).unwrap();
+    rustix::thread::remove_capability_from_bounding_set(capability).unwrap();
+    for set in [&mut own.effective, &mut own.permitted, &mut own.inheritable] {
+        set.remove(capability);
+    }
+    rustix::thread::set_capabilities(None, own).unwrap();
 }
 
 /// Where the servers of these tests listen, each in its own network.

@@ -1,0 +1,60 @@
+//! What the supervisor has to say while the program runs.
+
+use std::fmt;
+use std::io;
+
+use crate::Report;
+
+/// What the supervisor has to say while the program runs.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Notice<'a> {
+    /// Asked for by SIGUSR1.
+    Report(&'a Report),
+    /// The descriptors of a process are refused. Given for the first such process of a run.
+    Refused(&'a Refusal),
+}
+
+/// A process whose closes are plain, since its descriptors cannot be taken (`pidfd_getfd(2)`).
+///
+/// As text, it says which permission is missing and what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The process.
+    pub process: u32,
+    /// Its name (`/proc/PID/comm`).
+    pub name: String,
+    /// What the system said.
+    pub source: io::Error,
+    /// Whether this process lacks CAP_SYS_PTRACE, with which the kernel itself refuses nothing.
+    pub lacks_capability: bool,
+}
+
+impl Refusal {
+    pub(crate) fn new(process: u32, source: io::Error) -> Self {
+        let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        let capable = rustix::thread::capabilities(None)
+            .is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE));
+        Self { process, name: name.trim_end().to_owned(), source, lacks_capability: !capable }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { process, name, source, .. } = self;
+        let remedy = if self.lacks_capability {
+            "it runs as another user or forbids to be looked into (PR_SET_DUMPABLE), and CAP_SYS_PTRACE is missing: run \
+             `linger run` with it (--cap-add SYS_PTRACE, AmbientCapabilities=CAP_SYS_PTRACE), or as the user that the \
+             program becomes"
+        } else {
+            "CAP_SYS_PTRACE is there: a security profile (AppArmor, SELinux) or a user namespace forbids ptrace of it; permit \
+             that, or run both in one profile and namespace"
+        };
+        write!(
+            f,
+            "process {process} ({name}): its connections are closed plainly, for pidfd_getfd is refused ({source}); {remedy}. \
+             The report counts such processes as refused"
+        )
+    }
+}
