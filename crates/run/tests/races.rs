@@ -212,3 +212,25 @@ fn many(settings: &str) {
         eprintln!("{connections} connections: {report:?}");
     });
 }
+
+/// `shutdown` of both sides is counted when it is made: a process that is killed comes to no close.
+#[test]
+fn a_killed_worker_that_had_shut_down_adds_up() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let script = "import os, signal, socket\n\
+                      c, _ = socket.create_server(('127.0.0.1', 8000)).accept()\n\
+                      c.recv(8); c.sendall(b'x' * 5000); c.shutdown(socket.SHUT_RDWR)\n\
+                      os.kill(os.getpid(), signal.SIGKILL)\n";
+        let mut server = Server::start_listening(Some(""), &[&python, "-c", script], PORT);
+        let mut stream = connect(PORT, None);
+        stream.write_all(&[7; 3_000]).unwrap();
+        let mut got = Vec::new();
+        let end = stream.read_to_end(&mut got);
+        assert!(end.is_ok() && got.len() == 5_000, "{end:?}, {} bytes", got.len());
+        drop(stream);
+        assert!(!server.wait().success());
+        let report = server.report();
+        assert_eq!((&report["closes"], &report["lingered"]), (&1.into(), &1.into()), "{report:?}");
+    });
+}

@@ -130,8 +130,9 @@ fn last_of(fd: c_int) -> Option<(Entry, Option<Count>)> {
         return Some((entry, Some(Count::Shared)));
     }
     if entry.has(HANDED) {
+        // Counted when it was handed over.
         table::unwatch(fd, entry.epoll);
-        return Some((entry, Some(Count::Handed)));
+        return None;
     }
     if LINGERS.load(Relaxed) && sys::aborts(fd) {
         release(&entry);
@@ -224,6 +225,8 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
         return None;
     }
     table::mark(fd, HANDED);
+    // Here, for a process that is killed comes to no close.
+    seen(Count::Handed);
     Some(0)
 }
 
