@@ -8,9 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
 
 /// One system call to be asked about.
@@ -199,7 +201,7 @@ impl Handshake {
         }
         let child = Pid::from_raw(pid).ok_or(Refused::NotStarted)?;
         match take(child, number) {
-            Ok(fd) => Ok((Listener(fd), Waiting(self.0))),
+            Ok(fd) => Ok((Listener { fd, unanswered: Unanswered::new()? }, Waiting(self.0))),
             Err(refused) => {
                 // It cannot even exit, since nobody can be asked.
                 let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
@@ -263,11 +265,54 @@ pub struct Question {
 
 /// Where the questions come from.
 #[derive(Debug)]
-pub struct Listener(OwnedFd);
+pub struct Listener {
+    fd: OwnedFd,
+    unanswered: Unanswered,
+}
+
+/// The questions that were received and not answered, in memory that the guard shares: the kernel gives each question
+/// once, so whoever takes over has to know the names of those that its predecessor left.
+#[derive(Clone, Copy, Debug)]
+struct Unanswered(&'static [AtomicU64]);
+
+impl Unanswered {
+    /// Names are given in order, so that only calls which wait for long, `accept` with `--hold`, meet in one place.
+    const PLACES: usize = 4096;
+    /// How far from its place a name may stand. One for which there is no place is not noted.
+    const NEAR: usize = 16;
+
+    /// Never unmapped: there is one for each program that is supervised.
+    fn new() -> Result<Self, Refused> {
+        let (length, flags) = (Self::PLACES * size_of::<AtomicU64>(), MapFlags::SHARED);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let memory = unsafe { mmap_anonymous(std::ptr::null_mut(), length, access, flags) }
+            .map_err(|error| Refused::Means(error.into()))?;
+        // SAFETY: zeroes, which are a valid value; page-aligned, as long as this, and never unmapped.
+        Ok(Self(unsafe { std::slice::from_raw_parts(memory.cast(), Self::PLACES) }))
+    }
+
+    fn near(&self, id: u64) -> impl Iterator<Item = &'static AtomicU64> {
+        let (places, first) = (self.0, id as usize);
+        (0..Self::NEAR).map(move |step| &places[first.wrapping_add(step) % Self::PLACES])
+    }
+
+    fn note(&self, id: u64) {
+        let _ = self.near(id).find(|place| place.compare_exchange(0, id, Relaxed, Relaxed).is_ok());
+    }
+
+    fn forget(&self, id: u64) {
+        let _ = self.near(id).find(|place| place.compare_exchange(id, 0, Relaxed, Relaxed).is_ok());
+    }
+
+    fn take_all(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|place| place.swap(0, Relaxed)).filter(|id| *id != 0)
+    }
+}
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -277,14 +322,14 @@ impl Listener {
     /// # Errors
     /// Where there is none.
     pub fn move_up(self, least: RawFd) -> io::Result<Self> {
-        Ok(Self(rustix::io::fcntl_dupfd_cloexec(&self.0, least)?))
+        Ok(Self { fd: rustix::io::fcntl_dupfd_cloexec(&self.fd, least)?, ..self })
     }
 
     /// Asks for the cheaper wake-up of whoever was answered, on this processor (Linux 6.6); a hint.
     pub fn wake_here(&self) {
         const SYNC_WAKE_UP: libc::c_ulong = 1;
         // SAFETY: takes a number.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
     }
 
     /// The next question; waits for it. `None` where it was withdrawn.
@@ -295,7 +340,8 @@ impl Listener {
         // SAFETY: the kernel wants zeroes, which are a valid value of these integers.
         let mut got: libc::seccomp_notif = unsafe { zeroed() };
         // SAFETY: the kernel writes one seccomp_notif to a live one.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut got) };
+        let result =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut got) };
         if result < 0 {
             let error = io::Error::last_os_error();
             return match error.raw_os_error() {
@@ -303,6 +349,7 @@ impl Listener {
                 _ => Err(error),
             };
         }
+        self.unanswered.note(got.id);
         Ok(Some(Question {
             id: got.id,
             thread: got.pid,
@@ -327,7 +374,11 @@ impl Listener {
     fn answer(&self, id: u64, val: i64, error: i32, flags: u32) -> bool {
         let mut answer = libc::seccomp_notif_resp { id, val, error, flags };
         // SAFETY: the kernel reads one seccomp_notif_resp from a live one.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) == 0 }
+        let sent =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) == 0 };
+        // After that: killed in between, the guard answers once more, which does nothing.
+        self.unanswered.forget(id);
+        sent
     }
 
     /// Gives the thread that calls a new descriptor of `fd`, and its number as the call's result.
@@ -344,17 +395,22 @@ impl Listener {
         };
         // SAFETY: the kernel reads one seccomp_notif_addfd from a live one.
         let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut order) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut order) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.unanswered.forget(id);
+        Ok(())
     }
 
     /// Whether the call still waits: what was looked up by its thread's number until now was of that thread.
     pub fn waits(&self, id: u64) -> bool {
         // SAFETY: the kernel reads one u64 from a live one.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
     }
 
-    /// Starts a process that takes over once `alive` hangs up: it lets every call happen.
+    /// Starts a process that takes over once `alive` hangs up: it lets every call happen, those
+    /// first that wait for an answer already.
     ///
     /// Without it the calls of a program whose supervisor has died fail with `ENOSYS`, its exit among them. The
     /// process ends when the last user of the filter has ended. It blocks all signals, and does not count
@@ -373,7 +429,7 @@ impl Listener {
     }
 
     fn stand_in(&self, alive: RawFd) -> ! {
-        let listener = self.0.as_raw_fd();
+        let listener = self.fd.as_raw_fd();
         let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
         for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
             if first <= last {
@@ -396,6 +452,9 @@ impl Listener {
             one.revents
         };
         while wait(alive, 0) & libc::POLLHUP == 0 {}
+        for id in self.unanswered.take_all() {
+            self.go_on(id);
+        }
         while wait(listener, libc::POLLIN) & libc::POLLHUP == 0 {
             if let Ok(Some(question)) = self.next() {
                 self.go_on(question.id);
