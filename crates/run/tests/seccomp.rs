@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use linger_host::testing::sandboxed;
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{PidfdFlags, Signal};
 use support::{PORT, Server, compare, late_reader, program};
 
 #[test]
@@ -204,28 +205,34 @@ fn outgoing_connections_end_as_the_program_says() {
     });
 }
 
-/// The supervisor is killed: the program goes on, its closes are plain, and it can exit.
+/// The supervisor is killed: the program goes on, its closes are plain, and it can exit. With `hold` it waits in
+/// `accept`, a question that the supervisor has taken and not answered.
 #[test]
 fn a_program_outlives_its_supervisor() {
     sandboxed(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
-        let mut server = Server::start_listening(Some(""), &[&program, "close"], PORT);
-        assert!(late_reader(PORT, 20_000, false).is_whole());
-        let child = children(server.pid().as_raw_nonzero().get())
-            .into_iter()
-            .find(|pid| {
-                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ways")
-            })
-            .unwrap();
-        rustix::process::kill_process(server.pid(), Signal::KILL).unwrap();
-        server.wait();
-        // `ways` checks that its closes succeed, and would have ended.
-        for _ in 0..3 {
-            assert!(!late_reader(PORT, 20_000, true).is_whole(), "closed plainly");
+        for settings in ["", "hold"] {
+            let mut server = Server::start_listening(Some(settings), &[&program, "close"], PORT);
+            assert!(late_reader(PORT, 20_000, false).is_whole());
+            let child = children(server.pid().as_raw_nonzero().get())
+                .into_iter()
+                .find(|pid| {
+                    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ways")
+                })
+                .unwrap();
+            rustix::process::kill_process(server.pid(), Signal::KILL).unwrap();
+            server.wait();
+            // `ways` checks that its closes succeed, and would have ended.
+            for _ in 0..3 {
+                assert!(!late_reader(PORT, 20_000, true).is_whole(), "{settings}: closed plainly");
+            }
+            let child = rustix::process::Pid::from_raw(child).unwrap();
+            let ended = rustix::process::pidfd_open(child, PidfdFlags::empty()).unwrap();
+            rustix::process::kill_process(child, Signal::TERM).unwrap();
+            // Its address is free again for the next.
+            rustix::event::poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
         }
-        let child = rustix::process::Pid::from_raw(child).unwrap();
-        rustix::process::kill_process(child, Signal::TERM).unwrap();
     });
 }
 
@@ -357,6 +364,26 @@ fn a_process_whose_descriptors_are_refused_is_named() {
             assert!(
                 said.iter().all(|line| line.contains("(ways)") && line.contains("CAP_SYS_PTRACE is missing"))
             );
+        }
+    });
+}
+
+/// A connection of a process that cannot be looked into is never half-closed because another process closed its copy.
+#[test]
+fn what_a_process_that_is_refused_may_have_is_left_alone() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        for (settings, refused) in [("seccomp incapable", true), ("seccomp", false)] {
+            let mut server = Server::start_listening(Some(settings), &[&program, "opaque-heir"], PORT);
+            // `ways` checks that it can still write, and would have ended.
+            for _ in 0..2 {
+                assert_eq!(late_reader(PORT, 20_000, refused).is_whole(), !refused, "{settings}");
+            }
+            rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
+            server.wait();
+            let report = server.said();
+            assert_eq!(report["lingered"], if refused { 0 } else { 2 }, "{settings}: {report:?}");
         }
     });
 }

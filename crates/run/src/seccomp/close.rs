@@ -9,7 +9,7 @@ use linger_host::seccomp::Question;
 use linger_shim::protocol::{Count, Kind, Message};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
-use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd};
+use rustix::process::Signal;
 
 use crate::Refusal;
 
@@ -59,7 +59,7 @@ pub(super) enum Way {
 impl Pending {
     /// Whether the number names the connection no more; `None` if it never will, or nobody can tell.
     fn is_closed(&self) -> Option<bool> {
-        match pidfd_getfd(&self.thread.handle, self.number, PidfdGetfdFlags::empty()) {
+        match self.thread.get(self.number) {
             Err(Errno::BADF) => Some(true),
             // The thread is on its way out; that its process's descriptors are closed is seen elsewhere.
             Err(Errno::SRCH) => {
@@ -104,7 +104,7 @@ impl Watcher {
         number: RawFd,
         way: Way,
     ) {
-        match pidfd_getfd(&thread.handle, number, PidfdGetfdFlags::empty()) {
+        match thread.get(number) {
             Ok(fd) => self.consider(question, thread, number, fd, way),
             Err(Errno::PERM) => self.refuse(thread.process),
             Err(_) => {}
@@ -134,6 +134,9 @@ impl Watcher {
         let me = thread.process;
         if let Some(same) = self.pending.get_mut(&cookie) {
             same.retain(|old| old.number != number || old.thread.process != me);
+        }
+        if self.blind {
+            self.share(cookie, &fd, (me, number));
         }
         let alone = !self.shared.contains_key(&cookie);
         if alone && way == Way::Close {
@@ -170,6 +173,7 @@ impl Watcher {
     }
 
     pub(super) fn refuse(&mut self, process: u32) {
+        self.blind = true;
         if self.refused.insert(process) {
             self.count(Count::Refused);
         }

@@ -73,7 +73,9 @@ impl Watcher {
         let known: HashMap<u64, u64> =
             self.shared.iter().map(|(cookie, shared)| (shared.inode, *cookie)).collect();
         let mut sockets = HashSet::new();
+        let mut nothing = true;
         for (number, open) in holders::open(question.thread) {
+            nothing = false;
             let Open::Socket(inode) = open else { continue };
             sockets.insert(inode);
             let name = (thread.process, number);
@@ -85,6 +87,8 @@ impl Watcher {
                 self.share(cookie, &fd, name);
             }
         }
+        // Its descriptors are refused: from now on any connection may be one of them.
+        self.blind |= nothing && Everything::of(&[thread.process]).blind;
         self.passing.forked(thread.process, &sockets, is_new);
     }
 
@@ -116,6 +120,7 @@ impl Watcher {
         self.copiers
             .retain(|thread, handle| !has_ended(&handle.handle) && holders::may_be_in(*thread, COPYING));
         let found = Everything::now();
+        self.blind = found.blind;
         let certain = self.copiers.is_empty() && !found.blind;
         let (passing, pending) = (&self.passing, &self.pending);
         self.shared.retain(|cookie, shared| {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use linger_host::seccomp::{Listener, open_thread};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::holders;
@@ -29,7 +30,16 @@ impl Thread {
 
     /// A descriptor of the program's, as one of this process's.
     pub(super) fn take(&self, number: RawFd) -> Option<OwnedFd> {
-        pidfd_getfd(&self.handle, number, PidfdGetfdFlags::empty()).ok()
+        self.get(number).ok()
+    }
+
+    /// As [`take`](Self::take), with the reason where there is none.
+    pub(super) fn get(&self, number: RawFd) -> rustix::io::Result<OwnedFd> {
+        if number < 0 {
+            // The program's mistake, and its own to be told; rustix takes no such number.
+            return Err(Errno::BADF);
+        }
+        pidfd_getfd(&self.handle, number, PidfdGetfdFlags::empty())
     }
 
     /// Whether the handle is the thread's own (`PIDFD_THREAD`, shown as `O_EXCL`).

@@ -65,6 +65,8 @@ pub(super) struct Watcher {
     pub(super) accepting: Vec<Accepting>,
     /// Processes whose descriptors are refused, and that were counted.
     pub(super) refused: HashSet<u32>,
+    /// Some process's descriptors were refused at the last look: it may have any connection.
+    pub(super) blind: bool,
     /// Where the first refusal is told.
     pub(super) tell: Option<mpsc::Sender<Refusal>>,
 }
@@ -97,6 +99,7 @@ impl Watcher {
             heirs: HashMap::new(),
             accepting: Vec::new(),
             refused: HashSet::new(),
+            blind: false,
             tell: Some(tell),
         }
     }

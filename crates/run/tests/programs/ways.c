@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -195,6 +196,16 @@ static void serve(int c) {
     }
     else if (is("shutdown-kill")) { check(shutdown(c, SHUT_RDWR) == 0); kill(getpid(), SIGKILL); }
     else if (is("opaque")) { check(prctl(PR_SET_DUMPABLE, 0) == 0); close(c); }
+    else if (is("opaque-heir")) {
+        /* Another program closes its copy, and can be looked into; this process goes on with the connection. */
+        char heir[20];
+        check(prctl(PR_SET_DUMPABLE, 0) == 0);
+        snprintf(heir, sizeof heir, "heir-%d", c);
+        if (fork() == 0) execl(self, self, heir, (char *)NULL);
+        while (wait(NULL) > 0) {}
+        check(write(c, "END", 3) == 3);
+        close(c);
+    }
     else if (is("exit")) exit(7);
     else if (is("kill")) kill(getpid(), SIGKILL);
     else check(is("fork"));
@@ -202,8 +213,16 @@ static void serve(int c) {
 
 int main(int count, char **arguments) {
     check(count == 2);
+    /* A number that is no descriptor, as programs give it now and then. */
+    check(close(-1) == -1 && shutdown(-1, SHUT_RDWR) == -1 && dup(-1) == -1);
     self = "/proc/self/exe";
     way = arguments[1];
+    if (strncmp(way, "heir-", 5) == 0) {
+        check(close(atoi(way + 5)) == 0);
+        /* Another question, so that the close has been seen through. */
+        check(close(-1) == -1);
+        _exit(0);
+    }
     signal(SIGCHLD, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
     struct sockaddr_in address = {AF_INET, htons(8000), {htonl(INADDR_LOOPBACK)}};
