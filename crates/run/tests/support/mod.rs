@@ -31,6 +31,8 @@ pub(crate) fn supervise() {
     options.outgoing = settings.contains("outgoing");
     options.exclude_ports = if settings.contains("exclude") { vec![PORT] } else { Vec::new() };
     options.ports = settings.split(' ').filter_map(|word| word.strip_prefix("port=")?.parse().ok()).collect();
+    options.policy.max_discard =
+        settings.split(' ').find_map(|word| word.strip_prefix("max-discard=")?.parse().ok());
     options.search = std::env::var_os("PATH").unwrap_or_default();
     let arguments: Vec<_> = words.map(Into::into).collect();
     let write = |text: String| fs::write(report, text).unwrap();
