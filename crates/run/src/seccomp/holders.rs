@@ -88,7 +88,7 @@ impl Everything {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(error) => {
-                self.blind |= error.kind() == ErrorKind::PermissionDenied;
+                self.blind |= is_refused(process, &error);
                 return 0;
             }
         };
@@ -103,7 +103,7 @@ impl Everything {
                         self.names.entry(inode).or_default().push((process, number));
                     }
                 }
-                Err(error) => self.blind |= error.kind() == ErrorKind::PermissionDenied,
+                Err(error) => self.blind |= is_refused(process, &error),
             }
         }
         count
@@ -118,6 +118,14 @@ impl Everything {
     pub(super) fn holder(&self, inode: u64) -> Option<u32> {
         self.names(inode).first().map(|(process, _)| *process)
     }
+}
+
+/// Whether a process forbids to be looked into. One that is ending belongs to root from the moment when it has no memory
+/// any more (`task_dump_owner`): it was asked about before, and has nothing that it could go on with.
+fn is_refused(process: u32, error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied
+        && fs::read_to_string(format!("/proc/{process}/status"))
+            .is_ok_and(|status| status.contains("VmSize:"))
 }
 
 /// Whether descriptors are under way to one of these processes, in the queues of its unix sockets and of the
