@@ -2,18 +2,20 @@
 //!
 //! Which calls are asked about, and what is answered, is the caller's affair.
 
+mod apart;
+mod guard;
+
 use std::io;
 use std::mem::{offset_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
+
+pub use apart::{apart, least_of_own};
+use guard::Unanswered;
 
 /// One system call to be asked about.
 #[derive(Clone, Copy, Debug)]
@@ -270,46 +272,6 @@ pub struct Listener {
     unanswered: Unanswered,
 }
 
-/// The questions that were received and not answered, in memory that the guard shares: the kernel gives each question
-/// once, so whoever takes over has to know the names of those that its predecessor left.
-#[derive(Clone, Copy, Debug)]
-struct Unanswered(&'static [AtomicU64]);
-
-impl Unanswered {
-    /// Names are given in order, so that only calls which wait for long, `accept` with `--hold`, meet in one place.
-    const PLACES: usize = 4096;
-    /// How far from its place a name may stand. One for which there is no place is not noted.
-    const NEAR: usize = 16;
-
-    /// Never unmapped: there is one for each program that is supervised.
-    fn new() -> Result<Self, Refused> {
-        let (length, flags) = (Self::PLACES * size_of::<AtomicU64>(), MapFlags::SHARED);
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let memory = unsafe { mmap_anonymous(std::ptr::null_mut(), length, access, flags) }
-            .map_err(|error| Refused::Means(error.into()))?;
-        // SAFETY: zeroes, which are a valid value; page-aligned, as long as this, and never unmapped.
-        Ok(Self(unsafe { std::slice::from_raw_parts(memory.cast(), Self::PLACES) }))
-    }
-
-    fn near(&self, id: u64) -> impl Iterator<Item = &'static AtomicU64> {
-        let (places, first) = (self.0, id as usize);
-        (0..Self::NEAR).map(move |step| &places[first.wrapping_add(step) % Self::PLACES])
-    }
-
-    fn note(&self, id: u64) {
-        let _ = self.near(id).find(|place| place.compare_exchange(0, id, Relaxed, Relaxed).is_ok());
-    }
-
-    fn forget(&self, id: u64) {
-        let _ = self.near(id).find(|place| place.compare_exchange(id, 0, Relaxed, Relaxed).is_ok());
-    }
-
-    fn take_all(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().map(|place| place.swap(0, Relaxed)).filter(|id| *id != 0)
-    }
-}
-
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -408,124 +370,6 @@ impl Listener {
         // SAFETY: the kernel reads one u64 from a live one.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
     }
-
-    /// Starts a process that takes over once `alive` hangs up: it lets every call happen, those
-    /// first that wait for an answer already.
-    ///
-    /// Without it the calls of a program whose supervisor has died fail with `ENOSYS`, its exit among them. The
-    /// process ends when the last user of the filter has ended. It blocks all signals, and does not count
-    /// among the children that `wait` waits for (it is a `__WCLONE` child).
-    ///
-    /// # Errors
-    /// Where no process can be made.
-    pub fn guard(&self, alive: BorrowedFd<'_>) -> io::Result<()> {
-        let nothing = 0usize;
-        // SAFETY: a fork that sends no SIGCHLD. The child makes system calls only and never returns.
-        match unsafe { libc::syscall(libc::SYS_clone, nothing, nothing, nothing, nothing, nothing) } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => self.stand_in(alive.as_raw_fd()),
-            _ => Ok(()),
-        }
-    }
-
-    fn stand_in(&self, alive: RawFd) -> ! {
-        let listener = self.fd.as_raw_fd();
-        let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
-        for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
-            if first <= last {
-                // SAFETY: nothing in this process uses any other descriptor; the write end of `alive` must go.
-                unsafe { libc::close_range(first, last, 0) };
-            }
-        }
-        // SAFETY: an empty set of signals is a valid value, which is filled next.
-        let mut all: libc::sigset_t = unsafe { zeroed() };
-        // SAFETY: fills a live set.
-        unsafe { libc::sigfillset(&raw mut all) };
-        // SAFETY: reads a live set; null is "do not tell the old one".
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
-        // SAFETY: reads a string that ends in a zero.
-        unsafe { libc::prctl(libc::PR_SET_NAME, c"linger-guard".as_ptr()) };
-        let wait = |fd, events| {
-            let mut one = libc::pollfd { fd, events, revents: 0 };
-            // SAFETY: one live pollfd.
-            unsafe { libc::poll(&raw mut one, 1, -1) };
-            one.revents
-        };
-        while wait(alive, 0) & libc::POLLHUP == 0 {}
-        for id in self.unanswered.take_all() {
-            self.go_on(id);
-        }
-        while wait(listener, libc::POLLIN) & libc::POLLHUP == 0 {
-            if let Ok(Some(question)) = self.next() {
-                self.go_on(question.id);
-            }
-        }
-        // SAFETY: ends this process without running the supervisor's exit handlers.
-        unsafe { libc::_exit(0) }
-    }
-}
-
-/// The least number of the descriptors that a thread started by [`apart`] is given; those below are free in its table.
-pub fn least_of_own() -> RawFd {
-    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    (limit / 4 * 3).min(1 << 18) as RawFd
-}
-
-/// Starts a thread with a table of descriptors of its own, in which there are only `fds`, from [`least_of_own`] on.
-///
-/// A descriptor of another thread means nothing there, and must not be taken along, nor dropped there. The thread
-/// has no standard streams: what it prints goes nowhere.
-///
-/// # Errors
-/// Where there is no thread to be had, or no table (`unshare(2)`).
-pub fn apart<R: Send + 'static>(
-    name: &str,
-    fds: Vec<OwnedFd>,
-    task: impl FnOnce(Vec<OwnedFd>) -> R + Send + 'static,
-) -> io::Result<JoinHandle<Option<R>>> {
-    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let (tell, told) = mpsc::channel();
-    let body = move || {
-        let mine = own_table(&numbers);
-        let (mine, result) = match mine {
-            Ok(mine) => (Some(mine), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        let _ = tell.send(result);
-        mine.map(task)
-    };
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
-    // The originals are closed here once the thread has its own.
-    let done = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")));
-    drop(fds);
-    done.map(|()| thread)
-}
-
-fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-    // SAFETY: what this thread has until now are numbers and memory; no descriptor of the shared table is used
-    // or dropped here after, and whoever shares it is not affected.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }?;
-    let least = least_of_own();
-    let mut mine = Vec::new();
-    for number in numbers {
-        // SAFETY: open in the copied table, which the caller of `apart` guarantees by owning them meanwhile.
-        let fd = unsafe { BorrowedFd::borrow_raw(*number) };
-        mine.push(rustix::io::fcntl_dupfd_cloexec(fd, least)?);
-    }
-    // SAFETY: closes the copies of everybody else's descriptors, in this thread's table alone.
-    let result = unsafe { libc::close_range(0, least as u32 - 1, 0) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let own: Vec<RawFd> = mine.iter().map(AsRawFd::as_raw_fd).collect();
-    let end = own.iter().max().map_or(least, |highest| highest + 1);
-    for number in (least..end).filter(|number| !own.contains(number)) {
-        // SAFETY: as above.
-        unsafe { libc::close(number) };
-    }
-    // SAFETY: as above.
-    unsafe { libc::close_range(end as u32, u32::MAX, 0) };
-    Ok(mine)
 }
 
 /// A thread of the program, as a descriptor: another that gets its number later is never mistaken for it.
