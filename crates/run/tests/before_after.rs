@@ -4,12 +4,13 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 
 use linger_host::Counters;
 use linger_host::testing::{sandboxed, skip};
 use linger_probe::{Check, Config, Verdict, probe};
 use rustix::process::Signal;
-use support::{PORT, Server, aborts, program, proxy};
+use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -21,12 +22,12 @@ fn supervisor() {
 const LENGTH: usize = 300_000;
 
 /// Asks a server, bare and supervised, the questions that lose the bare one's response.
-fn before_and_after(command: &[&str], port: u16, checks: &[Check]) {
+fn before_and_after(command: &[&str], checks: &[Check]) {
     for settings in [None, Some("")] {
-        let server = Server::start_listening(settings, command, port);
+        let server = Server::start_listening(settings, command, PORT);
         let mut config = Config::default();
         config.only = checks.to_vec();
-        let target = format!("http://127.0.0.1:{port}/large").parse().unwrap();
+        let target = format!("http://127.0.0.1:{PORT}/large").parse().unwrap();
         let before = Counters::read().unwrap();
         let asked = probe(&target, &config, |_| {}).unwrap();
         let aborted = aborts(&before);
@@ -50,13 +51,11 @@ fn before_and_after(command: &[&str], port: u16, checks: &[Check]) {
 
 const EARLY: [Check; 2] = [Check::UnreadBody, Check::UploadInProgress];
 
-fn wsgi(directory: &tempfile::TempDir) -> String {
-    let path = directory.path().join("early.py");
+fn wsgi(directory: &Path) -> String {
     let text = format!(
         "def app(e, s):\n    s('200 OK', [('Content-Length', '{LENGTH}')])\n    return [b'r' * {LENGTH}]\n"
     );
-    fs::write(&path, text).unwrap();
-    path.display().to_string()
+    script(directory, "early.py", &text)
 }
 
 #[test]
@@ -75,41 +74,29 @@ http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Handler).serve_forever()
     sandboxed(|| {
         let Some(python) = program("python3", "python3") else { return };
         let checks = [Check::UnreadBody, Check::UploadInProgress, Check::LateByte];
-        before_and_after(&[&python, "-c", SERVER], PORT, &checks);
+        before_and_after(&[&python, "-c", SERVER], &checks);
     });
 }
 
 #[test]
-fn uwsgi() {
+fn uwsgi_http_socket() {
     sandboxed(|| {
-        let Some(uwsgi) = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3") else { return };
         let directory = tempfile::tempdir().unwrap();
-        let app = wsgi(&directory);
-        let socket = ["--http-socket", "127.0.0.1:8000", "--plugin", "python3"];
-        let rest = ["--wsgi-file", &app, "--callable", "app", "--master", "--die-on-term"];
-        before_and_after(&[&[uwsgi.as_str()], &socket[..], &rest[..]].concat(), PORT, &EARLY);
+        let Some(command) = uwsgi("--http-socket", &wsgi(directory.path())) else { return };
+        before_and_after(&words(&command), &EARLY);
     });
 }
 
-fn gunicorn(class: &'static str) {
+#[test]
+fn gunicorn_sync_and_gthread() {
     sandboxed(|| {
-        let Some(gunicorn) = program("gunicorn", "PyPI gunicorn") else { return };
         let directory = tempfile::tempdir().unwrap();
-        wsgi(&directory);
-        let path = directory.path().display().to_string();
-        let command = [&gunicorn, "--pythonpath", &path, "-k", class, "-b", "127.0.0.1:8000", "early:app"];
-        before_and_after(&command, PORT, &EARLY);
+        wsgi(directory.path());
+        for class in ["sync", "gthread"] {
+            let Some(command) = gunicorn(class, directory.path(), "early") else { return };
+            before_and_after(&words(&command), &EARLY);
+        }
     });
-}
-
-#[test]
-fn gunicorn_sync() {
-    gunicorn("sync");
-}
-
-#[test]
-fn gunicorn_gthread() {
-    gunicorn("gthread");
 }
 
 #[test]
@@ -120,7 +107,7 @@ fn node() {
 }).listen(8000, '127.0.0.1');";
     sandboxed(|| {
         let Some(node) = program("node", "nodejs") else { return };
-        before_and_after(&[&node, "-e", SERVER], PORT, &EARLY);
+        before_and_after(&[&node, "-e", SERVER], &EARLY);
     });
 }
 
@@ -130,16 +117,18 @@ fn nginx_told_not_to_linger() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("large"), "r".repeat(LENGTH)).unwrap();
         let location = format!("location / {{ root {}; }}", directory.path().display());
-        let Some(command) = proxy(directory.path(), &location, "lingering_close off;") else { return };
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        before_and_after(&command, 8_080, &[Check::Pipelined, Check::LateByte]);
+        let Some(command) = nginx("127.0.0.1:8000", directory.path(), &location, "lingering_close off;")
+        else {
+            return;
+        };
+        before_and_after(&words(&command), &[Check::Pipelined, Check::LateByte]);
     });
 }
 
 #[test]
 fn bare_axum() {
     sandboxed(|| match linger_peers::sample_program("axum-bare") {
-        Ok(axum) => before_and_after(&[axum.to_str().unwrap(), "8000"], PORT, &EARLY),
+        Ok(axum) => before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY),
         Err(missing) => skip("bare axum", &missing.to_string()),
     });
 }

@@ -2,13 +2,10 @@
 
 mod support;
 
-use std::fs;
 use std::process::Command;
 
-use linger_host::Counters;
 use linger_host::testing::{sandboxed, skip};
-use rustix::process::Signal;
-use support::{PORT, Server, aborts, late_reader, program};
+use support::{PORT, compare, late_reader, program, script};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -55,25 +52,16 @@ fn java_closes_both_ways() {
     sandboxed(|| {
         let Some(java) = program("java", "default-jdk-headless") else { return };
         let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("Early.java");
-        fs::write(&source, SERVER).unwrap();
-        let source = source.to_str().unwrap();
+        let source = script(directory.path(), "Early.java", SERVER);
         let modules = Command::new(&java).arg("--list-modules").output().unwrap();
         if !String::from_utf8_lossy(&modules.stdout).contains("jdk.compiler") {
             return skip("java", "java has no compiler (package default-jdk-headless)");
         }
         for way in ["socket", "channel"] {
-            for settings in [None, Some("")] {
-                let server = Server::start_listening(settings, &[&java, source, way], PORT);
-                let before = Counters::read().unwrap();
-                let lost =
-                    (0..3).filter(|_| !late_reader(PORT, 20_000, settings.is_none()).is_whole()).count();
-                let aborted = aborts(&before);
-                let report = server.stop(Signal::TERM);
-                let wanted = if settings.is_none() { (3, 3) } else { (0, 0) };
-                assert_eq!((lost, aborted), wanted, "{way}, {settings:?}: {report:?}");
-                assert!(settings.is_none() || report["lingered"] == 3, "{way}: {report:?}");
-            }
+            let command = [&java, source.as_str(), way];
+            let (lost, aborted, report) = compare(&command, "", 3, |bare| late_reader(PORT, 20_000, bare));
+            assert_eq!((lost, aborted), ([3, 0], [3, 0]), "{way}: {report:?}");
+            assert_eq!(report["lingered"], 3, "{way}: {report:?}");
         }
     });
 }

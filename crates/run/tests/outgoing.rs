@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 
@@ -10,7 +9,7 @@ use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
-use support::{PORT, Server, await_reset, late_reader, program, read};
+use support::{PORT, Server, await_reset, late_reader, program, read, script};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -83,16 +82,14 @@ fn ports_are_chosen() {
     sandboxed(|| {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
-        let script = directory.path().join("server.py");
-        fs::write(&script, TWO_PORTS).unwrap();
+        let script = script(directory.path(), "server.py", TWO_PORTS);
         for (settings, kept) in [
             ("", &[8_000, 8_001][..]),
             ("port=8001", &[8_001]),
             ("exclude", &[8_001]),
             ("port=8001 port=8000", &[8_000, 8_001]),
         ] {
-            let mut server =
-                Server::start_listening(Some(settings), &[&python, script.to_str().unwrap()], 8_000);
+            let mut server = Server::start_listening(Some(settings), &[&python, &script], 8_000);
             server.await_port(8_001);
             for port in [8_000, 8_001] {
                 let keeps = kept.contains(&port);

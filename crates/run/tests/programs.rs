@@ -6,10 +6,9 @@ mod support;
 
 use std::fs;
 
-use linger_host::Counters;
 use linger_host::testing::sandboxed;
 use rustix::process::Signal;
-use support::{PORT, Server, aborts, compare, late_reader, late_sender, program, proxy, script};
+use support::{PORT, Server, asked_once, compare, late_reader, late_sender, nginx, program, script, words};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -110,9 +109,7 @@ fn exec_closes_what_is_marked_so() {
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", ENDINGS);
         for (settings, reset) in [(None, true), (Some(""), false)] {
-            let server = Server::start_listening(settings, &[&python, &script, "exec"], PORT);
-            let got = late_reader(PORT, 20_000, reset);
-            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let server = asked_once(settings, &[&python, &script, "exec"], reset);
             let report = server.stop(Signal::TERM);
             assert!(reset || report["lingered"] == 1, "{report:?}");
         }
@@ -126,9 +123,7 @@ fn a_worker_that_exits_after_its_last_write() {
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
         for (settings, reset) in [(None, true), (Some(""), false)] {
-            let mut server = Server::start_listening(settings, &[&python, &script, "exit"], PORT);
-            let got = late_reader(PORT, 20_000, reset);
-            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let mut server = asked_once(settings, &[&python, &script, "exit"], reset);
             assert_eq!(server.wait().code(), Some(7), "the program's own status");
             assert!(reset || server.report()["lingered"] == 1);
         }
@@ -143,6 +138,7 @@ fn a_program_that_leaves_the_process_group() {
         for leaving in ["os.setpgid(0, 0)", "os.fork() and os._exit(7); os.setsid()"] {
             let directory = tempfile::tempdir().unwrap();
             let done = directory.path().join("done");
+            // Long enough for a supervisor that does not wait to have ended first.
             let end = "open(sys.argv[1], 'x').close(); os._exit(7)";
             let script = format!("import os, sys, time; {leaving}; time.sleep(0.3); {end}");
             let mut server = Server::start(Some(""), &[&python, "-c", &script, done.to_str().unwrap()]);
@@ -159,9 +155,7 @@ fn a_killed_worker_loses_nothing_that_is_held() {
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
         for (settings, reset) in [(None, true), (Some(""), true), (Some("hold"), false)] {
-            let mut server = Server::start_listening(settings, &[&python, &script, "kill"], PORT);
-            let got = late_reader(PORT, 20_000, reset);
-            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let mut server = asked_once(settings, &[&python, &script, "kill"], reset);
             assert!(!server.wait().success());
         }
     });
@@ -219,19 +213,11 @@ fn nginx_told_not_to_linger() {
             "error_page 405 =200 /page; location /page {{ root {}; default_type text/plain; }}",
             directory.path().display()
         );
-        let Some(command) = proxy(directory.path(), &location, "lingering_close off;") else { return };
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        let mut lost = [0; 2];
-        let mut reports = Vec::new();
-        for (place, settings) in [None, Some("")].into_iter().enumerate() {
-            let server = Server::start_listening(settings, &command, 8_080);
-            let counters = Counters::read().unwrap();
-            lost[place] = (0..5).filter(|_| !late_sender(8_080, place == 0).is_whole()).count();
-            if place == 1 {
-                assert_eq!(aborts(&counters), 0);
-            }
-            reports.push(server.stop(Signal::TERM));
-        }
-        assert_eq!(lost, [5, 0], "{reports:?}");
+        let Some(command) = nginx("127.0.0.1:8000", directory.path(), &location, "lingering_close off;")
+        else {
+            return;
+        };
+        let (lost, aborted, report) = compare(&words(&command), "", 5, |bare| late_sender(PORT, bare));
+        assert_eq!((lost, aborted[1]), ([5, 0], 0), "{report:?}");
     });
 }

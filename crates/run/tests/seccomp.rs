@@ -11,7 +11,7 @@ use std::process::Command;
 use linger_host::testing::sandboxed;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
-use support::{PORT, Server, compare, late_reader, program};
+use support::{PORT, Server, asked_once, compare, late_reader, program};
 
 #[test]
 #[ignore = "the supervisor of the other tests, in a process of its own"]
@@ -68,9 +68,7 @@ fn go_exits_after_its_last_write() {
         let directory = tempfile::tempdir().unwrap();
         let Some(server) = early(directory.path()) else { return };
         for (settings, reset) in [(None, true), (Some(""), false)] {
-            let mut server = Server::start_listening(settings, &[&server, "exit"], PORT);
-            let got = late_reader(PORT, 20_000, reset);
-            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let mut server = asked_once(settings, &[&server, "exit"], reset);
             assert_eq!(server.wait().code(), Some(7), "the program's own status");
             assert!(reset || server.report()["lingered"] == 1);
         }
@@ -155,15 +153,7 @@ fn a_worker_that_exits_or_becomes_another() {
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for way in ["exit", "exec"] {
             for (settings, reset) in [(None, true), (Some(""), false)] {
-                let mut server = Server::start_listening(settings, &[&program, way], PORT);
-                let got = late_reader(PORT, 20_000, reset);
-                assert_eq!(
-                    got.is_whole(),
-                    !reset,
-                    "{way} {settings:?}: {} bytes, {:?}",
-                    got.bytes.len(),
-                    got.error
-                );
+                let mut server = asked_once(settings, &[&program, way], reset);
                 let report = if way == "exit" {
                     assert_eq!(server.wait().code(), Some(7), "the program's own status");
                     server.report()
@@ -213,8 +203,7 @@ fn a_program_outlives_its_supervisor() {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["", "hold"] {
-            let mut server = Server::start_listening(Some(settings), &[&program, "close"], PORT);
-            assert!(late_reader(PORT, 20_000, false).is_whole());
+            let mut server = asked_once(Some(settings), &[&program, "close"], false);
             let child = children(server.pid().as_raw_nonzero().get())
                 .into_iter()
                 .find(|pid| {
@@ -269,9 +258,7 @@ fn a_killed_worker_loses_nothing_that_is_held() {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for (settings, reset) in [(None, true), (Some(""), true), (Some("hold"), false)] {
-            let mut server = Server::start_listening(settings, &[&program, "kill"], PORT);
-            let got = late_reader(PORT, 20_000, reset);
-            assert_eq!(got.is_whole(), !reset, "{settings:?}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let mut server = asked_once(settings, &[&program, "kill"], reset);
             assert!(!server.wait().success());
             assert!(reset || server.report()["lingered"] == 1);
         }
@@ -317,9 +304,7 @@ fn a_killed_worker_that_had_shut_down_adds_up() {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["seccomp", "seccomp hold"] {
-            let mut server = Server::start_listening(Some(settings), &[&program, "shutdown-kill"], PORT);
-            let got = late_reader(PORT, 20_000, false);
-            assert!(got.is_whole(), "{settings}: {} bytes, {:?}", got.bytes.len(), got.error);
+            let mut server = asked_once(Some(settings), &[&program, "shutdown-kill"], false);
             assert!(!server.wait().success());
             let report = server.report();
             assert_eq!((&report["closes"], &report["lingered"]), (&1.into(), &1.into()), "{report:?}");

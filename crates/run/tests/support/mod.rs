@@ -129,6 +129,7 @@ impl Server {
                 "{ended:?}: {}",
                 self.log()
             );
+            // Nobody outside a program is told that it listens.
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -230,6 +231,21 @@ pub(crate) fn compare(
     (lost, aborted, report)
 }
 
+/// Starts a server, and asks it once by a reader that is late: the response is whole unless a reset is expected.
+#[track_caller]
+pub(crate) fn asked_once(settings: Option<&str>, command: &[&str], reset_expected: bool) -> Server {
+    let server = Server::start_listening(settings, command, PORT);
+    let got = late_reader(PORT, 20_000, reset_expected);
+    assert_eq!(
+        got.is_whole(),
+        !reset_expected,
+        "{command:?}, {settings:?}: {} bytes, {:?}",
+        got.bytes.len(),
+        got.error
+    );
+    server
+}
+
 /// Writes a file; its path.
 pub(crate) fn script(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
@@ -264,7 +280,7 @@ pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
     read(stream)
 }
 
-/// Waits for a reset; for a while only where none should come.
+/// Waits for a reset; for a while only where none should come, which decides nothing: one that comes later is counted.
 pub(crate) fn await_reset(stream: &TcpStream, expected: bool) {
     let patience = if expected { 5_000 } else { 300 };
     let mut fds = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
@@ -278,6 +294,7 @@ pub(crate) fn late_sender(port: u16, reset_expected: bool) -> Got {
     let _ = stream.write_all(&request(0));
     let tries = if reset_expected { 1_000 } else { 60 };
     let mut refused = |_: &u32| {
+        // A client's pause between two writes.
         thread::sleep(Duration::from_millis(5));
         stream.write_all(b"y").is_err()
     };
@@ -311,18 +328,29 @@ pub(crate) fn program(name: &str, package: &str) -> Option<String> {
     found.map(|path| path.to_string_lossy().into_owned())
 }
 
-/// nginx before an application server.
-pub(crate) fn proxy(directory: &Path, location: &str, settings: &str) -> Option<Vec<String>> {
-    proxy_at("127.0.0.1:8080", directory, location, settings)
+/// A command, as [`Server::start`] takes it.
+pub(crate) fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
 }
 
-/// The same with options of the listening socket.
-pub(crate) fn proxy_at(
-    listen: &str,
-    directory: &Path,
-    location: &str,
-    settings: &str,
-) -> Option<Vec<String>> {
+/// uWSGI with one kind of socket, and a file of Python whose `app` answers.
+pub(crate) fn uwsgi(socket: &str, file: &str) -> Option<Vec<String>> {
+    let uwsgi = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3")?;
+    let plugin = ["--plugin", "python3", "--wsgi-file", file, "--callable", "app"];
+    let words = [&[uwsgi.as_str(), socket, "127.0.0.1:8000"], &plugin[..], &["--master", "--die-on-term"]];
+    Some(words.concat().into_iter().map(str::to_owned).collect())
+}
+
+/// gunicorn with one kind of worker, and `app` of a module in a directory.
+pub(crate) fn gunicorn(class: &str, directory: &Path, module: &str) -> Option<Vec<String>> {
+    let gunicorn = program("gunicorn", "PyPI gunicorn")?;
+    let (path, app) = (directory.to_str()?, format!("{module}:app"));
+    let words = [&gunicorn, "--pythonpath", path, "-k", class, "-b", "127.0.0.1:8000", &app];
+    Some(words.map(str::to_owned).into())
+}
+
+/// nginx with one location. `listen` is an address, with options of its socket.
+pub(crate) fn nginx(listen: &str, directory: &Path, location: &str, settings: &str) -> Option<Vec<String>> {
     let nginx = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).is_file());
     let Some(nginx) = nginx else {
         linger_host::testing::skip("nginx", "nginx is not installed (package nginx-light)");
