@@ -68,7 +68,7 @@ fn only_end_request_half_close_drain_close_is_right_everywhere() {
         let mut ours = Duration::ZERO;
         for (name, start) in GATEWAYS {
             let responder = Running::start(Config::default(), sized);
-            let Some(tally) = Tally::of(responder.address, start) else { continue };
+            let Some(tally) = Tally::of(responder.port(), start) else { continue };
             eprintln!("Responder behind {name}: {tally:?}");
             assert_eq!((tally.incomplete, tally.aborts), (0, 0), "{name}: {tally:?}");
             ours = ours.max(tally.slowest);

@@ -27,7 +27,7 @@ fn behind(gateways: &[(&str, Start)]) {
     sandboxed(|| {
         for (name, start) in gateways {
             let responder = Running::start(Config::default(), sized);
-            let Some(gateway) = available(start(responder.address)) else { continue };
+            let Some(gateway) = available(start(responder.port())) else { continue };
             let before = Counters::read().unwrap();
             let mut slowest = Duration::ZERO;
             for body in SIZES {
@@ -93,7 +93,7 @@ fn behind_cgi_fcgi() {
                     ("HTTP_X_ANSWER", "67000"),
                     ("SCRIPT_FILENAME", "/script"),
                 ];
-                let got = cgi_fcgi(responder.address, &variables, &vec![b'b'; body]);
+                let got = cgi_fcgi(responder.port(), &variables, &vec![b'b'; body]);
                 let Some((_, output)) = available(got) else { return };
                 let answered = output.iter().filter(|byte| **byte == b'r').count();
                 assert!(answered >= 67_000, "body {body}, read {read}: {answered} bytes");

@@ -1,48 +1,22 @@
 //! Our client against our responder over real sockets: both roles' promises, without a foreign peer.
 
+mod common;
+
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
+use common::Running;
 use linger_fastcgi::gateway::{Client, Config as ClientConfig, Error, Request as Call};
 use linger_fastcgi::record::{ProtocolStatus, RecordType, Role, push, push_begin};
-use linger_fastcgi::responder::{Closed, Config, Handler, Stop};
-use linger_fastcgi::{Address, Request, Responder, Response, cgi};
+use linger_fastcgi::responder::{Closed, Config, Handler};
+use linger_fastcgi::{Address, Request, Response, cgi};
 
-struct Running {
-    address: Address,
-    stop: Stop,
-    thread: Option<thread::JoinHandle<io::Result<()>>>,
-}
-
-impl Running {
-    fn start(config: Config, handler: impl Handler + 'static) -> Self {
-        Self::start_at(&"127.0.0.1:0".parse().unwrap(), config, handler)
-    }
-
-    fn start_at(address: &Address, config: Config, handler: impl Handler + 'static) -> Self {
-        let responder = Responder::bind(address, config).unwrap();
-        let (address, stop) = (responder.local_address().unwrap(), responder.stopper());
-        Self { address, stop, thread: Some(thread::spawn(move || responder.run(handler))) }
-    }
-
-    fn client(&self, keep_conn: bool) -> Client {
-        let mut config = ClientConfig::default();
-        (config.keep_conn, config.trusting) = (keep_conn, keep_conn);
-        Client::new(self.address.clone(), config)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.stop();
-        let ended = self.thread.take().unwrap().join();
-        if !thread::panicking() {
-            ended.unwrap().unwrap();
-        }
-    }
+fn client(running: &Running, keep_conn: bool) -> Client {
+    let mut config = ClientConfig::default();
+    (config.keep_conn, config.trusting) = (keep_conn, keep_conn);
+    Client::new(running.address.clone(), config)
 }
 
 /// Answers with as many bytes as `X_ANSWER` says after reading as many as `X_READ` says (all without it).
@@ -75,7 +49,7 @@ fn every_size_of(address: &Address, keep_conn: bool, multiplex: bool) {
     let mut config = Config::default();
     config.multiplex = multiplex;
     let running = Running::start_at(address, config, sized);
-    let client = running.client(keep_conn);
+    let client = client(&running, keep_conn);
     for body in SIZES {
         for read in [Some(0), Some(body / 2), None] {
             for answer in [0, 67_000, 2 << 20] {
@@ -137,7 +111,7 @@ impl Handler for Counted {
 fn kept_connections_are_used_again_even_after_an_early_answer() {
     let ends = Arc::new(Ends::default());
     let running = Running::start(Config::default(), Counted(ends.clone()));
-    let client = running.client(true);
+    let client = client(&running, true);
     for round in 0..50 {
         // Small enough to have been sent whole before the answer comes, so that the connection can be kept.
         let mut response = client.send(call(1000, Some(round % 2), 10)).unwrap();
@@ -156,8 +130,7 @@ fn a_body_that_never_ends_on_a_kept_connection_is_bounded() {
     let mut config = Config::default();
     config.policy.max_discard = Some(1 << 20);
     let running = Running::start(config, Counted(ends.clone()));
-    let mut response = running
-        .client(true)
+    let mut response = client(&running, true)
         .send(Call::new("POST", "/").param("X_READ", "0").param("X_ANSWER", "10").stream(io::repeat(1)))
         .unwrap();
     let mut got = String::new();
@@ -186,8 +159,7 @@ fn many_requests_share_a_connection() {
         response.write_all(body.as_bytes())?;
         Ok(u32::from(request.id()))
     });
-    let Address::Tcp(address) = &running.address else { panic!() };
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let mut stream = std::net::TcpStream::connect(running.port()).unwrap();
     let mut wire = Vec::new();
     for id in [1, 2] {
         push_begin(&mut wire, id, Role::Responder, true);
@@ -233,7 +205,7 @@ fn a_handler_that_fails_is_a_500_or_a_cut() {
             None => Err(io::Error::other("no database")),
         }
     });
-    let client = running.client(false);
+    let client = client(&running, false);
     for name in ["X", "X_PANIC"] {
         let mut response = client.send(Call::new("GET", "/").param(name, "1")).unwrap();
         assert_eq!(response.head().unwrap().status, 500);
@@ -250,8 +222,7 @@ fn a_handler_that_fails_is_a_500_or_a_cut() {
 #[test]
 fn only_one_request_a_connection_unless_multiplexing() {
     let running = Running::start(Config::default(), sized);
-    let Address::Tcp(address) = &running.address else { panic!() };
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let mut stream = std::net::TcpStream::connect(running.port()).unwrap();
     let mut wire = Vec::new();
     push_begin(&mut wire, 1, Role::Responder, true);
     push_begin(&mut wire, 2, Role::Responder, true);
@@ -266,7 +237,7 @@ fn strangers_are_turned_away() {
     let mut config = Config::default();
     config.allowed = Some(vec!["192.0.2.1".parse().unwrap()]);
     let running = Running::start(config, sized);
-    let error = running.client(false).send(call(0, None, 0)).unwrap_err();
+    let error = client(&running, false).send(call(0, None, 0)).unwrap_err();
     assert!(matches!(error, Error::Cut { received: 0, .. }), "{error}");
 }
 
@@ -276,7 +247,7 @@ fn resting_connections_keep_nobody_waiting_and_a_stop_ends_them() {
     config.connections = 1;
     let running = Running::start(config, sized);
     // Each client keeps its connection; with one slot the second would wait for ever if a resting one held it.
-    let clients: Vec<Client> = (0..5).map(|_| running.client(true)).collect();
+    let clients: Vec<Client> = (0..5).map(|_| client(&running, true)).collect();
     for _ in 0..3 {
         for client in &clients {
             let mut response = client.send(call(0, None, 10)).unwrap();
@@ -303,7 +274,7 @@ fn a_filter_reads_both_streams_and_an_authorizer_needs_none() {
         Ok(0)
     });
     for keep_conn in [false, true] {
-        let client = running.client(keep_conn);
+        let client = client(&running, keep_conn);
         let mut call = Call::new("GET", "/").body(b"the body".to_vec());
         (call.role, call.data) = (Role::Filter, Some(b"the file".to_vec().into()));
         let mut response = client.send(call).unwrap();

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use linger_host::testing::sandboxed;
+use linger_host::testing::{sandboxed, skip};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
 use support::{PORT, Server, asked_once, compare, late_reader, program};
@@ -236,13 +236,10 @@ fn children(process: i32) -> Vec<i32> {
 #[test]
 fn bare_axum() {
     sandboxed(|| {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let sample = ["build", "--quiet", "--offline", "--package", "linger-samples", "--bin", "axum-bare"];
-        build(Command::new(cargo).args(sample).current_dir(&workspace));
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), Into::into);
-        let server = target.join("debug/axum-bare").display().to_string();
+        let server = match linger_peers::sample_program("axum-bare") {
+            Ok(axum) => axum.display().to_string(),
+            Err(missing) => return skip("bare axum", &missing.to_string()),
+        };
         for settings in ["", "seccomp"] {
             let (lost, aborted, report) =
                 compare(&[&server, "8000"], settings, 10, |bare| late_reader(PORT, 1_000_000, bare));

@@ -47,18 +47,26 @@ pub(crate) fn sized(request: &mut Request, response: &mut Response) -> io::Resul
 
 /// A responder of ours that runs until it is dropped.
 pub(crate) struct Running {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     stop: Stop,
     thread: Option<thread::JoinHandle<io::Result<()>>>,
 }
 
 impl Running {
     pub(crate) fn start(config: Config, handler: impl Handler + 'static) -> Self {
-        let responder = Responder::bind(&"127.0.0.1:0".parse().unwrap(), config).unwrap();
-        let Address::Tcp(address) = responder.local_address().unwrap() else { panic!("asked for TCP") };
-        let stop = responder.stopper();
-        let thread = thread::spawn(move || responder.run(handler));
-        Self { address: address.parse().unwrap(), stop, thread: Some(thread) }
+        Self::start_at(&"127.0.0.1:0".parse().unwrap(), config, handler)
+    }
+
+    pub(crate) fn start_at(address: &Address, config: Config, handler: impl Handler + 'static) -> Self {
+        let responder = Responder::bind(address, config).unwrap();
+        let (address, stop) = (responder.local_address().unwrap(), responder.stopper());
+        Self { address, stop, thread: Some(thread::spawn(move || responder.run(handler))) }
+    }
+
+    /// Where it listens, by TCP.
+    pub(crate) fn port(&self) -> SocketAddr {
+        let Address::Tcp(address) = &self.address else { panic!("{} is not TCP", self.address) };
+        address.parse().unwrap()
     }
 }
 
