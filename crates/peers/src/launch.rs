@@ -1,7 +1,8 @@
 //! Finding a program, starting it, knowing when it serves, ending it.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tempfile::TempDir;
 
 /// A server that cannot be had.
@@ -64,11 +67,20 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
 
 /// A port that was free a moment ago.
 ///
+/// Nothing ever listens at it: a child that another thread forks meanwhile has the socket until its exec, and whoever
+/// connects in that time would take it for the server, and be reset.
+///
 /// # Panics
 /// Where loopback has none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
+    let port = || -> io::Result<u16> {
+        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // So that the server, which sets it as well, can bind beside such a child's copy.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        Ok(SocketAddrV4::try_from(net::getsockname(&socket)?)?.port())
+    };
+    port().expect("loopback has a free port")
 }
 
 /// A server about to be started: its folder and its port.
@@ -154,6 +166,7 @@ impl Launch {
                 let tail: Vec<&str> = tail.into_iter().rev().collect();
                 return Err(failed(format!("{command:?} ({ended:?}): {}", tail.join("\n"))));
             }
+            // Nobody outside a server is told that it listens.
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -199,9 +212,9 @@ fn end(child: &mut Child) {
     let Ok(id) = i32::try_from(child.id()) else { return };
     let Some(group) = Pid::from_raw(id) else { return };
     let _ = kill_process_group(group, Signal::TERM);
-    let until = Instant::now() + Duration::from_millis(500);
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
-        thread::sleep(Duration::from_millis(5));
+    if let Ok(process) = pidfd_open(group, PidfdFlags::empty()) {
+        let half_a_second = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&half_a_second));
     }
     // Workers may outlive their master.
     let _ = kill_process_group(group, Signal::KILL);

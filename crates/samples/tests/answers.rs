@@ -1,26 +1,19 @@
 //! Each sample answers with as many bytes as the matrix expects of it.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use linger_fastcgi::gateway::{Client, Config, Request};
+use linger_peers::Launch;
 
 /// Runs a sample while `ask` asks it.
 fn with(program: &str, ask: impl FnOnce(SocketAddr)) {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let mut child = Command::new(program).arg(address.port().to_string()).spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(address).is_err() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ask(address)));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    asked.unwrap();
+    let launch = Launch::new("a sample");
+    let mut command = Command::new(program);
+    command.arg(launch.port.to_string());
+    let sample = launch.start(command).unwrap();
+    ask(sample.address);
 }
 
 fn http(program: &str) {
