@@ -217,84 +217,34 @@ mod a_hundred_times {
         });
     }
 
-    #[test]
-    #[ignore = "long"]
-    fn nginx_always() {
-        asked("nginx, lingering_close always", &ALL, &[], &[]);
+    /// A test for each: a server, what it is asked, where it loses, and what is left to chance.
+    macro_rules! servers {
+        ($($name:ident: $server:literal, $asked:expr, loses $loses:expr, races $races:expr;)*) => {$(
+            #[test]
+            #[ignore = "about a minute: cargo test -p linger-probe --test servers a_hundred_times -- --ignored"]
+            fn $name() {
+                asked($server, &$asked, &$loses, &$races);
+            }
+        )*};
     }
 
-    #[test]
-    #[ignore = "long"]
-    fn nginx_off() {
-        let loses = [Check::LateByte, Check::Pipelined];
-        asked("nginx, lingering_close off", &loses, &loses, &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn httpd_event() {
-        asked("httpd, event", &ALL, &[], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn httpd_prefork() {
-        asked("httpd, prefork", &ALL, &[], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn lighttpd() {
-        asked("lighttpd", &ALL, &[], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn axum_with_linger() {
+    servers! {
+        nginx_always: "nginx, lingering_close always", ALL, loses [], races [];
+        nginx_off: "nginx, lingering_close off", [Check::LateByte, Check::Pipelined],
+            loses [Check::LateByte, Check::Pipelined], races [];
+        httpd_event: "httpd, event", ALL, loses [], races [];
+        httpd_prefork: "httpd, prefork", ALL, loses [], races [];
+        lighttpd: "lighttpd", ALL, loses [], races [];
         // hyper answers a client that shuts its side, or does not: whichever it reads first.
-        asked("axum with linger", &ALL, &[], &[Check::HalfClose]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn actix_web() {
-        asked("actix-web", &ALL, &[Check::LateByte], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn linger_fastcgi() {
-        asked("linger-fastcgi", &ALL, &[], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn python_http_server() {
-        let loses = [Check::LateByte, Check::UploadInProgress];
-        asked("Python http.server", &loses, &loses, &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn node() {
-        asked("Node", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn uwsgi_http_socket() {
-        asked("uWSGI, HTTP socket", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn gunicorn() {
-        asked("gunicorn, sync", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
-    }
-
-    #[test]
-    #[ignore = "long"]
-    fn bare_axum() {
-        asked("axum", &[Check::UploadInProgress], &[Check::UploadInProgress], &[]);
+        axum_with_linger: "axum with linger", ALL, loses [], races [Check::HalfClose];
+        actix_web: "actix-web", ALL, loses [Check::LateByte], races [];
+        linger_fastcgi: "linger-fastcgi", ALL, loses [], races [];
+        python_http_server: "Python http.server", [Check::LateByte, Check::UploadInProgress],
+            loses [Check::LateByte, Check::UploadInProgress], races [];
+        node: "Node", [Check::UploadInProgress], loses [Check::UploadInProgress], races [];
+        uwsgi_http_socket: "uWSGI, HTTP socket", [Check::UploadInProgress],
+            loses [Check::UploadInProgress], races [];
+        gunicorn: "gunicorn, sync", [Check::UploadInProgress], loses [Check::UploadInProgress], races [];
+        bare_axum: "axum", [Check::UploadInProgress], loses [Check::UploadInProgress], races [];
     }
 }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }

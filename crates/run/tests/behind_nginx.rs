@@ -19,7 +19,7 @@ use support::{
 };
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }

@@ -8,7 +8,7 @@ use linger_host::testing::{sandboxed, skip};
 use support::{PORT, compare, late_reader, program, script};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use support::{PORT, Server, await_reset, late_reader, program, read, script};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }

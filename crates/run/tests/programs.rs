@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use support::{PORT, Server, asked_once, compare, late_reader, late_sender, nginx, program, script, words};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use support::{PORT, Server, connect, program, script};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }
@@ -39,7 +39,7 @@ fn answer(mut stream: TcpStream, copy: bool) {
 }
 
 #[test]
-#[ignore = "the program of the race, which the supervisor runs"]
+#[ignore = "no test, but the program that the supervisor runs"]
 fn racer() {
     if std::env::var_os("LINGER_TEST_COMMAND").is_none() {
         return;

@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, Signal};
 use support::{PORT, Server, asked_once, compare, late_reader, program};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }

@@ -12,7 +12,7 @@ use linger_host::testing::{sandboxed, skip};
 use support::{Server, program};
 
 #[test]
-#[ignore = "the supervisor of the other tests, in a process of its own"]
+#[ignore = "no test, but the supervisor that the others start"]
 fn supervisor() {
     support::supervise();
 }
@@ -77,7 +77,7 @@ fn waitress() {
 }
 
 #[test]
-#[ignore = "its 2,500 tests take minutes, twice: run it by name"]
+#[ignore = "minutes, for 2,500 tests twice: cargo test -p linger-run --test suites -- --ignored gunicorn"]
 fn gunicorn() {
     passes_as_without("gunicorn", "");
 }
