@@ -260,6 +260,7 @@ where
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) if is_passing(&error) => {
+                // It stays in the queue; a connection that ends makes room.
                 ::tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }

@@ -156,6 +156,7 @@ fn loss() -> io::Result<()> {
             for number in 0..DATAGRAMS {
                 let _ = from.send(&[0; 64]);
                 if number % 50 == 49 {
+                    // A pace that no queue on the way overflows at: what is lost is the link's doing.
                     thread::sleep(Duration::from_millis(1));
                 }
             }

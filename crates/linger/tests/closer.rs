@@ -102,6 +102,7 @@ fn honest_clients_are_served_while_five_thousand_drip() {
                         // Those that were evicted are told so by an error.
                         let _ = peer.write(b".");
                     }
+                    // A drip: well inside `idle`, so that none ends by itself.
                     std::thread::sleep(Duration::from_millis(300));
                 }
             })

@@ -163,6 +163,7 @@ impl<'p> Trial<'p> {
         }
     }
 
+    /// Is late, by as much as a client is that stays away from its response.
     pub(crate) fn late(&self) {
         thread::sleep(self.prober.config.delay);
     }

@@ -9,6 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -178,7 +179,14 @@ fn requests(name: &str, options: &[&str], settings: &str, wanted: Option<f64>) {
             on(Side::Server, || start(supervised, &["/usr/sbin/nginx", "-c", file.as_str()]))
         })
         .collect::<Vec<_>>();
-    thread::sleep(Duration::from_millis(700));
+    let until = Instant::now() + Duration::from_secs(10);
+    for port in PORTS {
+        // Nobody outside a server is told that it listens.
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < until, "nginx does not listen at {port}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
     let mut ratios = Vec::new();
     let mut rates = [Vec::new(), Vec::new()];
     for pair in 0..PAIRS {

@@ -185,6 +185,7 @@ impl Watcher {
         let until = Instant::now() + patience;
         let mut notices = self.take_stock(true);
         while !self.waiting.is_empty() && Instant::now() < until {
+            // The kernel's news is read all at once, in an order of its own (`take_stock`), not as it comes.
             std::thread::sleep(STEP);
             notices.extend(self.take_stock(true));
         }

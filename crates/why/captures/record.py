@@ -100,6 +100,7 @@ def record(name, out):
     try:
         function(version)
     finally:
+        # What is still on the way: more than any delay of these links.
         time.sleep(0.25)
         for place, path, dump in dumps:
             dump.send_signal(signal.SIGINT)
@@ -113,6 +114,7 @@ def record(name, out):
         inside(M, "nft flush ruleset")
         for ns in (C, S):
             inside(ns, "ss -K", False)
+        # The resets of `ss -K` are over before the next capture begins.
         time.sleep(0.1)
 
 
@@ -178,6 +180,7 @@ def response(length, sent=None):
 
 
 def nap(seconds=0.1):
+    """A pause of one side, more than a round trip: it orders packets that neither side is told of."""
     time.sleep(seconds)
 
 

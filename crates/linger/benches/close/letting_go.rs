@@ -42,6 +42,7 @@ fn time_held(server: SocketAddr) -> f64 {
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     let port = client.local_addr().expect("connected").port();
     while server_holds(server.port(), port) && started.elapsed() < Duration::from_secs(60) {
+        // To within which it is told; only the server itself is told of its close.
         std::thread::sleep(Duration::from_millis(5));
     }
     started.elapsed().as_secs_f64()

@@ -64,6 +64,7 @@ fn start(
             println!("skipped: {name}: it does not listen on {address} after 10 s");
             return None;
         }
+        // Nobody outside a server is told that it listens.
         std::thread::sleep(Duration::from_millis(20));
     }
     Some(peer)
@@ -145,19 +146,13 @@ pub(crate) fn cpu_of(directory: &str) -> f64 {
     paths.iter().map(nanoseconds).sum::<f64>() / 1e9
 }
 
-/// The directory in `/proc` of the thread of the closer that was made last.
+/// The directory in `/proc` of the thread of a closer that was made just now: this process's newest.
 pub(crate) fn closer_thread() -> String {
-    let is_it = |path: &std::path::PathBuf| {
-        std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == "linger-closer")
-    };
     let number = |path: &std::path::PathBuf| -> u32 {
         path.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0)
     };
-    // A thread names itself, soon after it was started.
-    std::thread::sleep(Duration::from_millis(20));
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc").flatten();
-    let newest = tasks.map(|task| task.path()).filter(is_it).max_by_key(number);
-    newest.expect("the closer's thread has its name").display().to_string()
+    tasks.map(|task| task.path()).max_by_key(number).expect("a process has a thread").display().to_string()
 }
 
 /// What wrk counted.

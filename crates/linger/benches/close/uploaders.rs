@@ -37,6 +37,7 @@ pub(crate) fn run() {
         let present = until(&closer, |snapshot| snapshot.since(&before).handed_over >= UPLOADERS as u64);
         // From here on it is uploads that nobody wants, and not the answers.
         while answered.load(Ordering::Relaxed) < UPLOADERS * RESPONSE {
+            // Seldom enough to be no load, and nothing is measured yet.
             std::thread::sleep(Duration::from_millis(1));
         }
         let under = latency(server.address);

@@ -45,6 +45,7 @@ fn until(closer: &Closer, what: impl Fn(&Snapshot) -> bool) -> Snapshot {
             return snapshot;
         }
         assert!(Instant::now() < end, "it never came to that: {snapshot:?}");
+        // A snapshot changes without anybody being told.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

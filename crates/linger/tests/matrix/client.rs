@@ -70,6 +70,7 @@ pub(crate) fn run(
         thread::spawn(move || upload.send(&mut line, peer, &over))
     };
     if peer == Peer::Stalls {
+        // The stall itself, inside every bound.
         thread::sleep(policy().grace / 4);
     }
     let got = line.receive(server, size);
@@ -138,6 +139,7 @@ impl Upload {
             }
             Peer::Drips => {
                 while self.chunk(line, 1).is_ok() {
+                    // The drip itself: never silent for as long as `grace`.
                     thread::sleep(policy().grace / 3);
                 }
             }

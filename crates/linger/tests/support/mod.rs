@@ -127,6 +127,7 @@ pub(crate) fn until(closer: &Closer, what: impl Fn(&Snapshot) -> bool) -> Snapsh
             return snapshot;
         }
         assert!(Instant::now() < end, "it never came to that: {snapshot:?}");
+        // A snapshot changes without anybody being told.
         thread::sleep(Duration::from_millis(1));
     }
 }

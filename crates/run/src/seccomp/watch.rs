@@ -135,6 +135,7 @@ impl Watcher {
                 if self.held.is_empty() {
                     return;
                 }
+                // The last process closes what it had after it has left the filter, and no descriptor tells when.
                 std::thread::sleep(SOON);
             }
         }
