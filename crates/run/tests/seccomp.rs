@@ -5,13 +5,17 @@
 mod support;
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use linger_host::Counters;
 use linger_host::testing::{sandboxed, skip};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{PidfdFlags, Signal};
-use support::{PORT, Server, asked_once, compare, late_reader, program};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
+use support::{PORT, Server, aborts, asked_once, compare, connect, late_reader, program, read, request};
 
 #[test]
 #[ignore = "no test, but the supervisor that the others start"]
@@ -204,33 +208,79 @@ fn a_program_outlives_its_supervisor() {
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
         for settings in ["", "hold"] {
             let mut server = asked_once(Some(settings), &[&program, "close"], false);
-            let child = children(server.pid().as_raw_nonzero().get())
-                .into_iter()
-                .find(|pid| {
-                    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ways")
-                })
-                .unwrap();
-            rustix::process::kill_process(server.pid(), Signal::KILL).unwrap();
+            let child = child(&server);
+            kill_process(server.pid(), Signal::KILL).unwrap();
             server.wait();
             // `ways` checks that its closes succeed, and would have ended.
             for _ in 0..3 {
                 assert!(!late_reader(PORT, 20_000, true).is_whole(), "{settings}: closed plainly");
             }
-            let child = rustix::process::Pid::from_raw(child).unwrap();
             let ended = rustix::process::pidfd_open(child, PidfdFlags::empty()).unwrap();
-            rustix::process::kill_process(child, Signal::TERM).unwrap();
+            kill_process(child, Signal::TERM).unwrap();
             // Its address is free again for the next.
             rustix::event::poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
         }
     });
 }
 
-fn children(process: i32) -> Vec<i32> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
-    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    children
-        .flat_map(|text| text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
-        .collect()
+/// The supervisor is stopped: the program waits in its close, and its client for the end. When the supervisor goes on, so
+/// do they, and nothing is lost.
+#[test]
+fn a_stopped_supervisor_loses_nothing() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
+        for settings in ["", "hold"] {
+            let server = Server::start_listening(Some(settings), &[&program, "close"], PORT);
+            let (supervisor, child) = (server.pid(), child(&server));
+            let before = Counters::read().unwrap();
+            let mut stream = connect(PORT, Some(4_096));
+            await_call(child, libc::SYS_read);
+            kill_process(supervisor, Signal::STOP).unwrap();
+            waitpid(Some(supervisor), WaitOptions::UNTRACED).unwrap();
+            stream.write_all(&request(20_000)).unwrap();
+            await_call(child, libc::SYS_close);
+            let mut got = vec![0; "HTTP/1.0 200 OK\r\n\r\n".len() + 600_000 + "END".len()];
+            stream.read_exact(&mut got).unwrap();
+            assert!(got.ends_with(b"END"), "{settings}");
+            stream.set_nonblocking(true).unwrap();
+            let early = stream.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(early, Err(ErrorKind::WouldBlock), "{settings}: the connection has not ended");
+            await_call(child, libc::SYS_close);
+            stream.set_nonblocking(false).unwrap();
+            kill_process(supervisor, Signal::CONT).unwrap();
+            let rest = read(stream);
+            assert!(rest.bytes.is_empty() && rest.error.is_none(), "{settings}: {rest:?}");
+            assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings}: the program goes on");
+            assert_eq!(aborts(&before), 0, "{settings}");
+            assert_eq!(server.stop(Signal::TERM)["lingered"], 2, "{settings}");
+        }
+    });
+}
+
+/// Waits until a process waits in a system call.
+fn await_call(process: Pid, call: i64) {
+    let (path, wanted) = (format!("/proc/{process}/syscall"), format!("{call} "));
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = fs::read_to_string(&path).unwrap();
+        if now.starts_with(&wanted) {
+            return;
+        }
+        assert!(Instant::now() < until, "{now}");
+        // Nobody is told which call another process is in.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The program `ways` that a supervisor has started.
+fn child(supervisor: &Server) -> Pid {
+    let tasks = fs::read_dir(format!("/proc/{}/task", supervisor.pid())).unwrap().flatten();
+    let children: String =
+        tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    let is_it =
+        |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "ways\n");
+    Pid::from_raw(children.split_whitespace().find(is_it).unwrap().parse().unwrap()).unwrap()
 }
 
 #[test]
@@ -289,7 +339,7 @@ fn signals_reach_a_program_that_accepts() {
                       signal.signal(signal.SIGTERM, lambda *_: os._exit(5))\n\
                       socket.create_server(('127.0.0.1', 8000)).accept()\n";
         let mut server = Server::start_listening(Some("seccomp hold"), &[&python, "-c", script], PORT);
-        rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
+        kill_process(server.pid(), Signal::TERM).unwrap();
         assert_eq!(server.wait().code(), Some(5), "{}", server.log());
     });
 }
@@ -337,7 +387,7 @@ fn a_process_whose_descriptors_are_refused_is_named() {
             for _ in 0..2 {
                 assert_eq!(late_reader(PORT, 20_000, refused > 0).is_whole(), refused == 0, "{settings}");
             }
-            rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
+            kill_process(server.pid(), Signal::TERM).unwrap();
             server.wait();
             let (report, log) = (server.said(), server.log());
             assert_eq!(report["refused"], refused, "{report:?}");
@@ -362,7 +412,7 @@ fn what_a_process_that_is_refused_may_have_is_left_alone() {
             for _ in 0..2 {
                 assert_eq!(late_reader(PORT, 20_000, refused).is_whole(), !refused, "{settings}");
             }
-            rustix::process::kill_process(server.pid(), Signal::TERM).unwrap();
+            kill_process(server.pid(), Signal::TERM).unwrap();
             server.wait();
             let report = server.said();
             assert_eq!(report["lingered"], if refused { 0 } else { 2 }, "{settings}: {report:?}");
