@@ -151,11 +151,8 @@ impl Watcher {
             }
         }
         let unread = connection::unread(fd.as_fd());
-        let Ok(status) = rustix::fs::fstat(&fd) else { return };
         let fd = match way {
-            Way::Close | Way::Perhaps
-                if passed == Passed::No && (alone || self.is_last(cookie, status.st_ino, (me, number))) =>
-            {
+            Way::Close | Way::Perhaps if passed == Passed::No && self.is_last(cookie, (me, number)) => {
                 self.unwatch(thread, question.thread, number, fd)
             }
             _ => Some(fd),
@@ -221,7 +218,7 @@ impl Watcher {
     /// Ends a connection that the program has closed, unless it has it under another number, or in another process.
     pub(super) fn closed(&mut self, pending: Pending) {
         let Pending { fd, cookie, unread, way, thread, number, passed: given, .. } = pending;
-        if self.shared.contains_key(&cookie) {
+        if let Some(inode) = self.shared.get(&cookie).map(|shared| shared.inode) {
             let closing = self.pending.get(&cookie).and_then(|others| others.first());
             let closing = closing.map(|other| other.thread.process);
             let passed = self.passing.passed(cookie, thread.process);
@@ -229,7 +226,6 @@ impl Watcher {
                 // Most likely it is under way: to look for it can wait.
                 return self.put_off(&fd, cookie, unread, Some((thread, number)));
             }
-            let inode = rustix::fs::fstat(&fd).map_or(0, |status| status.st_ino);
             let (holder, blind) = match closing {
                 Some(_) => (closing, false),
                 None => self.holder(cookie, inode),

@@ -157,8 +157,9 @@ impl Watcher {
         (found.holder(inode), found.blind)
     }
 
-    /// Whether nobody has a shared connection but by numbers that are being closed.
-    pub(super) fn is_last(&mut self, cookie: u64, inode: u64, name: (u32, RawFd)) -> bool {
+    /// Whether nobody has a connection but by numbers that are being closed.
+    pub(super) fn is_last(&mut self, cookie: u64, name: (u32, RawFd)) -> bool {
+        let Some(inode) = self.shared.get(&cookie).map(|shared| shared.inode) else { return true };
         if self.known_holder(cookie, Some(name)).is_some() {
             return false;
         }
