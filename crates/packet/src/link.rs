@@ -23,22 +23,6 @@ impl LinkType {
     pub const IPV6: Self = Self(229);
     /// Linux cooked capture, version 2.
     pub const LINUX_SLL2: Self = Self(276);
-
-    /// Whether [`Segment::from_frame`](crate::Segment::from_frame) can look inside.
-    pub fn is_known(self) -> bool {
-        matches!(
-            self,
-            Self::NULL
-                | Self::ETHERNET
-                | Self(12 | 14)
-                | Self::RAW
-                | Self::LOOP
-                | Self::LINUX_SLL
-                | Self::IPV4
-                | Self::IPV6
-                | Self::LINUX_SLL2
-        )
-    }
 }
 
 impl fmt::Display for LinkType {

@@ -5,7 +5,7 @@
 //! The connection's end tells the supervisor that the process has exited or become another program.
 //! Only `core` is used here: the file is compiled into the library too.
 
-/// The environment variable that configures the library: `settings::Settings` as text.
+/// The environment variable that configures the library: `setup::Settings` as text.
 ///
 /// `name=HEX;token=HEX;counts=PATH;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
 pub const VARIABLE: &str = "LINGER_RUN";

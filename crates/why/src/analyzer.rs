@@ -358,11 +358,6 @@ impl Analyzer {
         !self.ready.is_empty()
     }
 
-    /// The connections remembered at the moment.
-    pub fn live_flows(&self) -> usize {
-        self.table.len()
-    }
-
     /// Ends the analysis: the findings that were still open, and the numbers.
     pub fn finish(mut self) -> (Vec<Finding>, Counts) {
         let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
