@@ -15,6 +15,7 @@ mod preload {
     pub(crate) mod ending;
     pub(crate) mod fork;
     pub(crate) mod hooks;
+    pub(crate) mod message;
     pub(crate) mod setup;
     pub(crate) mod sys;
     pub(crate) mod table;

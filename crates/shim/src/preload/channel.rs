@@ -6,7 +6,7 @@
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{setup, sys};
+use super::{message, setup, sys};
 use crate::protocol::Message;
 
 /// Descriptor and cookie in one word, so that they are always of one and the same socket; zero is none.
@@ -51,7 +51,7 @@ fn current() -> Option<c_int> {
         None => low,
     };
     let fresh = sys::cookie(fd).map(|cookie| (fd as u64) << COOKIE_BITS | (cookie & COOKIE));
-    let greeted = sys::send(fd, &Message::hello(settings.token).to_bytes(), None).is_ok();
+    let greeted = message::send(fd, &Message::hello(settings.token).to_bytes(), None).is_ok();
     let (Some(fresh), true) = (fresh, greeted) else {
         sys::close(fd);
         return None;
@@ -71,7 +71,7 @@ pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     let Some(channel) = current() else { return false };
     let bytes = message.to_bytes();
     for _ in 0..2 {
-        match sys::send(channel, &bytes, fd) {
+        match message::send(channel, &bytes, fd) {
             Ok(()) => return true,
             Err(sys::EAGAIN) => {
                 if sys::poll(channel, sys::POLLOUT, PATIENCE_MS) & sys::POLLOUT == 0 {

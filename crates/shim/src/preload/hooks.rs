@@ -7,8 +7,8 @@ use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use super::sys::MsgHdr;
-use super::{channel, ending, setup, sys, table};
+use super::message::MsgHdr;
+use super::{channel, ending, message, setup, sys, table};
 
 /// One of the replaced functions.
 struct Real(AtomicPtr<c_void>, &'static core::ffi::CStr);
@@ -250,10 +250,10 @@ extern "C" fn setsockopt(
 extern "C" fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize {
     let sent = call!(SENDMSG as fn(c_int, *const MsgHdr, c_int) -> isize, fd, message, flags);
     // SAFETY: the program's message.
-    if sent >= 0 && unsafe { sys::has_control(message) } {
+    if sent >= 0 && unsafe { message::has_control(message) } {
         // SAFETY: as above.
         unsafe {
-            sys::passed(message, |fd| {
+            message::passed(message, |fd| {
                 if table::is_tracked(fd) {
                     ending::given_away(fd)
                 }
@@ -267,9 +267,9 @@ extern "C" fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize 
 extern "C" fn recvmsg(fd: c_int, message: *mut MsgHdr, flags: c_int) -> isize {
     let got = call!(RECVMSG as fn(c_int, *mut MsgHdr, c_int) -> isize, fd, message, flags);
     // SAFETY: the kernel has filled the program's message.
-    if got >= 0 && unsafe { sys::has_control(message) } {
+    if got >= 0 && unsafe { message::has_control(message) } {
         // SAFETY: as above.
-        unsafe { sys::passed(message, ending::received) };
+        unsafe { message::passed(message, ending::received) };
     }
     got
 }
