@@ -19,7 +19,7 @@ use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::machine::{Limits, Machine, Role};
 use crate::transport::Transport;
-use crate::wire::{self, Kind, MAX_DATA, MAX_MESSAGE, reason_bytes};
+use crate::wire::{self, Kind, MAX_MESSAGE, reason_bytes};
 
 /// Size of the buffer that collects small frames in either direction.
 const BUFFER: usize = 256 << 10;
@@ -237,7 +237,7 @@ impl Session {
     /// # Errors
     /// As [`message`](Self::message).
     pub fn data(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
-        for part in bytes.chunks(MAX_DATA) {
+        for part in bytes.chunks(self.machine.longest().max(1)) {
             self.begin_data(stream, part.len())?;
             self.continue_data(part)?;
         }

@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::wire::{Header, Kind, Violation};
+use crate::wire::{Header, Kind, MAX_DATA, Violation};
 
 /// Bounds of a session. Both sides use the defaults unless their program agrees on others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// Bytes a peer may send on a new stream before more credit is given. Raising it fills the first round
-    /// trips of a long path; on a short one it only makes queues longer than the processor's cache.
+    /// trips of a long path; on a short one it only makes queues longer than the processor's cache. No frame
+    /// may be longer than half of it, so less than 128 KiB leaves no room for the longest message.
     pub window: u64,
     /// What the window may grow to, doubling while a whole one is taken in less than two round trips: then
     /// the path holds more than the window does. Raising it lets one stream fill a longer path (bandwidth
@@ -30,7 +31,8 @@ impl Default for Limits {
     }
 }
 
-/// Credit is given back in quarters of the window, but not in larger portions than this.
+/// Credit is given back in halves of the window, but not in larger portions than this. Each portion wakes a peer
+/// that waits for it: in quarters a receiver within one machine was busy with that for a twentieth of its time.
 const CREDIT: u64 = 1 << 20;
 
 /// Which side of the connection this is: the initiator's streams have odd numbers.
@@ -196,6 +198,12 @@ impl Machine {
         Some(id)
     }
 
+    /// The longest payload for which credit will come, if the peer has the same limits: it may keep back less than
+    /// half of a window.
+    pub(crate) fn longest(&self) -> usize {
+        usize::try_from(self.limits.window / 2).unwrap_or(MAX_DATA).min(MAX_DATA)
+    }
+
     /// Whether the stream can take frames from us, and how many payload bytes.
     pub(crate) fn sendable(&self, id: u16) -> Option<u64> {
         self.streams.get(&id).filter(|stream| !stream.we_finished).map(|stream| stream.credit)
@@ -221,7 +229,7 @@ impl Machine {
         stream.taken += bytes;
         stream.counted += bytes;
         let since = *stream.measured.get_or_insert(now);
-        if stream.taken < CREDIT.min(stream.window / 4) || stream.peer_finished {
+        if stream.taken < CREDIT.min(stream.window / 2) || stream.peer_finished {
             return None;
         }
         let mut credit = std::mem::take(&mut stream.taken);

@@ -120,6 +120,11 @@ impl Session {
     }
 
     pub(super) fn await_credit(&mut self, stream: u16, bytes: usize) -> Result<(), Error> {
+        let longest = self.machine.longest();
+        if bytes > longest {
+            let told = format!("a frame of {bytes} bytes: with this window they have {longest} at most");
+            return Err(Error::Usage(told));
+        }
         loop {
             match self.machine.sendable(stream) {
                 None => return Err(Error::Ended("the stream is closed".into())),
@@ -176,7 +181,9 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::machine::Role;
+    use crate::cancel::Cancel;
+    use crate::driver::{Deadlines, Event};
+    use crate::machine::{Limits, Role};
     use crate::transport::Plain;
     use crate::wire::{preface, reason_bytes};
 
@@ -222,6 +229,45 @@ mod tests {
             frame(Kind::Pong, 0, b"are you?"),
         ];
         assert_eq!(rest(peer), expected.concat());
+    }
+
+    /// Whatever a peer keeps back until it is worth a frame, the other side gets on.
+    #[test]
+    fn a_small_window_is_no_obstacle() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let limits = Limits { window: 128 << 10, most: 128 << 10, streams: 1 };
+        let session = move |stream, role| {
+            let plain = Box::new(Plain::new(stream).unwrap());
+            Session::with(plain, role, limits, Deadlines::default(), Cancel::new().unwrap())
+        };
+        let receiving = std::thread::spawn(move || {
+            let mut session = session(server, Role::Responder);
+            let mut bytes = 0;
+            loop {
+                match session.receive().unwrap() {
+                    Event::Data { length, .. } => {
+                        bytes += length;
+                        session.read_data(&mut vec![0; length]).unwrap();
+                    }
+                    Event::Message { bytes: message, .. } => bytes += message.len(),
+                    Event::Opened { .. } => {}
+                    other => return (other, bytes),
+                }
+            }
+        });
+        let mut session = session(client, Role::Initiator);
+        let stream = session.open(b"").unwrap();
+        for length in [1, 64 << 10, 7, 1, 64 << 10] {
+            session.message(stream, &vec![1; length]).unwrap();
+            session.data(stream, &vec![2; (1 << 20) + 1]).unwrap();
+        }
+        assert!(matches!(session.begin_data(stream, (64 << 10) + 1), Err(Error::Usage(_))));
+        session.finish(stream).unwrap();
+        session.flush().unwrap();
+        let bytes = (128 << 10) + 9 + 5 * ((1 << 20) + 1);
+        assert_eq!(receiving.join().unwrap(), (Event::Finished { stream }, bytes));
     }
 
     #[test]
