@@ -10,8 +10,14 @@ use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtre
 /// Bytes of a block: what is verified, acknowledged and resumed as one.
 pub const BLOCK: usize = 1 << 20;
 
-/// What is moved and hashed at once: a fraction of a second-level cache.
-pub(crate) const PIECE: usize = 256 << 10;
+/// What is moved and hashed at once: a fraction of a second-level cache, and a complete subtree as well.
+pub(crate) const PIECE: usize = BLOCK / PIECES;
+
+/// Pieces of a block.
+pub(crate) const PIECES: usize = 4;
+
+/// The bytes of a block, or of the beginning of one.
+pub(crate) type Pieces<'a> = [&'a [u8]; PIECES];
 
 /// A block of a hole.
 pub(crate) static ZEROS: [u8; BLOCK] = [0; BLOCK];
@@ -30,6 +36,21 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
+    /// The contribution of block `number` (from 0) whose pieces have these chaining values, in order: 2 to 4 of them,
+    /// of which the last may be of less than [`PIECE`]; or 1, if the file has other blocks.
+    pub(crate) fn of_pieces(number: u64, values: &[[u8; 32]]) -> Self {
+        let merge = |left: &[u8; 32], right: &[u8; 32]| merge_subtrees_non_root(left, right, Mode::Hash);
+        let (left, right) = match values {
+            [] => return Self::default(),
+            [value] => return Self { value: *value, alone: None },
+            [first, second] => (*first, *second),
+            [first, second, third] => (merge(first, second), *third),
+            [first, second, third, fourth, ..] => (merge(first, second), merge(third, fourth)),
+        };
+        let alone = (number == 0).then(|| *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes());
+        Self { value: merge(&left, &right), alone }
+    }
+
     /// The contribution of block `number` (from 0). Only the last block of a file may be shorter than
     /// [`BLOCK`], and only that of an empty file may be empty.
     pub(crate) fn of(number: u64, block: &[u8]) -> Self {
@@ -39,7 +60,15 @@ impl Sum {
     }
 }
 
-/// Hashes one block in pieces.
+/// The chaining value of bytes that are at `offset` of their file and no more than may begin there: up to the
+/// greatest power of two that divides the offset, and not the whole file.
+pub(crate) fn subtree(bytes: &[u8], offset: u64) -> [u8; 32] {
+    let mut hasher = Hasher::new();
+    hasher.set_input_offset(offset).update(bytes);
+    hasher.finalize_non_root()
+}
+
+/// Hashes one block in portions of any size.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockHasher {
     hasher: Hasher,
@@ -60,11 +89,6 @@ impl BlockHasher {
         self.length += bytes.len();
         debug_assert!(self.length <= BLOCK);
         self.hasher.update(bytes);
-    }
-
-    /// Bytes hashed so far.
-    pub(crate) fn length(&self) -> usize {
-        self.length
     }
 
     /// Ends the block.
@@ -140,19 +164,14 @@ impl Tree {
         if self.blocks == 0 {
             return *blake3::hash(tail).as_bytes();
         }
-        let mut hasher = BlockHasher::new(self.blocks);
-        hasher.update(tail);
-        self.finish(&hasher)
+        self.finish((!tail.is_empty()).then(|| Sum::of(self.blocks, tail)))
     }
 
-    /// The hash of a file that ends after the complete blocks and, if it is not empty, `tail`.
-    pub(crate) fn finish(&self, tail: &BlockHasher) -> Hash {
+    /// The hash of a file that ends after the complete blocks and what `tail` stands for, of which there has to be
+    /// something if there are no blocks.
+    pub(crate) fn finish(&self, tail: Option<Sum>) -> Hash {
         let mut tree = self.clone();
-        if tail.length() > 0 || tree.blocks == 0 {
-            let sum = tail.finish();
-            if let (0, Some(alone)) = (tree.blocks, sum.alone) {
-                return alone;
-            }
+        if let Some(sum) = tail {
             tree.push(sum);
         }
         if let Some(alone) = tree.alone {
@@ -209,10 +228,8 @@ mod tests {
             tree.push(Sum::of(number as u64, block));
             tree = Tree::restore(tree.blocks(), tree.stack().to_vec(), tree.alone()).expect("own state");
         }
-        let mut tail = BlockHasher::new(tree.blocks());
-        tail.update(&file[whole..]);
-        assert_eq!(tree.finish(&tail), tree.end(&file[whole..]));
-        tree.finish(&tail)
+        let rest = &file[whole..];
+        tree.end(rest)
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! Linux only: it stands on `openat2(2)`, `renameat2(2)` and `splice(2)`.
 
 mod alive;
+mod assistant;
 mod bundle;
 mod cancel;
 mod claim;

@@ -1,5 +1,6 @@
 //! The receiving half of a transfer, the same for `put` at the server and for `get` at the client.
 
+mod block;
 mod content;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,7 +10,7 @@ use crate::alive::keep_alive;
 use crate::claim::Claimant;
 use crate::driver::{Event, Session};
 use crate::error::Error;
-use crate::hash::{BlockHasher, Hash, Tree};
+use crate::hash::{Hash, Pieces, Tree};
 use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal, Token};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress, Summary};
@@ -18,6 +19,7 @@ use crate::sink::Spool;
 use crate::state::short;
 use crate::store::{Fault, Landing, Store, leaves_part, now};
 use crate::wire::Violation;
+use block::Block;
 use content::write_stream;
 
 /// Announced files that wait for their data, at most.
@@ -50,11 +52,7 @@ pub(crate) struct Receiver<'a> {
     pub(crate) again: bool,
     /// Every answer that is due has been given before data arrives.
     ask: bool,
-    block: Vec<u8>,
-    filled: usize,
-    /// Has seen the first `hashed` bytes of `block`.
-    hasher: BlockHasher,
-    hashed: usize,
+    block: Block,
     /// A full block waits for its chaining value.
     sum_due: bool,
     pipe: Option<(OwnedFd, OwnedFd)>,
@@ -115,10 +113,7 @@ impl<'a> Receiver<'a> {
             directories: BTreeMap::new(),
             again: false,
             ask: false,
-            block: Vec::new(),
-            filled: 0,
-            hasher: BlockHasher::new(0),
-            hashed: 0,
+            block: Block::default(),
             sum_due: false,
             pipe: None,
             paths: BTreeMap::new(),
@@ -350,8 +345,7 @@ impl<'a> Receiver<'a> {
             self.empty();
             return Ok(());
         };
-        let filled = self.filled;
-        let arrived = landing.tree.bytes() + filled as u64;
+        let arrived = landing.tree.bytes() + self.block.filled() as u64;
         if size != arrived || (landing.entry.size.is_some_and(|known| known != size)) {
             landing.abandon(true);
             return Err(Error::Refused(
@@ -359,38 +353,36 @@ impl<'a> Receiver<'a> {
                 format!("{arrived} bytes arrived instead of {size}"),
             ));
         }
-        if self.options.verify {
-            let computed = if self.hashed == 0 {
-                landing.tree.end(&self.block[..filled])
-            } else {
-                self.hash(landing.tree.blocks());
-                landing.tree.finish(&self.hasher)
-            };
-            if hash != Some(computed) {
-                landing.abandon(hash.is_some());
-                return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));
-            }
+        if self.options.verify && hash != Some(self.block.end(&landing.tree)) {
+            landing.abandon(hash.is_some());
+            return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));
         }
+        let block = std::mem::take(&mut self.block);
+        let landed = self.land(*landing, block.pieces(), size, hash);
+        self.block = block;
         self.empty();
-        let tail = if self.splices() { 0 } else { filled };
-        self.land(*landing, tail, size, hash)
+        landed
     }
 
-    fn land(&mut self, landing: Landing, filled: usize, size: u64, hash: Option<Hash>) -> Result<(), Error> {
+    fn land(
+        &mut self,
+        landing: Landing,
+        tail: Pieces<'_>,
+        size: u64,
+        hash: Option<Hash>,
+    ) -> Result<(), Error> {
         let index = landing.entry.index;
-        let tail = std::mem::take(&mut self.block);
         let landed = match (&mut self.target, &mut self.store) {
-            (Target::Tree { .. }, Some(store)) => store.land(landing, &tail[..filled], size, hash),
+            (Target::Tree { .. }, Some(store)) => store.land(landing, tail, size, hash),
             (Target::Sink(spool), _) => {
                 let name = spool.name().to_owned();
-                let written = spool.write(&tail[..filled]);
+                let written = spool.write(tail);
                 let delivered = match written {
                     Ok(()) => keep_alive(self.session, u64::MAX, || spool.deliver())?,
                     Err(fault) => Err(fault),
                 };
                 match delivered {
                     Ok(()) => {
-                        self.block = tail;
                         let mut receipt = receipt(index, size, hash, self.options, &RelPath::root());
                         receipt.name = format!("@{name}").into_bytes();
                         return self.confirm(receipt);
@@ -398,17 +390,15 @@ impl<'a> Receiver<'a> {
                     Err(fault) => Err(fault),
                 }
             }
-            (Target::Stream { out, so_far }, _) => match write_stream(out, &tail[..filled]) {
+            (Target::Stream { out, so_far }, _) => match write_stream(out, tail) {
                 Ok(()) => {
                     **so_far = Tree::new();
-                    self.block = tail;
                     return self.confirm(receipt(index, size, hash, self.options, &RelPath::root()));
                 }
                 Err(fault) => Err(fault),
             },
             _ => Ok(()),
         };
-        self.block = tail;
         match landed {
             Ok(()) if self.store.as_ref().is_some_and(Store::is_due) => self.commit(),
             Ok(()) => Ok(()),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::error::{Error, refusal};
+use crate::hash::Pieces;
 use crate::message::Refusal;
 use crate::store::Fault;
 
@@ -199,10 +200,13 @@ impl Spool {
         Fault(refusal(error), format!("cannot keep what goes to @{}: {error}", self.name))
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        self.length += bytes.len() as u64;
-        self.room(self.length)?;
-        self.file.write_all(bytes).map_err(|error| self.fault(&error))
+    pub(crate) fn write(&mut self, pieces: Pieces<'_>) -> Result<(), Fault> {
+        for bytes in pieces {
+            self.length += bytes.len() as u64;
+            self.room(self.length)?;
+            self.file.write_all(bytes).map_err(|error| self.fault(&error))?;
+        }
+        Ok(())
     }
 
     /// Everything is verified: runs the command with it.

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::claim::{Claim, Claimant};
 use crate::error::refusal;
-use crate::hash::{BLOCK, Hash, Sum, Tree, hex};
+use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree, hex};
 use crate::message::{Durability, Entry, Options, Receipt, Refusal, Time, Token};
 use crate::path::RelPath;
 use crate::root::{self, Links, Root};
@@ -238,15 +238,19 @@ impl<'a> Store<'a> {
     pub(crate) fn block(
         &mut self,
         landing: &mut Landing,
-        block: Option<&[u8]>,
+        block: Option<Pieces<'_>>,
         sum: Sum,
     ) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         let sparse = landing.entry.sparse;
         let opened = self.open(landing)?;
         let written = match block {
-            Some(block) if sparse => write_sparse(opened.part.as_fd(), block, offset),
-            Some(block) => root::write_full(opened.part.as_fd(), block, offset),
+            Some(pieces) if sparse => {
+                write_pieces(pieces, offset, |piece, offset| write_sparse(opened.part.as_fd(), piece, offset))
+            }
+            Some(pieces) => write_pieces(pieces, offset, |piece, offset| {
+                root::write_full(opened.part.as_fd(), piece, offset)
+            }),
             None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
         written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
@@ -269,7 +273,7 @@ impl<'a> Store<'a> {
     pub(crate) fn land(
         &mut self,
         mut landing: Landing,
-        tail: &[u8],
+        tail: Pieces<'_>,
         size: u64,
         hash: Option<Hash>,
     ) -> Result<(), Fault> {
@@ -288,21 +292,23 @@ impl<'a> Store<'a> {
                 (temporary, file, None, mode & self.umask == 0 && mode & 0o600 == 0o600)
             }
         };
-        let offset = size - tail.len() as u64;
-        let written = root::write_full(file.as_fd(), tail, offset)
-            .map_err(|error| Fault(refusal(&error), format!("cannot write {dest}: {error}")))
-            .and_then(|()| {
-                if landing.entry.sparse {
-                    rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
-                }
-                if !has_mode {
-                    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(io("set the mode of"))?;
-                }
-                match landing.entry.mtime {
-                    Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
-                    None => Ok(()),
-                }
-            });
+        let offset = size - tail.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let written =
+            write_pieces(tail, offset, |piece, offset| root::write_full(file.as_fd(), piece, offset))
+                .map_err(|error| Fault(refusal(&error), format!("cannot write {dest}: {error}")))
+                .and_then(|()| {
+                    if landing.entry.sparse {
+                        rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
+                    }
+                    if !has_mode {
+                        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+                            .map_err(io("set the mode of"))?;
+                    }
+                    match landing.entry.mtime {
+                        Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
+                        None => Ok(()),
+                    }
+                });
         if let Err(fault) = written {
             if log.is_none() {
                 temporary.remove(false);
@@ -542,6 +548,19 @@ pub(crate) fn hash_file(file: BorrowedFd<'_>) -> std::io::Result<(Hash, u64)> {
             return Ok((*hasher.finalize().as_bytes(), offset));
         }
     }
+}
+
+/// Writes the pieces of a block at their places.
+fn write_pieces(
+    pieces: Pieces<'_>,
+    mut offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    for piece in pieces {
+        write(piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Writes a block, leaving a hole for every page of zeros.

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{Receiver, Target, Waiting, Waits};
 use crate::error::{Error, refusal};
-use crate::hash::{BLOCK, BlockHasher, PIECE, Sum, ZEROS};
+use crate::hash::{BLOCK, Pieces, Sum, ZEROS};
 use crate::message::{Kind, Message, Refusal};
 use crate::progress::Progress;
 use crate::store::{Fault, Landing};
@@ -27,7 +27,7 @@ impl Receiver<'_> {
     }
 
     pub(super) fn data(&mut self, length: usize) -> Result<(), Error> {
-        if self.sum_due || self.filled + length > BLOCK {
+        if self.sum_due || self.block.filled() + length > BLOCK {
             return Err(Violation::Unexpected("data across the end of a block").into());
         }
         // Failed: the session drops what is not taken.
@@ -36,18 +36,19 @@ impl Receiver<'_> {
         if self.splices() {
             return self.splice();
         }
-        self.block.resize(BLOCK, 0);
-        let to = self.filled + length;
-        while self.filled < to {
-            let until = to.min(self.filled + PIECE);
-            self.session.read_data(&mut self.block[self.filled..until])?;
-            self.filled = until;
-            if self.options.verify && self.filled - self.hashed >= PIECE {
-                self.hash(number);
+        let mut left = length;
+        while left > 0 {
+            let room = self.block.room(left);
+            let bytes = room.len();
+            self.session.read_data(room)?;
+            self.block.arrived(bytes);
+            left -= bytes;
+            if self.options.verify {
+                self.block.hash_pieces(number);
             }
         }
         (self.observe)(Progress::Moved { bytes: length as u64 });
-        if self.filled == BLOCK {
+        if self.block.filled() == BLOCK {
             if self.options.verify {
                 self.sum_due = true;
             } else {
@@ -57,18 +58,10 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Hashes what has arrived of block `number`.
-    pub(super) fn hash(&mut self, number: u64) {
-        if self.hashed == 0 {
-            self.hasher = BlockHasher::new(number);
-        }
-        self.hasher.update(&self.block[self.hashed..self.filled]);
-        self.hashed = self.filled;
-    }
-
     /// Nothing of a block is here.
     pub(super) fn empty(&mut self) {
-        (self.filled, self.hashed, self.sum_due) = (0, 0, false);
+        self.block.clear();
+        self.sum_due = false;
     }
 
     /// Whether the kernel moves the data: it need not be seen here, and goes from a socket to a file as it is.
@@ -91,7 +84,7 @@ impl Receiver<'_> {
             return Ok(());
         };
         let index = *index;
-        let at = landing.tree.bytes() + self.filled as u64;
+        let at = landing.tree.bytes() + self.block.filled() as u64;
         let opened = match store.open(landing) {
             Ok(opened) => opened.part.as_fd(),
             Err(fault) => return self.fail_current(index, fault),
@@ -99,12 +92,12 @@ impl Receiver<'_> {
         let Some(pipe) = &self.pipe else { return Ok(()) };
         match self.session.data_into(pipe, opened, at) {
             Ok(bytes) => {
-                self.filled += bytes;
+                self.block.arrived(bytes);
                 (self.observe)(Progress::Moved { bytes: bytes as u64 });
-                if self.filled < BLOCK {
+                if self.block.filled() < BLOCK {
                     return Ok(());
                 }
-                self.filled = 0;
+                self.block.clear();
                 let noted = store.note(landing, Sum::default());
                 self.stored(noted)
             }
@@ -127,8 +120,10 @@ impl Receiver<'_> {
         if !self.sum_due {
             return Err(Violation::Unexpected("the value of no block").into());
         }
-        self.hash(number);
-        let sum = self.hasher.finish();
+        let sum = self.block.sum(number);
+        // There are several blocks, so it is worth a thread. Encryption keeps two processors busy with both ends of a
+        // transfer within one machine: what a thread more does for the one is missing to the other then.
+        self.block.hire(if self.session.is_plain() { 2 } else { 3 });
         if sum.value != value {
             let text = format!("block {number} arrived damaged; what came before it is kept");
             return Err(Error::Refused(Refusal::Corrupt, text));
@@ -137,21 +132,22 @@ impl Receiver<'_> {
     }
 
     pub(super) fn store_block(&mut self, sum: Sum) -> Result<(), Error> {
-        self.empty();
         let block = std::mem::take(&mut self.block);
-        let result = self.put_block(Some(&block), sum);
+        let result = self.put_block(Some(block.pieces()), sum);
         self.block = block;
+        self.empty();
         result
     }
 
-    pub(super) fn put_block(&mut self, block: Option<&[u8]>, sum: Sum) -> Result<(), Error> {
+    pub(super) fn put_block(&mut self, block: Option<Pieces<'_>>, sum: Sum) -> Result<(), Error> {
         let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
             return Ok(());
         };
+        let zeros: Pieces<'_> = [&ZEROS, &[], &[], &[]];
         let stored = match (&mut self.target, &mut self.store) {
             (Target::Tree { .. }, Some(store)) => store.block(landing, block, sum),
-            (Target::Sink(spool), _) => spool.write(block.unwrap_or(&ZEROS)).map(|()| landing.tree.push(sum)),
-            (Target::Stream { out, so_far }, _) => write_stream(out, block.unwrap_or(&ZEROS)).map(|()| {
+            (Target::Sink(spool), _) => spool.write(block.unwrap_or(zeros)).map(|()| landing.tree.push(sum)),
+            (Target::Stream { out, so_far }, _) => write_stream(out, block.unwrap_or(zeros)).map(|()| {
                 landing.tree.push(sum);
                 so_far.push(sum);
             }),
@@ -177,7 +173,7 @@ impl Receiver<'_> {
     }
 
     pub(super) fn hole(&mut self, bytes: u64) -> Result<(), Error> {
-        if self.sum_due || self.filled != 0 || bytes == 0 || !bytes.is_multiple_of(BLOCK as u64) {
+        if self.sum_due || self.block.filled() != 0 || bytes == 0 || !bytes.is_multiple_of(BLOCK as u64) {
             return Err(Violation::Unexpected("a hole inside a block").into());
         }
         let verify = self.options.verify;
@@ -195,7 +191,11 @@ impl Receiver<'_> {
     }
 }
 
-pub(super) fn write_stream(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
+pub(super) fn write_stream(out: &OwnedFd, pieces: Pieces<'_>) -> Result<(), Fault> {
+    pieces.iter().try_for_each(|bytes| write_all(out, bytes))
+}
+
+fn write_all(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
             Ok(written) => bytes = &bytes[written..],

@@ -116,7 +116,7 @@ impl Sender<'_, '_> {
             return self.abort(entry, changed(entry)).map(|()| None);
         }
         Ok(Some(match hasher {
-            Some(hasher) if is_last => Read::Last(tree.finish(&hasher)),
+            Some(hasher) if is_last => Read::Last(tree.finish(Some(hasher.finish()))),
             Some(hasher) => Read::Whole(hasher.finish()),
             // A piece or less: no need for a hasher of two kilobytes.
             None => Read::Last(tree.end(&piece[..length])),

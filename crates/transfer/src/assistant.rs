@@ -1,0 +1,147 @@
+//! A thread that hashes half a block while its owner receives the other half.
+//!
+//! It is lent one thing at a time. What it has not begun when the result is wanted its owner does himself, so
+//! that an assistant who gets no processor costs nothing but being asked.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::hash::{PIECE, PIECES, subtree};
+
+/// Pieces that are lent at once: half a block, so that both have about as much to do, and its owner has something
+/// to do in any case before he wants them back.
+pub(crate) const LENT: usize = PIECES / 2;
+
+type Lent = [Vec<u8>; LENT];
+type Values = [[u8; 32]; LENT];
+
+#[derive(Debug)]
+pub(crate) struct Assistant {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+enum Work {
+    Nothing,
+    /// Pieces and where in the file they begin.
+    Given(Lent, u64),
+    Begun,
+    Done(Lent, Values),
+    Over,
+}
+
+impl Assistant {
+    /// Starts the thread; `None` where this program has less than so many processors, or no thread is to be had.
+    pub(crate) fn hire(processors: usize) -> Option<Self> {
+        if std::thread::available_parallelism().map_or(1, usize::from) < processors {
+            return None;
+        }
+        let desk = Arc::new(Desk { work: Mutex::new(Work::Nothing), changed: Condvar::new() });
+        let its = Arc::clone(&desk);
+        let thread = std::thread::Builder::new().name("hash".into()).spawn(move || its.serve()).ok()?;
+        Some(Self { desk, thread: Some(thread) })
+    }
+
+    /// Lends it whole pieces, of which the first is at `offset` of its file. What it was lent before has been taken
+    /// back.
+    pub(crate) fn lend(&self, pieces: Lent, offset: u64) {
+        *self.desk.lock() = Work::Given(pieces, offset);
+        self.desk.changed.notify_one();
+    }
+
+    /// Takes back what was lent, with its chaining values; `None` if nothing was.
+    pub(crate) fn take_back(&self) -> Option<(Lent, Values)> {
+        let mut work = self.desk.lock();
+        loop {
+            match std::mem::replace(&mut *work, Work::Nothing) {
+                Work::Given(pieces, offset) => {
+                    drop(work);
+                    let values = hash(&pieces, offset);
+                    return Some((pieces, values));
+                }
+                Work::Begun => {
+                    *work = Work::Begun;
+                    work = self.desk.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
+                }
+                Work::Done(pieces, values) => return Some((pieces, values)),
+                Work::Nothing | Work::Over => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Assistant {
+    fn drop(&mut self) {
+        *self.desk.lock() = Work::Over;
+        self.desk.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut work = self.lock();
+        loop {
+            match std::mem::replace(&mut *work, Work::Begun) {
+                Work::Given(pieces, offset) => {
+                    drop(work);
+                    let values = hash(&pieces, offset);
+                    work = self.lock();
+                    if matches!(*work, Work::Over) {
+                        return;
+                    }
+                    *work = Work::Done(pieces, values);
+                    self.changed.notify_one();
+                }
+                Work::Over => return,
+                other => {
+                    *work = other;
+                    work = self.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+fn hash(pieces: &Lent, offset: u64) -> Values {
+    std::array::from_fn(|at| subtree(&pieces[at], offset.saturating_add((at * PIECE) as u64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_are_the_same_whoever_computed_them() {
+        let Some(assistant) = Assistant::hire(2) else {
+            eprintln!("skipped: there is one processor");
+            return;
+        };
+        assert_eq!(assistant.take_back(), None);
+        let pieces: Lent = std::array::from_fn(|at| (0..PIECE).map(|byte| (byte % 251 + at) as u8).collect());
+        for round in 0..200u64 {
+            assistant.lend(pieces.clone(), round << 20);
+            if round % 3 == 0 {
+                // Long enough for the assistant to begin, or to be done: all of that is right.
+                std::hint::black_box(hash(&pieces, 0));
+            }
+            let (back, values) = assistant.take_back().expect("what was lent");
+            assert!(back == pieces && values == hash(&pieces, round << 20), "{round}");
+        }
+        assert_eq!(assistant.take_back(), None);
+        assistant.lend(pieces, 0);
+    }
+}

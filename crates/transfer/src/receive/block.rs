@@ -1,0 +1,184 @@
+//! The block that arrives, hashed piece by piece as it fills: here, and half of it by an assistant where there is
+//! one.
+
+use std::cell::OnceCell;
+
+use crate::assistant::{Assistant, LENT};
+use crate::hash::{BLOCK, Hash, PIECE, PIECES, Pieces, Sum, Tree, subtree};
+
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    /// Each of [`PIECE`] bytes as soon as something arrives for it; empty while it is lent.
+    pieces: [Vec<u8>; PIECES],
+    filled: usize,
+    /// The chaining values of the first `hashed` pieces; those of lent ones come when they are taken back.
+    values: [[u8; 32]; PIECES],
+    hashed: usize,
+    /// The first [`LENT`] pieces are.
+    lent: bool,
+    assistant: OnceCell<Option<Assistant>>,
+}
+
+impl Block {
+    /// Bytes that have arrived.
+    pub(super) fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Where the next bytes go, at most `most` of them and not beyond the end of a piece.
+    pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
+        let (piece, at) = (&mut self.pieces[self.filled / PIECE % PIECES], self.filled % PIECE);
+        if piece.is_empty() {
+            piece.resize(PIECE, 0);
+        }
+        let end = PIECE.min(at + most);
+        &mut piece[at..end]
+    }
+
+    /// So many bytes have arrived where there was room.
+    pub(super) fn arrived(&mut self, bytes: usize) {
+        self.filled += bytes;
+    }
+
+    /// Sees to the hash of the pieces of block `number` of a file that have arrived whole.
+    pub(super) fn hash_pieces(&mut self, number: u64) {
+        if let (0, Some(Some(assistant))) = (self.hashed, self.assistant.get()) {
+            if self.filled < LENT * PIECE {
+                return;
+            }
+            let pieces = std::array::from_fn(|at| std::mem::take(&mut self.pieces[at]));
+            assistant.lend(pieces, number.saturating_mul(BLOCK as u64));
+            (self.lent, self.hashed) = (true, LENT);
+        }
+        while (self.hashed + 1) * PIECE <= self.filled {
+            self.hash(number);
+        }
+    }
+
+    /// What block `number` of a file contributes to its hash: all that has arrived, more than a piece unless the
+    /// file has other blocks.
+    pub(super) fn sum(&mut self, number: u64) -> Sum {
+        while self.hashed * PIECE < self.filled {
+            self.hash(number);
+        }
+        self.take_back();
+        Sum::of_pieces(number, &self.values[..self.hashed])
+    }
+
+    /// Asks, once, for an assistant, if this program has `processors` or more. Without one everything is hashed here.
+    pub(super) fn hire(&mut self, processors: usize) {
+        self.assistant.get_or_init(|| Assistant::hire(processors));
+    }
+
+    /// The hash of the file that ends with these bytes, `tree` having seen everything before them.
+    pub(super) fn end(&mut self, tree: &Tree) -> Hash {
+        if self.filled <= PIECE {
+            // They may be all of the file, whose hash is computed differently.
+            return tree.end(self.pieces()[0]);
+        }
+        tree.finish(Some(self.sum(tree.blocks())))
+    }
+
+    /// What has arrived.
+    pub(super) fn pieces(&self) -> Pieces<'_> {
+        let mut left = self.filled;
+        self.pieces.each_ref().map(|piece| {
+            let here = left.min(PIECE);
+            left -= here;
+            // Of data that the kernel moved nothing is here.
+            piece.get(..here).unwrap_or_default()
+        })
+    }
+
+    /// Nothing has arrived.
+    pub(super) fn clear(&mut self) {
+        self.take_back();
+        (self.filled, self.hashed) = (0, 0);
+    }
+
+    /// Hashes the next piece, or what there is of it.
+    fn hash(&mut self, number: u64) {
+        let start = self.hashed * PIECE;
+        let bytes = &self.pieces[self.hashed][..PIECE.min(self.filled - start)];
+        let offset = number.saturating_mul(BLOCK as u64).saturating_add(start as u64);
+        self.values[self.hashed] = subtree(bytes, offset);
+        self.hashed += 1;
+    }
+
+    fn take_back(&mut self) {
+        let assistant = self.assistant.get().and_then(Option::as_ref);
+        if std::mem::take(&mut self.lent)
+            && let Some((pieces, values)) = assistant.and_then(Assistant::take_back)
+        {
+            for (at, (piece, value)) in pieces.into_iter().zip(values).enumerate() {
+                (self.pieces[at], self.values[at]) = (piece, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a file in portions of `portion` bytes, as it would arrive; gives its hash and what would be written.
+    fn receive(block: &mut Block, file: &[u8], portion: usize) -> (Hash, Vec<u8>) {
+        let mut tree = Tree::new();
+        let mut written = Vec::new();
+        for mut arrives in file.chunks(BLOCK) {
+            while !arrives.is_empty() {
+                let room = block.room(portion.min(arrives.len()));
+                let bytes = room.len();
+                room.copy_from_slice(&arrives[..bytes]);
+                arrives = &arrives[bytes..];
+                block.arrived(bytes);
+                block.hash_pieces(tree.blocks());
+            }
+            if block.filled() == BLOCK {
+                tree.push(block.sum(tree.blocks()));
+                written.extend(block.pieces().concat());
+                block.clear();
+            }
+        }
+        let hash = block.end(&tree);
+        written.extend(block.pieces().concat());
+        block.clear();
+        (hash, written)
+    }
+
+    #[test]
+    fn whatever_the_portions_and_with_an_assistant_or_without_the_hash_is_that_of_the_file() {
+        let mut file = vec![0; 3 * BLOCK + 1];
+        blake3::Hasher::new().finalize_xof().fill(&mut file);
+        let around = |piece: usize| [piece * PIECE, piece * PIECE + 1, (piece + 1) * PIECE - 1];
+        let sizes: Vec<usize> = (0..3 * PIECES).flat_map(around).collect();
+        for hires in [false, true] {
+            let mut block = Block::default();
+            block.hire(if hires { 2 } else { usize::MAX });
+            for portion in [PIECE, BLOCK, 100_000] {
+                for &size in &sizes {
+                    let (hash, written) = receive(&mut block, &file[..size], portion);
+                    let told = format!("{size} bytes by {portion}, assistant: {hires}");
+                    assert_eq!(hash, *blake3::hash(&file[..size]).as_bytes(), "{told}");
+                    assert!(written == file[..size], "{told}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_in_the_middle_leaves_nothing_behind() {
+        let mut block = Block::default();
+        block.hire(2);
+        let file = vec![1; BLOCK];
+        for arrived in [1, PIECE, PIECE + 1, BLOCK - 1, BLOCK] {
+            while block.filled() < arrived {
+                let bytes = block.room(arrived - block.filled()).len();
+                block.arrived(bytes);
+                block.hash_pieces(7);
+            }
+            block.clear();
+            assert_eq!(receive(&mut block, &file, PIECE).0, *blake3::hash(&file).as_bytes());
+        }
+    }
+}
