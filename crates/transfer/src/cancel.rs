@@ -3,9 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// What a call says that was stopped on request.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped on request")]
+pub(crate) struct Stopped;
 
 /// Stops sessions from another thread.
 #[derive(Clone, Debug)]
@@ -49,6 +54,33 @@ impl Cancel {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         let mut fds = self.to_poll();
         matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
+    }
+
+    /// Waits until a descriptor is ready; false if that takes too long.
+    ///
+    /// # Errors
+    /// [`Stopped`] if this is used meanwhile, or what `poll(2)` says.
+    pub(crate) fn wait_beside(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: PollFlags,
+        timeout: Duration,
+    ) -> io::Result<bool> {
+        let end = Instant::now() + timeout;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+            let [own, above] = self.to_poll();
+            let mut fds = [own, above, PollFd::from_borrowed_fd(fd, interest)];
+            match rustix::event::poll(&mut fds, Some(&left)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => {
+                    return Err(io::Error::other(Stopped));
+                }
+                Ok(ready) => return Ok(ready > 0),
+            }
+        }
     }
 
     pub(crate) fn to_poll(&self) -> [PollFd<'_>; 2] {

@@ -2,10 +2,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
 
 use crate::bundle::{self, Bundle};
 use crate::cancel::Cancel;
@@ -15,7 +20,7 @@ use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
 use crate::machine::{Limits, Role};
-use crate::message::{Get, Item, Kind, Message, Options, Put, Request};
+use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions, Security};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
@@ -76,6 +81,12 @@ impl Client {
                 Err(error) => return (Summary::default(), Some(error)),
             },
         };
+        if let (Destination::Port(name), Source::Tree(walk)) = (to, &source)
+            && walk.is_directory()
+        {
+            let told = format!("a directory cannot go to @{name}: it takes one file, or `-`");
+            return (Summary::default(), Some(Error::Usage(told)));
+        }
         let (path, into, sink) = match to.clone() {
             Destination::Path { path, into } => (path, into, None),
             Destination::Port(name) => (RelPath::root(), true, Some(name)),
@@ -126,8 +137,13 @@ impl Client {
             // The sender begins anew in every session, and what is here already is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
             let stream = session.open(&request)?;
-            let offered = offer(session)?;
+            let (offered, directory) = offer(session)?;
             let target = match (&place, output) {
+                (None, Output::Stream(_)) if directory => {
+                    let told =
+                        "a directory cannot go to standard output\nhint: name a place for it instead of `-`";
+                    return Err(Error::Usage(told.into()));
+                }
                 (Some((root, name)), _) => {
                     Target::Tree { root, base: landing_name(name.as_ref(), &offered)? }
                 }
@@ -190,7 +206,7 @@ impl Client {
         let retry = self.options.retry;
         let mut pause = retry.first;
         let mut last_progress = Instant::now();
-        let mut connected = false;
+        let (mut connected, mut greeted) = (false, false);
         loop {
             let mut moved = false;
             let result = self.connect().and_then(|mut session| {
@@ -207,10 +223,14 @@ impl Client {
                     Ok(Farewell::Said) => {}
                     Err(error) => drop(session.goodbye(error.code(), &error.to_string())),
                 }
+                greeted |= session.is_greeted();
                 session.close(&self.options.policy);
                 result.map(drop)
             });
             let Err(error) = result else { return Ok(()) };
+            if connected && !greeted && is_stranger(&error) {
+                return Err(self.stranger(&error));
+            }
             if moved {
                 (pause, last_progress) = (retry.first, Instant::now());
             }
@@ -250,19 +270,30 @@ impl Client {
     fn connection(&self) -> Result<Box<dyn Transport>, Error> {
         let name = format!("{}, port {}", self.host, self.port);
         let addresses = (self.host.as_str(), self.port).to_socket_addrs();
-        let addresses: Vec<SocketAddr> =
-            addresses.map_err(|error| Error::io("find", &name, error))?.collect();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, self.options.connect_timeout) {
-                Ok(stream) => {
-                    return self.transport(stream, address);
+        match addresses {
+            Ok(addresses) => {
+                for address in addresses {
+                    match connect(address, self.options.connect_timeout, &self.cancel) {
+                        Ok(stream) => return self.transport(stream, address),
+                        Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
+                        Err(error) => last = error,
+                    }
                 }
-                Err(error) => last = error,
             }
+            Err(error) => last = error,
         }
-        let hint = format!("{last}\nhint: is `linger share` running there, and does it listen on this port?");
-        Err(Error::Cut(io::Error::new(last.kind(), format!("cannot connect to {name}: {hint}"))))
+        Err(Error::Unreachable { what: name, source: last })
+    }
+
+    /// What is said of whoever answers, and never said a word of ours.
+    fn stranger(&self, error: &Error) -> Error {
+        let why = match error {
+            Error::Cut(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        let Self { host, port, .. } = self;
+        Error::Identity(format!("{host}, port {port}: {why}\nhint: is it `linger share` that listens there?"))
     }
 
     fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
@@ -276,11 +307,39 @@ impl Client {
             _ => None,
         };
         if let Some(keys) = keys {
-            return Ok(Box::new(tls::connect(stream, &format!("{}:{}", self.host, self.port), keys)?));
+            // As ssh writes it; without brackets the port could not be told from the address.
+            let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+            let name = format!("{host}:{}", self.port);
+            return Ok(Box::new(tls::connect(stream, &name, keys, &self.cancel)?));
         }
         let plain = Plain::new(stream).map_err(|error| Error::io("set up", address.to_string(), error))?;
         Ok(Box::new(plain))
     }
+}
+
+/// Whether it is what comes of talking to a server of another kind: it breaks the rules at once, or is silent.
+fn is_stranger(error: &Error) -> bool {
+    match error {
+        Error::Violation(_) => true,
+        Error::Cut(error) => error.kind() == io::ErrorKind::TimedOut,
+        _ => false,
+    }
+}
+
+/// Connects, unless that is cancelled.
+fn connect(address: SocketAddr, timeout: Duration, cancel: &Cancel) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        _ => {}
+    }
+    if !cancel.wait_beside(socket.as_fd(), PollFlags::OUT, timeout)? {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    socket.take_error()?.map_or(Ok(()), Err)?;
+    socket.set_nonblocking(false)?;
+    Ok(socket.into())
 }
 
 /// Who says goodbye.
@@ -289,11 +348,12 @@ enum Farewell {
     Said,
 }
 
-fn offer(session: &mut Session) -> Result<Vec<u8>, Error> {
+/// The name that is offered, and whether it is a directory's.
+fn offer(session: &mut Session) -> Result<(Vec<u8>, bool), Error> {
     loop {
         match session.receive()? {
             Event::Message { bytes, .. } => match Message::decode(&bytes)? {
-                Message::Offer { name, .. } => return Ok(name),
+                Message::Offer { name, directory } => return Ok((name, directory)),
                 Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),
                 _ => return Err(Violation::Unexpected("a message before its offer").into()),
             },
@@ -329,7 +389,19 @@ fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Erro
 fn local(path: &Path) -> Result<(Root, RelPath), Error> {
     let found =
         std::fs::metadata(path).map_err(|error| Error::io("find", path.display().to_string(), error))?;
-    if found.is_dir() { Ok((Root::open(path)?, RelPath::root())) } else { parent_and_name(path) }
+    if found.is_dir() {
+        return Ok((Root::open(path)?, RelPath::root()));
+    }
+    if !found.is_file() {
+        let told =
+            "is neither file nor directory\nhint: `linger put - HOST:NAME` sends what comes through a pipe";
+        return Err(Error::Refused(Refusal::Source, format!("{} {told}", path.display())));
+    }
+    // A link that is named is meant for what it leads to; those inside of a tree are sent as links.
+    match std::fs::canonicalize(path) {
+        Ok(real) => parent_and_name(&real),
+        Err(_) => parent_and_name(path),
+    }
 }
 
 fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {

@@ -385,6 +385,11 @@ impl Session {
         Ok(!fds[3].revents().is_empty())
     }
 
+    /// Whether the peer has begun as this protocol does.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.preface_read
+    }
+
     /// Payload and framing that arrived, in bytes.
     pub fn received(&self) -> u64 {
         self.received

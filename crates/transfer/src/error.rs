@@ -22,6 +22,14 @@ pub enum Error {
     /// The connection ended before the session did: reset, closed, or silent for too long.
     #[error("the connection was lost: {0}")]
     Cut(io::Error),
+    /// No connection could be made.
+    #[error("cannot connect to {what}: {source}\nhint: {}", reach(.source))]
+    Unreachable {
+        /// The host and its port.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The peer broke the protocol.
     #[error("the peer {0}")]
     Violation(#[from] Violation),
@@ -69,7 +77,7 @@ impl Error {
     /// Whether trying again later, on a new connection, may succeed: the connection or its bytes were bad.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Cut(_) | Self::Violation(_) => true,
+            Self::Cut(_) | Self::Unreachable { .. } | Self::Violation(_) => true,
             Self::Refused(refusal, _) => matches!(refusal, Refusal::Busy | Refusal::Corrupt),
             _ => false,
         }
@@ -83,9 +91,49 @@ impl Error {
     /// The goodbye of a peer that did not get what it wanted.
     pub(crate) fn goodbye(code: u16, reason: String) -> Self {
         match code {
-            2 => Self::Cut(io::Error::new(io::ErrorKind::ConnectionAborted, reason)),
+            2 => Self::Cut(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                format!("the other side says: {reason}"),
+            )),
             _ => Self::Ended(reason),
         }
+    }
+}
+
+/// What to do about a host that cannot be reached.
+fn reach(error: &io::Error) -> &'static str {
+    use io::ErrorKind as E;
+    match error.kind() {
+        E::ConnectionRefused => "is `linger share` running there, and does it listen on this port?",
+        E::TimedOut | E::HostUnreachable | E::NetworkUnreachable => {
+            "is the machine on, and does every firewall let this port through?"
+        }
+        _ => "is the name right? `getent hosts NAME` asks the same",
+    }
+}
+
+/// What to do about a file that the system refused, as a line of its own; empty where nothing can be said.
+pub(crate) fn hint(error: &io::Error) -> &'static str {
+    use io::ErrorKind as E;
+    match error.kind() {
+        E::NotFound => {
+            "\nhint: `linger ls` shows what is there; a directory to put something into has to be there already"
+        }
+        E::NotADirectory => {
+            "\nhint: a file stands where a directory is meant; `linger ls` shows what is there"
+        }
+        E::PermissionDenied => {
+            "\nhint: the user that the program runs as there may not; `namei -l` of the path says who may"
+        }
+        E::ReadOnlyFilesystem => {
+            "\nhint: it has to be mounted for writing there, or something else to be shared"
+        }
+        E::StorageFull | E::QuotaExceeded => {
+            "\nhint: make room there and send it again: the blocks that arrived are kept and not sent twice"
+        }
+        E::FileTooLarge => "\nhint: `ulimit -f` there, or the file system, allows no files of that size",
+        E::InvalidFilename => "\nhint: the file system there takes shorter names only",
+        _ => "",
     }
 }
 

@@ -16,11 +16,29 @@ pub(crate) enum Source<'a> {
     Pipe(Box<Pipe>),
 }
 
+/// The command that a pipe comes from.
+pub(crate) struct Producer {
+    pub(crate) child: std::process::Child,
+    pub(crate) program: String,
+    /// When it has taken too long.
+    pub(crate) end: Instant,
+}
+
+impl Drop for Producer {
+    /// Nobody waits for it any more: it is ended, unless it has ended already, and leaves no zombie.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Bytes of unknown length.
 pub(crate) struct Pipe {
     pub(crate) input: OwnedFd,
     /// The command that writes them, if it is one: it has to end well.
-    pub(crate) child: Option<(std::process::Child, String, Instant)>,
+    pub(crate) child: Option<Producer>,
+    /// Most bytes that it may give.
+    pub(crate) most: u64,
     pub(crate) entry: Option<Entry>,
     /// Complete blocks, all of them hashed, whether held or not.
     pub(crate) tree: Tree,
@@ -50,6 +68,7 @@ impl Pipe {
         Self {
             input,
             child: None,
+            most: u64::MAX,
             entry: Some(entry),
             tree: Tree::new(),
             held: VecDeque::new(),
@@ -58,13 +77,8 @@ impl Pipe {
         }
     }
 
-    pub(crate) fn of_command(
-        child: std::process::Child,
-        program: String,
-        input: OwnedFd,
-        end: Instant,
-    ) -> Self {
-        Self { child: Some((child, program, end)), ..Self::new(input) }
+    pub(crate) fn of_command(producer: Producer, input: OwnedFd, most: u64) -> Self {
+        Self { child: Some(producer), most, ..Self::new(input) }
     }
 
     pub(crate) fn length(&self) -> u64 {

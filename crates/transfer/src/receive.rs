@@ -77,6 +77,11 @@ enum Waits {
 }
 
 impl Waits {
+    /// Bytes that are here of an earlier session.
+    fn so_far(&self) -> u64 {
+        if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
+    }
+
     /// The sender has something else than what is here: it comes as a new file.
     fn differs(&mut self) {
         if let Self::Complete { .. } = self
@@ -214,18 +219,25 @@ impl<'a> Receiver<'a> {
         if self.options.dry_run {
             return self.dry(entry);
         }
-        let dest = self.dest(&entry.path);
         let is_tree = matches!(self.target, Target::Tree { .. });
+        let dest = if is_tree || entry.path.is_root() {
+            self.dest(&entry.path)
+        } else {
+            Err(Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()))
+        };
         if !is_tree && !matches!(kind, Kind::File | Kind::Pipe) {
             return self.failed(
                 index,
                 &entry.path,
-                Fault(Refusal::Forbidden, "only bytes can be sent there, no directory".into()),
+                Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()),
             );
         }
-        let resumed = self.resumable();
         self.paths.insert(index, (entry.path.clone(), kind));
-        (self.observe)(Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed });
+        let started =
+            |resumed| Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed };
+        if !matches!(kind, Kind::File | Kind::Pipe) {
+            (self.observe)(started(0));
+        }
         match kind {
             Kind::Directory => {
                 if self.directories.len() >= MAX_DIRECTORIES {
@@ -259,17 +271,11 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn resumable(&self) -> u64 {
-        match &self.target {
-            Target::Stream { so_far, .. } => so_far.bytes(),
-            _ => 0,
-        }
-    }
-
     /// In a dry run every entry is answered, and nothing else happens.
     fn dry(&mut self, entry: Entry) -> Result<(), Error> {
-        let looked = self.dest(&entry.path).and_then(|dest| match (&mut self.store, entry.kind) {
-            (Some(store), Kind::File) => store.look(&entry, &dest),
+        let looked = self.dest(&entry.path).and_then(|dest| match (&mut self.store, &mut self.target) {
+            (Some(store), _) if entry.kind == Kind::File => store.look(&entry, &dest),
+            (_, Target::Sink(spool)) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
             _ => Ok(Ok(Tree::new())),
         });
         let answer = match looked {
@@ -279,14 +285,26 @@ impl<'a> Receiver<'a> {
             Ok(Err(hash)) => Answer::Complete(hash),
             Err(Fault(refusal, text)) => Answer::Refused(refusal, text),
         };
-        self.say(&Message::Answer { index: entry.index, answer })
+        let Entry { index, path, kind, size, .. } = entry;
+        let bytes = if matches!(answer, Answer::Complete(_)) { 0 } else { size.unwrap_or(0) };
+        if let Answer::Refused(refusal, text) = &answer {
+            self.note_failure(text);
+            (self.observe)(Progress::NotDelivered { path, refusal: *refusal, text: text.clone() });
+        } else {
+            (self.observe)(Progress::WouldSend { path, kind, bytes });
+        }
+        self.say(&Message::Answer { index, answer })
     }
 
     fn announce(&mut self, entry: Entry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
-        let index = entry.index;
+        let Entry { index, kind, size, .. } = entry;
         let path = entry.path.clone();
         let state = match dest.and_then(|dest| self.look(entry, dest)) {
-            Ok(state) => state,
+            Ok(state) => {
+                let resumed = state.so_far();
+                (self.observe)(Progress::Started { path, kind, size, resumed });
+                state
+            }
             Err(Fault(refusal, text)) => {
                 if self.ask {
                     self.paths.remove(&index);

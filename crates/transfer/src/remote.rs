@@ -48,6 +48,11 @@ impl Remote {
             let path = rest[end + 1..].strip_prefix(b":");
             (&rest[..end], path.ok_or_else(|| usage("a `:` has to follow the address".into()))?)
         } else {
+            let bare = text.iter().rposition(|byte| *byte == b':').map(|last| &text[..last]);
+            let bare = bare.and_then(|bare| std::str::from_utf8(bare).ok());
+            if let Some(address) = bare.filter(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok()) {
+                return Err(usage(format!("an IPv6 address goes in brackets, as [{address}]:PATH")));
+            }
             let colon = text.iter().position(|byte| *byte == b':');
             let colon = colon.ok_or_else(|| usage("has no `:`; write HOST:PATH".into()))?;
             (&text[..colon], &text[colon + 1..])
@@ -86,7 +91,7 @@ mod tests {
             let remote = Remote::parse(text.as_bytes(), 1).unwrap();
             assert_eq!((remote.host.as_str(), &remote.place), (host, &place), "{text}");
         }
-        for text in ["host", ":a", "[::1:a", "[::1]a", "host:/etc", "host:../x"] {
+        for text in ["host", ":a", "[::1:a", "[::1]a", "host:/etc", "host:../x", "fe80::1:a"] {
             assert!(matches!(Remote::parse(text.as_bytes(), 1), Err(Error::Usage(_))), "{text}");
         }
     }

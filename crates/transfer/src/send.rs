@@ -181,6 +181,8 @@ impl<'s, 'a> Sender<'s, 'a> {
             sent.ended = true;
         }
         if !has_content {
+            let Entry { path, kind, .. } = entry;
+            (self.observe)(Progress::Started { path, kind, size: None, resumed: 0 });
             return Ok(());
         }
         if !self.ask {

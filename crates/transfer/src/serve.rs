@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::limit::Limiter;
 use crate::machine::{Limits, Role};
 use crate::message::{Durability, Get, Item, Kind, Message, Options, Put, Refusal, Request};
-use crate::outgoing::{Outgoing, Pipe, Source};
+use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::pair::Codes;
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
@@ -200,6 +200,8 @@ impl Server {
                         _ => return Err(Error::io("accept on", "the listener", error)),
                     },
                 };
+                // An IPv4 peer of a socket for both is one of IPv4.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 accepted += 1;
                 self.running.fetch_add(1, Ordering::AcqRel);
                 scope.spawn(move || {
@@ -293,25 +295,42 @@ impl Server {
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<Box<dyn Transport>, Error> {
         // Accepted sockets inherit O_NONBLOCK on some systems, and the greeting waits.
-        stream.set_nonblocking(false).map_err(|error| Error::io("set up", peer.to_string(), error))?;
-        let wants_tls = first_byte(&stream).map_err(Error::Cut)? == TLS_HANDSHAKE;
+        let set_up = |error| Error::io("set up", peer.to_string(), error);
+        stream.set_nonblocking(false).map_err(set_up)?;
+        let wants_tls = first_byte(&stream, &self.cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
         match &self.options.keys {
             Some(keys) if wants_tls => {
                 let new_code = || observe(Serving::Code(self.codes.current()));
-                Ok(Box::new(tls::accept(stream, &peer.ip().to_string(), keys, &self.codes, &new_code)?))
+                let kept = stream.try_clone().map_err(set_up)?;
+                let name = peer.ip().to_string();
+                match tls::accept(stream, &name, keys, &self.codes, &new_code, &self.cancel) {
+                    Ok(tls) => Ok(Box::new(tls)),
+                    Err(error) => {
+                        // Why it is refused must reach the peer, which may have said more than was read.
+                        linger::close(OwnedFd::from(kept), &self.options.policy);
+                        Err(error)
+                    }
+                }
             }
             _ if wants_tls => {
                 Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key")))
             }
             _ if !self.options.insecure && !is_local(peer.ip()) => {
+                self.turn_away(Plain::new(stream).map_err(set_up)?);
                 Err(Error::Identity(format!("{peer} wanted to talk without encryption")))
             }
-            _ => {
-                let plain =
-                    Plain::new(stream).map_err(|error| Error::io("set up", peer.to_string(), error))?;
-                Ok(Box::new(plain))
-            }
+            _ => Ok(Box::new(Plain::new(stream).map_err(set_up)?)),
         }
+    }
+
+    /// Tells a client that does not encrypt why it is not served.
+    fn turn_away(&self, plain: Plain) {
+        let (limits, deadlines) = (Limits::default(), self.options.deadlines);
+        let mut session =
+            Session::with(Box::new(plain), Role::Responder, limits, deadlines, self.cancel.clone());
+        let told = "it accepts encrypted connections alone\nhint: leave out --insecure here, or start `linger share --insecure` there";
+        let _ = session.goodbye(1, told);
+        session.close(&self.options.policy);
     }
 
     /// Answers requests until the peer says goodbye.
@@ -438,7 +457,8 @@ impl Server {
         let (mut child, program) = start_source(port, self.options.displays)?;
         let output = child.stdout.take().ok_or_else(|| Fault(Refusal::Command, "no output".into()))?;
         let end = Instant::now() + Duration::from_secs(port.max_seconds);
-        Ok(Pipe::of_command(child, program, OwnedFd::from(output), end))
+        let producer = Producer { child, program, end };
+        Ok(Pipe::of_command(producer, OwnedFd::from(output), port.max_bytes))
     }
 
     fn tree(&self, get: &Get) -> Result<(Source<'_>, Vec<u8>, bool), Fault> {
@@ -533,8 +553,10 @@ pub(crate) fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, F
 const TLS_HANDSHAKE: u8 = 22;
 
 /// Looks at what a client says first, for a while.
-fn first_byte(stream: &TcpStream) -> io::Result<u8> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+fn first_byte(stream: &TcpStream, cancel: &Cancel) -> io::Result<u8> {
+    if !cancel.wait_beside(stream.as_fd(), PollFlags::IN, Duration::from_secs(10))? {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it said nothing for 10 s"));
+    }
     let mut first = [0];
     match stream.peek(&mut first)? {
         0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before a word was said")),

@@ -52,7 +52,7 @@ pub struct Port {
     /// Instead of a command: the desktop's own clipboard tool, found when it is needed.
     #[serde(default)]
     pub desktop: Option<Desktop>,
-    /// Most bytes. 64 MiB if it is not said.
+    /// Most bytes, taken or given. 64 MiB if it is not said.
     #[serde(default = "default_bytes")]
     pub max_bytes: u64,
     /// Seconds the command may run. 60 if it is not said.
@@ -146,11 +146,13 @@ impl Port {
         let argv = self.argv(displays, taking)?;
         let (program, arguments) =
             argv.split_first().ok_or_else(|| Fault(Refusal::Command, "no command".into()))?;
-        let child =
-            Command::new(program).args(arguments).stdin(stdin).stdout(stdout).stderr(Stdio::null()).spawn();
-        child
-            .map(|child| (child, program.clone()))
-            .map_err(|error| Fault(Refusal::Command, format!("cannot start `{program}`: {error}")))
+        let child = Command::new(program).args(arguments).stdin(stdin).stdout(stdout).spawn();
+        child.map(|child| (child, program.clone())).map_err(|error| {
+            let told = format!(
+                "cannot start `{program}`: {error}\nhint: the configuration there names it; is it installed?"
+            );
+            Fault(Refusal::Command, told)
+        })
     }
 }
 
@@ -193,7 +195,13 @@ impl Spool {
         if length <= self.port.max_bytes {
             return Ok(());
         }
-        Err(Fault(Refusal::NoSpace, format!("@{} takes at most {} bytes", self.name, self.port.max_bytes)))
+        Err(Fault(
+            Refusal::NoSpace,
+            format!(
+                "@{} takes at most {} bytes\nhint: max_bytes in the configuration there sets it",
+                self.name, self.port.max_bytes
+            ),
+        ))
     }
 
     fn fault(&self, error: &io::Error) -> Fault {
@@ -224,6 +232,13 @@ pub(crate) fn start_source(port: &Port, displays: Displays) -> Result<(Child, St
     port.start(displays, false, Stdio::null(), Stdio::piped())
 }
 
+/// What is said of a command that was ended because of `max_seconds`.
+pub(crate) fn too_long(program: &str) -> String {
+    format!(
+        "`{program}` took too long and was ended\nhint: max_seconds in the configuration there says how long it may"
+    )
+}
+
 /// Waits for a command until `end`, and kills it then; anything but success is a fault.
 pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(), Fault> {
     let mut pause = Duration::from_millis(1);
@@ -231,7 +246,10 @@ pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
-                return Err(Fault(Refusal::Command, format!("`{program}` ended with {status}")));
+                let told = format!(
+                    "`{program}` ended with {status}\nhint: what it said is on the standard error of `linger share` there"
+                );
+                return Err(Fault(Refusal::Command, told));
             }
             Ok(None) if Instant::now() < end => {
                 std::thread::sleep(pause);
@@ -240,7 +258,7 @@ pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(Fault(Refusal::Command, format!("`{program}` took too long and was ended")));
+                return Err(Fault(Refusal::Command, too_long(program)));
             }
             Err(error) => {
                 return Err(Fault(Refusal::Command, format!("cannot wait for `{program}`: {error}")));

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use crate::claim::{Claim, Claimant};
-use crate::error::refusal;
+use crate::error::{hint, refusal};
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree, hex};
 use crate::message::{Durability, Entry, Options, Receipt, Refusal, Time, Token};
 use crate::path::RelPath;
@@ -29,7 +29,7 @@ pub(crate) struct Fault(pub(crate) Refusal, pub(crate) String);
 impl Fault {
     pub(crate) fn new(doing: &str, what: impl Display, error: Errno) -> Self {
         let error = std::io::Error::from(error);
-        Self(refusal(&error), format!("cannot {doing} {what}: {error}"))
+        Self(refusal(&error), format!("cannot {doing} {what}: {error}{}", hint(&error)))
     }
 }
 
@@ -40,6 +40,8 @@ pub(crate) struct Store<'a> {
     claimant: Claimant,
     work: Option<Rc<Work>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
+    /// Directories that have new directories in them which are not durable yet.
+    grown: Vec<Rc<OwnedFd>>,
     /// Where the file system cannot make nameless files, they get names in the work directory.
     nameless: bool,
     /// What the process takes from the mode of every file that it creates.
@@ -82,6 +84,8 @@ struct Landed {
 
 /// Files that one fsync of the file system confirms together, and their bytes.
 const GROUP: usize = 256;
+/// Up to so many are confirmed by an fsync each.
+const FEW: usize = 3;
 const GROUP_BYTES: u64 = 64 << 20;
 
 impl<'a> Store<'a> {
@@ -95,6 +99,7 @@ impl<'a> Store<'a> {
             claimant,
             work: None,
             parent: None,
+            grown: Vec::new(),
             nameless: true,
             umask: umask(),
             prefix: format!("tmp-{}", hex(&random)),
@@ -167,15 +172,20 @@ impl<'a> Store<'a> {
         if self.options.dry_run {
             return Ok(Ok(Tree::new()));
         }
-        Ok(Ok(self.resume(entry, &parent)?.map_or_else(Tree::new, |found| found.tree)))
+        Ok(Ok(self.resume(entry, dest, &parent)?.map_or_else(Tree::new, |found| found.tree)))
     }
 
-    fn resume(&mut self, entry: &Entry, parent: &Rc<OwnedFd>) -> Result<Option<crate::state::Found>, Fault> {
+    fn resume(
+        &mut self,
+        entry: &Entry,
+        dest: &RelPath,
+        parent: &Rc<OwnedFd>,
+    ) -> Result<Option<crate::state::Found>, Fault> {
         let (part, log) = names(entry.token);
         let token = entry.token;
         let work = self.work_for(parent)?;
         State::resume(work.dir.as_fd(), token, self.options.verify, &part, &log)
-            .map_err(|error| in_use("resume", &part, error))
+            .map_err(|error| in_use("resume", dest, error))
     }
 
     /// Claims a file that may leave a partial one behind.
@@ -194,7 +204,7 @@ impl<'a> Store<'a> {
         let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
         if resume {
             let (parent, _) = self.parent_of(&landing.dest)?;
-            if let Some(found) = self.resume(&landing.entry, &parent)? {
+            if let Some(found) = self.resume(&landing.entry, &landing.dest, &parent)? {
                 let work = self.work_for(&parent)?;
                 let (name, _) = names(landing.entry.token);
                 landing.tree = found.tree;
@@ -295,7 +305,9 @@ impl<'a> Store<'a> {
         let offset = size - tail.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let written =
             write_pieces(tail, offset, |piece, offset| root::write_full(file.as_fd(), piece, offset))
-                .map_err(|error| Fault(refusal(&error), format!("cannot write {dest}: {error}")))
+                .map_err(|error| {
+                    Fault(refusal(&error), format!("cannot write {dest}: {error}{}", hint(&error)))
+                })
                 .and_then(|()| {
                     if landing.entry.sparse {
                         rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
@@ -354,7 +366,7 @@ impl<'a> Store<'a> {
         move || match files.as_slice() {
             _ if !disk => Ok(()),
             // One pass over the file system is cheaper than a journal commit for each file.
-            [first, _, _, _, ..] => rustix::fs::syncfs(first),
+            [first, ..] if files.len() > FEW => rustix::fs::syncfs(first),
             few => few.iter().try_for_each(rustix::fs::fsync),
         }
     }
@@ -363,6 +375,11 @@ impl<'a> Store<'a> {
     pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
+        if self.group.len() > FEW && synced.is_ok() {
+            // The whole file system is durable, and directories with it.
+            self.grown.clear();
+        }
+        let synced = synced.and_then(|()| self.sync_grown());
         let mut results = Vec::with_capacity(self.group.len());
         let mut last_parent: Option<Rc<OwnedFd>> = None;
         let mut directories: Result<(), Errno> = Ok(());
@@ -417,6 +434,15 @@ impl<'a> Store<'a> {
             }
         }
         results
+    }
+
+    /// Makes the directories durable that were made since the last time: what is in them cannot be found without.
+    fn sync_grown(&mut self) -> Result<(), Errno> {
+        if self.options.durability == Durability::Disk {
+            self.grown.iter().try_for_each(rustix::fs::fsync)?;
+        }
+        self.grown.clear();
+        Ok(())
     }
 
     /// Whether what has the final name is what was to get it.
@@ -505,13 +531,18 @@ fn exists(dest: &RelPath, is_file: bool) -> Fault {
 }
 
 fn unwritten(dest: &RelPath, offset: u64, error: &std::io::Error) -> Fault {
-    Fault(refusal(error), format!("cannot write {dest} at byte {offset}: {error}"))
+    Fault(refusal(error), format!("cannot write {dest} at byte {offset}: {error}{}", hint(error)))
 }
 
 /// A partial file that another process holds.
 fn in_use(doing: &str, what: impl Display, error: Errno) -> Fault {
     match error {
-        Errno::WOULDBLOCK => Fault(Refusal::Busy, format!("another program is receiving {what}")),
+        Errno::WOULDBLOCK => {
+            let told = format!(
+                "another program is receiving {what}\nhint: wait for it, or end it; what it has is kept"
+            );
+            Fault(Refusal::Busy, told)
+        }
         error => Fault::new(doing, what, error),
     }
 }

@@ -17,11 +17,13 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::identity::{Identity, Keyring, PublicKey, fingerprint};
 use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
 use crate::transport::Transport;
 use any_key::AnyKey;
+pub(crate) use greeting::cut;
 use greeting::{Deadline, Greeting, Word};
 
 /// Longest time for handshake and pairing together, a person's typing not counted.
@@ -123,14 +125,19 @@ impl ServerKeys {
 }
 
 /// Talks TLS to `host` over a connected socket, and makes sure that it is who it was before.
-pub(crate) fn connect(stream: TcpStream, host: &str, keys: &ClientKeys) -> Result<Tls, Error> {
+pub(crate) fn connect(
+    stream: TcpStream,
+    host: &str,
+    keys: &ClientKeys,
+    cancel: &Cancel,
+) -> Result<Tls, Error> {
     let name = ServerName::try_from("linger").map_err(|_| Error::Identity("no name".into()))?;
     let client = ClientConnection::new(Arc::new(client_config(&keys.identity)?), name).map_err(wrong)?;
     let mut connection = Connection::Client(client);
     let pinned = keys.known_hosts.of(host)?;
     let mut greeting = Greeting {
         connection: &mut connection,
-        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE },
+        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let server = greeting.handshake()?;
     if let Some(pinned) = pinned
@@ -210,12 +217,13 @@ pub(crate) fn accept(
     keys: &ServerKeys,
     codes: &Codes,
     new_code: &dyn Fn(),
+    cancel: &Cancel,
 ) -> Result<Tls, Error> {
     let server = ServerConnection::new(Arc::new(server_config(&keys.identity)?)).map_err(wrong)?;
     let mut connection = Connection::Server(server);
     let mut greeting = Greeting {
         connection: &mut connection,
-        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE },
+        socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let client = greeting.handshake()?;
     let known = keys.known_clients.knows(&client)?;

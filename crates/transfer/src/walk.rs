@@ -82,6 +82,12 @@ impl<'a> Walk<'a> {
         Self { root, top, begun: false, levels: Vec::new(), patterns, next: 0 }
     }
 
+    /// Whether it has a tree to go through.
+    pub(crate) fn is_directory(&self) -> bool {
+        let top = self.root.stat(&self.top, Links::Follow);
+        top.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
     /// Opens a file of the walk again, for another session.
     pub(crate) fn reopen(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
         let path = self.top.join(path).map_err(|_| Errno::NAMETOOLONG)?;

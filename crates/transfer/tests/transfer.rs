@@ -256,6 +256,77 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         },
     );
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+    // The same for what would be fetched.
+    share(
+        from.path(),
+        |_| {},
+        |shared| {
+            let mut options = GetOptions::default();
+            options.dry_run = true;
+            let (mut would, mut bytes) = (0, 0);
+            let output = Output::Path(to.path().join("tree"));
+            let (summary, error) = shared.client().get(&place("tree"), &output, &options, &mut |progress| {
+                if let Progress::WouldSend { bytes: more, .. } = progress {
+                    (would, bytes) = (would + 1, bytes + more);
+                }
+            });
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!((would, bytes), (12, (9 * BLOCK + 4096 + 12_345 + 1) as u64));
+            // What is in the way is said, too.
+            fs::write(to.path().join("tree"), b"a file").unwrap();
+            let output = Output::Path(to.path().join("tree"));
+            let (summary, _) = shared.client().get(&place("tree/small"), &output, &options, &mut |_| {});
+            assert_eq!(summary.failed, 1, "{summary:?}");
+        },
+    );
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+}
+
+/// A link that is named is meant for what it leads to, wherever that is; the copy has the name that was given.
+#[test]
+fn a_link_that_is_put_by_name_is_followed() {
+    let (elsewhere, from, to) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    fs::write(elsewhere.path().join("file"), b"content").unwrap();
+    fs::create_dir(elsewhere.path().join("dir")).unwrap();
+    fs::write(elsewhere.path().join("dir/inside"), b"inside").unwrap();
+    for name in ["file", "dir"] {
+        symlink(elsewhere.path().join(name), from.path().join(format!("to-{name}"))).unwrap();
+    }
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            shared.put(from.path().join("to-file"), "");
+            shared.put(from.path().join("to-dir"), "");
+        },
+    );
+    assert_eq!(fs::read(to.path().join("to-file")).unwrap(), b"content");
+    assert_eq!(fs::read(to.path().join("to-dir/inside")).unwrap(), b"inside");
+    assert!(!fs::symlink_metadata(to.path().join("to-file")).unwrap().is_symlink());
+}
+
+/// Whoever listens on the port may be anything: a client must not wait two minutes for it to learn the protocol.
+#[test]
+fn a_server_of_another_kind_is_told_at_once() {
+    use std::io::Read as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answering = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+        listener.set_nonblocking(true).unwrap();
+        listener.accept().is_err()
+    });
+    let from = tempdir().unwrap();
+    let client = Client::new("127.0.0.1", port, ClientOptions::default()).unwrap();
+    let input = Input::Path(from.path().into());
+    let (summary, error) = client.put(input, &place(""), &PutOptions::default(), &mut |_| {});
+    assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+    let said = error.unwrap().to_string();
+    assert!(said.contains("does not speak this protocol\nhint: is it `linger share`"), "{said}");
+    assert!(answering.join().unwrap(), "it was tried once");
 }
 
 #[test]
@@ -339,7 +410,8 @@ fn sinks_get_everything_or_nothing() {
     let config = format!(
         "[sink.print]\ncommand = ['tee', '{}']\nmax_bytes = 2000000\n[sink.broken]\ncommand = ['false']\n\
          [sink.clip]\ndesktop = 'clipboard'\n[source.date]\ncommand = ['echo', 'now']\n[source.bad]\n\
-         command = ['false']\n",
+         command = ['false']\n[source.big]\ncommand = ['head', '-c', '3000000', '/dev/zero']\nmax_bytes = 2000000\n\
+         [source.slow]\ncommand = ['sleep', '600']\nmax_seconds = 1\n",
         out.display()
     );
     let file = to.path().join("file");
@@ -369,6 +441,20 @@ fn sinks_get_everything_or_nothing() {
         let (summary, error) = shared.get_with("@bad", to.path().join("bad"), &GetOptions::default());
         assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
         assert!(!to.path().join("bad").exists());
+        for (source, expected) in [("@big", "more than 2000000 bytes"), ("@slow", "`sleep` took too long")] {
+            let (summary, error) = shared.get_with(source, to.path().join("bad"), &GetOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+            let said = summary.first_failure.unwrap();
+            assert!(said.contains(expected) && said.contains("hint:"), "{said}");
+            assert!(!to.path().join("bad").exists());
+        }
+        // A command takes one file: for each of a tree it would run again.
+        let (_, error) = shared.try_put(to.path(), "@print", &PutOptions::default());
+        assert!(matches!(error, Some(Error::Usage(_))), "{error:?}");
+        let stdout = Output::Stream(fs::File::create(to.path().join("stream")).unwrap().into());
+        let (_, error) = shared.client().get(&place(""), &stdout, &GetOptions::default(), &mut |_| {});
+        assert!(matches!(error, Some(Error::Usage(_))), "{error:?}");
+        assert_eq!(fs::read(to.path().join("stream")).unwrap(), b"");
     });
 }
 

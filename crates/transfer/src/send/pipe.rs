@@ -1,17 +1,27 @@
 //! The bytes of a pipe, which cannot be read twice: blocks are held until the receiver has them.
 
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, Sum, Tree};
-use crate::message::{Entry, Refusal};
+use crate::message::Entry;
 use crate::outgoing::Source;
-use crate::sink::finish;
+use crate::sink::{finish, too_long};
 
 /// Blocks of a pipe that are kept until the receiver has them.
 const MAX_HELD: usize = 8;
+/// How long to wait for bytes before the receiver is told that we are alive.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How it goes with a pipe.
+enum Reading {
+    Goes,
+    Ended,
+    /// It failed, and the receiver has been told.
+    Aborted,
+}
 
 impl Sender<'_, '_> {
     pub(super) fn pipe(&mut self, entry: Entry, theirs: &Tree) -> Result<(), Error> {
@@ -39,27 +49,36 @@ impl Sender<'_, '_> {
         let Source::Pipe(pipe) = &self.outgoing.source else { return Ok(()) };
         let current = pipe.current.clone();
         self.content(&current)?;
-        while !self.read_pipe(&entry)? {
-            if !self.outgoing.waiting.contains_key(&index) {
-                return self.end(index, 0, None);
+        loop {
+            match self.read_pipe(&entry)? {
+                Reading::Goes if self.outgoing.waiting.contains_key(&index) => {}
+                // The receiver has given it up.
+                Reading::Goes => return self.end(index, 0, None),
+                Reading::Ended => return self.end_pipe(&entry),
+                Reading::Aborted => return Ok(()),
             }
         }
-        self.end_pipe(&entry)
     }
 
-    /// Reads what the pipe has and sends it; true at its end.
-    pub(super) fn read_pipe(&mut self, entry: &Entry) -> Result<bool, Error> {
-        let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(true) };
+    /// Reads what the pipe has and sends it.
+    fn read_pipe(&mut self, entry: &Entry) -> Result<Reading, Error> {
+        let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(Reading::Ended) };
         if pipe.ended {
-            return Ok(true);
+            return Ok(Reading::Ended);
         }
         if pipe.held.len() >= MAX_HELD {
             self.await_event()?;
-            return Ok(false);
+            return Ok(Reading::Goes);
         }
-        if !self.session.wait_for(pipe.input.as_fd(), Duration::from_secs(10))? {
+        let left = pipe.child.as_ref().map(|producer| producer.end.saturating_duration_since(Instant::now()));
+        let pause = left.map_or(PAUSE, |left| left.min(PAUSE));
+        if !self.session.wait_for(pipe.input.as_fd(), pause)? {
+            let is_over = pipe.child.as_ref().is_some_and(|producer| producer.end <= Instant::now());
+            if is_over && let Some(producer) = pipe.child.take() {
+                return self.give_up(entry, too_long(&producer.program));
+            }
             self.session.ping()?;
-            return self.look_around(u64::MAX).map(|()| false);
+            return self.look_around(u64::MAX).map(|()| Reading::Goes);
         }
         let from = pipe.current.len();
         pipe.current.resize(BLOCK, 0);
@@ -67,21 +86,25 @@ impl Sender<'_, '_> {
             Ok(read) => read,
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {
                 pipe.current.truncate(from);
-                return Ok(false);
+                return Ok(Reading::Goes);
             }
             Err(error) => {
                 pipe.current.truncate(from);
-                let text = format!("cannot read the pipe: {}", std::io::Error::from(error));
-                // The caller sees that it is gone, and tells the receiver.
-                self.outgoing.waiting.remove(&entry.index);
-                self.not_delivered(entry.path.clone(), Refusal::Source, text);
-                return Ok(false);
+                return self.give_up(entry, format!("cannot read the pipe: {}", std::io::Error::from(error)));
             }
         };
         pipe.current.truncate(from + read);
         if read == 0 {
             pipe.ended = true;
-            return Ok(true);
+            return Ok(Reading::Ended);
+        }
+        if pipe.length() > pipe.most {
+            drop(pipe.child.take());
+            let text = format!(
+                "the source gives more than {} bytes, which is its limit\nhint: max_bytes in the configuration there sets it",
+                pipe.most
+            );
+            return self.give_up(entry, text);
         }
         let bytes = pipe.current[from..].to_vec();
         let full = (pipe.current.len() == BLOCK).then(|| {
@@ -96,13 +119,19 @@ impl Sender<'_, '_> {
             self.sum(value)?;
         }
         self.look_around(BLOCK as u64)?;
-        Ok(false)
+        Ok(Reading::Goes)
+    }
+
+    /// Nothing more comes of it, in this session or another.
+    fn give_up(&mut self, entry: &Entry, text: String) -> Result<Reading, Error> {
+        self.abort(entry, text)?;
+        Ok(Reading::Aborted)
     }
 
     pub(super) fn end_pipe(&mut self, entry: &Entry) -> Result<(), Error> {
         let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(()) };
-        if let Some((mut child, program, end)) = pipe.child.take()
-            && let Err(fault) = finish(&mut child, &program, end)
+        if let Some(mut producer) = pipe.child.take()
+            && let Err(fault) = finish(&mut producer.child, &producer.program, producer.end)
         {
             return self.abort(entry, fault.1);
         }

@@ -56,8 +56,10 @@ impl Store<'_> {
         }
         // Another file system is mounted inside the tree: a rename cannot cross, so work there.
         let made = rustix::fs::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
-        if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
-            return Err(Fault::new("make a work directory on", "the mounted file system", Errno::ACCESS));
+        if let Err(error) = made
+            && error != Errno::EXIST
+        {
+            return Err(Fault::new("make a work directory on", "the file system mounted there", error));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&**parent, crate::path::WORK, flags, Mode::empty()).map_err(fault)?;

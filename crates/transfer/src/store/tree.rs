@@ -1,6 +1,7 @@
 //! Directories and symbolic links, which have no content.
 
 use std::os::fd::AsFd as _;
+use std::rc::Rc;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -18,10 +19,20 @@ impl Store<'_> {
         }
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::mkdirat(&*parent, os(&name), Mode::RWXU) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if self.grown.last().is_none_or(|last| !Rc::ptr_eq(last, &parent)) {
+                    self.grown.push(parent);
+                }
+                Ok(())
+            }
             Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
                 Ok(_) => Ok(()),
-                Err(_) => Err(Fault(Refusal::Exists, format!("{dest} exists and is no directory"))),
+                Err(_) => Err(Fault(
+                    Refusal::Exists,
+                    format!(
+                        "{dest} exists and is no directory\nhint: remove it there, or send to another name"
+                    ),
+                )),
             },
             Err(error) => Err(Fault::new("make the directory", dest, error)),
         }
@@ -42,6 +53,7 @@ impl Store<'_> {
                 Durability::Disk => rustix::fs::fsync(&dir),
                 Durability::Memory => Ok(()),
             });
+        let set = set.and_then(|()| self.sync_grown());
         set.map_err(|error| Fault::new("set mode and time of", dest, error))
     }
 

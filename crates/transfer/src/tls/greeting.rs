@@ -2,11 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustls::Connection;
 
 use super::wrong;
+use crate::cancel::{Cancel, Stopped};
 use crate::error::Error;
 use crate::identity::{PublicKey, key_of_spki};
 
@@ -22,6 +25,8 @@ pub(super) enum Word {
 pub(super) struct Deadline<'a> {
     pub(super) stream: &'a TcpStream,
     pub(super) until: Instant,
+    /// Ends the wait.
+    pub(super) cancel: &'a Cancel,
 }
 
 impl Deadline<'_> {
@@ -35,8 +40,12 @@ impl Deadline<'_> {
 
 impl Read for Deadline<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.left()?)?;
-        self.stream.read(into)
+        let left = self.left()?.unwrap_or_default();
+        if self.cancel.wait_beside(self.stream.as_fd(), PollFlags::IN, left)? {
+            self.stream.read(into)
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))
+        }
     }
 }
 
@@ -116,9 +125,11 @@ impl Greeting<'_> {
     }
 }
 
-pub(super) fn cut(error: io::Error) -> Error {
+pub(crate) fn cut(error: io::Error) -> Error {
     // rustls wraps what it has against the peer's records in this kind.
-    if error.kind() == io::ErrorKind::InvalidData {
+    if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
+        Error::Cancelled
+    } else if error.kind() == io::ErrorKind::InvalidData {
         Error::Identity(format!("TLS: {error}"))
     } else {
         Error::Cut(error)
