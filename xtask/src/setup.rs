@@ -38,6 +38,8 @@ const DEBIAN: &[(&str, &str)] = &[
     ("iperf3", "the transfer's bench: what the link can do"),
     ("netcat-openbsd", "the transfer's bench: nc, and tar | nc"),
     ("rsync", "the transfer's bench: the daemon"),
+    ("vim", "the transfer's editor snippets"),
+    ("emacs-nox", "the transfer's editor snippets"),
     ("openssh-client", "the transfer's bench: scp"),
     ("openssh-server", "the transfer's bench: scp"),
     ("wrk", "loads the benches of the close and of run"),

@@ -35,6 +35,15 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
     Ok(())
 }
 
+/// Becomes true with SIGINT or SIGTERM, for whoever looks; what they do otherwise stays as it is.
+pub(crate) fn seen() -> io::Result<Arc<AtomicBool>> {
+    let seen = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, seen.clone())?;
+    }
+    Ok(seen)
+}
+
 /// Lets a write beyond `RLIMIT_FSIZE` fail instead of ending the program (`setrlimit(2)`).
 pub(crate) fn outlive_file_limit() -> io::Result<()> {
     let ignored = Arc::new(AtomicBool::new(false));

@@ -2,6 +2,7 @@
 //! status says that this is not all.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use linger_host::testing::skip;
@@ -10,9 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
 /// Starts the program with a standard input that stays silent, and waits until it takes both signals.
-fn start(words: &str) -> Child {
+fn start(words: &str, home: &Path) -> Child {
     let child = Command::new(LINGER)
         .args(words.split(' '))
+        .env("XDG_CONFIG_HOME", home)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -35,7 +37,8 @@ fn takes_signals(process: u32) -> bool {
 }
 
 fn interrupted(words: &str, signal: Signal) -> (Option<i32>, String, String) {
-    let mut child = start(words);
+    let home = tempfile::tempdir().unwrap();
+    let mut child = start(words, home.path());
     let silent = child.stdin.take();
     kill_process(Pid::from_child(&child), signal).unwrap();
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
@@ -48,7 +51,8 @@ fn interrupted(words: &str, signal: Signal) -> (Option<i32>, String, String) {
 fn every_verb_ends_in_order() {
     // It accepts by its backlog, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let silent = silent.local_addr().unwrap();
+    let (silent, _listener) = (silent.local_addr().unwrap(), silent);
+    let port = silent.port();
     let temporary = tempfile::tempdir().unwrap();
     let shared = temporary.path().display();
     for signal in [Signal::INT, Signal::TERM] {
@@ -59,6 +63,11 @@ fn every_verb_ends_in_order() {
             ("server --listen 127.0.0.1:0".into(), 0, "accepted       0 connections"),
             ("fcgi serve --echo --listen 127.0.0.1:0".into(), 0, "serving FastCGI"),
             (format!("share --listen 127.0.0.1:0 {shared}"), 0, "sharing "),
+            (format!("put --port {port} --tls {shared} 127.0.0.1:"), 1, "linger: stopped on request"),
+            (format!("put --port {port} {shared} 127.0.0.1:"), 1, "linger: stopped on request"),
+            (format!("put --port {port} --streams 3 - 127.0.0.1:x"), 1, "linger: stopped on request"),
+            (format!("get --port {port} 127.0.0.1:x"), 1, "linger: stopped on request"),
+            (format!("ls --port {port} 127.0.0.1:"), 3, "linger: stopped on request"),
             ("lab --link loopback --peer late --trials 1000000".into(), 3, "Interrupted: "),
         ] {
             let (code, stdout, stderr) = interrupted(&words, signal);

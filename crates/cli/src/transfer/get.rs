@@ -78,7 +78,12 @@ fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
         source,
     })?;
     super::end_on_signal(&client)?;
-    let mut show = Show::new(connect.json, &remote.host, copying.receipt.as_deref())?;
+    let top = match &remote.place {
+        Destination::Path { path, .. } => path.to_string(),
+        Destination::Port(name) => format!("@{name}"),
+        _ => String::new(),
+    };
+    let mut show = Show::new(connect.json, &remote.host, top, copying.receipt.as_deref())?;
     if to_stdout {
         show.keep_stdout();
     }
@@ -94,7 +99,9 @@ pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
             return Err(Error::Usage("a sink or source cannot be listed".into()));
         };
         let mut items = Vec::new();
-        connect.client(&remote)?.list(path, &mut |item| items.push(item))?;
+        let client = connect.client(&remote)?;
+        super::end_on_signal(&client)?;
+        client.list(path, &mut |item| items.push(item))?;
         Ok(items)
     });
     let mut items = match listed {

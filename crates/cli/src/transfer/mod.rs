@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
@@ -157,8 +158,19 @@ impl Connect {
     }
 }
 
-/// Asks whoever sits at the terminal, even if standard input is a pipe.
+/// Whether a key was pressed, after a while.
+fn is_ready(terminal: &std::fs::File) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    match rustix::event::poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&moment)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        other => Ok(other? > 0),
+    }
+}
+
+/// Asks whoever sits at the terminal, even if standard input is a pipe; Ctrl-C is no code.
 fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
+    let interrupted = interrupt::seen()?;
     let mut terminal = std::fs::File::options().read(true).write(true).open("/dev/tty")?;
     write!(
         terminal,
@@ -167,7 +179,17 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     let mut code = Vec::new();
     let mut byte = [0];
     // A code has nine characters; whatever is much longer is none.
-    while code.len() < 64 && terminal.read(&mut byte)? == 1 && byte != *b"\n" {
+    while code.len() < 64 {
+        // A read would go on after a signal (`SA_RESTART`).
+        while !is_ready(&terminal)? {
+            if interrupted.load(Ordering::Relaxed) {
+                writeln!(terminal)?;
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+        }
+        if terminal.read(&mut byte)? == 0 || byte == *b"\n" {
+            break;
+        }
         code.push(byte[0]);
     }
     Ok(String::from_utf8_lossy(&code).trim().to_owned())
@@ -207,6 +229,9 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
         },
     };
     match (error, code) {
+        (Some(error @ Error::Io { source, .. }), _) => {
+            return exit::fail(code, format_args!("{error}{}", exit::file_hint(source)));
+        }
         (Some(error), _) => return exit::fail(code, error),
         (None, exit::NOTHING_LOST) => {}
         (None, _) if summary.failed > 1 => {

@@ -1,7 +1,7 @@
 //! `linger put`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -35,6 +35,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     put(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
+/// What is sent, by its last name.
+fn top(from: &Path) -> String {
+    from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned()
+}
+
 fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
     let Arguments { from, to, copying, connect } = arguments;
     let remote = connect.remote(to)?;
@@ -47,7 +52,7 @@ fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
     options.limit = copying.limit();
     let client = connect.client(&remote)?;
     super::end_on_signal(&client)?;
-    let mut show = Show::new(connect.json, &remote.host, copying.receipt.as_deref())?;
+    let mut show = Show::new(connect.json, &remote.host, top(from), copying.receipt.as_deref())?;
     let input = if is_stdio(from) {
         // A duplicate, for the descriptor itself is never closed.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);

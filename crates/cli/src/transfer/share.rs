@@ -176,7 +176,13 @@ fn report(served: &Served, json: bool) {
         (None, true) => "both sides know".to_owned(),
         (None, false) => "the other side never said that it knows".to_owned(),
     };
-    let failed = if summary.failed > 0 { format!(", {} failed", summary.failed) } else { String::new() };
+    let why = summary.first_failure.as_deref().and_then(|why| why.lines().next());
+    let failed = match summary.failed {
+        0 => String::new(),
+        1 => format!(", 1 failed ({})", why.unwrap_or_default()),
+        more => format!(", {more} failed (the first: {})", why.unwrap_or_default()),
+    };
+    let request = if request.is_empty() { "asked nothing" } else { request };
     eprintln!("{peer} {request}: {} confirmed, {} bytes{failed}; {ended}", summary.confirmed, summary.bytes);
 }
 

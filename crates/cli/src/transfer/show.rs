@@ -1,5 +1,6 @@
 //! What is shown of a transfer: progress on a terminal, lines, or JSON; and the receipts that are kept.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
-    Confirmation, Durability, Error, Kind, Line, Progress, Receipts, Summary, Verdict, hex, printable,
+    Confirmation, Durability, Error, Kind, Line, Progress, Receipts, RelPath, Summary, Verdict, hex,
+    printable,
 };
 use serde_json::{Value, json};
 
@@ -17,16 +19,20 @@ use super::{unusable, word};
 pub(crate) struct Show {
     json: bool,
     host: String,
+    /// What the top of the transfer is called here; its path below itself is empty.
+    top: String,
     bar: ProgressBar,
     receipts: Option<Receipts<BufWriter<File>>>,
     /// Whether each receipt is worth a line: a single file's is, those of a tree are too many.
     single: bool,
     quiet: bool,
+    /// Hints that were given: what failed a thousand times for one reason needs it once.
+    hints: HashSet<String>,
     broken: Option<io::Error>,
 }
 
 impl Show {
-    pub(crate) fn new(json: bool, host: &str, receipt: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn new(json: bool, host: &str, top: String, receipt: Option<&Path>) -> Result<Self, Error> {
         let receipts = match receipt {
             Some(path) => {
                 let file = File::create(path).map_err(|error| unusable("write", path, &error))?;
@@ -38,8 +44,18 @@ impl Show {
         if json || !io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Ok(Self { json, host: host.to_owned(), bar, receipts, single: true, quiet: false, broken: None })
+        bar.set_style(style("{spinner} {msg}"));
+        Ok(Self {
+            json,
+            host: host.to_owned(),
+            top,
+            bar,
+            receipts,
+            single: true,
+            quiet: false,
+            hints: HashSet::new(),
+            broken: None,
+        })
     }
 
     /// Standard output is the content's.
@@ -68,7 +84,11 @@ impl Show {
             Progress::Scanning { entries, bytes } => {
                 self.bar.set_message(format!("scanning: {entries} entries, {bytes} bytes"));
             }
-            Progress::Connected { .. } => self.bar.set_message("connected"),
+            Progress::Connected { .. } => {
+                // Not before: the code may have been asked for on the same terminal.
+                self.bar.enable_steady_tick(Duration::from_millis(200));
+                self.bar.set_message(format!("{} looks what it has", self.host));
+            }
             Progress::Started { path, kind, size, resumed } => {
                 self.single &= kind != Kind::Directory;
                 if kind == Kind::File
@@ -80,23 +100,38 @@ impl Show {
                     self.bar.set_style(style("{spinner} {bytes} {bytes_per_sec} {msg}"));
                 }
                 self.bar.inc(resumed);
-                self.bar.set_message(path.to_string());
+                self.bar.set_message(self.name(&path));
             }
             Progress::Moved { bytes } => self.bar.inc(bytes),
-            Progress::Verifying { path } => self.bar.set_message(format!("verifying {path}")),
+            Progress::Verifying { path } => self.bar.set_message(format!("verifying {}", self.name(&path))),
             Progress::Waiting { entries } => self.bar.set_message(format!("waiting for {entries} receipts")),
             Progress::Confirmed(confirmation) => self.confirmed(&confirmation),
             Progress::NotDelivered { path, text, .. } => {
-                self.bar.suspend(|| eprintln!("linger: {path}: {text}"));
+                let told = self.hint_once(&text);
+                let what = if names(&text, &path) { String::new() } else { format!("{path}: ") };
+                self.bar.suspend(|| eprintln!("linger: {what}{told}"));
             }
             Progress::WouldSend { path, kind, bytes } if !self.json => {
                 let what = if kind == Kind::Directory { "/" } else { "" };
-                self.print(&format!("{bytes:>14}  {path}{what}"));
+                self.print(&format!("{bytes:>14}  {}{what}", self.name(&path)));
             }
             Progress::Retrying { error, pause } => {
-                self.bar.suspend(|| eprintln!("linger: {error}; trying again in {pause:.1} s"));
+                let what = error.lines().next().unwrap_or_default();
+                self.bar.suspend(|| eprintln!("linger: {what}; trying again in {pause:.1} s"));
             }
             _ => {}
+        }
+    }
+
+    fn name(&self, path: &RelPath) -> String {
+        if path.is_root() { self.top.clone() } else { path.to_string() }
+    }
+
+    /// Takes the hint off if it was given before.
+    fn hint_once(&mut self, text: &str) -> String {
+        match text.split_once("\nhint: ") {
+            Some((what, hint)) if !self.hints.insert(hint.to_owned()) => what.to_owned(),
+            _ => text.to_owned(),
         }
     }
 
@@ -163,6 +198,16 @@ impl Show {
             Err(source) => Err(Error::Io { doing: "write", what: "the receipts".into(), source }),
         }
     }
+}
+
+/// Whether it is said of what the text is: of the top there is nothing to say.
+fn names(text: &str, path: &RelPath) -> bool {
+    let path = path.to_string();
+    let ends_with_it = |word: &str| {
+        let before = word.trim_end_matches([':', ',', ';']).strip_suffix(&path);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    };
+    path == "." || text.split_whitespace().any(ends_with_it)
 }
 
 fn style(template: &str) -> ProgressStyle {
