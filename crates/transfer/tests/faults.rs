@@ -40,7 +40,7 @@ fn boundaries(sent: &[u8]) -> Vec<u64> {
     let mut ends = vec![8];
     let mut at = 8;
     while let Some(header) = sent.get(at..at + 8) {
-        at += 8 + u32::from_be_bytes(header[..4].try_into().unwrap()) as usize;
+        at += 8 + u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
         ends.push(at as u64);
     }
     assert_eq!(ends.last(), Some(&(sent.len() as u64)), "the stream is made of whole frames");

@@ -44,6 +44,9 @@ impl Session {
             if !is_data && waiting.len() < HEADER + length {
                 return Ok(None);
             }
+            if !is_data {
+                wire::check_payload(*bytes, &waiting[HEADER..HEADER + length])?;
+            }
             let verdict = self.machine.arrived(header)?;
             let payload = if is_data { Vec::new() } else { waiting[HEADER..HEADER + length].to_vec() };
             self.parsed += HEADER + payload.len();
@@ -81,7 +84,10 @@ impl Session {
                 }
                 // Not more than one unsent answer: a peer that only asks must not fill our memory.
                 Kind::Ping if self.aside().len() < BUFFER / 2 => self.aside().extend(
-                    Header { kind: Kind::Pong, stream: 0, length: 8 }.encode().into_iter().chain(payload),
+                    Header { kind: Kind::Pong, stream: 0, length: 8 }
+                        .encode(&payload)
+                        .into_iter()
+                        .chain(payload),
                 ),
                 Kind::Ping | Kind::Pong | Kind::Data => {}
             }

@@ -15,7 +15,7 @@ impl Session {
     pub(crate) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
         debug_assert!(self.unfinished == 0 && length <= MAX_DATA);
         self.await_credit(stream, length)?;
-        self.header(Kind::Data, stream, length);
+        self.header(Kind::Data, stream, length, &[]);
         self.unfinished = length;
         Ok(())
     }
@@ -49,11 +49,11 @@ impl Session {
         }
     }
 
-    pub(super) fn header(&mut self, kind: Kind, stream: u16, length: usize) {
+    pub(super) fn header(&mut self, kind: Kind, stream: u16, length: usize, payload: &[u8]) {
         if matches!(kind, Kind::Data | Kind::Message) {
             self.machine.sent(stream, length as u64);
         }
-        self.output.extend(Header { kind, stream, length: length as u32 }.encode());
+        self.output.extend(Header { kind, stream, length: length as u32 }.encode(payload));
     }
 
     /// Sends one frame. After one that was not sent whole there is none: the peer would take it for the rest.
@@ -62,7 +62,7 @@ impl Session {
             let told = "it was given up in the middle of a frame";
             return Err(Error::Cut(io::Error::new(ErrorKind::BrokenPipe, told)));
         }
-        self.header(kind, stream, payload.len());
+        self.header(kind, stream, payload.len(), payload);
         self.output.extend_from_slice(payload);
         self.flush_if_full()
     }
@@ -158,8 +158,9 @@ impl Session {
     /// Adds a frame of eight bytes, which needs no room in any window.
     pub(super) fn control(&mut self, kind: Kind, stream: u16, value: u64) {
         let aside = self.aside();
-        aside.extend(Header { kind, stream, length: 8 }.encode());
-        aside.extend(value.to_be_bytes());
+        let payload = value.to_be_bytes();
+        aside.extend(Header { kind, stream, length: 8 }.encode(&payload));
+        aside.extend(payload);
     }
 
     /// Writes what the socket takes now; the rest goes with the next flush.
@@ -198,7 +199,7 @@ mod tests {
     }
 
     fn frame(kind: Kind, stream: u16, payload: &[u8]) -> Vec<u8> {
-        [&Header { kind, stream, length: payload.len() as u32 }.encode()[..], payload].concat()
+        [&Header { kind, stream, length: payload.len() as u32 }.encode(payload)[..], payload].concat()
     }
 
     /// What arrives until the other side closes.

@@ -11,7 +11,7 @@ pub(crate) fn frames(stream: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = vec![stream[..8].to_vec()];
     let mut at = 8;
     while at + 8 <= stream.len() {
-        let length = u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
+        let length = u32::from_be_bytes([0, stream[at + 1], stream[at + 2], stream[at + 3]]) as usize;
         let end = (at + 8 + length).min(stream.len());
         frames.push(stream[at..end].to_vec());
         at = end;
@@ -34,7 +34,7 @@ pub(crate) fn damage(frames: &mut Vec<Vec<u8>>, random: &mut ChaCha8Rng) {
             4 => frames[place][7] = below(4) as u8,
             5 => {
                 let length = below(1 << 21) as u32;
-                frames[place][..4].copy_from_slice(&length.to_be_bytes());
+                frames[place][1..4].copy_from_slice(&length.to_be_bytes()[1..]);
             }
             6 => {
                 // Paths that lead elsewhere, of the same length as what was there.
@@ -56,6 +56,20 @@ pub(crate) fn damage(frames: &mut Vec<Vec<u8>>, random: &mut ChaCha8Rng) {
         if frames.len() < 2 {
             return;
         }
+    }
+    // A frame that does not fit its checks goes no further than to them.
+    if below(8) > 0 {
+        frames[1..].iter_mut().for_each(|frame| seal(frame));
+    }
+}
+
+/// Makes the checks of a frame fit, as somebody would who means harm.
+fn seal(frame: &mut [u8]) {
+    let parity = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum ^ byte);
+    if frame.len() >= 8 {
+        frame[0] = if frame[4] == 3 { 0 } else { parity(&frame[8..]) };
+        frame[5] = 0;
+        frame[5] = parity(&frame[..8]);
     }
 }
 

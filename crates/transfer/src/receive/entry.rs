@@ -1,0 +1,162 @@
+//! What is announced: whether it may come, what of it is here already, and where it will land.
+
+use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Receiver, Target, Waiting, Waits, receipt};
+use crate::error::Error;
+use crate::hash::Tree;
+use crate::message::{Answer, Entry, Kind, Message, Refusal, Token};
+use crate::path::RelPath;
+use crate::progress::Progress;
+use crate::state::short;
+use crate::store::{Fault, Landing, leaves_part};
+use crate::wire::Violation;
+
+impl Receiver<'_> {
+    /// Takes an announcement.
+    pub(super) fn entry(&mut self, entry: Entry) -> Result<(), Error> {
+        let Entry { index, kind, .. } = entry;
+        if self.files.len() >= MAX_ANNOUNCED || (!self.ask && !self.files.is_empty()) {
+            return Err(Violation::Unexpected("too many announcements").into());
+        }
+        if self.options.dry_run {
+            return self.dry(entry);
+        }
+        let is_tree = matches!(self.target, Target::Tree { .. });
+        let dest = if is_tree || entry.path.is_root() {
+            self.dest(&entry.path)
+        } else {
+            Err(Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()))
+        };
+        if !is_tree && !matches!(kind, Kind::File | Kind::Pipe) {
+            return self.failed(
+                index,
+                &entry.path,
+                Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()),
+            );
+        }
+        self.paths.insert(index, (entry.path.clone(), kind));
+        let started =
+            |resumed| Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed };
+        if !matches!(kind, Kind::File | Kind::Pipe) {
+            (self.observe)(started(0));
+        }
+        match kind {
+            Kind::Directory => {
+                if self.directories.len() >= MAX_DIRECTORIES {
+                    return Err(Violation::Unexpected("too many open directories").into());
+                }
+                let made = dest.and_then(|dest| {
+                    if let Some(store) = &mut self.store {
+                        store.make_directory(&dest)?;
+                    }
+                    Ok(dest)
+                });
+                match made {
+                    Ok(dest) => drop(self.directories.insert(index, dest)),
+                    Err(fault) => self.failed(index, &entry.path, fault)?,
+                }
+                Ok(())
+            }
+            Kind::Link => {
+                let made = dest.and_then(|dest| {
+                    if let Some(store) = &mut self.store {
+                        store.make_link(&entry, &dest)?;
+                    }
+                    Ok(dest)
+                });
+                match made {
+                    Ok(dest) => self.confirm(receipt(index, 0, None, self.options, &dest)),
+                    Err(fault) => self.failed(index, &entry.path, fault),
+                }
+            }
+            Kind::File | Kind::Pipe => self.announce(entry, dest),
+        }
+    }
+
+    /// In a dry run every entry is answered, and nothing else happens.
+    fn dry(&mut self, entry: Entry) -> Result<(), Error> {
+        let looked = self.dest(&entry.path).and_then(|dest| match (&mut self.store, &mut self.target) {
+            (Some(store), _) if entry.kind == Kind::File => store.look(&entry, &dest),
+            (_, Target::Sink(spool)) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
+            _ => Ok(Ok(Tree::new())),
+        });
+        let answer = match looked {
+            Ok(Ok(_)) => Answer::Fresh,
+            // Below the top the directories would have been made.
+            Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => Answer::Fresh,
+            Ok(Err(hash)) => Answer::Complete(hash),
+            Err(Fault(refusal, text)) => Answer::Refused(refusal, text),
+        };
+        let Entry { index, path, kind, size, .. } = entry;
+        let bytes = if matches!(answer, Answer::Complete(_)) { 0 } else { size.unwrap_or(0) };
+        if let Answer::Refused(refusal, text) = &answer {
+            self.note_failure(text);
+            (self.observe)(Progress::NotDelivered { path, refusal: *refusal, text: text.clone() });
+        } else {
+            (self.observe)(Progress::WouldSend { path, kind, bytes });
+        }
+        self.say(&Message::Answer { index, answer })
+    }
+
+    fn announce(&mut self, entry: Entry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
+        let Entry { index, kind, size, .. } = entry;
+        let path = entry.path.clone();
+        let state = match dest.and_then(|dest| self.look(entry, dest)) {
+            Ok(state) => {
+                let resumed = state.so_far();
+                (self.observe)(Progress::Started { path, kind, size, resumed });
+                state
+            }
+            Err(Fault(refusal, text)) => {
+                if self.ask {
+                    self.paths.remove(&index);
+                    (self.observe)(Progress::NotDelivered { path, refusal, text: text.clone() });
+                    self.note_failure(&text);
+                    return self.say(&Message::Answer { index, answer: Answer::Refused(refusal, text) });
+                }
+                self.failed(index, &path, Fault(refusal, text))?;
+                Waits::Dropped
+            }
+        };
+        if self.ask {
+            let answer = match &state {
+                Waits::Landing(landing) if landing.tree.blocks() > 0 => Answer::Partial(landing.tree.clone()),
+                Waits::Complete { hash, .. } => Answer::Complete(*hash),
+                _ => Answer::Fresh,
+            };
+            self.say(&Message::Answer { index, answer })?;
+        }
+        self.files.push_back(Waiting { index, state });
+        Ok(())
+    }
+
+    fn look(&mut self, mut entry: Entry, dest: RelPath) -> Result<Waits, Fault> {
+        if leaves_part(&entry) {
+            // The same source may go to several names at once.
+            entry.token = bound(entry.token, &dest);
+        }
+        match &mut self.target {
+            Target::Tree { .. } => {}
+            Target::Sink(spool) => {
+                spool.begin(entry.size)?;
+                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
+            }
+            Target::Stream { so_far, .. } => {
+                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, so_far.clone()))));
+            }
+        }
+        let Some(store) = &mut self.store else { return Err(Fault(Refusal::Other, "nowhere to go".into())) };
+        let claim = store.claim(&entry)?;
+        if self.ask
+            && let Err(hash) = store.look(&entry, &dest)?
+        {
+            return Ok(Waits::Complete { hash, landing: Box::new(Landing::bare(entry, dest, Tree::new())) });
+        }
+        store.begin(entry, dest, claim, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
+    }
+}
+
+/// Names a partial file: what is sent, and what it is to become.
+fn bound(token: Token, dest: &RelPath) -> Token {
+    let named = [&b"linger-transfer partial file\0"[..], &token, dest.as_bytes()].concat();
+    short(blake3::hash(&named))
+}

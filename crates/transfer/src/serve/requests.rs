@@ -1,0 +1,220 @@
+//! What clients ask a server for.
+
+use super::*;
+
+impl Server {
+    /// Answers requests until the peer says goodbye.
+    pub(super) fn requests(
+        &self,
+        session: &mut Session,
+        claimant: &Claimant,
+        served: &mut Served,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Result<(), Error> {
+        let peer = served.peer;
+        loop {
+            match session.receive()? {
+                Event::Opened { stream, request } => {
+                    let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
+                    match Request::decode(&request)? {
+                        Request::Put(put) => {
+                            served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
+                            self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
+                        }
+                        Request::Get(get) => {
+                            served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
+                            self.get(session, stream, get, &mut served.summary, &mut tell)?;
+                            // Whoever received last confirms last: here it is this side.
+                            session.goodbye(0, "all receipts are here")?;
+                            served.summary.peer_knows = true;
+                            return Ok(());
+                        }
+                        Request::List { path } => {
+                            served.request = format!("ls {path}");
+                            self.list(session, stream, &path)?;
+                        }
+                    }
+                    if self.options.ending == Ending::Close {
+                        return Ok(());
+                    }
+                }
+                Event::Bye { code, reason } => {
+                    served.summary.peer_knows = code == 0;
+                    return if code == 0 { Ok(()) } else { Err(Error::goodbye(code, reason)) };
+                }
+                Event::Finished { .. } => {}
+                _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
+            }
+        }
+    }
+
+    /// Refuses a request, in a way that the peer gets to read.
+    fn refuse(&self, session: &mut Session, stream: u16, Fault(refusal, text): Fault) -> Result<(), Error> {
+        let message = Message::Error { refusal, text: text.clone() };
+        session.message(stream, &message.encode())?;
+        session.finish(stream)?;
+        session.flush()?;
+        Err(Error::Refused(refusal, text))
+    }
+
+    fn put(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        put: Put,
+        claimant: Claimant,
+        summary: &mut Summary,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let durability = put.options.durability.max(self.options.durability);
+        let options = Options { durability, ..put.options };
+        let mut spool;
+        let target = match &put.sink {
+            Some(name) => {
+                let found = self.options.config.sink.get(name).ok_or_else(|| no_port("sink", name));
+                match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
+                    Ok(made) => spool = made,
+                    Err(fault) => return self.refuse(session, stream, fault),
+                }
+                Target::Sink(&mut spool)
+            }
+            None if !self.options.writable => {
+                let told = "this directory is shared for reading only\nhint: the other side can start `linger share --writable`";
+                return self.refuse(session, stream, Fault(Refusal::ReadOnly, told.into()));
+            }
+            None => match base(&put.path, put.into, &put.name) {
+                Ok(base) => Target::Tree { root: &self.root, base },
+                Err(fault) => return self.refuse(session, stream, fault),
+            },
+        };
+        let before = session.received();
+        let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
+        receiver.again = put.again;
+        let received = receiver.run();
+        summary.wire += session.received() - before;
+        received
+    }
+
+    fn get(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        get: Get,
+        summary: &mut Summary,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let source = match &get.source {
+            Some(name) => {
+                self.source(name).map(|pipe| (Source::Pipe(Box::new(pipe)), name.clone().into_bytes(), false))
+            }
+            None => self.tree(&get),
+        };
+        let (source, name, directory) = match source {
+            Ok(source) => source,
+            Err(fault) => return self.refuse(session, stream, fault),
+        };
+        session.message(stream, &Message::Offer { name, directory }.encode())?;
+        let mut outgoing = Outgoing::new(source);
+        let mut limiter = Limiter::new(get.limit);
+        let sent = Sender::new(session, stream, get.options, &mut limiter, &mut outgoing, tell).run();
+        outgoing.settle();
+        *summary = outgoing.summary;
+        sent
+    }
+
+    fn source(&self, name: &str) -> Result<Pipe, Fault> {
+        let port = self.options.config.source.get(name).ok_or_else(|| no_port("source", name))?;
+        let (mut child, program) = start_source(port, self.options.displays)?;
+        let output = child.stdout.take().ok_or_else(|| Fault(Refusal::Command, "no output".into()))?;
+        let end = Instant::now() + Duration::from_secs(port.max_seconds);
+        let producer = Producer { child, program, end };
+        Ok(Pipe::of_command(producer, OwnedFd::from(output), port.max_bytes))
+    }
+
+    fn tree(&self, get: &Get) -> Result<(Source<'_>, Vec<u8>, bool), Fault> {
+        let lines: Vec<_> = get.patterns.iter().map(|line| String::from_utf8_lossy(line)).collect();
+        let patterns = Patterns::new(&lines).map_err(|error| Fault(Refusal::Other, error.to_string()))?;
+        let stat =
+            self.root.stat(&get.path, Links::Follow).map_err(|error| Fault::new("find", &get.path, error))?;
+        let directory = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => true,
+            FileType::RegularFile => false,
+            _ => {
+                return Err(Fault(Refusal::Forbidden, format!("{} is neither file nor directory", get.path)));
+            }
+        };
+        let name = get.path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
+        Ok((Source::Tree(Walk::new(&self.root, get.path.clone(), patterns)), name, directory))
+    }
+
+    fn list(&self, session: &mut Session, stream: u16, path: &RelPath) -> Result<(), Error> {
+        let fault = |error| Fault::new("list", path, error);
+        let stat = match self.root.stat(path, Links::Follow) {
+            Ok(stat) => stat,
+            Err(error) => return self.refuse(session, stream, fault(error)),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            let name = path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
+            let item = item(name, &stat);
+            session.message(stream, &Message::Item(item).encode())?;
+            return session.finish(stream);
+        }
+        let dir = self.root.directory(path, Links::Follow).and_then(|fd| Dir::read_from(&fd));
+        let dir = match dir {
+            Ok(dir) => dir,
+            Err(error) => return self.refuse(session, stream, fault(error)),
+        };
+        for entry in dir {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return self.refuse(session, stream, fault(error)),
+            };
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") || name == WORK.as_bytes() {
+                continue;
+            }
+            // What disappears meanwhile is not listed.
+            let Some(stat) = path.child(name).ok().and_then(|path| self.root.stat(&path, Links::Refuse).ok())
+            else {
+                continue;
+            };
+            session.message(stream, &Message::Item(item(name.to_vec(), &stat)).encode())?;
+        }
+        session.finish(stream)
+    }
+}
+
+fn item(name: Vec<u8>, stat: &rustix::fs::Stat) -> Item {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Link,
+        FileType::RegularFile => Kind::File,
+        _ => Kind::Pipe,
+    };
+    let size = if kind == Kind::File { stat.st_size as u64 } else { 0 };
+    Item { name, kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
+}
+
+fn wanted(port: Option<&str>, path: &RelPath) -> String {
+    port.map_or_else(|| path.to_string(), |name| format!("@{}", crate::path::printable(name.as_bytes())))
+}
+
+fn no_port(kind: &str, name: &str) -> Fault {
+    let name = crate::path::printable(name.as_bytes());
+    Fault(
+        Refusal::NotFound,
+        format!("there is no {kind} `@{name}` here\nhint: the other side names them in its configuration"),
+    )
+}
+
+/// Where the top of what is put goes.
+pub(crate) fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
+    if !into && !path.is_root() {
+        return Ok(path.clone());
+    }
+    if name.is_empty() {
+        return Err(Fault(Refusal::Forbidden, "a pipe has no name of its own: write HOST:NAME".into()));
+    }
+    path.child(name)
+        .map_err(|why| Fault(Refusal::Forbidden, format!("the name {} {why}", crate::path::printable(name))))
+}

@@ -1,0 +1,175 @@
+//! Files that are complete: made durable together, then given their final names.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::temporary::{Temporary, link};
+use super::{Fault, Store, exists, hash_file, log_name, now, os};
+use crate::claim::Claim;
+use crate::message::{Durability, Receipt, Refusal};
+use crate::path::RelPath;
+use crate::state::State;
+
+/// A verified file that has not its final name yet.
+pub(super) struct Landed {
+    pub(super) file: OwnedFd,
+    pub(super) temporary: Temporary,
+    pub(super) parent: Rc<OwnedFd>,
+    pub(super) dest: RelPath,
+    pub(super) log: Option<State>,
+    /// Given up once the file has its name.
+    pub(super) claim: Option<Claim>,
+    pub(super) receipt: Receipt,
+}
+
+/// Files that one fsync of the file system confirms together, and their bytes.
+const GROUP: usize = 256;
+/// Up to so many are confirmed by an fsync each.
+const FEW: usize = 3;
+const GROUP_BYTES: u64 = 64 << 20;
+
+impl Store<'_> {
+    /// Whether files wait for their final names.
+    pub(crate) fn waits(&self) -> bool {
+        !self.group.is_empty()
+    }
+
+    /// Whether the group should be confirmed now, even if more is to come.
+    pub(crate) fn is_due(&self) -> bool {
+        self.group.len() >= GROUP
+            || self.group_bytes >= GROUP_BYTES
+            || (self.waits() && self.options.durability == Durability::Memory)
+    }
+
+    /// The files that are about to be synced, for a thread that does it while the session stays alive.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        if self.options.durability == Durability::Disk { self.group_bytes } else { 0 }
+    }
+
+    /// Makes the waiting files durable.
+    pub(crate) fn syncer(&self) -> impl FnOnce() -> Result<(), Errno> + Send + '_ {
+        let disk = self.options.durability == Durability::Disk;
+        let files: Vec<_> = self.group.iter().map(|landed| landed.file.as_fd()).collect();
+        move || match files.as_slice() {
+            _ if !disk => Ok(()),
+            // One pass over the file system is cheaper than a journal commit for each file.
+            [first, ..] if files.len() > FEW => rustix::fs::syncfs(first),
+            few => few.iter().try_for_each(rustix::fs::fsync),
+        }
+    }
+
+    /// Gives the waiting files their final names; for each its receipt or what stood in the way.
+    pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
+        self.group_bytes = 0;
+        let disk = self.options.durability == Durability::Disk;
+        if self.group.len() > FEW && synced.is_ok() {
+            // The whole file system is durable, and directories with it.
+            self.grown.clear();
+        }
+        let synced = synced.and_then(|()| self.sync_grown());
+        let mut results = Vec::with_capacity(self.group.len());
+        let mut last_parent: Option<Rc<OwnedFd>> = None;
+        let mut directories: Result<(), Errno> = Ok(());
+        let mut finish = |parent: Option<Rc<OwnedFd>>| match parent {
+            Some(parent) if disk && directories.is_ok() => directories = rustix::fs::fsync(&*parent),
+            _ => {}
+        };
+        let now = now();
+        for landed in std::mem::take(&mut self.group) {
+            let index = landed.receipt.index;
+            let dest = &landed.dest;
+            let named = match synced {
+                Ok(()) => self.name(&landed),
+                Err(error) => Err(Fault::new("make durable", dest, error)),
+            };
+            // Another session of the same transfer, cut but not yet noticed, may have been faster.
+            let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed);
+            let named = if present {
+                landed.temporary.remove(false);
+                Ok(())
+            } else {
+                named
+            };
+            match named {
+                Ok(()) => {
+                    if let (Temporary::Named { work, name }, Some(_)) = (&landed.temporary, &landed.log) {
+                        let _ = rustix::fs::unlinkat(&work.dir, log_name(name), AtFlags::empty());
+                    }
+                    if last_parent.as_ref().is_none_or(|last| !Rc::ptr_eq(last, &landed.parent)) {
+                        finish(last_parent.replace(landed.parent));
+                    }
+                    drop(landed.claim);
+                    results.push(Ok(Receipt { time: now, present, ..landed.receipt }));
+                }
+                Err(fault) => {
+                    landed.temporary.remove(landed.log.is_some());
+                    results.push(Err((index, fault)));
+                }
+            }
+        }
+        finish(last_parent);
+        if let Err(error) = directories {
+            for result in &mut results {
+                if let Ok(receipt) = result {
+                    let fault = Fault::new(
+                        "make durable the directory of",
+                        crate::path::printable(&receipt.name),
+                        error,
+                    );
+                    *result = Err((receipt.index, fault));
+                }
+            }
+        }
+        results
+    }
+
+    /// Makes the directories durable that were made since the last time: what is in them cannot be found without.
+    pub(super) fn sync_grown(&mut self) -> Result<(), Errno> {
+        if self.options.durability == Durability::Disk {
+            self.grown.iter().try_for_each(rustix::fs::fsync)?;
+        }
+        self.grown.clear();
+        Ok(())
+    }
+
+    /// Whether what has the final name is what was to get it.
+    fn has_same(&self, landed: &Landed) -> bool {
+        let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
+        landed.receipt.hash.is_some()
+            && stat.st_size as u64 == landed.receipt.size
+            && hash_file(file.as_fd()).is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
+    }
+
+    /// Gives one file its final name, all at once.
+    fn name(&mut self, landed: &Landed) -> Result<(), Fault> {
+        let replace = self.options.replace;
+        let dest = &landed.dest;
+        let to = os(dest.name());
+        let named = match &landed.temporary {
+            Temporary::Named { work, name } => {
+                let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+                rustix::fs::renameat_with(&work.dir, name, &*landed.parent, to, flags)
+            }
+            Temporary::Nameless => match link(&landed.file, &landed.parent, to) {
+                // A link never replaces: it needs a name first that can be renamed.
+                Err(Errno::EXIST) if replace => {
+                    let name = self.next_name();
+                    let (work, linked) =
+                        self.in_work(&landed.parent, |work| link(&landed.file, &work.dir, Path::new(&name)))?;
+                    linked
+                        .and_then(|()| rustix::fs::renameat(&work.dir, &name, &*landed.parent, to))
+                        .inspect_err(|_| Temporary::Named { work, name }.remove(false))
+                }
+                other => other,
+            },
+        };
+        named.map_err(|error| match error {
+            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => exists(dest, error == Errno::EXIST),
+            error => Fault::new("give its final name to", dest, error),
+        })
+    }
+}
