@@ -8,32 +8,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Dir, FileType};
 
 use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
-use crate::driver::{Deadlines, Event, Session};
+use crate::driver::{Deadlines, Session};
 use crate::error::Error;
-use crate::limit::Limiter;
 use crate::machine::{Limits, Role};
-use crate::message::{Durability, Get, Item, Kind, Message, Options, Put, Refusal, Request};
-use crate::outgoing::{Outgoing, Pipe, Producer, Source};
+use crate::message::Durability;
 use crate::pair::Codes;
-use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
-use crate::receive::{Receiver, Target};
-use crate::root::{Links, Root, mtime};
-use crate::send::Sender;
-use crate::sink::{Config, Displays, Spool, start_source};
-use crate::store::Fault;
+use crate::root::Root;
+use crate::sink::{Config, Displays};
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
-use crate::walk::{Patterns, Walk};
-use crate::wire::Violation;
 
 /// How to share.
 #[derive(Clone, Debug)]

@@ -1,6 +1,26 @@
 //! What clients ask a server for.
 
-use super::*;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Dir, FileType};
+
+use super::{Ending, Served, Server, Serving};
+use crate::claim::Claimant;
+use crate::driver::{Event, Session};
+use crate::error::Error;
+use crate::limit::Limiter;
+use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::outgoing::{Outgoing, Pipe, Producer, Source};
+use crate::path::{RelPath, WORK};
+use crate::progress::{Progress, Summary};
+use crate::receive::{Receiver, Target};
+use crate::root::{Links, mtime};
+use crate::send::Sender;
+use crate::sink::{Spool, start_source};
+use crate::store::Fault;
+use crate::walk::{Patterns, Walk};
+use crate::wire::Violation;
 
 impl Server {
     /// Answers requests until the peer says goodbye.
@@ -208,7 +228,7 @@ fn no_port(kind: &str, name: &str) -> Fault {
 }
 
 /// Where the top of what is put goes.
-pub(crate) fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
+fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
     if !into && !path.is_root() {
         return Ok(path.clone());
     }
