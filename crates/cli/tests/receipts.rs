@@ -1,0 +1,54 @@
+//! The failure that this project is about, in its own transfer: a server that ends with a bare `close()` loses
+//! receipts that it has written. With the lingering close it does not.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use linger_host::testing::skip;
+
+const LINGER: &str = env!("CARGO_BIN_EXE_linger");
+const FILES: usize = 1500;
+
+/// Sends many empty files to a place with a very long name, which each receipt repeats: six megabytes of receipts
+/// over 20 Mbit/s. When the server has written the last of them more than a megabyte waits, and the client gives
+/// credit for the next ones while they come; to a socket that is closed that is late data.
+fn transfer(place: &Path, ending: &str) -> Output {
+    let long = ["d"; 19].map(|letter| letter.repeat(200)).join("/");
+    fs::create_dir_all(place.join("to").join(&long)).unwrap();
+    fs::create_dir(place.join("tree")).unwrap();
+    for number in 0..FILES {
+        fs::write(place.join(format!("tree/{number}")), b"").unwrap();
+    }
+    let server = format!(
+        "{LINGER} share --writable --insecure --durability memory --ending {ending} --listen $LINGER_SERVER:7117 to"
+    );
+    let client =
+        format!("{LINGER} put --insecure --durability memory --retry-for 0 tree $LINGER_SERVER:{long}/copy");
+    let output = Command::new(LINGER)
+        .args(["lab", "exec", "--link", "mobile", "--server", &server, "--client", &client])
+        .current_dir(place)
+        .env("XDG_CONFIG_HOME", place.join("config"))
+        .output()
+        .unwrap();
+    if output.status.code() != Some(4) {
+        let copies = fs::read_dir(place.join("to").join(&long).join("copy")).unwrap().count();
+        assert_eq!(copies, FILES, "every file is in place, whatever the client knows");
+    }
+    output
+}
+
+#[test]
+fn a_bare_close_loses_receipts_and_the_lingering_one_does_not() {
+    for (ending, status) in [("close", 3), ("lingering", 0)] {
+        let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let output = transfer(place.path(), ending);
+        let told = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() == Some(4) {
+            return skip("private networks", told.trim());
+        }
+        assert_eq!(output.status.code(), Some(status), "{ending}: {told}");
+        assert_eq!(told.contains("Connection reset by peer"), ending == "close", "{told}");
+        assert_eq!(told.contains("TCPAbortOnData 1"), ending == "close", "{told}");
+    }
+}
