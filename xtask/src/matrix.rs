@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context;
-use linger_host::{Isolation, Namespace, net};
-use linger_peers::{SERVERS, Server};
+use linger_netns::{Isolation, Namespace, net};
 use linger_probe::{Check, Config, Report, Verdict, probe};
+use linger_testing::servers::{SERVERS, Server};
 use serde_json::{Value, json};
 
 /// Servers asked at a time; most of the time is waiting.

@@ -1,7 +1,7 @@
 //! The kernel's counters, for machines.
 
-use linger_host::Counters;
 use linger_lab::COUNTERS;
+use linger_netns::Counters;
 use serde_json::{Map, Value};
 
 /// The counters that concern closing, under the kernel's names.

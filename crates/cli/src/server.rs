@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_host::net;
 use linger_lab::{Bytes, COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
+use linger_netns::net;
 use serde_json::json;
 
 use crate::address::address;

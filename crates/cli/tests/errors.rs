@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 

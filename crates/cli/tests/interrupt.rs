@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 use rustix::process::{Pid, Signal, kill_process};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");

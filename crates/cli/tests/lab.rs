@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 use serde_json::Value;
 
 fn linger(arguments: &[&str]) -> Command {

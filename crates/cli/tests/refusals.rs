@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 use serde_json::Value;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");

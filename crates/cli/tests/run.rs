@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::{sandboxed, skip};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -157,7 +157,7 @@ fn what_a_container_does_not_permit_is_named() {
     for (call, errno, remedy) in refused {
         let mut command = Command::new(LINGER);
         command.args(["run", "--via", "seccomp", "--", "/bin/echo", "started"]).stdin(Stdio::null());
-        linger_host::testing::refuse(&mut command, call, errno);
+        linger_testing::refuse(&mut command, call, errno);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{call}, {errno}: {output:?}");

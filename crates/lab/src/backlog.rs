@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::{Counters, net};
+use linger_netns::{Counters, net};
 
 use crate::bed::{Bed, BedOptions};
 use crate::client::{ClientPlan, attempt};

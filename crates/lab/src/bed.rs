@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use linger_host::{Namespace, net};
+use linger_netns::{Namespace, net};
 
 use crate::capture::Capture;
 use crate::link::Link;
@@ -122,7 +122,7 @@ impl Bed {
     /// Builds the hosts and starts the link.
     ///
     /// # Errors
-    /// `EPERM` where this process may not make namespaces: see [`linger_host::Isolation`].
+    /// `EPERM` where this process may not make namespaces: see [`linger_netns::Isolation`].
     pub fn new(link: &Link, options: BedOptions) -> io::Result<Self> {
         if options.shared && !link.loopback {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "only loopback needs no namespaces"));

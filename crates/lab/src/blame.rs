@@ -1,6 +1,6 @@
 //! Whose fault a loss is, as far as the kernel's counters tell.
 
-use linger_host::Counters;
+use linger_netns::Counters;
 
 use crate::client::Fate;
 use crate::stats::Tally;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
+use linger_netns::Counters;
 
 use crate::client::{ClientPlan, Fate, attempt_unless};
 use crate::lock;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger::{Ended, Policy};
-use linger_host::Counters;
+use linger_netns::Counters;
 
 use crate::bed::{Bed, BedOptions, IpVersion};
 use crate::capture::Capture;

@@ -7,11 +7,12 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use linger_host::{Counters, Namespace, contain};
+use linger_netns::{Counters, Namespace};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::bed::{Bed, BedOptions, IpVersion};
 use crate::capture::Capture;
+use crate::kernel::contain;
 use crate::link::Link;
 use crate::stop::Stop;
 use crate::wire::WireReport;

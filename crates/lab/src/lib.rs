@@ -13,6 +13,8 @@ mod emulator;
 mod ending;
 mod exec;
 mod identity;
+#[allow(unsafe_code)]
+mod kernel;
 mod link;
 mod named;
 pub mod payload;

@@ -178,7 +178,7 @@ fn serve_by_process(
             0
         }
     };
-    *written = linger_host::serve_and_exit(stream.into(), consume, &plan.response)?.wait()?;
+    *written = crate::kernel::serve_and_exit(stream.into(), consume, &plan.response)?.wait()?;
     Ok(())
 }
 

@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use linger_host::{Frame, Namespace, Pool, Port};
+use linger_netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::capture::Capture;
 use crate::clock::now;
 use crate::emulator::{Emulator, Nanos, Verdict};
 use crate::identity::Identity;
+use crate::kernel::{Frame, Pool, Port};
 use crate::link::{Direction, Link};
 use crate::lock;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use linger_host::testing::sandboxed;
 use linger_lab::{
     BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Fault, Link, Named, Peer, Rate, Setting, Stop,
     Trials, burst, run,
 };
+use linger_testing::sandboxed;
 
 fn cell(ending: &str, peer: &str, link: &str) -> CellPlan {
     let ending = ending.parse().unwrap();

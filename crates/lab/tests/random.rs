@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use linger_host::testing::sandboxed;
 use linger_lab::{
     Bytes, CellPlan, Ending, Fate, IpVersion, Link, Path, Peer, Rate, Setting, Stop, Trials, any_seed, run,
     run_all, side_by_side,
 };
+use linger_testing::sandboxed;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 

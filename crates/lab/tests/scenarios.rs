@@ -1,7 +1,7 @@
 //! The shipped scenarios: each is run, and its expectations are met. A new file needs one line here.
 
-use linger_host::testing::sandboxed;
 use linger_lab::{Expectation, Scenario, Setting, Stop, run, run_all, side_by_side};
+use linger_testing::sandboxed;
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios");
 

@@ -3,9 +3,9 @@
 use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
-use linger_host::testing::{sandboxed, skip};
-use linger_peers::{LENGTH, Peer, Unavailable, nginx, program};
 use linger_probe::{Check, Config, Error, Target, Verdict, probe};
+use linger_testing::servers::{LENGTH, Peer, Unavailable, nginx, program};
+use linger_testing::{sandboxed, skip};
 
 fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
     match peer {

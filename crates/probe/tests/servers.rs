@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use linger_host::testing::{sandboxed, skip};
-use linger_peers::SERVERS;
 use linger_probe::{Check, Config, Report, Verdict, probe};
+use linger_testing::servers::SERVERS;
+use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 
 /// Probes one server of the matrix; `None` where it is not installed.

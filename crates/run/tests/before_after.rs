@@ -6,9 +6,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use linger_host::Counters;
-use linger_host::testing::{sandboxed, skip};
 use linger_probe::{Check, Config, Verdict, probe};
+use linger_testing::Counters;
+use linger_testing::{sandboxed, skip};
 use rustix::process::Signal;
 use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
@@ -127,7 +127,7 @@ fn nginx_told_not_to_linger() {
 
 #[test]
 fn bare_axum() {
-    sandboxed(|| match linger_peers::sample_program("axum-bare") {
+    sandboxed(|| match linger_testing::servers::sample_program("axum-bare") {
         Ok(axum) => before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY),
         Err(missing) => skip("bare axum", &missing.to_string()),
     });

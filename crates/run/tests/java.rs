@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Command;
 
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::{sandboxed, skip};
 use support::{PORT, compare, late_reader, program, script};
 
 #[test]

@@ -11,8 +11,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::Counters;
+use linger_testing::{sandboxed, skip};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
 use support::{PORT, Server, aborts, asked_once, compare, connect, late_reader, program, read, request};
@@ -286,7 +286,7 @@ fn child(supervisor: &Server) -> Pid {
 #[test]
 fn bare_axum() {
     sandboxed(|| {
-        let server = match linger_peers::sample_program("axum-bare") {
+        let server = match linger_testing::servers::sample_program("axum-bare") {
             Ok(axum) => axum.display().to_string(),
             Err(missing) => return skip("bare axum", &missing.to_string()),
         };

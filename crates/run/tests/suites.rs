@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::{sandboxed, skip};
 use support::{Server, program};
 
 #[test]

@@ -10,9 +10,11 @@ mod bytes;
 mod closers;
 mod counted;
 mod diagnose;
+mod events;
 #[cfg(feature = "export")]
 pub mod export;
 mod held;
+#[allow(unsafe_code)]
 mod kernel;
 mod process;
 mod sockets;
@@ -23,6 +25,6 @@ mod watcher;
 pub use bytes::{Bytes, Unknown};
 pub use counted::Counted;
 pub use diagnose::{Direction, Queue, Reset};
-pub use kernel::{Blind, CannotWatch};
+pub use events::{Blind, CannotWatch};
 pub use process::Process;
 pub use watcher::{Filter, Notice, Warning, Watcher};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use linger_host::sock_diag::{self, States, TcpSocket};
+use crate::kernel::sock_diag::{self, States, TcpSocket};
 
 use crate::diagnose::Queue;
 use crate::process::{Process, Processes};

@@ -13,8 +13,8 @@ use crate::bytes::{Bytes, Unknown};
 use crate::closers::{Close, Closers};
 use crate::counted::{Comparison, Counted};
 use crate::diagnose::{self, Context, Direction, Opinion, Queue, Reset};
+use crate::events::{Blind, CannotWatch, Ends, Happening, Kernel, What};
 use crate::held::{Held, Waiting};
-use crate::kernel::{Blind, CannotWatch, Ends, Happening, Kernel, What};
 use crate::process::{Process, Processes};
 use crate::sockets::Sockets;
 

@@ -12,11 +12,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Subcommand};
-use linger_host::Isolation;
 use linger_lab::{
     BacklogPlan, Bytes, Capture, CellPlan, CellReport, Ending, IpVersion, LARGEST_RESPONSE, Link, Named,
     Peer, Scenario, Setting, Stop, Trials, any_seed, burst, run_all, side_by_side,
 };
+use linger_netns::Isolation;
 
 use rustix::fs::Access;
 

@@ -12,7 +12,7 @@ use linger_fastcgi::incoming::{Capacity, Event, Incoming};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_fastcgi::responder::{Config, Handler, Stop};
 use linger_fastcgi::{Address, Limits, Params, Request, Responder, Response, cgi};
-use linger_peers::Unavailable;
+use linger_testing::servers::Unavailable;
 
 /// Body sizes that cross every threshold seen so far: nothing, less than a record's header, what 2014 failed
 /// with, more than a socket buffer, more than the largest receive window of a default kernel.
@@ -23,7 +23,7 @@ pub(crate) fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
     match peer {
         Ok(peer) => Some(peer),
         Err(missing) if missing.is_skip() => {
-            linger_host::testing::skip("foreign peers", &missing.to_string());
+            linger_testing::skip("foreign peers", &missing.to_string());
             None
         }
         Err(error) => panic!("{error}"),

@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
 use linger_run::{Notice, Options, Via};
+use linger_testing::Counters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::CapabilitySet;
@@ -323,7 +323,7 @@ pub(crate) fn program(name: &str, package: &str) -> Option<String> {
     let places = std::env::split_paths(&path).chain([environment]).map(|directory| directory.join(name));
     let found = places.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        linger_host::testing::skip(name, &format!("{name} is not installed (package {package})"));
+        linger_testing::skip(name, &format!("{name} is not installed (package {package})"));
     }
     found.map(|path| path.to_string_lossy().into_owned())
 }
@@ -353,7 +353,7 @@ pub(crate) fn gunicorn(class: &str, directory: &Path, module: &str) -> Option<Ve
 pub(crate) fn nginx(listen: &str, directory: &Path, location: &str, settings: &str) -> Option<Vec<String>> {
     let nginx = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).is_file());
     let Some(nginx) = nginx else {
-        linger_host::testing::skip("nginx", "nginx is not installed (package nginx-light)");
+        linger_testing::skip("nginx", "nginx is not installed (package nginx-light)");
         return None;
     };
     let path = directory.display();
