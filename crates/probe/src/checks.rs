@@ -10,8 +10,9 @@ use crate::error::Error;
 use crate::finding::{Check, Finding, Report, Verdict};
 use crate::hostile;
 use crate::prober::Prober;
+use crate::seen::{Ended, Seen};
 use crate::target::{Scheme, Target, is_here, is_near};
-use crate::trial::{Ended, Seen, Trial, Until};
+use crate::trial::{Trial, Until};
 use crate::witness::Witness;
 
 /// Below this a response fits where the server's bytes wait even with a small window, and decides nothing.

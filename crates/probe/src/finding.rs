@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::trial::{Ended, Seen};
+use crate::seen::{Ended, Seen};
 use crate::witness::Witnessed;
 
 /// A question.

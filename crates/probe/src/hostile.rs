@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::dialect::Ask;
 use crate::finding::{Check, Finding, Verdict};
 use crate::prober::Prober;
-use crate::trial::{Ended, Seen, Trial, Until};
+use crate::seen::{Ended, Seen};
+use crate::trial::{Trial, Until};
 
 /// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
 /// connection of its own, for it ends the silence.

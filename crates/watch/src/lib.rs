@@ -16,6 +16,7 @@ pub mod export;
 mod held;
 #[allow(unsafe_code)]
 mod kernel;
+mod notice;
 mod process;
 mod sockets;
 #[cfg(feature = "view")]
@@ -26,5 +27,6 @@ pub use bytes::{Bytes, Unknown};
 pub use counted::Counted;
 pub use diagnose::{Direction, Queue, Reset};
 pub use events::{Blind, CannotWatch};
+pub use notice::{Filter, Notice, Warning};
 pub use process::Process;
-pub use watcher::{Filter, Notice, Warning, Watcher};
+pub use watcher::Watcher;

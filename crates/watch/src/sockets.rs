@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::kernel::sock_diag::{self, States, TcpSocket};
 
 use crate::diagnose::Queue;
+use crate::notice::Warning;
 use crate::process::{Process, Processes};
-use crate::watcher::Warning;
 
 /// How often listeners are asked for: a short list.
 const LISTENERS_EVERY: Duration = Duration::from_secs(3);
