@@ -2,9 +2,11 @@
 
 mod bench;
 mod matrix;
+mod rooms;
 mod setup;
 mod test;
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "cargo xtask test          format, lints, all tests, documentation
@@ -33,6 +35,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The workspace's root.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// Runs a command with this program's streams; failing is an error that names it.

@@ -11,6 +11,7 @@ use crate::{call, cargo};
 
 pub(crate) fn run() -> anyhow::Result<()> {
     call(&mut cargo(&["fmt", "--all", "--check"]))?;
+    crate::rooms::check()?;
     call(&mut cargo(&[
         "clippy",
         "--workspace",
