@@ -348,7 +348,7 @@ fn where_namespaces_are_refused_loopback_is_what_is_left() {
     let output = match refused(&["--trials", "8"]) {
         Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("unshare:") => output,
         other => {
-            return skip("refused namespaces", &format!("unshare and setpriv do not work here: {other:?}"));
+            return skip("mount namespaces", &format!("unshare and setpriv do not work here: {other:?}"));
         }
     };
     assert_eq!(output.status.code(), Some(0), "{output:?}");

@@ -114,7 +114,7 @@ fn programs_that_nothing_can_be_preloaded_into_are_refused() {
     if fs::exists(go).unwrap() {
         said(go, "is a Go program")
     } else {
-        skip("Go programs", "golang-go is not installed")
+        skip("golang-go", "it is not installed")
     }
     let copy = directory.path().join("copy");
     fs::copy("/bin/true", &copy).unwrap();
@@ -124,7 +124,7 @@ fn programs_that_nothing_can_be_preloaded_into_are_refused() {
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
         said(copy.to_str().unwrap(), "is setuid");
     } else {
-        skip("setuid programs", "only root can make one");
+        skip("root", "nobody else can make a setuid program");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use linger_probe::{Check, Config, Report, Verdict, probe};
-use linger_testing::servers::SERVERS;
+use linger_testing::servers::{SERVERS, available};
 use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 
@@ -14,14 +14,7 @@ fn ask(name: &str, only: &[Check]) -> Option<Report> {
 
 fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<Report> {
     let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
-    let subject = match (server.start)() {
-        Ok(subject) => subject,
-        Err(missing) if missing.is_skip() => {
-            skip("foreign peers", &missing.to_string());
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let subject = available((server.start)())?;
     let mut config = Config::default();
     (config.only, config.repeat) = (only.to_vec(), repeat);
     Some(probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap())

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use linger_probe::{Check, Config, Verdict, probe};
 use linger_testing::Counters;
-use linger_testing::{sandboxed, skip};
+use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
@@ -127,8 +127,8 @@ fn nginx_told_not_to_linger() {
 
 #[test]
 fn bare_axum() {
-    sandboxed(|| match linger_testing::servers::sample_program("axum-bare") {
-        Ok(axum) => before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY),
-        Err(missing) => skip("bare axum", &missing.to_string()),
+    sandboxed(|| {
+        let axum = linger_testing::servers::sample_program("axum-bare").unwrap();
+        before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY);
     });
 }

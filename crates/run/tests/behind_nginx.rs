@@ -131,7 +131,7 @@ fn php_fpm() -> Option<PathBuf> {
         .collect();
     found.sort();
     if found.is_empty() {
-        skip("php-fpm", "php-fpm is not installed (package php-fpm)");
+        skip("php-fpm", "it is not installed");
     }
     found.pop()
 }

@@ -60,7 +60,10 @@ fn passes_as_without(name: &'static str, settings: &'static str) {
         };
         let python = if Path::new(own).is_file() { own } else { &python };
         if !folder.is_dir() || !able(python) {
-            return skip(name, "its test suite is not there (`cargo xtask setup` fetches it)");
+            return skip(
+                &format!("{name}, its suite"),
+                "its test suite is not there (`cargo xtask setup` fetches it)",
+            );
         }
         let (bare, supervised) = (run(python, &folder, None), run(python, &folder, Some(settings)));
         let new: Vec<&String> = supervised.failed.difference(&bare.failed).collect();

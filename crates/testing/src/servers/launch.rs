@@ -15,6 +15,8 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tempfile::TempDir;
 
+use crate::skip::skip;
+
 /// A server that cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,11 +47,22 @@ pub enum Unavailable {
     },
 }
 
-impl Unavailable {
-    /// Whether a test that needs it is to be skipped, rather than to fail.
-    pub fn is_skip(&self) -> bool {
-        !matches!(self, Self::Failed { .. })
+/// What is there, or `None` after a [`skip`] of what is not installed or cannot run here.
+///
+/// # Panics
+/// For a server that is installed and does not work, and where the skip is not allowed.
+#[track_caller]
+pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
+    let missing = match server {
+        Ok(there) => return Some(there),
+        Err(missing) => missing,
+    };
+    match &missing {
+        Unavailable::Missing { package, .. } => skip(package, &missing.to_string()),
+        Unavailable::Unsuited { .. } => skip("root", &missing.to_string()),
+        Unavailable::Failed { .. } => panic!("{missing}"),
     }
+    None
 }
 
 /// Looks a program up in PATH and where Debian keeps daemons.

@@ -230,12 +230,12 @@ fn caddy() -> Result<Subject, Unavailable> {
 }
 
 /// A program that `cargo xtask setup` installs from PyPI into `target/peers/python`, or that PATH has.
-fn python_program(name: &str) -> Result<PathBuf, Unavailable> {
+fn python_program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
     let own = workspace().join("target/peers/python/bin").join(name);
     if own.is_file() {
         return Ok(own);
     }
-    program(name, &format!("{name} from PyPI"))
+    program(name, package)
 }
 
 fn workspace() -> &'static Path {
@@ -243,7 +243,7 @@ fn workspace() -> &'static Path {
 }
 
 fn gunicorn(arguments: &[&str]) -> Result<Subject, Unavailable> {
-    let gunicorn = python_program("gunicorn")?;
+    let gunicorn = python_program("gunicorn", "gunicorn")?;
     let launch = Launch::new("gunicorn");
     launch.file("app.py", WSGI);
     let mut command = Command::new(gunicorn);
@@ -253,7 +253,7 @@ fn gunicorn(arguments: &[&str]) -> Result<Subject, Unavailable> {
 }
 
 fn waitress() -> Result<Subject, Unavailable> {
-    let waitress = python_program("waitress-serve")?;
+    let waitress = python_program("waitress-serve", "waitress")?;
     let launch = Launch::new("waitress");
     launch.file("app.py", WSGI);
     let mut command = Command::new(waitress);
@@ -263,7 +263,7 @@ fn waitress() -> Result<Subject, Unavailable> {
 }
 
 fn uvicorn() -> Result<Subject, Unavailable> {
-    let uvicorn = python_program("uvicorn")?;
+    let uvicorn = python_program("uvicorn", "uvicorn")?;
     let launch = Launch::new("uvicorn");
     launch.file("app.py", ASGI);
     let mut command = Command::new(uvicorn);
@@ -322,7 +322,7 @@ pub fn go_program(name: &str, source: &str) -> Result<Peer, Unavailable> {
     launch.start(command)
 }
 
-/// One of this project's sample servers (crate `samples`), built when it is not there yet.
+/// One of this project's sample servers (of this crate), built when it is not there yet.
 ///
 /// # Errors
 /// As [`Launch::start`].
@@ -337,7 +337,7 @@ pub fn sample(name: &str) -> Result<Peer, Unavailable> {
 /// Where a sample server is, built when it is not there yet; its argument is the port.
 ///
 /// # Errors
-/// [`Unavailable::Missing`].
+/// [`Unavailable::Failed`] where it does not compile.
 pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
@@ -351,11 +351,12 @@ pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
-        let _ = build.current_dir(workspace()).stdin(Stdio::null()).stderr(Stdio::null()).status();
-    }
-    if !program.is_file() {
-        let package = format!("cargo build -p linger-testing --features actix --bin {name}");
-        return Err(Unavailable::Missing { program: name.to_owned(), package });
+        let failed = |reason: String| Unavailable::Failed { name: name.to_owned(), reason };
+        let built = build.current_dir(workspace()).stdin(Stdio::null()).output();
+        let built = built.map_err(|error| failed(format!("{build:?}: {error}")))?;
+        if !built.status.success() {
+            return Err(failed(format!("{build:?}: {}", String::from_utf8_lossy(&built.stderr))));
+        }
     }
     Ok(program)
 }
@@ -387,7 +388,7 @@ impl Server {
         let found = match name {
             "Cargo.lock" => return locked(arguments[0]),
             "php-fpm" => super::apps::php_fpm_program(),
-            _ => python_program(name),
+            _ => python_program(name, name),
         };
         let Ok(found) = found else { return String::new() };
         if name == "waitress-serve" {
