@@ -12,6 +12,7 @@ use linger_fastcgi::incoming::{Capacity, Event, Incoming};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_fastcgi::responder::{Config, Handler, Stop};
 use linger_fastcgi::{Address, Limits, Params, Request, Responder, Response, cgi};
+#[allow(unused_imports)] // As above.
 pub(crate) use linger_testing::servers::available;
 
 /// Body sizes that cross every threshold seen so far: nothing, less than a record's header, what 2014 failed
