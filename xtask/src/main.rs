@@ -1,6 +1,7 @@
 //! Tasks of the project itself: `cargo xtask test | bench NAME | matrix | setup`.
 
 mod bench;
+mod machine;
 mod matrix;
 mod rooms;
 mod setup;
