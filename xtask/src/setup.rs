@@ -91,6 +91,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
             println!("setup: {what}: {error:#}");
         }
     }
+    // `cargo deny --offline` wants all of the lock file, for other systems as well.
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        call(crate::cargo(&["fetch", "--locked", "--quiet", "--manifest-path"]).arg(root().join(manifest)))?;
+    }
     let missing = find_missing();
     let file = missing_file();
     fs::create_dir_all(root().join("target"))?;
@@ -183,7 +187,10 @@ fn debian() -> anyhow::Result<()> {
     }
     let names: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
     let line = format!("apt-get install --no-install-recommends {}", names.join(" "));
-    anyhow::ensure!(rustix::process::geteuid().is_root(), "not root, so nothing is installed; as root: {line}");
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "not root, so nothing is installed; as root: {line}"
+    );
     anyhow::ensure!(
         Command::new("apt-get").arg("--version").output().is_ok(),
         "no apt-get here: install these by other means: {}",
