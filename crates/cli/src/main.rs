@@ -4,6 +4,8 @@ mod address;
 mod args;
 mod client;
 mod counters;
+#[cfg(test)]
+mod docs_tests;
 mod exit;
 mod fcgi;
 mod generate;
