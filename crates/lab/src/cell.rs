@@ -1,6 +1,6 @@
 //! One cell: ending x peer x link x sizes, tried until its verdict is settled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,6 +160,8 @@ pub struct CellReport {
     pub endings: Vec<(Ended, u64)>,
     /// Connections whose server met an error before it had written everything.
     pub server_errors: u64,
+    /// Errors of the server's reads, writes and closes, by their text; normally none, and that is the point.
+    pub errors: BTreeMap<String, u64>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -274,6 +276,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         wire,
         endings: results.endings,
         server_errors: results.server_errors,
+        errors: results.errors,
         elapsed: started.elapsed(),
     })
 }
@@ -283,6 +286,7 @@ struct Results {
     tally: Tally,
     endings: Vec<(Ended, u64)>,
     server_errors: u64,
+    errors: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -328,6 +332,9 @@ impl Trying {
                 }
             }
             results.server_errors += u64::from(served.written < plan.response);
+            if let Some(error) = served.error {
+                *results.errors.entry(error.to_string()).or_default() += 1;
+            }
         }
         results.tally.count(&attempt);
     }

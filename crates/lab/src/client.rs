@@ -1,6 +1,5 @@
 //! The client: one connection, and what became of its response.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -9,6 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::fate::{Attempt, Fate};
+use crate::last_word;
 use crate::payload;
 use crate::stop::Stop;
 
@@ -37,95 +38,6 @@ pub struct ClientPlan {
     pub closes: bool,
     /// How long the whole may take.
     pub timeout: Duration,
-}
-
-/// How a connection ended, as its client saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Fate {
-    /// Every byte, and a clean end.
-    Complete,
-    /// Fewer bytes than were written, and a clean end: silent truncation.
-    ShortCleanEnd,
-    /// Reset before a single byte had come.
-    ResetBeforeAny,
-    /// Reset in the middle.
-    ResetAfterSome,
-    /// Every byte, then a reset.
-    ResetAfterAll,
-    /// No listener.
-    Refused,
-    /// The time was over.
-    TimedOut,
-    /// Something local: no route, no port, no permission.
-    Failed,
-}
-
-impl Fate {
-    /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
-        Self::Complete,
-        Self::ShortCleanEnd,
-        Self::ResetBeforeAny,
-        Self::ResetAfterSome,
-        Self::ResetAfterAll,
-        Self::Refused,
-        Self::TimedOut,
-        Self::Failed,
-    ];
-
-    /// A stable identifier, for machines.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ShortCleanEnd => "short_clean_end",
-            Self::ResetBeforeAny => "reset_before_any",
-            Self::ResetAfterSome => "reset_after_some",
-            Self::ResetAfterAll => "reset_after_all",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed_out",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl fmt::Display for Fate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Complete => "complete",
-            Self::ShortCleanEnd => "short with a clean end (silent)",
-            Self::ResetBeforeAny => "reset before any byte",
-            Self::ResetAfterSome => "reset after some bytes",
-            Self::ResetAfterAll => "reset after all bytes",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed out",
-            Self::Failed => "failed here",
-        })
-    }
-}
-
-/// What became of one connection.
-#[derive(Debug)]
-pub struct Attempt {
-    /// How it ended.
-    pub fate: Fate,
-    /// Response bytes that were read.
-    pub received: u64,
-    /// Response bytes that should have come, as far as known.
-    pub expected: Option<u64>,
-    /// The error behind the fate, where there was one.
-    pub error: Option<io::Error>,
-    /// From the connect to the end.
-    pub elapsed: Duration,
-}
-
-impl Attempt {
-    /// Whether fewer bytes came than were to come.
-    pub fn lost(&self) -> bool {
-        match self.fate {
-            Fate::Complete | Fate::ResetAfterAll => false,
-            _ => self.expected.is_none_or(|expected| self.received < expected),
-        }
-    }
 }
 
 /// Makes one connection and follows it to its end.
@@ -166,6 +78,11 @@ fn converse(
         if !plan.closes {
             wait();
         }
+        conversation.reset = match last_word::is_reset(&stream, &patience) {
+            // Everything that belongs to the response has come: that its end was not acknowledged in time says nothing.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => false,
+            reset => reset?,
+        };
         Ok(())
     });
     (conversation, result)
@@ -196,14 +113,14 @@ fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> 
 }
 
 /// How long a client waits.
-struct Patience<'a> {
-    deadline: Instant,
-    stop: Option<&'a Stop>,
+pub(crate) struct Patience<'a> {
+    pub(crate) deadline: Instant,
+    pub(crate) stop: Option<&'a Stop>,
 }
 
 impl Patience<'_> {
     /// Waits for a socket; nothing if a signal came first. `TimedOut` at the deadline, `Interrupted` at the stop.
-    fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
+    pub(crate) fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -237,6 +154,8 @@ struct Conversation {
     expected: Option<u64>,
     /// The beginning of the response, as long as its length is not known.
     head: Vec<u8>,
+    reset: bool,
+    write_error: Option<io::Error>,
 }
 
 impl Conversation {
@@ -252,6 +171,8 @@ impl Conversation {
             received: 0,
             expected: plan.response,
             head: Vec::new(),
+            reset: false,
+            write_error: None,
         }
     }
 
@@ -301,7 +222,10 @@ impl Conversation {
         match stream.write(&chunk[..chunk.len().min(left)]) {
             Ok(bytes) => self.sent += bytes as u64,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => self.to_send = self.sent,
+            Err(error) => {
+                self.to_send = self.sent;
+                self.write_error = Some(error);
+            }
         }
     }
 
@@ -316,32 +240,28 @@ impl Conversation {
         }
     }
 
-    fn conclude(self, result: io::Result<()>, elapsed: Duration) -> Attempt {
-        let (fate, error) = self.judge(result);
-        Attempt { fate, received: self.received, expected: self.expected, error, elapsed }
+    fn conclude(mut self, result: io::Result<()>, elapsed: Duration) -> Attempt {
+        self.reset |= result.as_ref().is_err_and(last_word::is_a_reset);
+        let fate = self.fate(&result);
+        let Self { received, expected, reset, write_error, .. } = self;
+        Attempt { fate, received, expected, reset, write_error, error: result.err(), elapsed }
     }
 
-    fn judge(&self, result: io::Result<()>) -> (Fate, Option<io::Error>) {
+    fn fate(&self, result: &io::Result<()>) -> Fate {
         use io::ErrorKind;
         let all = self.expected.is_some_and(|expected| self.received >= expected);
         match result {
-            Ok(()) if all => (Fate::Complete, None),
-            Ok(()) => (Fate::ShortCleanEnd, None),
-            Err(error) => {
-                let fate = match error.kind() {
-                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => {
-                        match self.received {
-                            _ if all => Fate::ResetAfterAll,
-                            0 => Fate::ResetBeforeAny,
-                            _ => Fate::ResetAfterSome,
-                        }
-                    }
-                    ErrorKind::ConnectionRefused => Fate::Refused,
-                    ErrorKind::TimedOut => Fate::TimedOut,
-                    _ => Fate::Failed,
-                };
-                (fate, Some(error))
-            }
+            Ok(()) if all && (self.reset || self.write_error.is_some()) => Fate::ResetAfterAll,
+            Ok(()) if all => Fate::Complete,
+            Ok(()) => Fate::ShortCleanEnd,
+            Err(_) if self.reset && all => Fate::ResetAfterAll,
+            Err(_) if self.reset && self.received == 0 => Fate::ResetBeforeAny,
+            Err(_) if self.reset => Fate::ResetAfterSome,
+            Err(error) => match error.kind() {
+                ErrorKind::ConnectionRefused => Fate::Refused,
+                ErrorKind::TimedOut => Fate::TimedOut,
+                _ => Fate::Failed,
+            },
         }
     }
 }

@@ -37,7 +37,7 @@ impl Ending {
     /// Ends a connection this way; `exit` is not for this function, since only a process can do it.
     ///
     /// # Errors
-    /// Where a socket option or the half-close is refused. The socket is closed in every case.
+    /// Where a socket option, the half-close or the close is refused. The socket is closed in every case.
     pub(crate) fn end(self, stream: TcpStream, policy: &Policy) -> io::Result<Option<Outcome>> {
         match self {
             Self::Close | Self::Exit => {}
@@ -48,7 +48,7 @@ impl Ending {
             Self::Abort => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
             Self::Lingering => return Ok(Some(linger::close(stream, policy))),
         }
-        drop(stream);
+        linger_sys::close(stream.into())?;
         Ok(None)
     }
 }

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::capture::Capture;
 use crate::clock::now;
-use crate::emulator::{Emulator, Nanos, Verdict};
+use crate::emulator::{Decision, Emulator, Nanos};
 use crate::identity::Identity;
 use crate::link::{Direction, Link};
 use crate::lock;
@@ -31,7 +31,7 @@ pub struct WireReport {
     /// How late frames left, compared with what the link wanted.
     pub lateness: Lateness,
     /// Every decision, where a log was asked for.
-    pub log: Vec<(Identity, Verdict)>,
+    pub log: Vec<(Identity, Decision)>,
 }
 
 /// A histogram of lateness in microseconds.
@@ -186,22 +186,22 @@ impl Pump {
     fn take_in(&mut self, direction: Direction, now: Nanos, frame: Frame, dropped: &mut Vec<Frame>) {
         // Only a capture needs the frame after the emulator has it.
         let copy = self.capture.as_ref().map(|_| frame.bytes().to_vec());
-        let (verdict, back) = self.emulator.arrive(direction, now, frame);
+        let (decision, back) = self.emulator.arrive(direction, now, frame);
         if let Some(copy) = copy {
-            self.record(direction, false, &copy, verdict);
+            self.record(direction, false, &copy, decision);
         }
-        match verdict {
-            Verdict::Lost | Verdict::Dropped => self.report.lost += 1,
-            Verdict::QueueFull => self.report.queue_full += 1,
+        match decision {
+            Decision::Lost | Decision::Dropped => self.report.lost += 1,
+            Decision::QueueFull => self.report.queue_full += 1,
             _ => {}
         }
         dropped.extend(back);
     }
 
     /// Writes a frame to the capture, as seen when it enters the link or when it leaves.
-    fn record(&mut self, direction: Direction, leaving: bool, frame: &[u8], verdict: Verdict) {
+    fn record(&mut self, direction: Direction, leaving: bool, frame: &[u8], decision: Decision) {
         if let Some(capture) = &self.capture {
-            let written = lock(capture).packet(direction, leaving, frame, verdict.comment());
+            let written = lock(capture).packet(direction, leaving, frame, decision.comment());
             self.report.accidents += u64::from(written.is_err());
         }
     }
@@ -211,7 +211,7 @@ impl Pump {
         while let Some(departure) = self.emulator.depart(now) {
             self.report.lateness.note(now - departure.due);
             self.report.carried += 1;
-            self.record(departure.direction, true, departure.packet.bytes(), departure.verdict);
+            self.record(departure.direction, true, departure.packet.bytes(), departure.decision);
             leaving[departure.direction.index()].push(departure.packet);
         }
         for direction in Direction::BOTH {

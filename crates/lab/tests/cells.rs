@@ -61,6 +61,32 @@ fn a_reset_overtakes_a_single_segment() {
     });
 }
 
+/// The response fits into the packets that are out before the reset, so every byte arrives.
+#[test]
+fn a_small_response_that_is_reset_is_at_risk() {
+    sandboxed(|| {
+        for (ending, peer, at_risk) in [
+            ("close", "unread", 6),
+            ("shutdown-close", "unread", 6),
+            ("shutdown-close", "late", 6),
+            ("close", "upload", 6),
+            // One field away.
+            ("close", "reads-all", 0),
+            ("shutdown-close", "reads-all", 0),
+            ("lingering", "unread", 0),
+            ("lingering", "late", 0),
+            ("lingering", "upload", 0),
+        ] {
+            let mut plan = cell(ending, peer, "lan");
+            plan.response = 1_000;
+            let report = tried(plan, 6);
+            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{report:?}");
+            let blame = if at_risk > 0 { Blame::Close } else { Blame::Nobody };
+            assert_eq!(Blame::find(&report.tally, &report.counters), blame, "{report:?}");
+        }
+    });
+}
+
 #[test]
 fn the_innocent_are_not_blamed() {
     sandboxed(|| {

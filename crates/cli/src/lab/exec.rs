@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use linger_lab::{COUNTERS, Capture, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
 
+use super::json::{Exec, Line};
 use crate::{exit, interrupt};
 
 /// Runs two commands at the two ends of an emulated link; ends with the client's status.
@@ -93,18 +94,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 /// The commands own stdout; what the lab has to say goes to stderr.
 fn tell(report: &ExecReport, seed: u64, json: bool) {
     if json {
-        let object = serde_json::json!({
-            "type": "exec",
-            "seed": seed,
-            "client_status": report.client.and_then(|status| status.code()),
-            "server_counters": crate::counters::counters(&report.server_counters),
-            "client_counters": crate::counters::counters(&report.client_counters),
-            "link_carried": report.wire.as_ref().map(|wire| wire.carried),
-            "link_lost": report.wire.as_ref().map(|wire| wire.lost),
-            "link_queue_full": report.wire.as_ref().map(|wire| wire.queue_full),
-            "link_accidents": report.wire.as_ref().map(|wire| wire.accidents),
-        });
-        eprintln!("{object}");
+        let line = Line::Exec(Exec::of(report, seed));
+        eprintln!("{}", serde_json::json!(line));
         return;
     }
     for (side, counters) in [("server", &report.server_counters), ("client", &report.client_counters)] {

@@ -1,0 +1,89 @@
+//! The default run's results for people: a table of three rows, and what to do next.
+
+use std::fmt::Write;
+
+use linger_lab::{CellReport, Ending};
+
+use super::text::{WIDTH, style};
+
+/// Columns of the first column.
+const NAME: usize = 32;
+
+pub(super) fn rows(text: &mut String, cells: &[&CellReport]) {
+    let Some(first) = cells.first() else { return };
+    let plan = &first.plan;
+    let over = if plan.link.loopback {
+        "over loopback".to_owned()
+    } else {
+        format!("over `{}`, {}", plan.link.name, network(first))
+    };
+    let _ = writeln!(
+        text,
+        "A server leaves {} bytes of each request unread and answers {} bytes {over}.\n",
+        plan.extra, plan.response
+    );
+    let _ = writeln!(
+        text,
+        "{:<NAME$}{:<18}{:<14}write() and close() said",
+        "server ends with", "responses lost", "at risk"
+    );
+    for cell in cells {
+        let tally = &cell.tally;
+        let worst = style(tally);
+        let lost = format!("{} of {}", tally.lost, tally.trials);
+        let _ = writeln!(
+            text,
+            "{:<NAME$}{worst}{lost:<18}{worst:#}{:<14}{}",
+            name(cell.plan.ending),
+            tally.at_risk,
+            said(cell)
+        );
+    }
+    let lost: u64 = cells.iter().map(|cell| cell.tally.lost).sum();
+    if lost > 0 {
+        let _ = writeln!(
+            text,
+            "\n{}",
+            textwrap::fill(
+                "The kernel finds unread bytes at the close, sends a reset and throws away what it has not sent. No call \
+                 reports that. The lingering close half-closes first, reads until the client closes, then closes.",
+                WIDTH
+            )
+        );
+    }
+    let _ = writeln!(text, "{}", NEXT.trim_end());
+}
+
+/// What the link is like towards the client, as far as it matters here.
+fn network(cell: &CellReport) -> String {
+    let path = &cell.plan.link.paths[0];
+    let rate = path.rate.map_or(String::new(), |rate| format!(", {} Mbit/s", rate.0 as f64 / 1e6));
+    format!("{} ms away{rate}", path.delay.as_secs_f64() * 1e3)
+}
+
+fn name(ending: Ending) -> String {
+    match ending {
+        Ending::Close => "close()".to_owned(),
+        Ending::SoLinger(seconds) => format!("SO_LINGER of {seconds} s, close()"),
+        Ending::Lingering => "lingering close".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What the server learnt from its own system calls.
+fn said(cell: &CellReport) -> String {
+    if cell.errors.is_empty() {
+        return "no error".to_owned();
+    }
+    let errors: Vec<String> = cell.errors.iter().map(|(error, count)| format!("{count} x {error}")).collect();
+    errors.join(", ")
+}
+
+const NEXT: &str = "
+next
+  one connection, step by step         linger lab --one
+  your server                          linger probe http://HOST:PORT/A/LARGE/PAGE
+  a gateway that answers 502           linger watch --port GATEWAY,APPLICATION
+  a server that you cannot change      linger run -- COMMAND
+  every ending, client and network     linger lab --all
+";
