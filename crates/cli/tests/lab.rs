@@ -128,6 +128,44 @@ fn the_default_run_is_three_rows_and_what_to_do_next() {
     }
 }
 
+#[test]
+fn one_connection_is_a_ladder() {
+    if !has_networks() {
+        return;
+    }
+    let output = run(&["lab", "--one"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let order = [
+        "write() 108 bytes: ok",
+        "read() 100 bytes",
+        "write() 200000 bytes: ok",
+        "close() with 8 bytes unread: ok",
+        "RST sent behind",
+        "RST arrives after",
+        "read(): Connection reset by peer",
+        "lost: the client has",
+    ];
+    let lines: Vec<usize> = order
+        .iter()
+        .map(|part| {
+            text.lines().position(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {text}"))
+        })
+        .collect();
+    assert!(lines.is_sorted(), "{text}");
+    assert!(text.contains("no call of the server's failed") && text.lines().count() <= 12, "{text}");
+    let cured = lines_of_one(&["--ending", "lingering"]);
+    assert_eq!((&cured["verdict"], &cured["received"]), (&"kept".into(), &200_000.into()), "{cured}");
+    let lost = lines_of_one(&[]);
+    assert_eq!((&lost["verdict"], &lost["server_error"]), (&"lost".into(), &Value::Null), "{lost}");
+}
+
+fn lines_of_one(more: &[&str]) -> Value {
+    let mut arguments = vec!["lab", "--one", "--json"];
+    arguments.extend(more);
+    lines(&run(&arguments)).remove(0)
+}
+
 /// The response of a kilobyte is on its way before the reset: every byte arrives, and every connection is reset.
 #[test]
 fn at_risk_is_shown_apart_and_is_no_success() {

@@ -113,7 +113,7 @@ impl CellPlan {
         Ok(())
     }
 
-    fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
+    pub(crate) fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
         let (extra, late) = match self.peer {
             Peer::ReadsAll => (0, 0),
             Peer::Unread | Peer::NeverCloses | Peer::NeverReads => (self.extra, 0),
@@ -136,7 +136,7 @@ impl CellPlan {
         }
     }
 
-    fn server(&self) -> ServerPlan {
+    pub(crate) fn server(&self) -> ServerPlan {
         let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
         plan.policy = self.policy;
         // A client that never reads would otherwise keep the write, and not the ending, waiting.
@@ -220,6 +220,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         capture: setting.capture.clone(),
         keep_log: setting.decisions,
         shared: setting.shared,
+        steps: None,
     };
     let bed = Bed::new(&plan.link, options)?;
     // In a network of its own the server has a fixed port, so that connections are the same in every run.

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::fate::{Attempt, Fate};
 use crate::last_word;
 use crate::payload;
+use crate::steps::{Action, Actor, Notes, Steps};
 use crate::stop::Stop;
 
 /// What a client does with its connection.
@@ -46,14 +47,35 @@ pub struct ClientPlan {
 /// server has ended the connection, or the given time is over.
 pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt {
     let started = Instant::now();
-    let (conversation, result) = converse(plan, started + plan.timeout, None, until_ended);
+    let patience = Patience { deadline: started + plan.timeout, stop: None };
+    let (conversation, result) = converse(plan, &patience, Notes::of(None, Actor::Client), until_ended);
     conversation.conclude(result, started.elapsed())
 }
 
 /// As [`attempt`] of a client that reads and closes by itself; `None` if the stop came before its end.
 pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> {
+    attempt_with(plan, Notes::of(None, Actor::Client), stop, |_| {})
+}
+
+/// As [`attempt`], with notes of every step; `None` if the stop came before its end.
+pub(crate) fn attempt_noted(
+    plan: &ClientPlan,
+    steps: &Steps,
+    stop: &Stop,
+    until_ended: impl FnOnce(Duration),
+) -> Option<Attempt> {
+    attempt_with(plan, Notes::of(Some(steps), Actor::Client), stop, until_ended)
+}
+
+fn attempt_with(
+    plan: &ClientPlan,
+    notes: Notes<'_>,
+    stop: &Stop,
+    until_ended: impl FnOnce(Duration),
+) -> Option<Attempt> {
     let started = Instant::now();
-    let (conversation, result) = converse(plan, started + plan.timeout, Some(stop), |_| {});
+    let patience = Patience { deadline: started + plan.timeout, stop: Some(stop) };
+    let (conversation, result) = converse(plan, &patience, notes, until_ended);
     // Reads that are interrupted go on, so this is the stop's.
     let stopped = matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
     (!stopped).then(|| conversation.conclude(result, started.elapsed()))
@@ -61,28 +83,30 @@ pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> 
 
 fn converse(
     plan: &ClientPlan,
-    deadline: Instant,
-    stop: Option<&Stop>,
+    patience: &Patience<'_>,
+    notes: Notes<'_>,
     until_ended: impl FnOnce(Duration),
 ) -> (Conversation, io::Result<()>) {
     let mut conversation = Conversation::new(plan);
-    let patience = Patience { deadline, stop };
-    let result = connect(plan, &patience).and_then(|stream| {
+    let result = connect(plan, patience).and_then(|stream| {
+        notes.now(|| Action::Connected);
         let mut until_ended = Some(until_ended);
         let mut wait = || {
             if let Some(until_ended) = until_ended.take() {
-                until_ended(deadline.saturating_duration_since(Instant::now()));
+                until_ended(patience.deadline.saturating_duration_since(Instant::now()));
             }
         };
-        conversation.run(&stream, plan, &patience, &mut wait)?;
+        conversation.run(&stream, plan, patience, notes, &mut wait)?;
         if !plan.closes {
             wait();
         }
-        conversation.reset = match last_word::is_reset(&stream, &patience) {
+        let closed = notes.clock();
+        conversation.reset = match last_word::is_reset(&stream, patience) {
             // Everything that belongs to the response has come: that its end was not acknowledged in time says nothing.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => false,
             reset => reset?,
         };
+        notes.at(closed, || Action::Closed { reset: conversation.reset });
         Ok(())
     });
     (conversation, result)
@@ -182,6 +206,7 @@ impl Conversation {
         mut stream: &TcpStream,
         plan: &ClientPlan,
         patience: &Patience<'_>,
+        notes: Notes<'_>,
         until_ended: &mut impl FnMut(),
     ) -> io::Result<()> {
         let mut buffer = [0; CHUNK];
@@ -197,32 +222,46 @@ impl Conversation {
             interest.set(PollFlags::OUT, sends);
             let ready = patience.wait(stream, interest)?;
             if ready.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) && sends {
-                self.send(stream);
+                self.send(stream, notes);
             }
             if !ready.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
                 continue;
             }
             reads = true;
             match stream.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(bytes) => self.take_in(&buffer[..bytes]),
+                Ok(0) => {
+                    notes.now(|| Action::EndOfStream);
+                    return Ok(());
+                }
+                Ok(bytes) => {
+                    notes.now(|| Action::Read(bytes as u64));
+                    self.take_in(&buffer[..bytes]);
+                }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    notes.now(|| Action::ReadFailed(error.to_string()));
+                    return Err(error);
+                }
             }
         }
     }
 
     /// Sends what fits. An error ends the sending, not the reading: what came before it may still be there.
-    fn send(&mut self, mut stream: &TcpStream) {
+    fn send(&mut self, mut stream: &TcpStream, notes: Notes<'_>) {
+        let called = notes.clock();
         let filling = [b'+'; CHUNK];
         let from = usize::try_from(self.sent).unwrap_or(usize::MAX);
         let chunk = self.beginning.get(from..).filter(|rest| !rest.is_empty()).unwrap_or(&filling);
         let left = usize::try_from(self.to_send - self.sent).unwrap_or(CHUNK);
         match stream.write(&chunk[..chunk.len().min(left)]) {
-            Ok(bytes) => self.sent += bytes as u64,
+            Ok(bytes) => {
+                notes.at(called, || Action::Wrote(bytes as u64));
+                self.sent += bytes as u64;
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
+                notes.at(called, || Action::WriteFailed(error.to_string()));
                 self.to_send = self.sent;
                 self.write_error = Some(error);
             }

@@ -34,6 +34,18 @@ impl Ending {
     pub const NAMES: [&'static str; 6] =
         ["close", "shutdown-close", "so-linger=SECS", "abort", "exit", "lingering"];
 
+    /// What the program calls, in words.
+    pub fn calls(self) -> String {
+        match self {
+            Self::Close => "close()".to_owned(),
+            Self::ShutdownClose => "shutdown(), close()".to_owned(),
+            Self::SoLinger(seconds) => format!("SO_LINGER of {seconds} s, close()"),
+            Self::Abort => "SO_LINGER of 0 s, close()".to_owned(),
+            Self::Exit => "exit()".to_owned(),
+            Self::Lingering => "lingering close".to_owned(),
+        }
+    }
+
     /// Ends a connection this way; `exit` is not for this function, since only a process can do it.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::emulator::{Decision, Emulator, Nanos};
 use crate::identity::Identity;
 use crate::link::{Direction, Link};
 use crate::lock;
+use crate::steps::{Actor, ResetWatch, Steps};
 
 /// What a wire has carried.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +83,7 @@ impl Wire {
         seed: u64,
         capture: Option<Arc<Mutex<Capture>>>,
         keep_log: bool,
+        steps: Option<Arc<Steps>>,
     ) -> io::Result<Self> {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stopped = stop.try_clone()?;
@@ -95,7 +97,8 @@ impl Wire {
             // The default slack of 50 us would be added to every delay.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
             let pool = Pool::default();
-            let mut pump = Pump { ports, pool, emulator, capture, report: WireReport::default() };
+            let watch = steps.map(|steps| (steps, ResetWatch::default()));
+            let mut pump = Pump { ports, pool, emulator, capture, watch, report: WireReport::default() };
             pump.run(&stopped)?;
             pump.report.log = pump.emulator.take_log();
             Ok(pump.report)
@@ -135,6 +138,7 @@ struct Pump {
     pool: Pool,
     emulator: Emulator<Frame>,
     capture: Option<Arc<Mutex<Capture>>>,
+    watch: Option<(Arc<Steps>, ResetWatch)>,
     report: WireReport,
 }
 
@@ -184,6 +188,7 @@ impl Pump {
     }
 
     fn take_in(&mut self, direction: Direction, now: Nanos, frame: Frame, dropped: &mut Vec<Frame>) {
+        self.note(direction, false, frame.bytes());
         // Only a capture needs the frame after the emulator has it.
         let copy = self.capture.as_ref().map(|_| frame.bytes().to_vec());
         let (decision, back) = self.emulator.arrive(direction, now, frame);
@@ -206,11 +211,21 @@ impl Pump {
         }
     }
 
+    /// Notes the server's reset, when it enters the link and when it leaves.
+    fn note(&mut self, direction: Direction, leaving: bool, frame: &[u8]) {
+        if let Some((steps, watch)) = &mut self.watch
+            && let Some(action) = watch.look(direction, leaving, frame)
+        {
+            steps.note(now(), Actor::Link, action);
+        }
+    }
+
     fn let_out(&mut self, leaving: &mut [Vec<Frame>; 2], dropped: &mut Vec<Frame>) -> io::Result<()> {
         let now = now();
         while let Some(departure) = self.emulator.depart(now) {
             self.report.lateness.note(now - departure.due);
             self.report.carried += 1;
+            self.note(departure.direction, true, departure.packet.bytes());
             self.record(departure.direction, true, departure.packet.bytes(), departure.decision);
             leaving[departure.direction.index()].push(departure.packet);
         }

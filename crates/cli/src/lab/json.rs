@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use linger_lab::{BacklogReport, Blame, CellReport, ExecReport, Fate, IpVersion, Tally, Verdict, WireReport};
 use serde::Serialize;
 
+use super::one::One;
 use super::results::{Outcome, Results};
 use crate::counters::counters;
 
@@ -18,6 +19,8 @@ pub(crate) enum Line<'a> {
     Backlog(Backlog<'a>),
     /// The whole run, at the end.
     Summary(Summary<'a>),
+    /// One connection, step by step.
+    One(One<'a>),
     /// What two programs did to each other over a link.
     Exec(Exec),
 }

@@ -2,6 +2,7 @@
 
 mod exec;
 pub(crate) mod json;
+mod one;
 mod plan;
 mod results;
 mod text;
@@ -48,6 +49,9 @@ pub(crate) struct Arguments {
     /// The whole grid: the endings against four peers over three links, and an accept queue that overflows.
     #[arg(long, conflicts_with = "files")]
     all: bool,
+    /// One connection, step by step: the loss, or what --ending, --peer and --link say.
+    #[arg(long, conflicts_with_all = ["files", "all", "trials", "decisions"])]
+    one: bool,
     #[command(flatten)]
     grid: Grid,
     /// Try each cell exactly so often [default: until its verdict is settled, at most 100 times].
@@ -91,6 +95,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         }
     }
     let seed = arguments.seed.unwrap_or_else(any_seed);
+    if arguments.one {
+        return run_one(&arguments, entered, seed);
+    }
     let (mut tasks, show) = match tasks(&arguments, entered.is_ok(), seed) {
         Ok(tasks) => tasks,
         Err((code, error)) => return exit::fail(code, error),
@@ -130,6 +137,34 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let at_risk_ok = arguments.at_risk_ok;
     let results = Results { tasks, reports, show, seed, again: again(seed), at_risk_ok, interrupted, shared };
     finish(&results, arguments.json)
+}
+
+fn run_one(arguments: &Arguments, entered: Result<(), linger_host::Refused>, seed: u64) -> ExitCode {
+    let shared = entered.is_err();
+    let plan = match one::cell(&arguments.grid, !shared, seed) {
+        Ok(plan) => plan,
+        Err((code, error)) => return exit::fail(code, error),
+    };
+    if let Err(refused) = entered {
+        if !plan.link.loopback {
+            return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
+        }
+        eprintln!("linger: {refused}\nlinger: over loopback, in this machine's own network");
+    }
+    let stop = match interrupt::stop() {
+        Ok(stop) => stop,
+        Err(error) => return exit::io("cannot take signals", &error),
+    };
+    let capture = match capture(&plan, arguments) {
+        Ok(capture) => capture,
+        Err(error) => return exit::io("--pcap", &error),
+    };
+    let setting = Setting { capture: capture.clone(), decisions: false, shared };
+    let status = one::run(&plan, &setting, &stop, arguments.json, arguments.at_risk_ok);
+    match finish_capture(capture) {
+        Ok(()) => status,
+        Err(error) => exit::io("--pcap", &error),
+    }
 }
 
 fn can_write_to(directory: &Path) -> io::Result<()> {
@@ -186,25 +221,39 @@ fn try_one(task: &Task, arguments: &Arguments, shared: bool, stop: &Arc<Stop>) -
 }
 
 fn try_cell(plan: &CellPlan, arguments: &Arguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
-    let name = format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name);
-    // Loopback has no wire from which to capture.
-    let pcap = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
-    let capture = pcap
-        .map(|directory| {
-            let path = directory.join(format!("{name}.pcapng"));
-            Capture::create(&path).map(Mutex::new).map(Arc::new).map_err(|error| at(&path, error))
-        })
-        .transpose()?;
+    let capture = capture(plan, arguments)?;
     let setting = Setting { capture: capture.clone(), decisions: arguments.decisions.is_some(), shared };
     let report = linger_lab::run(plan, &setting, stop)?;
-    if let Some(capture) = capture {
-        capture.lock().unwrap_or_else(PoisonError::into_inner).finish()?;
-    }
+    finish_capture(capture)?;
     if let (Some(directory), Some(wire)) = (&arguments.decisions, &report.wire) {
-        let path = directory.join(format!("{name}.decisions"));
+        let path = directory.join(format!("{}.decisions", name(plan)));
         fs::write(&path, text::decisions(&wire.log)).map_err(|error| at(&path, error))?;
     }
     Ok(report)
+}
+
+/// What a cell's files are called.
+fn name(plan: &CellPlan) -> String {
+    format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name)
+}
+
+type SharedCapture = Arc<Mutex<Capture>>;
+
+/// The capture of a cell, where one is wanted; loopback has no wire from which to capture.
+fn capture(plan: &CellPlan, arguments: &Arguments) -> io::Result<Option<SharedCapture>> {
+    let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
+    let create = |directory: &PathBuf| {
+        let path = directory.join(format!("{}.pcapng", name(plan)));
+        Capture::create(&path).map(Mutex::new).map(Arc::new).map_err(|error| at(&path, error))
+    };
+    directory.map(create).transpose()
+}
+
+fn finish_capture(capture: Option<SharedCapture>) -> io::Result<()> {
+    match capture {
+        Some(capture) => capture.lock().unwrap_or_else(PoisonError::into_inner).finish(),
+        None => Ok(()),
+    }
 }
 
 fn at(path: &Path, error: io::Error) -> io::Error {

@@ -21,6 +21,12 @@ pub(crate) enum Report {
     Failed(std::io::Error),
 }
 
+/// Whether every response of a cell must be kept: by the lingering close, and by any close where all is read.
+pub(crate) fn must_keep(plan: &CellPlan) -> bool {
+    plan.ending == Ending::Lingering && plan.peer != Peer::NeverReads
+        || plan.ending != Ending::Abort && plan.peer.is_innocent()
+}
+
 /// How results are shown to people.
 pub(crate) enum Show {
     /// The three rows of the default run, and what to do next.
@@ -66,11 +72,8 @@ impl Results {
                 Some(Expectation::NotKept(Share::None)) if self.at_risk_ok => report.tally.lost > 0,
                 Some(expect) => !expect.is_met(&report.tally),
                 None => {
-                    let ending = report.plan.ending;
-                    let must_keep = ending == Ending::Lingering && report.plan.peer != Peer::NeverReads
-                        || ending != Ending::Abort && report.plan.peer.is_innocent();
                     let at_risk = if self.at_risk_ok { 0 } else { report.tally.at_risk };
-                    must_keep && report.tally.lost + at_risk > 0
+                    must_keep(&report.plan) && report.tally.lost + at_risk > 0
                 }
             },
             Report::Backlog(_) => false,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use linger_lab::{CellReport, Ending};
+use linger_lab::{CellPlan, CellReport};
 
 use super::text::{WIDTH, style};
 
@@ -12,14 +12,10 @@ const NAME: usize = 32;
 pub(super) fn rows(text: &mut String, cells: &[&CellReport]) {
     let Some(first) = cells.first() else { return };
     let plan = &first.plan;
-    let over = if plan.link.loopback {
-        "over loopback".to_owned()
-    } else {
-        format!("over `{}`, {}", plan.link.name, network(first))
-    };
+    let network = network(plan);
     let _ = writeln!(
         text,
-        "A server leaves {} bytes of each request unread and answers {} bytes {over}.\n",
+        "A server leaves {} bytes of each request unread and answers {} bytes, {network}.\n",
         plan.extra, plan.response
     );
     let _ = writeln!(
@@ -34,7 +30,7 @@ pub(super) fn rows(text: &mut String, cells: &[&CellReport]) {
         let _ = writeln!(
             text,
             "{:<NAME$}{worst}{lost:<18}{worst:#}{:<14}{}",
-            name(cell.plan.ending),
+            cell.plan.ending.calls(),
             tally.at_risk,
             said(cell)
         );
@@ -55,19 +51,13 @@ pub(super) fn rows(text: &mut String, cells: &[&CellReport]) {
 }
 
 /// What the link is like towards the client, as far as it matters here.
-fn network(cell: &CellReport) -> String {
-    let path = &cell.plan.link.paths[0];
-    let rate = path.rate.map_or(String::new(), |rate| format!(", {} Mbit/s", rate.0 as f64 / 1e6));
-    format!("{} ms away{rate}", path.delay.as_secs_f64() * 1e3)
-}
-
-fn name(ending: Ending) -> String {
-    match ending {
-        Ending::Close => "close()".to_owned(),
-        Ending::SoLinger(seconds) => format!("SO_LINGER of {seconds} s, close()"),
-        Ending::Lingering => "lingering close".to_owned(),
-        other => other.to_string(),
+pub(super) fn network(plan: &CellPlan) -> String {
+    if plan.link.loopback {
+        return "over loopback".to_owned();
     }
+    let path = &plan.link.paths[0];
+    let rate = path.rate.map_or(String::new(), |rate| format!(", {} Mbit/s", rate.0 as f64 / 1e6));
+    format!("over {} of {} ms{rate}", plan.link.name, path.delay.as_secs_f64() * 1e3)
 }
 
 /// What the server learnt from its own system calls.
