@@ -376,6 +376,42 @@ fn other_programs_meet_over_a_link() {
     assert_eq!((&object["client_status"], &object["link_accidents"]), (&42.into(), &0.into()));
 }
 
+/// The examples of `lab exec --help`, word for word: the first loses a response, its twin does not.
+#[test]
+fn the_examples_of_exec_lose_and_keep() {
+    if !has_networks() {
+        return;
+    }
+    for (program, flag) in [("curl", "--version"), ("python3", "--version")] {
+        if Command::new(program).arg(flag).output().is_err() {
+            return skip(program, "not installed");
+        }
+    }
+    let help = String::from_utf8(run(&["lab", "exec", "--help"]).stdout).unwrap();
+    // A command goes on where its line ends in a backslash, and is indented.
+    let joined = help.replace("\\\n", " ");
+    let commands: Vec<&str> = joined
+        .lines()
+        .skip_while(|line| !line.starts_with("Examples"))
+        .filter_map(|line| line.strip_prefix("  "))
+        .collect();
+    let [file, loses, keeps] = commands[..] else { panic!("{commands:?}") };
+    // The file that is asked for is the test's own.
+    let directory = tempfile::tempdir().unwrap();
+    let shell = |command: &str| {
+        let own = command.replace("/tmp", directory.path().to_str().unwrap());
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_linger")).parent().unwrap();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+        Command::new("sh").args(["-c", &own]).env("PATH", path).output().unwrap()
+    };
+    assert!(shell(file).status.success());
+    let lost = shell(loses);
+    // CURLE_PARTIAL_FILE, or CURLE_RECV_ERROR.
+    assert!(matches!(lost.status.code(), Some(18 | 56)), "{lost:?}");
+    let kept = shell(keeps);
+    assert_eq!(kept.status.code(), Some(0), "{kept:?}");
+}
+
 /// A program that the lab ran, and what that program left running, end with a lab that is killed.
 #[test]
 fn nothing_is_left_behind_after_sigkill() {

@@ -11,15 +11,27 @@ use linger_lab::{COUNTERS, Capture, ExecPlan, ExecReport, IpVersion, Link, Named
 use super::json::{Exec, Line};
 use crate::{exit, interrupt};
 
+/// Tried by a test, word for word: the first loses, the second does not.
+const EXAMPLES: &str = "\
+Examples: Python's server leaves the body of a GET unread, and curl gets half of the file
+  head -c 500000 /dev/zero > /tmp/big
+  linger lab exec \\
+    --server 'python3 -m http.server --bind $LINGER_SERVER --directory /tmp 8000' \\
+    --client 'curl -sS -o /dev/null -X GET --data-binary @/tmp/big http://$LINGER_SERVER:8000/big'
+and all of it from the same server, cured:
+  linger lab exec \\
+    --server 'linger run -- python3 -m http.server --bind $LINGER_SERVER --directory /tmp 8000' \\
+    --client 'curl -sS -o /dev/null -X GET --data-binary @/tmp/big http://$LINGER_SERVER:8000/big'
+A body above 1 MiB makes curl wait for `100 Continue`; -H Expect: sends it at once.
+
+Exit status: the client's own; 3 if a command could not be started or the server never listened.";
+
 /// Runs two commands at the two ends of an emulated link; ends with the client's status.
 ///
 /// Both find the addresses in LINGER_SERVER and LINGER_CLIENT. The client starts once something
 /// listens on the server's side; the server is ended (SIGTERM, then SIGKILL) when the client has.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  linger lab exec --link wifi \\\n    \
-    --server 'python3 -m http.server --bind $LINGER_SERVER 8000' \\\n    \
-    --client 'curl -sS --data-binary @big.bin http://$LINGER_SERVER:8000/'\n\n\
-    Exit status: the client's own; 3 if a command could not be started or the server never listened.")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The network: lan, wifi, wifi-lossy, mobile, satellite, overtake, loopback.
     #[arg(long, default_value = "wifi", value_parser = Link::named)]
