@@ -2,14 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::fate::{Attempt, Fate};
 use crate::last_word;
+use crate::patience::Patience;
 use crate::payload;
 use crate::steps::{Action, Actor, Notes, Steps};
 use crate::stop::Stop;
@@ -134,35 +134,6 @@ fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> 
         result => result?,
     }
     Ok(socket.into())
-}
-
-/// How long a client waits.
-pub(crate) struct Patience<'a> {
-    pub(crate) deadline: Instant,
-    pub(crate) stop: Option<&'a Stop>,
-}
-
-impl Patience<'_> {
-    /// Waits for a socket; nothing if a signal came first. `TimedOut` at the deadline, `Interrupted` at the stop.
-    pub(crate) fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let timeout = Timespec::try_from(left).ok();
-        // Without a stop the socket stands in for it, asked for nothing.
-        let stop = match self.stop {
-            Some(stop) => PollFd::from_borrowed_fd(stop.wake(), PollFlags::IN),
-            None => PollFd::new(socket, PollFlags::empty()),
-        };
-        let mut ready = [PollFd::new(socket, interest), stop];
-        match rustix::event::poll(&mut ready, timeout.as_ref()) {
-            Ok(_) if self.stop.is_some_and(Stop::requested) => Err(io::ErrorKind::Interrupted.into()),
-            Ok(_) => Ok(ready[0].revents()),
-            Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
-            Err(error) => Err(error.into()),
-        }
-    }
 }
 
 /// Bytes sent with one call.

@@ -12,7 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFlags, Timespec, epoll};
 use socket2::SockRef;
 
-use crate::client::Patience;
+use crate::patience::Patience;
 
 /// Ends the client's side, and waits until the server's kernel has acknowledged that or has answered with a reset. Says
 /// whether it was a reset.

@@ -19,6 +19,7 @@ mod last_word;
 mod link;
 mod named;
 mod one;
+mod patience;
 pub mod payload;
 mod peer;
 mod runner;

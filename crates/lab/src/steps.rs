@@ -162,7 +162,7 @@ impl ResetWatch {
             });
         }
         if segment.payload_len > 0 {
-            let last = segment.seq.wrapping_add(segment.payload_len as u32);
+            let last = segment.seq.wrapping_add(segment.payload_len);
             let bytes = last.wrapping_sub(self.start.unwrap_or(segment.seq));
             self.bytes[end] = self.bytes[end].max(u64::from(bytes));
         }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use linger_lab::{BacklogReport, Blame, CellReport, ExecReport, Fate, IpVersion, Tally, Verdict, WireReport};
+use linger_lab::{
+    Actor, BacklogReport, Blame, CellPlan, CellReport, ExecReport, Fate, IpVersion, OneReport, Step, Tally,
+    Verdict, WireReport,
+};
 use serde::Serialize;
 
-use super::one::One;
 use super::results::{Outcome, Results};
 use crate::counters::counters;
 
@@ -204,6 +206,57 @@ impl Exec {
             server_counters: counters(&report.server_counters),
             client_counters: counters(&report.client_counters),
             carried: Carried::of(report.wire.as_ref()),
+        }
+    }
+}
+
+/// One connection, for machines.
+#[derive(Serialize)]
+pub(crate) struct One<'a> {
+    ending: String,
+    peer: &'static str,
+    link: &'a str,
+    verdict: Verdict,
+    fate: &'static str,
+    received: u64,
+    expected: Option<u64>,
+    server_error: Option<String>,
+    steps: Vec<StepObject>,
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct StepObject {
+    seconds: f64,
+    actor: &'static str,
+    action: String,
+}
+
+impl StepObject {
+    fn of(step: &Step) -> Self {
+        let actor = match step.actor {
+            Actor::Client => "client",
+            Actor::Server => "server",
+            Actor::Link => "link",
+        };
+        Self { seconds: step.at.as_secs_f64(), actor, action: step.action.to_string() }
+    }
+}
+
+impl<'a> One<'a> {
+    pub(crate) fn of(plan: &'a CellPlan, report: &OneReport) -> Self {
+        let attempt = &report.attempt;
+        Self {
+            ending: plan.ending.to_string(),
+            peer: plan.peer.name(),
+            link: &plan.link.name,
+            verdict: attempt.verdict(),
+            fate: attempt.fate.name(),
+            received: attempt.received,
+            expected: attempt.expected,
+            server_error: report.server_error.as_ref().map(ToString::to_string),
+            steps: report.steps.iter().map(StepObject::of).collect(),
+            seed: plan.seed,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod exec;
 pub(crate) mod json;
+mod look;
 mod one;
 mod plan;
 mod results;

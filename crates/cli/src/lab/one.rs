@@ -4,13 +4,12 @@ use std::fmt::Write;
 use std::io;
 use std::process::ExitCode;
 
-use linger_lab::{Action, Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, Step, Stop, one};
-use serde::Serialize;
+use linger_lab::{Action, Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, Stop, one};
 
-use super::json::Line;
+use super::json::{Line, One};
+use super::look::network;
 use super::plan::{Grid, Refused};
 use super::results::must_keep;
-use super::three::network;
 use crate::exit;
 
 /// The cell of which one connection is shown: what was named, or the loss.
@@ -88,55 +87,4 @@ fn ladder(plan: &CellPlan, report: &OneReport) -> String {
         attempt.expected.unwrap_or(plan.response)
     );
     text
-}
-
-/// One connection, for machines.
-#[derive(Serialize)]
-pub(crate) struct One<'a> {
-    ending: String,
-    peer: &'static str,
-    link: &'a str,
-    verdict: linger_lab::Verdict,
-    fate: &'static str,
-    received: u64,
-    expected: Option<u64>,
-    server_error: Option<String>,
-    steps: Vec<StepObject>,
-    seed: u64,
-}
-
-#[derive(Serialize)]
-struct StepObject {
-    seconds: f64,
-    actor: &'static str,
-    action: String,
-}
-
-impl StepObject {
-    fn of(step: &Step) -> Self {
-        let actor = match step.actor {
-            Actor::Client => "client",
-            Actor::Server => "server",
-            Actor::Link => "link",
-        };
-        Self { seconds: step.at.as_secs_f64(), actor, action: step.action.to_string() }
-    }
-}
-
-impl<'a> One<'a> {
-    fn of(plan: &'a CellPlan, report: &OneReport) -> Self {
-        let attempt = &report.attempt;
-        Self {
-            ending: plan.ending.to_string(),
-            peer: plan.peer.name(),
-            link: &plan.link.name,
-            verdict: attempt.verdict(),
-            fate: attempt.fate.name(),
-            received: attempt.received,
-            expected: attempt.expected,
-            server_error: report.server_error.as_ref().map(ToString::to_string),
-            steps: report.steps.iter().map(StepObject::of).collect(),
-            seed: plan.seed,
-        }
-    }
 }

@@ -2,22 +2,14 @@
 
 use std::fmt::Write;
 
-use anstyle::{AnsiColor, Style};
 use linger_lab::{
     BacklogReport, Blame, CellReport, Decision, Direction, Ending, Fate, Identity, Peer, Tally, wilson,
 };
 
 use super::json::{Cell, Line};
+use super::look::{DIM, WIDTH, style};
 use super::results::{Report, Results, Show};
 use super::three;
-
-/// Columns of the tables and of the sentences below them.
-pub(super) const WIDTH: usize = 112;
-
-const LOST: Style = AnsiColor::Red.on_default().bold();
-const AT_RISK: Style = AnsiColor::Yellow.on_default().bold();
-const KEPT: Style = AnsiColor::Green.on_default();
-const DIM: Style = Style::new().dimmed();
 
 /// Prints the tables, the backlog experiment and the meaning. Colours go only to terminals that want them.
 pub(crate) fn print(results: &Results) {
@@ -82,15 +74,6 @@ fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
         }
     }
     groups
-}
-
-/// The worst that happened, as a colour.
-pub(super) fn style(tally: &Tally) -> Style {
-    match (tally.lost, tally.at_risk) {
-        (0, 0) => KEPT,
-        (0, _) => AT_RISK,
-        _ => LOST,
-    }
 }
 
 /// Lost of all; with those at risk apart where there are any.

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use linger_lab::{CellPlan, CellReport};
+use linger_lab::CellReport;
 
-use super::text::{WIDTH, style};
+use super::look::{WIDTH, network, style};
 
 /// Columns of the first column.
 const NAME: usize = 32;
@@ -48,16 +48,6 @@ pub(super) fn rows(text: &mut String, cells: &[&CellReport]) {
         );
     }
     let _ = writeln!(text, "{}", NEXT.trim_end());
-}
-
-/// What the link is like towards the client, as far as it matters here.
-pub(super) fn network(plan: &CellPlan) -> String {
-    if plan.link.loopback {
-        return "over loopback".to_owned();
-    }
-    let path = &plan.link.paths[0];
-    let rate = path.rate.map_or(String::new(), |rate| format!(", {} Mbit/s", rate.0 as f64 / 1e6));
-    format!("over {} of {} ms{rate}", plan.link.name, path.delay.as_secs_f64() * 1e3)
 }
 
 /// What the server learnt from its own system calls.
