@@ -16,6 +16,9 @@ use crate::message::{Time, Token};
 use crate::root::{mtime, read_full, write_full};
 
 const MAGIC: [u8; 8] = *b"LNGRST01";
+/// How both files are opened.
+const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Length of the header, and of each record.
 const RECORD: usize = 96;
 
@@ -25,6 +28,31 @@ pub(crate) struct State {
     log: OwnedFd,
     key: [u8; 32],
     records: u64,
+}
+
+/// What a log is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// It is believed.
+    Log,
+    /// It says what has to be in the file, which is read.
+    Content,
+    /// Nobody can tell what is in the file.
+    Nothing,
+}
+
+impl Trust {
+    /// `verified`: its sums are sums. `same_boot`: what was written is in the page cache or on the disk. `untouched`:
+    /// the file has the length and the time that it had after the last record.
+    fn of(verified: bool, same_boot: bool, untouched: bool) -> Self {
+        match (verified, same_boot, untouched) {
+            (true, true, true) => Self::Log,
+            (true, ..) => Self::Content,
+            // There is nothing to compare with: a length is all that an unverified transfer goes by.
+            (false, true, _) => Self::Log,
+            (false, false, _) => Self::Nothing,
+        }
+    }
 }
 
 /// What was found of an earlier session.
@@ -45,10 +73,10 @@ impl State {
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let log = rustix::fs::openat(dir, log, flags, Mode::RUSR | Mode::WUSR)?;
+        let log = rustix::fs::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
         lock(&log)?;
-        let part = rustix::fs::openat(dir, part, flags | OFlags::TRUNC, Mode::RUSR | Mode::WUSR)?;
+        let empty = OPEN.union(OFlags::CREATE).union(OFlags::TRUNC);
+        let part = rustix::fs::openat(dir, part, empty, PRIVATE)?;
         let header = header(token, verified, &rustix::fs::fstat(&part)?);
         rustix::fs::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
@@ -67,14 +95,13 @@ impl State {
         part: &str,
         log: &str,
     ) -> Result<Option<Found>, Errno> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let log = match rustix::fs::openat(dir, log, flags, Mode::empty()) {
+        let log = match rustix::fs::openat(dir, log, OPEN, Mode::empty()) {
             Ok(log) => log,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
         lock(&log)?;
-        let Ok(part) = rustix::fs::openat(dir, part, flags, Mode::empty()) else { return Ok(None) };
+        let Ok(part) = rustix::fs::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
@@ -95,38 +122,39 @@ impl State {
 
     /// Reads the records back, and as much of the file as they cannot vouch for.
     fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, verified: bool, same_boot: bool) -> Tree {
+        let (logged, last) = self.read_log(stat.st_size as u64 / BLOCK as u64);
+        let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
+        let tree = match Trust::of(verified, same_boot, untouched) {
+            Trust::Log => logged,
+            Trust::Content => self.compare(part, logged.blocks()),
+            Trust::Nothing => Tree::new(),
+        };
+        debug_assert!(tree.bytes() <= stat.st_size as u64, "the log promises no more than the file holds");
+        self.records = tree.blocks();
+        tree
+    }
+
+    /// Reads the records of at most `whole` blocks, up to the first that is not sound; with the time in the last.
+    fn read_log(&self, whole: u64) -> (Tree, Option<Time>) {
         let mut sums = Tree::new();
         let mut last = None;
         let mut buffer = vec![0; RECORD * 512];
-        let whole = stat.st_size as u64 / BLOCK as u64;
-        let mut read = 0u64;
-        'log: loop {
-            let offset = (read + 1) * RECORD as u64;
+        loop {
+            let offset = (sums.blocks() + 1) * RECORD as u64;
             let bytes = read_full(self.log.as_fd(), &mut buffer, offset).unwrap_or(0);
             for record in buffer[..bytes].chunks_exact(RECORD) {
-                match self.read_record(read, record) {
-                    Some((sum, time)) if read < whole => {
+                match self.read_record(sums.blocks(), record) {
+                    Some((sum, time)) if sums.blocks() < whole => {
                         sums.push(sum);
                         last = Some(time);
-                        read += 1;
                     }
-                    _ => break 'log,
+                    _ => return (sums, last),
                 }
             }
             if bytes < buffer.len() {
-                break;
+                return (sums, last);
             }
         }
-        let untouched =
-            same_boot && stat.st_size as u64 == sums.bytes() && last.is_none_or(|time| time == mtime(stat));
-        if !untouched && verified {
-            sums = self.compare(part, read);
-        } else if !verified && !same_boot {
-            // There is nothing to compare with.
-            sums = Tree::new();
-        }
-        self.records = sums.blocks();
-        sums
     }
 
     /// Reads blocks of the file while they are what the log says.
@@ -207,8 +235,11 @@ fn key(header: &[u8; RECORD]) -> [u8; 32] {
 
 /// Names this boot of the machine: what was written before another one may not have reached the disk.
 fn boot() -> [u8; 16] {
-    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    short(blake3::hash(&id))
+    named(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default())
+}
+
+fn named(boot: &[u8]) -> [u8; 16] {
+    short(blake3::hash(boot))
 }
 
 pub(crate) fn short(hash: blake3::Hash) -> [u8; 16] {
@@ -222,114 +253,4 @@ fn lock(log: &OwnedFd) -> Result<(), Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::fd::AsFd;
-
-    fn block(number: u64) -> Vec<u8> {
-        vec![number as u8 + 1; BLOCK]
-    }
-
-    fn dir() -> (tempfile::TempDir, OwnedFd) {
-        let temp = tempfile::tempdir().unwrap();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = rustix::fs::open(temp.path(), flags, Mode::empty()).unwrap();
-        (temp, fd)
-    }
-
-    /// Receives three blocks and goes away.
-    fn three_blocks(dir: &OwnedFd) {
-        let (mut state, part) = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-        for number in 0..3 {
-            write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-            state.append(part.as_fd(), Sum::of(number, &block(number))).unwrap();
-        }
-    }
-
-    fn resumed(dir: &OwnedFd) -> u64 {
-        State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
-            let mut whole = Tree::new();
-            (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
-            assert_eq!(found.tree, whole);
-            found.tree.blocks()
-        })
-    }
-
-    #[test]
-    fn what_was_written_is_found_again() {
-        let (_temp, dir) = dir();
-        assert_eq!(resumed(&dir), 0);
-        three_blocks(&dir);
-        assert_eq!(resumed(&dir), 3);
-        assert_eq!(resumed(&dir), 3, "resuming changes nothing");
-        assert!(
-            State::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(),
-            "another file's token"
-        );
-    }
-
-    #[test]
-    fn one_session_at_a_time() {
-        let (_temp, dir) = dir();
-        let held = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-        assert_eq!(State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
-        drop(held);
-        assert_eq!(resumed(&dir), 0);
-    }
-
-    #[test]
-    fn a_block_that_was_changed_since_is_not_trusted() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        let part = std::fs::OpenOptions::new().write(true).open(temp.path().join("p")).unwrap();
-        write_full(part.as_fd(), b"!", BLOCK as u64 + 5).unwrap();
-        assert_eq!(resumed(&dir), 1);
-    }
-
-    #[test]
-    fn a_longer_or_shorter_part_is_brought_back_to_whole_blocks() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        let part = std::fs::OpenOptions::new().write(true).open(temp.path().join("p")).unwrap();
-        write_full(part.as_fd(), b"tail", 3 * BLOCK as u64).unwrap();
-        assert_eq!(resumed(&dir), 3);
-        part.set_len(2 * BLOCK as u64 + 9).unwrap();
-        assert_eq!(resumed(&dir), 2);
-        assert_eq!(part.metadata().unwrap().len(), 2 * BLOCK as u64);
-    }
-
-    #[test]
-    fn a_torn_or_changed_record_ends_the_log() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        let log = std::fs::OpenOptions::new().write(true).open(temp.path().join("s")).unwrap();
-        log.set_len(RECORD as u64 * 3 + 50).unwrap();
-        assert_eq!(resumed(&dir), 2);
-        write_full(log.as_fd(), b"x", RECORD as u64 + 3).unwrap();
-        assert_eq!(resumed(&dir), 0);
-    }
-
-    #[test]
-    fn an_unverified_log_is_not_taken_for_a_verified_one() {
-        let (_temp, dir) = dir();
-        let (mut state, part) = State::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
-        write_full(part.as_fd(), &block(0), 0).unwrap();
-        state.append(part.as_fd(), Sum::default()).unwrap();
-        // A kill before the next record.
-        write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
-        drop((state, part));
-        let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
-        assert_eq!((found.tree.blocks(), found.tree.alone().is_some()), (1, true));
-        drop(found);
-        assert_eq!(resumed(&dir), 0);
-    }
-
-    #[test]
-    fn the_part_of_another_name_is_not_taken() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        std::fs::copy(temp.path().join("p"), temp.path().join("q")).unwrap();
-        std::fs::rename(temp.path().join("q"), temp.path().join("p")).unwrap();
-        assert_eq!(resumed(&dir), 0);
-    }
-}
+mod tests;
