@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
+use crate::fault::Fault;
 use crate::message::{Refusal, Token};
-use crate::store::Fault;
 
 /// How long an older session may go on with what it has received.
 const FINISH: Duration = Duration::from_secs(2);

@@ -25,6 +25,7 @@ use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions, Secur
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
 use crate::progress::{Progress, Summary};
+use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
 use crate::remote::Destination;
 use crate::root::Root;
@@ -85,7 +86,7 @@ impl Client {
             && walk.is_directory()
         {
             let told = format!("a directory cannot go to @{name}: it takes one file, or `-`");
-            return (Summary::default(), Some(Error::Usage(told)));
+            return (Summary::default(), Some(Error::Usage(told.into())));
         }
         let (path, into, sink) = match to.clone() {
             Destination::Path { path, into } => (path, into, None),
@@ -140,9 +141,8 @@ impl Client {
             let (offered, directory) = offer(session)?;
             let target = match (&place, output) {
                 (None, Output::Stream(_)) if directory => {
-                    let told =
-                        "a directory cannot go to standard output\nhint: name a place for it instead of `-`";
-                    return Err(Error::Usage(told.into()));
+                    let told = Reason::from("a directory cannot go to standard output");
+                    return Err(Error::Usage(told.with(Remedy::NameOutput)));
                 }
                 (Some((root, name)), _) => {
                     Target::Tree { root, base: landing_name(name.as_ref(), &offered)? }
@@ -221,7 +221,7 @@ impl Client {
                     // The receipts are here; whether the peer learns that changes nothing about them.
                     Ok(Farewell::Due) => drop(session.goodbye(0, "all receipts are here")),
                     Ok(Farewell::Said) => {}
-                    Err(error) => drop(session.goodbye(error.code(), &error.to_string())),
+                    Err(error) => drop(session.goodbye(error.code(), &error.farewell())),
                 }
                 greeted |= session.is_greeted();
                 session.close(&self.options.policy);
@@ -293,7 +293,7 @@ impl Client {
             error => error.to_string(),
         };
         let Self { host, port, .. } = self;
-        Error::Identity(format!("{host}, port {port}: {why}\nhint: is it `linger share` that listens there?"))
+        Error::Identity(Reason::from(format!("{host}, port {port}: {why}")).with(Remedy::CheckService))
     }
 
     fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
@@ -302,7 +302,7 @@ impl Client {
             Security::Remote(keys) if !is_local(address.ip()) => Some(keys),
             Security::Local if !is_local(address.ip()) => {
                 let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
-                return Err(Error::Identity(told));
+                return Err(Error::Identity(told.into()));
             }
             _ => None,
         };
@@ -379,9 +379,9 @@ fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Erro
         Some(name) => Ok(name.clone()),
         // The shared directory itself has no name at the other side.
         None if offered.is_empty() => Ok(RelPath::root()),
-        None => RelPath::root()
-            .child(offered)
-            .map_err(|why| Error::Usage(format!("the name {} {why}", crate::path::printable(offered)))),
+        None => RelPath::root().child(offered).map_err(|why| {
+            Error::Usage(format!("the name {} {why}", crate::path::printable(offered)).into())
+        }),
     }
 }
 
@@ -393,9 +393,8 @@ fn local(path: &Path) -> Result<(Root, RelPath), Error> {
         return Ok((Root::open(path)?, RelPath::root()));
     }
     if !found.is_file() {
-        let told =
-            "is neither file nor directory\nhint: `linger put - HOST:NAME` sends what comes through a pipe";
-        return Err(Error::Refused(Refusal::Source, format!("{} {told}", path.display())));
+        let told = Reason::from(format!("{} is neither file nor directory", path.display()));
+        return Err(Error::Refused(Refusal::Source, told.with(Remedy::SendAsPipe)));
     }
     // A link that is named is meant for what it leads to; those inside of a tree are sent as links.
     match std::fs::canonicalize(path) {
@@ -405,8 +404,9 @@ fn local(path: &Path) -> Result<(Root, RelPath), Error> {
 }
 
 fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
-    let usage = |why: BadPath| Error::Usage(format!("{}: {why}", path.display()));
-    let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
+    let usage = |why: BadPath| Error::Usage(format!("{}: {why}", path.display()).into());
+    let name =
+        path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display()).into()))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
 }

@@ -211,7 +211,9 @@ impl Session {
     /// [`Error::Usage`] if the request is too long or no stream is left, else as [`flush`](Self::flush).
     pub fn open(&mut self, request: &[u8]) -> Result<u16, Error> {
         if request.len() > MAX_MESSAGE {
-            return Err(Error::Usage(format!("a request of {} bytes is longer than 64 KiB", request.len())));
+            return Err(Error::Usage(
+                format!("a request of {} bytes is longer than 64 KiB", request.len()).into(),
+            ));
         }
         let stream =
             self.machine.open().ok_or_else(|| Error::Usage("no stream is left in this session".into()))?;
@@ -226,7 +228,9 @@ impl Session {
     /// [`Error::Usage`] over 64 KiB, [`Error::Ended`] if the stream is closed, [`Error::Cut`] and the like.
     pub fn message(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() > MAX_MESSAGE {
-            return Err(Error::Usage(format!("a message of {} bytes is longer than 64 KiB", bytes.len())));
+            return Err(Error::Usage(
+                format!("a message of {} bytes is longer than 64 KiB", bytes.len()).into(),
+            ));
         }
         self.await_credit(stream, bytes.len())?;
         self.frame(Kind::Message, stream, bytes)

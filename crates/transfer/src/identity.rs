@@ -78,8 +78,9 @@ impl Identity {
     }
 
     fn from_pkcs8(pkcs8: Vec<u8>, path: &Path) -> Result<Self, Error> {
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8)
-            .map_err(|why| Error::Identity(format!("{} holds no Ed25519 key: {why}", path.display())))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|why| {
+            Error::Identity(format!("{} holds no Ed25519 key: {why}", path.display()).into())
+        })?;
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
         Ok(Self { pkcs8, public })
@@ -143,7 +144,7 @@ impl Keyring {
             // A line that cannot be read may be the one that would have warned.
             match (words.next(), key) {
                 (Some(name), Some(key)) => keys.push((name.to_owned(), key)),
-                _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1))),
+                _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1).into())),
             }
         }
         Ok(keys)

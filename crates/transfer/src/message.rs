@@ -4,6 +4,7 @@ mod fields;
 
 use crate::hash::{Hash, Tree};
 use crate::path::{MAX_PATH, RelPath};
+use crate::reason::Reason;
 use crate::wire::Violation;
 use fields::{Reader, Writer};
 
@@ -34,7 +35,7 @@ pub enum Durability {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The final name exists, and `--replace` was not given.
+    /// The final name exists, and nobody asked to replace it.
     Exists,
     /// No such file or directory.
     NotFound,
@@ -156,7 +157,7 @@ pub(crate) enum Answer {
     Partial(Tree),
     /// A file of the same size and time under the final name.
     Complete(Hash),
-    Refused(Refusal, String),
+    Refused(Refusal, Reason),
 }
 
 /// What a receipt says of a file.
@@ -228,7 +229,7 @@ pub(crate) enum Message {
     Abort {
         index: u64,
         refusal: Refusal,
-        text: String,
+        text: Reason,
     },
     /// A directory is complete: these are its final mode and time.
     Leave {
@@ -245,7 +246,7 @@ pub(crate) enum Message {
     Failed {
         index: u64,
         refusal: Refusal,
-        text: String,
+        text: Reason,
     },
     /// Sender: that was all.
     Total {
@@ -260,7 +261,7 @@ pub(crate) enum Message {
     /// The request as a whole failed.
     Error {
         refusal: Refusal,
-        text: String,
+        text: Reason,
     },
 }
 
@@ -435,7 +436,7 @@ impl Message {
             6 => Self::Sum { value: from.fixed()? },
             7 => Self::End { index: from.u64()?, size: from.u64()?, hash: from.option(Reader::fixed)? },
             8 => Self::Same { index: from.u64()? },
-            9 => Self::Abort { index: from.u64()?, refusal: from.refusal()?, text: from.text(MAX_TEXT)? },
+            9 => Self::Abort { index: from.u64()?, refusal: from.refusal()?, text: from.reason()? },
             10 => Self::Leave { index: from.u64()?, mode: from.mode()?, mtime: from.time()? },
             11 => Self::Progress { index: from.u64()?, bytes: from.u64()? },
             12 => Self::Receipt(Receipt {
@@ -447,7 +448,7 @@ impl Message {
                 name: from.bytes(MAX_PATH)?,
                 present: from.flag()?,
             }),
-            13 => Self::Failed { index: from.u64()?, refusal: from.refusal()?, text: from.text(MAX_TEXT)? },
+            13 => Self::Failed { index: from.u64()?, refusal: from.refusal()?, text: from.reason()? },
             14 => Self::Total { entries: from.u64()? },
             15 => Self::Done { confirmed: from.u64()?, failed: from.u64()? },
             16 => Self::Item(Item {
@@ -457,7 +458,7 @@ impl Message {
                 mode: from.mode()?,
                 mtime: from.time()?,
             }),
-            17 => Self::Error { refusal: from.refusal()?, text: from.text(MAX_TEXT)? },
+            17 => Self::Error { refusal: from.refusal()?, text: from.reason()? },
             _ => return Err(from.malformed()),
         };
         from.end()?;
@@ -511,7 +512,7 @@ mod tests {
                 name: b"x".to_vec(),
                 present: false,
             }),
-            Message::Failed { index: 1, refusal: Refusal::NoSpace, text: String::new() },
+            Message::Failed { index: 1, refusal: Refusal::NoSpace, text: Reason::default() },
             Message::Total { entries: 4 },
             Message::Done { confirmed: 4, failed: 0 },
             Message::Item(Item { name: b"i".to_vec(), kind: Kind::File, size: 1, mode: 0o644, mtime: time }),

@@ -110,7 +110,7 @@ impl Codes {
     pub(crate) fn take(&self, now: Instant) -> Result<String, String> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.failures >= MAX_FAILURES {
-            return Err("too many wrong codes; `linger share` has to be started again".into());
+            return Err("too many wrong codes; the server has to be started again".into());
         }
         if let Some(wait) = state.not_before.and_then(|time| time.checked_duration_since(now))
             && !wait.is_zero()

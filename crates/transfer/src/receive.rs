@@ -11,13 +11,15 @@ use crate::alive::keep_alive;
 use crate::claim::Claimant;
 use crate::driver::{Event, Session};
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
 use crate::message::{Kind, Message, Options, Receipt, Refusal};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress, Summary};
+use crate::reason::Reason;
 use crate::root::Root;
 use crate::sink::Spool;
-use crate::store::{Fault, Landing, Store, now};
+use crate::store::{Landing, Store, now};
 use crate::wire::Violation;
 use block::Block;
 use content::write_stream;
@@ -165,7 +167,7 @@ impl<'a> Receiver<'a> {
                         return self.finish();
                     }
                 }
-                Event::Cancelled { reason, .. } => return Err(Error::Ended(reason)),
+                Event::Cancelled { reason, .. } => return Err(Error::Ended(Reason::from_wire(reason))),
                 Event::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
                 _ => return Err(Violation::Unexpected("a frame").into()),
             }
@@ -189,7 +191,7 @@ impl<'a> Receiver<'a> {
     fn dest(&self, path: &RelPath) -> Result<RelPath, Fault> {
         match &self.target {
             Target::Tree { base, .. } => {
-                base.join(path).map_err(|why| Fault(Refusal::Forbidden, format!("{path} {why}")))
+                base.join(path).map_err(|why| Fault(Refusal::Forbidden, format!("{path} {why}").into()))
             }
             _ => Ok(path.clone()),
         }
@@ -226,7 +228,7 @@ impl<'a> Receiver<'a> {
             landing.abandon(true);
             return Err(Error::Refused(
                 Refusal::Corrupt,
-                format!("{arrived} bytes arrived instead of {size}"),
+                format!("{arrived} bytes arrived instead of {size}").into(),
             ));
         }
         if self.options.verify && hash != Some(self.block.end(&landing.tree)) {
@@ -315,7 +317,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn abort(&mut self, index: u64, refusal: Refusal, text: String) -> Result<(), Error> {
+    fn abort(&mut self, index: u64, refusal: Refusal, text: Reason) -> Result<(), Error> {
         self.empty();
         let waiting = self.take(index)?;
         if let Waits::Landing(landing) = waiting.state {
@@ -363,9 +365,9 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
-    fn note_failure(&mut self, text: &str) {
+    fn note_failure(&mut self, text: &Reason) {
         self.summary.failed += 1;
-        self.summary.first_failure.get_or_insert_with(|| text.to_owned());
+        self.summary.first_failure.get_or_insert_with(|| text.clone());
     }
 
     fn failed(&mut self, index: u64, path: &RelPath, Fault(refusal, text): Fault) -> Result<(), Error> {

@@ -39,7 +39,7 @@ impl Remote {
     /// # Errors
     /// [`Error::Usage`] with what is missing.
     pub fn parse(text: &[u8], port: u16) -> Result<Self, Error> {
-        let usage = |why: String| Error::Usage(format!("{}: {why}", crate::path::printable(text)));
+        let usage = |why: String| Error::Usage(format!("{}: {why}", crate::path::printable(text)).into());
         let (host, path) = if let Some(rest) = text.strip_prefix(b"[") {
             let end = rest
                 .iter()

@@ -18,6 +18,7 @@ use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal};
 use crate::outgoing::{Act, Outgoing, Sent, Source};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
+use crate::reason::Reason;
 use crate::receive::MAX_ANNOUNCED;
 use crate::store::hash_file;
 use crate::wire::Violation;
@@ -109,7 +110,7 @@ impl<'s, 'a> Sender<'s, 'a> {
                         self.say(&Message::Leave { index, mode, mtime })?;
                     }
                 }
-                Act::Problem(path, refusal, text) => self.not_delivered(path, refusal, text),
+                Act::Problem(path, refusal, text) => self.not_delivered(path, refusal, text.into()),
             }
             while self.outgoing.waiting.len() >= MAX_WAITING {
                 self.await_event()?;
@@ -155,7 +156,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.session.message(self.stream, &message.encode())
     }
 
-    fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: String) {
+    fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
         self.outgoing.summary.failed += 1;
         self.outgoing.summary.first_failure.get_or_insert_with(|| text.clone());
         (self.observe)(Progress::NotDelivered { path, refusal, text });
@@ -270,13 +271,13 @@ impl<'s, 'a> Sender<'s, 'a> {
             Ok(file) => Ok(Some(file)),
             Err(error) => {
                 let text = format!("cannot open {}: {}", entry.path, std::io::Error::from(error));
-                self.abort(entry, text)?;
+                self.abort(entry, text.into())?;
                 Ok(None)
             }
         }
     }
 
-    fn abort(&mut self, entry: &Entry, text: String) -> Result<(), Error> {
+    fn abort(&mut self, entry: &Entry, text: Reason) -> Result<(), Error> {
         let index = entry.index;
         if self.outgoing.waiting.remove(&index).is_some() {
             self.not_delivered(entry.path.clone(), Refusal::Source, text.clone());
@@ -312,7 +313,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             self.say(&Message::End { index, size, hash })?;
         } else {
             // The receiver gave it up while it was under way.
-            let text = "given up by the receiver".to_owned();
+            let text = "given up by the receiver".into();
             self.say(&Message::Abort { index, refusal: Refusal::Other, text })?;
         }
         self.look_around(size.min(SMALL))
@@ -339,7 +340,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         match event {
             Event::Message { bytes, .. } => self.message(Message::decode(&bytes)?),
             Event::Finished { .. } => Ok(()),
-            Event::Cancelled { reason, .. } => Err(Error::Ended(reason)),
+            Event::Cancelled { reason, .. } => Err(Error::Ended(Reason::from_wire(reason))),
             Event::Bye { code, reason } => Err(Error::goodbye(code, reason)),
             _ => Err(Violation::Unexpected("a frame").into()),
         }
@@ -384,7 +385,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let Some(sent) = self.outgoing.waiting.remove(&receipt.index) else { return Ok(()) };
         if sent.content.is_some_and(|content| content != (receipt.size, receipt.hash)) {
             let text = format!("the receipt of {} is for other content than was sent", sent.entry.path);
-            self.not_delivered(sent.entry.path, Refusal::Corrupt, text);
+            self.not_delivered(sent.entry.path, Refusal::Corrupt, text.into());
             return Ok(());
         }
         self.outgoing.summary.confirmed += 1;

@@ -21,10 +21,12 @@ use crate::machine::{Limits, Role};
 use crate::message::Durability;
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
+use crate::reason::{Reason, Remedy};
 use crate::root::Root;
 use crate::sink::{Config, Displays};
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
+use crate::wire::MAX_REASON;
 
 /// How to share.
 #[derive(Clone, Debug)]
@@ -273,7 +275,7 @@ impl Server {
                 && !matches!(error, Error::Cut(_))
             {
                 // The reason is worth a try; if the peer is gone it is not.
-                let _ = session.goodbye(error.code(), &error.to_string());
+                let _ = session.goodbye(error.code(), &error.farewell());
             }
             served.outcome = session.close(&self.options.policy);
         }
@@ -306,11 +308,11 @@ impl Server {
                 }
             }
             _ if wants_tls => {
-                Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key")))
+                Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key").into()))
             }
             _ if !self.options.insecure && !is_local(peer.ip()) => {
                 self.turn_away(Plain::new(stream).map_err(set_up)?);
-                Err(Error::Identity(format!("{peer} wanted to talk without encryption")))
+                Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
             }
             _ => Ok(Box::new(Plain::new(stream).map_err(set_up)?)),
         }
@@ -321,8 +323,8 @@ impl Server {
         let (limits, deadlines) = (Limits::default(), self.options.deadlines);
         let mut session =
             Session::with(Box::new(plain), Role::Responder, limits, deadlines, self.cancel.clone());
-        let told = "it accepts encrypted connections alone\nhint: leave out --insecure here, or start `linger share --insecure` there";
-        let _ = session.goodbye(1, told);
+        let told = Reason::from("it accepts encrypted connections alone").with(Remedy::Encrypt);
+        let _ = session.goodbye(1, &told.to_wire(MAX_REASON));
         session.close(&self.options.policy);
     }
 }

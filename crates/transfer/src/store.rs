@@ -15,25 +15,15 @@ use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use crate::claim::{Claim, Claimant};
-use crate::error::{hint, refusal};
+use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree, hex};
 use crate::message::{Entry, Options, Receipt, Refusal, Time, Token};
 use crate::path::RelPath;
+use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
 use crate::state::State;
 use group::Landed;
 use temporary::{Temporary, Work, umask};
-
-/// One file that cannot be received, though the session goes on.
-#[derive(Clone, Debug)]
-pub(crate) struct Fault(pub(crate) Refusal, pub(crate) String);
-
-impl Fault {
-    pub(crate) fn new(doing: &str, what: impl Display, error: Errno) -> Self {
-        let error = std::io::Error::from(error);
-        Self(refusal(&error), format!("cannot {doing} {what}: {error}{}", hint(&error)))
-    }
-}
 
 /// Files that land below one directory.
 pub(crate) struct Store<'a> {
@@ -110,7 +100,7 @@ impl<'a> Store<'a> {
         if root::hides_work(dest) {
             return Err(Fault(
                 Refusal::Forbidden,
-                format!("{dest}: this name is used by the receiver itself"),
+                format!("{dest}: this name is used by the receiver itself").into(),
             ));
         }
         if let Some((cached, fd)) = &self.parent
@@ -143,7 +133,7 @@ impl<'a> Store<'a> {
                     let (file, _) = self.root.file(dest).map_err(|error| Fault::new("read", dest, error))?;
                     return match hash_file(file.as_fd()) {
                         Ok((hash, _)) => Ok(Err(hash)),
-                        Err(error) => Err(Fault(refusal(&error), format!("cannot read {dest}: {error}"))),
+                        Err(error) => Err(Fault::io(format!("cannot read {dest}: {error}"), &error)),
                     };
                 }
                 if !is_file || !self.options.replace {
@@ -289,9 +279,7 @@ impl<'a> Store<'a> {
         let offset = size - tail.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let written =
             write_pieces(tail, offset, |piece, offset| root::write_full(file.as_fd(), piece, offset))
-                .map_err(|error| {
-                    Fault(refusal(&error), format!("cannot write {dest}: {error}{}", hint(&error)))
-                })
+                .map_err(|error| Fault::io(format!("cannot write {dest}: {error}"), &error))
                 .and_then(|()| {
                     if landing.entry.sparse {
                         rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
@@ -365,27 +353,24 @@ pub(crate) fn leaves_part(entry: &Entry) -> bool {
 
 fn exists(dest: &RelPath, is_file: bool) -> Fault {
     let told = if is_file {
-        format!("{dest} exists already\nhint: --replace overwrites it")
+        Reason::from(format!("{dest} exists already")).with(Remedy::Replace)
     } else {
-        format!(
-            "{dest} exists and is no regular file\nhint: write {dest}/ to put something inside a directory"
-        )
+        let told = format!("{dest} exists and is no regular file");
+        Reason::from(told).with(Remedy::PutInside(dest.to_string()))
     };
     Fault(Refusal::Exists, told)
 }
 
 fn unwritten(dest: &RelPath, offset: u64, error: &std::io::Error) -> Fault {
-    Fault(refusal(error), format!("cannot write {dest} at byte {offset}: {error}{}", hint(error)))
+    Fault::io(format!("cannot write {dest} at byte {offset}: {error}"), error)
 }
 
 /// A partial file that another process holds.
 fn in_use(doing: &str, what: impl Display, error: Errno) -> Fault {
     match error {
         Errno::WOULDBLOCK => {
-            let told = format!(
-                "another program is receiving {what}\nhint: wait for it, or end it; what it has is kept"
-            );
-            Fault(Refusal::Busy, told)
+            let told = Reason::from(format!("another program is receiving {what}"));
+            Fault(Refusal::Busy, told.with(Remedy::WaitForOther))
         }
         error => Fault::new(doing, what, error),
     }

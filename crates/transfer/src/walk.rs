@@ -38,9 +38,12 @@ impl Patterns {
         }
         let mut builder = GitignoreBuilder::new("");
         for line in lines {
-            builder.add_line(None, line.as_ref()).map_err(|error| Error::Usage(error.to_string()))?;
+            builder.add_line(None, line.as_ref()).map_err(|error| Error::Usage(error.to_string().into()))?;
         }
-        builder.build().map(|patterns| Self(Some(patterns))).map_err(|error| Error::Usage(error.to_string()))
+        builder
+            .build()
+            .map(|patterns| Self(Some(patterns)))
+            .map_err(|error| Error::Usage(error.to_string().into()))
     }
 
     fn leave_out(&self, path: &RelPath, is_dir: bool) -> bool {

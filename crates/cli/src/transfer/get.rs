@@ -61,8 +61,8 @@ fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
     options.limit = copying.limit();
     let output = if is_stdio(to) {
         let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
-        let stdout =
-            stdout.map_err(|error| Error::Usage(format!("standard output cannot be written: {error}")))?;
+        let stdout = stdout
+            .map_err(|error| Error::Usage(format!("standard output cannot be written: {error}").into()))?;
         Output::Stream(stdout)
     } else {
         Output::Path(to.clone())

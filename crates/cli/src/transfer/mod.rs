@@ -1,6 +1,7 @@
 //! `linger share`, `put`, `get`, `ls` and `receipt`: what they have in common.
 
 pub(crate) mod get;
+mod hint;
 pub(crate) mod put;
 pub(crate) mod receipt;
 pub(crate) mod share;
@@ -207,7 +208,7 @@ fn home() -> Result<PathBuf, Error> {
 
 /// A file that an option names cannot be used.
 fn unusable(doing: &str, path: &Path, error: &io::Error) -> Error {
-    Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)))
+    Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)).into())
 }
 
 /// Ctrl-C ends the session in order, and what is known by then is said.
@@ -232,7 +233,7 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
         (Some(error @ Error::Io { source, .. }), _) => {
             return exit::fail(code, format_args!("{error}{}", exit::file_hint(source)));
         }
-        (Some(error), _) => return exit::fail(code, error),
+        (Some(error), _) => return exit::fail(code, hint::error_with_hint(error)),
         (None, exit::NOTHING_LOST) => {}
         (None, _) if summary.failed > 1 => {
             eprintln!("linger: {} entries were not delivered", summary.failed);
@@ -253,7 +254,7 @@ fn cannot_tell(error: &Error) -> ExitCode {
         Error::Io { doing: "listen on", what, source } => exit::listening(what, source),
         Error::Io { doing, what, source } => exit::file(format_args!("cannot {doing} {what}"), source),
         Error::Usage(_) | Error::NotPossibleHere(_) => refuse(error),
-        error => exit::fail(exit::COULD_NOT_TELL, error),
+        error => exit::fail(exit::COULD_NOT_TELL, hint::error_with_hint(error)),
     }
 }
 

@@ -56,7 +56,8 @@ fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
     let input = if is_stdio(from) {
         // A duplicate, for the descriptor itself is never closed.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);
-        let stdin = stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}")))?;
+        let stdin =
+            stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}").into()))?;
         Input::Pipe(stdin)
     } else {
         if show.is_watched() && from.is_dir() {

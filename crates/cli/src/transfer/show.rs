@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
-    Confirmation, Durability, Error, Kind, Line, Progress, Receipts, RelPath, Summary, Verdict, hex,
+    Confirmation, Durability, Error, Kind, Line, Progress, Reason, Receipts, RelPath, Summary, Verdict, hex,
     printable,
 };
 use serde_json::{Value, json};
 
+use super::hint::{error_with_hint, hint, with_hint};
 use super::{unusable, word};
 
 /// Shows one transfer.
@@ -127,12 +128,10 @@ impl Show {
         if path.is_root() { self.top.clone() } else { path.to_string() }
     }
 
-    /// Takes the hint off if it was given before.
-    fn hint_once(&mut self, text: &str) -> String {
-        match text.split_once("\nhint: ") {
-            Some((what, hint)) if !self.hints.insert(hint.to_owned()) => what.to_owned(),
-            _ => text.to_owned(),
-        }
+    /// Leaves the hint out if it was given before.
+    fn hint_once(&mut self, reason: &Reason) -> String {
+        let is_new = reason.remedy().and_then(hint).is_none_or(|hint| self.hints.insert(hint));
+        if is_new { with_hint(reason) } else { reason.to_string() }
     }
 
     fn confirmed(&mut self, confirmation: &Confirmation) {
@@ -186,7 +185,7 @@ impl Show {
                 "unsent": summary.unsent,
                 "wire_bytes": summary.wire,
                 "peer_knows": summary.peer_knows,
-                "error": error.map(ToString::to_string),
+                "error": error.map(error_with_hint),
             });
             self.print(&value.to_string());
         } else if !self.single {
@@ -231,7 +230,7 @@ pub(crate) fn event(progress: &Progress, host: &str) -> Option<Value> {
             value
         }
         Progress::NotDelivered { path, refusal, text } => {
-            json!({"event": "not_delivered", "path": path.to_string(), "reason": word(*refusal), "text": text})
+            json!({"event": "not_delivered", "path": path.to_string(), "reason": word(*refusal), "text": with_hint(text)})
         }
         Progress::WouldSend { path, kind, bytes } => {
             json!({"event": "would_send", "path": path.to_string(), "kind": kind, "bytes": bytes})

@@ -123,7 +123,7 @@ impl Session {
         let longest = self.machine.longest();
         if bytes > longest {
             let told = format!("a frame of {bytes} bytes: with this window they have {longest} at most");
-            return Err(Error::Usage(told));
+            return Err(Error::Usage(told.into()));
         }
         loop {
             match self.machine.sendable(stream) {

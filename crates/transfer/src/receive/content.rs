@@ -6,11 +6,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::io::Errno;
 
 use super::{Receiver, Target, Waiting, Waits};
-use crate::error::{Error, refusal};
+use crate::error::Error;
+use crate::fault::Fault;
 use crate::hash::{BLOCK, Pieces, Sum, ZEROS};
 use crate::message::{Kind, Message, Refusal};
 use crate::progress::Progress;
-use crate::store::{Fault, Landing};
+use crate::store::Landing;
 use crate::wire::Violation;
 
 impl Receiver<'_> {
@@ -105,7 +106,7 @@ impl Receiver<'_> {
                 let text = format!("cannot write at byte {at}: {source}");
                 // What is left in the pipe belongs to the failed file.
                 self.pipe = None;
-                self.fail_current(index, Fault(refusal(&source), text))
+                self.fail_current(index, Fault::io(text, &source))
             }
             Err(error) => Err(error),
         }
@@ -126,7 +127,7 @@ impl Receiver<'_> {
         self.block.hire(if self.session.is_plain() { 2 } else { 3 });
         if sum.value != value {
             let text = format!("block {number} arrived damaged; what came before it is kept");
-            return Err(Error::Refused(Refusal::Corrupt, text));
+            return Err(Error::Refused(Refusal::Corrupt, text.into()));
         }
         self.store_block(sum)
     }
@@ -206,7 +207,7 @@ fn write_all(out: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
             }
             Err(error) => {
                 let error = io::Error::from(error);
-                return Err(Fault(refusal(&error), format!("cannot write to the output: {error}")));
+                return Err(Fault::io(format!("cannot write to the output: {error}"), &error));
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Receiver, Target, Waiting, Waits, receipt};
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::hash::Tree;
 use crate::message::{Answer, Entry, Kind, Message, Refusal, Token};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
-use crate::store::{Fault, Landing, leaves_part};
+use crate::store::{Landing, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {

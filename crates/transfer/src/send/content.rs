@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
 use crate::message::{Entry, Message};
 use crate::progress::Progress;
+use crate::reason::{Reason, Remedy};
 use crate::root::{mtime, read_full};
 
 /// Bytes of a frame: the fewer frames the less both ends wake each other, and two of them fit into half of the
@@ -93,7 +94,7 @@ impl Sender<'_, '_> {
             let wrong = match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
                 Ok(read) if read == into => None,
                 Ok(_) => Some(changed(entry)),
-                Err(error) => Some(format!("cannot read {}: {error}", entry.path)),
+                Err(error) => Some(format!("cannot read {}: {error}", entry.path).into()),
             };
             if let Some(wrong) = wrong {
                 self.session.pad_data()?;
@@ -225,6 +226,6 @@ fn unchanged(entry: &Entry, file: BorrowedFd<'_>) -> bool {
         .is_ok_and(|stat| Some(stat.st_size as u64) == entry.size && Some(mtime(&stat)) == entry.mtime)
 }
 
-fn changed(entry: &Entry) -> String {
-    format!("{} changed while it was read\nhint: send it again when nobody writes to it", entry.path)
+fn changed(entry: &Entry) -> Reason {
+    Reason::from(format!("{} changed while it was read", entry.path)).with(Remedy::SendAgain)
 }

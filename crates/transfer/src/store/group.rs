@@ -8,8 +8,9 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::temporary::{Temporary, link};
-use super::{Fault, Store, exists, hash_file, log_name, now, os};
+use super::{Store, exists, hash_file, log_name, now, os};
 use crate::claim::Claim;
+use crate::fault::Fault;
 use crate::message::{Durability, Receipt, Refusal};
 use crate::path::RelPath;
 use crate::state::State;

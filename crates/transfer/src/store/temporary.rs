@@ -7,7 +7,8 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Fault, Store, log_name};
+use super::{Store, log_name};
+use crate::fault::Fault;
 use crate::path::RelPath;
 
 /// A directory for what is not complete yet.

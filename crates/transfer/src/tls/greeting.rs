@@ -130,7 +130,7 @@ pub(crate) fn cut(error: io::Error) -> Error {
     if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
         Error::Cancelled
     } else if error.kind() == io::ErrorKind::InvalidData {
-        Error::Identity(format!("TLS: {error}"))
+        Error::Identity(format!("TLS: {error}").into())
     } else {
         Error::Cut(error)
     }
