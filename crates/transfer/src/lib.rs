@@ -63,7 +63,7 @@ pub use path::{BadPath, RelPath, printable};
 pub use progress::{Confirmation, Progress, Summary, Verdict};
 pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, Line, Receipts, verify_receipt};
-pub use remote::{Destination, PORT, Remote};
+pub use remote::{Destination, PORT};
 pub use serve::{Ending, Served, Server, Serving, ShareOptions, is_local};
 pub use sink::{Config, Desktop, Displays, Port};
 pub use tls::{AskCode, ClientKeys, ServerKeys};

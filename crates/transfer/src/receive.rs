@@ -413,3 +413,6 @@ fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &R
         present: false,
     }
 }
+
+#[cfg(test)]
+mod tests;
