@@ -1,5 +1,6 @@
 //! `linger share`, `put`, `get`, `ls` and `receipt`: what they have in common.
 
+mod address;
 pub(crate) mod get;
 mod hint;
 pub(crate) mod put;
@@ -20,18 +21,19 @@ use clap::Args;
 use linger_lab::Bytes;
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
-    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, PORT, Refusal, Remote,
-    Security, Summary, Verdict,
+    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, Refusal, Security,
+    Summary, Verdict,
 };
 
 use crate::{exit, interrupt};
+use address::Address;
 
 /// How to reach the other machine.
 #[derive(Args, Debug)]
 pub(crate) struct Connect {
-    /// The port of `linger share` there.
-    #[arg(long, value_name = "N", default_value_t = PORT)]
-    port: u16,
+    /// The port of `linger share` there, 7117 if nothing is said; HOST:PORT:PATH says it too.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// Talk without encryption: whoever is in between can read and change everything.
     #[arg(long, conflicts_with = "tls")]
     insecure: bool,
@@ -126,11 +128,11 @@ impl Copying {
 }
 
 impl Connect {
-    fn remote(&self, text: &OsString) -> Result<Remote, Error> {
-        Remote::parse(text.as_bytes(), self.port)
+    fn remote(&self, text: &OsString) -> Result<Address, Error> {
+        Address::parse(text.as_bytes(), self.port)
     }
 
-    fn client(&self, remote: &Remote) -> Result<Client, Error> {
+    fn client(&self, remote: &Address) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
         options.retry.patience = Duration::from_secs(self.retry_for);
         options.streams = self.streams as usize;

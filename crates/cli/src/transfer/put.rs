@@ -13,7 +13,9 @@ use super::{Connect, Copying, conclude, is_stdio, refuse};
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\n\
+    after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\
+    HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
+    a file named 7117 is HOST:./7117.\n\n\
     Examples:\n  linger put disk.img server:\n  linger put --receipt r.json src/ server:backup/\n  \
     pg_dump db | linger put - server:db.sql\n  linger put - server:@print < letter.ps\n\n\
     Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
@@ -23,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "FILE|DIR|-")]
     from: PathBuf,
     /// Where to.
-    #[arg(value_name = "HOST:[PATH]")]
+    #[arg(value_name = "HOST:[PORT:][PATH]")]
     to: OsString,
     #[command(flatten)]
     copying: Copying,
