@@ -55,7 +55,7 @@ impl Client {
         Ok(Self { host: host.into(), port, options, cancel })
     }
 
-    /// Ends what is going on when it is used.
+    /// A handle that ends the transfer under way.
     pub fn canceller(&self) -> Cancel {
         self.cancel.clone()
     }
@@ -135,7 +135,7 @@ impl Client {
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
         let result = self.attempts(observe, |session, observe| {
-            // The sender begins anew in every session, and what is here already is confirmed again.
+            // The sender of a get starts from the first entry in every session. What is here is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
             let stream = session.open(&request)?;
             let (offered, directory) = offer(session)?;
@@ -156,7 +156,7 @@ impl Client {
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe).run();
             summary.wire += session.received() - before;
             received?;
-            // Everything is in place here; what is left is to know that the sender knows.
+            // All files are in place. Only the sender's goodbye is missing: it shows that the sender has the receipts.
             summary.peer_knows = loop {
                 match session.receive() {
                     Ok(Event::Bye { code, .. }) => break code == 0,
@@ -169,7 +169,7 @@ impl Client {
         (summary, result.err())
     }
 
-    /// Lists what is at a path; every item goes to `each`.
+    /// Lists a directory or one file; calls `each` for every item.
     ///
     /// # Errors
     /// [`Error::Refused`] if there is nothing to list, and what connecting gives.
@@ -218,7 +218,7 @@ impl Client {
                 };
                 let result = once(&mut session, &mut watch);
                 match &result {
-                    // The receipts are here; whether the peer learns that changes nothing about them.
+                    // All receipts are here. A goodbye that cannot be sent does not change that.
                     Ok(Farewell::Due) => drop(session.goodbye(0, "all receipts are here")),
                     Ok(Farewell::Said) => {}
                     Err(error) => drop(session.goodbye(error.code(), &error.farewell())),
@@ -235,7 +235,7 @@ impl Client {
                 (pause, last_progress) = (retry.first, Instant::now());
             }
             let waited = last_progress.elapsed() + pause;
-            // The first connection has to succeed; afterwards an outage is something to sit out.
+            // Only an established transfer waits out an outage; the first connection has to succeed.
             if !connected || !error.is_temporary() || waited > retry.patience {
                 return Err(error);
             }
@@ -286,7 +286,7 @@ impl Client {
         Err(Error::Unreachable { what: name, source: last })
     }
 
-    /// What is said of whoever answers, and never said a word of ours.
+    /// The error for a server that never sent our preface.
     fn stranger(&self, error: &Error) -> Error {
         let why = match error {
             Error::Cut(error) => error.to_string(),
@@ -307,7 +307,7 @@ impl Client {
             _ => None,
         };
         if let Some(keys) = keys {
-            // As ssh writes it; without brackets the port could not be told from the address.
+            // As in ssh's known_hosts. Without brackets the port could not be told from the address.
             let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
             let name = format!("{host}:{}", self.port);
             return Ok(Box::new(tls::connect(stream, &name, keys, &self.cancel)?));
@@ -317,7 +317,7 @@ impl Client {
     }
 }
 
-/// Whether it is what comes of talking to a server of another kind: it breaks the rules at once, or is silent.
+/// Whether the error is what a server of another protocol causes: a violation at once, or silence.
 fn is_stranger(error: &Error) -> bool {
     match error {
         Error::Violation(_) => true,
@@ -326,7 +326,7 @@ fn is_stranger(error: &Error) -> bool {
     }
 }
 
-/// Connects, unless that is cancelled.
+/// Connects within `timeout`; `cancel` ends the attempt.
 fn connect(address: SocketAddr, timeout: Duration, cancel: &Cancel) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -342,13 +342,13 @@ fn connect(address: SocketAddr, timeout: Duration, cancel: &Cancel) -> io::Resul
     Ok(socket.into())
 }
 
-/// Who says goodbye.
+/// Whether our goodbye is still to be sent.
 enum Farewell {
     Due,
     Said,
 }
 
-/// The name that is offered, and whether it is a directory's.
+/// Waits for the offer: the name, and whether it is a directory.
 fn offer(session: &mut Session) -> Result<(Vec<u8>, bool), Error> {
     loop {
         match session.receive()? {
@@ -377,7 +377,7 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
 fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Error> {
     match given {
         Some(name) => Ok(name.clone()),
-        // The shared directory itself has no name at the other side.
+        // The shared directory itself is offered without a name.
         None if offered.is_empty() => Ok(RelPath::root()),
         None => RelPath::root().child(offered).map_err(|why| {
             Error::Usage(format!("the name {} {why}", crate::path::printable(offered)).into())
@@ -385,7 +385,7 @@ fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Erro
     }
 }
 
-/// What is to be sent: the directory itself, or the file in its directory.
+/// What is to be sent: a directory as its own root, or a file below its parent.
 fn local(path: &Path) -> Result<(Root, RelPath), Error> {
     let found =
         std::fs::metadata(path).map_err(|error| Error::io("find", path.display().to_string(), error))?;
@@ -396,7 +396,7 @@ fn local(path: &Path) -> Result<(Root, RelPath), Error> {
         let told = Reason::from(format!("{} is neither file nor directory", path.display()));
         return Err(Error::Refused(Refusal::Source, told.with(Remedy::SendAsPipe)));
     }
-    // A link that is named is meant for what it leads to; those inside of a tree are sent as links.
+    // A link named on the command line is followed; links inside a tree are sent as links.
     match std::fs::canonicalize(path) {
         Ok(real) => parent_and_name(&real),
         Err(_) => parent_and_name(path),
@@ -426,7 +426,7 @@ pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -
     Ok(())
 }
 
-/// The name that a path has at the other side: that of `dir/..` and `.` is looked up.
+/// The name that a path gets at the other side. For `.` and `dir/..` the real path is looked up.
 fn name_of(path: &Path) -> Vec<u8> {
     let name = path.file_name().map(|name| name.as_bytes().to_vec());
     name.or_else(|| std::fs::canonicalize(path).ok()?.file_name().map(|name| name.as_bytes().to_vec()))

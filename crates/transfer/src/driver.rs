@@ -1,8 +1,8 @@
 //! A session: framed streams in both directions over one connection.
 //!
-//! One thread drives it. It reads while it has to wait to write, so two sessions can never lock each other,
-//! and what it has to keep meanwhile is bounded by the credit it gave. The payload of large frames goes from
-//! the socket straight to where the caller wants it.
+//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; what it buffers then is
+//! bounded by the credit it gave. The payload of large frames is read from the socket directly into the caller's
+//! buffer.
 
 mod end;
 mod event;
@@ -27,9 +27,9 @@ pub use wait::Deadlines;
 
 /// Size of the buffer that collects small frames in either direction.
 const BUFFER: usize = 256 << 10;
-/// Payloads from this length on are written where they lie instead of being copied to the buffer.
+/// Payloads of at least this length are written from the caller's memory instead of being copied.
 const DIRECT: usize = 32 << 10;
-/// What is read at once while large payloads come, so that little of them passes through the buffer.
+/// Bytes read at once while large payloads arrive: a header and little more, so that few payload bytes are copied.
 const GLANCE: usize = 4 << 10;
 
 /// Framed streams over one connection.
@@ -62,31 +62,31 @@ pub struct Session {
     machine: Machine,
     deadlines: Deadlines,
     cancel: Cancel,
-    /// The last time a byte went either way.
+    /// When a byte last went either way.
     heard: Instant,
     input: Vec<u8>,
-    /// What of `input` is not parsed yet.
+    /// `input[parsed..filled]` is not parsed yet.
     parsed: usize,
     filled: usize,
     /// Bytes of the current DATA frame that the caller has not taken, and its stream.
     payload: usize,
     payload_stream: u16,
-    /// The current DATA frame was read ahead of the caller.
+    /// Payload of the current DATA frame that was read before the caller asked for it.
     ahead: VecDeque<u8>,
     inbox: VecDeque<(Event, Vec<u8>)>,
     output: Vec<u8>,
     preface_read: bool,
-    /// Payloads are large now: read headers alone.
+    /// The last payload was large: read only about a header at a time.
     bulk: bool,
     received: u64,
     sent: u64,
-    /// Bytes are on their way out: nothing else may be written before them.
+    /// `write_out` is under way: nothing else may be written before its bytes.
     writing: bool,
     /// Bytes of a DATA frame that are still to be sent: no other frame may come before them.
     unfinished: usize,
-    /// Something was sent in part, and the rest of it is lost.
+    /// A frame was sent in part and its rest is lost, so no other frame can follow.
     torn: bool,
-    /// Frames that have to wait for the end of that one.
+    /// Frames to send after the DATA frame under way.
     behind: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ impl Session {
         Ok(Self::with(transport, role, Limits::default(), Deadlines::default(), cancel))
     }
 
-    /// Begins a session with everything said.
+    /// Begins a session with every setting given.
     pub fn with(
         transport: Box<dyn Transport>,
         role: Role,
@@ -139,7 +139,7 @@ impl Session {
         }
     }
 
-    /// Takes bytes of the peer that were read before the session began.
+    /// Hands over bytes that were read from the connection before the session began.
     pub(crate) fn prepend(&mut self, bytes: &[u8]) {
         self.input[..bytes.len()].copy_from_slice(bytes);
         (self.parsed, self.filled) = (0, bytes.len());

@@ -102,12 +102,12 @@ impl Error {
         Reason::from(self.to_string()).with(self.remedy()).to_wire(MAX_REASON)
     }
 
-    /// What the goodbye says of it: 1, or 2 if trying again may help.
+    /// The code in the goodbye: 1, or 2 if a new connection may help.
     pub(crate) fn code(&self) -> u16 {
         if self.is_temporary() || matches!(self, Self::Cancelled) { 2 } else { 1 }
     }
 
-    /// The goodbye of a peer that did not get what it wanted.
+    /// The error that a peer's goodbye with a code other than 0 stands for.
     pub(crate) fn goodbye(code: u16, reason: String) -> Self {
         let reason = Reason::from_wire(reason);
         match code {

@@ -40,7 +40,7 @@ fn remedy(error: &io::Error) -> Option<Remedy> {
     })
 }
 
-/// Turns what the system said of a file into what the peer is told.
+/// The class of an I/O error, as the peer is told.
 pub(crate) fn refusal(error: &io::Error) -> Refusal {
     use io::ErrorKind as E;
     match error.kind() {

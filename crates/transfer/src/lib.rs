@@ -1,8 +1,8 @@
 //! File transfer whose both ends know the truth about the last byte.
 //!
 //! [`session`] is the library beneath, for other programs too: framed streams in both directions over one
-//! connection, with credit, deadlines and an orderly end through [`linger`]. On it stand [`Server`] (what
-//! `linger share` does) and [`Client`] (`put`, `get`, `ls`). The receiver verifies what arrived with BLAKE3,
+//! connection, with credit, deadlines and an orderly end through [`linger`]. [`Server`] shares a directory over it,
+//! [`Client`] puts, gets and lists. The receiver verifies what arrived with BLAKE3,
 //! makes it durable, renames it into place and only then sends a receipt, which the sender checks against
 //! what it read. `docs/transfer-protocol.md` specifies the wire.
 //!

@@ -31,8 +31,8 @@ impl Default for Limits {
     }
 }
 
-/// Credit is given back in halves of the window, but not in larger portions than this. Each portion wakes a peer
-/// that waits for it: in quarters a receiver within one machine was busy with that for a twentieth of its time.
+/// Credit is given back by half a window, or by this many bytes if that is less. Each CREDIT frame wakes a waiting
+/// peer: with quarters of a window, a receiver on loopback spent a twentieth of its time on that.
 const CREDIT: u64 = 1 << 20;
 
 /// Which side of the connection this is: the initiator's streams have odd numbers.
@@ -268,8 +268,8 @@ impl Machine {
         Some(id)
     }
 
-    /// The longest payload for which credit will come, if the peer has the same limits: it may keep back less than
-    /// half of a window.
+    /// The longest payload that can be sent, if the peer has the same limits. The peer may hold back less than half a
+    /// window of credit, so a frame of half a window always gets through.
     pub(crate) fn longest(&self) -> usize {
         usize::try_from(self.limits.window / 2).unwrap_or(MAX_DATA).min(MAX_DATA)
     }

@@ -32,11 +32,11 @@ pub(crate) struct Entry {
     /// Length in bytes, where it is known before the end.
     pub(crate) size: Option<u64>,
     pub(crate) token: Token,
-    /// A pipe that was read to its end in an earlier session.
+    /// The hash of a pipe that an earlier session read to its end.
     pub(crate) hash: Option<Hash>,
     /// The file has holes, and the copy should have them too.
     pub(crate) sparse: bool,
-    /// What a link says.
+    /// The target of a symbolic link.
     pub(crate) target: Vec<u8>,
 }
 

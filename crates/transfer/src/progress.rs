@@ -120,7 +120,7 @@ pub struct Summary {
     pub peer_knows: bool,
 }
 
-/// The truth in one word; the program's exit status.
+/// What a transfer came to, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {

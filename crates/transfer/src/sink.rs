@@ -61,7 +61,7 @@ pub struct Port {
     pub max_seconds: u64,
 }
 
-/// What of the desktop.
+/// A part of the desktop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -160,7 +160,7 @@ fn is_program(name: &str) -> bool {
     ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|dir| std::path::Path::new(dir).join(name).exists())
 }
 
-/// Collects what goes to a sink.
+/// What was received for a sink, in a memfd, until all of it is verified.
 #[derive(Debug)]
 pub(crate) struct Spool {
     name: String,
@@ -184,7 +184,7 @@ impl Spool {
     /// Begins anew, for bytes of this length if it is known.
     pub(crate) fn begin(&mut self, size: Option<u64>) -> Result<(), Fault> {
         self.room(size.unwrap_or(0))?;
-        // The command, if it is the desktop's, must be there before a byte is taken.
+        // A missing clipboard tool is reported before any byte is sent.
         self.port.argv(self.displays, true)?;
         self.length = 0;
         self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(|error| self.fault(&error))
@@ -226,7 +226,7 @@ pub(crate) fn start_source(port: &Port, displays: Displays) -> Result<(Child, St
     port.start(displays, false, Stdio::null(), Stdio::piped())
 }
 
-/// What is said of a command that was ended because of `max_seconds`.
+/// The reason when a command was killed because of `max_seconds`.
 pub(crate) fn too_long(program: &str) -> Reason {
     Reason::from(format!("`{program}` took too long and was ended")).with(Remedy::RaiseMaxSeconds)
 }

@@ -1,10 +1,10 @@
-//! The hash state kept beside a partial file, so that a later session can go on without reading it again.
+//! The log beside a partial file, by which a later session continues without reading the file again.
 //!
-//! A log: a header that names what is received and into which file, then one record for each block that was
-//! verified *and* written. A record is appended after its block, so the log never promises more than the
-//! file holds; it also keeps the file's modification time at that moment. If that is still the time of the
-//! file, and the machine has not been booted since, nobody has touched the file and the log is believed.
-//! Otherwise every block is read and compared with its chaining value, and the good ones are kept.
+//! A header names the source and the partial file. Then comes one record for each block that was verified *and*
+//! written, with its chaining value and the file's mtime after the write. A record is appended after its block, so the
+//! log never promises more than the file holds. If the file has the length and mtime of the last record, and the
+//! machine has not rebooted, the log is believed. Otherwise every block is read and compared with its record, up to
+//! the first that differs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -30,32 +30,32 @@ pub(crate) struct State {
     records: u64,
 }
 
-/// What a log is good for.
+/// How far a log is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    /// It is believed.
+    /// The blocks are as the log says.
     Log,
-    /// It says what has to be in the file, which is read.
+    /// The file has to be read and compared with the log.
     Content,
     /// Nobody can tell what is in the file.
     Nothing,
 }
 
 impl Trust {
-    /// `verified`: its sums are sums. `same_boot`: what was written is in the page cache or on the disk. `untouched`:
-    /// the file has the length and the time that it had after the last record.
+    /// `verified`: the records hold chaining values. `same_boot`: no written page can have been lost by a reboot.
+    /// `untouched`: the file has the length and mtime of the last record.
     fn of(verified: bool, same_boot: bool, untouched: bool) -> Self {
         match (verified, same_boot, untouched) {
             (true, true, true) => Self::Log,
             (true, ..) => Self::Content,
-            // There is nothing to compare with: a length is all that an unverified transfer goes by.
+            // An unverified transfer has no chaining values to compare with; it goes by length.
             (false, true, _) => Self::Log,
             (false, false, _) => Self::Nothing,
         }
     }
 }
 
-/// What was found of an earlier session.
+/// What an earlier session left.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) state: State,
@@ -64,8 +64,7 @@ pub(crate) struct Found {
 }
 
 impl State {
-    /// Begins a log for an empty partial file; both are made in `dir` under the names given. Without
-    /// `verified` its sums mean nothing, and it says only how much was written.
+    /// Makes an empty partial file and its log in `dir`. Without `verified` the records only count the blocks written.
     pub(crate) fn create(
         dir: BorrowedFd<'_>,
         token: Token,
@@ -84,10 +83,10 @@ impl State {
         Ok((Self { log, key: key(&header), records: 0 }, part))
     }
 
-    /// Takes up what an earlier session left, if there is something and it is sound.
+    /// Opens what an earlier session left; `None` if there is nothing, or nothing that can be used.
     ///
     /// # Errors
-    /// `WOULDBLOCK` while another session holds it. Anything that is not sound is as good as absent.
+    /// `WOULDBLOCK` while another session holds the lock.
     pub(crate) fn resume(
         dir: BorrowedFd<'_>,
         token: Token,
@@ -106,7 +105,7 @@ impl State {
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
         let expected = header(token, verified, &stat);
-        // All but the boot, which only decides how much the rest is believed.
+        // Everything but the boot has to match; the boot decides how far the log is believed.
         if stored[..BOOT] != expected[..BOOT] || stored[BOOT + 16..] != expected[BOOT + 16..] {
             return Ok(None);
         }
@@ -120,7 +119,7 @@ impl State {
         Ok(Some(Found { state, part, tree }))
     }
 
-    /// Reads the records back, and as much of the file as they cannot vouch for.
+    /// The blocks that can be used, from the log and, where it is not believed, from the file.
     fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, verified: bool, same_boot: bool) -> Tree {
         let (logged, last) = self.read_log(stat.st_size as u64 / BLOCK as u64);
         let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
@@ -134,7 +133,7 @@ impl State {
         tree
     }
 
-    /// Reads the records of at most `whole` blocks, up to the first that is not sound; with the time in the last.
+    /// Reads the records of at most `whole` blocks, up to the first that is damaged; with the mtime in the last.
     fn read_log(&self, whole: u64) -> (Tree, Option<Time>) {
         let mut sums = Tree::new();
         let mut last = None;
@@ -157,7 +156,7 @@ impl State {
         }
     }
 
-    /// Reads blocks of the file while they are what the log says.
+    /// Reads the file block by block, up to the first that differs from its record.
     fn compare(&self, part: BorrowedFd<'_>, blocks: u64) -> Tree {
         let mut tree = Tree::new();
         let mut block = vec![0; BLOCK];
@@ -177,7 +176,7 @@ impl State {
         tree
     }
 
-    /// Notes that the next block is verified and written.
+    /// Appends the record of the next block, which is verified and written.
     pub(crate) fn append(&mut self, part: BorrowedFd<'_>, sum: Sum) -> Result<(), Errno> {
         let time = mtime(&rustix::fs::fstat(part)?);
         let mut record = [0; RECORD];
@@ -205,7 +204,7 @@ impl State {
         Some((Sum { value, alone }, Time { seconds, nanos }))
     }
 
-    /// Ties a record to its place and to this log, and tells a torn one.
+    /// A keyed hash over a record and its number: it detects torn records and those of another place or log.
     fn check(&self, number: u64, record: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&number.to_be_bytes());
@@ -214,7 +213,7 @@ impl State {
     }
 }
 
-/// Where the boot's name stands in the header, and whether the sums are sums.
+/// Offset of the boot's name in the header (16 bytes), and of the flag `verified`.
 const BOOT: usize = 48;
 const VERIFIED: usize = 40;
 
@@ -233,7 +232,7 @@ fn key(header: &[u8; RECORD]) -> [u8; 32] {
     blake3::derive_key("linger-transfer 2026 state of a partial file", header)
 }
 
-/// Names this boot of the machine: what was written before another one may not have reached the disk.
+/// Names the current boot. What was written before a reboot may not have reached the disk.
 fn boot() -> [u8; 16] {
     named(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Where received files land: first under a name of their own in `.linger`, then, verified, under the final one.
+//! Where received files are stored: first under a temporary name or none, then, verified, under the final name.
 
 mod group;
 mod temporary;
@@ -25,37 +25,37 @@ use crate::state::State;
 use group::Landed;
 use temporary::{Temporary, Work, umask};
 
-/// Files that land below one directory.
+/// Stores the files of one transfer below one directory.
 pub(crate) struct Store<'a> {
     root: &'a Root,
     options: Options,
     claimant: Claimant,
     work: Option<Rc<Work>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
-    /// Directories that have new directories in them which are not durable yet.
+    /// Directories with new subdirectories, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,
-    /// Where the file system cannot make nameless files, they get names in the work directory.
+    /// O_TMPFILE works. Otherwise temporary files get names in the work directory.
     nameless: bool,
-    /// What the process takes from the mode of every file that it creates.
+    /// The process's umask.
     umask: u32,
-    /// Names of temporary files: random for this store, then counted.
+    /// Temporary names are this random prefix and a counter.
     prefix: String,
     count: u64,
     group: Vec<Landed>,
     group_bytes: u64,
 }
 
-/// A file on its way.
+/// A file that is being received.
 pub(crate) struct Landing {
     pub(crate) entry: Entry,
     dest: RelPath,
     pub(crate) tree: Tree,
     pub(crate) opened: Option<Opened>,
-    /// Held while a partial file of it may exist.
+    /// The right to its partial file, held while one may exist.
     claim: Option<Claim>,
 }
 
-/// What exists of a file of more than one block.
+/// The temporary file, once its first block is verified.
 pub(crate) struct Opened {
     pub(crate) part: OwnedFd,
     state: Option<State>,
@@ -65,7 +65,7 @@ pub(crate) struct Opened {
 impl<'a> Store<'a> {
     pub(crate) fn new(root: &'a Root, options: Options, claimant: Claimant) -> Self {
         let mut random = [0; 8];
-        // Only uniqueness is asked of it, and O_EXCL decides.
+        // It only has to be unique, which O_EXCL checks.
         let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         Self {
             root,
@@ -118,7 +118,7 @@ impl<'a> Store<'a> {
         Ok((fd, name))
     }
 
-    /// What is here of a file: `Err` if it cannot land, `Ok(Err)` if it is complete already.
+    /// What is here of a file: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a refusal.
     pub(crate) fn look(&mut self, entry: &Entry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
@@ -127,7 +127,7 @@ impl<'a> Store<'a> {
                 let same_time = entry.hash.is_some() || entry.mtime == Some(root::mtime(&stat));
                 if is_file && entry.size == Some(stat.st_size as u64) && same_time {
                     if !self.options.verify && entry.hash.is_none() {
-                        // Length and time are all that an unverified transfer goes by.
+                        // An unverified transfer compares length and time only.
                         return Ok(Err(Hash::default()));
                     }
                     let (file, _) = self.root.file(dest).map_err(|error| Fault::new("read", dest, error))?;
@@ -252,8 +252,7 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    /// Takes a verified file whose last bytes are `tail`, at `offset`; it gets its final name now or with
-    /// its group.
+    /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.
     pub(crate) fn land(
         &mut self,
         mut landing: Landing,
@@ -267,7 +266,7 @@ impl<'a> Store<'a> {
             let dest = &dest;
             move |error: Errno| Fault::new(doing, dest, error)
         };
-        // Set-user-ID and the like are never taken over from a peer.
+        // Set-user-ID, set-group-ID and sticky are never taken from a peer.
         let mode = landing.entry.mode & 0o777;
         let (temporary, file, log, has_mode) = match landing.opened.take() {
             Some(opened) => (opened.temporary, opened.part, opened.state, false),
@@ -332,12 +331,12 @@ impl Landing {
         &self.dest
     }
 
-    /// For what does not land in a directory.
+    /// A file without a temporary file of its own: one for a sink or stream, or one that is complete here.
     pub(crate) fn bare(entry: Entry, dest: RelPath, tree: Tree) -> Self {
         Self { entry, dest, tree, opened: None, claim: None }
     }
 
-    /// Gives the file up. What is verified of it stays for a later session, unless `forget`.
+    /// Stops receiving the file. Verified blocks stay for a later session, unless `forget`.
     pub(crate) fn abandon(self, forget: bool) {
         let Some(opened) = self.opened else { return };
         if forget || opened.state.is_none() {
@@ -346,7 +345,7 @@ impl Landing {
     }
 }
 
-/// Whether a part of it may be kept for a later session: it has a block that can be.
+/// Whether a partial file may be kept for a later session: only whole blocks are.
 pub(crate) fn leaves_part(entry: &Entry) -> bool {
     entry.size.is_none_or(|size| size >= BLOCK as u64)
 }

@@ -40,7 +40,7 @@ fn wrong(error: rustls::Error) -> Error {
     Error::Identity(format!("TLS: {error}").into())
 }
 
-/// The provider with AES first: machines without its instructions negotiate ChaCha20 from the other side.
+/// ring, which prefers AES-GCM. A peer without AES instructions prefers ChaCha20 and gets it.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -60,7 +60,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
         .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(
             identity,
         )?)));
-    // A resumed connection would skip the keys, and saves nothing that counts here.
+    // No tickets: a resumed connection would not present keys, and the saved round trip does not matter here.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
@@ -80,7 +80,7 @@ fn client_config(identity: &Identity) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// How the code is got from a person: the host and the fingerprint of its key in, the code out; `None` to give up.
+/// Asks a person for the code, given the host and the fingerprint of its key. `None` gives up.
 pub type AskCode = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
 
 /// What a client needs to talk TLS.
@@ -354,7 +354,7 @@ impl Transport for Tls {
 
     fn farewell(&mut self) {
         self.connection.send_close_notify();
-        // If the socket is full now, the peer sees the end by the FIN after our goodbye.
+        // If the socket is full, close_notify is lost; the goodbye of the session and the FIN show the end.
         let _ = self.flush();
     }
 

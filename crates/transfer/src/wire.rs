@@ -39,7 +39,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Writes the header of a frame with this payload; that of DATA is not looked at.
+    /// The header of a frame with this payload. The payload of DATA is not checked, and may be empty here.
     pub(crate) fn encode(self, payload: &[u8]) -> [u8; HEADER] {
         let [_, b, c, d] = self.length.to_be_bytes();
         let [s, t] = self.stream.to_be_bytes();
@@ -81,9 +81,9 @@ impl Header {
     }
 }
 
-/// All bytes combined by exclusive or. It tells of any single flipped bit, without which a peer could wait for ever
-/// for what was never sent: TCP's own checksum lets some damage through (Stone and Partridge, "When the CRC and TCP
-/// checksum disagree", SIGCOMM 2000).
+/// The exclusive or of all bytes. It detects any single flipped bit, which could otherwise make a peer wait for bytes
+/// that were never sent. TCP's checksum misses some damage (Stone and Partridge, "When the CRC and TCP checksum
+/// disagree", SIGCOMM 2000).
 fn parity(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum ^ byte)
 }
@@ -120,7 +120,7 @@ pub(crate) fn reason_bytes(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat()
 }
 
-/// Reads it.
+/// Reads the payload of CANCEL and BYE.
 pub(crate) fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
     let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::Malformed("reason"))?;
     let reason = std::str::from_utf8(reason).map_err(|_| Violation::Malformed("reason"))?;

@@ -26,12 +26,12 @@ impl Session {
         self.flush()
     }
 
-    /// Closes the connection, lingering within `policy`, without another word. Says how that went; of several
-    /// connections, how the first of them went.
+    /// Closes the connection with a lingering close bounded by `policy`, without a goodbye. Returns the outcome; of a
+    /// bundle, that of its first connection.
     pub fn close(mut self, policy: &linger::Policy) -> Option<linger::Outcome> {
         self.transport.farewell();
         let sockets = self.transport.into_sockets();
-        // Several connections end together: each would otherwise wait for the peer to come to it.
+        // Close all connections of a bundle at once: one after the other, each would wait for the peer.
         std::thread::scope(|scope| {
             let mut sockets = sockets.into_iter();
             let first = sockets.next();
@@ -42,8 +42,7 @@ impl Session {
         })
     }
 
-    /// Closes the connection with a bare `close()`, which may lose what the peer has not received yet: the
-    /// failure that this project is about, for tests that show it.
+    /// Closes with a bare `close()`, which can lose what the peer has not received yet. For tests that show this loss.
     pub fn close_carelessly(self) {
         drop(self.transport.into_sockets());
     }

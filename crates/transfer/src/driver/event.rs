@@ -30,7 +30,7 @@ pub enum Event {
         /// The stream.
         stream: u16,
     },
-    /// The peer gave the stream up, in both directions.
+    /// The peer cancelled the stream, in both directions.
     Cancelled {
         /// The stream.
         stream: u16,

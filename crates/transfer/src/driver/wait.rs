@@ -90,7 +90,8 @@ impl Session {
             let [own, above] = self.cancel.to_poll();
             let read = PollFd::from_borrowed_fd(self.transport.socket(), interest & PollFlags::IN);
             let write = PollFd::from_borrowed_fd(self.transport.socket_to_write(), interest & PollFlags::OUT);
-            // A descriptor without interest would still tell of errors, again and again.
+            // poll(2) reports POLLERR and POLLHUP also for an fd without events, and the loop would spin: poll the other
+            // one twice.
             let mut fds = match (interest.contains(PollFlags::IN), interest.contains(PollFlags::OUT)) {
                 (true, true) => [own, above, read, write],
                 (true, false) => [own, above, read.clone(), read],

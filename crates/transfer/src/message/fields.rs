@@ -26,7 +26,7 @@ impl Writer {
         self.0.extend(bytes);
     }
 
-    /// Bytes after their length in 16 bits; whoever calls keeps to what the reader allows.
+    /// Bytes, preceded by their length in 16 bits. The caller keeps within what the reader accepts.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         let length = bytes.len().min(usize::from(u16::MAX));
         self.0.extend((length as u16).to_be_bytes());

@@ -1,5 +1,4 @@
-//! The block that arrives, hashed piece by piece as it fills: here, and half of it by an assistant where there is
-//! one.
+//! The block that is arriving. It is hashed piece by piece as it fills; with an assistant, half of it on its thread.
 
 use std::cell::OnceCell;
 
@@ -8,7 +7,7 @@ use crate::hash::{BLOCK, Hash, PIECE, PIECES, Pieces, Sum, Tree, subtree};
 
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    /// Each of [`PIECE`] bytes as soon as something arrives for it; empty while it is lent.
+    /// Each is allocated with [`PIECE`] bytes when its first byte arrives, and empty while it is lent.
     pieces: [Vec<u8>; PIECES],
     filled: usize,
     values: [[u8; 32]; PIECES],
@@ -69,7 +68,7 @@ impl Block {
         debug_assert!(self.filled <= BLOCK, "room() gave no more");
     }
 
-    /// Sees to the hash of the pieces of block `number` of a file that have arrived whole.
+    /// Hashes the pieces that have arrived whole, or lends them. The block is number `number` of its file.
     pub(super) fn hash_pieces(&mut self, number: u64) {
         if let (Hashed::Here(0), Some(Some(assistant))) = (self.hashed, self.assistant.get()) {
             if self.filled < LENT * PIECE {
@@ -84,7 +83,7 @@ impl Block {
         }
     }
 
-    /// What block `number` of a file contributes to its hash: all that has arrived, more than a piece unless the
+    /// What has arrived contributes this to the file's hash, as block `number`. It is more than one piece, unless the
     /// file has other blocks.
     pub(super) fn sum(&mut self, number: u64) -> Sum {
         while self.hashed.pieces() * PIECE < self.filled {
@@ -94,7 +93,7 @@ impl Block {
         Sum::of_pieces(number, &self.values[..self.hashed.pieces()])
     }
 
-    /// Asks, once, for an assistant, if this program has `processors` or more. Without one everything is hashed here.
+    /// Starts an assistant, once, if this process may use at least `processors`. Without one all is hashed here.
     pub(super) fn hire(&mut self, processors: usize) {
         self.assistant.get_or_init(|| Assistant::hire(processors));
     }
@@ -102,7 +101,7 @@ impl Block {
     /// The hash of the file that ends with these bytes, `tree` having seen everything before them.
     pub(super) fn end(&mut self, tree: &Tree) -> Hash {
         if self.filled <= PIECE {
-            // They may be all of the file, whose hash is computed differently.
+            // This may be the whole file, and its root is computed by another function.
             return tree.end(self.pieces()[0]);
         }
         tree.finish(Some(self.sum(tree.blocks())))

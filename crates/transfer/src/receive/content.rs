@@ -31,7 +31,7 @@ impl Receiver<'_> {
         if !self.arriving.takes(length) {
             return Err(Violation::Unexpected("data across the end of a block").into());
         }
-        // Failed: the session drops what is not taken.
+        // The file has failed: the session drains what is not taken.
         let Some(landing) = self.current()? else { return Ok(()) };
         let number = landing.tree.blocks();
         if self.splices() {
@@ -56,7 +56,7 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Whether the kernel moves the data: it need not be seen here, and goes from a socket to a file as it is.
+    /// Whether the kernel can move the data: it is not hashed, not encrypted, and goes into a file.
     fn splices(&self) -> bool {
         !self.options.verify && self.session.is_plain() && matches!(self.place, Place::Tree { .. })
     }
@@ -103,8 +103,8 @@ impl Receiver<'_> {
             return Err(Violation::Unexpected("the value of no block").into());
         }
         let sum = self.arriving.sum(number);
-        // There are several blocks, so it is worth a thread. Encryption keeps two processors busy with both ends of a
-        // transfer within one machine: what a thread more does for the one is missing to the other then.
+        // A file of several blocks is worth a thread. With TLS on loopback both ends already keep two processors busy: a
+        // further thread of one end would take time from the other.
         self.arriving.hire(if self.session.is_plain() { 2 } else { 3 });
         if sum.value != value {
             let text = format!("block {number} arrived damaged; what came before it is kept");
@@ -160,7 +160,7 @@ impl Receiver<'_> {
         let verify = self.options.verify;
         for _ in 0..bytes / BLOCK as u64 {
             let Some(landing) = self.current()? else { return Ok(()) };
-            // A file may not grow beyond what was announced, however cheap its zeros are to send.
+            // Zeros cost the sender nothing: a file may not grow beyond its announced size.
             if landing.entry.size.is_none_or(|size| landing.tree.bytes() + BLOCK as u64 > size) {
                 return Err(Violation::Unexpected("a hole beyond the end").into());
             }

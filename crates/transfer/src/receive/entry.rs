@@ -85,7 +85,7 @@ impl Receiver<'_> {
         });
         let answer = match looked {
             Ok(Ok(_)) => Answer::Fresh,
-            // Below the top the directories would have been made.
+            // A directory below the top would have been made by then.
             Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => Answer::Fresh,
             Ok(Err(hash)) => Answer::Complete(hash),
             Err(Fault(refusal, text)) => Answer::Refused(refusal, text),

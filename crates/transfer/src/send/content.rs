@@ -13,8 +13,8 @@ use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
 use crate::root::{mtime, read_full};
 
-/// Bytes of a frame: the fewer frames the less both ends wake each other, and two of them fit into half of the
-/// smallest window, so that one is on its way while another is taken.
+/// Payload bytes of a frame. Fewer frames mean fewer wake-ups at both ends; two fit into half of the smallest window,
+/// so that one is in transit while the other is read.
 const FRAME: usize = 512 << 10;
 
 /// What was read of a file.
@@ -83,7 +83,7 @@ impl Sender<'_, '_> {
         let is_last = left < BLOCK as u64;
         let length = left.min(BLOCK as u64) as usize;
         let mut done = 0;
-        // Of the frame under way.
+        // Bytes left of the current frame.
         let mut due = 0;
         while done < length {
             let most = if due > 0 { due } else { self.limiter.piece(FRAME).min(length - done) };
@@ -119,7 +119,7 @@ impl Sender<'_, '_> {
         Ok(Some(match hasher {
             Some(hasher) if is_last => Read::Last(tree.finish(Some(hasher.finish()))),
             Some(hasher) => Read::Whole(hasher.finish()),
-            // A piece or less: no need for a hasher of two kilobytes.
+            // At most one piece: hash it directly, without a hasher of 2 KiB.
             None => Read::Last(tree.end(&piece[..length])),
         }))
     }
@@ -136,7 +136,7 @@ impl Sender<'_, '_> {
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
             Ok(data) => data.min(size),
             Err(rustix::io::Errno::NXIO) => size,
-            // A file system that cannot tell has no holes.
+            // SEEK_DATA is not supported: treat the file as one without holes.
             Err(_) => offset,
         };
         let blocks = data.saturating_sub(offset) / BLOCK as u64;

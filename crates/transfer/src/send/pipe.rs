@@ -16,7 +16,7 @@ const MAX_HELD: usize = 8;
 /// How long to wait for bytes before the receiver is told that we are alive.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How it goes with a pipe.
+/// The result of one read.
 enum Reading {
     Goes,
     Ended,
@@ -35,7 +35,7 @@ impl Sender<'_, '_> {
             let text = "the receiver does not have what it confirmed, and a pipe cannot be read twice";
             return self.abort(&entry, text.into());
         };
-        // What an earlier session sent in vain.
+        // Blocks that an earlier session sent and the receiver does not have.
         for place in skip as usize..pipe.held.len() {
             let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(()) };
             let Some(block) = pipe.held.get_mut(place).map(std::mem::take) else { break };
@@ -120,7 +120,7 @@ impl Sender<'_, '_> {
         Ok(Reading::Goes)
     }
 
-    /// Nothing more comes of it, in this session or another.
+    /// Aborts the entry, for this session and later ones.
     fn give_up(&mut self, entry: &Entry, text: Reason) -> Result<Reading, Error> {
         self.abort(entry, text)?;
         Ok(Reading::Aborted)

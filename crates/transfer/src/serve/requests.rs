@@ -45,7 +45,7 @@ impl Server {
                         Request::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
                             self.get(session, stream, get, &mut served.summary, &mut tell)?;
-                            // Whoever received last confirms last: here it is this side.
+                            // The side that received last says goodbye: it has the last receipts.
                             session.goodbye(0, "all receipts are here")?;
                             served.summary.peer_knows = true;
                             return Ok(());
@@ -69,7 +69,7 @@ impl Server {
         }
     }
 
-    /// Refuses a request, in a way that the peer gets to read.
+    /// Refuses a request as a whole; the reason reaches the peer before the end.
     fn refuse(&self, session: &mut Session, stream: u16, Fault(refusal, text): Fault) -> Result<(), Error> {
         let message = Message::Error { refusal, text: text.clone() };
         session.message(stream, &message.encode())?;
@@ -199,7 +199,7 @@ impl Server {
             if matches!(name, b"." | b"..") || name == WORK.as_bytes() {
                 continue;
             }
-            // What disappears meanwhile is not listed.
+            // Skip what was removed since the directory was read.
             let Some(stat) = path.child(name).ok().and_then(|path| self.root.stat(&path, Links::Refuse).ok())
             else {
                 continue;
