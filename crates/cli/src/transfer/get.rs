@@ -132,7 +132,7 @@ pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
             writeln!(out, "{:>14}  {name}{mark}", item.size)
         };
         if written.is_err() {
-            // Whoever reads has seen enough.
+            // The reader has closed the pipe.
             break;
         }
     }

@@ -89,7 +89,7 @@ pub(crate) struct Copying {
     receipt: Option<PathBuf>,
 }
 
-/// A day is longer than anybody waits.
+/// Seconds, up to a day.
 fn seconds() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=86_400)
 }
@@ -161,7 +161,7 @@ impl Connect {
     }
 }
 
-/// Whether a key was pressed, after a while.
+/// Waits 100 ms for input. True if there is some.
 fn is_ready(terminal: &std::fs::File) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec};
     let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -171,7 +171,7 @@ fn is_ready(terminal: &std::fs::File) -> io::Result<bool> {
     }
 }
 
-/// Asks whoever sits at the terminal, even if standard input is a pipe; Ctrl-C is no code.
+/// Asks on /dev/tty, so standard input may be a pipe. Ctrl-C gives the attempt up.
 fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     let interrupted = interrupt::seen()?;
     let mut terminal = std::fs::File::options().read(true).write(true).open("/dev/tty")?;
@@ -181,9 +181,9 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     )?;
     let mut code = Vec::new();
     let mut byte = [0];
-    // A code has nine characters; whatever is much longer is none.
+    // A code has nine characters; stop at something much longer.
     while code.len() < 64 {
-        // A read would go on after a signal (`SA_RESTART`).
+        // poll(2) first: read(2) is restarted after a signal (`SA_RESTART`).
         while !is_ready(&terminal)? {
             if interrupted.load(Ordering::Relaxed) {
                 writeln!(terminal)?;
@@ -198,7 +198,7 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&code).trim().to_owned())
 }
 
-/// Where keys and the configuration are.
+/// The directory of keys and configuration.
 fn home() -> Result<PathBuf, Error> {
     let absolute =
         |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
@@ -208,19 +208,19 @@ fn home() -> Result<PathBuf, Error> {
     )
 }
 
-/// A file that an option names cannot be used.
+/// The error for a file named by an option that cannot be used.
 fn unusable(doing: &str, path: &Path, error: &io::Error) -> Error {
     Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)).into())
 }
 
-/// Ctrl-C ends the session in order, and what is known by then is said.
+/// Makes Ctrl-C end the session in order; what is known by then is reported.
 fn end_on_signal(client: &Client) -> Result<(), Error> {
     let cancel = client.canceller();
     let failed = |source| Error::Io { doing: "take", what: "signals".into(), source };
     interrupt::on_first(move || cancel.cancel()).map_err(failed)
 }
 
-/// What a transfer came to, as an exit status; says on stderr why, if it is not 0.
+/// The exit status of a transfer. If it is not 0 the reason goes to stderr.
 fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
     let code = match error {
         Some(Error::Usage(_)) => exit::BAD_USAGE,

@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     put(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
-/// What is sent, by its last name.
+/// The last name of what is sent.
 fn top(from: &Path) -> String {
     from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned()
 }
@@ -56,7 +56,7 @@ fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
     super::end_on_signal(&client)?;
     let mut show = Show::new(connect.json, &remote.host, top(from), copying.receipt.as_deref())?;
     let input = if is_stdio(from) {
-        // A duplicate, for the descriptor itself is never closed.
+        // A duplicate, because std never closes fd 0.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);
         let stdin =
             stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}").into()))?;

@@ -140,7 +140,7 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
     })
 }
 
-/// Of a receiver, everything in place is not yet everything known: the sender must have said that it has the receipts.
+/// Files that are in place are not enough: the sender must have said that it has the receipts.
 fn status(served: &Served) -> ExitCode {
     let summary = &served.summary;
     if summary.failed == 0 && summary.unsent == 0 && summary.confirmed > 0 && !summary.peer_knows {

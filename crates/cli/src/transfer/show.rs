@@ -24,10 +24,10 @@ pub(crate) struct Show {
     top: String,
     bar: ProgressBar,
     receipts: Option<Receipts<BufWriter<File>>>,
-    /// Whether each receipt is worth a line: a single file's is, those of a tree are too many.
+    /// Whether each receipt gets a line: that of a single file does, those of a tree would be too many.
     single: bool,
     quiet: bool,
-    /// Hints that were given: what failed a thousand times for one reason needs it once.
+    /// Hints shown so far: each is shown once, however many files fail for the same reason.
     hints: HashSet<String>,
     broken: Option<io::Error>,
 }
@@ -86,7 +86,7 @@ impl Show {
                 self.bar.set_message(format!("scanning: {entries} entries, {bytes} bytes"));
             }
             Progress::Connected { .. } => {
-                // Not before: the code may have been asked for on the same terminal.
+                // Not earlier: the code may have been asked for on the same terminal.
                 self.bar.enable_steady_tick(Duration::from_millis(200));
                 self.bar.set_message(format!("{} looks what it has", self.host));
             }
@@ -166,7 +166,7 @@ impl Show {
         }
     }
 
-    /// Says what it came to; an error if a receipt that was asked for could not be kept.
+    /// Prints the summary. An error if a receipt file was asked for and could not be written.
     pub(crate) fn finish(mut self, summary: &Summary, error: Option<&Error>) -> Result<(), Error> {
         self.bar.finish_and_clear();
         if self.json {
@@ -199,7 +199,7 @@ impl Show {
     }
 }
 
-/// Whether it is said of what the text is: of the top there is nothing to say.
+/// Whether the text names the path already; the top needs no name.
 fn names(text: &str, path: &RelPath) -> bool {
     let path = path.to_string();
     let ends_with_it = |word: &str| {
@@ -213,7 +213,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// An event as JSON; nothing for what comes too often.
+/// An event as JSON; `None` for those that come too often.
 pub(crate) fn event(progress: &Progress, host: &str) -> Option<Value> {
     Some(match progress {
         Progress::Connected { secure } => json!({"event": "connected", "host": host, "encrypted": secure}),
