@@ -18,7 +18,7 @@ pub enum Event {
         /// At most 64 KiB.
         bytes: Vec<u8>,
     },
-    /// Data has begun to arrive: take it with [`Session::read_data`]; what is not taken is dropped.
+    /// Data has begun to arrive: take it with [`Session::read_data`](super::Session::read_data); what is not taken is dropped.
     Data {
         /// Its stream.
         stream: u16,

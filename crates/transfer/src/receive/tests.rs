@@ -10,20 +10,24 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::cancel::Cancel;
 use crate::claim::Claims;
+use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
-use crate::machine::Role;
+use crate::machine::{Limits, Role};
 use crate::message::{Answer, Durability, Entry, Time};
 use crate::sink::{Config, Displays};
 use crate::transport::Plain;
 use crate::wire::{self, HEADER, Header, Kind as Frame, PREFACE};
 
-const STREAM: u16 = 1;
+/// Of an earlier request, and still open.
+const EARLIER: u16 = 1;
+const STREAM: u16 = 3;
 const SIZE: u64 = BLOCK as u64;
 
 /// What the scripted sender does.
@@ -109,6 +113,7 @@ fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
     std::thread::scope(|scope| {
         scope.spawn(|| listen(reading, &heard));
         let mut bytes = wire::preface().to_vec();
+        bytes.extend(frame(Frame::Open, EARLIER, b"put"));
         bytes.extend(frame(Frame::Open, STREAM, b"put"));
         for step in script {
             match step {
@@ -137,13 +142,18 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
-    let mut session = Session::new(Box::new(Plain::new(accepted).unwrap()), Role::Responder).unwrap();
+    let plain = Box::new(Plain::new(accepted).unwrap());
+    // Both ends are here: silence means that one of them has forgotten the other.
+    let deadlines = Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10) };
+    let cancel = Cancel::new().unwrap();
+    let mut session = Session::with(plain, Role::Responder, Limits::default(), deadlines, cancel.clone());
     let script = script.to_vec();
     let sending = std::thread::spawn(move || sender(socket, &script));
-    assert!(matches!(session.receive().unwrap(), Event::Opened { stream: STREAM, .. }));
+    for expected in [EARLIER, STREAM] {
+        assert!(matches!(session.receive().unwrap(), Event::Opened { stream, .. } if stream == expected));
+    }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
-    let claimant =
-        Claimant { claims: Arc::new(Claims::default()), session: 1, cancel: Cancel::new().unwrap() };
+    let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
     let (root, mut spool);
     let target = match to {
         To::Directory(path) => {

@@ -193,15 +193,16 @@ fn the_total_comes_after_every_end_and_other_messages_never() {
 
 #[test]
 fn frames_of_other_streams_and_goodbyes_end_it() {
-    let other = [
-        frame_of(Frame::Open, 3, b""),
-        frame_of(Frame::Data, 3, b"x"),
-        frame_of(Frame::Message, 3, &Message::Total { entries: 0 }.encode()),
-    ];
-    for steps in [&other[..1], &other[..2], &other[..]] {
+    for frame in [
+        frame_of(Frame::Open, 5, b""),
+        frame_of(Frame::Data, EARLIER, b"x"),
+        frame_of(Frame::Message, EARLIER, &Message::Total { entries: 0 }.encode()),
+        frame_of(Frame::Finish, STREAM, b""),
+    ] {
         let to = tempdir();
-        let received = receive(To::Directory(to.path()), with(VERIFIED), steps);
-        assert_eq!(received.violation(), &Violation::Unexpected("a frame"));
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &[file(0, "", 1), frame.clone()]);
+        assert_eq!(received.violation(), &Violation::Unexpected("a frame"), "{frame:?}");
+        assert_eq!(received.moved(), 0);
     }
     let to = tempdir();
     let cancel = frame_of(Frame::Cancel, STREAM, &wire::reason_bytes(0, "enough"));
