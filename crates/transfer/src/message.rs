@@ -140,63 +140,65 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    /// The byte that a message begins with.
+    fn tag(&self) -> u8 {
+        match self {
+            Self::Offer { .. } => 1,
+            Self::Accept { .. } => 2,
+            Self::Entry(_) => 3,
+            Self::Answer { .. } => 4,
+            Self::Hole { .. } => 5,
+            Self::Sum { .. } => 6,
+            Self::End { .. } => 7,
+            Self::Same { .. } => 8,
+            Self::Abort { .. } => 9,
+            Self::Leave { .. } => 10,
+            Self::Progress { .. } => 11,
+            Self::Receipt(_) => 12,
+            Self::Failed { .. } => 13,
+            Self::Total { .. } => 14,
+            Self::Done { .. } => 15,
+            Self::Item(_) => 16,
+            Self::Error { .. } => 17,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(64));
+        out.u8(self.tag());
         match self {
             Self::Offer { name, directory } => {
-                out.u8(1);
                 out.bytes(name);
                 out.flag(*directory);
             }
-            Self::Accept { ask } => {
-                out.u8(2);
-                out.flag(*ask);
-            }
-            Self::Entry(entry) => {
-                out.u8(3);
-                out.entry(entry);
-            }
+            Self::Accept { ask } => out.flag(*ask),
+            Self::Entry(entry) => out.entry(entry),
             Self::Answer { index, answer } => {
-                out.u8(4);
                 out.u64(*index);
                 out.answer(answer);
             }
-            Self::Hole { bytes } => {
-                out.u8(5);
-                out.u64(*bytes);
-            }
-            Self::Sum { value } => {
-                out.u8(6);
-                out.fixed(value);
-            }
+            Self::Hole { bytes } => out.u64(*bytes),
+            Self::Sum { value } => out.fixed(value),
             Self::End { index, size, hash } => {
-                out.u8(7);
                 out.u64(*index);
                 out.u64(*size);
                 out.option(hash.as_ref(), |out, hash| out.fixed(hash));
             }
-            Self::Same { index } => {
-                out.u8(8);
-                out.u64(*index);
-            }
+            Self::Same { index } => out.u64(*index),
             Self::Abort { index, refusal, text } => {
-                out.u8(9);
                 out.u64(*index);
                 out.refusal(*refusal, text);
             }
             Self::Leave { index, mode, mtime } => {
-                out.u8(10);
                 out.u64(*index);
                 out.u64(u64::from(*mode));
                 out.time(*mtime);
             }
             Self::Progress { index, bytes } => {
-                out.u8(11);
                 out.u64(*index);
                 out.u64(*bytes);
             }
             Self::Receipt(receipt) => {
-                out.u8(12);
                 out.u64(receipt.index);
                 out.u64(receipt.size);
                 out.option(receipt.hash.as_ref(), |out, hash| out.fixed(hash));
@@ -206,31 +208,22 @@ impl Message {
                 out.flag(receipt.present);
             }
             Self::Failed { index, refusal, text } => {
-                out.u8(13);
                 out.u64(*index);
                 out.refusal(*refusal, text);
             }
-            Self::Total { entries } => {
-                out.u8(14);
-                out.u64(*entries);
-            }
+            Self::Total { entries } => out.u64(*entries),
             Self::Done { confirmed, failed } => {
-                out.u8(15);
                 out.u64(*confirmed);
                 out.u64(*failed);
             }
             Self::Item(item) => {
-                out.u8(16);
                 out.bytes(&item.name);
                 out.kind(item.kind);
                 out.u64(item.size);
                 out.u64(u64::from(item.mode));
                 out.time(item.mtime);
             }
-            Self::Error { refusal, text } => {
-                out.u8(17);
-                out.refusal(*refusal, text);
-            }
+            Self::Error { refusal, text } => out.refusal(*refusal, text),
         }
         out.0
     }

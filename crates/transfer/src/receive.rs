@@ -1,5 +1,6 @@
 //! The receiving half of a transfer, the same for `put` at the server and for `get` at the client.
 
+mod account;
 mod arriving;
 mod block;
 mod content;
@@ -16,12 +17,13 @@ use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
 use crate::message::{Kind, Message, Options, Receipt, Refusal};
 use crate::path::RelPath;
-use crate::progress::{Confirmation, Progress, Summary};
+use crate::progress::{Progress, Summary};
 use crate::reason::Reason;
 use crate::root::Root;
 use crate::sink::Spool;
-use crate::store::{Landing, Store, now};
+use crate::store::{Landing, Store};
 use crate::wire::Violation;
+use account::receipt;
 use arriving::Arriving;
 use content::write_stream;
 
@@ -351,38 +353,6 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn confirm(&mut self, mut receipt: Receipt) -> Result<(), Error> {
-        if receipt.time == crate::message::Time::default() {
-            receipt.time = now();
-        }
-        let (path, kind) = self.paths.remove(&receipt.index).unwrap_or((RelPath::root(), Kind::File));
-        self.summary.confirmed += 1;
-        self.summary.bytes += receipt.size;
-        self.say(&Message::Receipt(receipt.clone()))?;
-        (self.observe)(Progress::Confirmed(Confirmation::new(path, kind, receipt)));
-        Ok(())
-    }
-
-    fn note_failure(&mut self, text: &Reason) {
-        self.summary.failed += 1;
-        self.summary.first_failure.get_or_insert_with(|| text.clone());
-    }
-
-    fn failed(&mut self, index: u64, path: &RelPath, Fault(refusal, text): Fault) -> Result<(), Error> {
-        self.paths.remove(&index);
-        self.note_failure(&text);
-        (self.observe)(Progress::NotDelivered { path: path.clone(), refusal, text: text.clone() });
-        self.say(&Message::Failed { index, refusal, text })?;
-        // The sender may be in the middle of this file, and can stop sending it.
-        self.session.flush()
-    }
-
-    /// The same, of an entry whose path is on record.
-    fn failed_entry(&mut self, index: u64, fault: Fault) -> Result<(), Error> {
-        let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
-        self.failed(index, &path, fault)
-    }
-
     /// The file that is arriving cannot be written; what still comes of it is dropped.
     fn fail_current(&mut self, fault: Fault) -> Result<(), Error> {
         self.arriving.clear();
@@ -392,25 +362,6 @@ impl<'a> Receiver<'a> {
             landing.abandon(false);
         }
         self.failed_entry(index, fault)
-    }
-}
-
-impl Confirmation {
-    pub(crate) fn new(path: RelPath, kind: Kind, receipt: Receipt) -> Self {
-        let Receipt { size, hash, durability, time, name, present, .. } = receipt;
-        Self { path, kind, size, hash, durability, time, name, present }
-    }
-}
-
-fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &RelPath) -> Receipt {
-    Receipt {
-        index,
-        size,
-        hash,
-        durability: options.durability,
-        time: now(),
-        name: dest.as_bytes().to_vec(),
-        present: false,
     }
 }
 

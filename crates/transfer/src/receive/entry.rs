@@ -1,6 +1,7 @@
 //! What is announced: whether it may come, what of it is here already, and where it will land.
 
-use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Place, Receiver, Waiting, Waits, receipt};
+use super::account::receipt;
+use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Place, Receiver, Waiting, Waits};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Tree;

@@ -3,6 +3,7 @@
 //! A thread writes the sender's frames as bytes and reads every frame that comes back, so that nothing here depends
 //! on what our own sender would do.
 
+mod account;
 mod content;
 mod entries;
 
