@@ -54,6 +54,7 @@ pub(crate) struct Seen {
     pub(crate) server: Option<String>,
     pub(crate) framing: &'static str,
     pub(crate) ended: Ended,
+    pub(crate) write_failed: bool,
     pub(crate) elapsed: Duration,
     pub(crate) counters: BTreeMap<String, u64>,
 }

@@ -215,6 +215,7 @@ impl<'p> Trial<'p> {
             framing: self.framing.name(),
             server: self.framing.server,
             ended,
+            write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
             counters,
         }

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use linger_probe::{Check, Config, Verdict, probe};
+use linger_probe::{Answer, Check, Config, probe};
 use linger_testing::Counters;
 use linger_testing::sandboxed;
 use rustix::process::Signal;
@@ -32,12 +32,12 @@ fn before_and_after(command: &[&str], checks: &[Check]) {
         let asked = probe(&target, &config, |_| {}).unwrap();
         let aborted = aborts(&before);
         let report = server.stop(Signal::TERM);
-        let wanted = if settings.is_none() { Verdict::Loses } else { Verdict::Keeps };
+        let wanted = if settings.is_none() { Answer::Loses } else { Answer::Keeps };
         assert_eq!(asked.findings.len(), checks.len());
         for finding in &asked.findings {
             let said = format!("{command:?}, {settings:?}: {}: {}", finding.check, finding.sentence);
             eprintln!("{said} {:?}", finding.counters);
-            assert_eq!(finding.verdict, wanted, "{said}; {report:?}");
+            assert_eq!(finding.answer, wanted, "{said}; {report:?}");
         }
         match settings {
             None => assert!(aborted > 0, "{command:?}: the kernel saw no abort"),
