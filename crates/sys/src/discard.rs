@@ -71,7 +71,7 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<u64> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::io::Write;

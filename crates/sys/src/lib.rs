@@ -7,9 +7,15 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod discard;
+mod process;
 mod queue;
+mod set_once;
 mod state;
+#[cfg(all(not(loom), any(test, feature = "testing")))]
+pub mod testing;
 
 pub use discard::{Discarder, SCRATCH};
+pub use process::Process;
 pub use queue::{send_queue, set_receive_low_water, unread};
+pub use set_once::SetOnce;
 pub use state::{Family, TcpState, family, round_trip, tcp_state};
