@@ -90,7 +90,7 @@ fn wait(socket: &Socket, news: &mut Option<OwnedFd>, until: Instant) -> io::Resu
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::io::{Read, Write};

@@ -232,7 +232,7 @@ impl<S: Stream> Drop for Lingering<S> {
         if let State::Open(stream) = std::mem::replace(&mut self.state, State::Closed(None)) {
             // A descriptor that the runtime does not give back was closed by it: nothing is left to do.
             if let Ok(fd) = stream.into_fd() {
-                hand_over(self.closer.as_ref(), fd, &policy, None);
+                hand_over(self.closer.as_ref(), fd, &policy);
             }
         }
     }
