@@ -70,3 +70,51 @@ impl Peers {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::closer::slab::tests::entry;
+
+    #[test]
+    fn a_peer_is_an_ipv4_address_or_an_ipv6_network() {
+        let peers = Peers::default();
+        let hash = |text: &str| peers.hash(Some(SocketAddr::new(text.parse().unwrap(), 1)));
+        assert_eq!(peers.hash(None), 0);
+        assert_ne!(hash("192.0.2.1"), 0);
+        assert_eq!(hash("192.0.2.1"), hash("::ffff:192.0.2.1"));
+        assert_ne!(hash("192.0.2.1"), hash("192.0.2.2"));
+        // A host part of 64 bits is the peer's to choose, the rest is not.
+        assert_eq!(hash("2001:db8::1"), hash("2001:db8::ffff:0:0:1"));
+        assert_ne!(hash("2001:db8::1"), hash("2001:db8:0:1::1"));
+        assert_ne!(hash("2001:db8::1"), hash("2001:db9::1"));
+        let other = SocketAddr::new("192.0.2.1".parse().unwrap(), 2);
+        assert_eq!(peers.hash(Some(other)), hash("192.0.2.1"));
+    }
+
+    #[test]
+    fn each_peer_has_its_own_count_and_order() {
+        let (mut peers, mut slab) = (Peers::default(), Slab::new());
+        let [a, b, c, d] = [0; 4].map(|_| slab.insert(entry()));
+        for (index, peer) in [(a, 1), (b, 1), (c, 2), (d, 0)] {
+            peers.enter(&mut slab, index, peer);
+        }
+        assert_eq!([a, b, c, d].map(|index| slab.get(index).unwrap().peer), [1, 1, 2, 0]);
+        assert_eq!(
+            (peers.to_evict(1, 2), peers.to_evict(1, 3), peers.to_evict(2, 1)),
+            (Some(a), None, Some(c))
+        );
+        assert_eq!((peers.to_evict(2, 2), peers.to_evict(0, 1), peers.to_evict(9, 1)), (None, None, None));
+        peers.prefer(&mut slab, b);
+        assert_eq!(peers.to_evict(1, 2), Some(b));
+        // One that is not counted has no order.
+        peers.prefer(&mut slab, d);
+        peers.leave(&mut slab, d, 0);
+        peers.leave(&mut slab, b, 1);
+        assert_eq!((peers.to_evict(1, 1), peers.to_evict(1, 2)), (Some(a), None));
+        peers.leave(&mut slab, a, 1);
+        assert_eq!((peers.to_evict(1, 0), peers.of.len()), (None, 1));
+        peers.leave(&mut slab, c, 2);
+        assert_eq!(peers.of.capacity(), 0, "memory is given back");
+    }
+}

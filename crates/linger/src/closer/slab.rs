@@ -231,11 +231,11 @@ impl<const LINK: usize> Ring<LINK> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::Policy;
 
-    fn entry() -> Entry {
+    pub(in crate::closer) fn entry() -> Entry {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         Entry::new(Core::new(&Policy::default(), 0), Socket::new(socket.into()).unwrap())
     }
