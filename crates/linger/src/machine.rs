@@ -1,8 +1,7 @@
 //! The lingering close as a state machine: no socket, no clock, no allocation.
 //!
-//! Whoever drives it asks for an [`Action`], does it, and reports the [`Event`] it led to; time is an
-//! argument. The order that it keeps, whatever happens:
-//! the half-close comes before the first read, reads go on while the policy allows waiting, and exactly one
+//! A driver asks for an [`Action`], does it, and reports the [`Event`] that came of it; time is an argument. The order
+//! that it keeps, whatever happens: the half-close comes before the first read, reads go on while the policy allows waiting, and exactly one
 //! close ends it. The read side is never shut.
 
 use std::io::ErrorKind;
@@ -25,7 +24,7 @@ pub enum Action<Time = Instant> {
     },
     /// Ask the kernel for the unacknowledged bytes; report [`Event::Unacknowledged`] or [`Event::Unknown`].
     Measure,
-    /// Wait until the socket has news or the time has come; report [`Event::Woken`] in both cases.
+    /// Wait for an event of the socket or for the time; report [`Event::Woken`] in both cases.
     Wait {
         /// The end of the wait.
         until: Time,
@@ -47,7 +46,7 @@ pub enum Event {
     HalfClosed,
     /// `shutdown(SHUT_WR)` said that there is no connection (`ENOTCONN`, `EPIPE`, `ECONNRESET`).
     Gone,
-    /// So many bytes were read and thrown away; never 0.
+    /// So many bytes were read and discarded; never 0.
     Discarded(u64),
     /// Nothing is there to read now (`EAGAIN`).
     Empty,
@@ -68,7 +67,7 @@ pub enum Event {
     KernelTimeout,
     /// Any other error.
     Failed(ErrorKind),
-    /// A wait is over: the socket has news, or the time has come.
+    /// A wait is over: the socket has had an event, or the time has come.
     Woken,
 }
 

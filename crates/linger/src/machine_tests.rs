@@ -121,7 +121,7 @@ proptest! {
                 Action::Measure => {}
                 Action::Wait { until } => {
                     prop_assert!(until > now && until <= start + policy.total);
-                    // The peer acts, and then either its news or the time wakes the driver.
+                    // The peer acts, and then either its event or the time wakes the driver.
                     match steps.next() {
                         Some(Step::Passes(millis)) => now = until.min(now + MS * millis as u32),
                         Some(step) => model.apply(step),

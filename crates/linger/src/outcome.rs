@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Outcome {
     /// How it ended.
     pub ended: Ended,
-    /// Bytes of the peer that were read and thrown away.
+    /// Bytes of the peer that were read and discarded.
     pub discarded: u64,
     /// Bytes written by us that the peer never acknowledged, the FIN not counted; `None` where the kernel
     /// cannot say (streams that are neither TCP nor AF_UNIX).

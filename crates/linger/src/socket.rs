@@ -40,10 +40,10 @@ impl Socket {
     /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`), until the FIN is
     /// acknowledged; where it is, nothing needs to be set.
     ///
-    /// A descriptor that the kernel no longer knows is left alone: by now its number may be another's.
+    /// A descriptor that the kernel no longer knows is left alone: by now its fd may be another's.
     pub(crate) fn close(self, abort: bool, acknowledged: bool) {
         if self.is_lost.get() {
-            let _number = self.fd.into_raw_fd();
+            let _lost = self.fd.into_raw_fd();
             return;
         }
         if abort || !acknowledged {
@@ -107,7 +107,7 @@ impl<F: AsFd> Socket<F> {
         }
     }
 
-    /// Keeps the kernel from holding much of what nobody is going to read.
+    /// Sets a small receive buffer, so that the kernel holds little of what nobody is going to read.
     ///
     /// Left alone the buffer of a fast sender may have grown to `tcp_rmem[2]`, 6 to 32 MB, and would fill up.
     /// While data is read a small buffer is no gain, but costs twice the CPU (a wake-up and a window update

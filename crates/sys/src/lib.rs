@@ -1,7 +1,7 @@
-//! What a stream socket tells before it is closed, and what it takes.
+//! What a stream socket tells before it is closed, and what it takes; and which process it is in.
 //!
-//! One function to a system call, no policy: who decides *when* to do these things is crate `linger`.
-//! Linux only, because the lingering close stands on `SIOCOUTQ` counting the FIN and on `MSG_TRUNC`
+//! One function for each system call and no policy: *when* to do these things is decided in crate `linger`.
+//! Linux only, because the lingering close relies on `SIOCOUTQ` counting the FIN and on `MSG_TRUNC`
 //! discarding without a copy, and both are Linux's.
 #![allow(unsafe_code)] // One of the three crates where it may live; each block says why it is sound.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]

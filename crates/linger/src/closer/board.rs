@@ -218,7 +218,7 @@ impl<A> Shared<A> {
         let all = evict > 0 || deadline.is_some() || no_more || board.lingering() > self.most as u64;
         board.watched.take(if all { u64::MAX } else { now }, &mut work.watched);
         work.next = board.watched.next().map(|until| until.saturating_add(SLACK));
-        // Under the lock that arrivals are taken under: whoever comes next sees that it has to set the alarm.
+        // Under the lock that arrivals are taken under: the next caller sees that it has to set the alarm.
         board.look = work.next.unwrap_or(u64::MAX);
     }
 

@@ -54,8 +54,8 @@ impl Drop for Handle {
 
 /// A closer whose thread runs in this process.
 ///
-/// Made by [`Handle::here`] for one call, and not kept: whatever calls foreign code in between asks anew, for that
-/// code may fork.
+/// Made by [`Handle::here`] for one call, and not kept: after a call of foreign code, which may fork, it is asked for
+/// again.
 #[derive(Clone, Copy)]
 pub(crate) struct Here<'a> {
     handle: &'a Handle,

@@ -12,6 +12,7 @@ mod handle;
 mod metrics;
 mod peers;
 #[cfg(any(feature = "tokio", loom))]
+#[cfg_attr(loom, allow(dead_code))] // The models use a part.
 mod place;
 mod slab;
 mod watched;

@@ -5,8 +5,8 @@ use std::task::{Context, Waker};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Who has the socket of one close: the task that watches it, or the thread that took it. Whoever takes it out ends
-/// it, and the other is told.
+/// Who has the socket of one close: the task that watches it, or the thread that took it. The one that takes it out
+/// ends it and tells the other.
 #[derive(Debug)]
 pub(crate) struct Place<W> {
     inside: Mutex<Inside<W>>,
@@ -59,7 +59,7 @@ impl<W> Place<W> {
 
     /// Drives the socket by `look` while it is here.
     ///
-    /// Whoever ends it later wakes the context.
+    /// The closer wakes the context when it takes the socket, and when the close is over.
     pub(crate) fn poll(
         &self,
         context: &mut Context<'_>,

@@ -1,7 +1,7 @@
 //! Where the closer keeps its sockets: chunks of entries, chained into rings by their indices.
 //!
-//! A `Vec` would hold up to twice the memory after it has grown and copy everything to get there, a box each
-//! would cost an allocation a socket. The rings stand in for three more containers.
+//! A `Vec` holds up to twice the memory after it has grown and copies everything to get there; a box for each socket
+//! costs an allocation. The rings replace three more containers.
 
 use super::decide::{Buffer, FLOOD, buffer};
 use crate::machine::Core;
@@ -186,7 +186,7 @@ impl Slab {
     }
 }
 
-/// A ring of entries, by their links number `LINK`; the head is the first to be taken.
+/// A ring of entries, chained by one of their three links; the head is the first to be taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<const LINK: usize> {
     head: u32,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Arrival;
 
-/// A socket that a task watches until the thread takes it over; whoever takes it first ends it.
+/// A socket that a task watches until the thread takes it over. The first of them to take it ends it.
 pub(crate) trait Watched<A = Arrival>: Send + Sync {
     /// Takes the socket, unless its close is over already.
     fn take(self: Arc<Self>) -> Option<A>;

@@ -126,11 +126,11 @@ impl<S: Stream> Watched for Shared<S> {
     }
 }
 
-/// Most bytes that a task throws away before it leaves the rest to the closer.
+/// Most bytes that a task discards before it leaves the rest to the closer.
 const LOOK: u64 = 64 << 10;
 
 impl<S: Stream> Watching<S> {
-    /// Does what the machine asks for as long as it is little.
+    /// Follows the machine as long as that is little work.
     fn drive(&mut self, now: u64, context: &mut Context<'_>) -> Look {
         let Self { socket, core, abort } = self;
         if let Action::Wait { .. } = core.next(now) {
