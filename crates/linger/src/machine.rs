@@ -1,8 +1,7 @@
 //! The lingering close as a state machine: no socket, no clock, no allocation.
 //!
-//! Whoever drives it asks for an [`Action`], does it, and reports the [`Event`] it led to; time is an
-//! argument. The order that it keeps, whatever happens:
-//! the half-close comes before the first read, reads go on while the policy allows waiting, and exactly one
+//! A driver asks for an [`Action`], does it, and reports the [`Event`] that came of it; time is an argument. The order
+//! that it keeps, whatever happens: the half-close comes before the first read, reads go on while the policy allows waiting, and exactly one
 //! close ends it. The read side is never shut.
 
 use std::io::ErrorKind;
@@ -25,7 +24,7 @@ pub enum Action<Time = Instant> {
     },
     /// Ask the kernel for the unacknowledged bytes; report [`Event::Unacknowledged`] or [`Event::Unknown`].
     Measure,
-    /// Wait until the socket has news or the time has come; report [`Event::Woken`] in both cases.
+    /// Wait for an event of the socket or for the time; report [`Event::Woken`] in both cases.
     Wait {
         /// The end of the wait.
         until: Time,
@@ -47,7 +46,7 @@ pub enum Event {
     HalfClosed,
     /// `shutdown(SHUT_WR)` said that there is no connection (`ENOTCONN`, `EPIPE`, `ECONNRESET`).
     Gone,
-    /// So many bytes were read and thrown away; never 0.
+    /// So many bytes were read and discarded; never 0.
     Discarded(u64),
     /// Nothing is there to read now (`EAGAIN`).
     Empty,
@@ -68,7 +67,7 @@ pub enum Event {
     KernelTimeout,
     /// Any other error.
     Failed(ErrorKind),
-    /// A wait is over: the socket has news, or the time has come.
+    /// A wait is over: the socket has had an event, or the time has come.
     Woken,
 }
 
@@ -134,7 +133,7 @@ impl Machine {
 
     /// Whether the half-close has been done.
     pub fn half_closed(&self) -> bool {
-        self.core.half_closed
+        self.core.half_closed()
     }
 
     fn since_start(&self, now: Instant) -> u64 {
@@ -148,147 +147,227 @@ impl Machine {
 pub(crate) struct Core {
     started: u64,
     discarded: u64,
+    /// How many bytes more may be discarded.
     allowance: u64,
-    /// The kernel counts its queue in an `int`.
-    unacknowledged: u32,
     /// Milliseconds after `started` of the last byte received or newly acknowledged, rounded up.
     progress: u32,
     idle: u32,
     total: u32,
     grace: u32,
     mode: Mode,
-    abort_at_limit: bool,
-    half_closed: bool,
-    /// The socket may have something to read.
-    readable: bool,
-    /// The send queue has not been asked since the last news.
-    measure: bool,
-    end_of_stream: bool,
-    acknowledged: bool,
-    known: bool,
-    ended: Option<Ended>,
+    at_limit: AtLimit,
+    state: State,
+}
+
+/// How far a close has come.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// The FIN has not been sent.
+    Open,
+    /// The FIN is out, and the peer may still send.
+    Draining {
+        /// There may be something to read.
+        readable: bool,
+        sent: Sent,
+    },
+    /// The peer has closed its side, and may not have acknowledged everything.
+    PeerClosed { sent: Sent },
+    /// It is decided how it ends; what is left may have to be asked for the outcome.
+    Ended { ended: Ended, sent: Sent },
+}
+
+/// What is known of the bytes that were sent; `ask`: the send queue may have changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// The kernel cannot tell, or has not been asked.
+    Unknown { ask: bool },
+    /// So many bytes, or the FIN, are not acknowledged. The kernel counts them in an `int`.
+    Holds { bytes: u32, ask: bool },
+    /// The peer has acknowledged everything, the FIN included, and that stays so.
+    Acknowledged,
+}
+
+impl Sent {
+    const UNASKED: Self = Self::Unknown { ask: true };
+
+    fn asks(self) -> bool {
+        matches!(self, Self::Unknown { ask: true } | Self::Holds { ask: true, .. })
+    }
+
+    /// The same, to be asked again or not.
+    fn asking(self, ask: bool) -> Self {
+        match self {
+            Self::Unknown { .. } => Self::Unknown { ask },
+            Self::Holds { bytes, .. } => Self::Holds { bytes, ask },
+            Self::Acknowledged => Self::Acknowledged,
+        }
+    }
+
+    /// What a look at the queue makes of it.
+    fn measured(self, bytes: u64, fin: bool) -> Self {
+        match self {
+            Self::Acknowledged => self,
+            _ if fin && bytes == 0 => Self::Acknowledged,
+            _ => Self::Holds { bytes: narrow(bytes), ask: false },
+        }
+    }
+
+    /// Whether the peer has acknowledged something between an earlier look and this one; the first look counts.
+    fn is_progress_since(self, earlier: Self) -> bool {
+        match (earlier, self) {
+            (Self::Unknown { .. }, _) | (Self::Holds { .. }, Self::Acknowledged) => true,
+            (Self::Holds { bytes: before, .. }, Self::Holds { bytes, .. }) => bytes < before,
+            _ => false,
+        }
+    }
+
+    /// The kernel cannot tell.
+    fn unknown(self) -> Self {
+        match self {
+            Self::Acknowledged => self,
+            _ => Self::Unknown { ask: false },
+        }
+    }
+
+    fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Unknown { .. } => None,
+            Self::Holds { bytes, .. } => Some(u64::from(bytes)),
+            Self::Acknowledged => Some(0),
+        }
+    }
 }
 
 impl Core {
     pub(crate) fn new(policy: &Policy, now: u64) -> Self {
+        let state = match policy.mode {
+            // A reset needs no half-close, and asks only what it costs.
+            Mode::Abort => State::Ended { ended: Ended::Aborted, sent: Sent::UNASKED },
+            Mode::Linger | Mode::None => State::Open,
+        };
         Self {
             started: now,
             discarded: 0,
             allowance: policy.max_discard.unwrap_or(u64::MAX),
-            unacknowledged: 0,
             progress: 0,
             idle: millis(policy.idle),
             total: millis(policy.total),
             grace: millis(policy.grace),
             mode: policy.mode,
-            abort_at_limit: policy.at_limit == AtLimit::Abort,
-            half_closed: false,
-            readable: true,
-            measure: true,
-            end_of_stream: false,
-            acknowledged: false,
-            known: false,
-            // A reset needs no half-close, and asks only what it costs.
-            ended: (policy.mode == Mode::Abort).then_some(Ended::Aborted),
+            at_limit: policy.at_limit,
+            state,
         }
     }
 
     pub(crate) fn on(&mut self, event: Event, now: u64) {
-        if self.ended.is_some() {
-            // Only the last question is still open: what a reset left unacknowledged.
-            if let Event::Unacknowledged { bytes, .. } = event {
-                self.known = true;
-                self.unacknowledged = narrow(bytes);
-            }
-            self.measure = false;
+        if let State::Ended { sent, .. } = &mut self.state {
+            // Only the last question is still open: what is left unacknowledged.
+            *sent = match event {
+                Event::Unacknowledged { bytes, fin } => sent.measured(bytes, fin),
+                _ => sent.asking(false),
+            };
             return;
         }
         match event {
             Event::HalfClosed => {
-                self.half_closed = true;
+                if let State::Open = self.state {
+                    self.state = State::Draining { readable: true, sent: Sent::UNASKED };
+                }
                 self.progressed(now);
             }
-            Event::Gone => self.end_early(Ended::Gone),
             Event::Discarded(bytes) => {
                 self.discarded = self.discarded.saturating_add(bytes);
                 self.allowance = self.allowance.saturating_sub(bytes);
-                self.readable &= self.mode == Mode::Linger;
+                // Without lingering one read is enough: a peer that floods cannot make it stay.
+                if self.mode == Mode::None {
+                    self.set_readable(false);
+                }
                 self.progressed(now);
             }
-            Event::Empty => self.readable = false,
+            Event::Empty => self.set_readable(false),
             Event::EndOfStream => {
-                self.end_of_stream = true;
-                self.readable = false;
-                // What has been acknowledged stays so.
-                self.measure = !self.acknowledged;
+                if let State::Draining { sent, .. } = self.state {
+                    self.state = State::PeerClosed { sent: sent.asking(true) };
+                }
             }
             Event::Unacknowledged { bytes, fin } => {
-                let bytes = narrow(bytes);
-                let everything = fin && bytes == 0;
-                if !self.known || bytes < self.unacknowledged || (everything && !self.acknowledged) {
-                    self.progressed(now);
+                if let Some(sent) = self.sent_mut() {
+                    let earlier = std::mem::replace(sent, sent.measured(bytes, fin));
+                    if sent.is_progress_since(earlier) {
+                        self.progressed(now);
+                    }
                 }
-                self.measure = false;
-                self.known = true;
-                self.unacknowledged = bytes;
-                self.acknowledged = everything;
             }
             Event::Unknown => {
-                self.measure = false;
-                self.known = false;
+                if let Some(sent) = self.sent_mut() {
+                    *sent = sent.unknown();
+                }
             }
+            Event::Woken => {
+                self.set_readable(true);
+                if let Some(sent) = self.sent_mut() {
+                    *sent = sent.asking(true);
+                }
+            }
+            Event::Gone => self.end_early(Ended::Gone),
             Event::Reset => self.end_early(Ended::PeerReset),
             Event::KernelTimeout => self.end_early(Ended::TimedOut(Bound::Kernel)),
-            Event::Failed(kind) => self.ended = Some(Ended::Failed(kind)),
-            Event::Woken => {
-                self.readable = !self.end_of_stream;
-                self.measure = !self.acknowledged;
-            }
+            Event::Failed(kind) => self.end(Ended::Failed(kind), false),
         }
     }
 
     pub(crate) fn next(&mut self, now: u64) -> Action<u64> {
-        if self.ended.is_none() {
-            if !self.half_closed {
-                return Action::HalfClose;
-            }
-            if now >= self.end() {
-                // Even now the truth about the last bytes is worth one question.
-                if self.measure {
+        loop {
+            match self.state {
+                State::Open => return Action::HalfClose,
+                State::Draining { readable: true, .. } if now < self.end_at() && !self.is_sated() => {
+                    return Action::Discard { max: self.allowance };
+                }
+                // Even when time is over the truth about the last bytes is worth one question.
+                State::Draining { sent, .. } | State::PeerClosed { sent } | State::Ended { sent, .. }
+                    if sent.asks() =>
+                {
                     return Action::Measure;
                 }
-                self.ended = Some(self.at_total());
-            } else if self.readable && self.allowance > 0 {
-                return Action::Discard { max: self.allowance };
-            } else if self.measure {
-                return Action::Measure;
-            } else if self.mode == Mode::None {
-                self.ended = Some(Ended::Unwaited);
-            } else if self.end_of_stream && (self.acknowledged || !self.known) {
-                self.ended = Some(Ended::PeerClosed);
-            } else {
-                let until = self.patience();
-                if now < until {
-                    return Action::Wait { until };
-                }
-                self.ended = Some(self.at_patience());
+                State::Draining { .. } | State::PeerClosed { .. } => match self.wait(now) {
+                    Ok(until) => return Action::Wait { until },
+                    Err(ended) => self.end(ended, false),
+                },
+                State::Ended { ended, sent } => return self.close(ended, sent, now),
             }
         }
-        if self.measure && matches!(self.ended, Some(ended) if ended.leaves_a_queue()) {
-            return Action::Measure;
+    }
+
+    /// Until when to wait for the peer; where there is nothing to wait for, how it ends.
+    fn wait(&self, now: u64) -> Result<u64, Ended> {
+        if now >= self.end_at() {
+            return Err(self.at_total());
         }
-        let ended = self.ended.unwrap_or(Ended::TimedOut(Bound::Total));
+        if self.mode == Mode::None {
+            return Err(Ended::Unwaited);
+        }
+        if let State::PeerClosed { sent: Sent::Unknown { .. } | Sent::Acknowledged } = self.state {
+            return Err(Ended::PeerClosed);
+        }
+        let until = self.patience();
+        debug_assert!(until <= self.end_at(), "no wait goes past `total`");
+        if now < until { Ok(until) } else { Err(self.at_patience()) }
+    }
+
+    fn close(&self, ended: Ended, sent: Sent, now: u64) -> Action<u64> {
+        debug_assert!(!sent.asks(), "an outcome is told with a question open");
         Action::Close {
-            abort: self.mode == Mode::Abort || (self.abort_at_limit && ended.is_a_limit()),
+            abort: self.mode == Mode::Abort || (self.at_limit == AtLimit::Abort && ended.is_a_limit()),
             outcome: Outcome {
                 ended,
                 discarded: self.discarded,
-                unacknowledged: self.known.then_some(u64::from(self.unacknowledged)),
+                unacknowledged: sent.bytes(),
                 elapsed: Duration::from_nanos(now.saturating_sub(self.started)),
             },
         }
     }
 
+    /// Tightens the bounds; never loosens one.
     pub(crate) fn hurry(&mut self, idle: Duration, total: Duration, now: u64) {
         let elapsed = now.saturating_sub(self.started).div_ceil(NANOS);
         let total = elapsed.saturating_add(u64::from(millis(total)));
@@ -297,23 +376,29 @@ impl Core {
         self.grace = self.grace.min(millis(idle));
     }
 
-    /// Gives the close up for the sake of others; what is unacknowledged is asked once more.
+    /// Gives the close up for the sake of others.
     pub(crate) fn evict(&mut self) {
-        if self.ended.is_none() {
+        if !matches!(self.state, State::Ended { .. }) {
             self.end_early(Ended::Evicted);
         }
     }
 
+    /// Whether the peer has acknowledged everything, as far as is known.
     pub(crate) fn acknowledged(&self) -> bool {
-        self.acknowledged
+        self.sent() == Sent::Acknowledged
+    }
+
+    pub(crate) fn half_closed(&self) -> bool {
+        !matches!(self.state, State::Open)
     }
 
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded
     }
 
+    /// Whether the peer has closed its side.
     pub(crate) fn end_of_stream(&self) -> bool {
-        self.end_of_stream
+        matches!(self.state, State::PeerClosed { .. })
     }
 
     /// Whether everything was read that the policy lets be read.
@@ -322,28 +407,52 @@ impl Core {
     }
 
     /// When `total` ends the close.
-    pub(crate) fn end(&self) -> u64 {
+    pub(crate) fn end_at(&self) -> u64 {
         self.started.saturating_add(nanos(self.total))
     }
 
     /// When the present silence becomes too long.
     pub(crate) fn patience(&self) -> u64 {
-        let silence = if self.acknowledged {
+        let silence = if self.acknowledged() {
             self.grace.min(self.idle)
-        } else if self.allowance == 0 {
+        } else if self.is_sated() {
             // Nothing is read any more, so silence proves nothing: only acknowledgement or `total` ends it.
-            return self.end();
+            return self.end_at();
         } else {
             self.idle
         };
         let until = self.started.saturating_add(nanos(self.progress)).saturating_add(nanos(silence));
-        until.min(self.end())
+        until.min(self.end_at())
     }
 
-    /// Ends where the peer or the kernel decided it; the send queue is asked once more, for it stays.
+    fn sent(&self) -> Sent {
+        match self.state {
+            State::Open => Sent::UNASKED,
+            State::Draining { sent, .. } | State::PeerClosed { sent } | State::Ended { sent, .. } => sent,
+        }
+    }
+
+    fn sent_mut(&mut self) -> Option<&mut Sent> {
+        match &mut self.state {
+            State::Draining { sent, .. } | State::PeerClosed { sent } => Some(sent),
+            State::Open | State::Ended { .. } => None,
+        }
+    }
+
+    fn set_readable(&mut self, is_readable: bool) {
+        if let State::Draining { readable, .. } = &mut self.state {
+            *readable = is_readable;
+        }
+    }
+
+    /// Ends where the peer or the kernel decided it. `SIOCOUTQ` still answers after a reset: ask once more.
     fn end_early(&mut self, ended: Ended) {
-        self.ended = Some(ended);
-        self.measure = true;
+        self.end(ended, true);
+    }
+
+    fn end(&mut self, ended: Ended, ask: bool) {
+        debug_assert!(!matches!(self.state, State::Ended { .. }), "a close ends once");
+        self.state = State::Ended { ended, sent: self.sent().asking(ask) };
     }
 
     fn progressed(&mut self, now: u64) {
@@ -351,20 +460,23 @@ impl Core {
     }
 
     fn at_patience(&self) -> Ended {
-        match (self.acknowledged, self.allowance) {
-            (true, 0) => Ended::Limit,
-            (true, _) => Ended::Acknowledged,
+        match (self.acknowledged(), self.is_sated()) {
+            (true, true) => Ended::Limit,
+            (true, false) => Ended::Acknowledged,
             (false, _) => Ended::TimedOut(Bound::Idle),
         }
     }
 
     fn at_total(&self) -> Ended {
-        match (self.acknowledged, self.allowance) {
-            (true, 0) => Ended::Limit,
+        match (self.acknowledged(), self.is_sated()) {
+            (true, true) => Ended::Limit,
             _ => Ended::TimedOut(Bound::Total),
         }
     }
 }
+
+/// The closer holds thousands of cores. 56 bytes, so that a socket with all that belongs to it takes 96.
+const _: () = assert!(size_of::<Core>() <= 56);
 
 /// Nanoseconds in a millisecond.
 const NANOS: u64 = 1_000_000;
@@ -381,6 +493,6 @@ fn nanos(millis: u32) -> u64 {
     u64::from(millis) * NANOS
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[path = "machine_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use linger_probe::{Answer, Check, Config, Report, probe};
-use linger_testing::servers::SERVERS;
+use linger_testing::servers::{SERVERS, available};
 use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 

@@ -75,8 +75,8 @@ pub(super) struct Throttle {
     tokens: u64,
     /// Up to when tokens have been given out, in nanoseconds.
     at: u64,
-    /// All have been spent, and nothing is given until there are enough again for many sockets at once: who
-    /// wakes for each grain takes the processor from those for whom it was saved.
+    /// All have been spent, and nothing is given until there are enough again for many sockets at once: a wake-up
+    /// for every few tokens would cost the CPU that the rate saves.
     dry: bool,
 }
 
@@ -97,11 +97,11 @@ impl Throttle {
             let fresh = u64::try_from(fresh).unwrap_or(u64::MAX);
             self.tokens = fresh.saturating_add(self.tokens).min((rate / 10).max(1));
         }
-        self.dry = self.tokens < if self.dry { Self::lot(rate) } else { Self::grain(rate) };
+        self.dry = self.tokens < if self.dry { Self::batch(rate) } else { Self::least_read(rate) };
         if self.dry {
             return 0;
         }
-        (self.tokens / sharing.max(1) as u64).max(Self::grain(rate))
+        (self.tokens / sharing.max(1) as u64).max(Self::least_read(rate))
     }
 
     pub(super) fn is_bounded(&self) -> bool {
@@ -115,25 +115,24 @@ impl Throttle {
     /// When there will be something to share again; the past where there is now.
     pub(super) fn refilled(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
-        let enough = if self.dry { Self::lot(rate) } else { Self::grain(rate) };
+        let enough = if self.dry { Self::batch(rate) } else { Self::least_read(rate) };
         let missing = enough.saturating_sub(self.tokens);
         let wait = (u128::from(missing) * SECOND).div_ceil(u128::from(rate));
         if missing == 0 { 0 } else { self.at.saturating_add(wait as u64) }
     }
 
     /// The least worth a system call.
-    fn grain(rate: u64) -> u64 {
+    fn least_read(rate: u64) -> u64 {
         (rate / 100).clamp(1, 16 << 10)
     }
 
-    /// The least worth a wake-up: what comes in a millisecond. More at once would
-    /// hold up whoever wants the processor meanwhile.
-    fn lot(rate: u64) -> u64 {
-        (rate / 1000).max(Self::grain(rate))
+    /// The least worth a wake-up: the tokens of a millisecond. More at once would hold up other threads.
+    fn batch(rate: u64) -> u64 {
+        (rate / 1000).max(Self::least_read(rate))
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

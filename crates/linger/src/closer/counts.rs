@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub lingering_acknowledged: u64,
     /// Closes by how they ended.
     pub ended: EndedCounts,
-    /// Bytes of the peers that were read and thrown away.
+    /// Bytes of the peers that were read and discarded.
     pub discarded: u64,
     /// Bytes written to the peers and never acknowledged, as far as the kernel could tell.
     pub unacknowledged: u64,
@@ -46,13 +46,13 @@ pub struct EndedCounts {
 }
 
 impl EndedCounts {
-    /// The number for one way to end.
+    /// How many ended in one way.
     pub fn of(&self, ended: Ended) -> u64 {
         let mut copy = *self;
         *copy.place(ended)
     }
 
-    /// Each way to end by name, `snake_case`, with its number.
+    /// Each way to end by name, `snake_case`, with its count.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         [
             ("peer_closed", self.peer_closed),

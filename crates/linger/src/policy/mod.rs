@@ -185,7 +185,7 @@ pub struct InvalidPolicy {
     pub reason: &'static str,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
