@@ -96,6 +96,8 @@ fn licences() -> anyhow::Result<()> {
     if !is_there("cargo-deny")? {
         return Ok(());
     }
+    // It wants all of the lock file, for other systems as well; what is there already needs no network.
+    call(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
     call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
 }
 
