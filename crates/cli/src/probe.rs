@@ -112,7 +112,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if json {
         println!("{}", whole(&report));
     } else {
-        let server = report.server.as_deref().unwrap_or("this server");
+        let server =
+            report.server.as_ref().map_or("this server".to_owned(), |server| server.terminal().to_string());
         anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
     }
     ExitCode::from(status(overall))

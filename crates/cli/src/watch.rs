@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
-    filter.processes = arguments.process.clone();
+    filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
         Err(error) => return exit::fail(exit::NOT_POSSIBLE_HERE, error),
@@ -163,7 +163,7 @@ fn line(notice: &Notice) -> Option<String> {
 
 fn reset_line(reset: &Reset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
-    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {process}"));
+    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {}", process.plain()));
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let others =
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use linger_untrusted::Untrusted;
+
 use crate::trial::{Ended, Seen};
 use crate::witness::Witnessed;
 
@@ -212,7 +214,7 @@ pub struct Report {
     /// The target, as a URL.
     pub target: String,
     /// The `Server` header, where there is one.
-    pub server: Option<String>,
+    pub server: Option<Untrusted>,
     /// Length of the plain answer's body, in bytes.
     pub response_bytes: u64,
     /// How its end is known: `content-length`, `chunked`, `end-request`, `close`.

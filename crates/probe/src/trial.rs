@@ -6,6 +6,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
 use rustix::event::PollFlags;
 
 use crate::counters::grown;
@@ -60,7 +61,7 @@ pub(crate) struct Seen {
     pub(crate) complete: bool,
     pub(crate) unframed: bool,
     pub(crate) status: Option<u16>,
-    pub(crate) server: Option<String>,
+    pub(crate) server: Option<Untrusted>,
     pub(crate) framing: &'static str,
     pub(crate) ended: Ended,
     pub(crate) elapsed: Duration,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
 use linger_why::Cause;
 use serde::Serialize;
 
@@ -34,7 +35,7 @@ pub struct Filter {
     /// Only these ports, local or remote; none means all.
     pub ports: Vec<u16>,
     /// Only processes of these names; none means all.
-    pub processes: Vec<String>,
+    pub processes: Vec<Untrusted>,
 }
 
 impl Filter {
