@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use linger_lab::{Bytes, Campaign, ClientPlan, Fate, Until, campaign};
-use serde_json::json;
 
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Sends requests and says what became of every response.
@@ -104,13 +105,18 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         bar.set_message(format!("{} connections, {} lost", so_far.tally.trials, so_far.tally.lost));
     });
     bar.finish_and_clear();
-    if arguments.json {
-        println!("{}", object(&seen));
+    let mut out = Stdout::new();
+    let printed = if arguments.json {
+        out.json(&line(Verb::Client, lines::Client::from(&seen)))
     } else {
-        print(&seen, &arguments.server);
-    }
+        print(&mut out, &seen, &arguments.server)
+    };
+    let printed = printed.and_then(|()| out.flush());
     moral(&seen, server);
-    ExitCode::from(verdict(&seen))
+    match printed {
+        Ok(()) => ExitCode::from(verdict(&seen)),
+        Err(stopped) => stopped.end(Some(verdict(&seen))),
+    }
 }
 
 fn verdict(seen: &Campaign) -> u8 {
@@ -124,33 +130,36 @@ fn verdict(seen: &Campaign) -> u8 {
     }
 }
 
-fn print(seen: &Campaign, server: &str) {
+fn print(out: &mut Stdout, seen: &Campaign, server: &str) -> Result<(), Stopped> {
     let tally = &seen.tally;
-    println!("{} connections to {server} in {:.1} s", tally.trials, seen.elapsed.as_secs_f64());
+    let seconds = seen.elapsed.as_secs_f64();
+    out.text(format_args!("{} connections to {server} in {seconds:.1} s\n", tally.trials))?;
     for fate in Fate::ALL.into_iter().filter(|fate| tally.of(*fate) > 0) {
-        println!("  {fate:<34}{}", tally.of(fate));
+        out.text(format_args!("  {fate:<34}{}\n", tally.of(fate)))?;
     }
     let (low, high) = tally.interval();
-    println!(
-        "lost {} of {}: {:.1}% to {:.1}% (95% interval)",
+    out.text(format_args!(
+        "lost {} of {}: {:.1}% to {:.1}% (95% interval)\n",
         tally.lost,
         tally.trials,
         low * 100.0,
         high * 100.0
-    );
+    ))?;
     if let Some((trial, time, fate)) = seen.first_loss {
-        println!("first loss after {trial} trials, {:.1} s: {fate}", time.as_secs_f64());
+        let seconds = time.as_secs_f64();
+        out.text(format_args!("first loss after {trial} trials, {seconds:.1} s: {fate}\n"))?;
     }
+    Ok(())
 }
 
 /// What the numbers do not say by themselves.
 fn moral(seen: &Campaign, server: SocketAddr) {
     let tally = &seen.tally;
     if seen.cut > 0 {
-        eprintln!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
+        say!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
     }
     if tally.of(Fate::ResetBeforeAny) > 0 {
-        eprintln!(
+        say!(
             "note: a reset before any byte: check the listen backlog first, the server may never have seen the \
              connection.\n      On the server: `nstat -az TcpExtListenOverflows TcpExtListenDrops` should not grow, \
              and in `ss -ltn`\n      Recv-Q (waiting) should stay below Send-Q (the backlog) for port {}.",
@@ -158,34 +167,12 @@ fn moral(seen: &Campaign, server: SocketAddr) {
         );
     }
     if seen.unknown_length {
-        eprintln!(
+        say!(
             "note: the responses do not say how long they are; say it with --response, or a short one with a \
              clean end goes unnoticed."
         );
     }
     if let (true, Some(error)) = (tally.of(Fate::Refused) + tally.of(Fate::Failed) > 0, &seen.error) {
-        eprintln!("note: {error}; is `linger server` running at {server}?");
+        say!("note: {error}; is `linger server` running at {server}?");
     }
-}
-
-fn object(seen: &Campaign) -> serde_json::Value {
-    let tally = &seen.tally;
-    let (low, high) = tally.interval();
-    let fates: serde_json::Map<String, serde_json::Value> =
-        Fate::ALL.iter().map(|fate| (fate.name().to_owned(), tally.of(*fate).into())).collect();
-    json!({
-        "type": "client",
-        "trials": tally.trials,
-        "lost": tally.lost,
-        "silent": tally.silent,
-        "wilson_low": low,
-        "wilson_high": high,
-        "fates": fates,
-        "first_loss": seen.first_loss.map(|(trial, time, fate)| json!({
-            "trial": trial, "seconds": time.as_secs_f64(), "fate": fate.name(),
-        })),
-        "error": seen.error,
-        "cut": seen.cut,
-        "seconds": seen.elapsed.as_secs_f64(),
-    })
 }

@@ -27,12 +27,12 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
         signal_hook::flag::register_conditional_shutdown(signal, 130, second.clone())?;
         signal_hook::flag::register(signal, second.clone())?;
     }
-    thread::spawn(move || {
+    let wait = move || {
         if signals.forever().next().is_some() {
             first();
         }
-    });
-    Ok(())
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
 /// Becomes true with SIGINT or SIGTERM, for whoever looks; what they do otherwise stays as it is.

@@ -9,6 +9,8 @@ mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
+mod lines;
+mod output;
 mod probe;
 mod progress;
 mod run;
@@ -20,5 +22,5 @@ mod why;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    args::parse().run()
+    args::run()
 }

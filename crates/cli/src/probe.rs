@@ -10,7 +10,10 @@ use anstyle::{AnsiColor, Style};
 use clap::Args;
 use linger_lab::Bytes;
 use linger_probe::{Check, Config, Error, Finding, Report, Target, Verdict};
+use linger_untrusted::message;
 
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
@@ -81,23 +84,20 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     // A question may wait for half a minute; its answers so far are out.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
-        eprintln!("linger: interrupted; the other questions were not asked");
+        say!("linger: interrupted; the other questions were not asked");
         let found = so_far.load(Ordering::Relaxed);
         std::process::exit(i32::from(if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL }));
     });
     if let Err(error) = ended {
         return exit::io("cannot take signals", &error);
     }
-    let mut headed = json;
+    let (mut out, mut headed, mut printed) = (Stdout::new(), json, Ok(()));
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
         fault.fetch_or(status(finding.verdict) == exit::LOSS_FOUND, Ordering::Relaxed);
-        bar.suspend(|| {
-            if !headed {
-                print_head();
-                headed = true;
-            }
-            if json { print_json(finding) } else { print(finding) }
-        });
+        if printed.is_ok() {
+            let head = !std::mem::replace(&mut headed, true);
+            printed = bar.suspend(|| print(&mut out, finding, json, head));
+        }
     });
     bar.finish_and_clear();
     let report = match report {
@@ -107,16 +107,24 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let overall = report.overall();
     if let Some(why) = &report.unwatched {
-        eprintln!("linger: causes and processes are not shown: {why}");
+        say!("linger: causes and processes are not shown: {why}");
     }
+    let printed = printed.and_then(|()| conclude(&mut out, &report, json));
+    match printed {
+        Ok(()) => ExitCode::from(status(overall)),
+        Err(stopped) => stopped.end(Some(status(overall))),
+    }
+}
+
+fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped> {
     if json {
-        println!("{}", whole(&report));
+        out.json(&line(Verb::Probe, lines::Probe::from(report)))?;
     } else {
-        let server =
-            report.server.as_ref().map_or("this server".to_owned(), |server| server.terminal().to_string());
-        anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
+        let server = report.server.as_ref().map(|server| server.terminal().to_string());
+        let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
+        out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
     }
-    ExitCode::from(status(overall))
+    out.flush()
 }
 
 fn status(verdict: Verdict) -> u8 {
@@ -137,61 +145,43 @@ fn style(verdict: Verdict) -> Style {
     colour.on_default()
 }
 
-fn print_head() {
-    anstream::println!(
-        "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
-        "check",
-        "verdict",
-        "got",
-        "expected",
-        "ended",
-        "seconds"
-    );
-}
-
-fn print(finding: &Finding) {
+fn print(out: &mut Stdout, finding: &Finding, json: bool, head: bool) -> Result<(), Stopped> {
+    if json {
+        out.json(&line(Verb::Probe, lines::Finding::from(finding)))?;
+        return out.flush();
+    }
+    if head {
+        out.text(format_args!(
+            "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
+            "check", "verdict", "got", "expected", "ended", "seconds"
+        ))?;
+    }
     let style = style(finding.verdict);
     let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
     let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
-    anstream::println!(
-        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}",
+    out.text(format_args!(
+        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}\n",
         finding.check.name(),
         finding.verdict.name(),
         finding.got,
         finding.seconds
-    );
+    ))?;
     let times = match finding.trials {
         0 | 1 => String::new(),
         trials => format!(" ({} of {trials} trials)", finding.with_this_verdict),
     };
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
-    anstream::println!("{}", textwrap::fill(&format!("{}{times}", finding.sentence), options));
+    let said = textwrap::fill(&format!("{}{times}", finding.sentence), options);
+    out.text(format_args!("{}\n", message(&said)))?;
     if !finding.counters.is_empty() {
         let counted: Vec<String> =
             finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
-        anstream::println!("    the kernel counted: {}", counted.join(", "));
+        out.text(format_args!("    the kernel counted: {}\n", counted.join(", ")))?;
     }
     for seen in &finding.resets {
         let seen = format!("the kernel saw in all trials: {seen}");
         let options = options.clone().subsequent_indent("      ");
-        anstream::println!("{}", textwrap::fill(&seen, options));
+        out.text(format_args!("{}\n", textwrap::fill(&seen, options)))?;
     }
-}
-
-fn print_json(finding: &Finding) {
-    let mut object = serde_json::to_value(finding).unwrap_or_default();
-    object["type"] = "finding".into();
-    println!("{object}");
-}
-
-fn whole(report: &Report) -> serde_json::Value {
-    serde_json::json!({
-        "type": "probe",
-        "target": report.target,
-        "server": report.server,
-        "response_bytes": report.response_bytes,
-        "framing": report.framing,
-        "unwatched": report.unwatched,
-        "verdict": report.overall(),
-    })
+    out.flush()
 }

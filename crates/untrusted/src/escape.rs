@@ -70,13 +70,17 @@ fn visible(bytes: &[u8], out: &mut String, also: fn(char) -> bool) -> fmt::Resul
     Ok(())
 }
 
-/// A message of several lines, of which one part or another came from a stranger: all but the newlines is made
-/// printable. For errors of libraries that hold a peer's words; where a text stands alone, use
+/// A message of several lines, of which one part or another came from a stranger: all but the newlines and tabs is
+/// made printable. For errors of libraries that hold a peer's words; where a text stands alone, use
 /// [`Untrusted::terminal`](crate::Untrusted::terminal), which lets no newline through.
 pub fn message(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_printable(c) || c == '\n' { shown.push(c) } else { shown.extend(c.escape_default()) }
+        if is_printable(c) || matches!(c, '\n' | '\t') {
+            shown.push(c)
+        } else {
+            shown.extend(c.escape_default())
+        }
     }
     shown
 }

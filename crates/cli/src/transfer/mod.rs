@@ -19,10 +19,11 @@ use clap::Args;
 use linger_lab::Bytes;
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
-    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, PORT, Refusal, Remote,
-    Security, Summary, Verdict,
+    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, PORT, Remote, Security,
+    Summary, Verdict,
 };
 
+use crate::output::say;
 use crate::{exit, interrupt};
 
 /// How to reach the other machine.
@@ -235,7 +236,7 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
         (Some(error), _) => return exit::fail(code, error),
         (None, exit::NOTHING_LOST) => {}
         (None, _) if summary.failed > 1 => {
-            eprintln!("linger: {} entries were not delivered", summary.failed);
+            say!("linger: {} entries were not delivered", summary.failed);
         }
         (None, _) => {}
     }
@@ -255,11 +256,6 @@ fn cannot_tell(error: &Error) -> ExitCode {
         Error::Usage(_) | Error::NotPossibleHere(_) => refuse(error),
         error => exit::fail(exit::COULD_NOT_TELL, error),
     }
-}
-
-/// The word for a refusal in JSON.
-fn word(refusal: Refusal) -> serde_json::Value {
-    serde_json::to_value(refusal).unwrap_or_default()
 }
 
 fn is_stdio(path: &Path) -> bool {
