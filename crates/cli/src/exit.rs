@@ -52,7 +52,7 @@ fn code(error: &io::Error) -> u8 {
 }
 
 /// What to do about a machine, or a user's share of it, that has no more.
-fn machine_hint(error: &io::Error) -> &'static str {
+pub(crate) fn machine_hint(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         // clone(2) and fork(2).
         Some(Errno::AGAIN) => "; no more threads can be had: see `ulimit -u` and the cgroup's pids.max",

@@ -101,7 +101,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             }
             ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
-        Err(error) => exit::fail(code(&error), format_args!("run: {error}")),
+        Err(error) => {
+            let hint = match &error {
+                Error::System { source, .. } => exit::machine_hint(source),
+                _ => "",
+            };
+            exit::fail(code(&error), format_args!("run: {error}{hint}"))
+        }
     }
 }
 

@@ -81,18 +81,37 @@ pub fn allocated() -> usize {
     info.uordblks + info.hblkhd
 }
 
-/// Makes a system call fail for a command and all it starts, as a container's profile does: one of `seccomp` (with
-/// flags only), `pidfd_open`, `pidfd_getfd` and `process_vm_readv`.
+/// Makes a system call fail for a command and all it starts, as a container's profile or a machine without resources
+/// does: `seccomp` (with flags only), those that create files (`create`) and the stacks of threads (`stack`), those
+/// that make threads and processes (`clone`), and others by their names.
 pub fn refuse(command: &mut Command, call: &str, error: rustix::io::Errno) {
     use crate::seccomp::{Filter, Rule, When};
-    let (call, when) = match call {
-        "seccomp" => (libc::SYS_seccomp, When::IsNot(1, 0)),
-        "pidfd_open" => (libc::SYS_pidfd_open, When::Always),
-        "pidfd_getfd" => (libc::SYS_pidfd_getfd, When::Always),
-        "process_vm_readv" => (libc::SYS_process_vm_readv, When::Always),
+    // The C library reserves the stack of a thread without access, then opens all of it but the guard.
+    const NO_ACCESS: u32 = libc::PROT_NONE as u32;
+    // As std and tempfile create files.
+    const TRUNCATED: u32 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC) as u32;
+    const EXCLUSIVE: u32 = (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC) as u32;
+    let always = |call| Rule { call, when: When::Always };
+    let rules = match call {
+        "seccomp" => vec![Rule { call: libc::SYS_seccomp, when: When::IsNot(1, 0) }],
+        "stack" => vec![Rule { call: libc::SYS_mmap, when: When::Is(2, &[NO_ACCESS]) }],
+        "create" => vec![Rule { call: libc::SYS_openat, when: When::Is(2, &[TRUNCATED, EXCLUSIVE]) }],
+        "clone" => vec![always(libc::SYS_clone), always(libc::SYS_clone3)],
+        "pidfd_open" => vec![always(libc::SYS_pidfd_open)],
+        "pidfd_getfd" => vec![always(libc::SYS_pidfd_getfd)],
+        "process_vm_readv" => vec![always(libc::SYS_process_vm_readv)],
+        "socket" => vec![always(libc::SYS_socket)],
+        "socketpair" => vec![always(libc::SYS_socketpair)],
+        "bind" => vec![always(libc::SYS_bind)],
+        "listen" => vec![always(libc::SYS_listen)],
+        "epoll_create1" => vec![always(libc::SYS_epoll_create1)],
+        "eventfd2" => vec![always(libc::SYS_eventfd2)],
+        "pipe2" => vec![always(libc::SYS_pipe2)],
+        "perf_event_open" => vec![always(libc::SYS_perf_event_open)],
+        "unshare" => vec![always(libc::SYS_unshare)],
         other => panic!("{other} is not among the calls"),
     };
-    let filter = Filter::refusing(&[Rule { call, when }], error.raw_os_error() as u16);
+    let filter = Filter::refusing(&rules, error.raw_os_error() as u16);
     // SAFETY: it makes system calls only: no allocation and no lock between fork and exec.
     unsafe { command.pre_exec(move || filter.install_with(0).map(drop)) };
 }

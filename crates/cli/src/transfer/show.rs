@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
@@ -12,6 +11,7 @@ use linger_transfer::{
 
 use crate::lines::{self, Verb, line};
 use crate::output::{Content, NewFile, Refused, Stdout, Stopped, say};
+use crate::progress;
 
 /// Shows one transfer.
 pub(crate) struct Show {
@@ -94,7 +94,7 @@ impl Show {
             }
             Progress::Connected { .. } => {
                 // Not before: the code may have been asked for on the same terminal.
-                self.bar.enable_steady_tick(Duration::from_millis(200));
+                progress::tick(&self.bar);
                 self.bar.set_message(format!("{} looks what it has", self.host));
             }
             Progress::Started { path, kind, size, resumed } => {
