@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use linger_lab::{Bytes, Campaign, ClientPlan, Fate, Until, campaign};
+use linger_lab::{Bytes, Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
 
 use crate::lines::{self, Verb, line};
 use crate::output::{Stdout, Stopped, say};
@@ -14,8 +14,11 @@ use crate::{exit, interrupt, progress};
 
 /// Sends requests and says what became of every response.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  linger client 192.0.2.7:8080 --request 108 --until-loss\n  \
-    linger client [2001:db8::7]:8080 --late 8 --count 1000 --recv-buffer 16KiB")]
+#[command(after_help = "Examples:\n  linger client 192.0.2.7:8080 --request 108 --until-reset\n  \
+    linger client [2001:db8::7]:8080 --late 8 --count 1000 --recv-buffer 16KiB\n\n\
+    `lost`: bytes are missing. `at risk`: all bytes arrived, and then the connection was reset or a\n\
+    write failed; another client or a slower link would have lost some.\n\
+    Exit status: 0 every response was kept, 1 some were lost or at risk, 3 could not tell.")]
 pub(crate) struct Arguments {
     /// The server, as HOST:PORT.
     server: String,
@@ -31,9 +34,12 @@ pub(crate) struct Arguments {
     /// Connections at a time.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     concurrency: u64,
-    /// Go on until a response is lost.
+    /// Go on until bytes of a response are missing.
     #[arg(long, group = "end")]
     until_loss: bool,
+    /// Go on until a connection is reset, whether or not bytes are missing.
+    #[arg(long, group = "end")]
+    until_reset: bool,
     /// Make so many connections [default: 100].
     #[arg(long, value_name = "N", group = "end")]
     count: Option<u64>,
@@ -46,6 +52,9 @@ pub(crate) struct Arguments {
     /// How long a connection may take.
     #[arg(long, value_name = "SECS", default_value = "30s", value_parser = duration)]
     timeout: Duration,
+    /// End with status 0 also where responses were at risk, as long as none was lost.
+    #[arg(long)]
+    at_risk_ok: bool,
     /// One JSON object at the end instead of text.
     #[arg(long)]
     json: bool,
@@ -91,10 +100,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         closes: true,
         timeout: arguments.timeout,
     };
-    let until = match (arguments.until_loss, arguments.r#for) {
-        (true, _) => Until::Loss,
-        (_, Some(time)) => Until::For(time),
-        _ => Until::Count(arguments.count.unwrap_or(100)),
+    let until = match arguments.r#for {
+        _ if arguments.until_loss => Until::Loss,
+        _ if arguments.until_reset => Until::Reset,
+        Some(time) => Until::For(time),
+        None => Until::Count(arguments.count.unwrap_or(100)),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
@@ -102,7 +112,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let bar = progress::spinner();
     let seen = campaign(&plan, arguments.concurrency, until, &stop, |so_far| {
-        bar.set_message(format!("{} connections, {} lost", so_far.tally.trials, so_far.tally.lost));
+        let Tally { trials, lost, at_risk, .. } = so_far.tally;
+        bar.set_message(format!("{trials} connections, {lost} lost, {at_risk} at risk"));
     });
     bar.finish_and_clear();
     let mut out = Stdout::new();
@@ -112,20 +123,22 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         print(&mut out, &seen, &arguments.server)
     };
     let printed = printed.and_then(|()| out.flush());
-    moral(&seen, server);
+    moral(&seen, server, until);
+    let status = status(&seen, arguments.at_risk_ok);
     match printed {
-        Ok(()) => ExitCode::from(verdict(&seen)),
-        Err(stopped) => stopped.end(Some(verdict(&seen))),
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
     }
 }
 
-fn verdict(seen: &Campaign) -> u8 {
+fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
     let tally = &seen.tally;
     let unanswered = tally.of(Fate::Refused) + tally.of(Fate::Failed);
-    match tally.lost {
+    let at_risk = if at_risk_ok { 0 } else { tally.at_risk };
+    match tally.lost + at_risk {
         0 if tally.trials == 0 || seen.unknown_length => exit::COULD_NOT_TELL,
         0 => exit::NOTHING_LOST,
-        lost if lost == unanswered => exit::COULD_NOT_TELL,
+        bad if bad == unanswered => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
 }
@@ -145,15 +158,21 @@ fn print(out: &mut Stdout, seen: &Campaign, server: &str) -> Result<(), Stopped>
         low * 100.0,
         high * 100.0
     ))?;
-    if let Some((trial, time, fate)) = seen.first_loss {
-        let seconds = time.as_secs_f64();
-        out.text(format_args!("first loss after {trial} trials, {seconds:.1} s: {fate}\n"))?;
+    if tally.at_risk > 0 {
+        let (at_risk, trials) = (tally.at_risk, tally.trials);
+        out.text(format_args!("at risk {at_risk} of {trials}: all bytes arrived, and then a reset\n"))?;
+    }
+    for (first, what) in [(seen.first_loss, "loss"), (seen.first_at_risk, "reset after all bytes")] {
+        if let Some(First { trial, at, fate }) = first {
+            let seconds = at.as_secs_f64();
+            out.text(format_args!("first {what} after {trial} trials, {seconds:.1} s: {fate}\n"))?;
+        }
     }
     Ok(())
 }
 
 /// What the numbers do not say by themselves.
-fn moral(seen: &Campaign, server: SocketAddr) {
+fn moral(seen: &Campaign, server: SocketAddr, until: Until) {
     let tally = &seen.tally;
     if seen.cut > 0 {
         say!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
@@ -164,6 +183,13 @@ fn moral(seen: &Campaign, server: SocketAddr) {
              connection.\n      On the server: `nstat -az TcpExtListenOverflows TcpExtListenDrops` should not grow, \
              and in `ss -ltn`\n      Recv-Q (waiting) should stay below Send-Q (the backlog) for port {}.",
             server.port()
+        );
+    }
+    if until == Until::Loss && tally.lost == 0 && tally.at_risk > 0 {
+        say!(
+            "note: no byte was missing, and {} connections were reset all the same; --until-reset stops at the \
+             first of them.",
+            tally.at_risk
         );
     }
     if seen.unknown_length {

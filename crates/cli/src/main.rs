@@ -3,7 +3,6 @@
 mod address;
 mod args;
 mod client;
-mod counters;
 mod exit;
 mod fcgi;
 mod generate;

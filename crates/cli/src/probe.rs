@@ -9,7 +9,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 use linger_lab::Bytes;
-use linger_probe::{Check, Config, Error, Finding, Report, Target, Verdict};
+use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
 use linger_untrusted::message;
 
 use crate::lines::{self, Verb, line};
@@ -22,6 +22,7 @@ use crate::{exit, interrupt, progress};
     linger probe fcgi://127.0.0.1:9000/srv/www/index.php --only unread-body,trailing-bytes\n  \
     linger probe http://unix:/run/app.sock:/path --hostile\n\n\
     A path with a response of more than 64 KB shows most.\n\
+    `loses`: bytes are missing. `at risk`: all arrived, and then the server reset the connection.\n\
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
 pub(crate) struct Arguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
@@ -50,6 +51,9 @@ pub(crate) struct Arguments {
     /// How long a connection is held at most, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
     hold: u64,
+    /// End with status 0 also where responses were at risk, as long as nothing worse was found
+    #[arg(long)]
+    at_risk_ok: bool,
     /// One JSON object for each check, and one for the whole
     #[arg(long)]
     json: bool,
@@ -76,7 +80,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
         }
     }
-    let json = arguments.json;
+    let (json, at_risk_ok) = (arguments.json, arguments.at_risk_ok);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let fault = Arc::new(AtomicBool::new(false));
@@ -93,7 +97,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
     let (mut out, mut headed, mut printed) = (Stdout::new(), json, Ok(()));
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
-        fault.fetch_or(status(finding.verdict) == exit::LOSS_FOUND, Ordering::Relaxed);
+        fault.fetch_or(status(finding.answer, at_risk_ok) == exit::LOSS_FOUND, Ordering::Relaxed);
         if printed.is_ok() {
             let head = !std::mem::replace(&mut headed, true);
             printed = bar.suspend(|| print(&mut out, finding, json, head));
@@ -110,9 +114,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         say!("linger: causes and processes are not shown: {why}");
     }
     let printed = printed.and_then(|()| conclude(&mut out, &report, json));
+    // One that is at risk may be excused; it must not hide what is not.
+    let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
+    let status = if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
     match printed {
-        Ok(()) => ExitCode::from(status(overall)),
-        Err(stopped) => stopped.end(Some(status(overall))),
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
     }
 }
 
@@ -127,19 +134,20 @@ fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped
     out.flush()
 }
 
-fn status(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Keeps => exit::NOTHING_LOST,
-        Verdict::CannotTell => exit::COULD_NOT_TELL,
+fn status(answer: Answer, at_risk_ok: bool) -> u8 {
+    match answer {
+        Answer::AtRisk if at_risk_ok => exit::NOTHING_LOST,
+        Answer::Keeps => exit::NOTHING_LOST,
+        Answer::CannotTell => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
 }
 
-fn style(verdict: Verdict) -> Style {
-    let colour = match verdict {
-        Verdict::Keeps => AnsiColor::Green,
-        Verdict::CannotTell => AnsiColor::BrightBlack,
-        Verdict::Stalls | Verdict::Unbounded => AnsiColor::Yellow,
+fn style(answer: Answer) -> Style {
+    let colour = match answer {
+        Answer::Keeps => AnsiColor::Green,
+        Answer::CannotTell => AnsiColor::BrightBlack,
+        Answer::Stalls | Answer::Unbounded | Answer::AtRisk => AnsiColor::Yellow,
         _ => AnsiColor::Red,
     };
     colour.on_default()
@@ -153,22 +161,22 @@ fn print(out: &mut Stdout, finding: &Finding, json: bool, head: bool) -> Result<
     if head {
         out.text(format_args!(
             "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
-            "check", "verdict", "got", "expected", "ended", "seconds"
+            "check", "answer", "got", "expected", "ended", "seconds"
         ))?;
     }
-    let style = style(finding.verdict);
+    let style = style(finding.answer);
     let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
     let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
     out.text(format_args!(
         "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}\n",
         finding.check.name(),
-        finding.verdict.name(),
+        finding.answer.name(),
         finding.got,
         finding.seconds
     ))?;
     let times = match finding.trials {
         0 | 1 => String::new(),
-        trials => format!(" ({} of {trials} trials)", finding.with_this_verdict),
+        trials => format!(" ({} of {trials} trials)", finding.with_this_answer),
     };
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
     let said = textwrap::fill(&format!("{}{times}", finding.sentence), options);

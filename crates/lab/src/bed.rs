@@ -10,6 +10,7 @@ use linger_host::{Namespace, net};
 
 use crate::capture::Capture;
 use crate::link::Link;
+use crate::steps::Steps;
 use crate::wire::{Wire, WireReport};
 
 /// Which version of IP an experiment uses.
@@ -34,6 +35,8 @@ pub struct BedOptions {
     pub capture: Option<Arc<Mutex<Capture>>>,
     /// Keeps every decision of the link for [`WireReport::log`].
     pub keep_log: bool,
+    /// Takes notes of the server's first reset on its way.
+    pub steps: Option<Arc<Steps>>,
     /// Uses the network in which this process already is; only a loopback link is possible then.
     pub shared: bool,
 }
@@ -159,7 +162,14 @@ impl Bed {
             }
             Ok::<_, io::Error>(())
         })??;
-        let wire = Wire::start(&between, link.clone(), options.seed, options.capture, options.keep_log)?;
+        let wire = Wire::start(
+            &between,
+            link.clone(),
+            options.seed,
+            options.capture,
+            options.keep_log,
+            options.steps,
+        )?;
         Ok(Self {
             server,
             client,

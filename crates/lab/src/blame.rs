@@ -2,13 +2,13 @@
 
 use linger_host::Counters;
 
-use crate::client::Fate;
+use crate::fate::Fate;
 use crate::stats::Tally;
 
-/// Whose fault the losses of a cell are.
+/// Whose fault it is that responses of a cell were lost, or at risk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// Nothing was lost.
+    /// Every response was kept.
     Nobody,
     /// The close: the kernel counted aborted connections, and no overflow.
     Close,
@@ -21,7 +21,7 @@ pub enum Blame {
 impl Blame {
     /// Finds it from what the clients saw and what the server's kernel counted.
     pub fn find(tally: &Tally, counters: &Counters) -> Self {
-        if tally.lost == 0 {
+        if tally.not_kept() == 0 {
             return Self::Nobody;
         }
         let aborted = ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger"]
@@ -32,7 +32,7 @@ impl Blame {
         let overflowed = counters.of("ListenOverflows") > 0;
         let before_any = tally.of(Fate::ResetBeforeAny) + tally.of(Fate::TimedOut) + tally.of(Fate::Refused);
         match (overflowed, aborted) {
-            (true, false) if before_any == tally.lost => Self::AcceptQueue,
+            (true, false) if before_any == tally.not_kept() => Self::AcceptQueue,
             (false, _) if reset => Self::Close,
             _ => Self::Unclear,
         }

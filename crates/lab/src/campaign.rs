@@ -8,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger_host::Counters;
+use linger_verdict::Verdict;
 
-use crate::client::{ClientPlan, Fate, attempt_unless};
+use crate::client::{ClientPlan, attempt_unless};
+use crate::fate::Fate;
 use crate::lock;
 use crate::server::{Served, ServerPlan, work};
 use crate::stats::Tally;
@@ -20,10 +22,23 @@ use crate::stop::Stop;
 pub enum Until {
     /// At the first loss.
     Loss,
+    /// At the first connection that is reset, whether or not bytes are missing; and at a loss of any kind.
+    Reset,
     /// After so many connections.
     Count(u64),
     /// After so long.
     For(Duration),
+}
+
+/// The first connection with a certain verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    /// Connections that had ended by then, this one among them.
+    pub trial: u64,
+    /// When, from the beginning.
+    pub at: Duration,
+    /// How it ended.
+    pub fate: Fate,
 }
 
 /// What the clients saw.
@@ -31,8 +46,10 @@ pub enum Until {
 pub struct Campaign {
     /// What became of the connections.
     pub tally: Tally,
-    /// The first loss: the how many-eth connection to end, when, and how.
-    pub first_loss: Option<(u64, Duration, Fate)>,
+    /// The first that was lost.
+    pub first_loss: Option<First>,
+    /// The first that was at risk.
+    pub first_at_risk: Option<First>,
     /// Some connection's error, for a fate that needs explaining.
     pub error: Option<String>,
     /// Whether no connection said how long its response would be, and no flag did.
@@ -59,6 +76,7 @@ pub fn campaign(
         let goes_on = match until {
             _ if stop.requested() => false,
             Until::Loss => state.1.tally.lost == 0,
+            Until::Reset => state.1.tally.not_kept() == 0,
             Until::Count(count) => state.0 < count,
             Until::For(time) => started.elapsed() < time,
         };
@@ -67,7 +85,7 @@ pub fn campaign(
     };
     thread::scope(|scope| {
         for _ in 0..concurrency.max(1) {
-            scope.spawn(|| {
+            let work = || {
                 while next() {
                     let attempt = attempt_unless(plan, stop);
                     let campaign = &mut lock(&state).1;
@@ -77,9 +95,14 @@ pub fn campaign(
                         break;
                     };
                     campaign.tally.count(&attempt);
-                    if attempt.lost() && campaign.first_loss.is_none() {
-                        let loss = (campaign.tally.trials, campaign.elapsed, attempt.fate);
-                        campaign.first_loss = Some(loss);
+                    let first = match attempt.verdict() {
+                        Verdict::Kept => None,
+                        Verdict::AtRisk => Some(&mut campaign.first_at_risk),
+                        Verdict::Lost => Some(&mut campaign.first_loss),
+                    };
+                    if let Some(first) = first {
+                        let (trial, at) = (campaign.tally.trials, campaign.elapsed);
+                        first.get_or_insert(First { trial, at, fate: attempt.fate });
                     }
                     campaign.unknown_length |= attempt.received > 0 && attempt.expected.is_none();
                     if let (Some(error), None) = (&attempt.error, &campaign.error) {
@@ -87,7 +110,12 @@ pub fn campaign(
                     }
                     progress(campaign);
                 }
-            });
+            };
+            // With fewer threads than asked for it takes longer; without any, this one does it all.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                work();
+                break;
+            }
         }
     });
     state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).1
@@ -133,9 +161,14 @@ pub fn host(
         }
         progress(&hosting);
     };
+    let serve = || work(listener, plan, stop, report);
     thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..workers.max(1)).map(|_| scope.spawn(|| work(listener, plan, stop, report))).collect();
+        let workers: Vec<_> = (0..workers.max(1))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, serve).ok())
+            .collect();
+        if workers.is_empty() {
+            serve()?;
+        }
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             if result.is_err() {

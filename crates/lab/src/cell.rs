@@ -1,6 +1,6 @@
 //! One cell: ending x peer x link x sizes, tried until its verdict is settled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,7 +113,7 @@ impl CellPlan {
         Ok(())
     }
 
-    fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
+    pub(crate) fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
         let (extra, late) = match self.peer {
             Peer::ReadsAll => (0, 0),
             Peer::Unread | Peer::NeverCloses | Peer::NeverReads => (self.extra, 0),
@@ -136,7 +136,7 @@ impl CellPlan {
         }
     }
 
-    fn server(&self) -> ServerPlan {
+    pub(crate) fn server(&self) -> ServerPlan {
         let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
         plan.policy = self.policy;
         // A client that never reads would otherwise keep the write, and not the ending, waiting.
@@ -160,6 +160,8 @@ pub struct CellReport {
     pub endings: Vec<(Ended, u64)>,
     /// Connections whose server met an error before it had written everything.
     pub server_errors: u64,
+    /// Errors of the server's reads, writes and closes, by their text; normally none, and that is the point.
+    pub errors: BTreeMap<String, u64>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -218,6 +220,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         capture: setting.capture.clone(),
         keep_log: setting.decisions,
         shared: setting.shared,
+        steps: None,
     };
     let bed = Bed::new(&plan.link, options)?;
     // In a network of its own the server has a fixed port, so that connections are the same in every run.
@@ -255,7 +258,8 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         })
         .collect::<Vec<_>>();
     thread::scope(|scope| {
-        let clients: Vec<_> = clients.into_iter().map(|client| scope.spawn(client)).collect();
+        let clients = clients.into_iter().map(|client| thread::Builder::new().spawn_scoped(scope, client));
+        let clients: Vec<_> = clients.collect::<io::Result<_>>()?;
         clients
             .into_iter()
             .try_for_each(|client| client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -274,6 +278,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         wire,
         endings: results.endings,
         server_errors: results.server_errors,
+        errors: results.errors,
         elapsed: started.elapsed(),
     })
 }
@@ -283,6 +288,7 @@ struct Results {
     tally: Tally,
     endings: Vec<(Ended, u64)>,
     server_errors: u64,
+    errors: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -328,6 +334,9 @@ impl Trying {
                 }
             }
             results.server_errors += u64::from(served.written < plan.response);
+            if let Some(error) = served.error {
+                *results.errors.entry(error.to_string()).or_default() += 1;
+            }
         }
         results.tally.count(&attempt);
     }

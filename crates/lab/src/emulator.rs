@@ -14,7 +14,7 @@ pub type Nanos = u64;
 
 /// What became of a packet, for the decision log and for captures.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
     /// It goes its way.
     Pass,
     /// Lost by chance.
@@ -31,7 +31,7 @@ pub enum Verdict {
     AckHeld,
 }
 
-impl Verdict {
+impl Decision {
     /// A comment for the packet in a capture; none where nothing happened to it.
     pub fn comment(self) -> Option<&'static str> {
         Some(match self {
@@ -58,7 +58,7 @@ pub struct Departure<P> {
     /// When it was to leave; the caller's clock has passed it.
     pub due: Nanos,
     /// What happened to it on the way.
-    pub verdict: Verdict,
+    pub decision: Decision,
     /// The packet as it was given.
     pub packet: P,
 }
@@ -68,7 +68,7 @@ struct Pending<P> {
     /// Keeps the order of packets that are due at the same time.
     order: u64,
     direction: Direction,
-    verdict: Verdict,
+    decision: Decision,
     packet: P,
 }
 
@@ -117,7 +117,7 @@ pub struct Emulator<P> {
     queue: BinaryHeap<Reverse<Pending<P>>>,
     held: HashMap<u32, VecDeque<Held<P>>>,
     data_segments: HashMap<(u32, Direction), u32>,
-    log: Option<Vec<(Identity, Verdict)>>,
+    log: Option<Vec<(Identity, Decision)>>,
 }
 
 impl<P> std::fmt::Debug for Emulator<P> {
@@ -154,12 +154,12 @@ impl<P: AsRef<[u8]>> Emulator<P> {
     }
 
     /// The decisions kept so far.
-    pub fn take_log(&mut self) -> Vec<(Identity, Verdict)> {
+    pub fn take_log(&mut self) -> Vec<(Identity, Decision)> {
         self.log.take().unwrap_or_default()
     }
 
     /// Takes a packet that arrived at `now`; gives it back if it is dropped.
-    pub fn arrive(&mut self, direction: Direction, now: Nanos, packet: P) -> (Verdict, Option<P>) {
+    pub fn arrive(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         if !self.looks {
             return self.enqueue(direction, now, packet);
         }
@@ -171,18 +171,18 @@ impl<P: AsRef<[u8]>> Emulator<P> {
             }
             Err(_) => (self.names.other(direction), None),
         };
-        let (verdict, packet) = self.decide(direction, now, identity, look, packet);
+        let (decision, packet) = self.decide(direction, now, identity, look, packet);
         if let Some(log) = &mut self.log {
-            log.push((identity, verdict));
+            log.push((identity, decision));
         }
-        (verdict, packet)
+        (decision, packet)
     }
 
     /// The way of a packet at which nobody looks.
-    fn enqueue(&mut self, direction: Direction, now: Nanos, packet: P) -> (Verdict, Option<P>) {
+    fn enqueue(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         match self.due(direction, now, packet.as_ref().len(), 0.0) {
-            Some(due) => self.push(direction, due, Verdict::Pass, packet),
-            None => (Verdict::QueueFull, Some(packet)),
+            Some(due) => self.push(direction, due, Decision::Pass, packet),
+            None => (Decision::QueueFull, Some(packet)),
         }
     }
 
@@ -193,37 +193,37 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         identity: Identity,
         look: Option<Look>,
         packet: P,
-    ) -> (Verdict, Option<P>) {
+    ) -> (Decision, Option<P>) {
         let chance = identity.chance(self.seed);
         let path = self.link.path(direction);
         let (reorder, reorder_by, loss) = (path.reorder, path.reorder_by, path.loss);
         let fault = look.and_then(|look| self.strike(direction, &identity, look));
-        if let Some((verdict, _)) = fault.filter(|(verdict, _)| verdict.drops()) {
-            return (verdict, Some(packet));
+        if let Some((decision, _)) = fault.filter(|(decision, _)| decision.drops()) {
+            return (decision, Some(packet));
         }
         if chance.loss < loss {
-            return (Verdict::Lost, Some(packet));
+            return (Decision::Lost, Some(packet));
         }
         let Some(due) = self.due(direction, now, packet.as_ref().len(), chance.jitter) else {
-            return (Verdict::QueueFull, Some(packet));
+            return (Decision::QueueFull, Some(packet));
         };
         match (fault, look) {
-            (Some((Verdict::Held, at_most)), Some(look)) => {
-                let pending = self.pending(direction, due + nanos(at_most), Verdict::Held, packet);
+            (Some((Decision::Held, at_most)), Some(look)) => {
+                let pending = self.pending(direction, due + nanos(at_most), Decision::Held, packet);
                 let held = Held { sequence: look.sequence, pending };
                 self.held.entry(identity.flow).or_default().push_back(held);
-                (Verdict::Held, None)
+                (Decision::Held, None)
             }
-            (Some((verdict, extra)), _) => self.push(direction, due + nanos(extra), verdict, packet),
+            (Some((decision, extra)), _) => self.push(direction, due + nanos(extra), decision, packet),
             (None, Some(look)) if look.flags.has(Flags::RST) => {
-                let answer = self.push(direction, due, Verdict::Pass, packet);
+                let answer = self.push(direction, due, Decision::Pass, packet);
                 self.reset_passes(direction, identity.flow, look.sequence, due);
                 answer
             }
             _ if chance.reorder < reorder => {
-                self.push(direction, due + nanos(reorder_by), Verdict::Reordered, packet)
+                self.push(direction, due + nanos(reorder_by), Decision::Reordered, packet)
             }
-            _ => self.push(direction, due, Verdict::Pass, packet),
+            _ => self.push(direction, due, Decision::Pass, packet),
         }
     }
 
@@ -233,7 +233,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         direction: Direction,
         identity: &Identity,
         look: Look,
-    ) -> Option<(Verdict, Duration)> {
+    ) -> Option<(Decision, Duration)> {
         let reset_or_syn = look.flags.any(Flags::RST | Flags::SYN);
         let data = look.data;
         let ends = look.flags.has(Flags::FIN);
@@ -242,7 +242,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                 Fault::HoldDataUntilReset { direction: of, at_most }
                     if of == direction && !reset_or_syn && (data || ends) =>
                 {
-                    return Some((Verdict::Held, at_most));
+                    return Some((Decision::Held, at_most));
                 }
                 Fault::DropDataSegment { direction: of, nth }
                     if of == direction && data && identity.transmission == 0 =>
@@ -250,13 +250,13 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                     let seen = self.data_segments.entry((identity.flow, direction)).or_default();
                     *seen += 1;
                     if *seen == nth {
-                        return Some((Verdict::Dropped, Duration::ZERO));
+                        return Some((Decision::Dropped, Duration::ZERO));
                     }
                 }
                 Fault::HoldAcks { direction: of, hold }
                     if of == direction && !reset_or_syn && !data && !ends =>
                 {
-                    return Some((Verdict::AckHeld, hold));
+                    return Some((Decision::AckHeld, hold));
                 }
                 _ => {}
             }
@@ -306,16 +306,16 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         &mut self,
         direction: Direction,
         due: Nanos,
-        verdict: Verdict,
+        decision: Decision,
         packet: P,
-    ) -> (Verdict, Option<P>) {
-        let pending = self.pending(direction, due, verdict, packet);
+    ) -> (Decision, Option<P>) {
+        let pending = self.pending(direction, due, decision, packet);
         self.queue.push(Reverse(pending));
-        (verdict, None)
+        (decision, None)
     }
 
-    fn pending(&mut self, direction: Direction, due: Nanos, verdict: Verdict, packet: P) -> Pending<P> {
-        Pending { due, order: self.next_order(), direction, verdict, packet }
+    fn pending(&mut self, direction: Direction, due: Nanos, decision: Decision, packet: P) -> Pending<P> {
+        Pending { due, order: self.next_order(), direction, decision, packet }
     }
 
     fn next_order(&mut self) -> u64 {
@@ -338,8 +338,8 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         if self.queue.peek()?.0.due > now {
             return None;
         }
-        let Reverse(Pending { due, direction, verdict, packet, .. }) = self.queue.pop()?;
-        Some(Departure { direction, due, verdict, packet })
+        let Reverse(Pending { due, direction, decision, packet, .. }) = self.queue.pop()?;
+        Some(Departure { direction, due, decision, packet })
     }
 
     fn release_overdue(&mut self, now: Nanos) {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::client::{Attempt, Fate};
+use linger_verdict::Verdict;
+
+use crate::fate::{Attempt, Fate};
 
 /// The Wilson score interval (Wilson 1927) for `hits` of `trials`, at 95%: the lower and the upper bound.
 ///
@@ -32,6 +34,8 @@ pub struct Tally {
     pub trials: u64,
     /// Those that got fewer bytes than were written.
     pub lost: u64,
+    /// Those that got every byte, and then a reset or a write error.
+    pub at_risk: u64,
     /// Lost ones that saw a clean end.
     pub silent: u64,
 }
@@ -39,11 +43,27 @@ pub struct Tally {
 impl Tally {
     /// Counts one connection.
     pub fn count(&mut self, attempt: &Attempt) {
-        let lost = attempt.lost();
+        let verdict = attempt.verdict();
+        let lost = verdict == Verdict::Lost;
         self.trials += 1;
         self.lost += u64::from(lost);
+        self.at_risk += u64::from(verdict == Verdict::AtRisk);
         self.silent += u64::from(lost && attempt.fate == Fate::ShortCleanEnd);
         *self.fates.entry(attempt.fate).or_default() += 1;
+    }
+
+    /// Those that were lost or at risk.
+    pub fn not_kept(&self) -> u64 {
+        self.lost + self.at_risk
+    }
+
+    /// How many had this verdict.
+    pub fn with(&self, verdict: Verdict) -> u64 {
+        match verdict {
+            Verdict::Kept => self.trials - self.not_kept(),
+            Verdict::AtRisk => self.at_risk,
+            Verdict::Lost => self.lost,
+        }
     }
 
     /// How many had this fate.

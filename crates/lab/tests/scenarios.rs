@@ -47,8 +47,10 @@ macro_rules! scenarios {
 
 scenarios! {
     early_answer_to_an_upload = "early-answer-to-an-upload";
+    early_small_answer = "early-small-answer";
     fastcgi_empty_stdin = "fastcgi-empty-stdin";
     innocent = "innocent";
+    late_close_notify = "late-close-notify";
     late_acknowledgements = "late-acknowledgements";
     late_line_end = "late-line-end";
     long_fat_link = "long-fat-link";

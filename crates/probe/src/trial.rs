@@ -64,6 +64,7 @@ pub(crate) struct Seen {
     pub(crate) server: Option<Untrusted>,
     pub(crate) framing: &'static str,
     pub(crate) ended: Ended,
+    pub(crate) write_failed: bool,
     pub(crate) elapsed: Duration,
     pub(crate) counters: BTreeMap<String, u64>,
 }
@@ -270,6 +271,7 @@ impl<'p> Trial<'p> {
             framing: self.framing.name(),
             server: self.framing.server,
             ended,
+            write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
             counters,
         }

@@ -2,23 +2,37 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
-use linger_lab::{COUNTERS, Capture, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
+use linger_lab::{COUNTERS, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
 
+use super::capture;
+use crate::lines::{self, Verb, line};
+use crate::output::{say, say_json};
 use crate::{exit, interrupt};
+
+/// Tried by a test, word for word: the first loses, the second does not.
+const EXAMPLES: &str = "\
+Examples: Python's server leaves the body of a GET unread, and curl gets half of the file
+  head -c 500000 /dev/zero > /tmp/big
+  linger lab exec \\
+    --server 'python3 -m http.server --bind $LINGER_SERVER --directory /tmp 8000' \\
+    --client 'curl -sS -o /dev/null -X GET --data-binary @/tmp/big http://$LINGER_SERVER:8000/big'
+and all of it from the same server, cured:
+  linger lab exec \\
+    --server 'linger run -- python3 -m http.server --bind $LINGER_SERVER --directory /tmp 8000' \\
+    --client 'curl -sS -o /dev/null -X GET --data-binary @/tmp/big http://$LINGER_SERVER:8000/big'
+A body above 1 MiB makes curl wait for `100 Continue`; -H Expect: sends it at once.
+
+Exit status: the client's own; 3 if a command could not be started or the server never listened.";
 
 /// Runs two commands at the two ends of an emulated link; ends with the client's status.
 ///
 /// Both find the addresses in LINGER_SERVER and LINGER_CLIENT. The client starts once something
 /// listens on the server's side; the server is ended (SIGTERM, then SIGKILL) when the client has.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  linger lab exec --link wifi \\\n    \
-    --server 'python3 -m http.server --bind $LINGER_SERVER 8000' \\\n    \
-    --client 'curl -sS --data-binary @big.bin http://$LINGER_SERVER:8000/'\n\n\
-    Exit status: the client's own; 3 if a command could not be started or the server never listened.")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The network: lan, wifi, wifi-lossy, mobile, satellite, overtake, loopback.
     #[arg(long, default_value = "wifi", value_parser = Link::named)]
@@ -54,12 +68,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             "--pcap: loopback has no wire to capture from; choose another --link",
         );
     }
-    let capture = match arguments.pcap.as_deref().map(Capture::create).transpose() {
-        Ok(capture) => capture.map(Mutex::new).map(Arc::new),
-        Err(error) => {
-            let path = arguments.pcap.unwrap_or_default();
-            return exit::file(format_args!("cannot write {}", path.display()), &error);
-        }
+    let capture = match arguments.pcap.as_deref().map(capture::begin).transpose() {
+        Ok(capture) => capture,
+        Err(refused) => return refused.end(),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
@@ -72,15 +83,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         ip: if arguments.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
         seed,
         ready: (arguments.ready > 0).then(|| Duration::from_secs(arguments.ready)),
-        capture: capture.clone(),
+        capture: capture.as_ref().map(|(_, open)| open.clone()),
     };
     let report = match exec(&plan, &stop) {
         Ok(report) => report,
         Err(error) => return exit::io("lab exec", &error),
     };
-    if let Some(capture) = capture
-        && let Err(error) = capture.lock().unwrap_or_else(PoisonError::into_inner).finish()
-    {
+    if let Err(error) = capture::finish(capture) {
         return exit::io("--pcap", &error);
     }
     tell(&report, seed, arguments.json);
@@ -93,19 +102,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 /// The commands own stdout; what the lab has to say goes to stderr.
 fn tell(report: &ExecReport, seed: u64, json: bool) {
     if json {
-        let object = serde_json::json!({
-            "type": "exec",
-            "seed": seed,
-            "client_status": report.client.and_then(|status| status.code()),
-            "server_counters": crate::counters::counters(&report.server_counters),
-            "client_counters": crate::counters::counters(&report.client_counters),
-            "link_carried": report.wire.as_ref().map(|wire| wire.carried),
-            "link_lost": report.wire.as_ref().map(|wire| wire.lost),
-            "link_queue_full": report.wire.as_ref().map(|wire| wire.queue_full),
-            "link_accidents": report.wire.as_ref().map(|wire| wire.accidents),
-        });
-        eprintln!("{object}");
-        return;
+        return say_json(&line(Verb::Lab, lines::Exec::new(report, seed)));
     }
     for (side, counters) in [("server", &report.server_counters), ("client", &report.client_counters)] {
         let counted: Vec<String> = COUNTERS
@@ -114,11 +111,11 @@ fn tell(report: &ExecReport, seed: u64, json: bool) {
             .map(|name| format!("{name} {}", counters.of(name)))
             .collect();
         let counted = if counted.is_empty() { "no resets".to_owned() } else { counted.join(", ") };
-        eprintln!("linger: the {side}'s kernel counted: {counted}");
+        say!("linger: the {side}'s kernel counted: {counted}");
     }
     if let Some(wire) = &report.wire {
         let (carried, lost, full) = (wire.carried, wire.lost, wire.queue_full);
-        eprintln!(
+        say!(
             "linger: the link carried {carried} frames, lost {lost}, dropped {full} (queue full); seed {seed}"
         );
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use linger_lab::{BacklogReport, Blame, Campaign, CellReport, ExecReport, Fate, IpVersion, Tally};
+use linger_lab::{
+    Actor, BacklogReport, Blame, Campaign, CellPlan, CellReport, ExecReport, Fate, First, IpVersion,
+    OneReport, Step, Tally, Verdict, WireReport,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -14,7 +17,11 @@ use super::common::{Counted, counted};
 struct Counts {
     /// Connections that were made.
     trials: u64,
-    /// Of them, those whose response was lost.
+    /// Of them, those whose response arrived whole, with a clean end.
+    kept: u64,
+    /// Those whose response arrived whole before the connection was reset or a write of the client failed.
+    at_risk: u64,
+    /// Those whose response was lost.
     lost: u64,
     /// Of those, the ones with a clean end: only the length tells.
     silent: u64,
@@ -31,11 +38,40 @@ impl From<&Tally> for Counts {
         let (wilson_low, wilson_high) = tally.interval();
         Self {
             trials: tally.trials,
+            kept: tally.with(Verdict::Kept),
+            at_risk: tally.at_risk,
             lost: tally.lost,
             silent: tally.silent,
             wilson_low,
             wilson_high,
             fates: Fate::ALL.iter().map(|fate| (fate.name(), tally.of(*fate))).collect(),
+        }
+    }
+}
+
+/// What the emulated link did; all null for loopback, which has none.
+#[derive(Serialize, JsonSchema)]
+struct Carried {
+    /// Frames that left the link.
+    link_carried: Option<u64>,
+    /// Frames lost by chance or by a fault.
+    link_lost: Option<u64>,
+    /// Frames dropped because the queue before the rate limit was full.
+    link_queue_full: Option<u64>,
+    /// Frames lost by this machine, not by the link.
+    link_accidents: Option<u64>,
+    /// How late frames left, in microseconds, the latest of 100.
+    link_late_p99_us: Option<u64>,
+}
+
+impl From<Option<&WireReport>> for Carried {
+    fn from(wire: Option<&WireReport>) -> Self {
+        Self {
+            link_carried: wire.map(|wire| wire.carried),
+            link_lost: wire.map(|wire| wire.lost),
+            link_queue_full: wire.map(|wire| wire.queue_full),
+            link_accidents: wire.map(|wire| wire.accidents),
+            link_late_p99_us: wire.map(|wire| wire.lateness.quantile(0.99)),
         }
     }
 }
@@ -65,14 +101,8 @@ pub(crate) struct Cell {
     closes: BTreeMap<String, u64>,
     /// The kernel's counters of the server's side, by its own names.
     counters: Counted,
-    /// Frames lost by chance or by a fault; null without a link.
-    link_lost: Option<u64>,
-    /// Frames dropped because the queue before the rate limit was full.
-    link_queue_full: Option<u64>,
-    /// Frames lost by this machine, not by the link.
-    link_accidents: Option<u64>,
-    /// How late frames left, in microseconds, the latest of 100.
-    link_late_p99_us: Option<u64>,
+    #[serde(flatten)]
+    carried: Carried,
     /// What the link's chance was fed with.
     seed: u64,
     /// How long it took.
@@ -86,7 +116,6 @@ impl Body for Cell {
 impl From<&CellReport> for Cell {
     fn from(report: &CellReport) -> Self {
         let plan = &report.plan;
-        let wire = report.wire.as_ref();
         Self {
             ending: plan.ending.to_string(),
             peer: plan.peer.name(),
@@ -99,10 +128,7 @@ impl From<&CellReport> for Cell {
             server_errors: report.server_errors,
             closes: report.endings.iter().map(|(ended, count)| (ended.to_string(), *count)).collect(),
             counters: counted(&report.counters),
-            link_lost: wire.map(|wire| wire.lost),
-            link_queue_full: wire.map(|wire| wire.queue_full),
-            link_accidents: wire.map(|wire| wire.accidents),
-            link_late_p99_us: wire.map(|wire| wire.lateness.quantile(0.99)),
+            carried: report.wire.as_ref().into(),
             seed: plan.seed,
             seconds: report.elapsed.as_secs_f64(),
         }
@@ -155,8 +181,8 @@ impl From<&BacklogReport> for Backlog {
 pub(crate) struct Lab {
     /// What the links' chance was fed with.
     pub(crate) seed: u64,
-    /// `as-expected`, `unexpected` or `interrupted`.
-    pub(crate) verdict: &'static str,
+    /// `as_expected`, `unexpected` or `interrupted`.
+    pub(crate) outcome: &'static str,
     /// Experiments that were begun.
     pub(crate) cells: usize,
     /// Experiments that were planned.
@@ -182,14 +208,8 @@ pub(crate) struct Exec {
     server_counters: Counted,
     /// The kernel's counters of the client's side.
     client_counters: Counted,
-    /// Frames that left the link; null without a link.
-    link_carried: Option<u64>,
-    /// Frames lost by chance or by a fault.
-    link_lost: Option<u64>,
-    /// Frames dropped because the queue before the rate limit was full.
-    link_queue_full: Option<u64>,
-    /// Frames lost by this machine, not by the link.
-    link_accidents: Option<u64>,
+    #[serde(flatten)]
+    carried: Carried,
 }
 
 impl Body for Exec {
@@ -198,16 +218,81 @@ impl Body for Exec {
 
 impl Exec {
     pub(crate) fn new(report: &ExecReport, seed: u64) -> Self {
-        let wire = report.wire.as_ref();
         Self {
             seed,
             client_status: report.client.and_then(|status| status.code()),
             server_counters: counted(&report.server_counters),
             client_counters: counted(&report.client_counters),
-            link_carried: wire.map(|wire| wire.carried),
-            link_lost: wire.map(|wire| wire.lost),
-            link_queue_full: wire.map(|wire| wire.queue_full),
-            link_accidents: wire.map(|wire| wire.accidents),
+            carried: report.wire.as_ref().into(),
+        }
+    }
+}
+
+/// One connection of the lab, step by step.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct One {
+    /// What the server did after its last write.
+    ending: String,
+    /// What the client did.
+    peer: &'static str,
+    /// The network.
+    link: String,
+    /// `kept`, `at_risk` or `lost`.
+    verdict: &'static str,
+    /// How it ended.
+    fate: &'static str,
+    /// Response bytes that were read.
+    received_bytes: u64,
+    /// Response bytes that should have come, as far as known.
+    expected_bytes: Option<u64>,
+    /// What the server met.
+    server_error: Option<String>,
+    /// What happened, in order.
+    steps: Vec<Stepped>,
+    /// What the link's chance was fed with.
+    seed: u64,
+}
+
+impl Body for One {
+    const KIND: &'static str = "one";
+}
+
+/// One step.
+#[derive(Serialize, JsonSchema)]
+struct Stepped {
+    /// Since the connection began.
+    seconds: f64,
+    /// `client`, `server` or `link`.
+    actor: &'static str,
+    /// What it did.
+    action: String,
+}
+
+impl From<&Step> for Stepped {
+    fn from(step: &Step) -> Self {
+        let actor = match step.actor {
+            Actor::Client => "client",
+            Actor::Server => "server",
+            Actor::Link => "link",
+        };
+        Self { seconds: step.at.as_secs_f64(), actor, action: step.action.to_string() }
+    }
+}
+
+impl One {
+    pub(crate) fn new(plan: &CellPlan, report: &OneReport) -> Self {
+        let attempt = &report.attempt;
+        Self {
+            ending: plan.ending.to_string(),
+            peer: plan.peer.name(),
+            link: plan.link.name.clone(),
+            verdict: attempt.verdict().name(),
+            fate: attempt.fate.name(),
+            received_bytes: attempt.received,
+            expected_bytes: attempt.expected,
+            server_error: report.server_error.as_ref().map(ToString::to_string),
+            steps: report.steps.iter().map(Stepped::from).collect(),
+            seed: plan.seed,
         }
     }
 }
@@ -218,7 +303,9 @@ pub(crate) struct Client {
     #[serde(flatten)]
     counts: Counts,
     /// The first loss.
-    first_loss: Option<FirstLoss>,
+    first_loss: Option<FirstSeen>,
+    /// The first response that arrived whole and was at risk.
+    first_at_risk: Option<FirstSeen>,
     /// What the system said of a connection that could not be made.
     error: Option<String>,
     /// Connections that were cut when the run was interrupted, and are not counted.
@@ -227,9 +314,9 @@ pub(crate) struct Client {
     seconds: f64,
 }
 
-/// When the first response was lost.
+/// The first of its kind.
 #[derive(Serialize, JsonSchema)]
-struct FirstLoss {
+struct FirstSeen {
     /// How many connections had been made.
     trial: u64,
     /// How long that had taken.
@@ -244,14 +331,15 @@ impl Body for Client {
 
 impl From<&Campaign> for Client {
     fn from(seen: &Campaign) -> Self {
-        let first_loss = seen.first_loss.map(|(trial, time, fate)| FirstLoss {
-            trial,
-            seconds: time.as_secs_f64(),
-            fate: fate.name(),
-        });
+        let seen_first = |first: First| FirstSeen {
+            trial: first.trial,
+            seconds: first.at.as_secs_f64(),
+            fate: first.fate.name(),
+        };
         Self {
             counts: (&seen.tally).into(),
-            first_loss,
+            first_loss: seen.first_loss.map(seen_first),
+            first_at_risk: seen.first_at_risk.map(seen_first),
             error: seen.error.clone(),
             cut: seen.cut,
             seconds: seen.elapsed.as_secs_f64(),

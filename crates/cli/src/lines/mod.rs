@@ -22,7 +22,7 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-pub(crate) use experiment::{Backlog, Cell, Client, Exec, Hosting, Lab};
+pub(crate) use experiment::{Backlog, Cell, Client, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
 pub(crate) use probe::{Finding, Probe};
 pub(crate) use run::{Refused, Report};

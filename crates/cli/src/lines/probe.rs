@@ -15,8 +15,10 @@ pub(crate) struct Finding {
     /// The question.
     #[schemars(schema_with = "checks")]
     check: &'static str,
-    /// What it came to.
-    verdict: String,
+    /// The answer in a word.
+    answer: String,
+    /// The verdict on the response of the trial that decided, `kept`, `at_risk` or `lost`; null where none was judged.
+    verdict: Option<&'static str>,
     /// Bytes of the response's body that arrived, in the trial that decided.
     got_bytes: u64,
     /// Bytes that should have.
@@ -27,13 +29,13 @@ pub(crate) struct Finding {
     seconds: f64,
     /// How often it was asked.
     trials: u32,
-    /// How often with this verdict.
-    with_this_verdict: u32,
+    /// How often with this answer.
+    with_this_answer: u32,
     /// What the kernel counted during the trial that decided, where that can be known.
     counters: BTreeMap<String, u64>,
     /// The server's resets during the whole check, where they can be seen.
     resets: Vec<Witnessed>,
-    /// The verdict in words.
+    /// The answer in a sentence.
     sentence: String,
 }
 
@@ -82,13 +84,14 @@ impl From<&library::Finding> for Finding {
         };
         Self {
             check: finding.check.name(),
-            verdict: identifier(finding.verdict),
+            answer: identifier(finding.answer),
+            verdict: finding.verdict.map(|verdict| verdict.name()),
             got_bytes: finding.got,
             expected_bytes: finding.expected,
             ended: finding.ended.map(identifier),
             seconds: finding.seconds,
             trials: finding.trials,
-            with_this_verdict: finding.with_this_verdict,
+            with_this_answer: finding.with_this_answer,
             counters: finding.counters.clone(),
             resets: finding.resets.iter().map(witnessed).collect(),
             sentence: finding.sentence.clone(),
@@ -117,8 +120,8 @@ pub(crate) struct Probe {
     framing: &'static str,
     /// Why the server's resets could not be watched; null where they were, or where it is on another host.
     unwatched: Option<String>,
-    /// The worst verdict.
-    verdict: String,
+    /// The worst answer.
+    answer: String,
 }
 
 impl Body for Probe {
@@ -133,7 +136,7 @@ impl From<&library::Report> for Probe {
             response_bytes: report.response_bytes,
             framing: report.framing,
             unwatched: report.unwatched.clone(),
-            verdict: identifier(report.overall()),
+            answer: identifier(report.overall()),
         }
     }
 }

@@ -50,7 +50,9 @@ fn kinds(verb: Verb) -> Vec<Kind> {
         Verb::Client => kinds![experiment::Client],
         Verb::Fcgi => kinds![fcgi::Fcgi],
         Verb::Get | Verb::Put => [progress(), kinds![transfer::Transferred]].concat(),
-        Verb::Lab => kinds![experiment::Cell, experiment::Backlog, experiment::Lab, experiment::Exec],
+        Verb::Lab => {
+            kinds![experiment::Cell, experiment::Backlog, experiment::Lab, experiment::One, experiment::Exec]
+        }
         Verb::Ls => kinds![transfer::Entry],
         Verb::Probe => kinds![probe::Finding, probe::Probe],
         Verb::Run => kinds![run::Report, run::Refused],

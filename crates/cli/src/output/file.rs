@@ -97,6 +97,8 @@ impl fmt::Display for Refused {
     }
 }
 
+impl std::error::Error for Refused {}
+
 /// A file that is being written. Dropped without [`finish`](Self::finish), it leaves what was there before.
 #[derive(Debug)]
 pub(crate) struct NewFile {
