@@ -24,7 +24,7 @@ fn harmless() -> String {
 
 fn command(words: &[&str]) -> Command {
     let mut command = Command::new(LINGER);
-    command.args(words).stdin(Stdio::null()).stderr(Stdio::piped()).env("XDG_CONFIG_HOME", "/nonexistent");
+    command.args(words).stdin(Stdio::null()).stderr(Stdio::piped()).env("XDG_CONFIG_HOME", "/dev/null/none");
     command
 }
 
@@ -78,8 +78,17 @@ fn where_nobody_reads_the_status_is_the_verdict_or_sigpipe() {
         (&probe, true, Some(0)),
         (
             &["lab", "--trials", "1", "--link", "loopback", "--ending", "close", "--peer", "unread"],
-            true,
+            false,
             Some(0),
+        ),
+        // Cells come one by one, and the lab ends with the first that nobody reads.
+        (
+            &[
+                "lab", "--json", "--trials", "1", "--link", "loopback", "--ending", "close", "--peer",
+                "unread",
+            ],
+            false,
+            None,
         ),
     ] {
         for json in [false, true] {
@@ -113,7 +122,7 @@ fn a_share_whose_lines_nobody_reads_ends() {
     let output = command(&words).env("XDG_CONFIG_HOME", home.path()).stdout(unread()).output().unwrap();
     assert_eq!(without_panic(&words, &output).signal(), Some(SIGPIPE), "{}", said(&output));
     // It says nothing on standard output without --json, so there is nothing to be unread.
-    let words = ["share", "--listen", "127.0.0.1:0", "/nonexistent"];
+    let words = ["share", "--listen", "127.0.0.1:0", "/dev/null/none"];
     let output = command(&words).env("XDG_CONFIG_HOME", home.path()).stdout(unread()).output().unwrap();
     assert_eq!(without_panic(&words, &output).code(), Some(3));
 }
@@ -147,14 +156,14 @@ fn a_full_disk_is_status_3_and_named() {
 fn where_standard_error_is_full_or_unread_the_status_is_the_same() {
     let harmful = harmful();
     for words in [
-        &["why", &harmful, "/nonexistent"][..],
-        &["why", "/nonexistent"],
+        &["why", &harmful, "/dev/null/none"][..],
+        &["why", "/dev/null/none"],
         &["client", "127.0.0.1:1", "--count", "1"],
         &["probe", "http://127.0.0.1:1/"],
         &["probe", "nonsense"],
-        &["run", "--", "/nonexistent"],
+        &["run", "--", "/dev/null/none"],
         &["run", "--", "true"],
-        &["put", "/nonexistent", "127.0.0.1:"],
+        &["put", "/dev/null/none", "127.0.0.1:"],
         &["fcgi", "get", "127.0.0.1:1", "/x"],
         &["lab", "none.toml"],
         &["watch", "--for", "0", "--plain"],

@@ -89,7 +89,7 @@ impl Machine {
         fs::write(home.path().join("file"), "text").unwrap();
         fs::create_dir(home.path().join("pages")).unwrap();
         let receipt = "{\"path\":\"\",\"kind\":\"file\",\"length\":4,\"name\":\"file\",\"durability\":\"disk\",\
-                       \"time\":0.0,\"present\":false,\"host\":\"h\"}\n";
+                       \"time\":0.0,\"present\":false,\"receiver\":\"h\"}\n";
         fs::write(home.path().join("r.json"), receipt).unwrap();
         Self { home, silent: TcpListener::bind("127.0.0.1:0").unwrap() }
     }

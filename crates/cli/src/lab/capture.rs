@@ -14,6 +14,10 @@ pub(super) type Growing = (NewFile, Arc<Mutex<Capture>>);
 /// Begins a capture beside its final name.
 pub(super) fn begin(path: &Path) -> Result<Growing, Refused> {
     let file = NewFile::create(path, Content::Capture, [])?;
+    if let Some(growing) = file.growing() {
+        // `Capture::create` replaces nothing. What cannot be removed it says itself.
+        let _ = std::fs::remove_file(growing);
+    }
     match Capture::create(file.growing().unwrap_or(path)) {
         Ok(capture) => Ok((file, Arc::new(Mutex::new(capture)))),
         Err(error) => Err(file.failed(error)),
