@@ -3,12 +3,13 @@
 mod address;
 mod args;
 mod client;
-mod counters;
 mod exit;
 mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
+mod lines;
+mod output;
 mod probe;
 mod progress;
 mod run;
@@ -20,5 +21,5 @@ mod why;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    args::parse().run()
+    args::run()
 }

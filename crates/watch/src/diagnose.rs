@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use linger_untrusted::Untrusted;
 use linger_why::{Cause, Confidence};
 use serde::Serialize;
 
@@ -100,7 +101,7 @@ pub(crate) struct Context {
     /// This side had closed before, so many seconds ago.
     pub(crate) closed: Option<f64>,
     /// The name of the process on whose time an active reset was sent.
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<Untrusted>,
 }
 
 pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
@@ -170,7 +171,7 @@ pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
 fn active(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
     use Confidence::*;
-    if context.name.as_deref() == Some("ss") {
+    if context.name.as_ref().is_some_and(|name| *name == *"ss") {
         return (
             Aborted,
             Certain,

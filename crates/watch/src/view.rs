@@ -87,9 +87,9 @@ impl View {
         self.unread += u64::from(reset.bytes.unread.unwrap_or(0));
         self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
         *self.causes.entry(reset.cause.name()).or_default() += 1;
-        let process = reset.process.as_ref().map_or("unknown", |process| &process.name);
-        if self.processes.len() < KEPT || self.processes.contains_key(process) {
-            *self.processes.entry(process.to_owned()).or_default() += 1;
+        let process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
+        if self.processes.len() < KEPT || self.processes.contains_key(&process) {
+            *self.processes.entry(process).or_default() += 1;
         }
         self.latest.push_front(reset);
         self.latest.truncate(KEPT);
@@ -241,7 +241,7 @@ const COLUMNS: [Column; 9] = [
         title: "process",
         width: Constraint::Length(23),
         from: 0,
-        text: |reset| reset.process.as_ref().map_or(String::new(), ToString::to_string),
+        text: |reset| reset.process.as_ref().map_or(String::new(), crate::Process::terminal),
     },
 ];
 
@@ -272,7 +272,7 @@ fn clock(time: f64) -> String {
 /// One line that says what a warning warns of.
 pub fn describe(warning: &Warning) -> String {
     let who = |process: &Option<crate::Process>| {
-        process.as_ref().map_or(String::new(), |process| format!(" {process}"))
+        process.as_ref().map_or(String::new(), |process| format!(" {}", process.plain()))
     };
     match warning {
         Warning::ListenerNearLimit { local, queue, process } => {
@@ -303,7 +303,7 @@ fn details(reset: &Reset) -> Text<'static> {
         lines.push(format!("reason: {reason}, state {}", reset.state.unwrap_or("unknown")));
     }
     if let Some(process) = &reset.process {
-        lines.push(format!("process: {process}"));
+        lines.push(format!("process: {}", process.terminal()));
     }
     if let Some(queue) = reset.listener {
         lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
@@ -388,6 +388,22 @@ mod tests {
             sized(&mut view, width, height);
             view.key(Key::Back);
         }
+    }
+
+    #[test]
+    fn a_process_that_calls_itself_an_escape_sequence_is_shown_as_one() {
+        let mut view = View::default();
+        let mut reset = reset(Cause::ClosedWithUnreadData);
+        reset.process = Some(crate::Process { pid: 7, name: "\u{1b}[2J\u{202e}".into() });
+        view.add(reset.clone());
+        let shown = screen(&mut view);
+        assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
+        let warning = Warning::ListenerNearLimit {
+            local: reset.local,
+            queue: crate::Queue { waiting: 4, limit: 4 },
+            process: Some(crate::Process { pid: 7, name: "x\nsent ok".into() }),
+        };
+        assert_eq!(describe(&warning), "10.0.0.1:80 x\\nsent\\x20ok[7]: 4 of 4 wait for accept");
     }
 
     #[test]
