@@ -6,6 +6,8 @@
 //! **END_REQUEST, half-close, bounded drain, close**; [`Responder`] keeps it, through crate `linger`.
 //!
 //! - [`record`], [`params`], [`incoming`], [`replies`]: the protocol, without sockets.
+//! - [`conversation`]: what is read, what is answered and when a connection is over, without sockets, too. Threads and
+//!   tokio only drive it, so that both answer the same.
 //! - [`Responder`]: serves requests on blocking threads; with the feature `tokio` the module of that name does on a
 //!   runtime, and with `tower` its module serves any HTTP application.
 //! - [`Client`]: the gateway's side. It reads while it writes, takes a response only with its END_REQUEST,
@@ -27,6 +29,7 @@
 mod address;
 pub mod apps;
 pub mod cgi;
+pub mod conversation;
 mod error;
 pub mod gateway;
 pub mod incoming;
@@ -39,6 +42,16 @@ pub mod responder;
 pub mod tokio;
 #[cfg(feature = "tower")]
 pub mod tower;
+
+/// Asks the kernel what of a connection's answers is unacknowledged.
+///
+/// No FIN was sent: an empty queue means that the gateway has everything, the last END_REQUEST included.
+fn unacknowledged(socket: &impl std::os::fd::AsFd) -> linger::Event {
+    match linger_sys::send_queue(socket.as_fd()) {
+        Ok(bytes) => linger::Event::Unacknowledged { bytes, fin: bytes == 0 },
+        Err(_) => linger::Event::Unknown,
+    }
+}
 
 pub use address::{Address, InvalidAddress};
 pub use error::{Fault, ProtocolError};

@@ -8,6 +8,7 @@ mod exchange;
 mod gate;
 mod link;
 mod serve;
+mod wire;
 mod workers;
 
 use std::io;
@@ -75,8 +76,9 @@ pub trait Handler: Send + Sync {
     /// and gives the application's exit status.
     ///
     /// # Errors
-    /// Before any of the response was sent, an error becomes a `500` and a line in the gateway's log. After
-    /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole.
+    /// Before any of the response was sent, an error or a panic becomes a `500` and a line in the gateway's log. After
+    /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole; other requests
+    /// on it are served to their end first, new ones are refused. A request that the gateway aborted is only ended.
     fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32>;
 
     /// Hears how each connection ended, on the thread that ends them all: it should count or log, not block.
