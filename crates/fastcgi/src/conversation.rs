@@ -155,8 +155,17 @@ impl Open {
     }
 
     fn push(&mut self, which: Which, bytes: &[u8]) {
-        self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
+        self.has_come(which);
         self.body(which).push(bytes);
+    }
+
+    fn end(&mut self, which: Which) {
+        self.has_come(which);
+        self.body(which).end();
+    }
+
+    fn has_come(&mut self, which: Which) {
+        self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
     }
 
     /// Whether more is held than its handler may leave unread. One that waits for the other stream is not to blame.
@@ -285,7 +294,7 @@ impl Conversation {
         debug_assert!(open.is_some(), "a body for request {id}, which does not run");
         match (open, bytes) {
             (Some(open), Some(bytes)) => open.push(which, bytes),
-            (Some(open), None) => open.body(which).end(),
+            (Some(open), None) => open.end(which),
             (None, _) => {}
         }
     }
@@ -369,6 +378,12 @@ impl Conversation {
                 Ok(Input::Later)
             }
         }
+    }
+
+    /// Whether a handler that got [`Input::Later`] would get it again.
+    pub fn is_waiting(&self, key: Key) -> bool {
+        let waits = |open: &Open| open.key == key && open.waits_for.is_some() && !open.is_aborted;
+        !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
     }
 
     /// A handler reads no more of its request.

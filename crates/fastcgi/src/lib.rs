@@ -38,20 +38,11 @@ pub mod params;
 pub mod record;
 pub mod replies;
 pub mod responder;
+mod socket;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 #[cfg(feature = "tower")]
 pub mod tower;
-
-/// Asks the kernel what of a connection's answers is unacknowledged.
-///
-/// No FIN was sent: an empty queue means that the gateway has everything, the last END_REQUEST included.
-fn unacknowledged(socket: &impl std::os::fd::AsFd) -> linger::Event {
-    match linger_sys::send_queue(socket.as_fd()) {
-        Ok(bytes) => linger::Event::Unacknowledged { bytes, fin: bytes == 0 },
-        Err(_) => linger::Event::Unknown,
-    }
-}
 
 pub use address::{Address, InvalidAddress};
 pub use error::{Fault, ProtocolError};

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use linger::Event;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
 use super::Stop;
+use crate::socket;
 
 /// A connection that never waits, and ways to wait for it.
 pub(super) trait Wire: Debug + Send + Sync {
@@ -71,13 +72,7 @@ impl Wire for SocketWire {
     }
 
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        loop {
-            match sendmsg(&self.socket, parts, &mut SendAncillaryBuffer::default(), flags) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
-            }
-        }
+        socket::send(&self.socket, parts)
     }
 
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
@@ -122,7 +117,7 @@ impl Wire for SocketWire {
     }
 
     fn unacknowledged(&self) -> Event {
-        crate::unacknowledged(&self.socket)
+        socket::unacknowledged(&self.socket)
     }
 
     fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool {
