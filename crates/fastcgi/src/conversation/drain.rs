@@ -90,8 +90,9 @@ impl Drains {
         for drain in &mut self.list {
             match drain.asked {
                 Asked::Look => drain.machine.on(Event::Empty, now),
-                Asked::Wait => drain.machine.on(Event::Woken, now),
-                Asked::Nothing | Asked::Measure => {}
+                Asked::Wait(until) if now >= until => drain.machine.on(Event::Woken, now),
+                // Another's time has come.
+                _ => continue,
             }
             drain.asked = Asked::Nothing;
         }
@@ -140,12 +141,12 @@ enum Asked {
     Nothing,
     Look,
     Measure,
-    Wait,
+    Wait(Instant),
 }
 
 impl Drain {
     fn settle(&mut self, now: Instant) {
-        if self.asked == Asked::Wait {
+        if let Asked::Wait(_) = self.asked {
             self.machine.on(Event::Woken, now);
             self.asked = Asked::Nothing;
         }
@@ -168,7 +169,7 @@ impl Drain {
                 // A machine that reads no more waits for acknowledgement alone, and that is the closer's to await.
                 Action::Wait { until } if self.left(policy) != Some(0) => {
                     let ask = if self.is_unacknowledged { until.min(now + ASK) } else { until };
-                    (Asked::Wait, Need::Wait(ask))
+                    (Asked::Wait(ask), Need::Wait(ask))
                 }
                 other => {
                     let abort = matches!(other, Action::Close { abort: true, .. });
