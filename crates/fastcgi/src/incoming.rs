@@ -243,12 +243,7 @@ impl Incoming {
             RecordType::Stdin | RecordType::Data if header.content == 0 => {
                 return Ok(self.stream_ended(header));
             }
-            RecordType::AbortRequest => {
-                return Ok(self.find(header.id).and_then(|active| match active.stage {
-                    Stage::Running => Some(Event::Abort(header.id)),
-                    _ => None,
-                }));
-            }
+            RecordType::AbortRequest => return Ok(self.abort(header.id)),
             RecordType::GetValues => self.answer_values()?,
             RecordType::Other(kind) if header.id == 0 => record::push_unknown(&mut self.replies, kind),
             // A request that is not running has ended or was refused: what still comes for it is ignored
@@ -300,6 +295,29 @@ impl Incoming {
             .map_err(|error| ProtocolError::new(end, error.fault))?;
         active.stage = Stage::Running;
         Ok(Some(Event::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
+    }
+
+    /// The gateway sends no more of a request that it aborts (specification section 5.4).
+    fn abort(&mut self, id: u16) -> Option<Event<'static>> {
+        let at = self.active.iter().position(|active| active.id == id)?;
+        let active = &mut self.active[at];
+        match active.stage {
+            Stage::Running => {
+                (active.stdin_open, active.data_open) = (false, false);
+                Some(Event::Abort(id))
+            }
+            Stage::Draining => {
+                self.active.swap_remove(at);
+                Some(Event::Discarded(0))
+            }
+            // Nobody serves it yet, and the gateway waits for its end.
+            Stage::Params(_) => {
+                self.active.swap_remove(at);
+                let end = EndRequest::new(0, ProtocolStatus::RequestComplete);
+                record::push_end(&mut self.replies, id, end);
+                None
+            }
+        }
     }
 
     fn stream_ended(&mut self, header: Header) -> Option<Event<'static>> {

@@ -262,3 +262,39 @@ fn without_multiplexing_a_second_request_is_refused() {
     talk.ask(2, Role::Responder, true);
     assert!(talk.conversation.request().is_some(), "the first is answered, though its body is not over");
 }
+
+#[test]
+fn nothing_more_is_awaited_of_a_request_that_was_aborted() {
+    // While it runs.
+    let mut talk = Talk::new();
+    let key = talk.begin(1, Role::Filter, true);
+    talk.record(RecordType::AbortRequest, 1, b"");
+    assert_eq!(talk.next(), Step::Receive(None));
+    talk.answer(key);
+    assert!(matches!(talk.next(), Step::Rest(_)), "its body needs no drain");
+    talk.record(RecordType::Stdin, 1, b"late");
+    assert!(matches!(talk.next(), Step::Rest(_)));
+    // While what it sent is drained.
+    let mut talk = Talk::new();
+    let key = talk.begin(1, Role::Responder, true);
+    let other = talk.begin(2, Role::Responder, true);
+    talk.answer(key);
+    talk.answer(other);
+    talk.record(RecordType::AbortRequest, 2, b"");
+    assert!(matches!(talk.next(), Step::Receive(_)), "the other is drained");
+    talk.record(RecordType::AbortRequest, 1, b"");
+    assert!(matches!(talk.next(), Step::Rest(_)));
+    // Before it was served: its gateway waits for an END_REQUEST.
+    let mut talk = Talk::new();
+    let mut bytes = Vec::new();
+    record::push_begin(&mut bytes, 1, Role::Responder, true);
+    talk.hear(&bytes);
+    talk.record(RecordType::AbortRequest, 1, b"");
+    let Step::Send(bytes) = talk.next() else { panic!() };
+    assert_eq!(records(&bytes), [(3, 1, vec![0, 0, 0, 0, 0, 0, 0, 0])]);
+    talk.record(RecordType::Params, 1, b"");
+    assert!(talk.conversation.request().is_none());
+    // One that does not run is none.
+    talk.record(RecordType::AbortRequest, 9, b"");
+    assert!(matches!(talk.next(), Step::Receive(_)));
+}
