@@ -43,6 +43,8 @@ mod socket;
 pub mod tokio;
 #[cfg(feature = "tower")]
 pub mod tower;
+#[cfg(all(test, feature = "tokio"))]
+mod transcripts;
 
 pub use address::{Address, InvalidAddress};
 pub use error::{Fault, ProtocolError};

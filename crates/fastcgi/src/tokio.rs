@@ -6,6 +6,8 @@
 
 mod desk;
 mod exchange;
+#[cfg(test)]
+pub(crate) mod memory;
 mod wire;
 
 use std::future::{Future, poll_fn};

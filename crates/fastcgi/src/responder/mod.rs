@@ -7,6 +7,8 @@
 mod exchange;
 mod gate;
 mod link;
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) mod memory;
 mod serve;
 mod wire;
 mod workers;
@@ -184,6 +186,11 @@ impl Responder {
     pub fn run(self, handler: impl Handler + 'static) -> io::Result<()> {
         workers::run(&self.listener, &self.config, &self.stop, handler)
     }
+}
+
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) fn memory_stop() -> Stop {
+    Stop(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
 }
 
 fn address_of(address: &SockAddr) -> Address {
