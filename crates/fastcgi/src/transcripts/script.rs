@@ -413,6 +413,29 @@ impl Script {
         }
         items.push(Item::Close);
         (self.items, self.leaving) = (items, Leaving::HalfClosed);
+        if self.multiplexed {
+            self.leave_out_half_begun();
+        }
+    }
+
+    /// Takes out the requests whose parameters are cut: whether they are refused would be a matter of time where another
+    /// ends the connection.
+    fn leave_out_half_begun(&mut self) {
+        let sent = self.sent();
+        let begun = |id: u16| self.plans.iter().zip(&sent).any(|(plan, sent)| plan.id == id && sent.begun);
+        let Some(Item::Bytes(bytes)) = self.items.first() else { return };
+        let mut kept = Vec::new();
+        let mut rest = &bytes[..];
+        while let [_, _, id1, id0, length1, length0, padding, _, ..] = rest {
+            let id = u16::from_be_bytes([*id1, *id0]);
+            let whole = 8 + usize::from(u16::from_be_bytes([*length1, *length0])) + usize::from(*padding);
+            let (record, after) = rest.split_at(whole.min(rest.len()));
+            if id == 0 || begun(id) {
+                kept.extend_from_slice(record);
+            }
+            rest = after;
+        }
+        self.items[0] = Item::Bytes(kept);
     }
 
     /// How much of each request is sent, read off the bytes.
