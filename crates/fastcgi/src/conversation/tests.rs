@@ -4,6 +4,7 @@ mod answers;
 mod bodies;
 mod drains;
 mod life;
+mod model;
 
 use super::*;
 use crate::record::{self, RecordType};
