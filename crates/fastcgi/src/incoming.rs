@@ -358,3 +358,7 @@ impl Incoming {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "incoming_tests.rs"]
+mod tests;
