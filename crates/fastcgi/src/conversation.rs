@@ -17,6 +17,7 @@
 mod answer;
 mod body;
 mod drain;
+mod open;
 #[cfg(test)]
 mod tests;
 
@@ -29,12 +30,12 @@ use linger::Policy;
 use crate::error::ProtocolError;
 use crate::incoming::{Capacity, Event, Incoming, Start};
 use crate::limits::Limits;
-use crate::record::Role;
 
 pub use answer::{Accepted, Answer, Large, Last, Said, Verdict};
-use body::Body;
 pub use body::{Gone, Input, Which};
 use drain::{Drains, Need};
+pub use open::Key;
+use open::Open;
 
 /// What the gateway's log says of a handler that panicked.
 pub const PANICKED: &str = "the handler panicked";
@@ -69,10 +70,6 @@ impl Bounds {
         Self { policy, limits, capacity, io_timeout, keep_idle }
     }
 }
-
-/// A request's name in its conversation: unlike the gateway's id it is never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key(u64);
 
 /// What the driver does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,47 +128,6 @@ enum Life {
     Last,
     /// Nothing more can be read; those that run may answer.
     Deaf(Gone),
-}
-
-/// A request that was begun and is not finished.
-#[derive(Debug)]
-struct Open {
-    key: Key,
-    id: u16,
-    keep_conn: bool,
-    is_aborted: bool,
-    stdin: Body,
-    data: Body,
-    /// The stream that its handler waits for.
-    waits_for: Option<Which>,
-}
-
-impl Open {
-    fn body(&mut self, which: Which) -> &mut Body {
-        match which {
-            Which::Stdin => &mut self.stdin,
-            Which::Data => &mut self.data,
-        }
-    }
-
-    fn push(&mut self, which: Which, bytes: &[u8]) {
-        self.has_come(which);
-        self.body(which).push(bytes);
-    }
-
-    fn end(&mut self, which: Which) {
-        self.has_come(which);
-        self.body(which).end();
-    }
-
-    fn has_come(&mut self, which: Which) {
-        self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
-    }
-
-    /// Whether more is held than its handler may leave unread. One that waits for the other stream is not to blame.
-    fn is_full(&self, most: usize) -> bool {
-        self.waits_for.is_none() && self.stdin.waiting() + self.data.waiting() > most
-    }
 }
 
 impl Conversation {
@@ -303,16 +259,8 @@ impl Conversation {
         debug_assert!(self.open.iter().all(|open| open.id != start.id), "request {} runs twice", start.id);
         self.served += 1;
         self.running += 1;
-        let key = Key(self.served);
-        self.open.push(Open {
-            key,
-            id: start.id,
-            keep_conn: start.keep_conn,
-            is_aborted: false,
-            stdin: Body::new(start.role != Role::Authorizer),
-            data: Body::new(start.role == Role::Filter),
-            waits_for: None,
-        });
+        let key = Key::new(self.served);
+        self.open.push(Open::new(key, &start));
         self.fresh.push_back((key, start));
     }
 
@@ -389,7 +337,7 @@ impl Conversation {
     /// A handler reads no more of its request.
     pub fn unwanted(&mut self, key: Key) {
         if let Ok(open) = self.find(key) {
-            (open.stdin, open.data) = (Body::Unwanted, Body::Unwanted);
+            open.unwanted();
         }
     }
 

@@ -5,14 +5,17 @@
 //! `LINGER_CONVERSATIONS=100000 cargo test -p linger-fastcgi --features tokio --lib threads_and_tokio -- --nocapture`, and
 //! 5000 of `over_real`; `LINGER_SEED` begins them elsewhere.
 
+pub(crate) mod expected;
 pub(crate) mod memory;
+pub(crate) mod plan;
 pub(crate) mod script;
 mod sockets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use expected::transcripts;
 use memory::Gateway;
-use script::{Leaving, Script, transcripts};
+use script::{Leaving, Script};
 use sockets::Place;
 
 use crate::responder;

@@ -7,7 +7,7 @@ mod life;
 mod model;
 
 use super::*;
-use crate::record::{self, RecordType};
+use crate::record::{self, RecordType, Role};
 
 const IO: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(45);
@@ -16,8 +16,7 @@ const IDLE: Duration = Duration::from_secs(5);
 fn bounds() -> Bounds {
     let mut policy = Policy::default();
     policy.idle = IDLE;
-    let mut limits = Limits::default();
-    limits.buffered = 100;
+    let limits = Limits { buffered: 100, ..Limits::default() };
     Bounds::new(policy, limits, Capacity::new(10, 10, true), IO, REST)
 }
 

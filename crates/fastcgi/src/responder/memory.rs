@@ -11,8 +11,9 @@ use super::gate::Gate;
 use super::wire::{Awaited, Wire};
 use super::{Config, Request, Response, Stop, serve};
 use crate::conversation::End;
+use crate::transcripts::expected::Seen;
 use crate::transcripts::memory::Gateway;
-use crate::transcripts::script::{Act, Done, REASON, Seen, pattern};
+use crate::transcripts::plan::{Act, Done, REASON, pattern};
 
 impl Wire for Arc<Gateway> {
     fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
@@ -50,8 +51,7 @@ impl Wire for Arc<Gateway> {
 
 /// Holds a conversation on this thread, and those of its handlers where they have any.
 pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &Stop) -> End {
-    let mut config = Config::default();
-    config.multiplex = gateway.script.multiplexed;
+    let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
     let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);
     serve::converse(gateway.clone(), &config, &handler, &Gate::new(1, 1), stop)
         .expect("nobody keeps the connection")

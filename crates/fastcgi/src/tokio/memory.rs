@@ -11,8 +11,9 @@ use linger::Event;
 use super::wire::Wire;
 use super::{Config, Request, Response};
 use crate::conversation::End;
+use crate::transcripts::expected::Seen;
 use crate::transcripts::memory::Gateway;
-use crate::transcripts::script::{Act, Done, REASON, Seen, pattern};
+use crate::transcripts::plan::{Act, Done, REASON, pattern};
 
 impl Wire for Arc<Gateway> {
     fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::script::{Act, Item, Leaving, Random, Script, Seen};
+use super::expected::Seen;
+use super::plan::{Act, Random};
+use super::script::{Item, Leaving, Script};
 
 /// One gateway, and what the handlers of its requests have seen.
 #[derive(Debug)]
@@ -124,7 +126,7 @@ impl Gateway {
 
     /// Whether handler `index` has to wait for [all to have started](Self::has_all).
     pub(crate) fn is_last(&self, index: usize) -> bool {
-        let of = |expected: &super::script::Expected| expected.is_last;
+        let of = |expected: &super::expected::Expected| expected.is_last;
         self.script.multiplexed && self.script.expected[index].as_ref().is_some_and(of)
     }
 

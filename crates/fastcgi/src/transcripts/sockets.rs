@@ -11,7 +11,8 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::memory::Gateway;
-use super::script::{Item, Leaving, Random, Script};
+use super::plan::Random;
+use super::script::{Item, Leaving, Script};
 use crate::responder::{Closed, Config, Handler};
 use crate::{Request, Responder, Response};
 
@@ -86,7 +87,8 @@ fn listen(script: &Script, mut socket: &Socket, told: impl Fn(usize)) -> Vec<u8>
             Ok(got) => output.extend_from_slice(&buffer[..got]),
             Err(error) => panic!("the gateway lost its answers: {error}"),
         }
-        let ends = super::script::transcripts(&output).values().map(|transcript| transcript.ends.len()).sum();
+        let ends =
+            super::expected::transcripts(&output).values().map(|transcript| transcript.ends.len()).sum();
         told(ends);
     }
     // Gone for good: what is unread makes the kernel reset.
@@ -116,8 +118,7 @@ fn connected(socket: Socket) -> Socket {
 
 /// One conversation with a [`Responder`].
 pub(super) fn with_threads(gateway: &Arc<Gateway>, place: Place) -> Vec<u8> {
-    let mut config = Config::default();
-    config.multiplex = gateway.script.multiplexed;
+    let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
     let folder = tempfile::tempdir().unwrap();
     let address = match place {
         Place::Tcp => "127.0.0.1:0".parse().unwrap(),
