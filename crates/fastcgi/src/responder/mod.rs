@@ -46,7 +46,7 @@ pub struct Config {
     /// Whether a connection may carry several requests at once. It costs a hand-over between threads for each
     /// request, and such a connection counts as served all the time; no common gateway needs it. Without it a second request is answered `CANT_MPX_CONN`.
     pub multiplex: bool,
-    /// Longest silence of the gateway in the middle of a request, and longest time a write may block.
+    /// Longest silence of the gateway in the middle of a request and before the first, and longest time a write may block.
     pub io_timeout: Duration,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,

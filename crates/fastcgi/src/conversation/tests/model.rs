@@ -314,6 +314,7 @@ impl Model {
         let step = loop {
             match self.talk.settled(None) {
                 Step::Send(bytes) => {
+                    assert!(!bytes.is_empty(), "nothing to send");
                     for (kind, id, content) in records(&bytes) {
                         assert_eq!(kind, 3);
                         self.said.push((id, content[..5].try_into().unwrap()));
