@@ -79,14 +79,15 @@ impl<'a> Facts<'a> {
             && (self.reset.ack == expected || self.reset.ack == r.next)
     }
 
-    /// A bare RST to a SYN-ACK, or to an acknowledgement out of place, from a side that never acknowledged.
+    /// A bare RST to a SYN-ACK, or to an acknowledgement out of place, from a client that never acknowledged.
     pub(crate) fn answers_syn_ack(&self) -> bool {
         let (s, r) = (self.sender, self.receiver);
+        // Of a capture that lacks the SYN-ACK the server may look as if it had never acknowledged.
         !self.reset.flags.has(Flags::ACK)
             && !s.acked()
             && r.acked()
             && self.reset.seq == r.ack
-            && (r.syn() || s.syn())
+            && self.flow().opener() == Some(self.reset.by)
     }
 
     /// The acknowledgement of another connection that a SYN was answered with.
@@ -136,7 +137,7 @@ impl<'a> Facts<'a> {
         }
         let port = |dir| self.flow().key.end(dir).port();
         // Servers have low ports; clients those that systems hand out (RFC 6335; Linux: 32768 and above).
-        let served = |port| port < 1024 || port < 20_000;
+        let served = |port| port < 20_000;
         match (served(port(0)), served(port(1))) {
             (true, false) => Some(1),
             (false, true) => Some(0),

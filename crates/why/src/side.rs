@@ -104,7 +104,10 @@ impl Side {
         self.marks & IPV4 != 0 && self.id_steps >= 3 && self.id_jumps <= self.id_steps / 8
     }
 
-    /// The bytes of payload between two sequence numbers of this side, FIN and SYN not counted.
+    /// The bytes of payload that this side has sent from a sequence number on, FIN and SYN not counted.
+    ///
+    /// Never more than were seen: a number that is far behind belongs to an older connection on the same ports,
+    /// or to bytes that passed before the capture began.
     pub(crate) fn payload_after(&self, seq: u32) -> u32 {
         let mut bytes = self.next.wrapping_sub(seq);
         if bytes > 1 << 31 {
@@ -116,8 +119,9 @@ impl Side {
         if self.syn() && seq == self.isn {
             bytes = bytes.saturating_sub(1);
         }
-        bytes
+        bytes.min(u32::try_from(self.payload).unwrap_or(u32::MAX))
     }
+
     /// Takes the side's next packet, the `frame`th after the flow's first; `other` is the opposite side.
     ///
     /// Answers whether it repeats something or probes.

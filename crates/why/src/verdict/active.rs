@@ -22,7 +22,7 @@ impl Judge<'_> {
         // Even pauses, the last one too: the timer's, not an application's.
         let last = (f.reset.at.time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
-        if even && f.receiver.seen() {
+        if even {
             return (KeepaliveTimeout, Certain, vec![KeepaliveTimeout]);
         }
         (KeepaliveTimeout, Likely, vec![KeepaliveTimeout, Aborted])
@@ -119,7 +119,8 @@ impl Judge<'_> {
             self.ask("whether the client's program had read it: close() with unread data sends this reset");
             return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ClientGaveUp]);
         }
-        let undelivered = r.payload_after(s.ack);
+        // What the reset itself acknowledges had arrived; `tcp_send_active_reset` puts rcv_nxt there.
+        let undelivered = r.payload_after(f.reset.ack);
         if undelivered > 0 {
             self.say(f.reset.at.frame, format!("{undelivered} bytes of the response were on the way to it"));
         } else if r.payload == 0 {

@@ -8,8 +8,9 @@ use super::{Judge, Opinion};
 use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
-/// `tcp_fin_timeout` is 60 s; what is answered with a reset this long after a FIN met no socket.
-const FIN_TIMEOUT: u64 = 55_000_000_000;
+/// `tcp_fin_timeout` is 60 s by default. A reset that comes sooner after the FIN has another cause, or somebody
+/// has lowered it. One second is for clocks and delays that change.
+const FIN_TIMEOUT: u64 = 59_000_000_000;
 
 impl Judge<'_> {
     /// A bare reset after the sender's own FIN.
@@ -50,11 +51,13 @@ impl Judge<'_> {
             if let Some(opinion) = self.process_gone(s.fin_time, Finwait2Expired) {
                 return opinion;
             }
-            if since_fin >= FIN_TIMEOUT {
-                self.say(None, "longer than tcp_fin_timeout (60 s)");
-            }
             self.ask("tcp_fin_timeout and tcp_max_orphans on the host that reset");
-            return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
+            if since_fin >= FIN_TIMEOUT {
+                self.say(None, "tcp_fin_timeout (60 s) had passed");
+                return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
+            }
+            self.say(None, "sooner than tcp_fin_timeout (60 s): data that crossed the FIN, or a second FIN");
+            return (Unknown, Possible, vec![DataAfterClose, HalfOpen, Finwait2Expired]);
         }
         self.ask("a capture at the sender of the reset, from before its FIN");
         (Unknown, Possible, vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged])
