@@ -203,24 +203,19 @@ impl Analyzer {
             None => self.open(key, at),
         };
         let Some(flow) = self.table.get(slot) else { return };
-        let (fin_before, duplicates, repeats) =
-            (flow.sides[dir].fin(), flow.duplicates, flow.syn_ack_repeats);
         let step = flow.observe(segment, dir, at);
-        let duplicate = flow.duplicates != duplicates;
-        let repeated = flow.syn_ack_repeats != repeats;
-        let ends = !fin_before && flow.sides[dir].fin() && flow.opener() != Some(dir);
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
-        if duplicate {
+        if step == Step::Copy {
             self.counts.duplicates += 1;
             return;
         }
         if segment.flags.any(Flags::SYN | Flags::FIN | Flags::RST) {
-            self.note_surroundings(slot, segment, dir, at, step, ends, repeated);
+            self.note_surroundings(slot, segment, dir, at, step);
         }
         match step {
-            Step::Nothing => {}
+            Step::Nothing | Step::Copy | Step::SynAckAgain | Step::Fin => {}
             Step::Reset => {
                 self.counts.resets += 1;
                 self.table.end_at(slot, at.time.saturating_add(AFTER_RESET));
@@ -240,7 +235,7 @@ impl Analyzer {
         self.counts.connections += 1;
         let (slot, evicted) = self.table.insert(key, at);
         if let Some(flow) = evicted {
-            if flow.reset.is_none() && !flow.closed() {
+            if flow.reset.is_none() && !flow.connection.closed() {
                 self.counts.forgotten += 1;
             }
             self.settle(flow);
@@ -249,36 +244,30 @@ impl Analyzer {
     }
 
     /// Remembers what this packet tells of its listener.
-    #[allow(clippy::too_many_arguments)]
-    fn note_surroundings(
-        &mut self,
-        slot: Slot,
-        segment: &Segment<'_>,
-        dir: usize,
-        at: At,
-        step: Step,
-        ends: bool,
-        repeated: bool,
-    ) {
-        let Some(interface) = self.table.get(slot).map(|flow| flow.key.interface) else { return };
-        let source = (segment.source, interface);
+    fn note_surroundings(&mut self, slot: Slot, segment: &Segment<'_>, dir: Dir, at: At, step: Step) {
+        let Some(flow) = self.table.get(slot) else { return };
+        let source = (segment.source, flow.connection.key.interface);
         if segment.flags.has(Flags::SYN | Flags::ACK) {
             self.surroundings.accepts(source, at.time, segment.ttl);
-            if repeated {
+            if step == Step::SynAckAgain {
                 self.surroundings.repeats(source, at.time);
             }
-        } else if ends {
-            self.surroundings.ends(source, at.time);
-        } else if step == Step::Reset
-            && let Some(flow) = self.table.get(slot)
-            && let Some(reset) = &flow.reset
-        {
-            let facts = Facts::new(reset);
-            if facts.answers_syn() {
-                self.surroundings.refuses(source, at.time, at.frame);
-            } else if facts.active() && facts.client() != Some(dir) && !flow.sides[dir].fin() {
+            return;
+        }
+        match step {
+            Step::Fin | Step::Closed if flow.connection.opener() != Some(dir) => {
                 self.surroundings.ends(source, at.time);
             }
+            Step::Reset => {
+                let Some(reset) = &flow.reset else { return };
+                let facts = Facts::new(reset);
+                if facts.answers_syn() {
+                    self.surroundings.refuses(source, at.time, at.frame);
+                } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
+                    self.surroundings.ends(source, at.time);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -290,7 +279,7 @@ impl Analyzer {
 
     fn judge(&mut self, reset: &Reset) {
         let facts = Facts::new(reset);
-        let key = &reset.flow.key;
+        let key = &reset.connection.key;
         let (from, to) = (key.end(reset.by), key.end(1 - reset.by));
         let listener = match facts.sender_is_client() {
             Some(true) => to,
@@ -314,9 +303,7 @@ impl Analyzer {
         let unread = match verdict.cause {
             _ if verdict.harmless => Some(0),
             Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose => {
-                losses.request.map(|bytes| bytes.max(u64::from(facts.receiver.after_fin)))
-            }
+            Cause::DataAfterClose => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
             _ => losses.request,
         };
         self.ready.push(Finding {
@@ -326,7 +313,7 @@ impl Analyzer {
             time: reset.at.time,
             from,
             to,
-            client: reset.flow.opener().map(|dir| key.end(dir)),
+            client: reset.connection.opener().map(|dir| key.end(dir)),
             class: verdict.class,
             cause: verdict.cause,
             confidence: verdict.confidence,
@@ -342,7 +329,7 @@ impl Analyzer {
             ttl: reset.ttl,
             numbers: Numbers {
                 seq: reset.seq,
-                isns: reset.flow.sides.map(|side| side.syn().then_some(side.isn)),
+                isns: reset.connection.sides.map(|side| side.syn().then_some(side.isn())),
             },
         });
     }

@@ -27,7 +27,7 @@ impl std::hash::Hash for Key {
     }
 }
 
-/// One of a flow's two sides: an index into [`Flow::sides`](crate::flow::Flow::sides).
+/// One of a connection's two sides: an index into its `sides`.
 pub(crate) type Dir = usize;
 
 /// What stands before an IPv4 address in an IPv6 one that is mapped from it (RFC 4291 section 2.5.5.2).

@@ -14,6 +14,7 @@ mod analyzer;
 mod app;
 mod boxes;
 mod cause;
+mod connection;
 mod facts;
 mod finding;
 mod flow;

@@ -2,7 +2,7 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::flow::Flow;
+use crate::connection::Connection;
 use crate::key::Dir;
 use crate::record::{At, Record};
 
@@ -13,10 +13,10 @@ const PAYLOAD: usize = 96;
 /// Beyond this distance a sequence number belongs to another connection.
 const PLAUSIBLE: u32 = 1 << 26;
 
-/// A reset, with the flow as it was when it came.
+/// A reset, with its connection as it was when the reset came.
 #[derive(Clone, Debug)]
 pub(crate) struct Reset {
-    pub(crate) flow: Flow,
+    pub(crate) connection: Connection,
     pub(crate) by: Dir,
     pub(crate) at: At,
     pub(crate) seq: u32,
@@ -51,9 +51,9 @@ pub(crate) enum Genuine {
 }
 
 impl Reset {
-    pub(crate) fn new(flow: Flow, segment: &Segment<'_>, by: Dir, at: At) -> Self {
+    pub(crate) fn new(connection: Connection, segment: &Segment<'_>, by: Dir, at: At) -> Self {
         Self {
-            flow,
+            connection,
             by,
             at,
             seq: segment.seq,
@@ -84,7 +84,7 @@ impl Reset {
         if !from_sender || self.after.genuine.is_some() || segment.flags.has(Flags::SYN) {
             return;
         }
-        let peer = &self.flow.sides[1 - dir];
+        let peer = &self.connection.sides[1 - dir];
         let beyond = |number: u32, limit: u32| {
             let ahead = number.wrapping_sub(limit);
             ahead != 0 && ahead < PLAUSIBLE

@@ -75,7 +75,7 @@ impl Table {
     /// Whether the flow of `key` is kept at `slot`.
     #[inline]
     pub(crate) fn is_at(&self, slot: Slot, key: &Key) -> bool {
-        flow_at(&self.chunks, slot).is_some_and(|flow| flow.key == *key)
+        flow_at(&self.chunks, slot).is_some_and(|flow| flow.connection.key == *key)
     }
 
     /// Makes a flow for `key`, which has none. The flow that had to go for it, if any, comes back.
@@ -90,8 +90,7 @@ impl Table {
             (last * CHUNK + self.chunks[last].len() - 1) as Slot
         });
         self.generation = self.generation.wrapping_add(1);
-        let mut flow = Flow::new(key, at);
-        flow.generation = self.generation;
+        let flow = Flow::new(key, at, self.generation);
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] = Some(flow);
         let hash = self.hasher.hash_one(key);
         let (hasher, chunks) = (&self.hasher, &self.chunks);
@@ -166,7 +165,7 @@ impl Table {
         for _ in 0..LOOKS.min(places) {
             self.hand = (self.hand + 1) % places;
             let slot = self.hand as Slot;
-            if let Some(time) = self.get(slot).map(|flow| flow.last_time)
+            if let Some(time) = self.get(slot).map(|flow| flow.connection.last_time)
                 && oldest.is_none_or(|(known, _)| time < known)
             {
                 oldest = Some((time, slot));
@@ -183,5 +182,5 @@ fn flow_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<&Flow> {
 
 #[inline]
 fn key_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<Key> {
-    flow_at(chunks, slot).map(|flow| flow.key)
+    flow_at(chunks, slot).map(|flow| flow.connection.key)
 }

@@ -86,15 +86,14 @@ impl Judge<'_> {
             return Class::AnswerToSynAck;
         }
         if f.active() {
-            return match s.run.kind {
-                RunKind::Keepalive if s.run.count >= 2 => Class::AfterKeepalive,
-                RunKind::Retransmissions if s.run.count >= 3 => Class::AfterRetransmissions,
-                RunKind::WindowProbes if s.run.count >= 3 => Class::AfterRetransmissions,
-                _ if s.fin() => Class::ActiveAfterFin,
+            return match s.run.map(|run| (run.kind, run.count)) {
+                Some((RunKind::Keepalive, 2..)) => Class::AfterKeepalive,
+                Some((RunKind::Retransmissions | RunKind::WindowProbes, 3..)) => Class::AfterRetransmissions,
+                _ if s.has_fin() => Class::ActiveAfterFin,
                 _ => Class::Active,
             };
         }
-        if s.fin() {
+        if s.has_fin() {
             Class::PassiveAfterFin
         } else if f.acknowledged_data() || (r.payload == 0 && s.payload > 0) || !f.handshake_seen() {
             Class::PassiveAfterData
@@ -229,14 +228,14 @@ impl Judge<'_> {
             return false;
         }
         // Everything the sender wrote had arrived, the FIN too; what it reset was a farewell.
-        let delivered = s.payload_after(r.ack) == 0;
+        let delivered = f.delivered(s, r);
         if class == Class::PassiveAfterFin && delivered {
-            return f.alert_after_fin() || (r.after_fin == 0 && r.payload_after(s.ack) == 0);
+            return f.alert_after_fin() || (s.late() == 0 && f.delivered(r, s));
         }
         if s.payload == 0 && r.payload == 0 {
             return true;
         }
-        if r.fin() && r.payload_after(s.ack) == 0 && delivered {
+        if r.has_fin() && f.delivered(r, s) && delivered {
             return true;
         }
         f.exchange_complete()

@@ -10,8 +10,8 @@ use Confidence::{Certain, Likely, Possible};
 impl Judge<'_> {
     pub(super) fn keepalive(&mut self) -> Opinion {
         let f = self.f;
-        let run = f.sender.run;
-        let (shortest, longest) = run.pauses;
+        let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
+        let (shortest, longest) = run.pauses_ms;
         self.say(
             None,
             format!(
@@ -30,7 +30,7 @@ impl Judge<'_> {
 
     pub(super) fn retransmissions(&mut self) -> Opinion {
         let f = self.f;
-        let run = f.sender.run;
+        let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
         let seconds = run.last.saturating_sub(run.first) as f64 / 1e9;
         let what = if run.kind == RunKind::WindowProbes { "window probes" } else { "retransmissions" };
         self.say(None, format!("{} {what} over {seconds:.1} s went unanswered before it", run.count));
@@ -77,10 +77,10 @@ impl Judge<'_> {
             );
             return (Aborted, Likely, vec![Aborted, Forged]);
         }
-        if s.fin() && r.after_fin > 0 && f.acknowledges_all() {
+        if s.late() > 0 && f.acknowledges_all() {
             self.say(
                 f.frame_at(r.last_frame),
-                format!("{} bytes arrived after the sender's half-close, and close() met them", r.after_fin),
+                format!("{} bytes arrived after the sender's half-close, and close() met them", s.late()),
             );
             self.ask("`linger watch` at the server: TCPAbortOnClose for unread data");
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
@@ -111,9 +111,11 @@ impl Judge<'_> {
             self.say(None, "the client had the whole response, and ended the connection with a reset");
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
         }
-        if r.fin() && f.acknowledges_all() {
+        if let Some(fin) = r.fin()
+            && f.acknowledges_all()
+        {
             self.say(
-                f.frame_at(r.fin_frame),
+                f.frame_at(fin.frame),
                 "the server had ended its side, and the client's system had acknowledged all of it",
             );
             self.ask("whether the client's program had read it: close() with unread data sends this reset");

@@ -17,7 +17,7 @@ impl Judge<'_> {
             let window = reset.window?;
             // A window that the sender has offered before, or nearly, is a window and no code.
             let s = self.f.sender;
-            let near = s.has_window() && s.window.abs_diff(window) < 512;
+            let near = s.window.is_some_and(|offered| offered.abs_diff(window) < 512);
             if near || self.f.window_reopened().is_some() { None } else { boxes::window(window) }
         })?;
         match said {

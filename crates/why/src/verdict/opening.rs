@@ -51,14 +51,13 @@ impl Judge<'_> {
             self.ask("a capture at the client");
             return (Unknown, Possible, vec![ClientGaveUp, HalfOpen, FirewallReject, Forged]);
         }
-        let at = f.frame_at(f.flow().syn_ack_frame);
-        if f.flow().syn_ack_repeats > 0 {
+        let opening = f.connection().opening;
+        let at = opening.syn_ack().map(|syn_ack| f.frame_at(syn_ack.frame));
+        let again = opening.repeats();
+        if again > 0 {
             self.say(
                 at,
-                format!(
-                    "the SYN-ACK was sent again {} times after the client had acknowledged it",
-                    f.flow().syn_ack_repeats
-                ),
+                format!("the SYN-ACK was sent again {again} times after the client had acknowledged it"),
             );
             if f.receiver.repeats > 0 {
                 self.say(

@@ -17,10 +17,14 @@ impl Judge<'_> {
     pub(super) fn after_own_fin(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
-        let fin = f.frame_at(s.fin_frame);
-        let since_fin = f.reset.at.time.saturating_sub(s.fin_time);
-        let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || r.after_fin > 0;
-        self.say(fin, format!("the sender had closed {:.3} s before", since_fin as f64 / 1e9));
+        let Some(fin) = s.fin() else { return self.no_memory() };
+        let fin_time = f.connection().first_time + fin.since.nanoseconds();
+        let since_fin = f.reset.at.time.saturating_sub(fin_time);
+        let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || fin.late > 0;
+        self.say(
+            f.frame_at(fin.frame),
+            format!("the sender had closed {:.3} s before", since_fin as f64 / 1e9),
+        );
         if late_data {
             if f.alert_after_fin() {
                 self.say(
@@ -29,10 +33,10 @@ impl Judge<'_> {
                 );
                 return (DataAfterClose, Certain, vec![DataAfterClose]);
             }
-            if r.after_fin > 0 {
+            if fin.late > 0 {
                 self.say(
                     f.trigger.map(|trigger| f.frame_of(&trigger)),
-                    format!("{} bytes arrived after that, and nobody was there to read them", r.after_fin),
+                    format!("{} bytes arrived after that, and nobody was there to read them", fin.late),
                 );
             }
             if f.sender_is_client() == Some(true) {
@@ -40,15 +44,15 @@ impl Judge<'_> {
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp]);
             }
-            if let Some(opinion) = self.process_gone(s.fin_time, DataAfterClose) {
+            if let Some(opinion) = self.process_gone(fin_time, DataAfterClose) {
                 return opinion;
             }
             // Without the server's side of the story "after" is only the order at this point of the path.
-            let confidence = if f.trigger.is_some() && !s.gap() { Certain } else { Likely };
+            let confidence = if f.trigger.is_some() && !s.gap { Certain } else { Likely };
             return (DataAfterClose, confidence, vec![DataAfterClose]);
         }
-        if f.trigger.is_some_and(|trigger| trigger.flags.has(Flags::FIN)) || r.fin() {
-            if let Some(opinion) = self.process_gone(s.fin_time, Finwait2Expired) {
+        if f.trigger.is_some_and(|trigger| trigger.flags.has(Flags::FIN)) || r.has_fin() {
+            if let Some(opinion) = self.process_gone(fin_time, Finwait2Expired) {
                 return opinion;
             }
             self.ask("tcp_fin_timeout and tcp_max_orphans on the host that reset");
@@ -69,7 +73,7 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(f.reset.at.time, HalfOpen) {
             return opinion;
         }
-        if !f.whole() || f.sender.gap() {
+        if !f.whole() || f.sender.gap {
             self.say(None, "the capture lacks part of this connection: a FIN may have gone before");
             self.ask("a capture that holds the connection from its beginning, both directions");
             let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];

@@ -211,8 +211,14 @@ fn who_loses_nothing() {
                 .with(|p| p.ack -= 1)
                 .ack(Client)
                 .fin(Client)
-                .rst(Server),
-            "harmful",
+                .rst(Server)
+                .with(|p| p.ack -= 2),
+            "harmful lost:0",
+        )
+        .but(
+            "the client had closed, the reset alone acknowledges it",
+            &flow().shake().bytes(Client, 30).bytes(Server, 20).ack(Client).fin(Client).rst(Server),
+            "harmless",
         )
         .but(
             "the client had closed, a byte of the server unacknowledged",

@@ -47,7 +47,8 @@ impl Cases {
     pub(crate) fn done(self) {
         assert!(self.wrong.is_empty(), "{}: {}", self.name, self.wrong.join("\n"));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules/recorded");
-        let path = folder.join(format!("{}.txt", self.name.replace(|letter: char| !letter.is_alphanumeric(), "-")));
+        let path =
+            folder.join(format!("{}.txt", self.name.replace(|letter: char| !letter.is_alphanumeric(), "-")));
         if std::env::var_os("RECORD").is_some() {
             std::fs::create_dir_all(folder).unwrap();
             std::fs::write(path, self.recorded).unwrap();

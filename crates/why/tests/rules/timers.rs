@@ -65,6 +65,11 @@ fn keepalive() {
             "unknown possible active",
         )
         .but(
+            "two bytes of data, one at a time",
+            &idle().bytes(Server, 1).wait(999).bytes(Server, 1).wait(999).rst(Server),
+            "unknown possible active",
+        )
+        .but(
             "the client probes",
             &idle().probe(Client).wait(999).probe(Client).wait(999).rst(Client),
             "keepalive-timeout certain harmful",
