@@ -15,6 +15,7 @@ use linger_watch::{Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 
 use crate::address::address;
+use crate::why::tools;
 use crate::{exit, interrupt};
 
 /// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
@@ -140,13 +141,21 @@ fn write(notices: &[Notice], json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for notice in notices {
         if json {
-            serde_json::to_writer(&mut out, notice)?;
-            writeln!(out)?;
+            writeln!(out, "{}", worded(notice)?)?;
         } else if let Some(line) = line(notice) {
             writeln!(out, "{line}")?;
         }
     }
     out.flush()
+}
+
+/// A notice as JSON, its remedy in this program's words.
+fn worded(notice: &Notice) -> serde_json::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(notice)?;
+    if let Notice::Reset(reset) = notice {
+        value["remedy"] = reset.remedy.words(&tools()).into();
+    }
+    Ok(value)
 }
 
 fn line(notice: &Notice) -> Option<String> {
@@ -181,7 +190,7 @@ fn reset_line(reset: &Reset) -> String {
 fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::Result<u64> {
     let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
-    let mut view = View::default();
+    let mut view = View::new(tools());
     let mut seen = 0;
     let mut stale = true;
     let result = loop {

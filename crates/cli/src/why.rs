@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_why::{Cause, Examined, Finding, Groups, Limits, Stop, compare, examine_until, html, text};
+use linger_why::{Cause, Examined, Finding, Groups, Limits, Stop, Tools, compare, examine_until, html, text};
 use serde_json::json;
 
 use crate::{exit, interrupt};
@@ -87,7 +87,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut take = |finding: Finding, groups: &mut Groups, out: &mut BufWriter<_>| {
         harmful |= !finding.harmless;
         if arguments.json
-            && let Err(error) = print_json(out, "reset", &json!(finding))
+            && let Err(error) = print_json(out, "reset", &worded(&finding))
         {
             failed.get_or_insert(error);
         }
@@ -147,11 +147,11 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             print_json(&mut out, "summary", &json!(file))?;
         }
     } else if !files.is_empty() {
-        text::report(&mut out, &files, &groups)?;
+        text::report(&mut out, &files, &groups, &tools())?;
     }
     out.flush()?;
     if let Some((path, mut page)) = page {
-        html::report(&mut page, &files, &groups)
+        html::report(&mut page, &files, &groups, &tools())
             .and_then(|()| page.flush())
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
     }
@@ -162,6 +162,25 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
     } else {
         exit::NOTHING_LOST
     })
+}
+
+/// What this program calls the tools that a remedy may name.
+pub(crate) fn tools() -> Tools {
+    let mut tools = Tools::default();
+    tools.live = Some("`linger watch`");
+    tools.library = Some("the crate `linger`");
+    tools.wrapper = Some("`linger run`");
+    tools.remember = Some("--flows");
+    tools.list = Some("--json");
+    tools
+}
+
+/// A finding as JSON, in this program's words.
+fn worded(finding: &Finding) -> serde_json::Value {
+    let mut value = json!(finding);
+    value["would_decide"] = json!(finding.would_decide.map(|ask| ask.words(&tools())));
+    value["remedy"] = json!(finding.remedy.words(&tools()));
+    value
 }
 
 fn print_json(out: &mut impl Write, kind: &str, value: &serde_json::Value) -> io::Result<()> {
@@ -175,7 +194,7 @@ fn print_json(out: &mut impl Write, kind: &str, value: &serde_json::Value) -> io
 
 fn causes(out: &mut impl Write, as_json: bool) -> io::Result<()> {
     for cause in Cause::ALL {
-        let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy());
+        let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy().words(&tools()));
         if as_json {
             print_json(out, "cause", &json!({ "cause": name, "meaning": meaning, "remedy": remedy }))?;
         } else {

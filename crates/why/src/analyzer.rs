@@ -14,7 +14,7 @@ use crate::reset::Reset;
 use crate::surroundings::Surroundings;
 use crate::table::{Slot, Table};
 use crate::verdict;
-use crate::{Cause, Class};
+use crate::{Cause, Class, Remedy};
 
 /// After a reset its connection is watched for this long: packets of a sender who knows nothing of it, and
 /// refusals that tell of a process's end.
@@ -356,12 +356,10 @@ impl Analyzer {
     }
 }
 
-fn remedy(cause: Cause, class: Class, harmless: bool) -> String {
-    if harmless {
-        return "Nothing was lost; no action is needed.".into();
+fn remedy(cause: Cause, class: Class, harmless: bool) -> Remedy {
+    match cause {
+        _ if harmless => Remedy::Nothing,
+        Cause::Unknown if class == Class::Active => Remedy::DecideFirst,
+        _ => cause.remedy(),
     }
-    if cause == Cause::Unknown && class == Class::Active {
-        return format!("{} If it is unread data: {}", cause.remedy(), Cause::ClosedWithUnreadData.remedy());
-    }
-    cause.remedy().into()
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::{Cause, Class, Confidence};
+use crate::{Ask, Cause, Class, Confidence, Remedy};
 
 /// A reset, why it was sent, and how that is known.
 #[derive(Clone, Debug, Serialize)]
@@ -42,9 +42,9 @@ pub struct Finding {
     /// The packets and fields that say so.
     pub evidence: Vec<Evidence>,
     /// The further capture or fact that would decide it.
-    pub would_decide: Option<String>,
+    pub would_decide: Option<Ask>,
     /// What to do about it.
-    pub remedy: String,
+    pub remedy: Remedy,
     /// Further resets on the same connection, consequences of this one.
     pub further_resets: u32,
     /// The packets that matter, in order.

@@ -314,7 +314,7 @@ impl<'a> Comparison<'a> {
                 finding.cause = if closed { Cause::DataAfterClose } else { Cause::HalfOpen };
                 finding.confidence = Confidence::Certain;
                 finding.candidates = vec![finding.cause];
-                finding.remedy = finding.cause.remedy().into();
+                finding.remedy = finding.cause.remedy();
                 finding.would_decide = None;
             }
             return Some((self.key, same.frame));
@@ -347,7 +347,7 @@ impl<'a> Comparison<'a> {
         finding.class = Class::Foreign;
         finding.cause = Cause::Forged;
         finding.candidates = vec![Cause::Forged];
-        finding.remedy = Cause::Forged.remedy().into();
+        finding.remedy = Cause::Forged.remedy();
         finding.harmless = false;
         finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
         finding.would_decide = None;

@@ -9,6 +9,7 @@ mod foreign;
 mod opening;
 mod passive;
 
+use crate::advice::{Ask, Capture, Host};
 use crate::facts::Facts;
 use crate::finding::Evidence;
 use crate::side::RunKind;
@@ -32,7 +33,7 @@ pub(crate) struct Verdict {
     pub(crate) candidates: Vec<Cause>,
     pub(crate) harmless: bool,
     pub(crate) evidence: Vec<Evidence>,
-    pub(crate) would_decide: Option<String>,
+    pub(crate) would_decide: Option<Ask>,
 }
 
 /// Decides on one reset.
@@ -61,7 +62,7 @@ struct Judge<'a> {
     f: &'a Facts<'a>,
     listener: &'a Listener,
     evidence: Vec<Evidence>,
-    would_decide: Option<String>,
+    would_decide: Option<Ask>,
 }
 
 type Opinion = (Cause, Confidence, Vec<Cause>);
@@ -71,8 +72,8 @@ impl Judge<'_> {
         self.evidence.push(Evidence { frame: frame.into(), says: says.into() });
     }
 
-    fn ask(&mut self, what: impl Into<String>) {
-        self.would_decide.get_or_insert(what.into());
+    fn ask(&mut self, what: Ask) {
+        self.would_decide.get_or_insert(what);
     }
 
     /// What the wire proves, whatever the cause.
@@ -157,7 +158,7 @@ impl Judge<'_> {
     /// Nothing of the other side was captured: the form of the reset is all there is.
     fn one_direction(&mut self, class: Class) -> Opinion {
         self.say(None, "no packet of the other side is in the capture");
-        self.ask("a capture that holds both directions");
+        self.ask(Ask::Capture(Capture::BothDirections));
         let candidates = match class {
             Class::Active | Class::ActiveAfterFin | Class::AfterRetransmissions | Class::AfterKeepalive => {
                 vec![
@@ -207,7 +208,7 @@ impl Judge<'_> {
                 format!("{together} connections of the same port ended within a twentieth of a second"),
             );
         }
-        self.ask("the service's journal at that time");
+        self.ask(Ask::Host(Host::Journal));
         let mut candidates = vec![ProcessGone, otherwise];
         if otherwise != Aborted {
             candidates.push(Aborted);

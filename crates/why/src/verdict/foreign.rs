@@ -1,5 +1,6 @@
 //! Resets that come from somebody else: what boxes say of themselves, and what does not fit the sender.
 
+use crate::advice::{Ask, Capture, Host};
 use crate::boxes::{self, Said};
 use crate::reset::Genuine;
 use crate::{Cause, Class, Confidence};
@@ -23,12 +24,12 @@ impl Judge<'_> {
         match said {
             Said::NetScaler { code, means } => {
                 self.say(frame, format!("window {code} is a NetScaler's reset code: {means}"));
-                self.ask("the load balancer's log, or a capture on its other side");
+                self.ask(Ask::Host(Host::BalancerOtherSide));
                 Some((Forged, Possible, vec![Forged, Aborted, ClosedWithUnreadData]))
             }
             Said::BigIp(text) => {
                 self.say(frame, format!("the payload is a BIG-IP's: \"{text}\""));
-                self.ask("the load balancer's log");
+                self.ask(Ask::Host(Host::BalancerLog));
                 Some((Forged, Likely, vec![Forged]))
             }
             Said::Diagnostic { code, means } => {
@@ -76,7 +77,7 @@ impl Judge<'_> {
                     reset.ttl
                 ),
             );
-            self.ask("a capture at the server: a firewall's answer is not in it");
+            self.ask(Ask::Capture(Capture::Server));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         let id = f.foreign_id();
@@ -100,15 +101,15 @@ impl Judge<'_> {
             );
             // A firewall that answers a packet leaves the other side as unaware.
             if !f.active() && hops.is_some() && f.trigger.is_some() {
-                self.ask("a capture at the alleged sender: this reset is not in it");
+                self.ask(Ask::Capture(Capture::AllegedSender));
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
             }
             let confidence = if hops.is_some() || id.is_some() { Certain } else { Likely };
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some((Forged, confidence, vec![Forged]));
         }
         if hops.is_some() {
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some(if f.active() || f.trigger.is_none() {
                 (Forged, Likely, vec![Forged, FirewallReject])
             } else {
@@ -124,11 +125,11 @@ impl Judge<'_> {
                     round_trip / 1_000
                 ),
             );
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         if id.is_some() && f.active() {
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some((Unknown, Possible, vec![Forged, Aborted, ClosedWithUnreadData]));
         }
         None

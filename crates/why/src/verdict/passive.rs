@@ -2,6 +2,7 @@
 
 use linger_packet::Flags;
 
+use crate::advice::{Ask, Capture, Host};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
@@ -40,7 +41,7 @@ impl Judge<'_> {
                 );
             }
             if f.sender_is_client() == Some(true) {
-                self.ask("the client's timeout, and the process at the client");
+                self.ask(Ask::Host(Host::ClientProcess));
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp]);
             }
@@ -55,7 +56,7 @@ impl Judge<'_> {
             if let Some(opinion) = self.process_gone(fin_time, Finwait2Expired) {
                 return opinion;
             }
-            self.ask("tcp_fin_timeout and tcp_max_orphans on the host that reset");
+            self.ask(Ask::Host(Host::FinTimeout));
             if since_fin >= FIN_TIMEOUT {
                 self.say(None, "tcp_fin_timeout (60 s) had passed");
                 return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
@@ -63,7 +64,7 @@ impl Judge<'_> {
             self.say(None, "sooner than tcp_fin_timeout (60 s): data that crossed the FIN, or a second FIN");
             return (Unknown, Possible, vec![DataAfterClose, HalfOpen, Finwait2Expired]);
         }
-        self.ask("a capture at the sender of the reset, from before its FIN");
+        self.ask(Ask::Capture(Capture::SenderBeforeFin));
         (Unknown, Possible, vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged])
     }
 
@@ -75,7 +76,7 @@ impl Judge<'_> {
         }
         if !f.whole() || f.sender.gap {
             self.say(None, "the capture lacks part of this connection: a FIN may have gone before");
-            self.ask("a capture that holds the connection from its beginning, both directions");
+            self.ask(Ask::Capture(Capture::Beginning));
             let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
             if f.sender_is_client() != Some(false) {
                 candidates.push(ClientGaveUp);
@@ -86,7 +87,7 @@ impl Judge<'_> {
             None,
             "the sender had never closed: it has no memory of a connection it had acknowledged data of",
         );
-        self.ask("a capture at the sender: a FIN or reset of its own that never arrived would explain it");
+        self.ask(Ask::Capture(Capture::SenderGoodbye));
         let mut candidates = vec![HalfOpen, FirewallReject, Forged, ProcessGone, DataAfterClose];
         if f.sender_is_client() == Some(true) {
             candidates.insert(1, ClientGaveUp);
