@@ -272,7 +272,9 @@ impl Side {
     /// Payload and sequence numbers. Answers whether the segment goes on, and whether it repeats something.
     #[inline]
     fn take_sequence(&mut self, segment: &Segment<'_>, other: &mut Self) -> (bool, bool) {
-        let end = segment.end();
+        // Some stacks send a second FIN, one number on.
+        let counted = segment.flags.has(Flags::FIN) && self.has_fin();
+        let end = segment.end().wrapping_sub(u32::from(counted));
         let ahead = end.wrapping_sub(self.next);
         let advances = ahead != 0 && ahead < 1 << 31;
         let mut repeated = false;
