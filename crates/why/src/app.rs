@@ -44,6 +44,9 @@ enum Extent {
     UntilClose,
 }
 
+/// The longest message whose end is followed.
+const LONGEST: u64 = (1 << 31) - (1 << 20);
+
 /// What is known of one side's stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct App {
@@ -190,8 +193,8 @@ impl App {
             }
         }
         match content_length {
-            // Sequence numbers tell no more than 2 GiB apart.
-            Some(length) if length < 1 << 31 => Extent::Known(end.wrapping_add(length as u32)),
+            // Sequence numbers tell no more than 2 GiB apart, the head included.
+            Some(length) if length < LONGEST => Extent::Known(end.wrapping_add(length as u32)),
             Some(_) => Extent::Lost,
             None if response => Extent::UntilClose,
             None => Extent::Known(end),
@@ -264,7 +267,6 @@ fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
     match bytes {
-        [] => Protocol::Unseen,
         [0x16, 3, 0..=4, ..] => Protocol::Tls { record: 0, length: 0 },
         // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
         [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {

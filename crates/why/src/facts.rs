@@ -222,8 +222,7 @@ impl<'a> Facts<'a> {
             side.app.is_http() && side.app.missing_after(at) == Some(0)
                 || side.app.until_close() && side.has_fin() && side.payload_after(at) == 0
         };
-        server.app.messages() > 0
-            && server.app.messages() >= client.app.messages()
+        server.app.messages() >= client.app.messages()
             && whole(client, client.next)
             && whole(server, self.acknowledged_by(client, server))
     }

@@ -36,10 +36,11 @@ impl Cases {
             let details: String = findings.iter().map(details).collect();
             self.wrong.push(format!("{change}: expected {expected}, got {}\n{details}", words.join(" ")));
         }
-        writeln!(self.recorded, "{change}:").unwrap();
-        for finding in &findings {
-            self.recorded += &details(finding);
-        }
+        let told = |findings: &[Finding]| findings.iter().map(details).collect::<String>();
+        // Which end has the lower address changes nothing.
+        let mirrored = flow.clone().mirrored().findings();
+        assert_eq!(told(&mirrored), told(&findings), "{}, {change}: mirrored", self.name);
+        write!(self.recorded, "{change}:\n{}", told(&findings)).unwrap();
         self
     }
 

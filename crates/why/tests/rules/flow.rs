@@ -268,6 +268,15 @@ impl Flow {
         self
     }
 
+    /// The same between the other's addresses, so that the other end is the one with the lower address.
+    pub(crate) fn mirrored(self) -> Self {
+        self.with_all(|packet| {
+            let (source, destination) = (packet.source.ip(), packet.destination.ip());
+            packet.source.set_ip(destination);
+            packet.destination.set_ip(source);
+        })
+    }
+
     /// The last packet was sent, and is not in the capture.
     pub(crate) fn unseen(mut self) -> Self {
         self.packets.pop();

@@ -163,6 +163,17 @@ fn a_full_accept_queue() {
             "half-open likely passive-after-data",
         )
         .but(
+            "the number is exactly 2 GiB on",
+            &flow()
+                .shake()
+                .data(Client, GET)
+                .ack(Server)
+                .with(|p| p.ack = 1_001 + (1 << 31))
+                .data(Client, GET)
+                .bare(Server),
+            "accept-queue-overflow likely passive-before-ack",
+        )
+        .but(
             "the acknowledgement was of the SYN alone",
             &flow()
                 .shake()

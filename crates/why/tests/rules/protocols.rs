@@ -31,12 +31,21 @@ fn lengths_of_responses() {
         .but("no number", &of(b"HTTP/1.1 200 OK\r\nContent-Length: three\r\n\r\nab"), "harmful lost:0")
         .but(
             "the longest",
-            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 2147483000\r\n\r\nab"),
-            "harmful lost:2147482998",
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 2146435071\r\n\r\nab"),
+            "harmful lost:2146435069",
+        )
+        .but(
+            "the longest, and nothing acknowledged",
+            &flow()
+                .shake()
+                .data(Client, GET)
+                .data(Server, b"HTTP/1.1 200 OK\r\nContent-Length: 2146435071\r\n\r\nab")
+                .rst(Server),
+            "harmful lost:2146435118",
         )
         .but(
             "too long to tell",
-            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 2147483648\r\n\r\nab"),
+            &of(b"HTTP/1.1 200 OK\r\nContent-Length: 2146435072\r\n\r\nab"),
             "harmful lost:0",
         )
         .but(
@@ -293,6 +302,17 @@ fn bytes_that_are_missing_end_what_is_known() {
             "harmful lost:0",
         )
         .but("cut by the snap length", &whole().with_at(4, |p| p.snap = 80).rst(Server), "harmful lost:0")
+        .but(
+            "nothing of a response is captured",
+            &flow()
+                .shake()
+                .data(Client, GET)
+                .data(Server, &response(20, 20))
+                .with(|p| p.snap = 52)
+                .ack(Client)
+                .rst(Server),
+            "harmful lost:0",
+        )
         .but(
             "a later one cut by the snap length",
             &whole().with_at(5, |p| p.snap = 53).rst(Server),
