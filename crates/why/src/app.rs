@@ -1,7 +1,6 @@
 //! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH.
 //!
-//! One side's bytes are followed as long as they come in order and were captured; at the first gap it says
-//! that it no longer knows.
+//! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
 use linger_packet::Segment;
 
@@ -30,7 +29,7 @@ pub(crate) enum Protocol {
     Other,
 }
 
-/// Where the message or record ends that is under way.
+/// Where the current message or record ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Extent {
     /// Bytes were missed, or are no protocol that is known here.
@@ -229,8 +228,8 @@ impl App {
     }
 }
 
-/// Goes from record to record through a segment, the first of them at `end`; `body` reads a header and says how
-/// much follows it, or that it is none.
+/// Walks the records that begin in a segment, the first of them at `end`. `body` reads a header and returns the
+/// length of what follows, or `None` where there is no such record.
 fn records<const HEADER: usize>(
     mut end: u32,
     segment: &Segment<'_>,
@@ -248,11 +247,11 @@ fn records<const HEADER: usize>(
     }
 }
 
-/// How long the head is that `bytes` begin with: up to its empty line.
+/// The length of the message head at the start of `bytes`, its empty line included.
 fn head_length(bytes: &[u8]) -> Option<usize> {
     let mut last = 3;
     loop {
-        // As far on as the byte there allows (Horspool): most of a head is neither of the two.
+        // Skips as far as the byte there allows (Horspool's search): most bytes of a head are neither of the two.
         last += match bytes.get(last)? {
             b'\n' if bytes[..last].ends_with(b"\r\n\r") => return Some(last + 1),
             b'\n' => 2,
@@ -262,7 +261,7 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// What a stream that begins with these bytes is.
+/// The protocol of a stream that begins with these bytes.
 fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];

@@ -1,4 +1,4 @@
-//! What a reset and its connection show, as questions with answers; no judgement yet.
+//! What a reset and its connection show. Each method answers one question; `verdict` judges.
 
 use linger_packet::Flags;
 
@@ -10,17 +10,17 @@ use crate::record::Record;
 use crate::reset::Reset;
 use crate::side::Side;
 
-/// A reset seen from its sender and its receiver.
+/// A reset with the two sides of its connection: the sender of the reset and its receiver.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
     pub(crate) reset: &'a Reset,
     pub(crate) sender: &'a Side,
     pub(crate) receiver: &'a Side,
-    /// The packet it answers, if it is an answer and that packet is among those kept.
+    /// The packet that the reset answers, if it is among those kept.
     pub(crate) trigger: Option<Record>,
 }
 
-/// Bytes on their way to the client, and to the server, that never got there.
+/// Bytes that never arrived: of the response at the client, of the request at the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Losses {
     pub(crate) response: Option<u64>,
@@ -68,7 +68,7 @@ impl<'a> Facts<'a> {
     pub(crate) fn answers_syn(&self) -> bool {
         let r = self.receiver;
         let expected = r.isn().wrapping_add(1);
-        // Of one direction alone its form is enough: nobody else begins at zero.
+        // In a capture of one direction the form is enough: no other reset has both ACK and sequence number 0.
         if !r.seen() && !self.sender.seen() && self.reset.flags.has(Flags::ACK) && self.reset.seq == 0 {
             return true;
         }
@@ -82,19 +82,19 @@ impl<'a> Facts<'a> {
     /// A bare RST to a SYN-ACK, or to an acknowledgement out of place, from a client that never acknowledged.
     pub(crate) fn answers_syn_ack(&self) -> bool {
         let (s, r) = (self.sender, self.receiver);
-        // Of a capture that lacks the SYN-ACK the server may look as if it had never acknowledged.
+        // Where the capture lacks the SYN-ACK, the server may seem never to have acknowledged.
         !self.reset.flags.has(Flags::ACK)
             && s.ack.is_none()
             && r.ack == Some(self.reset.seq)
             && self.connection().opener() == Some(self.reset.by)
     }
 
-    /// The acknowledgement of another connection that a SYN was answered with.
+    /// The acknowledgement of an older connection with which a SYN was answered.
     pub(crate) fn stale_answer(&self) -> Option<Record> {
         if self.sender.syn() && !self.receiver.syn() { self.trigger } else { None }
     }
 
-    /// The form of the sender's own decision.
+    /// RST+ACK that answers no SYN: the sender's own decision (`tcp_send_active_reset`).
     pub(crate) fn active(&self) -> bool {
         self.reset.flags.has(Flags::ACK) && !self.answers_syn()
     }
@@ -132,7 +132,7 @@ impl<'a> Facts<'a> {
             return Some(opener);
         }
         let port = |dir| self.connection().key.end(dir).port();
-        // Servers have low ports; clients those that systems hand out (RFC 6335; Linux: 32768 and above).
+        // Servers have low ports, clients have ephemeral ones (RFC 6335; Linux: 32768 and above).
         let served = |port| port < 20_000;
         match (served(port(0)), served(port(1))) {
             (true, false) => Some(1),
@@ -156,8 +156,8 @@ impl<'a> Facts<'a> {
         (self.active() && !(1..=1024).contains(&step)).then_some((last, id))
     }
 
-    /// Time since the trigger and the quickest answer the sender ever gave, in nanoseconds, if the reset came
-    /// sooner than the sender can have sent it.
+    /// If the reset came sooner than its alleged sender can have answered: the time since the packet that it answers,
+    /// and the sender's quickest answer of all, in nanoseconds.
     pub(crate) fn answered_too_fast(&self) -> Option<(u64, u64)> {
         let trigger = self.trigger?;
         let s = self.sender;
@@ -170,9 +170,9 @@ impl<'a> Facts<'a> {
 
     /// The last window and the reset's, unscaled, if the reset re-opens it at the same acknowledgement.
     ///
-    /// `tcp_close` frees the receive queue before it sends the reset. An application that had read the bytes
-    /// would have made the kernel announce the room at once (`tcp_cleanup_rbuf`, from twofold up). A reset that
-    /// does not look like the sender's kernel otherwise proves nothing by its window.
+    /// `tcp_close` frees the receive queue before it sends the reset. Had the application read the bytes, the kernel
+    /// would have announced the larger window at once (`tcp_cleanup_rbuf`, when it at least doubles). The window of a
+    /// reset that differs otherwise from the sender's packets proves nothing.
     pub(crate) fn window_reopened(&self) -> Option<(u16, u16)> {
         let s = self.sender;
         let (before, now) = (s.window?, self.reset.window?);
@@ -241,7 +241,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What came after the sender's FIN is nothing but a TLS alert.
+    /// Only a TLS alert came after the sender's FIN.
     pub(crate) fn alert_after_fin(&self) -> bool {
         let r = self.receiver;
         (1..=64).contains(&self.sender.late())
@@ -249,7 +249,7 @@ impl<'a> Facts<'a> {
             && r.app.missing_after(r.next) == Some(0)
     }
 
-    /// What never arrived, as far as this capture shows.
+    /// The bytes that never arrived, as far as this capture shows.
     pub(crate) fn losses(&self) -> Losses {
         let Some(client) = self.client() else { return Losses::default() };
         let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
@@ -268,7 +268,7 @@ impl<'a> Facts<'a> {
         Losses { response: Some(under_way.max(declared)), request: Some(request) }
     }
 
-    /// What the applications were saying to each other.
+    /// What the payload shows about the exchange, in one sentence.
     pub(crate) fn application(&self) -> Option<String> {
         let client = self.client()?;
         let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
@@ -296,7 +296,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The packets that matter: the handshake, FINs, the last ones, the reset, what followed.
+    /// The packets to show: the handshake, FINs, the latest ones, the reset, and what followed.
     pub(crate) fn ladder(&self) -> Vec<Rung> {
         let flow = self.connection();
         let mut rungs = Vec::new();

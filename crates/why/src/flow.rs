@@ -1,4 +1,4 @@
-//! A connection in the table: what it has shown, and its first reset, if there was one.
+//! A connection in the table: what was seen of it, and its first reset.
 
 use linger_packet::{Flags, Segment};
 
@@ -7,11 +7,11 @@ use crate::key::{Dir, Key};
 use crate::record::{At, Record, Since};
 use crate::reset::Reset;
 
-/// A connection while its packets pass.
+/// An entry of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
     pub(crate) connection: Connection,
-    /// The queue entry of the table that this flow answers to.
+    /// Tells this flow's entry in the table's queue from stale ones.
     pub(crate) generation: u32,
     pub(crate) reset: Option<Box<Reset>>,
 }

@@ -151,7 +151,7 @@ fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // A capture's text may hold anything; control characters are not allowed in a page.
+            // Text from a capture may hold control characters, which a page must not.
             other if other.is_control() => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_strangers_cannot_become_markup() {
+    fn captured_text_cannot_become_markup() {
         assert_eq!(escape("<script>\"&\u{1b}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
     }
 }

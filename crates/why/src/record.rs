@@ -1,10 +1,10 @@
-//! Packets as they are remembered.
+//! The record kept of a packet.
 
 use linger_packet::{Flags, Segment};
 
 use crate::key::Dir;
 
-/// Two packets alike in everything visible are one, captured twice, if they are this close.
+/// Two packets with the same header fields are one packet captured twice if they are this close, in nanoseconds.
 const DUPLICATE_WITHIN: u64 = 1_000_000;
 
 /// A time since the connection's first packet: 48 bits of microseconds, nine years.
@@ -24,7 +24,7 @@ impl Since {
     }
 }
 
-/// A packet as it is kept for the ladder.
+/// The fields of a packet that a ladder shows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Record {
     /// Frames after the connection's first one.

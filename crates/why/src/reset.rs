@@ -1,4 +1,4 @@
-//! A reset, the connection as it was then, and what came after it.
+//! A reset, its connection at that moment, and the packets after it.
 
 use linger_packet::{Flags, Segment};
 
@@ -10,7 +10,7 @@ use crate::record::{At, Record};
 const KEPT: usize = 6;
 /// Bytes kept of a reset's payload.
 const PAYLOAD: usize = 96;
-/// Beyond this distance a sequence number belongs to another connection.
+/// A sequence number further ahead than this belongs to another connection.
 const PLAUSIBLE: u32 = 1 << 26;
 
 /// A reset, with its connection as it was when the reset came.
@@ -35,9 +35,9 @@ pub(crate) struct Reset {
 pub(crate) struct After {
     /// Further resets by the same side, and by the other.
     pub(crate) resets: [u32; 2],
-    /// A packet that the side which had reset would not have sent: its frame, and what it proves.
+    /// The first packet that a side which has reset does not send: its frame, and why.
     pub(crate) genuine: Option<(u64, Genuine)>,
-    /// Packets of each side that were no resets.
+    /// Other packets: of the sender of the reset, and of the other side.
     pub(crate) packets: [u32; 2],
     pub(crate) records: Vec<Record>,
 }
@@ -75,7 +75,7 @@ impl Reset {
         self.after.keep(record);
     }
 
-    /// Takes a packet that came after it and is none.
+    /// Takes a later packet that is no reset.
     pub(crate) fn followed_by(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) {
         let from_sender = dir == self.by;
         let count = &mut self.after.packets[usize::from(!from_sender)];
@@ -89,8 +89,8 @@ impl Reset {
             let ahead = number.wrapping_sub(limit);
             ahead != 0 && ahead < PLAUSIBLE
         };
-        // What was on the way when the reset was sent may arrive after it, new to this capture. A packet that
-        // acknowledges what the reset's sender had not got, or goes beyond its last byte, was sent later.
+        // Packets in flight when the reset was sent may be captured after it. A packet that acknowledges bytes which the
+        // sender of the reset did not have then, or that goes beyond the reset's sequence number, was sent later.
         let active = self.flags.has(Flags::ACK);
         let had = if active { self.ack } else { peer.next };
         if segment.flags.has(Flags::ACK) && peer.seen() && beyond(segment.ack, had) {

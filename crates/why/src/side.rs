@@ -1,11 +1,11 @@
-//! What one side of a connection has sent, brought up to date packet by packet.
+//! What one side of a connection has sent, updated with each packet.
 
 use linger_packet::{Flags, Segment};
 
 use crate::app::App;
 use crate::record::{At, Since};
 
-/// Packets of one side, one after the other, that the other side leaves unanswered.
+/// Consecutive probes or retransmissions that the other side has not answered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) kind: RunKind,
@@ -80,7 +80,7 @@ pub(crate) struct Side {
     /// The bytes of payload it has sent, each counted once.
     pub(crate) payload: u64,
     pub(crate) last_time: u64,
-    /// The unanswered packets it ends with.
+    /// The latest packets, if they are unanswered probes or retransmissions.
     pub(crate) run: Option<Run>,
     end: End,
     pub(crate) last_frame: u32,
@@ -88,7 +88,7 @@ pub(crate) struct Side {
     pub(crate) window: Option<u16>,
     /// The greatest window it has offered, in the same units.
     pub(crate) greatest_window: u16,
-    /// Its data segments that repeated something.
+    /// Retransmitted segments.
     pub(crate) repeats: u16,
     ids: Ids,
     /// The last TTL and the one before it; two in captures that hold each packet twice.
@@ -99,13 +99,13 @@ pub(crate) struct Side {
     pub(crate) quickest_us: u32,
     /// Its packets carry timestamps.
     pub(crate) timestamps: bool,
-    /// The capture missed some of its bytes, or they came out of order.
+    /// Some of its bytes are not in the capture, or out of order.
     pub(crate) gap: bool,
     pub(crate) app: App,
 }
 
 impl Side {
-    /// Something of it was seen.
+    /// A packet of this side was seen.
     #[inline]
     pub(crate) fn seen(&self) -> bool {
         self.start != Start::Unseen
@@ -144,7 +144,7 @@ impl Side {
         self.fin().map_or(0, |fin| fin.late)
     }
 
-    /// Its last IP identification, if it counts up, so that a stranger's would stand out.
+    /// Its last IP identification, if the side counts up: then one of another sender differs.
     pub(crate) fn counted_id(&self) -> Option<u16> {
         match self.ids {
             Ids::Seen { last, steps, jumps } if steps >= 3 && jumps <= steps / 8 => Some(last),
@@ -172,9 +172,9 @@ impl Side {
         bytes.min(u32::try_from(self.payload).unwrap_or(u32::MAX))
     }
 
-    /// Takes the side's next packet, the `frame`th after the connection's first; `other` is the opposite side.
+    /// Takes the side's next packet, `frame` frames after the connection's first. `other` is the opposite side.
     ///
-    /// Answers whether it repeats something or probes.
+    /// Returns whether the packet is a retransmission or a probe.
     pub(crate) fn take(
         &mut self,
         segment: &Segment<'_>,
@@ -257,7 +257,7 @@ impl Side {
         }
     }
 
-    /// Per-connection counters step by one a packet, or by one a segment the card made.
+    /// A per-connection counter grows by one for each packet, or for each segment that the network card made of it.
     #[inline]
     fn take_id(&mut self, id: u16) {
         let (mut steps, mut jumps) = (0, 0);
@@ -269,7 +269,7 @@ impl Side {
         self.ids = Ids::Seen { last: id, steps, jumps };
     }
 
-    /// Payload and sequence numbers. Answers whether the segment goes on, and whether it repeats something.
+    /// Payload and sequence numbers. Returns whether the segment has new bytes, and whether it is a retransmission.
     #[inline]
     fn take_sequence(&mut self, segment: &Segment<'_>, other: &mut Self) -> (bool, bool) {
         // Some stacks send a second FIN, one number on.
@@ -301,7 +301,7 @@ impl Side {
         (advances, repeated)
     }
 
-    /// A packet that repeats or probes: one more of the run, or the first of another.
+    /// Counts a retransmission or a probe: one more of this run, or the first of another.
     fn take_run(&mut self, probe: bool, other: &Self, time: u64) {
         let kind = if !probe {
             self.repeats = self.repeats.saturating_add(1);

@@ -58,7 +58,7 @@ pub(crate) fn size(file: &Examined) -> String {
     )
 }
 
-/// What of a capture was not looked at, and why.
+/// What was not examined in a capture, and why.
 pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     let counts = &file.counts;
     let remember = tools.remember.map_or(String::new(), |option| format!(" ({option})"));
@@ -82,7 +82,7 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     notes
 }
 
-/// What a group is called in one line: cause, confidence, how many, where.
+/// A group in one line: cause, confidence, connections, listener.
 pub fn headline(group: &Group) -> String {
     let mut line = match group.cause {
         Cause::Unknown => {

@@ -1,8 +1,8 @@
 //! From a reset and its connection to a cause.
 //!
-//! The rules follow what Linux does (`tcp_v4_send_reset`, `tcp_send_active_reset`, `tcp_close`), and say so
-//! where another system would do otherwise. A rule may name a cause only for what its packets show; where two
-//! causes look alike on the wire both are listed and none is named.
+//! The rules follow Linux (`tcp_v4_send_reset`, `tcp_send_active_reset`, `tcp_close`), and note where other systems
+//! differ. A rule names a cause only where packets show it. Where two causes look alike on the wire, both are listed
+//! and none is named.
 
 mod active;
 mod foreign;
@@ -19,9 +19,9 @@ use crate::{Cause, Class, Confidence};
 use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
-/// A process's end shows in refused connections this soon after it, in nanoseconds.
+/// How soon after a process's end its port must refuse a connection, in nanoseconds.
 const REFUSED_WITHIN: u64 = 10_000_000_000;
-/// So many connections ended in one moment are one process's, or one administrator's.
+/// This many connections that end in one moment were ended by one process, or one administrator.
 const TOGETHER: u32 = 3;
 
 /// What was decided, and why.
@@ -155,7 +155,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Nothing of the other side was captured: the form of the reset is all there is.
+    /// The capture holds one direction: only the form of the reset is known.
     fn one_direction(&mut self, class: Class) -> Opinion {
         self.say(None, "no packet of the other side is in the capture");
         self.ask(Ask::Capture(Capture::BothDirections));
@@ -195,11 +195,11 @@ impl Judge<'_> {
         let refused = self.listener.refused.filter(|&(refused, _)| {
             refused.saturating_add(50_000_000) >= time && refused.saturating_sub(time) <= REFUSED_WITHIN
         });
-        // It accepted again in between: then it was refused for another reason.
+        // A port that accepted again in between refused for another reason.
         let refused = refused.filter(|&(refused, _)| {
             self.listener.accepted.is_none_or(|accepted| accepted <= time || accepted >= refused)
         });
-        // Many ends at once alone are no death: a busy server that closes with unread data looks just so.
+        // Many ends at once are no proof: a busy server that closes with unread data looks the same.
         let (_, frame) = refused?;
         self.say(frame, "soon after, the same port refuses connections: nobody listens any more");
         if together >= TOGETHER {
@@ -216,7 +216,7 @@ impl Judge<'_> {
         Some((ProcessGone, Likely, candidates))
     }
 
-    /// Whether anybody lost anything by it.
+    /// Whether nobody lost anything.
     fn harmless(&self, class: Class, cause: Cause) -> bool {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
@@ -228,7 +228,7 @@ impl Judge<'_> {
         if cause == ProcessGone || !f.whole() {
             return false;
         }
-        // Everything the sender wrote had arrived, the FIN too; what it reset was a farewell.
+        // Everything that the sender wrote had arrived, its FIN too: it reset a farewell.
         let delivered = f.delivered(s, r);
         if class == Class::PassiveAfterFin && delivered {
             return f.alert_after_fin() || (s.late() == 0 && f.delivered(r, s));

@@ -1,4 +1,4 @@
-//! Resets that nobody asked for: timers and aborts.
+//! Resets that no packet triggered: timers and aborts.
 
 use crate::advice::{Alike, Ask, Capture, Host};
 use crate::side::RunKind;
@@ -20,7 +20,7 @@ impl Judge<'_> {
                 run.count, shortest, longest
             ),
         );
-        // Even pauses, the last one too: the timer's, not an application's.
+        // Even pauses, the one before the reset too, are those of a timer.
         let last = (f.reset.at.time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
         if even {
@@ -39,7 +39,7 @@ impl Judge<'_> {
         (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted])
     }
 
-    /// A reset that nobody asked for.
+    /// A reset that no packet triggered, sent by the server.
     pub(super) fn active(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);

@@ -1,4 +1,4 @@
-//! Resets that come from somebody else: what boxes say of themselves, and what does not fit the sender.
+//! Resets of another sender: reasons that middleboxes give, and fields that do not fit the alleged sender.
 
 use crate::advice::{Ask, Capture, Host};
 use crate::boxes::{self, Said};
@@ -10,13 +10,13 @@ use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
 impl Judge<'_> {
-    /// NetScaler codes, BIG-IP texts, diagnostic payloads.
+    /// A NetScaler's code, a BIG-IP's text, or a diagnostic payload.
     pub(super) fn said_by_a_box(&mut self) -> Option<Opinion> {
         let reset = self.f.reset;
         let frame = reset.at.frame;
         let said = boxes::payload(&reset.payload).or_else(|| {
             let window = reset.window?;
-            // A window that the sender has offered before, or nearly, is a window and no code.
+            // A value close to the sender's last window is a window, not a code.
             let s = self.f.sender;
             let near = s.window.is_some_and(|offered| offered.abs_diff(window) < 512);
             if near || self.f.window_reopened().is_some() { None } else { boxes::window(window) }
@@ -55,7 +55,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the reset comes from somebody else.
+    /// Whether another sender sent the reset.
     pub(super) fn foreign(&mut self, class: Class) -> Option<Opinion> {
         let f = self.f;
         let reset = f.reset;
@@ -99,7 +99,7 @@ impl Judge<'_> {
                     }
                 },
             );
-            // A firewall that answers a packet leaves the other side as unaware.
+            // A firewall that answers a packet does not tell the other side either.
             if !f.active() && hops.is_some() && f.trigger.is_some() {
                 self.ask(Ask::Capture(Capture::AllegedSender));
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));

@@ -1,4 +1,4 @@
-//! Resets before a connection came to anything: answers to SYN and SYN-ACK, full accept queues.
+//! Resets before any data was acknowledged: answers to SYN and SYN-ACK, full accept queues.
 
 use crate::advice::{Ask, Capture, Host};
 use crate::{Cause, Confidence};
@@ -45,7 +45,7 @@ impl Judge<'_> {
         (ClientGaveUp, Likely, vec![ClientGaveUp, HalfOpen])
     }
 
-    /// A bare reset, and the sender had acknowledged none of the client's bytes.
+    /// A bare reset, before the sender had acknowledged any payload.
     pub(super) fn before_ack(&mut self) -> Opinion {
         let f = self.f;
         if f.sender_is_client() == Some(true) {

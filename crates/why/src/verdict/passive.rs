@@ -9,8 +9,8 @@ use super::{Judge, Opinion};
 use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
-/// `tcp_fin_timeout` is 60 s by default. A reset that comes sooner after the FIN has another cause, or somebody
-/// has lowered it. One second is for clocks and delays that change.
+/// `tcp_fin_timeout` is 60 s by default. A reset that comes sooner after the FIN has another cause, or the setting was
+/// lowered. One second less, in nanoseconds, for delays that vary.
 const FIN_TIMEOUT: u64 = 59_000_000_000;
 
 impl Judge<'_> {
@@ -48,7 +48,7 @@ impl Judge<'_> {
             if let Some(opinion) = self.process_gone(fin_time, DataAfterClose) {
                 return opinion;
             }
-            // Without the server's side of the story "after" is only the order at this point of the path.
+            // "After" is the order at this point of the path; without the trigger it may differ at the server.
             let confidence = if f.trigger.is_some() && !s.gap { Certain } else { Likely };
             return (DataAfterClose, confidence, vec![DataAfterClose]);
         }
