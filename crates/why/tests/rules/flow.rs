@@ -348,7 +348,7 @@ impl Packet {
         tcp.extend(self.destination.port().to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
-        tcp.extend([((20 + options.len()) / 4 << 4) as u8, self.flags.0]);
+        tcp.extend([(((20 + options.len()) / 4) << 4) as u8, self.flags.0]);
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0; 4]);
         tcp.extend(options);
