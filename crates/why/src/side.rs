@@ -297,6 +297,7 @@ impl Side {
                 *late = late.saturating_add(new);
             }
             self.next = end;
+            debug_assert!(u64::from(other.late()) <= self.payload, "what came late was sent");
         }
         (advances, repeated)
     }

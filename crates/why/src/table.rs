@@ -96,7 +96,14 @@ impl Table {
         let (hasher, chunks) = (&self.hasher, &self.chunks);
         self.index
             .insert_unique(hash, slot, |&slot| key_at(chunks, slot).map_or(0, |key| hasher.hash_one(key)));
+        debug_assert_eq!(self.index.len() + self.free.len(), self.places());
         (slot, evicted)
+    }
+
+    /// The slots there are. Each is either in the index or free.
+    fn places(&self) -> usize {
+        let last = self.chunks.last().map_or(0, Vec::len);
+        self.chunks.len().saturating_sub(1) * CHUNK + last
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Flow> {
@@ -106,6 +113,7 @@ impl Table {
             entry.remove();
         }
         self.free.push(slot);
+        debug_assert_eq!(self.index.len() + self.free.len(), self.places());
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK].take()
     }
 
@@ -160,7 +168,7 @@ impl Table {
                 return self.remove(slot);
             }
         }
-        let places = self.chunks.iter().map(Vec::len).sum::<usize>();
+        let places = self.places();
         let mut oldest: Option<(u64, Slot)> = None;
         for _ in 0..LOOKS.min(places) {
             self.hand = (self.hand + 1) % places;
