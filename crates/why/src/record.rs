@@ -7,14 +7,14 @@ use crate::key::Dir;
 /// Two packets with the same header fields are one packet captured twice if they are this close, in nanoseconds.
 const DUPLICATE_WITHIN: u64 = 1_000_000;
 
-/// A time since the connection's first packet: 48 bits of microseconds, nine years.
+/// A time since the connection's first packet: 48 bits of microseconds. More than nine years are nine years.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Since([u16; 3]);
 
 impl Since {
     #[inline]
     pub(crate) fn micros(micros: u64) -> Self {
-        debug_assert!(micros < 1 << 48, "{micros} microseconds");
+        let micros = micros.min((1 << 48) - 1);
         Self([micros as u16, (micros >> 16) as u16, (micros >> 32) as u16])
     }
 
