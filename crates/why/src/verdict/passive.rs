@@ -61,7 +61,7 @@ impl Judge<'_> {
                 self.say(None, "tcp_fin_timeout (60 s) had passed");
                 return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
             }
-            self.say(None, "sooner than tcp_fin_timeout (60 s): data that crossed the FIN, or a second FIN");
+            self.say(None, "sooner than tcp_fin_timeout, unless that was lowered from its 60 s");
             return (Unknown, Possible, vec![DataAfterClose, HalfOpen, Finwait2Expired]);
         }
         self.ask(Ask::Capture(Capture::SenderBeforeFin));
