@@ -14,6 +14,7 @@ mod probe;
 mod progress;
 mod run;
 mod server;
+mod tools;
 mod transfer;
 mod watch;
 mod why;

@@ -16,6 +16,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 
 use crate::address::address;
 use crate::output::{Stdout, Stopped, say};
+use crate::tools::tools;
 use crate::{exit, interrupt, lines};
 
 /// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
@@ -193,7 +194,7 @@ fn reset_line(reset: &Reset) -> String {
 fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::Result<u64> {
     let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
-    let mut view = View::default();
+    let mut view = View::new(tools());
     let mut seen = 0;
     let mut stale = true;
     let result = loop {

@@ -9,6 +9,7 @@ use linger_why::{Cause, Examined, Finding, Group, Groups, Limits, Stop, compare,
 
 use crate::lines::{self, Verb, line};
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
+use crate::tools::tools;
 use crate::{exit, interrupt};
 
 /// Findings of a file that are held until its end, to see whether it has several interfaces.
@@ -177,7 +178,7 @@ fn read(arguments: &Arguments, stop: &Stop, report: &mut Report) -> (Vec<Examine
 }
 
 fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result<(), crate::output::Refused> {
-    match html::report(&mut page, files, groups) {
+    match html::report(&mut page, files, groups, &tools()) {
         Ok(()) => page.finish(),
         Err(error) => Err(page.failed(error)),
     }
@@ -193,7 +194,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
         }
     } else if !files.is_empty() {
         let mut report = Vec::new();
-        text::report(&mut report, files, groups)?;
+        text::report(&mut report, files, groups, &tools())?;
         // Names of files and what stood in packets are in it.
         out.text(format_args!("{}", message(&String::from_utf8_lossy(&report))))?;
     }
@@ -205,7 +206,7 @@ fn causes(out: &mut Stdout, json: bool) -> Result<(), Stopped> {
         if json {
             out.json(&line(Verb::Why, lines::Cause::from(cause)))?;
         } else {
-            let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy());
+            let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy().words(&tools()));
             out.text(format_args!("{name}\n    {meaning}\n    Remedy: {remedy}\n\n"))?;
         }
     }

@@ -94,7 +94,7 @@ fn compare(script: &Script, one: (&[u8], &Gateway), two: (&[u8], &Gateway)) {
 
 #[test]
 fn over_real_sockets_too() {
-    linger_host::testing::sandboxed(|| {
+    linger_testing::sandboxed(|| {
         let (conversations, first) = run(300);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

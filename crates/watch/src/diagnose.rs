@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use linger_untrusted::Untrusted;
-use linger_why::{Cause, Confidence};
+use linger_why::{Cause, Confidence, Remedy};
 use serde::Serialize;
 
 use crate::bytes::Bytes;
@@ -87,7 +87,7 @@ pub struct Reset {
     /// What says so.
     pub evidence: Vec<String>,
     /// What to do about it.
-    pub remedy: &'static str,
+    pub remedy: Remedy,
 }
 
 /// What is known about a sent reset besides its reason.
@@ -270,7 +270,7 @@ pub(crate) fn received(error: Option<i32>) -> Opinion {
             Possible,
             vec![ClosedWithUnreadData, Aborted, ProcessGone, HalfOpen, AcceptQueueOverflow, Forged],
             vec![
-                "the peer reset the connection; why is known there only (`linger watch` there, or a capture)"
+                "the peer reset the connection; why is known there only (to its kernel, or in a capture)"
                     .into(),
             ],
         ),

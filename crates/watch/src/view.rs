@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use linger_why::Tools;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
@@ -30,6 +31,7 @@ pub struct View {
     unacknowledged: u64,
     table: TableState,
     opened: bool,
+    tools: Tools,
 }
 
 impl Default for View {
@@ -46,6 +48,7 @@ impl Default for View {
             unacknowledged: 0,
             table: TableState::default(),
             opened: false,
+            tools: Tools::default(),
         }
     }
 }
@@ -65,6 +68,11 @@ pub enum Key {
 }
 
 impl View {
+    /// An empty view; `tools` are what its remedies may name.
+    pub fn new(tools: Tools) -> Self {
+        Self { tools, ..Self::default() }
+    }
+
     /// Takes in what happened; answers whether there is something new to draw.
     pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) -> bool {
         let news = !notices.is_empty() || self.lost != watcher.lost();
@@ -135,7 +143,10 @@ impl View {
         let opened = self.table.selected().filter(|_| self.opened).and_then(|at| self.latest.get(at));
         if let Some(reset) = opened {
             let block = Block::bordered().title(" one reset ");
-            frame.render_widget(Paragraph::new(details(reset)).wrap(Wrap { trim: false }).block(block), list);
+            frame.render_widget(
+                Paragraph::new(details(reset, &self.tools)).wrap(Wrap { trim: false }).block(block),
+                list,
+            );
         } else {
             self.draw_list(frame, list);
         }
@@ -284,7 +295,7 @@ pub fn describe(warning: &Warning) -> String {
     }
 }
 
-fn details(reset: &Reset) -> Text<'static> {
+fn details(reset: &Reset, tools: &Tools) -> Text<'static> {
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let mut lines = vec![
         format!("{} ({})", reset.cause, reset.confidence),
@@ -310,7 +321,7 @@ fn details(reset: &Reset) -> Text<'static> {
     }
     lines.push(reset.bytes.describe());
     lines.extend(reset.evidence.iter().map(|says| format!("- {says}")));
-    lines.push(format!("remedy: {}", reset.remedy));
+    lines.push(format!("remedy: {}", reset.remedy.words(tools)));
     lines.into_iter().map(Line::from).collect::<Vec<_>>().into()
 }
 

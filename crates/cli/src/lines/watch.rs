@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::common::{At, Evidence, Process, ResetBase, names};
 use super::{Body, Verb, line};
 use crate::output::{Stdout, Stopped};
+use crate::tools::tools;
 
 /// A reset, live.
 #[derive(Serialize, JsonSchema)]
@@ -76,7 +77,7 @@ impl From<&library::Reset> for Reset {
                 confidence: reset.confidence.name(),
                 candidates: names(&reset.candidates),
                 evidence: reset.evidence.iter().map(says).collect(),
-                remedy: reset.remedy.to_owned(),
+                remedy: reset.remedy.words(&tools()),
             },
             direction: reset.direction.name(),
             local: reset.local.to_string(),

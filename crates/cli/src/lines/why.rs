@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Body;
 use super::common::{self, At, Evidence, ResetBase, names};
+use crate::tools::tools;
 
 /// A reset in a capture.
 #[derive(Serialize, JsonSchema)]
@@ -84,7 +85,7 @@ impl From<&library::Finding> for Reset {
                 evidence: evidence
                     .map(|evidence| Evidence { frame: evidence.frame, says: evidence.says.clone() })
                     .collect(),
-                remedy: finding.remedy.clone(),
+                remedy: finding.remedy.words(&tools()),
             },
             file: finding.file.clone(),
             interface: finding.interface,
@@ -94,7 +95,7 @@ impl From<&library::Finding> for Reset {
             harmless: finding.harmless,
             lost_response_bytes: finding.lost_response_bytes,
             unread_request_bytes: finding.unread_request_bytes,
-            would_decide: finding.would_decide.clone(),
+            would_decide: finding.would_decide.map(|ask| ask.words(&tools())),
             further_resets: finding.further_resets,
             ladder: finding.ladder.iter().map(rung).collect(),
             ttl: finding.ttl,
@@ -271,6 +272,10 @@ impl Body for Cause {
 
 impl From<library::Cause> for Cause {
     fn from(cause: library::Cause) -> Self {
-        Self { cause: cause.name(), meaning: cause.meaning().to_owned(), remedy: cause.remedy().to_owned() }
+        Self {
+            cause: cause.name(),
+            meaning: cause.meaning().to_owned(),
+            remedy: cause.remedy().words(&tools()),
+        }
     }
 }
