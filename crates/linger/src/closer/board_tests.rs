@@ -22,14 +22,17 @@ fn looks_at(shared: &Shared<u32>) -> u64 {
     shared.lock().look
 }
 
+#[cfg(feature = "tokio")]
 struct Number(u32);
 
+#[cfg(feature = "tokio")]
 impl Watched<u32> for Number {
     fn take(self: Arc<Self>) -> Option<u32> {
         Some(self.0)
     }
 }
 
+#[cfg(feature = "tokio")]
 fn take(watched: Vec<Arc<dyn Watched<u32>>>) -> Vec<u32> {
     watched.into_iter().filter_map(Watched::take).collect()
 }
