@@ -93,6 +93,12 @@ fn more_sockets_than_may_linger_are_urgent() {
     }
 }
 
+/// A task watches for a tenth of a second; the thread comes soon after, and not for each socket.
+#[test]
+fn the_times_fit_together() {
+    assert_eq!([LULL, WATCH, SLACK], [3, 100, 25].map(|millis| millis * 1_000_000));
+}
+
 #[test]
 fn orders_are_given_once_or_stay() {
     let shared = board(2);

@@ -181,7 +181,7 @@ fn who_has_read_all_it_may_ends_by_its_limit() {
             let mut core = draining(&limited(cap), Some(0));
             core.on(Event::Discarded(8), 0);
             core.on(Event::Empty, 0);
-            assert_eq!(core.is_sated(), cap == 8);
+            assert_eq!((core.is_sated(), core.discarded()), (cap == 8, 8));
             assert_eq!(core.patience(), ms(50));
             assert_eq!(ended(&mut core, ms(now)).ended, wanted);
         }
