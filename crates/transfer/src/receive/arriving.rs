@@ -11,7 +11,7 @@ pub(super) struct Arriving {
     state: State,
     /// Its memory and its assistant are used again for the next block.
     block: Block,
-    /// What the kernel moves bytes through; empty between frames.
+    /// An empty pipe, kept between frames.
     pipe: Option<(OwnedFd, OwnedFd)>,
 }
 
@@ -97,23 +97,21 @@ impl Arriving {
         bytes == BLOCK
     }
 
-    /// What the kernel moves bytes through, made on first use.
-    pub(super) fn pipe(&mut self) -> rustix::io::Result<&(OwnedFd, OwnedFd)> {
-        let pipe = match self.pipe.take() {
-            Some(pipe) => pipe,
-            None => {
-                let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-                // The default of 64 KiB works too, with more calls.
-                let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
-                pipe
-            }
-        };
-        Ok(self.pipe.insert(pipe))
+    /// An empty pipe, for the kernel to move bytes through.
+    pub(super) fn take_pipe(&mut self) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        if let Some(pipe) = self.pipe.take() {
+            return Ok(pipe);
+        }
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // The default of 64 KiB works too, with more calls.
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
+        Ok(pipe)
     }
 
-    /// Forgets the pipe with what is left in it.
-    pub(super) fn drop_pipe(&mut self) {
-        self.pipe = None;
+    /// Keeps the pipe for the next frame. It is empty again; one that is not is dropped instead, with what is left in
+    /// it.
+    pub(super) fn keep_pipe(&mut self, pipe: (OwnedFd, OwnedFd)) {
+        self.pipe = Some(pipe);
     }
 
     /// Nothing has arrived.

@@ -73,9 +73,10 @@ impl Receiver<'_> {
             Ok(opened) => opened.part.as_fd(),
             Err(fault) => return self.fail_current(fault),
         };
-        let pipe = self.arriving.pipe().map_err(|error| Error::io("make", "a pipe", error))?;
-        match self.session.data_into(pipe, opened, at) {
+        let pipe = self.arriving.take_pipe().map_err(|error| Error::io("make", "a pipe", error))?;
+        match self.session.data_into(&pipe, opened, at) {
             Ok(bytes) => {
+                self.arriving.keep_pipe(pipe);
                 (self.observe)(Progress::Moved { bytes: bytes as u64 });
                 if self.arriving.moved(bytes) {
                     let noted = store.note(landing, Sum::default());
@@ -85,8 +86,6 @@ impl Receiver<'_> {
             }
             Err(Error::Io { source, .. }) => {
                 let text = format!("cannot write at byte {at}: {source}");
-                // What is left in it belongs to the failed file.
-                self.arriving.drop_pipe();
                 self.fail_current(Fault::io(text, &source))
             }
             Err(error) => Err(error),
