@@ -27,7 +27,7 @@ use linger_transfer::{
 
 use crate::output::say;
 use crate::{exit, interrupt};
-use address::Address;
+use address::Remote;
 
 /// How to reach the other machine.
 #[derive(Args, Debug)]
@@ -129,11 +129,11 @@ impl Copying {
 }
 
 impl Connect {
-    fn remote(&self, text: &OsString) -> Result<Address, Error> {
-        Address::parse(text.as_bytes(), self.port)
+    fn remote(&self, text: &OsString) -> Result<Remote, Error> {
+        Remote::parse(text.as_bytes(), self.port)
     }
 
-    fn client(&self, remote: &Address) -> Result<Client, Error> {
+    fn client(&self, remote: &Remote) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
         options.retry.patience = Duration::from_secs(self.retry_for);
         options.streams = self.streams as usize;
