@@ -3,7 +3,6 @@
 mod address;
 mod args;
 mod client;
-mod counters;
 #[cfg(test)]
 mod docs_tests;
 mod exit;
@@ -11,10 +10,13 @@ mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
+mod lines;
+mod output;
 mod probe;
 mod progress;
 mod run;
 mod server;
+mod tools;
 mod transfer;
 mod watch;
 mod why;
@@ -22,5 +24,5 @@ mod why;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    args::parse().run()
+    args::run()
 }

@@ -10,8 +10,10 @@ use anstyle::{AnsiColor, Style};
 use clap::Args;
 use linger_lab::Bytes;
 use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
-use serde::Serialize;
+use linger_untrusted::message;
 
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
@@ -86,23 +88,20 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     // A question may wait for half a minute; its answers so far are out.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
-        eprintln!("linger: interrupted; the other questions were not asked");
+        say!("linger: interrupted; the other questions were not asked");
         let found = so_far.load(Ordering::Relaxed);
         std::process::exit(i32::from(if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL }));
     });
     if let Err(error) = ended {
         return exit::io("cannot take signals", &error);
     }
-    let mut headed = json;
+    let (mut out, mut headed, mut printed) = (Stdout::new(), json, Ok(()));
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
         fault.fetch_or(status(finding.answer, at_risk_ok) == exit::LOSS_FOUND, Ordering::Relaxed);
-        bar.suspend(|| {
-            if !headed {
-                print_head();
-                headed = true;
-            }
-            if json { println!("{}", serde_json::json!(Line::Finding(finding))) } else { print(finding) }
-        });
+        if printed.is_ok() {
+            let head = !std::mem::replace(&mut headed, true);
+            printed = bar.suspend(|| print(&mut out, finding, json, head));
+        }
     });
     bar.finish_and_clear();
     let report = match report {
@@ -112,17 +111,27 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let overall = report.overall();
     if let Some(why) = &report.unwatched {
-        eprintln!("linger: causes and processes are not shown: {why}");
+        say!("linger: causes and processes are not shown: {why}");
     }
-    if json {
-        println!("{}", serde_json::json!(Line::Probe(Whole::of(&report))));
-    } else {
-        let server = report.server.as_deref().unwrap_or("this server");
-        anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
-    }
+    let printed = printed.and_then(|()| conclude(&mut out, &report, json));
     // One that is at risk may be excused; it must not hide what is not.
     let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
-    ExitCode::from(if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) })
+    let status = if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
+    match printed {
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
+}
+
+fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped> {
+    if json {
+        out.json(&line(Verb::Probe, lines::Probe::from(report)))?;
+    } else {
+        let server = report.server.as_ref().map(|server| server.terminal().to_string());
+        let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
+        out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
+    }
+    out.flush()
 }
 
 fn status(answer: Answer, at_risk_ok: bool) -> u8 {
@@ -144,76 +153,43 @@ fn style(answer: Answer) -> Style {
     colour.on_default()
 }
 
-fn print_head() {
-    anstream::println!(
-        "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
-        "check",
-        "answer",
-        "got",
-        "expected",
-        "ended",
-        "seconds"
-    );
-}
-
-fn print(finding: &Finding) {
+fn print(out: &mut Stdout, finding: &Finding, json: bool, head: bool) -> Result<(), Stopped> {
+    if json {
+        out.json(&line(Verb::Probe, lines::Finding::from(finding)))?;
+        return out.flush();
+    }
+    if head {
+        out.text(format_args!(
+            "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
+            "check", "answer", "got", "expected", "ended", "seconds"
+        ))?;
+    }
     let style = style(finding.answer);
     let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
     let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
-    anstream::println!(
-        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}",
+    out.text(format_args!(
+        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}\n",
         finding.check.name(),
         finding.answer.name(),
         finding.got,
         finding.seconds
-    );
+    ))?;
     let times = match finding.trials {
         0 | 1 => String::new(),
         trials => format!(" ({} of {trials} trials)", finding.with_this_answer),
     };
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
-    anstream::println!("{}", textwrap::fill(&format!("{}{times}", finding.sentence), options));
+    let said = textwrap::fill(&format!("{}{times}", finding.sentence), options);
+    out.text(format_args!("{}\n", message(&said)))?;
     if !finding.counters.is_empty() {
         let counted: Vec<String> =
             finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
-        anstream::println!("    the kernel counted: {}", counted.join(", "));
+        out.text(format_args!("    the kernel counted: {}\n", counted.join(", ")))?;
     }
     for seen in &finding.resets {
         let seen = format!("the kernel saw in all trials: {seen}");
         let options = options.clone().subsequent_indent("      ");
-        anstream::println!("{}", textwrap::fill(&seen, options));
+        out.text(format_args!("{}\n", textwrap::fill(&seen, options)))?;
     }
-}
-
-/// One line for machines.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Line<'a> {
-    /// The answer to one question.
-    Finding(&'a Finding),
-    /// All of them in one.
-    Probe(Whole<'a>),
-}
-
-#[derive(Serialize)]
-struct Whole<'a> {
-    target: &'a str,
-    server: Option<&'a str>,
-    response_bytes: u64,
-    framing: &'a str,
-    unwatched: Option<&'a str>,
-    answer: Answer,
-}
-
-impl<'a> Whole<'a> {
-    fn of(report: &'a Report) -> Self {
-        Self {
-            target: &report.target,
-            server: report.server.as_deref(),
-            response_bytes: report.response_bytes,
-            framing: report.framing,
-            unwatched: report.unwatched.as_deref(),
-            answer: report.overall(),
-        }
-    }
+    out.flush()
 }

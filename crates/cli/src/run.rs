@@ -13,6 +13,8 @@ use linger_run::{Error, Notice, Options, Refusal, Report, Via};
 
 use crate::address::address;
 use crate::exit;
+use crate::lines::{self, Verb, line};
+use crate::output::{say, say_json};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
@@ -99,7 +101,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             }
             ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
-        Err(error) => exit::fail(code(&error), format_args!("run: {error}")),
+        Err(error) => {
+            let hint = match &error {
+                Error::System { source, .. } => exit::machine_hint(source),
+                _ => "",
+            };
+            exit::fail(code(&error), format_args!("run: {error}{hint}"))
+        }
     }
 }
 
@@ -135,30 +143,18 @@ fn code(error: &Error) -> u8 {
 
 fn warn(refusal: &Refusal, json: bool) {
     if json {
-        let Refusal { process, name, .. } = refusal;
-        let text = refusal.to_string();
-        eprintln!(
-            "{}",
-            serde_json::json!({ "type": "refused", "process": process, "name": name, "text": text })
-        );
+        say_json(&line(Verb::Run, lines::Refused::from(refusal)));
     } else {
-        eprintln!("linger: {refusal}");
+        say!("linger: {refusal}");
     }
 }
 
 /// The program owns stdout; what its supervisor has to say goes to stderr.
 fn tell(report: &Report, json: bool) {
     if json {
-        let mut object = serde_json::json!({ "type": "run" });
-        if let (Some(object), Ok(serde_json::Value::Object(report))) =
-            (object.as_object_mut(), serde_json::to_value(report))
-        {
-            object.extend(report);
-        }
-        eprintln!("{object}");
-        return;
+        return say_json(&line(Verb::Run, lines::Report::from(report)));
     }
-    for line in report.to_string().lines() {
-        eprintln!("linger: {line}");
+    for text in report.to_string().lines() {
+        say!("linger: {text}");
     }
 }

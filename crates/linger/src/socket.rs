@@ -82,7 +82,11 @@ impl<F: AsFd> Socket<F> {
     }
 
     pub(crate) fn discard(&self, discarder: &mut Discarder, max: u64) -> Event {
-        match discarder.discard(self.fd.as_fd(), max) {
+        self.discarded(discarder.discard(self.fd.as_fd(), max))
+    }
+
+    fn discarded(&self, result: io::Result<u64>) -> Event {
+        match result {
             Ok(0) => Event::EndOfStream,
             Ok(bytes) => Event::Discarded(bytes),
             // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
@@ -181,3 +185,7 @@ fn failure(error: &io::Error) -> Event {
         kind => Event::Failed(kind),
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "socket_tests.rs"]
+mod tests;

@@ -52,3 +52,66 @@ pub(super) fn end_at_once(arrival: Arrival, now: u64) -> (Outcome, Option<Watche
     socket.close(abort, core.acknowledged());
     (outcome, watcher)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::outcome::Ended;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::channel;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_connection_is_half_closed_emptied_and_closed() {
+        let (mut client, mut server) = pair();
+        client.write_all(b"unread").unwrap();
+        server.write_all(b"answer").unwrap();
+        let mut ready = [rustix::event::PollFd::new(&server, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ready, None).unwrap();
+        // While another holder has it open, only the half-close ends it for the client.
+        let duplicate = server.try_clone().unwrap();
+        let (tell, told) = channel();
+        close_at_once(
+            server.into(),
+            &Policy::default(),
+            Some(Box::new(move |outcome| tell.send(outcome).unwrap())),
+        );
+        let outcome = told.try_recv().unwrap();
+        assert_eq!((outcome.ended, outcome.discarded), (Ended::Evicted, 6));
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "answer");
+        drop(duplicate);
+    }
+
+    #[test]
+    fn what_is_no_stream_is_told_too() {
+        let (tell, told) = channel();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        close_at_once(
+            udp.into(),
+            &Policy::default(),
+            Some(Box::new(move |outcome| tell.send(outcome).unwrap())),
+        );
+        assert!(matches!(told.try_recv().unwrap().ended, Ended::Failed(_)));
+    }
+
+    #[test]
+    fn what_a_close_that_cannot_wait_left_is_said() {
+        let (client, mut server) = pair();
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[7; 1 << 16]).is_ok() {}
+        let socket = Socket::new(server.into()).unwrap();
+        let core = Core::new(&Policy::default(), 5);
+        let (outcome, _) = end_at_once(Arrival { socket, core, watcher: None }, 9);
+        assert!(outcome.unacknowledged.unwrap() > 0);
+        assert_eq!((outcome.ended, outcome.elapsed.as_nanos()), (Ended::Evicted, 4));
+        drop(client);
+    }
+}

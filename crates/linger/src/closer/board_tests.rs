@@ -81,6 +81,25 @@ fn the_thread_is_asked_to_look_in_time() {
 }
 
 #[test]
+fn more_sockets_than_may_linger_are_urgent() {
+    for (most, urgent) in [(1, true), (2, false)] {
+        let shared = board(most);
+        look(&shared, 0);
+        for _ in 0..2 {
+            shared.refused();
+        }
+        shared.change(1 << 60, |_| ());
+        assert_eq!(looks_at(&shared) <= shared.clock().now(), urgent, "{most}");
+    }
+}
+
+/// A task watches for a tenth of a second; the thread comes soon after, and not for each socket.
+#[test]
+fn the_times_fit_together() {
+    assert_eq!([LULL, WATCH, SLACK], [3, 100, 25].map(|millis| millis * 1_000_000));
+}
+
+#[test]
 fn orders_are_given_once_or_stay() {
     let shared = board(2);
     shared.evict(2);
@@ -128,7 +147,8 @@ fn watched_sockets_are_taken_when_their_time_is_over() {
 #[cfg(feature = "tokio")]
 #[test]
 fn orders_and_need_take_what_is_watched_before_its_time() {
-    let cases: [(&str, fn(&Shared<u32>), bool); 5] = [
+    type Change = fn(&Shared<u32>);
+    let cases: [(&str, Change, bool); 5] = [
         ("nothing", |_| {}, false),
         ("an eviction", |shared| shared.evict(1), true),
         ("a deadline", |shared| shared.lock().orders.deadline = Some(1), true),

@@ -152,6 +152,66 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_bounds_of_a_budget_are_bounds() {
+        let good = Budget::default();
+        Budget { sockets: 1, sockets_per_peer: Some(1), discard_per_second: Some(1) }.validate().unwrap();
+        Budget { sockets: 1 << 31, ..good }.validate().unwrap();
+        assert!(Budget { sockets: (1 << 31) + 1, ..good }.validate().is_err());
+    }
+
+    /// Nanoseconds in a millisecond.
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn without_a_rate_there_is_no_bound() {
+        let mut throttle = Throttle::new(None);
+        assert!(!throttle.is_bounded() && Throttle::new(Some(1)).is_bounded());
+        assert_eq!((throttle.share(0, 9), throttle.refilled()), (u64::MAX, 0));
+        throttle.spend(u64::MAX);
+        assert_eq!((throttle.share(0, 9), throttle.refilled()), (u64::MAX, 0));
+    }
+
+    #[test]
+    fn tokens_come_in_batches_and_go_in_reads() {
+        // 100 MB a second: a batch is 100 kB, a millisecond's; the least read 16 KiB; the most 10 MB.
+        let mut throttle = Throttle::new(Some(100_000_000));
+        assert_eq!((throttle.share(0, 1), throttle.refilled()), (0, MS));
+        assert_eq!(throttle.share(MS - 10, 1), 0);
+        assert_eq!(throttle.share(MS, 1), 100_000);
+        // Among several each has its part, but no less than the least read.
+        assert_eq!(
+            (throttle.share(MS, 2), throttle.share(MS, 50), throttle.share(MS, 0)),
+            (50_000, 16 << 10, 100_000)
+        );
+        // Until less than that is left, what is there is given at once.
+        throttle.spend(100_000 - (16 << 10));
+        assert_eq!((throttle.share(MS, 1), throttle.refilled()), (16 << 10, 0));
+        throttle.spend(1);
+        assert_eq!(throttle.share(MS, 1), 0);
+        // Now it has to be a batch again: 16,383 are there, 83,617 are missing.
+        assert_eq!(throttle.refilled(), MS + 836_170);
+        assert_eq!((throttle.share(MS + 836_160, 1), throttle.share(MS + 836_170, 1)), (0, 100_000));
+        // Spent all at once, even more than there was.
+        throttle.spend(u64::MAX);
+        assert_eq!(throttle.share(MS + 836_170, 1), 0);
+        // A long pause saves up a tenth of a second's worth.
+        assert_eq!(throttle.share(1_000 * MS, 1), 10_000_000);
+    }
+
+    #[test]
+    fn time_without_a_whole_token_is_not_lost() {
+        // A token takes a third of a second.
+        let mut throttle = Throttle::new(Some(3));
+        let times = [200, 330, 334, 400, 600, 666, 667];
+        let shares = times.map(|time| {
+            let share = throttle.share(time * MS, 1);
+            throttle.spend(share);
+            share
+        });
+        assert_eq!(shares, [0, 0, 1, 0, 0, 0, 1]);
+    }
+
     proptest! {
         /// Whatever is asked and when, no more is given than the rate allows, and waiting always helps.
         #[test]

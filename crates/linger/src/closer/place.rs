@@ -123,3 +123,70 @@ impl<W> Place<W> {
         waker.into_iter().for_each(Waker::wake);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::outcome::Ended;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    const OUTCOME: Outcome =
+        Outcome { ended: Ended::PeerClosed, discarded: 3, unacknowledged: Some(0), elapsed: Duration::ZERO };
+
+    fn poll(place: &Place<u32>, task: &Arc<Woken>, look: Look) -> Next<u32> {
+        place.poll(&mut Context::from_waker(&task.clone().into()), |_, _| look)
+    }
+
+    #[test]
+    fn a_task_ends_it_and_nobody_else_can() {
+        let (place, task) = (Place::new(7), Arc::new(Woken::default()));
+        assert!(matches!(poll(&place, &task, Look::Wait), Next::Pending));
+        assert!(!place.is_given() && place.outcome().is_none());
+        assert!(matches!(poll(&place, &task, Look::Over(OUTCOME)), Next::Close(7, OUTCOME)));
+        assert_eq!((place.take(), place.outcome(), place.is_given()), (None, Some(OUTCOME), true));
+        // It has heard of it by itself, and is not kept.
+        assert_eq!((task.times(), Arc::strong_count(&task)), (0, 1));
+        assert!(matches!(poll(&place, &task, Look::Wait), Next::Over(OUTCOME)));
+    }
+
+    #[test]
+    fn the_thread_takes_it_and_tells_the_task() {
+        let (place, task) = (Place::new(7), Arc::new(Woken::default()));
+        assert!(matches!(poll(&place, &task, Look::Give), Next::Give));
+        assert!(matches!(poll(&place, &task, Look::Wait), Next::Pending));
+        assert_eq!((place.take(), place.take()), (Some(7), None));
+        assert_eq!((task.times(), place.is_given(), place.outcome()), (1, true, None));
+        // What a look would say does not matter any more.
+        assert!(matches!(poll(&place, &task, Look::Over(OUTCOME)), Next::Pending));
+        place.over(OUTCOME);
+        assert_eq!(task.times(), 2);
+        assert!(matches!(poll(&place, &task, Look::Give), Next::Over(OUTCOME)));
+    }
+
+    #[test]
+    fn the_last_task_that_polled_is_woken() {
+        let (place, first, second) = (Place::new(7), Arc::new(Woken::default()), Arc::new(Woken::default()));
+        poll(&place, &first, Look::Wait);
+        poll(&place, &second, Look::Wait);
+        place.take();
+        assert_eq!((first.times(), second.times()), (0, 1));
+    }
+}

@@ -19,10 +19,13 @@ pub(crate) type Ticket = u64;
 /// A close that is over leaves at once: a server that ends many thousand connections a second would otherwise keep
 /// a tenth of a second's worth of small allocations between its own, and its heap would never be warm.
 pub(super) struct WatchList<A> {
-    sockets: VecDeque<(u64, Option<Arc<dyn Watched<A>>>)>,
+    sockets: VecDeque<Guarded<A>>,
     /// The ticket of the first.
     first: Ticket,
 }
+
+/// A deadline, and the socket unless it has left.
+type Guarded<A> = (u64, Option<Arc<dyn Watched<A>>>);
 
 impl<A> WatchList<A> {
     pub(super) const fn new() -> Self {
