@@ -9,6 +9,7 @@ mod generate;
 mod interrupt;
 mod lab;
 mod lines;
+mod logger;
 mod output;
 mod probe;
 mod progress;

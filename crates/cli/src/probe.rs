@@ -106,7 +106,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error @ (Error::NoPayload | Error::NotYours(_))) => return exit::fail(exit::BAD_USAGE, error),
+        Err(error @ Error::NoPayload) => {
+            return exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"));
+        }
+        Err(error @ Error::NotYours(_)) => {
+            let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
+            return exit::fail(exit::BAD_USAGE, text);
+        }
         Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
     };
     let overall = report.overall();

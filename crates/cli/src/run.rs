@@ -101,13 +101,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             }
             ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
-        Err(error) => {
-            let hint = match &error {
-                Error::System { source, .. } => exit::machine_hint(source),
-                _ => "",
-            };
-            exit::fail(code(&error), format_args!("run: {error}{hint}"))
-        }
+        Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
     }
 }
 
@@ -131,6 +125,19 @@ fn options(arguments: &Arguments) -> Options {
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options
+}
+
+/// What to do, in the program's own words.
+fn remedy(error: &Error) -> &'static str {
+    match error {
+        Error::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        Error::Metrics { source, .. } => match exit::address_hint(source) {
+            "" => "; choose an address of this host and a free port for --metrics",
+            hint => hint,
+        },
+        Error::System { source, .. } => exit::machine_hint(source),
+        _ => "",
+    }
 }
 
 fn code(error: &Error) -> u8 {

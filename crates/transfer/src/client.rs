@@ -236,7 +236,9 @@ impl Client {
             }
             let waited = last_progress.elapsed() + pause;
             // The first connection has to succeed; afterwards an outage is something to sit out.
-            if !connected || !error.is_temporary() || waited > retry.patience {
+            let temporary = error.is_temporary();
+            tracing::info!(%error, connected, temporary, waited_seconds = waited.as_secs_f64(), "session ended early");
+            if !connected || !temporary || waited > retry.patience {
                 return Err(error);
             }
             observe(Progress::Retrying { error: error.to_string(), pause: pause.as_secs_f64() });
@@ -274,6 +276,7 @@ impl Client {
         match addresses {
             Ok(addresses) => {
                 for address in addresses {
+                    tracing::debug!(%address, "connects");
                     match connect(address, self.options.connect_timeout, &self.cancel) {
                         Ok(stream) => return self.transport(stream, address),
                         Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),

@@ -40,7 +40,9 @@ pub(super) fn connection<H: Handler + 'static>(
     let Some(socket) = Link::into_socket(link) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();
+    tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
     around.closer.close_then(socket, &config.policy, move |outcome| {
+        tracing::debug!(requests, ?outcome, "closed");
         handler.closed(&Closed { requests, fault, outcome });
     });
 }
