@@ -3,6 +3,7 @@
 mod address;
 mod args;
 mod client;
+mod duration;
 mod exit;
 mod fcgi;
 mod generate;
