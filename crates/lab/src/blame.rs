@@ -1,4 +1,4 @@
-//! Whose fault a loss is, as far as the kernel's counters tell.
+//! What caused the losses of a cell, as far as the kernel's counters tell.
 
 use linger_host::Counters;
 
@@ -14,12 +14,12 @@ pub enum Blame {
     Close,
     /// The accept queue: it overflowed, and no connection was aborted by a close. The server never saw those clients.
     AcceptQueue,
-    /// The counters name no one, or both.
+    /// The counters name neither, or both.
     Unclear,
 }
 
 impl Blame {
-    /// Finds it from what the clients saw and what the server's kernel counted.
+    /// Decides from what the clients saw and what the server's kernel counted.
     pub fn find(tally: &Tally, counters: &Counters) -> Self {
         if tally.not_kept() == 0 {
             return Self::Nobody;
@@ -27,7 +27,7 @@ impl Blame {
         let aborted = ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger"]
             .iter()
             .any(|counter| counters.of(counter) > 0);
-        // A reset from the small socket of FIN_WAIT2 or TIME_WAIT has no counter of its own.
+        // A reset from a mini-socket in FIN_WAIT2 or TIME_WAIT has no TCPAbort counter.
         let reset = aborted || counters.of("OutRsts") > 0;
         let overflowed = counters.of("ListenOverflows") > 0;
         let before_any = tally.of(Fate::ResetBeforeAny) + tally.of(Fate::TimedOut) + tally.of(Fate::Refused);

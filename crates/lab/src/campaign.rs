@@ -50,18 +50,18 @@ pub struct Campaign {
     pub first_loss: Option<First>,
     /// The first that was at risk.
     pub first_at_risk: Option<First>,
-    /// Some connection's error, for a fate that needs explaining.
+    /// The first connection's error there was, with its fate.
     pub error: Option<String>,
-    /// Whether no connection said how long its response would be, and no flag did.
+    /// Whether a response did not say how long it is, and the plan did not either.
     pub unknown_length: bool,
-    /// Connections that were cut here because of the stop: nobody knows what would have become of them.
+    /// Connections that the stop cut off; not counted, since their end is unknown.
     pub cut: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
 /// Makes connections, `concurrency` at a time, and calls `progress` after each.
-/// What connections meet is their fate, not an error. A stop cuts those under way.
+/// A connection that fails is counted, and is no error. The stop cuts off those under way.
 pub fn campaign(
     plan: &ClientPlan,
     concurrency: u64,
@@ -128,11 +128,11 @@ pub struct Hosting {
     pub accepted: u64,
     /// Response bytes that sockets took.
     pub written: u64,
-    /// Errors of reads, writes and endings, by their text; normally none, and that is the point.
+    /// Errors of reads, writes and endings, by their text. Normally there are none, also where responses are lost.
     pub errors: BTreeMap<String, u64>,
     /// Lingering closes, by how they ended.
     pub endings: BTreeMap<String, u64>,
-    /// What the kernel counted meanwhile in this namespace, for everybody in it.
+    /// What the kernel counted meanwhile for the whole network namespace.
     pub counters: Counters,
 }
 
@@ -172,7 +172,7 @@ pub fn host(
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             if result.is_err() {
-                // One worker that cannot accept is all of them: nobody is to wait for the others.
+                // They share the listener: where one cannot accept, none can.
                 stop.request();
             }
             result

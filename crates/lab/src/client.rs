@@ -21,21 +21,21 @@ pub struct ClientPlan {
     pub server: SocketAddr,
     /// Where to connect from; a port of 0 is chosen by the kernel.
     pub from: Option<SocketAddr>,
-    /// Bytes that it says its request has, and that the server may read.
+    /// Length of the request, as its first line says it.
     pub request: u64,
-    /// Bytes that it sends beyond the request, without waiting for anything.
+    /// Bytes that it sends right behind the request.
     pub extra: u64,
-    /// Bytes that it sends when the response has begun.
+    /// Bytes that it sends once the response has begun.
     pub late: u64,
-    /// Bytes it expects; where they are not known the response must say it.
+    /// Length of the response; where it is not known, the response's first line must say it.
     pub response: Option<u64>,
     /// Size of its receive buffer; the kernel's own choice if none.
     pub receive_buffer: Option<usize>,
     /// Congestion control; the kernel's own choice if none.
     pub congestion: Option<String>,
-    /// Whether it reads while the server is still at it.
+    /// Whether it reads before the server has ended the connection.
     pub reads: bool,
-    /// Whether it closes by itself when it has read all.
+    /// Whether it closes when it has read everything, or waits until the server has ended the connection.
     pub closes: bool,
     /// How long the whole may take.
     pub timeout: Duration,
@@ -43,8 +43,8 @@ pub struct ClientPlan {
 
 /// Makes one connection and follows it to its end.
 ///
-/// `until_ended` is called by a client that does not read, or does not close, by itself; it returns when the
-/// server has ended the connection, or the given time is over.
+/// A client that does not read or does not close by itself calls `until_ended`, which must return when the server has
+/// ended the connection or the given time is over.
 pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt {
     let started = Instant::now();
     let patience = Patience { deadline: started + plan.timeout, stop: None };
@@ -76,7 +76,7 @@ fn attempt_with(
     let started = Instant::now();
     let patience = Patience { deadline: started + plan.timeout, stop: Some(stop) };
     let (conversation, result) = converse(plan, &patience, notes, until_ended);
-    // Reads that are interrupted go on, so this is the stop's.
+    // Interrupted reads are retried, so this error means the stop.
     let stopped = matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
     (!stopped).then(|| conversation.conclude(result, started.elapsed()))
 }
@@ -115,7 +115,7 @@ fn converse(
 fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(plan.server), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(bytes) = plan.receive_buffer {
-        // Before the connection is made: the window scale is settled in the handshake.
+        // Before connecting: the handshake fixes the window scale.
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(congestion) = &plan.congestion {
@@ -140,14 +140,14 @@ fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> 
 const CHUNK: usize = 64 << 10;
 
 struct Conversation {
-    /// The beginning of what is sent; all that follows is filling.
+    /// The first bytes to send; all others are filling.
     beginning: Vec<u8>,
     sent: u64,
     to_send: u64,
     late: u64,
     received: u64,
     expected: Option<u64>,
-    /// The beginning of the response, as long as its length is not known.
+    /// The first bytes of the response, kept until they have told its length.
     head: Vec<u8>,
     reset: bool,
     write_error: Option<io::Error>,
@@ -171,7 +171,7 @@ impl Conversation {
         }
     }
 
-    /// Sends and reads at the same time, as a client must that does not want to wait for ever.
+    /// Sends and reads at the same time. A client that did one after the other could wait for ever for the server.
     fn run(
         &mut self,
         mut stream: &TcpStream,
@@ -218,7 +218,7 @@ impl Conversation {
         }
     }
 
-    /// Sends what fits. An error ends the sending, not the reading: what came before it may still be there.
+    /// Sends what fits. After an error it goes on reading: what arrived before the reset is still there.
     fn send(&mut self, mut stream: &TcpStream, notes: Notes<'_>) {
         let called = notes.clock();
         let filling = [b'+'; CHUNK];

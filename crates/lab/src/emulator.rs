@@ -1,4 +1,4 @@
-//! The emulated link without sockets or a clock: packets in, packets out when their time has come.
+//! The emulated link without sockets or a clock: packets in, packets out when they are due.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -15,24 +15,24 @@ pub type Nanos = u64;
 /// What became of a packet, for the decision log and for captures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
-    /// It goes its way.
+    /// It passes.
     Pass,
-    /// Lost by chance.
+    /// Lost at random.
     Lost,
     /// The queue before the rate limit was full.
     QueueFull,
     /// A fault dropped it.
     Dropped,
-    /// Chance held it back so that others overtake it.
+    /// Held back at random, so that later packets overtake it.
     Reordered,
-    /// A fault holds it until a reset has passed, or its time is over.
+    /// A fault holds it until a reset has passed, or for its longest time.
     Held,
-    /// A fault delays it because it only acknowledges.
+    /// A fault delays it: it carries nothing but an acknowledgement.
     AckHeld,
 }
 
 impl Decision {
-    /// A comment for the packet in a capture; none where nothing happened to it.
+    /// The packet's comment in a capture; none for one that just passes.
     pub fn comment(self) -> Option<&'static str> {
         Some(match self {
             Self::Pass => return None,
@@ -65,7 +65,7 @@ pub struct Departure<P> {
 
 struct Pending<P> {
     due: Nanos,
-    /// Keeps the order of packets that are due at the same time.
+    /// Order of arrival, for packets that are due at the same time.
     order: u64,
     direction: Direction,
     decision: Decision,
@@ -89,13 +89,13 @@ impl<P> PartialEq for Pending<P> {
 }
 impl<P> Eq for Pending<P> {}
 
-/// Data of one connection that waits for its reset.
+/// A packet that is held until its connection's reset has passed.
 struct Held<P> {
     sequence: u32,
     pending: Pending<P>,
 }
 
-/// What there is to know of a TCP segment on its way.
+/// What the faults need to know of a TCP segment.
 #[derive(Clone, Copy)]
 struct Look {
     sequence: u32,
@@ -108,9 +108,9 @@ pub struct Emulator<P> {
     link: Link,
     seed: u64,
     names: Names,
-    /// Whether anything depends on what a packet is; if not, packets are not looked at.
+    /// Whether packets are parsed; a link without chance and faults does not need it.
     looks: bool,
-    /// When the rate limit of each direction has sent what it has taken.
+    /// When each direction's rate limit will have sent what is queued.
     free_at: [Nanos; 2],
     last_due: [Nanos; 2],
     order: u64,
@@ -127,7 +127,7 @@ impl<P> std::fmt::Debug for Emulator<P> {
 }
 
 impl<P: AsRef<[u8]>> Emulator<P> {
-    /// Makes a link whose chance comes from `seed`.
+    /// Makes a link whose random decisions come from `seed`.
     pub fn new(link: Link, seed: u64) -> Self {
         let by_chance =
             link.paths.iter().any(|path| path.loss > 0.0 || path.reorder > 0.0 || !path.jitter.is_zero());
@@ -178,7 +178,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         (decision, packet)
     }
 
-    /// The way of a packet at which nobody looks.
+    /// Queues a packet without parsing it.
     fn enqueue(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         match self.due(direction, now, packet.as_ref().len(), 0.0) {
             Some(due) => self.push(direction, due, Decision::Pass, packet),
@@ -227,7 +227,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         }
     }
 
-    /// Whether a fault strikes this segment, and for how long it delays it.
+    /// The fault that applies to this segment, if any, and how long it delays it.
     fn strike(
         &mut self,
         direction: Direction,
@@ -264,8 +264,8 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         None
     }
 
-    /// A reset is under way. If its receiver will accept it, that is, if it stands exactly where the held data begins
-    /// (RFC 5961 section 3.2), the data may follow it: it has been overtaken.
+    /// Releases held data behind a reset that its receiver will accept: one whose sequence number is exactly where the held
+    /// data begins (RFC 5961 section 3.2).
     fn reset_passes(&mut self, direction: Direction, flow: u32, sequence: u32, due: Nanos) {
         let Some(held) = self.held.get(&flow) else { return };
         let oldest = held.iter().filter(|held| held.pending.direction == direction).map(|held| held.sequence);
@@ -274,7 +274,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
             return;
         }
         for held in self.held.remove(&flow).into_iter().flatten() {
-            // Behind the reset, and in their order.
+            // Due with the reset, and queued after it in their own order.
             let order = self.next_order();
             self.queue.push(Reverse(Pending { due, order, ..held.pending }));
         }
@@ -297,7 +297,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
             self.free_at[at] = sent;
         }
         let due = sent + nanos(path.delay) + (nanos(path.jitter) as f64 * jitter) as u64;
-        // Jitter stretches gaps and never swaps packets: that is what `reorder` is for.
+        // Jitter changes gaps and never the order; `reorder` does that.
         self.last_due[at] = self.last_due[at].max(due);
         Some(self.last_due[at])
     }
@@ -323,14 +323,14 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         self.order
     }
 
-    /// When the next packet leaves, if nothing else happens.
+    /// When the next packet is due, unless another one arrives.
     pub fn next_due(&self) -> Option<Nanos> {
         let queued = self.queue.peek().map(|Reverse(pending)| pending.due);
         let held = self.held.values().filter_map(|held| held.front()).map(|held| held.pending.due).min();
         [queued, held].into_iter().flatten().min()
     }
 
-    /// The next packet whose time has come.
+    /// The next packet that is due.
     pub fn depart(&mut self, now: Nanos) -> Option<Departure<P>> {
         if !self.held.is_empty() {
             self.release_overdue(now);

@@ -32,7 +32,7 @@ fn link(path: Path) -> Link {
     Link { name: "custom".into(), loopback: false, paths: [path.clone(), path], faults: vec![] }
 }
 
-/// Everything that leaves, with the time at which it was due, asked in steps of the emulator's own choosing.
+/// Everything that leaves, with its due time; the clock goes from one `next_due` to the next.
 fn drain(emulator: &mut Emulator<Vec<u8>>) -> Vec<(Nanos, Vec<u8>)> {
     let mut out = Vec::new();
     while let Some(due) = emulator.next_due() {
@@ -162,9 +162,9 @@ fn the_reset_overtakes_the_data() {
     let mut emulator = Emulator::new(link, 0);
     let to_client = |seq, flags, payload| frame(Direction::ToClient, seq, 1, flags, payload);
     let data = to_client(101, Flags::ACK | Flags::PSH, 1_000);
-    // The active reset stands behind the data: its receiver answers with a challenge (RFC 5961).
+    // The active reset's sequence number is behind the data: its receiver answers with a challenge ACK (RFC 5961).
     let active = to_client(1_101, Flags::RST | Flags::ACK, 0);
-    // The answer to the challenge stands where the receiver expects it.
+    // The reset that answers the challenge has the sequence number that the receiver expects.
     let exact = to_client(101, Flags::RST, 0);
     assert_eq!(emulator.arrive(Direction::ToClient, 0, data.clone()).0, Decision::Held);
     assert_eq!(emulator.arrive(Direction::ToClient, MS, active.clone()).0, Decision::Pass);

@@ -26,7 +26,7 @@ pub enum Ending {
     Lingering,
 }
 
-/// Seconds of `so-linger` where none are named.
+/// The time of `so-linger` without a number.
 const LINGER_SECONDS: u16 = 5;
 
 impl Ending {
@@ -46,7 +46,7 @@ impl Ending {
         }
     }
 
-    /// Ends a connection this way; `exit` is not for this function, since only a process can do it.
+    /// Ends a connection this way. `exit` needs a process of its own, and is a plain close here.
     ///
     /// # Errors
     /// Where a socket option, the half-close or the close is refused. The socket is closed in every case.

@@ -58,7 +58,7 @@ pub use stop::Stop;
 pub use units::{Bytes, Rate};
 pub use wire::{Lateness, Wire, WireReport};
 
-/// Locks a mutex whose data is valid also after a panic elsewhere, since every change to it is whole.
+/// Locks a mutex, poisoned or not: no change to the data in it stops half-way.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ use crate::named::Named;
 use crate::peer::Peer;
 use crate::units::Bytes;
 
-/// A scenario: cells, and what they are expected to lose.
+/// A scenario: cells, and what is expected of them.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// What it shows, in a line.
@@ -23,7 +23,7 @@ pub struct Scenario {
     pub cells: Vec<(CellPlan, Option<Expectation>)>,
 }
 
-/// One or several.
+/// A name or a list of names.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Several {

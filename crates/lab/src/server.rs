@@ -47,7 +47,7 @@ impl ServerPlan {
     /// A server that answers `response` bytes after reading `consume`.
     ///
     /// # Panics
-    /// Never; a response beyond [`LARGEST_RESPONSE`] is cut to it, which callers refuse before.
+    /// Never. A response beyond [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
     pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
         Self {
             ending,
@@ -67,7 +67,7 @@ pub struct Served {
     pub peer: SocketAddr,
     /// Bytes of the response that the socket took.
     pub written: u64,
-    /// The error of a read, a write or the ending; normally there is none, and that is the point.
+    /// The error of a read, a write or the ending. Normally there is none, also where the response is lost.
     pub error: Option<io::Error>,
     /// What the lingering close came to, where that was the ending.
     pub outcome: Option<Outcome>,
@@ -79,7 +79,7 @@ pub struct Served {
 /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`; an unknown congestion control is `ENOENT`.
 pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // With this option the kernel may choose the same free port for two listeners, of which the second fails.
+    // With SO_REUSEADDR the kernel may choose one free port for two listeners, and the second listen() fails.
     socket.set_reuse_address(address.port() != 0)?;
     if let Some(congestion) = congestion {
         // Accepted sockets inherit it.
@@ -90,7 +90,7 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    // Several workers wait for one connection; those who come too late must not block.
+    // Several workers are woken by one connection; the others must not block in accept().
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -98,7 +98,7 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
 /// Accepts and serves one connection after the other until the stop is requested.
 ///
 /// # Errors
-/// What accepting says beyond a connection that was gone before it was accepted.
+/// Those of `accept(2)`, but for a connection that was gone before it was accepted.
 pub fn work(
     listener: &TcpListener,
     plan: &ServerPlan,
@@ -181,7 +181,7 @@ fn serve_by_thread(
                 rest = &rest[bytes..];
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The connection is closed on the way out, as a server that meets an error does.
+            // Dropping the stream closes the connection, as a server does after an error.
             Err(error) => {
                 notes.at(called, || Action::WriteFailed(error.to_string()));
                 return Err(error);
@@ -224,7 +224,7 @@ fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<u64> {
     let (first, mut left) = match consume {
         Consume::Bytes(bytes) => (0, bytes),
         Consume::All => {
-            // What has come at first says how long the request is; a foreign one is taken as read with it.
+            // The first read tells the request's length. A foreign request is taken as complete with it.
             let first = stream.read(&mut buffer)?;
             let length = payload::request_length(&buffer[..first]).unwrap_or(0);
             (first as u64, length.saturating_sub(first as u64))

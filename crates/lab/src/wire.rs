@@ -1,4 +1,4 @@
-//! The wire: a thread that carries frames between two ports the way an emulated link would.
+//! The wire: a thread that carries frames between two ports through an emulated link.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -26,10 +26,10 @@ pub struct WireReport {
     pub lost: u64,
     /// Frames dropped because the queue before the rate limit was full.
     pub queue_full: u64,
-    /// Frames lost by this machine, not by the link: the wire was too slow, or a port refused them. With any,
-    /// the experiment is not what it claims to be.
+    /// Frames lost by this machine, not by the link: the wire was too slow, or a port refused them. If there are any, the
+    /// result does not count.
     pub accidents: u64,
-    /// How late frames left, compared with what the link wanted.
+    /// How late frames left, compared with when they were due.
     pub lateness: Lateness,
     /// Every decision, where a log was asked for.
     pub log: Vec<(Identity, Decision)>,
@@ -94,7 +94,7 @@ impl Wire {
             emulator.keep_log();
         }
         let thread = namespace.spawn("wire", move || {
-            // The default slack of 50 us would be added to every delay.
+            // The default timer slack of 50 us would be added to every delay.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
             let pool = Pool::default();
             let watch = steps.map(|steps| (steps, ResetWatch::default()));
@@ -106,10 +106,10 @@ impl Wire {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Stops the wire and says what it carried. What is still under way is gone.
+    /// Stops the wire and returns what it carried. Packets on the link are dropped.
     ///
     /// # Errors
-    /// What stopped it before, if it did not run to the end.
+    /// The error that had stopped it before.
     pub fn stop(mut self) -> io::Result<WireReport> {
         self.halt().unwrap_or_else(|| Ok(WireReport::default()))
     }
@@ -189,7 +189,7 @@ impl Pump {
 
     fn take_in(&mut self, direction: Direction, now: Nanos, frame: Frame, dropped: &mut Vec<Frame>) {
         self.note(direction, false, frame.bytes());
-        // Only a capture needs the frame after the emulator has it.
+        // The emulator takes the frame; only a capture needs it afterwards.
         let copy = self.capture.as_ref().map(|_| frame.bytes().to_vec());
         let (decision, back) = self.emulator.arrive(direction, now, frame);
         if let Some(copy) = copy {

@@ -87,6 +87,22 @@ fn a_small_response_that_is_reset_is_at_risk() {
     });
 }
 
+/// An upload is silent between its flights, for a round trip at a time. A `grace` that is shorter ends the close while the rest
+/// of the upload is on its way, which is answered with a reset.
+#[test]
+fn a_grace_shorter_than_an_uploads_silence_puts_the_answer_at_risk() {
+    sandboxed(|| {
+        for (grace, at_risk) in [(Duration::from_millis(10), 4), (Duration::from_secs(5), 0)] {
+            let mut plan = cell("lingering", "upload", "lan");
+            plan.link.paths.iter_mut().for_each(|path| path.delay = Duration::from_millis(100));
+            plan.response = 1_000;
+            plan.policy.grace = grace;
+            let report = tried(plan, 4);
+            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{report:?}");
+        }
+    });
+}
+
 #[test]
 fn the_innocent_are_not_blamed() {
     sandboxed(|| {

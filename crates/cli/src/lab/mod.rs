@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     one: bool,
     #[command(flatten)]
     grid: Grid,
-    /// Try each cell exactly so often [default: until its verdict is settled, at most 100 times].
+    /// Try each cell exactly so often [default: until its result is settled, at most 100 times].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     /// Feeds the links' chance; the same seed decides the same for the same packet.
