@@ -9,7 +9,7 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{Value, json};
 
 /// The schema of a verb, as the program prints it.
-pub fn schema(verb: &str) -> Value {
+pub(crate) fn schema(verb: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_linger")).args(["schema", verb]).output().unwrap();
     assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -18,13 +18,13 @@ pub fn schema(verb: &str) -> Value {
 /// The lines, each of them valid. Here a line may have nothing that the schema does not name: whoever reads the schema
 /// is promised that new fields may come, but this version of the program has none that it keeps to itself.
 #[track_caller]
-pub fn lines(verb: &str, text: &str) -> Vec<Value> {
+pub(crate) fn lines(verb: &str, text: &str) -> Vec<Value> {
     text.lines().map(|text| line(verb, text)).collect()
 }
 
 /// One line.
 #[track_caller]
-pub fn line(verb: &str, text: &str) -> Value {
+pub(crate) fn line(verb: &str, text: &str) -> Value {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let value: Value =
         serde_json::from_str(text).unwrap_or_else(|error| panic!("linger {verb}: {error}: {text:?}"));
@@ -37,7 +37,7 @@ pub fn line(verb: &str, text: &str) -> Value {
 }
 
 /// Why a line is not of the verb.
-pub fn invalid(verb: &str, value: &Value) -> Option<String> {
+pub(crate) fn invalid(verb: &str, value: &Value) -> Option<String> {
     type Compiled = HashMap<String, (Schemas, SchemaIndex)>;
     static KNOWN: OnceLock<Mutex<Compiled>> = OnceLock::new();
     let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ fn close(schema: &mut Value) {
 
 /// The schema of all verbs.
 
-pub fn schema_of_all() -> Value {
+pub(crate) fn schema_of_all() -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_linger")).arg("schema").output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }

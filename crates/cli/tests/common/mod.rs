@@ -1,3 +1,3 @@
 //! What several tests of the program share.
 
-pub mod contract;
+pub(crate) mod contract;
