@@ -69,7 +69,6 @@ fn close(schema: &mut Value) {
 }
 
 /// The schema of all verbs.
-
 pub(crate) fn schema_of_all() -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_linger")).arg("schema").output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
