@@ -3,12 +3,14 @@
 mod address;
 mod args;
 mod client;
+mod duration;
 mod exit;
 mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
 mod lines;
+mod logger;
 mod output;
 mod probe;
 mod progress;

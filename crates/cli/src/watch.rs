@@ -15,6 +15,7 @@ use linger_watch::{Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 
 use crate::address::address;
+use crate::duration::duration;
 use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::{exit, interrupt, lines};
@@ -42,9 +43,9 @@ pub(crate) struct Arguments {
     /// Serve OpenMetrics at http://ADDR/metrics; with no other output unless asked for.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     prometheus: Option<SocketAddr>,
-    /// End after so many seconds.
-    #[arg(long = "for", value_name = "SECS")]
-    seconds: Option<u64>,
+    /// End after so long, as 30s or 5m; a number alone is seconds.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    time: Option<Duration>,
     /// Only resets that concern these ports, here or there.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     port: Vec<u16>,
@@ -73,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
     let viewed =
         io::stdout().is_terminal() && !arguments.json && !arguments.plain && arguments.prometheus.is_none();
-    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let end = arguments.time.map(|time| Instant::now() + time);
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
