@@ -278,3 +278,15 @@ fn one_reset_in_three_places_is_one_finding() {
         ],
     );
 }
+
+#[test]
+fn a_view_of_which_packets_were_dropped_proves_nothing() {
+    // Of each view 1,024 packets are kept; the client's has the reset, too.
+    let long = |packets| (6..packets).fold(exchange(), |flow, _| flow.bytes(Client, 1));
+    let views = |packets| (seen_at(&long(packets).rst(Server), 0, 0), seen_at(&long(packets), 4, 0));
+    let (client, server) = views(1_023);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&client, &server], &[forged]);
+    let (client, server) = views(1_024);
+    is(&[&client, &server], &["view0: unknown possible active harmful: "]);
+}
