@@ -290,3 +290,16 @@ fn a_view_of_which_packets_were_dropped_proves_nothing() {
     let (client, server) = views(1_024);
     is(&[&client, &server], &["view0: unknown possible active harmful: "]);
 }
+
+#[test]
+fn a_crowd_of_other_connections_takes_no_place() {
+    // As many connections as are compared at most, all of them before the one that was reset.
+    let crowd = (0..4_096).fold(flow(), |flow, _| flow.syn()).with_all(|packet| {
+        packet.source.set_port(packet.seq as u16);
+        packet.time -= 60_000_000_000;
+    });
+    let client = seen_at(&exchange().data(Client, GET).rst(Server), 0, 0);
+    let server = seen_at(&exchange().data(Client, GET), 4, 0).and(crowd);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&client, &server], &[forged]);
+}
