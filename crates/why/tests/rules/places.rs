@@ -303,3 +303,15 @@ fn a_crowd_of_other_connections_takes_no_place() {
     let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
     is(&[&client, &server], &[forged]);
 }
+
+#[test]
+fn clocks_are_aligned_by_the_quickest_packets() {
+    let story = exchange().data(Client, GET).rst(Server);
+    let (client, server) = (seen_at(&story, 0, 0), seen_at(&story, 4, 700));
+    let expected =
+        "view1: unknown possible active harmful: view0 has it too, as frame 8, +20.000 ms by aligned clocks";
+    is(&[&client, &server], &[expected]);
+    // One packet to the server, and one to the client, took 4 ms longer.
+    is(&[&client, &server.clone().with_at(3, |p| p.time += 4_000_000)], &[expected]);
+    is(&[&client.with_at(4, |p| p.time += 4_000_000), &server], &[expected]);
+}
