@@ -3,6 +3,8 @@
 mod address;
 mod args;
 mod client;
+#[cfg(test)]
+mod docs_tests;
 mod duration;
 mod exit;
 mod fcgi;

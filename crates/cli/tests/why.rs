@@ -78,11 +78,11 @@ fn the_page_needs_nothing_else() {
 
 #[test]
 fn what_is_no_capture_is_status_3_and_said() {
-    let output = linger(&["/etc/hostname", "/nonexistent"]);
+    let output = linger(&["/etc/hostname", "/no/such/capture"]);
     assert_eq!(output.status.code(), Some(3));
     let complaints = text(&output.stderr);
     assert!(complaints.contains("/etc/hostname: not a pcap or pcapng capture"), "{complaints}");
-    assert!(complaints.contains("/nonexistent: cannot be opened: No such file"), "{complaints}");
+    assert!(complaints.contains("/no/such/capture: cannot be opened: No such file"), "{complaints}");
     assert_eq!(linger(&[]).status.code(), Some(2));
 }
 
