@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::logger::Verbosity;
 use crate::output::Stdout;
 use crate::{client, exit, fcgi, generate, lab, lines, probe, run, server, transfer, watch, why};
 
@@ -13,6 +14,8 @@ use crate::{client, exit, fcgi, generate, lab, lines, probe, run, server, transf
 #[command(after_help = "Exit status: 0 nothing lost, 1 loss found or an expectation not met, 2 bad usage,\n\
     3 could not tell, 4 not possible on this machine.")]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -59,6 +62,7 @@ pub(crate) fn run() -> ExitCode {
 
 impl Arguments {
     fn run(self) -> ExitCode {
+        self.verbosity.start();
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),
             Verb::Completions(arguments) => arguments.run(Self::command()),

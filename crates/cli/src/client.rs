@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use linger_lab::{Bytes, Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
 
+use crate::duration::positive;
 use crate::lines::{self, Verb, line};
 use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
@@ -44,13 +45,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", group = "end")]
     count: Option<u64>,
     /// Go on for so long, as 30s or 5m; a number alone is seconds.
-    #[arg(long, value_name = "SECS", group = "end", value_parser = duration)]
+    #[arg(long, value_name = "TIME", group = "end", value_parser = positive)]
     r#for: Option<Duration>,
     /// Size of the receive buffer (SO_RCVBUF): a small one shows the loss on fast links.
     #[arg(long, value_name = "BYTES")]
     recv_buffer: Option<Bytes>,
     /// How long a connection may take.
-    #[arg(long, value_name = "SECS", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive)]
     timeout: Duration,
     /// End with status 0 also where responses were at risk, as long as none was lost.
     #[arg(long)]
@@ -58,14 +59,6 @@ pub(crate) struct Arguments {
     /// One JSON object at the end instead of text.
     #[arg(long)]
     json: bool,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
-    }?;
-    if parsed.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(parsed) }
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use linger_fastcgi::gateway::{self, Client, Error, Request};
 use linger_fastcgi::{Address, Responder, apps, responder};
 
+use crate::duration::up_to;
 use crate::lines::{self, line};
 use crate::output::{Stopped, say, say_json};
 use crate::{exit, interrupt};
@@ -42,11 +43,11 @@ struct Get {
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     param: Vec<(String, String)>,
     /// The request's body; `-` is stdin. Makes it a POST
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     body: Option<PathBuf>,
-    /// Longest silence, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout: u64,
+    /// Longest silence, as 60s or 5m; a number alone is seconds
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = up_to(Duration::from_secs(86_400)))]
+    timeout: Duration,
     /// Tell on stderr, as JSON, how it went
     #[arg(long)]
     json: bool,
@@ -59,7 +60,7 @@ struct Get {
 #[group(skip)]
 struct Serve {
     /// Serve the files of this folder
-    #[arg(long, value_name = "DIR", required_unless_present = "echo", conflicts_with = "echo")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "echo", conflicts_with = "echo")]
     root: Option<PathBuf>,
     /// Answer with the request
     #[arg(long)]
@@ -115,7 +116,7 @@ impl Get {
             request = request.param(name, value);
         }
         let mut config = gateway::Config::default();
-        config.io_timeout = Duration::from_secs(self.timeout);
+        config.io_timeout = self.timeout;
         let mut response = match Client::new(self.address, config).send(request) {
             Ok(response) => response,
             Err(error) => return refuse(&error),

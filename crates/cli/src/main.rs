@@ -5,12 +5,17 @@ mod args;
 mod client;
 #[cfg(test)]
 mod docs_tests;
+<<<<<<< HEAD
+=======
+mod duration;
+>>>>>>> main
 mod exit;
 mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
 mod lines;
+mod logger;
 mod output;
 mod probe;
 mod progress;

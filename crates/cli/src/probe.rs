@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueHint};
 use linger_lab::Bytes;
 use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
 use linger_untrusted::message;
 
+use crate::duration::up_to;
 use crate::lines::{self, Verb, line};
 use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
@@ -28,7 +30,7 @@ pub(crate) struct Arguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
     target: Target,
     /// Ask only these
-    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
     only: Vec<Check>,
     /// Also ask what a hostile client would: drip, endless-upload, backlog
     #[arg(long)]
@@ -40,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "BYTES")]
     expect: Option<Bytes>,
     /// The request to send to a tcp:// target
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     payload: Option<PathBuf>,
     /// A process of the server: shows what the kernel counted in its network namespace, and saw of its resets
     #[arg(long, value_name = "PID")]
@@ -48,15 +50,20 @@ pub(crate) struct Arguments {
     /// How often each question is asked; the worst answer counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// How long a connection is held at most, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
-    hold: u64,
+    /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
+    #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
+    hold: Duration,
     /// End with status 0 also where responses were at risk, as long as nothing worse was found
     #[arg(long)]
     at_risk_ok: bool,
     /// One JSON object for each check, and one for the whole
     #[arg(long)]
     json: bool,
+}
+
+/// By their names, which shells complete.
+fn checks() -> impl TypedValueParser<Value = Check> {
+    PossibleValuesParser::new(Check::ALL.map(Check::name)).try_map(|name| name.parse::<Check>())
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -70,7 +77,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     config.expect = arguments.expect.map(|Bytes(bytes)| bytes);
     config.pid = arguments.pid;
     config.repeat = arguments.repeat;
-    config.hold = Duration::from_secs(arguments.hold);
+    config.hold = arguments.hold;
     if let Some(path) = &arguments.payload {
         match std::fs::read(path) {
             Ok(payload) if payload.is_empty() => {
@@ -106,7 +113,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error @ (Error::NoPayload | Error::NotYours(_))) => return exit::fail(exit::BAD_USAGE, error),
+        Err(error @ Error::NoPayload) => {
+            return exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"));
+        }
+        Err(error @ Error::NotYours(_)) => {
+            let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
+            return exit::fail(exit::BAD_USAGE, text);
+        }
         Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
     };
     let overall = report.overall();

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use linger_watch::export::Metrics;
 use linger_watch::view::{Key, View, describe};
-use linger_watch::{Filter, Notice, Reset, Watcher};
+use linger_watch::{CannotWatch, Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use rustix::io::Errno;
 
 use crate::address::address;
+use crate::duration::duration;
 use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::{exit, interrupt, lines};
@@ -42,9 +44,9 @@ pub(crate) struct Arguments {
     /// Serve OpenMetrics at http://ADDR/metrics; with no other output unless asked for.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     prometheus: Option<SocketAddr>,
-    /// End after so many seconds.
-    #[arg(long = "for", value_name = "SECS")]
-    seconds: Option<u64>,
+    /// End after so long, as 30s or 5m; a number alone is seconds.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    time: Option<Duration>,
     /// Only resets that concern these ports, here or there.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     port: Vec<u16>,
@@ -59,7 +61,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
-        Err(error) => return exit::fail(exit::NOT_POSSIBLE_HERE, error),
+        Err(error) => {
+            return exit::fail(exit::NOT_POSSIBLE_HERE, format_args!("{error}{}", remedy(&error)));
+        }
     };
     for blind in watcher.blind() {
         say!("linger: {}", blind.meaning());
@@ -73,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
     let viewed =
         io::stdout().is_terminal() && !arguments.json && !arguments.plain && arguments.prometheus.is_none();
-    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let end = arguments.time.map(|time| Instant::now() + time);
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
@@ -98,6 +102,31 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(Ended::Output(stopped, seen)) => stopped.end(Some(status(seen))),
         Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
     }
+}
+
+/// What to do where the kernel tells nothing.
+fn remedy(error: &CannotWatch) -> &'static str {
+    match error {
+        CannotWatch::NoTracefs(_) if has_tracefs() => {
+            ": tracefs is there, and not readable to this user; run as root, or with CAP_DAC_READ_SEARCH"
+        }
+        CannotWatch::NoTracefs(_) => ": run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first",
+        CannotWatch::Refused(error) => match Errno::from_io_error(error) {
+            // Debian and Ubuntu refuse unprivileged users before they look for CAP_PERFMON.
+            Some(Errno::ACCESS) => {
+                ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON"
+            }
+            Some(Errno::PERM) => ": run as root, or with CAP_PERFMON and a readable tracefs",
+            _ => exit::machine_hint(error),
+        },
+        _ => "",
+    }
+}
+
+fn has_tracefs() -> bool {
+    /// `TRACEFS_MAGIC` of `linux/magic.h`.
+    const MAGIC: i64 = 0x7472_6163;
+    rustix::fs::statfs("/sys/kernel/tracing").is_ok_and(|found| i64::from(found.f_type) == MAGIC)
 }
 
 /// Why watching ended early.

@@ -257,6 +257,37 @@ fn receipts_survive_a_put_that_confirms_nothing() {
     }
 }
 
+/// What the libraries decide is told on request, to standard error, and changes nothing else.
+#[test]
+fn decisions_are_told_on_request() {
+    let web = web();
+    for (words, once, twice) in [
+        (
+            &["run", "--quiet", "--", "true"][..],
+            "how closes are to be seen via=Preload",
+            "unpacked the library",
+        ),
+        (
+            &["probe", &web, "--repeat", "1", "--only", "trailing-bytes"],
+            "asks check=\"trailing-bytes\"",
+            "asks",
+        ),
+        (&["fcgi", "get", "127.0.0.1:1", "/x"], "linger: ", "linger: "),
+    ] {
+        let told = |flags: &[&str]| {
+            let output = command(&[flags, words].concat()).stdout(Stdio::null()).output().unwrap();
+            (output.status, said(&output))
+        };
+        let (status, silent) = told(&[]);
+        let (status_once, info) = told(&["-v"]);
+        let (status_twice, debug) = told(&["-vv"]);
+        assert_eq!((status, status), (status_once, status_twice), "linger {words:?}");
+        assert!(!silent.contains(" INFO ") && !silent.contains("DEBUG"), "{silent}");
+        assert!(info.contains(once) && !info.contains("DEBUG"), "linger -v {words:?}: {info}");
+        assert!(debug.contains(once) && debug.contains(twice), "linger -vv {words:?}: {debug}");
+    }
+}
+
 /// Man pages replace those that were there, one by one.
 #[test]
 fn man_pages_are_whole() {

@@ -1,10 +1,10 @@
 //! `linger probe`, run as a user runs it, against this program's own server.
 
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-
-use serde_json::Value;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -61,10 +61,10 @@ fn a_reset_after_all_bytes_is_at_risk_and_no_success() {
     let told = server.probe(directory.path(), &["--json", "--at-risk-ok"]);
     assert_eq!(told.status.code(), Some(0), "{told:?}");
     let lines = String::from_utf8(told.stdout).unwrap();
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&lines[0]["type"], &lines[0]["answer"]), (&"finding".into(), &"at-risk".into()));
-    assert_eq!((&lines[0]["verdict"], &lines[0]["got"]), (&"at_risk".into(), &1000.into()));
-    assert_eq!((&lines[1]["type"], &lines[1]["answer"]), (&"probe".into(), &"at-risk".into()));
+    let lines = common::contract::lines("probe", &lines);
+    assert_eq!((&lines[0]["type"], &lines[0]["answer"]), (&"probe-finding".into(), &"at-risk".into()));
+    assert_eq!((&lines[0]["verdict"], &lines[0]["got_bytes"]), (&"at_risk".into(), &1000.into()));
+    assert_eq!((&lines[1]["type"], &lines[1]["answer"]), (&"probe-summary".into(), &"at-risk".into()));
 }
 
 #[test]
@@ -73,6 +73,6 @@ fn one_field_away_the_response_is_kept() {
     let told = Server::start("lingering").probe(directory.path(), &["--json"]);
     assert_eq!(told.status.code(), Some(0), "{told:?}");
     let lines = String::from_utf8(told.stdout).unwrap();
-    let finding: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    let finding = common::contract::lines("probe", &lines).remove(0);
     assert_eq!((&finding["answer"], &finding["verdict"]), (&"keeps".into(), &"kept".into()));
 }

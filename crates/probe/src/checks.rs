@@ -81,10 +81,17 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
         if !asked || (check.is_hostile() && !config.hostile) {
             continue;
         }
+        tracing::info!(check = check.name(), "asks");
         let mut finding = ask(&prober, check);
         if let Some(witness) = &prober.witness {
             finding.resets = witness.seen();
         }
+        tracing::info!(
+            check = check.name(),
+            answer = finding.answer.name(),
+            trials = finding.trials,
+            "answered"
+        );
         told(&finding);
         report.findings.push(finding);
     }

@@ -270,7 +270,7 @@ pub(crate) fn received(error: Option<i32>) -> Opinion {
             Possible,
             vec![ClosedWithUnreadData, Aborted, ProcessGone, HalfOpen, AcceptQueueOverflow, Forged],
             vec![
-                "the peer reset the connection; why is known there only (to its kernel, or in a capture)"
+                "the peer reset the connection; why is known there only, by its kernel or from a capture"
                     .into(),
             ],
         ),

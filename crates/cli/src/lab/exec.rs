@@ -8,6 +8,7 @@ use clap::Args;
 use linger_lab::{COUNTERS, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
 
 use super::capture;
+use crate::duration::duration;
 use crate::lines::{self, Verb, line};
 use crate::output::{say, say_json};
 use crate::{exit, interrupt};
@@ -49,9 +50,9 @@ pub(crate) struct Arguments {
     /// Feeds the link's chance.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How many seconds the server may take to listen; 0 starts the client at once.
-    #[arg(long, value_name = "SECS", default_value_t = 10)]
-    ready: u64,
+    /// How long the server may take to listen; 0 starts the client at once.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    ready: Duration,
     /// Write a capture of the link, pcapng, to this file.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -82,7 +83,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         client: arguments.client,
         ip: if arguments.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
         seed,
-        ready: (arguments.ready > 0).then(|| Duration::from_secs(arguments.ready)),
+        ready: (!arguments.ready.is_zero()).then_some(arguments.ready),
         capture: capture.as_ref().map(|(_, open)| open.clone()),
     };
     let report = match exec(&plan, &stop) {

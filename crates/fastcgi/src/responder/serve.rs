@@ -33,8 +33,11 @@ pub(super) fn connection<H: Handler + 'static>(
     let Some((wire, end)) = converse(wire, config, &**handler, around.gate, around.stop) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();
-    around.closer.close_then(wire.into_socket(), &end.policy, move |outcome| {
-        handler.closed(&Closed { requests: end.requests, fault: end.fault, outcome });
+    let End { requests, fault, policy, .. } = end;
+    tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
+    around.closer.close_then(wire.into_socket(), &policy, move |outcome| {
+        tracing::debug!(requests, ?outcome, "closed");
+        handler.closed(&Closed { requests, fault, outcome });
     });
 }
 

@@ -278,3 +278,40 @@ fn one_reset_in_three_places_is_one_finding() {
         ],
     );
 }
+
+#[test]
+fn a_view_of_which_packets_were_dropped_proves_nothing() {
+    // Of each view 1,024 packets are kept; the client's has the reset, too.
+    let long = |packets| (6..packets).fold(exchange(), |flow, _| flow.bytes(Client, 1));
+    let views = |packets| (seen_at(&long(packets).rst(Server), 0, 0), seen_at(&long(packets), 4, 0));
+    let (client, server) = views(1_023);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&client, &server], &[forged]);
+    let (client, server) = views(1_024);
+    is(&[&client, &server], &["view0: unknown possible active harmful: "]);
+}
+
+#[test]
+fn a_crowd_of_other_connections_takes_no_place() {
+    // As many connections as are compared at most, all of them before the one that was reset.
+    let crowd = (0..4_096).fold(flow(), |flow, _| flow.syn()).with_all(|packet| {
+        packet.source.set_port(packet.seq as u16);
+        packet.time -= 60_000_000_000;
+    });
+    let client = seen_at(&exchange().data(Client, GET).rst(Server), 0, 0);
+    let server = seen_at(&exchange().data(Client, GET), 4, 0).and(crowd);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&client, &server], &[forged]);
+}
+
+#[test]
+fn clocks_are_aligned_by_the_quickest_packets() {
+    let story = exchange().data(Client, GET).rst(Server);
+    let (client, server) = (seen_at(&story, 0, 0), seen_at(&story, 4, 700));
+    let expected =
+        "view1: unknown possible active harmful: view0 has it too, as frame 8, +20.000 ms by aligned clocks";
+    is(&[&client, &server], &[expected]);
+    // One packet to the server, and one to the client, took 4 ms longer.
+    is(&[&client, &server.clone().with_at(3, |p| p.time += 4_000_000)], &[expected]);
+    is(&[&client.with_at(4, |p| p.time += 4_000_000), &server], &[expected]);
+}
