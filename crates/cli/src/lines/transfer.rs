@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{self, At};
-use super::{Body, Verb, line};
+use super::{Body, Kind, Verb, line};
 use crate::output::{Stdout, Stopped};
 use crate::transfer::hint::{error_with_hint, with_hint};
 
@@ -352,8 +352,7 @@ fn at(time: library::Time) -> At {
 }
 
 /// The kinds of lines that [`progress`] prints.
-pub(super) fn kinds_of_progress()
--> Vec<(&'static str, fn(&mut schemars::SchemaGenerator) -> schemars::Schema)> {
+pub(super) fn kinds_of_progress() -> Vec<Kind> {
     macro_rules! kinds {
         ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
     }
