@@ -18,8 +18,8 @@ mod count;
 mod fate;
 pub mod process;
 mod rights;
-// #[cfg(feature = "world")]
-// pub mod world;
+#[cfg(feature = "world")]
+pub mod world;
 
 pub use count::Count;
 pub use fate::{Discarded, Fate, Socket, after_discarding, fate};
