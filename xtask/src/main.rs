@@ -1,26 +1,41 @@
-//! Tasks of the project itself: `cargo xtask test | bench NAME | matrix | setup`.
+//! Tasks of the project itself: `cargo xtask test | setup | bench | matrix | mutants`.
 
 mod bench;
+mod docs;
+mod fuzz;
+mod loom;
+mod machine;
 mod matrix;
+mod mutants;
+mod rooms;
 mod setup;
 mod test;
+mod workspace;
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "cargo xtask test          format, lints, all tests, documentation
-cargo xtask bench [NAME]  performance, as ratios within one run
-cargo xtask matrix        probes real servers, writes docs/matrix.md and docs/matrix.json
-cargo xtask setup         installs what the tests talk to (Debian and PyPI packages; needs root)";
+const USAGE: &str = "cargo xtask test               all that CI runs: format, lints, documents, licences, features, tests, models, fuzzing
+cargo xtask test CRATE ...     all tests of some crates, those that cargo test leaves out included
+cargo xtask setup              installs what the tests use, and records what this machine lacks
+cargo xtask bench [NAME]       performance, as ratios within one run
+cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
+cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice";
+
+/// The tasks by name, for the documents' sake.
+const TASKS: [&str; 5] = ["test", "setup", "bench", "matrix", "mutants"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["test"] => test::run(),
+        ["test", ref crates @ ..] => test::run(crates),
         ["bench"] => bench::all(),
         ["bench", name, ref more @ ..] => bench::run(name, more),
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
+        ["mutants", name] => mutants::run(name, None),
+        ["mutants", name, shard] => mutants::run(name, Some(shard)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -33,6 +48,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The workspace's root.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// Runs a command with this program's streams; failing is an error that names it.

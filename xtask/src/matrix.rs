@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context;
-use linger_host::{Isolation, Namespace, net};
-use linger_peers::{SERVERS, Server};
-use linger_probe::{Check, Config, Report, Verdict, probe};
+use linger_netns::{Isolation, Namespace, net};
+use linger_probe::{Answer, Check, Config, Report, probe};
+use linger_testing::servers::{SERVERS, Server};
 use serde_json::{Value, json};
 
 /// Servers asked at a time; most of the time is waiting.
@@ -79,14 +79,15 @@ fn ask(server: &Server) -> Row {
     probe(&target, &config, |_| {}).map_err(|error| error.to_string())
 }
 
-fn cell(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Keeps => "keeps",
-        Verdict::Loses => "**loses**",
-        Verdict::LosesSilently => "**loses silently**",
-        Verdict::Stalls => "**stalls**",
-        Verdict::Unbounded => "unbounded",
-        Verdict::CannotTell => "?",
+fn cell(answer: Answer) -> &'static str {
+    match answer {
+        Answer::Keeps => "keeps",
+        Answer::AtRisk => "**at risk**",
+        Answer::Loses => "**loses**",
+        Answer::LosesSilently => "**loses silently**",
+        Answer::Stalls => "**stalls**",
+        Answer::Unbounded => "unbounded",
+        Answer::CannotTell => "?",
         _ => "",
     }
 }
@@ -106,14 +107,14 @@ fn markdown(asked: &[&Server], rows: &[Row]) -> String {
         let Ok(report) = row else { continue };
         let mut cells = vec![server.name.to_owned(), server.version()];
         for check in Check::ALL {
-            cells.push(report.of(check).map_or("", |finding| cell(finding.verdict)).to_owned());
+            cells.push(report.of(check).map_or("", |finding| cell(finding.answer)).to_owned());
         }
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text.push_str("\n## What was lost, and how\n\n");
     for (server, row) in asked.iter().zip(rows) {
         let Ok(report) = row else { continue };
-        let faults: Vec<_> = report.findings.iter().filter(|finding| finding.verdict.is_fault()).collect();
+        let faults: Vec<_> = report.findings.iter().filter(|finding| finding.answer.is_fault()).collect();
         if faults.is_empty() {
             continue;
         }
@@ -142,7 +143,7 @@ fn document(asked: &[&Server], rows: &[Row]) -> Value {
             "server": report.server,
             "response_bytes": report.response_bytes,
             "framing": report.framing,
-            "verdict": report.overall(),
+            "answer": report.overall(),
             "findings": report.findings,
         }),
         Err(why) => json!({ "name": server.name, "version": server.version(), "not_measured": why }),

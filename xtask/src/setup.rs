@@ -1,11 +1,15 @@
-//! Installs what the tests talk to.
+//! Installs what the tests use, and records what this machine lacks of it.
+//!
+//! A skip for want of what is recorded passes, any other fails (`linger_testing::skip`).
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
-use crate::call;
+use crate::machine;
+use crate::{call, root};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
@@ -22,6 +26,9 @@ const DEBIAN: &[(&str, &str)] = &[
     ("libfcgi-bin", "cgi-fcgi, a gateway"),
     ("libfcgi-dev", "the FastCGI library of the specification's authors"),
     ("gcc", "builds the libfcgi application"),
+    ("g++", "builds libFuzzer"),
+    ("default-jdk-headless", "a Java server under the supervisor"),
+    ("bash", "a client that is one process"),
     ("haproxy", "a server of the matrix"),
     ("varnish", "a server of the matrix"),
     ("caddy", "a server of the matrix"),
@@ -59,14 +66,81 @@ const SUITES: [&str; 2] = ["gunicorn", "waitress"];
 /// What the suites need.
 const SUITES_NEED: [&str; 3] = ["pytest", "pytest-asyncio", "gevent"];
 
+/// Subcommands of cargo that `cargo xtask test` calls, with why.
+const CARGO: [(&str, &str); 3] = [
+    ("cargo-nextest", "runs each test in a process of its own, and ends those that hang"),
+    ("cargo-hack", "checks each feature alone"),
+    ("cargo-deny", "checks licences and duplicate dependencies"),
+];
+
+/// Where the record is, for `linger_testing::skip`: one `need: why` a line.
+pub(crate) fn missing_file() -> PathBuf {
+    root().join("target/missing-for-tests")
+}
+
+/// What the last set-up could not have.
+pub(crate) fn missing() -> Vec<String> {
+    let text = fs::read_to_string(missing_file()).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
 pub(crate) fn run() -> anyhow::Result<()> {
-    debian()?;
-    pypi()
+    // What cannot be installed is missing below, whatever the reason; it must not keep the rest from being installed.
+    for (what, installed) in [("Debian", debian()), ("PyPI", pypi()), ("cargo", cargo_subcommands())] {
+        if let Err(error) = installed {
+            println!("setup: {what}: {error:#}");
+        }
+    }
+    // `cargo deny --offline` wants all of the lock file, for other systems as well.
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        call(crate::cargo(&["fetch", "--locked", "--quiet", "--manifest-path"]).arg(root().join(manifest)))?;
+    }
+    let missing = find_missing();
+    let file = missing_file();
+    fs::create_dir_all(root().join("target"))?;
+    fs::write(&file, missing.iter().map(|line| format!("{line}\n")).collect::<String>())
+        .with_context(|| file.display().to_string())?;
+    if missing.is_empty() {
+        println!("setup: everything that the tests use is here");
+    }
+    for line in missing {
+        println!("setup: missing, so that its tests may be skipped: {line}");
+    }
+    Ok(())
+}
+
+fn find_missing() -> Vec<String> {
+    let peers = root().join("target/peers");
+    let debian = DEBIAN.iter().filter(|(package, _)| !is_installed(package));
+    let mut missing: Vec<String> = debian.map(|(package, why)| format!("{package}: {why}")).collect();
+    let pypi = PYPI.iter().filter(|(_, program)| !peers.join("python/bin").join(program).is_file());
+    missing.extend(pypi.map(|(package, _)| format!("{package}: it could not be installed from PyPI")));
+    let suites = SUITES.iter().filter(|name| !peers.join("suites").join(name).is_dir());
+    missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
+    let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
+    missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
+    missing.extend(machine::missing());
+    missing
+}
+
+/// Whether cargo finds a subcommand, `cargo-hack` for example.
+pub(crate) fn has_subcommand(name: &str) -> bool {
+    let verb = name.trim_start_matches("cargo-");
+    crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn cargo_subcommands() -> anyhow::Result<()> {
+    let missing: Vec<&str> =
+        CARGO.iter().map(|(name, _)| *name).filter(|name| !has_subcommand(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    call(crate::cargo(&["install", "--locked"]).args(&missing))
 }
 
 /// Installs into `target/peers/python` and `target/peers/suites`, where nothing else is touched.
 fn pypi() -> anyhow::Result<()> {
-    let peers = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers"));
+    let peers = root().join("target/peers");
     let (folder, suites) = (peers.join("python"), peers.join("suites"));
     let pip = || Command::new(folder.join("bin/pip"));
     let packages = PYPI.map(|(package, _)| package);
@@ -76,8 +150,7 @@ fn pypi() -> anyhow::Result<()> {
             .output()
             .is_ok_and(|output| output.status.success())
         {
-            println!("setup: no python3 with venv: tests and matrix go without {}", packages.join(", "));
-            return Ok(());
+            anyhow::bail!("no python3 with venv, so not {}", packages.join(", "));
         }
         call(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
         call(pip().args(["install", "--quiet"]).args(packages))?;
@@ -92,7 +165,7 @@ fn pypi() -> anyhow::Result<()> {
 }
 
 /// Unpacks the source archive of what is installed, so that the suite fits it.
-fn suite(mut pip: Command, name: &str, suites: &std::path::Path) -> anyhow::Result<()> {
+fn suite(mut pip: Command, name: &str, suites: &Path) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let shown = Command::new(pip.get_program()).args(["show", name]).output()?;
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
@@ -110,31 +183,37 @@ fn suite(mut pip: Command, name: &str, suites: &std::path::Path) -> anyhow::Resu
 fn debian() -> anyhow::Result<()> {
     let missing: Vec<&(&str, &str)> = DEBIAN.iter().filter(|(package, _)| !is_installed(package)).collect();
     if missing.is_empty() {
-        println!("setup: everything is installed");
         return Ok(());
-    }
-    for (package, why) in &missing {
-        println!("setup: {package} is missing: {why}");
     }
     let names: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
-    if !rustix::process::geteuid().is_root() {
-        println!(
-            "setup: not root, so nothing is installed and the tests that need it are skipped; as root:\n  \
-             apt-get install --no-install-recommends {}",
-            names.join(" ")
-        );
-        return Ok(());
-    }
-    if Command::new("apt-get").arg("--version").output().is_err() {
-        println!("setup: no apt-get here: install these by other means, or their tests are skipped");
-        return Ok(());
-    }
+    let line = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "not root, so nothing is installed; as root: {line}"
+    );
+    anyhow::ensure!(
+        Command::new("apt-get").arg("--version").output().is_ok(),
+        "no apt-get here: install these by other means: {}",
+        names.join(" ")
+    );
     call(Command::new("apt-get").args(["update", "--quiet"]))?;
+    if apt_install(&names).is_err() {
+        // One that this distribution does not have must not keep the others away.
+        for name in &names {
+            if let Err(error) = apt_install(&[name]) {
+                println!("setup: {error:#}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apt_install(names: &[&str]) -> anyhow::Result<()> {
     // Servers must not be started by their installation: tests start their own.
     call(
         Command::new("apt-get")
             .args(["install", "--yes", "--quiet", "--no-install-recommends"])
-            .args(&names)
+            .args(names)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("RUNLEVEL", "1"),
     )

@@ -2,55 +2,143 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{call, cargo};
+use crate::workspace::{Package, packages};
+use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup};
 
-pub(crate) fn run() -> anyhow::Result<()> {
-    call(&mut cargo(&["fmt", "--all", "--check"]))?;
-    call(&mut cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--all-features",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    let skips = std::env::temp_dir().join(format!("linger-skips-{}", std::process::id()));
-    let tested = tests(&skips);
-    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+/// Runs everything, or of some crates, by their names with or without `linger-`, all tests.
+pub(crate) fn run(crates: &[&str]) -> anyhow::Result<()> {
+    let all = packages(&root().join("Cargo.toml"))?;
+    let skips = root().join("target/skipped");
     let _ = fs::remove_file(&skips);
-    tested?;
-    call(
-        cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--quiet"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
+    let chosen = choose(&all, crates)?;
+    let mut steps = Steps::default();
+    let result = if crates.is_empty() {
+        everything(&mut steps, &chosen, &skips)
+    } else {
+        steps.step("tests", || tests(&chosen, &skips))
+    };
+    steps.show();
+    let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let skipped: BTreeSet<&str> = skipped.lines().collect();
     for line in &skipped {
-        println!("skipped: {line}");
+        println!("skipped, as set-up has found it missing: {line}");
     }
-    println!("all tests passed, {} groups skipped", skipped.len());
+    result?;
+    println!("all passed, {} groups skipped", skipped.len());
     Ok(())
 }
 
-fn tests(skips: &std::path::Path) -> anyhow::Result<()> {
+fn everything(steps: &mut Steps, all: &[&Package], skips: &Path) -> anyhow::Result<()> {
+    steps.step("format", || call(&mut cargo(&["fmt", "--all", "--check"])))?;
+    steps.step("rooms", rooms::check)?;
+    steps.step("documents", || docs::check(all))?;
+    steps.step("licences", licences)?;
+    steps.step("clippy", || clippy(all))?;
+    steps.step("features", || features(all))?;
+    steps.step("tests", || tests(all, skips))?;
+    steps.step("loom", || loom::run(all))?;
+    steps.step("fuzz", fuzz::run)?;
+    steps.step("rustdoc", || {
+        let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--quiet"]);
+        call(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    })
+}
+
+fn choose<'a>(all: &'a [Package], names: &[&str]) -> anyhow::Result<Vec<&'a Package>> {
+    if names.is_empty() {
+        return Ok(all.iter().collect());
+    }
+    let find = |name: &&str| {
+        let with_prefix = format!("linger-{name}");
+        all.iter().find(|package| package.name == *name || package.name == with_prefix)
+    };
+    names.iter().map(|name| find(name).with_context(|| format!("there is no crate `{name}`"))).collect()
+}
+
+/// `--test NAME` for every test that cargo leaves out unless it is named.
+fn guarded<'a>(packages: &'a [&Package]) -> impl Iterator<Item = &'a str> {
+    packages.iter().flat_map(|package| &package.guarded).flat_map(|name| ["--test", name])
+}
+
+fn clippy(all: &[&Package]) -> anyhow::Result<()> {
+    let mut command = cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--quiet"]);
+    call(command.args(guarded(all)).args(["--", "-D", "warnings"]))
+}
+
+/// Each feature of the published crates alone, none, and all: cargo itself never tries them.
+fn features(all: &[&Package]) -> anyhow::Result<()> {
+    if !is_there("cargo-hack")? {
+        return Ok(());
+    }
+    let mut command = cargo(&["hack", "clippy", "--each-feature", "--lib", "--quiet"]);
+    for package in all.iter().filter(|package| package.is_published) {
+        command.args(["--package", &package.name]);
+    }
+    call(command.args(["--", "-D", "warnings"]))
+}
+
+fn licences() -> anyhow::Result<()> {
+    if !is_there("cargo-deny")? {
+        return Ok(());
+    }
+    call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
+}
+
+/// Whether a subcommand of cargo is there. If it is not, set-up must have found so, and it is said.
+fn is_there(name: &str) -> anyhow::Result<bool> {
+    if setup::has_subcommand(name) {
+        return Ok(true);
+    }
+    let known = setup::missing().into_iter().find(|line| line.starts_with(&format!("{name}: ")));
+    let known = known.with_context(|| format!("{name} is not installed: run `cargo xtask setup`"))?;
+    println!("skipped, as set-up has found it missing: {known}");
+    Ok(false)
+}
+
+fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     // Inherited by the tests, some of which hold thousands of sockets.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("RLIMIT_NOFILE")?;
-    let nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
-    let with = |command: &mut Command| -> anyhow::Result<()> {
-        call(command.env("LINGER_SKIPS", skips)).context("the tests")
+    let with = |arguments: &[&str], more: &[&str]| -> anyhow::Result<()> {
+        let mut command = cargo(arguments);
+        for package in packages {
+            command.args(["--package", &package.name]);
+        }
+        call(command.args(more).env("LINGER_SKIPS", skips)).context("the tests")
     };
-    if nextest {
-        with(&mut cargo(&["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]))?;
-        // nextest does not run the examples in documentation.
-        with(&mut cargo(&["test", "--workspace", "--all-features", "--doc", "--quiet"]))
+    let mut targets = vec!["--all-features", "--no-fail-fast", "--tests", "--examples"];
+    targets.extend(guarded(packages));
+    if is_there("cargo-nextest")? {
+        with(&["nextest", "run"], &targets)?;
     } else {
-        with(&mut cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]))
+        with(&["test"], &targets)?;
+    }
+    // Neither runs the examples in documentation with these targets.
+    with(&["test", "--doc", "--all-features", "--quiet"], &[])
+}
+
+/// What was done, and how long it took.
+#[derive(Debug, Default)]
+struct Steps(Vec<(&'static str, f64)>);
+
+impl Steps {
+    fn step(&mut self, name: &'static str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let result = run();
+        self.0.push((name, started.elapsed().as_secs_f64()));
+        result.context(name)
+    }
+
+    fn show(&self) {
+        for (name, seconds) in &self.0 {
+            println!("{name:<10} {seconds:>7.1} s");
+        }
+        println!("{:<10} {:>7.1} s", "together", self.0.iter().map(|(_, seconds)| seconds).sum::<f64>());
     }
 }

@@ -6,15 +6,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use linger_lab::{Bytes, Campaign, ClientPlan, Fate, Until, campaign};
-use serde_json::json;
+use linger_lab::{Bytes, Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
+use serde::Serialize;
 
+use crate::lab::json::Counted;
 use crate::{exit, interrupt, progress};
 
 /// Sends requests and says what became of every response.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  linger client 192.0.2.7:8080 --request 108 --until-loss\n  \
-    linger client [2001:db8::7]:8080 --late 8 --count 1000 --recv-buffer 16KiB")]
+#[command(after_help = "Examples:\n  linger client 192.0.2.7:8080 --request 108 --until-reset\n  \
+    linger client [2001:db8::7]:8080 --late 8 --count 1000 --recv-buffer 16KiB\n\n\
+    `lost`: bytes are missing. `at risk`: all bytes arrived, and then the connection was reset or a\n\
+    write failed; another client or a slower link would have lost some.\n\
+    Exit status: 0 every response was kept, 1 some were lost or at risk, 3 could not tell.")]
 pub(crate) struct Arguments {
     /// The server, as HOST:PORT.
     server: String,
@@ -30,9 +34,12 @@ pub(crate) struct Arguments {
     /// Connections at a time.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     concurrency: u64,
-    /// Go on until a response is lost.
+    /// Go on until bytes of a response are missing.
     #[arg(long, group = "end")]
     until_loss: bool,
+    /// Go on until a connection is reset, whether or not bytes are missing.
+    #[arg(long, group = "end")]
+    until_reset: bool,
     /// Make so many connections [default: 100].
     #[arg(long, value_name = "N", group = "end")]
     count: Option<u64>,
@@ -45,6 +52,9 @@ pub(crate) struct Arguments {
     /// How long a connection may take.
     #[arg(long, value_name = "SECS", default_value = "30s", value_parser = duration)]
     timeout: Duration,
+    /// End with status 0 also where responses were at risk, as long as none was lost.
+    #[arg(long)]
+    at_risk_ok: bool,
     /// One JSON object at the end instead of text.
     #[arg(long)]
     json: bool,
@@ -90,10 +100,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         closes: true,
         timeout: arguments.timeout,
     };
-    let until = match (arguments.until_loss, arguments.r#for) {
-        (true, _) => Until::Loss,
-        (_, Some(time)) => Until::For(time),
-        _ => Until::Count(arguments.count.unwrap_or(100)),
+    let until = match arguments.r#for {
+        _ if arguments.until_loss => Until::Loss,
+        _ if arguments.until_reset => Until::Reset,
+        Some(time) => Until::For(time),
+        None => Until::Count(arguments.count.unwrap_or(100)),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
@@ -101,25 +112,27 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let bar = progress::spinner();
     let seen = campaign(&plan, arguments.concurrency, until, &stop, |so_far| {
-        bar.set_message(format!("{} connections, {} lost", so_far.tally.trials, so_far.tally.lost));
+        let Tally { trials, lost, at_risk, .. } = so_far.tally;
+        bar.set_message(format!("{trials} connections, {lost} lost, {at_risk} at risk"));
     });
     bar.finish_and_clear();
     if arguments.json {
-        println!("{}", object(&seen));
+        println!("{}", serde_json::json!(Object::of(&seen)));
     } else {
         print(&seen, &arguments.server);
     }
-    moral(&seen, server);
-    ExitCode::from(verdict(&seen))
+    moral(&seen, server, until);
+    ExitCode::from(status(&seen, arguments.at_risk_ok))
 }
 
-fn verdict(seen: &Campaign) -> u8 {
+fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
     let tally = &seen.tally;
     let unanswered = tally.of(Fate::Refused) + tally.of(Fate::Failed);
-    match tally.lost {
+    let at_risk = if at_risk_ok { 0 } else { tally.at_risk };
+    match tally.lost + at_risk {
         0 if tally.trials == 0 || seen.unknown_length => exit::COULD_NOT_TELL,
         0 => exit::NOTHING_LOST,
-        lost if lost == unanswered => exit::COULD_NOT_TELL,
+        bad if bad == unanswered => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
 }
@@ -138,13 +151,18 @@ fn print(seen: &Campaign, server: &str) {
         low * 100.0,
         high * 100.0
     );
-    if let Some((trial, time, fate)) = seen.first_loss {
-        println!("first loss after {trial} trials, {:.1} s: {fate}", time.as_secs_f64());
+    if tally.at_risk > 0 {
+        println!("at risk {} of {}: all bytes arrived, and then a reset", tally.at_risk, tally.trials);
+    }
+    for (first, what) in [(seen.first_loss, "loss"), (seen.first_at_risk, "reset after all bytes")] {
+        if let Some(First { trial, at, fate }) = first {
+            println!("first {what} after {trial} trials, {:.1} s: {fate}", at.as_secs_f64());
+        }
     }
 }
 
 /// What the numbers do not say by themselves.
-fn moral(seen: &Campaign, server: SocketAddr) {
+fn moral(seen: &Campaign, server: SocketAddr, until: Until) {
     let tally = &seen.tally;
     if seen.cut > 0 {
         eprintln!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
@@ -155,6 +173,13 @@ fn moral(seen: &Campaign, server: SocketAddr) {
              connection.\n      On the server: `nstat -az TcpExtListenOverflows TcpExtListenDrops` should not grow, \
              and in `ss -ltn`\n      Recv-Q (waiting) should stay below Send-Q (the backlog) for port {}.",
             server.port()
+        );
+    }
+    if until == Until::Loss && tally.lost == 0 && tally.at_risk > 0 {
+        eprintln!(
+            "note: no byte was missing, and {} connections were reset all the same; --until-reset stops at the \
+             first of them.",
+            tally.at_risk
         );
     }
     if seen.unknown_length {
@@ -168,24 +193,41 @@ fn moral(seen: &Campaign, server: SocketAddr) {
     }
 }
 
-fn object(seen: &Campaign) -> serde_json::Value {
-    let tally = &seen.tally;
-    let (low, high) = tally.interval();
-    let fates: serde_json::Map<String, serde_json::Value> =
-        Fate::ALL.iter().map(|fate| (fate.name().to_owned(), tally.of(*fate).into())).collect();
-    json!({
-        "type": "client",
-        "trials": tally.trials,
-        "lost": tally.lost,
-        "silent": tally.silent,
-        "wilson_low": low,
-        "wilson_high": high,
-        "fates": fates,
-        "first_loss": seen.first_loss.map(|(trial, time, fate)| json!({
-            "trial": trial, "seconds": time.as_secs_f64(), "fate": fate.name(),
-        })),
-        "error": seen.error,
-        "cut": seen.cut,
-        "seconds": seen.elapsed.as_secs_f64(),
-    })
+/// The results for machines.
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "client")]
+struct Object<'a> {
+    #[serde(flatten)]
+    counted: Counted,
+    first_loss: Option<FirstObject>,
+    first_at_risk: Option<FirstObject>,
+    error: Option<&'a str>,
+    cut: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct FirstObject {
+    trial: u64,
+    seconds: f64,
+    fate: &'static str,
+}
+
+impl FirstObject {
+    fn of(first: First) -> Self {
+        Self { trial: first.trial, seconds: first.at.as_secs_f64(), fate: first.fate.name() }
+    }
+}
+
+impl<'a> Object<'a> {
+    fn of(seen: &'a Campaign) -> Self {
+        Self {
+            counted: Counted::of(&seen.tally),
+            first_loss: seen.first_loss.map(FirstObject::of),
+            first_at_risk: seen.first_at_risk.map(FirstObject::of),
+            error: seen.error.as_deref(),
+            cut: seen.cut,
+            seconds: seen.elapsed.as_secs_f64(),
+        }
+    }
 }

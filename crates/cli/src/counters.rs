@@ -1,10 +1,11 @@
 //! The kernel's counters, for machines.
 
-use linger_host::Counters;
+use std::collections::BTreeMap;
+
 use linger_lab::COUNTERS;
-use serde_json::{Map, Value};
+use linger_netns::Counters;
 
 /// The counters that concern closing, under the kernel's names.
-pub(crate) fn counters(counters: &Counters) -> Value {
-    COUNTERS.iter().map(|name| ((*name).to_owned(), counters.of(name).into())).collect::<Map<_, _>>().into()
+pub(crate) fn counters(counters: &Counters) -> BTreeMap<&'static str, u64> {
+    COUNTERS.iter().map(|name| (*name, counters.of(name))).collect()
 }

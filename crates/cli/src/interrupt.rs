@@ -19,17 +19,20 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
 
 /// Does something at the first SIGINT or SIGTERM; a second one ends the program at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    // Before the others, or a signal that comes meanwhile would count as the first and ask nobody.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let second = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // 130 is what a shell reports for SIGINT. The order matters: the first signal only arms it.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, second.clone())?;
-        signal_hook::flag::register(signal, second.clone())?;
-    }
     thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            first();
+        if signals.forever().next().is_none() {
+            return;
+        }
+        first();
+        // Not before: timeout(1) sends its signal to the process and to its group, and that is one request.
+        for signal in [SIGINT, SIGTERM] {
+            // 130 is what a shell reports for SIGINT. Without it the second signal is one more that asks.
+            let _ = signal_hook::flag::register_conditional_shutdown(
+                signal,
+                130,
+                Arc::new(AtomicBool::new(true)),
+            );
         }
     });
     Ok(())

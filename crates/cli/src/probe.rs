@@ -9,7 +9,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 use linger_lab::Bytes;
-use linger_probe::{Check, Config, Error, Finding, Report, Target, Verdict};
+use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
+use serde::Serialize;
 
 use crate::{exit, interrupt, progress};
 
@@ -19,6 +20,7 @@ use crate::{exit, interrupt, progress};
     linger probe fcgi://127.0.0.1:9000/srv/www/index.php --only unread-body,trailing-bytes\n  \
     linger probe http://unix:/run/app.sock:/path --hostile\n\n\
     A path with a response of more than 64 KB shows most.\n\
+    `loses`: bytes are missing. `at risk`: all arrived, and then the server reset the connection.\n\
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
 pub(crate) struct Arguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
@@ -47,6 +49,9 @@ pub(crate) struct Arguments {
     /// How long a connection is held at most, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
     hold: u64,
+    /// End with status 0 also where responses were at risk, as long as nothing worse was found
+    #[arg(long)]
+    at_risk_ok: bool,
     /// One JSON object for each check, and one for the whole
     #[arg(long)]
     json: bool,
@@ -73,7 +78,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
         }
     }
-    let json = arguments.json;
+    let (json, at_risk_ok) = (arguments.json, arguments.at_risk_ok);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let fault = Arc::new(AtomicBool::new(false));
@@ -90,13 +95,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
     let mut headed = json;
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
-        fault.fetch_or(status(finding.verdict) == exit::LOSS_FOUND, Ordering::Relaxed);
+        fault.fetch_or(status(finding.answer, at_risk_ok) == exit::LOSS_FOUND, Ordering::Relaxed);
         bar.suspend(|| {
             if !headed {
                 print_head();
                 headed = true;
             }
-            if json { print_json(finding) } else { print(finding) }
+            if json { println!("{}", serde_json::json!(Line::Finding(finding))) } else { print(finding) }
         });
     });
     bar.finish_and_clear();
@@ -110,27 +115,30 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         eprintln!("linger: causes and processes are not shown: {why}");
     }
     if json {
-        println!("{}", whole(&report));
+        println!("{}", serde_json::json!(Line::Probe(Whole::of(&report))));
     } else {
         let server = report.server.as_deref().unwrap_or("this server");
         anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
     }
-    ExitCode::from(status(overall))
+    // One that is at risk may be excused; it must not hide what is not.
+    let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
+    ExitCode::from(if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) })
 }
 
-fn status(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Keeps => exit::NOTHING_LOST,
-        Verdict::CannotTell => exit::COULD_NOT_TELL,
+fn status(answer: Answer, at_risk_ok: bool) -> u8 {
+    match answer {
+        Answer::AtRisk if at_risk_ok => exit::NOTHING_LOST,
+        Answer::Keeps => exit::NOTHING_LOST,
+        Answer::CannotTell => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
 }
 
-fn style(verdict: Verdict) -> Style {
-    let colour = match verdict {
-        Verdict::Keeps => AnsiColor::Green,
-        Verdict::CannotTell => AnsiColor::BrightBlack,
-        Verdict::Stalls | Verdict::Unbounded => AnsiColor::Yellow,
+fn style(answer: Answer) -> Style {
+    let colour = match answer {
+        Answer::Keeps => AnsiColor::Green,
+        Answer::CannotTell => AnsiColor::BrightBlack,
+        Answer::Stalls | Answer::Unbounded | Answer::AtRisk => AnsiColor::Yellow,
         _ => AnsiColor::Red,
     };
     colour.on_default()
@@ -140,7 +148,7 @@ fn print_head() {
     anstream::println!(
         "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
         "check",
-        "verdict",
+        "answer",
         "got",
         "expected",
         "ended",
@@ -149,19 +157,19 @@ fn print_head() {
 }
 
 fn print(finding: &Finding) {
-    let style = style(finding.verdict);
+    let style = style(finding.answer);
     let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
     let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
     anstream::println!(
         "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}",
         finding.check.name(),
-        finding.verdict.name(),
+        finding.answer.name(),
         finding.got,
         finding.seconds
     );
     let times = match finding.trials {
         0 | 1 => String::new(),
-        trials => format!(" ({} of {trials} trials)", finding.with_this_verdict),
+        trials => format!(" ({} of {trials} trials)", finding.with_this_answer),
     };
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
     anstream::println!("{}", textwrap::fill(&format!("{}{times}", finding.sentence), options));
@@ -177,20 +185,35 @@ fn print(finding: &Finding) {
     }
 }
 
-fn print_json(finding: &Finding) {
-    let mut object = serde_json::to_value(finding).unwrap_or_default();
-    object["type"] = "finding".into();
-    println!("{object}");
+/// One line for machines.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line<'a> {
+    /// The answer to one question.
+    Finding(&'a Finding),
+    /// All of them in one.
+    Probe(Whole<'a>),
 }
 
-fn whole(report: &Report) -> serde_json::Value {
-    serde_json::json!({
-        "type": "probe",
-        "target": report.target,
-        "server": report.server,
-        "response_bytes": report.response_bytes,
-        "framing": report.framing,
-        "unwatched": report.unwatched,
-        "verdict": report.overall(),
-    })
+#[derive(Serialize)]
+struct Whole<'a> {
+    target: &'a str,
+    server: Option<&'a str>,
+    response_bytes: u64,
+    framing: &'a str,
+    unwatched: Option<&'a str>,
+    answer: Answer,
+}
+
+impl<'a> Whole<'a> {
+    fn of(report: &'a Report) -> Self {
+        Self {
+            target: &report.target,
+            server: report.server.as_deref(),
+            response_bytes: report.response_bytes,
+            framing: report.framing,
+            unwatched: report.unwatched.as_deref(),
+            answer: report.overall(),
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! `linger server`: one side of the experiment, by hand.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_host::net;
 use linger_lab::{Bytes, COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
-use serde_json::json;
+use linger_netns::net;
+use serde::Serialize;
 
 use crate::address::address;
 use crate::{exit, interrupt, progress};
@@ -72,7 +73,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     });
     bar.finish_and_clear();
     match served {
-        Ok(served) if arguments.json => println!("{}", object(&served)),
+        Ok(served) if arguments.json => println!("{}", serde_json::json!(Object::of(&served))),
         Ok(served) => print(&served),
         Err(error) => return exit::io("cannot go on accepting", &error),
     }
@@ -97,13 +98,25 @@ fn print(served: &Hosting) {
     }
 }
 
-fn object(served: &Hosting) -> serde_json::Value {
-    json!({
-        "type": "server",
-        "accepted": served.accepted,
-        "written": served.written,
-        "errors": served.errors,
-        "endings": served.endings,
-        "counters": crate::counters::counters(&served.counters),
-    })
+/// The results for machines.
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "server")]
+struct Object<'a> {
+    accepted: u64,
+    written: u64,
+    errors: &'a BTreeMap<String, u64>,
+    endings: &'a BTreeMap<String, u64>,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl<'a> Object<'a> {
+    fn of(served: &'a Hosting) -> Self {
+        Self {
+            accepted: served.accepted,
+            written: served.written,
+            errors: &served.errors,
+            endings: &served.endings,
+            counters: crate::counters::counters(&served.counters),
+        }
+    }
 }

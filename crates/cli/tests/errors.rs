@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -118,7 +118,7 @@ fn what_a_user_may_not_is_said_so() {
             .status()
             .is_ok_and(|status| status.success())
     {
-        return skip("permissions", "nobody cannot reach the directory for temporary files");
+        return skip("temporary files for all", "nobody cannot reach the directory for temporary files");
     }
     open(&folder.path().join("text"), 0);
     open(&folder.path().join("dir"), if user.is_some() { 0o700 } else { 0o500 });

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 use rustix::process::{Pid, Signal, kill_process};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
@@ -82,7 +82,7 @@ fn a_watch_ends_with_its_counts() {
     for signal in [Signal::INT, Signal::TERM] {
         let (code, _, stderr) = interrupted("watch --plain", signal);
         if code == Some(4) {
-            return skip("tracepoints", stderr.trim());
+            return skip("live tracepoints", stderr.trim());
         }
         assert!(matches!(code, Some(0 | 1)), "{code:?} {stderr}");
         assert!(stderr.contains("resets sent and ") && stderr.contains("the kernel counted"), "{stderr}");

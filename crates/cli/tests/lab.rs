@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 use serde_json::Value;
 
 fn linger(arguments: &[&str]) -> Command {
@@ -66,15 +66,15 @@ fn the_reset_overtakes_the_response_and_lingering_loses_none() {
     assert_eq!(lingering, (0, 60));
     let summary = lines.last().unwrap();
     assert_eq!((&summary["type"], &summary["seed"]), (&"summary".into(), &7.into()));
-    assert_eq!(summary["verdict"], "as-expected");
+    assert_eq!(summary["outcome"], "as_expected");
 }
 
 #[test]
-fn the_default_run_shows_the_loss_the_cure_and_the_backlog() {
+fn the_whole_grid_shows_the_loss_the_cure_and_the_backlog() {
     if !has_networks() {
         return;
     }
-    let output = run(&["lab", "--json"]);
+    let output = run(&["lab", "--all", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let lines = lines(&output);
     for ending in ["close", "shutdown-close", "so-linger=5", "exit", "lingering"] {
@@ -88,6 +88,7 @@ fn the_default_run_shows_the_loss_the_cure_and_the_backlog() {
                 assert!(trials > 0);
                 if ending == "lingering" || peer == "reads-all" {
                     assert_eq!(lost, 0, "{cell}");
+                    assert_eq!(cell["kept"], cell["trials"], "{cell}");
                     assert_eq!(cell["counters"]["TCPAbortOnClose"], 0, "{cell}");
                 } else if link != "loopback" {
                     // Nearly all; a machine that stops a server between its write() and its close() can save a few.
@@ -100,6 +101,158 @@ fn the_default_run_shows_the_loss_the_cure_and_the_backlog() {
     assert!(bursts.iter().any(|burst| burst["blame"] == "nobody" && burst["lost"] == 0), "{bursts:?}");
     let overflowed = |burst: &&&Value| burst["blame"] == "accept_queue" && burst["lost"].as_u64() > Some(0);
     assert_eq!(bursts.iter().filter(overflowed).count(), 2, "{bursts:?}");
+}
+
+/// What anybody reads first: three rows, lost by two of them, and what to do next.
+#[test]
+fn the_default_run_is_three_rows_and_what_to_do_next() {
+    if !has_networks() {
+        return;
+    }
+    let output = run(&["lab"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row =
+        |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
+    for name in ["close()", "SO_LINGER of 5 s, close()"] {
+        assert!(row(name).ends_with("no error") && !row(name).contains(" 0 of "), "{text}");
+    }
+    assert!(
+        row("lingering close").contains(" 0 of ") && row("lingering close").ends_with("no error"),
+        "{text}"
+    );
+    for verb in
+        ["linger lab --one", "linger probe", "linger watch --port", "linger run --", "linger lab --all"]
+    {
+        assert!(text.contains(verb), "{text}");
+    }
+}
+
+#[test]
+fn one_connection_is_a_ladder() {
+    if !has_networks() {
+        return;
+    }
+    let output = run(&["lab", "--one"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let order = [
+        "write() 108 bytes: ok",
+        "read() 100 bytes",
+        "write() 200000 bytes: ok",
+        "close() with 8 bytes unread: ok",
+        "RST sent behind",
+        "RST arrives after",
+        "read(): Connection reset by peer",
+        "lost: the client has",
+    ];
+    let lines: Vec<usize> = order
+        .iter()
+        .map(|part| {
+            text.lines().position(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {text}"))
+        })
+        .collect();
+    assert!(lines.is_sorted(), "{text}");
+    assert!(text.contains("no call of the server's failed") && text.lines().count() <= 12, "{text}");
+    let cured = lines_of_one(&["--ending", "lingering"]);
+    assert_eq!((&cured["verdict"], &cured["received"]), (&"kept".into(), &200_000.into()), "{cured}");
+    let lost = lines_of_one(&[]);
+    assert_eq!((&lost["verdict"], &lost["server_error"]), (&"lost".into(), &Value::Null), "{lost}");
+}
+
+fn lines_of_one(more: &[&str]) -> Value {
+    let mut arguments = vec!["lab", "--one", "--json"];
+    arguments.extend(more);
+    lines(&run(&arguments)).remove(0)
+}
+
+/// The response of a kilobyte is on its way before the reset: every byte arrives, and every connection is reset.
+#[test]
+fn at_risk_is_shown_apart_and_is_no_success() {
+    if !has_networks() {
+        return;
+    }
+    let cell = |more: &[&str]| {
+        let mut arguments = vec!["lab", "--link", "lan", "--trials", "6", "--response", "1000"];
+        arguments.extend(more);
+        run(&arguments)
+    };
+    let shown = cell(&["--ending", "shutdown-close", "--peer", "unread"]);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.contains(" 0+6/6 ") && text.contains("6 were at risk"), "{text}");
+    let told = lines(&cell(&["--ending", "shutdown-close", "--peer", "unread", "--json"]));
+    assert_eq!((&told[0]["kept"], &told[0]["at_risk"], &told[0]["lost"]), (&0.into(), &6.into(), &0.into()));
+    assert_eq!(told[0]["blame"], "close");
+    // One field away: the client sends nothing that is not read.
+    let told = lines(&cell(&["--ending", "shutdown-close", "--peer", "reads-all", "--json"]));
+    assert_eq!((&told[0]["kept"], &told[0]["at_risk"], &told[0]["lost"]), (&6.into(), &0.into(), &0.into()));
+}
+
+/// A scenario that wants every response kept is not met by one that is at risk, unless that is accepted.
+#[test]
+fn a_scenario_tells_at_risk_from_kept_and_from_lost() {
+    if !has_networks() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let status = |expected: &str, more: &[&str]| {
+        let path = directory.path().join("scenario.toml");
+        let text = format!(
+            "title = 't'\nending = 'shutdown-close'\npeer = 'unread'\nlink = 'lan'\nresponse = 1000\n\
+             trials = 6\n[expect]\nshutdown-close = {expected}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let mut arguments = vec!["lab", path.to_str().unwrap()];
+        arguments.extend(more);
+        run(&arguments).status.code()
+    };
+    assert_eq!(status("'none'", &[]), Some(1));
+    assert_eq!(status("'none'", &["--at-risk-ok"]), Some(0));
+    assert_eq!(status("'all'", &[]), Some(0));
+    assert_eq!(status("{ lost = 'none', at-risk = 'all' }", &[]), Some(0));
+    assert_eq!(status("{ lost = 'some' }", &[]), Some(1));
+}
+
+#[test]
+fn what_a_scenario_says_cannot_be_said_by_options() {
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios/innocent.toml");
+    for option in [
+        &["--ending", "close"][..],
+        &["--peer", "upload"],
+        &["--link", "satellite"],
+        &["--response", "77"],
+        &["--request", "77"],
+        &["--extra", "9"],
+        &["--upload", "9"],
+        &["--concurrency", "9"],
+        &["--backlog", "9"],
+        &["--congestion", "reno"],
+        &["--recv-buffer", "9k"],
+        &["--ipv6"],
+        &["--all"],
+    ] {
+        let mut arguments = vec!["lab", scenario];
+        arguments.extend(option);
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{option:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{option:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(option[0]) && said.contains("FILE.toml"), "{said}");
+    }
+}
+
+#[test]
+fn what_goes_beside_a_scenario_counts() {
+    if !has_networks() {
+        return;
+    }
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios/late-close-notify.toml");
+    let lines = lines(&run(&["lab", scenario, "--trials", "2", "--seed", "5", "--json"]));
+    let (_, cells) = lines.split_last().unwrap();
+    assert_eq!(cells.len(), 3);
+    for cell in cells {
+        assert_eq!((&cell["trials"], &cell["seed"]), (&2.into(), &5.into()));
+    }
 }
 
 #[test]
@@ -223,6 +376,42 @@ fn other_programs_meet_over_a_link() {
     assert_eq!((&object["client_status"], &object["link_accidents"]), (&42.into(), &0.into()));
 }
 
+/// The examples of `lab exec --help`, word for word: the first loses a response, its twin does not.
+#[test]
+fn the_examples_of_exec_lose_and_keep() {
+    if !has_networks() {
+        return;
+    }
+    for (program, flag) in [("curl", "--version"), ("python3", "--version")] {
+        if Command::new(program).arg(flag).output().is_err() {
+            return skip(program, "not installed");
+        }
+    }
+    let help = String::from_utf8(run(&["lab", "exec", "--help"]).stdout).unwrap();
+    // A command goes on where its line ends in a backslash, and is indented.
+    let joined = help.replace("\\\n", " ");
+    let commands: Vec<&str> = joined
+        .lines()
+        .skip_while(|line| !line.starts_with("Examples"))
+        .filter_map(|line| line.strip_prefix("  "))
+        .collect();
+    let [file, loses, keeps] = commands[..] else { panic!("{commands:?}") };
+    // The file that is asked for is the test's own.
+    let directory = tempfile::tempdir().unwrap();
+    let shell = |command: &str| {
+        let own = command.replace("/tmp", directory.path().to_str().unwrap());
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_linger")).parent().unwrap();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+        Command::new("sh").args(["-c", &own]).env("PATH", path).output().unwrap()
+    };
+    assert!(shell(file).status.success());
+    let lost = shell(loses);
+    // CURLE_PARTIAL_FILE, or CURLE_RECV_ERROR.
+    assert!(matches!(lost.status.code(), Some(18 | 56)), "{lost:?}");
+    let kept = shell(keeps);
+    assert_eq!(kept.status.code(), Some(0), "{kept:?}");
+}
+
 /// A program that the lab ran, and what that program left running, end with a lab that is killed.
 #[test]
 fn nothing_is_left_behind_after_sigkill() {
@@ -277,6 +466,50 @@ fn server_and_client_agree_on_what_was_lost() {
     assert_eq!(told["errors"], serde_json::json!({}));
 }
 
+/// 8 bytes are unread at the close of a server on loopback whose response fits into the client's window.
+#[test]
+fn a_connection_that_ends_in_a_reset_is_no_success() {
+    let mut server = linger(&[
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--ending",
+        "close",
+        "--response",
+        "1000",
+        "--consume",
+        "100",
+    ])
+    .stdout(Stdio::null())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut said = String::new();
+    BufReader::new(server.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    let address = said.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned();
+    let client = |more: &[&str]| {
+        let mut arguments = vec!["client", &address];
+        arguments.extend(more);
+        run(&arguments)
+    };
+    let reset = client(&["--request", "108", "--until-reset", "--concurrency", "1"]);
+    assert_eq!(reset.status.code(), Some(1), "{reset:?}");
+    let text = String::from_utf8_lossy(&reset.stdout).into_owned();
+    assert!(text.starts_with("1 connections"), "{text}");
+    assert!(text.contains("lost 0 of 1") && text.contains("at risk 1 of 1"), "{text}");
+    let counted = ["--request", "108", "--count", "20", "--json"];
+    let told = lines(&client(&counted)).remove(0);
+    assert_eq!((&told["lost"], &told["at_risk"], &told["kept"]), (&0.into(), &20.into(), &0.into()));
+    assert_eq!(told["first_at_risk"]["trial"], 1);
+    assert_eq!(client(&[&counted[..], &["--at-risk-ok"]].concat()).status.code(), Some(0));
+    // One field away: the request ends where the server's reading does.
+    let kept = client(&["--request", "100", "--count", "20", "--json"]);
+    assert_eq!(kept.status.code(), Some(0), "{kept:?}");
+    assert_eq!(lines(&kept)[0]["kept"], 20);
+    interrupt(&server);
+    assert!(server.wait().unwrap().success());
+}
+
 #[test]
 fn an_interrupted_lab_says_what_it_knows() {
     if !has_networks() {
@@ -308,7 +541,7 @@ fn an_interrupted_lab_says_what_it_knows() {
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(lab.wait().unwrap().code(), Some(3), "an interrupted run cannot tell: {rest}");
     let last: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
-    assert_eq!((&last["type"], &last["verdict"]), (&"summary".into(), &"interrupted".into()));
+    assert_eq!((&last["type"], &last["outcome"]), (&"summary".into(), &"interrupted".into()));
 }
 
 #[test]
@@ -345,10 +578,10 @@ fn where_namespaces_are_refused_loopback_is_what_is_left() {
             .args(arguments)
             .output()
     };
-    let output = match refused(&["--trials", "8"]) {
+    let output = match refused(&["--all", "--trials", "8"]) {
         Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("unshare:") => output,
         other => {
-            return skip("refused namespaces", &format!("unshare and setpriv do not work here: {other:?}"));
+            return skip("mount namespaces", &format!("unshare and setpriv do not work here: {other:?}"));
         }
     };
     assert_eq!(output.status.code(), Some(0), "{output:?}");

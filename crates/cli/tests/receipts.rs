@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 const FILES: usize = 1500;

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 use serde_json::Value;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
@@ -234,7 +234,7 @@ fn a_tree_is_summed_up_and_its_failures_are_named() {
 fn mounted(place: &Place, options: &str) -> Option<Command> {
     let probe = Command::new("unshare").args(["-rm", "true"]).output();
     if !probe.as_ref().is_ok_and(|output| output.status.success()) {
-        skip("file systems of its own", &format!("no mount namespace: {probe:?}"));
+        skip("mount namespaces", &format!("no mount namespace: {probe:?}"));
         return None;
     }
     let script =
@@ -329,7 +329,7 @@ fn the_editors_reach_the_clipboard_with_what_the_manual_says() {
     let copy = "(with-temp-buffer (insert \"from emacs\\n\") (linger-copy (point-min) (point-max)))";
     let paste = "(with-temp-buffer (linger-paste) (princ (buffer-string)))";
     match run("emacs", &emacs(copy)) {
-        None => skip("emacs", "it is not installed"),
+        None => skip("emacs-nox", "it is not installed"),
         Some((output, served)) => {
             assert_eq!((served, output.status.code()), (Some(0), Some(0)), "{output:?}");
             assert_eq!(fs::read_to_string(&clip).unwrap(), "from emacs\n");

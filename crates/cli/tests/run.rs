@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::{sandboxed, skip};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -114,7 +114,7 @@ fn programs_that_nothing_can_be_preloaded_into_are_refused() {
     if fs::exists(go).unwrap() {
         said(go, "is a Go program")
     } else {
-        skip("Go programs", "golang-go is not installed")
+        skip("golang-go", "it is not installed")
     }
     let copy = directory.path().join("copy");
     fs::copy("/bin/true", &copy).unwrap();
@@ -124,7 +124,7 @@ fn programs_that_nothing_can_be_preloaded_into_are_refused() {
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
         said(copy.to_str().unwrap(), "is setuid");
     } else {
-        skip("setuid programs", "only root can make one");
+        skip("root", "nobody else can make a setuid program");
     }
 }
 
@@ -157,7 +157,7 @@ fn what_a_container_does_not_permit_is_named() {
     for (call, errno, remedy) in refused {
         let mut command = Command::new(LINGER);
         command.args(["run", "--via", "seccomp", "--", "/bin/echo", "started"]).stdin(Stdio::null());
-        linger_host::testing::refuse(&mut command, call, errno);
+        linger_testing::refuse(&mut command, call, errno);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{call}, {errno}: {output:?}");

@@ -8,7 +8,9 @@ use std::thread;
 
 use linger_fastcgi::responder::Config;
 use linger_fastcgi::{Address, Request, Responder, Response};
-use linger_peers::{GatewayOptions, Peer, Unavailable, go_program, nginx_fcgi, php_fpm, program, uwsgi};
+use linger_testing::servers::{
+    GatewayOptions, Peer, Unavailable, go_program, nginx_fcgi, php_fpm, program, uwsgi,
+};
 
 const OURS: &str = "linger-fastcgi";
 const WORKERS: u32 = 4;

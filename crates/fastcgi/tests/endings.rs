@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use common::{Ending, Raw, Running, available, post, sized};
 use linger_fastcgi::responder::Config;
-use linger_host::Counters;
-use linger_host::testing::sandboxed;
-use linger_peers::{GatewayOptions, Peer, Unavailable, httpd_fcgi, lighttpd_fcgi, nginx_fcgi};
+use linger_testing::Counters;
+use linger_testing::sandboxed;
+use linger_testing::servers::{GatewayOptions, Peer, Unavailable, httpd_fcgi, lighttpd_fcgi, nginx_fcgi};
 
 const BODIES: [usize; 4] = [0, 67_000, 2 << 20, 8 << 20];
 const ANSWERS: [usize; 2] = [67_000, 2 << 20];

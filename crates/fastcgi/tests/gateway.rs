@@ -9,8 +9,8 @@ use std::thread;
 use common::{Ending, Raw, SIZES, available};
 use linger_fastcgi::gateway::{Client, Config, Error, Request};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
-use linger_host::testing::sandboxed;
-use linger_peers::{Peer, Unavailable, libfcgi_echo, php_fpm, uwsgi};
+use linger_testing::sandboxed;
+use linger_testing::servers::{Peer, Unavailable, libfcgi_echo, php_fpm, uwsgi};
 
 fn client(address: SocketAddr, keep_conn: bool) -> Client {
     let mut config = Config::default();

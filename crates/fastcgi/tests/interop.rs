@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use common::{Got, Running, SIZES, available, post, sized};
 use linger_fastcgi::responder::Config;
-use linger_host::Counters;
-use linger_host::testing::sandboxed;
-use linger_peers::{GatewayOptions, Peer, Unavailable, cgi_fcgi, httpd_fcgi, lighttpd_fcgi, nginx_fcgi};
+use linger_testing::Counters;
+use linger_testing::sandboxed;
+use linger_testing::servers::{
+    GatewayOptions, Peer, Unavailable, cgi_fcgi, httpd_fcgi, lighttpd_fcgi, nginx_fcgi,
+};
 
 fn options(buffered: bool, request_buffered: bool, keep_conn: bool) -> GatewayOptions {
     let mut options = GatewayOptions::default();

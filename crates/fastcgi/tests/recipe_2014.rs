@@ -11,10 +11,10 @@ use std::sync::Arc;
 use common::{Ending, available, sized};
 use linger_fastcgi::Responder;
 use linger_fastcgi::responder::Config;
-use linger_host::Namespace;
-use linger_host::testing::sandboxed;
 use linger_lab::{Bed, BedOptions, Link, Named};
-use linger_peers::{GatewayOptions, httpd_fcgi, program};
+use linger_testing::Namespace;
+use linger_testing::sandboxed;
+use linger_testing::servers::{GatewayOptions, httpd_fcgi, program};
 
 /// Bytes of the request and of the response.
 const SIZE: usize = 67_000;

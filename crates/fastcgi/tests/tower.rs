@@ -93,22 +93,24 @@ async fn a_cut_body_is_an_error_on_the_other_side() {
 
 #[test]
 fn an_axum_application_behind_nginx() {
-    linger_host::testing::sandboxed(|| {
+    linger_testing::sandboxed(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().fallback(|| async { vec![b'r'; ANSWER] });
         runtime.spawn(serve(listener, Config::default(), app));
         for (buffered, keep_conn) in [(true, false), (false, false), (true, true)] {
-            let mut options = linger_peers::GatewayOptions::default();
+            let mut options = linger_testing::servers::GatewayOptions::default();
             (options.buffered, options.keep_conn) = (buffered, keep_conn);
-            let Some(nginx) = common::available(linger_peers::nginx_fcgi(address, options)) else { return };
+            let Some(nginx) = common::available(linger_testing::servers::nginx_fcgi(address, options)) else {
+                return;
+            };
             for body in common::SIZES {
                 let got = common::post(nginx.address, body, None, ANSWER);
                 assert!(got.is_complete(ANSWER), "body {body}: {got:?}\n{}", nginx.log());
             }
         }
-        let counters = linger_host::Counters::read().unwrap();
+        let counters = linger_testing::Counters::read().unwrap();
         assert_eq!(counters.of("TCPAbortOnClose"), 0);
     });
 }

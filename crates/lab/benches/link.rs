@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Isolation;
 use linger_lab::{Bed, BedOptions, Bytes, Link, Path, Rate, wilson};
+use linger_testing::Isolation;
 
 /// Ethernet, IPv4 and UDP headers, which the link's rate counts as well.
 const HEADERS: u64 = 42;

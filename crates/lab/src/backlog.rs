@@ -1,8 +1,8 @@
 //! The other cause of a reset before any byte: an accept queue that is too small.
 //!
-//! A burst that one worker could serve in time meets a queue that cannot hold it. What comes after the queue is full
-//! depends on how far the handshake had come: a SYN is dropped and sent again after a second, the handshake's last packet is
-//! dropped or, with `tcp_abort_on_overflow`, answered with a reset.
+//! A burst that one worker could serve in time meets a queue that cannot hold it. Once the queue is full, a SYN is dropped, and
+//! sent again after a second; the handshake's last packet is dropped or, with `tcp_abort_on_overflow`, answered with a
+//! reset.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::{Counters, net};
+use linger_netns::{Counters, net};
 
 use crate::bed::{Bed, BedOptions};
 use crate::client::{ClientPlan, attempt};
@@ -27,9 +27,9 @@ pub struct BacklogPlan {
     pub link: Link,
     /// The server's backlog; a queue holds one connection more.
     pub backlog: u32,
-    /// Clients, one every millisecond: several handshakes are under way at any time, but not all.
+    /// Clients, one every millisecond, so that some handshakes overlap, but not all of them.
     pub clients: u16,
-    /// `tcp_abort_on_overflow`: answer the handshake's last packet with a reset, where the default is to ignore it.
+    /// `tcp_abort_on_overflow`: whether a full queue answers the handshake's last packet with a reset or drops it.
     pub abort_on_overflow: bool,
     /// How long the worker is busy with each request.
     pub busy: Duration,
@@ -64,13 +64,13 @@ pub struct BacklogReport {
     pub elapsed: Duration,
 }
 
-/// Small enough that no ending could lose it.
+/// Small enough to be sent at once, so that a loss is the queue's fault and not the close's.
 const RESPONSE: u64 = 1_000;
 const REQUEST: u64 = 100;
-/// From one client to the next.
+/// Time between two clients.
 const SPACING: Duration = Duration::from_millis(1);
 
-/// Runs the burst in a bed of its own. The server reads every request whole, so that its plain close is innocent.
+/// Runs the burst in a bed of its own. The server reads every request whole, so its plain close resets nothing.
 ///
 /// # Errors
 /// Where the bed cannot be built or the server cannot listen.
@@ -80,7 +80,7 @@ pub fn burst(plan: &BacklogPlan) -> io::Result<BacklogReport> {
     let address = SocketAddr::new(bed.server_address, 8_080);
     let listener = bed.server.run(|| {
         net::sysctl("ipv4/tcp_abort_on_overflow", if plan.abort_on_overflow { "1" } else { "0" })?;
-        // With cookies an overflow looks like packet loss to the client; without, like what it is.
+        // SYN cookies would hide the overflow: the client would see what looks like packet loss.
         net::sysctl("ipv4/tcp_syncookies", "0")?;
         listen(address, plan.backlog, None)
     })??;

@@ -6,10 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use linger_host::{Namespace, net};
+use linger_netns::{Namespace, net};
 
 use crate::capture::Capture;
 use crate::link::Link;
+use crate::steps::Steps;
 use crate::wire::{Wire, WireReport};
 
 /// Which version of IP an experiment uses.
@@ -28,17 +29,19 @@ pub enum IpVersion {
 pub struct BedOptions {
     /// Which addresses the hosts have.
     pub ip: IpVersion,
-    /// Feeds chance.
+    /// Seed of the link's random decisions.
     pub seed: u64,
     /// Records what crosses the link.
     pub capture: Option<Arc<Mutex<Capture>>>,
     /// Keeps every decision of the link for [`WireReport::log`].
     pub keep_log: bool,
-    /// Uses the network in which this process already is; only a loopback link is possible then.
+    /// Takes notes of the server's first reset on its way.
+    pub steps: Option<Arc<Steps>>,
+    /// Uses this process's own network namespace; then only a loopback link is possible.
     pub shared: bool,
 }
 
-/// Two hosts and the link between them. It ends with its last handle; the kernel cleans up, also after SIGKILL.
+/// Two hosts and the link between them. The kernel removes the namespaces with their last fd, also after SIGKILL.
 #[derive(Debug)]
 pub struct Bed {
     /// Where the server runs.
@@ -60,7 +63,7 @@ struct Host {
     wire: &'static str,
 }
 
-/// Addresses of no network but the namespaces' own: they never leave them.
+/// Private addresses; their packets never leave the namespaces.
 const SERVER: Host = Host {
     v4: Ipv4Addr::new(10, 77, 0, 1),
     v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1),
@@ -89,7 +92,7 @@ impl Host {
         net::offloads_off("eth0")?;
         let has_ipv6 = quiet_ipv6("eth0");
         net::up("eth0")?;
-        // Neighbours are known and addresses fixed: the link carries nothing but the experiment.
+        // With fixed addresses and neighbours there is no ARP or NDP on the link: it carries the experiment alone.
         net::address("eth0", self.v4.into(), 24)?;
         net::neighbour("eth0", other.v4.into(), other.mac)?;
         if has_ipv6 {
@@ -100,19 +103,19 @@ impl Host {
     }
 }
 
-/// Makes one connection independent of the last: otherwise the kernel starts each with the round trip and
-/// threshold of the one before (`tcp_metrics.c`).
+/// Makes connections independent of each other: by default the kernel starts each with the round trip and the
+/// slow-start threshold of the one before (`tcp_metrics.c`).
 ///
-/// Where a container has mounted `/proc/sys` read-only the lab works without it, its trials only less alike.
+/// Ignored where a container has mounted `/proc/sys` read-only: trials are less alike then, and still valid.
 fn settle() {
     let _ = net::sysctl("ipv4/tcp_no_metrics_save", "1");
 }
 
-/// Keeps an interface from announcing itself; says whether this kernel has IPv6 at all.
+/// Turns off an interface's IPv6 announcements. Returns whether this kernel has IPv6.
 fn quiet_ipv6(interface: &str) -> bool {
     let settings = [("addr_gen_mode", "1"), ("router_solicitations", "0"), ("accept_ra", "0")];
     for (setting, value) in settings {
-        // What cannot be kept quiet is a few frames that are not TCP, and no more.
+        // Where this fails, the link carries a few frames that are not TCP, which does no harm.
         let _ = net::sysctl(&format!("ipv6/conf/{interface}/{setting}"), value);
     }
     net::read_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6")).is_ok_and(|disabled| disabled == "0")
@@ -122,7 +125,7 @@ impl Bed {
     /// Builds the hosts and starts the link.
     ///
     /// # Errors
-    /// `EPERM` where this process may not make namespaces: see [`linger_host::Isolation`].
+    /// `EPERM` where this process may not make namespaces: see [`linger_netns::Isolation`].
     pub fn new(link: &Link, options: BedOptions) -> io::Result<Self> {
         if options.shared && !link.loopback {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "only loopback needs no namespaces"));
@@ -146,20 +149,27 @@ impl Bed {
         }
         let client = Arc::new(Namespace::new()?);
         let between = Namespace::new()?;
-        // A namespace just made is never a shared one.
+        // A new namespace always has an fd; only the shared one has none.
         let wire = between.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         server.run(|| SERVER.set_up(&CLIENT, wire))??;
         client.run(|| CLIENT.set_up(&SERVER, wire))??;
         between.run(|| {
             for end in [SERVER.wire, CLIENT.wire] {
                 net::offloads_off(end)?;
-                // The wire has no addresses, and is not to look for any.
+                // The wire's ends need no addresses.
                 let _ = net::sysctl(&format!("ipv6/conf/{end}/disable_ipv6"), "1");
                 net::up(end)?;
             }
             Ok::<_, io::Error>(())
         })??;
-        let wire = Wire::start(&between, link.clone(), options.seed, options.capture, options.keep_log)?;
+        let wire = Wire::start(
+            &between,
+            link.clone(),
+            options.seed,
+            options.capture,
+            options.keep_log,
+            options.steps,
+        )?;
         Ok(Self {
             server,
             client,
@@ -169,10 +179,10 @@ impl Bed {
         })
     }
 
-    /// Stops the link and says what it carried; `None` for loopback, which has no wire.
+    /// Stops the link and returns what it carried; `None` for loopback, which has no wire.
     ///
     /// # Errors
-    /// What stopped the wire before its time.
+    /// The error that had stopped the wire before.
     pub fn stop(mut self) -> io::Result<Option<WireReport>> {
         self.wire.take().map(Wire::stop).transpose()
     }
@@ -181,6 +191,6 @@ impl Bed {
 /// A seed that differs from run to run, for those who give none.
 pub fn any_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Short enough to be typed again.
+    // Nine digits at most: short enough to retype.
     (now.as_nanos() as u64 >> 10) % 1_000_000_000
 }

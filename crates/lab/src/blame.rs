@@ -1,38 +1,38 @@
-//! Whose fault a loss is, as far as the kernel's counters tell.
+//! What caused the losses of a cell, as far as the kernel's counters tell.
 
-use linger_host::Counters;
+use linger_netns::Counters;
 
-use crate::client::Fate;
+use crate::fate::Fate;
 use crate::stats::Tally;
 
-/// Whose fault the losses of a cell are.
+/// Whose fault it is that responses of a cell were lost, or at risk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// Nothing was lost.
+    /// Every response was kept.
     Nobody,
     /// The close: the kernel counted aborted connections, and no overflow.
     Close,
     /// The accept queue: it overflowed, and no connection was aborted by a close. The server never saw those clients.
     AcceptQueue,
-    /// The counters name no one, or both.
+    /// The counters name neither, or both.
     Unclear,
 }
 
 impl Blame {
-    /// Finds it from what the clients saw and what the server's kernel counted.
+    /// Decides from what the clients saw and what the server's kernel counted.
     pub fn find(tally: &Tally, counters: &Counters) -> Self {
-        if tally.lost == 0 {
+        if tally.not_kept() == 0 {
             return Self::Nobody;
         }
         let aborted = ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger"]
             .iter()
             .any(|counter| counters.of(counter) > 0);
-        // A reset from the small socket of FIN_WAIT2 or TIME_WAIT has no counter of its own.
+        // A reset from a mini-socket in FIN_WAIT2 or TIME_WAIT has no TCPAbort counter.
         let reset = aborted || counters.of("OutRsts") > 0;
         let overflowed = counters.of("ListenOverflows") > 0;
         let before_any = tally.of(Fate::ResetBeforeAny) + tally.of(Fate::TimedOut) + tally.of(Fate::Refused);
         match (overflowed, aborted) {
-            (true, false) if before_any == tally.lost => Self::AcceptQueue,
+            (true, false) if before_any == tally.not_kept() => Self::AcceptQueue,
             (false, _) if reset => Self::Close,
             _ => Self::Unclear,
         }

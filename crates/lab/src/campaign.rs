@@ -7,9 +7,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
+use linger_netns::Counters;
+use linger_verdict::Verdict;
 
-use crate::client::{ClientPlan, Fate, attempt_unless};
+use crate::client::{ClientPlan, attempt_unless};
+use crate::fate::Fate;
 use crate::lock;
 use crate::server::{Served, ServerPlan, work};
 use crate::stats::Tally;
@@ -20,10 +22,23 @@ use crate::stop::Stop;
 pub enum Until {
     /// At the first loss.
     Loss,
+    /// At the first connection that is reset, whether or not bytes are missing; and at a loss of any kind.
+    Reset,
     /// After so many connections.
     Count(u64),
     /// After so long.
     For(Duration),
+}
+
+/// The first connection with a certain verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    /// Connections that had ended by then, this one among them.
+    pub trial: u64,
+    /// When, from the beginning.
+    pub at: Duration,
+    /// How it ended.
+    pub fate: Fate,
 }
 
 /// What the clients saw.
@@ -31,20 +46,22 @@ pub enum Until {
 pub struct Campaign {
     /// What became of the connections.
     pub tally: Tally,
-    /// The first loss: the how many-eth connection to end, when, and how.
-    pub first_loss: Option<(u64, Duration, Fate)>,
-    /// Some connection's error, for a fate that needs explaining.
+    /// The first that was lost.
+    pub first_loss: Option<First>,
+    /// The first that was at risk.
+    pub first_at_risk: Option<First>,
+    /// The first connection's error there was, with its fate.
     pub error: Option<String>,
-    /// Whether no connection said how long its response would be, and no flag did.
+    /// Whether a response did not say how long it is, and the plan did not either.
     pub unknown_length: bool,
-    /// Connections that were cut here because of the stop: nobody knows what would have become of them.
+    /// Connections that the stop cut off; not counted, since their end is unknown.
     pub cut: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
 /// Makes connections, `concurrency` at a time, and calls `progress` after each.
-/// What connections meet is their fate, not an error. A stop cuts those under way.
+/// A connection that fails is counted, and is no error. The stop cuts off those under way.
 pub fn campaign(
     plan: &ClientPlan,
     concurrency: u64,
@@ -59,6 +76,7 @@ pub fn campaign(
         let goes_on = match until {
             _ if stop.requested() => false,
             Until::Loss => state.1.tally.lost == 0,
+            Until::Reset => state.1.tally.not_kept() == 0,
             Until::Count(count) => state.0 < count,
             Until::For(time) => started.elapsed() < time,
         };
@@ -77,9 +95,14 @@ pub fn campaign(
                         break;
                     };
                     campaign.tally.count(&attempt);
-                    if attempt.lost() && campaign.first_loss.is_none() {
-                        let loss = (campaign.tally.trials, campaign.elapsed, attempt.fate);
-                        campaign.first_loss = Some(loss);
+                    let first = match attempt.verdict() {
+                        Verdict::Kept => None,
+                        Verdict::AtRisk => Some(&mut campaign.first_at_risk),
+                        Verdict::Lost => Some(&mut campaign.first_loss),
+                    };
+                    if let Some(first) = first {
+                        let (trial, at) = (campaign.tally.trials, campaign.elapsed);
+                        first.get_or_insert(First { trial, at, fate: attempt.fate });
                     }
                     campaign.unknown_length |= attempt.received > 0 && attempt.expected.is_none();
                     if let (Some(error), None) = (&attempt.error, &campaign.error) {
@@ -100,11 +123,11 @@ pub struct Hosting {
     pub accepted: u64,
     /// Response bytes that sockets took.
     pub written: u64,
-    /// Errors of reads, writes and endings, by their text; normally none, and that is the point.
+    /// Errors of reads, writes and endings, by their text. Normally there are none, also where responses are lost.
     pub errors: BTreeMap<String, u64>,
     /// Lingering closes, by how they ended.
     pub endings: BTreeMap<String, u64>,
-    /// What the kernel counted meanwhile in this namespace, for everybody in it.
+    /// What the kernel counted meanwhile for the whole network namespace.
     pub counters: Counters,
 }
 
@@ -139,7 +162,7 @@ pub fn host(
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             if result.is_err() {
-                // One worker that cannot accept is all of them: nobody is to wait for the others.
+                // They share the listener: where one cannot accept, none can.
                 stop.request();
             }
             result

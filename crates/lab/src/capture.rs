@@ -17,7 +17,7 @@ pub struct Capture {
     writer: Writer<BufWriter<File>>,
     /// The server's end, then the client's.
     ends: [InterfaceId; 2],
-    /// What to add to the monotonic clock to get the time since the epoch.
+    /// Offset from the monotonic clock to the time since the epoch, in nanoseconds.
     epoch: u64,
 }
 

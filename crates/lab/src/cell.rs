@@ -1,6 +1,6 @@
-//! One cell: ending x peer x link x sizes, tried until its verdict is settled.
+//! One cell: ending x peer x link x sizes, tried until its result is settled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger::{Ended, Policy};
-use linger_host::Counters;
+use linger_netns::Counters;
 
 use crate::bed::{Bed, BedOptions, IpVersion};
 use crate::capture::Capture;
@@ -26,7 +26,7 @@ use crate::wire::WireReport;
 /// How many trials a cell gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trials {
-    /// As many as the verdict needs, and this many at the most.
+    /// Until more trials would not change the result; this many at most.
     UntilSettled(u64),
     /// Exactly this many.
     Exactly(u64),
@@ -45,10 +45,10 @@ pub struct CellPlan {
     pub response: u64,
     /// Request bytes that the server reads.
     pub request: u64,
-    /// Bytes beyond the request: of `unread`, `late`, `never-closes` and `never-reads`. 8 is the size of
-    /// FastCGI's empty STDIN setting.
+    /// Bytes beyond the request, for `unread`, `late`, `never-closes` and `never-reads`. FastCGI's empty STDIN record
+    /// has 8.
     pub extra: u64,
-    /// Bytes beyond the request, of `upload`.
+    /// Bytes beyond the request, for `upload`.
     pub upload: u64,
     /// IPv4 or IPv6.
     pub ip: IpVersion,
@@ -66,7 +66,7 @@ pub struct CellPlan {
     pub receive_buffer: Option<usize>,
     /// How long a trial may take before it counts as timed out.
     pub timeout: Duration,
-    /// Feeds the link's chance.
+    /// Seed of the link's random decisions.
     pub seed: u64,
 }
 
@@ -113,7 +113,7 @@ impl CellPlan {
         Ok(())
     }
 
-    fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
+    pub(crate) fn client(&self, server: SocketAddr, from: SocketAddr) -> ClientPlan {
         let (extra, late) = match self.peer {
             Peer::ReadsAll => (0, 0),
             Peer::Unread | Peer::NeverCloses | Peer::NeverReads => (self.extra, 0),
@@ -136,10 +136,10 @@ impl CellPlan {
         }
     }
 
-    fn server(&self) -> ServerPlan {
+    pub(crate) fn server(&self) -> ServerPlan {
         let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
         plan.policy = self.policy;
-        // A client that never reads would otherwise keep the write, and not the ending, waiting.
+        // Against a client that never reads, the write would block for the whole timeout and the ending never be tried.
         plan.stall = if self.peer == Peer::NeverReads { self.policy.idle } else { self.timeout };
         plan
     }
@@ -160,56 +160,58 @@ pub struct CellReport {
     pub endings: Vec<(Ended, u64)>,
     /// Connections whose server met an error before it had written everything.
     pub server_errors: u64,
+    /// Errors of the server's reads, writes and closes, by their text; normally none, and that is the point.
+    pub errors: BTreeMap<String, u64>,
     /// How long it took.
     pub elapsed: Duration,
 }
 
-/// Where a cell runs, and what it writes beside the verdict.
+/// Where a cell runs, and what it records beside its result.
 #[derive(Clone, Debug, Default)]
 pub struct Setting {
-    /// What crosses the link.
+    /// Records the packets that cross the link.
     pub capture: Option<Arc<Mutex<Capture>>>,
-    /// Every decision of the link.
+    /// Keeps every decision of the link.
     pub decisions: bool,
-    /// Stays in the network in which this process already is: loopback only, and the counters are everybody's.
+    /// Runs in this process's own network namespace: loopback only, and the counters include all other traffic.
     pub shared: bool,
 }
 
-/// What the server reported of connections that their clients have not asked for yet.
+/// Reports of the server, by the client's port, until the client's thread takes them.
 #[derive(Debug, Default)]
 struct Reports {
     served: Mutex<HashMap<u16, Served>>,
-    news: Condvar,
+    changed: Condvar,
 }
 
 impl Reports {
     fn put(&self, served: Served) {
         lock(&self.served).insert(served.peer.port(), served);
-        self.news.notify_all();
+        self.changed.notify_all();
     }
 
     fn wait(&self, port: u16, timeout: Duration, take: bool) -> Option<Served> {
         let served = lock(&self.served);
         let absent = |served: &mut HashMap<u16, Served>| !served.contains_key(&port);
         let (mut served, _) = self
-            .news
+            .changed
             .wait_timeout_while(served, timeout, absent)
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if take { served.remove(&port) } else { None }
     }
 }
 
-/// Ports of clients: each trial has its own, so that the same trial is the same connection in every run.
+/// The first of the clients' ports. Each trial has a port of its own, so that a trial is the same connection in every run.
 const FIRST_PORT: u64 = 10_000;
 const PORTS: u64 = 50_000;
-/// From a port that is taken to the next to be tried; prime, so that all are reached.
+/// Step from a port in use to the next candidate; prime, so that every port is reached.
 const SKIP: u64 = 7_919;
 const SERVER_PORT: u16 = 8_080;
 
 /// Runs one cell in a bed of its own.
 ///
 /// # Errors
-/// Where the bed cannot be built or the server cannot listen; that a trial fails is no error but its result.
+/// Where the bed cannot be built or the server cannot listen. A trial that fails is a result, not an error.
 pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellReport> {
     let started = Instant::now();
     let options = BedOptions {
@@ -218,9 +220,10 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         capture: setting.capture.clone(),
         keep_log: setting.decisions,
         shared: setting.shared,
+        steps: None,
     };
     let bed = Bed::new(&plan.link, options)?;
-    // In a network of its own the server has a fixed port, so that connections are the same in every run.
+    // A private network allows a fixed port, which makes connections the same in every run.
     let port = if setting.shared { 0 } else { SERVER_PORT };
     let address = SocketAddr::new(bed.server_address, port);
     let listener = Arc::new(bed.server.run(|| listen(address, plan.backlog, plan.congestion.as_deref()))??);
@@ -244,7 +247,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
             let (plan, reports, trials) = (plan.clone(), reports.clone(), trials.clone());
             let from = bed.client_address;
             let client = bed.client.clone();
-            // Scoped threads borrow the stop of the caller.
+            // Runs on a scoped thread, which may borrow the caller's stop.
             move || -> io::Result<()> {
                 client.enter()?;
                 while let Some(number) = trials.next(plan.trials, stop) {
@@ -274,6 +277,7 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         wire,
         endings: results.endings,
         server_errors: results.server_errors,
+        errors: results.errors,
         elapsed: started.elapsed(),
     })
 }
@@ -283,6 +287,7 @@ struct Results {
     tally: Tally,
     endings: Vec<(Ended, u64)>,
     server_errors: u64,
+    errors: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -292,7 +297,7 @@ struct Trying {
 }
 
 impl Trying {
-    /// The number of the next trial, if there is to be one.
+    /// The number of the next trial; `None` once there are enough.
     fn next(&self, trials: Trials, stop: &Stop) -> Option<u64> {
         let most = match trials {
             _ if stop.requested() => return None,
@@ -305,7 +310,7 @@ impl Trying {
     }
 
     fn one(&self, plan: &CellPlan, server: SocketAddr, from: IpAddr, number: u64, reports: &Reports) {
-        // In a network of its own the first port is free; in a shared one somebody may have it.
+        // In a private network the first port is always free. In a shared one it may be in use.
         let (port, mut attempt) = (0..PORTS)
             .map(|skipped| {
                 let port = (FIRST_PORT + (number + skipped * SKIP) % PORTS) as u16;
@@ -316,7 +321,7 @@ impl Trying {
                 attempt.error.as_ref().is_none_or(|error| error.kind() != io::ErrorKind::AddrInUse)
             })
             .unwrap_or_else(|| (0, attempt(&plan.client(server, SocketAddr::new(from, 0)), |_| {})));
-        // The truth has two halves: what the server wrote, and what arrived.
+        // A trial has two halves: what the server wrote, and what the client read.
         let served = reports.wait(port, plan.timeout, true);
         let mut results = lock(&self.results);
         if let Some(served) = served {
@@ -328,6 +333,9 @@ impl Trying {
                 }
             }
             results.server_errors += u64::from(served.written < plan.response);
+            if let Some(error) = served.error {
+                *results.errors.entry(error.to_string()).or_default() += 1;
+            }
         }
         results.tally.count(&attempt);
     }

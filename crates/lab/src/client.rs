@@ -1,15 +1,17 @@
 //! The client: one connection, and what became of its response.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::fate::{Attempt, Fate};
+use crate::last_word;
+use crate::patience::Patience;
 use crate::payload;
+use crate::steps::{Action, Actor, Notes, Steps};
 use crate::stop::Stop;
 
 /// What a client does with its connection.
@@ -19,153 +21,92 @@ pub struct ClientPlan {
     pub server: SocketAddr,
     /// Where to connect from; a port of 0 is chosen by the kernel.
     pub from: Option<SocketAddr>,
-    /// Bytes that it says its request has, and that the server may read.
+    /// Length of the request, as its first line says it.
     pub request: u64,
-    /// Bytes that it sends beyond the request, without waiting for anything.
+    /// Bytes that it sends right behind the request.
     pub extra: u64,
-    /// Bytes that it sends when the response has begun.
+    /// Bytes that it sends once the response has begun.
     pub late: u64,
-    /// Bytes it expects; where they are not known the response must say it.
+    /// Length of the response; where it is not known, the response's first line must say it.
     pub response: Option<u64>,
     /// Size of its receive buffer; the kernel's own choice if none.
     pub receive_buffer: Option<usize>,
     /// Congestion control; the kernel's own choice if none.
     pub congestion: Option<String>,
-    /// Whether it reads while the server is still at it.
+    /// Whether it reads before the server has ended the connection.
     pub reads: bool,
-    /// Whether it closes by itself when it has read all.
+    /// Whether it closes when it has read everything, or waits until the server has ended the connection.
     pub closes: bool,
     /// How long the whole may take.
     pub timeout: Duration,
 }
 
-/// How a connection ended, as its client saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Fate {
-    /// Every byte, and a clean end.
-    Complete,
-    /// Fewer bytes than were written, and a clean end: silent truncation.
-    ShortCleanEnd,
-    /// Reset before a single byte had come.
-    ResetBeforeAny,
-    /// Reset in the middle.
-    ResetAfterSome,
-    /// Every byte, then a reset.
-    ResetAfterAll,
-    /// No listener.
-    Refused,
-    /// The time was over.
-    TimedOut,
-    /// Something local: no route, no port, no permission.
-    Failed,
-}
-
-impl Fate {
-    /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
-        Self::Complete,
-        Self::ShortCleanEnd,
-        Self::ResetBeforeAny,
-        Self::ResetAfterSome,
-        Self::ResetAfterAll,
-        Self::Refused,
-        Self::TimedOut,
-        Self::Failed,
-    ];
-
-    /// A stable identifier, for machines.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ShortCleanEnd => "short_clean_end",
-            Self::ResetBeforeAny => "reset_before_any",
-            Self::ResetAfterSome => "reset_after_some",
-            Self::ResetAfterAll => "reset_after_all",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed_out",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl fmt::Display for Fate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Complete => "complete",
-            Self::ShortCleanEnd => "short with a clean end (silent)",
-            Self::ResetBeforeAny => "reset before any byte",
-            Self::ResetAfterSome => "reset after some bytes",
-            Self::ResetAfterAll => "reset after all bytes",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed out",
-            Self::Failed => "failed here",
-        })
-    }
-}
-
-/// What became of one connection.
-#[derive(Debug)]
-pub struct Attempt {
-    /// How it ended.
-    pub fate: Fate,
-    /// Response bytes that were read.
-    pub received: u64,
-    /// Response bytes that should have come, as far as known.
-    pub expected: Option<u64>,
-    /// The error behind the fate, where there was one.
-    pub error: Option<io::Error>,
-    /// From the connect to the end.
-    pub elapsed: Duration,
-}
-
-impl Attempt {
-    /// Whether fewer bytes came than were to come.
-    pub fn lost(&self) -> bool {
-        match self.fate {
-            Fate::Complete | Fate::ResetAfterAll => false,
-            _ => self.expected.is_none_or(|expected| self.received < expected),
-        }
-    }
-}
-
 /// Makes one connection and follows it to its end.
 ///
-/// `until_ended` is called by a client that does not read, or does not close, by itself; it returns when the
-/// server has ended the connection, or the given time is over.
+/// A client that does not read or does not close by itself calls `until_ended`, which must return when the server has
+/// ended the connection or the given time is over.
 pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt {
     let started = Instant::now();
-    let (conversation, result) = converse(plan, started + plan.timeout, None, until_ended);
+    let patience = Patience { deadline: started + plan.timeout, stop: None };
+    let (conversation, result) = converse(plan, &patience, Notes::of(None, Actor::Client), until_ended);
     conversation.conclude(result, started.elapsed())
 }
 
 /// As [`attempt`] of a client that reads and closes by itself; `None` if the stop came before its end.
 pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> {
+    attempt_with(plan, Notes::of(None, Actor::Client), stop, |_| {})
+}
+
+/// As [`attempt`], with notes of every step; `None` if the stop came before its end.
+pub(crate) fn attempt_noted(
+    plan: &ClientPlan,
+    steps: &Steps,
+    stop: &Stop,
+    until_ended: impl FnOnce(Duration),
+) -> Option<Attempt> {
+    attempt_with(plan, Notes::of(Some(steps), Actor::Client), stop, until_ended)
+}
+
+fn attempt_with(
+    plan: &ClientPlan,
+    notes: Notes<'_>,
+    stop: &Stop,
+    until_ended: impl FnOnce(Duration),
+) -> Option<Attempt> {
     let started = Instant::now();
-    let (conversation, result) = converse(plan, started + plan.timeout, Some(stop), |_| {});
-    // Reads that are interrupted go on, so this is the stop's.
+    let patience = Patience { deadline: started + plan.timeout, stop: Some(stop) };
+    let (conversation, result) = converse(plan, &patience, notes, until_ended);
+    // Interrupted reads are retried, so this error means the stop.
     let stopped = matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted);
     (!stopped).then(|| conversation.conclude(result, started.elapsed()))
 }
 
 fn converse(
     plan: &ClientPlan,
-    deadline: Instant,
-    stop: Option<&Stop>,
+    patience: &Patience<'_>,
+    notes: Notes<'_>,
     until_ended: impl FnOnce(Duration),
 ) -> (Conversation, io::Result<()>) {
     let mut conversation = Conversation::new(plan);
-    let patience = Patience { deadline, stop };
-    let result = connect(plan, &patience).and_then(|stream| {
+    let result = connect(plan, patience).and_then(|stream| {
+        notes.now(|| Action::Connected);
         let mut until_ended = Some(until_ended);
         let mut wait = || {
             if let Some(until_ended) = until_ended.take() {
-                until_ended(deadline.saturating_duration_since(Instant::now()));
+                until_ended(patience.deadline.saturating_duration_since(Instant::now()));
             }
         };
-        conversation.run(&stream, plan, &patience, &mut wait)?;
+        conversation.run(&stream, plan, patience, notes, &mut wait)?;
         if !plan.closes {
             wait();
         }
+        let closed = notes.clock();
+        conversation.reset = match last_word::is_reset(&stream, patience) {
+            // Everything that belongs to the response has come: that its end was not acknowledged in time says nothing.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => false,
+            reset => reset?,
+        };
+        notes.at(closed, || Action::Closed { reset: conversation.reset });
         Ok(())
     });
     (conversation, result)
@@ -174,7 +115,7 @@ fn converse(
 fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(plan.server), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(bytes) = plan.receive_buffer {
-        // Before the connection is made: the window scale is settled in the handshake.
+        // Before connecting: the handshake fixes the window scale.
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(congestion) = &plan.congestion {
@@ -195,48 +136,21 @@ fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> 
     Ok(socket.into())
 }
 
-/// How long a client waits.
-struct Patience<'a> {
-    deadline: Instant,
-    stop: Option<&'a Stop>,
-}
-
-impl Patience<'_> {
-    /// Waits for a socket; nothing if a signal came first. `TimedOut` at the deadline, `Interrupted` at the stop.
-    fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let timeout = Timespec::try_from(left).ok();
-        // Without a stop the socket stands in for it, asked for nothing.
-        let stop = match self.stop {
-            Some(stop) => PollFd::from_borrowed_fd(stop.wake(), PollFlags::IN),
-            None => PollFd::new(socket, PollFlags::empty()),
-        };
-        let mut ready = [PollFd::new(socket, interest), stop];
-        match rustix::event::poll(&mut ready, timeout.as_ref()) {
-            Ok(_) if self.stop.is_some_and(Stop::requested) => Err(io::ErrorKind::Interrupted.into()),
-            Ok(_) => Ok(ready[0].revents()),
-            Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
 /// Bytes sent with one call.
 const CHUNK: usize = 64 << 10;
 
 struct Conversation {
-    /// The beginning of what is sent; all that follows is filling.
+    /// The first bytes to send; all others are filling.
     beginning: Vec<u8>,
     sent: u64,
     to_send: u64,
     late: u64,
     received: u64,
     expected: Option<u64>,
-    /// The beginning of the response, as long as its length is not known.
+    /// The first bytes of the response, kept until they have told its length.
     head: Vec<u8>,
+    reset: bool,
+    write_error: Option<io::Error>,
 }
 
 impl Conversation {
@@ -252,15 +166,18 @@ impl Conversation {
             received: 0,
             expected: plan.response,
             head: Vec::new(),
+            reset: false,
+            write_error: None,
         }
     }
 
-    /// Sends and reads at the same time, as a client must that does not want to wait for ever.
+    /// Sends and reads at the same time. A client that did one after the other could wait for ever for the server.
     fn run(
         &mut self,
         mut stream: &TcpStream,
         plan: &ClientPlan,
         patience: &Patience<'_>,
+        notes: Notes<'_>,
         until_ended: &mut impl FnMut(),
     ) -> io::Result<()> {
         let mut buffer = [0; CHUNK];
@@ -276,32 +193,49 @@ impl Conversation {
             interest.set(PollFlags::OUT, sends);
             let ready = patience.wait(stream, interest)?;
             if ready.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) && sends {
-                self.send(stream);
+                self.send(stream, notes);
             }
             if !ready.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) {
                 continue;
             }
             reads = true;
             match stream.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(bytes) => self.take_in(&buffer[..bytes]),
+                Ok(0) => {
+                    notes.now(|| Action::EndOfStream);
+                    return Ok(());
+                }
+                Ok(bytes) => {
+                    notes.now(|| Action::Read(bytes as u64));
+                    self.take_in(&buffer[..bytes]);
+                }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    notes.now(|| Action::ReadFailed(error.to_string()));
+                    return Err(error);
+                }
             }
         }
     }
 
-    /// Sends what fits. An error ends the sending, not the reading: what came before it may still be there.
-    fn send(&mut self, mut stream: &TcpStream) {
+    /// Sends what fits. After an error it goes on reading: what arrived before the reset is still there.
+    fn send(&mut self, mut stream: &TcpStream, notes: Notes<'_>) {
+        let called = notes.clock();
         let filling = [b'+'; CHUNK];
         let from = usize::try_from(self.sent).unwrap_or(usize::MAX);
         let chunk = self.beginning.get(from..).filter(|rest| !rest.is_empty()).unwrap_or(&filling);
         let left = usize::try_from(self.to_send - self.sent).unwrap_or(CHUNK);
         match stream.write(&chunk[..chunk.len().min(left)]) {
-            Ok(bytes) => self.sent += bytes as u64,
+            Ok(bytes) => {
+                notes.at(called, || Action::Wrote(bytes as u64));
+                self.sent += bytes as u64;
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => self.to_send = self.sent,
+            Err(error) => {
+                notes.at(called, || Action::WriteFailed(error.to_string()));
+                self.to_send = self.sent;
+                self.write_error = Some(error);
+            }
         }
     }
 
@@ -316,32 +250,28 @@ impl Conversation {
         }
     }
 
-    fn conclude(self, result: io::Result<()>, elapsed: Duration) -> Attempt {
-        let (fate, error) = self.judge(result);
-        Attempt { fate, received: self.received, expected: self.expected, error, elapsed }
+    fn conclude(mut self, result: io::Result<()>, elapsed: Duration) -> Attempt {
+        self.reset |= result.as_ref().is_err_and(last_word::is_a_reset);
+        let fate = self.fate(&result);
+        let Self { received, expected, reset, write_error, .. } = self;
+        Attempt { fate, received, expected, reset, write_error, error: result.err(), elapsed }
     }
 
-    fn judge(&self, result: io::Result<()>) -> (Fate, Option<io::Error>) {
+    fn fate(&self, result: &io::Result<()>) -> Fate {
         use io::ErrorKind;
         let all = self.expected.is_some_and(|expected| self.received >= expected);
         match result {
-            Ok(()) if all => (Fate::Complete, None),
-            Ok(()) => (Fate::ShortCleanEnd, None),
-            Err(error) => {
-                let fate = match error.kind() {
-                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => {
-                        match self.received {
-                            _ if all => Fate::ResetAfterAll,
-                            0 => Fate::ResetBeforeAny,
-                            _ => Fate::ResetAfterSome,
-                        }
-                    }
-                    ErrorKind::ConnectionRefused => Fate::Refused,
-                    ErrorKind::TimedOut => Fate::TimedOut,
-                    _ => Fate::Failed,
-                };
-                (fate, Some(error))
-            }
+            Ok(()) if all && (self.reset || self.write_error.is_some()) => Fate::ResetAfterAll,
+            Ok(()) if all => Fate::Complete,
+            Ok(()) => Fate::ShortCleanEnd,
+            Err(_) if self.reset && all => Fate::ResetAfterAll,
+            Err(_) if self.reset && self.received == 0 => Fate::ResetBeforeAny,
+            Err(_) if self.reset => Fate::ResetAfterSome,
+            Err(error) => match error.kind() {
+                ErrorKind::ConnectionRefused => Fate::Refused,
+                ErrorKind::TimedOut => Fate::TimedOut,
+                _ => Fate::Failed,
+            },
         }
     }
 }

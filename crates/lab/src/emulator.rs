@@ -1,4 +1,4 @@
-//! The emulated link without sockets or a clock: packets in, packets out when their time has come.
+//! The emulated link without sockets or a clock: packets in, packets out when they are due.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -14,25 +14,25 @@ pub type Nanos = u64;
 
 /// What became of a packet, for the decision log and for captures.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
-    /// It goes its way.
+pub enum Decision {
+    /// It passes.
     Pass,
-    /// Lost by chance.
+    /// Lost at random.
     Lost,
     /// The queue before the rate limit was full.
     QueueFull,
     /// A fault dropped it.
     Dropped,
-    /// Chance held it back so that others overtake it.
+    /// Held back at random, so that later packets overtake it.
     Reordered,
-    /// A fault holds it until a reset has passed, or its time is over.
+    /// A fault holds it until a reset has passed, or for its longest time.
     Held,
-    /// A fault delays it because it only acknowledges.
+    /// A fault delays it: it carries nothing but an acknowledgement.
     AckHeld,
 }
 
-impl Verdict {
-    /// A comment for the packet in a capture; none where nothing happened to it.
+impl Decision {
+    /// The packet's comment in a capture; none for one that just passes.
     pub fn comment(self) -> Option<&'static str> {
         Some(match self {
             Self::Pass => return None,
@@ -58,17 +58,17 @@ pub struct Departure<P> {
     /// When it was to leave; the caller's clock has passed it.
     pub due: Nanos,
     /// What happened to it on the way.
-    pub verdict: Verdict,
+    pub decision: Decision,
     /// The packet as it was given.
     pub packet: P,
 }
 
 struct Pending<P> {
     due: Nanos,
-    /// Keeps the order of packets that are due at the same time.
+    /// Order of arrival, for packets that are due at the same time.
     order: u64,
     direction: Direction,
-    verdict: Verdict,
+    decision: Decision,
     packet: P,
 }
 
@@ -89,13 +89,13 @@ impl<P> PartialEq for Pending<P> {
 }
 impl<P> Eq for Pending<P> {}
 
-/// Data of one connection that waits for its reset.
+/// A packet that is held until its connection's reset has passed.
 struct Held<P> {
     sequence: u32,
     pending: Pending<P>,
 }
 
-/// What there is to know of a TCP segment on its way.
+/// What the faults need to know of a TCP segment.
 #[derive(Clone, Copy)]
 struct Look {
     sequence: u32,
@@ -108,16 +108,16 @@ pub struct Emulator<P> {
     link: Link,
     seed: u64,
     names: Names,
-    /// Whether anything depends on what a packet is; if not, packets are not looked at.
+    /// Whether packets are parsed; a link without chance and faults does not need it.
     looks: bool,
-    /// When the rate limit of each direction has sent what it has taken.
+    /// When each direction's rate limit will have sent what is queued.
     free_at: [Nanos; 2],
     last_due: [Nanos; 2],
     order: u64,
     queue: BinaryHeap<Reverse<Pending<P>>>,
     held: HashMap<u32, VecDeque<Held<P>>>,
     data_segments: HashMap<(u32, Direction), u32>,
-    log: Option<Vec<(Identity, Verdict)>>,
+    log: Option<Vec<(Identity, Decision)>>,
 }
 
 impl<P> std::fmt::Debug for Emulator<P> {
@@ -127,7 +127,7 @@ impl<P> std::fmt::Debug for Emulator<P> {
 }
 
 impl<P: AsRef<[u8]>> Emulator<P> {
-    /// Makes a link whose chance comes from `seed`.
+    /// Makes a link whose random decisions come from `seed`.
     pub fn new(link: Link, seed: u64) -> Self {
         let by_chance =
             link.paths.iter().any(|path| path.loss > 0.0 || path.reorder > 0.0 || !path.jitter.is_zero());
@@ -154,12 +154,12 @@ impl<P: AsRef<[u8]>> Emulator<P> {
     }
 
     /// The decisions kept so far.
-    pub fn take_log(&mut self) -> Vec<(Identity, Verdict)> {
+    pub fn take_log(&mut self) -> Vec<(Identity, Decision)> {
         self.log.take().unwrap_or_default()
     }
 
     /// Takes a packet that arrived at `now`; gives it back if it is dropped.
-    pub fn arrive(&mut self, direction: Direction, now: Nanos, packet: P) -> (Verdict, Option<P>) {
+    pub fn arrive(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         if !self.looks {
             return self.enqueue(direction, now, packet);
         }
@@ -171,18 +171,18 @@ impl<P: AsRef<[u8]>> Emulator<P> {
             }
             Err(_) => (self.names.other(direction), None),
         };
-        let (verdict, packet) = self.decide(direction, now, identity, look, packet);
+        let (decision, packet) = self.decide(direction, now, identity, look, packet);
         if let Some(log) = &mut self.log {
-            log.push((identity, verdict));
+            log.push((identity, decision));
         }
-        (verdict, packet)
+        (decision, packet)
     }
 
-    /// The way of a packet at which nobody looks.
-    fn enqueue(&mut self, direction: Direction, now: Nanos, packet: P) -> (Verdict, Option<P>) {
+    /// Queues a packet without parsing it.
+    fn enqueue(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         match self.due(direction, now, packet.as_ref().len(), 0.0) {
-            Some(due) => self.push(direction, due, Verdict::Pass, packet),
-            None => (Verdict::QueueFull, Some(packet)),
+            Some(due) => self.push(direction, due, Decision::Pass, packet),
+            None => (Decision::QueueFull, Some(packet)),
         }
     }
 
@@ -193,47 +193,47 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         identity: Identity,
         look: Option<Look>,
         packet: P,
-    ) -> (Verdict, Option<P>) {
+    ) -> (Decision, Option<P>) {
         let chance = identity.chance(self.seed);
         let path = self.link.path(direction);
         let (reorder, reorder_by, loss) = (path.reorder, path.reorder_by, path.loss);
         let fault = look.and_then(|look| self.strike(direction, &identity, look));
-        if let Some((verdict, _)) = fault.filter(|(verdict, _)| verdict.drops()) {
-            return (verdict, Some(packet));
+        if let Some((decision, _)) = fault.filter(|(decision, _)| decision.drops()) {
+            return (decision, Some(packet));
         }
         if chance.loss < loss {
-            return (Verdict::Lost, Some(packet));
+            return (Decision::Lost, Some(packet));
         }
         let Some(due) = self.due(direction, now, packet.as_ref().len(), chance.jitter) else {
-            return (Verdict::QueueFull, Some(packet));
+            return (Decision::QueueFull, Some(packet));
         };
         match (fault, look) {
-            (Some((Verdict::Held, at_most)), Some(look)) => {
-                let pending = self.pending(direction, due + nanos(at_most), Verdict::Held, packet);
+            (Some((Decision::Held, at_most)), Some(look)) => {
+                let pending = self.pending(direction, due + nanos(at_most), Decision::Held, packet);
                 let held = Held { sequence: look.sequence, pending };
                 self.held.entry(identity.flow).or_default().push_back(held);
-                (Verdict::Held, None)
+                (Decision::Held, None)
             }
-            (Some((verdict, extra)), _) => self.push(direction, due + nanos(extra), verdict, packet),
+            (Some((decision, extra)), _) => self.push(direction, due + nanos(extra), decision, packet),
             (None, Some(look)) if look.flags.has(Flags::RST) => {
-                let answer = self.push(direction, due, Verdict::Pass, packet);
+                let answer = self.push(direction, due, Decision::Pass, packet);
                 self.reset_passes(direction, identity.flow, look.sequence, due);
                 answer
             }
             _ if chance.reorder < reorder => {
-                self.push(direction, due + nanos(reorder_by), Verdict::Reordered, packet)
+                self.push(direction, due + nanos(reorder_by), Decision::Reordered, packet)
             }
-            _ => self.push(direction, due, Verdict::Pass, packet),
+            _ => self.push(direction, due, Decision::Pass, packet),
         }
     }
 
-    /// Whether a fault strikes this segment, and for how long it delays it.
+    /// The fault that applies to this segment, if any, and how long it delays it.
     fn strike(
         &mut self,
         direction: Direction,
         identity: &Identity,
         look: Look,
-    ) -> Option<(Verdict, Duration)> {
+    ) -> Option<(Decision, Duration)> {
         let reset_or_syn = look.flags.any(Flags::RST | Flags::SYN);
         let data = look.data;
         let ends = look.flags.has(Flags::FIN);
@@ -242,7 +242,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                 Fault::HoldDataUntilReset { direction: of, at_most }
                     if of == direction && !reset_or_syn && (data || ends) =>
                 {
-                    return Some((Verdict::Held, at_most));
+                    return Some((Decision::Held, at_most));
                 }
                 Fault::DropDataSegment { direction: of, nth }
                     if of == direction && data && identity.transmission == 0 =>
@@ -250,13 +250,13 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                     let seen = self.data_segments.entry((identity.flow, direction)).or_default();
                     *seen += 1;
                     if *seen == nth {
-                        return Some((Verdict::Dropped, Duration::ZERO));
+                        return Some((Decision::Dropped, Duration::ZERO));
                     }
                 }
                 Fault::HoldAcks { direction: of, hold }
                     if of == direction && !reset_or_syn && !data && !ends =>
                 {
-                    return Some((Verdict::AckHeld, hold));
+                    return Some((Decision::AckHeld, hold));
                 }
                 _ => {}
             }
@@ -264,8 +264,8 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         None
     }
 
-    /// A reset is under way. If its receiver will accept it, that is, if it stands exactly where the held data begins
-    /// (RFC 5961 section 3.2), the data may follow it: it has been overtaken.
+    /// Releases held data behind a reset that its receiver will accept: one whose sequence number is exactly where the held
+    /// data begins (RFC 5961 section 3.2).
     fn reset_passes(&mut self, direction: Direction, flow: u32, sequence: u32, due: Nanos) {
         let Some(held) = self.held.get(&flow) else { return };
         let oldest = held.iter().filter(|held| held.pending.direction == direction).map(|held| held.sequence);
@@ -274,7 +274,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
             return;
         }
         for held in self.held.remove(&flow).into_iter().flatten() {
-            // Behind the reset, and in their order.
+            // Due with the reset, and queued after it in their own order.
             let order = self.next_order();
             self.queue.push(Reverse(Pending { due, order, ..held.pending }));
         }
@@ -297,7 +297,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
             self.free_at[at] = sent;
         }
         let due = sent + nanos(path.delay) + (nanos(path.jitter) as f64 * jitter) as u64;
-        // Jitter stretches gaps and never swaps packets: that is what `reorder` is for.
+        // Jitter changes gaps and never the order; `reorder` does that.
         self.last_due[at] = self.last_due[at].max(due);
         Some(self.last_due[at])
     }
@@ -306,16 +306,16 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         &mut self,
         direction: Direction,
         due: Nanos,
-        verdict: Verdict,
+        decision: Decision,
         packet: P,
-    ) -> (Verdict, Option<P>) {
-        let pending = self.pending(direction, due, verdict, packet);
+    ) -> (Decision, Option<P>) {
+        let pending = self.pending(direction, due, decision, packet);
         self.queue.push(Reverse(pending));
-        (verdict, None)
+        (decision, None)
     }
 
-    fn pending(&mut self, direction: Direction, due: Nanos, verdict: Verdict, packet: P) -> Pending<P> {
-        Pending { due, order: self.next_order(), direction, verdict, packet }
+    fn pending(&mut self, direction: Direction, due: Nanos, decision: Decision, packet: P) -> Pending<P> {
+        Pending { due, order: self.next_order(), direction, decision, packet }
     }
 
     fn next_order(&mut self) -> u64 {
@@ -323,14 +323,14 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         self.order
     }
 
-    /// When the next packet leaves, if nothing else happens.
+    /// When the next packet is due, unless another one arrives.
     pub fn next_due(&self) -> Option<Nanos> {
         let queued = self.queue.peek().map(|Reverse(pending)| pending.due);
         let held = self.held.values().filter_map(|held| held.front()).map(|held| held.pending.due).min();
         [queued, held].into_iter().flatten().min()
     }
 
-    /// The next packet whose time has come.
+    /// The next packet that is due.
     pub fn depart(&mut self, now: Nanos) -> Option<Departure<P>> {
         if !self.held.is_empty() {
             self.release_overdue(now);
@@ -338,8 +338,8 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         if self.queue.peek()?.0.due > now {
             return None;
         }
-        let Reverse(Pending { due, direction, verdict, packet, .. }) = self.queue.pop()?;
-        Some(Departure { direction, due, verdict, packet })
+        let Reverse(Pending { due, direction, decision, packet, .. }) = self.queue.pop()?;
+        Some(Departure { direction, due, decision, packet })
     }
 
     fn release_overdue(&mut self, now: Nanos) {

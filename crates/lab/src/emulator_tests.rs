@@ -32,7 +32,7 @@ fn link(path: Path) -> Link {
     Link { name: "custom".into(), loopback: false, paths: [path.clone(), path], faults: vec![] }
 }
 
-/// Everything that leaves, with the time at which it was due, asked in steps of the emulator's own choosing.
+/// Everything that leaves, with its due time; the clock goes from one `next_due` to the next.
 fn drain(emulator: &mut Emulator<Vec<u8>>) -> Vec<(Nanos, Vec<u8>)> {
     let mut out = Vec::new();
     while let Some(due) = emulator.next_due() {
@@ -66,8 +66,8 @@ proptest! {
             now += gap;
             let direction = if to_client { Direction::ToClient } else { Direction::ToServer };
             let bytes = frame(direction, number as u32 * 1_400, 1, Flags::ACK, payload);
-            let (verdict, back) = emulator.arrive(direction, now, bytes.clone());
-            prop_assert_eq!((verdict, back), (Verdict::Pass, None));
+            let (decision, back) = emulator.arrive(direction, now, bytes.clone());
+            prop_assert_eq!((decision, back), (Decision::Pass, None));
             sent[direction.index()].push((now, bytes));
         }
         let mut out: [Vec<(Nanos, Vec<u8>)>; 2] = Default::default();
@@ -93,7 +93,7 @@ proptest! {
         let path = Path {
             loss: 0.3, reorder: 0.3, reorder_by: Duration::from_millis(1), ..Path::default()
         };
-        let verdicts = |order: &[u32], gap: Nanos| {
+        let decisions = |order: &[u32], gap: Nanos| {
             let mut emulator = Emulator::new(link(path.clone()), seed);
             emulator.keep_log();
             emulator.arrive(Direction::ToClient, 0, frame(Direction::ToClient, 99, 0, Flags::SYN, 0));
@@ -106,7 +106,7 @@ proptest! {
             log
         };
         let sorted: Vec<u32> = (0..60).collect();
-        prop_assert_eq!(verdicts(&order, 7), verdicts(&sorted, 1_000_000));
+        prop_assert_eq!(decisions(&order, 7), decisions(&sorted, 1_000_000));
     }
 }
 
@@ -118,7 +118,7 @@ fn loss_is_as_frequent_as_asked() {
             (0..10_000u32)
                 .filter(|number| {
                     let bytes = frame(Direction::ToClient, number * 1_000, 1, Flags::ACK, 10);
-                    emulator.arrive(Direction::ToClient, 0, bytes).0 == Verdict::Lost
+                    emulator.arrive(Direction::ToClient, 0, bytes).0 == Decision::Lost
                 })
                 .count()
         })
@@ -143,14 +143,14 @@ fn a_retransmission_has_its_own_fate() {
 fn a_full_queue_drops_the_tail() {
     let path = Path { rate: Some(Rate(8_000_000)), queue: Some(Bytes(3_000)), ..Path::default() };
     let mut emulator = Emulator::new(link(path), 0);
-    let verdicts: Vec<Verdict> = (0..5u32)
+    let decisions: Vec<Decision> = (0..5u32)
         .map(|number| {
             let bytes = frame(Direction::ToClient, number, 1, Flags::ACK, 946);
             emulator.arrive(Direction::ToClient, MS, bytes).0
         })
         .collect();
-    use Verdict::{Pass, QueueFull};
-    assert_eq!(verdicts, [Pass, Pass, Pass, QueueFull, QueueFull]);
+    use Decision::{Pass, QueueFull};
+    assert_eq!(decisions, [Pass, Pass, Pass, QueueFull, QueueFull]);
     let due: Vec<Nanos> = drain(&mut emulator).into_iter().map(|(due, _)| due).collect();
     assert_eq!(due, [2 * MS, 3 * MS, 4 * MS], "a thousand bytes at 8 Mbit/s take 1 ms each");
 }
@@ -162,15 +162,15 @@ fn the_reset_overtakes_the_data() {
     let mut emulator = Emulator::new(link, 0);
     let to_client = |seq, flags, payload| frame(Direction::ToClient, seq, 1, flags, payload);
     let data = to_client(101, Flags::ACK | Flags::PSH, 1_000);
-    // The active reset stands behind the data: its receiver answers with a challenge (RFC 5961).
+    // The active reset's sequence number is behind the data: its receiver answers with a challenge ACK (RFC 5961).
     let active = to_client(1_101, Flags::RST | Flags::ACK, 0);
-    // The answer to the challenge stands where the receiver expects it.
+    // The reset that answers the challenge has the sequence number that the receiver expects.
     let exact = to_client(101, Flags::RST, 0);
-    assert_eq!(emulator.arrive(Direction::ToClient, 0, data.clone()).0, Verdict::Held);
-    assert_eq!(emulator.arrive(Direction::ToClient, MS, active.clone()).0, Verdict::Pass);
+    assert_eq!(emulator.arrive(Direction::ToClient, 0, data.clone()).0, Decision::Held);
+    assert_eq!(emulator.arrive(Direction::ToClient, MS, active.clone()).0, Decision::Pass);
     assert_eq!(emulator.depart(MS).unwrap().packet, active);
     assert!(emulator.depart(20 * MS).is_none(), "the data still waits");
-    assert_eq!(emulator.arrive(Direction::ToClient, 20 * MS, exact.clone()).0, Verdict::Pass);
+    assert_eq!(emulator.arrive(Direction::ToClient, 20 * MS, exact.clone()).0, Decision::Pass);
     assert_eq!(emulator.depart(20 * MS).unwrap().packet, exact);
     assert_eq!(emulator.depart(20 * MS).unwrap().packet, data);
 }
@@ -192,15 +192,15 @@ fn the_nth_data_segment_is_dropped_once() {
     let mut link = link(Path::default());
     link.faults = vec![Fault::DropDataSegment { direction: Direction::ToClient, nth: 2 }];
     let mut emulator = Emulator::new(link, 0);
-    let verdicts: Vec<Verdict> = [100, 200, 300, 200]
+    let decisions: Vec<Decision> = [100, 200, 300, 200]
         .into_iter()
         .map(|seq| {
             let bytes = frame(Direction::ToClient, seq, 1, Flags::ACK, 100);
             emulator.arrive(Direction::ToClient, 0, bytes).0
         })
         .collect();
-    use Verdict::{Dropped, Pass};
-    assert_eq!(verdicts, [Pass, Dropped, Pass, Pass]);
+    use Decision::{Dropped, Pass};
+    assert_eq!(decisions, [Pass, Dropped, Pass, Pass]);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn acknowledgements_alone_are_held() {
     let mut emulator = Emulator::new(link, 0);
     let ack = frame(Direction::ToServer, 1, 500, Flags::ACK, 0);
     let data = frame(Direction::ToServer, 1, 500, Flags::ACK, 5);
-    assert_eq!(emulator.arrive(Direction::ToServer, 0, ack.clone()).0, Verdict::AckHeld);
+    assert_eq!(emulator.arrive(Direction::ToServer, 0, ack.clone()).0, Decision::AckHeld);
     emulator.arrive(Direction::ToServer, MS, data.clone());
     assert_eq!(drain(&mut emulator), [(MS, data), (30 * MS, ack)]);
 }

@@ -26,7 +26,7 @@ pub enum Ending {
     Lingering,
 }
 
-/// Seconds of `so-linger` where none are named.
+/// The time of `so-linger` without a number.
 const LINGER_SECONDS: u16 = 5;
 
 impl Ending {
@@ -34,10 +34,22 @@ impl Ending {
     pub const NAMES: [&'static str; 6] =
         ["close", "shutdown-close", "so-linger=SECS", "abort", "exit", "lingering"];
 
-    /// Ends a connection this way; `exit` is not for this function, since only a process can do it.
+    /// What the program calls, in words.
+    pub fn calls(self) -> String {
+        match self {
+            Self::Close => "close()".to_owned(),
+            Self::ShutdownClose => "shutdown(), close()".to_owned(),
+            Self::SoLinger(seconds) => format!("SO_LINGER of {seconds} s, close()"),
+            Self::Abort => "SO_LINGER of 0 s, close()".to_owned(),
+            Self::Exit => "exit()".to_owned(),
+            Self::Lingering => "lingering close".to_owned(),
+        }
+    }
+
+    /// Ends a connection this way. `exit` needs a process of its own, and is a plain close here.
     ///
     /// # Errors
-    /// Where a socket option or the half-close is refused. The socket is closed in every case.
+    /// Where a socket option, the half-close or the close is refused. The socket is closed in every case.
     pub(crate) fn end(self, stream: TcpStream, policy: &Policy) -> io::Result<Option<Outcome>> {
         match self {
             Self::Close | Self::Exit => {}
@@ -48,7 +60,7 @@ impl Ending {
             Self::Abort => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
             Self::Lingering => return Ok(Some(linger::close(stream, policy))),
         }
-        drop(stream);
+        linger_sys::close(stream.into())?;
         Ok(None)
     }
 }

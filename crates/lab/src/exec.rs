@@ -7,11 +7,12 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use linger_host::{Counters, Namespace, contain};
+use linger_netns::{Counters, Namespace};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::bed::{Bed, BedOptions, IpVersion};
 use crate::capture::Capture;
+use crate::kernel::contain;
 use crate::link::Link;
 use crate::stop::Stop;
 use crate::wire::WireReport;
@@ -27,9 +28,9 @@ pub struct ExecPlan {
     pub client: String,
     /// Which addresses the environment names.
     pub ip: IpVersion,
-    /// Feeds the link's chance.
+    /// Seed of the link's random decisions.
     pub seed: u64,
-    /// How long the server may take until something in its namespace listens; none not to wait at all.
+    /// Longest wait until something in the server's namespace listens; none for no wait.
     pub ready: Option<Duration>,
     /// Records what crosses the link.
     pub capture: Option<Arc<Mutex<Capture>>>,
@@ -38,7 +39,7 @@ pub struct ExecPlan {
 /// What became of the two.
 #[derive(Debug)]
 pub struct ExecReport {
-    /// How the client ended; none if the run was stopped before.
+    /// The client's exit status; none if the run was stopped before.
     pub client: Option<ExitStatus>,
     /// The kernel's counters of the server's namespace.
     pub server_counters: Counters,
@@ -76,7 +77,7 @@ pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
     Ok(ExecReport { client: client_status, server_counters, client_counters, wire: bed.stop()? })
 }
 
-/// A running command, on a thread that lives as long as it does.
+/// A running command. Its thread lives as long as it does.
 struct Program {
     pid: Pid,
     status: mpsc::Receiver<io::Result<ExitStatus>>,
@@ -91,12 +92,12 @@ impl Program {
         command.env("LINGER_SERVER", server.to_string()).env("LINGER_CLIENT", client.to_string());
         let (started, is_started) = mpsc::channel();
         let (ended, status) = mpsc::channel();
-        // The process dies with this thread, which therefore waits for it.
+        // The process is killed when this thread ends (PR_SET_PDEATHSIG), so the thread waits for it.
         namespace.spawn("program", move || {
             let spawned: io::Result<Child> = contain(&mut command).spawn();
             match spawned {
                 Ok(mut child) => {
-                    // Before the wait: a process that is reaped has no descriptor any more.
+                    // Before the wait: a reaped process cannot be opened any more.
                     let pid = Pid::from_child(&child);
                     let opened = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
                     let _ = started.send(opened.map(|ended| (pid, ended)));
@@ -112,7 +113,7 @@ impl Program {
 
     fn wait_until_listening(&self, namespace: &Namespace, ready: Duration, stop: &Stop) -> io::Result<()> {
         let deadline = Instant::now() + ready;
-        // The kernel announces no listener to others; looking is all one can do.
+        // The kernel has no event for a new listener, so this polls.
         while !namespace.run(is_listening)?? && !stop.requested() {
             if self.wait(stop, Some(Duration::from_millis(5)))?.is_some() {
                 let told = "the server command ended before anything listened in its namespace";
@@ -137,11 +138,11 @@ impl Program {
         self.status.recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(Some)
     }
 
-    /// Asks the process group to end, and insists after a while.
+    /// Sends SIGTERM to the process group, and SIGKILL after a while.
     fn end(&self) -> io::Result<()> {
         use std::os::fd::AsFd;
         let patient = Stop::new()?;
-        // A group that is gone already is what is wanted.
+        // Fails only where the group has ended already.
         let _ = kill_process_group(self.pid, Signal::TERM);
         if !patient.wait_readable(self.ended.as_fd(), Some(GRACE))? {
             let _ = kill_process_group(self.pid, Signal::KILL);

@@ -1,8 +1,8 @@
-//! Who a packet is, and what chance decides for it.
+//! A packet's identity, and the random decisions that follow from it.
 //!
 //! Decisions are keyed by the packet's identity: direction, connection, sequence and acknowledgement
-//! relative to the connection's start, and how often it was sent. They do not depend on when it comes or what came
-//! before, so that one seed gives the same verdict for the same packet in every run.
+//! relative to the connection's start, and how often it was sent. They do not depend on when it arrives or on what arrived
+//! before, so one seed gives the same decision for the same packet in every run.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::link::Direction;
 
-/// Who a packet is.
+/// What identifies a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// 0 towards the client, 1 towards the server.
@@ -25,23 +25,23 @@ pub struct Identity {
     pub acknowledgement: u32,
     /// The TCP flags.
     pub flags: u8,
-    /// 0 when it is first sent, then how often it was sent before.
+    /// How often it was sent before.
     pub transmission: u32,
 }
 
-/// What chance has in store for one packet, drawn in this order.
+/// Random numbers of one packet, from 0 to 1, drawn in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chance {
-    /// Against the probability of loss.
+    /// Lost if below the path's loss.
     pub loss: f64,
-    /// Against the probability of being reordered.
+    /// Reordered if below the path's reorder.
     pub reorder: f64,
-    /// The part of the jitter it gets.
+    /// Its share of the jitter.
     pub jitter: f64,
 }
 
 impl Identity {
-    /// Draws this packet's chances from a seed.
+    /// Draws this packet's numbers from a seed.
     pub fn chance(&self, seed: u64) -> Chance {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -61,22 +61,22 @@ impl Identity {
     }
 }
 
-/// What is remembered of one connection in order to name its packets.
+/// What identifying packets needs to know of one connection.
 #[derive(Debug, Default)]
 struct Flow {
-    /// The first sequence number of each direction, as far as seen.
+    /// Each direction's first sequence number, once seen.
     start: [Option<u32>; 2],
     sent: HashMap<Identity, u32>,
     /// Highest acknowledgement seen, for the data of each direction.
     acknowledged: [u32; 2],
 }
 
-/// Transmissions of one connection that are remembered before acknowledged ones are forgotten.
+/// Transmissions of one connection above which acknowledged ones are dropped.
 const REMEMBERED: usize = 1 << 14;
-/// Connections that are remembered before the table begins anew.
+/// Connections above which the table is cleared.
 const FLOWS: usize = 1 << 16;
 
-/// Names packets.
+/// Identifies packets.
 #[derive(Debug, Default)]
 pub struct Names {
     flows: HashMap<u32, Flow>,
@@ -84,7 +84,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Says who a TCP segment is. A SYN begins its connection anew.
+    /// Identifies a TCP segment. A SYN starts its connection anew.
     pub fn tcp(&mut self, direction: Direction, segment: &Segment<'_>) -> Identity {
         let (client, server) = match direction {
             Direction::ToClient => (segment.destination.port(), segment.source.port()),
@@ -115,7 +115,7 @@ impl Names {
             direction: here as u8,
             flow: id,
             sequence: segment.seq.wrapping_sub(start),
-            // What carries data or control is known by its sequence: its acknowledgement is incidental.
+            // Data, SYN and FIN are identified by their sequence number; their acknowledgement depends on timing.
             acknowledgement: if carries { 0 } else { acknowledgement },
             flags: segment.flags.0 & !(Flags::PSH.0 | Flags::URG.0 | 0xc0),
             transmission: 0,
@@ -131,7 +131,7 @@ impl Names {
         identity
     }
 
-    /// Says who a packet is that is not TCP: the n-th of its direction.
+    /// Identifies a packet that is not TCP: by its position in its direction.
     pub fn other(&mut self, direction: Direction) -> Identity {
         let count = &mut self.others[direction.index()];
         *count = count.wrapping_add(1);

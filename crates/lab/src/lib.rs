@@ -12,15 +12,23 @@ mod duration;
 mod emulator;
 mod ending;
 mod exec;
+mod expectation;
+mod fate;
 mod identity;
+#[allow(unsafe_code)]
+mod kernel;
+mod last_word;
 mod link;
 mod named;
+mod one;
+mod patience;
 pub mod payload;
 mod peer;
 mod runner;
 mod scenario;
 mod server;
 mod stats;
+mod steps;
 mod stop;
 mod units;
 mod wire;
@@ -28,26 +36,31 @@ mod wire;
 pub use backlog::{BacklogPlan, BacklogReport, burst};
 pub use bed::{Bed, BedOptions, IpVersion, any_seed};
 pub use blame::{Blame, COUNTERS};
-pub use campaign::{Campaign, Hosting, Until, campaign, host};
+pub use campaign::{Campaign, First, Hosting, Until, campaign, host};
 pub use capture::Capture;
 pub use cell::{CellPlan, CellReport, Setting, Trials, run};
-pub use client::{Attempt, ClientPlan, Fate, attempt};
-pub use emulator::{Departure, Emulator, Nanos, Verdict};
+pub use client::{ClientPlan, attempt};
+pub use emulator::{Decision, Departure, Emulator, Nanos};
 pub use ending::Ending;
 pub use exec::{ExecPlan, ExecReport, exec};
+pub use expectation::{Expectation, Share};
+pub use fate::{Attempt, Fate};
 pub use identity::{Chance, Identity, Names};
+pub use linger_verdict::Verdict;
 pub use link::{Direction, Fault, Link, PRESETS, Path};
 pub use named::Named;
+pub use one::{OneReport, one};
 pub use peer::Peer;
 pub use runner::{run_all, side_by_side};
-pub use scenario::{Expectation, Scenario};
+pub use scenario::Scenario;
 pub use server::{Consume, LARGEST_RESPONSE, Served, ServerPlan, listen, work};
 pub use stats::{Tally, wilson};
+pub use steps::{Action, Actor, Step, Steps};
 pub use stop::Stop;
 pub use units::{Bytes, Rate};
 pub use wire::{Lateness, Wire, WireReport};
 
-/// Locks a mutex whose data is valid also after a panic elsewhere, since every change to it is whole.
+/// Locks a mutex, poisoned or not: no change to the data in it stops half-way.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -41,7 +41,7 @@ impl Direction {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Path {
-    /// How long a packet is under way, at the least.
+    /// Shortest time that a packet takes.
     #[serde(with = "crate::duration")]
     pub delay: Duration,
     /// Added to `delay`, evenly distributed between 0 and this; it does not reorder.
@@ -49,7 +49,7 @@ pub struct Path {
     pub jitter: Duration,
     /// Bits a second, counted over whole Ethernet frames; none for no limit.
     pub rate: Option<Rate>,
-    /// Bytes that wait for the rate at most; what comes on top is dropped.
+    /// Longest queue before the rate limit, in bytes; packets beyond it are dropped.
     pub queue: Option<Bytes>,
     /// Probability of losing a packet, 0 to 1.
     #[serde(deserialize_with = "probability")]
@@ -70,7 +70,7 @@ fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
     Err(D::Error::custom(format!("{value} is no probability: it must be between 0 and 1")))
 }
 
-/// A fault that strikes when something happens, not by chance.
+/// A fault that an event triggers, not chance.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fault {
@@ -109,7 +109,7 @@ pub struct Link {
     pub loopback: bool,
     /// The path from server to client, then the one back.
     pub paths: [Path; 2],
-    /// What strikes on events.
+    /// Faults that events trigger.
     pub faults: Vec<Fault>,
 }
 
@@ -209,7 +209,7 @@ impl<'de> Deserialize<'de> for Link {
             #[serde(default)]
             fault: Vec<Fault>,
         }
-        /// Not an untagged enum: that would lose the place of an error in the file.
+        /// Not an untagged enum: its errors would not say where in the file they are.
         struct Either;
         impl<'de> Visitor<'de> for Either {
             type Value = Link;

@@ -1,6 +1,6 @@
 //! Requests and responses: they carry their own length, so that a short one is always noticed.
 
-/// Longest header; payloads below this carry none, and the other side must be told.
+/// Longest header. Shorter payloads have none, and the other side must know their length.
 const HEADER: usize = 40;
 
 const REQUEST: &str = "linger-request ";

@@ -48,7 +48,7 @@ impl Peer {
         }
     }
 
-    /// Whether it sends nothing that the server does not read: then no ending but `abort` loses anything.
+    /// Whether the server reads everything that it sends: then no ending but `abort` loses anything.
     pub const fn is_innocent(self) -> bool {
         matches!(self, Self::ReadsAll)
     }

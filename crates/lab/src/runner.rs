@@ -7,14 +7,13 @@ use std::thread;
 use crate::lock;
 use crate::stop::Stop;
 
-/// As many experiments at a time as the machine bears: most wait for their links most of the time, and a wire
-/// needs a processor for moments only.
+/// How many experiments run at a time: four for each processor, since most of them wait for their links most of the time.
 pub fn side_by_side() -> usize {
     thread::available_parallelism().map_or(2, usize::from) * 4
 }
 
-/// Does every task, `at_once` at a time, and hands each result to `done` as it comes; the results come back in
-/// the tasks' order. After a stop, tasks that have not begun give none.
+/// Runs every task, `at_once` at a time, and calls `done` with each result as it comes. Returns the results in the tasks'
+/// order; those of tasks that had not begun when the stop came are none.
 pub fn run_all<T: Sync, R: Send>(
     tasks: &[T],
     at_once: usize,

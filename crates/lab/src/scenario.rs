@@ -1,6 +1,5 @@
 //! Experiments as data: a TOML file says what is tried and what is expected.
 
-use std::fmt;
 use std::time::Duration;
 
 use linger::Policy;
@@ -9,13 +8,13 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use crate::bed::IpVersion;
 use crate::cell::{CellPlan, Trials};
 use crate::ending::Ending;
+use crate::expectation::Expectation;
 use crate::link::Link;
 use crate::named::Named;
 use crate::peer::Peer;
-use crate::stats::Tally;
 use crate::units::Bytes;
 
-/// A scenario: cells, and what they are expected to lose.
+/// A scenario: cells, and what is expected of them.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// What it shows, in a line.
@@ -24,44 +23,7 @@ pub struct Scenario {
     pub cells: Vec<(CellPlan, Option<Expectation>)>,
 }
 
-/// How much of a cell's trials is expected to be lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Expectation {
-    /// Not one.
-    None,
-    /// At least one, and not all.
-    Some,
-    /// At least nine in ten. A busy machine that stops a server between its `write()` and its `close()` saves a few.
-    Most,
-    /// Every one.
-    All,
-}
-
-impl Expectation {
-    /// Whether a cell's trials are as expected.
-    pub fn is_met(self, tally: &Tally) -> bool {
-        match self {
-            Self::None => tally.lost == 0,
-            Self::Some => tally.lost > 0 && tally.lost < tally.trials,
-            Self::Most => tally.trials > 0 && tally.lost * 10 >= tally.trials * 9,
-            Self::All => tally.trials > 0 && tally.lost == tally.trials,
-        }
-    }
-}
-
-impl fmt::Display for Expectation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none lost",
-            Self::Some => "some lost, not all",
-            Self::Most => "at least nine in ten lost",
-            Self::All => "all lost",
-        })
-    }
-}
-
-/// One or several.
+/// A name or a list of names.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Several {
@@ -211,6 +173,7 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expectation::Share;
 
     const GOOD: &str = r#"
 title = "t"
@@ -230,9 +193,17 @@ lingering = "none"
         let scenario = Scenario::parse("good.toml", GOOD).unwrap();
         let [(close, expected), (lingering, _)] = &scenario.cells[..] else { panic!() };
         assert_eq!((close.ending, lingering.ending), (Ending::Close, Ending::Lingering));
-        assert_eq!((close.response, *expected), (200_000, Some(Expectation::Most)));
+        assert_eq!((close.response, *expected), (200_000, Some(Expectation::NotKept(Share::Most))));
         assert_eq!(close.link.paths[0].delay, Duration::from_millis(5));
         assert_eq!(close.link.paths[1].delay, Duration::from_millis(3), "the other way is wifi's");
+    }
+
+    #[test]
+    fn lost_and_at_risk_can_be_expected_apart() {
+        let text = GOOD.replace("\"most\"", "{ lost = \"none\", at-risk = \"all\" }");
+        let scenario = Scenario::parse("good.toml", &text).unwrap();
+        let expected = Expectation::Each { lost: Some(Share::None), at_risk: Some(Share::All) };
+        assert_eq!(scenario.cells[0].1, Some(expected));
     }
 
     /// A mistake, and what its message must contain.
@@ -256,5 +227,8 @@ lingering = "none"
         refused("\"close\", ", "\"closed\", ", &["line 3", "closed", "shutdown-close"]);
         refused("\"200k\"", "\"200 parsecs\"", &["line 5", "response", "KiB"]);
         refused("\"most\"", "\"many\"", &["line 10", "close", "most"]);
+        refused("\"most\"", "{ lost = \"many\" }", &["line 10", "close", "most"]);
+        refused("\"most\"", "{ gone = \"most\" }", &["line 10", "gone", "at-risk"]);
+        refused("\"most\"", "9", &["line 10", "close", "none, some, most or all"]);
     }
 }

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::ending::Ending;
 use crate::payload;
+use crate::steps::{Action, Actor, Notes, Steps};
 use crate::stop::Stop;
 
 /// Largest response that a server holds in memory.
@@ -46,7 +47,7 @@ impl ServerPlan {
     /// A server that answers `response` bytes after reading `consume`.
     ///
     /// # Panics
-    /// Never; a response beyond [`LARGEST_RESPONSE`] is cut to it, which callers refuse before.
+    /// Never. A response beyond [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
     pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
         Self {
             ending,
@@ -66,7 +67,7 @@ pub struct Served {
     pub peer: SocketAddr,
     /// Bytes of the response that the socket took.
     pub written: u64,
-    /// The error of a read, a write or the ending; normally there is none, and that is the point.
+    /// The error of a read, a write or the ending. Normally there is none, also where the response is lost.
     pub error: Option<io::Error>,
     /// What the lingering close came to, where that was the ending.
     pub outcome: Option<Outcome>,
@@ -78,7 +79,7 @@ pub struct Served {
 /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`; an unknown congestion control is `ENOENT`.
 pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // With this option the kernel may choose the same free port for two listeners, of which the second fails.
+    // With SO_REUSEADDR the kernel may choose one free port for two listeners, and the second listen() fails.
     socket.set_reuse_address(address.port() != 0)?;
     if let Some(congestion) = congestion {
         // Accepted sockets inherit it.
@@ -89,7 +90,7 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    // Several workers wait for one connection; those who come too late must not block.
+    // Several workers are woken by one connection; the others must not block in accept().
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -97,19 +98,39 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
 /// Accepts and serves one connection after the other until the stop is requested.
 ///
 /// # Errors
-/// What accepting says beyond a connection that was gone before it was accepted.
+/// Those of `accept(2)`, but for a connection that was gone before it was accepted.
 pub fn work(
     listener: &TcpListener,
     plan: &ServerPlan,
     stop: &Stop,
     report: impl Fn(Served),
 ) -> io::Result<()> {
+    while let Some((stream, peer)) = accept(listener, stop)? {
+        report(serve(stream, peer, plan, stop, Notes::of(None, Actor::Server)));
+    }
+    Ok(())
+}
+
+/// Accepts and serves one connection, and takes notes; `None` if the stop was requested before one came.
+pub(crate) fn serve_one(
+    listener: &TcpListener,
+    plan: &ServerPlan,
+    stop: &Stop,
+    steps: &Steps,
+) -> io::Result<Option<Served>> {
+    let accepted = accept(listener, stop)?;
+    let notes = Notes::of(Some(steps), Actor::Server);
+    Ok(accepted.map(|(stream, peer)| serve(stream, peer, plan, stop, notes)))
+}
+
+/// The next connection; `None` once the stop is requested.
+fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     while !stop.requested() {
         if !stop.wait_readable(listener.as_fd(), None)? {
             continue;
         }
         match listener.accept() {
-            Ok((stream, peer)) => report(serve(stream, peer, plan, stop)),
+            Ok(accepted) => return Ok(Some(accepted)),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
                 }
@@ -117,16 +138,16 @@ pub fn work(
             },
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Serves one connection.
-fn serve(stream: TcpStream, peer: SocketAddr, plan: &ServerPlan, stop: &Stop) -> Served {
+fn serve(stream: TcpStream, peer: SocketAddr, plan: &ServerPlan, stop: &Stop, notes: Notes<'_>) -> Served {
     let mut served = Served { peer, written: 0, error: None, outcome: None };
     let result = if plan.ending == Ending::Exit {
         serve_by_process(stream, plan, stop, &mut served.written)
     } else {
-        serve_by_thread(stream, plan, stop, &mut served)
+        serve_by_thread(stream, plan, stop, &mut served, notes)
     };
     served.error = result.err();
     served
@@ -145,22 +166,37 @@ fn serve_by_thread(
     plan: &ServerPlan,
     stop: &Stop,
     served: &mut Served,
+    notes: Notes<'_>,
 ) -> io::Result<()> {
     prepare(&stream, plan, stop)?;
-    consume(&mut stream, plan.consume)?;
+    let read = consume(&mut stream, plan.consume)?;
+    notes.now(|| Action::Read(read));
     let mut rest: &[u8] = &plan.response;
     while !rest.is_empty() {
+        let called = notes.clock();
         match stream.write(rest) {
             Ok(bytes) => {
+                notes.at(called, || Action::Wrote(bytes as u64));
                 served.written += bytes as u64;
                 rest = &rest[bytes..];
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The connection is closed on the way out, as a server that meets an error does.
-            Err(error) => return Err(error),
+            // Dropping the stream closes the connection, as a server does after an error.
+            Err(error) => {
+                notes.at(called, || Action::WriteFailed(error.to_string()));
+                return Err(error);
+            }
         }
     }
-    served.outcome = plan.ending.end(stream, &plan.policy)?;
+    let (called, unread) = (notes.clock(), linger_sys::unread(stream.as_fd()).unwrap_or(0));
+    let ended = plan.ending.end(stream, &plan.policy);
+    notes.at(called, || Action::Ended {
+        ending: plan.ending,
+        unread,
+        error: ended.as_ref().err().map(ToString::to_string),
+        outcome: ended.as_ref().ok().copied().flatten(),
+    });
+    served.outcome = ended?;
     Ok(())
 }
 
@@ -178,21 +214,23 @@ fn serve_by_process(
             0
         }
     };
-    *written = linger_host::serve_and_exit(stream.into(), consume, &plan.response)?.wait()?;
+    *written = crate::kernel::serve_and_exit(stream.into(), consume, &plan.response)?.wait()?;
     Ok(())
 }
 
-/// Reads as much of the request as planned, and not a byte more.
-fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<()> {
+/// Reads as much of the request as planned, and not a byte more; returns how much that was.
+fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<u64> {
     let mut buffer = [0; 16 << 10];
-    let mut left = match consume {
-        Consume::Bytes(bytes) => bytes,
+    let (first, mut left) = match consume {
+        Consume::Bytes(bytes) => (0, bytes),
         Consume::All => {
-            // What has come at first says how long the request is; a foreign one is taken as read with it.
+            // The first read tells the request's length. A foreign request is taken as complete with it.
             let first = stream.read(&mut buffer)?;
-            payload::request_length(&buffer[..first]).unwrap_or(0).saturating_sub(first as u64)
+            let length = payload::request_length(&buffer[..first]).unwrap_or(0);
+            (first as u64, length.saturating_sub(first as u64))
         }
     };
+    let all = first + left;
     while left > 0 {
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         match stream.read(&mut buffer[..most]) {
@@ -202,5 +240,5 @@ fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(all)
 }

@@ -1,12 +1,14 @@
-//! How sure a proportion is, and counting fates.
+//! Counts of fates and verdicts, and how sure a proportion is.
 
 use std::collections::BTreeMap;
 
-use crate::client::{Attempt, Fate};
+use linger_verdict::Verdict;
+
+use crate::fate::{Attempt, Fate};
 
 /// The Wilson score interval (Wilson 1927) for `hits` of `trials`, at 95%: the lower and the upper bound.
 ///
-/// Unlike the normal approximation it is right at 0 and at 100%, which is where this project measures.
+/// Unlike the normal approximation it is right near 0% and 100%, where most results of the lab are.
 pub fn wilson(hits: u64, trials: u64) -> (f64, f64) {
     /// The 97.5% quantile of the normal distribution.
     const Z: f64 = 1.959_963_984_540_054;
@@ -18,7 +20,7 @@ pub fn wilson(hits: u64, trials: u64) -> (f64, f64) {
     let centre = p + Z * Z / (2.0 * n);
     let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    // At the ends rounding would leave a trace of the impossible.
+    // Rounding would leave a tiny bound above 0, or below 1, at the ends.
     let low = if hits == 0 { 0.0 } else { (centre - spread) / scale };
     let high = if hits == trials { 1.0 } else { (centre + spread) / scale };
     (low.max(0.0), high.min(1.0))
@@ -32,6 +34,8 @@ pub struct Tally {
     pub trials: u64,
     /// Those that got fewer bytes than were written.
     pub lost: u64,
+    /// Those that got every byte, and then a reset or a write error.
+    pub at_risk: u64,
     /// Lost ones that saw a clean end.
     pub silent: u64,
 }
@@ -39,11 +43,27 @@ pub struct Tally {
 impl Tally {
     /// Counts one connection.
     pub fn count(&mut self, attempt: &Attempt) {
-        let lost = attempt.lost();
+        let verdict = attempt.verdict();
+        let lost = verdict == Verdict::Lost;
         self.trials += 1;
         self.lost += u64::from(lost);
+        self.at_risk += u64::from(verdict == Verdict::AtRisk);
         self.silent += u64::from(lost && attempt.fate == Fate::ShortCleanEnd);
         *self.fates.entry(attempt.fate).or_default() += 1;
+    }
+
+    /// Those that were lost or at risk.
+    pub fn not_kept(&self) -> u64 {
+        self.lost + self.at_risk
+    }
+
+    /// How many had this verdict.
+    pub fn with(&self, verdict: Verdict) -> u64 {
+        match verdict {
+            Verdict::Kept => self.trials - self.not_kept(),
+            Verdict::AtRisk => self.at_risk,
+            Verdict::Lost => self.lost,
+        }
     }
 
     /// How many had this fate.
@@ -56,8 +76,8 @@ impl Tally {
         wilson(self.lost, self.trials)
     }
 
-    /// Whether more trials would not change the verdict: the interval is within a tenth (none or all of 35 are
-    /// lost), or it is within a third and clearly neither none nor all.
+    /// Whether more trials would not change the result: the interval is at most a tenth wide (none or all of 35 are
+    /// lost), or at most a third and clearly neither none nor all.
     pub fn is_settled(&self) -> bool {
         let (low, high) = self.interval();
         high - low <= 0.1 || (high - low <= 0.33 && low > 0.01 && high < 0.99)
@@ -80,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_settles() {
+    fn a_result_settles() {
         let tally = |lost, trials| Tally { lost, trials, ..Tally::default() };
         assert!(!tally(0, 30).is_settled() && tally(0, 35).is_settled());
         assert!(!tally(30, 30).is_settled() && tally(35, 35).is_settled());

@@ -1,4 +1,4 @@
-//! A request to stop that wakes those who wait.
+//! A request to stop that wakes waiting threads.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
-/// A request to stop: asked for once, seen by everyone, also by those who sleep in `poll`.
+/// A request to stop. Made once, and seen by all threads, those in `poll` too.
 #[derive(Debug)]
 pub struct Stop {
     requested: AtomicBool,
-    /// Readable for ever once the stop is requested.
+    /// An eventfd; readable from the request on, since nobody reads it.
     wake: OwnedFd,
 }
 
 impl Stop {
-    /// Makes one that is not yet requested.
+    /// Makes a stop that is not requested yet.
     ///
     /// # Errors
     /// `EMFILE` where no descriptor is left.
@@ -25,19 +25,19 @@ impl Stop {
         Ok(Self { requested: AtomicBool::new(false), wake })
     }
 
-    /// Asks everyone to stop.
+    /// Requests the stop.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
         // Cannot fail short of 2^64 requests; the flag is set in any case.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// Whether someone has asked.
+    /// Whether the stop is requested.
     pub fn requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
 
-    /// What becomes readable with the request, for those who wait for more than one descriptor.
+    /// An fd that becomes readable with the request, for use in `poll` with others.
     pub(crate) fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }

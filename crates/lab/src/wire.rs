@@ -1,4 +1,4 @@
-//! The wire: a thread that carries frames between two ports the way an emulated link would.
+//! The wire: a thread that carries frames between two ports through an emulated link.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -6,15 +6,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use linger_host::{Frame, Namespace, Pool, Port};
+use linger_netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::capture::Capture;
 use crate::clock::now;
-use crate::emulator::{Emulator, Nanos, Verdict};
+use crate::emulator::{Decision, Emulator, Nanos};
 use crate::identity::Identity;
+use crate::kernel::{Frame, Pool, Port};
 use crate::link::{Direction, Link};
 use crate::lock;
+use crate::steps::{Actor, ResetWatch, Steps};
 
 /// What a wire has carried.
 #[derive(Clone, Debug, Default)]
@@ -25,13 +27,13 @@ pub struct WireReport {
     pub lost: u64,
     /// Frames dropped because the queue before the rate limit was full.
     pub queue_full: u64,
-    /// Frames lost by this machine, not by the link: the wire was too slow, or a port refused them. With any,
-    /// the experiment is not what it claims to be.
+    /// Frames lost by this machine, not by the link: the wire was too slow, or a port refused them. If there are any, the
+    /// result does not count.
     pub accidents: u64,
-    /// How late frames left, compared with what the link wanted.
+    /// How late frames left, compared with when they were due.
     pub lateness: Lateness,
     /// Every decision, where a log was asked for.
-    pub log: Vec<(Identity, Verdict)>,
+    pub log: Vec<(Identity, Decision)>,
 }
 
 /// A histogram of lateness in microseconds.
@@ -82,6 +84,7 @@ impl Wire {
         seed: u64,
         capture: Option<Arc<Mutex<Capture>>>,
         keep_log: bool,
+        steps: Option<Arc<Steps>>,
     ) -> io::Result<Self> {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let stopped = stop.try_clone()?;
@@ -92,10 +95,11 @@ impl Wire {
             emulator.keep_log();
         }
         let thread = namespace.spawn("wire", move || {
-            // The default slack of 50 us would be added to every delay.
+            // The default timer slack of 50 us would be added to every delay.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
             let pool = Pool::default();
-            let mut pump = Pump { ports, pool, emulator, capture, report: WireReport::default() };
+            let watch = steps.map(|steps| (steps, ResetWatch::default()));
+            let mut pump = Pump { ports, pool, emulator, capture, watch, report: WireReport::default() };
             pump.run(&stopped)?;
             pump.report.log = pump.emulator.take_log();
             Ok(pump.report)
@@ -103,10 +107,10 @@ impl Wire {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Stops the wire and says what it carried. What is still under way is gone.
+    /// Stops the wire and returns what it carried. Packets on the link are dropped.
     ///
     /// # Errors
-    /// What stopped it before, if it did not run to the end.
+    /// The error that had stopped it before.
     pub fn stop(mut self) -> io::Result<WireReport> {
         self.halt().unwrap_or_else(|| Ok(WireReport::default()))
     }
@@ -135,6 +139,7 @@ struct Pump {
     pool: Pool,
     emulator: Emulator<Frame>,
     capture: Option<Arc<Mutex<Capture>>>,
+    watch: Option<(Arc<Steps>, ResetWatch)>,
     report: WireReport,
 }
 
@@ -184,25 +189,35 @@ impl Pump {
     }
 
     fn take_in(&mut self, direction: Direction, now: Nanos, frame: Frame, dropped: &mut Vec<Frame>) {
-        // Only a capture needs the frame after the emulator has it.
+        self.note(direction, false, frame.bytes());
+        // The emulator takes the frame; only a capture needs it afterwards.
         let copy = self.capture.as_ref().map(|_| frame.bytes().to_vec());
-        let (verdict, back) = self.emulator.arrive(direction, now, frame);
+        let (decision, back) = self.emulator.arrive(direction, now, frame);
         if let Some(copy) = copy {
-            self.record(direction, false, &copy, verdict);
+            self.record(direction, false, &copy, decision);
         }
-        match verdict {
-            Verdict::Lost | Verdict::Dropped => self.report.lost += 1,
-            Verdict::QueueFull => self.report.queue_full += 1,
+        match decision {
+            Decision::Lost | Decision::Dropped => self.report.lost += 1,
+            Decision::QueueFull => self.report.queue_full += 1,
             _ => {}
         }
         dropped.extend(back);
     }
 
     /// Writes a frame to the capture, as seen when it enters the link or when it leaves.
-    fn record(&mut self, direction: Direction, leaving: bool, frame: &[u8], verdict: Verdict) {
+    fn record(&mut self, direction: Direction, leaving: bool, frame: &[u8], decision: Decision) {
         if let Some(capture) = &self.capture {
-            let written = lock(capture).packet(direction, leaving, frame, verdict.comment());
+            let written = lock(capture).packet(direction, leaving, frame, decision.comment());
             self.report.accidents += u64::from(written.is_err());
+        }
+    }
+
+    /// Notes the server's reset, when it enters the link and when it leaves.
+    fn note(&mut self, direction: Direction, leaving: bool, frame: &[u8]) {
+        if let Some((steps, watch)) = &mut self.watch
+            && let Some(action) = watch.look(direction, leaving, frame)
+        {
+            steps.note(now(), Actor::Link, action);
         }
     }
 
@@ -211,7 +226,8 @@ impl Pump {
         while let Some(departure) = self.emulator.depart(now) {
             self.report.lateness.note(now - departure.due);
             self.report.carried += 1;
-            self.record(departure.direction, true, departure.packet.bytes(), departure.verdict);
+            self.note(departure.direction, true, departure.packet.bytes());
+            self.record(departure.direction, true, departure.packet.bytes(), departure.decision);
             leaving[departure.direction.index()].push(departure.packet);
         }
         for direction in Direction::BOTH {

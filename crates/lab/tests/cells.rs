@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use linger_host::testing::sandboxed;
 use linger_lab::{
-    BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Fault, Link, Named, Peer, Rate, Setting, Stop,
-    Trials, burst, run,
+    Action, Actor, BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Fault, Link, Named, OneReport,
+    Peer, Rate, Setting, Stop, Trials, Verdict, burst, one, run,
 };
+use linger_testing::sandboxed;
 
 fn cell(ending: &str, peer: &str, link: &str) -> CellPlan {
     let ending = ending.parse().unwrap();
@@ -61,6 +61,48 @@ fn a_reset_overtakes_a_single_segment() {
     });
 }
 
+/// The response fits into the packets that are out before the reset, so every byte arrives.
+#[test]
+fn a_small_response_that_is_reset_is_at_risk() {
+    sandboxed(|| {
+        for (ending, peer, at_risk) in [
+            ("close", "unread", 6),
+            ("shutdown-close", "unread", 6),
+            ("shutdown-close", "late", 6),
+            ("close", "upload", 6),
+            // One field away.
+            ("close", "reads-all", 0),
+            ("shutdown-close", "reads-all", 0),
+            ("lingering", "unread", 0),
+            ("lingering", "late", 0),
+            ("lingering", "upload", 0),
+        ] {
+            let mut plan = cell(ending, peer, "lan");
+            plan.response = 1_000;
+            let report = tried(plan, 6);
+            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{report:?}");
+            let blame = if at_risk > 0 { Blame::Close } else { Blame::Nobody };
+            assert_eq!(Blame::find(&report.tally, &report.counters), blame, "{report:?}");
+        }
+    });
+}
+
+/// An upload is silent between its flights, for a round trip at a time. A `grace` that is shorter ends the close while the rest
+/// of the upload is on its way, which is answered with a reset.
+#[test]
+fn a_grace_shorter_than_an_uploads_silence_puts_the_answer_at_risk() {
+    sandboxed(|| {
+        for (grace, at_risk) in [(Duration::from_millis(10), 4), (Duration::from_secs(5), 0)] {
+            let mut plan = cell("lingering", "upload", "lan");
+            plan.link.paths.iter_mut().for_each(|path| path.delay = Duration::from_millis(100));
+            plan.response = 1_000;
+            plan.policy.grace = grace;
+            let report = tried(plan, 4);
+            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{report:?}");
+        }
+    });
+}
+
 #[test]
 fn the_innocent_are_not_blamed() {
     sandboxed(|| {
@@ -101,6 +143,45 @@ fn an_accept_queue_that_overflows_is_recognised() {
             assert!(report.tally.of(fate) > 0, "{report:?}");
             assert!(report.counters.of("ListenOverflows") > 0, "{report:?}");
             assert_eq!(Blame::find(&report.tally, &report.counters), Blame::AcceptQueue, "{report:?}");
+        }
+    });
+}
+
+/// The story of one connection: the same calls, and one more byte read makes the difference.
+#[test]
+fn one_connection_is_told_step_by_step() {
+    let told = |ending: &str, request: u64, extra: u64| {
+        let plan = CellPlan { link: slow_wifi(), request, extra, ..cell(ending, "unread", "wifi") };
+        one(&plan, &Setting::default(), &Stop::new().unwrap()).unwrap()
+    };
+    let at = |report: &OneReport, actor: Actor, wanted: &dyn Fn(&Action) -> bool| {
+        report.steps.iter().position(|step| step.actor == actor && wanted(&step.action))
+    };
+    sandboxed(|| {
+        let lost = told("close", 100, 8);
+        assert_eq!(lost.attempt.verdict(), Verdict::Lost, "{lost:?}");
+        assert!(lost.server_error.is_none(), "{lost:?}");
+        let closed = |unread| move |action: &Action| matches!(action, Action::Ended { unread: found, error: None, .. } if *found == unread);
+        let wrote = at(&lost, Actor::Server, &|action| *action == Action::Wrote(200_000)).unwrap();
+        let ended = at(&lost, Actor::Server, &closed(8)).unwrap();
+        let sent = at(&lost, Actor::Link, &|action| matches!(action, Action::ResetSent(_))).unwrap();
+        let arrived = at(
+            &lost,
+            Actor::Link,
+            &|action| matches!(action, Action::ResetArrived(bytes) if *bytes >= lost.attempt.received),
+        );
+        let failed = at(&lost, Actor::Client, &|action| matches!(action, Action::ReadFailed(_)));
+        assert!(wrote < ended && ended < sent && Some(sent) < arrived && arrived < failed, "{lost:#?}");
+        // One field away: the 8 bytes belong to what the server reads.
+        let kept = told("close", 108, 0);
+        assert_eq!(kept.attempt.verdict(), Verdict::Kept, "{kept:?}");
+        assert!(at(&kept, Actor::Server, &closed(0)).is_some(), "{kept:#?}");
+        let kept = [kept, told("lingering", 100, 8)];
+        for report in &kept {
+            let reset = at(report, Actor::Link, &|_| true);
+            let last = report.steps.last().map(|step| &step.action);
+            assert_eq!((reset, last), (None, Some(&Action::Closed { reset: false })), "{report:#?}");
+            assert_eq!(report.attempt.received, 200_000);
         }
     });
 }

@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use linger_host::testing::sandboxed;
 use linger_lab::{
-    Bytes, CellPlan, Ending, Fate, IpVersion, Link, Path, Peer, Rate, Setting, Stop, Trials, any_seed, run,
-    run_all, side_by_side,
+    Bytes, CellPlan, CellReport, Ending, Fate, IpVersion, Link, Path, Peer, Rate, Setting, Stop, Trials,
+    any_seed, run, run_all, side_by_side,
 };
+use linger_testing::sandboxed;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -46,7 +46,22 @@ fn random_plan(seed: u64) -> CellPlan {
     plan.concurrency = 1 + upto(7);
     plan.timeout = Duration::from_secs(100);
     plan.seed = seed;
+    // Last, so that the seeds of earlier runs make the same links.
+    if upto(1) == 0 {
+        plan.policy.grace = plan.policy.idle;
+    }
     plan
+}
+
+/// With the default `grace` of half a second an upload that waits for a retransmission is taken for silence: what it sends
+/// afterwards is answered with a reset. The response has been read by then, so it is at risk and not lost. A `grace` as
+/// long as `idle` outlasts that.
+fn is_as_it_must_be(report: &CellReport) -> bool {
+    let tally = &report.tally;
+    if report.plan.policy.grace < report.plan.policy.idle && report.plan.peer == Peer::Upload {
+        return tally.of(Fate::Complete) + tally.of(Fate::ResetAfterAll) == tally.trials && tally.lost == 0;
+    }
+    tally.of(Fate::Complete) == tally.trials
 }
 
 #[test]
@@ -66,7 +81,7 @@ fn lingering_loses_nothing_whatever_the_link() {
             &stop,
             |plan| run(plan, &Setting::default(), &stop),
             |_, report| match report {
-                Ok(report) if report.tally.of(Fate::Complete) == report.tally.trials => {}
+                Ok(report) if is_as_it_must_be(report) => {}
                 Ok(report) => bad.lock().unwrap().push(format!("{report:?}")),
                 Err(error) => bad.lock().unwrap().push(error.to_string()),
             },
@@ -74,6 +89,7 @@ fn lingering_loses_nothing_whatever_the_link() {
         assert_eq!(reports.iter().flatten().count(), plans.len());
         let bad = bad.into_inner().unwrap();
         assert!(bad.is_empty(), "seed {seed}: {} cells: {}", bad.len(), bad.join("\n"));
-        eprintln!("{} trials, 0 lost, 0 hung", plans.len() as u64 * IN_A_CELL);
+        let at_risk: u64 = reports.iter().flatten().flatten().map(|report| report.tally.at_risk).sum();
+        eprintln!("{} trials, 0 lost, {at_risk} at risk, 0 hung", plans.len() as u64 * IN_A_CELL);
     });
 }

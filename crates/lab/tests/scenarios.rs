@@ -1,7 +1,7 @@
 //! The shipped scenarios: each is run, and its expectations are met. A new file needs one line here.
 
-use linger_host::testing::sandboxed;
 use linger_lab::{Expectation, Scenario, Setting, Stop, run, run_all, side_by_side};
+use linger_testing::sandboxed;
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios");
 
@@ -47,8 +47,10 @@ macro_rules! scenarios {
 
 scenarios! {
     early_answer_to_an_upload = "early-answer-to-an-upload";
+    early_small_answer = "early-small-answer";
     fastcgi_empty_stdin = "fastcgi-empty-stdin";
     innocent = "innocent";
+    late_close_notify = "late-close-notify";
     late_acknowledgements = "late-acknowledgements";
     late_line_end = "late-line-end";
     long_fat_link = "long-fat-link";

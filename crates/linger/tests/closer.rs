@@ -11,8 +11,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use linger::{Bound, Budget, Closer, Ended, Policy};
-use linger_host::Counters;
-use linger_host::testing::{close_under_its_owner, sandboxed};
+use linger_testing::Counters;
+use linger_testing::{close_under_its_owner, sandboxed};
 use support::{Got, LONG, RESPONSE, connect_small, no_resets, until};
 
 fn listen() -> (TcpListener, SocketAddr) {

@@ -7,11 +7,13 @@ use crate::config::Config;
 use crate::counters::Source;
 use crate::dialect::{Ask, Dialect};
 use crate::error::Error;
-use crate::finding::{Check, Finding, Report, Verdict};
+use crate::finding::{Answer, Check, Finding, Report};
 use crate::hostile;
+use crate::judge::judge;
 use crate::prober::Prober;
+use crate::seen::{Ended, Seen};
 use crate::target::{Scheme, Target, is_here, is_near};
-use crate::trial::{Ended, Seen, Trial, Until};
+use crate::trial::{Trial, Until};
 use crate::witness::Witness;
 
 /// Below this a response fits where the server's bytes wait even with a small window, and decides nothing.
@@ -162,53 +164,18 @@ fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> Finding {
         }
     }
     let trials = findings.len() as u32;
-    // Of equal verdicts the one with the greater loss is told.
-    let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.verdict, missing(finding))).cloned()
+    // Of equal answers the one with the greater loss is told.
+    let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
     else {
         return Finding::undecided(check, "nothing was asked");
     };
-    let same = findings.iter().filter(|finding| finding.verdict == worst.verdict).count() as u32;
-    (worst.trials, worst.with_this_verdict) = (trials, same);
+    let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
+    (worst.trials, worst.with_this_answer) = (trials, same);
     worst
 }
 
 fn missing(finding: &Finding) -> u64 {
     finding.expected.unwrap_or(0).saturating_sub(finding.got)
-}
-
-/// What a response that should have arrived whole tells about the server.
-fn judge(prober: &Prober, check: Check, mut seen: Seen, like_plain: bool) -> Finding {
-    if seen.unframed && like_plain {
-        seen.expected = prober.expected;
-        seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
-    }
-    let (got, ended) = (seen.got, seen.ended);
-    let of = seen.expected.map_or("an unknown number of".to_owned(), |expected| expected.to_string());
-    let gateway_failed = |status| matches!(status, Some(502 | 504));
-    let (verdict, sentence) = if gateway_failed(seen.status) && !gateway_failed(prober.status) {
-        let status = seen.status.unwrap_or(0);
-        (Verdict::Loses, format!("a gateway answered {status}: it did not get the application's response"))
-    } else if seen.complete && ended.is_reset() {
-        let text = "arrived, but the server then reset the connection: what is still on its way at that moment is lost";
-        (Verdict::Loses, format!("all {got} bytes {text}"))
-    } else if seen.complete {
-        let end = if ended == Ended::Open { "left the connection open" } else { "closed in order" };
-        (Verdict::Keeps, format!("all {got} bytes arrived, and the server {end}"))
-    } else if ended.is_reset() {
-        (Verdict::Loses, format!("{got} of {of} bytes arrived before the server reset the connection"))
-    } else if ended == Ended::Closed && (seen.expected.is_some() || !seen.unframed || got == 0) {
-        (Verdict::LosesSilently, format!("{got} of {of} bytes arrived, and then an orderly end of stream"))
-    } else if ended == Ended::Closed {
-        let text =
-            "the response has no framing: whether these are all its bytes cannot be seen (--expect tells it)";
-        (Verdict::CannotTell, format!("{got} bytes arrived and then an orderly end; {text}"))
-    } else {
-        (
-            Verdict::Stalls,
-            format!("{got} of {of} bytes arrived, and then nothing for {:.1} s", seen.elapsed.as_secs_f64()),
-        )
-    };
-    Finding::of(check, verdict, &seen, sentence)
 }
 
 /// Sends a request, does `between`, reads late, and judges.
@@ -370,7 +337,7 @@ fn upload_in_progress(prober: &Prober) -> Finding {
                 seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
             }
             let mut found = judge(prober, check, seen, false);
-            if found.verdict == Verdict::Keeps && !early {
+            if found.answer == Answer::Keeps && !early {
                 found.sentence.push_str("; it reads the whole upload before it answers");
             }
             Ok(found)
@@ -395,9 +362,8 @@ fn stall(prober: &Prober) -> Finding {
                 trial.read(Until::Complete, prober.config.patience);
                 let seen = trial.finish();
                 let sentence = "the server answers only when it has the whole request: nobody waits for what will not come";
-                let verdict =
-                    if seen.complete || seen.got > 0 { Verdict::Keeps } else { Verdict::CannotTell };
-                return Ok(Finding::of(check, verdict, &seen, sentence.into()));
+                let answer = if seen.complete || seen.got > 0 { Answer::Keeps } else { Answer::CannotTell };
+                return Ok(Finding::of(check, answer, &seen, sentence.into()));
             }
             // A FastCGI gateway may need the connection's end to see the response's (nginx does).
             let closed = prober.dialect.is_fcgi();
@@ -417,7 +383,7 @@ fn stall(prober: &Prober) -> Finding {
                          request, which the client held back, and then closed",
                         waited.as_secs_f64()
                     );
-                    return Ok(Finding::of(check, Verdict::Stalls, &seen, sentence));
+                    return Ok(Finding::of(check, Answer::Stalls, &seen, sentence));
                 }
                 if seen.ended.is_reset() || (seen.ended == Ended::Closed && !seen.complete && !seen.unframed)
                 {
@@ -427,7 +393,7 @@ fn stall(prober: &Prober) -> Finding {
                     "the response was complete {:.3} s after it began, with half of the request still to come",
                     waited.as_secs_f64()
                 );
-                return Ok(Finding::of(check, Verdict::Keeps, &seen, sentence));
+                return Ok(Finding::of(check, Answer::Keeps, &seen, sentence));
             }
             // The client gives in.
             trial.half_close();
@@ -440,7 +406,7 @@ fn stall(prober: &Prober) -> Finding {
                  back: the end {end}, after {:.1} s",
                 began.elapsed().as_secs_f64()
             );
-            Ok(Finding::of(check, Verdict::Stalls, &seen, sentence))
+            Ok(Finding::of(check, Answer::Stalls, &seen, sentence))
         }],
     )
 }

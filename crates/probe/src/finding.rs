@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::trial::{Ended, Seen};
+use linger_verdict::Verdict;
+
+use crate::seen::{Ended, Seen};
 use crate::witness::Witnessed;
 
 /// A question.
@@ -96,11 +98,11 @@ impl FromStr for Check {
     }
 }
 
-/// What a question came to; later ones are worse.
+/// The answer to a question, in a word; later ones are worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum Answer {
     /// It could not be asked, or the answer decides nothing.
     CannotTell,
     /// The answer arrived whole, and the connection ended well; or what is asked for is bounded.
@@ -109,18 +111,21 @@ pub enum Verdict {
     Unbounded,
     /// The response's end came only after the client had given in, or never.
     Stalls,
+    /// The response arrived whole, and then the server reset the connection: another client, or a slower link, would have
+    /// lost a part of it.
+    AtRisk,
     /// The response was cut, and its end looked like a proper one.
     LosesSilently,
-    /// The response was cut by a reset; or the server reset the connection after it had answered, and what had
-    /// not arrived by then would have been lost.
+    /// The response was cut by a reset.
     Loses,
 }
 
-impl Verdict {
+impl Answer {
     /// Its name in words.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keeps => "keeps",
+            Self::AtRisk => "at risk",
             Self::Loses => "loses",
             Self::LosesSilently => "loses silently",
             Self::Stalls => "stalls",
@@ -135,7 +140,7 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -147,8 +152,10 @@ impl fmt::Display for Verdict {
 pub struct Finding {
     /// The question.
     pub check: Check,
-    /// What it came to.
-    pub verdict: Verdict,
+    /// The answer in a word.
+    pub answer: Answer,
+    /// The verdict on the response of the trial that decided; none where no response was judged.
+    pub verdict: Option<Verdict>,
     /// Bytes of the response's body that arrived, in the trial that decided.
     pub got: u64,
     /// Bytes that should have.
@@ -157,15 +164,15 @@ pub struct Finding {
     pub ended: Option<Ended>,
     /// From connecting to that end, in seconds.
     pub seconds: f64,
-    /// How often it was asked, and how often with this verdict.
+    /// How often it was asked, and how often with this answer.
     pub trials: u32,
     /// See `trials`.
-    pub with_this_verdict: u32,
+    pub with_this_answer: u32,
     /// What the kernel counted during the trial that decided, where that can be known.
     pub counters: BTreeMap<String, u64>,
     /// The server's resets during the whole check, with causes, where they can be seen.
     pub resets: Vec<Witnessed>,
-    /// The verdict in words.
+    /// The answer in a sentence.
     pub sentence: String,
 }
 
@@ -174,30 +181,32 @@ impl Finding {
     pub(crate) fn undecided(check: Check, sentence: &str) -> Self {
         Self {
             check,
-            verdict: Verdict::CannotTell,
+            answer: Answer::CannotTell,
+            verdict: None,
             got: 0,
             expected: None,
             ended: None,
             seconds: 0.0,
             trials: 0,
-            with_this_verdict: 0,
+            with_this_answer: 0,
             counters: BTreeMap::default(),
             resets: Vec::new(),
             sentence: sentence.to_owned(),
         }
     }
 
-    /// The verdict of one trial, from what was seen.
-    pub(crate) fn of(check: Check, verdict: Verdict, seen: &Seen, sentence: String) -> Self {
+    /// The answer of one trial, from what was seen.
+    pub(crate) fn of(check: Check, answer: Answer, seen: &Seen, sentence: String) -> Self {
         Self {
             check,
-            verdict,
+            answer,
+            verdict: None,
             got: seen.got,
             expected: seen.expected,
             ended: Some(seen.ended),
             seconds: seen.elapsed.as_secs_f64(),
             trials: 1,
-            with_this_verdict: 1,
+            with_this_answer: 1,
             counters: seen.counters.clone(),
             resets: Vec::new(),
             sentence,
@@ -224,9 +233,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// The worst verdict; [`Verdict::CannotTell`] only where nothing could be told.
-    pub fn overall(&self) -> Verdict {
-        self.findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::CannotTell)
+    /// The worst answer; [`Answer::CannotTell`] only where nothing could be told.
+    pub fn overall(&self) -> Answer {
+        self.findings.iter().map(|finding| finding.answer).max().unwrap_or(Answer::CannotTell)
     }
 
     /// The finding of one check.

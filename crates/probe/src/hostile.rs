@@ -4,9 +4,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::dialect::Ask;
-use crate::finding::{Check, Finding, Verdict};
+use crate::finding::{Answer, Check, Finding};
 use crate::prober::Prober;
-use crate::trial::{Ended, Seen, Trial, Until};
+use crate::seen::{Ended, Seen};
+use crate::trial::{Trial, Until};
 
 /// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
 /// connection of its own, for it ends the silence.
@@ -54,8 +55,8 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
                 last.as_secs_f64(),
                 look.as_secs_f64()
             );
-            let verdict = if served { Verdict::Keeps } else { Verdict::Stalls };
-            return Finding::of(check, verdict, &this, sentence);
+            let answer = if served { Answer::Keeps } else { Answer::Stalls };
+            return Finding::of(check, answer, &this, sentence);
         }
         last = look;
         seen = Some(this);
@@ -65,7 +66,7 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
         last.as_secs_f64()
     );
     match seen {
-        Some(seen) => Finding::of(check, Verdict::Unbounded, &seen, sentence),
+        Some(seen) => Finding::of(check, Answer::Unbounded, &seen, sentence),
         None => Finding::undecided(check, "no connection could be held"),
     }
 }
@@ -80,11 +81,11 @@ fn never_half_closes(prober: &Prober) -> Finding {
     let seen = trial.finish();
     if ended {
         let sentence = format!("the server closes only {:.1} s after its answer", seen.elapsed.as_secs_f64());
-        Finding::of(check, Verdict::Keeps, &seen, sentence)
+        Finding::of(check, Answer::Keeps, &seen, sentence)
     } else {
         let sentence =
             format!("the server did not close within {:.1} s, though asked to", seen.elapsed.as_secs_f64());
-        Finding::of(check, Verdict::Unbounded, &seen, sentence)
+        Finding::of(check, Answer::Unbounded, &seen, sentence)
     }
 }
 
@@ -118,7 +119,7 @@ pub(crate) fn drip(prober: &Prober) -> Finding {
                 "by a limit of its own"
             };
             let sentence = format!("the server ended a dripping connection after {after:.1} s, {text}");
-            return Finding::of(check, Verdict::Keeps, &seen, sentence);
+            return Finding::of(check, Answer::Keeps, &seen, sentence);
         }
         sent += 1;
         thread::sleep(pause);
@@ -128,7 +129,7 @@ pub(crate) fn drip(prober: &Prober) -> Finding {
         "a byte every second held the connection for {:.0} s, and no limit was met",
         hold.as_secs_f64()
     );
-    Finding::of(check, Verdict::Unbounded, &seen, sentence)
+    Finding::of(check, Answer::Unbounded, &seen, sentence)
 }
 
 pub(crate) fn endless_upload(prober: &Prober) -> Finding {
@@ -160,18 +161,18 @@ pub(crate) fn endless_upload(prober: &Prober) -> Finding {
         let sentence =
             format!("the server ended the upload after {megabytes:.1} MiB and {seconds:.1} s; {text}");
         // The end of an upload that never ends is a reset; that the answer is lost with it is told, not judged.
-        return Finding::of(check, Verdict::Keeps, &seen, sentence);
+        return Finding::of(check, Answer::Keeps, &seen, sentence);
     }
     if !answered && seen.got == 0 {
         let sentence = format!(
             "the server took {megabytes:.0} MiB in {seconds:.1} s before answering: it was not draining, but reading"
         );
-        return Finding::of(check, Verdict::CannotTell, &seen, sentence);
+        return Finding::of(check, Answer::CannotTell, &seen, sentence);
     }
     let sentence = format!(
         "the server went on reading after its answer: {megabytes:.0} MiB in {seconds:.1} s, and no limit was met"
     );
-    Finding::of(check, Verdict::Unbounded, &seen, sentence)
+    Finding::of(check, Answer::Unbounded, &seen, sentence)
 }
 
 pub(crate) fn backlog(prober: &Prober) -> Finding {
@@ -212,6 +213,6 @@ pub(crate) fn backlog(prober: &Prober) -> Finding {
     let sentence = format!(
         "of {all} connections at once {served} were answered, {reset} reset and {ignored} ignored before any byte, {refused} not taken"
     );
-    let verdict = if reset + ignored + refused == 0 { Verdict::Keeps } else { Verdict::Loses };
-    Finding::of(check, verdict, &seen, sentence)
+    let answer = if reset + ignored + refused == 0 { Answer::Keeps } else { Answer::Loses };
+    Finding::of(check, answer, &seen, sentence)
 }

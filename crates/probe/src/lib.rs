@@ -2,14 +2,14 @@
 //!
 //! The client keeps its own receive window small and reads late, so that most of a response still waits in
 //! the server when the server closes: what is lost then shows on loopback and on any network, without an
-//! emulated link. Verdicts stand on bytes, on their order and on how the connection ended; durations are
+//! emulated link. Answers stand on bytes, on their order and on how the connection ended; durations are
 //! reported and decide nothing.
 //!
 //! ```no_run
 //! let target = "http://127.0.0.1:8080/large".parse()?;
 //! let report = linger_probe::probe(&target, &linger_probe::Config::default(), |_| {})?;
 //! for finding in &report.findings {
-//!     println!("{}: {} - {}", finding.check, finding.verdict, finding.sentence);
+//!     println!("{}: {} - {}", finding.check, finding.answer, finding.sentence);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -23,7 +23,9 @@ mod error;
 mod finding;
 mod framing;
 mod hostile;
+mod judge;
 mod prober;
+mod seen;
 mod target;
 mod tls;
 mod trial;
@@ -33,7 +35,8 @@ mod witness;
 pub use checks::probe;
 pub use config::{Config, defaults};
 pub use error::Error;
-pub use finding::{Check, Finding, Report, Verdict};
+pub use finding::{Answer, Check, Finding, Report};
+pub use linger_verdict::Verdict;
+pub use seen::Ended;
 pub use target::{InvalidTarget, Scheme, Target};
-pub use trial::Ended;
 pub use witness::Witnessed;

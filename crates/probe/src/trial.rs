@@ -1,7 +1,6 @@
 //! One connection, step by step, and what was seen of it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,61 +10,8 @@ use rustix::event::PollFlags;
 use crate::counters::grown;
 use crate::framing::Framing;
 use crate::prober::Prober;
+use crate::seen::{Ended, Seen};
 use crate::wire::Wire;
-
-/// How a connection ended, as the client saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Ended {
-    /// An end of stream.
-    Closed,
-    /// A reset.
-    Reset,
-    /// An end of stream, and then a reset.
-    ClosedThenReset,
-    /// It did not: the client closed it.
-    Open,
-    /// Nothing came any more; the client gave up.
-    Silent,
-    /// It was never there.
-    Refused,
-}
-
-impl Ended {
-    /// Whether the server reset it.
-    pub(crate) fn is_reset(self) -> bool {
-        matches!(self, Self::Reset | Self::ClosedThenReset)
-    }
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Closed => "closed",
-            Self::Reset => "reset",
-            Self::ClosedThenReset => "closed, then reset",
-            Self::Open => "left open",
-            Self::Silent => "silent",
-            Self::Refused => "refused",
-        })
-    }
-}
-
-/// What a trial came to.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) got: u64,
-    pub(crate) expected: Option<u64>,
-    pub(crate) complete: bool,
-    pub(crate) unframed: bool,
-    pub(crate) status: Option<u16>,
-    pub(crate) server: Option<String>,
-    pub(crate) framing: &'static str,
-    pub(crate) ended: Ended,
-    pub(crate) elapsed: Duration,
-    pub(crate) counters: BTreeMap<String, u64>,
-}
 
 /// How far to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,6 +215,7 @@ impl<'p> Trial<'p> {
             framing: self.framing.name(),
             server: self.framing.server,
             ended,
+            write_failed: self.write_failed,
             elapsed: self.started.elapsed(),
             counters,
         }

@@ -3,9 +3,9 @@
 use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
-use linger_host::testing::{sandboxed, skip};
-use linger_peers::{LENGTH, Peer, Unavailable, nginx, program};
-use linger_probe::{Check, Config, Error, Target, Verdict, probe};
+use linger_probe::{Answer, Check, Config, Error, Target, probe};
+use linger_testing::servers::{LENGTH, Peer, Unavailable, nginx, program};
+use linger_testing::{sandboxed, skip};
 
 fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
     match peer {
@@ -34,11 +34,11 @@ fn config(only: &[Check]) -> Config {
 const ASKED: [Check; 3] = [Check::LargeResponse, Check::LateByte, Check::TrailingBytes];
 
 /// What is asked of `url`, and what must come of it.
-fn expect(url: &str, config: &Config, verdicts: &[Verdict]) {
+fn expect(url: &str, config: &Config, answers: &[Answer]) {
     let target: Target = url.parse().unwrap();
     let report = probe(&target, config, |_| {}).unwrap();
-    let found: Vec<Verdict> = report.findings.iter().map(|finding| finding.verdict).collect();
-    assert_eq!(found, verdicts, "{url}: {:#?}", report.findings);
+    let found: Vec<Answer> = report.findings.iter().map(|finding| finding.answer).collect();
+    assert_eq!(found, answers, "{url}: {:#?}", report.findings);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn https() {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        for (lingering, late) in [("always", Verdict::Keeps), ("off", Verdict::Loses)] {
+        for (lingering, late) in [("always", Answer::Keeps), ("off", Answer::Loses)] {
             let server = format!(
                 "server {{ listen 127.0.0.1:PORT ssl; root FOLDER; lingering_close {lingering};
                    ssl_certificate {}; ssl_certificate_key {}; }}",
@@ -76,7 +76,7 @@ fn https() {
             );
             let Some(peer) = with_large_file(&server) else { return };
             let url = format!("https://localhost:{}/large", peer.address.port());
-            expect(&url, &config(&ASKED), &[Verdict::Keeps, Verdict::Keeps, late]);
+            expect(&url, &config(&ASKED), &[Answer::Keeps, Answer::Keeps, late]);
         }
         std::fs::remove_dir_all(&folder).unwrap();
     });
@@ -89,7 +89,7 @@ fn unix_sockets() {
             "server { listen 127.0.0.1:PORT; listen unix:FOLDER/sock; root FOLDER; lingering_close always; }";
         let Some(peer) = with_large_file(server) else { return };
         let url = format!("http://unix:{}:/large", peer.path("sock").display());
-        expect(&url, &config(&ASKED[..1]), &[Verdict::Keeps]);
+        expect(&url, &config(&ASKED[..1]), &[Answer::Keeps]);
     });
 }
 
@@ -104,7 +104,7 @@ fn bytes_of_ones_own() {
         assert!(matches!(probe(&target, &config, |_| {}), Err(Error::NoPayload)));
         // Nothing frames an HTTP/1.0 response for who does not read HTTP: its length is judged by repetition.
         config.payload = b"GET /large HTTP/1.0\r\n\r\n".to_vec();
-        expect(&url, &config, &[Verdict::Keeps, Verdict::CannotTell, Verdict::Loses]);
+        expect(&url, &config, &[Answer::Keeps, Answer::CannotTell, Answer::Loses]);
     });
 }
 
@@ -121,7 +121,7 @@ fn fastcgi_over_a_unix_socket() {
         let url = format!("fcgi://unix:{}:/large", folder.join("sock").display());
         let asked =
             [Check::LargeResponse, Check::UnreadBody, Check::TrailingBytes, Check::LateByte, Check::Stall];
-        expect(&url, &config(&asked), &[Verdict::Keeps; 5]);
+        expect(&url, &config(&asked), &[Answer::Keeps; 5]);
         stop.stop();
         serving.join().unwrap().unwrap();
         std::fs::remove_dir_all(&folder).unwrap();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use linger_host::testing::{sandboxed, skip};
-use linger_peers::SERVERS;
-use linger_probe::{Check, Config, Report, Verdict, probe};
+use linger_probe::{Answer, Check, Config, Report, probe};
+use linger_testing::servers::SERVERS;
+use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 
 /// Probes one server of the matrix; `None` where it is not installed.
@@ -14,14 +14,7 @@ fn ask(name: &str, only: &[Check]) -> Option<Report> {
 
 fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<Report> {
     let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
-    let subject = match (server.start)() {
-        Ok(subject) => subject,
-        Err(missing) if missing.is_skip() => {
-            skip("foreign peers", &missing.to_string());
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let subject = available((server.start)())?;
     let mut config = Config::default();
     (config.only, config.repeat) = (only.to_vec(), repeat);
     Some(probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap())
@@ -37,16 +30,16 @@ const LOSSES: [Check; 7] = [
     Check::UploadInProgress,
 ];
 
-/// The verdicts of a server as often as the environment wants them, which is once for a plain test run.
-fn verdicts(name: &str, only: &[Check]) -> Option<BTreeMap<Check, Verdict>> {
+/// The answers of a server as often as the environment wants them, which is once for a plain test run.
+fn answers(name: &str, only: &[Check]) -> Option<BTreeMap<Check, Answer>> {
     let report = ask(name, only)?;
     for finding in &report.findings {
         eprintln!(
             "{name}: {}: {}: {} {:?}",
-            finding.check, finding.verdict, finding.sentence, finding.counters
+            finding.check, finding.answer, finding.sentence, finding.counters
         );
     }
-    Some(report.findings.iter().map(|finding| (finding.check, finding.verdict)).collect())
+    Some(report.findings.iter().map(|finding| (finding.check, finding.answer)).collect())
 }
 
 /// A server that keeps every response, whatever the client does.
@@ -56,9 +49,9 @@ fn keeps(name: &'static str) {
 
 fn keeps_in(name: &'static str, checks: &'static [Check]) {
     sandboxed(|| {
-        let Some(verdicts) = verdicts(name, checks) else { return };
-        for (check, verdict) in verdicts {
-            assert_eq!(verdict, Verdict::Keeps, "{name}: {check}");
+        let Some(answers) = answers(name, checks) else { return };
+        for (check, answer) in answers {
+            assert_eq!(answer, Answer::Keeps, "{name}: {check}");
         }
     });
 }
@@ -66,9 +59,9 @@ fn keeps_in(name: &'static str, checks: &'static [Check]) {
 /// A server that loses responses in `checks`.
 fn loses(name: &'static str, checks: &'static [Check]) {
     sandboxed(|| {
-        let Some(verdicts) = verdicts(name, checks) else { return };
-        for (check, verdict) in verdicts {
-            assert_eq!(verdict, Verdict::Loses, "{name}: {check}");
+        let Some(answers) = answers(name, checks) else { return };
+        for (check, answer) in answers {
+            assert_eq!(answer, Answer::Loses, "{name}: {check}");
         }
     });
 }
@@ -154,7 +147,7 @@ fn a_loss_has_a_cause_and_a_process() {
     });
 }
 
-/// Each question whose answer is known, a hundred times: no verdict may differ. A server takes about a minute,
+/// Each question whose answer is known, a hundred times: none may differ. A server takes about a minute,
 /// most of which is waiting.
 ///
 /// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`, with the name of one behind the `::`
@@ -183,15 +176,15 @@ mod a_hundred_times {
     fn asked(name: &'static str, checks: &[Check], loses: &[Check], races: &[Check]) {
         // Whether it is wrong is `None` where the server is missing.
         let ask = |check: Check| -> Option<Result<u32, String>> {
-            let expected = if loses.contains(&check) { Verdict::Loses } else { Verdict::Keeps };
+            let expected = if loses.contains(&check) { Answer::Loses } else { Answer::Keeps };
             let report = ask_often(name, &[check], 100 / parts(check))?;
             let found = &report.findings[0];
-            let (verdict, times, trials) = (found.verdict, found.with_this_verdict, found.trials);
+            let (answer, times, trials) = (found.answer, found.with_this_answer, found.trials);
             // One that loses may happen to have read everything now and then, which saves its response, and that is
-            // no false verdict; one that keeps loses none.
-            let enough = if expected == Verdict::Loses { trials * 9 / 10 } else { trials };
-            let right = verdict == expected && times >= enough;
-            let wrong = || format!("{check}: {verdict} {times} of {trials}: {}", found.sentence);
+            // no false answer; one that keeps loses none.
+            let enough = if expected == Answer::Loses { trials * 9 / 10 } else { trials };
+            let right = answer == expected && times >= enough;
+            let wrong = || format!("{check}: {answer} {times} of {trials}: {}", found.sentence);
             Some(right.then_some(trials).ok_or_else(wrong))
         };
         sandboxed(|| {
@@ -206,7 +199,7 @@ mod a_hundred_times {
                 for (check, thread) in threads {
                     match thread.join().unwrap() {
                         Some(Ok(trials)) => *asked.entry(check).or_default() += trials,
-                        Some(Err(verdict)) => wrong.push(verdict),
+                        Some(Err(answer)) => wrong.push(answer),
                         None => return,
                     }
                 }

@@ -10,6 +10,8 @@
 mod command;
 mod error;
 mod intake;
+#[allow(unsafe_code)]
+mod kernel;
 mod metrics;
 mod notice;
 mod options;

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use linger_host::seccomp::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
+use crate::kernel::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
 use linger_shim::protocol::{COUNTS, Count, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
@@ -123,7 +123,7 @@ impl Seccomp {
         let task = move |fds: Vec<OwnedFd>| {
             let Ok([handshake, intake, guard_waits, alive]) = <[OwnedFd; 4]>::try_from(fds) else { return };
             let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
-                let least = linger_host::seccomp::least_of_own();
+                let least = crate::kernel::least_of_own();
                 let listener = listener.move_up(least).map_err(Refused::Means)?;
                 listener.guard(guard_waits.as_fd()).map_err(Refused::Means)?;
                 drop(guard_waits);
@@ -220,7 +220,7 @@ fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
 /// The sockets of this process, listeners that the program is about to inherit (socket activation) among them.
 fn own_sockets() -> Vec<OwnedFd> {
     let me = std::process::id();
-    let Ok(process) = linger_host::seccomp::open_thread(me) else { return Vec::new() };
+    let Ok(process) = crate::kernel::open_thread(me) else { return Vec::new() };
     let sockets = holders::open(me).filter(|(_, open)| matches!(open, holders::Open::Socket(_)));
     let copies =
         sockets.filter_map(|(number, _)| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());

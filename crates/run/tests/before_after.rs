@@ -6,9 +6,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use linger_host::Counters;
-use linger_host::testing::{sandboxed, skip};
-use linger_probe::{Check, Config, Verdict, probe};
+use linger_probe::{Answer, Check, Config, probe};
+use linger_testing::Counters;
+use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
@@ -32,12 +32,12 @@ fn before_and_after(command: &[&str], checks: &[Check]) {
         let asked = probe(&target, &config, |_| {}).unwrap();
         let aborted = aborts(&before);
         let report = server.stop(Signal::TERM);
-        let wanted = if settings.is_none() { Verdict::Loses } else { Verdict::Keeps };
+        let wanted = if settings.is_none() { Answer::Loses } else { Answer::Keeps };
         assert_eq!(asked.findings.len(), checks.len());
         for finding in &asked.findings {
             let said = format!("{command:?}, {settings:?}: {}: {}", finding.check, finding.sentence);
             eprintln!("{said} {:?}", finding.counters);
-            assert_eq!(finding.verdict, wanted, "{said}; {report:?}");
+            assert_eq!(finding.answer, wanted, "{said}; {report:?}");
         }
         match settings {
             None => assert!(aborted > 0, "{command:?}: the kernel saw no abort"),
@@ -127,8 +127,8 @@ fn nginx_told_not_to_linger() {
 
 #[test]
 fn bare_axum() {
-    sandboxed(|| match linger_peers::sample_program("axum-bare") {
-        Ok(axum) => before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY),
-        Err(missing) => skip("bare axum", &missing.to_string()),
+    sandboxed(|| {
+        let axum = linger_testing::servers::sample_program("axum-bare").unwrap();
+        before_and_after(&[axum.to_str().unwrap(), "8000"], &EARLY);
     });
 }

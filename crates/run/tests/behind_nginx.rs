@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::Counters;
+use linger_testing::{sandboxed, skip};
 use rustix::process::Signal;
 use support::{
     Got, PORT, Report, Server, aborts, connect, gunicorn, nginx, read, request, script, uwsgi, words,
@@ -48,7 +48,7 @@ fn upload(body: usize, abort_expected: bool) -> Got {
 /// Uploads to a server behind nginx, bare and supervised: responses lost, the kernel's aborts, the report.
 fn behind_nginx(command: &[&str], location: &str, body: usize, loses: bool) -> Report {
     // The least that TCP takes, and the default for those that do not ask for more.
-    linger_host::net::sysctl("ipv4/tcp_rmem", "4096 16384 16384").unwrap();
+    linger_testing::net::sysctl("ipv4/tcp_rmem", "4096 16384 16384").unwrap();
     let mut report = Report::new();
     for settings in [None, Some("")] {
         let server = Server::start_listening(settings, command, PORT);
@@ -131,7 +131,7 @@ fn php_fpm() -> Option<PathBuf> {
         .collect();
     found.sort();
     if found.is_empty() {
-        skip("php-fpm", "php-fpm is not installed (package php-fpm)");
+        skip("php-fpm", "it is not installed");
     }
     found.pop()
 }

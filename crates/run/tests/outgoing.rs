@@ -5,8 +5,8 @@ mod support;
 use std::io::Write;
 use std::net::TcpListener;
 
-use linger_host::Counters;
-use linger_host::testing::sandboxed;
+use linger_testing::Counters;
+use linger_testing::sandboxed;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 use support::{PORT, Server, await_reset, late_reader, program, read, script};

@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 
-use linger_host::testing::sandboxed;
+use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, asked_once, compare, late_reader, late_sender, nginx, program, script, words};
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use linger_host::testing::sandboxed;
+use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, connect, program, script};
 

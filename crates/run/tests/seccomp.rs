@@ -11,8 +11,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::Counters;
+use linger_testing::sandboxed;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
 use support::{PORT, Server, aborts, asked_once, compare, connect, late_reader, program, read, request};
@@ -286,10 +286,7 @@ fn child(supervisor: &Server) -> Pid {
 #[test]
 fn bare_axum() {
     sandboxed(|| {
-        let server = match linger_peers::sample_program("axum-bare") {
-            Ok(axum) => axum.display().to_string(),
-            Err(missing) => return skip("bare axum", &missing.to_string()),
-        };
+        let server = linger_testing::servers::sample_program("axum-bare").unwrap().display().to_string();
         for settings in ["", "seccomp"] {
             let (lost, aborted, report) =
                 compare(&[&server, "8000"], settings, 10, |bare| late_reader(PORT, 1_000_000, bare));

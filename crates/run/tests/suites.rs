@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use linger_host::testing::{sandboxed, skip};
+use linger_testing::{sandboxed, skip};
 use support::{Server, program};
 
 #[test]
@@ -60,7 +60,10 @@ fn passes_as_without(name: &'static str, settings: &'static str) {
         };
         let python = if Path::new(own).is_file() { own } else { &python };
         if !folder.is_dir() || !able(python) {
-            return skip(name, "its test suite is not there (`cargo xtask setup` fetches it)");
+            return skip(
+                &format!("{name}, its suite"),
+                "its test suite is not there (`cargo xtask setup` fetches it)",
+            );
         }
         let (bare, supervised) = (run(python, &folder, None), run(python, &folder, Some(settings)));
         let new: Vec<&String> = supervised.failed.difference(&bare.failed).collect();

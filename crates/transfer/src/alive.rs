@@ -1,4 +1,4 @@
-//! Long work during which the peer must hear from us.
+//! Long local work, such as fsync or hashing, during which the peer must still hear from us.
 
 use std::io;
 use std::sync::mpsc;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::driver::Session;
 use crate::error::Error;
 
-/// Does `work` over `bytes` of a file while the peer is told that we are alive, if it may take long.
+/// Runs `work` over `bytes` of a file. If that may take long it runs on a thread of its own, and the peer is pinged.
 pub(crate) fn keep_alive<T: Send>(
     session: &mut Session,
     bytes: u64,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, Error> {
-    /// Below this the work is over before anybody could wonder.
+    /// Work on fewer bytes ends long before the peer's deadline.
     const LONG: u64 = 32 << 20;
     if bytes < LONG {
         return Ok(work());

@@ -1,15 +1,15 @@
 //! A thread that hashes half a block while its owner receives the other half.
 //!
-//! It is lent one thing at a time. What it has not begun when the result is wanted its owner does himself, so
-//! that an assistant who gets no processor costs nothing but being asked.
+//! The owner lends it one job at a time. If the thread has not begun when the result is needed, the owner takes the
+//! job back and does it, so a thread that gets no processor costs only two locks.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::hash::{PIECE, PIECES, subtree};
 
-/// Pieces that are lent at once: half a block, so that both have about as much to do, and its owner has something
-/// to do in any case before he wants them back.
+/// Pieces lent at once: half a block. Both threads then have equal work, and the owner has the other half to hash
+/// before it needs the result.
 pub(crate) const LENT: usize = PIECES / 2;
 
 type Lent = [Vec<u8>; LENT];
@@ -38,7 +38,7 @@ enum Work {
 }
 
 impl Assistant {
-    /// Starts the thread; `None` where this program has less than so many processors, or no thread is to be had.
+    /// Starts the thread. `None` if this process may use fewer than `processors`, or if no thread can be made.
     pub(crate) fn hire(processors: usize) -> Option<Self> {
         if std::thread::available_parallelism().map_or(1, usize::from) < processors {
             return None;
@@ -49,14 +49,13 @@ impl Assistant {
         Some(Self { desk, thread: Some(thread) })
     }
 
-    /// Lends it whole pieces, of which the first is at `offset` of its file. What it was lent before has been taken
-    /// back.
+    /// Lends whole pieces; the first is at `offset` of its file. Earlier pieces must have been taken back.
     pub(crate) fn lend(&self, pieces: Lent, offset: u64) {
         *self.desk.lock() = Work::Given(pieces, offset);
         self.desk.changed.notify_one();
     }
 
-    /// Takes back what was lent, with its chaining values; `None` if nothing was.
+    /// Takes the lent pieces back with their chaining values; `None` if nothing was lent.
     pub(crate) fn take_back(&self) -> Option<(Lent, Values)> {
         let mut work = self.desk.lock();
         loop {

@@ -1,7 +1,7 @@
-//! Several connections as one: for paths on which a single one cannot fill the pipe.
+//! Several connections as one transport, for paths whose bandwidth one TCP connection cannot use.
 //!
-//! The bytes of the session are dealt out in stripes of fixed length, to each connection in turn, and taken
-//! up in the same order, so that the session knows nothing of it. What arrives early waits in its kernel buffer.
+//! The session's bytes are split into stripes of fixed length, one connection after the other, and read in the same
+//! order. The session does not notice. Bytes that arrive early wait in their socket's receive buffer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::transport::Transport;
 use crate::wire::{PREFACE, Violation};
 
-/// Length of a stripe: small against the buffers, so that all connections work at once.
+/// Length of a stripe in bytes. It is small compared to socket buffers, so all connections are busy at once.
 const STRIPE: usize = 64 << 10;
 /// Most connections in a bundle.
 pub(crate) const MOST: usize = 16;
@@ -38,7 +38,7 @@ impl Bundle {
         Self { members, written: 0, read: 0 }
     }
 
-    /// Which member has the byte at `position`, and how far its stripe goes.
+    /// The member that carries the byte at `position`, and the bytes left of its stripe.
     fn place(&self, position: u64) -> (usize, usize) {
         let stripe = position / STRIPE as u64;
         ((stripe % self.members.len() as u64) as usize, STRIPE - (position % STRIPE as u64) as usize)
@@ -69,8 +69,8 @@ impl Transport for Bundle {
                 self.written += bytes as u64;
                 (taken, part) = (taken + bytes, &part[bytes..]);
                 if bytes == left {
-                    // Nobody comes back to this member before all others had their turn. If its socket is full
-                    // the flush at the end of the frame finds the rest.
+                    // This member is written again only after all others. If its socket is full, the flush at the end
+                    // of the frame sends the rest.
                     match self.members[member].flush() {
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                         _ => {}
@@ -83,7 +83,7 @@ impl Transport for Bundle {
 
     fn flush(&mut self) -> io::Result<()> {
         let (current, _) = self.place(self.written);
-        // The one that may have to be waited for last, so that the wait is for it.
+        // The current member comes last: if its socket is full, that is what the session waits for.
         let count = self.members.len();
         let order = (1..=count).map(|step| (current + step) % count);
         let mut full = None;
@@ -110,7 +110,7 @@ impl Transport for Bundle {
     }
 
     fn is_plain(&self) -> bool {
-        // Not for the kernel to move: the stripes are ours.
+        // The kernel cannot splice: it does not know the stripes.
         false
     }
 
@@ -128,7 +128,7 @@ pub(crate) fn introduction(name: Name, index: usize, count: usize) -> Vec<u8> {
     [&MAGIC[..], &[index as u8, count as u8], &name].concat()
 }
 
-/// Writes all of it, waiting.
+/// Writes all bytes, blocking.
 pub(crate) fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> Result<(), Error> {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -171,17 +171,17 @@ fn wait(socket: BorrowedFd<'_>, interest: PollFlags, until: Instant) -> Result<(
     }
 }
 
-/// What a connection turns out to be.
+/// What the first bytes of a connection say it is.
 pub(crate) enum Greeted {
-    /// A session's only one; these bytes of it were read.
+    /// The only connection of its session, with the bytes already read from it.
     Single(Box<dyn Transport>, [u8; PREFACE]),
-    /// The last of a bundle: here are all of them.
+    /// The last connection of a bundle, with all of them.
     Complete(Box<dyn Transport>),
-    /// One of a bundle that is not complete: another connection will go on with it.
+    /// One connection of a bundle that is not complete; the thread of the last one serves the session.
     Waiting,
 }
 
-/// Bundles that are coming together at a server.
+/// Bundles of which some connections are missing.
 #[derive(Default)]
 pub(crate) struct Gathering(Mutex<BTreeMap<Name, Gathered>>);
 
@@ -197,7 +197,7 @@ impl std::fmt::Debug for Gathering {
 }
 
 impl Gathering {
-    /// Reads a connection's first words.
+    /// Reads the first bytes of a connection.
     pub(crate) fn greet(&self, mut transport: Box<dyn Transport>) -> Result<Greeted, Error> {
         let first: [u8; PREFACE] = read_exact(&mut *transport)?;
         let [magic @ .., index, count] = first;
@@ -210,7 +210,7 @@ impl Gathering {
             return Err(Violation::Malformed("bundle").into());
         }
         let mut gathering = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Bundles whose client has gone away are forgotten, which closes their connections.
+        // Drop bundles that took too long; that closes their connections.
         gathering.retain(|_, gathered| gathered.since.elapsed() < PATIENCE);
         let gathered = gathering.entry(name).or_insert_with(|| Gathered {
             since: Instant::now(),

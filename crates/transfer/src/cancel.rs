@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-/// What a call says that was stopped on request.
+/// The error of a call that was stopped on request.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped on request")]
 pub(crate) struct Stopped;
@@ -20,7 +20,7 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Makes one that has not been used.
+    /// Makes a handle that has not fired.
     ///
     /// # Errors
     /// If the process has no descriptors left.
@@ -30,7 +30,7 @@ impl Cancel {
         Ok(Self { own: Arc::new(fd), above: None })
     }
 
-    /// Makes one that is also used when this one is; its own use leaves this one alone.
+    /// Makes a child: it fires with this one, and can be fired alone without affecting this one.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -40,26 +40,26 @@ impl Cancel {
 
     /// Ends every session that watches this; each gives [`Error::Cancelled`](crate::Error::Cancelled) from its present or next wait.
     pub fn cancel(&self) {
-        // It can fail only by overflowing the counter, and then it is set.
+        // write(2) can fail only if the counter would overflow, and then it is set already.
         let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
     }
 
-    /// Whether it was used.
+    /// Whether it has fired.
     pub fn is_cancelled(&self) -> bool {
         self.wait(Duration::ZERO)
     }
 
-    /// Waits until it is used or the time is over; says whether it was used.
+    /// Waits until it fires or the timeout is over. True if it fired.
     pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         let mut fds = self.to_poll();
         matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
     }
 
-    /// Waits until a descriptor is ready; false if that takes too long.
+    /// Waits until an fd is ready. False after the timeout.
     ///
     /// # Errors
-    /// [`Stopped`] if this is used meanwhile, or what `poll(2)` says.
+    /// [`Stopped`] if this fires first, or the error of `poll(2)`.
     pub(crate) fn wait_beside(
         &self,
         fd: BorrowedFd<'_>,
@@ -90,7 +90,7 @@ impl Cancel {
 }
 
 impl AsFd for Cancel {
-    /// Becomes readable when it is used.
+    /// The eventfd, readable once it has fired.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
     }

@@ -1,22 +1,22 @@
 //! Which session of this process receives which file.
 //!
-//! A client whose connection was cut comes back before the server's old session has noticed, or has read what
-//! had reached it. The new session waits for the old one to finish with that, so that nothing is sent twice,
-//! and ends it only if it does not; the old one never gets in the new one's way.
+//! A client whose connection was cut reconnects while the server's old session still reads what had arrived. The new
+//! session waits for the old one, so that no block is sent twice, and cancels it after a bound. An older session never
+//! takes a file from a newer one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
+use crate::fault::Fault;
 use crate::message::{Refusal, Token};
-use crate::store::Fault;
 
-/// How long an older session may go on with what it has received.
+/// How long a newer session waits before it cancels the older one.
 const FINISH: Duration = Duration::from_secs(2);
-/// How long it may take to stop after that.
+/// How long the older session may take to stop once it is cancelled.
 const STOP: Duration = Duration::from_secs(5);
-/// How often to look.
+/// Polling interval.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The files that are being received in this process.
@@ -37,7 +37,7 @@ pub(crate) struct Claim {
     session: u64,
 }
 
-/// Who claims: sessions are numbered in the order in which they were accepted.
+/// A session that claims files. Sessions are numbered in the order in which they were accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Claimant {
     pub(crate) claims: Arc<Claims>,
@@ -52,7 +52,7 @@ impl Claims {
 }
 
 impl Claimant {
-    /// Claims a file, after an older session has let go of it.
+    /// Claims a file, waiting for an older session to release it.
     pub(crate) fn claim(&self, token: Token) -> Result<Claim, Fault> {
         let started = Instant::now();
         loop {

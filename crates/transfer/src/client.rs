@@ -1,39 +1,31 @@
 //! The side that connects: put, get and ls, over as many sessions as it takes.
 
-use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::os::fd::AsFd as _;
+mod connect;
+
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::PollFlags;
-use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
-
-use crate::bundle::{self, Bundle};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Event, Session};
 use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
-use crate::machine::{Limits, Role};
 use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
-use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions, Security};
+use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
 use crate::progress::{Progress, Summary};
+use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
 use crate::remote::Destination;
 use crate::root::Root;
 use crate::send::Sender;
-use crate::serve::is_local;
-use crate::tls;
-use crate::transport::{Plain, Transport};
 use crate::walk::{Found, Patterns, Walk};
 use crate::wire::Violation;
+use connect::is_stranger;
 
 /// Connects to one server.
 #[derive(Debug)]
@@ -54,7 +46,7 @@ impl Client {
         Ok(Self { host: host.into(), port, options, cancel })
     }
 
-    /// Ends what is going on when it is used.
+    /// A handle that ends the transfer under way.
     pub fn canceller(&self) -> Cancel {
         self.cancel.clone()
     }
@@ -85,7 +77,7 @@ impl Client {
             && walk.is_directory()
         {
             let told = format!("a directory cannot go to @{name}: it takes one file, or `-`");
-            return (Summary::default(), Some(Error::Usage(told)));
+            return (Summary::default(), Some(Error::Usage(told.into())));
         }
         let (path, into, sink) = match to.clone() {
             Destination::Path { path, into } => (path, into, None),
@@ -134,15 +126,14 @@ impl Client {
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
         let result = self.attempts(observe, |session, observe| {
-            // The sender begins anew in every session, and what is here already is confirmed again.
+            // The sender of a get starts from the first entry in every session. What is here is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
             let stream = session.open(&request)?;
             let (offered, directory) = offer(session)?;
             let target = match (&place, output) {
                 (None, Output::Stream(_)) if directory => {
-                    let told =
-                        "a directory cannot go to standard output\nhint: name a place for it instead of `-`";
-                    return Err(Error::Usage(told.into()));
+                    let told = Reason::from("a directory cannot go to standard output");
+                    return Err(Error::Usage(told.with(Remedy::NameOutput)));
                 }
                 (Some((root, name)), _) => {
                     Target::Tree { root, base: landing_name(name.as_ref(), &offered)? }
@@ -156,7 +147,7 @@ impl Client {
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe).run();
             summary.wire += session.received() - before;
             received?;
-            // Everything is in place here; what is left is to know that the sender knows.
+            // All files are in place. Only the sender's goodbye is missing: it shows that the sender has the receipts.
             summary.peer_knows = loop {
                 match session.receive() {
                     Ok(Event::Bye { code, .. }) => break code == 0,
@@ -169,7 +160,7 @@ impl Client {
         (summary, result.err())
     }
 
-    /// Lists what is at a path; every item goes to `each`.
+    /// Lists a directory or one file; calls `each` for every item.
     ///
     /// # Errors
     /// [`Error::Refused`] if there is nothing to list, and what connecting gives.
@@ -218,10 +209,10 @@ impl Client {
                 };
                 let result = once(&mut session, &mut watch);
                 match &result {
-                    // The receipts are here; whether the peer learns that changes nothing about them.
+                    // All receipts are here. A goodbye that cannot be sent does not change that.
                     Ok(Farewell::Due) => drop(session.goodbye(0, "all receipts are here")),
                     Ok(Farewell::Said) => {}
-                    Err(error) => drop(session.goodbye(error.code(), &error.to_string())),
+                    Err(error) => drop(session.goodbye(error.code(), &error.farewell())),
                 }
                 greeted |= session.is_greeted();
                 session.close(&self.options.policy);
@@ -235,7 +226,7 @@ impl Client {
                 (pause, last_progress) = (retry.first, Instant::now());
             }
             let waited = last_progress.elapsed() + pause;
-            // The first connection has to succeed; afterwards an outage is something to sit out.
+            // Only an established transfer waits out an outage; the first connection has to succeed.
             if !connected || !error.is_temporary() || waited > retry.patience {
                 return Err(error);
             }
@@ -246,109 +237,15 @@ impl Client {
             pause = (pause * 2).min(retry.longest);
         }
     }
-
-    fn connect(&self) -> Result<Session, Error> {
-        let count = self.options.streams.clamp(1, bundle::MOST);
-        let transport = if count == 1 {
-            self.connection()?
-        } else {
-            let mut name = bundle::Name::default();
-            rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())
-                .map_err(|error| Error::io("get", "random numbers", error))?;
-            let mut members = Vec::new();
-            for index in 0..count {
-                let mut member = self.connection()?;
-                bundle::write_all(&mut *member, &bundle::introduction(name, index, count))?;
-                members.push(member);
-            }
-            Box::new(Bundle::new(members))
-        };
-        let deadlines = self.options.deadlines;
-        Ok(Session::with(transport, Role::Initiator, Limits::default(), deadlines, self.cancel.clone()))
-    }
-
-    fn connection(&self) -> Result<Box<dyn Transport>, Error> {
-        let name = format!("{}, port {}", self.host, self.port);
-        let addresses = (self.host.as_str(), self.port).to_socket_addrs();
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        match addresses {
-            Ok(addresses) => {
-                for address in addresses {
-                    match connect(address, self.options.connect_timeout, &self.cancel) {
-                        Ok(stream) => return self.transport(stream, address),
-                        Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
-                        Err(error) => last = error,
-                    }
-                }
-            }
-            Err(error) => last = error,
-        }
-        Err(Error::Unreachable { what: name, source: last })
-    }
-
-    /// What is said of whoever answers, and never said a word of ours.
-    fn stranger(&self, error: &Error) -> Error {
-        let why = match error {
-            Error::Cut(error) => error.to_string(),
-            error => error.to_string(),
-        };
-        let Self { host, port, .. } = self;
-        Error::Identity(format!("{host}, port {port}: {why}\nhint: is it `linger share` that listens there?"))
-    }
-
-    fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
-        let keys = match &self.options.security {
-            Security::Always(keys) => Some(keys),
-            Security::Remote(keys) if !is_local(address.ip()) => Some(keys),
-            Security::Local if !is_local(address.ip()) => {
-                let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
-                return Err(Error::Identity(told));
-            }
-            _ => None,
-        };
-        if let Some(keys) = keys {
-            // As ssh writes it; without brackets the port could not be told from the address.
-            let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-            let name = format!("{host}:{}", self.port);
-            return Ok(Box::new(tls::connect(stream, &name, keys, &self.cancel)?));
-        }
-        let plain = Plain::new(stream).map_err(|error| Error::io("set up", address.to_string(), error))?;
-        Ok(Box::new(plain))
-    }
 }
 
-/// Whether it is what comes of talking to a server of another kind: it breaks the rules at once, or is silent.
-fn is_stranger(error: &Error) -> bool {
-    match error {
-        Error::Violation(_) => true,
-        Error::Cut(error) => error.kind() == io::ErrorKind::TimedOut,
-        _ => false,
-    }
-}
-
-/// Connects, unless that is cancelled.
-fn connect(address: SocketAddr, timeout: Duration, cancel: &Cancel) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
-        _ => {}
-    }
-    if !cancel.wait_beside(socket.as_fd(), PollFlags::OUT, timeout)? {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    socket.take_error()?.map_or(Ok(()), Err)?;
-    socket.set_nonblocking(false)?;
-    Ok(socket.into())
-}
-
-/// Who says goodbye.
+/// Whether our goodbye is still to be sent.
 enum Farewell {
     Due,
     Said,
 }
 
-/// The name that is offered, and whether it is a directory's.
+/// Waits for the offer: the name, and whether it is a directory.
 fn offer(session: &mut Session) -> Result<(Vec<u8>, bool), Error> {
     loop {
         match session.receive()? {
@@ -377,15 +274,15 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
 fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Error> {
     match given {
         Some(name) => Ok(name.clone()),
-        // The shared directory itself has no name at the other side.
+        // The shared directory itself is offered without a name.
         None if offered.is_empty() => Ok(RelPath::root()),
-        None => RelPath::root()
-            .child(offered)
-            .map_err(|why| Error::Usage(format!("the name {} {why}", crate::path::printable(offered)))),
+        None => RelPath::root().child(offered).map_err(|why| {
+            Error::Usage(format!("the name {} {why}", crate::path::printable(offered)).into())
+        }),
     }
 }
 
-/// What is to be sent: the directory itself, or the file in its directory.
+/// What is to be sent: a directory as its own root, or a file below its parent.
 fn local(path: &Path) -> Result<(Root, RelPath), Error> {
     let found =
         std::fs::metadata(path).map_err(|error| Error::io("find", path.display().to_string(), error))?;
@@ -393,11 +290,10 @@ fn local(path: &Path) -> Result<(Root, RelPath), Error> {
         return Ok((Root::open(path)?, RelPath::root()));
     }
     if !found.is_file() {
-        let told =
-            "is neither file nor directory\nhint: `linger put - HOST:NAME` sends what comes through a pipe";
-        return Err(Error::Refused(Refusal::Source, format!("{} {told}", path.display())));
+        let told = Reason::from(format!("{} is neither file nor directory", path.display()));
+        return Err(Error::Refused(Refusal::Source, told.with(Remedy::SendAsPipe)));
     }
-    // A link that is named is meant for what it leads to; those inside of a tree are sent as links.
+    // A link named on the command line is followed; links inside a tree are sent as links.
     match std::fs::canonicalize(path) {
         Ok(real) => parent_and_name(&real),
         Err(_) => parent_and_name(path),
@@ -405,8 +301,9 @@ fn local(path: &Path) -> Result<(Root, RelPath), Error> {
 }
 
 fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
-    let usage = |why: BadPath| Error::Usage(format!("{}: {why}", path.display()));
-    let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display())))?;
+    let usage = |why: BadPath| Error::Usage(format!("{}: {why}", path.display()).into());
+    let name =
+        path.file_name().ok_or_else(|| Error::Usage(format!("{} names no file", path.display()).into()))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
 }
@@ -426,7 +323,7 @@ pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -
     Ok(())
 }
 
-/// The name that a path has at the other side: that of `dir/..` and `.` is looked up.
+/// The name that a path gets at the other side. For `.` and `dir/..` the real path is looked up.
 fn name_of(path: &Path) -> Vec<u8> {
     let name = path.file_name().map(|name| name.as_bytes().to_vec());
     name.or_else(|| std::fs::canonicalize(path).ok()?.file_name().map(|name| name.as_bytes().to_vec()))

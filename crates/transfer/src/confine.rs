@@ -9,20 +9,20 @@ use landlock::{
 
 /// Confines this process, for good, to `directory` (for reading, or for both) and to the files in `home`.
 ///
-/// Everything that names files is kept inside by `openat2(2)` already; this is the second wall, should the
-/// first have a hole. It holds for threads that are started afterwards and for child processes. Returns
-/// whether the kernel does it; `None` where the ruleset could not be made at all.
+/// Every path is resolved with `openat2(2)` and stays inside anyway; this is a second barrier. It applies to threads
+/// and processes started later. True if the kernel enforces it, false if it has no Landlock, `None` if the ruleset
+/// could not be made.
 pub fn confine(directory: &Path, home: &Path, writable: bool) -> Option<bool> {
     let abi = ABI::V5;
     let everything = AccessFs::from_all(abi);
     let reading = AccessFs::from_read(abi);
-    // No program is ever started by a server without sinks and sources.
+    // A server without sinks and sources never executes a program.
     let inside = if writable { everything & !AccessFs::Execute } else { reading & !AccessFs::Execute };
     let restrict = || -> Result<_, Box<dyn std::error::Error>> {
         let mut ruleset = Ruleset::default().handle_access(everything)?.create()?;
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(directory)?, inside))?;
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(home)?, everything & !AccessFs::Execute))?;
-        // The boot's name, the umask, and descriptors by number where the kernel is older than 6.10.
+        // boot_id and umask; and /proc/self/fd for linkat(2) before Linux 6.10.
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new("/proc")?, reading & !AccessFs::Execute))?;
         Ok(ruleset.restrict_self()?)
     };

@@ -1,96 +1,36 @@
 //! A session: framed streams in both directions over one connection.
 //!
-//! One thread drives it. It reads while it has to wait to write, so two sessions can never lock each other,
-//! and what it has to keep meanwhile is bounded by the credit it gave. The payload of large frames goes from
-//! the socket straight to where the caller wants it.
+//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; what it buffers then is
+//! bounded by the credit it gave. The payload of large frames is read from the socket directly into the caller's
+//! buffer.
 
+mod end;
+mod event;
 mod input;
 mod output;
 mod splice;
+mod wait;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::machine::{Limits, Machine, Role};
 use crate::transport::Transport;
 use crate::wire::{self, Kind, MAX_MESSAGE, reason_bytes};
+pub use event::Event;
+pub use wait::Deadlines;
 
 /// Size of the buffer that collects small frames in either direction.
 const BUFFER: usize = 256 << 10;
-/// Payloads from this length on are written where they lie instead of being copied to the buffer.
+/// Payloads of at least this length are written from the caller's memory instead of being copied.
 const DIRECT: usize = 32 << 10;
-/// What is read at once while large payloads come, so that little of them passes through the buffer.
+/// Bytes read at once while large payloads arrive: a header and little more, so that few payload bytes are copied.
 const GLANCE: usize = 4 << 10;
-
-/// How long a session waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Deadlines {
-    /// Silence after which the peer is asked whether it is there. Raising it saves a few bytes an hour.
-    pub ping: Duration,
-    /// Time without one byte in either direction after which the connection counts as lost. Raising it
-    /// outlasts longer outages without reconnecting, and keeps dead peers' memory longer.
-    pub stall: Duration,
-}
-
-impl Default for Deadlines {
-    /// Ping after 10 s, give up after 45 s: four pings, and longer than a Wi-Fi roam or a PPP redial.
-    fn default() -> Self {
-        Self { ping: Duration::from_secs(10), stall: Duration::from_secs(45) }
-    }
-}
-
-/// Something the peer did.
-#[derive(Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// It opened a stream.
-    Opened {
-        /// The stream.
-        stream: u16,
-        /// What it opened it for; at most 64 KiB.
-        request: Vec<u8>,
-    },
-    /// A message, whole.
-    Message {
-        /// Its stream.
-        stream: u16,
-        /// At most 64 KiB.
-        bytes: Vec<u8>,
-    },
-    /// Data has begun to arrive: take it with [`Session::read_data`]; what is not taken is dropped.
-    Data {
-        /// Its stream.
-        stream: u16,
-        /// Bytes to take, at most 1 MiB.
-        length: usize,
-    },
-    /// Nothing more will come on the stream.
-    Finished {
-        /// The stream.
-        stream: u16,
-    },
-    /// The peer gave the stream up, in both directions.
-    Cancelled {
-        /// The stream.
-        stream: u16,
-        /// Its reason, as text.
-        reason: String,
-    },
-    /// The peer's last frame: it has what it wanted, or says why not.
-    Bye {
-        /// 0 if all is well.
-        code: u16,
-        /// Its reason, as text.
-        reason: String,
-    },
-}
 
 /// Framed streams over one connection.
 ///
@@ -122,31 +62,31 @@ pub struct Session {
     machine: Machine,
     deadlines: Deadlines,
     cancel: Cancel,
-    /// The last time a byte went either way.
+    /// When a byte last went either way.
     heard: Instant,
     input: Vec<u8>,
-    /// What of `input` is not parsed yet.
+    /// `input[parsed..filled]` is not parsed yet.
     parsed: usize,
     filled: usize,
     /// Bytes of the current DATA frame that the caller has not taken, and its stream.
     payload: usize,
     payload_stream: u16,
-    /// The current DATA frame was read ahead of the caller.
+    /// Payload of the current DATA frame that was read before the caller asked for it.
     ahead: VecDeque<u8>,
     inbox: VecDeque<(Event, Vec<u8>)>,
     output: Vec<u8>,
     preface_read: bool,
-    /// Payloads are large now: read headers alone.
+    /// The last payload was large: read only about a header at a time.
     bulk: bool,
     received: u64,
     sent: u64,
-    /// Bytes are on their way out: nothing else may be written before them.
+    /// `write_out` is under way: nothing else may be written before its bytes.
     writing: bool,
     /// Bytes of a DATA frame that are still to be sent: no other frame may come before them.
     unfinished: usize,
-    /// Something was sent in part, and the rest of it is lost.
+    /// A frame was sent in part and its rest is lost, so no other frame can follow.
     torn: bool,
-    /// Frames that have to wait for the end of that one.
+    /// Frames to send after the DATA frame under way.
     behind: Vec<u8>,
 }
 
@@ -166,7 +106,7 @@ impl Session {
         Ok(Self::with(transport, role, Limits::default(), Deadlines::default(), cancel))
     }
 
-    /// Begins a session with everything said.
+    /// Begins a session with every setting given.
     pub fn with(
         transport: Box<dyn Transport>,
         role: Role,
@@ -199,7 +139,7 @@ impl Session {
         }
     }
 
-    /// Takes bytes of the peer that were read before the session began.
+    /// Hands over bytes that were read from the connection before the session began.
     pub(crate) fn prepend(&mut self, bytes: &[u8]) {
         self.input[..bytes.len()].copy_from_slice(bytes);
         (self.parsed, self.filled) = (0, bytes.len());
@@ -211,7 +151,9 @@ impl Session {
     /// [`Error::Usage`] if the request is too long or no stream is left, else as [`flush`](Self::flush).
     pub fn open(&mut self, request: &[u8]) -> Result<u16, Error> {
         if request.len() > MAX_MESSAGE {
-            return Err(Error::Usage(format!("a request of {} bytes is longer than 64 KiB", request.len())));
+            return Err(Error::Usage(
+                format!("a request of {} bytes is longer than 64 KiB", request.len()).into(),
+            ));
         }
         let stream =
             self.machine.open().ok_or_else(|| Error::Usage("no stream is left in this session".into()))?;
@@ -226,7 +168,9 @@ impl Session {
     /// [`Error::Usage`] over 64 KiB, [`Error::Ended`] if the stream is closed, [`Error::Cut`] and the like.
     pub fn message(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() > MAX_MESSAGE {
-            return Err(Error::Usage(format!("a message of {} bytes is longer than 64 KiB", bytes.len())));
+            return Err(Error::Usage(
+                format!("a message of {} bytes is longer than 64 KiB", bytes.len()).into(),
+            ));
         }
         self.await_credit(stream, bytes.len())?;
         self.frame(Kind::Message, stream, bytes)
@@ -347,44 +291,6 @@ impl Session {
         self.write_out(&[])
     }
 
-    /// Sends a ping, so that the peer knows we are there while we wait for something else.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub fn ping(&mut self) -> Result<(), Error> {
-        self.control(Kind::Ping, 0, 0);
-        self.flush()
-    }
-
-    /// Sends what is in the buffer and then nothing for `pause`.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`] as soon as that is asked for, else as [`flush`](Self::flush).
-    pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
-        self.flush()?;
-        if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
-    }
-
-    /// Waits until the peer did something, `other` is readable or `timeout` is over; says whether `other` is.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`], or what `poll` gives.
-    pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
-        self.flush()?;
-        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        let [own, above] = self.cancel.to_poll();
-        let socket = PollFd::from_borrowed_fd(self.transport.socket(), PollFlags::IN);
-        let mut fds = [own, above, socket, PollFd::from_borrowed_fd(other, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::io("wait for", "the source", error)),
-        }
-        if !(fds[0].revents() | fds[1].revents()).is_empty() {
-            return Err(Error::Cancelled);
-        }
-        Ok(!fds[3].revents().is_empty())
-    }
-
     /// Whether the peer has begun as this protocol does.
     pub(crate) fn is_greeted(&self) -> bool {
         self.preface_read
@@ -405,49 +311,6 @@ impl Session {
         self.transport.is_plain()
     }
 
-    /// Ends the session in order: says goodbye, then a lingering close. The socket is closed on return.
-    ///
-    /// `code` 0 means that this side has everything it wanted.
-    ///
-    /// # Errors
-    /// When not even the goodbye could be written; the socket is closed then, too.
-    pub fn end(mut self, code: u16, reason: &str) -> Result<Option<linger::Outcome>, Error> {
-        let said = self.goodbye(code, reason);
-        let outcome = self.close(&linger::Policy::default());
-        said.map(|()| outcome)
-    }
-
-    /// Says goodbye: this side will send nothing more.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
-        self.frame(Kind::Bye, 0, &reason_bytes(code, reason))?;
-        self.flush()
-    }
-
-    /// Closes the connection, lingering within `policy`, without another word. Says how that went; of several
-    /// connections, how the first of them went.
-    pub fn close(mut self, policy: &linger::Policy) -> Option<linger::Outcome> {
-        self.transport.farewell();
-        let sockets = self.transport.into_sockets();
-        // Several connections end together: each would otherwise wait for the peer to come to it.
-        std::thread::scope(|scope| {
-            let mut sockets = sockets.into_iter();
-            let first = sockets.next();
-            for socket in sockets {
-                scope.spawn(move || linger::close(socket, policy));
-            }
-            first.map(|socket| linger::close(socket, policy))
-        })
-    }
-
-    /// Closes the connection with a bare `close()`, which may lose what the peer has not received yet: the
-    /// failure that this project is about, for tests that show it.
-    pub fn close_carelessly(self) {
-        drop(self.transport.into_sockets());
-    }
-
     fn took(&mut self, bytes: usize) -> Result<(), Error> {
         self.payload -= bytes;
         self.heard = Instant::now();
@@ -466,49 +329,6 @@ impl Session {
             self.control(Kind::Credit, stream, credit);
         }
         credit.is_some()
-    }
-
-    fn wait_if_empty(&mut self, error: io::Error) -> Result<(), Error> {
-        match error.kind() {
-            ErrorKind::WouldBlock => self.wait(PollFlags::IN, true).map(drop),
-            ErrorKind::Interrupted => Ok(()),
-            _ => Err(Error::Cut(error)),
-        }
-    }
-
-    /// Waits for the socket, pinging a silent peer if `ping`.
-    fn wait(&mut self, interest: PollFlags, ping: bool) -> Result<PollFlags, Error> {
-        let started = Instant::now();
-        self.heard = self.heard.max(started.checked_sub(self.deadlines.ping).unwrap_or(started));
-        loop {
-            let silent = self.heard.elapsed();
-            if silent >= self.deadlines.stall {
-                let told = format!("nothing was heard for {:.0} s", silent.as_secs_f64());
-                return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
-            }
-            let timeout = self.deadlines.ping.min(self.deadlines.stall - silent);
-            let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-            let [own, above] = self.cancel.to_poll();
-            let read = PollFd::from_borrowed_fd(self.transport.socket(), interest & PollFlags::IN);
-            let write = PollFd::from_borrowed_fd(self.transport.socket_to_write(), interest & PollFlags::OUT);
-            // A descriptor without interest would still tell of errors, again and again.
-            let mut fds = match (interest.contains(PollFlags::IN), interest.contains(PollFlags::OUT)) {
-                (true, true) => [own, above, read, write],
-                (true, false) => [own, above, read.clone(), read],
-                _ => [own, above, write.clone(), write],
-            };
-            match rustix::event::poll(&mut fds, Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Error::io("wait for", "the connection", error)),
-                Ok(0) if ping => {
-                    self.control(Kind::Ping, 0, 0);
-                    self.try_flush();
-                }
-                Ok(0) => {}
-                Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => return Err(Error::Cancelled),
-                Ok(_) => return Ok(fds[2].revents() | fds[3].revents()),
-            }
-        }
     }
 }
 

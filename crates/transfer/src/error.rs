@@ -3,7 +3,8 @@
 use std::io;
 
 use crate::message::Refusal;
-use crate::wire::Violation;
+use crate::reason::{Reason, Remedy};
+use crate::wire::{MAX_REASON, Violation};
 
 /// What went wrong with a session or a transfer.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum Error {
     #[error("the connection was lost: {0}")]
     Cut(io::Error),
     /// No connection could be made.
-    #[error("cannot connect to {what}: {source}\nhint: {}", reach(.source))]
+    #[error("cannot connect to {what}: {source}")]
     Unreachable {
         /// The host and its port.
         what: String,
@@ -35,21 +36,18 @@ pub enum Error {
     Violation(#[from] Violation),
     /// The peer refused, or what it sent cannot be accepted.
     #[error("{1}")]
-    Refused(Refusal, String),
+    Refused(Refusal, Reason),
     /// The peer ended the session for a reason of its own.
     #[error("the peer ended the session: {0}")]
-    Ended(String),
+    Ended(Reason),
     /// Somebody asked this session to stop.
     #[error("stopped on request")]
     Cancelled,
     /// The peer could not be authenticated, or did not accept who we are.
     #[error("{0}")]
-    Identity(String),
+    Identity(Reason),
     /// The peer's key is not the one that was pinned.
-    #[error(
-        "the key of {host} has changed: pinned {pinned}, offered {offered}\nhint: if it was replaced on \
-         purpose, remove the line of {host} from {file} and pair again"
-    )]
+    #[error("the key of {host} has changed: pinned {pinned}, offered {offered}")]
     KeyChanged {
         /// The host as it was named.
         host: String,
@@ -62,7 +60,7 @@ pub enum Error {
     },
     /// A wrong request, known before anything was sent.
     #[error("{0}")]
-    Usage(String),
+    Usage(Reason),
     /// This machine or this user cannot do it.
     #[error("{0}")]
     NotPossibleHere(String),
@@ -83,72 +81,52 @@ impl Error {
         }
     }
 
-    /// What the goodbye says of it: 1, or 2 if trying again may help.
+    /// What can be done about it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Unreachable { source, .. } => Some(reach(source)),
+            Self::Refused(_, reason) | Self::Ended(reason) | Self::Identity(reason) | Self::Usage(reason) => {
+                reason.remedy().cloned()
+            }
+            Self::KeyChanged { host, file, .. } => {
+                Some(Remedy::ForgetKey { host: host.clone(), file: file.clone() })
+            }
+            // The goodbye of a peer; see `goodbye`.
+            Self::Cut(error) => error.get_ref()?.downcast_ref::<Reason>()?.remedy().cloned(),
+            _ => None,
+        }
+    }
+
+    /// The reason in the goodbye.
+    pub(crate) fn farewell(&self) -> String {
+        Reason::from(self.to_string()).with(self.remedy()).to_wire(MAX_REASON)
+    }
+
+    /// The code in the goodbye: 1, or 2 if a new connection may help.
     pub(crate) fn code(&self) -> u16 {
         if self.is_temporary() || matches!(self, Self::Cancelled) { 2 } else { 1 }
     }
 
-    /// The goodbye of a peer that did not get what it wanted.
+    /// The error that a peer's goodbye with a code other than 0 stands for.
     pub(crate) fn goodbye(code: u16, reason: String) -> Self {
+        let reason = Reason::from_wire(reason);
         match code {
-            2 => Self::Cut(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                format!("the other side says: {reason}"),
-            )),
+            2 => {
+                let told = Reason::from(format!("the other side says: {reason}"));
+                let told = told.with(reason.remedy().cloned());
+                Self::Cut(io::Error::new(io::ErrorKind::ConnectionAborted, told))
+            }
             _ => Self::Ended(reason),
         }
     }
 }
 
 /// What to do about a host that cannot be reached.
-fn reach(error: &io::Error) -> &'static str {
+fn reach(error: &io::Error) -> Remedy {
     use io::ErrorKind as E;
     match error.kind() {
-        E::ConnectionRefused => "is `linger share` running there, and does it listen on this port?",
-        E::TimedOut | E::HostUnreachable | E::NetworkUnreachable => {
-            "is the machine on, and does every firewall let this port through?"
-        }
-        _ => "is the name right? `getent hosts NAME` asks the same",
-    }
-}
-
-/// What to do about a file that the system refused, as a line of its own; empty where nothing can be said.
-pub(crate) fn hint(error: &io::Error) -> &'static str {
-    use io::ErrorKind as E;
-    match error.kind() {
-        E::NotFound => {
-            "\nhint: `linger ls` shows what is there; a directory to put something into has to be there already"
-        }
-        E::NotADirectory => {
-            "\nhint: a file stands where a directory is meant; `linger ls` shows what is there"
-        }
-        E::PermissionDenied => {
-            "\nhint: the user that the program runs as there may not; `namei -l` of the path says who may"
-        }
-        E::ReadOnlyFilesystem => {
-            "\nhint: it has to be mounted for writing there, or something else to be shared"
-        }
-        E::StorageFull | E::QuotaExceeded => {
-            "\nhint: make room there and send it again: the blocks that arrived are kept and not sent twice"
-        }
-        E::FileTooLarge => "\nhint: `ulimit -f` there, or the file system, allows no files of that size",
-        E::InvalidFilename => "\nhint: the file system there takes shorter names only",
-        _ => "",
-    }
-}
-
-/// Turns what the system said of a file into what the peer is told.
-pub(crate) fn refusal(error: &io::Error) -> Refusal {
-    use io::ErrorKind as E;
-    match error.kind() {
-        E::AlreadyExists => Refusal::Exists,
-        E::NotFound => Refusal::NotFound,
-        E::StorageFull | E::QuotaExceeded | E::FileTooLarge => Refusal::NoSpace,
-        E::ReadOnlyFilesystem => Refusal::ReadOnly,
-        E::CrossesDevices | E::PermissionDenied | E::NotADirectory | E::IsADirectory | E::InvalidFilename => {
-            Refusal::Forbidden
-        }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Refusal::Forbidden,
-        _ => Refusal::Other,
+        E::ConnectionRefused => Remedy::StartServer,
+        E::TimedOut | E::HostUnreachable | E::NetworkUnreachable => Remedy::OpenTheWay,
+        _ => Remedy::CheckHost,
     }
 }

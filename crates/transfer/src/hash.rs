@@ -10,7 +10,7 @@ use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtre
 /// Bytes of a block: what is verified, acknowledged and resumed as one.
 pub const BLOCK: usize = 1 << 20;
 
-/// What is moved and hashed at once: a fraction of a second-level cache, and a complete subtree as well.
+/// Bytes moved and hashed at once: a fraction of an L2 cache, and a complete subtree of the hash.
 pub(crate) const PIECE: usize = BLOCK / PIECES;
 
 /// Pieces of a block.
@@ -36,8 +36,8 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    /// The contribution of block `number` (from 0) whose pieces have these chaining values, in order: 2 to 4 of them,
-    /// of which the last may be of less than [`PIECE`]; or 1, if the file has other blocks.
+    /// The contribution of block `number` (from 0), given the chaining values of its pieces in order. There are 2 to 4;
+    /// the last piece may be shorter than [`PIECE`]. One value will do if the file has other blocks.
     pub(crate) fn of_pieces(number: u64, values: &[[u8; 32]]) -> Self {
         let merge = |left: &[u8; 32], right: &[u8; 32]| merge_subtrees_non_root(left, right, Mode::Hash);
         let (left, right) = match values {
@@ -60,8 +60,8 @@ impl Sum {
     }
 }
 
-/// The chaining value of bytes that are at `offset` of their file and no more than may begin there: up to the
-/// greatest power of two that divides the offset, and not the whole file.
+/// The chaining value of a subtree at `offset` of its file. It is at most as long as the greatest power of two that
+/// divides the offset, and is not the whole file.
 pub(crate) fn subtree(bytes: &[u8], offset: u64) -> [u8; 32] {
     let mut hasher = Hasher::new();
     hasher.set_input_offset(offset).update(bytes);
@@ -94,7 +94,7 @@ impl BlockHasher {
     /// Ends the block.
     pub(crate) fn finish(&self) -> Sum {
         let alone = (self.number == 0).then(|| *self.hasher.finalize().as_bytes());
-        // An empty block exists in an empty file alone, and has no place in any tree.
+        // Only an empty file has an empty block, which is part of no tree.
         let value = if self.length == 0 { [0; 32] } else { self.hasher.finalize_non_root() };
         Sum { value, alone }
     }
@@ -149,7 +149,7 @@ impl Tree {
 
     /// Adds the next block.
     pub(crate) fn push(&mut self, sum: Sum) {
-        // Merging is put off until another block follows, since the topmost merge is another function.
+        // Merge only when another block follows: the root is merged by another function.
         while self.stack.len() > self.blocks.count_ones() as usize {
             let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else { break };
             self.stack.push(merge_subtrees_non_root(&left, &right, Mode::Hash));
@@ -167,8 +167,7 @@ impl Tree {
         self.finish((!tail.is_empty()).then(|| Sum::of(self.blocks, tail)))
     }
 
-    /// The hash of a file that ends after the complete blocks and what `tail` stands for, of which there has to be
-    /// something if there are no blocks.
+    /// The hash of a file that ends after the complete blocks and `tail`. Without blocks there has to be a tail.
     pub(crate) fn finish(&self, tail: Option<Sum>) -> Hash {
         let mut tree = self.clone();
         if let Some(sum) = tail {

@@ -1,4 +1,4 @@
-//! Who a machine is, and whom it knows: Ed25519 keys on file, as ssh keeps them.
+//! The key pair of this user, and the files with keys of known peers, as ssh keeps them. The keys are Ed25519.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Makes a new key pair, which nobody knows yet.
+    /// Makes a new key pair.
     ///
     /// # Errors
     /// [`Error::NotPossibleHere`] if the system gives no random numbers.
@@ -58,7 +58,7 @@ impl Identity {
                 if let Some(parent) = path.parent() {
                     fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
                 }
-                // Under a name of its own first: two programs that start at once agree on one key.
+                // Write to a temporary name and link(2) it: two programs that start at once agree on one key.
                 let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
                 let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
                 let written = file.as_mut().map_err(|error| io::Error::new(error.kind(), error.to_string()));
@@ -78,8 +78,9 @@ impl Identity {
     }
 
     fn from_pkcs8(pkcs8: Vec<u8>, path: &Path) -> Result<Self, Error> {
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8)
-            .map_err(|why| Error::Identity(format!("{} holds no Ed25519 key: {why}", path.display())))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|why| {
+            Error::Identity(format!("{} holds no Ed25519 key: {why}", path.display()).into())
+        })?;
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());
         Ok(Self { pkcs8, public })
@@ -104,7 +105,7 @@ pub(crate) fn key_of_spki(spki: &[u8]) -> Option<PublicKey> {
     spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()
 }
 
-/// What a person compares.
+/// The fingerprint of a key, for people to compare.
 pub fn fingerprint(key: &PublicKey) -> String {
     format!("ed25519:{}", hex(key))
 }
@@ -140,10 +141,10 @@ impl Keyring {
             }
             let mut words = line.split_whitespace();
             let key = words.clone().nth(1).and_then(|word| word.strip_prefix("ed25519:")).and_then(unhex);
-            // A line that cannot be read may be the one that would have warned.
+            // Fail: the unreadable line may hold the key that should have been compared.
             match (words.next(), key) {
                 (Some(name), Some(key)) => keys.push((name.to_owned(), key)),
-                _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1))),
+                _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1).into())),
             }
         }
         Ok(keys)
@@ -178,12 +179,12 @@ impl Keyring {
         let line = format!("{} {}\n", word(name), fingerprint(key));
         let mut file =
             OpenOptions::new().append(true).create(true).mode(0o600).open(&self.0).map_err(failed)?;
-        // One write to a file opened for appending: lines of two programs do not mix.
+        // One write(2) with O_APPEND: lines of two programs do not mix.
         file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
     }
 }
 
-/// A name without anything that could end its field or its line.
+/// A name without characters that would end its field or its line.
 fn word(name: &str) -> String {
     printable(name.as_bytes()).replace(char::is_whitespace, "_")
 }

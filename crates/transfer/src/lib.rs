@@ -1,8 +1,8 @@
 //! File transfer whose both ends know the truth about the last byte.
 //!
 //! [`session`] is the library beneath, for other programs too: framed streams in both directions over one
-//! connection, with credit, deadlines and an orderly end through [`linger`]. On it stand [`Server`] (what
-//! `linger share` does) and [`Client`] (`put`, `get`, `ls`). The receiver verifies what arrived with BLAKE3,
+//! connection, with credit, deadlines and an orderly end through [`linger`]. [`Server`] shares a directory over it,
+//! [`Client`] puts, gets and lists. The receiver verifies what arrived with BLAKE3,
 //! makes it durable, renames it into place and only then sends a receipt, which the sender checks against
 //! what it read. `docs/transfer-protocol.md` specifies the wire.
 //!
@@ -17,6 +17,7 @@ mod client;
 mod confine;
 mod driver;
 mod error;
+mod fault;
 mod hash;
 mod identity;
 mod limit;
@@ -27,6 +28,7 @@ mod outgoing;
 mod pair;
 mod path;
 mod progress;
+mod reason;
 mod receipt;
 mod receive;
 mod remote;
@@ -59,8 +61,9 @@ pub use message::{Durability, Item, Kind, Refusal, Time};
 pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
 pub use path::{BadPath, RelPath, printable};
 pub use progress::{Confirmation, Progress, Summary, Verdict};
+pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, Line, Receipts, verify_receipt};
-pub use remote::{Destination, PORT, Remote};
+pub use remote::{Destination, PORT};
 pub use serve::{Ending, Served, Server, Serving, ShareOptions, is_local};
 pub use sink::{Config, Desktop, Displays, Port};
 pub use tls::{AskCode, ClientKeys, ServerKeys};

@@ -1,12 +1,12 @@
-//! Keeps to a rate.
+//! A rate limit for sending.
 
 use std::time::{Duration, Instant};
 
-/// A bucket of a tenth of a second; no rate means no limit.
+/// A token bucket that holds a tenth of a second's bytes. Rate 0 means no limit.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rate: u64,
-    /// When what was allowed so far is used up.
+    /// When all bytes sent so far will have been paid for.
     free_at: Instant,
 }
 
@@ -16,7 +16,7 @@ impl Limiter {
         Self { rate, free_at: Instant::now() }
     }
 
-    /// How much to send at once, so that it flows rather than bursts.
+    /// The most bytes to send at once, to avoid bursts.
     pub(crate) fn piece(&self, most: usize) -> usize {
         if self.rate == 0 { most } else { most.min((self.rate / 10).clamp(1024, 1 << 20) as usize) }
     }
@@ -28,7 +28,7 @@ impl Limiter {
         }
         let wait = self.free_at.saturating_duration_since(now);
         let cost = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        // Time that passed unused is not saved up beyond the bucket.
+        // Idle time earns at most one bucket.
         let earliest = now.checked_sub(Duration::from_millis(100)).unwrap_or(now);
         self.free_at = self.free_at.max(earliest) + cost;
         wait

@@ -31,8 +31,8 @@ impl Default for Limits {
     }
 }
 
-/// Credit is given back in halves of the window, but not in larger portions than this. Each portion wakes a peer
-/// that waits for it: in quarters a receiver within one machine was busy with that for a twentieth of its time.
+/// Credit is given back by half a window, or by this many bytes if that is less. Each CREDIT frame wakes a waiting
+/// peer: with quarters of a window, a receiver on loopback spent a twentieth of its time on that.
 const CREDIT: u64 = 1 << 20;
 
 /// Which side of the connection this is: the initiator's streams have odd numbers.
@@ -45,21 +45,105 @@ pub enum Role {
     Responder,
 }
 
+/// One stream, until both sides have sent FINISH or one of them CANCEL.
 #[derive(Debug)]
 struct Stream {
-    /// Bytes we may still send.
+    /// Bytes we may still send. It is counted after our FINISH as well: the peer may never give 2^63 bytes.
     credit: u64,
-    /// Bytes the peer may still send.
+    ends: Ends,
+}
+
+/// Who may still send on a stream; the names are those of RFC 9113, section 5.1.
+#[derive(Debug)]
+enum Ends {
+    /// Both sides.
+    Open(Window),
+    /// The peer alone: we sent FINISH.
+    HalfClosedLocal(Window),
+    /// We alone: the peer sent FINISH, and needs no more credit.
+    HalfClosedRemote,
+}
+
+/// What the peer may send on a stream.
+///
+/// Its size is what is granted, what the program has to take, and what it took since credit was last given.
+#[derive(Debug)]
+struct Window {
+    /// Bytes the peer may have sent and not got back as credit.
+    size: u64,
+    /// Bytes of it that may still come.
     granted: u64,
     /// Bytes taken by the program since credit was last given.
     taken: u64,
-    /// What the peer may have on its way.
-    window: u64,
-    /// Bytes taken since `measured`, when a window of them began.
-    counted: u64,
-    measured: Option<Instant>,
-    we_finished: bool,
-    peer_finished: bool,
+    /// Measures how fast a whole window is taken, from the first byte on.
+    pace: Option<Pace>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Stream {
+    fn new(window: u64) -> Self {
+        Self {
+            credit: window,
+            ends: Ends::Open(Window { size: window, granted: window, taken: 0, pace: None }),
+        }
+    }
+
+    /// The window of a peer that may still send.
+    fn window(&mut self) -> Option<&mut Window> {
+        match &mut self.ends {
+            Ends::Open(window) | Ends::HalfClosedLocal(window) => Some(window),
+            Ends::HalfClosedRemote => None,
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        matches!(self.ends, Ends::Open(_) | Ends::HalfClosedRemote)
+    }
+}
+
+impl Window {
+    /// The peer uses credit; false if it has not so much.
+    fn spend(&mut self, bytes: u64) -> bool {
+        let Some(left) = self.granted.checked_sub(bytes) else { return false };
+        self.granted = left;
+        true
+    }
+
+    /// The program took bytes; returns the credit to give now, if it is time. The window grows up to `most`, if all
+    /// of it was taken in less than two round trips.
+    fn take(
+        &mut self,
+        bytes: u64,
+        most: u64,
+        now: Instant,
+        round_trip: impl FnOnce() -> Option<Duration>,
+    ) -> Option<u64> {
+        self.taken += bytes;
+        debug_assert!(self.granted + self.taken <= self.size, "no more is taken than came");
+        let pace = self.pace.get_or_insert(Pace { since: now, bytes: 0 });
+        pace.bytes += bytes;
+        if self.taken < CREDIT.min(self.size / 2) {
+            return None;
+        }
+        let mut credit = std::mem::take(&mut self.taken);
+        if pace.bytes >= self.size {
+            let took = now.saturating_duration_since(pace.since);
+            *pace = Pace { since: now, bytes: 0 };
+            let growth = self.size.min(most.saturating_sub(self.size));
+            if growth > 0 && round_trip().is_some_and(|round_trip| took < 2 * round_trip) {
+                self.size += growth;
+                credit += growth;
+            }
+        }
+        self.granted += credit;
+        debug_assert!(self.granted <= self.size);
+        Some(credit)
+    }
 }
 
 /// What to do with the payload of an accepted frame.
@@ -115,20 +199,19 @@ impl Machine {
             Kind::Open => self.opened(id),
             Kind::Message | Kind::Data => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
-                if stream.peer_finished {
-                    return Err(Violation::BadStream(id));
+                let window = stream.window().ok_or(Violation::BadStream(id))?;
+                if !window.spend(header.length.into()) {
+                    return Err(Violation::OverCredit(id));
                 }
-                stream.granted =
-                    stream.granted.checked_sub(u64::from(header.length)).ok_or(Violation::OverCredit(id))?;
                 Ok(Verdict::Deliver)
             }
             Kind::Finish => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
-                if stream.peer_finished {
-                    return Err(Violation::BadStream(id));
+                match stream.ends {
+                    Ends::Open(_) => stream.ends = Ends::HalfClosedRemote,
+                    Ends::HalfClosedLocal(_) => drop(self.streams.remove(&id)),
+                    Ends::HalfClosedRemote => return Err(Violation::BadStream(id)),
                 }
-                stream.peer_finished = true;
-                self.forget_if_done(id);
                 Ok(Verdict::Deliver)
             }
             Kind::Cancel => {
@@ -151,32 +234,19 @@ impl Machine {
             return Err(Violation::TooManyStreams);
         }
         self.newest_of_peer = id;
-        self.streams.insert(id, self.stream());
+        self.insert(id);
         Ok(Verdict::Deliver)
     }
 
-    fn stream(&self) -> Stream {
-        let window = self.limits.window;
-        Stream {
-            credit: window,
-            granted: window,
-            taken: 0,
-            window,
-            counted: 0,
-            measured: None,
-            we_finished: false,
-            peer_finished: false,
-        }
+    fn insert(&mut self, id: u16) {
+        debug_assert!(!self.cancelled.contains(&id), "no number is used twice");
+        let before = self.streams.insert(id, Stream::new(self.limits.window));
+        debug_assert!(before.is_none(), "no number is used twice");
+        debug_assert!(self.streams.len() <= self.limits.streams);
     }
 
     fn late(&self, id: u16) -> Result<Verdict, Violation> {
         if self.cancelled.contains(&id) { Ok(Verdict::Drop) } else { Err(Violation::BadStream(id)) }
-    }
-
-    fn forget_if_done(&mut self, id: u16) {
-        if self.streams.get(&id).is_some_and(|stream| stream.we_finished && stream.peer_finished) {
-            self.streams.remove(&id);
-        }
     }
 
     /// The peer lets us send `bytes` more.
@@ -194,24 +264,25 @@ impl Machine {
         }
         let id = self.next;
         self.next = id.checked_add(2)?;
-        self.streams.insert(id, self.stream());
+        self.insert(id);
         Some(id)
     }
 
-    /// The longest payload for which credit will come, if the peer has the same limits: it may keep back less than
-    /// half of a window.
+    /// The longest payload that can be sent, if the peer has the same limits. The peer may hold back less than half a
+    /// window of credit, so a frame of half a window always gets through.
     pub(crate) fn longest(&self) -> usize {
         usize::try_from(self.limits.window / 2).unwrap_or(MAX_DATA).min(MAX_DATA)
     }
 
     /// Whether the stream can take frames from us, and how many payload bytes.
     pub(crate) fn sendable(&self, id: u16) -> Option<u64> {
-        self.streams.get(&id).filter(|stream| !stream.we_finished).map(|stream| stream.credit)
+        self.streams.get(&id).filter(|stream| stream.may_send()).map(|stream| stream.credit)
     }
 
     /// Payload of ours leaves; [`sendable`](Self::sendable) allowed it.
     pub(crate) fn sent(&mut self, id: u16, bytes: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
+            debug_assert!(stream.may_send() && bytes <= stream.credit, "sendable() was asked");
             stream.credit = stream.credit.saturating_sub(bytes);
         }
     }
@@ -225,34 +296,21 @@ impl Machine {
         now: Instant,
         round_trip: impl FnOnce() -> Option<Duration>,
     ) -> Option<u64> {
-        let stream = self.streams.get_mut(&id)?;
-        stream.taken += bytes;
-        stream.counted += bytes;
-        let since = *stream.measured.get_or_insert(now);
-        if stream.taken < CREDIT.min(stream.window / 2) || stream.peer_finished {
-            return None;
-        }
-        let mut credit = std::mem::take(&mut stream.taken);
-        if stream.counted >= stream.window {
-            (stream.counted, stream.measured) = (0, Some(now));
-            let growth = stream.window.min(self.limits.most.saturating_sub(stream.window));
-            let took = now.saturating_duration_since(since);
-            if growth > 0 && round_trip().is_some_and(|round_trip| took < 2 * round_trip) {
-                stream.window += growth;
-                credit += growth;
-            }
-        }
-        stream.granted += credit;
-        Some(credit)
+        let window = self.streams.get_mut(&id)?.window()?;
+        window.take(bytes, self.limits.most, now, round_trip)
     }
 
     /// We send FINISH; false if the stream is not ours to finish.
     pub(crate) fn finish(&mut self, id: u16) -> bool {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.we_finished) else {
-            return false;
-        };
-        stream.we_finished = true;
-        self.forget_if_done(id);
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        match std::mem::replace(&mut stream.ends, Ends::HalfClosedRemote) {
+            Ends::Open(window) => stream.ends = Ends::HalfClosedLocal(window),
+            Ends::HalfClosedRemote => drop(self.streams.remove(&id)),
+            finished @ Ends::HalfClosedLocal(_) => {
+                stream.ends = finished;
+                return false;
+            }
+        }
         true
     }
 
@@ -265,93 +323,10 @@ impl Machine {
             self.cancelled.remove(0);
         }
         self.cancelled.push(id);
+        debug_assert!(self.cancelled.len() <= self.limits.streams);
         true
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn frame(kind: Kind, stream: u16, length: u32) -> Header {
-        Header { kind, stream, length }
-    }
-
-    /// A header of any kind, whose own check fits.
-    fn sealed(kind: u8, stream: u16, length: u32) -> [u8; crate::wire::HEADER] {
-        let mut bytes = frame(Kind::Open, stream, length).encode(&[]);
-        bytes[5] ^= bytes[4] ^ kind;
-        bytes[4] = kind;
-        bytes
-    }
-
-    #[test]
-    fn a_stream_lives_from_open_to_both_finishes() {
-        let mut machine = Machine::new(Role::Responder, Limits::default());
-        assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
-        assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Verdict::Deliver));
-        assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Err(Violation::BadStream(1)));
-        assert_eq!(machine.arrived(frame(Kind::Open, 2, 0)), Err(Violation::BadStream(2)));
-        assert_eq!(machine.arrived(frame(Kind::Finish, 1, 0)), Ok(Verdict::Deliver));
-        assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
-        assert!(machine.sendable(1).is_some());
-        assert!(machine.finish(1));
-        assert_eq!(machine.sendable(1), None);
-        assert!(!machine.finish(1));
-    }
-
-    #[test]
-    fn frames_that_cross_a_cancel_are_dropped() {
-        let mut machine = Machine::new(Role::Responder, Limits::default());
-        machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
-        assert!(machine.cancel(1));
-        assert_eq!(machine.arrived(frame(Kind::Data, 1, 9)), Ok(Verdict::Drop));
-        assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Verdict::Drop));
-    }
-
-    /// Takes data in pieces of 64 KiB, each `step` after the one before; returns the credit that was given.
-    fn take(machine: &mut Machine, bytes: u64, step: Duration, round_trip: Duration) -> u64 {
-        let mut now = Instant::now();
-        let mut credit = 0;
-        for _ in 0..bytes / (64 << 10) {
-            assert_eq!(machine.arrived(frame(Kind::Data, 1, 64 << 10)), Ok(Verdict::Deliver));
-            now += step;
-            credit += machine.taken(1, 64 << 10, now, || Some(round_trip)).unwrap_or(0);
-        }
-        credit
-    }
-
-    #[test]
-    fn the_window_grows_on_a_long_path_alone() {
-        let limits = Limits { window: 1 << 20, most: 4 << 20, streams: 1 };
-        for (round_trip, grown) in [(1, 0), (100, 3 << 20)] {
-            let mut machine = Machine::new(Role::Responder, limits);
-            machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
-            // A window in 16 ms.
-            let round_trip = Duration::from_millis(round_trip);
-            let credit = take(&mut machine, 64 << 20, Duration::from_millis(1), round_trip);
-            assert_eq!(credit, (64 << 20) + grown, "{round_trip:?}");
-        }
-    }
-
-    proptest! {
-        /// Whatever arrives, a peer never has more than a window of ungranted bytes accepted, nor more streams.
-        #[test]
-        fn credit_bounds_what_is_accepted(frames in prop::collection::vec((1u8..10, 0u16..6, 0u32..2_000_000), 0..200)) {
-            let limits = Limits { window: 1 << 20, most: 1 << 20, streams: 2 };
-            let mut machine = Machine::new(Role::Responder, limits);
-            let mut accepted = 0u64;
-            for (kind, stream, length) in frames {
-                let Ok(header) = Header::decode(sealed(kind, stream, length)) else { continue };
-                let Ok(verdict) = machine.arrived(header) else { break };
-                prop_assert!(machine.streams.len() <= limits.streams);
-                if verdict == Verdict::Deliver && matches!(header.kind, Kind::Data | Kind::Message) {
-                    accepted += u64::from(length);
-                }
-            }
-            // Nothing was taken, so at most one window a stream; ids 1, 3, 5 can be opened one after another.
-            prop_assert!(accepted <= 3 * limits.window);
-        }
-    }
-}
+mod tests;

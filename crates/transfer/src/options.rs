@@ -22,7 +22,7 @@ pub struct Retry {
 }
 
 impl Default for Retry {
-    /// From half a second to 15 s, for two minutes.
+    /// Pauses of 0.5 s to 15 s; gives up after two minutes without progress.
     fn default() -> Self {
         Self {
             first: Duration::from_millis(500),

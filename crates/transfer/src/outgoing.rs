@@ -20,12 +20,12 @@ pub(crate) enum Source<'a> {
 pub(crate) struct Producer {
     pub(crate) child: std::process::Child,
     pub(crate) program: String,
-    /// When it has taken too long.
+    /// The command's deadline.
     pub(crate) end: Instant,
 }
 
 impl Drop for Producer {
-    /// Nobody waits for it any more: it is ended, unless it has ended already, and leaves no zombie.
+    /// Kills the command if it still runs, and reaps it.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -51,7 +51,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new(input: OwnedFd) -> Self {
         let mut token = [0; 16];
-        // Uniqueness is all that is asked of it; it is no secret.
+        // It only has to be unique; it is no secret.
         let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
         let entry = Entry {
             index: 0,
@@ -121,14 +121,14 @@ impl<'a> Outgoing<'a> {
         Self { source, waiting: BTreeMap::new(), announced: 0, exhausted: false, summary }
     }
 
-    /// Writes down what is known after the last session: what was sent whole, and what was not.
+    /// Counts, after the last session, entries that were sent whole without a receipt, and those that were not.
     pub(crate) fn settle(&mut self) {
         self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.ended).count() as u64;
         self.summary.unsent = self.waiting.values().filter(|sent| !sent.ended).count() as u64;
         self.summary.unsent += u64::from(!self.exhausted);
     }
 
-    /// What an earlier session left to be done again, in the order of the walk.
+    /// What an earlier session left unconfirmed, in the order of the walk, to be sent again.
     pub(crate) fn again(&mut self) -> VecDeque<Act> {
         let mut acts = VecDeque::new();
         let mut open: Vec<(u64, RelPath, u32, Time)> = Vec::new();

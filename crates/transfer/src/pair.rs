@@ -1,8 +1,7 @@
-//! Getting to know each other by a short code: SPAKE2 inside an unauthenticated TLS connection.
+//! Pairing by a short code: SPAKE2 inside a TLS connection whose keys are not known yet.
 //!
-//! Both sides prove that they know the code without showing it, and bind the proof to this very TLS
-//! connection and to both keys, so that somebody in the middle, who has two connections, can do no more than
-//! guess once. A code is good for one attempt, successful or not.
+//! Both sides prove that they know the code without revealing it. The proof is bound to the TLS exporter and to both
+//! keys, so a man in the middle, who has two TLS connections, gets one guess. A code is good for one attempt.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,13 +67,13 @@ fn name(role: &str) -> Name {
     Name::new(format!("linger-transfer {role}").as_bytes())
 }
 
-/// Spaces and hyphens are for the eye.
+/// The digits of a code; spaces and hyphens are ignored.
 fn password(code: &str) -> Password {
     let digits: String = code.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
     Password::new(digits.as_bytes())
 }
 
-/// Compares without telling by its time where the first difference is.
+/// Compares in constant time.
 pub(crate) fn same_proof(a: &[u8; PROOF], b: &[u8; PROOF]) -> bool {
     blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
 }
@@ -106,11 +105,11 @@ impl Codes {
 
     /// Takes the code for one attempt, which uses it up; the reason if there is none now.
     ///
-    /// Until the attempt proves to be good it counts as failed: whoever just goes away has guessed.
+    /// The attempt counts as failed until it succeeds: a peer that just disconnects has guessed as well.
     pub(crate) fn take(&self, now: Instant) -> Result<String, String> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.failures >= MAX_FAILURES {
-            return Err("too many wrong codes; `linger share` has to be started again".into());
+            return Err("too many wrong codes; the server has to be started again".into());
         }
         if let Some(wait) = state.not_before.and_then(|time| time.checked_duration_since(now))
             && !wait.is_zero()

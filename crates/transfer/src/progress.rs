@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::message::{Durability, Kind, Refusal, Time};
 use crate::path::RelPath;
+use crate::reason::Reason;
 
 /// Something worth showing. Paths are below the top of the transfer, which is itself the empty path.
 #[derive(Clone, Debug)]
@@ -54,8 +55,8 @@ pub enum Progress {
         path: RelPath,
         /// Why, as a class.
         refusal: Refusal,
-        /// Why, in words.
-        text: String,
+        /// Why, in words, and what can be done.
+        text: Reason,
     },
     /// In a dry run: what would be done.
     WouldSend {
@@ -112,14 +113,14 @@ pub struct Summary {
     /// Entries that were begun or announced, and not sent whole.
     pub unsent: u64,
     /// The first of the failures in words; all of them were reported as they came.
-    pub first_failure: Option<String>,
+    pub first_failure: Option<Reason>,
     /// Bytes that crossed the network, in this side's payload direction, all sessions together.
     pub wire: u64,
     /// Whether the end of the session was in order, so that the other side knows the same.
     pub peer_knows: bool,
 }
 
-/// The truth in one word; the program's exit status.
+/// What a transfer came to, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {

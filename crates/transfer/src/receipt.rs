@@ -134,21 +134,21 @@ pub fn verify_receipt(
     for (number, text) in BufReader::new(file).lines().enumerate() {
         let text = text.map_err(|error| Error::io("read", &shown, error))?;
         let line: Line = serde_json::from_str(&text)
-            .map_err(|error| Error::Usage(format!("{shown}, line {}: {error}", number + 1)))?;
+            .map_err(|error| Error::Usage(format!("{shown}, line {}: {error}", number + 1).into()))?;
         let checked = check(&line, path)?;
         all += 1;
         bad += u64::from(matches!(checked, Checked::Differs(_)));
         each(&line, &checked);
     }
     if all == 0 {
-        return Err(Error::Usage(format!("{shown} has no receipt in it")));
+        return Err(Error::Usage(format!("{shown} has no receipt in it").into()));
     }
     Ok((bad, all))
 }
 
 fn check(line: &Line, top: &Path) -> Result<Checked, Error> {
     let Some(below) = line.path() else {
-        return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path)));
+        return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path).into()));
     };
     let differs = |text: String| Ok(Checked::Differs(text));
     if line.kind != Kind::File && line.kind != Kind::Pipe {

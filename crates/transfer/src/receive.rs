@@ -1,5 +1,7 @@
 //! The receiving half of a transfer, the same for `put` at the server and for `get` at the client.
 
+mod account;
+mod arriving;
 mod block;
 mod content;
 mod entry;
@@ -11,15 +13,18 @@ use crate::alive::keep_alive;
 use crate::claim::Claimant;
 use crate::driver::{Event, Session};
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
 use crate::message::{Kind, Message, Options, Receipt, Refusal};
 use crate::path::RelPath;
-use crate::progress::{Confirmation, Progress, Summary};
+use crate::progress::{Progress, Summary};
+use crate::reason::Reason;
 use crate::root::Root;
 use crate::sink::Spool;
-use crate::store::{Fault, Landing, Store, now};
+use crate::store::{Landing, Store};
 use crate::wire::Violation;
-use block::Block;
+use account::receipt;
+use arriving::Arriving;
 use content::write_stream;
 
 /// Announced files that wait for their data, at most.
@@ -38,24 +43,29 @@ pub(crate) enum Target<'a> {
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
+/// The same while it is received.
+enum Place<'a> {
+    Tree { base: RelPath, store: Box<Store<'a>> },
+    Sink(&'a mut Spool),
+    Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
+}
+
 pub(crate) struct Receiver<'a> {
     pub(crate) session: &'a mut Session,
     pub(crate) stream: u16,
     pub(crate) options: Options,
     pub(crate) summary: &'a mut Summary,
     pub(crate) observe: &'a mut dyn FnMut(Progress),
-    target: Target<'a>,
-    store: Option<Store<'a>>,
+    place: Place<'a>,
+    /// Announced files, in the order in which their content comes; that of the first is arriving.
     files: VecDeque<Waiting>,
+    /// Directories between their announcement and the end of what is in them.
     directories: BTreeMap<u64, RelPath>,
     /// An earlier session of this transfer was cut: some of it may be here, or about to be.
     pub(crate) again: bool,
     /// Every answer that is due has been given before data arrives.
     ask: bool,
-    block: Block,
-    /// A full block waits for its chaining value.
-    sum_due: bool,
-    pipe: Option<(OwnedFd, OwnedFd)>,
+    arriving: Arriving,
     paths: BTreeMap<u64, (RelPath, Kind)>,
 }
 
@@ -102,9 +112,12 @@ impl<'a> Receiver<'a> {
         summary: &'a mut Summary,
         observe: &'a mut dyn FnMut(Progress),
     ) -> Self {
-        let store = match &target {
-            Target::Tree { root, .. } => Some(Store::new(root, options, claimant)),
-            _ => None,
+        let place = match target {
+            Target::Tree { root, base } => {
+                Place::Tree { base, store: Box::new(Store::new(root, options, claimant)) }
+            }
+            Target::Sink(spool) => Place::Sink(spool),
+            Target::Stream { out, so_far } => Place::Stream { out, so_far },
         };
         Self {
             session,
@@ -112,15 +125,12 @@ impl<'a> Receiver<'a> {
             options,
             summary,
             observe,
-            target,
-            store,
+            place,
             files: VecDeque::new(),
             directories: BTreeMap::new(),
             again: false,
             ask: false,
-            block: Block::default(),
-            sum_due: false,
-            pipe: None,
+            arriving: Arriving::default(),
             paths: BTreeMap::new(),
         }
     }
@@ -136,17 +146,17 @@ impl<'a> Receiver<'a> {
                 landing.abandon(false);
             }
         }
-        if let Some(store) = &mut self.store {
+        if let Place::Tree { store, .. } = &mut self.place {
             store.tidy();
         }
         result
     }
 
     fn receive(&mut self) -> Result<(), Error> {
-        self.ask = match (&self.target, &self.store) {
-            (Target::Tree { base, .. }, Some(store)) => self.again || store.must_ask(base),
-            (Target::Stream { so_far, .. }, _) => so_far.blocks() > 0,
-            _ => false,
+        self.ask = match &self.place {
+            Place::Tree { base, store } => self.again || store.must_ask(base),
+            Place::Stream { so_far, .. } => so_far.blocks() > 0,
+            Place::Sink(_) => false,
         };
         self.say(&Message::Accept { ask: self.ask })?;
         loop {
@@ -165,7 +175,7 @@ impl<'a> Receiver<'a> {
                         return self.finish();
                     }
                 }
-                Event::Cancelled { reason, .. } => return Err(Error::Ended(reason)),
+                Event::Cancelled { reason, .. } => return Err(Error::Ended(Reason::from_wire(reason))),
                 Event::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
                 _ => return Err(Violation::Unexpected("a frame").into()),
             }
@@ -174,6 +184,7 @@ impl<'a> Receiver<'a> {
 
     /// Everything has ended: the last receipts, and the peer's word that it has them.
     fn finish(&mut self) -> Result<(), Error> {
+        debug_assert!(self.files.is_empty(), "the total comes after every end");
         self.commit()?;
         let (confirmed, failed) = (self.summary.confirmed, self.summary.failed);
         self.say(&Message::Done { confirmed, failed })?;
@@ -187,9 +198,9 @@ impl<'a> Receiver<'a> {
     }
 
     fn dest(&self, path: &RelPath) -> Result<RelPath, Fault> {
-        match &self.target {
-            Target::Tree { base, .. } => {
-                base.join(path).map_err(|why| Fault(Refusal::Forbidden, format!("{path} {why}")))
+        match &self.place {
+            Place::Tree { base, .. } => {
+                base.join(path).map_err(|why| Fault(Refusal::Forbidden, format!("{path} {why}").into()))
             }
             _ => Ok(path.clone()),
         }
@@ -214,29 +225,29 @@ impl<'a> Receiver<'a> {
     fn end(&mut self, index: u64, size: u64, hash: Option<Hash>) -> Result<(), Error> {
         let mut waiting = self.take(index)?;
         waiting.state.differs();
-        if self.sum_due {
+        if self.arriving.is_whole() {
             return Err(Violation::Unexpected("an end instead of a block's value").into());
         }
         let Waits::Landing(landing) = waiting.state else {
-            self.empty();
+            self.arriving.clear();
             return Ok(());
         };
-        let arrived = landing.tree.bytes() + self.block.filled() as u64;
+        let arrived = landing.tree.bytes() + self.arriving.bytes() as u64;
         if size != arrived || (landing.entry.size.is_some_and(|known| known != size)) {
             landing.abandon(true);
             return Err(Error::Refused(
                 Refusal::Corrupt,
-                format!("{arrived} bytes arrived instead of {size}"),
+                format!("{arrived} bytes arrived instead of {size}").into(),
             ));
         }
-        if self.options.verify && hash != Some(self.block.end(&landing.tree)) {
+        if self.options.verify && hash != Some(self.arriving.end(&landing.tree)) {
             landing.abandon(hash.is_some());
             return Err(Error::Refused(Refusal::Corrupt, "the end of a file arrived damaged".into()));
         }
-        let block = std::mem::take(&mut self.block);
-        let landed = self.land(*landing, block.pieces(), size, hash);
-        self.block = block;
-        self.empty();
+        let arriving = std::mem::take(&mut self.arriving);
+        let landed = self.land(*landing, arriving.pieces(), size, hash);
+        self.arriving = arriving;
+        self.arriving.clear();
         landed
     }
 
@@ -248,55 +259,46 @@ impl<'a> Receiver<'a> {
         hash: Option<Hash>,
     ) -> Result<(), Error> {
         let index = landing.entry.index;
-        let landed = match (&mut self.target, &mut self.store) {
-            (Target::Tree { .. }, Some(store)) => store.land(landing, tail, size, hash),
-            (Target::Sink(spool), _) => {
-                let name = spool.name().to_owned();
-                let written = spool.write(tail);
-                let delivered = match written {
-                    Ok(()) => keep_alive(self.session, u64::MAX, || spool.deliver())?,
-                    Err(fault) => Err(fault),
-                };
-                match delivered {
-                    Ok(()) => {
-                        let mut receipt = receipt(index, size, hash, self.options, &RelPath::root());
-                        receipt.name = format!("@{name}").into_bytes();
-                        return self.confirm(receipt);
-                    }
-                    Err(fault) => Err(fault),
-                }
-            }
-            (Target::Stream { out, so_far }, _) => match write_stream(out, tail) {
-                Ok(()) => {
-                    **so_far = Tree::new();
-                    return self.confirm(receipt(index, size, hash, self.options, &RelPath::root()));
-                }
+        // A tree's files get their names, and their receipts, in groups; whatever else lands is there at once.
+        let landed = match &mut self.place {
+            Place::Tree { store, .. } => match store.land(landing, tail, size, hash) {
+                Ok(()) if store.is_due() => return self.commit(),
+                Ok(()) => return Ok(()),
                 Err(fault) => Err(fault),
             },
-            _ => Ok(()),
+            Place::Sink(spool) => {
+                let name = format!("@{}", spool.name()).into_bytes();
+                match spool.write(tail) {
+                    Ok(()) => keep_alive(self.session, u64::MAX, || spool.deliver())?.map(|()| name),
+                    Err(fault) => Err(fault),
+                }
+            }
+            Place::Stream { out, so_far } => write_stream(out, tail).map(|()| {
+                **so_far = Tree::new();
+                Vec::new()
+            }),
         };
         match landed {
-            Ok(()) if self.store.as_ref().is_some_and(Store::is_due) => self.commit(),
-            Ok(()) => Ok(()),
-            Err(fault) => {
-                let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
-                self.failed(index, &path, fault)
+            Ok(name) => {
+                let receipt = receipt(index, size, hash, self.options, &RelPath::root());
+                self.confirm(Receipt { name, ..receipt })
             }
+            Err(fault) => self.failed_entry(index, fault),
         }
     }
 
     /// Gives what is complete its final name, and sends the receipts.
     fn commit(&mut self) -> Result<(), Error> {
-        let Some(store) = self.store.as_mut().filter(|store| store.waits()) else { return Ok(()) };
+        let Place::Tree { store, .. } = &mut self.place else { return Ok(()) };
+        if !store.waits() {
+            return Ok(());
+        }
         let bytes = store.unsynced_bytes();
         let synced = keep_alive(self.session, bytes, store.syncer())?;
         for result in store.commit(synced) {
             match result {
                 Ok(receipt) => self.confirm(receipt)?,
-                Err((index, fault)) => {
-                    let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
-                    self.failed(index, &path, fault)?;
-                }
+                Err((index, fault)) => self.failed_entry(index, fault)?,
             }
         }
         Ok(())
@@ -315,8 +317,8 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn abort(&mut self, index: u64, refusal: Refusal, text: String) -> Result<(), Error> {
-        self.empty();
+    fn abort(&mut self, index: u64, refusal: Refusal, text: Reason) -> Result<(), Error> {
+        self.arriving.clear();
         let waiting = self.take(index)?;
         if let Waits::Landing(landing) = waiting.state {
             landing.abandon(refusal == Refusal::Source);
@@ -334,9 +336,9 @@ impl<'a> Receiver<'a> {
             // It failed when it was announced, and the sender has been told.
             return Ok(());
         };
-        let left = match &mut self.store {
-            Some(store) => store.leave_directory(&dest, mode, mtime),
-            None => Ok(()),
+        let left = match &mut self.place {
+            Place::Tree { store, .. } => store.leave_directory(&dest, mode, mtime),
+            Place::Sink(_) | Place::Stream { .. } => Ok(()),
         };
         match left {
             Ok(()) => self.confirm(receipt(index, 0, None, self.options, &dest)),
@@ -351,59 +353,17 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn confirm(&mut self, mut receipt: Receipt) -> Result<(), Error> {
-        if receipt.time == crate::message::Time::default() {
-            receipt.time = now();
-        }
-        let (path, kind) = self.paths.remove(&receipt.index).unwrap_or((RelPath::root(), Kind::File));
-        self.summary.confirmed += 1;
-        self.summary.bytes += receipt.size;
-        self.say(&Message::Receipt(receipt.clone()))?;
-        (self.observe)(Progress::Confirmed(Confirmation::new(path, kind, receipt)));
-        Ok(())
-    }
-
-    fn note_failure(&mut self, text: &str) {
-        self.summary.failed += 1;
-        self.summary.first_failure.get_or_insert_with(|| text.to_owned());
-    }
-
-    fn failed(&mut self, index: u64, path: &RelPath, Fault(refusal, text): Fault) -> Result<(), Error> {
-        self.paths.remove(&index);
-        self.note_failure(&text);
-        (self.observe)(Progress::NotDelivered { path: path.clone(), refusal, text: text.clone() });
-        self.say(&Message::Failed { index, refusal, text })?;
-        // The sender may be in the middle of this file, and can stop sending it.
-        self.session.flush()
-    }
-
-    fn fail_current(&mut self, index: u64, fault: Fault) -> Result<(), Error> {
-        if let Some(waiting) = self.files.front_mut()
-            && let Waits::Landing(landing) = std::mem::replace(&mut waiting.state, Waits::Dropped)
-        {
+    /// The file that is arriving cannot be written; what still comes of it is dropped.
+    fn fail_current(&mut self, fault: Fault) -> Result<(), Error> {
+        self.arriving.clear();
+        let Some(waiting) = self.files.front_mut() else { return Ok(()) };
+        let index = waiting.index;
+        if let Waits::Landing(landing) = std::mem::replace(&mut waiting.state, Waits::Dropped) {
             landing.abandon(false);
         }
-        self.empty();
-        let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
-        self.failed(index, &path, fault)
+        self.failed_entry(index, fault)
     }
 }
 
-impl Confirmation {
-    pub(crate) fn new(path: RelPath, kind: Kind, receipt: Receipt) -> Self {
-        let Receipt { size, hash, durability, time, name, present, .. } = receipt;
-        Self { path, kind, size, hash, durability, time, name, present }
-    }
-}
-
-fn receipt(index: u64, size: u64, hash: Option<Hash>, options: Options, dest: &RelPath) -> Receipt {
-    Receipt {
-        index,
-        size,
-        hash,
-        durability: options.durability,
-        time: now(),
-        name: dest.as_bytes().to_vec(),
-        present: false,
-    }
-}
+#[cfg(test)]
+mod tests;

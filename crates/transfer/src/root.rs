@@ -1,4 +1,4 @@
-//! A directory that nothing leaves: every name is resolved by the kernel below one descriptor.
+//! A directory as the root of all names: the kernel resolves each of them below one fd.
 //!
 //! `openat2(2)` with `RESOLVE_BENEATH` refuses `..`, absolute names and symbolic links that lead outside, and
 //! cannot be raced by renames. What is written to never goes through a symbolic link at all.
@@ -79,7 +79,7 @@ impl Root {
         self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), links)
     }
 
-    /// Opens a regular file for reading; never a device or a pipe, not even for a moment.
+    /// Opens a regular file for reading. A device or FIFO is never opened: opening alone can have effects.
     pub(crate) fn file(&self, path: &RelPath) -> Result<(OwnedFd, Stat), Errno> {
         if hides_work(path) {
             return Err(Errno::NOENT);
@@ -96,7 +96,7 @@ impl Root {
             Links::Follow,
         )?;
         let opened = rustix::fs::fstat(&fd)?;
-        // Replaced between the two calls: whatever it is now was not what was judged.
+        // Replaced between the two calls: the file that was checked is not the one that was opened.
         if (opened.st_dev, opened.st_ino) != (found.st_dev, found.st_ino) {
             return Err(Errno::AGAIN);
         }
@@ -155,8 +155,8 @@ impl AsFd for Root {
     }
 }
 
-/// Whether a peer names the work directory, in any spelling that some file system might take for it:
-/// upper case, and characters that HFS+ ignores.
+/// Whether a path begins with the work directory, in any spelling that a file system may take for it: in upper case,
+/// or with characters that HFS+ ignores.
 pub(crate) fn hides_work(path: &RelPath) -> bool {
     let first = path.as_bytes().split(|byte| *byte == b'/').next().unwrap_or_default();
     let Ok(first) = std::str::from_utf8(first) else { return false };

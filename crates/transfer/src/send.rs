@@ -1,7 +1,7 @@
 //! The sending half of a transfer, the same for `put` at the client and for `get` at the server.
 //!
-//! [`Outgoing`] outlives sessions: it knows what was announced and is not confirmed, and every new session
-//! begins with that.
+//! [`Outgoing`] outlives sessions. It holds the entries that were announced and are not confirmed; every new session
+//! begins with them.
 
 mod content;
 mod pipe;
@@ -18,13 +18,14 @@ use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal};
 use crate::outgoing::{Act, Outgoing, Sent, Source};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
+use crate::reason::Reason;
 use crate::receive::MAX_ANNOUNCED;
 use crate::store::hash_file;
 use crate::wire::Violation;
 
 /// Entries without receipt, at most. Each costs some hundred bytes here.
 const MAX_WAITING: usize = 2048;
-/// Files of at most this length are sent a few at a time between looks at what has come back.
+/// A file counts at most this many bytes towards the next look at what has come back.
 const SMALL: u64 = 64 << 10;
 
 /// One session's worth of sending.
@@ -97,7 +98,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             match act {
                 Act::Entry(entry, file) => self.announce(entry, file)?,
                 Act::Leave(index, mode, mtime) => {
-                    // Noted first: the walk will not say it again to another session.
+                    // Record it before sending: the walk yields it once, and a later session may have to repeat it.
                     if let Some(sent) = self.outgoing.waiting.get_mut(&index) {
                         sent.leave = Some((mode, mtime));
                     }
@@ -109,7 +110,7 @@ impl<'s, 'a> Sender<'s, 'a> {
                         self.say(&Message::Leave { index, mode, mtime })?;
                     }
                 }
-                Act::Problem(path, refusal, text) => self.not_delivered(path, refusal, text),
+                Act::Problem(path, refusal, text) => self.not_delivered(path, refusal, text.into()),
             }
             while self.outgoing.waiting.len() >= MAX_WAITING {
                 self.await_event()?;
@@ -155,7 +156,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.session.message(self.stream, &message.encode())
     }
 
-    fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: String) {
+    fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
         self.outgoing.summary.failed += 1;
         self.outgoing.summary.first_failure.get_or_insert_with(|| text.clone());
         (self.observe)(Progress::NotDelivered { path, refusal, text });
@@ -171,7 +172,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
         // A directory that was left in an earlier session is left again.
         let leave = self.outgoing.waiting.get(&index).and_then(|sent| sent.leave);
-        // Noted first: the walk will not give it to another session.
+        // Record it before sending: the walk yields it once, and a later session may have to repeat it.
         let sent = Sent { entry: entry.clone(), leave, ended: false, content: None };
         self.outgoing.waiting.insert(index, sent);
         self.say(&Message::Entry(entry.clone()))?;
@@ -241,7 +242,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let (ours, file) = if entry.hash.is_some() {
             (entry.hash, file)
         } else if !self.options.verify {
-            // The receiver has gone by length and time.
+            // Without verification the receiver compared length and time.
             (Some(theirs), file)
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
@@ -270,13 +271,13 @@ impl<'s, 'a> Sender<'s, 'a> {
             Ok(file) => Ok(Some(file)),
             Err(error) => {
                 let text = format!("cannot open {}: {}", entry.path, std::io::Error::from(error));
-                self.abort(entry, text)?;
+                self.abort(entry, text.into())?;
                 Ok(None)
             }
         }
     }
 
-    fn abort(&mut self, entry: &Entry, text: String) -> Result<(), Error> {
+    fn abort(&mut self, entry: &Entry, text: Reason) -> Result<(), Error> {
         let index = entry.index;
         if self.outgoing.waiting.remove(&index).is_some() {
             self.not_delivered(entry.path.clone(), Refusal::Source, text.clone());
@@ -311,14 +312,14 @@ impl<'s, 'a> Sender<'s, 'a> {
             sent.content = Some((size, hash));
             self.say(&Message::End { index, size, hash })?;
         } else {
-            // The receiver gave it up while it was under way.
-            let text = "given up by the receiver".to_owned();
+            // The receiver failed it while it was being sent.
+            let text = "given up by the receiver".into();
             self.say(&Message::Abort { index, refusal: Refusal::Other, text })?;
         }
         self.look_around(size.min(SMALL))
     }
 
-    /// Takes what has come back, after every block's worth of work.
+    /// Handles what has arrived, once per block's worth of work.
     fn look_around(&mut self, work: u64) -> Result<(), Error> {
         self.since_look = self.since_look.saturating_add(work.max(4096));
         if self.since_look >= BLOCK as u64 {
@@ -339,7 +340,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         match event {
             Event::Message { bytes, .. } => self.message(Message::decode(&bytes)?),
             Event::Finished { .. } => Ok(()),
-            Event::Cancelled { reason, .. } => Err(Error::Ended(reason)),
+            Event::Cancelled { reason, .. } => Err(Error::Ended(Reason::from_wire(reason))),
             Event::Bye { code, reason } => Err(Error::goodbye(code, reason)),
             _ => Err(Violation::Unexpected("a frame").into()),
         }
@@ -384,7 +385,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let Some(sent) = self.outgoing.waiting.remove(&receipt.index) else { return Ok(()) };
         if sent.content.is_some_and(|content| content != (receipt.size, receipt.hash)) {
             let text = format!("the receipt of {} is for other content than was sent", sent.entry.path);
-            self.not_delivered(sent.entry.path, Refusal::Corrupt, text);
+            self.not_delivered(sent.entry.path, Refusal::Corrupt, text.into());
             return Ok(());
         }
         self.outgoing.summary.confirmed += 1;

@@ -21,10 +21,12 @@ use crate::machine::{Limits, Role};
 use crate::message::Durability;
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
+use crate::reason::{Reason, Remedy};
 use crate::root::Root;
 use crate::sink::{Config, Displays};
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
+use crate::wire::MAX_REASON;
 
 /// How to share.
 #[derive(Clone, Debug)]
@@ -44,7 +46,7 @@ pub struct ShareOptions {
     pub keys: Option<ServerKeys>,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// Connections at once; more wait in the accept queue. Each costs up to 20 MiB.
+    /// Most connections served at once; others wait in the accept queue. Each costs up to 20 MiB.
     pub connections: usize,
     /// How long a session may be silent.
     pub deadlines: Deadlines,
@@ -185,7 +187,7 @@ impl Server {
                             }
                         }
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
-                        // Out of descriptors: some come back when a session ends.
+                        // ENFILE, EMFILE: an fd is freed when a session ends.
                         _ if matches!(error.raw_os_error(), Some(23 | 24)) => {
                             std::thread::sleep(Duration::from_millis(50));
                             continue;
@@ -193,7 +195,7 @@ impl Server {
                         _ => return Err(Error::io("accept on", "the listener", error)),
                     },
                 };
-                // An IPv4 peer of a socket for both is one of IPv4.
+                // A dual-stack socket reports IPv4 peers as mapped addresses.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 accepted += 1;
                 self.running.fetch_add(1, Ordering::AcqRel);
@@ -249,7 +251,7 @@ impl Server {
                 return served;
             }
         };
-        // A session has its own, so that a newer session for the same file can end it alone.
+        // One handle a session, so that a newer session for the same file can cancel this one alone.
         let cancel = match self.cancel.also() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -272,8 +274,8 @@ impl Server {
             if let Err(error) = &result
                 && !matches!(error, Error::Cut(_))
             {
-                // The reason is worth a try; if the peer is gone it is not.
-                let _ = session.goodbye(error.code(), &error.to_string());
+                // Try to send the reason, unless the connection is gone.
+                let _ = session.goodbye(error.code(), &error.farewell());
             }
             served.outcome = session.close(&self.options.policy);
         }
@@ -287,7 +289,7 @@ impl Server {
         peer: SocketAddr,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<Box<dyn Transport>, Error> {
-        // Accepted sockets inherit O_NONBLOCK on some systems, and the greeting waits.
+        // The greeting blocks. Linux does not inherit O_NONBLOCK over accept(2), others do.
         let set_up = |error| Error::io("set up", peer.to_string(), error);
         stream.set_nonblocking(false).map_err(set_up)?;
         let wants_tls = first_byte(&stream, &self.cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
@@ -299,18 +301,18 @@ impl Server {
                 match tls::accept(stream, &name, keys, &self.codes, &new_code, &self.cancel) {
                     Ok(tls) => Ok(Box::new(tls)),
                     Err(error) => {
-                        // Why it is refused must reach the peer, which may have said more than was read.
+                        // Linger: the peer may have sent more than was read, and a reset would destroy the reason.
                         linger::close(OwnedFd::from(kept), &self.options.policy);
                         Err(error)
                     }
                 }
             }
             _ if wants_tls => {
-                Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key")))
+                Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key").into()))
             }
             _ if !self.options.insecure && !is_local(peer.ip()) => {
                 self.turn_away(Plain::new(stream).map_err(set_up)?);
-                Err(Error::Identity(format!("{peer} wanted to talk without encryption")))
+                Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
             }
             _ => Ok(Box::new(Plain::new(stream).map_err(set_up)?)),
         }
@@ -321,16 +323,16 @@ impl Server {
         let (limits, deadlines) = (Limits::default(), self.options.deadlines);
         let mut session =
             Session::with(Box::new(plain), Role::Responder, limits, deadlines, self.cancel.clone());
-        let told = "it accepts encrypted connections alone\nhint: leave out --insecure here, or start `linger share --insecure` there";
-        let _ = session.goodbye(1, told);
+        let told = Reason::from("it accepts encrypted connections alone").with(Remedy::Encrypt);
+        let _ = session.goodbye(1, &told.to_wire(MAX_REASON));
         session.close(&self.options.policy);
     }
 }
 
-/// The content type that a TLS connection begins with (RFC 8446, section 5.1); ours begins with `L`.
+/// The first byte of a TLS connection: content type handshake (RFC 8446, section 5.1). Our preface begins with `L`.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// Looks at what a client says first, for a while.
+/// Peeks at the client's first byte, for at most 10 s.
 fn first_byte(stream: &TcpStream, cancel: &Cancel) -> io::Result<u8> {
     if !cancel.wait_beside(stream.as_fd(), PollFlags::IN, Duration::from_secs(10))? {
         return Err(io::Error::new(io::ErrorKind::TimedOut, "it said nothing for 10 s"));
@@ -342,7 +344,7 @@ fn first_byte(stream: &TcpStream, cancel: &Cancel) -> io::Result<u8> {
     }
 }
 
-/// Whether an address is this machine's own, where nobody can listen in between.
+/// Whether an address is a loopback address.
 pub fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback(),

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::error::{Error, refusal};
+use crate::error::Error;
+use crate::fault::Fault;
 use crate::hash::Pieces;
 use crate::message::Refusal;
-use crate::store::Fault;
+use crate::reason::{Reason, Remedy};
 
 /// The receiver's configuration file.
 ///
@@ -60,7 +61,7 @@ pub struct Port {
     pub max_seconds: u64,
 }
 
-/// What of the desktop.
+/// A part of the desktop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -100,13 +101,13 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] with the line, if it is not TOML, names an unknown key, or a port without a command.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let config: Self = toml::from_str(text).map_err(|error| Error::Usage(error.to_string()))?;
+        let config: Self = toml::from_str(text).map_err(|error| Error::Usage(error.to_string().into()))?;
         for (name, port) in config.sink.iter().chain(&config.source) {
             if port.command.is_empty() == port.desktop.is_none() {
-                return Err(Error::Usage(format!("`{name}` needs either `command` or `desktop`")));
+                return Err(Error::Usage(format!("`{name}` needs either `command` or `desktop`").into()));
             }
             if name.len() > 64 || name.is_empty() {
-                return Err(Error::Usage(format!("`{name}`: names have 1 to 64 bytes")));
+                return Err(Error::Usage(format!("`{name}`: names have 1 to 64 bytes").into()));
             }
         }
         Ok(config)
@@ -120,19 +121,19 @@ impl Port {
         }
         let candidates: &[&[&str]] = match (displays.wayland, displays.x11, taking) {
             (true, _, true) => &[&["wl-copy"]],
-            (true, _, false) => &[&["wl-paste", "--no-newline"]],
+            (true, _, false) => &[&["wl-paste", "-n"]],
             (false, true, true) => &[&["xclip", "-selection", "clipboard", "-in"], &["xsel", "-b", "-i"]],
             (false, true, false) => &[&["xclip", "-selection", "clipboard", "-out"], &["xsel", "-b", "-o"]],
             (false, false, _) => {
                 let told = "no clipboard here: this server runs outside a desktop session (neither WAYLAND_DISPLAY nor \
-                            DISPLAY is set)\nhint: start `linger share` from the desktop, or name a command instead";
-                return Err(Fault(Refusal::Command, told.into()));
+                            DISPLAY is set)";
+                return Err(Fault(Refusal::Command, Reason::from(told).with(Remedy::StartFromDesktop)));
             }
         };
         let found = candidates.iter().find(|argv| is_program(argv[0]));
         let names: Vec<_> = candidates.iter().map(|argv| argv[0]).collect();
         found.map(|argv| argv.iter().map(|word| (*word).to_owned()).collect()).ok_or_else(|| {
-            Fault(Refusal::Command, format!("no clipboard tool here: install {}", names.join(" or ")))
+            Fault(Refusal::Command, format!("no clipboard tool here: install {}", names.join(" or ")).into())
         })
     }
 
@@ -148,10 +149,8 @@ impl Port {
             argv.split_first().ok_or_else(|| Fault(Refusal::Command, "no command".into()))?;
         let child = Command::new(program).args(arguments).stdin(stdin).stdout(stdout).spawn();
         child.map(|child| (child, program.clone())).map_err(|error| {
-            let told = format!(
-                "cannot start `{program}`: {error}\nhint: the configuration there names it; is it installed?"
-            );
-            Fault(Refusal::Command, told)
+            let told = Reason::from(format!("cannot start `{program}`: {error}"));
+            Fault(Refusal::Command, told.with(Remedy::InstallCommand))
         })
     }
 }
@@ -161,7 +160,7 @@ fn is_program(name: &str) -> bool {
     ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|dir| std::path::Path::new(dir).join(name).exists())
 }
 
-/// Collects what goes to a sink.
+/// What was received for a sink, in a memfd, until all of it is verified.
 #[derive(Debug)]
 pub(crate) struct Spool {
     name: String,
@@ -185,7 +184,7 @@ impl Spool {
     /// Begins anew, for bytes of this length if it is known.
     pub(crate) fn begin(&mut self, size: Option<u64>) -> Result<(), Fault> {
         self.room(size.unwrap_or(0))?;
-        // The command, if it is the desktop's, must be there before a byte is taken.
+        // A missing clipboard tool is reported before any byte is sent.
         self.port.argv(self.displays, true)?;
         self.length = 0;
         self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(|error| self.fault(&error))
@@ -195,17 +194,12 @@ impl Spool {
         if length <= self.port.max_bytes {
             return Ok(());
         }
-        Err(Fault(
-            Refusal::NoSpace,
-            format!(
-                "@{} takes at most {} bytes\nhint: max_bytes in the configuration there sets it",
-                self.name, self.port.max_bytes
-            ),
-        ))
+        let told = format!("@{} takes at most {} bytes", self.name, self.port.max_bytes);
+        Err(Fault(Refusal::NoSpace, Reason::from(told).with(Remedy::RaiseMaxBytes)))
     }
 
     fn fault(&self, error: &io::Error) -> Fault {
-        Fault(refusal(error), format!("cannot keep what goes to @{}: {error}", self.name))
+        Fault::io(format!("cannot keep what goes to @{}: {error}", self.name), error)
     }
 
     pub(crate) fn write(&mut self, pieces: Pieces<'_>) -> Result<(), Fault> {
@@ -232,11 +226,9 @@ pub(crate) fn start_source(port: &Port, displays: Displays) -> Result<(Child, St
     port.start(displays, false, Stdio::null(), Stdio::piped())
 }
 
-/// What is said of a command that was ended because of `max_seconds`.
-pub(crate) fn too_long(program: &str) -> String {
-    format!(
-        "`{program}` took too long and was ended\nhint: max_seconds in the configuration there says how long it may"
-    )
+/// The reason when a command was killed because of `max_seconds`.
+pub(crate) fn too_long(program: &str) -> Reason {
+    Reason::from(format!("`{program}` took too long and was ended")).with(Remedy::RaiseMaxSeconds)
 }
 
 /// Waits for a command until `end`, and kills it then; anything but success is a fault.
@@ -246,10 +238,8 @@ pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
-                let told = format!(
-                    "`{program}` ended with {status}\nhint: what it said is on the standard error of `linger share` there"
-                );
-                return Err(Fault(Refusal::Command, told));
+                let told = Reason::from(format!("`{program}` ended with {status}"));
+                return Err(Fault(Refusal::Command, told.with(Remedy::ReadServerOutput)));
             }
             Ok(None) if Instant::now() < end => {
                 std::thread::sleep(pause);
@@ -261,7 +251,7 @@ pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(
                 return Err(Fault(Refusal::Command, too_long(program)));
             }
             Err(error) => {
-                return Err(Fault(Refusal::Command, format!("cannot wait for `{program}`: {error}")));
+                return Err(Fault(Refusal::Command, format!("cannot wait for `{program}`: {error}").into()));
             }
         }
     }

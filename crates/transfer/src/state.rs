@@ -1,10 +1,10 @@
-//! The hash state kept beside a partial file, so that a later session can go on without reading it again.
+//! The log beside a partial file, by which a later session continues without reading the file again.
 //!
-//! A log: a header that names what is received and into which file, then one record for each block that was
-//! verified *and* written. A record is appended after its block, so the log never promises more than the
-//! file holds; it also keeps the file's modification time at that moment. If that is still the time of the
-//! file, and the machine has not been booted since, nobody has touched the file and the log is believed.
-//! Otherwise every block is read and compared with its chaining value, and the good ones are kept.
+//! A header names the source and the partial file. Then comes one record for each block that was verified *and*
+//! written, with its chaining value and the file's mtime after the write. A record is appended after its block, so the
+//! log never promises more than the file holds. If the file has the length and mtime of the last record, and the
+//! machine has not rebooted, the log is believed. Otherwise every block is read and compared with its record, up to
+//! the first that differs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,6 +16,9 @@ use crate::message::{Time, Token};
 use crate::root::{mtime, read_full, write_full};
 
 const MAGIC: [u8; 8] = *b"LNGRST01";
+/// How both files are opened.
+const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Length of the header, and of each record.
 const RECORD: usize = 96;
 
@@ -27,7 +30,32 @@ pub(crate) struct State {
     records: u64,
 }
 
-/// What was found of an earlier session.
+/// How far a log is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// The blocks are as the log says.
+    Log,
+    /// The file has to be read and compared with the log.
+    Content,
+    /// Nobody can tell what is in the file.
+    Nothing,
+}
+
+impl Trust {
+    /// `verified`: the records hold chaining values. `same_boot`: no written page can have been lost by a reboot.
+    /// `untouched`: the file has the length and mtime of the last record.
+    fn of(verified: bool, same_boot: bool, untouched: bool) -> Self {
+        match (verified, same_boot, untouched) {
+            (true, true, true) => Self::Log,
+            (true, ..) => Self::Content,
+            // An unverified transfer has no chaining values to compare with; it goes by length.
+            (false, true, _) => Self::Log,
+            (false, false, _) => Self::Nothing,
+        }
+    }
+}
+
+/// What an earlier session left.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) state: State,
@@ -36,8 +64,7 @@ pub(crate) struct Found {
 }
 
 impl State {
-    /// Begins a log for an empty partial file; both are made in `dir` under the names given. Without
-    /// `verified` its sums mean nothing, and it says only how much was written.
+    /// Makes an empty partial file and its log in `dir`. Without `verified` the records only count the blocks written.
     pub(crate) fn create(
         dir: BorrowedFd<'_>,
         token: Token,
@@ -45,10 +72,10 @@ impl State {
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let log = rustix::fs::openat(dir, log, flags, Mode::RUSR | Mode::WUSR)?;
+        let log = rustix::fs::openat(dir, log, OPEN.union(OFlags::CREATE), PRIVATE)?;
         lock(&log)?;
-        let part = rustix::fs::openat(dir, part, flags | OFlags::TRUNC, Mode::RUSR | Mode::WUSR)?;
+        let empty = OPEN.union(OFlags::CREATE).union(OFlags::TRUNC);
+        let part = rustix::fs::openat(dir, part, empty, PRIVATE)?;
         let header = header(token, verified, &rustix::fs::fstat(&part)?);
         rustix::fs::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
@@ -56,10 +83,10 @@ impl State {
         Ok((Self { log, key: key(&header), records: 0 }, part))
     }
 
-    /// Takes up what an earlier session left, if there is something and it is sound.
+    /// Opens what an earlier session left; `None` if there is nothing, or nothing that can be used.
     ///
     /// # Errors
-    /// `WOULDBLOCK` while another session holds it. Anything that is not sound is as good as absent.
+    /// `WOULDBLOCK` while another session holds the lock.
     pub(crate) fn resume(
         dir: BorrowedFd<'_>,
         token: Token,
@@ -67,19 +94,18 @@ impl State {
         part: &str,
         log: &str,
     ) -> Result<Option<Found>, Errno> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let log = match rustix::fs::openat(dir, log, flags, Mode::empty()) {
+        let log = match rustix::fs::openat(dir, log, OPEN, Mode::empty()) {
             Ok(log) => log,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
         lock(&log)?;
-        let Ok(part) = rustix::fs::openat(dir, part, flags, Mode::empty()) else { return Ok(None) };
+        let Ok(part) = rustix::fs::openat(dir, part, OPEN, Mode::empty()) else { return Ok(None) };
         let stat = rustix::fs::fstat(&part)?;
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
         let expected = header(token, verified, &stat);
-        // All but the boot, which only decides how much the rest is believed.
+        // Everything but the boot has to match; the boot decides how far the log is believed.
         if stored[..BOOT] != expected[..BOOT] || stored[BOOT + 16..] != expected[BOOT + 16..] {
             return Ok(None);
         }
@@ -93,43 +119,44 @@ impl State {
         Ok(Some(Found { state, part, tree }))
     }
 
-    /// Reads the records back, and as much of the file as they cannot vouch for.
+    /// The blocks that can be used, from the log and, where it is not believed, from the file.
     fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, verified: bool, same_boot: bool) -> Tree {
+        let (logged, last) = self.read_log(stat.st_size as u64 / BLOCK as u64);
+        let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
+        let tree = match Trust::of(verified, same_boot, untouched) {
+            Trust::Log => logged,
+            Trust::Content => self.compare(part, logged.blocks()),
+            Trust::Nothing => Tree::new(),
+        };
+        debug_assert!(tree.bytes() <= stat.st_size as u64, "the log promises no more than the file holds");
+        self.records = tree.blocks();
+        tree
+    }
+
+    /// Reads the records of at most `whole` blocks, up to the first that is damaged; with the mtime in the last.
+    fn read_log(&self, whole: u64) -> (Tree, Option<Time>) {
         let mut sums = Tree::new();
         let mut last = None;
         let mut buffer = vec![0; RECORD * 512];
-        let whole = stat.st_size as u64 / BLOCK as u64;
-        let mut read = 0u64;
-        'log: loop {
-            let offset = (read + 1) * RECORD as u64;
+        loop {
+            let offset = (sums.blocks() + 1) * RECORD as u64;
             let bytes = read_full(self.log.as_fd(), &mut buffer, offset).unwrap_or(0);
             for record in buffer[..bytes].chunks_exact(RECORD) {
-                match self.read_record(read, record) {
-                    Some((sum, time)) if read < whole => {
+                match self.read_record(sums.blocks(), record) {
+                    Some((sum, time)) if sums.blocks() < whole => {
                         sums.push(sum);
                         last = Some(time);
-                        read += 1;
                     }
-                    _ => break 'log,
+                    _ => return (sums, last),
                 }
             }
             if bytes < buffer.len() {
-                break;
+                return (sums, last);
             }
         }
-        let untouched =
-            same_boot && stat.st_size as u64 == sums.bytes() && last.is_none_or(|time| time == mtime(stat));
-        if !untouched && verified {
-            sums = self.compare(part, read);
-        } else if !verified && !same_boot {
-            // There is nothing to compare with.
-            sums = Tree::new();
-        }
-        self.records = sums.blocks();
-        sums
     }
 
-    /// Reads blocks of the file while they are what the log says.
+    /// Reads the file block by block, up to the first that differs from its record.
     fn compare(&self, part: BorrowedFd<'_>, blocks: u64) -> Tree {
         let mut tree = Tree::new();
         let mut block = vec![0; BLOCK];
@@ -149,7 +176,7 @@ impl State {
         tree
     }
 
-    /// Notes that the next block is verified and written.
+    /// Appends the record of the next block, which is verified and written.
     pub(crate) fn append(&mut self, part: BorrowedFd<'_>, sum: Sum) -> Result<(), Errno> {
         let time = mtime(&rustix::fs::fstat(part)?);
         let mut record = [0; RECORD];
@@ -177,7 +204,7 @@ impl State {
         Some((Sum { value, alone }, Time { seconds, nanos }))
     }
 
-    /// Ties a record to its place and to this log, and tells a torn one.
+    /// A keyed hash over a record and its number: it detects torn records and those of another place or log.
     fn check(&self, number: u64, record: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&number.to_be_bytes());
@@ -186,7 +213,7 @@ impl State {
     }
 }
 
-/// Where the boot's name stands in the header, and whether the sums are sums.
+/// Offset of the boot's name in the header (16 bytes), and of the flag `verified`.
 const BOOT: usize = 48;
 const VERIFIED: usize = 40;
 
@@ -205,10 +232,13 @@ fn key(header: &[u8; RECORD]) -> [u8; 32] {
     blake3::derive_key("linger-transfer 2026 state of a partial file", header)
 }
 
-/// Names this boot of the machine: what was written before another one may not have reached the disk.
+/// Names the current boot. What was written before a reboot may not have reached the disk.
 fn boot() -> [u8; 16] {
-    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    short(blake3::hash(&id))
+    named(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default())
+}
+
+fn named(boot: &[u8]) -> [u8; 16] {
+    short(blake3::hash(boot))
 }
 
 pub(crate) fn short(hash: blake3::Hash) -> [u8; 16] {
@@ -222,114 +252,4 @@ fn lock(log: &OwnedFd) -> Result<(), Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::fd::AsFd;
-
-    fn block(number: u64) -> Vec<u8> {
-        vec![number as u8 + 1; BLOCK]
-    }
-
-    fn dir() -> (tempfile::TempDir, OwnedFd) {
-        let temp = tempfile::tempdir().unwrap();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = rustix::fs::open(temp.path(), flags, Mode::empty()).unwrap();
-        (temp, fd)
-    }
-
-    /// Receives three blocks and goes away.
-    fn three_blocks(dir: &OwnedFd) {
-        let (mut state, part) = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-        for number in 0..3 {
-            write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-            state.append(part.as_fd(), Sum::of(number, &block(number))).unwrap();
-        }
-    }
-
-    fn resumed(dir: &OwnedFd) -> u64 {
-        State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
-            let mut whole = Tree::new();
-            (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
-            assert_eq!(found.tree, whole);
-            found.tree.blocks()
-        })
-    }
-
-    #[test]
-    fn what_was_written_is_found_again() {
-        let (_temp, dir) = dir();
-        assert_eq!(resumed(&dir), 0);
-        three_blocks(&dir);
-        assert_eq!(resumed(&dir), 3);
-        assert_eq!(resumed(&dir), 3, "resuming changes nothing");
-        assert!(
-            State::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(),
-            "another file's token"
-        );
-    }
-
-    #[test]
-    fn one_session_at_a_time() {
-        let (_temp, dir) = dir();
-        let held = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-        assert_eq!(State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
-        drop(held);
-        assert_eq!(resumed(&dir), 0);
-    }
-
-    #[test]
-    fn a_block_that_was_changed_since_is_not_trusted() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        let part = std::fs::OpenOptions::new().write(true).open(temp.path().join("p")).unwrap();
-        write_full(part.as_fd(), b"!", BLOCK as u64 + 5).unwrap();
-        assert_eq!(resumed(&dir), 1);
-    }
-
-    #[test]
-    fn a_longer_or_shorter_part_is_brought_back_to_whole_blocks() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        let part = std::fs::OpenOptions::new().write(true).open(temp.path().join("p")).unwrap();
-        write_full(part.as_fd(), b"tail", 3 * BLOCK as u64).unwrap();
-        assert_eq!(resumed(&dir), 3);
-        part.set_len(2 * BLOCK as u64 + 9).unwrap();
-        assert_eq!(resumed(&dir), 2);
-        assert_eq!(part.metadata().unwrap().len(), 2 * BLOCK as u64);
-    }
-
-    #[test]
-    fn a_torn_or_changed_record_ends_the_log() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        let log = std::fs::OpenOptions::new().write(true).open(temp.path().join("s")).unwrap();
-        log.set_len(RECORD as u64 * 3 + 50).unwrap();
-        assert_eq!(resumed(&dir), 2);
-        write_full(log.as_fd(), b"x", RECORD as u64 + 3).unwrap();
-        assert_eq!(resumed(&dir), 0);
-    }
-
-    #[test]
-    fn an_unverified_log_is_not_taken_for_a_verified_one() {
-        let (_temp, dir) = dir();
-        let (mut state, part) = State::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
-        write_full(part.as_fd(), &block(0), 0).unwrap();
-        state.append(part.as_fd(), Sum::default()).unwrap();
-        // A kill before the next record.
-        write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
-        drop((state, part));
-        let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
-        assert_eq!((found.tree.blocks(), found.tree.alone().is_some()), (1, true));
-        drop(found);
-        assert_eq!(resumed(&dir), 0);
-    }
-
-    #[test]
-    fn the_part_of_another_name_is_not_taken() {
-        let (temp, dir) = dir();
-        three_blocks(&dir);
-        std::fs::copy(temp.path().join("p"), temp.path().join("q")).unwrap();
-        std::fs::rename(temp.path().join("q"), temp.path().join("p")).unwrap();
-        assert_eq!(resumed(&dir), 0);
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::identity::{Identity, Keyring, PublicKey, fingerprint};
 use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
+use crate::reason::{Reason, Remedy};
 use crate::transport::Transport;
 use any_key::AnyKey;
 pub(crate) use greeting::cut;
@@ -36,10 +37,10 @@ const RECORD: usize = 16 << 10;
 const AHEAD: usize = 16 * RECORD;
 
 fn wrong(error: rustls::Error) -> Error {
-    Error::Identity(format!("TLS: {error}"))
+    Error::Identity(format!("TLS: {error}").into())
 }
 
-/// The provider with AES first: machines without its instructions negotiate ChaCha20 from the other side.
+/// ring, which prefers AES-GCM. A peer without AES instructions prefers ChaCha20 and gets it.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -59,7 +60,7 @@ fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
         .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(
             identity,
         )?)));
-    // A resumed connection would skip the keys, and saves nothing that counts here.
+    // No tickets: a resumed connection would not present keys, and the saved round trip does not matter here.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
@@ -79,7 +80,7 @@ fn client_config(identity: &Identity) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// How the code is got from a person: the host and the fingerprint of its key in, the code out; `None` to give up.
+/// Asks a person for the code, given the host and the fingerprint of its key. `None` gives up.
 pub type AskCode = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
 
 /// What a client needs to talk TLS.
@@ -173,7 +174,7 @@ fn refused(greeting: &mut Greeting<'_>) -> Error {
         |_| "the server does not know this machine".into(),
         |bytes| crate::path::printable(&bytes),
     );
-    Error::Identity(format!("the server refused: {told}"))
+    Error::Identity(format!("the server refused: {told}").into())
 }
 
 fn pair_as_client(
@@ -183,9 +184,8 @@ fn pair_as_client(
     server: PublicKey,
 ) -> Result<(), Error> {
     let code = (keys.ask)(host, &fingerprint(&server)).ok_or_else(|| {
-        Error::Identity(format!(
-            "{host} is not known yet, and no code was given\nhint: `linger share` shows the code where it runs"
-        ))
+        let told = Reason::from(format!("{host} is not known yet, and no code was given"));
+        Error::Identity(told.with(Remedy::AskForCode))
     })?;
     greeting.socket.until = Instant::now() + PATIENCE;
     let binding = Binding { exporter: greeting.exporter()?, client: keys.identity.public(), server };
@@ -233,7 +233,7 @@ pub(crate) fn accept(
         // A person has to type the code; only then does the attempt begin.
         greeting.socket.until = Instant::now() + TYPING;
         if greeting.hear()? != Word::Known {
-            return Err(Error::Identity(format!("{peer} gave up before giving a code")));
+            return Err(Error::Identity(format!("{peer} gave up before giving a code").into()));
         }
         greeting.socket.until = Instant::now() + PATIENCE;
         let theirs: [u8; MESSAGE] = greeting.receive()?;
@@ -243,7 +243,7 @@ pub(crate) fn accept(
                 greeting.say(Word::Refused)?;
                 greeting
                     .send(&[&[why.len().min(255) as u8], &why.as_bytes()[..why.len().min(255)]].concat())?;
-                return Err(Error::Identity(format!("{peer} was refused: {why}")));
+                return Err(Error::Identity(format!("{peer} was refused: {why}").into()));
             }
         };
         new_code();
@@ -263,7 +263,7 @@ pub(crate) fn accept(
             }
             None => {
                 greeting.say(Word::Refused)?;
-                return Err(Error::Identity(format!("{peer} gave a wrong code")));
+                return Err(Error::Identity(format!("{peer} gave a wrong code").into()));
             }
         }
     }
@@ -354,7 +354,7 @@ impl Transport for Tls {
 
     fn farewell(&mut self) {
         self.connection.send_close_notify();
-        // If the socket is full now, the peer sees the end by the FIN after our goodbye.
+        // If the socket is full, close_notify is lost; the goodbye of the session and the FIN show the end.
         let _ = self.flush();
     }
 

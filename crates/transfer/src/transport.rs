@@ -1,4 +1,4 @@
-//! Bytes over one connection, never waiting: what a session is driven over.
+//! The non-blocking byte stream below a session.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
@@ -60,16 +60,16 @@ impl Plain {
     /// If the socket cannot be made non-blocking.
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        // Messages are gathered by the session; what it flushes should leave at once.
+        // TCP_NODELAY: the session gathers small frames itself, and a flush should leave at once.
         stream.set_nodelay(true)?;
         spare_pacing(&stream);
         Ok(Self(stream))
     }
 }
 
-/// Takes Reno for a connection within this machine: there is no path whose capacity is to be found out, and a
-/// congestion control that paces (BBR) would set a timer for every few segments. Reno is in every kernel and
-/// open to everybody (`tcp_allowed_congestion_control`); where it cannot be had all works as before.
+/// Sets Reno on loopback. There is no path to probe, and a congestion control that paces (BBR) would set a timer for
+/// every few segments. Reno is in every kernel and allowed to everybody (`tcp_allowed_congestion_control`). A failure
+/// does no harm.
 fn spare_pacing(stream: &TcpStream) {
     if stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()) {
         let _ = socket2::SockRef::from(stream).set_tcp_congestion(b"reno");

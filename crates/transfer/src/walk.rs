@@ -1,7 +1,7 @@
 //! What is to be sent: a tree walked in the order of the directory, or one file, or a pipe.
 //!
-//! The walk holds one open directory for each level and nothing of what lies behind or ahead, so that its
-//! memory does not grow with the number of files.
+//! The walk holds one open directory for each level and nothing else, so that its memory does not grow with the number
+//! of files.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,9 +38,12 @@ impl Patterns {
         }
         let mut builder = GitignoreBuilder::new("");
         for line in lines {
-            builder.add_line(None, line.as_ref()).map_err(|error| Error::Usage(error.to_string()))?;
+            builder.add_line(None, line.as_ref()).map_err(|error| Error::Usage(error.to_string().into()))?;
         }
-        builder.build().map(|patterns| Self(Some(patterns))).map_err(|error| Error::Usage(error.to_string()))
+        builder
+            .build()
+            .map(|patterns| Self(Some(patterns)))
+            .map_err(|error| Error::Usage(error.to_string().into()))
     }
 
     fn leave_out(&self, path: &RelPath, is_dir: bool) -> bool {
@@ -147,7 +150,7 @@ impl<'a> Walk<'a> {
                     return Some(Found::Problem { path: level.path.clone(), refusal: Refusal::Source, text });
                 }
             };
-            // A work directory of a transfer into this tree is nobody's content.
+            // Skip the work directory of a transfer into this tree.
             if name == WORK.as_bytes() {
                 continue;
             }
@@ -264,7 +267,7 @@ fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// Names the content of a file as far as can be known without reading it: any write changes it.
+/// Identifies the content of a file without reading it: device, inode, size, ctime and mtime. A write changes it.
 fn token(stat: &Stat, path: &RelPath) -> Token {
     let mut identity = b"linger-transfer source file\0".to_vec();
     for number in [

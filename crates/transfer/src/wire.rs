@@ -39,7 +39,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Writes the header of a frame with this payload; that of DATA is not looked at.
+    /// The header of a frame with this payload. The payload of DATA is not checked, and may be empty here.
     pub(crate) fn encode(self, payload: &[u8]) -> [u8; HEADER] {
         let [_, b, c, d] = self.length.to_be_bytes();
         let [s, t] = self.stream.to_be_bytes();
@@ -81,9 +81,9 @@ impl Header {
     }
 }
 
-/// All bytes combined by exclusive or. It tells of any single flipped bit, without which a peer could wait for ever
-/// for what was never sent: TCP's own checksum lets some damage through (Stone and Partridge, "When the CRC and TCP
-/// checksum disagree", SIGCOMM 2000).
+/// The exclusive or of all bytes. It detects any single flipped bit, which could otherwise make a peer wait for bytes
+/// that were never sent. TCP's checksum misses some damage (Stone and Partridge, "When the CRC and TCP checksum
+/// disagree", SIGCOMM 2000).
 fn parity(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum ^ byte)
 }
@@ -99,8 +99,8 @@ pub(crate) fn preface() -> [u8; PREFACE] {
     [a, b, c, d, e, f, VERSION, VERSION]
 }
 
-/// Reads the peer's preface: both sides then speak the newest version that both know.
-pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
+/// Reads the peer's preface. Both sides then speak the newest version that both know: ours, as long as there is one.
+pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<(), Violation> {
     let [magic @ .., newest, oldest] = bytes;
     if magic != MAGIC {
         return Err(Violation::NotThisProtocol);
@@ -108,7 +108,7 @@ pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
     if oldest > VERSION || newest < VERSION {
         return Err(Violation::Version { newest, oldest });
     }
-    Ok(VERSION)
+    Ok(())
 }
 
 /// Makes the payload of CANCEL and BYE; a reason that is too long is cut.
@@ -120,7 +120,7 @@ pub(crate) fn reason_bytes(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat()
 }
 
-/// Reads it.
+/// Reads the payload of CANCEL and BYE.
 pub(crate) fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
     let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::Malformed("reason"))?;
     let reason = std::str::from_utf8(reason).map_err(|_| Violation::Malformed("reason"))?;
@@ -201,6 +201,80 @@ mod tests {
                 frame[bit / 8] ^= 1 << (bit % 8);
                 assert!(matches!(read(&frame), Err(Violation::Damaged(_))), "{kind:?}, bit {bit}");
             }
+        }
+    }
+
+    /// Each kind's shortest and longest payload pass, and one byte less or more does not.
+    #[test]
+    fn every_kind_has_its_lengths() {
+        for (number, kind, shortest, longest) in [
+            (1, Kind::Open, 0, 65_536),
+            (2, Kind::Message, 0, 65_536),
+            (3, Kind::Data, 1, 1_048_576),
+            (4, Kind::Finish, 0, 0),
+            (5, Kind::Cancel, 2, 1_026),
+            (6, Kind::Credit, 8, 8),
+            (7, Kind::Ping, 8, 8),
+            (8, Kind::Pong, 8, 8),
+            (9, Kind::Bye, 2, 1_026),
+        ] {
+            let read = |length| Header::decode(Header { kind, stream: 0x1234, length }.encode(b"payload"));
+            for length in [shortest, longest] {
+                assert_eq!(read(length), Ok(Header { kind, stream: 0x1234, length }), "{kind:?}");
+            }
+            let outside = [shortest.checked_sub(1), Some(longest + 1)];
+            for length in outside.into_iter().flatten() {
+                assert_eq!(read(length), Err(Violation::BadLength { kind: number, length }), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_kind_that_nobody_knows_is_refused() {
+        for number in [0, 10, 255] {
+            let mut bytes = Header { kind: Kind::Ping, stream: 0, length: 8 }.encode(b"");
+            bytes[5] ^= bytes[4] ^ number;
+            bytes[4] = number;
+            assert_eq!(Header::decode(bytes), Err(Violation::UnknownFrame(number)));
+        }
+    }
+
+    #[test]
+    fn data_has_no_check_but_its_blocks_own() {
+        let header = |kind| Header { kind, stream: 1, length: 3 }.encode(b"\x01\x02\x04")[0];
+        assert_eq!((header(Kind::Data), header(Kind::Message)), (0, 7));
+    }
+
+    #[test]
+    fn prefaces_agree_on_a_version_that_both_know() {
+        assert_eq!(preface(), *b"LNGRTX\x01\x01");
+        let read = |newest, oldest| read_preface([b'L', b'N', b'G', b'R', b'T', b'X', newest, oldest]);
+        for (newest, oldest) in [(1, 1), (2, 1), (1, 0), (255, 0)] {
+            assert_eq!(read(newest, oldest), Ok(()), "{oldest} to {newest}");
+        }
+        for (newest, oldest) in [(0, 0), (2, 2), (255, 2)] {
+            assert_eq!(read(newest, oldest), Err(Violation::Version { newest, oldest }));
+        }
+        assert_eq!(read_preface(*b"LNGRTY\x01\x01"), Err(Violation::NotThisProtocol));
+        assert_eq!(read_preface(*b"HTTP/1.1"), Err(Violation::NotThisProtocol));
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        let longest = "a".repeat(MAX_REASON);
+        for (reason, kept) in [
+            ("gone", "gone"),
+            ("", ""),
+            (&longest[..], &longest[..]),
+            (&format!("{longest}b"), &longest[..]),
+            (&format!("{}é", &longest[1..]), &longest[1..]),
+            (&format!("{}é", &longest[2..]), &format!("{}é", &longest[2..])),
+        ] {
+            assert_eq!(read_reason(&reason_bytes(0x0102, reason)), Ok((0x0102, kept.to_owned())));
+        }
+        assert_eq!(reason_bytes(0x0102, "x"), b"\x01\x02x");
+        for payload in [&b""[..], b"\x01", b"\x01\x02\xff"] {
+            assert_eq!(read_reason(payload), Err(Violation::Malformed("reason")));
         }
     }
 }

@@ -324,8 +324,9 @@ fn a_server_of_another_kind_is_told_at_once() {
     let input = Input::Path(from.path().into());
     let (summary, error) = client.put(input, &place(""), &PutOptions::default(), &mut |_| {});
     assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
-    let said = error.unwrap().to_string();
-    assert!(said.contains("does not speak this protocol\nhint: is it `linger share`"), "{said}");
+    let error = error.unwrap();
+    assert!(error.to_string().ends_with("does not speak this protocol"), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::CheckService));
     assert!(answering.join().unwrap(), "it was tried once");
 }
 
@@ -338,7 +339,12 @@ fn what_is_refused_is_said_and_nothing_is_written() {
     let refused = |shared: &Shared<'_>, to: &str, expected: &str| {
         let (summary, error) = shared.try_put(&file, to, &PutOptions::default());
         assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
-        let said = summary.first_failure.clone().or(error.map(|error| error.to_string())).unwrap();
+        let said = summary
+            .first_failure
+            .as_ref()
+            .map(ToString::to_string)
+            .or(error.map(|error| error.to_string()))
+            .unwrap();
         assert!(said.contains(expected), "{to}: {said}");
     };
     share(
@@ -428,7 +434,8 @@ fn sinks_get_everything_or_nothing() {
         {
             let (summary, error) = shared.try_put(&file, sink, &PutOptions::default());
             assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
-            let said = summary.first_failure.or(error.map(|error| error.to_string())).unwrap();
+            let said = summary.first_failure.map(|reason| reason.to_string());
+            let said = said.or(error.map(|error| error.to_string())).unwrap();
             assert!(said.contains(expected), "{said}");
         }
         fs::write(&file, bytes(3_000_000, 5)).unwrap();
@@ -441,11 +448,14 @@ fn sinks_get_everything_or_nothing() {
         let (summary, error) = shared.get_with("@bad", to.path().join("bad"), &GetOptions::default());
         assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
         assert!(!to.path().join("bad").exists());
-        for (source, expected) in [("@big", "more than 2000000 bytes"), ("@slow", "`sleep` took too long")] {
+        for (source, expected, remedy) in [
+            ("@big", "more than 2000000 bytes", Remedy::RaiseMaxBytes),
+            ("@slow", "`sleep` took too long", Remedy::RaiseMaxSeconds),
+        ] {
             let (summary, error) = shared.get_with(source, to.path().join("bad"), &GetOptions::default());
             assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
             let said = summary.first_failure.unwrap();
-            assert!(said.contains(expected) && said.contains("hint:"), "{said}");
+            assert!(said.contains(expected) && said.remedy() == Some(&remedy), "{said:?}");
             assert!(!to.path().join("bad").exists());
         }
         // A command takes one file: for each of a tree it would run again.

@@ -1,6 +1,6 @@
 //! How many bytes a reset cost, as far as the kernel tells.
 
-use linger_host::leftovers::Leftover;
+use crate::kernel::leftovers::Leftover;
 use serde::Serialize;
 
 /// The bytes that were on their way when the connection ended; `None` is what cannot be known.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::kernel::Ends;
+use crate::events::Ends;
 use crate::process::Process;
 
 /// Connections remembered, the latest ones.

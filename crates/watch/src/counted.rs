@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use linger_host::Counters;
+use linger_netns::Counters;
 use serde::Serialize;
 
 /// Those that tell of resets and of connections that never reached a process (`nstat(8)` shows the same).

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use linger_host::leftovers::Leftover;
+use crate::kernel::leftovers::Leftover;
 use linger_why::Cause;
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
 use crate::diagnose::{self, Direction, Opinion, Reset};
-use crate::kernel::Ends;
+use crate::events::Ends;
 use crate::process::Process;
 
 /// A socket is destroyed within microseconds of a reset that its own process caused; of one that was received

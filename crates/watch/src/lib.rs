@@ -10,10 +10,13 @@ mod bytes;
 mod closers;
 mod counted;
 mod diagnose;
+mod events;
 #[cfg(feature = "export")]
 pub mod export;
 mod held;
+#[allow(unsafe_code)]
 mod kernel;
+mod notice;
 mod process;
 mod sockets;
 #[cfg(feature = "view")]
@@ -23,6 +26,7 @@ mod watcher;
 pub use bytes::{Bytes, Unknown};
 pub use counted::Counted;
 pub use diagnose::{Direction, Queue, Reset};
-pub use kernel::{Blind, CannotWatch};
+pub use events::{Blind, CannotWatch};
+pub use notice::{Filter, Notice, Warning};
 pub use process::Process;
-pub use watcher::{Filter, Notice, Warning, Watcher};
+pub use watcher::Watcher;

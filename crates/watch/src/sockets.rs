@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use linger_host::sock_diag::{self, States, TcpSocket};
+use crate::kernel::sock_diag::{self, States, TcpSocket};
 
 use crate::diagnose::Queue;
+use crate::notice::Warning;
 use crate::process::{Process, Processes};
-use crate::watcher::Warning;
 
 /// How often listeners are asked for: a short list.
 const LISTENERS_EVERY: Duration = Duration::from_secs(3);

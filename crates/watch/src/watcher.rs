@@ -7,14 +7,14 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use linger_why::Cause;
-use serde::Serialize;
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::{Close, Closers};
 use crate::counted::{Comparison, Counted};
 use crate::diagnose::{self, Context, Direction, Opinion, Queue, Reset};
+use crate::events::{Blind, CannotWatch, Ends, Happening, Kernel, What};
 use crate::held::{Held, Waiting};
-use crate::kernel::{Blind, CannotWatch, Ends, Happening, Kernel, What};
+use crate::notice::{Filter, Notice};
 use crate::process::{Process, Processes};
 use crate::sockets::Sockets;
 
@@ -26,70 +26,6 @@ const WHILE_WAITING: Duration = Duration::from_millis(100);
 /// More destroyed sockets at a time mean a busy host, whose next ones need room sooner.
 const MANY: usize = 200;
 const WHILE_MANY: Duration = Duration::from_millis(50);
-
-/// What a user wants to see.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Filter {
-    /// Only these ports, local or remote; none means all.
-    pub ports: Vec<u16>,
-    /// Only processes of these names; none means all.
-    pub processes: Vec<String>,
-}
-
-impl Filter {
-    /// Whether it lets a reset through.
-    pub fn admits(&self, reset: &Reset) -> bool {
-        let remote = reset.remote.map(|remote| remote.port());
-        (self.ports.is_empty()
-            || self.ports.contains(&reset.local.port())
-            || remote.is_some_and(|port| self.ports.contains(&port)))
-            && (self.processes.is_empty()
-                || reset.process.as_ref().is_some_and(|process| self.processes.contains(&process.name)))
-    }
-}
-
-/// What a [`Watcher`] has to say.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Notice {
-    /// A reset was sent or received.
-    Reset(Box<Reset>),
-    /// One is about to be.
-    Warning(Warning),
-    /// The kernel's counters, and what was seen beside them; every few seconds while they change.
-    Counters(Box<Counted>),
-}
-
-/// What will end in resets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "warning", rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Warning {
-    /// A listener's accept queue is at four fifths or more.
-    #[non_exhaustive]
-    ListenerNearLimit {
-        /// The listener.
-        local: SocketAddr,
-        /// Its queue.
-        queue: Queue,
-        /// Who listens.
-        process: Option<Process>,
-    },
-    /// The peer has closed, and bytes of it lie unread: closing now would reset.
-    #[non_exhaustive]
-    UnreadAfterPeerClosed {
-        /// This host's end.
-        local: SocketAddr,
-        /// The peer.
-        remote: SocketAddr,
-        /// Bytes that lie unread.
-        unread: u32,
-        /// Who has the socket.
-        process: Option<Process>,
-    },
-}
 
 /// Watches this host's resets.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use linger_host::testing::skip;
+use linger_testing::skip;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -21,7 +21,7 @@ fn systemd_understands_the_unit() {
     std::fs::write(&file, unit).unwrap();
     let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
     let _ = std::fs::remove_dir_all(&folder);
-    let Ok(output) = output else { return skip("foreign peers", "systemd-analyze is not installed") };
+    let Ok(output) = output else { return skip("systemd", "systemd-analyze is not installed") };
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("linger-watch.service"), "{said}");
 }
@@ -34,7 +34,7 @@ fn kubernetes_understands_the_daemon_set() {
         .arg(root().join("deploy/linger-watch.daemonset.yaml"))
         .output();
     let Ok(output) = output else {
-        return skip("foreign peers", "kubernetes-validate is not installed (`cargo xtask setup`)");
+        return skip("kubernetes-validate", "it is not installed");
     };
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

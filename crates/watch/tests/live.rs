@@ -139,7 +139,7 @@ fn a_process_that_ends_at_once_has_a_name() {
     let Ok(mut bash) =
         std::process::Command::new("bash").args(["-c", &script]).stderr(std::process::Stdio::null()).spawn()
     else {
-        return linger_host::testing::skip("foreign peers", "bash is not installed");
+        return linger_testing::skip("bash", "bash is not installed");
     };
     let (mut server, _) = listener.accept().unwrap();
     server.read_exact(&mut [0]).unwrap();

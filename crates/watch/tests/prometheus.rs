@@ -92,7 +92,7 @@ fn prometheus_scrapes_causes_and_queues() {
         .stderr(Stdio::null())
         .spawn();
     let Ok(server) = server else {
-        return linger_host::testing::skip("foreign peers", "prometheus is not installed");
+        return linger_testing::skip("prometheus", "prometheus is not installed");
     };
     let _server = Server(server);
 

@@ -8,17 +8,30 @@ use std::time::Duration;
 use clap::Args;
 use linger_lab::{COUNTERS, Capture, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
 
+use super::json::{Exec, Line};
 use crate::{exit, interrupt};
+
+/// Tried by a test, word for word: the first loses, the second does not.
+const EXAMPLES: &str = "\
+Examples: Python's server leaves the body of a GET unread, and curl gets half of the file
+  head -c 500000 /dev/zero > /tmp/big
+  linger lab exec \\
+    --server 'python3 -m http.server --bind $LINGER_SERVER --directory /tmp 8000' \\
+    --client 'curl -sS -o /dev/null -X GET --data-binary @/tmp/big http://$LINGER_SERVER:8000/big'
+and all of it from the same server, cured:
+  linger lab exec \\
+    --server 'linger run -- python3 -m http.server --bind $LINGER_SERVER --directory /tmp 8000' \\
+    --client 'curl -sS -o /dev/null -X GET --data-binary @/tmp/big http://$LINGER_SERVER:8000/big'
+A body above 1 MiB makes curl wait for `100 Continue`; -H Expect: sends it at once.
+
+Exit status: the client's own; 3 if a command could not be started or the server never listened.";
 
 /// Runs two commands at the two ends of an emulated link; ends with the client's status.
 ///
 /// Both find the addresses in LINGER_SERVER and LINGER_CLIENT. The client starts once something
 /// listens on the server's side; the server is ended (SIGTERM, then SIGKILL) when the client has.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  linger lab exec --link wifi \\\n    \
-    --server 'python3 -m http.server --bind $LINGER_SERVER 8000' \\\n    \
-    --client 'curl -sS --data-binary @big.bin http://$LINGER_SERVER:8000/'\n\n\
-    Exit status: the client's own; 3 if a command could not be started or the server never listened.")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The network: lan, wifi, wifi-lossy, mobile, satellite, overtake, loopback.
     #[arg(long, default_value = "wifi", value_parser = Link::named)]
@@ -93,18 +106,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 /// The commands own stdout; what the lab has to say goes to stderr.
 fn tell(report: &ExecReport, seed: u64, json: bool) {
     if json {
-        let object = serde_json::json!({
-            "type": "exec",
-            "seed": seed,
-            "client_status": report.client.and_then(|status| status.code()),
-            "server_counters": crate::counters::counters(&report.server_counters),
-            "client_counters": crate::counters::counters(&report.client_counters),
-            "link_carried": report.wire.as_ref().map(|wire| wire.carried),
-            "link_lost": report.wire.as_ref().map(|wire| wire.lost),
-            "link_queue_full": report.wire.as_ref().map(|wire| wire.queue_full),
-            "link_accidents": report.wire.as_ref().map(|wire| wire.accidents),
-        });
-        eprintln!("{object}");
+        let line = Line::Exec(Exec::of(report, seed));
+        eprintln!("{}", serde_json::json!(line));
         return;
     }
     for (side, counters) in [("server", &report.server_counters), ("client", &report.client_counters)] {

@@ -1,9 +1,13 @@
 //! `linger lab`: what was typed becomes cells, cells become a table or JSON.
 
 mod exec;
-mod json;
+pub(crate) mod json;
+mod look;
+mod one;
+mod plan;
 mod results;
 mod text;
+mod three;
 
 use std::fs;
 use std::io;
@@ -12,15 +16,15 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Subcommand};
-use linger_host::Isolation;
 use linger_lab::{
-    BacklogPlan, Bytes, Capture, CellPlan, CellReport, Ending, IpVersion, LARGEST_RESPONSE, Link, Named,
-    Peer, Scenario, Setting, Stop, Trials, any_seed, burst, run_all, side_by_side,
+    Capture, CellPlan, CellReport, Link, Named, Setting, Stop, any_seed, burst, run_all, side_by_side,
 };
-
+use linger_netns::Isolation;
 use rustix::fs::Access;
 
-use results::{Plan, Report, Results, Task};
+use json::{Backlog, Cell, Line, Summary};
+use plan::{Grid, Refused, scenarios};
+use results::{Outcome, Plan, Report, Results, Show, Task};
 
 use crate::{exit, interrupt, progress};
 
@@ -28,61 +32,38 @@ use crate::{exit, interrupt, progress};
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
-    after_help = "Without arguments: the endings against four peers over three links, and an accept queue that \
-    overflows.\n\nExamples:\n  linger lab\n  linger lab --ending close,lingering --peer unread --link overtake \
+    after_help = "Without arguments: the usual close, SO_LINGER and the lingering close over a wireless link,\n\
+    a table of three rows. The whole grid: --all.\n\nExamples:\n  linger lab\n  linger lab --all\n  \
+    linger lab --ending close,lingering --peer unread --link overtake \
     --response 1000 --trials 1000\n  linger lab scenarios/fastcgi-empty-stdin.toml\n  \
     linger lab --peer late --link wifi-lossy --pcap /tmp\n\n\
-    Exit status: 0 if `lingering` and well-behaved peers lost nothing (that `close` loses is what the lab shows),\n\
-    or if a scenario's expectations are met; 1 if not; 4 if this machine has no namespaces for the links."
+    Exit status: 0 if `lingering` and well-behaved peers kept everything (that `close` loses is what\n\
+    the lab shows), or if a scenario's expectations are met; 1 if not, also where a response was only\n\
+    at risk: all bytes came, and then a reset; 4 if this machine has no namespaces for the links."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Scenarios to run instead of the grid that the options describe.
+    /// Scenarios to run; what they say cannot be said by options as well.
     #[arg(value_name = "FILE.toml")]
     files: Vec<PathBuf>,
-    /// What the server does after its last write: close, shutdown-close, so-linger=SECS, abort, exit, lingering.
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    ending: Vec<Ending>,
-    /// What the client does: reads-all, unread, late, upload, pipelined, never-closes, never-reads.
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = Peer::named)]
-    peer: Vec<Peer>,
-    /// The network: loopback, lan, wifi, wifi-lossy, mobile, satellite, overtake.
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = Link::named)]
-    link: Vec<Link>,
-    /// Size of the response.
-    #[arg(long, value_name = "BYTES", default_value = "200k")]
-    response: Bytes,
-    /// Size of the part of the request that the server reads.
-    #[arg(long, value_name = "BYTES", default_value = "100")]
-    request: Bytes,
-    /// What comes beyond it; 8 bytes are FastCGI's empty STDIN record.
-    #[arg(long, value_name = "BYTES", default_value = "8")]
-    extra: Bytes,
-    /// What the peer `upload` sends beyond it.
-    #[arg(long, value_name = "BYTES", default_value = "256KiB")]
-    upload: Bytes,
-    /// Try each cell exactly so often [default: until its verdict is settled, at most 100 times].
+    /// The whole grid: the endings against four peers over three links, and an accept queue that overflows.
+    #[arg(long, conflicts_with = "files")]
+    all: bool,
+    /// One connection, step by step: the loss, or what --ending, --peer and --link say.
+    #[arg(long, conflicts_with_all = ["files", "all", "trials", "decisions"])]
+    one: bool,
+    #[command(flatten)]
+    grid: Grid,
+    /// Try each cell exactly so often [default: until its result is settled, at most 100 times].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
-    /// Connections at a time in each cell.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    concurrency: u64,
-    /// The servers' backlog.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    backlog: u32,
-    /// Congestion control of both ends, as cubic, bbr or reno [default: this machine's].
-    #[arg(long, value_name = "NAME")]
-    congestion: Option<String>,
-    /// The clients' receive buffer (SO_RCVBUF).
-    #[arg(long, value_name = "BYTES")]
-    recv_buffer: Option<Bytes>,
-    /// IPv6 instead of IPv4.
-    #[arg(long)]
-    ipv6: bool,
     /// Feeds the links' chance; the same seed decides the same for the same packet.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Accept responses at risk where none is lost: they do not make the status 1.
+    #[arg(long)]
+    at_risk_ok: bool,
     /// One JSON object a line instead of the table.
     #[arg(long)]
     json: bool,
@@ -115,13 +96,16 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         }
     }
     let seed = arguments.seed.unwrap_or_else(any_seed);
-    let (mut tasks, titles) = match tasks(&arguments, seed) {
+    if arguments.one {
+        return run_one(&arguments, entered, seed);
+    }
+    let (mut tasks, show) = match tasks(&arguments, entered.is_ok(), seed) {
         Ok(tasks) => tasks,
         Err((code, error)) => return exit::fail(code, error),
     };
     let shared = entered.is_err();
     if let Err(refused) = entered {
-        let asked_for_more = !arguments.link.is_empty() || !arguments.files.is_empty();
+        let asked_for_more = !arguments.grid.link.is_empty() || !arguments.files.is_empty();
         let needs_link = |task: &Task| !matches!(&task.plan, Plan::Cell(plan) if plan.link.loopback);
         if asked_for_more && tasks.iter().any(needs_link) {
             return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
@@ -142,17 +126,46 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         |_, report| {
             bar.inc(1);
             let line = match report {
-                Report::Cell(report) if arguments.json => json::cell(report),
-                Report::Backlog(report) if arguments.json => json::backlog(report),
+                Report::Cell(report) if arguments.json => Line::Cell(Cell::of(report)),
+                Report::Backlog(report) if arguments.json => Line::Backlog(Backlog::of(report)),
                 _ => return,
             };
-            bar.suspend(|| println!("{line}"));
+            bar.suspend(|| line.print());
         },
     );
     bar.finish_and_clear();
     let interrupted = stop.requested();
-    let results = Results { tasks, reports, titles, seed, again: again(seed), interrupted, shared };
+    let at_risk_ok = arguments.at_risk_ok;
+    let results = Results { tasks, reports, show, seed, again: again(seed), at_risk_ok, interrupted, shared };
     finish(&results, arguments.json)
+}
+
+fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, seed: u64) -> ExitCode {
+    let shared = entered.is_err();
+    let plan = match one::cell(&arguments.grid, !shared, seed) {
+        Ok(plan) => plan,
+        Err((code, error)) => return exit::fail(code, error),
+    };
+    if let Err(refused) = entered {
+        if !plan.link.loopback {
+            return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
+        }
+        eprintln!("linger: {refused}\nlinger: over loopback, in this machine's own network");
+    }
+    let stop = match interrupt::stop() {
+        Ok(stop) => stop,
+        Err(error) => return exit::io("cannot take signals", &error),
+    };
+    let capture = match capture(&plan, arguments) {
+        Ok(capture) => capture,
+        Err(error) => return exit::io("--pcap", &error),
+    };
+    let setting = Setting { capture: capture.clone(), decisions: false, shared };
+    let status = one::run(&plan, &setting, &stop, arguments.json, arguments.at_risk_ok);
+    match finish_capture(capture) {
+        Ok(()) => status,
+        Err(error) => exit::io("--pcap", &error),
+    }
 }
 
 fn can_write_to(directory: &Path) -> io::Result<()> {
@@ -164,7 +177,7 @@ fn can_write_to(directory: &Path) -> io::Result<()> {
 
 fn finish(results: &Results, json: bool) -> ExitCode {
     if json {
-        println!("{}", json::summary(results));
+        Line::Summary(Summary::of(results)).print();
     } else {
         text::print(results);
     }
@@ -173,84 +186,26 @@ fn finish(results: &Results, json: bool) -> ExitCode {
             return exit::io("the lab could not be built", error);
         }
     }
-    ExitCode::from(match results.verdict() {
-        "as-expected" => exit::NOTHING_LOST,
-        "unexpected" => exit::LOSS_FOUND,
-        _ => exit::COULD_NOT_TELL,
+    ExitCode::from(match results.outcome() {
+        Outcome::AsExpected => exit::NOTHING_LOST,
+        Outcome::Unexpected => exit::LOSS_FOUND,
+        Outcome::Interrupted => exit::COULD_NOT_TELL,
     })
 }
 
-/// The cells that were asked for.
-fn tasks(arguments: &Arguments, seed: u64) -> Result<(Vec<Task>, Vec<String>), (u8, String)> {
-    let mut titles = Vec::new();
-    let mut tasks = Vec::new();
+/// The cells that were asked for, and how their results are shown.
+fn tasks(arguments: &Arguments, has_links: bool, seed: u64) -> Result<(Vec<Task>, Show), Refused> {
     if !arguments.files.is_empty() {
-        for file in &arguments.files {
-            let name = file.display().to_string();
-            let unreadable = |error| {
-                (exit::COULD_NOT_TELL, format!("cannot read {name}: {error}{}", exit::file_hint(&error)))
-            };
-            let text = fs::read_to_string(file).map_err(unreadable)?;
-            let scenario = Scenario::parse(&name, &text).map_err(|error| (exit::BAD_USAGE, error))?;
-            titles.push(scenario.title);
-            for (mut plan, expect) in scenario.cells {
-                if arguments.seed.is_some() || plan.seed == 0 {
-                    plan.seed = seed;
-                }
-                if let Some(trials) = arguments.trials {
-                    plan.trials = Trials::Exactly(trials);
-                }
-                tasks.push(Task { plan: Plan::Cell(plan), expect });
-            }
-        }
-        return Ok((tasks, titles));
+        let (tasks, titles) = scenarios(&arguments.files, arguments.trials, arguments.seed, seed)?;
+        return Ok((tasks, Show::Grid { titles }));
     }
-    if arguments.response.0 == 0 || arguments.response.0 > LARGEST_RESPONSE {
-        return Err((exit::BAD_USAGE, "--response: name 1 byte to 1GiB".to_owned()));
+    if arguments.all || !arguments.grid.names_no_cells() {
+        let tasks = arguments.grid.all(arguments.trials, seed)?;
+        return Ok((tasks, Show::Grid { titles: Vec::new() }));
     }
-    let usual = arguments.ending.is_empty() && arguments.peer.is_empty() && arguments.link.is_empty();
-    let endings = or(&arguments.ending, || {
-        vec![Ending::Close, Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit, Ending::Lingering]
-    });
-    let peers = or(&arguments.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
-    let links = or(&arguments.link, || {
-        ["loopback", "wifi", "overtake"].into_iter().filter_map(Link::by_name).collect()
-    });
-    if usual {
-        // They wait most of the time, so they begin first.
-        let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
-        for (backlog, abort) in [(128, false), (8, false), (8, true)] {
-            let plan = BacklogPlan::new(wifi.clone(), backlog, abort);
-            tasks.push(Task { plan: Plan::Backlog(plan), expect: None });
-        }
-    }
-    for link in &links {
-        for ending in &endings {
-            for peer in &peers {
-                let usual = CellPlan::new(*ending, *peer, link.clone());
-                let plan = CellPlan {
-                    response: arguments.response.0,
-                    request: arguments.request.0,
-                    extra: arguments.extra.0,
-                    upload: arguments.upload.0,
-                    ip: if arguments.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
-                    concurrency: arguments.concurrency,
-                    trials: arguments.trials.map_or(usual.trials, Trials::Exactly),
-                    congestion: arguments.congestion.clone(),
-                    backlog: arguments.backlog,
-                    receive_buffer: arguments.recv_buffer.map(|bytes| bytes.0 as usize),
-                    seed,
-                    ..usual
-                };
-                tasks.push(Task { plan: Plan::Cell(plan), expect: None });
-            }
-        }
-    }
-    Ok((tasks, titles))
-}
-
-fn or<T: Clone>(given: &[T], usual: impl FnOnce() -> Vec<T>) -> Vec<T> {
-    if given.is_empty() { usual() } else { given.to_vec() }
+    let link = Link::named(if has_links { "wifi" } else { "loopback" });
+    let link = link.map_err(|error| (exit::BAD_USAGE, error))?;
+    Ok((arguments.grid.three(&link, arguments.trials, seed)?, Show::Three))
 }
 
 fn try_one(task: &Task, arguments: &Arguments, shared: bool, stop: &Arc<Stop>) -> Report {
@@ -267,25 +222,39 @@ fn try_one(task: &Task, arguments: &Arguments, shared: bool, stop: &Arc<Stop>) -
 }
 
 fn try_cell(plan: &CellPlan, arguments: &Arguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
-    let name = format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name);
-    // Loopback has no wire from which to capture.
-    let pcap = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
-    let capture = pcap
-        .map(|directory| {
-            let path = directory.join(format!("{name}.pcapng"));
-            Capture::create(&path).map(Mutex::new).map(Arc::new).map_err(|error| at(&path, error))
-        })
-        .transpose()?;
+    let capture = capture(plan, arguments)?;
     let setting = Setting { capture: capture.clone(), decisions: arguments.decisions.is_some(), shared };
     let report = linger_lab::run(plan, &setting, stop)?;
-    if let Some(capture) = capture {
-        capture.lock().unwrap_or_else(PoisonError::into_inner).finish()?;
-    }
+    finish_capture(capture)?;
     if let (Some(directory), Some(wire)) = (&arguments.decisions, &report.wire) {
-        let path = directory.join(format!("{name}.decisions"));
+        let path = directory.join(format!("{}.decisions", name(plan)));
         fs::write(&path, text::decisions(&wire.log)).map_err(|error| at(&path, error))?;
     }
     Ok(report)
+}
+
+/// What a cell's files are called.
+fn name(plan: &CellPlan) -> String {
+    format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name)
+}
+
+type SharedCapture = Arc<Mutex<Capture>>;
+
+/// The capture of a cell, where one is wanted; loopback has no wire from which to capture.
+fn capture(plan: &CellPlan, arguments: &Arguments) -> io::Result<Option<SharedCapture>> {
+    let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
+    let create = |directory: &PathBuf| {
+        let path = directory.join(format!("{}.pcapng", name(plan)));
+        Capture::create(&path).map(Mutex::new).map(Arc::new).map_err(|error| at(&path, error))
+    };
+    directory.map(create).transpose()
+}
+
+fn finish_capture(capture: Option<SharedCapture>) -> io::Result<()> {
+    match capture {
+        Some(capture) => capture.lock().unwrap_or_else(PoisonError::into_inner).finish(),
+        None => Ok(()),
+    }
 }
 
 fn at(path: &Path, error: io::Error) -> io::Error {

@@ -1,6 +1,7 @@
 //! What a lab is to try, and what came of it.
 
-use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer};
+use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer, Share};
+use serde::Serialize;
 
 /// What is tried, and what is expected of it.
 pub(crate) struct Task {
@@ -20,14 +21,42 @@ pub(crate) enum Report {
     Failed(std::io::Error),
 }
 
+/// Whether every response of a cell must be kept: by the lingering close, and by any close where all is read.
+pub(crate) fn must_keep(plan: &CellPlan) -> bool {
+    plan.ending == Ending::Lingering && plan.peer != Peer::NeverReads
+        || plan.ending != Ending::Abort && plan.peer.is_innocent()
+}
+
+/// How results are shown to people.
+pub(crate) enum Show {
+    /// The three rows of the default run, and what to do next.
+    Three,
+    /// A table for each link, under the titles of the scenarios.
+    Grid { titles: Vec<String> },
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// Every cell came out as expected.
+    AsExpected,
+    /// One did not.
+    Unexpected,
+    /// Someone asked to stop before everything was tried; what was tried is as expected.
+    Interrupted,
+}
+
 /// Everything that is to be shown.
 pub(crate) struct Results {
     pub(crate) tasks: Vec<Task>,
     pub(crate) reports: Vec<Option<Report>>,
-    pub(crate) titles: Vec<String>,
+    pub(crate) show: Show,
     pub(crate) seed: u64,
     /// The command that repeats the run.
     pub(crate) again: String,
+    /// Responses at risk are no reason for a status of 1.
+    pub(crate) at_risk_ok: bool,
     /// Someone asked to stop before everything was tried.
     pub(crate) interrupted: bool,
     /// Namespaces were refused: loopback in the machine's own network only.
@@ -39,12 +68,12 @@ impl Results {
     pub(crate) fn is_unexpected(&self, task: &Task, report: &Report) -> bool {
         match report {
             Report::Cell(report) => match task.expect {
+                // Whoever accepts responses at risk does so where a scenario wants every one kept, too.
+                Some(Expectation::NotKept(Share::None)) if self.at_risk_ok => report.tally.lost > 0,
                 Some(expect) => !expect.is_met(&report.tally),
                 None => {
-                    let ending = report.plan.ending;
-                    let must_keep = ending == Ending::Lingering && report.plan.peer != Peer::NeverReads
-                        || ending != Ending::Abort && report.plan.peer.is_innocent();
-                    must_keep && report.tally.lost > 0
+                    let at_risk = if self.at_risk_ok { 0 } else { report.tally.at_risk };
+                    must_keep(&report.plan) && report.tally.lost + at_risk > 0
                 }
             },
             Report::Backlog(_) => false,
@@ -56,13 +85,13 @@ impl Results {
         self.tasks.iter().zip(&self.reports).filter_map(|(task, report)| Some((task, report.as_ref()?)))
     }
 
-    pub(crate) fn verdict(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> Outcome {
         if self.done().any(|(task, report)| self.is_unexpected(task, report)) {
-            "unexpected"
+            Outcome::Unexpected
         } else if self.interrupted {
-            "interrupted"
+            Outcome::Interrupted
         } else {
-            "as-expected"
+            Outcome::AsExpected
         }
     }
 }

@@ -2,19 +2,14 @@
 
 use std::fmt::Write;
 
-use anstyle::{AnsiColor, Style};
 use linger_lab::{
-    BacklogReport, Blame, CellReport, Direction, Ending, Fate, Identity, Peer, Verdict, wilson,
+    BacklogReport, Blame, CellReport, Decision, Direction, Ending, Fate, Identity, Peer, Tally, wilson,
 };
 
-use super::results::{Report, Results};
-
-/// Columns of the tables and of the sentences below them.
-const WIDTH: usize = 112;
-
-const LOST: Style = AnsiColor::Red.on_default().bold();
-const KEPT: Style = AnsiColor::Green.on_default();
-const DIM: Style = Style::new().dimmed();
+use super::json::{Cell, Line};
+use super::look::{DIM, WIDTH, style};
+use super::results::{Report, Results, Show};
+use super::three;
 
 /// Prints the tables, the backlog experiment and the meaning. Colours go only to terminals that want them.
 pub(crate) fn print(results: &Results) {
@@ -24,25 +19,13 @@ pub(crate) fn print(results: &Results) {
 
 pub(crate) fn render(results: &Results) -> String {
     let mut text = String::new();
-    for title in &results.titles {
-        let _ = writeln!(text, "{title}");
-    }
     let cells: Vec<&CellReport> = results
         .done()
         .filter_map(|(_, report)| if let Report::Cell(report) = report { Some(&**report) } else { None })
         .collect();
-    for group in groups(&cells) {
-        table(&mut text, &group);
-    }
-    let bursts: Vec<&BacklogReport> = results
-        .done()
-        .filter_map(|(_, report)| if let Report::Backlog(report) = report { Some(&**report) } else { None })
-        .collect();
-    backlog(&mut text, &bursts);
-    let mut sentences = String::new();
-    meaning(&mut sentences, &cells, &bursts);
-    for sentence in sentences.lines() {
-        let _ = writeln!(text, "{}", textwrap::fill(sentence, WIDTH));
+    match &results.show {
+        Show::Three => three::rows(&mut text, &cells),
+        Show::Grid { titles } => grid(&mut text, titles, &cells, results),
     }
     expectations(&mut text, results);
     if results.shared {
@@ -61,6 +44,25 @@ pub(crate) fn render(results: &Results) -> String {
     text
 }
 
+fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &Results) {
+    for title in titles {
+        let _ = writeln!(text, "{title}");
+    }
+    for group in groups(cells) {
+        table(text, &group);
+    }
+    let bursts: Vec<&BacklogReport> = results
+        .done()
+        .filter_map(|(_, report)| if let Report::Backlog(report) = report { Some(&**report) } else { None })
+        .collect();
+    backlog(text, &bursts);
+    let mut sentences = String::new();
+    meaning(&mut sentences, cells, &bursts);
+    for sentence in sentences.lines() {
+        let _ = writeln!(text, "{}", textwrap::fill(sentence, WIDTH));
+    }
+}
+
 /// Cells that share link and sizes, in the order of their first appearance.
 fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     let mut groups: Vec<Vec<&CellReport>> = Vec::new();
@@ -72,6 +74,14 @@ fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
         }
     }
     groups
+}
+
+/// Lost of all; with those at risk apart where there are any.
+fn counted(tally: &Tally) -> String {
+    match tally.at_risk {
+        0 => format!("{}/{}", tally.lost, tally.trials),
+        at_risk => format!("{}+{at_risk}/{}", tally.lost, tally.trials),
+    }
 }
 
 fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
@@ -99,10 +109,10 @@ fn table(text: &mut String, cells: &[&CellReport]) {
                 Some(cell) => {
                     let tally = &cell.tally;
                     let (low, high) = tally.interval();
-                    let counted = format!("{}/{}", tally.lost, tally.trials);
                     let range = format!("{:.0}-{:.0}%", low * 100.0, high * 100.0);
-                    let style = if tally.lost > 0 { LOST } else { KEPT };
-                    let _ = write!(text, "{style}{counted:>7}{style:#} {DIM}{range:<9}{DIM:#}");
+                    let (style, counted) = (style(tally), counted(tally));
+                    let rest = 16usize.saturating_sub(counted.len().max(7));
+                    let _ = write!(text, "{style}{counted:>7}{style:#} {DIM}{range:<rest$}{DIM:#}");
                 }
                 None => {
                     let _ = write!(text, "{:<17}", "");
@@ -116,6 +126,13 @@ fn table(text: &mut String, cells: &[&CellReport]) {
     let silent: u64 = cells.iter().map(|cell| cell.tally.silent).sum();
     if silent > 0 {
         let _ = writeln!(text, "  {silent} of the losses were silent: a short response with a clean end.");
+    }
+    let at_risk: u64 = cells.iter().map(|cell| cell.tally.at_risk).sum();
+    if at_risk > 0 {
+        let _ = writeln!(
+            text,
+            "  A+B/N: A lost and B at risk. {at_risk} were at risk: every byte arrived, and then the connection was reset."
+        );
     }
     let accidents: u64 = cells.iter().filter_map(|cell| cell.wire.as_ref()).map(|wire| wire.accidents).sum();
     if accidents > 0 {
@@ -138,8 +155,7 @@ fn backlog(text: &mut String, bursts: &[&BacklogReport]) {
     for burst in bursts {
         let tally = &burst.tally;
         let how = if burst.plan.abort_on_overflow { ", abort_on_overflow" } else { "" };
-        let style = if tally.lost > 0 { LOST } else { KEPT };
-        let counted = format!("{}/{}", tally.lost, tally.trials);
+        let (style, counted) = (style(tally), counted(tally));
         let (low, high) = tally.interval();
         let range = format!("{:.0}-{:.0}%", low * 100.0, high * 100.0);
         let _ = writeln!(
@@ -162,6 +178,9 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
             .filter(|cell| chosen(cell))
             .fold((0, 0), |(lost, trials), cell| (lost + cell.tally.lost, trials + cell.tally.trials))
     };
+    let at_risk = |chosen: &dyn Fn(&CellReport) -> bool| -> u64 {
+        cells.iter().filter(|cell| chosen(cell)).map(|cell| cell.tally.at_risk).sum()
+    };
     let guilty = |cell: &CellReport| !cell.plan.peer.is_innocent() && cell.plan.peer != Peer::NeverReads;
     let (lost, trials) = sum(&|cell| cell.plan.ending == Ending::Close && guilty(cell));
     if lost > 0 {
@@ -169,6 +188,15 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
             text,
             "`close` lost {lost} of {trials} responses when bytes of the client were unread or late, although every \
              write() and close() succeeded: the kernel reset the connection and threw away what it had not sent."
+        );
+    }
+    let risky = |cell: &CellReport| cell.plan.ending != Ending::Abort && guilty(cell);
+    let resets = at_risk(&risky);
+    if resets > 0 {
+        let _ = writeln!(
+            text,
+            "{resets} responses arrived whole and were followed by a reset: a client that writes first, a kernel that drops \
+             what was not read yet, or a slower link would have lost them."
         );
     }
     let others = [Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit];
@@ -187,10 +215,14 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
     let (lost, trials) = sum(&keepers);
     if trials > 0 {
         let (_, high) = wilson(lost, trials);
+        let risk = match at_risk(&keepers) {
+            0 => String::new(),
+            resets => format!(", and {resets} were at risk"),
+        };
         let _ = writeln!(
             text,
             "`lingering` (half-close, read until the peer closes, close) lost {lost} of {trials} (at most {:.1}% with \
-             95% confidence).",
+             95% confidence){risk}.",
             high * 100.0
         );
     }
@@ -214,30 +246,31 @@ fn expectations(text: &mut String, results: &Results) {
             let met = if results.is_unexpected(task, report) { "NOT MET" } else { "met" };
             let _ = writeln!(
                 text,
-                "expected {name}: {expect}: {met} ({} of {} lost)",
-                cell.tally.lost, cell.tally.trials
+                "expected {name}: {expect}: {met} ({} lost, {} at risk of {})",
+                cell.tally.lost, cell.tally.at_risk, cell.tally.trials
             );
         } else if results.is_unexpected(task, report) {
             let _ = writeln!(
                 text,
-                "UNEXPECTED: {name} lost {} of {}: {}",
+                "UNEXPECTED: {name} lost {} and had {} at risk of {}: {}",
                 cell.tally.lost,
+                cell.tally.at_risk,
                 cell.tally.trials,
-                super::json::cell(cell)
+                serde_json::json!(Line::Cell(Cell::of(cell)))
             );
         }
     }
 }
 
 /// A decision log: one line a packet, in the order in which the link saw them.
-pub(crate) fn decisions(log: &[(Identity, Verdict)]) -> String {
-    let mut text = String::from("# direction client_port server_port seq ack flags transmission verdict\n");
-    for (identity, verdict) in log {
+pub(crate) fn decisions(log: &[(Identity, Decision)]) -> String {
+    let mut text = String::from("# direction client_port server_port seq ack flags transmission decision\n");
+    for (identity, decision) in log {
         let direction =
             if usize::from(identity.direction) == Direction::ToClient.index() { ">" } else { "<" };
         let _ = writeln!(
             text,
-            "{direction} {} {} {} {} {:#04x} {} {verdict:?}",
+            "{direction} {} {} {} {} {:#04x} {} {decision:?}",
             identity.flow >> 16,
             identity.flow & 0xffff,
             identity.sequence,

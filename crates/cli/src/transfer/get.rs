@@ -16,13 +16,15 @@ use crate::{exit, interrupt};
 /// Fetches a file, a directory or what a source gives, verifies it and puts it in place.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "DEST is the new name, DEST/ the directory to put it in; without it, the current directory.\n\n\
+    after_help = "DEST is the new name, DEST/ the directory to put it in; without it, the current directory.\n\
+    HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
+    a file named 7117 is HOST:./7117.\n\n\
     Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get server:@clipboard -\n\n\
     Exit status: 0 received and verified, 1 not received, 2 bad usage, 4 not possible here."
 )]
 pub(crate) struct Arguments {
     /// What to fetch.
-    #[arg(value_name = "HOST:PATH")]
+    #[arg(value_name = "HOST:[PORT:]PATH")]
     from: OsString,
     /// Where to; `-` is standard output.
     #[arg(value_name = "DEST|-", default_value = "./")]
@@ -35,11 +37,14 @@ pub(crate) struct Arguments {
 
 /// Lists what is shared.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  linger ls server:\n  linger ls --json server:src\n\n\
-    Exit status: 0 listed, 2 bad usage, 3 the list was not received, 4 not possible here.")]
+#[command(
+    after_help = "HOST:PORT and HOST:PORT:PATH name the port; a directory named 7117 is HOST:./7117.\n\n\
+    Examples:\n  linger ls server:\n  linger ls --json server:src\n\n\
+    Exit status: 0 listed, 2 bad usage, 3 the list was not received, 4 not possible here."
+)]
 pub(crate) struct ListArguments {
     /// What to list.
-    #[arg(value_name = "HOST:[PATH]")]
+    #[arg(value_name = "HOST:[PORT:][PATH]")]
     what: OsString,
     #[command(flatten)]
     connect: Connect,
@@ -61,8 +66,8 @@ fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
     options.limit = copying.limit();
     let output = if is_stdio(to) {
         let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
-        let stdout =
-            stdout.map_err(|error| Error::Usage(format!("standard output cannot be written: {error}")))?;
+        let stdout = stdout
+            .map_err(|error| Error::Usage(format!("standard output cannot be written: {error}").into()))?;
         Output::Stream(stdout)
     } else {
         Output::Path(to.clone())
@@ -127,7 +132,7 @@ pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
             writeln!(out, "{:>14}  {name}{mark}", item.size)
         };
         if written.is_err() {
-            // Whoever reads has seen enough.
+            // The reader has closed the pipe.
             break;
         }
     }

@@ -1,6 +1,8 @@
 //! `linger share`, `put`, `get`, `ls` and `receipt`: what they have in common.
 
+mod address;
 pub(crate) mod get;
+mod hint;
 pub(crate) mod put;
 pub(crate) mod receipt;
 pub(crate) mod share;
@@ -19,18 +21,19 @@ use clap::Args;
 use linger_lab::Bytes;
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
-    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, PORT, Refusal, Remote,
-    Security, Summary, Verdict,
+    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, Refusal, Security,
+    Summary, Verdict,
 };
 
 use crate::{exit, interrupt};
+use address::Address;
 
 /// How to reach the other machine.
 #[derive(Args, Debug)]
 pub(crate) struct Connect {
-    /// The port of `linger share` there.
-    #[arg(long, value_name = "N", default_value_t = PORT)]
-    port: u16,
+    /// The port of `linger share` there, 7117 if nothing is said; HOST:PORT:PATH says it too.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// Talk without encryption: whoever is in between can read and change everything.
     #[arg(long, conflicts_with = "tls")]
     insecure: bool,
@@ -86,7 +89,7 @@ pub(crate) struct Copying {
     receipt: Option<PathBuf>,
 }
 
-/// A day is longer than anybody waits.
+/// Seconds, up to a day.
 fn seconds() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=86_400)
 }
@@ -125,11 +128,11 @@ impl Copying {
 }
 
 impl Connect {
-    fn remote(&self, text: &OsString) -> Result<Remote, Error> {
-        Remote::parse(text.as_bytes(), self.port)
+    fn remote(&self, text: &OsString) -> Result<Address, Error> {
+        Address::parse(text.as_bytes(), self.port)
     }
 
-    fn client(&self, remote: &Remote) -> Result<Client, Error> {
+    fn client(&self, remote: &Address) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
         options.retry.patience = Duration::from_secs(self.retry_for);
         options.streams = self.streams as usize;
@@ -158,7 +161,7 @@ impl Connect {
     }
 }
 
-/// Whether a key was pressed, after a while.
+/// Waits 100 ms for input. True if there is some.
 fn is_ready(terminal: &std::fs::File) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec};
     let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -168,7 +171,7 @@ fn is_ready(terminal: &std::fs::File) -> io::Result<bool> {
     }
 }
 
-/// Asks whoever sits at the terminal, even if standard input is a pipe; Ctrl-C is no code.
+/// Asks on /dev/tty, so standard input may be a pipe. Ctrl-C gives the attempt up.
 fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     let interrupted = interrupt::seen()?;
     let mut terminal = std::fs::File::options().read(true).write(true).open("/dev/tty")?;
@@ -178,9 +181,9 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     )?;
     let mut code = Vec::new();
     let mut byte = [0];
-    // A code has nine characters; whatever is much longer is none.
+    // A code has nine characters; stop at something much longer.
     while code.len() < 64 {
-        // A read would go on after a signal (`SA_RESTART`).
+        // poll(2) first: read(2) is restarted after a signal (`SA_RESTART`).
         while !is_ready(&terminal)? {
             if interrupted.load(Ordering::Relaxed) {
                 writeln!(terminal)?;
@@ -195,7 +198,7 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&code).trim().to_owned())
 }
 
-/// Where keys and the configuration are.
+/// The directory of keys and configuration.
 fn home() -> Result<PathBuf, Error> {
     let absolute =
         |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
@@ -205,19 +208,19 @@ fn home() -> Result<PathBuf, Error> {
     )
 }
 
-/// A file that an option names cannot be used.
+/// The error for a file named by an option that cannot be used.
 fn unusable(doing: &str, path: &Path, error: &io::Error) -> Error {
-    Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)))
+    Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)).into())
 }
 
-/// Ctrl-C ends the session in order, and what is known by then is said.
+/// Makes Ctrl-C end the session in order; what is known by then is reported.
 fn end_on_signal(client: &Client) -> Result<(), Error> {
     let cancel = client.canceller();
     let failed = |source| Error::Io { doing: "take", what: "signals".into(), source };
     interrupt::on_first(move || cancel.cancel()).map_err(failed)
 }
 
-/// What a transfer came to, as an exit status; says on stderr why, if it is not 0.
+/// The exit status of a transfer. If it is not 0 the reason goes to stderr.
 fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
     let code = match error {
         Some(Error::Usage(_)) => exit::BAD_USAGE,
@@ -232,7 +235,7 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
         (Some(error @ Error::Io { source, .. }), _) => {
             return exit::fail(code, format_args!("{error}{}", exit::file_hint(source)));
         }
-        (Some(error), _) => return exit::fail(code, error),
+        (Some(error), _) => return exit::fail(code, hint::error_with_hint(error)),
         (None, exit::NOTHING_LOST) => {}
         (None, _) if summary.failed > 1 => {
             eprintln!("linger: {} entries were not delivered", summary.failed);
@@ -253,7 +256,7 @@ fn cannot_tell(error: &Error) -> ExitCode {
         Error::Io { doing: "listen on", what, source } => exit::listening(what, source),
         Error::Io { doing, what, source } => exit::file(format_args!("cannot {doing} {what}"), source),
         Error::Usage(_) | Error::NotPossibleHere(_) => refuse(error),
-        error => exit::fail(exit::COULD_NOT_TELL, error),
+        error => exit::fail(exit::COULD_NOT_TELL, hint::error_with_hint(error)),
     }
 }
 

@@ -13,7 +13,9 @@ use super::{Connect, Copying, conclude, is_stdio, refuse};
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\n\
+    after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\
+    HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
+    a file named 7117 is HOST:./7117.\n\n\
     Examples:\n  linger put disk.img server:\n  linger put --receipt r.json src/ server:backup/\n  \
     pg_dump db | linger put - server:db.sql\n  linger put - server:@print < letter.ps\n\n\
     Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
@@ -23,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "FILE|DIR|-")]
     from: PathBuf,
     /// Where to.
-    #[arg(value_name = "HOST:[PATH]")]
+    #[arg(value_name = "HOST:[PORT:][PATH]")]
     to: OsString,
     #[command(flatten)]
     copying: Copying,
@@ -35,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     put(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
-/// What is sent, by its last name.
+/// The last name of what is sent.
 fn top(from: &Path) -> String {
     from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned()
 }
@@ -54,9 +56,10 @@ fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
     super::end_on_signal(&client)?;
     let mut show = Show::new(connect.json, &remote.host, top(from), copying.receipt.as_deref())?;
     let input = if is_stdio(from) {
-        // A duplicate, for the descriptor itself is never closed.
+        // A duplicate, because std never closes fd 0.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);
-        let stdin = stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}")))?;
+        let stdin =
+            stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}").into()))?;
         Input::Pipe(stdin)
     } else {
         if show.is_watched() && from.is_dir() {

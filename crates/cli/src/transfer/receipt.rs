@@ -34,7 +34,7 @@ enum Verb {
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Verb::Verify { receipt, path } = &arguments.verb;
-    // Nothing differs from what is not there: without a receipt there is nothing to compare with.
+    // Without a receipt there is nothing to compare with, which must not count as "nothing differs".
     if let Err(error) = File::open(receipt).and_then(|mut file| file.read(&mut [0])) {
         return refuse(&unusable("read", receipt, &error));
     }

@@ -14,7 +14,7 @@ use linger_transfer::{
 };
 use serde_json::json;
 
-use super::{cannot_tell, conclude, durability, home, seconds, show, unusable};
+use super::{cannot_tell, conclude, durability, hint, home, seconds, show, unusable};
 use crate::address::address;
 use crate::{exit, interrupt};
 
@@ -140,7 +140,7 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
     })
 }
 
-/// Of a receiver, everything in place is not yet everything known: the sender must have said that it has the receipts.
+/// Files that are in place are not enough: the sender must have said that it has the receipts.
 fn status(served: &Served) -> ExitCode {
     let summary = &served.summary;
     if summary.failed == 0 && summary.unsent == 0 && summary.confirmed > 0 && !summary.peer_knows {
@@ -165,14 +165,14 @@ fn report(served: &Served, json: bool) {
             "unconfirmed": summary.unconfirmed,
             "unsent": summary.unsent,
             "peer_knows": summary.peer_knows,
-            "error": error.as_ref().map(ToString::to_string),
+            "error": error.as_ref().map(hint::error_with_hint),
             "close": outcome.as_ref().map(ToString::to_string),
         });
         println!("{value}");
         return;
     }
     let ended = match (error, summary.peer_knows) {
-        (Some(error), _) => format!("ended early: {error}"),
+        (Some(error), _) => format!("ended early: {}", hint::error_with_hint(error)),
         (None, true) => "both sides know".to_owned(),
         (None, false) => "the other side never said that it knows".to_owned(),
     };
@@ -197,7 +197,7 @@ fn configuration(arguments: &Arguments) -> Result<Config, Error> {
     };
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            Config::parse(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
+            Config::parse(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(Config::default()),
         Err(error) => Err(unusable("read", &path, &error)),

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
-    Confirmation, Durability, Error, Kind, Line, Progress, Receipts, RelPath, Summary, Verdict, hex,
+    Confirmation, Durability, Error, Kind, Line, Progress, Reason, Receipts, RelPath, Summary, Verdict, hex,
     printable,
 };
 use serde_json::{Value, json};
 
+use super::hint::{error_with_hint, hint, with_hint};
 use super::{unusable, word};
 
 /// Shows one transfer.
@@ -23,10 +24,10 @@ pub(crate) struct Show {
     top: String,
     bar: ProgressBar,
     receipts: Option<Receipts<BufWriter<File>>>,
-    /// Whether each receipt is worth a line: a single file's is, those of a tree are too many.
+    /// Whether each receipt gets a line: that of a single file does, those of a tree would be too many.
     single: bool,
     quiet: bool,
-    /// Hints that were given: what failed a thousand times for one reason needs it once.
+    /// Hints shown so far: each is shown once, however many files fail for the same reason.
     hints: HashSet<String>,
     broken: Option<io::Error>,
 }
@@ -85,7 +86,7 @@ impl Show {
                 self.bar.set_message(format!("scanning: {entries} entries, {bytes} bytes"));
             }
             Progress::Connected { .. } => {
-                // Not before: the code may have been asked for on the same terminal.
+                // Not earlier: the code may have been asked for on the same terminal.
                 self.bar.enable_steady_tick(Duration::from_millis(200));
                 self.bar.set_message(format!("{} looks what it has", self.host));
             }
@@ -127,12 +128,10 @@ impl Show {
         if path.is_root() { self.top.clone() } else { path.to_string() }
     }
 
-    /// Takes the hint off if it was given before.
-    fn hint_once(&mut self, text: &str) -> String {
-        match text.split_once("\nhint: ") {
-            Some((what, hint)) if !self.hints.insert(hint.to_owned()) => what.to_owned(),
-            _ => text.to_owned(),
-        }
+    /// Leaves the hint out if it was given before.
+    fn hint_once(&mut self, reason: &Reason) -> String {
+        let is_new = reason.remedy().and_then(hint).is_none_or(|hint| self.hints.insert(hint));
+        if is_new { with_hint(reason) } else { reason.to_string() }
     }
 
     fn confirmed(&mut self, confirmation: &Confirmation) {
@@ -167,7 +166,7 @@ impl Show {
         }
     }
 
-    /// Says what it came to; an error if a receipt that was asked for could not be kept.
+    /// Prints the summary. An error if a receipt file was asked for and could not be written.
     pub(crate) fn finish(mut self, summary: &Summary, error: Option<&Error>) -> Result<(), Error> {
         self.bar.finish_and_clear();
         if self.json {
@@ -186,7 +185,7 @@ impl Show {
                 "unsent": summary.unsent,
                 "wire_bytes": summary.wire,
                 "peer_knows": summary.peer_knows,
-                "error": error.map(ToString::to_string),
+                "error": error.map(error_with_hint),
             });
             self.print(&value.to_string());
         } else if !self.single {
@@ -200,7 +199,7 @@ impl Show {
     }
 }
 
-/// Whether it is said of what the text is: of the top there is nothing to say.
+/// Whether the text names the path already; the top needs no name.
 fn names(text: &str, path: &RelPath) -> bool {
     let path = path.to_string();
     let ends_with_it = |word: &str| {
@@ -214,7 +213,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// An event as JSON; nothing for what comes too often.
+/// An event as JSON; `None` for those that come too often.
 pub(crate) fn event(progress: &Progress, host: &str) -> Option<Value> {
     Some(match progress {
         Progress::Connected { secure } => json!({"event": "connected", "host": host, "encrypted": secure}),
@@ -231,7 +230,7 @@ pub(crate) fn event(progress: &Progress, host: &str) -> Option<Value> {
             value
         }
         Progress::NotDelivered { path, refusal, text } => {
-            json!({"event": "not_delivered", "path": path.to_string(), "reason": word(*refusal), "text": text})
+            json!({"event": "not_delivered", "path": path.to_string(), "reason": word(*refusal), "text": with_hint(text)})
         }
         Progress::WouldSend { path, kind, bytes } => {
             json!({"event": "would_send", "path": path.to_string(), "kind": kind, "bytes": bytes})

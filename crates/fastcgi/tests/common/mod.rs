@@ -12,23 +12,12 @@ use linger_fastcgi::incoming::{Capacity, Event, Incoming};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_fastcgi::responder::{Config, Handler, Stop};
 use linger_fastcgi::{Address, Limits, Params, Request, Responder, Response, cgi};
-use linger_peers::Unavailable;
+#[allow(unused_imports)] // As above.
+pub(crate) use linger_testing::servers::available;
 
 /// Body sizes that cross every threshold seen so far: nothing, less than a record's header, what 2014 failed
 /// with, more than a socket buffer, more than the largest receive window of a default kernel.
 pub(crate) const SIZES: [usize; 5] = [0, 8, 67_000, 2 << 20, 8 << 20];
-
-/// A peer, or `None` after saying that it is missing. One that does not start fails the test.
-pub(crate) fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
-    match peer {
-        Ok(peer) => Some(peer),
-        Err(missing) if missing.is_skip() => {
-            linger_host::testing::skip("foreign peers", &missing.to_string());
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 /// How much of the body to read and how much to answer: HTTP headers of the tests, as CGI variables.
 fn wanted(params: &Params) -> (u64, u64) {

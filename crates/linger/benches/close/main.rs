@@ -58,11 +58,11 @@ fn main() -> ExitCode {
         axum_pair::serve(&kind);
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = linger_host::Isolation::prepare().enter() {
+    if let Err(error) = linger_testing::Isolation::prepare().enter() {
         eprintln!("bench close: {error}");
         return ExitCode::from(4);
     }
-    linger_host::net::up("lo").expect("lo can be set up in a network of one's own");
+    linger_testing::net::up("lo").expect("lo can be set up in a network of one's own");
     let sections: [(&str, fn()); 6] = [
         ("early-answer", axum_pair::early_answers),
         ("letting-go", letting_go::run),

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use linger::{Budget, Closer, Policy};
-use linger_host::testing::allocated;
+use linger_testing::allocated;
 
 use crate::support::until;
 use crate::{Goal, claim, note, peers};

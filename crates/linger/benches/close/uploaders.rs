@@ -81,7 +81,7 @@ fn attack(
     std::thread::spawn(move || {
         // The attackers would be on machines of their own; here they take what the server and the honest
         // client leave of the processor.
-        linger_host::run_last().expect("any thread may step back");
+        linger_testing::run_last().expect("any thread may step back");
         let room = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
         let head = "POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000000000\r\n\r\n";
         let mut peers = Vec::with_capacity(UPLOADERS);

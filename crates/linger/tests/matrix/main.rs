@@ -13,8 +13,8 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use linger::{Bound, Ended, Policy};
-use linger_host::testing::sandboxed;
-use linger_host::{Counters, Namespace};
+use linger_testing::sandboxed;
+use linger_testing::{Counters, Namespace};
 
 /// Bytes of the answer: one segment, more than the initial congestion window, more than the peer's buffer.
 const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];

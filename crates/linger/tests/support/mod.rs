@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linger::{Closer, Snapshot};
-use linger_host::Counters;
+use linger_testing::Counters;
 
 /// Longer than anything here takes; only a failure gets near it.
 pub(crate) const LONG: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use linger_host::seccomp::{Listener, Question, accept, open_thread, read_memory, write_memory};
+use crate::kernel::{Listener, Question, accept, open_thread, read_memory, write_memory};
 use linger_shim::protocol::{Count, Kind, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use linger_host::seccomp::read_memory;
+use crate::kernel::read_memory;
 
 /// The descriptors that a message carries (`SCM_RIGHTS`), by its header in another process.
 pub(super) fn passed(thread: u32, header: &[u8]) -> Vec<RawFd> {

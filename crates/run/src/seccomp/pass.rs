@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use linger_host::seccomp::{Question, peer_process, read_memory};
+use crate::kernel::{Question, peer_process, read_memory};
 
 use super::holders::{self, Everything};
 use super::message;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
-use linger_host::seccomp::Question;
+use crate::kernel::Question;
 
 use super::holders::{self, Everything, Open};
 use super::thread::{Thread, has_ended};

@@ -3,7 +3,7 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
-use linger_host::seccomp::{Listener, open_thread};
+use crate::kernel::{Listener, open_thread};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};

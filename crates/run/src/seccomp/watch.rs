@@ -1,6 +1,6 @@
 //! The thread that is asked about the program's calls.
 //!
-//! Its table of descriptors is its own ([`linger_host::seccomp::apart`]): an epoll knows a file by its number, too, so
+//! Its table of descriptors is its own ([`crate::kernel::apart`]): an epoll knows a file by its number, too, so
 //! that a registration can be removed only by who has the file at the number that the program has it at.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linger_host::seccomp::{Listener, Question, least_of_own, open_thread, read_memory};
+use crate::kernel::{Listener, Question, least_of_own, open_thread, read_memory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 

@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_host::Counters;
 use linger_run::{Notice, Options, Via};
+use linger_testing::Counters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::CapabilitySet;
@@ -323,7 +323,7 @@ pub(crate) fn program(name: &str, package: &str) -> Option<String> {
     let places = std::env::split_paths(&path).chain([environment]).map(|directory| directory.join(name));
     let found = places.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        linger_host::testing::skip(name, &format!("{name} is not installed (package {package})"));
+        linger_testing::skip(package, &format!("{name} is not installed"));
     }
     found.map(|path| path.to_string_lossy().into_owned())
 }
@@ -335,7 +335,7 @@ pub(crate) fn words(command: &[String]) -> Vec<&str> {
 
 /// uWSGI with one kind of socket, and a file of Python whose `app` answers.
 pub(crate) fn uwsgi(socket: &str, file: &str) -> Option<Vec<String>> {
-    let uwsgi = program("uwsgi", "uwsgi-core, uwsgi-plugin-python3")?;
+    let uwsgi = program("uwsgi", "uwsgi-core")?;
     let plugin = ["--plugin", "python3", "--wsgi-file", file, "--callable", "app"];
     let words = [&[uwsgi.as_str(), socket, "127.0.0.1:8000"], &plugin[..], &["--master", "--die-on-term"]];
     Some(words.concat().into_iter().map(str::to_owned).collect())
@@ -343,7 +343,7 @@ pub(crate) fn uwsgi(socket: &str, file: &str) -> Option<Vec<String>> {
 
 /// gunicorn with one kind of worker, and `app` of a module in a directory.
 pub(crate) fn gunicorn(class: &str, directory: &Path, module: &str) -> Option<Vec<String>> {
-    let gunicorn = program("gunicorn", "PyPI gunicorn")?;
+    let gunicorn = program("gunicorn", "gunicorn")?;
     let (path, app) = (directory.to_str()?, format!("{module}:app"));
     let words = [&gunicorn, "--pythonpath", path, "-k", class, "-b", "127.0.0.1:8000", &app];
     Some(words.map(str::to_owned).into())
@@ -353,7 +353,7 @@ pub(crate) fn gunicorn(class: &str, directory: &Path, module: &str) -> Option<Ve
 pub(crate) fn nginx(listen: &str, directory: &Path, location: &str, settings: &str) -> Option<Vec<String>> {
     let nginx = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).is_file());
     let Some(nginx) = nginx else {
-        linger_host::testing::skip("nginx", "nginx is not installed (package nginx-light)");
+        linger_testing::skip("nginx-light", "nginx is not installed");
         return None;
     };
     let path = directory.display();

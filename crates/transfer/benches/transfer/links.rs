@@ -33,7 +33,7 @@ pub(crate) fn end(words: &[&str]) {
             let client = Client::new(*host, PORT, connect).expect("a client");
             let mut options = PutOptions::default();
             options.durability = Durability::Memory;
-            let place = Remote::parse(format!("h:{to}").as_bytes(), PORT).expect("a place").place;
+            let place = Destination::typed(to.as_bytes()).expect("a place");
             let (summary, error) = client.put(Input::Path((*from).into()), &place, &options, &mut |_| {});
             assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
         }

@@ -82,7 +82,7 @@ impl Session {
                     let bytes = payload.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
                     self.machine.credited(stream, bytes)?;
                 }
-                // Not more than one unsent answer: a peer that only asks must not fill our memory.
+                // Bounded: a peer that only pings and never reads must not fill our memory.
                 Kind::Ping if self.aside().len() < BUFFER / 2 => self.aside().extend(
                     Header { kind: Kind::Pong, stream: 0, length: 8 }
                         .encode(&payload)
@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    /// Reads once into the buffer; false if nothing has arrived.
+    /// Reads once into the buffer. False if nothing has arrived.
     pub(super) fn fill(&mut self) -> Result<bool, Error> {
         if self.parsed == self.filled {
             (self.parsed, self.filled) = (0, 0);
@@ -117,13 +117,13 @@ impl Session {
         }
     }
 
-    /// Reads what has arrived and keeps it for the caller; false if nothing had.
+    /// Reads what has arrived into the inbox. False if nothing has arrived.
     pub(super) fn service(&mut self) -> Result<bool, Error> {
         let mut any = false;
         while self.payload == 0 && self.inbox_has_room() {
             match self.parse()? {
                 Some(Event::Data { stream, length }) => {
-                    // The caller will take it later; credit is given back then.
+                    // The caller takes it later; credit is given back then.
                     let mut bytes = vec![0; length];
                     self.payload = 0;
                     self.read_ahead(&mut bytes)?;
@@ -156,7 +156,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the rest of data nobody wanted.
+    /// Drains what the caller did not take of the current payload.
     pub(super) fn drop_payload(&mut self) -> Result<(), Error> {
         if self.payload == 0 {
             return Ok(());
@@ -178,7 +178,7 @@ impl Session {
         }
     }
 
-    /// What the peer said before the connection was lost and was not taken yet.
+    /// The next event that arrived before the connection was lost and was not taken yet.
     pub fn last_words(&mut self) -> Option<Event> {
         self.payload = 0;
         self.ahead.clear();
@@ -190,7 +190,7 @@ impl Session {
     }
 
     pub(super) fn inbox_has_room(&self) -> bool {
-        // Credit bounds the bytes; this bounds frames without any.
+        // Credit bounds payload bytes; this bounds the count of frames without payload.
         self.inbox.len() < 64 << 10
     }
 }

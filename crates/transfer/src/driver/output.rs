@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::wire::{Header, Kind, MAX_DATA};
 
 impl Session {
-    /// Begins one DATA frame of `length` bytes, at most 1 MiB; all of them have to follow by
-    /// [`continue_data`](Self::continue_data) before anything else is sent.
+    /// Begins a DATA frame of `length` bytes, at most 1 MiB. Its payload has to follow by
+    /// [`continue_data`](Self::continue_data) before any other frame.
     pub(crate) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
         debug_assert!(self.unfinished == 0 && length <= MAX_DATA);
         self.await_credit(stream, length)?;
@@ -20,7 +20,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends the next bytes of the frame under way.
+    /// Sends the next payload bytes of the current DATA frame.
     pub(crate) fn continue_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
         debug_assert!(bytes.len() <= self.unfinished);
         if bytes.len() < DIRECT {
@@ -33,7 +33,7 @@ impl Session {
         Ok(())
     }
 
-    /// Fills the frame under way, if there is one, with zeros: its header cannot be taken back.
+    /// Fills the current DATA frame, if there is one, with zeros: its header, with the length, is out.
     pub(crate) fn pad_data(&mut self) -> Result<(), Error> {
         while self.unfinished > 0 {
             self.continue_data(&[0; 4 << 10][..self.unfinished.min(4 << 10)])?;
@@ -41,7 +41,7 @@ impl Session {
         Ok(())
     }
 
-    /// Bytes of the frame under way were sent. After the last of them, what had to wait goes on.
+    /// Counts sent payload of the current DATA frame. After its last byte the frames that waited follow.
     pub(super) fn continued(&mut self, bytes: usize) {
         self.unfinished -= bytes;
         if self.unfinished == 0 {
@@ -56,7 +56,7 @@ impl Session {
         self.output.extend(Header { kind, stream, length: length as u32 }.encode(payload));
     }
 
-    /// Sends one frame. After one that was not sent whole there is none: the peer would take it for the rest.
+    /// Sends one frame. Fails after a frame that was sent in part: the peer would take this one for its rest.
     pub(super) fn frame(&mut self, kind: Kind, stream: u16, payload: &[u8]) -> Result<(), Error> {
         if self.torn || self.unfinished > 0 {
             let told = "it was given up in the middle of a frame";
@@ -107,12 +107,12 @@ impl Session {
         };
         self.writing = false;
         self.torn |= self.sent > before && (done < head.len() || !body.is_empty());
-        // Answers to pings may have been added meanwhile; the emptied vector's memory is used again.
+        // Answers to pings may have been added meanwhile. Otherwise reuse the buffer's memory.
         head.clear();
         if self.output.is_empty() {
             self.output = head;
         }
-        // The peer may have said why before it went; that is worth more than a broken pipe.
+        // The peer may have sent its reason before it left; that says more than EPIPE.
         if matches!(result, Err(Error::Cut(_))) {
             self.read_last_words();
         }
@@ -123,7 +123,7 @@ impl Session {
         let longest = self.machine.longest();
         if bytes > longest {
             let told = format!("a frame of {bytes} bytes: with this window they have {longest} at most");
-            return Err(Error::Usage(told));
+            return Err(Error::Usage(told.into()));
         }
         loop {
             match self.machine.sendable(stream) {
@@ -140,7 +140,7 @@ impl Session {
     }
 
     pub(super) fn await_writable(&mut self) -> Result<(), Error> {
-        // In the middle of a payload that the caller takes piece by piece nothing else can be read.
+        // While the caller is taking a payload, no other frame can be read.
         let can_read = self.payload == 0 && self.inbox_has_room();
         let ready =
             self.wait(if can_read { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT }, false)?;
@@ -150,12 +150,12 @@ impl Session {
         Ok(())
     }
 
-    /// Where frames go that answer the peer, whatever this side is doing.
+    /// The buffer for PONG and CREDIT: behind the DATA frame under way, if there is one.
     pub(super) fn aside(&mut self) -> &mut Vec<u8> {
         if self.unfinished > 0 { &mut self.behind } else { &mut self.output }
     }
 
-    /// Adds a frame of eight bytes, which needs no room in any window.
+    /// Adds a frame with a payload of eight bytes, which uses no credit.
     pub(super) fn control(&mut self, kind: Kind, stream: u16, value: u64) {
         let aside = self.aside();
         let payload = value.to_be_bytes();
@@ -163,14 +163,14 @@ impl Session {
         aside.extend(payload);
     }
 
-    /// Writes what the socket takes now; the rest goes with the next flush.
+    /// Writes what the socket takes now; the next flush sends the rest.
     pub(super) fn try_flush(&mut self) {
         if !self.writing
             && let Ok(bytes) = self.transport.write(&self.output, &[])
         {
             self.sent += bytes as u64;
             self.output.drain(..bytes);
-            // A failure shows itself at the next call that has to succeed.
+            // An error is reported by the next call that must succeed.
             let _ = self.transport.flush();
         }
     }

@@ -1,4 +1,4 @@
-//! Data that the kernel moves between files and the socket: no copy passes through this process.
+//! Payload that the kernel moves between files and the socket (sendfile, splice), without a copy in user space.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -59,7 +59,7 @@ impl Session {
         let full = |error: rustix::io::Errno| Error::io("write", "the file", error);
         let length = self.payload;
         let mut offset = offset;
-        // What was read with the header has to go the other way.
+        // Bytes that were read together with the header are in our buffer, and written from there.
         let mut first = vec![0; (self.ahead.len() + self.filled - self.parsed).min(length)];
         self.read_data(&mut first)?;
         let mut rest = &first[..];

@@ -3,6 +3,7 @@
 use super::{Answer, Durability, Entry, Kind, MAX_TEXT, Options, Refusal, Time};
 use crate::hash::Tree;
 use crate::path::{MAX_PATH, RelPath};
+use crate::reason::Reason;
 use crate::wire::Violation;
 
 #[derive(Default)]
@@ -25,7 +26,7 @@ impl Writer {
         self.0.extend(bytes);
     }
 
-    /// Bytes after their length in 16 bits; whoever calls keeps to what the reader allows.
+    /// Bytes, preceded by their length in 16 bits. The caller keeps within what the reader accepts.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         let length = bytes.len().min(usize::from(u16::MAX));
         self.0.extend((length as u16).to_be_bytes());
@@ -67,7 +68,7 @@ impl Writer {
         self.durability(options.durability);
     }
 
-    pub(super) fn refusal(&mut self, refusal: Refusal, text: &str) {
+    pub(super) fn refusal(&mut self, refusal: Refusal, text: &Reason) {
         self.u8(match refusal {
             Refusal::Exists => 1,
             Refusal::NotFound => 2,
@@ -80,11 +81,7 @@ impl Writer {
             Refusal::Command => 9,
             Refusal::Other => 10,
         });
-        let mut end = text.len().min(MAX_TEXT);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.bytes(&text.as_bytes()[..end]);
+        self.bytes(text.to_wire(MAX_TEXT).as_bytes());
     }
 
     pub(super) fn entry(&mut self, entry: &Entry) {
@@ -176,6 +173,10 @@ impl Reader<'_> {
 
     pub(super) fn text(&mut self, most: usize) -> Result<String, Violation> {
         String::from_utf8(self.bytes(most)?).map_err(|_| self.malformed())
+    }
+
+    pub(super) fn reason(&mut self) -> Result<Reason, Violation> {
+        self.text(MAX_TEXT).map(Reason::from_wire)
     }
 
     pub(super) fn path(&mut self) -> Result<RelPath, Violation> {
@@ -272,7 +273,7 @@ impl Reader<'_> {
                 Answer::Partial(Tree::restore(blocks, stack, alone).ok_or(self.malformed())?)
             }
             2 => Answer::Complete(self.fixed()?),
-            3 => Answer::Refused(self.refusal()?, self.text(MAX_TEXT)?),
+            3 => Answer::Refused(self.refusal()?, self.reason()?),
             _ => return Err(self.malformed()),
         })
     }

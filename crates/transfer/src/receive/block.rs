@@ -1,5 +1,4 @@
-//! The block that arrives, hashed piece by piece as it fills: here, and half of it by an assistant where there is
-//! one.
+//! The block that is arriving. It is hashed piece by piece as it fills; with an assistant, half of it on its thread.
 
 use std::cell::OnceCell;
 
@@ -8,15 +7,43 @@ use crate::hash::{BLOCK, Hash, PIECE, PIECES, Pieces, Sum, Tree, subtree};
 
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    /// Each of [`PIECE`] bytes as soon as something arrives for it; empty while it is lent.
+    /// Each is allocated with [`PIECE`] bytes when its first byte arrives, and empty while it is lent.
     pieces: [Vec<u8>; PIECES],
     filled: usize,
-    /// The chaining values of the first `hashed` pieces; those of lent ones come when they are taken back.
     values: [[u8; 32]; PIECES],
-    hashed: usize,
-    /// The first [`LENT`] pieces are.
-    lent: bool,
+    hashed: Hashed,
     assistant: OnceCell<Option<Assistant>>,
+}
+
+/// Where the chaining values of the pieces are.
+#[derive(Clone, Copy, Debug)]
+enum Hashed {
+    /// Those of the first so many pieces are here.
+    Here(usize),
+    /// So many are hashed or being hashed; the first [`LENT`] of them, with their values, are with the assistant.
+    Lent(usize),
+}
+
+impl Default for Hashed {
+    fn default() -> Self {
+        Self::Here(0)
+    }
+}
+
+impl Hashed {
+    fn pieces(self) -> usize {
+        match self {
+            Self::Here(pieces) | Self::Lent(pieces) => pieces,
+        }
+    }
+
+    fn one_more(self) -> Self {
+        debug_assert!(self.pieces() < PIECES);
+        match self {
+            Self::Here(pieces) => Self::Here(pieces + 1),
+            Self::Lent(pieces) => Self::Lent(pieces + 1),
+        }
+    }
 }
 
 impl Block {
@@ -38,34 +65,35 @@ impl Block {
     /// So many bytes have arrived where there was room.
     pub(super) fn arrived(&mut self, bytes: usize) {
         self.filled += bytes;
+        debug_assert!(self.filled <= BLOCK, "room() gave no more");
     }
 
-    /// Sees to the hash of the pieces of block `number` of a file that have arrived whole.
+    /// Hashes the pieces that have arrived whole, or lends them. The block is number `number` of its file.
     pub(super) fn hash_pieces(&mut self, number: u64) {
-        if let (0, Some(Some(assistant))) = (self.hashed, self.assistant.get()) {
+        if let (Hashed::Here(0), Some(Some(assistant))) = (self.hashed, self.assistant.get()) {
             if self.filled < LENT * PIECE {
                 return;
             }
             let pieces = std::array::from_fn(|at| std::mem::take(&mut self.pieces[at]));
             assistant.lend(pieces, number.saturating_mul(BLOCK as u64));
-            (self.lent, self.hashed) = (true, LENT);
+            self.hashed = Hashed::Lent(LENT);
         }
-        while (self.hashed + 1) * PIECE <= self.filled {
+        while (self.hashed.pieces() + 1) * PIECE <= self.filled {
             self.hash(number);
         }
     }
 
-    /// What block `number` of a file contributes to its hash: all that has arrived, more than a piece unless the
+    /// What has arrived contributes this to the file's hash, as block `number`. It is more than one piece, unless the
     /// file has other blocks.
     pub(super) fn sum(&mut self, number: u64) -> Sum {
-        while self.hashed * PIECE < self.filled {
+        while self.hashed.pieces() * PIECE < self.filled {
             self.hash(number);
         }
         self.take_back();
-        Sum::of_pieces(number, &self.values[..self.hashed])
+        Sum::of_pieces(number, &self.values[..self.hashed.pieces()])
     }
 
-    /// Asks, once, for an assistant, if this program has `processors` or more. Without one everything is hashed here.
+    /// Starts an assistant, once, if this process may use at least `processors`. Without one all is hashed here.
     pub(super) fn hire(&mut self, processors: usize) {
         self.assistant.get_or_init(|| Assistant::hire(processors));
     }
@@ -73,46 +101,46 @@ impl Block {
     /// The hash of the file that ends with these bytes, `tree` having seen everything before them.
     pub(super) fn end(&mut self, tree: &Tree) -> Hash {
         if self.filled <= PIECE {
-            // They may be all of the file, whose hash is computed differently.
+            // This may be the whole file, and its root is computed by another function.
             return tree.end(self.pieces()[0]);
         }
         tree.finish(Some(self.sum(tree.blocks())))
     }
 
-    /// What has arrived.
+    /// What has arrived, and is not lent.
     pub(super) fn pieces(&self) -> Pieces<'_> {
+        debug_assert!(matches!(self.hashed, Hashed::Here(_)), "lent pieces are empty");
         let mut left = self.filled;
         self.pieces.each_ref().map(|piece| {
             let here = left.min(PIECE);
             left -= here;
-            // Of data that the kernel moved nothing is here.
-            piece.get(..here).unwrap_or_default()
+            &piece[..here]
         })
     }
 
     /// Nothing has arrived.
     pub(super) fn clear(&mut self) {
         self.take_back();
-        (self.filled, self.hashed) = (0, 0);
+        (self.filled, self.hashed) = (0, Hashed::Here(0));
     }
 
     /// Hashes the next piece, or what there is of it.
     fn hash(&mut self, number: u64) {
-        let start = self.hashed * PIECE;
-        let bytes = &self.pieces[self.hashed][..PIECE.min(self.filled - start)];
+        let piece = self.hashed.pieces();
+        let start = piece * PIECE;
+        let bytes = &self.pieces[piece][..PIECE.min(self.filled - start)];
         let offset = number.saturating_mul(BLOCK as u64).saturating_add(start as u64);
-        self.values[self.hashed] = subtree(bytes, offset);
-        self.hashed += 1;
+        self.values[piece] = subtree(bytes, offset);
+        self.hashed = self.hashed.one_more();
     }
 
     fn take_back(&mut self) {
-        let assistant = self.assistant.get().and_then(Option::as_ref);
-        if std::mem::take(&mut self.lent)
-            && let Some((pieces, values)) = assistant.and_then(Assistant::take_back)
-        {
-            for (at, (piece, value)) in pieces.into_iter().zip(values).enumerate() {
-                (self.pieces[at], self.values[at]) = (piece, value);
-            }
+        let Hashed::Lent(hashed) = self.hashed else { return };
+        self.hashed = Hashed::Here(hashed);
+        let lent = self.assistant.get().and_then(Option::as_ref).and_then(Assistant::take_back);
+        debug_assert!(lent.is_some(), "what was lent comes back");
+        for (at, (piece, value)) in lent.into_iter().flat_map(|(p, v)| p.into_iter().zip(v)).enumerate() {
+            (self.pieces[at], self.values[at]) = (piece, value);
         }
     }
 }

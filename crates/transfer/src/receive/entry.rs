@@ -1,13 +1,15 @@
 //! What is announced: whether it may come, what of it is here already, and where it will land.
 
-use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Receiver, Target, Waiting, Waits, receipt};
+use super::account::receipt;
+use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Place, Receiver, Waiting, Waits};
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::hash::Tree;
 use crate::message::{Answer, Entry, Kind, Message, Refusal, Token};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
-use crate::store::{Fault, Landing, leaves_part};
+use crate::store::{Landing, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {
@@ -20,7 +22,7 @@ impl Receiver<'_> {
         if self.options.dry_run {
             return self.dry(entry);
         }
-        let is_tree = matches!(self.target, Target::Tree { .. });
+        let is_tree = matches!(self.place, Place::Tree { .. });
         let dest = if is_tree || entry.path.is_root() {
             self.dest(&entry.path)
         } else {
@@ -45,20 +47,23 @@ impl Receiver<'_> {
                     return Err(Violation::Unexpected("too many open directories").into());
                 }
                 let made = dest.and_then(|dest| {
-                    if let Some(store) = &mut self.store {
+                    if let Place::Tree { store, .. } = &mut self.place {
                         store.make_directory(&dest)?;
                     }
                     Ok(dest)
                 });
                 match made {
-                    Ok(dest) => drop(self.directories.insert(index, dest)),
+                    Ok(dest) => {
+                        self.directories.insert(index, dest);
+                        debug_assert!(self.directories.len() <= MAX_DIRECTORIES);
+                    }
                     Err(fault) => self.failed(index, &entry.path, fault)?,
                 }
                 Ok(())
             }
             Kind::Link => {
                 let made = dest.and_then(|dest| {
-                    if let Some(store) = &mut self.store {
+                    if let Place::Tree { store, .. } = &mut self.place {
                         store.make_link(&entry, &dest)?;
                     }
                     Ok(dest)
@@ -74,14 +79,14 @@ impl Receiver<'_> {
 
     /// In a dry run every entry is answered, and nothing else happens.
     fn dry(&mut self, entry: Entry) -> Result<(), Error> {
-        let looked = self.dest(&entry.path).and_then(|dest| match (&mut self.store, &mut self.target) {
-            (Some(store), _) if entry.kind == Kind::File => store.look(&entry, &dest),
-            (_, Target::Sink(spool)) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
+        let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
+            Place::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
+            Place::Sink(spool) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
             _ => Ok(Ok(Tree::new())),
         });
         let answer = match looked {
             Ok(Ok(_)) => Answer::Fresh,
-            // Below the top the directories would have been made.
+            // A directory below the top would have been made by then.
             Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => Answer::Fresh,
             Ok(Err(hash)) => Answer::Complete(hash),
             Err(Fault(refusal, text)) => Answer::Refused(refusal, text),
@@ -126,6 +131,7 @@ impl Receiver<'_> {
             self.say(&Message::Answer { index, answer })?;
         }
         self.files.push_back(Waiting { index, state });
+        debug_assert!(self.files.len() <= MAX_ANNOUNCED && (self.ask || self.files.len() == 1));
         Ok(())
     }
 
@@ -134,17 +140,16 @@ impl Receiver<'_> {
             // The same source may go to several names at once.
             entry.token = bound(entry.token, &dest);
         }
-        match &mut self.target {
-            Target::Tree { .. } => {}
-            Target::Sink(spool) => {
+        let store = match &mut self.place {
+            Place::Tree { store, .. } => store,
+            Place::Sink(spool) => {
                 spool.begin(entry.size)?;
                 return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
             }
-            Target::Stream { so_far, .. } => {
+            Place::Stream { so_far, .. } => {
                 return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, so_far.clone()))));
             }
-        }
-        let Some(store) = &mut self.store else { return Err(Fault(Refusal::Other, "nowhere to go".into())) };
+        };
         let claim = store.claim(&entry)?;
         if self.ask
             && let Err(hash) = store.look(&entry, &dest)?

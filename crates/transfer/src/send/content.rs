@@ -10,10 +10,11 @@ use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
 use crate::message::{Entry, Message};
 use crate::progress::Progress;
+use crate::reason::{Reason, Remedy};
 use crate::root::{mtime, read_full};
 
-/// Bytes of a frame: the fewer frames the less both ends wake each other, and two of them fit into half of the
-/// smallest window, so that one is on its way while another is taken.
+/// Payload bytes of a frame. Fewer frames mean fewer wake-ups at both ends; two fit into half of the smallest window,
+/// so that one is in transit while the other is read.
 const FRAME: usize = 512 << 10;
 
 /// What was read of a file.
@@ -82,7 +83,7 @@ impl Sender<'_, '_> {
         let is_last = left < BLOCK as u64;
         let length = left.min(BLOCK as u64) as usize;
         let mut done = 0;
-        // Of the frame under way.
+        // Bytes left of the current frame.
         let mut due = 0;
         while done < length {
             let most = if due > 0 { due } else { self.limiter.piece(FRAME).min(length - done) };
@@ -93,7 +94,7 @@ impl Sender<'_, '_> {
             let wrong = match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
                 Ok(read) if read == into => None,
                 Ok(_) => Some(changed(entry)),
-                Err(error) => Some(format!("cannot read {}: {error}", entry.path)),
+                Err(error) => Some(format!("cannot read {}: {error}", entry.path).into()),
             };
             if let Some(wrong) = wrong {
                 self.session.pad_data()?;
@@ -118,7 +119,7 @@ impl Sender<'_, '_> {
         Ok(Some(match hasher {
             Some(hasher) if is_last => Read::Last(tree.finish(Some(hasher.finish()))),
             Some(hasher) => Read::Whole(hasher.finish()),
-            // A piece or less: no need for a hasher of two kilobytes.
+            // At most one piece: hash it directly, without a hasher of 2 KiB.
             None => Read::Last(tree.end(&piece[..length])),
         }))
     }
@@ -135,7 +136,7 @@ impl Sender<'_, '_> {
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
             Ok(data) => data.min(size),
             Err(rustix::io::Errno::NXIO) => size,
-            // A file system that cannot tell has no holes.
+            // SEEK_DATA is not supported: treat the file as one without holes.
             Err(_) => offset,
         };
         let blocks = data.saturating_sub(offset) / BLOCK as u64;
@@ -225,6 +226,6 @@ fn unchanged(entry: &Entry, file: BorrowedFd<'_>) -> bool {
         .is_ok_and(|stat| Some(stat.st_size as u64) == entry.size && Some(mtime(&stat)) == entry.mtime)
 }
 
-fn changed(entry: &Entry) -> String {
-    format!("{} changed while it was read\nhint: send it again when nobody writes to it", entry.path)
+fn changed(entry: &Entry) -> Reason {
+    Reason::from(format!("{} changed while it was read", entry.path)).with(Remedy::SendAgain)
 }

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::hash::{BLOCK, Sum, Tree};
 use crate::message::Entry;
 use crate::outgoing::Source;
+use crate::reason::{Reason, Remedy};
 use crate::sink::{finish, too_long};
 
 /// Blocks of a pipe that are kept until the receiver has them.
@@ -15,7 +16,7 @@ const MAX_HELD: usize = 8;
 /// How long to wait for bytes before the receiver is told that we are alive.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How it goes with a pipe.
+/// The result of one read.
 enum Reading {
     Goes,
     Ended,
@@ -31,11 +32,10 @@ impl Sender<'_, '_> {
         let Some(skip) =
             theirs.blocks().checked_sub(first_held).filter(|skip| *skip <= pipe.held.len() as u64)
         else {
-            let text =
-                "the receiver does not have what it confirmed, and a pipe cannot be read twice".to_owned();
-            return self.abort(&entry, text);
+            let text = "the receiver does not have what it confirmed, and a pipe cannot be read twice";
+            return self.abort(&entry, text.into());
         };
-        // What an earlier session sent in vain.
+        // Blocks that an earlier session sent and the receiver does not have.
         for place in skip as usize..pipe.held.len() {
             let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(()) };
             let Some(block) = pipe.held.get_mut(place).map(std::mem::take) else { break };
@@ -90,7 +90,8 @@ impl Sender<'_, '_> {
             }
             Err(error) => {
                 pipe.current.truncate(from);
-                return self.give_up(entry, format!("cannot read the pipe: {}", std::io::Error::from(error)));
+                return self
+                    .give_up(entry, format!("cannot read the pipe: {}", std::io::Error::from(error)).into());
             }
         };
         pipe.current.truncate(from + read);
@@ -100,11 +101,8 @@ impl Sender<'_, '_> {
         }
         if pipe.length() > pipe.most {
             drop(pipe.child.take());
-            let text = format!(
-                "the source gives more than {} bytes, which is its limit\nhint: max_bytes in the configuration there sets it",
-                pipe.most
-            );
-            return self.give_up(entry, text);
+            let text = format!("the source gives more than {} bytes, which is its limit", pipe.most);
+            return self.give_up(entry, Reason::from(text).with(Remedy::RaiseMaxBytes));
         }
         let bytes = pipe.current[from..].to_vec();
         let full = (pipe.current.len() == BLOCK).then(|| {
@@ -122,8 +120,8 @@ impl Sender<'_, '_> {
         Ok(Reading::Goes)
     }
 
-    /// Nothing more comes of it, in this session or another.
-    fn give_up(&mut self, entry: &Entry, text: String) -> Result<Reading, Error> {
+    /// Aborts the entry, for this session and later ones.
+    fn give_up(&mut self, entry: &Entry, text: Reason) -> Result<Reading, Error> {
         self.abort(entry, text)?;
         Ok(Reading::Aborted)
     }

@@ -9,16 +9,17 @@ use super::{Ending, Served, Server, Serving};
 use crate::claim::Claimant;
 use crate::driver::{Event, Session};
 use crate::error::Error;
+use crate::fault::Fault;
 use crate::limit::Limiter;
 use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
 use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
+use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
 use crate::root::{Links, mtime};
 use crate::send::Sender;
 use crate::sink::{Spool, start_source};
-use crate::store::Fault;
 use crate::walk::{Patterns, Walk};
 use crate::wire::Violation;
 
@@ -44,7 +45,7 @@ impl Server {
                         Request::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
                             self.get(session, stream, get, &mut served.summary, &mut tell)?;
-                            // Whoever received last confirms last: here it is this side.
+                            // The side that received last says goodbye: it has the last receipts.
                             session.goodbye(0, "all receipts are here")?;
                             served.summary.peer_knows = true;
                             return Ok(());
@@ -68,7 +69,7 @@ impl Server {
         }
     }
 
-    /// Refuses a request, in a way that the peer gets to read.
+    /// Refuses a request as a whole; the reason reaches the peer before the end.
     fn refuse(&self, session: &mut Session, stream: u16, Fault(refusal, text): Fault) -> Result<(), Error> {
         let message = Message::Error { refusal, text: text.clone() };
         session.message(stream, &message.encode())?;
@@ -99,8 +100,9 @@ impl Server {
                 Target::Sink(&mut spool)
             }
             None if !self.options.writable => {
-                let told = "this directory is shared for reading only\nhint: the other side can start `linger share --writable`";
-                return self.refuse(session, stream, Fault(Refusal::ReadOnly, told.into()));
+                let told = Reason::from("this directory is shared for reading only");
+                let fault = Fault(Refusal::ReadOnly, told.with(Remedy::ShareWritable));
+                return self.refuse(session, stream, fault);
             }
             None => match base(&put.path, put.into, &put.name) {
                 Ok(base) => Target::Tree { root: &self.root, base },
@@ -153,14 +155,18 @@ impl Server {
 
     fn tree(&self, get: &Get) -> Result<(Source<'_>, Vec<u8>, bool), Fault> {
         let lines: Vec<_> = get.patterns.iter().map(|line| String::from_utf8_lossy(line)).collect();
-        let patterns = Patterns::new(&lines).map_err(|error| Fault(Refusal::Other, error.to_string()))?;
+        let patterns =
+            Patterns::new(&lines).map_err(|error| Fault(Refusal::Other, error.to_string().into()))?;
         let stat =
             self.root.stat(&get.path, Links::Follow).map_err(|error| Fault::new("find", &get.path, error))?;
         let directory = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => true,
             FileType::RegularFile => false,
             _ => {
-                return Err(Fault(Refusal::Forbidden, format!("{} is neither file nor directory", get.path)));
+                return Err(Fault(
+                    Refusal::Forbidden,
+                    format!("{} is neither file nor directory", get.path).into(),
+                ));
             }
         };
         let name = get.path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
@@ -193,7 +199,7 @@ impl Server {
             if matches!(name, b"." | b"..") || name == WORK.as_bytes() {
                 continue;
             }
-            // What disappears meanwhile is not listed.
+            // Skip what was removed since the directory was read.
             let Some(stat) = path.child(name).ok().and_then(|path| self.root.stat(&path, Links::Refuse).ok())
             else {
                 continue;
@@ -221,10 +227,8 @@ fn wanted(port: Option<&str>, path: &RelPath) -> String {
 
 fn no_port(kind: &str, name: &str) -> Fault {
     let name = crate::path::printable(name.as_bytes());
-    Fault(
-        Refusal::NotFound,
-        format!("there is no {kind} `@{name}` here\nhint: the other side names them in its configuration"),
-    )
+    let told = Reason::from(format!("there is no {kind} `@{name}` here"));
+    Fault(Refusal::NotFound, told.with(Remedy::ConfigureName))
 }
 
 /// Where the top of what is put goes.
@@ -235,6 +239,8 @@ fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
     if name.is_empty() {
         return Err(Fault(Refusal::Forbidden, "a pipe has no name of its own: write HOST:NAME".into()));
     }
-    path.child(name)
-        .map_err(|why| Fault(Refusal::Forbidden, format!("the name {} {why}", crate::path::printable(name))))
+    path.child(name).map_err(|why| {
+        let told = format!("the name {} {why}", crate::path::printable(name));
+        Fault(Refusal::Forbidden, told.into())
+    })
 }

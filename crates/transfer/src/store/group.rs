@@ -8,27 +8,28 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::temporary::{Temporary, link};
-use super::{Fault, Store, exists, hash_file, log_name, now, os};
+use super::{Store, exists, hash_file, log_name, now, os};
 use crate::claim::Claim;
+use crate::fault::Fault;
 use crate::message::{Durability, Receipt, Refusal};
 use crate::path::RelPath;
 use crate::state::State;
 
-/// A verified file that has not its final name yet.
+/// A verified file without its final name.
 pub(super) struct Landed {
     pub(super) file: OwnedFd,
     pub(super) temporary: Temporary,
     pub(super) parent: Rc<OwnedFd>,
     pub(super) dest: RelPath,
     pub(super) log: Option<State>,
-    /// Given up once the file has its name.
+    /// Released once the file has its name.
     pub(super) claim: Option<Claim>,
     pub(super) receipt: Receipt,
 }
 
-/// Files that one fsync of the file system confirms together, and their bytes.
+/// Most files, and bytes, that one syncfs(2) confirms together.
 const GROUP: usize = 256;
-/// Up to so many are confirmed by an fsync each.
+/// Up to this many files are confirmed by an fsync(2) each.
 const FEW: usize = 3;
 const GROUP_BYTES: u64 = 64 << 20;
 
@@ -45,7 +46,7 @@ impl Store<'_> {
             || (self.waits() && self.options.durability == Durability::Memory)
     }
 
-    /// The files that are about to be synced, for a thread that does it while the session stays alive.
+    /// Bytes about to be synced, by which the caller decides whether that needs a thread.
     pub(crate) fn unsynced_bytes(&self) -> u64 {
         if self.options.durability == Durability::Disk { self.group_bytes } else { 0 }
     }
@@ -56,13 +57,13 @@ impl Store<'_> {
         let files: Vec<_> = self.group.iter().map(|landed| landed.file.as_fd()).collect();
         move || match files.as_slice() {
             _ if !disk => Ok(()),
-            // One pass over the file system is cheaper than a journal commit for each file.
+            // One syncfs(2) is cheaper than a journal commit for each file.
             [first, ..] if files.len() > FEW => rustix::fs::syncfs(first),
             few => few.iter().try_for_each(rustix::fs::fsync),
         }
     }
 
-    /// Gives the waiting files their final names; for each its receipt or what stood in the way.
+    /// Renames the waiting files to their final names. Returns a receipt or a fault for each.
     pub(crate) fn commit(&mut self, synced: Result<(), Errno>) -> Vec<Result<Receipt, (u64, Fault)>> {
         self.group_bytes = 0;
         let disk = self.options.durability == Durability::Disk;
@@ -86,7 +87,7 @@ impl Store<'_> {
                 Ok(()) => self.name(&landed),
                 Err(error) => Err(Fault::new("make durable", dest, error)),
             };
-            // Another session of the same transfer, cut but not yet noticed, may have been faster.
+            // An older session of the same transfer may have renamed the same content meanwhile.
             let present = matches!(&named, Err(Fault(Refusal::Exists, _))) && self.has_same(&landed);
             let named = if present {
                 landed.temporary.remove(false);
@@ -127,7 +128,7 @@ impl Store<'_> {
         results
     }
 
-    /// Makes the directories durable that were made since the last time: what is in them cannot be found without.
+    /// Syncs the directories that got subdirectories: without their entries nothing below can be found after a crash.
     pub(super) fn sync_grown(&mut self) -> Result<(), Errno> {
         if self.options.durability == Durability::Disk {
             self.grown.iter().try_for_each(rustix::fs::fsync)?;
@@ -136,7 +137,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Whether what has the final name is what was to get it.
+    /// Whether the file under the final name has the same content.
     fn has_same(&self, landed: &Landed) -> bool {
         let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
         landed.receipt.hash.is_some()
@@ -155,7 +156,7 @@ impl Store<'_> {
                 rustix::fs::renameat_with(&work.dir, name, &*landed.parent, to, flags)
             }
             Temporary::Nameless => match link(&landed.file, &landed.parent, to) {
-                // A link never replaces: it needs a name first that can be renamed.
+                // linkat(2) cannot replace: link to a temporary name, then rename.
                 Err(Errno::EXIST) if replace => {
                     let name = self.next_name();
                     let (work, linked) =

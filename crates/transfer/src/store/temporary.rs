@@ -7,7 +7,8 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Fault, Store, log_name};
+use super::{Store, log_name};
+use crate::fault::Fault;
 use crate::path::RelPath;
 
 /// A directory for what is not complete yet.
@@ -54,7 +55,7 @@ impl Store<'_> {
         if device == work.device {
             return Ok(work);
         }
-        // Another file system is mounted inside the tree: a rename cannot cross, so work there.
+        // Another file system is mounted inside the tree. rename(2) cannot cross it: it gets its own work directory.
         let made = rustix::fs::mkdirat(&**parent, crate::path::WORK, Mode::RWXU);
         if let Err(error) = made
             && error != Errno::EXIST
@@ -66,7 +67,7 @@ impl Store<'_> {
         Ok(Rc::new(Work { dir, device }))
     }
 
-    /// Does something in the work directory; again if another session has removed it meanwhile, being empty.
+    /// Calls `act` with the work directory; again, up to 5 times, if another session has removed the empty directory.
     pub(super) fn in_work<T>(
         &mut self,
         parent: &Rc<OwnedFd>,
@@ -84,9 +85,9 @@ impl Store<'_> {
         }
     }
 
-    /// Makes a file that nobody can see, in the file system of `parent`, with the mode given less the umask.
+    /// Makes a temporary file in the file system of `parent`, with `mode` less the umask.
     ///
-    /// Without a name it leaves nothing behind, however this process ends, and costs less.
+    /// With O_TMPFILE it has no name, leaves nothing behind when the process is killed, and costs less.
     pub(super) fn temporary(
         &mut self,
         parent: &Rc<OwnedFd>,
@@ -127,7 +128,7 @@ pub(super) fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Err
     }
 }
 
-/// The process's umask, without changing it as umask(2) would; 0o777 where it cannot be known.
+/// The process's umask, from /proc: umask(2) could only read it by changing it. 0o777 if it is unknown.
 pub(super) fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));

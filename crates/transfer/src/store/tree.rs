@@ -6,9 +6,11 @@ use std::rc::Rc;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::{Fault, Store, exists, os};
+use super::{Store, exists, os};
+use crate::fault::Fault;
 use crate::message::{Durability, Entry, Refusal, Time};
 use crate::path::RelPath;
+use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
 
 impl Store<'_> {
@@ -27,12 +29,10 @@ impl Store<'_> {
             }
             Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
                 Ok(_) => Ok(()),
-                Err(_) => Err(Fault(
-                    Refusal::Exists,
-                    format!(
-                        "{dest} exists and is no directory\nhint: remove it there, or send to another name"
-                    ),
-                )),
+                Err(_) => {
+                    let told = Reason::from(format!("{dest} exists and is no directory"));
+                    Err(Fault(Refusal::Exists, told.with(Remedy::RemoveOrRename)))
+                }
             },
             Err(error) => Err(Fault::new("make the directory", dest, error)),
         }
@@ -63,7 +63,7 @@ impl Store<'_> {
             let to = crate::path::printable(&entry.target);
             return Err(Fault(
                 Refusal::Forbidden,
-                format!("{dest}: the link to {to} would lead outside the tree"),
+                format!("{dest}: the link to {to} would lead outside the tree").into(),
             ));
         }
         let (parent, name) = self.parent_of(dest)?;

@@ -1,4 +1,4 @@
-//! The first words over TLS, which may wait: handshake, and who knows whom.
+//! The handshake and the exchange after it, in which each side says whether it knows the other's key. It blocks.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ pub(super) enum Word {
     Refused = 3,
 }
 
-/// A socket whose every call ends by a certain time.
+/// A socket whose calls fail after a deadline.
 pub(super) struct Deadline<'a> {
     pub(super) stream: &'a TcpStream,
     pub(super) until: Instant,
@@ -60,7 +60,7 @@ impl Write for Deadline<'_> {
     }
 }
 
-/// A connection during its first words, which may wait.
+/// A connection during the greeting, with blocking reads and writes.
 pub(super) struct Greeting<'a> {
     pub(super) connection: &'a mut Connection,
     pub(super) socket: Deadline<'a>,
@@ -126,11 +126,11 @@ impl Greeting<'_> {
 }
 
 pub(crate) fn cut(error: io::Error) -> Error {
-    // rustls wraps what it has against the peer's records in this kind.
+    // rustls reports errors of the peer's records with this kind.
     if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) {
         Error::Cancelled
     } else if error.kind() == io::ErrorKind::InvalidData {
-        Error::Identity(format!("TLS: {error}"))
+        Error::Identity(format!("TLS: {error}").into())
     } else {
         Error::Cut(error)
     }

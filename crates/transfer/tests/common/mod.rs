@@ -72,7 +72,7 @@ impl Shared<'_> {
 }
 
 pub(crate) fn place(text: &str) -> Destination {
-    Remote::parse(format!("host:{text}").as_bytes(), 1).unwrap().place
+    Destination::typed(text.as_bytes()).unwrap()
 }
 
 /// Serves `directory` while `test` runs; returns what was served.

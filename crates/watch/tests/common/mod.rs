@@ -13,7 +13,7 @@ pub(crate) fn watcher(filter: Filter) -> Option<Watcher> {
             let everything = effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::PERFMON)
                 && first_user.split_whitespace().eq(["0", "0", "4294967295"]);
             assert!(!everything, "an administrator may watch: {error}");
-            linger_host::testing::skip("live tracepoints", &error.to_string());
+            linger_testing::skip("live tracepoints", &error.to_string());
             None
         }
     }

@@ -1,0 +1,90 @@
+//! `linger lab --one`: one connection as a ladder.
+
+use std::fmt::Write;
+use std::io;
+use std::process::ExitCode;
+
+use linger_lab::{Action, Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, Stop, one};
+
+use super::json::{Line, One};
+use super::look::network;
+use super::plan::{Grid, Refused};
+use super::results::must_keep;
+use crate::exit;
+
+/// The cell of which one connection is shown: what was named, or the loss.
+pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, Refused> {
+    let several = |what: &str| (exit::BAD_USAGE, format!("--one: name one {what}, not several"));
+    let ending = only(&grid.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
+    let peer = only(&grid.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;
+    let usual = || Link::named(if has_links { "wifi" } else { "loopback" }).map_err(drop);
+    let link = only(&grid.link, usual).map_err(|()| several("link"))?;
+    if ending == Ending::Exit {
+        let text = "--one: a process that exits takes no notes of its calls; choose another ending";
+        return Err((exit::BAD_USAGE, text.to_owned()));
+    }
+    Ok(grid.cell(ending, peer, link, None, seed))
+}
+
+fn only<T: Clone>(given: &[T], usual: impl FnOnce() -> Result<T, ()>) -> Result<T, ()> {
+    match given {
+        [] => usual(),
+        [one] => Ok(one.clone()),
+        _ => Err(()),
+    }
+}
+
+/// Makes the connection, shows it, and judges it as the lab judges a cell.
+pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, at_risk_ok: bool) -> ExitCode {
+    let report = match one(plan, setting, stop) {
+        Ok(report) => report,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            return ExitCode::from(exit::COULD_NOT_TELL);
+        }
+        Err(error) => return exit::io("the lab could not be built", &error),
+    };
+    if json {
+        Line::One(One::of(plan, &report)).print();
+    } else {
+        anstream::print!("{}", ladder(plan, &report));
+    }
+    ExitCode::from(match report.attempt.verdict() {
+        linger_lab::Verdict::Kept => exit::NOTHING_LOST,
+        linger_lab::Verdict::AtRisk if at_risk_ok => exit::NOTHING_LOST,
+        // That others lose is what the lab shows.
+        _ if !must_keep(plan) => exit::NOTHING_LOST,
+        _ => exit::LOSS_FOUND,
+    })
+}
+
+/// Columns of the client's steps and of the server's.
+const SIDE: usize = 40;
+
+fn ladder(plan: &CellPlan, report: &OneReport) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "      ms  {:<SIDE$}server, {}", "client", network(plan));
+    for step in &report.steps {
+        let ms = step.at.as_secs_f64() * 1e3;
+        let what = step.action.to_string();
+        // What the link carries comes from the server, until it arrives at the client.
+        let at_client = match (step.actor, &step.action) {
+            (Actor::Client, _) | (Actor::Link, Action::ResetArrived(_)) => true,
+            (Actor::Server | Actor::Link, _) => false,
+        };
+        let line = if at_client { what } else { format!("{:SIDE$}{what}", "") };
+        let _ = writeln!(text, "{ms:>8.1}  {line}");
+    }
+    let attempt = &report.attempt;
+    let server = match &report.server_error {
+        Some(error) => format!("the server saw: {error}"),
+        None => "no call of the server's failed".to_owned(),
+    };
+    let _ = writeln!(
+        text,
+        "{}: the client has {} of {} bytes, and {server}",
+        attempt.verdict(),
+        attempt.received,
+        attempt.expected.unwrap_or(plan.response)
+    );
+    text
+}

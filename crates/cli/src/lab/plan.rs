@@ -1,0 +1,169 @@
+//! What was typed becomes cells: the three of the default run, a grid, or scenarios.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+use linger_lab::{
+    BacklogPlan, Bytes, CellPlan, Ending, IpVersion, LARGEST_RESPONSE, Link, Named, Peer, Scenario, Trials,
+};
+
+use super::results::{Plan, Task};
+use crate::exit;
+
+/// What describes a grid of cells. A scenario says all of it itself, so none of it goes with a file.
+#[derive(Args, Debug)]
+#[group(id = "grid", multiple = true, conflicts_with = "files")]
+pub(crate) struct Grid {
+    /// What the server does after its last write: close, shutdown-close, so-linger=SECS, abort, exit, lingering.
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) ending: Vec<Ending>,
+    /// What the client does: reads-all, unread, late, upload, pipelined, never-closes, never-reads.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = Peer::named)]
+    pub(crate) peer: Vec<Peer>,
+    /// The network: loopback, lan, wifi, wifi-lossy, mobile, satellite, overtake.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = Link::named)]
+    pub(crate) link: Vec<Link>,
+    /// Size of the response.
+    #[arg(long, value_name = "BYTES", default_value = "200k")]
+    response: Bytes,
+    /// Size of the part of the request that the server reads.
+    #[arg(long, value_name = "BYTES", default_value = "100")]
+    request: Bytes,
+    /// What comes beyond it; 8 bytes are FastCGI's empty STDIN record.
+    #[arg(long, value_name = "BYTES", default_value = "8")]
+    extra: Bytes,
+    /// What the peer `upload` sends beyond it.
+    #[arg(long, value_name = "BYTES", default_value = "256KiB")]
+    upload: Bytes,
+    /// Connections at a time in each cell.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    concurrency: u64,
+    /// The servers' backlog.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    backlog: u32,
+    /// Congestion control of both ends, as cubic, bbr or reno [default: this machine's].
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
+    /// The clients' receive buffer (SO_RCVBUF).
+    #[arg(long, value_name = "BYTES")]
+    recv_buffer: Option<Bytes>,
+    /// IPv6 instead of IPv4.
+    #[arg(long)]
+    ipv6: bool,
+}
+
+/// Why there is nothing to run: an exit status, and a sentence.
+pub(crate) type Refused = (u8, String);
+
+impl Grid {
+    /// Whether the three cells of the default run are meant.
+    pub(crate) fn names_no_cells(&self) -> bool {
+        self.ending.is_empty() && self.peer.is_empty() && self.link.is_empty()
+    }
+
+    fn check(&self) -> Result<(), Refused> {
+        if self.response.0 == 0 || self.response.0 > LARGEST_RESPONSE {
+            return Err((exit::BAD_USAGE, "--response: name 1 byte to 1GiB".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// One cell with the sizes that were typed.
+    pub(crate) fn cell(
+        &self,
+        ending: Ending,
+        peer: Peer,
+        link: Link,
+        trials: Option<u64>,
+        seed: u64,
+    ) -> CellPlan {
+        let usual = CellPlan::new(ending, peer, link);
+        CellPlan {
+            response: self.response.0,
+            request: self.request.0,
+            extra: self.extra.0,
+            upload: self.upload.0,
+            ip: if self.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
+            concurrency: self.concurrency,
+            trials: trials.map_or(usual.trials, Trials::Exactly),
+            congestion: self.congestion.clone(),
+            backlog: self.backlog,
+            receive_buffer: self.recv_buffer.map(|bytes| bytes.0 as usize),
+            seed,
+            ..usual
+        }
+    }
+
+    /// The cells of the default run: the usual close, what many take for its cure, and the cure.
+    pub(crate) fn three(&self, link: &Link, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, Refused> {
+        self.check()?;
+        let cells = [Ending::Close, Ending::SoLinger(5), Ending::Lingering];
+        Ok(cells
+            .map(|ending| self.cell(ending, Peer::Unread, link.clone(), trials, seed))
+            .map(|plan| Task { plan: Plan::Cell(plan), expect: None })
+            .into())
+    }
+
+    /// Every ending against every peer over every link; the accept queue too where nothing was chosen.
+    pub(crate) fn all(&self, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, Refused> {
+        self.check()?;
+        let mut tasks = Vec::new();
+        let endings = or(&self.ending, || {
+            vec![Ending::Close, Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit, Ending::Lingering]
+        });
+        let peers = or(&self.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
+        let links = or(&self.link, || {
+            ["loopback", "wifi", "overtake"].into_iter().filter_map(Link::by_name).collect()
+        });
+        if self.names_no_cells() {
+            // They wait most of the time, so they begin first.
+            let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
+            for (backlog, abort) in [(128, false), (8, false), (8, true)] {
+                let plan = BacklogPlan::new(wifi.clone(), backlog, abort);
+                tasks.push(Task { plan: Plan::Backlog(plan), expect: None });
+            }
+        }
+        for link in &links {
+            for ending in &endings {
+                for peer in &peers {
+                    let plan = self.cell(*ending, *peer, link.clone(), trials, seed);
+                    tasks.push(Task { plan: Plan::Cell(plan), expect: None });
+                }
+            }
+        }
+        Ok(tasks)
+    }
+}
+
+fn or<T: Clone>(given: &[T], usual: impl FnOnce() -> Vec<T>) -> Vec<T> {
+    if given.is_empty() { usual() } else { given.to_vec() }
+}
+
+/// The cells of scenario files, and the files' titles. A seed or a number of trials that was typed goes before the file's.
+pub(crate) fn scenarios(
+    files: &[PathBuf],
+    trials: Option<u64>,
+    typed_seed: Option<u64>,
+    seed: u64,
+) -> Result<(Vec<Task>, Vec<String>), Refused> {
+    let (mut tasks, mut titles) = (Vec::new(), Vec::new());
+    for file in files {
+        let name = file.display().to_string();
+        let unreadable =
+            |error| (exit::COULD_NOT_TELL, format!("cannot read {name}: {error}{}", exit::file_hint(&error)));
+        let text = fs::read_to_string(file).map_err(unreadable)?;
+        let scenario = Scenario::parse(&name, &text).map_err(|error| (exit::BAD_USAGE, error))?;
+        titles.push(scenario.title);
+        for (mut plan, expect) in scenario.cells {
+            if typed_seed.is_some() || plan.seed == 0 {
+                plan.seed = seed;
+            }
+            if let Some(trials) = trials {
+                plan.trials = Trials::Exactly(trials);
+            }
+            tasks.push(Task { plan: Plan::Cell(plan), expect });
+        }
+    }
+    Ok((tasks, titles))
+}

@@ -1,0 +1,188 @@
+//! What is typed for a place on another machine: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`.
+//!
+//! `HOST:PORT` means what it means for every other verb, so a number after the host is a port and never a file's name.
+
+use std::net::Ipv6Addr;
+
+use linger_transfer::{Destination, Error, PORT, printable};
+
+/// A host, its port and what is meant there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) place: Destination,
+}
+
+impl Address {
+    /// Reads what was typed; `port` is that of an option, if it was given.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what to write instead.
+    pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
+        let usage = |why: String| Error::Usage(format!("{}: {why}", printable(text)).into());
+        let (host, rest) = split_host(text).map_err(usage)?;
+        let (own_port, path) = split_port(host, rest).map_err(usage)?;
+        let port = match (own_port, port) {
+            (Some(own), Some(other)) if own != other => {
+                return Err(usage(format!("its port is {own}, and --port says {other}: leave one out")));
+            }
+            (own, other) => own.or(other).unwrap_or(PORT),
+        };
+        let place = Destination::typed(path).map_err(|why| usage(why.to_string()))?;
+        Ok(Self { host: host.to_owned(), port, place })
+    }
+}
+
+/// The host, and what follows its colon.
+fn split_host(text: &[u8]) -> Result<(&str, &[u8]), String> {
+    if let Some(rest) = text.strip_prefix(b"[") {
+        let end = rest.iter().position(|byte| *byte == b']').ok_or("no `]` after the address")?;
+        let path = rest[end + 1..].strip_prefix(b":").ok_or("a `:` has to follow the address")?;
+        return Ok((host(&rest[..end])?, path));
+    }
+    let last = text.iter().rposition(|byte| *byte == b':').map_or(text, |last| &text[..last]);
+    for bare in [last, text] {
+        let bare = std::str::from_utf8(bare).unwrap_or_default();
+        if bare.parse::<Ipv6Addr>().is_ok() {
+            return Err(format!("an IPv6 address goes in brackets, as [{bare}]:PATH"));
+        }
+    }
+    let colon = text.iter().position(|byte| *byte == b':').ok_or("has no `:`; write HOST:PATH")?;
+    let (name, rest) = (&text[..colon], &text[colon + 1..]);
+    match (name, rest) {
+        ([letter], [b'\\', ..]) if letter.is_ascii_alphabetic() => {
+            Err("a path with a drive is no place on another machine; write HOST:PATH".into())
+        }
+        (_, [b'/', b'/', ..]) => Err("an address is no URL; write HOST:PORT:PATH".into()),
+        _ => Ok((host(name)?, rest)),
+    }
+}
+
+fn host(name: &[u8]) -> Result<&str, String> {
+    let host = std::str::from_utf8(name).ok().filter(|host| !host.is_empty());
+    let host = host.ok_or("has no host before the `:`")?;
+    if let Some((_, host)) = host.rsplit_once('@') {
+        return Err(format!("there are no users, keys say who you are; write {host}:PATH"));
+    }
+    if host.contains('/') {
+        return Err("a host has no `/` in its name; write HOST:PATH".into());
+    }
+    Ok(host)
+}
+
+/// The port, if what follows the host begins with one, and the path.
+fn split_port<'a>(host: &str, rest: &'a [u8]) -> Result<(Option<u16>, &'a [u8]), String> {
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, after) = rest.split_at(digits);
+    let number = std::str::from_utf8(number).unwrap_or_default();
+    let path = match after {
+        _ if number.is_empty() => return Ok((None, rest)),
+        [] => after,
+        [b':', path @ ..] => path,
+        [b'/', path @ ..] => {
+            let path = printable(path);
+            return Err(format!(
+                "write {host}:{number}:{path} for a port, {host}:./{number}/{path} for a directory"
+            ));
+        }
+        // A name that only begins with digits.
+        _ => return Ok((None, rest)),
+    };
+    match number.parse() {
+        Ok(port @ 1..) => Ok((Some(port), path)),
+        _ => Err(format!("{number} is no port, 1 to 65535; write {host}:./{number} for a file of that name")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linger_transfer::RelPath;
+
+    fn path(path: &str, into: bool) -> Destination {
+        Destination::Path { path: RelPath::typed(path.as_bytes()).unwrap(), into }
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        for (text, host, port, place) in [
+            ("host:", "host", PORT, path("", true)),
+            ("host:.", "host", PORT, path("", true)),
+            ("host:a/b", "host", PORT, path("a/b", false)),
+            ("host:a/", "host", PORT, path("a", true)),
+            ("host:a:b", "host", PORT, path("a:b", false)),
+            ("host:@print", "host", PORT, Destination::Port("print".into())),
+            ("host:./@print", "host", PORT, path("@print", false)),
+            ("host:8000", "host", 8000, path("", true)),
+            ("host:8000:", "host", 8000, path("", true)),
+            ("host:8000:dir/name", "host", 8000, path("dir/name", false)),
+            ("host:8000:dir/", "host", 8000, path("dir", true)),
+            ("host:8000:9000", "host", 8000, path("9000", false)),
+            ("host:8000:@print", "host", 8000, Destination::Port("print".into())),
+            ("host:65535", "host", 65535, path("", true)),
+            ("host:./8000", "host", PORT, path("8000", false)),
+            ("host:./8000/x", "host", PORT, path("8000/x", false)),
+            ("host:2024-01-01.log", "host", PORT, path("2024-01-01.log", false)),
+            ("host:x8000", "host", PORT, path("x8000", false)),
+            ("127.0.0.1:8000", "127.0.0.1", 8000, path("", true)),
+            ("[::1]:", "::1", PORT, path("", true)),
+            ("[::1]:a", "::1", PORT, path("a", false)),
+            ("[::1]:8000", "::1", 8000, path("", true)),
+            ("[::1]:8000:a", "::1", 8000, path("a", false)),
+            ("[fe80::1%eth0]:a", "fe80::1%eth0", PORT, path("a", false)),
+            ("c:x", "c", PORT, path("x", false)),
+        ] {
+            let address =
+                Address::parse(text.as_bytes(), None).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!((address.host.as_str(), address.port, &address.place), (host, port, &place), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_mean_something_else_is_refused_with_a_word() {
+        for (text, told) in [
+            ("host", "has no `:`; write HOST:PATH"),
+            ("", "has no `:`"),
+            (":a", "has no host"),
+            ("[]:a", "has no host"),
+            ("[::1:a", "no `]`"),
+            ("[::1]", "a `:` has to follow"),
+            ("[::1]a", "a `:` has to follow"),
+            ("::1", "as [::1]:PATH"),
+            ("::1:a", "as [::1]:PATH"),
+            ("fe80::1:a", "as [fe80::1]:PATH"),
+            ("host:/etc", "is absolute"),
+            ("host:8000:/etc", "is absolute"),
+            ("host:../x", "a component `.`, `..`"),
+            ("host:0", "0 is no port"),
+            ("host:65536", "65536 is no port, 1 to 65535; write host:./65536 for"),
+            ("host:20240101", "write host:./20240101 for a file of that name"),
+            ("host:99999:x", "99999 is no port"),
+            ("host:8000/x", "write host:8000:x for a port, host:./8000/x for a directory"),
+            ("host:8000/", "write host:8000: for a port"),
+            ("user@host:x", "write host:PATH"),
+            ("user@host:8000", "there are no users"),
+            ("[user@::1]:x", "there are no users"),
+            ("C:\\x", "a path with a drive"),
+            ("linger://host/x", "is no URL; write HOST:PORT:PATH"),
+            ("./host:x", "a host has no `/`"),
+        ] {
+            match Address::parse(text.as_bytes(), None) {
+                Err(Error::Usage(reason)) => assert!(reason.contains(told), "{text}: {reason}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_is_said_once() {
+        for (text, option, port) in
+            [("host:a", Some(9000), 9000), ("host:8000:a", Some(8000), 8000), ("host:8000", None, 8000)]
+        {
+            assert_eq!(Address::parse(text.as_bytes(), option).unwrap().port, port, "{text}");
+        }
+        let error = Address::parse(b"host:8000:a", Some(9000)).unwrap_err();
+        assert!(error.to_string().contains("its port is 8000, and --port says 9000"), "{error}");
+    }
+}

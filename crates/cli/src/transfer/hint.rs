@@ -1,0 +1,97 @@
+//! What to do about a failure, in this program's own verbs and options.
+
+use linger_transfer::{Error, Reason, Remedy, printable};
+
+/// A failure and, on a line of its own, what to do about it.
+pub(crate) fn with_hint(reason: &Reason) -> String {
+    join(reason.to_string(), reason.remedy())
+}
+
+/// The same of an error.
+pub(crate) fn error_with_hint(error: &Error) -> String {
+    join(error.to_string(), error.remedy().as_ref())
+}
+
+fn join(told: String, remedy: Option<&Remedy>) -> String {
+    match remedy.and_then(hint) {
+        Some(hint) => format!("{told}\nhint: {hint}"),
+        None => told,
+    }
+}
+
+/// What to do, as a sentence; `None` where this program has nothing to say.
+///
+/// It may come from another machine, which is why names are escaped.
+pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
+    let told = match remedy {
+        Remedy::StartServer => "is `linger share` running there, and does it listen on this port?",
+        Remedy::OpenTheWay => "is the machine on, and does every firewall let this port through?",
+        Remedy::CheckHost => "is the name right? `getent hosts NAME` asks the same",
+        Remedy::CheckService => "is it `linger share` that listens there?",
+        Remedy::ListFirst => {
+            "`linger ls` shows what is there; a directory to put something into has to be there already"
+        }
+        Remedy::FileInTheWay => "a file stands where a directory is meant; `linger ls` shows what is there",
+        Remedy::CheckPermissions => {
+            "the user that the program runs as there may not; `namei -l` of the path says who may"
+        }
+        Remedy::MountWritable => "it has to be mounted for writing there, or something else to be shared",
+        Remedy::MakeRoom => {
+            "make room there and send it again: the blocks that arrived are kept and not sent twice"
+        }
+        Remedy::RaiseFileSize => "`ulimit -f` there, or the file system, allows no files of that size",
+        Remedy::ShortenName => "the file system there takes shorter names only",
+        Remedy::Replace => "--replace overwrites it",
+        Remedy::PutInside(directory) => {
+            let directory = printable(directory.as_bytes());
+            return Some(format!("write {directory}/ to put something inside a directory"));
+        }
+        Remedy::RemoveOrRename => "remove it there, or send to another name",
+        Remedy::WaitForOther => "wait for it, or end it; what it has is kept",
+        Remedy::ShareWritable => "the other side can start `linger share --writable`",
+        Remedy::Encrypt => "leave out --insecure here, or start `linger share --insecure` there",
+        Remedy::AskForCode => "`linger share` shows the code where it runs",
+        Remedy::ForgetKey { host, file } => {
+            let (host, file) = (printable(host.as_bytes()), printable(file.as_bytes()));
+            let told = "if it was replaced on purpose, remove the line of";
+            return Some(format!("{told} {host} from {file} and pair again"));
+        }
+        Remedy::SendAgain => "send it again when nobody writes to it",
+        Remedy::SendAsPipe => "`linger put - HOST:NAME` sends what comes through a pipe",
+        Remedy::NameOutput => "name a place for it instead of `-`",
+        Remedy::ConfigureName => "the other side names them in its configuration",
+        Remedy::RaiseMaxBytes => "max_bytes in the configuration there sets it",
+        Remedy::RaiseMaxSeconds => "max_seconds in the configuration there says how long it may",
+        Remedy::InstallCommand => "the configuration there names it; is it installed?",
+        Remedy::ReadServerOutput => "what it said is on the standard error of `linger share` there",
+        Remedy::StartFromDesktop => "start `linger share` from the desktop, or name a command instead",
+        Remedy::Unknown(told) => return Some(printable(told.as_bytes())),
+        _ => return None,
+    };
+    Some(told.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_stands_on_a_line_of_its_own() {
+        let reason = Reason::from("there exists already");
+        assert_eq!(with_hint(&reason), "there exists already");
+        assert_eq!(
+            with_hint(&reason.with(Remedy::Replace)),
+            "there exists already\nhint: --replace overwrites it"
+        );
+        let error = Error::Usage(Reason::from("no").with(Remedy::NameOutput));
+        assert_eq!(error_with_hint(&error), "no\nhint: name a place for it instead of `-`");
+    }
+
+    #[test]
+    fn what_another_machine_says_is_escaped() {
+        let told = hint(&Remedy::Unknown("\x1b[2Jrun this".into())).unwrap();
+        assert!(!told.contains('\x1b') && told.ends_with("run this"), "{told}");
+        let told = hint(&Remedy::PutInside("a\nb".into())).unwrap();
+        assert!(!told.contains('\n'), "{told}");
+    }
+}

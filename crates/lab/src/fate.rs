@@ -1,0 +1,135 @@
+//! What became of one connection, as its client saw it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use linger_verdict::{Observation, Verdict};
+
+/// How a connection ended, as its client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fate {
+    /// Every byte, and a clean end.
+    Complete,
+    /// Fewer bytes than were written, and a clean end: silent truncation.
+    ShortCleanEnd,
+    /// Reset before a single byte had come.
+    ResetBeforeAny,
+    /// Reset in the middle.
+    ResetAfterSome,
+    /// Every byte, and a reset: instead of the end, after it, or met by a write.
+    ResetAfterAll,
+    /// No listener.
+    Refused,
+    /// The time was over.
+    TimedOut,
+    /// Something local: no route, no port, no permission.
+    Failed,
+}
+
+impl Fate {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 8] = [
+        Self::Complete,
+        Self::ShortCleanEnd,
+        Self::ResetBeforeAny,
+        Self::ResetAfterSome,
+        Self::ResetAfterAll,
+        Self::Refused,
+        Self::TimedOut,
+        Self::Failed,
+    ];
+
+    /// A stable identifier, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ShortCleanEnd => "short_clean_end",
+            Self::ResetBeforeAny => "reset_before_any",
+            Self::ResetAfterSome => "reset_after_some",
+            Self::ResetAfterAll => "reset_after_all",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Complete => "complete",
+            Self::ShortCleanEnd => "short with a clean end (silent)",
+            Self::ResetBeforeAny => "reset before any byte",
+            Self::ResetAfterSome => "reset after some bytes",
+            Self::ResetAfterAll => "reset after all bytes",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed out",
+            Self::Failed => "failed here",
+        })
+    }
+}
+
+/// What became of one connection.
+#[derive(Debug)]
+pub struct Attempt {
+    /// How it ended.
+    pub fate: Fate,
+    /// Response bytes that were read.
+    pub received: u64,
+    /// Response bytes that should have come, as far as known.
+    pub expected: Option<u64>,
+    /// Whether the connection was reset, also after its end had been read.
+    pub reset: bool,
+    /// The error of a write of the client's, where one failed.
+    pub write_error: Option<io::Error>,
+    /// The error behind the fate, where there was one.
+    pub error: Option<io::Error>,
+    /// From the connect to the end.
+    pub elapsed: Duration,
+}
+
+impl Attempt {
+    /// The verdict on it: whether bytes are missing, and whether a less lucky client would miss some.
+    pub fn verdict(&self) -> Verdict {
+        Observation {
+            complete: self.expected.is_some_and(|expected| self.received >= expected),
+            reset: self.reset,
+            write_failed: self.write_error.is_some(),
+        }
+        .verdict()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole() -> Attempt {
+        Attempt {
+            fate: Fate::Complete,
+            received: 100,
+            expected: Some(100),
+            reset: false,
+            write_error: None,
+            error: None,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_changes_the_verdict() {
+        assert_eq!(whole().verdict(), Verdict::Kept);
+        assert_eq!(Attempt { received: 99, ..whole() }.verdict(), Verdict::Lost);
+        assert_eq!(Attempt { expected: None, ..whole() }.verdict(), Verdict::Lost, "nobody knows");
+        assert_eq!(Attempt { reset: true, ..whole() }.verdict(), Verdict::AtRisk);
+        let write_error = Some(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(Attempt { write_error, ..whole() }.verdict(), Verdict::AtRisk);
+    }
+
+    #[test]
+    fn a_time_that_is_over_is_no_loss_where_everything_came() {
+        let attempt = Attempt { fate: Fate::TimedOut, ..whole() };
+        assert_eq!(attempt.verdict(), Verdict::Kept);
+    }
+}

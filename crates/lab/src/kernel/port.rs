@@ -1,0 +1,301 @@
+//! A packet socket on one end of a veth pair: whole Ethernet frames, in batches.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::null_mut;
+
+use linger_netns::net;
+
+/// Longest frame a port carries: 1500 bytes of payload, the Ethernet header, and a VLAN tag.
+pub(crate) const FRAME: usize = 1518;
+
+/// Frames a single system call moves at most.
+const BATCH: usize = 64;
+
+/// What a port asks of the kernel to hold for it; `rmem_max` may grant less.
+const RECEIVE_BUFFER: libc::c_int = 8 << 20;
+
+/// One Ethernet frame.
+#[derive(Clone)]
+pub(crate) struct Frame {
+    bytes: Box<[u8; FRAME]>,
+    len: usize,
+}
+
+impl Frame {
+    fn empty() -> Self {
+        Self { bytes: Box::new([0; FRAME]), len: 0 }
+    }
+
+    /// The frame's bytes, from the Ethernet header on.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frame({} bytes)", self.len)
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+/// Frames that are not in use, so that a steady stream allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Vec<Frame>);
+
+impl Pool {
+    /// Frames of a few batches are worth keeping; what a burst needed beyond that is not.
+    const MOST: usize = 64 * BATCH;
+
+    /// Takes frames back.
+    pub(crate) fn recycle(&mut self, frames: &mut Vec<Frame>) {
+        frames.truncate(Self::MOST.saturating_sub(self.0.len()));
+        self.0.append(frames);
+    }
+}
+
+/// A raw packet socket bound to one interface. Never waits.
+#[derive(Debug)]
+pub(crate) struct Port {
+    socket: OwnedFd,
+}
+
+impl Port {
+    /// Opens a port on an interface of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW, `ENODEV` where there is no such interface.
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
+        let protocol = (libc::ETH_P_ALL as u16).to_be();
+        let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // Protocol 0 receives nothing: what arrives on other interfaces before the bind stays out.
+        // SAFETY: takes no pointers.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
+        check(fd)?;
+        // SAFETY: the descriptor was just made and is owned by nobody else.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+        // Straight to the driver: a queueing discipline would only add a lock.
+        option(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+        // The forced variant ignores rmem_max and needs more privilege than a user namespace has.
+        if option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
+            option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
+        }
+        // SAFETY: sockaddr_ll is plain old data, for which all zeroes is a valid value.
+        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = net::index(interface)? as i32;
+        // SAFETY: the address is a valid sockaddr_ll of the given length.
+        check(unsafe {
+            libc::bind(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        })?;
+        Ok(Self { socket })
+    }
+
+    /// Appends the frames that wait, at most 64, and says how many they were.
+    ///
+    /// # Errors
+    /// `ENETDOWN` after the interface is gone. Nothing waiting is not an error.
+    pub(crate) fn receive(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+        let spare = &mut pool.0;
+        spare.resize_with(spare.len().max(BATCH), Frame::empty);
+        let first = spare.len() - BATCH;
+        let slots = &mut spare[first..];
+        let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|slot| libc::iovec {
+            iov_base: slots[slot].bytes.as_mut_ptr().cast(),
+            iov_len: FRAME,
+        });
+        let mut messages = headers(&mut vectors);
+        // SAFETY: every header points to one vector, every vector to a whole frame that is borrowed
+        // exclusively for as long as the call lasts; both arrays have BATCH elements.
+        let got = unsafe {
+            libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                BATCH as u32,
+                libc::MSG_DONTWAIT,
+                null_mut(),
+            )
+        };
+        if got < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            };
+        }
+        let got = got as usize;
+        for (frame, message) in slots.iter_mut().zip(&messages).take(got) {
+            frame.len = (message.msg_len as usize).min(FRAME);
+        }
+        frames.extend(spare.drain(first..first + got));
+        Ok(got)
+    }
+
+    /// Sends frames in order and returns them to the pool. Says how many the kernel refused.
+    ///
+    /// # Errors
+    /// `ENETDOWN` or `ENXIO` after the interface is gone.
+    pub(crate) fn send(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+        let mut refused = 0;
+        let mut from = 0;
+        while from < frames.len() {
+            let batch = &mut frames[from..];
+            let count = batch.len().min(BATCH);
+            let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|slot| match batch.get_mut(slot) {
+                Some(frame) => libc::iovec { iov_base: frame.bytes.as_mut_ptr().cast(), iov_len: frame.len },
+                None => libc::iovec { iov_base: null_mut(), iov_len: 0 },
+            });
+            let mut messages = headers(&mut vectors);
+            // SAFETY: the first `count` headers point to vectors of live frames, which the kernel only reads.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    messages.as_mut_ptr(),
+                    count as u32,
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            if sent > 0 {
+                from += sent as usize;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // The first of the batch was refused: it is lost, as on a wire whose queue is full.
+                Some(libc::ENOBUFS | libc::EAGAIN | libc::EMSGSIZE) => {
+                    refused += 1;
+                    from += 1;
+                }
+                _ => return Err(error),
+            }
+        }
+        pool.recycle(frames);
+        Ok(refused)
+    }
+
+    /// How many frames the kernel dropped since the last question because nobody read them in time.
+    ///
+    /// # Errors
+    /// Those of `getsockopt(2)`; none is known for an open packet socket.
+    pub(crate) fn overruns(&self) -> io::Result<u32> {
+        // SAFETY: tpacket_stats is plain old data, for which all zeroes is a valid value.
+        let mut stats: libc::tpacket_stats = unsafe { zeroed() };
+        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to a live structure of that size.
+        check(unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut stats).cast(),
+                &raw mut length,
+            )
+        })?;
+        Ok(stats.tp_drops)
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn headers(vectors: &mut [libc::iovec; BATCH]) -> [libc::mmsghdr; BATCH] {
+    let vectors = vectors.as_mut_ptr();
+    std::array::from_fn(|slot| {
+        // SAFETY: mmsghdr is plain old data, for which all zeroes is a valid value.
+        let mut header: libc::mmsghdr = unsafe { zeroed() };
+        header.msg_hdr.msg_iov = vectors.wrapping_add(slot);
+        header.msg_hdr.msg_iovlen = 1;
+        header
+    })
+}
+
+fn option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads one int from a live one.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, TcpListener, TcpStream};
+
+    use linger_netns::{Namespace, net};
+    use linger_testing::sandboxed;
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2));
+
+    /// Two hosts joined by one veth pair.
+    fn pair() -> (Namespace, Namespace) {
+        let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        a.run(|| {
+            net::veth("eth0", [2, 0, 0, 0, 0, 1], "eth0", b.descriptor().unwrap()).unwrap();
+            net::address("eth0", A, 24).unwrap();
+            net::offloads_off("eth0").unwrap();
+            net::up("eth0").unwrap();
+        })
+        .unwrap();
+        b.run(|| {
+            net::address("eth0", B, 24).unwrap();
+            net::up("eth0").unwrap();
+        })
+        .unwrap();
+        (a, b)
+    }
+
+    #[test]
+    fn frames_pass_from_port_to_port_in_order() {
+        sandboxed(|| {
+            let (a, b) = pair();
+            let mut pool = Pool::default();
+            let at_a = a.run(|| Port::open("eth0").unwrap()).unwrap();
+            let at_b = b.run(|| Port::open("eth0").unwrap()).unwrap();
+            // Every TCP segment of a real handshake is seen at both ends.
+            let _listener = b.run(|| TcpListener::bind((B, 80)).unwrap()).unwrap();
+            let _client = a.run(|| TcpStream::connect((B, 80)).unwrap()).unwrap();
+            let mut seen: Vec<Frame> = Vec::new();
+            while at_b.receive(&mut pool, &mut seen).unwrap() > 0 {}
+            // At least the SYN and the ACK; what is sent at an end is not seen by that end's port.
+            let count = seen.len();
+            assert!(count >= 2, "{seen:?}");
+            let sent: Vec<Vec<u8>> = seen.iter().map(|frame| frame.bytes().to_vec()).collect();
+            let mut discard = Vec::new();
+            while at_a.receive(&mut pool, &mut discard).unwrap() > 0 {}
+            assert_eq!(at_b.send(&mut pool, &mut seen).unwrap(), 0);
+            let mut got = Vec::new();
+            while at_a.receive(&mut pool, &mut got).unwrap() > 0 {}
+            let got: Vec<Vec<u8>> = got.iter().map(|frame| frame.bytes().to_vec()).collect();
+            assert_eq!(&got[..count], &sent[..]);
+            assert_eq!(at_a.overruns().unwrap(), 0);
+        });
+    }
+}

@@ -1,0 +1,189 @@
+//! Processes: one that ends a connection by ending itself, and ones that end with this program.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// A process that serves one connection and exits. Dropping it waits for its end.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pid: rustix::process::Pid,
+    /// Bytes of the response that the process has written, as its exit status cannot say.
+    wrote: OwnedFd,
+}
+
+/// Lets a process of its own read `consume` bytes, write `response` and exit, which closes the connection.
+///
+/// The process starts only after this one has closed its descriptor, so that the exit is what ends the
+/// connection: the kernel closes every descriptor of a dying process and lingers for none (`do_exit`).
+///
+/// # Errors
+/// Where no process or pipe can be made; the connection is then closed.
+pub(crate) fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8]) -> io::Result<Worker> {
+    let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (wrote, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // SAFETY: the child makes system calls only (`child` allocates nothing, takes no lock and never
+    // returns), which is what POSIX allows after fork in a process with threads.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => child([wait.as_fd(), connection.as_fd(), tell.as_fd()], consume, response),
+        pid => {
+            drop((wait, tell, connection));
+            // The end of this pipe is the sign to begin.
+            drop(go);
+            match rustix::process::Pid::from_raw(pid) {
+                Some(pid) => Ok(Worker { pid, wrote }),
+                None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+            }
+        }
+    }
+}
+
+fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! {
+    // Connections of other threads were inherited; holding them would keep their close from happening.
+    let mut keep = keep.map(|fd| fd.as_raw_fd());
+    let [wait, connection, tell] = keep;
+    keep.sort_unstable();
+    let mut from = 0;
+    for fd in keep.into_iter().chain([libc::c_int::MAX]) {
+        if from < fd {
+            // SAFETY: closes descriptors by number; nothing in this process uses them any more.
+            unsafe { libc::close_range(from as u32, (fd - 1) as u32, 0) };
+        }
+        from = fd.saturating_add(1);
+    }
+    let mut buffer = [0u8; 4096];
+    // SAFETY: reads into a live buffer of that size; returns 0 once the parent has closed its end.
+    while unsafe { libc::read(wait, buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+    while consume > 0 {
+        let most = buffer.len().min(usize::try_from(consume).unwrap_or(usize::MAX));
+        // SAFETY: reads at most the buffer's length into it.
+        let got = unsafe { libc::read(connection, buffer.as_mut_ptr().cast(), most) };
+        if got <= 0 {
+            break;
+        }
+        consume -= got as u64;
+    }
+    let mut wrote = 0u64;
+    while !response.is_empty() {
+        // SAFETY: reads from a live slice of that length; MSG_NOSIGNAL keeps SIGPIPE away.
+        let sent =
+            unsafe { libc::send(connection, response.as_ptr().cast(), response.len(), libc::MSG_NOSIGNAL) };
+        if sent <= 0 {
+            break;
+        }
+        wrote += sent as u64;
+        response = &response[sent as usize..];
+    }
+    let told = wrote.to_ne_bytes();
+    // SAFETY: writes eight bytes from a live array; a pipe takes them whole.
+    unsafe { libc::write(tell, told.as_ptr().cast(), told.len()) };
+    // SAFETY: ends this process without running the parent's exit handlers; the kernel closes the connection.
+    unsafe { libc::_exit(0) }
+}
+
+impl Worker {
+    /// Waits until the process is gone, and says how many bytes it had written.
+    ///
+    /// # Errors
+    /// Those of `waitpid(2)`.
+    pub(crate) fn wait(self) -> io::Result<u64> {
+        let mut told = [0; 8];
+        let wrote = match rustix::io::read(&self.wrote, &mut told)? {
+            8 => u64::from_ne_bytes(told),
+            _ => 0,
+        };
+        drop(self);
+        Ok(wrote)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let wait = || rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
+        while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
+    }
+}
+
+/// Makes a command and everything it ever starts end with the thread that starts it, also when this program is
+/// killed: it runs in a PID namespace, whose first process is told by the kernel (`PR_SET_PDEATHSIG`).
+///
+/// The thread must live as long as the command is to run. The command's own end ends what it left behind; its
+/// status is passed on, 128 and the signal's number where a signal ended it. It leads a process group.
+/// Needs what [`Isolation`](linger_netns::Isolation) gives.
+pub(crate) fn contain(command: &mut Command) -> &mut Command {
+    command.process_group(0);
+    // SAFETY: `enclose` makes system calls only; nothing is allocated and no lock taken between fork and exec.
+    unsafe { command.pre_exec(enclose) }
+}
+
+/// Puts two processes above the one that goes on to exec: the outer one keeps the link to this program, the inner
+/// one is the first of the PID namespace, without which nothing in it lives.
+fn enclose() -> io::Result<()> {
+    let die_with_parent =
+        || rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    die_with_parent()?;
+    // SAFETY: concerns the children of this single-threaded child only.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?;
+    // SAFETY: this process has one thread, and both sides make system calls only.
+    match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => die_with_parent()?,
+        inner => stand_by(inner),
+    }
+    // SAFETY: as above.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(()),
+        command => stand_by(command),
+    }
+}
+
+/// Waits for one child, reaping any other, and ends as it did.
+fn stand_by(child: libc::pid_t) -> ! {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: ignoring a signal installs no handler. Whom it concerns is the command.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // SAFETY: nothing in this process uses a descriptor any more; the one that tells of a failed exec must go.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    loop {
+        let mut status = 0;
+        // SAFETY: writes one int to a live one.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if ended == child {
+            let code = if libc::WIFEXITED(status) {
+                libc::WEXITSTATUS(status)
+            } else {
+                128 + libc::WTERMSIG(status)
+            };
+            // SAFETY: ends this process without running the program's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use linger_netns::Counters;
+    use linger_testing::sandboxed;
+
+    #[test]
+    fn a_process_that_exits_resets_when_bytes_are_unread() {
+        sandboxed(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.write_all(b"request and more").unwrap();
+            let before = Counters::read().unwrap();
+            let worker = serve_and_exit(listener.accept().unwrap().0.into(), 7, b"response").unwrap();
+            assert_eq!(worker.wait().unwrap(), 8);
+            let spent = Counters::read().unwrap().since(&before);
+            assert_eq!((spent.of("TCPAbortOnClose"), spent.of("OutRsts")), (1, 1));
+        });
+    }
+}

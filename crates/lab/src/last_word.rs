@@ -1,0 +1,103 @@
+//! The end of a connection after the end of its stream: clean, or reset.
+//!
+//! A server that half-closes and then closes with bytes unread sends FIN and RST. A client that has read the end of the
+//! stream and closes at once never learns of the reset, though its response was one packet's luck away from being cut.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+
+use linger_sys::{TcpState, tcp_state};
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFlags, Timespec, epoll};
+use socket2::SockRef;
+
+use crate::patience::Patience;
+
+/// Ends the client's side, and waits until the server's kernel has acknowledged that or has answered with a reset. Says
+/// whether it was a reset.
+///
+/// The packets are those of a plain `close()`: nothing is unread, so the kernel sends a FIN behind what waits to be
+/// sent. A reset that was sent behind the server's FIN is here before the acknowledgement of ours, and a socket
+/// that is no more answers ours with a reset.
+///
+/// # Errors
+/// `TimedOut` where neither came in time, `Interrupted` at the stop.
+pub(crate) fn is_reset(stream: &TcpStream, patience: &Patience<'_>) -> io::Result<bool> {
+    // Level-triggered readiness says no more once both directions are shut: POLLHUP stays. An edge-triggered epoll is
+    // woken by the change of state to CLOSE (tcp_done, sk_state_change).
+    let changes: OwnedFd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(
+        &changes,
+        stream,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::OUT | epoll::EventFlags::ET,
+    )?;
+    if let Err(error) = stream.shutdown(Shutdown::Write) {
+        // In CLOSE before our own FIN: only a reset leads there.
+        return if error.kind() == io::ErrorKind::NotConnected { Ok(true) } else { Err(error) };
+    }
+    loop {
+        // In this order: tcp_reset sets the error before the state.
+        if tcp_state(stream.as_fd())? == TcpState::Close {
+            let error = SockRef::from(stream).take_error()?;
+            return Ok(error.is_some_and(|error| is_a_reset(&error)));
+        }
+        if !patience.wait(&changes, PollFlags::IN)?.is_empty() {
+            let mut events = Vec::with_capacity(1);
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            epoll::wait(&changes, spare_capacity(&mut events), Some(&now))?;
+        }
+    }
+}
+
+/// Whether an error says that the other side has reset the connection.
+pub(crate) fn is_a_reset(error: &io::Error) -> bool {
+    use io::ErrorKind;
+    // EPIPE: the reset came after the server's FIN (tcp_reset in CLOSE_WAIT).
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A client that has read the end of the stream of a server that has 1 byte unread, or none; which half-closes and
+    /// keeps its side open, or closes.
+    fn after_the_end(unread: bool, closes: bool) -> io::Result<bool> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        if unread {
+            client.write_all(b"!").unwrap();
+            server.peek(&mut [0]).unwrap();
+        }
+        server.shutdown(Shutdown::Write).unwrap();
+        let open = (!closes).then_some(server);
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+        client.set_nonblocking(true).unwrap();
+        let patience = Patience { deadline: Instant::now() + Duration::from_secs(30), stop: None };
+        let reset = is_reset(&client, &patience);
+        drop(open);
+        reset
+    }
+
+    #[test]
+    fn a_reset_behind_the_end_is_seen() {
+        assert!(after_the_end(true, true).unwrap());
+    }
+
+    #[test]
+    fn one_field_away_there_is_none() {
+        assert!(!after_the_end(false, true).unwrap(), "nothing was unread");
+    }
+
+    #[test]
+    fn the_acknowledgement_comes_from_the_kernel_also_while_the_server_does_nothing() {
+        assert!(!after_the_end(true, false).unwrap(), "not closed yet");
+    }
+}

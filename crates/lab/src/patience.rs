@@ -1,0 +1,38 @@
+//! How long a client waits for its socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::stop::Stop;
+
+/// A deadline, and a stop that may come before it.
+pub(crate) struct Patience<'a> {
+    pub(crate) deadline: Instant,
+    pub(crate) stop: Option<&'a Stop>,
+}
+
+impl Patience<'_> {
+    /// Waits for a socket; nothing if a signal came first. `TimedOut` at the deadline, `Interrupted` at the stop.
+    pub(crate) fn wait(&self, socket: &impl AsFd, interest: PollFlags) -> io::Result<PollFlags> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).ok();
+        // Without a stop the socket stands in for it, asked for nothing.
+        let stop = match self.stop {
+            Some(stop) => PollFd::from_borrowed_fd(stop.wake(), PollFlags::IN),
+            None => PollFd::new(socket, PollFlags::empty()),
+        };
+        let mut ready = [PollFd::new(socket, interest), stop];
+        match rustix::event::poll(&mut ready, timeout.as_ref()) {
+            Ok(_) if self.stop.is_some_and(Stop::requested) => Err(io::ErrorKind::Interrupted.into()),
+            Ok(_) => Ok(ready[0].revents()),
+            Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! One connection step by step: what the two programs called, and what the link carried of the reset.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use linger::Outcome;
+use linger_packet::{Flags, Segment};
+
+use crate::clock::now;
+use crate::emulator::Nanos;
+use crate::ending::Ending;
+use crate::link::Direction;
+use crate::lock;
+
+/// Whose step it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// The client program.
+    Client,
+    /// The server program.
+    Server,
+    /// The link: what the server's kernel sent, and what reached the client's.
+    Link,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The client's `connect()` came back.
+    Connected,
+    /// A `write()` took so many bytes.
+    Wrote(u64),
+    /// A `write()` failed.
+    WriteFailed(String),
+    /// A `read()` gave so many bytes; several in a row are one step.
+    Read(u64),
+    /// A `read()` gave the end of the stream.
+    EndOfStream,
+    /// A `read()` failed.
+    ReadFailed(String),
+    /// The ending's calls came back, with so many bytes of the client in the receive queue before the first of them.
+    Ended {
+        /// The ending.
+        ending: Ending,
+        /// Bytes that nobody had read.
+        unread: u64,
+        /// Its error, where there was one.
+        error: Option<String>,
+        /// What a lingering close came to.
+        outcome: Option<Outcome>,
+    },
+    /// A reset entered the link, behind so many bytes of the response.
+    ResetSent(u64),
+    /// The reset left the link, after so many bytes of the response.
+    ResetArrived(u64),
+    /// The client's own close: its FIN was acknowledged, or answered with a reset.
+    Closed {
+        /// Whether it met a reset.
+        reset: bool,
+    },
+}
+
+/// A step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// When, from the first step on. A read's is when it came back, a write's and a close's when it was called.
+    pub at: Duration,
+    /// Who.
+    pub actor: Actor,
+    /// What.
+    pub action: Action,
+}
+
+/// Takes notes of both ends and of the link, by one clock.
+#[derive(Debug, Default)]
+pub struct Steps {
+    noted: Mutex<Vec<(Nanos, Actor, Action)>>,
+}
+
+impl Steps {
+    pub(crate) fn note(&self, at: Nanos, actor: Actor, action: Action) {
+        lock(&self.noted).push((at, actor, action));
+    }
+
+    /// All of them in order of time. Writes of one side in a row are one step, and so are reads.
+    pub(crate) fn take(&self) -> Vec<Step> {
+        let mut noted = std::mem::take(&mut *lock(&self.noted));
+        noted.sort_by_key(|(at, _, _)| *at);
+        let first = noted.first().map_or(0, |(at, _, _)| *at);
+        let mut steps: Vec<Step> = Vec::new();
+        for (at, actor, action) in noted {
+            let at = Duration::from_nanos(at - first);
+            // Steps of others between two reads do not part them: a transfer is one step.
+            let before = steps.iter_mut().rev().find(|step| step.actor == actor);
+            match (before.map(|step| (&mut step.action, &mut step.at)), &action) {
+                (Some((Action::Read(sum), last)), Action::Read(bytes)) => (*sum, *last) = (*sum + bytes, at),
+                (Some((Action::Wrote(sum), _)), Action::Wrote(bytes)) => *sum += bytes,
+                _ => steps.push(Step { at, actor, action }),
+            }
+        }
+        steps.sort_by_key(|step| step.at);
+        steps
+    }
+}
+
+/// Notes of one side of a connection; of none where nobody asked for them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Notes<'a> {
+    steps: Option<&'a Steps>,
+    actor: Actor,
+}
+
+impl<'a> Notes<'a> {
+    pub(crate) fn of(steps: Option<&'a Steps>, actor: Actor) -> Self {
+        Self { steps, actor }
+    }
+
+    /// What the clock says, for [`Self::at`].
+    pub(crate) fn clock(self) -> Nanos {
+        if self.steps.is_some() { now() } else { 0 }
+    }
+
+    pub(crate) fn now(self, action: impl FnOnce() -> Action) {
+        self.at(self.clock(), action);
+    }
+
+    pub(crate) fn at(self, at: Nanos, action: impl FnOnce() -> Action) {
+        if let Some(steps) = self.steps {
+            steps.note(at, self.actor, action());
+        }
+    }
+}
+
+/// Finds the server's first reset among the frames of a link, and counts what goes before it.
+#[derive(Debug, Default)]
+pub(crate) struct ResetWatch {
+    /// Bytes of the response that have entered the link, and left it: the highest sequence numbers after the SYN's.
+    bytes: [u64; 2],
+    start: Option<u32>,
+    seen: [bool; 2],
+}
+
+impl ResetWatch {
+    /// Looks at a frame that enters or leaves the link; returns what there is to note.
+    pub(crate) fn look(&mut self, direction: Direction, leaving: bool, frame: &[u8]) -> Option<Action> {
+        if direction != Direction::ToClient {
+            return None;
+        }
+        let segment = Segment::from_ethernet(frame).ok()?;
+        let end = usize::from(leaving);
+        if segment.flags.has(Flags::SYN) {
+            self.start = Some(segment.seq.wrapping_add(1));
+        }
+        if segment.flags.has(Flags::RST) {
+            let first = !std::mem::replace(&mut self.seen[end], true);
+            let bytes = self.bytes[end];
+            return first.then_some(if leaving {
+                Action::ResetArrived(bytes)
+            } else {
+                Action::ResetSent(bytes)
+            });
+        }
+        if segment.payload_len > 0 {
+            let last = segment.seq.wrapping_add(segment.payload_len);
+            let bytes = last.wrapping_sub(self.start.unwrap_or(segment.seq));
+            self.bytes[end] = self.bytes[end].max(u64::from(bytes));
+        }
+        None
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected => f.write_str("connect(): ok"),
+            Self::Wrote(bytes) => write!(f, "write() {bytes} bytes: ok"),
+            Self::WriteFailed(error) => write!(f, "write(): {error}"),
+            Self::Read(bytes) => write!(f, "read() {bytes} bytes"),
+            Self::EndOfStream => f.write_str("read(): end of stream"),
+            Self::ReadFailed(error) => write!(f, "read(): {error}"),
+            Self::Ended { ending, unread, error, outcome } => {
+                f.write_str(&ending.calls())?;
+                if *unread > 0 {
+                    write!(f, " with {unread} bytes unread")?;
+                }
+                match (error, outcome) {
+                    (Some(error), _) => write!(f, ": {error}"),
+                    (None, Some(outcome)) => write!(f, ": {outcome}"),
+                    (None, None) => f.write_str(": ok"),
+                }
+            }
+            Self::ResetSent(bytes) => write!(f, "RST sent behind {bytes} bytes"),
+            Self::ResetArrived(bytes) => write!(f, "RST arrives after {bytes} bytes"),
+            Self::Closed { reset: false } => f.write_str("close(): acknowledged"),
+            Self::Closed { reset: true } => f.write_str("close(): answered with RST"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_come_in_order_of_time_and_reads_in_a_row_are_one() {
+        let steps = Steps::default();
+        let ms = |ms: u64| 5_000_000_000 + ms * 1_000_000;
+        steps.note(ms(9), Actor::Client, Action::Read(20));
+        steps.note(ms(3), Actor::Client, Action::Wrote(7));
+        steps.note(ms(5), Actor::Client, Action::Read(10));
+        steps.note(ms(7), Actor::Server, Action::Read(7));
+        steps.note(ms(11), Actor::Client, Action::EndOfStream);
+        let taken = steps.take();
+        let shown: Vec<_> =
+            taken.iter().map(|step| (step.at.as_millis(), step.actor, step.action.clone())).collect();
+        assert_eq!(
+            shown,
+            [
+                (0, Actor::Client, Action::Wrote(7)),
+                (4, Actor::Server, Action::Read(7)),
+                (6, Actor::Client, Action::Read(30)),
+                (8, Actor::Client, Action::EndOfStream),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_write_parts_reads() {
+        let steps = Steps::default();
+        for (at, action) in [(1, Action::Read(1)), (2, Action::Wrote(2)), (3, Action::Read(3))] {
+            steps.note(at, Actor::Client, action);
+        }
+        assert_eq!(steps.take().len(), 3);
+    }
+}

@@ -1,0 +1,109 @@
+//! Getting the right to make network namespaces, as root or not.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, UnshareFlags};
+
+/// How this process can get a private network: prepared first, entered later.
+///
+/// Entering makes system calls only and allocates nothing, so that it may happen between `fork` and `exec`.
+#[derive(Debug)]
+pub struct Isolation {
+    /// CAP_SYS_ADMIN is there: a network namespace needs nothing else.
+    privileged: bool,
+    uid_map: String,
+    gid_map: String,
+}
+
+impl Isolation {
+    /// Looks at the capabilities and identity of this process.
+    pub fn prepare() -> Self {
+        let privileged = rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        Self {
+            privileged,
+            uid_map: format!("0 {} 1", rustix::process::geteuid().as_raw()),
+            gid_map: format!("0 {} 1", rustix::process::getegid().as_raw()),
+        }
+    }
+
+    /// Moves this process into a network namespace of its own, through a user namespace where it lacks
+    /// CAP_SYS_ADMIN. It is root there, and may make more network namespaces.
+    ///
+    /// # Errors
+    /// [`Refused`], with what stands in the way, as far as the machine tells. `EINVAL` where a user namespace
+    /// is needed and the process already has more than one thread (`unshare(2)`).
+    pub fn enter(&self) -> Result<(), Refused> {
+        self.enter_raw().map_err(|error| Refused::with(error.into(), self.privileged))
+    }
+
+    /// Lets a command enter before it becomes its program; a refusal is then the error of its start.
+    pub fn enter_before_exec(self, command: &mut Command) {
+        // SAFETY: `enter_raw` makes system calls only: no allocation and no lock between fork and exec.
+        unsafe { command.pre_exec(move || Ok(self.enter_raw()?)) };
+    }
+
+    fn enter_raw(&self) -> Result<(), Errno> {
+        if self.privileged {
+            match unshare(UnshareFlags::NEWNET) {
+                Err(Errno::PERM) => {}
+                done => return done,
+            }
+        }
+        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
+        // Without this the kernel does not let an unprivileged process map its group (user_namespaces(7)).
+        write(c"/proc/self/setgroups", "deny")?;
+        write(c"/proc/self/uid_map", &self.uid_map)?;
+        write(c"/proc/self/gid_map", &self.gid_map)
+    }
+}
+
+fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: neither flag changes what descriptors or memory this process shares; the caller's
+    // other threads, if any, stay in their own network namespace.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+fn write(path: &std::ffi::CStr, text: &str) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes()).map(|_| ())
+}
+
+/// The machine does not let this process have a private network.
+#[derive(Debug, thiserror::Error)]
+#[error("no private network namespace: {error}; {hint}")]
+pub struct Refused {
+    error: io::Error,
+    /// What to do about it, as a sentence.
+    pub hint: String,
+}
+
+impl Refused {
+    /// Explains why a command that was to enter first could not be started.
+    pub fn explain(error: io::Error) -> Self {
+        Self::with(error, false)
+    }
+
+    fn with(error: io::Error, privileged: bool) -> Self {
+        let zero = |path| fs::read_to_string(path).is_ok_and(|text: String| text.trim() == "0");
+        let one = |path| fs::read_to_string(path).is_ok_and(|text: String| text.trim() == "1");
+        let hint = if zero("/proc/sys/user/max_user_namespaces") {
+            "run as root, or allow user namespaces: sysctl user.max_user_namespaces=10000"
+        } else if zero("/proc/sys/kernel/unprivileged_userns_clone") {
+            "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
+        } else if one("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") {
+            "run as root, or allow user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        } else if privileged {
+            "the kernel may be built without network namespaces (CONFIG_NET_NS)"
+        } else {
+            "a container's seccomp or security profile may forbid it: run as root on the host, or with \
+             --cap-add SYS_ADMIN --security-opt seccomp=unconfined"
+        };
+        Self { error, hint: hint.to_owned() }
+    }
+}

@@ -1,0 +1,104 @@
+//! A network namespace, and threads that live in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use super::net;
+
+/// A network namespace of this process, with `lo` up. It ends when the last handle, socket and thread in it does.
+#[derive(Debug)]
+pub struct Namespace {
+    /// None for the namespace in which the process already is: entering it needs no right.
+    fd: Option<OwnedFd>,
+}
+
+impl Namespace {
+    /// Makes a new, empty namespace. Needs the right to do so: see [`Isolation`](crate::Isolation).
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN over the present user namespace, `ENOSPC` at `user.max_net_namespaces`.
+    pub fn new() -> io::Result<Self> {
+        let made = thread::scope(|scope| {
+            let maker = scope.spawn(|| -> io::Result<OwnedFd> {
+                // SAFETY: CLONE_NEWNET concerns this short-lived thread alone and no descriptor or memory.
+                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+                net::up("lo")?;
+                Ok(File::open("/proc/thread-self/ns/net")?.into())
+            });
+            join(maker.join())
+        })?;
+        Ok(Self { fd: Some(made) })
+    }
+
+    /// The namespace in which this process already is: for experiments over `lo` where none can be made.
+    pub const fn shared() -> Self {
+        Self { fd: None }
+    }
+
+    /// Whether others may use this namespace too, so that counters are not this process's alone.
+    pub const fn is_shared(&self) -> bool {
+        self.fd.is_none()
+    }
+
+    /// The descriptor that stands for this namespace; none for a shared one.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Runs a closure in this namespace, on a thread of its own, and gives its result.
+    ///
+    /// Sockets opened there stay in the namespace when they are moved elsewhere.
+    ///
+    /// # Errors
+    /// `EPERM` where the process may not enter the namespace.
+    pub fn run<R: Send>(&self, task: impl FnOnce() -> R + Send) -> io::Result<R> {
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| -> io::Result<R> {
+                enter(self.descriptor())?;
+                Ok(task())
+            });
+            join(worker.join())
+        })
+    }
+
+    /// Starts a named thread that lives in this namespace.
+    ///
+    /// # Errors
+    /// Where no thread can be started, or this process may not enter the namespace.
+    pub fn spawn<R: Send + 'static>(
+        &self,
+        name: &str,
+        task: impl FnOnce() -> R + Send + 'static,
+    ) -> io::Result<JoinHandle<io::Result<R>>> {
+        let fd = self.fd.as_ref().map(OwnedFd::try_clone).transpose()?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            enter(fd.as_ref().map(AsFd::as_fd))?;
+            drop(fd);
+            Ok(task())
+        })
+    }
+
+    /// Moves the calling thread into this namespace, for good.
+    ///
+    /// # Errors
+    /// `EPERM` where the process may not enter it.
+    pub fn enter(&self) -> io::Result<()> {
+        enter(self.descriptor())
+    }
+}
+
+fn enter(fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    match fd {
+        Some(fd) => Ok(rustix::thread::move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))?),
+        None => Ok(()),
+    }
+}
+
+/// Hands a panic of the joined thread on to the caller.
+fn join<R>(result: thread::Result<R>) -> R {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

@@ -1,0 +1,71 @@
+//! A thread with a table of descriptors of its own.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use rustix::process::Resource;
+
+/// The least number of the descriptors that a thread started by [`apart`] is given; those below are free in its table.
+pub(crate) fn least_of_own() -> RawFd {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (limit / 4 * 3).min(1 << 18) as RawFd
+}
+
+/// Starts a thread with a table of descriptors of its own, in which there are only `fds`, from [`least_of_own`] on.
+///
+/// A descriptor of another thread means nothing there, and must not be taken along, nor dropped there. The thread
+/// has no standard streams: what it prints goes nowhere.
+///
+/// # Errors
+/// Where there is no thread to be had, or no table (`unshare(2)`).
+pub(crate) fn apart<R: Send + 'static>(
+    name: &str,
+    fds: Vec<OwnedFd>,
+    task: impl FnOnce(Vec<OwnedFd>) -> R + Send + 'static,
+) -> io::Result<JoinHandle<Option<R>>> {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let (tell, told) = mpsc::channel();
+    let body = move || {
+        let mine = own_table(&numbers);
+        let (mine, result) = match mine {
+            Ok(mine) => (Some(mine), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let _ = tell.send(result);
+        mine.map(task)
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    // The originals are closed here once the thread has its own.
+    let done = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")));
+    drop(fds);
+    done.map(|()| thread)
+}
+
+fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
+    // SAFETY: what this thread has until now are numbers and memory; no descriptor of the shared table is used
+    // or dropped here after, and whoever shares it is not affected.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }?;
+    let least = least_of_own();
+    let mut mine = Vec::new();
+    for number in numbers {
+        // SAFETY: open in the copied table, which the caller of `apart` guarantees by owning them meanwhile.
+        let fd = unsafe { BorrowedFd::borrow_raw(*number) };
+        mine.push(rustix::io::fcntl_dupfd_cloexec(fd, least)?);
+    }
+    // SAFETY: closes the copies of everybody else's descriptors, in this thread's table alone.
+    let result = unsafe { libc::close_range(0, least as u32 - 1, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let own: Vec<RawFd> = mine.iter().map(AsRawFd::as_raw_fd).collect();
+    let end = own.iter().max().map_or(least, |highest| highest + 1);
+    for number in (least..end).filter(|number| !own.contains(number)) {
+        // SAFETY: as above.
+        unsafe { libc::close(number) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::close_range(end as u32, u32::MAX, 0) };
+    Ok(mine)
+}

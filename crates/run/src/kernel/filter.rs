@@ -1,0 +1,114 @@
+//! The filter: which of a program's system calls are asked about.
+
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::RawFd;
+
+/// One system call to be asked about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rule {
+    /// The call's number on this architecture (`libc::SYS_...`).
+    pub(crate) call: i64,
+    /// Which of its uses.
+    pub(crate) when: When,
+}
+
+/// Which uses of a call, by the low 32 bits of one argument (counted from 0).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    /// All.
+    Always,
+    /// The argument is one of these.
+    Is(u8, &'static [u32]),
+    /// The argument is another than this.
+    IsNot(u8, u32),
+    /// The argument has none of these bits.
+    Lacks(u8, u32),
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
+
+/// A filter: these calls are asked about, everything else is allowed without a question.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// Makes the filter for these rules; calls of another architecture (32-bit) are never asked about.
+    pub(crate) fn new(rules: &[Rule]) -> Self {
+        const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        let line = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+        let load = |offset: usize| line(LOAD, offset as u32, 0, 0);
+        // Little endian on both architectures: the low half comes first.
+        let argument = |number: u8| load(offset_of!(libc::seccomp_data, args) + 8 * usize::from(number));
+        let allow = line(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+        let ask = line(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
+        let mut lines = vec![
+            load(offset_of!(libc::seccomp_data, arch)),
+            line(EQUAL, ARCHITECTURE, 1, 0),
+            allow,
+            load(offset_of!(libc::seccomp_data, nr)),
+        ];
+        for rule in rules {
+            let block = match rule.when {
+                When::Always => vec![ask],
+                When::Is(number, values) => {
+                    let mut block = vec![argument(number)];
+                    for (place, value) in values.iter().enumerate() {
+                        // To the last line, over the tests that follow and the line that allows.
+                        block.push(line(EQUAL, *value, (values.len() - place) as u8, 0));
+                    }
+                    block.extend([allow, ask]);
+                    block
+                }
+                When::IsNot(number, value) => vec![argument(number), line(EQUAL, value, 0, 1), allow, ask],
+                When::Lacks(number, bits) => vec![argument(number), line(ANY_BIT, bits, 0, 1), allow, ask],
+            };
+            lines.push(line(EQUAL, rule.call as u32, 0, block.len() as u8));
+            lines.extend(block);
+        }
+        lines.push(allow);
+        Self(lines)
+    }
+
+    /// Installs the filter for this thread and all it will start; gives the number of the listener.
+    ///
+    /// Makes system calls only.
+    pub(super) fn install(&self) -> io::Result<RawFd> {
+        // Killable: a signal does not interrupt a call that the supervisor has begun to look at (Linux 5.19).
+        let wanted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        match self.install_with(wanted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.install_with(wanted),
+            other => other,
+        }
+    }
+
+    /// The same with other flags, without which there is no listener.
+    fn install_with(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
+        let program = libc::sock_fprog {
+            len: self.0.len() as u16,
+            // The kernel only reads it.
+            filter: self.0.as_ptr().cast_mut(),
+        };
+        let install = || {
+            // SAFETY: the program and the lines that it points to live across the call, which copies them.
+            let result = unsafe {
+                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+            };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+        };
+        match install() {
+            // Without CAP_SYS_ADMIN a filter is for those only who can gain no rights any more.
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+                rustix::thread::set_no_new_privs(true)?;
+                install()
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a supervisor does to and for another process: its threads, its memory, a connection accepted in its place.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags};
+
+/// A thread of the program, as a descriptor: another that gets its number later is never mistaken for it.
+///
+/// # Errors
+/// `EINVAL` before Linux 6.9, unless it is its process's first thread.
+pub(crate) fn open_thread(thread: u32) -> io::Result<OwnedFd> {
+    /// `PIDFD_THREAD`.
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+    let pid = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    match rustix::process::pidfd_open(pid, THREAD) {
+        Err(rustix::io::Errno::INVAL) => Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// The process that made the other end of a unix connection, or has it listen (`SO_PEERCRED`).
+///
+/// `None` for a socket of another kind, or without a peer.
+pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to a live ucred, and the length to a live socklen_t.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    u32::try_from(peer.pid).ok().filter(|pid| result == 0 && *pid != 0)
+}
+
+/// Reads another process's memory (`process_vm_readv(2)`), all of `into`.
+///
+/// # Errors
+/// `EFAULT` where it has no such memory, `EPERM`, `ESRCH`.
+pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Result<()> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
+    // SAFETY: writes at most the length of a live slice; the remote address is the kernel's to check.
+    let got = unsafe {
+        libc::process_vm_readv(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
+    };
+    match usize::try_from(got) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(got) if got == into.len() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
+}
+
+/// Writes another process's memory (`process_vm_writev(2)`), all of `from`.
+///
+/// # Errors
+/// As [`read_memory`].
+pub(crate) fn write_memory(thread: u32, address: u64, from: &[u8]) -> io::Result<()> {
+    let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: from.len() };
+    // SAFETY: reads a live slice of that length; the remote address is the kernel's to check.
+    let got = unsafe {
+        libc::process_vm_writev(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
+    };
+    match usize::try_from(got) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(got) if got == from.len() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
+}
+
+/// Accepts a connection; with the peer's address as the kernel writes it (`accept4(2)`).
+///
+/// # Errors
+/// Those of the call.
+pub(crate) fn accept(listener: BorrowedFd<'_>, flags: i32) -> io::Result<(OwnedFd, Vec<u8>)> {
+    let mut address = [0u8; size_of::<libc::sockaddr_storage>()];
+    let mut length = address.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to a live array (which it copies to without regard to
+    // alignment), and the length to a live socklen_t.
+    let fd =
+        unsafe { libc::accept4(listener.as_raw_fd(), address.as_mut_ptr().cast(), &raw mut length, flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = (length as usize).min(address.len());
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address[..length].to_vec()))
+}

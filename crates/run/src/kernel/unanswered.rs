@@ -1,0 +1,45 @@
+//! The table of what was asked and not answered, shared by the supervisor and its guard.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+/// The questions that were received and not answered, in memory that the guard shares: the kernel gives each question
+/// once, so whoever takes over has to know the names of those that its predecessor left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unanswered(&'static [AtomicU64]);
+
+impl Unanswered {
+    /// Names are given in order, so that only calls which wait for long, `accept` with `--hold`, meet in one place.
+    const PLACES: usize = 4096;
+    /// How far from its place a name may stand. One for which there is no place is not noted.
+    const NEAR: usize = 16;
+
+    /// Never unmapped: there is one for each program that is supervised.
+    pub(super) fn new() -> io::Result<Self> {
+        let (length, flags) = (Self::PLACES * size_of::<AtomicU64>(), MapFlags::SHARED);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let memory = unsafe { mmap_anonymous(std::ptr::null_mut(), length, access, flags) }?;
+        // SAFETY: zeroes, which are a valid value; page-aligned, as long as this, and never unmapped.
+        Ok(Self(unsafe { std::slice::from_raw_parts(memory.cast(), Self::PLACES) }))
+    }
+
+    fn near(&self, id: u64) -> impl Iterator<Item = &'static AtomicU64> {
+        let (places, first) = (self.0, id as usize);
+        (0..Self::NEAR).map(move |step| &places[first.wrapping_add(step) % Self::PLACES])
+    }
+
+    pub(super) fn note(&self, id: u64) {
+        let _ = self.near(id).find(|place| place.compare_exchange(0, id, Relaxed, Relaxed).is_ok());
+    }
+
+    pub(super) fn forget(&self, id: u64) {
+        let _ = self.near(id).find(|place| place.compare_exchange(id, 0, Relaxed, Relaxed).is_ok());
+    }
+
+    pub(super) fn take_all(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|place| place.swap(0, Relaxed)).filter(|id| *id != 0)
+    }
+}

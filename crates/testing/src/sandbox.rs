@@ -1,0 +1,59 @@
+//! A private network for a test.
+
+use std::process::{Command, Stdio};
+use std::thread;
+
+use linger_netns::{Isolation, Refused, net};
+
+use crate::skip::skip;
+
+/// Set in the process that runs inside the sandbox.
+const INSIDE: &str = "LINGER_SANDBOXED";
+
+/// Runs the body of a `#[test]` in a process of its own with a private, empty network namespace (`lo` up),
+/// as root there and without being root here.
+///
+/// The test binary runs itself again for the one test that calls this. Where namespaces are refused
+/// the test is skipped, and says so.
+///
+/// # Panics
+/// Where the body panics, with its output.
+pub fn sandboxed(body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        net::up("lo").expect("lo can be set up in a namespace of one's own");
+        all_descriptors();
+        return body();
+    }
+    let current = thread::current();
+    let name = current.name().expect("libtest names the thread after the test");
+    let isolation = Isolation::prepare();
+    let mut again = Command::new(std::env::current_exe().expect("the test binary has a path"));
+    again
+        .args([name, "--exact", "--nocapture", "--include-ignored"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    isolation.enter_before_exec(&mut again);
+    let child = match again.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            return skip("private networks", &Refused::explain(error).to_string());
+        }
+    };
+    let output = child.wait_with_output().expect("the sandboxed test can be waited for");
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // What the test says about itself, a seed or a reason for skipping, is shown under --nocapture.
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    // A name that matched no test would pass without having run.
+    assert!(output.status.success() && text.contains("1 passed"), "in the sandbox:\n{text}");
+}
+
+/// Raises the soft limit of descriptors, commonly 1,024, to the hard one: some tests hold thousands of sockets.
+pub fn all_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // What is refused here shows as EMFILE in the test that needs it.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}

@@ -1,0 +1,144 @@
+//! Applications that speak FastCGI or uwsgi.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::gateways::{is_root, needs_users};
+use super::launch::{Launch, Peer, Unavailable, program};
+
+/// `/usr/sbin/php-fpm8.2` and its like: Debian puts the version into the name.
+pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
+    if let Ok(path) = program("php-fpm", "php-fpm") {
+        return Ok(path);
+    }
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/sbin")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("php-fpm")))
+        .collect();
+    versions.sort();
+    versions
+        .pop()
+        .ok_or_else(|| Unavailable::Missing { program: "php-fpm".into(), package: "php-fpm".into() })
+}
+
+/// php-fpm with `workers` processes, serving `script.php` in its folder.
+///
+/// # Errors
+/// As [`Launch::start`].
+pub fn php_fpm(workers: u32, script: &str) -> Result<Peer, Unavailable> {
+    let php = php_fpm_program()?;
+    needs_users("php-fpm")?;
+    let launch = Launch::new("php-fpm");
+    launch.file("script.php", script);
+    let user = if is_root() { "user = www-data\ngroup = www-data" } else { "" };
+    let config = launch.file(
+        "fpm.conf",
+        format!(
+            "[global]\nerror_log = {folder}/error.log\ndaemonize = no\n[www]\n{user}\nlisten = 127.0.0.1:{port}
+listen.backlog = 1024\npm = static\npm.max_children = {workers}\ncatch_workers_output = yes\n",
+            folder = launch.folder(),
+            port = launch.port
+        ),
+    );
+    let mut command = Command::new(php);
+    command.arg("-n").arg("-F").arg("-y").arg(config).arg("-p").arg(launch.path(""));
+    command.args(["-d", "post_max_size=1G", "-d", "enable_post_data_reading=0"]);
+    launch.start(command)
+}
+
+/// uWSGI serving a Python application over the protocol that `socket` names: `fastcgi-socket`, `socket` (uwsgi)
+/// or `http-socket`.
+///
+/// # Errors
+/// As [`Launch::start`].
+pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<Peer, Unavailable> {
+    let uwsgi = program("uwsgi", "uwsgi-core")?;
+    let launch = Launch::new("uwsgi");
+    let file = launch.file("application.py", application);
+    let mut command = Command::new(uwsgi);
+    command
+        .args(["--plugin", "python3", "--need-app", "--disable-logging", "--die-on-term", "--listen", "100"])
+        .arg(format!("--{socket}"))
+        .arg(format!("127.0.0.1:{}", launch.port))
+        .args(["--processes", &workers.to_string(), "--master", "--wsgi-file"])
+        .arg(file);
+    launch.start(command)
+}
+
+/// uWSGI's own HTTP socket.
+///
+/// # Errors
+/// As [`Launch::start`].
+pub fn uwsgi_http(workers: u32, application: &str) -> Result<Peer, Unavailable> {
+    uwsgi("http-socket", workers, application)
+}
+
+/// A program on libfcgi, built here with the C compiler and started on a socket by `cgi-fcgi`.
+///
+/// # Errors
+/// As [`Launch::start`].
+pub fn libfcgi_echo(source: &str, workers: u32) -> Result<Peer, Unavailable> {
+    let cc = program("cc", "gcc")?;
+    let starter = program("cgi-fcgi", "libfcgi-bin")?;
+    if !["/usr/include/fcgiapp.h", "/usr/local/include/fcgiapp.h"]
+        .iter()
+        .any(|path| fs::exists(path).unwrap_or(false))
+    {
+        return Err(Unavailable::Missing { program: "fcgiapp.h".into(), package: "libfcgi-dev".into() });
+    }
+    let launch = Launch::new("libfcgi");
+    let (c, echo) = (launch.file("echo.c", source), launch.path("echo"));
+    let built = Command::new(cc).arg("-O2").arg("-o").arg(&echo).arg(c).arg("-lfcgi").output();
+    let failed = |reason: String| Unavailable::Failed { name: "libfcgi".into(), reason };
+    let built = built.map_err(|error| failed(error.to_string()))?;
+    if !built.status.success() {
+        return Err(failed(String::from_utf8_lossy(&built.stderr).into_owned()));
+    }
+    let mut command = Command::new("sh");
+    // cgi-fcgi leaves as soon as it has started the program; the shell stays so that the group is known.
+    let start = format!(
+        "{} -start -connect 127.0.0.1:{} {} {workers}; exec sleep 100000",
+        starter.display(),
+        launch.port,
+        echo.display()
+    );
+    command.arg("-c").arg(start);
+    launch.start(command)
+}
+
+/// What `cgi-fcgi`, libfcgi's own gateway, gets from the application: its exit status and its output.
+///
+/// # Errors
+/// [`Unavailable`], or [`Unavailable::Failed`] where it cannot be run.
+pub fn cgi_fcgi(
+    application: SocketAddr,
+    variables: &[(&str, &str)],
+    body: &[u8],
+) -> Result<(bool, Vec<u8>), Unavailable> {
+    let gateway = program("cgi-fcgi", "libfcgi-bin")?;
+    let failed =
+        |error: std::io::Error| Unavailable::Failed { name: "cgi-fcgi".into(), reason: error.to_string() };
+    let mut child = Command::new(gateway)
+        .args(["-bind", "-connect", &application.to_string()])
+        .env_clear()
+        .envs(variables.iter().copied())
+        .env("CONTENT_LENGTH", body.len().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut stdin = child.stdin.take();
+    let body = body.to_vec();
+    let writing = std::thread::spawn(move || {
+        // It may leave without reading all of it.
+        let _ = stdin.take().map(|mut stdin| std::io::Write::write_all(&mut stdin, &body));
+    });
+    let output = child.wait_with_output().map_err(failed)?;
+    let _ = writing.join();
+    Ok((output.status.success(), output.stdout))
+}

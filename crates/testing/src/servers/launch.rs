@@ -1,0 +1,235 @@
+//! Finding a program, starting it, knowing when it serves, ending it.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use tempfile::TempDir;
+
+use crate::skip::skip;
+
+/// A server that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// It is not installed: a test says so and goes on.
+    #[error("{program} is not installed (package {package}; `cargo xtask setup` installs it)")]
+    Missing {
+        /// The program looked for.
+        program: String,
+        /// What holds it.
+        package: String,
+    },
+    /// It is installed, and cannot run where the test runs: a test says so and goes on.
+    #[error("{name} cannot run here: {reason}")]
+    Unsuited {
+        /// The server.
+        name: String,
+        /// What stands in the way.
+        reason: String,
+    },
+    /// It is installed, and does not work: an error.
+    #[error("{name} does not start: {reason}")]
+    Failed {
+        /// The server.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What is there, or `None` after a [`skip`] of what is not installed or cannot run here.
+///
+/// # Panics
+/// For a server that is installed and does not work, and where the skip is not allowed.
+#[track_caller]
+pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
+    let missing = match server {
+        Ok(there) => return Some(there),
+        Err(missing) => missing,
+    };
+    match &missing {
+        Unavailable::Missing { package, .. } => skip(package, &missing.to_string()),
+        Unavailable::Unsuited { .. } => skip("root", &missing.to_string()),
+        Unavailable::Failed { .. } => panic!("{missing}"),
+    }
+    None
+}
+
+/// Looks a program up in PATH and where Debian keeps daemons.
+///
+/// # Errors
+/// [`Unavailable::Missing`].
+pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let mut candidates = folders.map(|folder| folder.join(name));
+    candidates
+        .find(|path| path.is_file())
+        .ok_or_else(|| Unavailable::Missing { program: name.to_owned(), package: package.to_owned() })
+}
+
+/// A port that was free a moment ago.
+///
+/// Nothing ever listens at it: a child that another thread forks meanwhile has the socket until its exec, and whoever
+/// connects in that time would take it for the server, and be reset.
+///
+/// # Panics
+/// Where loopback has none.
+pub fn free_port() -> u16 {
+    let port = || -> io::Result<u16> {
+        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // So that the server, which sets it as well, can bind beside such a child's copy.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        Ok(SocketAddrV4::try_from(net::getsockname(&socket)?)?.port())
+    };
+    port().expect("loopback has a free port")
+}
+
+/// A server about to be started: its folder and its port.
+#[derive(Debug)]
+pub struct Launch {
+    name: String,
+    folder: TempDir,
+    /// Where it is to listen, on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Launch {
+    /// Makes the folder and picks the port.
+    ///
+    /// # Panics
+    /// Where no temporary folder can be made.
+    pub fn new(name: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("linger-").tempdir().expect("a temporary folder");
+        // Servers that start as root give the privilege up, and must still find their files.
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(folder.path(), open).expect("the folder is ours");
+        Self { name: name.to_owned(), folder, port: free_port() }
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// The folder, for configuration texts.
+    pub fn folder(&self) -> std::path::Display<'_> {
+        self.folder.path().display()
+    }
+
+    /// Writes a file into the folder; gives its path.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn file(&self, file: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(file);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).expect("a folder in the temporary folder");
+        }
+        fs::write(&path, content).expect("a file in the temporary folder");
+        path
+    }
+
+    /// Starts the server and waits until it takes connections at its port.
+    ///
+    /// # Errors
+    /// [`Unavailable::Failed`] with the end of what it said.
+    pub fn start(self, command: Command) -> Result<Peer, Unavailable> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        self.start_when(command, |_| TcpStream::connect(address).is_ok())
+    }
+
+    /// Starts the server and waits until `ready` says so, given the folder.
+    ///
+    /// # Errors
+    /// [`Unavailable::Failed`] with the end of what it said.
+    pub fn start_when(
+        self,
+        mut command: Command,
+        ready: impl Fn(&Path) -> bool,
+    ) -> Result<Peer, Unavailable> {
+        let failed = |reason: String| Unavailable::Failed { name: self.name.clone(), reason };
+        let log = self.path("output.log");
+        let output = File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
+        let (out, err) = output.map_err(|error| failed(error.to_string()))?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+        let mut child = command.spawn().map_err(|error| failed(format!("{command:?}: {error}")))?;
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            if ready(self.folder.path()) {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+                return Ok(Peer { name: self.name, address, child, folder: self.folder });
+            }
+            let ended = child.try_wait().map_err(|error| failed(error.to_string()))?;
+            if ended.is_some() || Instant::now() > until {
+                end(&mut child);
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                let tail: Vec<&str> = said.lines().rev().take(15).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                return Err(failed(format!("{command:?} ({ended:?}): {}", tail.join("\n"))));
+            }
+            // Nobody outside a server is told that it listens.
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A running server. Dropping it ends it and every process of its group.
+#[derive(Debug)]
+pub struct Peer {
+    /// What it is.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    child: Child,
+    folder: TempDir,
+}
+
+impl Peer {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        let read = |file| fs::read_to_string(self.path(file)).unwrap_or_default();
+        read("output.log") + &read("error.log")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Asks the group to end, and after a while does not ask any more.
+fn end(child: &mut Child) {
+    let Ok(id) = i32::try_from(child.id()) else { return };
+    let Some(group) = Pid::from_raw(id) else { return };
+    let _ = kill_process_group(group, Signal::TERM);
+    if let Ok(process) = pidfd_open(group, PidfdFlags::empty()) {
+        let half_a_second = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&half_a_second));
+    }
+    // Workers may outlive their master.
+    let _ = kill_process_group(group, Signal::KILL);
+    let _ = child.wait();
+}

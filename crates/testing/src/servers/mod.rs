@@ -1,0 +1,16 @@
+//! Real servers, each with its own temporary configuration and port on loopback, ended by their process group.
+//!
+//! For tests and for `cargo xtask matrix` only. Whoever starts a peer gets it running or is told what is
+//! missing; what is installed and does not start is an error, never a reason to skip.
+
+mod apps;
+mod gateways;
+mod launch;
+mod subjects;
+
+pub use apps::{cgi_fcgi, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
+pub use gateways::{
+    GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
+};
+pub use launch::{Launch, Peer, Unavailable, available, free_port, program};
+pub use subjects::{LENGTH, SERVERS, Server, Subject, go_program, sample, sample_program};

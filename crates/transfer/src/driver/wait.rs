@@ -1,0 +1,113 @@
+//! How a session waits: for the peer, for the socket, for its program's own reasons.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::Session;
+use crate::error::Error;
+use crate::wire::Kind;
+
+/// How long a session waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deadlines {
+    /// Silence after which the peer is asked whether it is there. Raising it saves a few bytes an hour.
+    pub ping: Duration,
+    /// Time without one byte in either direction after which the connection counts as lost. Raising it
+    /// outlasts longer outages without reconnecting, and keeps dead peers' memory longer.
+    pub stall: Duration,
+}
+
+impl Default for Deadlines {
+    /// Ping after 10 s, give up after 45 s: four pings, and longer than a Wi-Fi roam or a PPP redial.
+    fn default() -> Self {
+        Self { ping: Duration::from_secs(10), stall: Duration::from_secs(45) }
+    }
+}
+
+impl Session {
+    /// Sends a ping, so that the peer knows we are there while we wait for something else.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.control(Kind::Ping, 0, 0);
+        self.flush()
+    }
+
+    /// Sends what is in the buffer and then nothing for `pause`.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] as soon as that is asked for, else as [`flush`](Self::flush).
+    pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
+        self.flush()?;
+        if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits until the peer did something, `other` is readable or `timeout` is over; says whether `other` is.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], or what `poll` gives.
+    pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
+        self.flush()?;
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let [own, above] = self.cancel.to_poll();
+        let socket = PollFd::from_borrowed_fd(self.transport.socket(), PollFlags::IN);
+        let mut fds = [own, above, socket, PollFd::from_borrowed_fd(other, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("wait for", "the source", error)),
+        }
+        if !(fds[0].revents() | fds[1].revents()).is_empty() {
+            return Err(Error::Cancelled);
+        }
+        Ok(!fds[3].revents().is_empty())
+    }
+
+    pub(super) fn wait_if_empty(&mut self, error: io::Error) -> Result<(), Error> {
+        match error.kind() {
+            ErrorKind::WouldBlock => self.wait(PollFlags::IN, true).map(drop),
+            ErrorKind::Interrupted => Ok(()),
+            _ => Err(Error::Cut(error)),
+        }
+    }
+
+    /// Waits for the socket, pinging a silent peer if `ping`.
+    pub(super) fn wait(&mut self, interest: PollFlags, ping: bool) -> Result<PollFlags, Error> {
+        let started = Instant::now();
+        self.heard = self.heard.max(started.checked_sub(self.deadlines.ping).unwrap_or(started));
+        loop {
+            let silent = self.heard.elapsed();
+            if silent >= self.deadlines.stall {
+                let told = format!("nothing was heard for {:.0} s", silent.as_secs_f64());
+                return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
+            }
+            let timeout = self.deadlines.ping.min(self.deadlines.stall - silent);
+            let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+            let [own, above] = self.cancel.to_poll();
+            let read = PollFd::from_borrowed_fd(self.transport.socket(), interest & PollFlags::IN);
+            let write = PollFd::from_borrowed_fd(self.transport.socket_to_write(), interest & PollFlags::OUT);
+            // poll(2) reports POLLERR and POLLHUP also for an fd without events, and the loop would spin: poll the other
+            // one twice.
+            let mut fds = match (interest.contains(PollFlags::IN), interest.contains(PollFlags::OUT)) {
+                (true, true) => [own, above, read, write],
+                (true, false) => [own, above, read.clone(), read],
+                _ => [own, above, write.clone(), write],
+            };
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::io("wait for", "the connection", error)),
+                Ok(0) if ping => {
+                    self.control(Kind::Ping, 0, 0);
+                    self.try_flush();
+                }
+                Ok(0) => {}
+                Ok(_) if !(fds[0].revents() | fds[1].revents()).is_empty() => return Err(Error::Cancelled),
+                Ok(_) => return Ok(fds[2].revents() | fds[3].revents()),
+            }
+        }
+    }
+}

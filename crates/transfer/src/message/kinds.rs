@@ -1,0 +1,83 @@
+//! What messages are about, as programs see it too: kinds of entries, reasons, durability, times.
+
+/// How much the receiver does before it says that a file is there.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Durability {
+    /// It is in the kernel's memory: it survives the receiver's process, not a power cut.
+    Memory,
+    /// `fsync` of the file before the rename and of its directory after it.
+    #[default]
+    Disk,
+}
+
+/// Why one file or a whole request was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The final name exists, and nobody asked to replace it.
+    Exists,
+    /// No such file or directory.
+    NotFound,
+    /// The name or the link is not allowed: it would lead outside, or is no valid name.
+    Forbidden,
+    /// The receiver shares for reading only.
+    ReadOnly,
+    /// The disk or the quota is full, or a size limit was reached.
+    NoSpace,
+    /// What arrived is not what was sent.
+    Corrupt,
+    /// The source could not be read, or changed while it was read.
+    Source,
+    /// The same file is being received by another session, or there are too many; worth trying again.
+    Busy,
+    /// A sink's or source's command failed.
+    Command,
+    /// Anything else that the system said.
+    Other,
+}
+
+/// Kinds of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link that stays inside the tree.
+    Link,
+    /// Bytes of unknown length.
+    Pipe,
+}
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Time {
+    /// Seconds; negative before 1970.
+    pub seconds: i64,
+    /// Nanoseconds, below 10^9.
+    pub nanos: u32,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Item {
+    /// The name, one component.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification.
+    pub mtime: Time,
+}

@@ -1,0 +1,332 @@
+//! The receiver against a scripted sender: what it says, keeps and refuses, each with a case one step away.
+//!
+//! A thread writes the sender's frames as bytes and reads every frame that comes back, so that nothing here depends
+//! on what our own sender would do.
+
+mod account;
+mod content;
+mod entries;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::cancel::Cancel;
+use crate::claim::Claims;
+use crate::driver::Deadlines;
+use crate::hash::{BLOCK, Sum};
+use crate::machine::{Limits, Role};
+use crate::message::{Answer, Durability, Entry, Time};
+use crate::sink::{Config, Displays};
+use crate::transport::Plain;
+use crate::wire::{self, HEADER, Header, Kind as Frame, PREFACE};
+
+/// Of an earlier request, and still open.
+const EARLIER: u16 = 1;
+const STREAM: u16 = 3;
+const SIZE: u64 = BLOCK as u64;
+
+/// What the scripted sender does.
+#[derive(Clone, Debug)]
+enum Step {
+    Say(Message),
+    /// One DATA frame.
+    Data(Vec<u8>),
+    /// A frame of another kind.
+    Frame(Frame, u16, Vec<u8>),
+    /// Nothing until a receipt has come.
+    AwaitReceipt,
+}
+
+use Step::{Data, Say};
+
+/// What a test receives into.
+enum To<'a> {
+    Directory(&'a Path),
+    Sink(&'a str),
+    Stream(&'a OwnedFd, &'a mut Tree),
+}
+
+#[derive(Debug)]
+struct Received {
+    result: Result<(), Error>,
+    said: Vec<Message>,
+    summary: Summary,
+    seen: Vec<Progress>,
+}
+
+/// A receiver's circumstances.
+#[derive(Clone, Copy)]
+struct With {
+    options: Options,
+    again: bool,
+}
+
+const VERIFIED: Options =
+    Options { replace: false, verify: true, dry_run: false, durability: Durability::Memory };
+const UNVERIFIED: Options = Options { verify: false, ..VERIFIED };
+const DRY: Options = Options { dry_run: true, ..VERIFIED };
+
+fn with(options: Options) -> With {
+    With { options, again: false }
+}
+
+fn again(options: Options) -> With {
+    With { options, again: true }
+}
+
+fn frame(kind: Frame, stream: u16, payload: &[u8]) -> Vec<u8> {
+    [&Header { kind, stream, length: payload.len() as u32 }.encode(payload)[..], payload].concat()
+}
+
+/// What has come back, and whether more can come.
+type Heard = Arc<(Mutex<(Vec<Message>, bool)>, Condvar)>;
+
+/// Takes the frames that come back until the other side closes.
+fn listen(mut socket: TcpStream, heard: &Heard) {
+    let mut take = |length: usize| {
+        let mut bytes = vec![0; length];
+        socket.read_exact(&mut bytes).ok().map(|()| bytes)
+    };
+    let mut more = take(PREFACE).is_some();
+    while more && let Some(header) = take(HEADER) {
+        let header = Header::decode(*header.first_chunk().unwrap()).unwrap();
+        let payload = take(header.length as usize);
+        more = payload.is_some();
+        if let (Frame::Message, Some(payload)) = (header.kind, payload) {
+            heard.0.lock().unwrap().0.push(Message::decode(&payload).unwrap());
+            heard.1.notify_all();
+        }
+    }
+    heard.0.lock().unwrap().1 = true;
+    heard.1.notify_all();
+}
+
+/// Writes the script and closes its half; gives the messages that come back until the other side closes.
+fn sender(mut socket: TcpStream, script: &[Step]) -> Vec<Message> {
+    let heard = Heard::default();
+    let reading = socket.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| listen(reading, &heard));
+        let mut bytes = wire::preface().to_vec();
+        bytes.extend(frame(Frame::Open, EARLIER, b"put"));
+        bytes.extend(frame(Frame::Open, STREAM, b"put"));
+        for step in script {
+            match step {
+                Say(message) => bytes.extend(frame(Frame::Message, STREAM, &message.encode())),
+                Data(data) => bytes.extend(frame(Frame::Data, STREAM, data)),
+                Step::Frame(kind, stream, payload) => bytes.extend(frame(*kind, *stream, payload)),
+                Step::AwaitReceipt => {
+                    let _ = socket.write_all(&std::mem::take(&mut bytes));
+                    let is_receipt = |said: &Message| matches!(said, Message::Receipt(_));
+                    let waits =
+                        |heard: &mut (Vec<Message>, bool)| !heard.1 && !heard.0.iter().any(is_receipt);
+                    drop(heard.1.wait_while(heard.0.lock().unwrap(), waits).unwrap());
+                }
+            }
+        }
+        // A receiver that refuses leaves before the end.
+        let _ = socket.write_all(&bytes);
+        let _ = socket.shutdown(Shutdown::Write);
+    });
+    let (said, _) = std::mem::take(&mut *heard.0.lock().unwrap());
+    said
+}
+
+/// Receives what the script sends.
+fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let plain = Box::new(Plain::new(accepted).unwrap());
+    // Both ends are here: silence means that one of them has forgotten the other.
+    let deadlines = Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10) };
+    let cancel = Cancel::new().unwrap();
+    let mut session = Session::with(plain, Role::Responder, Limits::default(), deadlines, cancel.clone());
+    let script = script.to_vec();
+    let sending = std::thread::spawn(move || sender(socket, &script));
+    for expected in [EARLIER, STREAM] {
+        assert!(matches!(session.receive().unwrap(), Event::Opened { stream, .. } if stream == expected));
+    }
+    let (mut summary, mut seen) = (Summary::default(), Vec::new());
+    let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
+    let (root, mut spool);
+    let target = match to {
+        To::Directory(path) => {
+            root = Root::open(path).unwrap();
+            Target::Tree { root: &root, base: RelPath::new(*b"top").unwrap() }
+        }
+        To::Sink(command) => {
+            let config =
+                Config::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
+            spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
+            Target::Sink(&mut spool)
+        }
+        To::Stream(out, so_far) => Target::Stream { out, so_far },
+    };
+    let mut observe = |progress| seen.push(progress);
+    let mut receiver =
+        Receiver::new(&mut session, STREAM, target, with.options, claimant, &mut summary, &mut observe);
+    receiver.again = with.again;
+    let result = receiver.run();
+    let _ = session.flush();
+    session.close(&linger::Policy::default());
+    Received { result, said: sending.join().unwrap(), summary, seen }
+}
+
+impl Received {
+    /// It went well: what was said between the acceptance and the account at the end.
+    fn done(&self, confirmed: u64, failed: u64) -> &[Message] {
+        assert!(self.result.is_ok(), "{self:?}");
+        assert_eq!(
+            (self.summary.confirmed, self.summary.failed, self.summary.unsent),
+            (confirmed, failed, 0)
+        );
+        let [Message::Accept { .. }, said @ .., Message::Done { confirmed: c, failed: f }] = &self.said[..]
+        else {
+            panic!("{self:?}")
+        };
+        assert_eq!((*c, *f), (confirmed, failed), "{self:?}");
+        said
+    }
+
+    fn asks(&self) -> bool {
+        matches!(self.said.first(), Some(Message::Accept { ask: true }))
+    }
+
+    fn violation(&self) -> &Violation {
+        match &self.result {
+            Err(Error::Violation(violation)) => violation,
+            _ => panic!("{self:?}"),
+        }
+    }
+
+    fn is_corrupt(&self) -> bool {
+        matches!(self.result, Err(Error::Refused(Refusal::Corrupt, _)))
+    }
+
+    fn receipts(&self) -> Vec<&Receipt> {
+        let receipts = self.said.iter().filter_map(|message| match message {
+            Message::Receipt(receipt) => Some(receipt),
+            _ => None,
+        });
+        receipts.collect()
+    }
+
+    fn failures(&self) -> Vec<(u64, Refusal)> {
+        let failures = self.said.iter().filter_map(|message| match message {
+            Message::Failed { index, refusal, .. } => Some((*index, *refusal)),
+            _ => None,
+        });
+        failures.collect()
+    }
+
+    fn moved(&self) -> u64 {
+        let moved = self.seen.iter().map(|progress| match progress {
+            Progress::Moved { bytes } => *bytes,
+            _ => 0,
+        });
+        moved.sum()
+    }
+}
+
+fn bytes(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn hash(content: &[u8]) -> Option<Hash> {
+    Some(*blake3::hash(content).as_bytes())
+}
+
+fn entry(index: u64, kind: Kind, path: &str, size: Option<u64>) -> Entry {
+    Entry {
+        index,
+        kind,
+        path: RelPath::new(path.as_bytes()).unwrap(),
+        mode: 0o640,
+        mtime: Some(Time { seconds: 1_000_000_000, nanos: 7 }),
+        size,
+        token: [index as u8; 16],
+        hash: None,
+        sparse: false,
+        target: Vec::new(),
+    }
+}
+
+fn file(index: u64, path: &str, size: u64) -> Step {
+    Say(Message::Entry(entry(index, Kind::File, path, Some(size))))
+}
+
+fn directory(index: u64, path: &str) -> Step {
+    Say(Message::Entry(entry(index, Kind::Directory, path, None)))
+}
+
+fn leave(index: u64) -> Step {
+    Say(Message::Leave { index, mode: 0o750, mtime: Time { seconds: 1_000_000_001, nanos: 0 } })
+}
+
+fn end(index: u64, content: &[u8]) -> Step {
+    Say(Message::End { index, size: content.len() as u64, hash: hash(content) })
+}
+
+fn unverified_end(index: u64, content: &[u8]) -> Step {
+    Say(Message::End { index, size: content.len() as u64, hash: None })
+}
+
+fn total(entries: u64) -> Step {
+    Say(Message::Total { entries })
+}
+
+fn sum(number: u64, block: &[u8]) -> Step {
+    Say(Message::Sum { value: Sum::of(number, block).value })
+}
+
+/// The content of one file: each block, or what there is of the last, in frames of at most `portion` bytes.
+fn content(content: &[u8], portion: usize, verify: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (number, block) in content.chunks(BLOCK).enumerate() {
+        steps.extend(block.chunks(portion).map(|part| Data(part.to_vec())));
+        if verify && block.len() == BLOCK {
+            steps.push(sum(number as u64, block));
+        }
+    }
+    steps
+}
+
+/// One file called `top`, from its announcement to the total.
+fn one_file(whole: &[u8], portion: usize, verify: bool) -> Vec<Step> {
+    let mut script = vec![file(0, "", whole.len() as u64)];
+    script.extend(content(whole, portion, verify));
+    script.push(if verify { end(0, whole) } else { unverified_end(0, whole) });
+    script.push(total(1));
+    script
+}
+
+/// Names in the work directory.
+fn kept(to: &TempDir) -> Vec<String> {
+    let Ok(dir) = std::fs::read_dir(to.path().join(".linger")) else { return Vec::new() };
+    let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn read(to: &TempDir, name: &str) -> Vec<u8> {
+    std::fs::read(to.path().join(name)).unwrap()
+}
+
+/// Receives two blocks of a longer file, and is cut.
+fn two_blocks_and_a_cut(to: &TempDir, whole: &[u8], options: Options) {
+    let mut script = vec![file(0, "", whole.len() as u64)];
+    script.extend(content(&whole[..2 * BLOCK], BLOCK, options.verify));
+    let received = receive(To::Directory(to.path()), with(options), &script);
+    assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
+    assert_eq!((received.summary.unsent, received.summary.confirmed), (1, 0));
+    assert_eq!(kept(to).len(), 2, "the part and its log");
+}

@@ -1,0 +1,385 @@
+//! The bytes of a file: what is written, verified, kept and refused.
+
+use super::*;
+
+fn tempdir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn content_lands_whatever_its_length_and_its_frames() {
+    let all = bytes(2 * BLOCK + 5);
+    for verify in [true, false] {
+        let options = if verify { VERIFIED } else { UNVERIFIED };
+        for size in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5] {
+            for portion in [BLOCK, 300_001] {
+                let (to, whole) = (tempdir(), &all[..size]);
+                let received =
+                    receive(To::Directory(to.path()), with(options), &one_file(whole, portion, verify));
+                let told = format!("{size} by {portion}, verified: {verify}");
+                let [Message::Receipt(receipt)] = received.done(1, 0) else { panic!("{told}: {received:?}") };
+                assert_eq!(
+                    (receipt.size, receipt.hash),
+                    (size as u64, hash(whole).filter(|_| verify)),
+                    "{told}"
+                );
+                assert_eq!((&receipt.name[..], receipt.present), (&b"top"[..], false), "{told}");
+                assert!(receipt.time > Time::default());
+                assert!(read(&to, "top") == whole, "{told}");
+                assert_eq!((received.moved(), received.summary.bytes), (size as u64, size as u64), "{told}");
+                assert!(kept(&to).is_empty(), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn data_never_crosses_the_end_of_a_block() {
+    let whole = bytes(BLOCK + 2);
+    for (second, good) in [(BLOCK - 7, true), (BLOCK - 6, false)] {
+        let to = tempdir();
+        let script =
+            [file(0, "", whole.len() as u64), Data(whole[..7].to_vec()), Data(whole[7..7 + second].to_vec())];
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        if good {
+            assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
+        } else {
+            assert_eq!(received.violation(), &Violation::Unexpected("data across the end of a block"));
+        }
+    }
+}
+
+/// After a whole block its value is due: neither data, nor a hole, nor an end will do.
+#[test]
+fn a_whole_block_is_followed_by_its_value() {
+    let whole = bytes(BLOCK);
+    for (next, expected) in [
+        (Data(vec![1]), Some("data across the end of a block")),
+        (Say(Message::Hole { bytes: SIZE }), Some("a hole inside a block")),
+        (end(0, &whole), Some("an end instead of a block's value")),
+        (sum(0, &whole), None),
+    ] {
+        let to = tempdir();
+        let script = [file(0, "", 4 * SIZE), Data(whole.clone()), next];
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        match expected {
+            Some(what) => assert_eq!(received.violation(), &Violation::Unexpected(what)),
+            None => assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_value_comes_after_a_whole_block_alone() {
+    for arrived in [0, 1, BLOCK - 1] {
+        let to = tempdir();
+        let block = bytes(BLOCK);
+        let mut script = vec![file(0, "", 4 * SIZE)];
+        script.extend(content(&block[..arrived], BLOCK, true));
+        script.push(sum(0, &block));
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        assert_eq!(received.violation(), &Violation::Unexpected("the value of no block"), "{arrived}");
+    }
+    let to = tempdir();
+    let script = [file(0, "", SIZE), Data(bytes(BLOCK)), sum(0, &bytes(BLOCK))];
+    let received = receive(To::Directory(to.path()), with(UNVERIFIED), &script);
+    assert_eq!(received.violation(), &Violation::Unexpected("the value of no block"), "nobody verifies");
+}
+
+#[test]
+fn content_of_no_file_is_refused() {
+    for step in [Data(vec![1]), Say(Message::Hole { bytes: SIZE }), sum(0, b"")] {
+        let to = tempdir();
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &[step]);
+        assert_eq!(received.violation(), &Violation::Unexpected("data of no file"));
+    }
+}
+
+/// The second block arrives damaged: the first is kept, and a later session is told so.
+#[test]
+fn a_damaged_block_is_not_kept_and_those_before_it_are() {
+    let (to, whole) = (tempdir(), bytes(2 * BLOCK));
+    let mut script = vec![file(0, "", 2 * SIZE), Data(whole[..BLOCK].to_vec()), sum(0, &whole[..BLOCK])];
+    script.extend([Data(whole[BLOCK..].to_vec()), sum(1, &whole[..BLOCK])]);
+    let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+    assert!(received.is_corrupt(), "{received:?}");
+    assert_eq!(received.summary.unsent, 1);
+    let received = receive(To::Directory(to.path()), with(VERIFIED), &[file(0, "", 2 * SIZE)]);
+    let [Message::Accept { ask: true }, Message::Answer { index: 0, answer: Answer::Partial(tree) }] =
+        &received.said[..]
+    else {
+        panic!("{received:?}")
+    };
+    assert_eq!(tree.blocks(), 1);
+}
+
+/// Both lengths and the hash have to be right; what is known to be wrong is forgotten.
+#[test]
+fn an_end_that_does_not_fit_is_refused() {
+    let whole = bytes(BLOCK + 10);
+    let good = Message::End { index: 0, size: SIZE + 10, hash: hash(&whole) };
+    for (announced, end, good, keeps) in [
+        (Some(SIZE + 10), good.clone(), true, 0),
+        (None, good, true, 0),
+        (Some(SIZE + 11), Message::End { index: 0, size: SIZE + 10, hash: hash(&whole) }, false, 0),
+        (None, Message::End { index: 0, size: SIZE + 9, hash: hash(&whole) }, false, 0),
+        (None, Message::End { index: 0, size: SIZE + 11, hash: hash(&whole) }, false, 0),
+        (None, Message::End { index: 0, size: SIZE + 10, hash: hash(b"") }, false, 0),
+        // The sender does not say that it is wrong: it says nothing.
+        (None, Message::End { index: 0, size: SIZE + 10, hash: None }, false, 2),
+    ] {
+        let to = tempdir();
+        let mut script = vec![Say(Message::Entry(entry(0, Kind::File, "", announced)))];
+        script.extend(content(&whole, BLOCK, true));
+        script.extend([Say(end.clone()), total(1)]);
+        let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
+        assert_eq!((received.result.is_ok(), received.is_corrupt()), (good, !good), "{end:?}: {received:?}");
+        assert_eq!(to.path().join("top").exists(), good, "{end:?}");
+        assert_eq!(kept(&to).len(), keeps, "{end:?}");
+    }
+}
+
+#[test]
+fn an_unverified_end_is_judged_by_its_length() {
+    let whole = bytes(BLOCK + 10);
+    for (size, good) in [(SIZE + 10, true), (SIZE + 9, false), (SIZE + 11, false)] {
+        let to = tempdir();
+        let mut script = vec![Say(Message::Entry(entry(0, Kind::File, "", None)))];
+        script.extend(content(&whole, BLOCK, false));
+        script.extend([Say(Message::End { index: 0, size, hash: None }), total(1)]);
+        let received = receive(To::Directory(to.path()), with(UNVERIFIED), &script);
+        assert_eq!((received.result.is_ok(), received.is_corrupt()), (good, !good), "{received:?}");
+    }
+}
+
+fn hole(bytes: u64) -> Step {
+    Say(Message::Hole { bytes })
+}
+
+#[test]
+fn holes_are_zeros() {
+    for (options, verify) in [(VERIFIED, true), (UNVERIFIED, false)] {
+        let (to, block) = (tempdir(), bytes(BLOCK));
+        let whole = [vec![0; 2 * BLOCK], block.clone(), vec![0; BLOCK], b"tail".to_vec()].concat();
+        let mut script = vec![file(0, "", whole.len() as u64), hole(2 * SIZE), Data(block.clone())];
+        script.extend(verify.then(|| sum(2, &block)));
+        script.extend([hole(SIZE), Data(b"tail".to_vec())]);
+        script.extend([if verify { end(0, &whole) } else { unverified_end(0, &whole) }, total(1)]);
+        let received = receive(To::Directory(to.path()), with(options), &script);
+        received.done(1, 0);
+        assert!(read(&to, "top") == whole);
+        assert_eq!(received.moved(), whole.len() as u64);
+    }
+}
+
+/// Whole blocks, between blocks, and not beyond what was announced.
+#[test]
+fn a_hole_has_its_place_and_its_length() {
+    for (announced, before, bytes, expected) in [
+        (Some(2 * SIZE), 0, 2 * SIZE, None),
+        (Some(2 * SIZE), 0, SIZE, None),
+        (Some(2 * SIZE), 0, 0, Some("a hole inside a block")),
+        (Some(2 * SIZE), 0, SIZE + 1, Some("a hole inside a block")),
+        (Some(2 * SIZE), 0, SIZE - 1, Some("a hole inside a block")),
+        (Some(2 * SIZE), 1, SIZE, Some("a hole inside a block")),
+        (Some(2 * SIZE), 0, 3 * SIZE, Some("a hole beyond the end")),
+        (Some(2 * SIZE - 1), 0, 2 * SIZE, Some("a hole beyond the end")),
+        (None, 0, SIZE, Some("a hole beyond the end")),
+    ] {
+        for options in [VERIFIED, UNVERIFIED] {
+            let to = tempdir();
+            let mut script = vec![Say(Message::Entry(entry(0, Kind::File, "", announced)))];
+            script.extend((before > 0).then(|| Data(vec![1; before])));
+            script.push(hole(bytes));
+            let received = receive(To::Directory(to.path()), with(options), &script);
+            match expected {
+                Some(what) => {
+                    assert_eq!(received.violation(), &Violation::Unexpected(what), "{announced:?} {bytes}")
+                }
+                None => assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}"),
+            }
+        }
+    }
+}
+
+/// Blocks cannot be written: the sender is told once, what still comes is dropped, and the next file lands.
+#[test]
+fn a_file_that_cannot_be_written_does_not_end_the_session() {
+    for options in [VERIFIED, UNVERIFIED] {
+        let (to, whole) = (tempdir(), bytes(2 * BLOCK + 3));
+        std::fs::write(to.path().join(".linger"), b"in the way of the work directory").unwrap();
+        let mut script = vec![directory(0, ""), file(1, "a", whole.len() as u64)];
+        script.extend(content(&whole, BLOCK, options.verify));
+        script.extend([end(1, &whole), file(2, "b", 3), Data(b"new".to_vec())]);
+        script.extend([Say(Message::End {
+            index: 2,
+            size: 3,
+            hash: hash(b"new").filter(|_| options.verify),
+        })]);
+        script.extend([leave(0), total(3)]);
+        let received = receive(To::Directory(to.path()), with(options), &script);
+        assert_eq!(received.failures(), [(1, Refusal::Forbidden)], "{received:?}");
+        received.done(2, 1);
+        assert!(!to.path().join("top/a").exists());
+        assert!(
+            received
+                .seen
+                .iter()
+                .any(|seen| matches!(seen, Progress::NotDelivered { path, .. } if path.as_bytes() == b"a"))
+        );
+    }
+}
+
+#[test]
+fn a_pipe_is_told_block_by_block_what_it_need_not_keep() {
+    for (kind, expected) in [(Kind::Pipe, vec![SIZE, 2 * SIZE]), (Kind::File, vec![])] {
+        for options in [VERIFIED, UNVERIFIED] {
+            let (to, whole) = (tempdir(), bytes(2 * BLOCK + 3));
+            let mut script = vec![Say(Message::Entry(entry(0, kind, "", None)))];
+            script.extend(content(&whole, 400_000, options.verify));
+            script.extend([
+                Say(Message::End {
+                    index: 0,
+                    size: whole.len() as u64,
+                    hash: hash(&whole).filter(|_| options.verify),
+                }),
+                total(1),
+            ]);
+            let received = receive(To::Directory(to.path()), with(options), &script);
+            let said = received.done(1, 0);
+            let told = said.iter().filter_map(|message| match message {
+                Message::Progress { index: 0, bytes } => Some(*bytes),
+                _ => None,
+            });
+            assert_eq!(told.collect::<Vec<_>>(), expected, "{kind:?}");
+            assert!(read(&to, "top") == whole);
+        }
+    }
+}
+
+fn pipe() -> (std::fs::File, OwnedFd) {
+    let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    (reading.into(), writing)
+}
+
+#[test]
+fn a_stream_gets_verified_blocks_and_the_end() {
+    for options in [VERIFIED, UNVERIFIED] {
+        let (mut reading, out) = pipe();
+        // A descriptor that takes nothing now is waited for.
+        rustix::io::ioctl_fionbio(&out, true).unwrap();
+        let whole = [bytes(BLOCK), vec![0; BLOCK], bytes(77)].concat();
+        let copy = std::thread::spawn(move || {
+            let mut copy = Vec::new();
+            reading.read_to_end(&mut copy).unwrap();
+            copy
+        });
+        let mut script = vec![file(0, "", whole.len() as u64)];
+        script.extend(content(&whole[..BLOCK], BLOCK, options.verify));
+        script.extend([hole(SIZE), Data(bytes(77))]);
+        script.extend([
+            Say(Message::End {
+                index: 0,
+                size: whole.len() as u64,
+                hash: hash(&whole).filter(|_| options.verify),
+            }),
+            total(1),
+        ]);
+        let mut so_far = Tree::new();
+        let received = receive(To::Stream(&out, &mut so_far), with(options), &script);
+        drop(out);
+        let [Message::Receipt(receipt)] = received.done(1, 0) else { panic!("{received:?}") };
+        assert_eq!(
+            (receipt.size, receipt.hash),
+            (whole.len() as u64, hash(&whole).filter(|_| options.verify))
+        );
+        assert!(receipt.name.is_empty() && copy.join().unwrap() == whole);
+        assert_eq!(so_far, Tree::new(), "nothing to go on with");
+        assert!(!received.asks());
+    }
+}
+
+/// What a stream has taken is not sent again.
+#[test]
+fn a_stream_that_was_cut_goes_on_behind_what_it_has() {
+    let (mut reading, out) = pipe();
+    let whole = bytes(BLOCK + 5);
+    let copy = std::thread::spawn(move || {
+        let mut copy = Vec::new();
+        reading.read_to_end(&mut copy).unwrap();
+        copy
+    });
+    let mut so_far = Tree::new();
+    let script =
+        [file(0, "", SIZE + 5), Data(whole[..BLOCK].to_vec()), sum(0, &whole[..BLOCK]), Data(vec![1])];
+    let received = receive(To::Stream(&out, &mut so_far), with(VERIFIED), &script);
+    assert!(matches!(received.result, Err(Error::Cut(_))), "{received:?}");
+    assert_eq!(so_far.blocks(), 1);
+    let script = [file(0, "", SIZE + 5), Data(whole[BLOCK..].to_vec()), end(0, &whole), total(1)];
+    let received = receive(To::Stream(&out, &mut so_far), with(VERIFIED), &script);
+    drop(out);
+    let [Message::Answer { index: 0, answer: Answer::Partial(tree) }, Message::Receipt(_)] =
+        received.done(1, 0)
+    else {
+        panic!("{received:?}")
+    };
+    assert_eq!(tree.blocks(), 1);
+    assert!(copy.join().unwrap() == whole);
+    assert!(received.seen.iter().any(|seen| matches!(seen, Progress::Started { resumed: SIZE, .. })));
+}
+
+#[test]
+fn a_stream_that_cannot_be_written_fails() {
+    let (reading, _writing) = pipe();
+    let out = OwnedFd::from(reading);
+    for size in [3, BLOCK] {
+        let mut so_far = Tree::new();
+        let received =
+            receive(To::Stream(&out, &mut so_far), with(VERIFIED), &one_file(&bytes(size), BLOCK, true));
+        received.done(0, 1);
+        assert_eq!(received.failures(), [(0, Refusal::Other)], "{size}");
+    }
+}
+
+/// The command runs once everything is verified, and with all of it.
+#[test]
+fn a_sink_gets_everything_at_once() {
+    let to = tempdir();
+    let out = to.path().join("out");
+    let command = format!("['tee', '-a', '{}']", out.display());
+    let whole = [bytes(BLOCK), vec![0; BLOCK], b"tail".to_vec()].concat();
+    let mut script = vec![file(0, "", whole.len() as u64)];
+    script.extend(content(&whole[..BLOCK], BLOCK, true));
+    script.extend([hole(SIZE), Data(b"tail".to_vec())]);
+    let cut = receive(To::Sink(&command), with(VERIFIED), &script);
+    assert!(matches!(cut.result, Err(Error::Cut(_))) && !out.exists(), "{cut:?}");
+    script.extend([end(0, &whole), total(1)]);
+    let received = receive(To::Sink(&command), with(VERIFIED), &script);
+    let [Message::Receipt(receipt)] = received.done(1, 0) else { panic!("{received:?}") };
+    assert_eq!(
+        (&receipt.name[..], receipt.size, receipt.hash),
+        (&b"@x"[..], whole.len() as u64, hash(&whole))
+    );
+    assert!(std::fs::read(&out).unwrap() == whole);
+    assert!(!received.asks());
+}
+
+#[test]
+fn a_sink_whose_command_fails_or_that_is_too_small_says_so() {
+    for (command, size, expected) in
+        [("['false']", 3, Refusal::Command), ("['true']", 3_000_001, Refusal::NoSpace)]
+    {
+        let received = receive(To::Sink(command), with(VERIFIED), &one_file(&bytes(size), BLOCK, true));
+        received.done(0, 1);
+        assert_eq!(received.failures(), [(0, expected)]);
+    }
+    // Its length is not known before, and its last bytes are too many.
+    let mut script = vec![Say(Message::Entry(entry(0, Kind::Pipe, "", None)))];
+    let whole = bytes(3_000_001);
+    script.extend(content(&whole, BLOCK, true));
+    script.extend([end(0, &whole), total(1)]);
+    let received = receive(To::Sink("['true']"), with(VERIFIED), &script);
+    received.done(0, 1);
+    assert_eq!(received.failures(), [(0, Refusal::NoSpace)]);
+    received.done(0, 1);
+}

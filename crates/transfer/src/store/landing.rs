@@ -1,0 +1,238 @@
+//! One file while it is received: its verified blocks, its last bytes, its mode and time.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use super::group::Landed;
+use super::temporary::Temporary;
+use super::{Store, in_use, leaves_part, names};
+use crate::claim::Claim;
+use crate::fault::Fault;
+use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
+use crate::message::{Entry, Receipt, Refusal, Time};
+use crate::path::RelPath;
+use crate::root;
+use crate::state::State;
+
+/// A file that is being received.
+pub(crate) struct Landing {
+    pub(crate) entry: Entry,
+    dest: RelPath,
+    pub(crate) tree: Tree,
+    pub(crate) opened: Option<Opened>,
+    /// The right to its partial file, held while one may exist.
+    claim: Option<Claim>,
+}
+
+/// The temporary file, once its first block is verified.
+pub(crate) struct Opened {
+    pub(crate) part: OwnedFd,
+    state: Option<State>,
+    temporary: Temporary,
+}
+
+impl Store<'_> {
+    /// Gets ready for a file; nothing is created before its first block is verified.
+    pub(crate) fn begin(
+        &mut self,
+        entry: Entry,
+        dest: RelPath,
+        claim: Option<Claim>,
+        resume: bool,
+    ) -> Result<Landing, Fault> {
+        let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
+        if resume {
+            let (parent, _) = self.parent_of(&landing.dest)?;
+            if let Some(found) = self.resume(&landing.entry, &landing.dest, &parent)? {
+                let work = self.work_for(&parent)?;
+                let (name, _) = names(landing.entry.token);
+                landing.tree = found.tree;
+                let temporary = Temporary::Named { work, name };
+                landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
+            }
+        }
+        Ok(landing)
+    }
+
+    /// The partial file, made if there is none yet.
+    pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
+        if landing.opened.is_none() {
+            let (parent, _) = self.parent_of(&landing.dest)?;
+            landing.opened = Some(if leaves_part(&landing.entry) {
+                let (name, log) = names(landing.entry.token);
+                let token = landing.entry.token;
+                let mut tries = 0;
+                let (work, (state, part)) = loop {
+                    let work = self.work_for(&parent)?;
+                    tries += 1;
+                    match State::create(work.dir.as_fd(), token, self.options.verify, &name, &log) {
+                        Ok(made) => break (work, made),
+                        // Another session has removed the directory meanwhile, being empty.
+                        Err(Errno::NOENT) if tries < 5 => self.work = None,
+                        Err(error) => {
+                            return Err(in_use("create a partial file for", &landing.dest, error));
+                        }
+                    }
+                };
+                Opened { part, state: Some(state), temporary: Temporary::Named { work, name } }
+            } else {
+                let (temporary, part) = self.temporary(&parent, &landing.dest, 0o600)?;
+                Opened { part, state: None, temporary }
+            });
+        }
+        landing.opened.as_mut().ok_or_else(|| Fault(Refusal::Other, "no partial file".into()))
+    }
+
+    /// Writes a verified block and notes it. `block` is `None` for a hole.
+    pub(crate) fn block(
+        &mut self,
+        landing: &mut Landing,
+        block: Option<Pieces<'_>>,
+        sum: Sum,
+    ) -> Result<(), Fault> {
+        let offset = landing.tree.bytes();
+        let sparse = landing.entry.sparse;
+        let opened = self.open(landing)?;
+        let written = match block {
+            Some(pieces) if sparse => {
+                write_pieces(pieces, offset, |piece, offset| write_sparse(opened.part.as_fd(), piece, offset))
+            }
+            Some(pieces) => write_pieces(pieces, offset, |piece, offset| {
+                root::write_full(opened.part.as_fd(), piece, offset)
+            }),
+            None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
+        };
+        written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
+        self.note(landing, sum)
+    }
+
+    /// Notes that the next block is written.
+    pub(crate) fn note(&mut self, landing: &mut Landing, sum: Sum) -> Result<(), Fault> {
+        let offset = landing.tree.bytes();
+        if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
+            let noted = state.append(part.as_fd(), sum);
+            noted.map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
+        }
+        landing.tree.push(sum);
+        Ok(())
+    }
+
+    /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.
+    pub(crate) fn land(
+        &mut self,
+        mut landing: Landing,
+        tail: Pieces<'_>,
+        size: u64,
+        hash: Option<Hash>,
+    ) -> Result<(), Fault> {
+        let (parent, _) = self.parent_of(&landing.dest)?;
+        let dest = landing.dest;
+        let io = |doing: &'static str| {
+            let dest = &dest;
+            move |error: Errno| Fault::new(doing, dest, error)
+        };
+        // Set-user-ID, set-group-ID and sticky are never taken from a peer.
+        let mode = landing.entry.mode & 0o777;
+        let (temporary, file, log, has_mode) = match landing.opened.take() {
+            Some(opened) => (opened.temporary, opened.part, opened.state, false),
+            None => {
+                let (temporary, file) = self.temporary(&parent, &dest, mode)?;
+                (temporary, file, None, mode & self.umask == 0 && mode & 0o600 == 0o600)
+            }
+        };
+        let offset = size - tail.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let written =
+            write_pieces(tail, offset, |piece, offset| root::write_full(file.as_fd(), piece, offset))
+                .map_err(|error| Fault::io(format!("cannot write {dest}: {error}"), &error))
+                .and_then(|()| {
+                    if landing.entry.sparse {
+                        rustix::fs::ftruncate(&file, size).map_err(io("set the length of"))?;
+                    }
+                    if !has_mode {
+                        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+                            .map_err(io("set the mode of"))?;
+                    }
+                    match landing.entry.mtime {
+                        Some(time) => root::set_mtime(file.as_fd(), time).map_err(io("set the time of")),
+                        None => Ok(()),
+                    }
+                });
+        if let Err(fault) = written {
+            if log.is_none() {
+                temporary.remove(false);
+            }
+            return Err(fault);
+        }
+        let receipt = Receipt {
+            index: landing.entry.index,
+            size,
+            hash,
+            durability: self.options.durability,
+            time: Time::default(),
+            name: dest.as_bytes().to_vec(),
+            present: false,
+        };
+        let claim = landing.claim.take();
+        self.group.push(Landed { file, temporary, parent, dest, log, claim, receipt });
+        self.group_bytes += size;
+        Ok(())
+    }
+}
+
+impl Landing {
+    pub(crate) fn dest(&self) -> &RelPath {
+        &self.dest
+    }
+
+    /// A file without a temporary file of its own: one for a sink or stream, or one that is complete here.
+    pub(crate) fn bare(entry: Entry, dest: RelPath, tree: Tree) -> Self {
+        Self { entry, dest, tree, opened: None, claim: None }
+    }
+
+    /// Stops receiving the file. Verified blocks stay for a later session, unless `forget`.
+    pub(crate) fn abandon(self, forget: bool) {
+        let Some(opened) = self.opened else { return };
+        if forget || opened.state.is_none() {
+            opened.temporary.remove(true);
+        }
+    }
+}
+
+fn unwritten(dest: &RelPath, offset: u64, error: &std::io::Error) -> Fault {
+    Fault::io(format!("cannot write {dest} at byte {offset}: {error}"), error)
+}
+
+/// Writes the pieces of a block at their places.
+fn write_pieces(
+    pieces: Pieces<'_>,
+    mut offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    for piece in pieces {
+        write(piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Writes a block, leaving a hole for every page of zeros.
+fn write_sparse(file: BorrowedFd<'_>, block: &[u8], offset: u64) -> std::io::Result<()> {
+    const PAGE: usize = 4096;
+    let mut at = 0;
+    while at < block.len() {
+        let is_zero = |from: usize| block[from..(from + PAGE).min(block.len())].iter().all(|byte| *byte == 0);
+        let zero = is_zero(at);
+        let mut end = (at + PAGE).min(block.len());
+        while end < block.len() && is_zero(end) == zero {
+            end = (end + PAGE).min(block.len());
+        }
+        if !zero {
+            root::write_full(file, &block[at..end], offset + at as u64)?;
+        }
+        at = end;
+    }
+    // A final hole does not lengthen the file.
+    rustix::fs::ftruncate(file, offset + block.len() as u64).map_err(Into::into)
+}

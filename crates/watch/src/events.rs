@@ -1,0 +1,295 @@
+//! The kernel's tracepoints, decoded by their own descriptions, and what it tells of destroyed sockets.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
+use crate::kernel::perf::{self, Perf, Record, Sample, Source};
+use crate::kernel::tracepoint::{Field, Format};
+
+/// Pages of each processor's ring: 2 MiB, some 16,000 events.
+const PAGES: usize = 512;
+
+/// Why this machine or this user cannot watch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CannotWatch {
+    /// There is no tracefs, and it could not be mounted.
+    #[error("no tracefs ({0}): run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first")]
+    NoTracefs(io::Error),
+    /// The tracepoint that everything rests on is missing.
+    #[error("this kernel has no tracepoint tcp:tcp_send_reset ({0}); it came with Linux 4.15")]
+    NoTracepoint(io::Error),
+    /// The kernel refuses perf events.
+    #[error("perf events are refused ({0}): run as root, or with CAP_PERFMON and a readable tracefs")]
+    Refused(io::Error),
+}
+
+/// What this kernel cannot tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Blind {
+    /// Before Linux 6.10 resets carry no reason: causes stay candidates.
+    NoReason,
+    /// Received resets are not seen.
+    NoReceived,
+    /// Who closed a connection before is not known.
+    NoStates,
+    /// What error a received reset became is not known.
+    NoErrors,
+    /// Which process had a connection whose reset was received is not known.
+    NoOwners,
+    /// How many bytes were lost is not known.
+    NoBytes,
+}
+
+impl Blind {
+    /// What that means.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::NoReason => {
+                "resets carry no reason on this kernel (6.10 and later have it): causes stay candidates"
+            }
+            Self::NoReceived => "received resets are not seen: no tracepoint tcp:tcp_receive_reset",
+            Self::NoStates => "who had closed before is not known: no tracepoint sock:inet_sock_set_state",
+            Self::NoErrors => {
+                "what error a reset became is not known: no tracepoint sock:inet_sk_error_report"
+            }
+            Self::NoOwners => "whose connections were reset is not known: no tracepoint tcp:tcp_destroy_sock",
+            Self::NoBytes => "bytes lost are not known: sock_diag tells nothing of destroyed sockets here",
+        }
+    }
+}
+
+/// A connection, seen from this host: its own address, then the peer's.
+pub(crate) type Ends = (SocketAddr, SocketAddr);
+
+/// Something that happened to a TCP socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Happening {
+    pub(crate) time: u64,
+    /// On whose time; the cause of it only for what a system call did.
+    pub(crate) pid: u32,
+    /// The peer has port 0 where the kernel does not say.
+    pub(crate) ends: Ends,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Sent { reason: Option<String>, state: u8, active: bool },
+    Received,
+    State { old: u8, new: u8 },
+    Error { number: i32 },
+    Destroyed,
+}
+
+/// The tracepoints, open.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    perf: Perf,
+    points: Vec<Point>,
+    leftovers: Option<Leftovers>,
+    blind: Vec<Blind>,
+}
+
+/// One tracepoint.
+#[derive(Debug)]
+struct Point {
+    format: Format,
+    kind: Kind,
+    addresses: Addresses,
+}
+
+/// Which one it is, with the fields it has besides addresses.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Sent { reason: Option<Field>, state: Option<Field>, packet: Option<Field> },
+    Received,
+    State { old: Field, new: Field },
+    Error { number: Field },
+    Destroyed,
+}
+
+/// What a tracepoint is by its fields; `None` where one is missing.
+type KindOf = fn(&Format) -> Option<Kind>;
+
+impl Kernel {
+    pub(crate) fn open() -> Result<Self, CannotWatch> {
+        let tracefs = perf::tracefs().map_err(CannotWatch::NoTracefs)?;
+        let mut blind = Vec::new();
+        let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
+        let kind = Kind::Sent {
+            reason: sent.field("reason"),
+            state: sent.field("state"),
+            packet: sent.field("skbaddr"),
+        };
+        if !sent.has("reason") {
+            blind.push(Blind::NoReason);
+        }
+        let unknown = || CannotWatch::NoTracepoint(io::Error::other("its events have no addresses"));
+        let mut points = vec![Point::new(sent, kind).ok_or_else(unknown)?];
+        let others: [(&str, &str, Blind, KindOf); 4] = [
+            ("tcp", "tcp_receive_reset", Blind::NoReceived, |_| Some(Kind::Received)),
+            ("sock", "inet_sock_set_state", Blind::NoStates, |format| {
+                Some(Kind::State { old: format.field("oldstate")?, new: format.field("newstate")? })
+            }),
+            ("sock", "inet_sk_error_report", Blind::NoErrors, |format| {
+                Some(Kind::Error { number: format.field("error")? })
+            }),
+            ("tcp", "tcp_destroy_sock", Blind::NoOwners, |_| Some(Kind::Destroyed)),
+        ];
+        for (group, name, without, kind) in others {
+            match Point::read(&tracefs, group, name, kind) {
+                Some(point) => points.push(point),
+                None => blind.push(without),
+            }
+        }
+        let sources: Vec<Source<'_>> =
+            points.iter().map(|point| Source { id: point.format.id, filter: point.kind.filter() }).collect();
+        let perf = Perf::open(&sources, PAGES).map_err(CannotWatch::Refused)?;
+        let leftovers = Leftovers::open().ok();
+        if leftovers.is_none() {
+            blind.push(Blind::NoBytes);
+        }
+        Ok(Self { perf, points, leftovers, blind })
+    }
+
+    pub(crate) fn blind(&self) -> &[Blind] {
+        &self.blind
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.perf.lost()
+    }
+
+    pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.perf.wait(timeout, other)
+    }
+
+    /// Sockets destroyed since the last call. What happened to them before is in the next [`drain`](Self::drain).
+    pub(crate) fn leftovers(&mut self, on_leftover: impl FnMut(Leftover)) -> Drained {
+        self.leftovers.as_mut().map(|leftovers| leftovers.drain(on_leftover)).unwrap_or_default()
+    }
+
+    /// Everything that happened since the last call, in the order of time; before it, names of new processes.
+    pub(crate) fn drain(&mut self, mut on_name: impl FnMut(u32, &[u8])) -> Vec<Happening> {
+        let mut all = Vec::new();
+        let points = &self.points;
+        self.perf.drain(|record| match record {
+            Record::Sample(sample) => all.extend(decode(points, &sample)),
+            Record::Name { pid, name } => on_name(pid, name),
+        });
+        all.sort_by_key(|happening| happening.time);
+        all
+    }
+}
+
+impl Kind {
+    /// Which events are wanted. Of changes of state those that tell who closed, FIN_WAIT1 and LAST_ACK, and that a
+    /// reset met a connection whose peer had closed: the others of a busy host would fill the ring.
+    fn filter(self) -> Option<&'static str> {
+        match self {
+            Self::State { .. } => {
+                Some("protocol == 6 && (newstate == 4 || newstate == 9 || (newstate == 7 && oldstate == 8))")
+            }
+            Self::Error { .. } => Some("protocol == 6"),
+            _ => None,
+        }
+    }
+}
+
+impl Point {
+    fn read(tracefs: &Path, group: &str, name: &str, kind: KindOf) -> Option<Self> {
+        let format = Format::read(tracefs, group, name).ok()?;
+        let kind = kind(&format)?;
+        Self::new(format, kind)
+    }
+
+    fn new(format: Format, kind: Kind) -> Option<Self> {
+        let addresses = Addresses::of(&format)?;
+        Some(Self { format, kind, addresses })
+    }
+}
+
+fn decode(points: &[Point], sample: &Sample<'_>) -> Option<Happening> {
+    let raw = sample.raw;
+    let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
+    let point = points.iter().find(|point| point.format.id == id)?;
+    let what = match point.kind {
+        Kind::Sent { reason, state, packet } => What::Sent {
+            reason: reason
+                .and_then(|field| point.format.symbol("reason", field.number(raw)?))
+                .map(str::to_owned),
+            state: state.and_then(|field| field.number(raw)).unwrap_or(0) as u8,
+            active: packet.and_then(|field| field.number(raw)) == Some(0),
+        },
+        Kind::Received => What::Received,
+        Kind::State { old, new } => What::State { old: old.number(raw)? as u8, new: new.number(raw)? as u8 },
+        Kind::Error { number } => What::Error { number: number.number(raw)? as i32 },
+        Kind::Destroyed => What::Destroyed,
+    };
+    Some(Happening { time: sample.time, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
+}
+
+/// How a tracepoint tells the two ends.
+#[derive(Clone, Copy, Debug)]
+enum Addresses {
+    /// As `struct sockaddr_in` or `sockaddr_in6`.
+    Sockets { source: Field, destination: Field },
+    /// In fields of their own: family, then address as IPv4, as IPv6, and port, of each end.
+    Parts { family: Option<Field>, source: [Field; 3], destination: [Field; 3] },
+}
+
+impl Addresses {
+    fn of(format: &Format) -> Option<Self> {
+        let (source, destination) = (format.field("saddr")?, format.field("daddr")?);
+        let (Some(sport), Some(dport)) = (format.field("sport"), format.field("dport")) else {
+            return Some(Self::Sockets { source, destination });
+        };
+        Some(Self::Parts {
+            family: format.field("family"),
+            source: [source, format.field("saddr_v6")?, sport],
+            destination: [destination, format.field("daddr_v6")?, dport],
+        })
+    }
+
+    fn ends(self, raw: &[u8]) -> Option<Ends> {
+        match self {
+            Self::Sockets { source, destination } => {
+                Some((socket_address(source.bytes(raw)?)?, socket_address(destination.bytes(raw)?)?))
+            }
+            Self::Parts { family, source, destination } => {
+                // Without a family (before Linux 5.15) the field for IPv6 holds a mapped IPv4 address.
+                let v6 = family.is_none_or(|family| family.number(raw) == Some(10));
+                let end = |[four, six, port]: [Field; 3]| {
+                    let ip = if v6 {
+                        Ipv6Addr::from(*six.bytes(raw)?.first_chunk::<16>()?).to_canonical()
+                    } else {
+                        IpAddr::V4(Ipv4Addr::from(*four.bytes(raw)?.first_chunk::<4>()?))
+                    };
+                    Some(SocketAddr::new(ip, port.number(raw)? as u16))
+                };
+                Some((end(source)?, end(destination)?))
+            }
+        }
+    }
+}
+
+/// A `struct sockaddr_in` or `sockaddr_in6`; all zero where the kernel knows no peer.
+fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let bytes: &[u8; 28] = bytes.first_chunk()?;
+    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
+    let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+    let ip = if family == 10 {
+        let bytes: [u8; 16] = *bytes[8..].first_chunk()?;
+        Ipv6Addr::from(bytes).to_canonical()
+    } else {
+        IpAddr::V4(Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]))
+    };
+    Some(SocketAddr::new(ip, port))
+}

@@ -1,0 +1,246 @@
+//! What was still in the queues of TCP sockets when the kernel destroyed them.
+//!
+//! `sock_diag(7)` tells each destroyed socket to whoever has joined `SKNLGRP_INET_TCP_DESTROY`. The sequence
+//! numbers survive `close()`, a reset and the purge of both queues (`__tcp_close`, `tcp_write_queue_purge`), so
+//! that the byte counts are those of the moment the connection ended. `tcp_disconnect`, by which `SO_LINGER` 0
+//! aborts, wipes them together with the peer's address.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, sockopt};
+
+use super::sock_diag;
+
+/// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`.
+const GROUPS: [u32; 2] = [1, 3];
+/// The attribute that holds a `struct tcp_info`, and where `tcpi_notsent_bytes` stands in that.
+const INET_DIAG_INFO: u16 = 2;
+const NOTSENT: usize = 144;
+/// Room for some 6,000 messages; what the kernel may give without CAP_NET_ADMIN is less.
+const ROOM: usize = 8 << 20;
+/// Longest message that is read: header, socket and `tcp_info` are below 500 bytes.
+const LONGEST: usize = 4096;
+/// Most messages of one call, so that a flood cannot keep the caller.
+const AT_ONCE: usize = 100_000;
+
+/// A socket that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leftover {
+    /// Its own address.
+    pub(crate) local: SocketAddr,
+    /// Its peer's.
+    pub(crate) remote: SocketAddr,
+    /// Bytes that were received and never read; the peer's FIN counts as one unless it was read.
+    pub(crate) unread: u32,
+    /// Bytes that the peer has not acknowledged; a FIN or SYN of our own counts as one.
+    pub(crate) unacknowledged: u32,
+    /// Of those, bytes that were never sent; `None` where the kernel does not say.
+    pub(crate) unsent: Option<u32>,
+}
+
+/// How a call of [`Leftovers::drain`] went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Drained {
+    /// Messages read.
+    pub(crate) taken: usize,
+    /// Some did not fit into the buffer, and are lost.
+    pub(crate) overrun: bool,
+}
+
+/// Listens for sockets that are destroyed.
+#[derive(Debug)]
+pub(crate) struct Leftovers {
+    socket: Socket,
+    buffer: Vec<u8>,
+    /// Whether sockets with empty queues are no longer told of.
+    only_with_bytes: bool,
+}
+
+impl Leftovers {
+    /// Joins the kernel's groups, in this network namespace and, with CAP_NET_BROADCAST, in those that are
+    /// connected to it.
+    ///
+    /// # Errors
+    /// Those of netlink: kernels before 4.3, or without `tcp_diag`, have no such groups.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind(&NetlinkAddr::new(0, 0))?;
+        if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
+            sockopt::set_socket_recv_buffer_size(&socket, ROOM)?;
+        }
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        // Older kernels cannot, and tell of this namespace alone.
+        let _ = socket.set_listen_all_namespaces(true);
+        Ok(Self { socket, buffer: vec![0; LONGEST], only_with_bytes: false })
+    }
+
+    /// Gives all that wait to `on_leftover`, without waiting for more. After an overrun only sockets that had bytes in
+    /// a queue are told, so that the busiest hosts get along as well.
+    pub(crate) fn drain(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
+        let mut drained = Drained::default();
+        while drained.taken < AT_ONCE {
+            match rustix::net::recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((_, length)) => {
+                    drained.taken += 1;
+                    self.buffer.get(..length).and_then(parse).into_iter().for_each(&mut on_leftover);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => {
+                    drained.overrun = true;
+                    self.want_only_with_bytes();
+                }
+                Err(_) => break,
+            }
+        }
+        drained
+    }
+
+    /// A classic BPF program: lets through what has a write queue, or more in its read queue than a FIN.
+    fn want_only_with_bytes(&mut self) {
+        if self.only_with_bytes {
+            return;
+        }
+        const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        // Loads swap to big-endian what the kernel wrote in its own order.
+        let one = u32::from_be_bytes(1u32.to_ne_bytes());
+        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        let mut program = [
+            step(LOAD, 0, 0, 16 + sock_diag::SEND_QUEUE as u32),
+            step(EQUAL, 0, 3, 0),
+            step(LOAD, 0, 0, 16 + sock_diag::RECEIVE_QUEUE as u32),
+            step(EQUAL, 2, 0, 0),
+            step(EQUAL, 1, 0, one),
+            step(RETURN, 0, 0, u32::MAX),
+            step(RETURN, 0, 0, 0),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: `program` and the steps it points to live until the call returns; the kernel copies them.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        self.only_with_bytes = result == 0;
+    }
+}
+
+/// A netlink message with a `struct inet_diag_msg` and attributes; `None` for listeners and what is no socket.
+fn parse(message: &[u8]) -> Option<Leftover> {
+    let length = u32::from_ne_bytes(*message.first_chunk()?) as usize;
+    let body = message.get(16..length.min(message.len()))?;
+    let socket = sock_diag::parse(body)?;
+    if socket.remote.port() == 0 {
+        return None;
+    }
+    let mut unsent = None;
+    let mut attributes = body.get(sock_diag::MESSAGE..)?;
+    while let Some(&[a, b, c, d]) = attributes.first_chunk() {
+        let (length, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
+        if length < 4 {
+            break;
+        }
+        if kind == INET_DIAG_INFO {
+            let info = attributes.get(4..length.min(attributes.len()))?;
+            unsent =
+                info.get(NOTSENT..).and_then(|rest| rest.first_chunk()).map(|raw| u32::from_ne_bytes(*raw));
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    Some(Leftover {
+        local: socket.local,
+        remote: socket.remote,
+        unread: socket.receive_queue,
+        unacknowledged: socket.send_queue,
+        unsent,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    /// Closes with bytes unread and unsent; all that the kernel tells until it tells of that, last, and how many
+    /// bytes were written.
+    fn closed_with_bytes(leftovers: &mut Leftovers) -> (Vec<Leftover>, u32) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, peer) = listener.accept().unwrap();
+        client.write_all(b"unread").unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(more) = server.write(&[7; 100_000]) {
+            written += more as u32;
+        }
+        drop(server);
+        let mut told: Vec<Leftover> = Vec::new();
+        while !told.iter().any(|leftover| leftover.remote == peer) {
+            let mut news = [PollFd::from_borrowed_fd(leftovers.socket.as_fd(), PollFlags::IN)];
+            let bound = Timespec { tv_sec: 20, tv_nsec: 0 };
+            assert_eq!(poll(&mut news, Some(&bound)), Ok(1), "the kernel tells of it");
+            leftovers.drain(|leftover| told.push(leftover));
+        }
+        let at = told.iter().position(|leftover| leftover.remote == peer).unwrap();
+        let own = told.remove(at);
+        told.push(own);
+        (told, written)
+    }
+
+    #[test]
+    fn a_closed_socket_tells_what_it_had_left() {
+        let mut leftovers = Leftovers::open().unwrap();
+        for filtered in [false, true] {
+            let (told, written) = closed_with_bytes(&mut leftovers);
+            let found = told[told.len() - 1];
+            assert_eq!(found.unread, 6);
+            assert!(found.unacknowledged > 0 && found.unacknowledged <= written, "{found:?} of {written}");
+            assert!(found.unsent.is_some_and(|unsent| unsent <= found.unacknowledged), "{found:?}");
+            assert_eq!(leftovers.only_with_bytes, filtered);
+            leftovers.want_only_with_bytes();
+        }
+    }
+
+    #[test]
+    fn the_filter_drops_sockets_without_bytes() {
+        let mut leftovers = Leftovers::open().unwrap();
+        leftovers.want_only_with_bytes();
+        assert!(leftovers.only_with_bytes);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, clean) = listener.accept().unwrap();
+        drop(client);
+        // Its FIN is there, unread: it counts as one.
+        let mut byte = [0];
+        assert_eq!(server.peek(&mut byte).unwrap(), 0);
+        drop(server);
+        let (told, _) = closed_with_bytes(&mut leftovers);
+        assert!(told.iter().all(|leftover| leftover.remote != clean), "{told:?}");
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused() {
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&[255; 40]), None);
+        let mut message = vec![0; 16 + sock_diag::MESSAGE + 8];
+        let length = message.len() as u32;
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        assert_eq!(parse(&message), None, "port 0 is nobody's peer");
+        message[16 + 7] = 80;
+        assert_eq!(parse(&message).unwrap().unsent, None);
+    }
+}

@@ -1,0 +1,358 @@
+//! Kernel tracepoints through perf events: one ring a processor, all events in it, losses counted.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::ClockId;
+
+/// `PERF_TYPE_TRACEPOINT` and what each sample carries: `PERF_SAMPLE_TID | _TIME | _RAW`.
+const TYPE_TRACEPOINT: u32 = 2;
+const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
+/// Attribute bits `watermark` and `use_clockid`, and `comm`, which tells of new names of processes.
+const FLAGS: u64 = 1 << 14 | 1 << 25;
+const COMM: u64 = 1 << 9;
+const RECORD_LOST: u32 = 2;
+const RECORD_COMM: u32 = 3;
+const RECORD_SAMPLE: u32 = 9;
+/// `PERF_EVENT_IOC_SET_OUTPUT` and `PERF_EVENT_IOC_SET_FILTER`.
+const SET_OUTPUT: libc::c_ulong = 0x2405;
+const SET_FILTER: libc::c_ulong = 0x4008_2406;
+/// Where the ring's head and tail stand in its first page (`struct perf_event_mmap_page`).
+const HEAD: usize = 1024;
+const TAIL: usize = 1032;
+
+/// `struct perf_event_attr` as of its version 5, which every kernel with these tracepoints takes.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_watermark: u32,
+    bp_type: u32,
+    config1: u64,
+    config2: u64,
+    branch_sample_type: u64,
+    sample_regs_user: u64,
+    sample_stack_user: u32,
+    clockid: i32,
+    sample_regs_intr: u64,
+    aux_watermark: u32,
+    sample_max_stack: u16,
+    reserved: u16,
+}
+
+/// A tracepoint to listen to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    /// Its number (`id` in its directory).
+    pub(crate) id: u64,
+    /// Which events are wanted, in the language of tracefs's `filter` files.
+    pub(crate) filter: Option<&'a str>,
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample<'a> {
+    /// The process on whose time it happened: the cause of it only where a system call led to it.
+    pub(crate) pid: u32,
+    /// Nanoseconds since 1970-01-01 00:00 UTC.
+    pub(crate) time: u64,
+    /// The event as its `format` describes it; the tracepoint's number is in its first two bytes.
+    pub(crate) raw: &'a [u8],
+}
+
+/// What [`Perf::drain`] finds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Record<'a> {
+    /// An event of a tracepoint.
+    Sample(Sample<'a>),
+    /// A process has got a name, mostly by `execve`.
+    Name {
+        /// Its number.
+        pid: u32,
+        /// The name, at most 15 bytes.
+        name: &'a [u8],
+    },
+}
+
+/// Open tracepoints on all processors.
+#[derive(Debug)]
+pub(crate) struct Perf {
+    rings: Vec<Ring>,
+    lost: u64,
+}
+
+#[derive(Debug)]
+struct Ring {
+    /// The first one owns the ring; the others write into it.
+    events: Vec<OwnedFd>,
+    start: NonNull<u8>,
+    page: usize,
+    size: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is tied to no thread.
+unsafe impl Send for Ring {}
+
+impl Perf {
+    /// Opens `sources` on every processor, with a ring of `pages` pages (a power of two) each.
+    ///
+    /// # Errors
+    /// `EACCES` or `EPERM` without `CAP_PERFMON`; `EINVAL` for a filter the kernel does not understand.
+    pub(crate) fn open(sources: &[Source<'_>], pages: usize) -> io::Result<Self> {
+        let rings = processors()?
+            .into_iter()
+            .map(|cpu| Ring::open(sources, cpu, pages))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { rings, lost: 0 })
+    }
+
+    /// Waits until a ring has filled to a quarter, until `other` can be read, or for `timeout`.
+    ///
+    /// # Errors
+    /// Those of `poll`; a signal is none.
+    pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut fds: Vec<PollFd<'_>> = self
+            .rings
+            .iter()
+            .filter_map(|ring| ring.events.first())
+            .map(|event| event.as_fd())
+            .chain(other)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives all that waits to `on_record`, processor by processor.
+    pub(crate) fn drain(&mut self, mut on_record: impl FnMut(Record<'_>)) {
+        // Tracepoints may fire in an interrupt that no clock but the monotonic one can be read in.
+        let offset = clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic));
+        let mut on_record = |mut record: Record<'_>| {
+            if let Record::Sample(sample) = &mut record {
+                sample.time = sample.time.wrapping_add(offset);
+            }
+            on_record(record);
+        };
+        for ring in &mut self.rings {
+            self.lost += ring.drain(&mut on_record);
+        }
+    }
+
+    /// Events that the kernel threw away because a ring was full.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+fn clock(clock: ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+/// The processors that are on.
+fn processors() -> io::Result<Vec<i32>> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let number = |text: &str| {
+        text.parse::<i32>().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a list of processors"))
+    };
+    let mut all = Vec::new();
+    for part in text.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend(number(first)?..=number(last)?);
+    }
+    Ok(all)
+}
+
+impl Ring {
+    fn open(sources: &[Source<'_>], cpu: i32, pages: usize) -> io::Result<Self> {
+        let page = rustix::param::page_size();
+        let size = page * pages.next_power_of_two();
+        let mut events: Vec<OwnedFd> = Vec::new();
+        let mut start = NonNull::dangling();
+        for source in sources {
+            let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };
+            let event = open_event(source.id, cpu, flags, (size / 4) as u32)?;
+            if let Some(first) = events.first() {
+                // SAFETY: two live descriptors of perf events; the call reads nothing of ours.
+                let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first.as_raw_fd()) };
+                check(result)?;
+            } else {
+                // SAFETY: a new shared mapping at an address of the kernel's choice, over the event's own ring.
+                let address = unsafe {
+                    libc::mmap(
+                        std::ptr::null_mut(),
+                        page + size,
+                        libc::PROT_READ | libc::PROT_WRITE,
+                        libc::MAP_SHARED,
+                        event.as_raw_fd(),
+                        0,
+                    )
+                };
+                if address == libc::MAP_FAILED {
+                    return Err(io::Error::last_os_error());
+                }
+                start = NonNull::new(address.cast()).ok_or(io::ErrorKind::Other)?;
+            }
+            if let Some(filter) = source.filter {
+                let filter = std::ffi::CString::new(filter)?;
+                // SAFETY: the kernel reads a terminated string that lives until the call returns.
+                check(unsafe { libc::ioctl(event.as_raw_fd(), SET_FILTER, filter.as_ptr()) })?;
+            }
+            events.push(event);
+        }
+        Ok(Self { events, start, page, size })
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: `offset` is HEAD or TAIL, inside the mapped first page and aligned to eight bytes.
+        let address = unsafe { self.start.as_ptr().add(offset) };
+        // SAFETY: the kernel and this process share these words as atomics (`perf_output_get_handle`).
+        unsafe { AtomicU64::from_ptr(address.cast()) }
+    }
+
+    /// Copies `length` bytes at ring position `from`, around the ring's end if need be.
+    fn copy(&self, from: u64, length: usize, out: &mut Vec<u8>) {
+        out.clear();
+        let at = (from as usize) & (self.size - 1);
+        let first = length.min(self.size - at);
+        for (at, length) in [(at, first), (0, length - first)] {
+            // SAFETY: the data area begins after one page and has `size` bytes; `at + length` stays within.
+            let start = unsafe { self.start.as_ptr().add(self.page + at) };
+            // SAFETY: between tail and head the kernel does not write, and the head was read with Acquire.
+            out.extend_from_slice(unsafe { std::slice::from_raw_parts(start, length) });
+        }
+    }
+
+    /// Answers how many events were lost.
+    fn drain(&mut self, on_record: &mut impl FnMut(Record<'_>)) -> u64 {
+        if self.events.is_empty() {
+            return 0;
+        }
+        let head = self.word(HEAD).load(Ordering::Acquire);
+        let mut tail = self.word(TAIL).load(Ordering::Relaxed);
+        let (mut record, mut lost) = (Vec::new(), 0);
+        while tail != head {
+            self.copy(tail, 8, &mut record);
+            let kind = u32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
+            let length = usize::from(u16::from_ne_bytes([record[6], record[7]]));
+            if length < 8 {
+                // The kernel writes no such record; rather lose the rest than spin.
+                tail = head;
+                break;
+            }
+            self.copy(tail, length, &mut record);
+            tail = tail.wrapping_add(length as u64);
+            match kind {
+                RECORD_LOST => lost += word64(&record, 16).unwrap_or(0),
+                RECORD_SAMPLE => {
+                    if let Some(sample) = sample(&record) {
+                        on_record(Record::Sample(sample));
+                    }
+                }
+                RECORD_COMM => {
+                    if let Some((pid, name)) = name(&record) {
+                        on_record(Record::Name { pid, name });
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.word(TAIL).store(tail, Ordering::Release);
+        lost
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if !self.events.is_empty() {
+            // SAFETY: unmaps what `open` mapped; no slice of it outlives a call of `copy`.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.page + self.size) };
+        }
+    }
+}
+
+fn open_event(id: u64, cpu: i32, flags: u64, watermark: u32) -> io::Result<OwnedFd> {
+    let attributes = Attributes {
+        kind: TYPE_TRACEPOINT,
+        size: size_of::<Attributes>() as u32,
+        config: id,
+        sample_period: 1,
+        sample_type: SAMPLE,
+        flags,
+        wakeup_watermark: watermark,
+        clockid: libc::CLOCK_MONOTONIC,
+        ..Attributes::default()
+    };
+    const CLOSE_ON_EXEC: libc::c_ulong = 8;
+    // SAFETY: `attributes` is a live structure of the size it states; -1 asks for all processes.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, cpu, -1, CLOSE_ON_EXEC)
+    };
+    check(fd as libc::c_int)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn word64(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn word32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Header, process and thread, time, length, bytes.
+fn sample(record: &[u8]) -> Option<Sample<'_>> {
+    let (pid, time, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
+    Some(Sample { pid, time, raw: record.get(28..28 + length)? })
+}
+
+/// Header, process, thread, name up to a zero byte; `None` for a thread that is not the process's first.
+fn name(record: &[u8]) -> Option<(u32, &[u8])> {
+    let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
+    let name = record.get(16..)?.split(|byte| *byte == 0).next()?;
+    (pid == thread).then_some((pid, name))
+}
+
+/// Where the kernel's tracepoints are described; mounts tracefs there if nobody has.
+///
+/// # Errors
+/// Those of `mount`, without the right to.
+pub(crate) fn tracefs() -> io::Result<std::path::PathBuf> {
+    for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+        if File::open(format!("{path}/events/header_page")).is_ok() {
+            return Ok(path.into());
+        }
+    }
+    let path = "/sys/kernel/tracing";
+    // SAFETY: terminated constants and no data; what it changes is the mount table, as systemd does at boot.
+    let result = unsafe {
+        libc::mount(
+            c"tracefs".as_ptr(),
+            c"/sys/kernel/tracing".as_ptr(),
+            c"tracefs".as_ptr(),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+            std::ptr::null(),
+        )
+    };
+    check(result)?;
+    Ok(path.into())
+}

@@ -1,0 +1,38 @@
+//! Models of what threads share: every order of their steps is tried (`loom`).
+
+use std::fs;
+
+use anyhow::Context;
+
+use crate::workspace::Package;
+use crate::{cargo, root, shown};
+
+/// Runs the tests called `loom_...` of the crates whose manifests speak of `cfg(loom)`.
+pub(crate) fn run(packages: &[&Package]) -> anyhow::Result<()> {
+    for package in packages {
+        let manifest = package.folder.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
+        if text.contains("cfg(loom)") {
+            models(&package.name)?;
+        }
+    }
+    Ok(())
+}
+
+fn models(package: &str) -> anyhow::Result<()> {
+    let mut command = cargo(&["test", "--quiet", "--release", "--lib", "--package", package, "loom_"]);
+    // Without optimisation a model of a few steps takes minutes. The flag would have everything else built anew.
+    command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
+    eprintln!("xtask: RUSTFLAGS='--cfg loom' {}", shown(&command));
+    let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    anyhow::ensure!(output.status.success(), "loom models of {package}:\n{said}");
+    // A filter that matches nothing passes, too.
+    let passed = said.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next());
+    anyhow::ensure!(
+        passed.is_some_and(|count| count != "0"),
+        "{package} speaks of loom and has no model:\n{said}"
+    );
+    println!("loom models of {package}: {} passed", passed.unwrap_or_default());
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! What tests need of the machine itself: rights that no package gives.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use linger_testing::Isolation;
+use linger_watch::{Filter, Watcher};
+use rustix::thread::CapabilitySet;
+
+/// A need by the name under which tests skip for want of it, and why it cannot be had.
+type Need = (&'static str, fn() -> Result<(), String>);
+
+const NEEDS: [Need; 5] = [
+    ("private networks", private_networks),
+    ("live tracepoints", || Watcher::open(Filter::default()).map(drop).map_err(|error| error.to_string())),
+    ("mount namespaces", || works(Command::new("unshare").args(["-rm", "setpriv", "--version"]))),
+    ("root", root),
+    ("temporary files for all", temporary_files_for_all),
+];
+
+/// What this machine does not give, one `need: why` a line.
+pub(crate) fn missing() -> Vec<String> {
+    let refused = NEEDS.iter().filter_map(|(need, check)| Some((need, check().err()?)));
+    // A reason may have lines, the record has none.
+    refused.map(|(need, why)| format!("{need}: {}", why.replace('\n', " "))).collect()
+}
+
+fn private_networks() -> Result<(), String> {
+    let mut command = Command::new("true");
+    Isolation::prepare().enter_before_exec(&mut command);
+    works(&mut command)
+}
+
+/// Some servers change their user, and some files need an owner of their own.
+fn root() -> Result<(), String> {
+    let effective = rustix::thread::capabilities(None).map_err(|error| error.to_string())?.effective;
+    let is_root = rustix::process::geteuid().is_root() && effective.contains(CapabilitySet::SYS_ADMIN);
+    if is_root { Ok(()) } else { Err("these tests are run by another user".to_owned()) }
+}
+
+fn temporary_files_for_all() -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let parent = folder.path().parent().unwrap_or(folder.path());
+    works(Command::new("ls").arg(parent).uid(65_534).stdout(Stdio::null()))
+}
+
+fn works(command: &mut Command) -> Result<(), String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{}: {}", output.status, said.trim())) }
+}

@@ -1,0 +1,104 @@
+//! `cargo xtask mutants CRATE [K/N]`: which faults in the deciding code would no test notice?
+//!
+//! Not a part of CI: an hour or more for a crate. `K/N` is the K-th of N parts, counted from 0, for several machines
+//! or evenings. What was missed stands in `target/mutants/CRATE/mutants.out/missed.txt`.
+
+use std::fs;
+
+use anyhow::Context;
+
+use crate::{call, cargo, root, setup};
+
+/// What is mutated of a crate, and which tests are to notice: those without I/O, since each mutant runs all of them.
+struct Row {
+    /// The package's name, with or without `linger-`.
+    package: &'static str,
+    /// Files, as globs from the workspace's root.
+    files: &'static [&'static str],
+    /// Features of the package.
+    features: &'static str,
+    /// Arguments of `cargo test` that choose the tests.
+    tests: &'static [&'static str],
+}
+
+const ROWS: [Row; 5] = [
+    Row {
+        package: "linger",
+        files: &[
+            "crates/linger/src/machine.rs",
+            "crates/linger/src/policy/*.rs",
+            "crates/linger/src/closer/*.rs",
+        ],
+        features: "",
+        tests: &["--lib"],
+    },
+    Row {
+        package: "linger-fastcgi",
+        files: &["crates/fastcgi/src/conversation*.rs", "crates/fastcgi/src/conversation/**"],
+        features: "",
+        tests: &["--lib", "--test", "protocol"],
+    },
+    Row {
+        package: "linger-why",
+        files: &["crates/why/src/facts.rs", "crates/why/src/verdict*.rs", "crates/why/src/verdict/**"],
+        features: "",
+        tests: &[],
+    },
+    Row {
+        package: "linger-transfer",
+        files: &[
+            "crates/transfer/src/machine.rs",
+            "crates/transfer/src/state.rs",
+            "crates/transfer/src/receive.rs",
+            "crates/transfer/src/receive/**",
+        ],
+        features: "",
+        tests: &["--lib"],
+    },
+    Row { package: "linger-custody", files: &["crates/custody/src/**"], features: "", tests: &[] },
+];
+
+pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
+    let full = format!("linger-{name}");
+    let Some(row) = ROWS.iter().find(|row| row.package == name || row.package == full) else {
+        let known: Vec<&str> = ROWS.iter().map(|row| row.package).collect();
+        anyhow::bail!("no row of xtask/src/mutants.rs is about `{name}`; there are {}", known.join(", "));
+    };
+    anyhow::ensure!(
+        setup::has_subcommand("cargo-mutants"),
+        "cargo-mutants is not installed: cargo install --locked cargo-mutants"
+    );
+    let out = root().join("target/mutants").join(name);
+    fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+    let mut command = cargo(&["mutants", "--package", row.package, "--output"]);
+    command.arg(&out);
+    for file in row.files {
+        command.args(["--file", file]);
+    }
+    if !row.features.is_empty() {
+        command.args(["--features", row.features]);
+    }
+    if let Some(shard) = shard {
+        anyhow::ensure!(is_shard(shard), "a part is K/N with K below N, not `{shard}`");
+        command.args(["--shard", shard]);
+    }
+    call(command.arg("--").args(row.tests))
+}
+
+fn is_shard(text: &str) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok();
+    text.split_once('/').and_then(|(k, n)| Some(number(k)? < number(n)?)).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_counted_from_zero() {
+        assert!(is_shard("0/4") && is_shard("3/4"));
+        for other in ["4/4", "1", "a/b", "-1/4", "0/0", ""] {
+            assert!(!is_shard(other), "{other}");
+        }
+    }
+}

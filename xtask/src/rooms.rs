@@ -1,0 +1,131 @@
+//! What the compiler cannot check of where things live: unsafe code, and the lints that forbid it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::root;
+
+/// Crates that are system calls from end to end: what a socket is asked, and what runs in a foreign program.
+const ALL_KERNEL: [&str; 3] = ["sys", "shim", "preload"];
+
+/// Fails where unsafe code, or leave to write it, stands outside `sys`, the preloaded library and `kernel/` folders.
+pub(crate) fn check() -> anyhow::Result<()> {
+    let mut wrong = Vec::new();
+    for manifest in manifests()? {
+        let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
+        if !text.contains("[lints]\nworkspace = true") {
+            wrong.push(format!("{}: it does not take the workspace's lints", shown(&manifest)));
+        }
+        let folder = manifest.parent().context("a manifest has a folder")?;
+        let mut sources = Vec::new();
+        find_sources(folder, &mut sources)?;
+        for source in sources {
+            let text = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
+            wrong.extend(misplaced(&shown(&source), &text));
+        }
+    }
+    anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// The manifests of the workspace's members.
+fn manifests() -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = vec![root().join("xtask/Cargo.toml")];
+    for entry in fs::read_dir(root().join("crates"))? {
+        let manifest = entry?.path().join("Cargo.toml");
+        if manifest.is_file() {
+            found.push(manifest);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_sources(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with one file, named by its path from the workspace's root.
+fn misplaced(path: &str, text: &str) -> Vec<String> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let in_kernel = match parts[..] {
+        ["crates", name, ..] if ALL_KERNEL.contains(&name) => true,
+        ["crates", _, "src", "kernel", ..] => true,
+        _ => false,
+    };
+    if in_kernel {
+        return Vec::new();
+    }
+    let mut wrong = Vec::new();
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((place, line)) = lines.next() {
+        let code = line.split("//").next().unwrap_or_default().trim();
+        if code.starts_with('#') && code.contains("(unsafe_code)") {
+            let next = lines.peek().map_or("", |(_, next)| next.trim());
+            if code.starts_with("#![") || next.trim_start_matches("pub ") != "mod kernel;" {
+                wrong.push(format!("{path}:{}: {code} is for `mod kernel;` alone", place + 1));
+            }
+        } else if is_unsafe(code) {
+            wrong.push(format!("{path}:{}: unsafe code lives in src/kernel/: {code}", place + 1));
+        }
+    }
+    wrong
+}
+
+/// Whether a line of code has the keyword. The compiler sees it too, but not in code that a `cfg` leaves out.
+fn is_unsafe(code: &str) -> bool {
+    let keyword = concat!("un", "safe");
+    ["{", "fn", "impl", "extern", "trait"].iter().any(|next| code.contains(&format!("{keyword} {next}")))
+        || code.contains(&format!("#[{keyword}("))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsafe_code_has_its_places() {
+        let block = concat!("let fd = un", "safe { libc::dup(0) };\n");
+        for path in
+            ["crates/lab/src/kernel/port.rs", "crates/sys/src/queue.rs", "crates/shim/src/preload/sys.rs"]
+        {
+            assert_eq!(misplaced(path, block), Vec::<String>::new(), "{path}");
+        }
+        for path in
+            ["crates/lab/src/port.rs", "crates/lab/tests/kernel/port.rs", "crates/linger/src/kernel.rs"]
+        {
+            assert_eq!(misplaced(path, block).len(), 1, "{path}");
+        }
+        assert_eq!(misplaced("crates/lab/src/port.rs", &format!("// {block}")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn leave_to_write_it_stands_on_the_kernel_module() {
+        let leave = "#[allow(unsafe_code)]\n";
+        let of = |next: &str| misplaced("crates/lab/src/lib.rs", &format!("{leave}{next}\n")).len();
+        assert_eq!(
+            (of("mod kernel;"), of("pub mod kernel;"), of("mod port;"), of("mod kernel {")),
+            (0, 0, 1, 1)
+        );
+        assert_eq!(misplaced("crates/lab/src/lib.rs", "#![allow(unsafe_code)]\nmod kernel;\n").len(), 1);
+    }
+
+    #[test]
+    fn this_workspace_is_in_order() {
+        check().unwrap();
+    }
+}

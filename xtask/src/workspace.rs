@@ -1,0 +1,57 @@
+//! What cargo knows of this workspace.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::cargo;
+
+/// A package of the workspace.
+#[derive(Debug)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    /// Whether crates.io may have it.
+    pub(crate) is_published: bool,
+    /// Integration tests that `cargo test` runs.
+    pub(crate) fast: Vec<String>,
+    /// Integration tests that it leaves to `cargo xtask test`: `test = false` in the manifest, with the reason.
+    pub(crate) guarded: Vec<String>,
+    /// Programs and examples.
+    pub(crate) programs: Vec<String>,
+    /// Where its sources are.
+    pub(crate) folder: std::path::PathBuf,
+}
+
+/// The packages of a manifest's workspace.
+pub(crate) fn packages(manifest: &Path) -> anyhow::Result<Vec<Package>> {
+    let mut metadata =
+        cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"]);
+    let output = metadata.arg(manifest).output().context("cargo metadata")?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    packages.iter().map(|package| parse(package).context("a package")).collect()
+}
+
+fn parse(package: &Value) -> Option<Package> {
+    let targets = package["targets"].as_array()?;
+    let of = |kinds: &[&str], tested: Option<bool>| {
+        let wanted = targets.iter().filter(|target| {
+            target["kind"]
+                .as_array()
+                .is_some_and(|own| own.iter().any(|kind| kinds.iter().any(|one| kind == one)))
+                && tested.is_none_or(|tested| target["test"] == tested)
+        });
+        wanted.filter_map(|target| Some(target["name"].as_str()?.to_owned())).collect::<Vec<_>>()
+    };
+    Some(Package {
+        name: package["name"].as_str()?.to_owned(),
+        // `publish = false` is an empty list, no word of it null.
+        is_published: package["publish"].is_null(),
+        fast: of(&["test"], Some(true)),
+        guarded: of(&["test"], Some(false)),
+        programs: of(&["bin", "example"], None),
+        folder: Path::new(package["manifest_path"].as_str()?).parent()?.to_owned(),
+    })
+}
