@@ -5,16 +5,10 @@
 //! lets the call happen, and half-closes the connection when it has seen that the program has it no more.
 //! So an error in judgement can delay an end, but never end what the program still has.
 
-mod close;
-mod connection;
-mod epolls;
-mod hold;
-mod holders;
-mod message;
-mod pass;
-mod share;
-mod thread;
-mod watch;
+mod ask;
+mod drive;
+mod eyes;
+mod hands;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
@@ -23,12 +17,13 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::kernel::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
-use linger_shim::protocol::{COUNTS, Count, Message};
+use linger_custody::Count;
+use linger_shim::protocol::{COUNTS, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
 
 use crate::{Error, Options, Refusal};
-use connection::Wanted;
+use eyes::Wanted;
 
 /// The calls that are asked about. What ends a connection, what makes a second name for one, and what tells which
 /// ports and epolls there are; all else stays as fast as it is.
@@ -134,7 +129,7 @@ impl Seccomp {
                 Ok((listener, child)) => {
                     let _ = tell.send(Ok(()));
                     let _ = child.go();
-                    watch::Watcher::new(listener, intake, wanted, counts, refuse).run();
+                    drive::Driver::new(listener, intake, wanted, counts, refuse).run();
                 }
                 Err(refused) => {
                     let _ = tell.send(Err(refused));
@@ -221,7 +216,7 @@ fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
 fn own_sockets() -> Vec<OwnedFd> {
     let me = std::process::id();
     let Ok(process) = crate::kernel::open_thread(me) else { return Vec::new() };
-    let sockets = holders::open(me).filter(|(_, open)| matches!(open, holders::Open::Socket(_)));
+    let sockets = eyes::open(me).filter(|(_, open)| matches!(open, eyes::Open::Socket(_)));
     let copies =
         sockets.filter_map(|(number, _)| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
     copies.collect()

@@ -285,6 +285,11 @@ impl World {
         }
     }
 
+    /// Whether it matters when a process dies: something is held, or a process did something unseen.
+    pub fn heeds_deaths(&self) -> bool {
+        !self.obscure.is_empty() || self.connections.values().any(|connection| connection.held.is_some())
+    }
+
     /// Whether nothing is kept or held any more.
     pub fn is_idle(&self) -> bool {
         self.endings.is_empty() && self.connections.values().all(|connection| connection.held.is_none())

@@ -388,9 +388,6 @@ impl World {
         let cookies: Vec<Cookie> = self.flights.cookies().collect();
         for cookie in cookies {
             let Some(connection) = self.connections.get(&cookie) else { continue };
-            let Some(sent) = connection.shared.as_ref().and_then(|shared| shared.sent.as_ref()) else {
-                continue;
-            };
             if let Some(holder) = census.holder(connection.inode) {
                 // One that has made no call yet may have it from its parent as well.
                 if self.knows(holder) {

@@ -10,7 +10,7 @@ use linger_custody::world::{
 };
 use linger_custody::{Count, Discarded, Rights};
 
-use crate::kernel::{Call, End, File, Kernel, Thread};
+use crate::kernel::{Call, End, File, HIDDEN, Kernel, Thread};
 
 /// What went wrong.
 pub(crate) type Fault = String;
@@ -49,6 +49,8 @@ struct KeptFd {
     may_fail: bool,
     /// How often it was said to be open still when the patience had ended.
     told_late: u32,
+    /// Looks in a row that found nobody who has it, nor a call that may give it to somebody.
+    looked_for: u32,
     /// Unread bytes when it was kept.
     unread: u32,
     /// The fd was seen to be gone.
@@ -275,6 +277,7 @@ impl Driver {
         if this.hidden {
             // `pidfd_getfd` is refused before it looks whether there is such an fd.
             let sends = matches!(telling, Telling::Send(..));
+            current.told.push(HIDDEN);
             if !matches!(telling, Telling::Shutdown(..)) {
                 self.on("hidden", None, Event::Hidden { pid: pid(process), sends });
             }
@@ -376,6 +379,7 @@ impl Driver {
                         name,
                         may_fail,
                         told_late: 0,
+                        looked_for: 0,
                         unread,
                         closed: false,
                         open_since: None,
@@ -394,6 +398,7 @@ impl Driver {
                         name: None,
                         may_fail: false,
                         told_late: 0,
+                        looked_for: 0,
                         unread: kernel.connections[connection].socket.unread,
                         closed: true,
                         open_since: None,
@@ -478,6 +483,7 @@ impl Driver {
             Ask::Flights { copying, sending } => {
                 let quiet = kernel.processes.iter().all(|process| process.inbox.iter().all(Vec::is_empty));
                 self.looks.push(self.now);
+                self.check_waiting(kernel, &copying, &sending)?;
                 Answer::Flights {
                     copying: within(kernel, &copying, copies),
                     sending: within(kernel, &sending, |call| matches!(call, Call::Send(..))),
@@ -538,6 +544,24 @@ impl Driver {
                 Answer::Done(true)
             }
         })
+    }
+
+    /// What nobody has is not looked for without end.
+    fn check_waiting(&mut self, kernel: &Kernel, copying: &[Tid], sending: &[Tid]) -> Result<(), Fault> {
+        let calls = within(kernel, copying, copies).len()
+            + within(kernel, sending, |call| matches!(call, Call::Send(..))).len();
+        let quiet =
+            calls == 0 && kernel.processes.iter().all(|process| process.inbox.iter().all(Vec::is_empty));
+        let closing: Vec<usize> =
+            self.kept.values().filter(|one| !one.closed).map(|one| one.connection).collect();
+        for (kept, one) in &mut self.kept {
+            let over = one.closed && quiet && !kernel.is_open(File::Connection(one.connection));
+            one.looked_for = if over && !closing.contains(&one.connection) { one.looked_for + 1 } else { 0 };
+            if one.looked_for > 3 {
+                return Err(format!("{kept:?} is looked for without end"));
+            }
+        }
+        Ok(())
     }
 
     fn connection(&self, kept: Kept) -> Result<usize, Fault> {

@@ -114,6 +114,9 @@ pub(crate) struct Kernel {
     pub(crate) ever_hidden: bool,
 }
 
+/// Told of a call of a process that is hidden: it may mean any connection.
+pub(crate) const HIDDEN: (i32, usize) = (-1, 0);
+
 /// Most of each, so that schedules meet.
 const PROCESSES: usize = 6;
 const CONNECTIONS: usize = 6;
@@ -309,14 +312,13 @@ impl Kernel {
     /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
     fn note_race(&mut self, fd: i32, file: File, told: &[(i32, usize)]) {
         if let File::Connection(index) = file {
-            self.connections[index].raced |= !told.contains(&(fd, index));
+            self.connections[index].raced |= !told.contains(&(fd, index)) && !told.contains(&HIDDEN);
         }
     }
 
     fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[(i32, usize)]) {
-        let hidden = self.processes[process].hidden;
         for fd in parse(control) {
-            if let Some(file) = self.processes[process].file(fd).filter(|_| !hidden) {
+            if let Some(file) = self.processes[process].file(fd) {
                 self.note_race(fd, file, told);
             }
         }

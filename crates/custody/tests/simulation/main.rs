@@ -4,18 +4,19 @@
 //! once; nothing is left over; the counts add up. The long run:
 //! `cargo run --release -p linger-custody --features world --example simulate_world -- 10000000 1`.
 
+mod coverage;
 mod driver;
 mod kernel;
 mod schedule;
 
-use std::collections::BTreeMap;
+use coverage::Coverage;
 
+/// More with `LINGER_SCHEDULES`.
 #[test]
-fn random_schedules() {
-    let seeds =
-        std::env::var("LINGER_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
-    let mut covered = BTreeMap::new();
-    for seed in 0..seeds {
+fn nothing_goes_wrong_in_random_schedules() {
+    let asked = std::env::var("LINGER_SCHEDULES").ok().and_then(|count| count.parse().ok());
+    let mut coverage = Coverage::default();
+    for seed in 0..asked.unwrap_or(20_000) {
         let (hold, steps) = schedule::random(seed);
         let outcome = schedule::run(hold, &steps, false);
         if outcome.fault.is_some() {
@@ -24,8 +25,18 @@ fn random_schedules() {
             schedule::run(hold, &steps, true);
             panic!("seed {seed}: {fault}");
         }
-        for (what, times) in outcome.covered {
-            *covered.entry(what).or_insert(0u64) += times;
-        }
+        coverage.add(&outcome);
+    }
+    eprintln!("{coverage}");
+    assert_eq!(coverage.missing(), Vec::<String>::new(), "what was never met: {coverage}");
+}
+
+/// A seed repeats, and what is printed of a fault is what happens.
+#[test]
+fn a_seed_repeats() {
+    for seed in 0..50 {
+        let (hold, steps) = schedule::random(seed);
+        let (one, two) = (schedule::run(hold, &steps, false), schedule::run(hold, &steps, false));
+        assert_eq!((one.events, one.covered), (two.events, two.covered), "seed {seed}");
     }
 }

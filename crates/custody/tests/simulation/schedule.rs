@@ -96,7 +96,7 @@ impl Random {
     }
 }
 
-/// A random schedule: of 30 to 93 events, not counting those of the supervisor's steps that find nothing to do.
+/// A random schedule; with the ends of all processes, which follow it, it comes to 30 steps that do something or more.
 pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
     let mut random = Random::new(seed);
     let total: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
@@ -104,7 +104,7 @@ pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
     let hold = first & 1 == 1;
     // Some schedules are without hidden processes, other programs and kills, so that what is hidden by those shows.
     let calm = first & 6 == 0;
-    let length = 60 + (first >> 8) % 64;
+    let length = 140 + (first >> 8) % 128;
     let mut steps = Vec::with_capacity(length as usize);
     while (steps.len() as u64) < length {
         let bits = random.next();
@@ -130,7 +130,7 @@ pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) fault: Option<Fault>,
-    /// Events that changed something.
+    /// Steps that did something: of the program, of the peers, of the supervisor.
     pub(crate) events: usize,
     pub(crate) covered: BTreeMap<(&'static str, State), u64>,
 }
@@ -193,6 +193,10 @@ fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Result<bool, Fau
         return Ok(false);
     };
     let thread = usize::from(who & 1);
+    // The end of the last process is the end of the schedule: seldom before its time.
+    if alive.len() == 1 && matches!(what, What::Kill | What::Exit) && b < 240 {
+        return Ok(false);
+    }
     let processes = kernel.processes.len();
     let this = &mut kernel.processes[process];
     let thread = if this.single { 0 } else { thread };

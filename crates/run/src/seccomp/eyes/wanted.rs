@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use linger_shim::protocol::Count;
+use linger_custody::Socket;
+use linger_custody::world::Cookie;
 use linger_sys::{Family, TcpState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketAddr, SocketAddrAny, SocketAddrUnix, sockopt};
@@ -13,7 +14,7 @@ use crate::Options;
 
 /// Which connections are meant.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(in crate::seccomp) struct Wanted {
     only: Vec<u16>,
     except: Vec<u16>,
     outgoing: bool,
@@ -25,7 +26,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// `own` are the sockets of this process, some of which the program inherits.
-    pub(super) fn new(options: &Options, own: &[OwnedFd]) -> Self {
+    pub(in crate::seccomp) fn new(options: &Options, own: &[OwnedFd]) -> Self {
         let listens = |socket: &&OwnedFd| sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens);
         Self {
             only: options.ports.clone(),
@@ -37,7 +38,7 @@ impl Wanted {
     }
 
     /// Notes a socket that is about to listen; `None` where it has no port yet.
-    pub(super) fn listens(&mut self, socket: BorrowedFd<'_>) -> Option<()> {
+    pub(in crate::seccomp) fn listens(&mut self, socket: BorrowedFd<'_>) -> Option<()> {
         match port(socket) {
             Some(0) => None,
             Some(port) => {
@@ -48,8 +49,8 @@ impl Wanted {
         }
     }
 
-    /// The kernel's name for the socket, if it is a connection that is meant.
-    pub(super) fn cookie(&self, socket: BorrowedFd<'_>) -> Option<u64> {
+    /// The cookie of a socket that is a connection, and meant.
+    pub(in crate::seccomp) fn cookie(&self, socket: BorrowedFd<'_>) -> Option<Cookie> {
         let address = rustix::net::getsockname(socket).ok()?;
         if let Ok(address) = SocketAddr::try_from(address.clone()) {
             let port = address.port();
@@ -69,7 +70,7 @@ impl Wanted {
             _ => !sockopt::socket_acceptconn(socket).ok()?,
         };
         let cookie = if connected { sockopt::socket_cookie(socket).ok() } else { None };
-        cookie.filter(|cookie| !self.own.contains(cookie))
+        cookie.filter(|cookie| !self.own.contains(cookie)).map(Cookie)
     }
 }
 
@@ -85,27 +86,25 @@ fn is_named(address: &SocketAddrAny) -> bool {
     })
 }
 
-/// Why a plain close of the connection's last descriptor is right; `None` where it would lose something.
-pub(super) fn safe_to_close(socket: BorrowedFd<'_>) -> Option<Count> {
-    if sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO)) {
-        return Some(Count::Aborted);
-    }
+/// What a socket says of itself.
+pub(in crate::seccomp) fn socket(socket: BorrowedFd<'_>) -> Socket {
     let mut one = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::RDHUP)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let events = poll(&mut one, Some(&at_once)).map_or(PollFlags::empty(), |_| one[0].revents());
-    if !events.contains(PollFlags::RDHUP) {
-        return events.intersects(PollFlags::HUP | PollFlags::ERR).then_some(Count::Gone);
+    Socket {
+        aborts: sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO)),
+        peer_finished: events.contains(PollFlags::RDHUP),
+        over: events.intersects(PollFlags::HUP | PollFlags::ERR),
+        unread: unread(socket),
     }
-    // The peer has said its last: with nothing left to read no reset can follow.
-    (unread(socket) == 0).then_some(Count::Finished)
 }
 
 /// Received bytes that nobody has read.
-pub(super) fn unread(socket: BorrowedFd<'_>) -> u32 {
+fn unread(socket: BorrowedFd<'_>) -> u32 {
     linger_sys::unread(socket).map_or(0, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
-/// Whether a descriptor is this socket.
-pub(super) fn is(fd: impl AsFd, cookie: u64) -> bool {
-    sockopt::socket_cookie(fd).is_ok_and(|other| other == cookie)
+/// Whether an fd names this connection.
+pub(in crate::seccomp) fn is(fd: impl AsFd, cookie: Cookie) -> bool {
+    sockopt::socket_cookie(fd).is_ok_and(|other| Cookie(other) == cookie)
 }
