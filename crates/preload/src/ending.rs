@@ -1,197 +1,162 @@
-//! What happens to a connection that the program closes.
+//! Carries out what custody decides about the connections that the program gets, copies, passes on and closes.
 
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 
-use super::counts::count;
-use super::table::{self, COPIED, Entry, HANDED, HELD, TRACKED};
-use super::{channel, setup, sys};
-use crate::protocol::{Count, Kind, Message};
+use linger_custody::process::{Close, Last, Shutdown, Unhold};
+use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
 
-/// The process whose descriptors the table describes. A child of `vfork` has other descriptors and the same
-/// table: there nothing is done.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
+use crate::counts::{count, seen};
+use crate::protocol::{Kind, Message};
+use crate::state::{TABLE, aborts, is_this_process, shares, unwatch};
+use crate::{channel, settings, sys};
 
-/// Whether the program has ever set `SO_LINGER`; an accepted socket inherits it.
-static LINGERS: AtomicBool = AtomicBool::new(false);
+/// How often, at 50 us, a close waits for a fork that is under way: a tenth of a second.
+const FORK_PATIENCE: u32 = 2_000;
 
-pub(crate) fn this_process() {
-    PROCESS.store(sys::pid(), Relaxed);
+/// Asks until there is an answer, the last time so that there must be one.
+pub(crate) fn patiently<T>(ask: impl Fn(bool) -> Option<T>) -> Option<T> {
+    for _ in 0..FORK_PATIENCE {
+        if let Some(answer) = ask(false) {
+            return Some(answer);
+        }
+        sys::pause();
+    }
+    ask(true)
 }
 
-pub(crate) fn is_this_process() -> bool {
-    PROCESS.load(Relaxed) == sys::pid()
+/// Lets the supervisor drop what it holds.
+pub(crate) fn unhold(held: Option<Unhold>) {
+    if let Some(Unhold { cookie }) = held {
+        channel::send(Message::about(Kind::Release, cookie, 0), None);
+    }
 }
 
-pub(crate) fn program_lingers() {
-    LINGERS.store(true, Relaxed);
-}
-
-/// Notes a connection that the program has accepted, or received from another process.
+/// Notes a connection that the program has accepted, or connected.
 pub(crate) fn begin(fd: c_int) {
-    let Some(settings) = setup::settings() else { return };
-    let _errno = sys::Errno::keep();
-    if settings.filters_ports() && !sys::local_port(fd).is_some_and(|port| settings.wants(port)) {
-        return;
-    }
-    if let Some(cookie) = sys::cookie(fd)
-        && is_this_process()
-    {
-        let held = settings.hold && channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd));
-        table::set(fd, if held { TRACKED | HELD } else { TRACKED }, cookie);
-    }
+    note(fd, |cookie, held| TABLE.accepted(fd, cookie, held, shares()));
 }
 
 /// A connection received from another process: there is no telling accepted from outgoing, so TCP alone counts.
 pub(crate) fn received(fd: c_int) {
     let _errno = sys::Errno::keep();
     if sys::is_tcp(fd) && sys::poll(fd, 0, 0) & sys::POLLHUP == 0 {
-        begin(fd);
+        note(fd, |cookie, held| TABLE.received(fd, cookie, held, shares()));
     }
 }
 
-/// The program gives a connection to another process: it is that one's to end.
-pub(crate) fn given_away(fd: c_int) {
+fn note(fd: c_int, note: impl FnOnce(u64, bool) -> Option<Unhold>) {
+    let Some(settings) = settings::settings() else { return };
     let _errno = sys::Errno::keep();
-    if let Some(entry) = table::take(fd) {
-        release(&entry);
-    }
-}
-
-/// `new` has become another name of `old`.
-pub(crate) fn copied(old: c_int, new: c_int) {
-    let _errno = sys::Errno::keep();
-    if !is_this_process() {
-        // A child of `vfork` that makes the connection another program's standard input: that one's to end.
-        table::take(old);
+    if settings.filters_ports() && !sys::local_port(fd).is_some_and(|port| settings.wants(port)) {
         return;
     }
-    table::mark(old, COPIED);
-    if let Some(entry) = table::entry(old) {
-        table::set(new, entry.state, entry.cookie);
+    if let Some(cookie) = sys::cookie(fd)
+        && is_this_process()
+        && TABLE.has_room_for(fd)
+    {
+        let held = settings.hold && channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd));
+        unhold(note(cookie, held));
     }
 }
 
-/// Ends what `fd` refers to if it is a connection of the program's; the real close is to follow.
+/// The program gives a connection to another process.
+pub(crate) fn given_away(fd: c_int) {
+    let _errno = sys::Errno::keep();
+    unhold(TABLE.given_away(fd));
+}
+
+/// `new` has become another fd of what `old` is.
+pub(crate) fn copied(old: c_int, new: c_int) {
+    let _errno = sys::Errno::keep();
+    // A child of `vfork` that makes the connection another program's standard input gives it away.
+    unhold(if is_this_process() { TABLE.copied(old, new, shares()) } else { TABLE.given_away(old) });
+}
+
+/// What the close of an fd means.
+pub(crate) fn close(fd: c_int) -> Close {
+    if !TABLE.is_tracked(fd) || !is_this_process() {
+        return Close::Leave;
+    }
+    let cookie = sys::cookie(fd);
+    let decided = |insist| match TABLE.close(fd, cookie, shares(), insist) {
+        Close::Wait => None,
+        decision => Some(decision),
+    };
+    patiently(decided).unwrap_or(Close::Leave)
+}
+
+/// Ends what `fd` is if it is a connection of the program's; the real close is to follow.
 pub(crate) fn end(fd: c_int) {
     let _errno = sys::Errno::keep();
-    let Some((entry, taken)) = last_of(fd) else { return };
-    match taken {
-        Some(reason) => seen(reason),
-        None => finish(fd, &entry),
-    }
-}
-
-fn seen(reason: Count) {
-    count(Count::Seen);
-    count(reason);
-}
-
-/// Announces a connection that the coming exit, or `execve`, closes.
-fn end_with_process(fd: c_int) -> Option<Entry> {
-    let (entry, reason) = last_of(fd)?;
-    if reason == Some(Count::Shared) {
-        // The end of a bystander: a child that inherited the connection and had nothing to do with it.
-        return None;
-    }
-    count(Count::Seen);
-    let (reason, announced) = match reason {
-        Some(reason) => (reason, None),
-        None => match safe_to_close(fd) {
-            Some(reason) => (reason, None),
-            None if entry.has(HELD) => (Count::Handed, Some(entry)),
-            None if channel::send(Message::about(Kind::Last, entry.cookie, sys::unread(fd)), Some(fd)) => {
-                (Count::Handed, Some(entry))
-            }
-            None => (Count::Refused, None),
-        },
-    };
-    if announced.is_none() {
-        release(&entry);
-    }
-    count(reason);
-    announced
-}
-
-/// Takes the entry of `fd` if no other descriptor of the process has its connection, with the reason not to end it.
-fn last_of(fd: c_int) -> Option<(Entry, Option<Count>)> {
-    if !table::is_tracked(fd) || !is_this_process() {
-        return None;
-    }
-    let entry = table::take(fd)?;
-    if sys::cookie(fd) != Some(entry.cookie) {
-        return None;
-    }
-    if entry.has(COPIED) && table::holds(entry.cookie) {
-        return None;
-    }
-    if entry.share().is_some_and(|share| !table::leave(share)) {
-        release(&entry);
-        return Some((entry, Some(Count::Shared)));
-    }
-    if entry.has(HANDED) {
-        // Counted when it was handed over.
-        table::unwatch(fd, entry.epoll);
-        return None;
-    }
-    if LINGERS.load(Relaxed) && sys::aborts(fd) {
-        release(&entry);
-        return Some((entry, Some(Count::Aborted)));
-    }
-    Some((entry, None))
-}
-
-/// Lets the supervisor drop what it holds.
-fn release(entry: &Entry) {
-    if entry.has(HELD) {
-        channel::send(Message::about(Kind::Release, entry.cookie, 0), None);
-    }
-}
-
-fn finish(fd: c_int, entry: &Entry) {
-    if let Some(reason) = safe_to_close(fd) {
-        if entry.has(HELD) {
-            table::unwatch(fd, entry.epoll);
-            release(entry);
+    match close(fd) {
+        Close::Leave | Close::Wait => {}
+        Close::Unhold(held) => unhold(Some(held)),
+        Close::Shared(held) => {
+            unhold(held);
+            seen(Count::Shared);
         }
+        Close::Handed(epolls) => unwatch(fd, epolls),
+        Close::Last(last) => finish(fd, last),
+    }
+}
+
+fn finish(fd: c_int, last: Last) {
+    let (fate, unread) = settle(fd);
+    if last.held || fate == Fate::Linger {
+        unwatch(fd, last.epolls);
+    }
+    if let Fate::Plain(reason) = fate {
+        unhold(last.unhold());
         return seen(reason);
     }
-    let unread = unread(fd);
-    table::unwatch(fd, entry.epoll);
+    count_unread(unread);
     // Handed over and counted first: a peer that sees the end may have this process killed at once.
-    let passed = (!entry.has(HELD)).then_some(fd);
-    let taken = channel::send(Message::about(Kind::Close, entry.cookie, unread), passed);
+    let passed = (!last.held).then_some(fd);
+    let taken = channel::send(Message::about(Kind::Close, last.cookie, unread), passed);
     seen(if taken { Count::Handed } else { Count::Refused });
     sys::shutdown(fd, sys::SHUT_WR);
 }
 
-fn unread(fd: c_int) -> u32 {
-    let unread = sys::unread(fd);
+fn count_unread(unread: u32) {
     if unread > 0 {
         count(Count::Unread);
     }
-    unread
 }
 
-/// Whether a plain close loses nothing, and why: the peer can send no more, and nothing is unread.
-fn safe_to_close(fd: c_int) -> Option<Count> {
+/// How a connection ends whose last fd this is, and how much is unread. What may be discarded is discarded.
+pub(crate) fn settle(fd: c_int) -> (Fate, u32) {
+    if aborts(fd) {
+        return (fate(&Socket { aborts: true, ..Socket::default() }), 0);
+    }
+    let socket = ask(fd);
+    let decided = match fate(&socket) {
+        Fate::Discard => after_discarding(discard(fd)),
+        decided => decided,
+    };
+    if decided == Fate::Plain(Count::Drained) {
+        count(Count::Unread);
+    }
+    (decided, socket.unread)
+}
+
+fn ask(fd: c_int) -> Socket {
     let events = sys::poll(fd, sys::POLLIN | sys::POLLRDHUP, 0);
-    if events & sys::POLLRDHUP == 0 {
-        return (events & (sys::POLLHUP | sys::POLLERR) != 0).then_some(Count::Gone);
+    Socket {
+        aborts: false,
+        peer_finished: events & sys::POLLRDHUP != 0,
+        over: events & (sys::POLLHUP | sys::POLLERR) != 0,
+        unread: sys::unread(fd),
     }
-    if sys::unread(fd) == 0 {
-        return Some(Count::Finished);
-    }
-    // The peer has said its last: what is there is all there will be, and may be read away here, on TCP.
+}
+
+/// The peer has said its last: what is there is all there will be.
+fn discard(fd: c_int) -> Discarded {
     loop {
         match sys::discard(fd) {
-            Ok(0) => {
-                count(Count::Unread);
-                return Some(Count::Drained);
-            }
+            Ok(0) => return Discarded::ToTheEnd,
             Ok(_) => {}
-            Err(sys::EFAULT | sys::EINTR | sys::EAGAIN) => return None,
-            Err(_) => return Some(Count::Gone),
+            Err(sys::EFAULT | sys::EINTR | sys::EAGAIN) => return Discarded::Unable,
+            Err(_) => return Discarded::Failed,
         }
     }
 }
@@ -203,78 +168,27 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
     if !is_this_process() {
         return None;
     }
-    let entry = table::entry(fd)?;
     let errno = sys::Errno::keep();
-    if sys::cookie(fd) != Some(entry.cookie) {
+    let last = match TABLE.shutdown(fd, sys::cookie(fd), shares()) {
+        Shutdown::Leave => return None,
+        Shutdown::Done => return Some(0),
+        Shutdown::HandOver(last) => last,
+    };
+    let socket = ask(fd);
+    if socket.peer_finished || socket.over {
         return None;
     }
-    if entry.has(HANDED) {
-        return Some(0);
-    }
-    let before = sys::poll(fd, sys::POLLRDHUP, 0);
-    if before & (sys::POLLRDHUP | sys::POLLHUP | sys::POLLERR) != 0 {
-        return None;
-    }
-    let unread = unread(fd);
+    count_unread(socket.unread);
     if sys::shutdown(fd, sys::SHUT_WR) < 0 {
         core::mem::forget(errno);
         return Some(-1);
     }
-    let passed = (!entry.has(HELD)).then_some(fd);
-    if !channel::send(Message::about(Kind::Shutdown, entry.cookie, unread), passed) {
+    let passed = (!last.held).then_some(fd);
+    if !channel::send(Message::about(Kind::Shutdown, last.cookie, socket.unread), passed) {
         return None;
     }
-    table::mark(fd, HANDED);
+    TABLE.handed(fd, shares());
     // Here, for a process that is killed comes to no close.
     seen(Count::Handed);
     Some(0)
-}
-
-/// Announces every connection: the process is about to end.
-pub(crate) fn exit() {
-    let _errno = sys::Errno::keep();
-    for fd in table::tracked(0, c_int::MAX) {
-        end_with_process(fd);
-    }
-}
-
-/// Announces the connections that an `execve` closes.
-pub(crate) fn before_exec() {
-    let _errno = sys::Errno::keep();
-    if !is_this_process() {
-        return;
-    }
-    for fd in table::tracked(0, c_int::MAX) {
-        if sys::closes_on_exec(fd) == Some(false) {
-            // The next program inherits it, and this process's end is not the connection's.
-            if let Some(entry) = table::entry(fd)
-                && entry.has(HELD)
-                && table::change(fd, entry.state, entry.state & !HELD)
-            {
-                release(&entry);
-            }
-        } else {
-            let state = table::entry(fd).map_or(0, |entry| entry.state);
-            if let Some(entry) = end_with_process(fd) {
-                // Should the call fail, the program goes on with the connection.
-                table::set(fd, (state & !HELD) | TRACKED, entry.cookie);
-                table::watched(fd, entry.epoll - 1);
-            }
-        }
-    }
-}
-
-/// The `execve` has failed: the supervisor forgets what was announced.
-pub(crate) fn after_exec() {
-    let _errno = sys::Errno::keep();
-    if !is_this_process() {
-        return;
-    }
-    for fd in table::tracked(0, c_int::MAX) {
-        if let Some(entry) = table::entry(fd)
-            && sys::closes_on_exec(fd) == Some(true)
-        {
-            channel::send(Message::about(Kind::Release, entry.cookie, 0), None);
-        }
-    }
 }

@@ -2,65 +2,36 @@
 
 use core::ffi::c_int;
 
-use super::table::{self, FORKING, HANDED, HELD};
-use super::{channel, ending, setup, sys};
+use crate::ending::{patiently, unhold};
 use crate::protocol::{Kind, Message};
+use crate::state::{TABLE, shares};
+use crate::{channel, settings, sys};
 
-/// In the parent, before: counted now, so that the parent cannot end what the child is about to have.
+/// In the parent, before.
 pub(crate) extern "C" fn prepare() {
-    for fd in table::tracked(0, c_int::MAX) {
-        let Some(entry) = table::entry(fd) else { continue };
-        match entry.share() {
-            // Marked first: from then on nobody closes it.
-            Some(share) => {
-                if table::change(fd, entry.state, entry.state | FORKING) {
-                    table::join(share);
-                }
-            }
-            None => match table::new_share() {
-                Some(share) => {
-                    if !table::change(fd, entry.state, entry.with_share(share) | FORKING) {
-                        // Closed meanwhile by another thread.
-                        table::leave(share);
-                        table::leave(share);
-                    }
-                }
-                None => {
-                    table::take(fd);
-                }
-            },
-        }
+    // Another thread's fork, which this one would be counted with.
+    patiently(|_| TABLE.fork_begins().then_some(()));
+    for fd in TABLE.fds(0, c_int::MAX) {
+        unhold(TABLE.prepare(fd, shares()));
     }
 }
 
 pub(crate) extern "C" fn parent() {
-    for fd in table::tracked(0, c_int::MAX) {
-        unmark(fd);
-    }
+    TABLE.parent();
 }
 
 pub(crate) extern "C" fn child() {
     channel::leave();
-    ending::this_process();
-    for fd in table::tracked(0, c_int::MAX) {
-        let Some(entry) = table::entry(fd) else { continue };
-        if !entry.has(FORKING) {
-            // Accepted by another thread between the two: the parent's alone.
-            table::take(fd);
-            continue;
-        }
-        unmark(fd);
-        if entry.has(HELD) && !entry.has(HANDED) && setup::settings().is_some_and(|settings| settings.hold) {
-            let _errno = sys::Errno::keep();
-            channel::send(Message::about(Kind::Hold, entry.cookie, 0), Some(fd));
-        }
+    TABLE.child(sys::pid());
+    if !settings::settings().is_some_and(|settings| settings.hold) {
+        return;
     }
-}
-
-fn unmark(fd: c_int) {
-    while let Some(entry) = table::entry(fd) {
-        if !entry.has(FORKING) || table::change(fd, entry.state, entry.state & !FORKING) {
-            return;
+    let _errno = sys::Errno::keep();
+    for fd in TABLE.fds(0, c_int::MAX) {
+        if let Some(cookie) = TABLE.child_holds(fd)
+            && !channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd))
+        {
+            TABLE.not_held(fd);
         }
     }
 }
