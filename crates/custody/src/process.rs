@@ -7,6 +7,8 @@ mod close;
 mod epolls;
 mod exec;
 mod fork;
+#[cfg(all(test, loom))]
+mod loom;
 mod shares;
 mod table;
 mod word;

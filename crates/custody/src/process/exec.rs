@@ -50,23 +50,30 @@ impl<const N: usize> Table<N> {
             self.update(open.connection, |record| Some(Record { exec, held: false, ..record }));
             unhold.map_or(Executes::Leave, Executes::Unhold)
         };
-        match (record.exec, record.phase) {
-            (Exec::Survives, _) => not_held(Exec::Survives),
-            (Exec::None, Phase::Ours | Phase::Handed) if cookie == Some(known) => {
-                let left = self.leave(&Gone { record, cookie: known, epolls: open.epolls }, shares);
-                if left.others {
-                    return not_held(Exec::LeftToOthers);
-                }
-                // The last holder needs no counter.
-                let phase = if left.handed { Phase::Handed } else { Phase::Ours };
-                self.update(open.connection, |record| Some(Record { share: None, phase, ..record }));
-                if left.handed {
-                    return Executes::Leave;
-                }
-                Executes::Last(Last { cookie: known, held: record.held, epolls: open.epolls })
-            }
-            _ => Executes::Leave,
+        if record.exec == Exec::Survives {
+            return not_held(Exec::Survives);
         }
+        if cookie != Some(known) {
+            return Executes::Leave;
+        }
+        // Claimed first: a close by another thread leaves it alone from here on.
+        let claim = |record: Record| {
+            let free = record.exec == Exec::None && record.phase != Phase::Given;
+            free.then_some(Record { exec: Exec::LeftToOthers, ..record })
+        };
+        let Some(record) = self.update(open.connection, claim) else { return Executes::Leave };
+        let left = self.leave(&Gone { record, cookie: known, epolls: open.epolls }, shares);
+        if left.others {
+            return not_held(Exec::LeftToOthers);
+        }
+        // The last holder needs no counter.
+        let (exec, phase) =
+            if left.handed { (Exec::None, Phase::Handed) } else { (Exec::LeftToOthers, Phase::Ours) };
+        self.update(open.connection, |record| Some(Record { share: None, exec, phase, ..record }));
+        if left.handed {
+            return Executes::Leave;
+        }
+        Executes::Last(Last { cookie: known, held: record.held, epolls: open.epolls })
     }
 
     /// What was counted for the last fd of a connection that the `execve` closes.

@@ -3,12 +3,12 @@
 use super::shares::Shares;
 use super::table::{Table, Unhold};
 use super::word::{Phase, Record};
-use crate::sync::{AcqRel, Relaxed};
+use crate::sync::{Acquire, Relaxed, Release};
 
 impl<const N: usize> Table<N> {
     /// A fork begins; `false` while another thread's is under way, which would count with this one as one.
     pub fn fork_begins(&self) -> bool {
-        self.fork.compare_exchange(0, 1, AcqRel, Relaxed).is_ok()
+        self.fork.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
     }
 
     /// In the parent, before, for each fd: counted now, so that the parent cannot end what the child is about to have.
@@ -51,7 +51,8 @@ impl<const N: usize> Table<N> {
             }
             self.mark_forking(fd, false);
         }
-        self.fork.store(0, Relaxed);
+        // Release, for the next fork's Acquire: it must not see a connection as counted for this one.
+        self.fork.store(0, Release);
     }
 
     /// In the child, whose process this is.

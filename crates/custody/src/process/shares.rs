@@ -1,6 +1,6 @@
 //! How many processes hold a connection that was open at a fork: counters in memory that the forked share.
 
-use crate::sync::{AcqRel, AtomicU64, Relaxed};
+use crate::sync::{AtomicU64, Relaxed};
 
 /// One counter of the memory that processes share. All zero at first.
 ///
@@ -87,7 +87,7 @@ impl<'a> Shares<'a> {
             let free = word.load(Relaxed);
             let generation = (free >> GENERATION_SHIFT).wrapping_add(1) & GENERATION;
             let fresh = generation << GENERATION_SHIFT | if handed { HANDED } else { 0 } | 2;
-            let taken = free & COUNT == 0 && word.compare_exchange(free, fresh, AcqRel, Relaxed).is_ok();
+            let taken = free & COUNT == 0 && word.compare_exchange(free, fresh, Relaxed, Relaxed).is_ok();
             taken.then_some(Share { number: number as u32, generation: generation as u32 })
         })
     }
@@ -128,7 +128,7 @@ impl<'a> Shares<'a> {
             if !same || seen & COUNT == 0 {
                 return None;
             }
-            match word.compare_exchange(seen, change(seen), AcqRel, Relaxed) {
+            match word.compare_exchange(seen, change(seen), Relaxed, Relaxed) {
                 Ok(before) => return Some(before),
                 Err(now) => seen = now,
             }

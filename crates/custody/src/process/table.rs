@@ -2,10 +2,10 @@
 
 use super::shares::{Left, Shares};
 use super::word::{Epolls, Exec, Open, Phase, Record, Slot};
-use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed};
+use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed, Release};
 
 /// Epolls of a process that are remembered.
-const EPOLLS: usize = 64;
+const EPOLLS: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// The connections of one process, by fd.
 ///
@@ -188,7 +188,7 @@ impl<const N: usize> Table<N> {
         let Some(slot) = self.slot(fd) else { return };
         let mut word = Slot(slot.load(Relaxed));
         while let Some(open) = word.open() {
-            match slot.compare_exchange(word.0, word.with(change(open)).0, AcqRel, Relaxed) {
+            match slot.compare_exchange(word.0, word.with(change(open)).0, Relaxed, Relaxed) {
                 Ok(_) => return,
                 Err(now) => word = Slot(now),
             }
@@ -208,7 +208,7 @@ impl<const N: usize> Table<N> {
             match word.open() {
                 None => return Taken::Nothing,
                 Some(open) if open.forking && !even_while_forking => return Taken::Forking,
-                Some(open) => match slot.compare_exchange(word.0, word.closed().0, Acquire, Acquire) {
+                Some(open) => match slot.compare_exchange(word.0, word.closed().0, Relaxed, Acquire) {
                     Ok(_) => return Taken::Fd(open),
                     Err(now) => word = Slot(now),
                 },
@@ -225,7 +225,7 @@ impl<const N: usize> Table<N> {
         loop {
             let open = Open { connection, epolls: Epolls::Unknown, forking: false };
             // Release, for those who find the connection here and read its cookie.
-            match slot.compare_exchange(word.0, word.next().with(open).0, AcqRel, Acquire) {
+            match slot.compare_exchange(word.0, word.next().with(open).0, Release, Acquire) {
                 Ok(_) => return word.open(),
                 Err(now) => word = Slot(now),
             }
