@@ -223,10 +223,10 @@ impl World {
         let epolls = if line.had("epolls") { 2 } else { usize::from(line.had("epoll")) };
         (10..).take(epolls).for_each(|epoll| table.watched(FD, epoll));
         if line.had("handed") {
-            table.handed(FD, shares);
+            assert!(table.handed(FD, shares));
         }
         if line.had("share") {
-            assert!(table.fork_begins());
+            assert!(table.begins());
             table.fds(0, i32::MAX).for_each(|fd| assert_eq!(table.prepare(fd, shares), None));
             if line.is("share_last") {
                 let child = table.forked();
@@ -365,7 +365,10 @@ impl World {
                     self.seen(Count::Shared);
                 }
             }
-            Close::Handed(epolls) => self.unwatch(epolls),
+            Close::Handed(epolls, held) => {
+                self.unwatch(epolls);
+                self.unhold(held.is_some());
+            }
             Close::Last(last) if leaving => drop(self.announce(line, last)),
             Close::Last(last) => self.finish(line, last),
         }
@@ -373,24 +376,25 @@ impl World {
 
     fn shutdown(&mut self, line: &Line<'_>) {
         match self.table.shutdown(FD, Some(COOKIE), self.shares()) {
-            Shutdown::HandOver(last) if !line.is("finished") && !line.is("over") => {
+            Shutdown::HandOver { .. } if !line.is("finished") && !line.is("over") => {
                 if line.is("unread") {
                     self.count(Count::Unread);
                 }
                 self.did("half_close");
-                self.send("Shutdown", !last.held);
-                self.table.handed(FD, self.shares());
+                self.send("Shutdown", true);
+                assert!(self.table.handed(FD, self.shares()));
                 self.seen(Count::Handed);
                 self.did("result:done");
             }
             Shutdown::Done => self.did("result:done"),
-            Shutdown::Leave | Shutdown::HandOver(_) => self.did("result:own"),
+            Shutdown::Leave | Shutdown::HandOver { .. } => self.did("result:own"),
         }
     }
 
     fn exec(&mut self, line: &Line<'_>) {
-        if line.is_not("closes") {
-            self.table.survives(FD);
+        for fd in [FD, OTHER] {
+            let unhold = self.table.will_close(fd, !line.is_not("closes"));
+            self.unhold(unhold.is_some());
         }
         match self.table.executes(FD, Some(COOKIE), self.shares()) {
             Executes::Leave => {}
@@ -436,21 +440,21 @@ impl World {
                 let first = Line { facts: vec![("closes", line.facts[0].1)], ..Line::parse("exec - ? !") };
                 self.exec(&first);
                 self.done.clear();
-                let back = self.table.failed_to_execute(FD, self.shares());
+                let back = self.table.failed_to_execute(FD, Some(COOKIE), self.shares());
                 self.unhold(back.unhold.is_some());
                 if let Some(reason) = back.uncount {
                     self.did(format!("uncount:{reason:?}"));
                 }
             }
             "prepare" => {
-                assert!(self.table.fork_begins());
+                assert!(self.table.begins());
                 let unhold = self.table.prepare(FD, self.shares());
                 self.unhold(unhold.is_some());
             }
             "parent" => self.table.parent(),
             "child" => {
                 self.table.child(2);
-                if held && self.table.child_holds(FD) == Some(COOKIE) {
+                if held && self.table.child_holds(FD, Some(COOKIE)) {
                     self.send("Hold", true);
                 }
             }

@@ -31,6 +31,13 @@ pub(crate) fn unhold(held: Option<Unhold>) {
     }
 }
 
+/// Lets the supervisor hold what it has held before, for this process or for its parent.
+pub(crate) fn hold_again(fd: c_int, cookie: u64) {
+    if !channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd)) {
+        TABLE.not_held(fd);
+    }
+}
+
 /// Notes a connection that the program has accepted, or connected.
 pub(crate) fn begin(fd: c_int) {
     note(fd, |cookie, held| TABLE.accepted(fd, cookie, held, shares()));
@@ -95,7 +102,10 @@ pub(crate) fn end(fd: c_int) {
             unhold(held);
             seen(Count::Shared);
         }
-        Close::Handed(epolls) => unwatch(fd, epolls),
+        Close::Handed(epolls, held) => {
+            unwatch(fd, epolls);
+            unhold(held);
+        }
         Close::Last(last) => finish(fd, last),
     }
 }
@@ -169,10 +179,10 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
         return None;
     }
     let errno = sys::Errno::keep();
-    let last = match TABLE.shutdown(fd, sys::cookie(fd), shares()) {
+    let cookie = match TABLE.shutdown(fd, sys::cookie(fd), shares()) {
         Shutdown::Leave => return None,
         Shutdown::Done => return Some(0),
-        Shutdown::HandOver(last) => last,
+        Shutdown::HandOver { cookie } => cookie,
     };
     let socket = ask(fd);
     if socket.peer_finished || socket.over {
@@ -183,12 +193,12 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
         core::mem::forget(errno);
         return Some(-1);
     }
-    let passed = (!last.held).then_some(fd);
-    if !channel::send(Message::about(Kind::Shutdown, last.cookie, socket.unread), passed) {
+    if !channel::send(Message::about(Kind::Shutdown, cookie, socket.unread), Some(fd)) {
         return None;
     }
-    TABLE.handed(fd, shares());
-    // Here, for a process that is killed comes to no close.
-    seen(Count::Handed);
+    if TABLE.handed(fd, shares()) {
+        // Here, for a process that is killed comes to no close.
+        seen(Count::Handed);
+    }
     Some(0)
 }

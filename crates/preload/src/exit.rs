@@ -6,7 +6,7 @@ use linger_custody::process::{Close, Executes, Last};
 use linger_custody::{Count, Fate};
 
 use crate::counts::{count, unseen};
-use crate::ending::{close, settle, unhold};
+use crate::ending::{close, hold_again, patiently, settle, unhold};
 use crate::protocol::{Kind, Message};
 use crate::state::{TABLE, is_this_process, shares, unwatch};
 use crate::{channel, sys};
@@ -19,7 +19,10 @@ pub(crate) fn exit() {
             // The end of a bystander is not counted: a child that inherited the connection and had nothing to do with it.
             Close::Shared(held) => unhold(held),
             Close::Unhold(held) => unhold(Some(held)),
-            Close::Handed(epolls) => unwatch(fd, epolls),
+            Close::Handed(epolls, held) => {
+                unwatch(fd, epolls);
+                unhold(held);
+            }
             Close::Last(last) => drop(announce(fd, last)),
             Close::Leave | Close::Wait => {}
         }
@@ -50,9 +53,10 @@ pub(crate) fn before_exec() {
     if !is_this_process() {
         return;
     }
+    patiently(|_| TABLE.begins().then_some(()));
     for fd in TABLE.fds(0, c_int::MAX) {
-        if sys::closes_on_exec(fd) == Some(false) {
-            TABLE.survives(fd);
+        if let Some(closes) = sys::closes_on_exec(fd) {
+            unhold(TABLE.will_close(fd, closes));
         }
     }
     for fd in TABLE.fds(0, c_int::MAX) {
@@ -71,10 +75,12 @@ pub(crate) fn after_exec() {
         return;
     }
     for fd in TABLE.fds(0, c_int::MAX) {
-        let back = TABLE.failed_to_execute(fd, shares());
+        let back = TABLE.failed_to_execute(fd, sys::cookie(fd), shares());
         unhold(back.unhold);
+        back.hold.into_iter().for_each(|cookie| hold_again(fd, cookie));
         if let Some(reason) = back.uncount {
             unseen(reason);
         }
     }
+    TABLE.goes_on();
 }

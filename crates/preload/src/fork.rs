@@ -2,15 +2,13 @@
 
 use core::ffi::c_int;
 
-use crate::ending::{patiently, unhold};
-use crate::protocol::{Kind, Message};
+use crate::ending::{hold_again, patiently, unhold};
 use crate::state::{TABLE, shares};
 use crate::{channel, settings, sys};
 
 /// In the parent, before.
 pub(crate) extern "C" fn prepare() {
-    // Another thread's fork, which this one would be counted with.
-    patiently(|_| TABLE.fork_begins().then_some(()));
+    patiently(|_| TABLE.begins().then_some(()));
     for fd in TABLE.fds(0, c_int::MAX) {
         unhold(TABLE.prepare(fd, shares()));
     }
@@ -28,10 +26,10 @@ pub(crate) extern "C" fn child() {
     }
     let _errno = sys::Errno::keep();
     for fd in TABLE.fds(0, c_int::MAX) {
-        if let Some(cookie) = TABLE.child_holds(fd)
-            && !channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd))
+        if let Some(cookie) = sys::cookie(fd)
+            && TABLE.child_holds(fd, Some(cookie))
         {
-            TABLE.not_held(fd);
+            hold_again(fd, cookie);
         }
     }
 }

@@ -13,12 +13,13 @@ pub enum Close {
     /// A fork is under way, so nobody can tell whether the child will have the connection: ask again soon. A signal handler
     /// in the middle of its own thread's fork would ask in vain, so after a bound ask with `insist`.
     Wait,
-    /// It was closed behind the library's back, and another file has its number.
+    /// Nothing, but that the supervisor is to drop it: it was closed behind the library's back, or handed over by another
+    /// process.
     Unhold(Unhold),
     /// This process's last fd; another process still holds the connection.
     Shared(Option<Unhold>),
-    /// The last fd of what was handed over at a `shutdown`: only take it out of the epolls.
-    Handed(Epolls),
+    /// The last fd of what was handed over at a `shutdown`: take it out of the epolls, and drop what is held.
+    Handed(Epolls, Option<Unhold>),
     /// The last fd of all: ask the socket, and [`fate`](crate::fate()) how to end it.
     Last(Last),
 }
@@ -50,8 +51,12 @@ pub enum Shutdown {
     Leave,
     /// The supervisor has it already.
     Done,
-    /// Where more may come, half-close and hand over, then say [`Table::handed`].
-    HandOver(Last),
+    /// Where more may come, half-close and hand over under this cookie, then say [`Table::handed`]. The fd is passed even
+    /// where one is held: another thread's fork or `execve` may have that dropped meanwhile.
+    HandOver {
+        /// The connection's.
+        cookie: u64,
+    },
 }
 
 impl<const N: usize> Table<N> {
@@ -94,7 +99,7 @@ impl<const N: usize> Table<N> {
         let given = |record| Some(Record { phase: Phase::Given, held: false, ..record });
         let before = self.update(open.connection, given)?;
         let gone = self.let_go(open)?;
-        before.held.then_some(Unhold { cookie: gone.cookie })
+        before.is_held().then_some(Unhold { cookie: gone.cookie })
     }
 
     /// An epoll watches the fd.
@@ -118,17 +123,18 @@ impl<const N: usize> Table<N> {
         };
         let Some(gone) = self.let_go(open).filter(Gone::was_last) else { return Close::Leave };
         let left = self.leave(&gone, shares);
+        let unhold = || gone.unhold().map_or(Close::Leave, Close::Unhold);
         if cookie != Some(gone.cookie) {
-            return gone.unhold().map_or(Close::Leave, Close::Unhold);
+            return unhold();
         }
         match gone.record.phase {
             Phase::Given => Close::Leave,
             // An `execve` under way has announced it.
             _ if matches!(gone.record.exec, Exec::LeftToOthers | Exec::Announced(_)) => Close::Leave,
-            _ if left.handed && left.others => Close::Leave,
-            _ if left.handed => Close::Handed(gone.epolls),
+            _ if left.handed && left.others => unhold(),
+            _ if left.handed => Close::Handed(gone.epolls, gone.unhold()),
             _ if left.others => Close::Shared(gone.unhold()),
-            _ => Close::Last(Last { cookie: gone.cookie, held: gone.record.held, epolls: gone.epolls }),
+            _ => Close::Last(Last { cookie: gone.cookie, held: gone.record.is_held(), epolls: gone.epolls }),
         }
     }
 
@@ -143,18 +149,19 @@ impl<const N: usize> Table<N> {
             _ if cookie != known => Shutdown::Leave,
             (Phase::Handed, _) => Shutdown::Done,
             _ if record.share.is_some_and(|share| shares.is_handed(share)) => Shutdown::Done,
-            (Phase::Ours, Some(cookie)) => {
-                Shutdown::HandOver(Last { cookie, held: record.held, epolls: open.epolls })
-            }
+            (Phase::Ours, Some(cookie)) => Shutdown::HandOver { cookie },
         }
     }
 
-    /// The supervisor has taken what a `shutdown` half-closed.
-    pub fn handed(&self, fd: i32, shares: Shares<'_>) {
-        let Some(open) = self.open(fd) else { return };
-        let handed = |record| Some(Record { phase: Phase::Handed, ..record });
-        if let Some(share) = self.update(open.connection, handed).and_then(|record| record.share) {
-            shares.hand(share);
-        }
+    /// The supervisor has taken what a `shutdown` half-closed. Of two that shut it down at once, one is to count it: this
+    /// one, where it is `true`.
+    pub fn handed(&self, fd: i32, shares: Shares<'_>) -> bool {
+        let Some(open) = self.open(fd) else { return false };
+        // What was held has been handed over.
+        let handed = |record| Some(Record { phase: Phase::Handed, held: false, ..record });
+        let Some(before) = self.update(open.connection, handed) else { return false };
+        // An `execve` under way in another thread may have counted it.
+        let counted = before.phase != Phase::Ours || matches!(before.exec, Exec::Announced(_));
+        !counted && before.share.is_none_or(|share| shares.hand(share))
     }
 }

@@ -6,9 +6,15 @@ use super::word::{Phase, Record};
 use crate::sync::{Acquire, Relaxed, Release};
 
 impl<const N: usize> Table<N> {
-    /// A fork begins; `false` while another thread's is under way, which would count with this one as one.
-    pub fn fork_begins(&self) -> bool {
-        self.fork.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
+    /// A fork or an `execve` begins; `false` while another thread's is under way: the one would count what the other lets go.
+    pub fn begins(&self) -> bool {
+        self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
+    }
+
+    /// It has failed, or there is a child.
+    pub(super) fn ends(&self) {
+        // Release, for the next one's Acquire: it must not see a connection as counted for this one.
+        self.under_way.store(0, Release);
     }
 
     /// In the parent, before, for each fd: counted now, so that the parent cannot end what the child is about to have.
@@ -17,7 +23,8 @@ impl<const N: usize> Table<N> {
         self.mark_forking(fd, true);
         let open = self.open(fd)?;
         let record = self.record(open.connection)?;
-        if record.joined || record.phase == Phase::Given {
+        // What is given away is counted, too: another thread may receive it back before the child is there.
+        if record.joined {
             return None;
         }
         match record.share {
@@ -51,8 +58,7 @@ impl<const N: usize> Table<N> {
             }
             self.mark_forking(fd, false);
         }
-        // Release, for the next fork's Acquire: it must not see a connection as counted for this one.
-        self.fork.store(0, Release);
+        self.ends();
     }
 
     /// In the child, whose process this is.
@@ -66,15 +72,14 @@ impl<const N: usize> Table<N> {
             }
         }
         self.recount();
-        self.fork.store(0, Relaxed);
+        self.ends();
     }
 
-    /// In the child, for each fd: the cookie under which the supervisor is to hold it for this process, too.
-    pub fn child_holds(&self, fd: i32) -> Option<u64> {
-        let open = self.open(fd)?;
-        let record = self.record(open.connection)?;
-        let wanted = record.held && record.phase == Phase::Ours;
-        wanted.then(|| self.cookie(open.connection)).flatten()
+    /// In the child, for each fd, whose cookie the kernel gives: whether the supervisor is to hold it for this process, too.
+    pub fn child_holds(&self, fd: i32, cookie: Option<u64>) -> bool {
+        let Some(open) = self.open(fd) else { return false };
+        let held = |record: Record| record.held && record.phase == Phase::Ours;
+        self.record(open.connection).is_some_and(held) && cookie == self.cookie(open.connection)
     }
 
     /// The supervisor does not hold it for this process.

@@ -11,7 +11,7 @@
 //! | Acquire in `publish` | `loom_what_is_replaced_is_known` |
 //! | Release in `update`, Acquire in `claim` | `loom_a_place_is_free_when_its_cookie_has_been_read` |
 //! | Acquire in `update` | `loom_a_place_is_free_when_all_have_read_its_cookie` |
-//! | Acquire in `fork_begins`, Release in `parent` | `loom_of_two_forks_each_is_counted` |
+//! | Acquire in `begins`, Release in `ends` | `loom_of_two_forks_each_is_counted` |
 
 use loom::sync::Arc;
 use loom::thread;
@@ -84,7 +84,7 @@ fn loom_a_shutdown_knows_the_cookie() {
             (tracked, table.shutdown(0, Some(77), NONE))
         };
         let (_, (tracked, shut)) = both(move || other.accepted(0, 77, false, NONE), known);
-        assert!(!tracked || matches!(shut, Shutdown::HandOver(Last { cookie: 77, .. })));
+        assert!(!tracked || matches!(shut, Shutdown::HandOver { cookie: 77 }));
     });
 }
 
@@ -102,6 +102,18 @@ fn loom_what_is_replaced_is_known() {
         let cookies = [one, two].map(|replaced| replaced.map(|replaced| replaced.cookie));
         let is_77 = matches!(left, Close::Last(Last { cookie: 77, .. }));
         assert!(cookies == [Some(88), None] && is_77 || cookies == [None, Some(77)] && !is_77);
+    });
+}
+
+#[test]
+fn loom_a_late_close_knows_what_has_come_meanwhile() {
+    model(|| {
+        let table = table::<2>();
+        assert_eq!(table.accepted(0, 77, false, NONE), None);
+        let other = Arc::clone(&table);
+        let (_, closed) =
+            both(move || other.accepted(0, 88, false, NONE), move || table.close(0, Some(88), NONE, false));
+        assert!(matches!(closed, Close::Leave | Close::Last(Last { cookie: 88, .. })));
     });
 }
 
@@ -211,10 +223,10 @@ fn loom_what_is_handed_over_is_not_ended_again() {
         assert_eq!(table.copied(0, 1, NONE), None);
         let (one, two) = (Arc::clone(&table), Arc::clone(&table));
         both(
-            move || one.handed(0, NONE),
+            move || assert!(one.handed(0, NONE)),
             move || assert_eq!(two.close(1, Some(77), NONE, false), Close::Leave),
         );
-        assert_eq!(table.close(0, Some(77), NONE, false), Close::Handed(Epolls::Unknown));
+        assert_eq!(table.close(0, Some(77), NONE, false), Close::Handed(Epolls::Unknown, None));
     });
 }
 
@@ -229,7 +241,7 @@ fn loom_a_close_while_another_thread_forks() {
         let (child, closed) = both(
             move || {
                 let shares = Shares::new(&shared);
-                assert!(forks.fork_begins());
+                assert!(forks.begins());
                 assert_eq!(forks.prepare(0, shares), None);
                 let child = forks.forked();
                 forks.parent();
@@ -257,7 +269,7 @@ fn loom_an_accept_while_another_thread_forks() {
         let (child, _) = both(
             move || {
                 let shares = Shares::new(&shared);
-                assert!(forks.fork_begins());
+                assert!(forks.begins());
                 forks.fds(0, 0).for_each(|fd| assert_eq!(forks.prepare(fd, shares), None));
                 let child = forks.forked();
                 forks.parent();
@@ -285,7 +297,7 @@ fn loom_of_two_forks_each_is_counted() {
         assert_eq!(table.accepted(0, 77, false, NONE), None);
         let fork = |table: Arc<Table<1>>, words: Arc<Vec<ShareWord>>| {
             move || {
-                while !table.fork_begins() {
+                while !table.begins() {
                     thread::yield_now();
                 }
                 assert_eq!(table.prepare(0, Shares::new(&words)), None);
@@ -309,7 +321,7 @@ fn loom_of_two_processes_the_last_ends() {
     model(|| {
         let (table, words) = (table::<1>(), share_words());
         assert_eq!(table.accepted(0, 77, false, NONE), None);
-        assert!(table.fork_begins());
+        assert!(table.begins());
         assert_eq!(table.prepare(0, Shares::new(&words)), None);
         let child = table.forked();
         table.parent();
@@ -330,11 +342,12 @@ fn loom_a_close_while_another_thread_executes() {
     model(|| {
         let (table, words) = (table::<1>(), share_words());
         assert_eq!(table.accepted(0, 77, false, NONE), None);
-        assert!(table.fork_begins());
+        assert!(table.begins());
         assert_eq!(table.prepare(0, Shares::new(&words)), None);
         let child = table.forked();
         table.parent();
         child.child(2);
+        assert_eq!(table.will_close(0, true), None);
         let executes = Arc::clone(&table);
         let (one, two) = (Arc::clone(&words), Arc::clone(&words));
         let (executed, closed) = both(

@@ -106,9 +106,9 @@ impl<'a> Shares<'a> {
         }
     }
 
-    /// The supervisor has it.
-    pub(super) fn hand(&self, share: Share) {
-        self.update(share, |word| word | HANDED);
+    /// The supervisor has it; whether it had not before.
+    pub(super) fn hand(&self, share: Share) -> bool {
+        self.update(share, |word| word | HANDED).is_some_and(|before| before & HANDED == 0)
     }
 
     pub(super) fn is_handed(&self, share: Share) -> bool {

@@ -23,8 +23,8 @@ pub struct Table<const N: usize> {
     used: AtomicI32,
     /// The process whose fds these are. A child of `vfork` has other fds and the same table.
     process: AtomicI32,
-    /// Whether a fork is under way.
-    pub(super) fork: AtomicI32,
+    /// Whether a fork or an `execve` is under way.
+    pub(super) under_way: AtomicI32,
     /// Each plus one; zero is none.
     pub(super) epolls: [AtomicI32; EPOLLS],
 }
@@ -78,7 +78,7 @@ impl Gone {
     }
 
     pub(super) fn unhold(&self) -> Option<Unhold> {
-        self.record.held.then_some(Unhold { cookie: self.cookie })
+        self.record.is_held().then_some(Unhold { cookie: self.cookie })
     }
 }
 
@@ -99,7 +99,7 @@ impl<const N: usize> Table<N> {
             connections: [const { Connection { word: AtomicU64::new(0), cookie: Published::new() } }; N],
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
-            fork: AtomicI32::new(0),
+            under_way: AtomicI32::new(0),
             epolls: [const { AtomicI32::new(0) }; EPOLLS],
         }
     }
@@ -113,7 +113,7 @@ impl<const N: usize> Table<N> {
             connections: from_fn(|_| Connection { word: AtomicU64::new(0), cookie: Published::new() }),
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
-            fork: AtomicI32::new(0),
+            under_way: AtomicI32::new(0),
             epolls: from_fn(|_| AtomicI32::new(0)),
         }
     }
@@ -147,7 +147,8 @@ impl<const N: usize> Table<N> {
     /// What is known of an fd: for those who look on, such as tests.
     pub fn entry(&self, fd: i32) -> Option<Entry> {
         let open = self.open(fd)?;
-        let Record { fds, held, phase, share, .. } = self.record(open.connection)?;
+        let record = self.record(open.connection)?;
+        let (Record { fds, phase, share, .. }, held) = (record, record.is_held());
         let Open { epolls, forking, .. } = open;
         Some(Entry { fds, held, phase, shared: share.is_some(), epolls, forking })
     }
@@ -164,7 +165,7 @@ impl<const N: usize> Table<N> {
             to.cookie.set(place.cookie.peek());
         }
         for (number, to) in
-            [(&self.used, &copy.used), (&self.process, &copy.process), (&self.fork, &copy.fork)]
+            [(&self.used, &copy.used), (&self.process, &copy.process), (&self.under_way, &copy.under_way)]
         {
             to.store(number.load(Relaxed), Relaxed);
         }

@@ -115,6 +115,8 @@ pub(super) enum Exec {
     None,
     /// The next program inherits an fd of it.
     Survives,
+    /// All fds of it are closed.
+    Closes,
     /// It is closed, and another process still holds it.
     LeftToOthers,
     /// It is closed, and counted for this reason.
@@ -129,7 +131,7 @@ pub(super) enum Exec {
 /// | 20 | the supervisor holds it since it was accepted |
 /// | 21..23 | [`Phase`] |
 /// | 23 | the fork under way has been counted in its share |
-/// | 24..28 | [`Exec`]: 0 to 2, or 3 plus the count |
+/// | 24..28 | [`Exec`]: 0 to 3, or 4 plus the count |
 /// | 28..60 | its [`Share`]; 0: none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -145,6 +147,12 @@ impl Record {
     /// A connection with one fd.
     pub(super) const fn new(held: bool) -> Self {
         Self { fds: 1, held, phase: Phase::Ours, joined: false, exec: Exec::None, share: None }
+    }
+
+    /// Whether the supervisor holds it for this process now. What an `execve` under way does not end, it has let go of,
+    /// and takes again should the call fail.
+    pub(super) const fn is_held(&self) -> bool {
+        self.held && !matches!(self.exec, Exec::Survives | Exec::LeftToOthers)
     }
 
     /// The same word with no fds and no mark of a fork: in between only, while fds are counted.
@@ -163,8 +171,9 @@ impl Record {
         let exec = match (word >> 24) & 0xf {
             0 => Exec::None,
             1 => Exec::Survives,
-            2 => Exec::LeftToOthers,
-            count => Exec::Announced(COUNTS[count as usize - 3]),
+            2 => Exec::Closes,
+            3 => Exec::LeftToOthers,
+            count => Exec::Announced(COUNTS[count as usize - 4]),
         };
         let share = Share::unpack((word >> 28) as u32);
         let (held, joined) = (word >> 20 & 1 != 0, word >> 23 & 1 != 0);
@@ -179,8 +188,9 @@ impl Record {
         let exec = match self.exec {
             Exec::None => 0,
             Exec::Survives => 1,
-            Exec::LeftToOthers => 2,
-            Exec::Announced(count) => 3 + count as u64,
+            Exec::Closes => 2,
+            Exec::LeftToOthers => 3,
+            Exec::Announced(count) => 4 + count as u64,
         };
         u64::from(self.fds)
             | u64::from(self.held) << 20
@@ -192,8 +202,8 @@ impl Record {
 }
 
 /// The counts by their numbers; the last places are never packed.
-const COUNTS: [Count; 13] = {
-    let mut counts = [Count::Seen; 13];
+const COUNTS: [Count; 12] = {
+    let mut counts = [Count::Seen; 12];
     let all = Count::EACH;
     let mut at = 0;
     while at < all.len() {

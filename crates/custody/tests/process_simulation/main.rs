@@ -1,0 +1,29 @@
+//! Random schedules of a simulated kernel under the preloaded library's decisions.
+//!
+//! `cargo run --release -p linger-custody --example simulate_process -- SCHEDULES SEED` runs more of them.
+
+mod simulation;
+
+use simulation::kernel::{Fault, Mode};
+use simulation::schedule::Coverage;
+use simulation::{simulate, text};
+
+#[test]
+fn nothing_wrong_in_random_schedules() {
+    let mut coverage = Coverage::default();
+    if let Some(found) = simulate(100_000, 1, Mode::Seen, None, &mut coverage) {
+        panic!("{}", text(&found));
+    }
+    eprintln!("{}", coverage.table());
+}
+
+/// What hooks in the C library cannot see: that the simulation finds it says that it looks.
+#[test]
+fn faults_that_no_hook_can_see_are_found() {
+    for mode in [Mode::RawClone, Mode::PassedAndShared, Mode::FailedExec, Mode::KilledHolder] {
+        let found = simulate(200_000, 1, mode, Some(Fault::HalfClosed), &mut Coverage::default())
+            .unwrap_or_else(|| panic!("{mode:?}"));
+        eprintln!("{}", text(&found));
+        assert!(found.schedule.events.len() < 10, "{}", text(&found));
+    }
+}
