@@ -69,20 +69,34 @@ impl<const N: usize> Table<N> {
             self.update(open.connection, |record| Some(Record { held: record.held || held, ..record }));
             return None;
         }
+        // What was closed behind the library's back makes room first.
+        let stale =
+            if let Taken::Fd(stale) = self.take(fd, true) { self.forget(stale, shares) } else { None };
         match self.claim(fd, cookie, held) {
-            Some(connection) => self.publish(fd, connection).and_then(|stale| self.forget(stale, shares)),
-            None => held.then_some(Unhold { cookie }),
+            Some(connection) => {
+                stale.or(self.publish(fd, connection).and_then(|stale| self.forget(stale, shares)))
+            }
+            None => stale.or(held.then_some(Unhold { cookie })),
         }
     }
 
     /// The program has received a connection in a message: it may have sent it, or have received it before.
     pub fn received(&self, fd: i32, cookie: u64, held: bool, shares: Shares<'_>) -> Option<Unhold> {
         let Some(connection) = self.find(cookie) else { return self.accepted(fd, cookie, held, shares) };
-        self.update(connection, |record| {
+        // What an `execve` under way was decided for stays as it is. And a fork under way takes it along uncounted where
+        // there is no counter: it stays nobody's to end.
+        let uncounted =
+            |record: &Record| record.exec != Exec::None || record.joined && record.share.is_none();
+        let before = self.update(connection, |record| {
+            if uncounted(&record) {
+                return Some(record);
+            }
             let phase = if record.phase == Phase::Given { Phase::Ours } else { record.phase };
             Some(Record { held: record.held || held, phase, ..record })
         });
-        self.publish(fd, connection).and_then(|stale| self.forget(stale, shares))
+        let stale = self.publish(fd, connection).and_then(|stale| self.forget(stale, shares));
+        let refused = before.is_some_and(|record| uncounted(&record)) && held;
+        stale.or(refused.then_some(Unhold { cookie }))
     }
 
     /// The program has made `new` another fd of what `old` is.

@@ -39,7 +39,7 @@ impl<const N: usize> Table<N> {
                 let phase = if share.is_some() { record.phase } else { Phase::Given };
                 let held = record.held && share.is_some();
                 self.update(open.connection, |record| {
-                    Some(Record { share, joined: share.is_some(), phase, held, ..record })
+                    Some(Record { share, joined: true, phase, held, ..record })
                 });
                 (record.held && !held)
                     .then(|| self.cookie(open.connection).map(|cookie| Unhold { cookie }))

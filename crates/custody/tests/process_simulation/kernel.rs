@@ -274,11 +274,18 @@ impl World {
         }
         let waited = self.processes[process].waiting & 1 << cookie != 0;
         if held && !waited {
-            self.fail(Fault::Missing);
+            self.is_missing(cookie);
         }
         self.release(process, cookie);
         self.connection(cookie).supervised = true;
         true
+    }
+
+    /// The supervisor does not hold it, unless it ends it already.
+    pub(crate) fn is_missing(&mut self, cookie: u64) {
+        if !self.connection(cookie).supervised {
+            self.fail(Fault::Missing);
+        }
     }
 
     /// The process is no more, or another program.

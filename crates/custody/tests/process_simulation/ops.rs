@@ -136,11 +136,13 @@ impl World {
 
     /// A call that has made an fd returns.
     fn returns(&mut self, process: usize, fd: usize) -> Option<Op> {
-        if self.processes[process].leaving {
+        let leaving = self.processes[process].leaving;
+        if leaving {
             self.excuse(process, fd);
         }
         if let Some(fd) = self.processes[process].fd_mut(fd) {
             fd.known = true;
+            fd.closing |= leaving;
         }
         None
     }
@@ -422,7 +424,7 @@ impl World {
             Fate::Plain(reason) => reason,
             _ if last.held => {
                 if self.processes[process].waiting & 1 << last.cookie == 0 {
-                    self.fail(Fault::Missing);
+                    self.is_missing(last.cookie);
                 }
                 Count::Handed
             }

@@ -426,6 +426,10 @@ impl World {
     /// The program gives up what the coming exit or `execve` closes.
     fn closing_all(&mut self, process: usize, all: bool) {
         for fd in 0..FDS {
+            if self.processes[process].is_busy(fd) {
+                // What a thread does while another ends the process may come too late to be seen.
+                self.excuse(process, fd);
+            }
             if let Some(fd) = self.processes[process].fd_mut(fd) {
                 // What a call has not returned yet, no next program knows of.
                 fd.cloexec |= !fd.known;
@@ -440,7 +444,7 @@ impl World {
         let Fd { connection, given, .. } = *self.processes[process].fd(fd)?;
         coverage.note(kind, self, process, fd);
         if self.processes[process].leaving {
-            // What a thread does while another ends the process may come too late to be seen.
+            // As in `closing_all`.
             self.excuse(process, fd);
         }
         match kind {
@@ -455,6 +459,9 @@ impl World {
             }
             Kind::CopyOver => {
                 let new = self.choose(process, b).filter(|new| *new != fd)?;
+                if self.processes[process].leaving {
+                    self.excuse(process, new);
+                }
                 self.processes[process].fd_mut(new)?.closing = true;
                 Some(Op::Close { fd: new as u8, at: At::Cookie, then: Some(fd as u8) })
             }
