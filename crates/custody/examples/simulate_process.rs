@@ -19,6 +19,10 @@ fn main() -> ExitCode {
     let (mut coverage, started) = (Coverage::default(), Instant::now());
     let found = simulate(schedules, seed, Mode::Seen, None, &mut coverage);
     println!("{}", coverage.table());
+    let empty = coverage.empty(true);
+    if !empty.is_empty() {
+        println!("never: {}", empty.join(", "));
+    }
     match found {
         Some(found) => {
             println!("seed {seed}: {}", text(&found));

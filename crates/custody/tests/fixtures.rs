@@ -83,10 +83,7 @@ const DIFFERENCES: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "As above; and a connection that was handed over stays in the epolls of a program that goes on.",
-        &[
-            ("exec tracked,handed ? closes=yes", "-> tracked,handed"),
-            ("exec tracked,handed,held ? closes=yes", "-> tracked,handed,held"),
-        ],
+        &[("exec tracked,handed ? closes=yes", "-> tracked,handed")],
     ),
     (
         "The hold stays: it ends the connection with the process, and where the exec fails, it still protects \
@@ -155,6 +152,41 @@ const DIFFERENCES: &[(&str, &[(&str, &str)])] = &[
             ("watch tracked ? ! -> tracked\n", "-> tracked,epoll"),
             ("watch tracked,copied ? ! -> tracked,copied\n", "-> tracked,copied,epoll"),
             ("watch tracked,share ? ! -> tracked,share\n", "-> tracked,share,epoll"),
+        ],
+    ),
+    (
+        "The shutdown has used the hold up: a child need not hold it, and there is nothing to release.",
+        &[
+            ("child tracked,handed,forking,held,share ?", "-> tracked,handed,share"),
+            ("exec tracked,handed,held ? closes=yes", "-> tracked,handed"),
+            ("parent tracked,handed,forking,held,share ?", "-> tracked,handed,share"),
+            ("prepare tracked,handed,held ?", "-> tracked,handed,forking,share"),
+        ],
+    ),
+    (
+        "As above; and the fd is passed, for another thread's fork or exec may have the hold dropped between \
+         the decision and the message.",
+        &[
+            (
+                "shutdown tracked,copied,held ? cookie_same=yes finished=no",
+                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,copied,handed",
+            ),
+            (
+                "shutdown tracked,held ? cookie_same=yes finished=no over=no unread=no",
+                "half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed",
+            ),
+            (
+                "shutdown tracked,held ? cookie_same=yes finished=no over=no unread=yes",
+                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed",
+            ),
+            (
+                "shutdown tracked,held,epoll ? cookie_same=yes finished=no",
+                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed,epoll",
+            ),
+            (
+                "shutdown tracked,held,share ? cookie_same=yes finished=no",
+                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed,share",
+            ),
         ],
     ),
 ];

@@ -15,6 +15,7 @@ fn nothing_wrong_in_random_schedules() {
         panic!("{}", text(&found));
     }
     eprintln!("{}", coverage.table());
+    assert_eq!(coverage.empty(false), Vec::<String>::new());
 }
 
 /// What hooks in the C library cannot see: that the simulation finds it says that it looks.

@@ -117,6 +117,8 @@ impl World {
             Op::Copy { old, new } => {
                 let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
                 self.unhold(process, unhold);
+                let stale = &mut self.processes[process].stale;
+                *stale |= (*stale >> old & 1) << new;
                 self.returns(process, new.into())
             }
             Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),

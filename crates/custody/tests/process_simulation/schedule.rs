@@ -233,6 +233,22 @@ impl Coverage {
         }
     }
 
+    /// The cells that no schedule has reached, and any could.
+    ///
+    /// What concerns the whole process is noted for what is tracked. A fd is got where none is, so what is there then is
+    /// what a bare call has closed: that is rare, and counted where `rare` says so.
+    pub(crate) fn empty(&self, rare: bool) -> Vec<String> {
+        let mut empty = Vec::new();
+        for kind in KINDS.into_iter().filter(|kind| !matches!(kind, Kind::Go | Kind::Peer | Kind::RawClone)) {
+            let whole = matches!(kind, Kind::Fork | Kind::Exec | Kind::FailedExec | Kind::Exit | Kind::Kill);
+            let gets = matches!(kind, Kind::Accept | Kind::Receive) && !rare;
+            let states = if gets { 0..1 } else { usize::from(whole)..STATES };
+            let none = states.filter(|state| self.0[kind as usize][*state] == 0);
+            empty.extend(none.map(|state| format!("{kind:?} of {}", state_name(state))));
+        }
+        empty
+    }
+
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         let shown = KINDS.into_iter().filter(|kind| self.0[*kind as usize].iter().any(|count| *count > 0));
