@@ -6,6 +6,7 @@
 mod close;
 mod epolls;
 mod exec;
+mod field;
 mod fork;
 #[cfg(all(test, loom))]
 mod loom;

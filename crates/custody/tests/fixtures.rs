@@ -486,7 +486,7 @@ impl World {
             "parent" => self.table.parent(),
             "child" => {
                 self.table.child(2);
-                if held && self.table.child_holds(FD, Some(COOKIE)) {
+                if held && self.table.child_holds(FD, Some(COOKIE), self.shares()) {
                     self.send("Hold", true);
                 }
             }

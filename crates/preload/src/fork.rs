@@ -26,8 +26,9 @@ pub(crate) extern "C" fn child() {
     }
     let _errno = sys::Errno::keep();
     for fd in TABLE.fds(0, c_int::MAX) {
-        if let Some(cookie) = sys::cookie(fd)
-            && TABLE.child_holds(fd, Some(cookie))
+        let cookie = sys::cookie(fd);
+        if TABLE.child_holds(fd, cookie, shares())
+            && let Some(cookie) = cookie
         {
             hold_again(fd, cookie);
         }

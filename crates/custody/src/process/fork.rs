@@ -1,7 +1,7 @@
 //! Connections that were open at a fork: the last process to close one ends it.
 
 use super::shares::Shares;
-use super::table::{Table, Unhold};
+use super::table::{Table, Taken, Unhold};
 use super::word::{Phase, Record};
 use crate::sync::{Acquire, Relaxed, Release};
 
@@ -76,10 +76,16 @@ impl<const N: usize> Table<N> {
     }
 
     /// In the child, for each fd, whose cookie the kernel gives: whether the supervisor is to hold it for this process, too.
-    pub fn child_holds(&self, fd: i32, cookie: Option<u64>) -> bool {
+    pub fn child_holds(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>) -> bool {
         let Some(open) = self.open(fd) else { return false };
-        let held = |record: Record| record.held && record.phase == Phase::Ours;
-        self.record(open.connection).is_some_and(held) && cookie == self.cookie(open.connection)
+        if cookie.is_none() || cookie != self.cookie(open.connection) {
+            // Closed behind the library's back. The supervisor holds nothing for this process yet.
+            if let Taken::Fd(stale) = self.take(fd, true) {
+                let _ = self.forget(stale, shares);
+            }
+            return false;
+        }
+        self.record(open.connection).is_some_and(|record| record.held && record.phase == Phase::Ours)
     }
 
     /// The supervisor does not hold it for this process.

@@ -1,5 +1,6 @@
 //! How many processes hold a connection that was open at a fork: counters in memory that the forked share.
 
+use super::field::Field;
 use crate::sync::{AtomicU64, Relaxed};
 
 /// One counter of the memory that processes share. All zero at first.
@@ -32,10 +33,9 @@ impl Default for ShareWord {
     }
 }
 
-const COUNT: u64 = 0xffff_ffff;
-const HANDED: u64 = 1 << 32;
-const GENERATION_SHIFT: u32 = 33;
-const GENERATION: u64 = 0x7fff;
+const COUNT: Field = Field::new(0, 32);
+const HANDED: Field = Field::new(32, 1);
+const GENERATION: Field = Field::new(33, 15);
 
 /// A counter, and the generation of it that is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,14 +45,17 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The number plus one in 17 bits, then 15 bits of generation.
-    pub(super) const fn pack(self) -> u32 {
-        (self.number + 1) | self.generation << 17
+    /// Plus one, so that zero is none.
+    const NUMBER: Field = Field::new(0, 17);
+    const GENERATION: Field = Field::new(17, 15);
+
+    pub(super) fn pack(self) -> u64 {
+        Self::NUMBER.put(u64::from(self.number) + 1) + Self::GENERATION.put(self.generation.into())
     }
 
-    pub(super) fn unpack(word: u32) -> Option<Self> {
-        let number = (word & 0x1_ffff).checked_sub(1)?;
-        Some(Self { number, generation: word >> 17 })
+    pub(super) fn unpack(word: u64) -> Option<Self> {
+        let number = Self::NUMBER.of(word).checked_sub(1)?;
+        Some(Self { number: number as u32, generation: Self::GENERATION.of(word) as u32 })
     }
 }
 
@@ -85,9 +88,9 @@ impl<'a> Shares<'a> {
             let number = (hint + step) % most;
             let word = &self.0.get(number)?.0;
             let free = word.load(Relaxed);
-            let generation = (free >> GENERATION_SHIFT).wrapping_add(1) & GENERATION;
-            let fresh = generation << GENERATION_SHIFT | if handed { HANDED } else { 0 } | 2;
-            let taken = free & COUNT == 0 && word.compare_exchange(free, fresh, Relaxed, Relaxed).is_ok();
+            let generation = (GENERATION.of(free) + 1) % (GENERATION.most() + 1);
+            let fresh = GENERATION.put(generation) + HANDED.put(handed.into()) + COUNT.put(2);
+            let taken = COUNT.of(free) == 0 && word.compare_exchange(free, fresh, Relaxed, Relaxed).is_ok();
             taken.then_some(Share { number: number as u32, generation: generation as u32 })
         })
     }
@@ -100,7 +103,7 @@ impl<'a> Shares<'a> {
     /// One process less.
     pub(super) fn leave(&self, share: Share) -> Left {
         match self.update(share, |word| word - 1) {
-            Some(before) => Left { others: before & COUNT > 1, handed: before & HANDED != 0 },
+            Some(before) => Left { others: COUNT.of(before) > 1, handed: HANDED.of(before) == 1 },
             // All others have left before: it is over.
             None => Left { others: false, handed: true },
         }
@@ -108,11 +111,11 @@ impl<'a> Shares<'a> {
 
     /// The supervisor has it; whether it had not before.
     pub(super) fn hand(&self, share: Share) -> bool {
-        self.update(share, |word| word | HANDED).is_some_and(|before| before & HANDED == 0)
+        self.update(share, |word| word | HANDED.put(1)).is_some_and(|before| HANDED.of(before) == 0)
     }
 
     pub(super) fn is_handed(&self, share: Share) -> bool {
-        self.word(share).is_some_and(|word| word.load(Relaxed) & HANDED != 0)
+        self.word(share).is_some_and(|word| HANDED.of(word.load(Relaxed)) == 1)
     }
 
     fn word(&self, share: Share) -> Option<&'a AtomicU64> {
@@ -124,8 +127,8 @@ impl<'a> Shares<'a> {
         let word = self.word(share)?;
         let mut seen = word.load(Relaxed);
         loop {
-            let same = (seen >> GENERATION_SHIFT) & GENERATION == u64::from(share.generation);
-            if !same || seen & COUNT == 0 {
+            let same = GENERATION.of(seen) == u64::from(share.generation);
+            if !same || COUNT.of(seen) == 0 {
                 return None;
             }
             match word.compare_exchange(seen, change(seen), Relaxed, Relaxed) {

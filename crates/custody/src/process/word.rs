@@ -1,5 +1,6 @@
 //! What is packed into the two words of the table: what an fd is, and what its connection is.
 
+use super::field::Field;
 use super::shares::Share;
 use crate::Count;
 
@@ -37,28 +38,27 @@ pub(super) struct Open {
 pub(super) struct Slot(pub(super) u64);
 
 impl Slot {
-    const OPEN: u64 = 1;
-    const FORKING: u64 = 1 << 1;
-    const EPOLL_SHIFT: u32 = 2;
-    const EPOLL_MANY: u64 = (1 << 20) - 1;
-    const CONNECTION_SHIFT: u32 = 22;
-    const CONNECTION: u64 = (1 << 18) - 1;
-    const GENERATION_SHIFT: u32 = 40;
+    const OPEN: Field = Field::new(0, 1);
+    const FORKING: Field = Field::new(1, 1);
+    const EPOLL: Field = Field::new(2, 20);
+    const CONNECTION: Field = Field::new(22, 18);
+    const GENERATION: Field = Field::new(40, 24);
 
     pub(super) const fn is_open(self) -> bool {
-        self.0 & Self::OPEN != 0
+        Self::OPEN.of(self.0) == 1
     }
 
     pub(super) fn open(self) -> Option<Open> {
-        let epolls = match (self.0 >> Self::EPOLL_SHIFT) & Self::EPOLL_MANY {
+        const MANY: u64 = Slot::EPOLL.most();
+        let epolls = match Self::EPOLL.of(self.0) {
             0 => Epolls::Unknown,
-            Self::EPOLL_MANY => Epolls::Many,
-            epoll => Epolls::One((epoll - 1) as i32),
+            MANY => Epolls::Many,
+            epoll => Epolls::One(epoll as i32 - 1),
         };
         self.is_open().then_some(Open {
-            connection: ((self.0 >> Self::CONNECTION_SHIFT) & Self::CONNECTION) as usize,
+            connection: Self::CONNECTION.of(self.0) as usize,
             epolls,
-            forking: self.0 & Self::FORKING != 0,
+            forking: Self::FORKING.of(self.0) == 1,
         })
     }
 
@@ -67,33 +67,24 @@ impl Slot {
         let epolls = match open.epolls {
             Epolls::Unknown => 0,
             // Greater numbers than fit are treated as many: all known epolls are gone through.
-            Epolls::One(epoll) => {
-                u64::try_from(epoll).map_or(Self::EPOLL_MANY, |epoll| (epoll + 1).min(Self::EPOLL_MANY))
-            }
-            Epolls::Many => Self::EPOLL_MANY,
+            Epolls::One(epoll) => (epoll as u64 + 1).min(Self::EPOLL.most()),
+            Epolls::Many => Self::EPOLL.most(),
         };
-        debug_assert!(open.connection as u64 <= Self::CONNECTION);
-        Self(
-            self.generation() << Self::GENERATION_SHIFT
-                | (open.connection as u64) << Self::CONNECTION_SHIFT
-                | epolls << Self::EPOLL_SHIFT
-                | if open.forking { Self::FORKING } else { 0 }
-                | Self::OPEN,
-        )
+        let opened = Self::OPEN.put(1)
+            + Self::FORKING.put(open.forking.into())
+            + Self::EPOLL.put(epolls)
+            + Self::CONNECTION.put(open.connection as u64);
+        Self(self.closed().0 + opened)
     }
 
     /// What stands there when the fd is closed.
     pub(super) const fn closed(self) -> Self {
-        Self(self.generation() << Self::GENERATION_SHIFT)
+        Self(Self::GENERATION.put(Self::GENERATION.of(self.0)))
     }
 
     /// The next generation.
-    pub(super) fn next(self) -> Self {
-        Self(self.generation().wrapping_add(1) << Self::GENERATION_SHIFT)
-    }
-
-    const fn generation(self) -> u64 {
-        self.0 >> Self::GENERATION_SHIFT
+    pub(super) const fn next(self) -> Self {
+        Self(Self::GENERATION.put((Self::GENERATION.of(self.0) + 1) % (Self::GENERATION.most() + 1)))
     }
 }
 
@@ -144,6 +135,13 @@ pub(super) struct Record {
 }
 
 impl Record {
+    const FDS: Field = Field::new(0, 20);
+    const HELD: Field = Field::new(20, 1);
+    const PHASE: Field = Field::new(21, 2);
+    const JOINED: Field = Field::new(23, 1);
+    const EXEC: Field = Field::new(24, 4);
+    const SHARE: Field = Field::new(28, 32);
+
     /// A connection with one fd.
     pub(super) const fn new(held: bool) -> Self {
         Self { fds: 1, held, phase: Phase::Ours, joined: false, exec: Exec::None, share: None }
@@ -157,26 +155,26 @@ impl Record {
 
     /// The same word with no fds and no mark of a fork: in between only, while fds are counted.
     pub(super) const fn without_fds(word: u64) -> u64 {
-        word & !(0xf_ffff | 1 << 23)
+        word - Self::FDS.put(Self::FDS.of(word)) - Self::JOINED.put(Self::JOINED.of(word))
     }
 
     /// `None` where the place is free.
     pub(super) fn unpack(word: u64) -> Option<Self> {
-        let fds = word as u32 & 0xf_ffff;
-        let phase = match (word >> 21) & 3 {
+        let fds = Self::FDS.of(word) as u32;
+        let phase = match Self::PHASE.of(word) {
             0 => Phase::Ours,
             1 => Phase::Handed,
             _ => Phase::Given,
         };
-        let exec = match (word >> 24) & 0xf {
+        let exec = match Self::EXEC.of(word) {
             0 => Exec::None,
             1 => Exec::Survives,
             2 => Exec::Closes,
             3 => Exec::LeftToOthers,
             count => Exec::Announced(COUNTS[count as usize - 4]),
         };
-        let share = Share::unpack((word >> 28) as u32);
-        let (held, joined) = (word >> 20 & 1 != 0, word >> 23 & 1 != 0);
+        let share = Share::unpack(Self::SHARE.of(word));
+        let (held, joined) = (Self::HELD.of(word) == 1, Self::JOINED.of(word) == 1);
         (fds > 0).then_some(Self { fds, held, phase, joined, exec, share })
     }
 
@@ -184,7 +182,6 @@ impl Record {
         if self.fds == 0 {
             return 0;
         }
-        debug_assert!(self.fds <= 0xf_ffff);
         let exec = match self.exec {
             Exec::None => 0,
             Exec::Survives => 1,
@@ -192,23 +189,17 @@ impl Record {
             Exec::LeftToOthers => 3,
             Exec::Announced(count) => 4 + count as u64,
         };
-        u64::from(self.fds)
-            | u64::from(self.held) << 20
-            | (self.phase as u64) << 21
-            | u64::from(self.joined) << 23
-            | exec << 24
-            | u64::from(self.share.map_or(0, Share::pack)) << 28
+        Self::FDS.put(self.fds.into())
+            + Self::HELD.put(self.held.into())
+            + Self::PHASE.put(self.phase as u64)
+            + Self::JOINED.put(self.joined.into())
+            + Self::EXEC.put(exec)
+            + Self::SHARE.put(self.share.map_or(0, Share::pack))
     }
 }
 
 /// The counts by their numbers; the last places are never packed.
 const COUNTS: [Count; 12] = {
-    let mut counts = [Count::Seen; 12];
-    let all = Count::EACH;
-    let mut at = 0;
-    while at < all.len() {
-        counts[all[at] as usize] = all[at];
-        at += 1;
-    }
-    counts
+    let [a, b, c, d, e, f, g, h, i] = Count::EACH;
+    [a, b, c, d, e, f, g, h, i, Count::Seen, Count::Seen, Count::Seen]
 };

@@ -29,6 +29,10 @@ pub(crate) enum Fault {
     Leaked,
     /// An epoll goes on to report a connection that was handed over.
     Reported,
+    /// A close loses what the peer sends, or keeps the program from losing what it wants to lose.
+    Fate,
+    /// An assertion has failed.
+    Panicked,
     /// The counts do not add up.
     Counts,
 }

@@ -1,9 +1,47 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
 use linger_custody::process::{Close, Entry, Epolls, Executes, Last, Phase, Shutdown, Unhold};
-use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
+use linger_custody::{Count, Discarded, Fate, Rights, Socket, after_discarding, fate};
 
 use super::kernel::{FDS, Fault, Fd, File, Mode, World};
+
+/// The control data of a message that carries an fd, in one of the ways that programs lay it out (`cmsg(3)`).
+fn control(fd: u8) -> Vec<u8> {
+    const SOL_SOCKET: i32 = 1;
+    const IPPROTO_IP: i32 = 0;
+    const SCM_RIGHTS: i32 = 1;
+    const SCM_CREDENTIALS: i32 = 2;
+    let mut bytes = Vec::new();
+    let mut put = |level: i32, kind: i32, ints: &[i32]| {
+        let header = size_of::<usize>() + 8;
+        bytes.extend((header + 4 * ints.len()).to_ne_bytes());
+        bytes.extend([level, kind].map(i32::to_ne_bytes).as_flattened());
+        ints.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
+        bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
+    };
+    // The fds 0 to 7 are others' where they are not passed.
+    let strangers = [0, 1, 2, 3, 4, 5, 6, 7].map(|other| if other == i32::from(fd) { -1 } else { other });
+    match fd % 4 {
+        0 => put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]),
+        1 => {
+            put(SOL_SOCKET, SCM_CREDENTIALS, &strangers[..3]);
+            put(SOL_SOCKET, SCM_RIGHTS, &[-1, fd.into()]);
+        }
+        2 => {
+            put(SOL_SOCKET, SCM_RIGHTS, &[-1]);
+            put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]);
+        }
+        _ => {
+            put(SOL_SOCKET, SCM_RIGHTS, &[-1, -1, fd.into()]);
+            put(IPPROTO_IP, SCM_RIGHTS, &strangers);
+            // A length that the kernel refuses.
+            bytes.extend(3usize.to_ne_bytes());
+            bytes.extend([SOL_SOCKET, SCM_RIGHTS].map(i32::to_ne_bytes).as_flattened());
+            strangers.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
+        }
+    }
+    bytes
+}
 
 /// How often a close waits for a fork, each time until it is the thread's turn again.
 const PATIENCE: u8 = 4;
@@ -123,8 +161,10 @@ impl World {
             }
             Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),
             Op::Give { fd } => {
-                let unhold = self.processes[process].table.given_away(fd.into());
-                self.unhold(process, unhold);
+                for passed in Rights::new(&control(fd)) {
+                    let unhold = self.processes[process].table.given_away(passed);
+                    self.unhold(process, unhold);
+                }
                 None
             }
             Op::Fork { begun, fd, child } => self.fork(process, begun, fd, child.into()),
@@ -269,17 +309,40 @@ impl World {
         Some(Op::Copy { old, new: fd })
     }
 
-    /// As the driver does.
+    /// As the driver does, and says whether it was right.
     fn settle(&mut self, cookie: u64) -> (Fate, u32) {
         let known = self.connection(cookie);
         let socket = known.socket;
+        let mut discarded = None;
         let settled = match fate(&socket) {
             Fate::Discard => {
-                known.socket.unread = 0;
-                after_discarding(if socket.over { Discarded::Failed } else { Discarded::ToTheEnd })
+                let met = match socket {
+                    Socket { over: true, .. } => Discarded::Failed,
+                    // As if it were no TCP socket.
+                    Socket { unread: 3.., .. } => Discarded::Unable,
+                    _ => {
+                        known.socket.unread = 0;
+                        Discarded::ToTheEnd
+                    }
+                };
+                discarded = Some(met);
+                after_discarding(met)
             }
             settled => settled,
         };
+        let ended = socket.peer_finished && known.socket.unread == 0;
+        let right = match settled {
+            Fate::Discard => false,
+            Fate::Linger => !socket.aborts && !ended && (socket.peer_finished || !socket.over),
+            Fate::Plain(Count::Aborted) => socket.aborts,
+            Fate::Plain(Count::Gone) => !socket.aborts && socket.over && !ended,
+            Fate::Plain(Count::Finished) => !socket.aborts && ended && discarded.is_none(),
+            Fate::Plain(Count::Drained) => !socket.aborts && ended && discarded.is_some(),
+            Fate::Plain(_) => false,
+        };
+        if !right {
+            self.fail(Fault::Fate);
+        }
         self.count(Count::Unread, i64::from(settled == Fate::Plain(Count::Drained)));
         (settled, socket.unread)
     }
@@ -391,7 +454,7 @@ impl World {
         }
         for fd in 0..FDS {
             let cookie = self.cookie(child, fd);
-            let holds = self.processes[child].table.child_holds(fd as i32, cookie);
+            let holds = self.processes[child].table.child_holds(fd as i32, cookie, self.shares());
             if holds && !self.send_waiting(child, fd) {
                 self.processes[child].table.not_held(fd as i32);
             }

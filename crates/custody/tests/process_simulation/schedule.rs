@@ -133,6 +133,11 @@ impl Schedule {
 
     /// Runs it; the first fault.
     pub(crate) fn run(&self, coverage: &mut Coverage) -> Option<Fault> {
+        let run = std::panic::AssertUnwindSafe(|| self.run_through(coverage));
+        std::panic::catch_unwind(run).unwrap_or(Some(Fault::Panicked))
+    }
+
+    fn run_through(&self, coverage: &mut Coverage) -> Option<Fault> {
         let mut world = World::new(self.mode, self.hold, self.shares.into());
         for event in &self.events {
             world.happens(*event, coverage);
