@@ -8,6 +8,9 @@ mod ops;
 #[path = "schedule.rs"]
 pub(crate) mod schedule;
 
+use std::cell::Cell;
+use std::sync::Once;
+
 use kernel::{Fault, Mode};
 use schedule::{Coverage, Random, Schedule};
 
@@ -27,28 +30,30 @@ pub(crate) fn simulate(
     coverage: &mut Coverage,
 ) -> Option<Found> {
     let mut schedule = Schedule::empty();
-    // A failed assertion is a fault like others, told once it is small.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let found = search(schedules, seed, mode, wanted, coverage, &mut schedule);
-    std::panic::set_hook(hook);
+    quiet(true);
+    let found = (0..schedules).find_map(|number| {
+        let mut random = Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
+        Schedule::random(&mut random, mode, &mut schedule);
+        let fault = schedule.run(coverage).filter(|fault| wanted.is_none_or(|wanted| wanted == *fault))?;
+        Some(Found { number, fault, schedule: schedule.shrunk(fault) })
+    });
+    quiet(false);
     found
 }
 
-fn search(
-    schedules: u64,
-    seed: u64,
-    mode: Mode,
-    wanted: Option<Fault>,
-    coverage: &mut Coverage,
-    schedule: &mut Schedule,
-) -> Option<Found> {
-    (0..schedules).find_map(|number| {
-        let mut random = Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
-        Schedule::random(&mut random, mode, schedule);
-        let fault = schedule.run(coverage).filter(|fault| wanted.is_none_or(|wanted| wanted == *fault))?;
-        Some(Found { number, fault, schedule: schedule.shrunk(fault) })
-    })
+/// A failed assertion is a fault like others: told once it is small, and by this thread alone.
+fn quiet(quiet: bool) {
+    static INSTALLED: Once = Once::new();
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    INSTALLED.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                hook(panic);
+            }
+        }));
+    });
+    QUIET.set(quiet);
 }
 
 /// A schedule as text, one event a line.
