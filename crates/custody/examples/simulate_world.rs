@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         }
     });
     println!("{}", coverage.lock().expect("all threads have ended"));
+    println!("never met: {:?}", coverage.lock().expect("all threads have ended").missing());
     let Some(seed) = fault.into_inner().expect("all threads have ended") else { return ExitCode::SUCCESS };
     println!("seed {seed} goes wrong; shrinking");
     let (hold, steps) = schedule::random(seed);

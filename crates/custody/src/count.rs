@@ -28,4 +28,17 @@ pub enum Count {
 impl Count {
     /// How many there are.
     pub const ALL: usize = 9;
+
+    /// Each of them, in the order of their numbers.
+    pub const EACH: [Self; Self::ALL] = [
+        Self::Seen,
+        Self::Handed,
+        Self::Finished,
+        Self::Drained,
+        Self::Shared,
+        Self::Aborted,
+        Self::Gone,
+        Self::Refused,
+        Self::Unread,
+    ];
 }

@@ -18,6 +18,7 @@ mod count;
 mod fate;
 pub mod process;
 mod rights;
+mod sync;
 #[cfg(feature = "world")]
 pub mod world;
 

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 
 use crate::kernel::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
 use linger_custody::Count;
-use linger_shim::protocol::{COUNTS, Message};
+use linger_preload::protocol::{COUNTS, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
 

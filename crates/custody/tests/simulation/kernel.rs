@@ -64,7 +64,6 @@ pub(crate) struct Process {
     pub(crate) inbox: VecDeque<Vec<File>>,
     /// What the supervisor was told of the calls that the threads were let go on with: fds, and their connections.
     pub(crate) told: [Vec<(i32, usize)>; 2],
-    pub(crate) parent: usize,
 }
 
 /// How a connection ended, as far as it has.
@@ -123,7 +122,7 @@ const CONNECTIONS: usize = 6;
 const FDS: usize = 12;
 
 impl Process {
-    fn new(parent: usize, fds: Vec<Option<Fd>>) -> Self {
+    fn new(fds: Vec<Option<Fd>>) -> Self {
         Self {
             alive: true,
             hidden: false,
@@ -132,7 +131,6 @@ impl Process {
             fds,
             inbox: VecDeque::new(),
             told: [Vec::new(), Vec::new()],
-            parent,
         }
     }
 
@@ -170,7 +168,7 @@ impl Process {
 impl Kernel {
     pub(crate) fn new() -> Self {
         Self {
-            processes: vec![Process::new(0, Vec::new())],
+            processes: vec![Process::new(Vec::new())],
             connections: Vec::new(),
             epolls: 0,
             ever_hidden: false,
@@ -348,7 +346,7 @@ impl Kernel {
         if self.processes.len() >= PROCESSES {
             return None;
         }
-        let mut child = Process::new(process, self.processes[process].fds.clone());
+        let mut child = Process::new(self.processes[process].fds.clone());
         child.hidden = self.processes[process].hidden;
         child.single = self.processes.len() % 2 == 1;
         self.processes.push(child);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use linger_custody::world::{Cookie, Kept, Pid, Tid};
 use linger_custody::{Discarded, Socket};
-use linger_shim::protocol::{Kind, Message};
+use linger_preload::protocol::{Kind, Message};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
 

@@ -3,7 +3,9 @@
 use core::ffi::{c_int, c_uint, c_void};
 use core::mem::size_of;
 
-use super::sys::{EINTR, MSG_DONTWAIT, SOL_SOCKET, errno, number, raw, syscall};
+use linger_custody::Rights;
+
+use crate::sys::{EINTR, MSG_DONTWAIT, SOL_SOCKET, errno, number, raw, syscall};
 
 const SCM_RIGHTS: c_int = 1;
 const MSG_NOSIGNAL: c_int = 0x4000;
@@ -66,45 +68,20 @@ pub(crate) fn send(channel: c_int, bytes: &[u8], fd: Option<c_int>) -> Result<()
     }
 }
 
-/// Calls `each` for every descriptor in a message's control data.
+/// The fds that a message carries.
 ///
 /// # Safety
-/// `message` is null or what `recvmsg` has filled, or `sendmsg` is to send, for this program.
-pub(crate) unsafe fn passed(message: *const MsgHdr, mut each: impl FnMut(c_int)) {
-    const HEADER: usize = core::mem::offset_of!(Cmsg, fd);
+/// `message` is null or what `recvmsg` has filled, or `sendmsg` has sent, for this program.
+pub(crate) unsafe fn rights<'a>(message: *const MsgHdr) -> Rights<'a> {
+    let none = Rights::new(&[]);
     if message.is_null() {
-        return;
+        return none;
     }
     // SAFETY: the caller's promise: a readable msghdr.
-    let MsgHdr { control, control_length: all, .. } = unsafe { message.read() };
-    let start = control.cast::<u8>();
-    let mut at = 0;
-    while !start.is_null() && all - at >= HEADER {
-        // SAFETY: a header lies within the control data; it may stand at any address.
-        let header = unsafe { start.wrapping_add(at).cast::<[usize; 2]>().read_unaligned() };
-        let length = header[0];
-        if length < HEADER || length > all - at {
-            return;
-        }
-        let rights = [SOL_SOCKET.to_ne_bytes(), SCM_RIGHTS.to_ne_bytes()];
-        if header[1].to_ne_bytes() == *rights.as_flattened() {
-            for place in (HEADER..length.saturating_sub(3)).step_by(4) {
-                // SAFETY: an int lies within this control message.
-                each(unsafe { start.wrapping_add(at + place).cast::<c_int>().read_unaligned() });
-            }
-        }
-        at += length.next_multiple_of(size_of::<usize>());
-        if at > all {
-            return;
-        }
+    let MsgHdr { control, control_length, .. } = unsafe { message.read() };
+    if control.is_null() || control_length == 0 {
+        return none;
     }
-}
-
-/// Whether a message has control data at all.
-///
-/// # Safety
-/// As [`passed`].
-pub(crate) unsafe fn has_control(message: *const MsgHdr) -> bool {
-    // SAFETY: the caller's promise: a readable msghdr.
-    !message.is_null() && unsafe { (*message).control_length } > 0
+    // SAFETY: as above: this many bytes of control data, which nobody changes during the call.
+    Rights::new(unsafe { core::slice::from_raw_parts(control.cast(), control_length) })
 }

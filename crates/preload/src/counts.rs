@@ -2,11 +2,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::sys;
-use crate::protocol::{COUNTS, COUNTS_SIZE, Count};
+use linger_custody::Count;
+
+use crate::protocol::COUNTS_SIZE;
+use crate::sys;
 
 /// For a process that could not map the file: counted here, and told to nobody.
-static LOST: [AtomicU64; COUNTS] = [const { AtomicU64::new(0) }; COUNTS];
+static LOST: [AtomicU64; Count::ALL] = [const { AtomicU64::new(0) }; Count::ALL];
 static SHARED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn prepare(path: &core::ffi::CStr) {
@@ -16,10 +18,26 @@ pub(crate) fn prepare(path: &core::ffi::CStr) {
 }
 
 pub(crate) fn count(what: Count) {
-    let shared = SHARED.load(Relaxed) as *const [AtomicU64; COUNTS];
+    add(what, 1);
+}
+
+/// A close of a connection, under the reason for which it ended as it did.
+pub(crate) fn seen(reason: Count) {
+    count(Count::Seen);
+    count(reason);
+}
+
+/// Takes back what [`seen`] has counted.
+pub(crate) fn unseen(reason: Count) {
+    add(Count::Seen, u64::MAX);
+    add(reason, u64::MAX);
+}
+
+fn add(what: Count, number: u64) {
+    let shared = SHARED.load(Relaxed) as *const [AtomicU64; Count::ALL];
     // SAFETY: the mapping is COUNTS_SIZE bytes, page-aligned, of a file the supervisor keeps, and never unmapped.
     let all = if shared.is_null() { &LOST } else { unsafe { &*shared } };
     if let Some(counter) = all.get(what as usize) {
-        counter.fetch_add(1, Relaxed);
+        counter.fetch_add(number, Relaxed);
     }
 }

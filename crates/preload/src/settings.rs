@@ -1,21 +1,21 @@
 //! What the supervisor has set, read once before `main`.
 
 use core::cell::UnsafeCell;
-use core::ffi::{CStr, c_int};
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
-
-use super::{counts, ending, fork, sys, table};
 
 const NAME: usize = 32;
 const PORTS: usize = 64;
+const PATH: usize = 512;
 
-/// As `protocol::VARIABLE` says them.
+/// As [`VARIABLE`](crate::protocol::VARIABLE) says them.
 pub(crate) struct Settings {
     name: [u8; NAME],
     name_length: usize,
     pub(crate) token: [u8; 16],
     pub(crate) hold: bool,
     pub(crate) outgoing: bool,
+    counts: Path,
     only: Ports,
     except: Ports,
 }
@@ -40,6 +40,7 @@ impl Settings {
         token: [0; 16],
         hold: false,
         outgoing: false,
+        counts: Path::NONE,
         only: Ports::NONE,
         except: Ports::NONE,
     };
@@ -47,6 +48,11 @@ impl Settings {
     /// The supervisor's abstract address.
     pub(crate) fn name(&self) -> &[u8] {
         self.name.get(..self.name_length).unwrap_or_default()
+    }
+
+    /// The file in which all processes count.
+    pub(crate) fn counts(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.counts.0).unwrap_or_default()
     }
 
     pub(crate) fn filters_ports(&self) -> bool {
@@ -57,8 +63,8 @@ impl Settings {
         !self.except.has(port) && (self.only.count == 0 || self.only.has(port))
     }
 
-    fn read(&mut self, text: &'static [u8]) -> bool {
-        let mut counts = None;
+    /// Reads them from the variable's text; whether a supervisor is named.
+    fn read(&mut self, text: &[u8]) -> bool {
         for part in text.split(|byte| *byte == b';') {
             let at = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
             let (key, value) = (part.get(..at).unwrap_or_default(), part.get(at + 1..).unwrap_or_default());
@@ -73,7 +79,7 @@ impl Settings {
                         *byte = digits.iter().fold(0, |byte, digit| byte << 4 | digit_of(*digit));
                     }
                 }
-                b"counts" => counts = Some(value),
+                b"counts" => self.counts = Path::new(value),
                 b"hold" => self.hold = true,
                 b"outgoing" => self.outgoing = true,
                 b"ports" => read_ports(&mut self.only, value),
@@ -81,7 +87,6 @@ impl Settings {
                 _ => {}
             }
         }
-        map_counts(counts.unwrap_or_default());
         self.name_length > 0
     }
 }
@@ -103,14 +108,19 @@ fn read_ports(ports: &mut Ports, text: &[u8]) {
     }
 }
 
-fn map_counts(path: &[u8]) {
-    let mut whole = [0u8; 512];
-    // One byte less, so that a zero ends it.
-    if let Some(place) = whole[..511].get_mut(..path.len()) {
-        place.copy_from_slice(path);
-    }
-    if let Ok(path) = CStr::from_bytes_until_nul(&whole) {
-        counts::prepare(path);
+/// A path with a zero behind it; empty where it was too long.
+struct Path([u8; PATH]);
+
+impl Path {
+    const NONE: Self = Self([0; PATH]);
+
+    fn new(path: &[u8]) -> Self {
+        let mut whole = [0; PATH];
+        // One byte less, so that a zero ends it.
+        if let Some(place) = whole[..PATH - 1].get_mut(..path.len()) {
+            place.copy_from_slice(path);
+        }
+        Self(whole)
     }
 }
 
@@ -120,7 +130,7 @@ static SETTINGS: Once = Once(UnsafeCell::new(Settings::NONE));
 /// Written once, by the only thread there is.
 struct Once(UnsafeCell<Settings>);
 
-// SAFETY: `start` writes before it sets READY, and everybody else reads after READY is set.
+// SAFETY: `read` writes before it sets READY, and everybody else reads after READY is set.
 unsafe impl Sync for Once {}
 
 /// What is set; `None` where there is no supervisor, and before the library is set up.
@@ -129,32 +139,12 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     READY.load(Ordering::Acquire).then(|| unsafe { &*SETTINGS.0.get() })
 }
 
-/// Runs before `main`, when the program has one thread.
-extern "C" fn start(_: c_int, _: *const (), _: *const ()) {
-    super::hooks::resolve();
-    let Some(text) = sys::environment(c"LINGER_RUN") else { return };
+/// Reads the variable's text, before `main`; whether a supervisor is named. `then` runs before anybody else can see it.
+pub(crate) fn read(text: &[u8], then: impl FnOnce(&Settings)) {
     // SAFETY: nobody reads it before READY is set, and there is one thread.
     let settings = unsafe { &mut *SETTINGS.0.get() };
-    if !settings.read(text.to_bytes()) {
-        return;
-    }
-    table::prepare();
-    ending::this_process();
-    sys::at_fork(fork::prepare, fork::parent, fork::child);
-    READY.store(true, Ordering::Release);
-}
-
-/// Runs in `exit`, after what the program registered with `atexit`.
-extern "C" fn stop() {
-    if settings().is_some() {
-        ending::exit();
+    if settings.read(text) {
+        then(settings);
+        READY.store(true, Ordering::Release);
     }
 }
-
-#[used]
-#[unsafe(link_section = ".init_array")]
-static START: extern "C" fn(c_int, *const (), *const ()) = start;
-
-#[used]
-#[unsafe(link_section = ".fini_array")]
-static STOP: extern "C" fn() = stop;

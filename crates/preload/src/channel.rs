@@ -6,8 +6,8 @@
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{message, setup, sys};
 use crate::protocol::Message;
+use crate::{message, settings, sys};
 
 /// Descriptor and cookie in one word, so that they are always of one and the same socket; zero is none.
 static CHANNEL: AtomicU64 = AtomicU64::new(0);
@@ -40,7 +40,7 @@ fn current() -> Option<c_int> {
     if both != 0 && sys::cookie(fd).is_some_and(|cookie| cookie & COOKIE == both & COOKIE) {
         return Some(fd);
     }
-    let settings = setup::settings()?;
+    let settings = settings::settings()?;
     let low = sys::connect(settings.name())?;
     let fd = match sys::fcntl(low, sys::F_DUPFD_CLOEXEC, AROUND) {
         Some(high) => {

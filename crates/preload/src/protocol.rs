@@ -5,7 +5,9 @@
 //! The connection's end tells the supervisor that the process has exited or become another program.
 //! Only `core` is used here: the file is compiled into the library too.
 
-/// The environment variable that configures the library: `setup::Settings` as text.
+pub use linger_custody::Count;
+
+/// The environment variable that configures the library: the settings as text.
 ///
 /// `name=HEX;token=HEX;counts=PATH;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
 pub const VARIABLE: &str = "LINGER_RUN";
@@ -96,35 +98,11 @@ impl Message {
     }
 }
 
-/// What the libraries of all processes count, in a file that each of them maps: `u64`s in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-#[non_exhaustive]
-pub enum Count {
-    /// Connections whose last descriptor in the program was closed, however: the sum of all below but `Unread`.
-    Seen = 0,
-    /// Given to the supervisor.
-    Handed = 1,
-    /// The peer had closed its side and nothing was unread: a plain close loses nothing.
-    Finished = 2,
-    /// The peer had closed its side; what was unread was read away, then closed.
-    Drained = 3,
-    /// Another process of the program still has the connection.
-    Shared = 4,
-    /// The program asked for a reset (`SO_LINGER 0`).
-    Aborted = 5,
-    /// The connection was already over: reset, or closed by both.
-    Gone = 6,
-    /// The supervisor did not take it: closed plainly.
-    Refused = 7,
-    /// Had unread bytes, so that a plain close would have sent a reset and thrown away what was unsent.
-    Unread = 8,
-}
-
 /// Number of counts.
-pub const COUNTS: usize = 9;
+pub const COUNTS: usize = Count::ALL;
 
-/// Bytes of the file with the counts.
+/// Bytes of the file in which the libraries of all processes count, which each of them maps: a `u64` for each
+/// [`Count`], in their order.
 pub const COUNTS_SIZE: usize = 4096;
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use super::message::MsgHdr;
-use super::{channel, ending, message, setup, sys, table};
+use crate::message::{MsgHdr, rights};
+use crate::state::{TABLE, is_this_process, program_lingers};
+use crate::{channel, ending, exit, settings, sys};
 
 /// One of the replaced functions.
 struct Real(AtomicPtr<c_void>, &'static core::ffi::CStr);
@@ -66,13 +67,13 @@ macro_rules! call {
     }};
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn close(fd: c_int) -> c_int {
     if channel::is(fd) {
         sys::set_errno(sys::EBADF);
         return -1;
     }
-    if table::is_tracked(fd) {
+    if TABLE.is_tracked(fd) {
         ending::end(fd);
     }
     let real = CLOSE.0.load(Relaxed);
@@ -82,18 +83,18 @@ extern "C" fn close(fd: c_int) -> c_int {
     call!(CLOSE as fn(c_int) -> c_int, fd)
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const CLOEXEC: c_int = 4;
     if flags & CLOEXEC != 0 || first > last {
         return sys::close_range(first, last, flags);
     }
     let number = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);
-    for fd in table::tracked(number(first), number(last)) {
+    for fd in TABLE.fds(number(first), number(last)) {
         ending::end(fd);
     }
     match channel::descriptor().map(|fd| fd as c_uint) {
-        Some(channel) if (first..=last).contains(&channel) && ending::is_this_process() => {
+        Some(channel) if (first..=last).contains(&channel) && is_this_process() => {
             let below = if first < channel { sys::close_range(first, channel - 1, flags) } else { 0 };
             let above = if channel < last { sys::close_range(channel + 1, last, flags) } else { 0 };
             below.min(above)
@@ -102,7 +103,7 @@ extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     }
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn closefrom(first: c_int) {
     close_range(first.max(0) as c_uint, c_uint::MAX, 0);
 }
@@ -114,25 +115,25 @@ fn replace(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
     }
     channel::make_way(new);
     // A bad `old` closes nothing.
-    if table::is_tracked(new) && sys::closes_on_exec(old).is_some() {
+    if TABLE.is_tracked(new) && sys::closes_on_exec(old).is_some() {
         ending::end(new);
     }
     copy(old, real())
 }
 
 fn copy(old: c_int, new: c_int) -> c_int {
-    if new >= 0 && table::is_tracked(old) {
+    if new >= 0 && TABLE.is_tracked(old) {
         ending::copied(old, new);
     }
     new
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn dup(old: c_int) -> c_int {
     copy(old, call!(DUP as fn(c_int) -> c_int, old))
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
     replace(old, new, || match DUP2.0.load(Relaxed).is_null() {
         true => sys::dup2(old, new),
@@ -140,7 +141,7 @@ extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
     })
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     if old == new {
         sys::set_errno(sys::EINVAL);
@@ -150,24 +151,24 @@ extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
 }
 
 // Variadic in C; on this architecture a third argument is passed in the same register either way.
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     let result = call!(FCNTL as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
     if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     let result = call!(FCNTL64 as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
     if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
-    if how != sys::SHUT_WR && table::is_tracked(fd) {
+    if how != sys::SHUT_WR && TABLE.is_tracked(fd) {
         match how {
             // What still comes is not to be answered with a reset while the program writes.
-            sys::SHUT_RD if ending::is_this_process() => return 0,
+            sys::SHUT_RD if is_this_process() => return 0,
             sys::SHUT_RDWR => {
                 if let Some(done) = ending::shutdown(fd) {
                     return done;
@@ -180,11 +181,11 @@ extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
 }
 
 // The C library's own closing of a `FILE` does not come by `close`.
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fclose(file: *mut c_void) -> c_int {
     // SAFETY: what the program calls a FILE.
     let fd = unsafe { sys::fileno(file) };
-    if table::is_tracked(fd) {
+    if TABLE.is_tracked(fd) {
         // SAFETY: as above. What is buffered must be written before the half-close.
         unsafe { sys::fflush(file) };
         ending::end(fd);
@@ -192,7 +193,7 @@ extern "C" fn fclose(file: *mut c_void) -> c_int {
     call!(FCLOSE as fn(*mut c_void) -> c_int, file)
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_int {
     let got = call!(ACCEPT as fn(c_int, *mut c_void, *mut c_uint) -> c_int, fd, address, length);
     if got >= 0 {
@@ -201,7 +202,7 @@ extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_
     got
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int {
     let got =
         call!(ACCEPT4 as fn(c_int, *mut c_void, *mut c_uint, c_int) -> c_int, fd, address, length, flags);
@@ -211,11 +212,11 @@ extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flag
     got
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn connect(fd: c_int, address: *const c_void, length: c_uint) -> c_int {
     const EINPROGRESS: c_int = 115;
     let result = call!(CONNECT as fn(c_int, *const c_void, c_uint) -> c_int, fd, address, length);
-    let outgoing = setup::settings().is_some_and(|settings| settings.outgoing);
+    let outgoing = settings::settings().is_some_and(|settings| settings.outgoing);
     if outgoing && (result == 0 || sys::errno() == EINPROGRESS) {
         let _errno = sys::Errno::keep();
         if sys::is_tcp(fd) {
@@ -225,7 +226,7 @@ extern "C" fn connect(fd: c_int, address: *const c_void, length: c_uint) -> c_in
     result
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn setsockopt(
     fd: c_int,
     level: c_int,
@@ -234,7 +235,7 @@ extern "C" fn setsockopt(
     length: c_uint,
 ) -> c_int {
     if level == sys::SOL_SOCKET && name == sys::SO_LINGER {
-        ending::program_lingers();
+        program_lingers();
     }
     call!(
         SETSOCKOPT as fn(c_int, c_int, c_int, *const c_void, c_uint) -> c_int,
@@ -246,102 +247,95 @@ extern "C" fn setsockopt(
     )
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize {
     let sent = call!(SENDMSG as fn(c_int, *const MsgHdr, c_int) -> isize, fd, message, flags);
-    // SAFETY: the program's message.
-    if sent >= 0 && unsafe { message::has_control(message) } {
-        // SAFETY: as above.
-        unsafe {
-            message::passed(message, |fd| {
-                if table::is_tracked(fd) {
-                    ending::given_away(fd)
-                }
-            })
-        };
+    if sent >= 0 {
+        // SAFETY: the program's message, which the kernel has read.
+        let passed = unsafe { rights(message) };
+        passed.filter(|fd| TABLE.is_tracked(*fd)).for_each(ending::given_away);
     }
     sent
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn recvmsg(fd: c_int, message: *mut MsgHdr, flags: c_int) -> isize {
     let got = call!(RECVMSG as fn(c_int, *mut MsgHdr, c_int) -> isize, fd, message, flags);
-    // SAFETY: the kernel has filled the program's message.
-    if got >= 0 && unsafe { message::has_control(message) } {
-        // SAFETY: as above.
-        unsafe { message::passed(message, ending::received) };
+    if got >= 0 {
+        // SAFETY: the kernel has filled the program's message.
+        unsafe { rights(message) }.for_each(ending::received);
     }
     got
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn epoll_create(size: c_int) -> c_int {
     let epoll = call!(EPOLL_CREATE as fn(c_int) -> c_int, size);
     if epoll >= 0 {
-        table::new_epoll(epoll);
+        TABLE.made_epoll(epoll);
     }
     epoll
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn epoll_create1(flags: c_int) -> c_int {
     let epoll = call!(EPOLL_CREATE1 as fn(c_int) -> c_int, flags);
     if epoll >= 0 {
-        table::new_epoll(epoll);
+        TABLE.made_epoll(epoll);
     }
     epoll
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut c_void) -> c_int {
     const ADD: c_int = 1;
     let result =
         call!(EPOLL_CTL as fn(c_int, c_int, c_int, *mut c_void) -> c_int, epoll, operation, fd, event);
-    if result == 0 && operation == ADD && table::is_tracked(fd) {
-        table::watched(fd, epoll);
+    if result == 0 && operation == ADD && TABLE.is_tracked(fd) {
+        TABLE.watched(fd, epoll);
     }
     result
 }
 
 /// Announces what an exec closes, and takes it back should the call return.
 fn executing(real: impl FnOnce() -> c_int) -> c_int {
-    ending::before_exec();
+    exit::before_exec();
     let result = real();
-    ending::after_exec();
+    exit::after_exec();
     result
 }
 
 type Strings = *const *const c_char;
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     executing(|| call!(EXECVE as fn(*const c_char, Strings, Strings) -> c_int, path, arguments, environment))
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
     executing(|| call!(EXECV as fn(*const c_char, Strings) -> c_int, path, arguments))
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
     executing(|| call!(EXECVP as fn(*const c_char, Strings) -> c_int, file, arguments))
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     executing(|| call!(EXECVPE as fn(*const c_char, Strings, Strings) -> c_int, file, arguments, environment))
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
     executing(|| call!(FEXECVE as fn(c_int, Strings, Strings) -> c_int, fd, arguments, environment))
 }
 
 // A connection that becomes a spawned program's standard input or output is that program's to end.
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int, new: c_int) -> c_int {
-    if table::is_tracked(old) {
+    if TABLE.is_tracked(old) {
         ending::given_away(old);
     }
     call!(SPAWN_DUP2 as fn(*mut c_void, c_int, c_int) -> c_int, actions, old, new)
@@ -349,7 +343,7 @@ extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int,
 
 // Variadic in C: what the caller did not give is whatever stands there, and is not looked at. Some libraries, libuv
 // among them, close in this way to avoid a cancellation point.
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
     let fd = a as c_int;
     match number {
@@ -369,26 +363,27 @@ extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
 }
 
 fn leave(status: c_int) -> ! {
-    if setup::settings().is_some() && ending::is_this_process() {
-        ending::exit();
+    if settings::settings().is_some() && is_this_process() {
+        exit::exit();
     }
     sys::exit_group(status)
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn _exit(status: c_int) -> ! {
     leave(status)
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+#[allow(non_snake_case)] // C's name.
 extern "C" fn _Exit(status: c_int) -> ! {
     leave(status)
 }
 
-#[unsafe(no_mangle)]
+#[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn quick_exit(status: c_int) -> ! {
-    if setup::settings().is_some() && ending::is_this_process() {
-        ending::exit();
+    if settings::settings().is_some() && is_this_process() {
+        exit::exit();
     }
     call!(QUICK_EXIT as fn(c_int) -> c_int, status);
     sys::exit_group(status)
