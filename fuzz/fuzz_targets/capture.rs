@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use linger_packet::capture::Reader;
-use linger_why::{Groups, Limits, examine_reader, html, text};
+use linger_why::{Groups, Limits, Tools, examine_reader, html, text};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(reader) = Reader::in_memory(bytes) else { return };
@@ -12,6 +12,6 @@ fuzz_target!(|bytes: &[u8]| {
     limits.flows = 64;
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();
-    text::report(&mut std::io::sink(), std::slice::from_ref(&examined), &groups).unwrap();
-    html::report(&mut std::io::sink(), &[examined], &groups).unwrap();
+    text::report(&mut std::io::sink(), std::slice::from_ref(&examined), &groups, &Tools::default()).unwrap();
+    html::report(&mut std::io::sink(), &[examined], &groups, &Tools::default()).unwrap();
 });

@@ -30,25 +30,29 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let targets: Vec<String> =
         packages(&manifest)?.into_iter().flat_map(|package| package.programs).collect();
     anyhow::ensure!(!targets.is_empty(), "{} has no targets", manifest.display());
-    let mut build = cargo(&["build", "--release", "--quiet", "--manifest-path"]);
+    // With a target named the flags are for the targets alone, and not for the build scripts, which have no libFuzzer.
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut build = cargo(&["build", "--release", "--quiet", "--target", &triple, "--manifest-path"]);
     call(build.arg(&manifest).env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", COVERAGE))?;
+    let programs = target.join(&triple).join("release");
     for some in targets.chunks(AT_ONCE) {
         thread::scope(|scope| {
-            let running: Vec<_> = some.iter().map(|name| scope.spawn(|| fuzz(name, &target))).collect();
+            let running: Vec<_> =
+                some.iter().map(|name| scope.spawn(|| fuzz(name, &programs, &target))).collect();
             running.into_iter().try_for_each(|one| one.join().expect("it returns its errors"))
         })?;
     }
     Ok(())
 }
 
-fn fuzz(name: &str, target: &Path) -> anyhow::Result<()> {
+fn fuzz(name: &str, programs: &Path, target: &Path) -> anyhow::Result<()> {
     let folder = |kind: &str| -> anyhow::Result<PathBuf> {
         let path = target.join(kind).join(name);
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(path)
     };
     let (corpus, found) = (folder("corpus")?, folder("found")?);
-    let mut command = Command::new(target.join("release").join(name));
+    let mut command = Command::new(programs.join(name));
     command.arg(format!("-max_total_time={SECONDS}")).arg(format!("-artifact_prefix={}/", found.display()));
     command.args(["-timeout=10", "-rss_limit_mb=2048", "-verbosity=0", "-print_final_stats=1"]).arg(corpus);
     let seeds = SEEDS.iter().filter(|(of, _)| *of == name);

@@ -91,10 +91,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
             println!("setup: {what}: {error:#}");
         }
     }
-    // `cargo deny --offline` wants all of the lock file, for other systems as well.
-    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
-        call(crate::cargo(&["fetch", "--locked", "--quiet", "--manifest-path"]).arg(root().join(manifest)))?;
-    }
     let missing = find_missing();
     let file = missing_file();
     fs::create_dir_all(root().join("target"))?;

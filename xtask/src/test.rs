@@ -11,19 +11,47 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::workspace::{Package, packages};
 use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup};
 
-/// Runs everything, or of some crates, by their names with or without `linger-`, all tests.
-pub(crate) fn run(crates: &[&str]) -> anyhow::Result<()> {
+/// A part of the run by its name; the crates, and where skips are noted.
+type Step = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
+
+/// All that CI runs. What fails soonest comes first.
+const STEPS: [Step; 10] = [
+    ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
+    ("rooms", |_, _| rooms::check()),
+    ("documents", |all, _| docs::check(all)),
+    ("licences", |_, _| licences()),
+    ("clippy", |all, _| clippy(all)),
+    ("features", |all, _| features(all)),
+    ("tests", tests),
+    ("loom", |all, _| loom::run(all)),
+    ("fuzz", |_, _| fuzz::run()),
+    ("rustdoc", |_, _| rustdoc()),
+];
+
+/// Runs everything; or one step of it, by its name; or all tests of some crates, by names with or without `linger-`.
+pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let all = packages(&root().join("Cargo.toml"))?;
+    let named = |steps: &[Step], name: &str| steps.iter().find(|(own, _)| *own == name).copied();
+    let (steps, chosen) = match names {
+        [] => (STEPS.to_vec(), all.iter().collect()),
+        [name] if named(&STEPS, name).is_some() => {
+            (named(&STEPS, name).into_iter().collect(), all.iter().collect())
+        }
+        names => (named(&STEPS, "tests").into_iter().collect(), choose(&all, names)?),
+    };
     let skips = root().join("target/skipped");
     let _ = fs::remove_file(&skips);
-    let chosen = choose(&all, crates)?;
-    let mut steps = Steps::default();
-    let result = if crates.is_empty() {
-        everything(&mut steps, &chosen, &skips)
-    } else {
-        steps.step("tests", || tests(&chosen, &skips))
-    };
-    steps.show();
+    let mut taken = Vec::new();
+    let result = steps.iter().try_for_each(|(name, step)| {
+        let started = Instant::now();
+        let result = step(&chosen, &skips);
+        taken.push((name, started.elapsed().as_secs_f64()));
+        result.context(*name)
+    });
+    for (name, seconds) in &taken {
+        println!("{name:<10} {seconds:>7.1} s");
+    }
+    println!("{:<10} {:>7.1} s", "together", taken.iter().map(|(_, seconds)| seconds).sum::<f64>());
     let skipped = fs::read_to_string(&skips).unwrap_or_default();
     let skipped: BTreeSet<&str> = skipped.lines().collect();
     for line in &skipped {
@@ -34,26 +62,7 @@ pub(crate) fn run(crates: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn everything(steps: &mut Steps, all: &[&Package], skips: &Path) -> anyhow::Result<()> {
-    steps.step("format", || call(&mut cargo(&["fmt", "--all", "--check"])))?;
-    steps.step("rooms", rooms::check)?;
-    steps.step("documents", || docs::check(all))?;
-    steps.step("licences", licences)?;
-    steps.step("clippy", || clippy(all))?;
-    steps.step("features", || features(all))?;
-    steps.step("tests", || tests(all, skips))?;
-    steps.step("loom", || loom::run(all))?;
-    steps.step("fuzz", fuzz::run)?;
-    steps.step("rustdoc", || {
-        let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--quiet"]);
-        call(doc.env("RUSTDOCFLAGS", "-D warnings"))
-    })
-}
-
 fn choose<'a>(all: &'a [Package], names: &[&str]) -> anyhow::Result<Vec<&'a Package>> {
-    if names.is_empty() {
-        return Ok(all.iter().collect());
-    }
     let find = |name: &&str| {
         let with_prefix = format!("linger-{name}");
         all.iter().find(|package| package.name == *name || package.name == with_prefix)
@@ -87,6 +96,8 @@ fn licences() -> anyhow::Result<()> {
     if !is_there("cargo-deny")? {
         return Ok(());
     }
+    // It wants all of the lock file, for other systems as well; what is there already needs no network.
+    call(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
     call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
 }
 
@@ -123,22 +134,7 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     with(&["test", "--doc", "--all-features", "--quiet"], &[])
 }
 
-/// What was done, and how long it took.
-#[derive(Debug, Default)]
-struct Steps(Vec<(&'static str, f64)>);
-
-impl Steps {
-    fn step(&mut self, name: &'static str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let result = run();
-        self.0.push((name, started.elapsed().as_secs_f64()));
-        result.context(name)
-    }
-
-    fn show(&self) {
-        for (name, seconds) in &self.0 {
-            println!("{name:<10} {seconds:>7.1} s");
-        }
-        println!("{:<10} {:>7.1} s", "together", self.0.iter().map(|(_, seconds)| seconds).sum::<f64>());
-    }
+fn rustdoc() -> anyhow::Result<()> {
+    let mut doc = cargo(&["doc", "--workspace", "--all-features", "--no-deps", "--quiet"]);
+    call(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }

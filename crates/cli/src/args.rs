@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{client, fcgi, generate, lab, probe, run, server, transfer, watch, why};
+use crate::logger::Verbosity;
+use crate::output::Stdout;
+use crate::{client, exit, fcgi, generate, lab, lines, probe, run, server, transfer, watch, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -12,6 +14,8 @@ use crate::{client, fcgi, generate, lab, probe, run, server, transfer, watch, wh
 #[command(after_help = "Exit status: 0 nothing lost, 1 loss found or an expectation not met, 2 bad usage,\n\
     3 could not tell, 4 not possible on this machine.")]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -29,19 +33,36 @@ enum Verb {
     Put(Box<transfer::put::Arguments>),
     Receipt(transfer::receipt::Arguments),
     Run(Box<run::Arguments>),
+    Schema(lines::Schema),
     Server(server::Arguments),
     Share(transfer::share::Arguments),
     Watch(watch::Arguments),
     Why(why::Arguments),
 }
 
-/// Reads the command line; on a mistake clap says what is wrong and ends with status 2.
-pub(crate) fn parse() -> Arguments {
-    Arguments::parse()
+/// Reads the command line and does what it says; on a mistake clap says what is wrong, with status 2.
+pub(crate) fn run() -> ExitCode {
+    match Arguments::try_parse() {
+        Ok(arguments) => arguments.run(),
+        Err(error) if error.use_stderr() => {
+            // Nobody is left to be told.
+            let _ = error.print();
+            ExitCode::from(exit::BAD_USAGE)
+        }
+        // Help and version. clap itself would not notice a full disk.
+        Err(error) => {
+            let mut out = Stdout::new();
+            match out.text(format_args!("{}", error.render().ansi())).and_then(|()| out.flush()) {
+                Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+                Err(stopped) => stopped.end(None),
+            }
+        }
+    }
 }
 
 impl Arguments {
-    pub(crate) fn run(self) -> ExitCode {
+    fn run(self) -> ExitCode {
+        self.verbosity.start();
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),
             Verb::Completions(arguments) => arguments.run(Self::command()),
@@ -54,6 +75,7 @@ impl Arguments {
             Verb::Put(arguments) => transfer::put::run(&arguments),
             Verb::Receipt(arguments) => transfer::receipt::run(&arguments),
             Verb::Run(arguments) => run::run(*arguments),
+            Verb::Schema(arguments) => arguments.run(),
             Verb::Server(arguments) => server::run(arguments),
             Verb::Share(arguments) => transfer::share::run(&arguments),
             Verb::Watch(arguments) => watch::run(&arguments),

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use linger_lab::{Bytes, Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
-use serde::Serialize;
 
-use crate::lab::json::Counted;
+use crate::duration::positive;
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Sends requests and says what became of every response.
@@ -44,13 +45,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", group = "end")]
     count: Option<u64>,
     /// Go on for so long, as 30s or 5m; a number alone is seconds.
-    #[arg(long, value_name = "SECS", group = "end", value_parser = duration)]
+    #[arg(long, value_name = "TIME", group = "end", value_parser = positive)]
     r#for: Option<Duration>,
     /// Size of the receive buffer (SO_RCVBUF): a small one shows the loss on fast links.
     #[arg(long, value_name = "BYTES")]
     recv_buffer: Option<Bytes>,
     /// How long a connection may take.
-    #[arg(long, value_name = "SECS", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive)]
     timeout: Duration,
     /// End with status 0 also where responses were at risk, as long as none was lost.
     #[arg(long)]
@@ -58,14 +59,6 @@ pub(crate) struct Arguments {
     /// One JSON object at the end instead of text.
     #[arg(long)]
     json: bool,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
-    }?;
-    if parsed.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(parsed) }
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -116,13 +109,19 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         bar.set_message(format!("{trials} connections, {lost} lost, {at_risk} at risk"));
     });
     bar.finish_and_clear();
-    if arguments.json {
-        println!("{}", serde_json::json!(Object::of(&seen)));
+    let mut out = Stdout::new();
+    let printed = if arguments.json {
+        out.json(&line(Verb::Client, lines::Client::from(&seen)))
     } else {
-        print(&seen, &arguments.server);
-    }
+        print(&mut out, &seen, &arguments.server)
+    };
+    let printed = printed.and_then(|()| out.flush());
     moral(&seen, server, until);
-    ExitCode::from(status(&seen, arguments.at_risk_ok))
+    let status = status(&seen, arguments.at_risk_ok);
+    match printed {
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
 }
 
 fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
@@ -137,38 +136,42 @@ fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
     }
 }
 
-fn print(seen: &Campaign, server: &str) {
+fn print(out: &mut Stdout, seen: &Campaign, server: &str) -> Result<(), Stopped> {
     let tally = &seen.tally;
-    println!("{} connections to {server} in {:.1} s", tally.trials, seen.elapsed.as_secs_f64());
+    let seconds = seen.elapsed.as_secs_f64();
+    out.text(format_args!("{} connections to {server} in {seconds:.1} s\n", tally.trials))?;
     for fate in Fate::ALL.into_iter().filter(|fate| tally.of(*fate) > 0) {
-        println!("  {fate:<34}{}", tally.of(fate));
+        out.text(format_args!("  {fate:<34}{}\n", tally.of(fate)))?;
     }
     let (low, high) = tally.interval();
-    println!(
-        "lost {} of {}: {:.1}% to {:.1}% (95% interval)",
+    out.text(format_args!(
+        "lost {} of {}: {:.1}% to {:.1}% (95% interval)\n",
         tally.lost,
         tally.trials,
         low * 100.0,
         high * 100.0
-    );
+    ))?;
     if tally.at_risk > 0 {
-        println!("at risk {} of {}: all bytes arrived, and then a reset", tally.at_risk, tally.trials);
+        let (at_risk, trials) = (tally.at_risk, tally.trials);
+        out.text(format_args!("at risk {at_risk} of {trials}: all bytes arrived, and then a reset\n"))?;
     }
     for (first, what) in [(seen.first_loss, "loss"), (seen.first_at_risk, "reset after all bytes")] {
         if let Some(First { trial, at, fate }) = first {
-            println!("first {what} after {trial} trials, {:.1} s: {fate}", at.as_secs_f64());
+            let seconds = at.as_secs_f64();
+            out.text(format_args!("first {what} after {trial} trials, {seconds:.1} s: {fate}\n"))?;
         }
     }
+    Ok(())
 }
 
 /// What the numbers do not say by themselves.
 fn moral(seen: &Campaign, server: SocketAddr, until: Until) {
     let tally = &seen.tally;
     if seen.cut > 0 {
-        eprintln!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
+        say!("note: interrupted: {} connections under way were cut and are not counted.", seen.cut);
     }
     if tally.of(Fate::ResetBeforeAny) > 0 {
-        eprintln!(
+        say!(
             "note: a reset before any byte: check the listen backlog first, the server may never have seen the \
              connection.\n      On the server: `nstat -az TcpExtListenOverflows TcpExtListenDrops` should not grow, \
              and in `ss -ltn`\n      Recv-Q (waiting) should stay below Send-Q (the backlog) for port {}.",
@@ -176,58 +179,19 @@ fn moral(seen: &Campaign, server: SocketAddr, until: Until) {
         );
     }
     if until == Until::Loss && tally.lost == 0 && tally.at_risk > 0 {
-        eprintln!(
+        say!(
             "note: no byte was missing, and {} connections were reset all the same; --until-reset stops at the \
              first of them.",
             tally.at_risk
         );
     }
     if seen.unknown_length {
-        eprintln!(
+        say!(
             "note: the responses do not say how long they are; say it with --response, or a short one with a \
              clean end goes unnoticed."
         );
     }
     if let (true, Some(error)) = (tally.of(Fate::Refused) + tally.of(Fate::Failed) > 0, &seen.error) {
-        eprintln!("note: {error}; is `linger server` running at {server}?");
-    }
-}
-
-/// The results for machines.
-#[derive(Serialize)]
-#[serde(tag = "type", rename = "client")]
-struct Object<'a> {
-    #[serde(flatten)]
-    counted: Counted,
-    first_loss: Option<FirstObject>,
-    first_at_risk: Option<FirstObject>,
-    error: Option<&'a str>,
-    cut: u64,
-    seconds: f64,
-}
-
-#[derive(Serialize)]
-struct FirstObject {
-    trial: u64,
-    seconds: f64,
-    fate: &'static str,
-}
-
-impl FirstObject {
-    fn of(first: First) -> Self {
-        Self { trial: first.trial, seconds: first.at.as_secs_f64(), fate: first.fate.name() }
-    }
-}
-
-impl<'a> Object<'a> {
-    fn of(seen: &'a Campaign) -> Self {
-        Self {
-            counted: Counted::of(&seen.tally),
-            first_loss: seen.first_loss.map(FirstObject::of),
-            first_at_risk: seen.first_at_risk.map(FirstObject::of),
-            error: seen.error.as_deref(),
-            cut: seen.cut,
-            seconds: seen.elapsed.as_secs_f64(),
-        }
+        say!("note: {error}; is `linger server` running at {server}?");
     }
 }

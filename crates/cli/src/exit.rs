@@ -4,6 +4,10 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use rustix::io::Errno;
+
+use crate::output::say;
+
 /// Nothing was lost; every expectation was met.
 pub(crate) const NOTHING_LOST: u8 = 0;
 /// A loss was found, or an expectation was not met.
@@ -14,30 +18,49 @@ pub(crate) const BAD_USAGE: u8 = 2;
 pub(crate) const COULD_NOT_TELL: u8 = 3;
 /// This machine or this user cannot do it.
 pub(crate) const NOT_POSSIBLE_HERE: u8 = 4;
+/// What a shell reports for a program that SIGPIPE ended: nobody read its output.
+pub(crate) const UNREAD: u8 = 141;
 
 /// Says on stderr what happened, and ends with `code`.
 pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
-    eprintln!("linger: {error}");
+    say!("linger: {error}");
     ExitCode::from(code)
 }
 
 /// Says on stderr what the operating system refused.
 pub(crate) fn io(what: impl Display, error: &io::Error) -> ExitCode {
-    fail(code(error), format_args!("{what}: {error}"))
+    fail(code(error), format_args!("{what}: {error}{}", machine_hint(error)))
 }
 
 /// Says on stderr that an address cannot be listened on, and what to do.
 pub(crate) fn listening(address: impl Display, error: &io::Error) -> ExitCode {
-    fail(code(error), format_args!("cannot listen on {address}: {error}{}", address_hint(error)))
+    let hint = address_hint(error);
+    let hint = if hint.is_empty() { machine_hint(error) } else { hint };
+    fail(code(error), format_args!("cannot listen on {address}: {error}{hint}"))
 }
 
 /// Says on stderr that a file cannot be read or written, and what to do.
 pub(crate) fn file(what: impl Display, error: &io::Error) -> ExitCode {
-    fail(COULD_NOT_TELL, format_args!("{what}: {error}{}", file_hint(error)))
+    let hint = file_hint(error);
+    let hint = if hint.is_empty() { machine_hint(error) } else { hint };
+    fail(COULD_NOT_TELL, format_args!("{what}: {error}{hint}"))
 }
 
 fn code(error: &io::Error) -> u8 {
-    if error.kind() == io::ErrorKind::PermissionDenied { NOT_POSSIBLE_HERE } else { COULD_NOT_TELL }
+    let is_poor = error.kind() == io::ErrorKind::PermissionDenied || !machine_hint(error).is_empty();
+    if is_poor { NOT_POSSIBLE_HERE } else { COULD_NOT_TELL }
+}
+
+/// What to do about a machine, or a user's share of it, that has no more.
+pub(crate) fn machine_hint(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        // clone(2) and fork(2).
+        Some(Errno::AGAIN) => "; no more threads can be had: see `ulimit -u` and the cgroup's pids.max",
+        Some(Errno::MFILE) => "; `ulimit -n` raises the number of open files",
+        Some(Errno::NFILE) => "; this machine has no more open files: see sysctl fs.file-max",
+        Some(Errno::NOMEM) => "; there is too little memory: see `ulimit -v` and the cgroup's memory.max",
+        _ => "",
+    }
 }
 
 /// What to do about an address that cannot be used.
@@ -61,6 +84,7 @@ pub(crate) fn file_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::NotADirectory => "; name a directory that exists",
         io::ErrorKind::PermissionDenied => "; `namei -l` of the path says who may",
         io::ErrorKind::InvalidData => "; name a text file",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; `df` says where there is room",
         _ => "",
     }
 }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use linger_fastcgi::gateway::{self, Client, Error, Request};
 use linger_fastcgi::{Address, Responder, apps, responder};
-use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use crate::exit;
+use crate::duration::up_to;
+use crate::lines::{self, line};
+use crate::output::{Stopped, say, say_json};
+use crate::{exit, interrupt};
 
 /// Speaks FastCGI: one request to an application, or an application for a gateway.
 #[derive(Args, Debug)]
@@ -43,11 +43,11 @@ struct Get {
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     param: Vec<(String, String)>,
     /// The request's body; `-` is stdin. Makes it a POST
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     body: Option<PathBuf>,
-    /// Longest silence, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout: u64,
+    /// Longest silence, as 60s or 5m; a number alone is seconds
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = up_to(Duration::from_secs(86_400)))]
+    timeout: Duration,
     /// Tell on stderr, as JSON, how it went
     #[arg(long)]
     json: bool,
@@ -60,7 +60,7 @@ struct Get {
 #[group(skip)]
 struct Serve {
     /// Serve the files of this folder
-    #[arg(long, value_name = "DIR", required_unless_present = "echo", conflicts_with = "echo")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "echo", conflicts_with = "echo")]
     root: Option<PathBuf>,
     /// Answer with the request
     #[arg(long)]
@@ -116,28 +116,31 @@ impl Get {
             request = request.param(name, value);
         }
         let mut config = gateway::Config::default();
-        config.io_timeout = Duration::from_secs(self.timeout);
+        config.io_timeout = self.timeout;
         let mut response = match Client::new(self.address, config).send(request) {
             Ok(response) => response,
             Err(error) => return refuse(&error),
         };
         let copied = io::copy(&mut response, &mut io::stdout().lock());
         let flushed = copied.and_then(|bytes| io::stdout().flush().map(|()| bytes));
-        let _ = io::stderr().write_all(response.stderr());
+        if !response.stderr().is_empty() {
+            say!("{}", String::from_utf8_lossy(response.stderr()).trim_end());
+        }
         let app_status = response.end().map(|end| end.app_status);
         let write_error = response.write_error().map(ToString::to_string);
         if self.json {
             let bytes = flushed.as_ref().ok();
             let error = flushed.as_ref().err().map(ToString::to_string);
-            eprintln!(
-                "{}",
-                json!({
-                    "type": "fcgi", "complete": app_status.is_some(), "bytes": bytes, "app_status": app_status,
-                    "write_error": write_error, "error": error,
-                })
-            );
+            let summary = lines::Fcgi {
+                complete: app_status.is_some(),
+                response_bytes: bytes.copied(),
+                app_status,
+                write_error,
+                error,
+            };
+            say_json(&line(lines::Verb::Fcgi, summary));
         } else if let Some(error) = write_error {
-            eprintln!(
+            say!(
                 "linger: the application did not read all of the request ({error}); its response is complete"
             );
         }
@@ -149,7 +152,7 @@ impl Get {
             ),
             (Err(error), _) => match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
                 Some(error) => refuse(error),
-                None => exit::io("cannot write to stdout", &error),
+                None => Stopped::from(error).end(None),
             },
         }
     }
@@ -189,19 +192,12 @@ impl Serve {
             Err(code) => return code,
         };
         match responder.local_address() {
-            Ok(address) => eprintln!("serving FastCGI on {address} (Ctrl-C to end)"),
+            Ok(address) => say!("serving FastCGI on {address} (Ctrl-C to end)"),
             Err(error) => return exit::io("cannot tell where it listens", &error),
         }
-        let (stop, signals) = (responder.stopper(), Signals::new([SIGINT, SIGTERM]));
-        match signals {
-            Ok(mut signals) => {
-                std::thread::spawn(move || {
-                    if signals.forever().next().is_some() {
-                        stop.stop();
-                    }
-                });
-            }
-            Err(error) => return exit::io("cannot take signals", &error),
+        let stop = responder.stopper();
+        if let Err(error) = interrupt::on_first(move || stop.stop()) {
+            return exit::io("cannot take signals", &error);
         }
         let served = match self.root {
             Some(root) => responder.run(apps::Files::new(root)),

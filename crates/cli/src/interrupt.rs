@@ -20,7 +20,7 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
 /// Does something at the first SIGINT or SIGTERM; a second one ends the program at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::spawn(move || {
+    let wait = move || {
         if signals.forever().next().is_none() {
             return;
         }
@@ -34,8 +34,8 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
                 Arc::new(AtomicBool::new(true)),
             );
         }
-    });
-    Ok(())
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
 /// Becomes true with SIGINT or SIGTERM, for whoever looks; what they do otherwise stays as it is.

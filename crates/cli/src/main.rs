@@ -3,16 +3,22 @@
 mod address;
 mod args;
 mod client;
-mod counters;
+#[cfg(test)]
+mod docs_tests;
+mod duration;
 mod exit;
 mod fcgi;
 mod generate;
 mod interrupt;
 mod lab;
+mod lines;
+mod logger;
+mod output;
 mod probe;
 mod progress;
 mod run;
 mod server;
+mod tools;
 mod transfer;
 mod watch;
 mod why;
@@ -20,5 +26,5 @@ mod why;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    args::parse().run()
+    args::run()
 }

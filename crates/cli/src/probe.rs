@@ -7,11 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueHint};
 use linger_lab::Bytes;
 use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
-use serde::Serialize;
+use linger_untrusted::message;
 
+use crate::duration::up_to;
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
@@ -26,7 +30,7 @@ pub(crate) struct Arguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
     target: Target,
     /// Ask only these
-    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
     only: Vec<Check>,
     /// Also ask what a hostile client would: drip, endless-upload, backlog
     #[arg(long)]
@@ -38,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "BYTES")]
     expect: Option<Bytes>,
     /// The request to send to a tcp:// target
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     payload: Option<PathBuf>,
     /// A process of the server: shows what the kernel counted in its network namespace, and saw of its resets
     #[arg(long, value_name = "PID")]
@@ -46,15 +50,20 @@ pub(crate) struct Arguments {
     /// How often each question is asked; the worst answer counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
-    /// How long a connection is held at most, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 35, value_parser = clap::value_parser!(u64).range(1..=600))]
-    hold: u64,
+    /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
+    #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
+    hold: Duration,
     /// End with status 0 also where responses were at risk, as long as nothing worse was found
     #[arg(long)]
     at_risk_ok: bool,
     /// One JSON object for each check, and one for the whole
     #[arg(long)]
     json: bool,
+}
+
+/// By their names, which shells complete.
+fn checks() -> impl TypedValueParser<Value = Check> {
+    PossibleValuesParser::new(Check::ALL.map(Check::name)).try_map(|name| name.parse::<Check>())
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -68,7 +77,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     config.expect = arguments.expect.map(|Bytes(bytes)| bytes);
     config.pid = arguments.pid;
     config.repeat = arguments.repeat;
-    config.hold = Duration::from_secs(arguments.hold);
+    config.hold = arguments.hold;
     if let Some(path) = &arguments.payload {
         match std::fs::read(path) {
             Ok(payload) if payload.is_empty() => {
@@ -86,43 +95,56 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     // A question may wait for half a minute; its answers so far are out.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
-        eprintln!("linger: interrupted; the other questions were not asked");
+        say!("linger: interrupted; the other questions were not asked");
         let found = so_far.load(Ordering::Relaxed);
         std::process::exit(i32::from(if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL }));
     });
     if let Err(error) = ended {
         return exit::io("cannot take signals", &error);
     }
-    let mut headed = json;
+    let (mut out, mut headed, mut printed) = (Stdout::new(), json, Ok(()));
     let report = linger_probe::probe(&arguments.target, &config, |finding| {
         fault.fetch_or(status(finding.answer, at_risk_ok) == exit::LOSS_FOUND, Ordering::Relaxed);
-        bar.suspend(|| {
-            if !headed {
-                print_head();
-                headed = true;
-            }
-            if json { println!("{}", serde_json::json!(Line::Finding(finding))) } else { print(finding) }
-        });
+        if printed.is_ok() {
+            let head = !std::mem::replace(&mut headed, true);
+            printed = bar.suspend(|| print(&mut out, finding, json, head));
+        }
     });
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error @ (Error::NoPayload | Error::NotYours(_))) => return exit::fail(exit::BAD_USAGE, error),
+        Err(error @ Error::NoPayload) => {
+            return exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"));
+        }
+        Err(error @ Error::NotYours(_)) => {
+            let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
+            return exit::fail(exit::BAD_USAGE, text);
+        }
         Err(error) => return exit::fail(exit::COULD_NOT_TELL, error),
     };
     let overall = report.overall();
     if let Some(why) = &report.unwatched {
-        eprintln!("linger: causes and processes are not shown: {why}");
+        say!("linger: causes and processes are not shown: {why}");
     }
-    if json {
-        println!("{}", serde_json::json!(Line::Probe(Whole::of(&report))));
-    } else {
-        let server = report.server.as_deref().unwrap_or("this server");
-        anstream::println!("\n{server}: {}{overall}{:#}", style(overall), style(overall));
-    }
+    let printed = printed.and_then(|()| conclude(&mut out, &report, json));
     // One that is at risk may be excused; it must not hide what is not.
     let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
-    ExitCode::from(if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) })
+    let status = if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
+    match printed {
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
+}
+
+fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped> {
+    if json {
+        out.json(&line(Verb::Probe, lines::Probe::from(report)))?;
+    } else {
+        let server = report.server.as_ref().map(|server| server.terminal().to_string());
+        let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
+        out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
+    }
+    out.flush()
 }
 
 fn status(answer: Answer, at_risk_ok: bool) -> u8 {
@@ -144,76 +166,43 @@ fn style(answer: Answer) -> Style {
     colour.on_default()
 }
 
-fn print_head() {
-    anstream::println!(
-        "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}",
-        "check",
-        "answer",
-        "got",
-        "expected",
-        "ended",
-        "seconds"
-    );
-}
-
-fn print(finding: &Finding) {
+fn print(out: &mut Stdout, finding: &Finding, json: bool, head: bool) -> Result<(), Stopped> {
+    if json {
+        out.json(&line(Verb::Probe, lines::Finding::from(finding)))?;
+        return out.flush();
+    }
+    if head {
+        out.text(format_args!(
+            "{:<19}{:<16}{:>10} {:>10}  {:<18}{:>7}\n",
+            "check", "answer", "got", "expected", "ended", "seconds"
+        ))?;
+    }
     let style = style(finding.answer);
     let expected = finding.expected.map_or("-".to_owned(), |bytes| bytes.to_string());
     let ended = finding.ended.map_or("-".to_owned(), |ended| ended.to_string());
-    anstream::println!(
-        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}",
+    out.text(format_args!(
+        "{:<19}{style}{:<16}{style:#}{:>10} {expected:>10}  {ended:<18}{:>7.3}\n",
         finding.check.name(),
         finding.answer.name(),
         finding.got,
         finding.seconds
-    );
+    ))?;
     let times = match finding.trials {
         0 | 1 => String::new(),
         trials => format!(" ({} of {trials} trials)", finding.with_this_answer),
     };
     let options = &textwrap::Options::new(100).initial_indent("    ").subsequent_indent("    ");
-    anstream::println!("{}", textwrap::fill(&format!("{}{times}", finding.sentence), options));
+    let said = textwrap::fill(&format!("{}{times}", finding.sentence), options);
+    out.text(format_args!("{}\n", message(&said)))?;
     if !finding.counters.is_empty() {
         let counted: Vec<String> =
             finding.counters.iter().map(|(name, value)| format!("{name} +{value}")).collect();
-        anstream::println!("    the kernel counted: {}", counted.join(", "));
+        out.text(format_args!("    the kernel counted: {}\n", counted.join(", ")))?;
     }
     for seen in &finding.resets {
         let seen = format!("the kernel saw in all trials: {seen}");
         let options = options.clone().subsequent_indent("      ");
-        anstream::println!("{}", textwrap::fill(&seen, options));
+        out.text(format_args!("{}\n", textwrap::fill(&seen, options)))?;
     }
-}
-
-/// One line for machines.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Line<'a> {
-    /// The answer to one question.
-    Finding(&'a Finding),
-    /// All of them in one.
-    Probe(Whole<'a>),
-}
-
-#[derive(Serialize)]
-struct Whole<'a> {
-    target: &'a str,
-    server: Option<&'a str>,
-    response_bytes: u64,
-    framing: &'a str,
-    unwatched: Option<&'a str>,
-    answer: Answer,
-}
-
-impl<'a> Whole<'a> {
-    fn of(report: &'a Report) -> Self {
-        Self {
-            target: &report.target,
-            server: report.server.as_deref(),
-            response_bytes: report.response_bytes,
-            framing: report.framing,
-            unwatched: report.unwatched.as_deref(),
-            answer: report.overall(),
-        }
-    }
+    out.flush()
 }

@@ -12,7 +12,10 @@ use linger_lab::Bytes;
 use linger_run::{Error, Notice, Options, Refusal, Report, Via};
 
 use crate::address::address;
+use crate::duration::duration;
 use crate::exit;
+use crate::lines::{self, Verb, line};
+use crate::output::{say, say_json};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
@@ -30,13 +33,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "WAY", value_parser = ["preload", "seccomp"])]
     via: Option<String>,
     /// Longest silence of a peer before it is given up.
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "5")]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     idle: Duration,
     /// Longest time for one connection's end.
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "30")]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     total: Duration,
     /// How long a peer that has everything may stay silent before it is closed.
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "0.5")]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "500ms")]
     grace: Duration,
     /// Most bytes of one peer to read and throw away.
     #[arg(long, value_name = "BYTES")]
@@ -45,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     sockets: Option<usize>,
     /// How long connections may linger after the program has ended [default: as --total].
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     linger_at_exit: Option<Duration>,
     /// Only connections of these local ports.
     #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
@@ -73,11 +76,6 @@ pub(crate) struct Arguments {
     command: Vec<OsString>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time: write seconds, such as 5 or 0.5");
-    text.parse::<f64>().ok().and_then(|value| Duration::try_from_secs_f64(value).ok()).ok_or_else(wrong)
-}
-
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let options = options(&arguments);
     let Some((command, rest)) = arguments.command.split_first() else {
@@ -99,7 +97,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             }
             ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
-        Err(error) => exit::fail(code(&error), format_args!("run: {error}")),
+        Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
     }
 }
 
@@ -125,6 +123,19 @@ fn options(arguments: &Arguments) -> Options {
     options
 }
 
+/// What to do, in the program's own words.
+fn remedy(error: &Error) -> &'static str {
+    match error {
+        Error::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        Error::Metrics { source, .. } => match exit::address_hint(source) {
+            "" => "; choose an address of this host and a free port for --metrics",
+            hint => hint,
+        },
+        Error::System { source, .. } => exit::machine_hint(source),
+        _ => "",
+    }
+}
+
 fn code(error: &Error) -> u8 {
     match error {
         Error::NotFound { .. } | Error::NotExecutable { .. } | Error::Metrics { .. } => exit::COULD_NOT_TELL,
@@ -135,30 +146,18 @@ fn code(error: &Error) -> u8 {
 
 fn warn(refusal: &Refusal, json: bool) {
     if json {
-        let Refusal { process, name, .. } = refusal;
-        let text = refusal.to_string();
-        eprintln!(
-            "{}",
-            serde_json::json!({ "type": "refused", "process": process, "name": name, "text": text })
-        );
+        say_json(&line(Verb::Run, lines::Refused::from(refusal)));
     } else {
-        eprintln!("linger: {refusal}");
+        say!("linger: {refusal}");
     }
 }
 
 /// The program owns stdout; what its supervisor has to say goes to stderr.
 fn tell(report: &Report, json: bool) {
     if json {
-        let mut object = serde_json::json!({ "type": "run" });
-        if let (Some(object), Ok(serde_json::Value::Object(report))) =
-            (object.as_object_mut(), serde_json::to_value(report))
-        {
-            object.extend(report);
-        }
-        eprintln!("{object}");
-        return;
+        return say_json(&line(Verb::Run, lines::Report::from(report)));
     }
-    for line in report.to_string().lines() {
-        eprintln!("linger: {line}");
+    for text in report.to_string().lines() {
+        say!("linger: {text}");
     }
 }

@@ -1,15 +1,15 @@
 //! `linger server`: one side of the experiment, by hand.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
 use linger_lab::{Bytes, COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
 use linger_netns::net;
-use serde::Serialize;
 
 use crate::address::address;
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Serves responses and ends each connection in a given way, until Ctrl-C.
@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let limit = net::read_sysctl("core/somaxconn").ok().and_then(|limit| limit.parse().ok());
     let backlog = limit.map_or(arguments.backlog, |limit: u32| limit.min(arguments.backlog));
     let address = listener.local_addr().unwrap_or(arguments.listen);
-    eprintln!(
+    say!(
         "listening on {address}, ending `{}`, response {} bytes, backlog {backlog}{} (Ctrl-C to end)",
         arguments.ending,
         arguments.response.0,
@@ -72,51 +72,37 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         bar.set_message(format!("{} connections, {} bytes", so_far.accepted, so_far.written));
     });
     bar.finish_and_clear();
-    match served {
-        Ok(served) if arguments.json => println!("{}", serde_json::json!(Object::of(&served))),
-        Ok(served) => print(&served),
+    let served = match served {
+        Ok(served) => served,
         Err(error) => return exit::io("cannot go on accepting", &error),
+    };
+    let mut out = Stdout::new();
+    let printed = if arguments.json {
+        out.json(&line(Verb::Server, lines::Hosting::from(&served)))
+    } else {
+        print(&mut out, &served)
+    };
+    match printed.and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+        Err(stopped) => stopped.end(Some(exit::NOTHING_LOST)),
     }
-    ExitCode::from(exit::NOTHING_LOST)
 }
 
-fn print(served: &Hosting) {
-    println!("accepted       {} connections", served.accepted);
-    println!("written        {} bytes", served.written);
+fn print(out: &mut Stdout, served: &Hosting) -> Result<(), Stopped> {
+    out.text(format_args!("accepted       {} connections\n", served.accepted))?;
+    out.text(format_args!("written        {} bytes\n", served.written))?;
     if served.errors.is_empty() {
-        println!("socket errors  none");
+        out.text(format_args!("socket errors  none\n"))?;
     }
     for (error, count) in &served.errors {
-        println!("socket errors  {count} x {error}");
+        out.text(format_args!("socket errors  {count} x {error}\n"))?;
     }
     for (ended, count) in &served.endings {
-        println!("lingering      {count} x {ended}");
+        out.text(format_args!("lingering      {count} x {ended}\n"))?;
     }
-    println!("the kernel counted meanwhile, for everybody on this host:");
+    out.text(format_args!("the kernel counted meanwhile, for everybody on this host:\n"))?;
     for counter in COUNTERS {
-        println!("  {counter:<17}{}", served.counters.of(counter));
+        out.text(format_args!("  {counter:<17}{}\n", served.counters.of(counter)))?;
     }
-}
-
-/// The results for machines.
-#[derive(Serialize)]
-#[serde(tag = "type", rename = "server")]
-struct Object<'a> {
-    accepted: u64,
-    written: u64,
-    errors: &'a BTreeMap<String, u64>,
-    endings: &'a BTreeMap<String, u64>,
-    counters: BTreeMap<&'static str, u64>,
-}
-
-impl<'a> Object<'a> {
-    fn of(served: &'a Hosting) -> Self {
-        Self {
-            accepted: served.accepted,
-            written: served.written,
-            errors: &served.errors,
-            endings: &served.endings,
-            counters: crate::counters::counters(&served.counters),
-        }
-    }
+    Ok(())
 }

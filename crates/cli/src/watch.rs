@@ -1,6 +1,6 @@
 //! `linger watch`: every reset of this host, live, as a view, as lines, as JSON, or for Prometheus.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use linger_watch::export::Metrics;
 use linger_watch::view::{Key, View, describe};
-use linger_watch::{Filter, Notice, Reset, Watcher};
+use linger_watch::{CannotWatch, Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use rustix::io::Errno;
 
 use crate::address::address;
-use crate::{exit, interrupt};
+use crate::duration::duration;
+use crate::output::{Stdout, Stopped, say};
+use crate::tools::tools;
+use crate::{exit, interrupt, lines};
 
 /// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -40,9 +44,9 @@ pub(crate) struct Arguments {
     /// Serve OpenMetrics at http://ADDR/metrics; with no other output unless asked for.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     prometheus: Option<SocketAddr>,
-    /// End after so many seconds.
-    #[arg(long = "for", value_name = "SECS")]
-    seconds: Option<u64>,
+    /// End after so long, as 30s or 5m; a number alone is seconds.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    time: Option<Duration>,
     /// Only resets that concern these ports, here or there.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     port: Vec<u16>,
@@ -54,46 +58,87 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
-    filter.processes = arguments.process.clone();
+    filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
     let mut watcher = match Watcher::open(filter) {
         Ok(watcher) => watcher,
-        Err(error) => return exit::fail(exit::NOT_POSSIBLE_HERE, error),
+        Err(error) => {
+            return exit::fail(exit::NOT_POSSIBLE_HERE, format_args!("{error}{}", remedy(&error)));
+        }
     };
     for blind in watcher.blind() {
-        eprintln!("linger: {}", blind.meaning());
+        say!("linger: {}", blind.meaning());
     }
     let metrics = Metrics::default();
     if let Some(address) = arguments.prometheus {
         match metrics.serve(address) {
-            Ok(bound) => eprintln!("linger: serving http://{bound}/metrics"),
+            Ok(bound) => say!("linger: serving http://{bound}/metrics"),
             Err(error) => return exit::listening(address, &error),
         }
     }
     let viewed =
         io::stdout().is_terminal() && !arguments.json && !arguments.plain && arguments.prometheus.is_none();
-    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let end = arguments.time.map(|time| Instant::now() + time);
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
         return exit::io("cannot take signals", &error);
     }
     let result = if viewed {
-        view(&mut watcher, &stop, end)
+        view(&mut watcher, &stop, end).map_err(Ended::Kernel)
     } else {
         lines(&mut watcher, &metrics, arguments, &stop, end)
     };
     let counted = watcher.counted();
-    eprintln!(
+    say!(
         "linger: {} resets sent and {} received were seen; the kernel counted {}",
         counted.seen_sent,
         counted.seen_received,
         counted.describe()
     );
+    let status = |seen| if seen == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
     match result {
-        Ok(0) => ExitCode::from(exit::NOTHING_LOST),
-        Ok(_) => ExitCode::from(exit::LOSS_FOUND),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(exit::NOTHING_LOST),
-        Err(error) => exit::fail(exit::COULD_NOT_TELL, error),
+        Ok(seen) => ExitCode::from(status(seen)),
+        Err(Ended::Output(stopped, 0)) => stopped.end(None),
+        Err(Ended::Output(stopped, seen)) => stopped.end(Some(status(seen))),
+        Err(Ended::Kernel(error)) => exit::io("cannot go on watching", &error),
+    }
+}
+
+/// What to do where the kernel tells nothing.
+fn remedy(error: &CannotWatch) -> &'static str {
+    match error {
+        CannotWatch::NoTracefs(_) if has_tracefs() => {
+            ": tracefs is there, and not readable to this user; run as root, or with CAP_DAC_READ_SEARCH"
+        }
+        CannotWatch::NoTracefs(_) => ": run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first",
+        CannotWatch::Refused(error) => match Errno::from_io_error(error) {
+            // Debian and Ubuntu refuse unprivileged users before they look for CAP_PERFMON.
+            Some(Errno::ACCESS) => {
+                ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON"
+            }
+            Some(Errno::PERM) => ": run as root, or with CAP_PERFMON and a readable tracefs",
+            _ => exit::machine_hint(error),
+        },
+        _ => "",
+    }
+}
+
+fn has_tracefs() -> bool {
+    /// `TRACEFS_MAGIC` of `linux/magic.h`.
+    const MAGIC: i64 = 0x7472_6163;
+    rustix::fs::statfs("/sys/kernel/tracing").is_ok_and(|found| i64::from(found.f_type) == MAGIC)
+}
+
+/// Why watching ended early.
+enum Ended {
+    /// Output takes no more; so many resets had been seen.
+    Output(Stopped, u64),
+    Kernel(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Kernel(error)
     }
 }
 
@@ -104,8 +149,9 @@ fn lines(
     arguments: &Arguments,
     stop: &AtomicBool,
     end: Option<Instant>,
-) -> io::Result<u64> {
+) -> Result<u64, Ended> {
     let quiet = arguments.prometheus.is_some() && !arguments.json && !arguments.plain;
+    let mut out = Stdout::new();
     let (mut seen, mut lost, mut last) = (0, 0, false);
     while !last {
         last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
@@ -121,12 +167,10 @@ fn lines(
         seen += resets(&notices);
         if watcher.lost() > lost {
             lost = watcher.lost();
-            eprintln!(
-                "linger: {lost} kernel events were lost so far: this host resets faster than they are read"
-            );
+            say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");
         }
         if !quiet && !notices.is_empty() {
-            write(&notices, arguments.json)?;
+            write(&mut out, &notices, arguments.json).map_err(|stopped| Ended::Output(stopped, seen))?;
         }
     }
     Ok(seen)
@@ -136,14 +180,12 @@ fn resets(notices: &[Notice]) -> u64 {
     notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count() as u64
 }
 
-fn write(notices: &[Notice], json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn write(out: &mut Stdout, notices: &[Notice], json: bool) -> Result<(), Stopped> {
     for notice in notices {
         if json {
-            serde_json::to_writer(&mut out, notice)?;
-            writeln!(out)?;
+            lines::notice(notice, out)?;
         } else if let Some(line) = line(notice) {
-            writeln!(out, "{line}")?;
+            out.text(format_args!("{line}\n"))?;
         }
     }
     out.flush()
@@ -163,7 +205,7 @@ fn line(notice: &Notice) -> Option<String> {
 
 fn reset_line(reset: &Reset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
-    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {process}"));
+    let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {}", process.plain()));
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let others =
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
@@ -181,7 +223,7 @@ fn reset_line(reset: &Reset) -> String {
 fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::Result<u64> {
     let keyboard = std::fs::File::open("/dev/tty")?;
     let mut terminal = ratatui::try_init()?;
-    let mut view = View::default();
+    let mut view = View::new(tools());
     let mut seen = 0;
     let mut stale = true;
     let result = loop {

@@ -1,14 +1,15 @@
 //! `linger why`: captures in; the cause of every reset out, as text, page or JSON.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
-use linger_why::{Cause, Examined, Finding, Groups, Limits, Stop, compare, examine_until, html, text};
-use serde_json::json;
+use clap::{Args, ValueHint};
+use linger_untrusted::{Untrusted, message};
+use linger_why::{Cause, Examined, Finding, Group, Groups, Limits, Stop, compare, examine_until, html, text};
 
+use crate::lines::{self, Verb, line};
+use crate::output::{Content, NewFile, Stdout, Stopped, say};
+use crate::tools::tools;
 use crate::{exit, interrupt};
 
 /// Findings of a file that are held until its end, to see whether it has several interfaces.
@@ -23,13 +24,13 @@ const HELD: usize = 10_000;
     Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
 pub(crate) struct Arguments {
     /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.
-    #[arg(value_name = "FILE", required_unless_present = "causes")]
+    #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
-    /// One JSON object a line: each reset, each finding, and a summary.
+    /// One JSON object a line: each reset, each group of them, and a summary.
     #[arg(long)]
     json: bool,
     /// Write the report as one self-contained page as well.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
     /// List the causes with their meaning and remedy.
     #[arg(long)]
@@ -40,83 +41,115 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    match execute(arguments) {
-        Ok(code) => ExitCode::from(code),
-        // Who closes our output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::NOTHING_LOST),
-        Err(error) => exit::fail(exit::COULD_NOT_TELL, format!("{error:#}")),
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = Stdout::new();
     if arguments.causes {
-        causes(&mut out, arguments.json)?;
-        out.flush()?;
-        return Ok(exit::NOTHING_LOST);
+        return match causes(&mut out, arguments.json) {
+            Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+            Err(stopped) => stopped.end(None),
+        };
     }
     // Before an hour of reading is lost to a path that was mistyped.
-    let page = match &arguments.html {
-        Some(path) => match File::create(path) {
-            Ok(file) => Some((path, BufWriter::new(file))),
-            Err(error) => {
-                anyhow::bail!("cannot write {}: {error}{}", path.display(), exit::file_hint(&error))
-            }
-        },
-        None => None,
+    let inputs = arguments.files.iter().map(PathBuf::as_path);
+    let page = arguments.html.as_deref().map(|path| NewFile::create(path, Content::Text, inputs)).transpose();
+    let page = match page {
+        Ok(page) => page,
+        Err(refused) => return refused.end(),
     };
     let stop = Stop::default();
     let asked = stop.clone();
-    interrupt::on_first(move || {
+    let signals = interrupt::on_first(move || {
         if !asked.request() {
-            eprintln!("linger: ended before a capture began");
+            say!("linger: ended before a capture began");
             std::process::exit(i32::from(exit::COULD_NOT_TELL));
         }
-    })?;
+    });
+    if let Err(error) = signals {
+        return exit::io("cannot take signals", &error);
+    }
+    let mut report =
+        Report { json: arguments.json, out, groups: Groups::default(), harmful: false, stopped: None };
+    let (files, unreadable) = read(arguments, &stop, &mut report);
+    let Report { mut out, groups, harmful, stopped, .. } = report;
+    let groups = groups.sorted();
+    let status = match (harmful, unreadable) {
+        (true, _) => exit::LOSS_FOUND,
+        (false, true) => exit::COULD_NOT_TELL,
+        (false, false) => exit::NOTHING_LOST,
+    };
+    // What nobody reads was not read to its end either.
+    if let Some(stopped) = stopped {
+        return stopped.end(harmful.then_some(exit::LOSS_FOUND));
+    }
+    // A run that read nothing has no page to write, and last week's is worth more.
+    if let (Some(page), false) = (page, files.is_empty())
+        && let Err(refused) = write_page(page, &files, &groups)
+    {
+        return refused.end();
+    }
+    match write(&mut out, arguments.json, &files, &groups) {
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
+}
+
+/// What was found so far.
+struct Report {
+    json: bool,
+    out: Stdout,
+    groups: Groups,
+    harmful: bool,
+    /// Standard output takes no more, so there is no use in reading on.
+    stopped: Option<Stopped>,
+}
+
+impl Report {
+    fn take(&mut self, finding: Finding) {
+        self.harmful |= !finding.harmless;
+        if self.json && self.stopped.is_none() {
+            let printed = self.out.json(&line(Verb::Why, lines::Reset::from(&finding)));
+            self.stopped = printed.err();
+        }
+        self.groups.add(finding);
+    }
+}
+
+/// Reads all captures; answers what was read, and whether something could not be.
+fn read(arguments: &Arguments, stop: &Stop, report: &mut Report) -> (Vec<Examined>, bool) {
     let several = arguments.files.len() > 1;
     let mut limits = Limits::default();
     limits.flows = arguments.flows;
-    let (mut files, mut groups, mut harmful) = (Vec::<Examined>::new(), Groups::default(), false);
-    let mut findings = Vec::<Finding>::new();
+    let (mut files, mut findings) = (Vec::<Examined>::new(), Vec::<Finding>::new());
     let mut unreadable = false;
-    let mut failed = None;
-    let mut take = |finding: Finding, groups: &mut Groups, out: &mut BufWriter<_>| {
-        harmful |= !finding.harmless;
-        if arguments.json
-            && let Err(error) = print_json(out, "reset", &json!(finding))
-        {
-            failed.get_or_insert(error);
-        }
-        groups.add(finding);
-    };
     for path in &arguments.files {
+        let name = Untrusted::from(path.as_path());
         if stop.requested() {
-            eprintln!("linger: {}: not read", path.display());
+            if report.stopped.is_none() {
+                say!("linger: {}: not read", name.terminal());
+            }
             unreadable = true;
             continue;
         }
         let live = path == Path::new("-");
-        let examined = examine_until(path, limits, &stop, |finding| {
+        let examined = examine_until(path, limits, stop, |finding| {
             if several || !live && findings.len() < HELD {
                 findings.push(finding);
             } else {
-                take(finding, &mut groups, &mut out);
+                report.take(finding);
+                if report.stopped.is_some() {
+                    stop.request();
+                }
             }
         });
         match examined {
             Ok(examined) => {
-                if let Some(stopped) = &examined.stopped {
-                    eprintln!("linger: {}: {stopped}; what stands before it was read", path.display());
+                if let Some(stopped) = examined.stopped.as_ref().filter(|_| report.stopped.is_none()) {
+                    say!("linger: {}: {stopped}; what stands before it was read", name.terminal());
                 }
                 unreadable |= examined.unread || examined.stopped.is_some() && examined.counts.packets == 0;
                 files.push(examined);
             }
             Err(error) => {
-                eprintln!("linger: {}: {error}", path.display());
+                say!("linger: {}: {error}", name.terminal());
                 unreadable = true;
             }
         }
@@ -130,57 +163,52 @@ fn execute(arguments: &Arguments) -> anyhow::Result<u8> {
             .filter(|path| files.iter().any(|file| Path::new(&file.file) == *path))
             .filter(|path| *path != Path::new("-"))
             .collect();
-        findings = compare(&paths, findings)?;
+        match compare(&paths, findings) {
+            Ok(compared) => findings = compared,
+            Err(error) => {
+                say!("linger: {error}");
+                return (files, true);
+            }
+        }
     }
     for finding in findings {
-        take(finding, &mut groups, &mut out);
+        report.take(finding);
     }
-    if let Some(error) = failed {
-        return Err(error.into());
+    (files, unreadable)
+}
+
+fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result<(), crate::output::Refused> {
+    match html::report(&mut page, files, groups, &tools()) {
+        Ok(()) => page.finish(),
+        Err(error) => Err(page.failed(error)),
     }
-    let groups = groups.sorted();
-    if arguments.json {
-        for group in &groups {
-            print_json(&mut out, "finding", &json!(group))?;
+}
+
+fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> Result<(), Stopped> {
+    if json {
+        for group in groups {
+            out.json(&line(Verb::Why, lines::Group::from(group)))?;
         }
-        for file in &files {
-            print_json(&mut out, "summary", &json!(file))?;
+        for file in files {
+            out.json(&line(Verb::Why, lines::Summary::from(file)))?;
         }
     } else if !files.is_empty() {
-        text::report(&mut out, &files, &groups)?;
+        let mut report = Vec::new();
+        text::report(&mut report, files, groups, &tools())?;
+        // Names of files and what stood in packets are in it.
+        out.text(format_args!("{}", message(&String::from_utf8_lossy(&report))))?;
     }
-    out.flush()?;
-    if let Some((path, mut page)) = page {
-        html::report(&mut page, &files, &groups)
-            .and_then(|()| page.flush())
-            .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
-    }
-    Ok(if harmful {
-        exit::LOSS_FOUND
-    } else if unreadable {
-        exit::COULD_NOT_TELL
-    } else {
-        exit::NOTHING_LOST
-    })
+    out.flush()
 }
 
-fn print_json(out: &mut impl Write, kind: &str, value: &serde_json::Value) -> io::Result<()> {
-    let mut object = serde_json::Map::new();
-    object.insert("type".into(), kind.into());
-    if let serde_json::Value::Object(fields) = value {
-        object.extend(fields.clone());
-    }
-    writeln!(out, "{}", serde_json::Value::Object(object))
-}
-
-fn causes(out: &mut impl Write, as_json: bool) -> io::Result<()> {
+fn causes(out: &mut Stdout, json: bool) -> Result<(), Stopped> {
     for cause in Cause::ALL {
-        let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy());
-        if as_json {
-            print_json(out, "cause", &json!({ "cause": name, "meaning": meaning, "remedy": remedy }))?;
+        if json {
+            out.json(&line(Verb::Why, lines::Cause::from(cause)))?;
         } else {
-            writeln!(out, "{name}\n    {meaning}\n    Remedy: {remedy}\n")?;
+            let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy().words(&tools()));
+            out.text(format_args!("{name}\n    {meaning}\n    Remedy: {remedy}\n\n"))?;
         }
     }
-    Ok(())
+    out.flush()
 }

@@ -1,5 +1,7 @@
 //! The program's main job, run as a user runs it.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
@@ -30,7 +32,12 @@ fn has_networks() -> bool {
 
 fn lines(output: &Output) -> Vec<Value> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|text| {
+            let verb = if text.contains("\"type\":\"client-") { "client" } else { "lab" };
+            common::contract::line(verb, text)
+        })
+        .collect()
 }
 
 #[test]
@@ -65,7 +72,7 @@ fn the_reset_overtakes_the_response_and_lingering_loses_none() {
     assert!(close >= 54 && of == 60, "{lines:?}");
     assert_eq!(lingering, (0, 60));
     let summary = lines.last().unwrap();
-    assert_eq!((&summary["type"], &summary["seed"]), (&"summary".into(), &7.into()));
+    assert_eq!((&summary["type"], &summary["seed"]), (&"lab-summary".into(), &7.into()));
     assert_eq!(summary["outcome"], "as_expected");
 }
 
@@ -97,7 +104,7 @@ fn the_whole_grid_shows_the_loss_the_cure_and_the_backlog() {
             }
         }
     }
-    let bursts: Vec<&Value> = lines.iter().filter(|line| line["type"] == "backlog").collect();
+    let bursts: Vec<&Value> = lines.iter().filter(|line| line["type"] == "lab-backlog").collect();
     assert!(bursts.iter().any(|burst| burst["blame"] == "nobody" && burst["lost"] == 0), "{bursts:?}");
     let overflowed = |burst: &&&Value| burst["blame"] == "accept_queue" && burst["lost"].as_u64() > Some(0);
     assert_eq!(bursts.iter().filter(overflowed).count(), 2, "{bursts:?}");
@@ -155,7 +162,7 @@ fn one_connection_is_a_ladder() {
     assert!(lines.is_sorted(), "{text}");
     assert!(text.contains("no call of the server's failed") && text.lines().count() <= 12, "{text}");
     let cured = lines_of_one(&["--ending", "lingering"]);
-    assert_eq!((&cured["verdict"], &cured["received"]), (&"kept".into(), &200_000.into()), "{cured}");
+    assert_eq!((&cured["verdict"], &cured["received_bytes"]), (&"kept".into(), &200_000.into()), "{cured}");
     let lost = lines_of_one(&[]);
     assert_eq!((&lost["verdict"], &lost["server_error"]), (&"lost".into(), &Value::Null), "{lost}");
 }
@@ -372,7 +379,7 @@ fn other_programs_meet_over_a_link() {
     ]);
     assert_eq!(output.status.code(), Some(42), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
-    let object: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let object = common::contract::line("lab", said.lines().last().unwrap());
     assert_eq!((&object["client_status"], &object["link_accidents"]), (&42.into(), &0.into()));
 }
 
@@ -461,8 +468,8 @@ fn server_and_client_agree_on_what_was_lost() {
     let mut text = String::new();
     server.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(server.wait().unwrap().success());
-    let told: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&told["accepted"], &told["written"]), (&50.into(), &10_000_000.into()));
+    let told = common::contract::line("server", &text);
+    assert_eq!((&told["accepted"], &told["written_bytes"]), (&50.into(), &10_000_000.into()));
     assert_eq!(told["errors"], serde_json::json!({}));
 }
 
@@ -534,14 +541,14 @@ fn an_interrupted_lab_says_what_it_knows() {
     let mut out = BufReader::new(lab.stdout.take().unwrap());
     let mut first = String::new();
     out.read_line(&mut first).unwrap();
-    let first: Value = serde_json::from_str(&first).unwrap();
+    let first = common::contract::line("lab", &first);
     assert_eq!((&first["link"], &first["trials"]), (&"loopback".into(), &300.into()));
     interrupt(&lab);
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(lab.wait().unwrap().code(), Some(3), "an interrupted run cannot tell: {rest}");
-    let last: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
-    assert_eq!((&last["type"], &last["outcome"]), (&"summary".into(), &"interrupted".into()));
+    let last = common::contract::lines("lab", &rest).pop().unwrap();
+    assert_eq!((&last["type"], &last["outcome"]), (&"lab-summary".into(), &"interrupted".into()));
 }
 
 #[test]

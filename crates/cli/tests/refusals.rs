@@ -1,6 +1,8 @@
 //! Transfers that cannot be: every error says what happened, to what, and what to do, both exit statuses are true,
 //! and nothing is left under the final name.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -63,7 +65,7 @@ impl Place {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let value: Value = serde_json::from_str(&line).unwrap();
+        let value: Value = common::contract::line("share", &line);
         let port = value["address"].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
         (child, port)
     }

@@ -1,5 +1,7 @@
 //! `linger run` as a program: signals, status, reports, the endpoint for Prometheus, programs that it refuses.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -63,8 +65,8 @@ fn a_report_is_given_on_request() {
     signal(&child, "-USR1");
     let mut line = String::new();
     errors.read_line(&mut line).unwrap();
-    let report: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((&report["type"], &report["closes"]), (&"run".into(), &0.into()), "{line}");
+    let report = common::contract::line("run", &line);
+    assert_eq!((&report["type"], &report["closes"]), (&"run-report".into(), &0.into()), "{line}");
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().signal(), Some(15));
 }

@@ -1,5 +1,7 @@
 //! The transfer as processes: killed, starved of room and stopped, its exit statuses have to be true.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -37,7 +39,7 @@ impl Share {
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let value: Value = common::contract::line("share", &line);
         let address = value["address"].as_str().unwrap();
         let port = address.rsplit(':').next().unwrap().parse().unwrap();
         // What it says further is read, or it would wait for us.
@@ -73,7 +75,7 @@ fn put(home: &Path, port: u16, from: &Path, to: &str, flags: &[&str]) -> Command
 
 fn events(output: &Output) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    common::contract::lines("put", &text)
 }
 
 fn content(length: usize) -> Vec<u8> {
@@ -267,8 +269,8 @@ fn a_file_size_limit_is_said() {
     let server = Share::new(&home, &to, &["--once"]);
     let output = put(&home, server.port, &file, "copy", &[]).output().unwrap();
     assert_eq!((output.status.code(), server.wait()), (Some(0), Some(0)));
-    let started = events(&output).into_iter().find(|event| event["event"] == "started").unwrap();
-    assert!(started["resumed"].as_u64().unwrap() >= 3 * BLOCK, "{started}");
+    let started = events(&output).into_iter().find(|event| event["type"] == "put-started").unwrap();
+    assert!(started["resumed_bytes"].as_u64().unwrap() >= 3 * BLOCK, "{started}");
     assert!(fs::read(to.join("copy")).unwrap() == fs::read(&file).unwrap());
 }
 

@@ -1,5 +1,7 @@
 //! `linger why` as a program: exit codes, JSON, the page, input that is none.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -32,10 +34,9 @@ fn harmful_resets_are_status_1_and_harmless_ones_0() {
 #[test]
 fn json_has_the_promised_fields() {
     let output = linger(&["--json", &capture("data-after-close.server")]);
-    let lines: Vec<serde_json::Value> =
-        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = common::contract::lines("why", &text(&output.stdout));
     let kinds: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["reset", "finding", "summary"]);
+    assert_eq!(kinds, ["why-reset", "why-group", "why-summary"]);
     let reset = &lines[0];
     assert_eq!((&reset["cause"], &reset["confidence"]), (&"data-after-close".into(), &"certain".into()));
     assert_eq!((&reset["class"], &reset["harmless"]), (&"passive-after-fin".into(), &false.into()));
@@ -43,6 +44,7 @@ fn json_has_the_promised_fields() {
         "file",
         "frame",
         "time",
+        "time_seconds",
         "from",
         "to",
         "candidates",
@@ -60,7 +62,7 @@ fn json_has_the_promised_fields() {
 fn two_captures_prove_a_forgery() {
     let output = linger(&["--json", &capture("forged-perfect.client"), &capture("forged-perfect.server")]);
     let report = text(&output.stdout);
-    let first: serde_json::Value = serde_json::from_str(report.lines().next().unwrap()).unwrap();
+    let first = common::contract::lines("why", &report).remove(0);
     assert_eq!((&first["cause"], &first["confidence"]), (&"forged".into(), &"certain".into()), "{report}");
 }
 
@@ -76,11 +78,11 @@ fn the_page_needs_nothing_else() {
 
 #[test]
 fn what_is_no_capture_is_status_3_and_said() {
-    let output = linger(&["/etc/hostname", "/nonexistent"]);
+    let output = linger(&["/etc/hostname", "/no/such/capture"]);
     assert_eq!(output.status.code(), Some(3));
     let complaints = text(&output.stderr);
     assert!(complaints.contains("/etc/hostname: not a pcap or pcapng capture"), "{complaints}");
-    assert!(complaints.contains("/nonexistent: cannot be opened: No such file"), "{complaints}");
+    assert!(complaints.contains("/no/such/capture: cannot be opened: No such file"), "{complaints}");
     assert_eq!(linger(&[]).status.code(), Some(2));
 }
 

@@ -92,6 +92,9 @@ pub struct Incoming {
     /// The content of a record that is needed whole.
     whole: Vec<u8>,
     replies: Vec<u8>,
+    /// The request whose record is being received, or was last.
+    record_id: u16,
+    refuses: bool,
 }
 
 impl Incoming {
@@ -104,6 +107,8 @@ impl Incoming {
             active: Vec::new(),
             whole: Vec::new(),
             replies: Vec::new(),
+            record_id: 0,
+            refuses: false,
         }
     }
 
@@ -154,6 +159,31 @@ impl Incoming {
         !self.decoder.at_boundary() || self.active.iter().any(open)
     }
 
+    /// Whether the gateway still sends the body of this request, which was answered.
+    pub(crate) fn drains(&self, id: u16) -> bool {
+        self.active.iter().any(|active| active.id == id && active.stage == Stage::Draining)
+    }
+
+    /// Whether the gateway owes something to a request that was not answered: parameters, a body, the rest of a record.
+    pub(crate) fn owes(&self) -> bool {
+        let open = |active: &Active| match active.stage {
+            Stage::Params(_) => true,
+            Stage::Running => active.stdin_open || active.data_open,
+            Stage::Draining => false,
+        };
+        self.active.iter().any(open) || !(self.decoder.at_boundary() || self.is_draining())
+    }
+
+    /// The request that the last event was about.
+    pub(crate) fn record_id(&self) -> u16 {
+        self.record_id
+    }
+
+    /// From now on every new request is refused with `OVERLOADED`.
+    pub(crate) fn refuse(&mut self) {
+        self.refuses = true;
+    }
+
     fn fault(&self, fault: Fault) -> ProtocolError {
         ProtocolError::new(self.decoder.offset(), fault)
     }
@@ -164,6 +194,7 @@ impl Incoming {
 
     fn begin(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
         self.whole.clear();
+        self.record_id = header.id;
         match header.kind {
             RecordType::BeginRequest if header.content != 8 => {
                 Err(self.fault(Fault::Size { kind: header.kind, length: header.content }))
@@ -212,12 +243,7 @@ impl Incoming {
             RecordType::Stdin | RecordType::Data if header.content == 0 => {
                 return Ok(self.stream_ended(header));
             }
-            RecordType::AbortRequest => {
-                return Ok(self.find(header.id).and_then(|active| match active.stage {
-                    Stage::Running => Some(Event::Abort(header.id)),
-                    _ => None,
-                }));
-            }
+            RecordType::AbortRequest => return Ok(self.abort(header.id)),
             RecordType::GetValues => self.answer_values()?,
             RecordType::Other(kind) if header.id == 0 => record::push_unknown(&mut self.replies, kind),
             // A request that is not running has ended or was refused: what still comes for it is ignored
@@ -241,7 +267,7 @@ impl Incoming {
         let refusal = match role {
             None => Some(ProtocolStatus::UnknownRole),
             Some(_) if running > 0 && !self.capacity.multiplex => Some(ProtocolStatus::CantMultiplex),
-            Some(_) if running >= self.limits.multiplexed => Some(ProtocolStatus::Overloaded),
+            Some(_) if self.refuses || running >= self.limits.multiplexed => Some(ProtocolStatus::Overloaded),
             Some(_) => None,
         };
         if let Some(status) = refusal {
@@ -269,6 +295,29 @@ impl Incoming {
             .map_err(|error| ProtocolError::new(end, error.fault))?;
         active.stage = Stage::Running;
         Ok(Some(Event::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
+    }
+
+    /// The gateway sends no more of a request that it aborts (specification section 5.4).
+    fn abort(&mut self, id: u16) -> Option<Event<'static>> {
+        let at = self.active.iter().position(|active| active.id == id)?;
+        let active = &mut self.active[at];
+        match active.stage {
+            Stage::Running => {
+                (active.stdin_open, active.data_open) = (false, false);
+                Some(Event::Abort(id))
+            }
+            Stage::Draining => {
+                self.active.swap_remove(at);
+                Some(Event::Discarded(0))
+            }
+            // Nobody serves it yet, and the gateway waits for its end.
+            Stage::Params(_) => {
+                self.active.swap_remove(at);
+                let end = EndRequest::new(0, ProtocolStatus::RequestComplete);
+                record::push_end(&mut self.replies, id, end);
+                None
+            }
+        }
     }
 
     fn stream_ended(&mut self, header: Header) -> Option<Event<'static>> {
@@ -309,3 +358,7 @@ impl Incoming {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "incoming_tests.rs"]
+mod tests;

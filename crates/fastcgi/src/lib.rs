@@ -6,6 +6,8 @@
 //! **END_REQUEST, half-close, bounded drain, close**; [`Responder`] keeps it, through crate `linger`.
 //!
 //! - [`record`], [`params`], [`incoming`], [`replies`]: the protocol, without sockets.
+//! - [`conversation`]: what is read, what is answered and when a connection is over, without sockets, too. Threads and
+//!   tokio only drive it, so that both answer the same.
 //! - [`Responder`]: serves requests on blocking threads; with the feature `tokio` the module of that name does on a
 //!   runtime, and with `tower` its module serves any HTTP application.
 //! - [`Client`]: the gateway's side. It reads while it writes, takes a response only with its END_REQUEST,
@@ -27,6 +29,7 @@
 mod address;
 pub mod apps;
 pub mod cgi;
+pub mod conversation;
 mod error;
 pub mod gateway;
 pub mod incoming;
@@ -35,10 +38,13 @@ pub mod params;
 pub mod record;
 pub mod replies;
 pub mod responder;
+mod socket;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 #[cfg(feature = "tower")]
 pub mod tower;
+#[cfg(all(test, feature = "tokio"))]
+mod transcripts;
 
 pub use address::{Address, InvalidAddress};
 pub use error::{Fault, ProtocolError};

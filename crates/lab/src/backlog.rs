@@ -111,13 +111,13 @@ pub fn burst(plan: &BacklogPlan) -> io::Result<BacklogReport> {
         let clients: Vec<_> = (0..plan.clients)
             .map(|number| {
                 let (bed, client) = (&bed, &client);
-                scope.spawn(move || {
+                thread::Builder::new().spawn_scoped(scope, move || {
                     bed.client.enter()?;
                     thread::sleep(SPACING * number.into());
                     Ok(attempt(client, |_| {}))
                 })
             })
-            .collect();
+            .collect::<io::Result<_>>()?;
         clients
             .into_iter()
             .map(|client| client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

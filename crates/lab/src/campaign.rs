@@ -85,7 +85,7 @@ pub fn campaign(
     };
     thread::scope(|scope| {
         for _ in 0..concurrency.max(1) {
-            scope.spawn(|| {
+            let work = || {
                 while next() {
                     let attempt = attempt_unless(plan, stop);
                     let campaign = &mut lock(&state).1;
@@ -110,7 +110,12 @@ pub fn campaign(
                     }
                     progress(campaign);
                 }
-            });
+            };
+            // With fewer threads than asked for it takes longer; without any, this one does it all.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                work();
+                break;
+            }
         }
     });
     state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).1
@@ -156,9 +161,14 @@ pub fn host(
         }
         progress(&hosting);
     };
+    let serve = || work(listener, plan, stop, report);
     thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..workers.max(1)).map(|_| scope.spawn(|| work(listener, plan, stop, report))).collect();
+        let workers: Vec<_> = (0..workers.max(1))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, serve).ok())
+            .collect();
+        if workers.is_empty() {
+            serve()?;
+        }
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             if result.is_err() {

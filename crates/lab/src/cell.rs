@@ -258,7 +258,8 @@ pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellRe
         })
         .collect::<Vec<_>>();
     thread::scope(|scope| {
-        let clients: Vec<_> = clients.into_iter().map(|client| scope.spawn(client)).collect();
+        let clients = clients.into_iter().map(|client| thread::Builder::new().spawn_scoped(scope, client));
+        let clients: Vec<_> = clients.collect::<io::Result<_>>()?;
         clients
             .into_iter()
             .try_for_each(|client| client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

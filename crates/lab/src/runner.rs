@@ -26,7 +26,7 @@ pub fn run_all<T: Sync, R: Send>(
     let done = Mutex::new(done);
     thread::scope(|scope| {
         for _ in 0..at_once.clamp(1, tasks.len().max(1)) {
-            scope.spawn(|| {
+            let work = || {
                 while !stop.requested() {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(input) = tasks.get(index) else { break };
@@ -34,7 +34,12 @@ pub fn run_all<T: Sync, R: Send>(
                     lock(&done)(index, &result);
                     lock(&results)[index] = Some(result);
                 }
-            });
+            };
+            // With fewer threads it takes longer; without any, this one does it all.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                work();
+                break;
+            }
         }
     });
     results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -61,7 +61,8 @@ struct Draining(Arc<AtomicBool>);
 
 impl Drop for Draining {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        // Relaxed: nothing else is read on the strength of it.
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

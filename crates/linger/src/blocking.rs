@@ -39,13 +39,13 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
     };
     let mut machine = Machine::new(policy, started);
     let mut discarder = Discarder::new();
-    let mut news = None;
+    let mut epoll = None;
     loop {
         let event = match machine.next(Instant::now()) {
             Action::HalfClose => socket.half_close(),
             Action::Discard { max } => socket.discard(&mut discarder, max),
             Action::Measure => socket.measure(),
-            Action::Wait { until } => match wait(&socket, &mut news, until) {
+            Action::Wait { until } => match wait(&socket, &mut epoll, until) {
                 Ok(()) if socket.is_dead() => socket.pending().unwrap_or(Event::Reset),
                 Ok(()) => Event::Woken,
                 Err(error) => Event::Failed(error.kind()),
@@ -59,23 +59,23 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
     }
 }
 
-/// Waits for news of the socket, the acknowledgement of the FIN among them, or for the time.
+/// Waits for an event of the socket, the acknowledgement of the FIN among them, or for the time.
 ///
 /// `poll(2)` cannot await that acknowledgement: after a half-close it reports POLLOUT for ever. An
 /// edge-triggered epoll with EPOLLOUT is woken by the change from FIN_WAIT1 to FIN_WAIT2
 /// (`tcp_rcv_state_process`). It is made on the first wait, since many closes need none.
-fn wait(socket: &Socket, news: &mut Option<OwnedFd>, until: Instant) -> io::Result<()> {
-    let epoll = match news {
+fn wait(socket: &Socket, place: &mut Option<OwnedFd>, until: Instant) -> io::Result<()> {
+    let epoll = match place {
         Some(epoll) => epoll,
         None => {
-            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            let made = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let interest = epoll::EventFlags::IN
                 | epoll::EventFlags::OUT
                 | epoll::EventFlags::RDHUP
                 | epoll::EventFlags::ET;
-            epoll::add(&epoll, socket.as_fd(), epoll::EventData::new_u64(0), interest)?;
+            epoll::add(&made, socket.as_fd(), epoll::EventData::new_u64(0), interest)?;
             // What happened before the registration is reported by the first wait.
-            news.insert(epoll)
+            place.insert(made)
         }
     };
     let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 1];
@@ -90,7 +90,7 @@ fn wait(socket: &Socket, news: &mut Option<OwnedFd>, until: Instant) -> io::Resu
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::io::{Read, Write};

@@ -44,6 +44,7 @@ mod policy;
 #[cfg(feature = "rustls")]
 pub mod rustls;
 mod socket;
+mod sync;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 

@@ -1,6 +1,8 @@
 //! The machine against a model of a socket and its peer, in random event orders.
 
 use super::*;
+use crate::outcome::{Bound, Ended};
+use crate::policy::{AtLimit, Mode};
 use proptest::prelude::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -121,7 +123,7 @@ proptest! {
                 Action::Measure => {}
                 Action::Wait { until } => {
                     prop_assert!(until > now && until <= start + policy.total);
-                    // The peer acts, and then either its news or the time wakes the driver.
+                    // The peer acts, and then either its event or the time wakes the driver.
                     match steps.next() {
                         Some(Step::Passes(millis)) => now = until.min(now + MS * millis as u32),
                         Some(step) => model.apply(step),

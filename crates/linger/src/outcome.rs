@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Outcome {
     /// How it ended.
     pub ended: Ended,
-    /// Bytes of the peer that were read and thrown away.
+    /// Bytes of the peer that were read and discarded.
     pub discarded: u64,
     /// Bytes written by us that the peer never acknowledged, the FIN not counted; `None` where the kernel
     /// cannot say (streams that are neither TCP nor AF_UNIX).
@@ -27,6 +27,23 @@ impl Outcome {
     pub(crate) fn failed(kind: ErrorKind) -> Self {
         Self { ended: Ended::Failed(kind), discarded: 0, unacknowledged: None, elapsed: Duration::ZERO }
     }
+
+    /// Emits an event: at `debug`, or at `warn` where bytes may be lost and the policy did not ask for that.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn trace(&self) {
+        let Self { ended, discarded, unacknowledged, elapsed } = *self;
+        let elapsed = elapsed.as_secs_f64();
+        let is_meant = matches!(ended, Ended::Aborted | Ended::Unwaited | Ended::PeerClosed);
+        if self.delivered() || is_meant {
+            tracing::debug!(target: "linger", %ended, discarded, unacknowledged, elapsed, "connection ended");
+        } else {
+            tracing::warn!(target: "linger", %ended, discarded, unacknowledged, elapsed, "the peer may have lost data");
+        }
+    }
+
+    /// Without the feature `tracing` nobody listens.
+    #[cfg(not(feature = "tracing"))]
+    pub(crate) fn trace(&self) {}
 
     /// Whether every byte written is known to have reached the peer's kernel.
     ///
@@ -65,19 +82,6 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Whether it ended before its time, so that the send queue tells what was, or may be, lost.
-    pub(crate) fn leaves_a_queue(self) -> bool {
-        matches!(
-            self,
-            Self::PeerReset
-                | Self::Gone
-                | Self::Evicted
-                | Self::Unwaited
-                | Self::Aborted
-                | Self::TimedOut(Bound::Kernel)
-        )
-    }
-
     /// Whether a bound of ours ended it, not the peer: where [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
     pub(crate) fn is_a_limit(self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Limit | Self::Evicted)

@@ -1,4 +1,4 @@
-//! The close for TLS: say goodbye, flush, half-close, then throw away what comes without decrypting it.
+//! The close for TLS: say goodbye, flush, half-close, then discard what comes without decrypting it.
 //!
 //! Draining after `close_notify` is what RFC 8446 section 6.1 allows: after our own the peer may still send, and
 //! nobody is going to read it. What arrives late in every TLS 1.3 handshake, the client's Finished after a

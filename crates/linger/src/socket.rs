@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -39,10 +40,10 @@ impl Socket {
     /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`), until the FIN is
     /// acknowledged; where it is, nothing needs to be set.
     ///
-    /// A descriptor that the kernel no longer knows is left alone: by now its number may be another's.
+    /// A descriptor that the kernel no longer knows is left alone: by now its fd may be another's.
     pub(crate) fn close(self, abort: bool, acknowledged: bool) {
         if self.is_lost.get() {
-            let _number = self.fd.into_raw_fd();
+            let _lost = self.fd.into_raw_fd();
             return;
         }
         if abort || !acknowledged {
@@ -81,7 +82,11 @@ impl<F: AsFd> Socket<F> {
     }
 
     pub(crate) fn discard(&self, discarder: &mut Discarder, max: u64) -> Event {
-        match discarder.discard(self.fd.as_fd(), max) {
+        self.discarded(discarder.discard(self.fd.as_fd(), max))
+    }
+
+    fn discarded(&self, result: io::Result<u64>) -> Event {
+        match result {
             Ok(0) => Event::EndOfStream,
             Ok(bytes) => Event::Discarded(bytes),
             // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
@@ -94,19 +99,19 @@ impl<F: AsFd> Socket<F> {
         }
     }
 
-    /// Makes the discarding of a flood cheap: arrivals wake the reader in lots of a quarter megabyte.
+    /// Sets `SO_RCVLOWAT`, so that a flood wakes the reader once per 256 KiB.
     ///
-    /// Measured on loopback (6.18), CPU a discarded GB: 0.11 s without, 0.11 s with lots of 128 KiB, 0.025 s with
-    /// these. The end of the stream and a window about to close wake in any case (`tcp_epollin_ready`), and
-    /// less than a lot is found when the timer looks.
-    pub(crate) fn expect_flood(&self) {
+    /// Measured on loopback (6.18), CPU a discarded GB: 0.11 s without, 0.11 s with 128 KiB, 0.025 s with 256 KiB.
+    /// The end of the stream and a window about to close wake in any case (`tcp_epollin_ready`), and less than
+    /// that is found when the timer fires.
+    pub(crate) fn batch_events(&self) {
         if self.family == Family::Tcp {
             // A hint: a kernel that refuses it costs no correctness.
             let _ = linger_sys::set_receive_low_water(self.fd.as_fd(), 256 << 10);
         }
     }
 
-    /// Keeps the kernel from holding much of what nobody is going to read.
+    /// Sets a small receive buffer, so that the kernel holds little of what nobody is going to read.
     ///
     /// Left alone the buffer of a fast sender may have grown to `tcp_rmem[2]`, 6 to 32 MB, and would fill up.
     /// While data is read a small buffer is no gain, but costs twice the CPU (a wake-up and a window update
@@ -115,6 +120,11 @@ impl<F: AsFd> Socket<F> {
         if self.family == Family::Tcp {
             let _ = sockopt::set_socket_recv_buffer_size(&self.fd, 64 << 10);
         }
+    }
+
+    /// The peer's address, if it has one.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        rustix::net::getpeername(&self.fd).ok().flatten().and_then(|address| address.try_into().ok())
     }
 
     /// Whether somebody else has closed the descriptor.
@@ -175,3 +185,7 @@ fn failure(error: &io::Error) -> Event {
         kind => Event::Failed(kind),
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "socket_tests.rs"]
+mod tests;

@@ -169,7 +169,7 @@ fn a_forked_copy_of_the_descriptor_holds_nothing_up() {
     });
 }
 
-/// Descriptor numbers are given anew at once; what happens to one connection must not reach the next.
+/// An fd is reused at once; what happens to one connection must not reach the next.
 #[test]
 fn reused_descriptors_are_not_mixed_up() {
     sandboxed(|| {
@@ -181,7 +181,7 @@ fn reused_descriptors_are_not_mixed_up() {
         for round in 0..500u32 {
             let mut client = TcpStream::connect(address).unwrap();
             let (mut server, _) = listener.accept().unwrap();
-            // Closed by the closer at some time during the next rounds, when its number is another's.
+            // Closed by the closer at some time during the next rounds, when its fd is another's.
             let mut leaving = TcpStream::connect(address).unwrap();
             let (mut ending, _) = listener.accept().unwrap();
             ending.write_all(b"answer").unwrap();
@@ -308,14 +308,14 @@ fn a_descriptor_that_is_closed_under_its_feet_is_an_outcome() {
         let (listener, address) = listen();
         let client = TcpStream::connect(address).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let number = server.as_raw_fd();
+        let fd = server.as_raw_fd();
         let mut policy = patient();
         policy.grace = Duration::from_millis(50);
         let (tell, told) = mpsc::channel();
         closer.close_then(server, &policy, move |outcome| tell.send(outcome).unwrap());
         // Its thread has it, and waits for the peer.
         until(&closer, |snapshot| snapshot.lingering_acknowledged == 1);
-        close_under_its_owner(number);
+        close_under_its_owner(fd);
         let outcome = told.recv_timeout(LONG).unwrap();
         assert!(matches!(outcome.ended, Ended::Failed(_)), "{outcome}");
         // All others go on as ever.

@@ -15,23 +15,23 @@ pub use source::{Memory, Source, Stream};
 use self::ahead::Ahead;
 use crate::LinkType;
 
-/// The longest packet taken for true. Captures of undivided segments reach 512 KiB (BIG TCP); what claims
-/// more is damage.
+/// The longest packet that is accepted. Captures before segmentation reach 512 KiB (BIG TCP); a record that claims
+/// more is damaged.
 const MAX_PACKET: usize = 2 << 20;
 
 /// A captured packet.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Packet<'a> {
-    /// Its number in the file, from 1, as Wireshark counts.
+    /// The packet's number in the file, from 1, as in Wireshark.
     pub frame: u64,
     /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; 0 where the file does not say.
     pub time: u64,
-    /// What its first bytes are.
+    /// The link type: which header stands first in `data`.
     pub link: LinkType,
     /// The interface's index within its section; 0 in a pcap file.
     pub interface: u32,
-    /// The bytes captured.
+    /// The captured bytes.
     pub data: &'a [u8],
     /// Its length on the wire.
     pub wire_len: usize,
@@ -47,7 +47,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// Whether there may be comments; cheaper than looking.
+    /// Whether there may be comments. Cheaper than [`Packet::comments`].
     #[inline]
     pub fn has_options(&self) -> bool {
         self.options.is_some()
@@ -58,18 +58,18 @@ impl<'a> Packet<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// There is nothing to read: no such file, no permission, a directory.
+    /// The file cannot be opened: it does not exist, is a directory, or may not be read.
     #[error("cannot be opened: {source}{}", remedy(source))]
     Open {
         /// What the system said.
         source: io::Error,
     },
-    /// Not one byte.
+    /// The file has no bytes.
     #[error(
         "is empty: nothing was captured, or nothing written yet (end the capture with Ctrl-C, or tcpdump -U)"
     )]
     Empty,
-    /// The file begins like no capture.
+    /// The file does not begin as a capture does.
     #[error(
         "not a pcap or pcapng capture (it begins with {}); tcpdump and tshark write one with -w",
         shown(first)
@@ -78,7 +78,7 @@ pub enum ReadError {
         /// Its first bytes, at most four.
         first: Vec<u8>,
     },
-    /// A record that cannot be true; nothing after it can be found.
+    /// A record is damaged. What follows it cannot be found.
     #[error("damaged at byte {offset}: {what}; compare the file with where it was copied from")]
     Damaged {
         /// Where the record begins.
@@ -103,7 +103,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether all there is was read: the capture merely ends early.
+    /// Whether all bytes were read, and the capture merely ends early.
     pub fn is_cut_off(&self) -> bool {
         match self {
             Self::CutOff { .. } => true,
@@ -113,7 +113,7 @@ impl ReadError {
     }
 }
 
-/// What to do about a file that the system or the decompressor refuses.
+/// A hint for an error of the system or the decompressor.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; is the path right?",

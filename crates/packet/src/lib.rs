@@ -1,9 +1,8 @@
-//! Views of TCP segments inside frames, and capture files in and out.
+//! Views of TCP segments inside frames; reading and writing of capture files.
 //!
-//! [`Segment`] looks at a frame without copying or allocating and says where its TCP header is and what
-//! stands in it. [`capture::open`] reads captures, [`pcapng::Writer`] writes them.
+//! [`Segment`] finds the TCP header of a frame and reads it, without copying or allocating. [`capture::open`] reads captures, [`pcapng::Writer`] writes them.
 //!
-//! Nothing here judges what it sees: that is the business of the crate `linger-why`.
+//! This crate does not judge: `linger-why` does.
 #![warn(clippy::exhaustive_enums)]
 
 pub mod capture;

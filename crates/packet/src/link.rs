@@ -1,4 +1,4 @@
-//! Link types: what stands before the IP header of a captured frame.
+//! Link types: the kind of header before the IP header of a captured frame.
 
 use std::fmt;
 

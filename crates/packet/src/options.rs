@@ -1,6 +1,6 @@
-//! TCP options (RFC 9293 section 3.1, RFC 7323), as far as a diagnosis needs them.
+//! The TCP options that a diagnosis needs (RFC 9293 section 3.1, RFC 7323).
 
-/// What the options of one segment say; what is absent or malformed is `None`.
+/// The options of one segment. An absent or malformed option is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
@@ -19,7 +19,7 @@ pub struct Options {
 impl Options {
     /// Reads the bytes between the fixed header and the payload.
     ///
-    /// Stops at the first option whose length cannot be true, and keeps what it has read.
+    /// Stops at the first option with an impossible length, and keeps those before it.
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         // The layout almost every data segment has: NOP, NOP, timestamps (RFC 7323 appendix A).

@@ -16,7 +16,7 @@ const IF_TSRESOL: u16 = 9;
 
 /// Writes one section: interfaces as they appear, then packets.
 ///
-/// It writes through to `W` block by block; wrap a file in a `BufWriter`.
+/// Writes to `W` block by block: wrap a file in a `BufWriter`.
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     out: W,
@@ -65,7 +65,7 @@ impl<W: Write> Writer<W> {
 
     /// Writes a packet seen at `time` (nanoseconds since 1970-01-01 00:00 UTC).
     ///
-    /// `original_len` is its length on the wire, which `data` may fall short of.
+    /// `original_len` is its length on the wire; `data` may be shorter.
     ///
     /// # Errors
     /// `InvalidInput` for an interface of another writer; else those of the underlying writer.
@@ -99,7 +99,7 @@ impl<W: Write> Writer<W> {
         self.finish()
     }
 
-    /// Passes on what the underlying writer holds back.
+    /// Flushes the underlying writer.
     ///
     /// # Errors
     /// Those of the underlying writer.
@@ -107,7 +107,7 @@ impl<W: Write> Writer<W> {
         self.out.flush()
     }
 
-    /// Gives the underlying writer back.
+    /// Returns the underlying writer.
     pub fn into_inner(self) -> W {
         self.out
     }

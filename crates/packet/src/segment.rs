@@ -1,16 +1,16 @@
-//! A TCP segment inside a frame: found, looked at, never copied.
+//! A view of the TCP segment inside a frame, without a copy.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{LinkType, Options};
 
-/// Tunnels and tags inside one another beyond this many are not followed.
+/// Limit of nested tunnels and tags.
 const MAX_DEPTH: u8 = 8;
-/// Ports, sequence, acknowledgement, offset and flags: the least of a TCP header worth looking at. It is what a
-/// snap length of 68 bytes leaves of TCP over IPv6 over Ethernet.
+/// The least bytes of a TCP header that are read: ports, sequence, acknowledgement, offset and flags. A snap length
+/// of 68 bytes leaves as many of TCP over IPv6 over Ethernet.
 const LEAST_HEADER: usize = 14;
-/// Its protocol number.
+/// TCP's IP protocol number.
 const TCP: u8 = 6;
 
 /// A view of one TCP segment.
@@ -37,7 +37,7 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
     /// Payload bytes on the wire.
     pub payload_len: u32,
-    /// Where the payload begins in the frame that was given; past its end where the frame was cut before.
+    /// Where the payload begins in the frame. Past the frame's end where the frame was cut before the payload.
     pub payload_offset: usize,
     /// IPv4 identification; `None` on IPv6.
     pub ip_id: Option<u16>,
@@ -58,7 +58,7 @@ pub enum NotTcp {
     /// The frame was cut before the flags of the TCP header.
     #[error("cut before the TCP flags")]
     TooShort,
-    /// A header contradicts itself.
+    /// A header's fields contradict each other.
     #[error("a malformed header")]
     Malformed,
     /// The link type is none of [`LinkType`]'s constants.
@@ -79,7 +79,7 @@ impl Flags {
     pub const RST: Self = Self(0x04);
     /// Push.
     pub const PSH: Self = Self(0x08);
-    /// The acknowledgement number is meant.
+    /// The acknowledgement number is valid.
     pub const ACK: Self = Self(0x10);
     /// Urgent.
     pub const URG: Self = Self(0x20);
@@ -133,7 +133,7 @@ impl fmt::Debug for Flags {
 }
 
 impl<'a> Segment<'a> {
-    /// Looks into an Ethernet frame without its checksum.
+    /// Reads an Ethernet frame without its checksum.
     ///
     /// Follows VLAN tags, PPPoE, IPv6 extension headers, IP in IP, GRE (with ERSPAN II), VXLAN and Geneve.
     ///
@@ -144,7 +144,7 @@ impl<'a> Segment<'a> {
         Self::from_frame(LinkType::ETHERNET, frame, frame.len())
     }
 
-    /// Looks into an IPv4 or IPv6 packet.
+    /// Reads an IPv4 or IPv6 packet.
     ///
     /// # Errors
     /// As [`Segment::from_ethernet`].
@@ -153,7 +153,7 @@ impl<'a> Segment<'a> {
         Self::from_frame(LinkType::RAW, packet, packet.len())
     }
 
-    /// Looks into a captured frame of any known link type; `wire_len` is its length before it was cut.
+    /// Reads a captured frame of any known link type. `wire_len` is its length before the snap length cut it.
     ///
     /// # Errors
     /// As [`Segment::from_ethernet`], and [`NotTcp::UnknownLink`].
@@ -165,10 +165,10 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// Looks into what most frames are: TCP over IPv4 in Ethernet, without tags or tunnels.
+    /// Reads the commonest frame: TCP over IPv4 over Ethernet, without tags or tunnels.
     ///
-    /// It is compiled into its caller, so that the view is built where it is wanted. `None` says nothing of the
-    /// frame: [`Segment::from_frame`] tells more, and why there is no segment.
+    /// Always inlined: the view is built in the caller's memory. For any other frame it returns `None`; then call
+    /// [`Segment::from_frame`], which also says why there is no segment.
     #[inline(always)]
     pub fn plain(link: LinkType, frame: &'a [u8], wire_len: usize) -> Option<Self> {
         if link != LinkType::ETHERNET || frame.get(12..14) != Some(&[0x08, 0x00]) {
@@ -183,7 +183,7 @@ impl<'a> Segment<'a> {
         Options::parse(self.options)
     }
 
-    /// How much of sequence space the segment takes: its payload, and one each for SYN and FIN.
+    /// The sequence numbers that the segment takes: its payload, and one each for SYN and FIN.
     #[inline]
     pub fn sequence_len(&self) -> u32 {
         let counted = u32::from(self.flags.any(Flags::SYN)) + u32::from(self.flags.any(Flags::FIN));
@@ -197,7 +197,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// A place in a frame, behind the headers already understood.
+/// A position in a frame, behind the headers that were read.
 #[derive(Clone, Copy)]
 struct Cursor<'a> {
     frame: &'a [u8],
@@ -247,7 +247,7 @@ impl<'a> Cursor<'a> {
         self.ether_type_at(12, 14)
     }
 
-    /// Reads an EtherType at `at`, and goes on at `next` with what it names.
+    /// Reads an EtherType at `at`, and continues with that protocol at `next`.
     #[inline]
     fn ether_type_at(self, at: usize, next: usize) -> Result<Segment<'a>, NotTcp> {
         let ether_type = be16(self.rest(), at).ok_or(NotTcp::TooShort)?;
@@ -290,7 +290,7 @@ impl<'a> Cursor<'a> {
         cursor.transport(protocol, ip)
     }
 
-    /// Steps over the header; what stands behind it comes with its protocol number.
+    /// Reads the header. Returns the position behind it, the protocol number found there, and the IP fields.
     #[inline(always)]
     fn ipv4_header(mut self) -> Result<(Self, u8, Ip), NotTcp> {
         let rest = self.rest();
@@ -300,11 +300,11 @@ impl<'a> Cursor<'a> {
         if header[0] >> 4 != 4 || header_len < 20 {
             return Err(NotTcp::Malformed);
         }
-        // Any fragment: the first one's length says nothing about the segment either.
+        // Any fragment: even the first does not hold the segment's length.
         if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
             return Err(NotTcp::Fragment);
         }
-        // Zero: a segment captured before the network card divided it.
+        // Zero: captured before the network card segmented it.
         if total != 0 {
             if total < header_len {
                 return Err(NotTcp::Malformed);
@@ -326,7 +326,7 @@ impl<'a> Cursor<'a> {
             return Err(NotTcp::Malformed);
         }
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        // Zero: a jumbo payload, or a segment captured before it was divided.
+        // Zero: a jumbogram, or captured before the network card segmented it.
         if length != 0 {
             self.wire_len = self.wire_len.min(self.at + 40 + length);
         }

@@ -44,7 +44,7 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
     let port = config.pid.is_none().then_some(target.port);
     let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
         Some(Ok(witness)) => (Some(witness), None),
-        Some(Err(error)) => (None, Some(error.to_string())),
+        Some(Err(error)) => (None, Some(error)),
         None => (None, None),
     };
     let mut prober = Prober {
@@ -81,10 +81,17 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
         if !asked || (check.is_hostile() && !config.hostile) {
             continue;
         }
+        tracing::info!(check = check.name(), "asks");
         let mut finding = ask(&prober, check);
         if let Some(witness) = &prober.witness {
             finding.resets = witness.seen();
         }
+        tracing::info!(
+            check = check.name(),
+            answer = finding.answer.name(),
+            trials = finding.trials,
+            "answered"
+        );
         told(&finding);
         report.findings.push(finding);
     }

@@ -31,11 +31,9 @@ pub enum Error {
         reason: String,
     },
     /// Hostile questions to a stranger.
-    #[error(
-        "{0} is neither loopback nor private: ask the hostile questions only of a server of your own, and say so with --i-own-this-server"
-    )]
+    #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
     NotYours(String),
     /// `tcp://` without a payload.
-    #[error("tcp:// needs the bytes of a request: name a file with --payload")]
+    #[error("tcp:// needs the bytes of a request")]
     NoPayload,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use linger_untrusted::Untrusted;
 use linger_verdict::Verdict;
 
 use crate::seen::{Ended, Seen};
@@ -221,7 +222,7 @@ pub struct Report {
     /// The target, as a URL.
     pub target: String,
     /// The `Server` header, where there is one.
-    pub server: Option<String>,
+    pub server: Option<Untrusted>,
     /// Length of the plain answer's body, in bytes.
     pub response_bytes: u64,
     /// How its end is known: `content-length`, `chunked`, `end-request`, `close`.

@@ -1,6 +1,7 @@
 //! Where a response ends, as the response itself says.
 
 use linger_fastcgi::replies::{Replies, Reply};
+use linger_untrusted::Untrusted;
 
 /// Most bytes of a head that are kept while its end is awaited.
 const MOST_HEAD: usize = 64 << 10;
@@ -16,7 +17,7 @@ pub(crate) struct Framing {
     /// The end was seen.
     pub(crate) complete: bool,
     pub(crate) status: Option<u16>,
-    pub(crate) server: Option<String>,
+    pub(crate) server: Option<Untrusted>,
     /// The response cannot be understood; it is then counted as it comes.
     pub(crate) broken: bool,
 }
@@ -139,7 +140,8 @@ impl Framing {
                 let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
                 header.map(|header| String::from_utf8_lossy(header.value).into_owned())
             };
-            self.server = find("server");
+            let server = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("server"));
+            self.server = server.map(|header| header.value.into());
             let chunked =
                 find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
             let length = find("content-length").and_then(|value| value.trim().parse().ok());

@@ -53,7 +53,7 @@ fn answer(seen: &Seen, plain: Option<u16>) -> (Answer, Option<Verdict>, String) 
             (Answer::LosesSilently, format!("{got} of {of} bytes arrived, and then an orderly end of stream"))
         }
         Verdict::Lost => {
-            let text = "the response has no framing: whether these are all its bytes cannot be seen (--expect tells it)";
+            let text = "the response has no framing: whether these are all its bytes shows only where their number is known";
             let sentence = format!("{got} bytes arrived and then an orderly end; {text}");
             return (Answer::CannotTell, None, sentence);
         }

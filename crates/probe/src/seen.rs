@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use linger_untrusted::Untrusted;
+
 /// How a connection ended, as the client saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -51,7 +53,7 @@ pub(crate) struct Seen {
     pub(crate) complete: bool,
     pub(crate) unframed: bool,
     pub(crate) status: Option<u16>,
-    pub(crate) server: Option<String>,
+    pub(crate) server: Option<Untrusted>,
     pub(crate) framing: &'static str,
     pub(crate) ended: Ended,
     pub(crate) write_failed: bool,

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use linger_watch::{CannotWatch, Direction, Filter, Notice, Process, Reset, Watcher};
+use linger_watch::{Direction, Filter, Notice, Process, Reset, Watcher};
 use linger_why::{Cause, Confidence};
 
 /// How often the kernel's rings are emptied.
@@ -75,7 +75,7 @@ impl Witnessed {
 impl fmt::Display for Witnessed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.process {
-            Some(process) => write!(f, "{process}")?,
+            Some(process) => f.write_str(&process.terminal())?,
             None => f.write_str("the kernel")?,
         }
         let times =
@@ -105,10 +105,12 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    pub(crate) fn open(server: Option<u16>) -> Result<Self, CannotWatch> {
-        let mut watcher = Watcher::open(Filter::default())?;
+    /// # Errors
+    /// Why the kernel's events cannot be had, in words.
+    pub(crate) fn open(server: Option<u16>) -> Result<Self, String> {
+        let mut watcher = Watcher::open(Filter::default()).map_err(|error| error.to_string())?;
         let (questions, asked) = mpsc::channel::<Sender<Vec<Reset>>>();
-        thread::spawn(move || {
+        let watch = move || {
             let mut resets = Vec::new();
             loop {
                 let answer = asked.recv_timeout(EVERY);
@@ -128,7 +130,9 @@ impl Witness {
                     let _ = answer.send(std::mem::take(&mut resets));
                 }
             }
-        });
+        };
+        let spawned = thread::Builder::new().name("witness".into()).spawn(watch);
+        spawned.map_err(|error| format!("no thread can be had to watch them: {error}"))?;
         Ok(Self { questions, server, own: Mutex::default() })
     }
 

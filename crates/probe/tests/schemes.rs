@@ -4,19 +4,8 @@ use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
 use linger_probe::{Answer, Check, Config, Error, Target, probe};
-use linger_testing::servers::{LENGTH, Peer, Unavailable, nginx, program};
-use linger_testing::{sandboxed, skip};
-
-fn available<T>(peer: Result<T, Unavailable>) -> Option<T> {
-    match peer {
-        Ok(peer) => Some(peer),
-        Err(missing) if missing.is_skip() => {
-            skip("foreign peers", &missing.to_string());
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
+use linger_testing::sandboxed;
+use linger_testing::servers::{LENGTH, Peer, available, nginx, program};
 
 fn with_large_file(server: &str) -> Option<Peer> {
     let peer = available(nginx("nginx", 1, server))?;

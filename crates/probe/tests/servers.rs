@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use linger_probe::{Answer, Check, Config, Report, probe};
-use linger_testing::servers::SERVERS;
+use linger_testing::servers::{SERVERS, available};
 use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 
@@ -140,7 +140,10 @@ fn a_loss_has_a_cause_and_a_process() {
         let cause = resets.iter().find(|seen| seen.cause == Cause::ClosedWithUnreadData);
         let seen = cause.unwrap_or_else(|| panic!("{resets:?}"));
         assert_eq!(seen.confidence, Confidence::Certain);
-        assert!(seen.process.as_ref().is_some_and(|process| process.name.starts_with("python")), "{seen:?}");
+        assert!(
+            seen.process.as_ref().is_some_and(|process| process.name.raw().starts_with(b"python")),
+            "{seen:?}"
+        );
         assert!(seen.unread_bytes > Some(0) && seen.unsent_bytes > Some(0), "{seen:?}");
         let resets = &report.of(Check::LargeResponse).unwrap().resets;
         assert!(resets.is_empty(), "nothing was unread: {resets:?}");

@@ -115,6 +115,13 @@ fn way_in(program: &Program, options: &Options) -> Result<Via, Error> {
     let path = program.path.clone();
     let obstacle = program.kind.obstacle();
     let via = options.via.unwrap_or(if obstacle.is_none() { Via::Preload } else { Via::Seccomp });
+    tracing::info!(
+        ?via,
+        asked = options.via.is_some(),
+        obstacle,
+        program = %path.display(),
+        "how closes are to be seen"
+    );
     match via {
         _ if program.gains.is_some() => {
             Err(Error::GainsRights { path, bits: program.gains.unwrap_or_default() })

@@ -23,9 +23,7 @@ pub enum Error {
         reason: String,
     },
     /// Nothing can be preloaded into such a program.
-    #[error(
-        "{path}: {reason}, so nothing can be preloaded into it; leave --via preload out, or give --via seccomp"
-    )]
+    #[error("{path}: {reason}, so nothing can be preloaded into it")]
     NoLoader {
         /// Where it was found.
         path: PathBuf,
@@ -54,7 +52,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The seccomp filter cannot be installed.
-    #[error("--via seccomp: the filter is refused ({source}); {remedy}")]
+    #[error("the seccomp filter is refused ({source}); {remedy}")]
     SeccompRefused {
         /// What the system said.
         source: io::Error,
@@ -62,9 +60,7 @@ pub enum Error {
         remedy: &'static str,
     },
     /// The program's descriptors cannot be taken.
-    #[error(
-        "--via seccomp: the program's descriptors cannot be taken: {call} is refused ({source}); {remedy}"
-    )]
+    #[error("the program's descriptors cannot be taken: {call} is refused ({source}); {remedy}")]
     DescriptorsRefused {
         /// The call that was refused.
         call: &'static str,
@@ -83,7 +79,7 @@ pub enum Error {
         tried: String,
     },
     /// The endpoint for Prometheus cannot listen.
-    #[error("--metrics {address}: {source}; choose an address of this host and a free port")]
+    #[error("the counts cannot be served on {address}: {source}")]
     Metrics {
         /// Where.
         address: SocketAddr,

@@ -156,6 +156,10 @@ impl Worker {
     fn accept(&mut self) {
         while let Ok(connection) = rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
             if self.strangers >= STRANGERS {
+                tracing::info!(
+                    strangers = self.strangers,
+                    "process turned away: too many have sent no token"
+                );
                 continue;
             }
             let data = epoll::EventData::new_u64(self.next);
@@ -176,8 +180,10 @@ impl Worker {
                 Received::Nothing => return turn > 0,
                 Received::Message(message, _) if !process.known => {
                     if message != Message::hello(self.address.token) {
+                        tracing::info!(id, "process turned away: it does not know the token");
                         break;
                     }
+                    tracing::debug!(id, "process joined");
                     process.known = true;
                     self.strangers -= 1;
                 }
@@ -192,10 +198,14 @@ impl Worker {
         if !process.known {
             self.strangers -= 1;
         }
+        tracing::debug!(id, waiting = process.waiting.len(), "process has ended");
         for (cookie, fd) in process.waiting {
             // Another process may have it still.
             if !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
+                tracing::info!(cookie, "lingers: the last process that had it has ended");
                 self.ender.end(fd);
+            } else {
+                tracing::info!(cookie, "left plain: another process has it");
             }
         }
         true

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use linger_untrusted::Untrusted;
+
 use crate::Report;
 
 /// What the supervisor has to say while the program runs.
@@ -24,7 +26,7 @@ pub struct Refusal {
     /// The process.
     pub process: u32,
     /// Its name (`/proc/PID/comm`).
-    pub name: String,
+    pub name: Untrusted,
     /// What the system said.
     pub source: io::Error,
     /// Whether this process lacks CAP_SYS_PTRACE, with which the kernel itself refuses nothing.
@@ -33,10 +35,11 @@ pub struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(process: u32, source: io::Error) -> Self {
-        let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        let name = std::fs::read(format!("/proc/{process}/comm")).unwrap_or_default();
+        let name = Untrusted::from(name.strip_suffix(b"\n").unwrap_or(&name));
         let capable = rustix::thread::capabilities(None)
             .is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE));
-        Self { process, name: name.trim_end().to_owned(), source, lacks_capability: !capable }
+        Self { process, name, source, lacks_capability: !capable }
     }
 }
 
@@ -53,8 +56,9 @@ impl fmt::Display for Refusal {
         };
         write!(
             f,
-            "process {process} ({name}): its connections are closed plainly, for pidfd_getfd is refused ({source}); {remedy}. \
-             The report counts such processes as refused"
+            "process {process} ({}): its connections are closed plainly, for pidfd_getfd is refused ({source}); {remedy}. \
+             The report counts such processes as refused",
+            name.terminal()
         )
     }
 }

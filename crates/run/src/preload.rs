@@ -38,6 +38,7 @@ impl Preload {
         let Some(directory) = made else {
             return Err(Error::NowhereToUnpack { tried: PLACES.join(", ") });
         };
+        tracing::debug!(directory = %directory.path().display(), "unpacked the library");
         let counts = write(&directory).map_err(Error::system("cannot unpack the preloaded library"))?;
         let mut settings = format!("name={name};token=");
         for byte in token {

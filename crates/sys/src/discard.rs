@@ -1,4 +1,4 @@
-//! Reading in order to throw away.
+//! Reading without use.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// The most bytes one call discards; `recv` takes a signed length.
 const MOST: u64 = i32::MAX as u64;
 
-/// Size of the buffer for sockets that cannot discard without one; a single call that discards more did without.
+/// Size of the buffer for sockets that cannot discard without one. A call that discards more than this used none.
 pub const SCRATCH: u64 = 64 << 10;
 
-/// Throws away what a socket has received, without copying where the kernel can do that.
+/// Discards what a socket has received, without copying where the kernel can do that.
 ///
 /// On TCP `recv(fd, NULL, n, MSG_TRUNC)` moves the read position and copies nothing (`tcp(7)`). AF_UNIX
 /// and kernel TLS answer `EFAULT` to the missing buffer and leave the data where it was; the same call is
@@ -71,7 +71,7 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<u64> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::io::Write;

@@ -4,10 +4,10 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Asks how much of what was written the peer has not acknowledged (`SIOCOUTQ`).
+/// Bytes written that the peer has not acknowledged (`SIOCOUTQ`).
 ///
 /// On TCP this is `write_seq - snd_una` (`tcp_ioctl`): bytes, **and a FIN that was sent counts as one**, so
-/// that 0 after a half-close means that the peer has everything, the FIN included. The number stays as it
+/// that 0 after a half-close means that the peer has everything, the FIN included. It stays as it
 /// was when a reset ends the connection. On AF_UNIX it is the memory of what the peer has not read: more
 /// than the bytes, and 0 exactly when there are none.
 ///
@@ -17,7 +17,7 @@ pub fn send_queue(socket: BorrowedFd<'_>) -> io::Result<u64> {
     ask(socket, libc::TIOCOUTQ)
 }
 
-/// Asks how many received bytes wait to be read (`SIOCINQ`).
+/// Bytes received and not read yet (`SIOCINQ`).
 ///
 /// # Errors
 /// `EINVAL` on a listening socket, `ENOTTY` where the protocol has no such queue.

@@ -226,8 +226,10 @@ impl Client {
                 (pause, last_progress) = (retry.first, Instant::now());
             }
             let waited = last_progress.elapsed() + pause;
+            let temporary = error.is_temporary();
+            tracing::info!(%error, connected, temporary, waited_seconds = waited.as_secs_f64(), "session ended early");
             // Only an established transfer waits out an outage; the first connection has to succeed.
-            if !connected || !error.is_temporary() || waited > retry.patience {
+            if !connected || !temporary || waited > retry.patience {
                 return Err(error);
             }
             observe(Progress::Retrying { error: error.to_string(), pause: pause.as_secs_f64() });

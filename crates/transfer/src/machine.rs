@@ -76,11 +76,11 @@ struct Window {
     /// Bytes taken by the program since credit was last given.
     taken: u64,
     /// Measures how fast a whole window is taken, from the first byte on.
-    pace: Option<Pace>,
+    pace: Option<WindowPace>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Pace {
+struct WindowPace {
     since: Instant,
     bytes: u64,
 }
@@ -125,7 +125,7 @@ impl Window {
     ) -> Option<u64> {
         self.taken += bytes;
         debug_assert!(self.granted + self.taken <= self.size, "no more is taken than came");
-        let pace = self.pace.get_or_insert(Pace { since: now, bytes: 0 });
+        let pace = self.pace.get_or_insert(WindowPace { since: now, bytes: 0 });
         pace.bytes += bytes;
         if self.taken < CREDIT.min(self.size / 2) {
             return None;
@@ -133,7 +133,7 @@ impl Window {
         let mut credit = std::mem::take(&mut self.taken);
         if pace.bytes >= self.size {
             let took = now.saturating_duration_since(pace.since);
-            *pace = Pace { since: now, bytes: 0 };
+            *pace = WindowPace { since: now, bytes: 0 };
             let growth = self.size.min(most.saturating_sub(self.size));
             if growth > 0 && round_trip().is_some_and(|round_trip| took < 2 * round_trip) {
                 self.size += growth;
@@ -148,7 +148,7 @@ impl Window {
 
 /// What to do with the payload of an accepted frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Disposal {
     /// Deliver it.
     Deliver,
     /// Read and drop it: it crossed our CANCEL on the wire.
@@ -183,7 +183,7 @@ impl Machine {
     }
 
     /// Judges a header that arrived; its payload follows.
-    pub(crate) fn arrived(&mut self, header: Header) -> Result<Verdict, Violation> {
+    pub(crate) fn arrived(&mut self, header: Header) -> Result<Disposal, Violation> {
         if self.peer_bye {
             return Err(Violation::AfterBye);
         }
@@ -194,7 +194,7 @@ impl Machine {
                     return Err(Violation::BadStream(id));
                 }
                 self.peer_bye = header.kind == Kind::Bye;
-                Ok(Verdict::Deliver)
+                Ok(Disposal::Deliver)
             }
             Kind::Open => self.opened(id),
             Kind::Message | Kind::Data => {
@@ -203,7 +203,7 @@ impl Machine {
                 if !window.spend(header.length.into()) {
                     return Err(Violation::OverCredit(id));
                 }
-                Ok(Verdict::Deliver)
+                Ok(Disposal::Deliver)
             }
             Kind::Finish => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
@@ -212,20 +212,22 @@ impl Machine {
                     Ends::HalfClosedLocal(_) => drop(self.streams.remove(&id)),
                     Ends::HalfClosedRemote => return Err(Violation::BadStream(id)),
                 }
-                Ok(Verdict::Deliver)
+                Ok(Disposal::Deliver)
             }
             Kind::Cancel => {
                 if self.streams.remove(&id).is_none() {
                     return self.late(id);
                 }
-                Ok(Verdict::Deliver)
+                Ok(Disposal::Deliver)
             }
             // Credit for a stream that has ended may cross our FINISH.
-            Kind::Credit => Ok(if self.streams.contains_key(&id) { Verdict::Deliver } else { Verdict::Drop }),
+            Kind::Credit => {
+                Ok(if self.streams.contains_key(&id) { Disposal::Deliver } else { Disposal::Drop })
+            }
         }
     }
 
-    fn opened(&mut self, id: u16) -> Result<Verdict, Violation> {
+    fn opened(&mut self, id: u16) -> Result<Disposal, Violation> {
         let peers_parity = if self.role == Role::Initiator { 0 } else { 1 };
         if id == 0 || id % 2 != peers_parity || id <= self.newest_of_peer {
             return Err(Violation::BadStream(id));
@@ -235,7 +237,7 @@ impl Machine {
         }
         self.newest_of_peer = id;
         self.insert(id);
-        Ok(Verdict::Deliver)
+        Ok(Disposal::Deliver)
     }
 
     fn insert(&mut self, id: u16) {
@@ -245,8 +247,8 @@ impl Machine {
         debug_assert!(self.streams.len() <= self.limits.streams);
     }
 
-    fn late(&self, id: u16) -> Result<Verdict, Violation> {
-        if self.cancelled.contains(&id) { Ok(Verdict::Drop) } else { Err(Violation::BadStream(id)) }
+    fn late(&self, id: u16) -> Result<Disposal, Violation> {
+        if self.cancelled.contains(&id) { Ok(Disposal::Drop) } else { Err(Violation::BadStream(id)) }
     }
 
     /// The peer lets us send `bytes` more.

@@ -80,10 +80,10 @@ pub(crate) fn same_proof(a: &[u8; PROOF], b: &[u8; PROOF]) -> bool {
 
 /// The server's codes: one at a time, each for one attempt, and attempts not too often.
 #[derive(Debug)]
-pub(crate) struct Codes(Mutex<State>);
+pub(crate) struct Codes(Mutex<CodeState>);
 
 #[derive(Debug)]
-struct State {
+struct CodeState {
     code: String,
     failures: u32,
     not_before: Option<Instant>,
@@ -95,7 +95,7 @@ const MAX_FAILURES: u32 = 20;
 impl Codes {
     pub(crate) fn new() -> Result<Self, Error> {
         let code = new_code().map_err(|error| Error::io("get", "random numbers for a code", error))?;
-        Ok(Self(Mutex::new(State { code, failures: 0, not_before: None })))
+        Ok(Self(Mutex::new(CodeState { code, failures: 0, not_before: None })))
     }
 
     /// The code to show.

@@ -44,7 +44,7 @@ pub(crate) enum Target<'a> {
 }
 
 /// The same while it is received.
-enum Place<'a> {
+enum OpenTarget<'a> {
     Tree { base: RelPath, store: Box<Store<'a>> },
     Sink(&'a mut Spool),
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
@@ -56,7 +56,7 @@ pub(crate) struct Receiver<'a> {
     pub(crate) options: Options,
     pub(crate) summary: &'a mut Summary,
     pub(crate) observe: &'a mut dyn FnMut(Progress),
-    place: Place<'a>,
+    place: OpenTarget<'a>,
     /// Announced files, in the order in which their content comes; that of the first is arriving.
     files: VecDeque<Waiting>,
     /// Directories between their announcement and the end of what is in them.
@@ -114,10 +114,10 @@ impl<'a> Receiver<'a> {
     ) -> Self {
         let place = match target {
             Target::Tree { root, base } => {
-                Place::Tree { base, store: Box::new(Store::new(root, options, claimant)) }
+                OpenTarget::Tree { base, store: Box::new(Store::new(root, options, claimant)) }
             }
-            Target::Sink(spool) => Place::Sink(spool),
-            Target::Stream { out, so_far } => Place::Stream { out, so_far },
+            Target::Sink(spool) => OpenTarget::Sink(spool),
+            Target::Stream { out, so_far } => OpenTarget::Stream { out, so_far },
         };
         Self {
             session,
@@ -146,7 +146,7 @@ impl<'a> Receiver<'a> {
                 landing.abandon(false);
             }
         }
-        if let Place::Tree { store, .. } = &mut self.place {
+        if let OpenTarget::Tree { store, .. } = &mut self.place {
             store.tidy();
         }
         result
@@ -154,9 +154,9 @@ impl<'a> Receiver<'a> {
 
     fn receive(&mut self) -> Result<(), Error> {
         self.ask = match &self.place {
-            Place::Tree { base, store } => self.again || store.must_ask(base),
-            Place::Stream { so_far, .. } => so_far.blocks() > 0,
-            Place::Sink(_) => false,
+            OpenTarget::Tree { base, store } => self.again || store.must_ask(base),
+            OpenTarget::Stream { so_far, .. } => so_far.blocks() > 0,
+            OpenTarget::Sink(_) => false,
         };
         self.say(&Message::Accept { ask: self.ask })?;
         loop {
@@ -199,7 +199,7 @@ impl<'a> Receiver<'a> {
 
     fn dest(&self, path: &RelPath) -> Result<RelPath, Fault> {
         match &self.place {
-            Place::Tree { base, .. } => {
+            OpenTarget::Tree { base, .. } => {
                 base.join(path).map_err(|why| Fault(Refusal::Forbidden, format!("{path} {why}").into()))
             }
             _ => Ok(path.clone()),
@@ -261,19 +261,19 @@ impl<'a> Receiver<'a> {
         let index = landing.entry.index;
         // A tree's files get their names, and their receipts, in groups; whatever else lands is there at once.
         let landed = match &mut self.place {
-            Place::Tree { store, .. } => match store.land(landing, tail, size, hash) {
+            OpenTarget::Tree { store, .. } => match store.land(landing, tail, size, hash) {
                 Ok(()) if store.is_due() => return self.commit(),
                 Ok(()) => return Ok(()),
                 Err(fault) => Err(fault),
             },
-            Place::Sink(spool) => {
+            OpenTarget::Sink(spool) => {
                 let name = format!("@{}", spool.name()).into_bytes();
                 match spool.write(tail) {
                     Ok(()) => keep_alive(self.session, u64::MAX, || spool.deliver())?.map(|()| name),
                     Err(fault) => Err(fault),
                 }
             }
-            Place::Stream { out, so_far } => write_stream(out, tail).map(|()| {
+            OpenTarget::Stream { out, so_far } => write_stream(out, tail).map(|()| {
                 **so_far = Tree::new();
                 Vec::new()
             }),
@@ -289,7 +289,7 @@ impl<'a> Receiver<'a> {
 
     /// Gives what is complete its final name, and sends the receipts.
     fn commit(&mut self) -> Result<(), Error> {
-        let Place::Tree { store, .. } = &mut self.place else { return Ok(()) };
+        let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(()) };
         if !store.waits() {
             return Ok(());
         }
@@ -337,8 +337,8 @@ impl<'a> Receiver<'a> {
             return Ok(());
         };
         let left = match &mut self.place {
-            Place::Tree { store, .. } => store.leave_directory(&dest, mode, mtime),
-            Place::Sink(_) | Place::Stream { .. } => Ok(()),
+            OpenTarget::Tree { store, .. } => store.leave_directory(&dest, mode, mtime),
+            OpenTarget::Sink(_) | OpenTarget::Stream { .. } => Ok(()),
         };
         match left {
             Ok(()) => self.confirm(receipt(index, 0, None, self.options, &dest)),

@@ -24,7 +24,7 @@ const RECORD: usize = 96;
 
 /// The log of one partial file, locked by this process.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct PartLog {
     log: OwnedFd,
     key: [u8; 32],
     records: u64,
@@ -58,12 +58,12 @@ impl Trust {
 /// What an earlier session left.
 #[derive(Debug)]
 pub(crate) struct Found {
-    pub(crate) state: State,
+    pub(crate) state: PartLog,
     pub(crate) part: OwnedFd,
     pub(crate) tree: Tree,
 }
 
-impl State {
+impl PartLog {
     /// Makes an empty partial file and its log in `dir`. Without `verified` the records only count the blocks written.
     pub(crate) fn create(
         dir: BorrowedFd<'_>,

@@ -22,7 +22,7 @@ use crate::message::{Entry, Options, Refusal, Time, Token};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
-use crate::state::State;
+use crate::state::PartLog;
 use group::Landed;
 pub(crate) use landing::Landing;
 use temporary::{Work, umask};
@@ -143,7 +143,7 @@ impl<'a> Store<'a> {
         let (part, log) = names(entry.token);
         let token = entry.token;
         let work = self.work_for(parent)?;
-        State::resume(work.dir.as_fd(), token, self.options.verify, &part, &log)
+        PartLog::resume(work.dir.as_fd(), token, self.options.verify, &part, &log)
             .map_err(|error| in_use("resume", dest, error))
     }
 

@@ -5,7 +5,8 @@
 
 use std::net::SocketAddr;
 
-use linger_why::{Cause, Confidence};
+use linger_untrusted::Untrusted;
+use linger_why::{Cause, Confidence, Remedy};
 use serde::Serialize;
 
 use crate::bytes::Bytes;
@@ -86,7 +87,7 @@ pub struct Reset {
     /// What says so.
     pub evidence: Vec<String>,
     /// What to do about it.
-    pub remedy: &'static str,
+    pub remedy: Remedy,
 }
 
 /// What is known about a sent reset besides its reason.
@@ -100,7 +101,7 @@ pub(crate) struct Context {
     /// This side had closed before, so many seconds ago.
     pub(crate) closed: Option<f64>,
     /// The name of the process on whose time an active reset was sent.
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<Untrusted>,
 }
 
 pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
@@ -170,7 +171,7 @@ pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
 fn active(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
     use Confidence::*;
-    if context.name.as_deref() == Some("ss") {
+    if context.name.as_ref().is_some_and(|name| *name == *"ss") {
         return (
             Aborted,
             Certain,
@@ -269,7 +270,7 @@ pub(crate) fn received(error: Option<i32>) -> Opinion {
             Possible,
             vec![ClosedWithUnreadData, Aborted, ProcessGone, HalfOpen, AcceptQueueOverflow, Forged],
             vec![
-                "the peer reset the connection; why is known there only (`linger watch` there, or a capture)"
+                "the peer reset the connection; why is known there only, by its kernel or from a capture"
                     .into(),
             ],
         ),

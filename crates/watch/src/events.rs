@@ -17,14 +17,14 @@ const PAGES: usize = 512;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CannotWatch {
-    /// There is no tracefs, and it could not be mounted.
-    #[error("no tracefs ({0}): run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first")]
+    /// There is no tracefs that can be read, and it could not be mounted.
+    #[error("the kernel's tracepoints cannot be read ({0})")]
     NoTracefs(io::Error),
     /// The tracepoint that everything rests on is missing.
     #[error("this kernel has no tracepoint tcp:tcp_send_reset ({0}); it came with Linux 4.15")]
     NoTracepoint(io::Error),
     /// The kernel refuses perf events.
-    #[error("perf events are refused ({0}): run as root, or with CAP_PERFMON and a readable tracefs")]
+    #[error("perf events are refused ({0})")]
     Refused(io::Error),
 }
 

@@ -117,12 +117,10 @@ impl Metrics {
         for notice in notices {
             match notice {
                 Notice::Reset(reset) => {
-                    let process = reset.process.as_ref().map_or("unknown", |process| &process.name);
-                    let mut labels = ResetLabels {
-                        cause: reset.cause.name(),
-                        direction: reset.direction.name(),
-                        process: process.to_owned(),
-                    };
+                    let process =
+                        reset.process.as_ref().map_or("unknown".to_owned(), |process| process.name.label());
+                    let mut labels =
+                        ResetLabels { cause: reset.cause.name(), direction: reset.direction.name(), process };
                     let mut known = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
                     if known.len() >= MAX_LABELS && !known.contains(&labels) {
                         labels.process = "other".into();
@@ -145,7 +143,7 @@ impl Metrics {
         self.waiting.clear();
         self.limit.clear();
         for (local, queue, process) in watcher.listeners().take(MAX_LABELS) {
-            let process = process.map_or("unknown", |process| &process.name).to_owned();
+            let process = process.map_or("unknown".to_owned(), |process| process.name.label());
             let labels = ListenerLabels { listener: local.to_string(), process };
             self.waiting.get_or_create(&labels).set(queue.waiting.into());
             self.limit.get_or_create(&labels).set(queue.limit.into());
@@ -191,18 +189,19 @@ impl Metrics {
     /// Binds `address` and answers `GET /metrics` in a thread, until the process ends; answers the address bound.
     ///
     /// # Errors
-    /// Those of binding.
+    /// Those of binding and of starting the thread.
     pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(address)?;
         let bound = listener.local_addr()?;
         let metrics = self.clone();
         // One at a time: a scraper asks every few seconds, and each is held for a bounded time.
-        std::thread::spawn(move || {
+        let answering = move || {
             for stream in listener.incoming().flatten() {
                 // A scraper that goes away is no concern of the others.
                 let _ = metrics.answer(stream);
             }
-        });
+        };
+        std::thread::Builder::new().name("metrics".into()).spawn(answering)?;
         Ok(bound)
     }
 

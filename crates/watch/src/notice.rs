@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use linger_untrusted::Untrusted;
 use serde::Serialize;
 
 use crate::counted::Counted;
@@ -15,7 +16,7 @@ pub struct Filter {
     /// Only these ports, local or remote; none means all.
     pub ports: Vec<u16>,
     /// Only processes of these names; none means all.
-    pub processes: Vec<String>,
+    pub processes: Vec<Untrusted>,
 }
 
 impl Filter {

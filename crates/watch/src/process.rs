@@ -1,9 +1,9 @@
 //! Which process a number or a socket belongs to, as `/proc` tells it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
 use serde::Serialize;
 
 /// A process.
@@ -12,20 +12,26 @@ use serde::Serialize;
 pub struct Process {
     /// Its number.
     pub pid: u32,
-    /// The name the kernel has for it, at most 15 characters.
-    pub name: String,
+    /// The name the kernel has for it, at most 15 bytes: whatever the process chose (`PR_SET_NAME`).
+    pub name: Untrusted,
 }
 
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}]", self.name, self.pid)
+impl Process {
+    /// `name[pid]` for a terminal.
+    pub fn terminal(&self) -> String {
+        format!("{}[{}]", self.name.terminal(), self.pid)
+    }
+
+    /// `name[pid]` as one word of a line.
+    pub fn plain(&self) -> String {
+        format!("{}[{}]", self.name.plain(), self.pid)
     }
 }
 
 /// Looks processes up, and remembers their names for those that end at once.
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
-    names: HashMap<u32, (Instant, String)>,
+    names: HashMap<u32, (Instant, Untrusted)>,
 }
 
 /// Names remembered, and for how long one is believed: a busy server closes thousands of times a second, and
@@ -44,8 +50,8 @@ impl Processes {
         if let Some((_, name)) = known.filter(|(read, _)| now - *read < BELIEVED) {
             return Some(Process { pid, name: name.clone() });
         }
-        let name = match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-            Ok(name) => name.trim().to_owned(),
+        let name = match std::fs::read(format!("/proc/{pid}/comm")) {
+            Ok(name) => Untrusted::from(name.strip_suffix(b"\n").unwrap_or(&name)),
             // It has ended meanwhile.
             Err(_) => known.map_or_else(|| "?".into(), |(_, name)| name.clone()),
         };
@@ -55,10 +61,10 @@ impl Processes {
 
     /// A process has got a name; it may have ended by the time anybody asks for it.
     pub(crate) fn named(&mut self, pid: u32, name: &[u8]) {
-        self.remember(pid, Instant::now(), String::from_utf8_lossy(name).into_owned());
+        self.remember(pid, Instant::now(), name.into());
     }
 
-    fn remember(&mut self, pid: u32, read: Instant, name: String) {
+    fn remember(&mut self, pid: u32, read: Instant, name: Untrusted) {
         if self.names.len() >= MAX_NAMES {
             self.names.clear();
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use linger_why::Tools;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
@@ -30,6 +31,7 @@ pub struct View {
     unacknowledged: u64,
     table: TableState,
     opened: bool,
+    tools: Tools,
 }
 
 impl Default for View {
@@ -46,6 +48,7 @@ impl Default for View {
             unacknowledged: 0,
             table: TableState::default(),
             opened: false,
+            tools: Tools::default(),
         }
     }
 }
@@ -65,6 +68,11 @@ pub enum Key {
 }
 
 impl View {
+    /// An empty view; `tools` are what its remedies may name.
+    pub fn new(tools: Tools) -> Self {
+        Self { tools, ..Self::default() }
+    }
+
     /// Takes in what happened; answers whether there is something new to draw.
     pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) -> bool {
         let news = !notices.is_empty() || self.lost != watcher.lost();
@@ -87,9 +95,9 @@ impl View {
         self.unread += u64::from(reset.bytes.unread.unwrap_or(0));
         self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
         *self.causes.entry(reset.cause.name()).or_default() += 1;
-        let process = reset.process.as_ref().map_or("unknown", |process| &process.name);
-        if self.processes.len() < KEPT || self.processes.contains_key(process) {
-            *self.processes.entry(process.to_owned()).or_default() += 1;
+        let process = reset.process.as_ref().map_or("unknown".into(), |process| process.name.label());
+        if self.processes.len() < KEPT || self.processes.contains_key(&process) {
+            *self.processes.entry(process).or_default() += 1;
         }
         self.latest.push_front(reset);
         self.latest.truncate(KEPT);
@@ -135,7 +143,10 @@ impl View {
         let opened = self.table.selected().filter(|_| self.opened).and_then(|at| self.latest.get(at));
         if let Some(reset) = opened {
             let block = Block::bordered().title(" one reset ");
-            frame.render_widget(Paragraph::new(details(reset)).wrap(Wrap { trim: false }).block(block), list);
+            frame.render_widget(
+                Paragraph::new(details(reset, &self.tools)).wrap(Wrap { trim: false }).block(block),
+                list,
+            );
         } else {
             self.draw_list(frame, list);
         }
@@ -241,7 +252,7 @@ const COLUMNS: [Column; 9] = [
         title: "process",
         width: Constraint::Length(23),
         from: 0,
-        text: |reset| reset.process.as_ref().map_or(String::new(), ToString::to_string),
+        text: |reset| reset.process.as_ref().map_or(String::new(), crate::Process::terminal),
     },
 ];
 
@@ -272,7 +283,7 @@ fn clock(time: f64) -> String {
 /// One line that says what a warning warns of.
 pub fn describe(warning: &Warning) -> String {
     let who = |process: &Option<crate::Process>| {
-        process.as_ref().map_or(String::new(), |process| format!(" {process}"))
+        process.as_ref().map_or(String::new(), |process| format!(" {}", process.plain()))
     };
     match warning {
         Warning::ListenerNearLimit { local, queue, process } => {
@@ -284,7 +295,7 @@ pub fn describe(warning: &Warning) -> String {
     }
 }
 
-fn details(reset: &Reset) -> Text<'static> {
+fn details(reset: &Reset, tools: &Tools) -> Text<'static> {
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let mut lines = vec![
         format!("{} ({})", reset.cause, reset.confidence),
@@ -303,14 +314,14 @@ fn details(reset: &Reset) -> Text<'static> {
         lines.push(format!("reason: {reason}, state {}", reset.state.unwrap_or("unknown")));
     }
     if let Some(process) = &reset.process {
-        lines.push(format!("process: {process}"));
+        lines.push(format!("process: {}", process.terminal()));
     }
     if let Some(queue) = reset.listener {
         lines.push(format!("accept queue: {} of {}", queue.waiting, queue.limit));
     }
     lines.push(reset.bytes.describe());
     lines.extend(reset.evidence.iter().map(|says| format!("- {says}")));
-    lines.push(format!("remedy: {}", reset.remedy));
+    lines.push(format!("remedy: {}", reset.remedy.words(tools)));
     lines.into_iter().map(Line::from).collect::<Vec<_>>().into()
 }
 
@@ -388,6 +399,22 @@ mod tests {
             sized(&mut view, width, height);
             view.key(Key::Back);
         }
+    }
+
+    #[test]
+    fn a_process_that_calls_itself_an_escape_sequence_is_shown_as_one() {
+        let mut view = View::default();
+        let mut reset = reset(Cause::ClosedWithUnreadData);
+        reset.process = Some(crate::Process { pid: 7, name: "\u{1b}[2J\u{202e}".into() });
+        view.add(reset.clone());
+        let shown = screen(&mut view);
+        assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
+        let warning = Warning::ListenerNearLimit {
+            local: reset.local,
+            queue: crate::Queue { waiting: 4, limit: 4 },
+            process: Some(crate::Process { pid: 7, name: "x\nsent ok".into() }),
+        };
+        assert_eq!(describe(&warning), "10.0.0.1:80 x\\nsent\\x20ok[7]: 4 of 4 wait for accept");
     }
 
     #[test]

@@ -61,6 +61,9 @@ impl Watcher {
             many: false,
             pending: Vec::new(),
         };
+        for blind in watcher.blind() {
+            tracing::info!(?blind, "not to be seen: {}", blind.meaning());
+        }
         watcher.pending = watcher.look();
         Ok(watcher)
     }
@@ -304,7 +307,18 @@ impl Watcher {
                     .process
                     .or_else(|| self.sockets.listener(ends.0).and_then(|(_, process)| process.clone()));
             }
-            if self.filter.admits(&reset) {
+            let shown = self.filter.admits(&reset);
+            tracing::debug!(
+                shown,
+                reason = reset.reason.as_deref(),
+                state = reset.state,
+                local = %reset.local,
+                cause = reset.cause.name(),
+                confidence = reset.confidence.name(),
+                "reset {}",
+                reset.direction.name()
+            );
+            if shown {
                 resets.push(reset);
             }
         }

@@ -149,7 +149,7 @@ fn a_process_that_ends_at_once_has_a_name() {
     let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
-    assert!(reset.process.as_ref().is_some_and(|process| process.name == "bash"), "{reset:?}");
+    assert!(reset.process.as_ref().is_some_and(|process| process.name == *"bash"), "{reset:?}");
 }
 
 #[test]

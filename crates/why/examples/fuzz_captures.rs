@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use linger_packet::capture::{self, Reader};
 use linger_packet::{LinkType, pcapng};
-use linger_why::{Groups, Limits, examine_reader, html, text};
+use linger_why::{Groups, Limits, Tools, examine_reader, html, text};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -138,7 +138,7 @@ fn look(bytes: &[u8]) -> Option<(u64, u64)> {
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();
     let files = [examined];
-    text::report(&mut std::io::sink(), &files, &groups).expect("a sink");
-    html::report(&mut std::io::sink(), &files, &groups).expect("a sink");
+    text::report(&mut std::io::sink(), &files, &groups, &Tools::default()).expect("a sink");
+    html::report(&mut std::io::sink(), &files, &groups, &Tools::default()).expect("a sink");
     Some((files[0].counts.packets, files[0].counts.resets))
 }

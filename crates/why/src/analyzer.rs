@@ -1,4 +1,4 @@
-//! One pass over a capture's packets: connections in, findings out.
+//! One pass over a capture: packets in, findings out.
 
 use std::collections::HashMap;
 
@@ -14,16 +14,16 @@ use crate::reset::Reset;
 use crate::surroundings::Surroundings;
 use crate::table::{Slot, Table};
 use crate::verdict;
-use crate::{Cause, Class};
+use crate::{Cause, Class, Remedy};
 
-/// After a reset its connection is watched for this long: packets of a sender who knows nothing of it, and
-/// refusals that tell of a process's end.
+/// How long a connection is watched after its reset, in nanoseconds: for packets of a sender that never reset, and
+/// for refused connections that show the end of a process.
 const AFTER_RESET: u64 = 10_000_000_000;
-/// After both FINs, for a late reset.
+/// How long a connection is kept after both FINs, for a late reset.
 const AFTER_CLOSE: u64 = 2_000_000_000;
-/// A forged reset that both sides ignore is reported after so many packets of each, and the flow goes on.
+/// A forged reset that both sides ignore is reported after this many packets of each. The flow goes on.
 const IGNORED: u32 = 8;
-/// Packets looked at before one is judged.
+/// How many packets are parsed ahead of the one that is judged.
 const AHEAD: usize = 16;
 /// Comments kept for ladders.
 const MAX_COMMENTS: usize = 4_096;
@@ -32,8 +32,8 @@ const MAX_COMMENTS: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at once; beyond them the oldest that have ended are forgotten first, then those silent for
-    /// longest. Each takes about 600 bytes.
+    /// Connections at once. Beyond this number, connections that have ended are forgotten first, the oldest of them
+    /// before the others; then those that were silent for longest. Each takes about 600 bytes.
     pub flows: usize,
 }
 
@@ -43,7 +43,7 @@ impl Default for Limits {
     }
 }
 
-/// What went by, in numbers.
+/// Counts of packets and connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Counts {
@@ -55,7 +55,7 @@ pub struct Counts {
     pub fragments: u64,
     /// Packets cut so short that the TCP flags are missing.
     pub cut: u64,
-    /// Packets whose headers contradict themselves.
+    /// Packets whose headers contradict each other.
     pub malformed: u64,
     /// Packets of link types this program does not know.
     pub unknown_link: u64,
@@ -67,31 +67,31 @@ pub struct Counts {
     pub forgotten: u64,
     /// Connections with a reset.
     pub resets: u64,
-    /// The first and last packet's time, nanoseconds since 1970-01-01 00:00 UTC.
+    /// The first packet's time, in nanoseconds since 1970-01-01 00:00 UTC.
     pub first: u64,
-    /// As `first`.
+    /// The last packet's time, in the same unit.
     pub last: u64,
 }
 
-/// A segment that has been looked at and not yet judged.
+/// A segment that was parsed and is not yet judged.
 #[derive(Debug)]
 struct Seen<'a> {
     segment: Segment<'a>,
     key: Key,
     dir: Dir,
     at: At,
-    /// Where its flow was kept when it was looked at.
+    /// The slot of its flow at the time of parsing.
     slot: Option<Slot>,
 }
 
-/// The segments that wait to be judged: a ring.
+/// A ring of segments that wait to be judged.
 #[derive(Debug)]
 struct Waiting<'a> {
     all: Vec<Seen<'a>>,
     oldest: usize,
 }
 
-/// Takes packets in the order of the capture, gives findings in the order in which they become final.
+/// Takes packets in the capture's order. Gives findings in the order in which they become final.
 #[derive(Debug)]
 pub struct Analyzer {
     file: String,
@@ -122,8 +122,8 @@ impl Analyzer {
 
     /// Takes the next packets.
     ///
-    /// A packet is judged when some more have been looked at: its flow is on the way from memory by then, and while
-    /// the processor waits for the next packet's header it has this one's work to do.
+    /// A packet is judged after the next few were parsed. Its flow is in the cache by then, and the processor has work
+    /// while it waits for the next header.
     #[inline]
     pub fn packets<'a>(&mut self, packets: impl Iterator<Item = Packet<'a>>) {
         let mut waiting = Waiting { all: Vec::with_capacity(AHEAD), oldest: 0 };
@@ -156,7 +156,7 @@ impl Analyzer {
         }
     }
 
-    /// Lets a segment wait, and judges the one that has waited for longest.
+    /// Adds a segment to the ring and judges the oldest.
     #[inline(always)]
     fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut Waiting<'a>) {
         if packet.has_options() && self.comments.len() < MAX_COMMENTS {
@@ -203,24 +203,19 @@ impl Analyzer {
             None => self.open(key, at),
         };
         let Some(flow) = self.table.get(slot) else { return };
-        let (fin_before, duplicates, repeats) =
-            (flow.sides[dir].fin(), flow.duplicates, flow.syn_ack_repeats);
         let step = flow.observe(segment, dir, at);
-        let duplicate = flow.duplicates != duplicates;
-        let repeated = flow.syn_ack_repeats != repeats;
-        let ends = !fin_before && flow.sides[dir].fin() && flow.opener() != Some(dir);
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
-        if duplicate {
+        if step == Step::Copy {
             self.counts.duplicates += 1;
             return;
         }
         if segment.flags.any(Flags::SYN | Flags::FIN | Flags::RST) {
-            self.note_surroundings(slot, segment, dir, at, step, ends, repeated);
+            self.note_surroundings(slot, segment, dir, at, step);
         }
         match step {
-            Step::Nothing => {}
+            Step::Nothing | Step::Copy | Step::SynAckAgain | Step::Fin => {}
             Step::Reset => {
                 self.counts.resets += 1;
                 self.table.end_at(slot, at.time.saturating_add(AFTER_RESET));
@@ -240,7 +235,7 @@ impl Analyzer {
         self.counts.connections += 1;
         let (slot, evicted) = self.table.insert(key, at);
         if let Some(flow) = evicted {
-            if flow.reset.is_none() && !flow.closed() {
+            if flow.reset.is_none() && !flow.connection.closed() {
                 self.counts.forgotten += 1;
             }
             self.settle(flow);
@@ -248,37 +243,31 @@ impl Analyzer {
         slot
     }
 
-    /// Remembers what this packet tells of its listener.
-    #[allow(clippy::too_many_arguments)]
-    fn note_surroundings(
-        &mut self,
-        slot: Slot,
-        segment: &Segment<'_>,
-        dir: usize,
-        at: At,
-        step: Step,
-        ends: bool,
-        repeated: bool,
-    ) {
-        let Some(interface) = self.table.get(slot).map(|flow| flow.key.interface) else { return };
-        let source = (segment.source, interface);
+    /// Records what this packet shows about its listener.
+    fn note_surroundings(&mut self, slot: Slot, segment: &Segment<'_>, dir: Dir, at: At, step: Step) {
+        let Some(flow) = self.table.get(slot) else { return };
+        let source = (segment.source, flow.connection.key.interface);
         if segment.flags.has(Flags::SYN | Flags::ACK) {
             self.surroundings.accepts(source, at.time, segment.ttl);
-            if repeated {
+            if step == Step::SynAckAgain {
                 self.surroundings.repeats(source, at.time);
             }
-        } else if ends {
-            self.surroundings.ends(source, at.time);
-        } else if step == Step::Reset
-            && let Some(flow) = self.table.get(slot)
-            && let Some(reset) = &flow.reset
-        {
-            let facts = Facts::new(reset);
-            if facts.answers_syn() {
-                self.surroundings.refuses(source, at.time, at.frame);
-            } else if facts.active() && facts.client() != Some(dir) && !flow.sides[dir].fin() {
+            return;
+        }
+        match step {
+            Step::Fin | Step::Closed if flow.connection.opener() != Some(dir) => {
                 self.surroundings.ends(source, at.time);
             }
+            Step::Reset => {
+                let Some(reset) = &flow.reset else { return };
+                let facts = Facts::new(reset);
+                if facts.answers_syn() {
+                    self.surroundings.refuses(source, at.time, at.frame);
+                } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
+                    self.surroundings.ends(source, at.time);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -290,7 +279,7 @@ impl Analyzer {
 
     fn judge(&mut self, reset: &Reset) {
         let facts = Facts::new(reset);
-        let key = &reset.flow.key;
+        let key = &reset.connection.key;
         let (from, to) = (key.end(reset.by), key.end(1 - reset.by));
         let listener = match facts.sender_is_client() {
             Some(true) => to,
@@ -310,13 +299,11 @@ impl Analyzer {
                 });
             }
         }
-        // How much lay unread is the kernel's secret unless the bytes came too late.
+        // A capture cannot show unread bytes, except those that came after the FIN.
         let unread = match verdict.cause {
             _ if verdict.harmless => Some(0),
             Cause::ClosedWithUnreadData | Cause::Unknown => None,
-            Cause::DataAfterClose => {
-                losses.request.map(|bytes| bytes.max(u64::from(facts.receiver.after_fin)))
-            }
+            Cause::DataAfterClose => losses.request.map(|bytes| bytes.max(u64::from(facts.sender.late()))),
             _ => losses.request,
         };
         self.ready.push(Finding {
@@ -326,7 +313,7 @@ impl Analyzer {
             time: reset.at.time,
             from,
             to,
-            client: reset.flow.opener().map(|dir| key.end(dir)),
+            client: reset.connection.opener().map(|dir| key.end(dir)),
             class: verdict.class,
             cause: verdict.cause,
             confidence: verdict.confidence,
@@ -342,7 +329,7 @@ impl Analyzer {
             ttl: reset.ttl,
             numbers: Numbers {
                 seq: reset.seq,
-                isns: reset.flow.sides.map(|side| side.syn().then_some(side.isn)),
+                isns: reset.connection.sides.map(|side| side.syn().then_some(side.isn())),
             },
         });
     }
@@ -352,13 +339,13 @@ impl Analyzer {
         std::mem::take(&mut self.ready)
     }
 
-    /// Whether [`Analyzer::take`] has something to give.
+    /// Whether [`Analyzer::take`] would return a finding.
     #[inline]
     pub fn has_findings(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Ends the analysis: the findings that were still open, and the numbers.
+    /// Ends the analysis. Returns the findings that were still open, and the counts.
     pub fn finish(mut self) -> (Vec<Finding>, Counts) {
         let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
         open.sort_by_key(|flow| flow.reset.as_ref().map(|reset| reset.at.frame));
@@ -369,12 +356,10 @@ impl Analyzer {
     }
 }
 
-fn remedy(cause: Cause, class: Class, harmless: bool) -> String {
-    if harmless {
-        return "Nothing was lost; no action is needed.".into();
+fn remedy(cause: Cause, class: Class, harmless: bool) -> Remedy {
+    match cause {
+        _ if harmless => Remedy::Nothing,
+        Cause::Unknown if class == Class::Active => Remedy::DecideFirst,
+        _ => cause.remedy(),
     }
-    if cause == Cause::Unknown && class == Class::Active {
-        return format!("{} If it is unread data: {}", cause.remedy(), Cause::ClosedWithUnreadData.remedy());
-    }
-    cause.remedy().into()
 }

@@ -1,164 +1,183 @@
 //! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH.
 //!
-//! One side's bytes are followed as long as they come in order and were captured; at the first gap it says
-//! that it no longer knows.
+//! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
 use linger_packet::Segment;
 
+/// What a stream is, and what only that protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Protocol {
     #[default]
     Unseen,
-    Http,
-    Tls,
-    FastCgi,
+    /// HTTP/1, with the number of messages begun; `head` where the last one is a HEAD request, whose response has
+    /// no body.
+    Http {
+        head: bool,
+        messages: u16,
+    },
+    /// TLS, with the type and length of the last record.
+    Tls {
+        record: u8,
+        length: u16,
+    },
+    /// FastCGI, with whether END_REQUEST and the end of STDIN were seen.
+    FastCgi {
+        ended: bool,
+        stdin_ended: bool,
+    },
     Ssh,
     Other,
 }
+
+/// Where the current message or record ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Extent {
+    /// Bytes were missed, or are no protocol that is known here.
+    #[default]
+    Lost,
+    /// At this sequence number.
+    Known(u32),
+    /// After the last chunk.
+    Chunked,
+    /// At the FIN.
+    UntilClose,
+}
+
+/// The longest message whose end is followed.
+const LONGEST: u64 = (1 << 31) - (1 << 20);
 
 /// What is known of one side's stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct App {
     pub(crate) protocol: Protocol,
-    bits: u8,
-    /// The type of the last record (TLS, FastCGI).
-    pub(crate) record: u8,
-    /// Messages (HTTP) or records begun.
-    pub(crate) messages: u16,
-    /// The length of the last record.
-    pub(crate) record_len: u16,
-    /// The sequence number at which the message or record ends that is under way.
-    end: u32,
+    extent: Extent,
 }
-
-const KNOWN_END: u8 = 1;
-const CHUNKED: u8 = 2;
-const LOST: u8 = 4;
-const HEAD_METHOD: u8 = 8;
-const FASTCGI_ENDED: u8 = 16;
-const FASTCGI_STDIN_ENDED: u8 = 32;
-const TLS_ALERT: u8 = 64;
-const UNTIL_CLOSE: u8 = 128;
 
 impl App {
     /// Takes a segment that begins where the last one ended.
+    #[inline]
     pub(crate) fn in_order(&mut self, segment: &Segment<'_>, peer: &Self) {
-        if self.bits & LOST != 0 {
-            return;
-        }
         if self.protocol == Protocol::Unseen {
             self.protocol = sniff(segment.payload);
-            self.end = segment.seq;
-            self.bits |= KNOWN_END;
+            self.extent = Extent::Known(segment.seq);
         }
-        match self.protocol {
-            Protocol::Http => self.http(segment, peer),
-            Protocol::Tls => self.records(segment, 5),
-            Protocol::FastCgi => self.records(segment, 8),
-            Protocol::Unseen | Protocol::Ssh | Protocol::Other => self.bits |= LOST,
-        }
+        let Extent::Known(end) = self.extent else {
+            return self.last_chunk(segment);
+        };
+        self.extent = match self.protocol {
+            Protocol::Http { .. } => self.http(end, segment, peer),
+            Protocol::Tls { .. } => self.tls(end, segment),
+            Protocol::FastCgi { .. } => self.fastcgi(end, segment),
+            Protocol::Unseen | Protocol::Ssh | Protocol::Other => Extent::Lost,
+        };
     }
 
-    /// A gap: from here on nothing is known.
+    /// Bytes are missing: from here on nothing is known, unless the end is a FIN.
     pub(crate) fn gap(&mut self) {
-        self.bits |= LOST;
+        if self.protocol == Protocol::Unseen {
+            self.protocol = Protocol::Other;
+        }
+        if self.extent != Extent::UntilClose {
+            self.extent = Extent::Lost;
+        }
     }
 
     /// Whether the bytes are still followed.
     pub(crate) fn is_followed(&self) -> bool {
-        self.bits & LOST == 0 && !matches!(self.protocol, Protocol::Unseen | Protocol::Other | Protocol::Ssh)
+        self.extent != Extent::Lost
     }
 
     /// How many bytes of a message or record are missing after sequence number `at`: `Some(0)` where the
     /// message is whole, `None` where that cannot be known.
     pub(crate) fn missing_after(&self, at: u32) -> Option<u32> {
-        if !self.is_followed() || self.bits & KNOWN_END == 0 {
-            return None;
-        }
-        let missing = self.end.wrapping_sub(at);
+        let Extent::Known(end) = self.extent else { return None };
+        let missing = end.wrapping_sub(at);
         Some(if missing < 1 << 31 { missing } else { 0 })
     }
 
     /// Whether a message is under way whose end only a FIN or a last chunk would tell.
     pub(crate) fn open_ended(&self) -> bool {
-        self.is_followed() && self.bits & KNOWN_END == 0
+        matches!(self.extent, Extent::Chunked | Extent::UntilClose)
     }
 
     /// Whether the open end is a FIN.
     pub(crate) fn until_close(&self) -> bool {
-        self.bits & UNTIL_CLOSE != 0
+        self.extent == Extent::UntilClose
     }
 
+    pub(crate) fn is_http(&self) -> bool {
+        matches!(self.protocol, Protocol::Http { .. })
+    }
+
+    /// HTTP messages begun.
+    pub(crate) fn messages(&self) -> u16 {
+        if let Protocol::Http { messages, .. } = self.protocol { messages } else { 0 }
+    }
+
+    /// FastCGI, and END_REQUEST was seen.
     pub(crate) fn fastcgi_ended(&self) -> bool {
-        self.bits & FASTCGI_ENDED != 0
+        matches!(self.protocol, Protocol::FastCgi { ended: true, .. })
     }
 
-    pub(crate) fn fastcgi_stdin_ended(&self) -> bool {
-        self.bits & FASTCGI_STDIN_ENDED != 0
+    /// Whether the last record is a TLS alert in the clear.
+    pub(crate) fn tls_alert(&self) -> bool {
+        matches!(self.protocol, Protocol::Tls { record: 21, .. })
     }
 
     /// Whether the last record is an alert: in the clear, or, as far as its length tells, encrypted (TLS 1.3
     /// hides the type; an alert is 2 bytes, its type 1, a tag of 8 or 16).
     pub(crate) fn ends_with_alert(&self) -> bool {
-        self.protocol == Protocol::Tls
-            && (self.bits & TLS_ALERT != 0 || self.record == 23 && self.record_len <= 19)
+        matches!(
+            self.protocol,
+            Protocol::Tls { record: 21, .. } | Protocol::Tls { record: 23, length: ..=19 }
+        )
     }
 
-    fn http(&mut self, segment: &Segment<'_>, peer: &Self) {
-        let end_of_segment = segment.seq.wrapping_add(segment.payload_len);
-        if self.bits & KNOWN_END == 0 {
-            if self.bits & CHUNKED != 0 && segment.payload.ends_with(b"0\r\n\r\n") {
-                self.end = end_of_segment;
-                self.bits |= KNOWN_END;
-            }
-            return;
+    /// Of a chunked body: whether it ends with this segment.
+    fn last_chunk(&mut self, segment: &Segment<'_>) {
+        if self.extent == Extent::Chunked && segment.payload.ends_with(b"0\r\n\r\n") {
+            self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
         }
+    }
+
+    /// Heads that begin in a segment, the first of them at `end`.
+    fn http(&mut self, mut end: u32, segment: &Segment<'_>, peer: &Self) -> Extent {
         // A segment may end one message and begin others.
         for _ in 0..32 {
-            let inside = self.end.wrapping_sub(segment.seq);
-            if inside >= segment.payload_len || self.bits & KNOWN_END == 0 {
-                return;
+            let inside = end.wrapping_sub(segment.seq);
+            if inside >= segment.payload_len {
+                break;
             }
             let Some(rest) = segment.payload.get(inside as usize..).filter(|rest| !rest.is_empty()) else {
-                self.bits |= LOST;
-                return;
+                return Extent::Lost;
             };
-            if !self.head(rest, peer) {
-                self.bits |= LOST;
-                return;
-            }
-            if self.bits & CHUNKED != 0 && segment.payload.ends_with(b"0\r\n\r\n") {
-                self.end = end_of_segment;
-                self.bits |= KNOWN_END;
+            self.extent = self.head(end, rest, peer);
+            self.last_chunk(segment);
+            match self.extent {
+                Extent::Known(next) => end = next,
+                other => return other,
             }
         }
+        Extent::Known(end)
     }
 
-    /// Reads the head that `bytes` begin with; false where it is none or not whole.
-    fn head(&mut self, bytes: &[u8], peer: &Self) -> bool {
-        if sniff(bytes) != Protocol::Http {
-            return false;
+    /// Reads the head that `bytes`, which stand at `at`, begin with; says where its message ends.
+    fn head(&mut self, at: u32, bytes: &[u8], peer: &Self) -> Extent {
+        if !matches!(sniff(bytes), Protocol::Http { .. }) {
+            return Extent::Lost;
         }
-        let Some(length) = head_length(bytes) else { return false };
-        self.messages = self.messages.saturating_add(1);
-        self.bits &= !(CHUNKED | HEAD_METHOD | UNTIL_CLOSE);
-        self.bits |= KNOWN_END;
-        self.end = self.end.wrapping_add(length as u32);
-        let response = bytes.starts_with(b"HTTP/");
-        if bytes.starts_with(b"HEAD ") {
-            self.bits |= HEAD_METHOD;
-        }
+        let Some(length) = head_length(bytes) else { return Extent::Lost };
+        let messages = self.messages().saturating_add(1);
+        self.protocol = Protocol::Http { head: bytes.starts_with(b"HEAD "), messages };
+        let end = at.wrapping_add(length as u32);
         let mut lines = bytes[..length].split(|&byte| byte == b'\n');
         let first = lines.next().unwrap_or(&[]);
+        let response = first.starts_with(b"HTTP/");
         // RFC 9112 section 6.3: responses that have no body whatever their fields say.
         let status = first.get(9..12).unwrap_or(&[]);
-        if response
-            && (status.starts_with(b"1")
-                || status == b"204"
-                || status == b"304"
-                || peer.bits & HEAD_METHOD != 0)
-        {
-            return true;
+        let empty = status.starts_with(b"1") || status == b"204" || status == b"304";
+        if response && (empty || matches!(peer.protocol, Protocol::Http { head: true, .. })) {
+            return Extent::Known(end);
         }
         let mut content_length = None;
         for line in lines {
@@ -169,68 +188,70 @@ impl App {
             } else if name.eq_ignore_ascii_case(b"transfer-encoding")
                 && value.to_ascii_lowercase().ends_with(b"chunked")
             {
-                self.bits |= CHUNKED;
+                return Extent::Chunked;
             }
         }
         match content_length {
-            _ if self.bits & CHUNKED != 0 => self.bits &= !KNOWN_END,
-            // Sequence numbers tell no more than 2 GiB apart.
-            Some(length) if length < 1 << 31 => self.end = self.end.wrapping_add(length as u32),
-            Some(_) => self.bits |= LOST,
-            None if response => {
-                self.bits &= !KNOWN_END;
-                self.bits |= UNTIL_CLOSE;
-            }
-            None => {}
+            // Sequence numbers tell no more than 2 GiB apart, the head included.
+            Some(length) if length < LONGEST => Extent::Known(end.wrapping_add(length as u32)),
+            Some(_) => Extent::Lost,
+            None if response => Extent::UntilClose,
+            None => Extent::Known(end),
         }
-        true
     }
 
-    fn records(&mut self, segment: &Segment<'_>, header: usize) {
-        // The shortest record is its header, so that this ends.
-        loop {
-            let inside = self.end.wrapping_sub(segment.seq);
-            if inside >= segment.payload_len {
-                return;
+    /// TLS records that begin in a segment, the first of them at `end`.
+    fn tls(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
+        records(end, segment, |&[record, major, _, high, low]: &[u8; 5]| {
+            let length = u16::from_be_bytes([high, low]);
+            if !(20..=24).contains(&record) || major != 3 || length > 16_384 + 256 {
+                return None;
             }
-            let Some(bytes) = segment.payload.get(inside as usize..).filter(|rest| rest.len() >= header)
-            else {
-                self.bits |= LOST;
-                return;
-            };
-            let length = if header == 5 {
-                usize::from(u16::from_be_bytes([bytes[3], bytes[4]]))
-            } else {
-                usize::from(u16::from_be_bytes([bytes[4], bytes[5]])) + usize::from(bytes[6])
-            };
-            let (kind, plausible) = if header == 5 {
-                (bytes[0], (20..=24).contains(&bytes[0]) && bytes[1] == 3 && length <= 16_384 + 256)
-            } else {
-                (bytes[1], bytes[0] == 1 && (1..=11).contains(&bytes[1]))
-            };
-            if !plausible {
-                self.bits |= LOST;
-                return;
+            self.protocol = Protocol::Tls { record, length };
+            Some(u32::from(length))
+        })
+    }
+
+    /// FastCGI records that begin in a segment, the first of them at `end`.
+    fn fastcgi(&mut self, end: u32, segment: &Segment<'_>) -> Extent {
+        records(end, segment, |&[version, record, _, _, high, low, padding, _]: &[u8; 8]| {
+            let length = u32::from(u16::from_be_bytes([high, low]));
+            if version != 1 || !(1..=11).contains(&record) {
+                return None;
             }
-            match (header, kind) {
-                (5, 21) => self.bits |= TLS_ALERT,
-                (8, 3) => self.bits |= FASTCGI_ENDED,
-                (8, 5) if length == 0 => self.bits |= FASTCGI_STDIN_ENDED,
-                _ => {}
+            if let Protocol::FastCgi { ended, stdin_ended } = &mut self.protocol {
+                *ended |= record == 3;
+                *stdin_ended |= record == 5 && length == 0;
             }
-            self.record = kind;
-            self.record_len = length.min(usize::from(u16::MAX)) as u16;
-            self.messages = self.messages.saturating_add(1);
-            self.end = self.end.wrapping_add((header + length) as u32);
-        }
+            Some(length + u32::from(padding))
+        })
     }
 }
 
-/// How long the head is that `bytes` begin with: up to its empty line.
+/// Walks the records that begin in a segment, the first of them at `end`. `body` reads a header and returns the
+/// length of what follows, or `None` where there is no such record.
+fn records<const HEADER: usize>(
+    mut end: u32,
+    segment: &Segment<'_>,
+    mut body: impl FnMut(&[u8; HEADER]) -> Option<u32>,
+) -> Extent {
+    // The shortest record is its header, so that this ends.
+    loop {
+        let inside = end.wrapping_sub(segment.seq);
+        if inside >= segment.payload_len {
+            return Extent::Known(end);
+        }
+        let header = segment.payload.get(inside as usize..).and_then(|rest| rest.first_chunk::<HEADER>());
+        let Some(length) = header.and_then(&mut body) else { return Extent::Lost };
+        end = end.wrapping_add(HEADER as u32).wrapping_add(length);
+    }
+}
+
+/// The length of the message head at the start of `bytes`, its empty line included.
 fn head_length(bytes: &[u8]) -> Option<usize> {
     let mut last = 3;
     loop {
-        // As far on as the byte there allows (Horspool): most of a head is neither of the two.
+        // Skips as far as the byte there allows (Horspool's search): most bytes of a head are neither of the two.
         last += match bytes.get(last)? {
             b'\n' if bytes[..last].ends_with(b"\r\n\r") => return Some(last + 1),
             b'\n' => 2,
@@ -240,17 +261,20 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// What a stream that begins with these bytes is.
+/// The protocol of a stream that begins with these bytes.
 fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
     match bytes {
-        [] => Protocol::Unseen,
-        [0x16, 3, 0..=4, ..] => Protocol::Tls,
+        [0x16, 3, 0..=4, ..] => Protocol::Tls { record: 0, length: 0 },
         // BEGIN_REQUEST from a gateway; STDOUT, STDERR or END_REQUEST from a responder.
-        [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => Protocol::FastCgi,
-        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http,
-        _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Protocol::Http,
+        [1, 1, _, _, 0, 8, _, 0, ..] | [1, 3 | 6 | 7, 0, 1, ..] => {
+            Protocol::FastCgi { ended: false, stdin_ended: false }
+        }
+        _ if bytes.starts_with(b"HTTP/1.") => Protocol::Http { head: false, messages: 0 },
+        _ if METHODS.iter().any(|method| bytes.starts_with(method)) => {
+            Protocol::Http { head: false, messages: 0 }
+        }
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
         _ => Protocol::Other,
     }

@@ -1,6 +1,6 @@
-//! Boxes that say in the reset itself why they sent it.
+//! Middleboxes that give their reason in the reset itself.
 
-/// What a box said.
+/// The reason that a box gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
     /// A NetScaler's code in the window field.
@@ -15,7 +15,7 @@ pub(crate) enum Said {
     Text(String),
 }
 
-/// The codes Citrix documents (CTX200852), those that are met in practice, in our words.
+/// Codes that Citrix documents (CTX200852), the common ones, paraphrased.
 const NETSCALER: &[(u16, &str)] = &[
     (8196, "bad TLS record"),
     (8201, "a packet for a connection it had already closed"),
@@ -79,7 +79,7 @@ const DIAGNOSTIC: &[&str] = &[
     "middlebox interference",
 ];
 
-/// Reads what the payload of a reset says.
+/// Reads the payload of a reset.
 pub(crate) fn payload(bytes: &[u8]) -> Option<Said> {
     if let [0x33, 0xaa, code @ .., _, _, _, _] = bytes
         && let &[high, low] = code

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::Remedy;
+
 /// Why a reset was sent. The kebab-case names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -162,62 +164,8 @@ impl Cause {
     }
 
     /// What to do about it.
-    pub fn remedy(self) -> &'static str {
-        match self {
-            Self::AcceptQueueOverflow => {
-                "Look at `ss -ltn` (Recv-Q at its Send-Q) and ListenOverflows in `nstat -az`; make the application \
-                 accept faster, raise its backlog and net.core.somaxconn together."
-            }
-            Self::ClosedWithUnreadData => {
-                "Let the server end with a lingering close: half-close, read on until the client closes or a bound \
-                 is reached, then close (`lingering_close always` in nginx, the crate `linger`, or `linger run`)."
-            }
-            Self::DataAfterClose => {
-                "If a request was lost to an idle keep-alive connection: let the client's idle timeout be the \
-                 shorter one, and repeat safe requests. If an upload was cut off by an early answer: end with a \
-                 lingering close (`linger run`)."
-            }
-            Self::Aborted => {
-                "Search the application for SO_LINGER with 0 and for deliberate aborts (timeouts, limits, bans); its \
-                 log should say which."
-            }
-            Self::PortClosed => {
-                "Check that the service runs and on which address and port it listens (`ss -ltnp`)."
-            }
-            Self::ProcessGone => {
-                "Look for a crash, a kill or a restart at that time (journal, kernel log for out-of-memory); on \
-                 planned restarts stop accepting first and drain the connections."
-            }
-            Self::HalfOpen => {
-                "Find what restarted or failed over, or which NAT, firewall or balancer forgets idle connections, and \
-                 send keepalives more often than its timeout."
-            }
-            Self::ClientGaveUp => {
-                "Compare the client's timeout with how long the answer took; users who leave are no fault of the server."
-            }
-            Self::KeepaliveTimeout => {
-                "Look for the peer or the path disappearing at the first unanswered probe; shorten or lengthen \
-                 tcp_keepalive_* if the detection came too late or too early."
-            }
-            Self::RetransmissionTimeout => {
-                "Find where the segments are lost: capture at both ends, look at path MTU, routes and stateful boxes."
-            }
-            Self::Finwait2Expired => {
-                "Let the peer close when it reads end of file; or, if it must keep its half open, let the closing side \
-                 keep its socket instead of orphaning it (tcp_fin_timeout, 60 s)."
-            }
-            Self::FirewallReject => {
-                "Look for a reject rule with tcp-reset that matches (`nft list ruleset`, `iptables-save`), or for an \
-                 expired connection-tracking entry."
-            }
-            Self::Forged => {
-                "Find the box: the TTL says how many hops away it is. Intrusion prevention, parental filters and \
-                 censors work like this; capture on both sides of each suspect."
-            }
-            Self::Unknown => {
-                "Take the further capture named below, or run `linger watch` on the host that reset."
-            }
-        }
+    pub fn remedy(self) -> Remedy {
+        Remedy::Against(self)
     }
 }
 

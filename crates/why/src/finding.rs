@@ -1,10 +1,10 @@
-//! What is said of one reset.
+//! The result for one reset.
 
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::{Cause, Class, Confidence};
+use crate::{Ask, Cause, Class, Confidence, Remedy};
 
 /// A reset, why it was sent, and how that is known.
 #[derive(Clone, Debug, Serialize)]
@@ -42,9 +42,9 @@ pub struct Finding {
     /// The packets and fields that say so.
     pub evidence: Vec<Evidence>,
     /// The further capture or fact that would decide it.
-    pub would_decide: Option<String>,
+    pub would_decide: Option<Ask>,
     /// What to do about it.
-    pub remedy: String,
+    pub remedy: Remedy,
     /// Further resets on the same connection, consequences of this one.
     pub further_resets: u32,
     /// The packets that matter, in order.
@@ -55,7 +55,7 @@ pub struct Finding {
     pub(crate) numbers: Numbers,
 }
 
-/// What tells this connection from others, in other captures too.
+/// Numbers that identify this connection in other captures.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers {
     /// The reset's sequence number.
@@ -65,17 +65,17 @@ pub(crate) struct Numbers {
 }
 
 impl Finding {
-    /// The end that listens, as far as is known: the one that is not the client, or else the resetting one.
+    /// The listening end: the one that is not the client, or the sender of the reset where the client is not known.
     pub fn listener(&self) -> SocketAddr {
         if self.client == Some(self.from) { self.to } else { self.from }
     }
 }
 
-/// One thing that speaks for a cause.
+/// One piece of evidence for a cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
-    /// The frame that shows it; `None` for what is the absence of one.
+    /// The frame that shows it. `None` where the evidence is that no such frame exists, or a count.
     pub frame: Option<u64>,
     /// What it says.
     pub says: String,
@@ -102,7 +102,7 @@ pub struct Rung {
     pub len: u32,
     /// The window field as it stands in the header; `None` where it was not kept or not captured.
     pub window: Option<u16>,
-    /// What is remarkable about it.
+    /// A remark.
     pub note: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Many resets of one cause are one finding: one process that died, one overloaded listener, one firewall.
+//! Joins resets of one cause into one group: one process that died, one overloaded listener, one firewall.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::{Cause, Class, Confidence, Finding};
 
-/// Groups told apart; what comes beyond joins one group for each cause.
+/// Limit of groups. Further resets join one group for each cause.
 const MAX_GROUPS: usize = 10_000;
 /// Connections listed by name in each group.
 const MAX_MEMBERS: usize = 1_000;
-/// Process deaths of one listener further apart are two.
+/// Resets of an ended process further apart than this, in nanoseconds, are two deaths.
 const APART: u64 = 60_000_000_000;
 
 /// Resets with one cause at one place.
@@ -139,7 +139,7 @@ fn member(finding: &Finding) -> Member {
 fn key(finding: &Finding) -> Key {
     let listener = finding.listener();
     let (place, ttl) = match finding.cause {
-        // One box answers for many hosts; its distance gives it away.
+        // One box answers for many hosts. Its TTL is the same for all of them.
         Cause::FirewallReject | Cause::Forged => (None, Some(finding.ttl)),
         Cause::PortClosed => (Some((listener.ip(), 0)), None),
         _ => (Some((listener.ip(), listener.port())), None),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::group::Group;
 use crate::text::{headline, label, losses, notes, size, summary};
-use crate::{Cause, Examined, Finding, Rung};
+use crate::{Cause, Examined, Finding, Rung, Tools};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --paper: #fff; --card: #f6f7f9; --bad: #b42318;
@@ -35,29 +35,29 @@ const REMARKS: usize = RIGHT + 10;
 const LETTER: usize = 8;
 const SHOWN: usize = 100;
 
-/// Writes the whole page.
+/// Writes the whole page; `tools` are what it may name.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io::Result<()> {
+pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
     writeln!(out, "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">")?;
     writeln!(out, "<meta name=\"viewport\" content=\"width=device-width\">")?;
     writeln!(out, "<title>Why connections were reset</title>\n<style>{STYLE}</style>")?;
     writeln!(out, "<h1>Why connections were reset</h1>")?;
     for file in files {
         writeln!(out, "<p>{}</p>", escape(&size(file)))?;
-        for note in notes(file) {
+        for note in notes(file, tools) {
             writeln!(out, "<p class=\"note\">note: {}</p>", escape(&note))?;
         }
     }
     writeln!(out, "<p>{}</p>", escape(&summary(groups)))?;
     for (number, group) in groups.iter().enumerate() {
-        section(out, number + 1, group)?;
+        section(out, number + 1, group, tools)?;
     }
     writeln!(out, "</html>")
 }
 
-fn section(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()> {
+fn section(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) -> io::Result<()> {
     let example = &group.example;
     let class = if group.harmless { " class=\"harmless\"" } else { "" };
     writeln!(out, "<section{class}>\n<h2>{number}. {}</h2>", escape(&headline(group)))?;
@@ -76,10 +76,10 @@ fn section(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()>
     if group.cause != Cause::Unknown && group.candidates.len() > 1 {
         row("Would also fit", &group.others())?;
     }
-    if let Some(would_decide) = &example.would_decide {
-        row("Would decide it", &escape(would_decide))?;
+    if let Some(ask) = example.would_decide {
+        row("Would decide it", &escape(&ask.words(tools)))?;
     }
-    row("Remedy", &escape(&example.remedy))?;
+    row("Remedy", &escape(&example.remedy.words(tools)))?;
     writeln!(out, "</dl>")?;
     svg(out, example)?;
     if group.connections > 1 {
@@ -151,7 +151,7 @@ fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // A capture's text may hold anything; control characters are not allowed in a page.
+            // Text from a capture may hold control characters, which a page must not.
             other if other.is_control() => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_strangers_cannot_become_markup() {
+    fn captured_text_cannot_become_markup() {
         assert_eq!(escape("<script>\"&\u{1b}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
     }
 }

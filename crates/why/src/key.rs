@@ -1,11 +1,11 @@
-//! Names of connections: their two ends, whichever of them a packet comes from.
+//! The key of a connection: its two ends, the same for packets of either direction.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use linger_packet::Segment;
 
-/// A connection's two ends, the lower one first, as seen on one interface: each of a capture's interfaces is a
-/// place of its own, and what passes two of them is there twice.
+/// A connection's two ends, the lower one first, as seen on one interface. A packet that passes two interfaces of a
+/// capture is in it twice, so each interface has connections of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     addresses: [[u64; 2]; 2],
@@ -14,7 +14,7 @@ pub(crate) struct Key {
 }
 
 impl std::hash::Hash for Key {
-    /// Five words; the derived one adds a length before each array.
+    /// Writes five words. The derived implementation would add a length before each array.
     #[inline]
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         let [[a, b], [c, d]] = self.addresses;
@@ -27,10 +27,10 @@ impl std::hash::Hash for Key {
     }
 }
 
-/// One of a flow's two sides: an index into [`Flow::sides`](crate::flow::Flow::sides).
+/// One of a connection's two sides: an index into its `sides`.
 pub(crate) type Dir = usize;
 
-/// What stands before an IPv4 address in an IPv6 one that is mapped from it (RFC 4291 section 2.5.5.2).
+/// The prefix of an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2).
 const V4: u64 = 0xffff << 32;
 
 fn words(address: IpAddr) -> [u64; 2] {
@@ -54,7 +54,7 @@ impl Key {
     #[inline]
     pub(crate) fn between(from: SocketAddr, to: SocketAddr, interface: u32) -> (Self, Dir) {
         if let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) {
-            // The same order as below, for less.
+            // The same order as below, with fewer instructions.
             let end = |end: SocketAddrV4| u64::from(end.ip().to_bits()) << 16 | u64::from(end.port());
             let (source, destination) = (end(from), end(to));
             let dir = usize::from(source > destination);
@@ -74,8 +74,8 @@ impl Key {
         (Self { addresses: [low.0, high.0], ports: [low.1, high.1], interface }, dir)
     }
 
-    /// A number that differs between most connections. Unlike the hash it can be foreseen: only for places that
-    /// may be taken by others.
+    /// A number that differs between most connections. An attacker can predict it, unlike the hash: use it only for a
+    /// cache whose entries may be replaced.
     #[inline]
     pub(crate) fn blend(&self) -> u64 {
         let [[_, low], [_, high]] = self.addresses;

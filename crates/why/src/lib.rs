@@ -10,10 +10,12 @@
 //! operator reads.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod advice;
 mod analyzer;
 mod app;
 mod boxes;
 mod cause;
+mod connection;
 mod facts;
 mod finding;
 mod flow;
@@ -30,6 +32,7 @@ mod table;
 pub mod text;
 mod verdict;
 
+pub use advice::{Alike, Ask, Capture, Host, Remedy, Tools};
 pub use analyzer::{Analyzer, Counts, Limits};
 pub use cause::{Cause, Class, Confidence};
 pub use finding::{Evidence, Finding, Rung};

@@ -1,4 +1,4 @@
-//! Several captures of the same connections, or several interfaces of one: what one place saw and another did not.
+//! Compares several captures of the same connections, or several interfaces of one capture.
 //!
 //! A second pass collects the packets of the connections that were reset, in every capture. Connections are
 //! matched by their ends, or, through address translation, by the initial sequence numbers of both sides.
@@ -18,7 +18,7 @@ const MAX_FLOWS: usize = 4_096;
 /// Packets kept of each connection and capture: the first and the latest.
 const KEPT: usize = 512;
 
-/// A packet of a connection, its side told by whether it comes from the client.
+/// A packet of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     frame: u64,
@@ -127,7 +127,7 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
     Ok(kept)
 }
 
-/// The fewer hops a reset has travelled the nearer is its sender; else the surer verdict is the better one.
+/// Prefers the capture nearer to the sender of the reset (the higher TTL), then the surer verdict.
 fn nearer(new: &Finding, old: &Finding) -> bool {
     (new.ttl, new.confidence) > (old.ttl, old.confidence)
 }
@@ -137,7 +137,7 @@ impl Traces {
         self.file == finding.file && self.interface == finding.interface
     }
 
-    /// What a reader is told of this place.
+    /// The name of this place in evidence.
     fn name(&self) -> String {
         if self.interface == 0 {
             self.file.clone()
@@ -154,7 +154,7 @@ fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<
     let mut reader = capture::open(path)?;
     let file = path.display().to_string();
     let mut all: Vec<Traces> = Vec::new();
-    // What cannot be read was reported by the first pass.
+    // The first pass has reported read errors.
     while let Ok(Some(packet)) = reader.next() {
         if packet.interface >= MAX_INTERFACES {
             continue;
@@ -234,7 +234,7 @@ impl<'a> Comparison<'a> {
             }
         }
         let [Some(low), Some(high)] = bounds else { return None };
-        // The way with the greater differences is the one from us to them: its least is offset plus delay.
+        // The direction with the greater differences runs from us to them. Its least difference is offset plus delay.
         let (there, back) = if low.0 > high.0 { (low.0, high.1) } else { (high.0, low.1) };
         Some(there.midpoint(back))
     }
@@ -248,7 +248,7 @@ impl<'a> Comparison<'a> {
         if ours != theirs {
             return Some(theirs > ours);
         }
-        // On one link: a side's own answers come sooner where it is near.
+        // On one link TTLs are equal. Near a side, that side's answers come sooner.
         let quickest = |trace: &Trace, by: usize| {
             let mut quickest = None::<u64>;
             let mut asked = None;
@@ -275,7 +275,7 @@ impl<'a> Comparison<'a> {
             .count()
     }
 
-    /// The sender's own ends of the connection that never reached us.
+    /// FINs and resets of the sender that never reached us.
     fn unheard(&self) -> impl Iterator<Item = &Seen> {
         self.trace.iter().filter(|seen| {
             seen.dir == self.by
@@ -284,7 +284,7 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// Adds what the other capture tells; answers where it has the same reset.
+    /// Adds what the other capture shows. Returns where it has the same reset.
     fn apply(self, finding: &mut Finding) -> Option<(Key, u64)> {
         let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {
@@ -314,7 +314,7 @@ impl<'a> Comparison<'a> {
                 finding.cause = if closed { Cause::DataAfterClose } else { Cause::HalfOpen };
                 finding.confidence = Confidence::Certain;
                 finding.candidates = vec![finding.cause];
-                finding.remedy = finding.cause.remedy().into();
+                finding.remedy = finding.cause.remedy();
                 finding.would_decide = None;
             }
             return Some((self.key, same.frame));
@@ -347,7 +347,7 @@ impl<'a> Comparison<'a> {
         finding.class = Class::Foreign;
         finding.cause = Cause::Forged;
         finding.candidates = vec![Cause::Forged];
-        finding.remedy = Cause::Forged.remedy().into();
+        finding.remedy = Cause::Forged.remedy();
         finding.harmless = false;
         finding.confidence = if missing == 0 { Confidence::Certain } else { Confidence::Likely };
         finding.would_decide = None;

@@ -1,4 +1,4 @@
-//! Files in, findings out: one capture, or several of the same connections.
+//! Reads a capture and hands out its findings.
 
 use std::io;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{Analyzer, Counts, Finding, Limits};
 
-/// What was read of one capture.
+/// What was read of a capture.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Examined {
@@ -24,20 +24,20 @@ pub struct Examined {
     pub unread: bool,
 }
 
-/// Ends an examination before its end, from another thread; a clone stops the same one.
+/// Stops an examination from another thread. Clones stop the same examination.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Mutex<Reading>>);
 
 #[derive(Debug, Default)]
 struct Reading {
     asked: bool,
-    /// It waits for the first bytes of a pipe, and cannot be called back from there.
+    /// The examination waits for the first bytes of a pipe, and cannot be stopped there.
     opening: bool,
     stopper: Option<Stopper>,
 }
 
 impl Stop {
-    /// Asks for the end. Answers whether there will be one: not if the first bytes of a pipe are waited for.
+    /// Requests the stop. False if the examination waits for the first bytes of a pipe and cannot stop.
     pub fn request(&self) -> bool {
         let mut reading = self.lock();
         reading.asked = true;
@@ -47,7 +47,7 @@ impl Stop {
         !reading.opening
     }
 
-    /// Whether the end was asked for.
+    /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
         self.lock().asked
     }
@@ -78,7 +78,7 @@ impl Stop {
     }
 }
 
-/// As [`examine`], until `stop` is requested: what was found by then is a result all the same.
+/// As [`examine`], until `stop` is requested. What was found by then is handed out.
 ///
 /// # Errors
 /// As [`examine`].
@@ -100,8 +100,7 @@ pub fn examine_until(
 /// Reads a capture (`-` for standard input) and gives every finding to `on_finding`, as it becomes final.
 ///
 /// # Errors
-/// The capture cannot be opened, or is none. What goes wrong later ends the reading, and is in
-/// [`Examined::stopped`].
+/// The file cannot be opened, or is no capture. A later error ends the reading and is in [`Examined::stopped`].
 pub fn examine(path: &Path, limits: Limits, on_finding: impl FnMut(Finding)) -> Result<Examined, ReadError> {
     let reader = capture::open(path)?;
     Ok(examine_reader(reader, &path.display().to_string(), limits, on_finding))

@@ -1,19 +1,35 @@
-//! Packets as they are remembered.
+//! The record kept of a packet.
 
 use linger_packet::{Flags, Segment};
 
 use crate::key::Dir;
 
-/// Two packets alike in everything visible are one, captured twice, if they are this close.
+/// Two packets with the same header fields are one packet captured twice if they are this close, in nanoseconds.
 const DUPLICATE_WITHIN: u64 = 1_000_000;
 
-/// A packet as it is kept for the ladder.
+/// A time since the connection's first packet: 48 bits of microseconds. More than nine years are nine years.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Since([u16; 3]);
+
+impl Since {
+    #[inline]
+    pub(crate) fn micros(micros: u64) -> Self {
+        let micros = micros.min((1 << 48) - 1);
+        Self([micros as u16, (micros >> 16) as u16, (micros >> 32) as u16])
+    }
+
+    pub(crate) fn nanoseconds(self) -> u64 {
+        let [low, middle, high] = self.0.map(u64::from);
+        (high << 32 | middle << 16 | low) * 1_000
+    }
+}
+
+/// The fields of a packet that a ladder shows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Record {
-    /// Frames after the flow's first one.
+    /// Frames after the connection's first one.
     pub(crate) frame: u32,
-    time_low: u32,
-    time_high: u16,
+    since: Since,
     pub(crate) window: u16,
     pub(crate) seq: u32,
     pub(crate) ack: u32,
@@ -27,14 +43,12 @@ const FROM_HIGH: u8 = 1;
 const REPEATED: u8 = 2;
 
 impl Record {
-    /// `frame` and `micros` count from the flow's first packet.
+    /// `frame` and `since` count from the connection's first packet.
     #[inline]
-    pub(crate) fn new(segment: &Segment<'_>, dir: Dir, frame: u32, micros: u64) -> Self {
+    pub(crate) fn new(segment: &Segment<'_>, dir: Dir, frame: u32, since: Since) -> Self {
         Self {
             frame,
-            // 48 bits of microseconds: nine years.
-            time_low: micros as u32,
-            time_high: (micros >> 32) as u16,
+            since,
             window: segment.window.unwrap_or(0),
             seq: segment.seq,
             ack: segment.ack,
@@ -57,9 +71,9 @@ impl Record {
         self.bits |= REPEATED;
     }
 
-    /// Nanoseconds after the flow's first packet.
+    /// Nanoseconds after the connection's first packet.
     pub(crate) fn since_first(&self) -> u64 {
-        (u64::from(self.time_high) << 32 | u64::from(self.time_low)) * 1_000
+        self.since.nanoseconds()
     }
 
     #[inline]

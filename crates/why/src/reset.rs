@@ -1,8 +1,8 @@
-//! A reset, the connection as it was then, and what came after it.
+//! A reset, its connection at that moment, and the packets after it.
 
 use linger_packet::{Flags, Segment};
 
-use crate::flow::Flow;
+use crate::connection::Connection;
 use crate::key::Dir;
 use crate::record::{At, Record};
 
@@ -10,13 +10,13 @@ use crate::record::{At, Record};
 const KEPT: usize = 6;
 /// Bytes kept of a reset's payload.
 const PAYLOAD: usize = 96;
-/// Beyond this distance a sequence number belongs to another connection.
+/// A sequence number further ahead than this belongs to another connection.
 const PLAUSIBLE: u32 = 1 << 26;
 
-/// A reset, with the flow as it was when it came.
+/// A reset, with its connection as it was when the reset came.
 #[derive(Clone, Debug)]
 pub(crate) struct Reset {
-    pub(crate) flow: Flow,
+    pub(crate) connection: Connection,
     pub(crate) by: Dir,
     pub(crate) at: At,
     pub(crate) seq: u32,
@@ -35,9 +35,9 @@ pub(crate) struct Reset {
 pub(crate) struct After {
     /// Further resets by the same side, and by the other.
     pub(crate) resets: [u32; 2],
-    /// A packet that the side which had reset would not have sent: its frame, and what it proves.
+    /// The first packet that a side which has reset does not send: its frame, and why.
     pub(crate) genuine: Option<(u64, Genuine)>,
-    /// Packets of each side that were no resets.
+    /// Other packets: of the sender of the reset, and of the other side.
     pub(crate) packets: [u32; 2],
     pub(crate) records: Vec<Record>,
 }
@@ -51,9 +51,9 @@ pub(crate) enum Genuine {
 }
 
 impl Reset {
-    pub(crate) fn new(flow: Flow, segment: &Segment<'_>, by: Dir, at: At) -> Self {
+    pub(crate) fn new(connection: Connection, segment: &Segment<'_>, by: Dir, at: At) -> Self {
         Self {
-            flow,
+            connection,
             by,
             at,
             seq: segment.seq,
@@ -75,7 +75,7 @@ impl Reset {
         self.after.keep(record);
     }
 
-    /// Takes a packet that came after it and is none.
+    /// Takes a later packet that is no reset.
     pub(crate) fn followed_by(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) {
         let from_sender = dir == self.by;
         let count = &mut self.after.packets[usize::from(!from_sender)];
@@ -84,13 +84,13 @@ impl Reset {
         if !from_sender || self.after.genuine.is_some() || segment.flags.has(Flags::SYN) {
             return;
         }
-        let peer = &self.flow.sides[1 - dir];
+        let peer = &self.connection.sides[1 - dir];
         let beyond = |number: u32, limit: u32| {
             let ahead = number.wrapping_sub(limit);
             ahead != 0 && ahead < PLAUSIBLE
         };
-        // What was on the way when the reset was sent may arrive after it, new to this capture. A packet that
-        // acknowledges what the reset's sender had not got, or goes beyond its last byte, was sent later.
+        // Packets in flight when the reset was sent may be captured after it. A packet that acknowledges bytes which the
+        // sender of the reset did not have then, or that goes beyond the reset's sequence number, was sent later.
         let active = self.flags.has(Flags::ACK);
         let had = if active { self.ack } else { peer.next };
         if segment.flags.has(Flags::ACK) && peer.seen() && beyond(segment.ack, had) {

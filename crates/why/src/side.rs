@@ -1,128 +1,190 @@
-//! What one side of a connection has sent, brought up to date packet by packet.
+//! What one side of a connection has sent, updated with each packet.
 
 use linger_packet::{Flags, Segment};
 
 use crate::app::App;
-use crate::record::At;
+use crate::record::{At, Since};
 
-/// Packets of one side that the other leaves unanswered.
-#[derive(Clone, Copy, Debug, Default)]
+/// Consecutive probes or retransmissions that the other side has not answered.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) kind: RunKind,
     pub(crate) count: u16,
     pub(crate) first: u64,
     pub(crate) last: u64,
-    /// The shortest and longest pause between two of them, in milliseconds.
-    pub(crate) pauses: (u32, u32),
+    /// The shortest and the longest pause between two of them, in milliseconds.
+    pub(crate) pauses_ms: (u32, u32),
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunKind {
-    #[default]
-    None,
     Retransmissions,
     Keepalive,
     WindowProbes,
 }
 
+/// Where a side's sequence numbers begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nothing of it was seen.
+    #[default]
+    Unseen,
+    /// Its SYN was not seen. One less than the first number that was.
+    Middle(u32),
+    /// The initial sequence number of its SYN.
+    Syn(u32),
+}
+
+/// Whether a side has sent its FIN.
+#[derive(Clone, Copy, Debug, Default)]
+enum End {
+    #[default]
+    Open,
+    /// The fields of [`Fin`]; the enum's tag takes the place of what would be padding there.
+    Closed { seq: u32, frame: u32, late: u32, since: Since },
+}
+
+/// A side's first FIN, and what the other side sent after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fin {
+    /// The FIN's own number, after the last byte of payload.
+    pub(crate) seq: u32,
+    /// Frames after the connection's first one.
+    pub(crate) frame: u32,
+    pub(crate) since: Since,
+    /// Bytes of payload that the other side sent after the FIN had passed, each counted once.
+    pub(crate) late: u32,
+}
+
+/// The IP identifications of a side. IPv6 has none.
+#[derive(Clone, Copy, Debug, Default)]
+enum Ids {
+    #[default]
+    None,
+    Seen {
+        last: u16,
+        /// How often the next one was a little greater, and how often it was not.
+        steps: u8,
+        jumps: u8,
+    },
+}
+
 /// What one side has sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Side {
-    /// Its initial sequence number; without its SYN, one less than the first seen.
-    pub(crate) isn: u32,
+    pub(crate) start: Start,
     /// The sequence number after the last byte it has sent.
     pub(crate) next: u32,
     /// The highest acknowledgement it has sent.
-    pub(crate) ack: u32,
+    pub(crate) ack: Option<u32>,
     /// The bytes of payload it has sent, each counted once.
     pub(crate) payload: u64,
-    pub(crate) fin_time: u64,
     pub(crate) last_time: u64,
-    pub(crate) run: Run,
-    pub(crate) fin_frame: u32,
-    pub(crate) fin_seq: u32,
+    /// The latest packets, if they are unanswered probes or retransmissions.
+    pub(crate) run: Option<Run>,
+    end: End,
     pub(crate) last_frame: u32,
-    /// Bytes of payload sent after the other side's FIN had passed.
-    pub(crate) after_fin: u32,
-    pub(crate) packets: u32,
     /// The window field of its last packet other than a SYN, unscaled.
-    pub(crate) window: u16,
+    pub(crate) window: Option<u16>,
     /// The greatest window it has offered, in the same units.
     pub(crate) greatest_window: u16,
-    /// Its data segments that repeated something.
+    /// Retransmitted segments.
     pub(crate) repeats: u16,
-    pub(crate) id: u16,
-    id_steps: u8,
-    id_jumps: u8,
+    ids: Ids,
     /// The last TTL and the one before it; two in captures that hold each packet twice.
     pub(crate) ttl: [u8; 2],
-    pub(crate) syns: u8,
     pub(crate) scale: u8,
     /// How often it acknowledged something new, and its quickest answer, in microseconds.
     pub(crate) replies: u8,
-    pub(crate) quickest: u32,
-    marks: u16,
+    pub(crate) quickest_us: u32,
+    /// Its packets carry timestamps.
+    pub(crate) timestamps: bool,
+    /// Some of its bytes are not in the capture, or out of order.
+    pub(crate) gap: bool,
     pub(crate) app: App,
 }
 
-const SEEN: u16 = 1;
-const SYN: u16 = 2;
-const FIN: u16 = 4;
-const TIMESTAMPS: u16 = 8;
-const GAP: u16 = 16;
-const ACKED: u16 = 32;
-const WINDOW: u16 = 64;
-const IPV4: u16 = 128;
-
 impl Side {
+    /// A packet of this side was seen.
+    #[inline]
     pub(crate) fn seen(&self) -> bool {
-        self.marks & SEEN != 0
-    }
-    pub(crate) fn syn(&self) -> bool {
-        self.marks & SYN != 0
-    }
-    pub(crate) fn fin(&self) -> bool {
-        self.marks & FIN != 0
-    }
-    pub(crate) fn timestamps(&self) -> bool {
-        self.marks & TIMESTAMPS != 0
-    }
-    /// The capture missed some of its bytes, or they came out of order.
-    pub(crate) fn gap(&self) -> bool {
-        self.marks & GAP != 0
-    }
-    /// It has sent an acknowledgement.
-    pub(crate) fn acked(&self) -> bool {
-        self.marks & ACKED != 0
-    }
-    /// Its last window is known.
-    pub(crate) fn has_window(&self) -> bool {
-        self.marks & WINDOW != 0
-    }
-    /// Whether its IP identifications count up, so that a stranger's would stand out.
-    pub(crate) fn counts_ids(&self) -> bool {
-        self.marks & IPV4 != 0 && self.id_steps >= 3 && self.id_jumps <= self.id_steps / 8
+        self.start != Start::Unseen
     }
 
-    /// The bytes of payload between two sequence numbers of this side, FIN and SYN not counted.
+    /// Its SYN was seen.
+    #[inline]
+    pub(crate) fn syn(&self) -> bool {
+        matches!(self.start, Start::Syn(_))
+    }
+
+    /// Its initial sequence number; without its SYN, one less than the first number seen.
+    #[inline]
+    pub(crate) fn isn(&self) -> u32 {
+        match self.start {
+            Start::Unseen => 0,
+            Start::Middle(number) | Start::Syn(number) => number,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_fin(&self) -> bool {
+        matches!(self.end, End::Closed { .. })
+    }
+
+    /// Its FIN, if it has sent one.
+    pub(crate) fn fin(&self) -> Option<Fin> {
+        match self.end {
+            End::Open => None,
+            End::Closed { seq, frame, late, since } => Some(Fin { seq, frame, since, late }),
+        }
+    }
+
+    /// Bytes that the other side sent after this side's FIN.
+    pub(crate) fn late(&self) -> u32 {
+        self.fin().map_or(0, |fin| fin.late)
+    }
+
+    /// Its last IP identification, if the side counts up: then one of another sender differs.
+    pub(crate) fn counted_id(&self) -> Option<u16> {
+        match self.ids {
+            Ids::Seen { last, steps, jumps } if steps >= 3 && jumps <= steps / 8 => Some(last),
+            _ => None,
+        }
+    }
+
+    /// The bytes of payload that this side has sent from a sequence number on, FIN and SYN not counted.
+    ///
+    /// Never more than were seen: a number that is far behind belongs to an older connection on the same ports,
+    /// or to bytes that passed before the capture began.
     pub(crate) fn payload_after(&self, seq: u32) -> u32 {
         let mut bytes = self.next.wrapping_sub(seq);
         if bytes > 1 << 31 {
             return 0;
         }
-        if self.fin() && self.fin_seq.wrapping_sub(seq) < 1 << 31 {
+        if let End::Closed { seq: fin, .. } = self.end
+            && fin.wrapping_sub(seq) < 1 << 31
+        {
             bytes = bytes.saturating_sub(1);
         }
-        if self.syn() && seq == self.isn {
+        if self.start == Start::Syn(seq) {
             bytes = bytes.saturating_sub(1);
         }
-        bytes
+        bytes.min(u32::try_from(self.payload).unwrap_or(u32::MAX))
     }
-    /// Takes the side's next packet, the `frame`th after the flow's first; `other` is the opposite side.
+
+    /// Takes the side's next packet, `frame` frames after the connection's first. `other` is the opposite side.
     ///
-    /// Answers whether it repeats something or probes.
-    pub(crate) fn take(&mut self, segment: &Segment<'_>, other: &mut Self, at: At, frame: u32) -> bool {
+    /// Returns whether the packet is a retransmission or a probe.
+    pub(crate) fn take(
+        &mut self,
+        segment: &Segment<'_>,
+        other: &mut Self,
+        at: At,
+        frame: u32,
+        since: Since,
+    ) -> bool {
         let flags = segment.flags;
+        let first = !self.seen();
         self.note_ttl(segment.ttl);
         if flags.has(Flags::SYN) {
             self.take_syn(segment);
@@ -132,23 +194,26 @@ impl Side {
         if let Some(id) = segment.ip_id {
             self.take_id(id);
         }
-        let (repeated, probe) = self.take_sequence(segment, other);
-        self.take_run(repeated, probe, other, at.time);
-        if flags.has(Flags::FIN) && !self.fin() {
-            self.marks |= FIN;
-            self.fin_seq = segment.end().wrapping_sub(1);
-            self.fin_frame = frame;
-            self.fin_time = at.time;
+        let (advances, repeated) = self.take_sequence(segment, other);
+        // RFC 1122 section 4.2.3.6: one less than the next, with no byte or one.
+        let probe = !advances
+            && segment.payload_len <= 1
+            && segment.seq == self.next.wrapping_sub(1)
+            && !flags.any(Flags::SYN | Flags::FIN)
+            && !first;
+        if repeated || probe {
+            self.take_run(probe, other, at.time);
+        }
+        if flags.has(Flags::FIN) && !self.has_fin() {
+            self.end = End::Closed { seq: segment.end().wrapping_sub(1), frame, late: 0, since };
         }
         if flags.has(Flags::ACK) {
             self.take_ack(segment.ack, other, at.time);
         }
-        self.packets = self.packets.saturating_add(1);
         self.last_time = at.time;
         self.last_frame = frame;
-        if other.run.kind != RunKind::None {
-            other.run = Run::default();
-        }
+        other.run = None;
+        debug_assert!(self.seen());
         repeated || probe
     }
 
@@ -161,71 +226,65 @@ impl Side {
     #[cold]
     fn take_syn(&mut self, segment: &Segment<'_>) {
         let options = segment.parse_options();
-        self.syns = self.syns.saturating_add(1);
         self.scale = options.window_scale.unwrap_or(0);
-        if options.timestamps.is_some() {
-            self.marks |= TIMESTAMPS;
-        }
+        self.timestamps |= options.timestamps.is_some();
         // Windows of SYNs are never scaled (RFC 7323 section 2.2). Without the option the scale may be cut off.
         if options.window_scale.is_some() {
             self.greatest_window = segment.window.unwrap_or(0) >> self.scale;
         }
-        if !self.syn() {
-            self.isn = segment.seq;
-            if !self.seen() {
+        match self.start {
+            Start::Unseen => {
                 self.next = segment.seq;
+                self.start = Start::Syn(segment.seq);
             }
-            self.marks |= SYN | SEEN;
+            Start::Middle(_) => self.start = Start::Syn(segment.seq),
+            Start::Syn(_) => {}
         }
     }
 
     #[inline]
     fn take_window(&mut self, segment: &Segment<'_>) {
         if !self.seen() {
-            self.isn = segment.seq.wrapping_sub(1);
+            self.start = Start::Middle(segment.seq.wrapping_sub(1));
             self.next = segment.seq;
-            self.marks |= SEEN;
         }
-        if !self.timestamps() && segment.parse_options().timestamps.is_some() {
-            self.marks |= TIMESTAMPS;
+        if !self.timestamps && segment.parse_options().timestamps.is_some() {
+            self.timestamps = true;
         }
         if let Some(window) = segment.window {
-            self.window = window;
+            self.window = Some(window);
             self.greatest_window = self.greatest_window.max(window);
-            self.marks |= WINDOW;
         }
     }
 
-    /// Per-connection counters step by one a packet, or by one a segment the card made.
+    /// A per-connection counter grows by one for each packet, or for each segment that the network card made of it.
     #[inline]
     fn take_id(&mut self, id: u16) {
-        if self.marks & IPV4 != 0 {
-            let step = id.wrapping_sub(self.id);
-            if (1..=64).contains(&step) {
-                self.id_steps = self.id_steps.saturating_add(1);
-            } else {
-                self.id_jumps = self.id_jumps.saturating_add(1);
-            }
+        let (mut steps, mut jumps) = (0, 0);
+        if let Ids::Seen { last, steps: stepped, jumps: jumped } = self.ids {
+            let little = (1..=64).contains(&id.wrapping_sub(last));
+            steps = stepped.saturating_add(u8::from(little));
+            jumps = jumped.saturating_add(u8::from(!little));
         }
-        self.id = id;
-        self.marks |= IPV4;
+        self.ids = Ids::Seen { last: id, steps, jumps };
     }
 
-    /// Payload and sequence numbers: whether the segment repeats something, and whether it probes.
+    /// Payload and sequence numbers. Returns whether the segment has new bytes, and whether it is a retransmission.
     #[inline]
-    fn take_sequence(&mut self, segment: &Segment<'_>, other: &Self) -> (bool, bool) {
-        let flags = segment.flags;
-        let end = segment.end();
+    fn take_sequence(&mut self, segment: &Segment<'_>, other: &mut Self) -> (bool, bool) {
+        // Some stacks send a second FIN, one number on.
+        let counted = segment.flags.has(Flags::FIN) && self.has_fin();
+        let end = segment.end().wrapping_sub(u32::from(counted));
         let ahead = end.wrapping_sub(self.next);
         let advances = ahead != 0 && ahead < 1 << 31;
         let mut repeated = false;
-        if segment.payload_len > 0 || flags.has(Flags::FIN) {
+        if segment.payload_len > 0 || segment.flags.has(Flags::FIN) {
             if segment.seq == self.next {
                 if segment.payload_len > 0 {
                     self.app.in_order(segment, &other.app);
                 }
             } else if segment.seq.wrapping_sub(self.next) < 1 << 31 || advances {
-                self.marks |= GAP;
+                self.gap = true;
                 self.app.gap();
             } else {
                 repeated = true;
@@ -234,52 +293,48 @@ impl Side {
         if advances {
             let new = ahead.min(segment.payload_len);
             self.payload += u64::from(new);
-            if other.fin() {
-                self.after_fin = self.after_fin.saturating_add(new);
+            if let End::Closed { late, .. } = &mut other.end {
+                *late = late.saturating_add(new);
             }
             self.next = end;
+            debug_assert!(u64::from(other.late()) <= self.payload, "what came late was sent");
         }
-        // RFC 1122 section 4.2.3.6: one less than the next, with no byte or one.
-        let probe = segment.payload_len <= 1
-            && segment.seq == self.next.wrapping_sub(1)
-            && !flags.any(Flags::SYN | Flags::FIN)
-            && self.packets > 0;
-        (repeated, probe)
+        (advances, repeated)
     }
 
-    #[inline]
-    fn take_run(&mut self, repeated: bool, probe: bool, other: &Self, time: u64) {
-        let kind = if probe && other.has_window() && other.window == 0 {
-            RunKind::WindowProbes
-        } else if probe {
-            RunKind::Keepalive
-        } else if repeated {
+    /// Counts a retransmission or a probe: one more of this run, or the first of another.
+    fn take_run(&mut self, probe: bool, other: &Self, time: u64) {
+        let kind = if !probe {
             self.repeats = self.repeats.saturating_add(1);
             RunKind::Retransmissions
+        } else if other.window == Some(0) {
+            RunKind::WindowProbes
         } else {
-            return;
+            RunKind::Keepalive
         };
-        if self.run.kind == kind {
-            let pause = (time.saturating_sub(self.run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
-            self.run.pauses = (self.run.pauses.0.min(pause), self.run.pauses.1.max(pause));
-            self.run.count = self.run.count.saturating_add(1);
-            self.run.last = time;
-        } else {
-            self.run = Run { kind, count: 1, first: time, last: time, pauses: (u32::MAX, 0) };
+        match &mut self.run {
+            Some(run) if run.kind == kind => {
+                let pause = (time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
+                run.pauses_ms = (run.pauses_ms.0.min(pause), run.pauses_ms.1.max(pause));
+                run.count = run.count.saturating_add(1);
+                run.last = time;
+                debug_assert!(run.count >= 2 && run.pauses_ms.0 <= run.pauses_ms.1);
+            }
+            run => *run = Some(Run { kind, count: 1, first: time, last: time, pauses_ms: (u32::MAX, 0) }),
         }
     }
 
     #[inline]
     fn take_ack(&mut self, ack: u32, other: &Self, time: u64) {
-        let newer = ack.wrapping_sub(self.ack);
-        if (!self.acked() || newer != 0 && newer < 1 << 31) && other.seen() {
+        let newer = self.ack.map_or(1, |known| ack.wrapping_sub(known));
+        if newer >= 1 << 31 {
+            return;
+        }
+        if newer != 0 && other.seen() {
             let answer = (time.saturating_sub(other.last_time) / 1_000).min(u64::from(u32::MAX)) as u32;
-            self.quickest = if self.replies == 0 { answer } else { self.quickest.min(answer) };
+            self.quickest_us = if self.replies == 0 { answer } else { self.quickest_us.min(answer) };
             self.replies = self.replies.saturating_add(1);
         }
-        if !self.acked() || newer < 1 << 31 {
-            self.ack = ack;
-            self.marks |= ACKED;
-        }
+        self.ack = Some(ack);
     }
 }

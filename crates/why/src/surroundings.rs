@@ -1,12 +1,12 @@
-//! What the other connections of a listener tell: refusals, accepted handshakes, many ends at once.
+//! What other connections of a listener show: refusals, accepted handshakes, many ends at once.
 
 use std::net::SocketAddr;
 
 use hashbrown::HashMap;
 
-/// Listeners remembered; beyond them the one silent for longest is forgotten.
+/// Limit of listeners. Beyond it, the half that was silent for longest is forgotten.
 const MAX_LISTENERS: usize = 8_192;
-/// Connections that a listener's side ends within this long end together.
+/// Connections that a listener ends within this time, in nanoseconds, end together.
 const TOGETHER: u64 = 50_000_000;
 
 /// A listener, and the interface it was seen on.
@@ -67,7 +67,7 @@ impl Surroundings {
 
     fn touch(&mut self, listener: Place, time: u64) -> &mut Listener {
         if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains_key(&listener) {
-            // Half at once, so that the search for the oldest is paid for by many.
+            // Half at once: the search costs little for each listener that is added.
             let mut times: Vec<u64> = self.listeners.values().map(|listener| listener.touched).collect();
             let middle = times.len() / 2;
             let (_, &mut median, _) = times.select_nth_unstable(middle);

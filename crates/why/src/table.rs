@@ -1,4 +1,4 @@
-//! The connections alive in a capture: found by their ends, bounded in number, forgotten in order.
+//! The live connections of a capture, found by their ends. Their number is bounded.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -9,12 +9,12 @@ use crate::flow::Flow;
 use crate::key::Key;
 use crate::record::At;
 
-/// Flows are kept in pieces of this many, so that growing copies nothing.
+/// Flows per chunk. Chunks are never moved, so growing copies nothing.
 const CHUNK: usize = 256;
-/// How many flows are looked at for the one that has been silent for longest, when all places are taken.
+/// How many flows are compared to find one that was silent for long, when the table is full.
 const LOOKS: usize = 64;
 
-/// Flows whose place is known without the index.
+/// Entries of the cache in front of the index.
 const RECENT: usize = 1024;
 
 /// Where a flow is kept.
@@ -31,7 +31,7 @@ pub(crate) struct Table {
     generation: u32,
     limit: usize,
     hand: usize,
-    /// Where flows were found lately: saves most packets the way through the index.
+    /// A cache of slots: most packets need no lookup in the index.
     recent: Box<[Slot; RECENT]>,
 }
 
@@ -75,10 +75,10 @@ impl Table {
     /// Whether the flow of `key` is kept at `slot`.
     #[inline]
     pub(crate) fn is_at(&self, slot: Slot, key: &Key) -> bool {
-        flow_at(&self.chunks, slot).is_some_and(|flow| flow.key == *key)
+        flow_at(&self.chunks, slot).is_some_and(|flow| flow.connection.key == *key)
     }
 
-    /// Makes a flow for `key`, which has none. The flow that had to go for it, if any, comes back.
+    /// Adds a flow for `key`, which has none. Returns the flow that was evicted for it, if any.
     pub(crate) fn insert(&mut self, key: Key, at: At) -> (Slot, Option<Flow>) {
         let evicted = if self.len() >= self.limit { self.evict() } else { None };
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -90,14 +90,20 @@ impl Table {
             (last * CHUNK + self.chunks[last].len() - 1) as Slot
         });
         self.generation = self.generation.wrapping_add(1);
-        let mut flow = Flow::new(key, at);
-        flow.generation = self.generation;
+        let flow = Flow::new(key, at, self.generation);
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] = Some(flow);
         let hash = self.hasher.hash_one(key);
         let (hasher, chunks) = (&self.hasher, &self.chunks);
         self.index
             .insert_unique(hash, slot, |&slot| key_at(chunks, slot).map_or(0, |key| hasher.hash_one(key)));
+        debug_assert_eq!(self.index.len() + self.free.len(), self.places());
         (slot, evicted)
+    }
+
+    /// The slots there are. Each is either in the index or free.
+    fn places(&self) -> usize {
+        let last = self.chunks.last().map_or(0, Vec::len);
+        self.chunks.len().saturating_sub(1) * CHUNK + last
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Flow> {
@@ -107,16 +113,17 @@ impl Table {
             entry.remove();
         }
         self.free.push(slot);
+        debug_assert_eq!(self.index.len() + self.free.len(), self.places());
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK].take()
     }
 
-    /// Lets a flow go once the capture's clock has passed `until`; what was said before no longer counts.
+    /// Schedules a flow's removal for when the capture's clock has passed `until`. Replaces an earlier schedule.
     pub(crate) fn end_at(&mut self, slot: Slot, until: u64) {
         self.keep(slot);
         if let Some(generation) = self.get(slot).map(|flow| flow.generation) {
             self.ending.push_back((until, slot, generation));
         }
-        // Flows that were replaced before their time leave entries behind.
+        // Flows that were removed early leave stale entries.
         if self.ending.len() > 2 * self.limit {
             let chunks = &self.chunks;
             self.ending.retain(|&(_, slot, generation)| {
@@ -125,7 +132,7 @@ impl Table {
         }
     }
 
-    /// Takes back that a flow is to go.
+    /// Cancels a flow's removal.
     pub(crate) fn keep(&mut self, slot: Slot) {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
@@ -134,7 +141,7 @@ impl Table {
         }
     }
 
-    /// A flow whose time has passed.
+    /// Removes and returns a flow whose time has passed.
     #[inline]
     pub(crate) fn due(&mut self, now: u64) -> Option<Flow> {
         loop {
@@ -148,25 +155,25 @@ impl Table {
         }
     }
 
-    /// Any flow, until there is none: for the end.
+    /// Removes all flows, at the end of the capture.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Flow> {
         self.index.clear();
         std::mem::take(&mut self.chunks).into_iter().flatten().flatten()
     }
 
-    /// Ended flows go first, the oldest of them; then of some live ones the one silent for longest.
+    /// Removes the oldest flow that has ended; or else, of some live flows, the one that was silent for longest.
     fn evict(&mut self) -> Option<Flow> {
         while let Some((_, slot, generation)) = self.ending.pop_front() {
             if self.get(slot).is_some_and(|flow| flow.generation == generation) {
                 return self.remove(slot);
             }
         }
-        let places = self.chunks.iter().map(Vec::len).sum::<usize>();
+        let places = self.places();
         let mut oldest: Option<(u64, Slot)> = None;
         for _ in 0..LOOKS.min(places) {
             self.hand = (self.hand + 1) % places;
             let slot = self.hand as Slot;
-            if let Some(time) = self.get(slot).map(|flow| flow.last_time)
+            if let Some(time) = self.get(slot).map(|flow| flow.connection.last_time)
                 && oldest.is_none_or(|(known, _)| time < known)
             {
                 oldest = Some((time, slot));
@@ -183,5 +190,5 @@ fn flow_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<&Flow> {
 
 #[inline]
 fn key_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<Key> {
-    flow_at(chunks, slot).map(|flow| flow.key)
+    flow_at(chunks, slot).map(|flow| flow.connection.key)
 }

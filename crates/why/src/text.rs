@@ -3,28 +3,28 @@
 use std::io::{self, Write};
 
 use crate::group::Group;
-use crate::{Cause, Confidence, Examined, Finding, Rung};
+use crate::{Cause, Confidence, Examined, Finding, Rung, Tools};
 
 /// The width of a ladder's middle.
 const WIDTH: usize = 44;
 /// Members of a group that are listed by name.
 const LISTED: usize = 8;
 
-/// Writes the whole report.
+/// Writes the whole report; `tools` are what it may name.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group]) -> io::Result<()> {
+pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
     for file in files {
         writeln!(out, "{}", size(file))?;
-        for note in notes(file) {
+        for note in notes(file, tools) {
             writeln!(out, "note: {note}")?;
         }
     }
     writeln!(out, "{}", summary(groups))?;
     for (number, group) in groups.iter().enumerate() {
         writeln!(out)?;
-        finding(out, number + 1, group)?;
+        finding(out, number + 1, group, tools)?;
     }
     Ok(())
 }
@@ -58,16 +58,20 @@ pub(crate) fn size(file: &Examined) -> String {
     )
 }
 
-/// What of a capture was not looked at, and why.
-pub(crate) fn notes(file: &Examined) -> Vec<String> {
+/// What was not examined in a capture, and why.
+pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
     let counts = &file.counts;
+    let remember = tools.remember.map_or(String::new(), |option| format!(" ({option})"));
     let mut notes = Vec::new();
     for (count, what) in [
         (counts.fragments, "IP fragments were not reassembled"),
         (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),
         (counts.malformed, "packets had headers that contradict themselves"),
         (counts.unknown_link, "packets had a link type this program does not know"),
-        (counts.forgotten, "connections were forgotten while alive, because too many were (--flows)"),
+        (
+            counts.forgotten,
+            &*format!("connections were forgotten while alive, because too many were{remember}"),
+        ),
         (counts.duplicates, "packets were captured twice, and counted once"),
     ] {
         if count > 0 {
@@ -78,7 +82,7 @@ pub(crate) fn notes(file: &Examined) -> Vec<String> {
     notes
 }
 
-/// What a group is called in one line: cause, confidence, how many, where.
+/// A group in one line: cause, confidence, connections, listener.
 pub fn headline(group: &Group) -> String {
     let mut line = match group.cause {
         Cause::Unknown => {
@@ -120,7 +124,7 @@ pub fn losses(group: &Group) -> String {
     }
 }
 
-fn finding(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()> {
+fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) -> io::Result<()> {
     let example = &group.example;
     writeln!(out, "{number}. {}", headline(group))?;
     writeln!(out, "   {}", group.cause.meaning())?;
@@ -141,10 +145,10 @@ fn finding(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()>
     {
         writeln!(out, "   Would also fit: {}", group.others())?;
     }
-    if let Some(would_decide) = example.would_decide.as_ref().filter(|_| !group.harmless) {
-        writeln!(out, "   Would decide it: {would_decide}")?;
+    if let Some(ask) = example.would_decide.filter(|_| !group.harmless) {
+        writeln!(out, "   Would decide it: {}", ask.words(tools))?;
     }
-    writeln!(out, "   Remedy: {}", example.remedy)?;
+    writeln!(out, "   Remedy: {}", example.remedy.words(tools))?;
     if group.connections > 1 {
         let listed: Vec<_> = group
             .members
@@ -155,7 +159,8 @@ fn finding(out: &mut impl Write, number: usize, group: &Group) -> io::Result<()>
         let more = group.connections.saturating_sub(listed.len() as u64);
         writeln!(out, "   Resets: {}", listed.join("; "))?;
         if more > 0 {
-            writeln!(out, "           and {more} more (--json lists them)")?;
+            let list = tools.list.map_or(String::new(), |option| format!(" ({option} lists them)"));
+            writeln!(out, "           and {more} more{list}")?;
         }
     }
     ladder(out, example)

@@ -1,14 +1,15 @@
 //! From a reset and its connection to a cause.
 //!
-//! The rules follow what Linux does (`tcp_v4_send_reset`, `tcp_send_active_reset`, `tcp_close`), and say so
-//! where another system would do otherwise. A rule may name a cause only for what its packets show; where two
-//! causes look alike on the wire both are listed and none is named.
+//! The rules follow Linux (`tcp_v4_send_reset`, `tcp_send_active_reset`, `tcp_close`), and note where other systems
+//! differ. A rule names a cause only where packets show it. Where two causes look alike on the wire, both are listed
+//! and none is named.
 
 mod active;
 mod foreign;
 mod opening;
 mod passive;
 
+use crate::advice::{Ask, Capture, Host};
 use crate::facts::Facts;
 use crate::finding::Evidence;
 use crate::side::RunKind;
@@ -18,9 +19,9 @@ use crate::{Cause, Class, Confidence};
 use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
-/// A process's end shows in refused connections this soon after it, in nanoseconds.
+/// How soon after a process's end its port must refuse a connection, in nanoseconds.
 const REFUSED_WITHIN: u64 = 10_000_000_000;
-/// So many connections ended in one moment are one process's, or one administrator's.
+/// This many connections that end in one moment were ended by one process, or one administrator.
 const TOGETHER: u32 = 3;
 
 /// What was decided, and why.
@@ -32,7 +33,7 @@ pub(crate) struct Verdict {
     pub(crate) candidates: Vec<Cause>,
     pub(crate) harmless: bool,
     pub(crate) evidence: Vec<Evidence>,
-    pub(crate) would_decide: Option<String>,
+    pub(crate) would_decide: Option<Ask>,
 }
 
 /// Decides on one reset.
@@ -61,7 +62,7 @@ struct Judge<'a> {
     f: &'a Facts<'a>,
     listener: &'a Listener,
     evidence: Vec<Evidence>,
-    would_decide: Option<String>,
+    would_decide: Option<Ask>,
 }
 
 type Opinion = (Cause, Confidence, Vec<Cause>);
@@ -71,8 +72,8 @@ impl Judge<'_> {
         self.evidence.push(Evidence { frame: frame.into(), says: says.into() });
     }
 
-    fn ask(&mut self, what: impl Into<String>) {
-        self.would_decide.get_or_insert(what.into());
+    fn ask(&mut self, what: Ask) {
+        self.would_decide.get_or_insert(what);
     }
 
     /// What the wire proves, whatever the cause.
@@ -86,15 +87,14 @@ impl Judge<'_> {
             return Class::AnswerToSynAck;
         }
         if f.active() {
-            return match s.run.kind {
-                RunKind::Keepalive if s.run.count >= 2 => Class::AfterKeepalive,
-                RunKind::Retransmissions if s.run.count >= 3 => Class::AfterRetransmissions,
-                RunKind::WindowProbes if s.run.count >= 3 => Class::AfterRetransmissions,
-                _ if s.fin() => Class::ActiveAfterFin,
+            return match s.run.map(|run| (run.kind, run.count)) {
+                Some((RunKind::Keepalive, 2..)) => Class::AfterKeepalive,
+                Some((RunKind::Retransmissions | RunKind::WindowProbes, 3..)) => Class::AfterRetransmissions,
+                _ if s.has_fin() => Class::ActiveAfterFin,
                 _ => Class::Active,
             };
         }
-        if s.fin() {
+        if s.has_fin() {
             Class::PassiveAfterFin
         } else if f.acknowledged_data() || (r.payload == 0 && s.payload > 0) || !f.handshake_seen() {
             Class::PassiveAfterData
@@ -155,10 +155,10 @@ impl Judge<'_> {
         }
     }
 
-    /// Nothing of the other side was captured: the form of the reset is all there is.
+    /// The capture holds one direction: only the form of the reset is known.
     fn one_direction(&mut self, class: Class) -> Opinion {
         self.say(None, "no packet of the other side is in the capture");
-        self.ask("a capture that holds both directions");
+        self.ask(Ask::Capture(Capture::BothDirections));
         let candidates = match class {
             Class::Active | Class::ActiveAfterFin | Class::AfterRetransmissions | Class::AfterKeepalive => {
                 vec![
@@ -195,11 +195,11 @@ impl Judge<'_> {
         let refused = self.listener.refused.filter(|&(refused, _)| {
             refused.saturating_add(50_000_000) >= time && refused.saturating_sub(time) <= REFUSED_WITHIN
         });
-        // It accepted again in between: then it was refused for another reason.
+        // A port that accepted again in between refused for another reason.
         let refused = refused.filter(|&(refused, _)| {
             self.listener.accepted.is_none_or(|accepted| accepted <= time || accepted >= refused)
         });
-        // Many ends at once alone are no death: a busy server that closes with unread data looks just so.
+        // Many ends at once are no proof: a busy server that closes with unread data looks the same.
         let (_, frame) = refused?;
         self.say(frame, "soon after, the same port refuses connections: nobody listens any more");
         if together >= TOGETHER {
@@ -208,7 +208,7 @@ impl Judge<'_> {
                 format!("{together} connections of the same port ended within a twentieth of a second"),
             );
         }
-        self.ask("the service's journal at that time");
+        self.ask(Ask::Host(Host::Journal));
         let mut candidates = vec![ProcessGone, otherwise];
         if otherwise != Aborted {
             candidates.push(Aborted);
@@ -216,7 +216,7 @@ impl Judge<'_> {
         Some((ProcessGone, Likely, candidates))
     }
 
-    /// Whether anybody lost anything by it.
+    /// Whether nobody lost anything.
     fn harmless(&self, class: Class, cause: Cause) -> bool {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
@@ -228,15 +228,15 @@ impl Judge<'_> {
         if cause == ProcessGone || !f.whole() {
             return false;
         }
-        // Everything the sender wrote had arrived, the FIN too; what it reset was a farewell.
-        let delivered = s.payload_after(r.ack) == 0;
+        // Everything that the sender wrote had arrived, its FIN too: it reset a farewell.
+        let delivered = f.delivered(s, r);
         if class == Class::PassiveAfterFin && delivered {
-            return f.alert_after_fin() || (r.after_fin == 0 && r.payload_after(s.ack) == 0);
+            return f.alert_after_fin() || (s.late() == 0 && f.delivered(r, s));
         }
         if s.payload == 0 && r.payload == 0 {
             return true;
         }
-        if r.fin() && r.payload_after(s.ack) == 0 && delivered {
+        if r.has_fin() && f.delivered(r, s) && delivered {
             return true;
         }
         f.exchange_complete()

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
-use linger_lab::{COUNTERS, Capture, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
+use linger_lab::{COUNTERS, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
 
-use super::json::{Exec, Line};
+use super::capture;
+use crate::duration::duration;
+use crate::lines::{self, Verb, line};
+use crate::output::{say, say_json};
 use crate::{exit, interrupt};
 
 /// Tried by a test, word for word: the first loses, the second does not.
@@ -48,9 +50,9 @@ pub(crate) struct Arguments {
     /// Feeds the link's chance.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How many seconds the server may take to listen; 0 starts the client at once.
-    #[arg(long, value_name = "SECS", default_value_t = 10)]
-    ready: u64,
+    /// How long the server may take to listen; 0 starts the client at once.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    ready: Duration,
     /// Write a capture of the link, pcapng, to this file.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -67,12 +69,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             "--pcap: loopback has no wire to capture from; choose another --link",
         );
     }
-    let capture = match arguments.pcap.as_deref().map(Capture::create).transpose() {
-        Ok(capture) => capture.map(Mutex::new).map(Arc::new),
-        Err(error) => {
-            let path = arguments.pcap.unwrap_or_default();
-            return exit::file(format_args!("cannot write {}", path.display()), &error);
-        }
+    let capture = match arguments.pcap.as_deref().map(capture::begin).transpose() {
+        Ok(capture) => capture,
+        Err(refused) => return refused.end(),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
@@ -84,16 +83,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         client: arguments.client,
         ip: if arguments.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
         seed,
-        ready: (arguments.ready > 0).then(|| Duration::from_secs(arguments.ready)),
-        capture: capture.clone(),
+        ready: (!arguments.ready.is_zero()).then_some(arguments.ready),
+        capture: capture.as_ref().map(|(_, open)| open.clone()),
     };
     let report = match exec(&plan, &stop) {
         Ok(report) => report,
         Err(error) => return exit::io("lab exec", &error),
     };
-    if let Some(capture) = capture
-        && let Err(error) = capture.lock().unwrap_or_else(PoisonError::into_inner).finish()
-    {
+    if let Err(error) = capture::finish(capture) {
         return exit::io("--pcap", &error);
     }
     tell(&report, seed, arguments.json);
@@ -106,9 +103,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 /// The commands own stdout; what the lab has to say goes to stderr.
 fn tell(report: &ExecReport, seed: u64, json: bool) {
     if json {
-        let line = Line::Exec(Exec::of(report, seed));
-        eprintln!("{}", serde_json::json!(line));
-        return;
+        return say_json(&line(Verb::Lab, lines::Exec::new(report, seed)));
     }
     for (side, counters) in [("server", &report.server_counters), ("client", &report.client_counters)] {
         let counted: Vec<String> = COUNTERS
@@ -117,11 +112,11 @@ fn tell(report: &ExecReport, seed: u64, json: bool) {
             .map(|name| format!("{name} {}", counters.of(name)))
             .collect();
         let counted = if counted.is_empty() { "no resets".to_owned() } else { counted.join(", ") };
-        eprintln!("linger: the {side}'s kernel counted: {counted}");
+        say!("linger: the {side}'s kernel counted: {counted}");
     }
     if let Some(wire) = &report.wire {
         let (carried, lost, full) = (wire.carried, wire.lost, wire.queue_full);
-        eprintln!(
+        say!(
             "linger: the link carried {carried} frames, lost {lost}, dropped {full} (queue full); seed {seed}"
         );
     }

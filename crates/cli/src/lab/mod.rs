@@ -1,7 +1,7 @@
 //! `linger lab`: what was typed becomes cells, cells become a table or JSON.
 
+mod capture;
 mod exec;
-pub(crate) mod json;
 mod look;
 mod one;
 mod plan;
@@ -10,22 +10,22 @@ mod text;
 mod three;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use linger_lab::{
-    Capture, CellPlan, CellReport, Link, Named, Setting, Stop, any_seed, burst, run_all, side_by_side,
-};
+use linger_lab::{CellPlan, CellReport, Link, Named, Setting, Stop, any_seed, burst, run_all, side_by_side};
 use linger_netns::Isolation;
 use rustix::fs::Access;
 
-use json::{Backlog, Cell, Line, Summary};
+use capture::{Growing, begin, finish as finish_capture};
 use plan::{Grid, Refused, scenarios};
 use results::{Outcome, Plan, Report, Results, Show, Task};
 
+use crate::lines::{self, Verb as Of, line};
+use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
 /// Reproduces lost responses on this machine, side by side with the close that loses none.
@@ -111,13 +111,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
         }
         tasks.retain(|task| !needs_link(task));
-        eprintln!("linger: {refused}\nlinger: running the loopback part only, in this machine's own network");
+        say!("linger: {refused}\nlinger: running the loopback part only, in this machine's own network");
     }
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
         Err(error) => return exit::io("cannot take signals", &error),
     };
     let bar = progress::steps(tasks.len());
+    let (mut out, mut printed) = (Stdout::new(), Ok(()));
     let reports = run_all(
         &tasks,
         side_by_side(),
@@ -125,19 +126,34 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         |task| try_one(task, &arguments, shared, &stop),
         |_, report| {
             bar.inc(1);
-            let line = match report {
-                Report::Cell(report) if arguments.json => Line::Cell(Cell::of(report)),
-                Report::Backlog(report) if arguments.json => Line::Backlog(Backlog::of(report)),
-                _ => return,
-            };
-            bar.suspend(|| line.print());
+            if arguments.json && printed.is_ok() {
+                printed = bar.suspend(|| print(&mut out, report));
+                // Nobody reads of the rest.
+                if printed.is_err() {
+                    stop.request();
+                }
+            }
         },
     );
     bar.finish_and_clear();
     let interrupted = stop.requested();
     let at_risk_ok = arguments.at_risk_ok;
     let results = Results { tasks, reports, show, seed, again: again(seed), at_risk_ok, interrupted, shared };
-    finish(&results, arguments.json)
+    if let Err(stopped) = printed {
+        // What is not as expected stays so, whatever the rest would have been.
+        let known = (results.outcome() == Outcome::Unexpected).then_some(exit::LOSS_FOUND);
+        return stopped.end(known);
+    }
+    finish(&mut out, &results, arguments.json)
+}
+
+fn print(out: &mut Stdout, report: &Report) -> Result<(), Stopped> {
+    match report {
+        Report::Cell(report) => out.json(&line(Of::Lab, lines::Cell::from(&**report)))?,
+        Report::Backlog(report) => out.json(&line(Of::Lab, lines::Backlog::from(&**report)))?,
+        Report::Failed(_) => {}
+    }
+    out.flush()
 }
 
 fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, seed: u64) -> ExitCode {
@@ -150,7 +166,7 @@ fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, se
         if !plan.link.loopback {
             return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
         }
-        eprintln!("linger: {refused}\nlinger: over loopback, in this machine's own network");
+        say!("linger: {refused}\nlinger: over loopback, in this machine's own network");
     }
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
@@ -160,7 +176,8 @@ fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, se
         Ok(capture) => capture,
         Err(error) => return exit::io("--pcap", &error),
     };
-    let setting = Setting { capture: capture.clone(), decisions: false, shared };
+    let setting =
+        Setting { capture: capture.as_ref().map(|(_, open)| open.clone()), decisions: false, shared };
     let status = one::run(&plan, &setting, &stop, arguments.json, arguments.at_risk_ok);
     match finish_capture(capture) {
         Ok(()) => status,
@@ -175,22 +192,38 @@ fn can_write_to(directory: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
-fn finish(results: &Results, json: bool) -> ExitCode {
-    if json {
-        Line::Summary(Summary::of(results)).print();
+fn finish(out: &mut Stdout, results: &Results, json: bool) -> ExitCode {
+    let printed = if json {
+        out.json(&line(Of::Lab, summary(results)))
     } else {
-        text::print(results);
-    }
+        // Colours go only to terminals that want them.
+        out.text(format_args!("{}", text::render(results)))
+    };
     for (_, report) in results.done() {
         if let Report::Failed(error) = report {
             return exit::io("the lab could not be built", error);
         }
     }
-    ExitCode::from(match results.outcome() {
+    let status = match results.outcome() {
         Outcome::AsExpected => exit::NOTHING_LOST,
         Outcome::Unexpected => exit::LOSS_FOUND,
         Outcome::Interrupted => exit::COULD_NOT_TELL,
-    })
+    };
+    match printed.and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
+}
+
+fn summary(results: &Results) -> lines::Lab {
+    lines::Lab {
+        seed: results.seed,
+        outcome: results.outcome().name(),
+        cells: results.done().count(),
+        planned: results.tasks.len(),
+        again: results.again.clone(),
+        namespaces: !results.shared,
+    }
 }
 
 /// The cells that were asked for, and how their results are shown.
@@ -223,12 +256,15 @@ fn try_one(task: &Task, arguments: &Arguments, shared: bool, stop: &Arc<Stop>) -
 
 fn try_cell(plan: &CellPlan, arguments: &Arguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
     let capture = capture(plan, arguments)?;
-    let setting = Setting { capture: capture.clone(), decisions: arguments.decisions.is_some(), shared };
+    let open = capture.as_ref().map(|(_, open)| open.clone());
+    let setting = Setting { capture: open, decisions: arguments.decisions.is_some(), shared };
     let report = linger_lab::run(plan, &setting, stop)?;
     finish_capture(capture)?;
     if let (Some(directory), Some(wire)) = (&arguments.decisions, &report.wire) {
         let path = directory.join(format!("{}.decisions", name(plan)));
-        fs::write(&path, text::decisions(&wire.log)).map_err(|error| at(&path, error))?;
+        let mut file = NewFile::create(&path, Content::Text, []).map_err(io::Error::other)?;
+        file.write_all(text::decisions(&wire.log).as_bytes()).map_err(|error| at(&path, error))?;
+        file.finish().map_err(io::Error::other)?;
     }
     Ok(report)
 }
@@ -238,23 +274,14 @@ fn name(plan: &CellPlan) -> String {
     format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name)
 }
 
-type SharedCapture = Arc<Mutex<Capture>>;
-
 /// The capture of a cell, where one is wanted; loopback has no wire from which to capture.
-fn capture(plan: &CellPlan, arguments: &Arguments) -> io::Result<Option<SharedCapture>> {
+fn capture(plan: &CellPlan, arguments: &Arguments) -> io::Result<Option<Growing>> {
     let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
     let create = |directory: &PathBuf| {
         let path = directory.join(format!("{}.pcapng", name(plan)));
-        Capture::create(&path).map(Mutex::new).map(Arc::new).map_err(|error| at(&path, error))
+        begin(&path).map_err(io::Error::other)
     };
     directory.map(create).transpose()
-}
-
-fn finish_capture(capture: Option<SharedCapture>) -> io::Result<()> {
-    match capture {
-        Some(capture) => capture.lock().unwrap_or_else(PoisonError::into_inner).finish(),
-        None => Ok(()),
-    }
 }
 
 fn at(path: &Path, error: io::Error) -> io::Error {

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use linger_lab::{Action, Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, Stop, one};
 
-use super::json::{Line, One};
 use super::look::network;
 use super::plan::{Grid, Refused};
 use super::results::must_keep;
 use crate::exit;
+use crate::lines::{self, Verb, line};
+use crate::output::Stdout;
 
 /// The cell of which one connection is shown: what was named, or the loss.
 pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, Refused> {
@@ -43,18 +44,23 @@ pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, a
         }
         Err(error) => return exit::io("the lab could not be built", &error),
     };
-    if json {
-        Line::One(One::of(plan, &report)).print();
+    let mut out = Stdout::new();
+    let printed = if json {
+        out.json(&line(Verb::Lab, lines::One::new(plan, &report)))
     } else {
-        anstream::print!("{}", ladder(plan, &report));
-    }
-    ExitCode::from(match report.attempt.verdict() {
+        out.text(format_args!("{}", ladder(plan, &report)))
+    };
+    let status = match report.attempt.verdict() {
         linger_lab::Verdict::Kept => exit::NOTHING_LOST,
         linger_lab::Verdict::AtRisk if at_risk_ok => exit::NOTHING_LOST,
         // That others lose is what the lab shows.
         _ if !must_keep(plan) => exit::NOTHING_LOST,
         _ => exit::LOSS_FOUND,
-    })
+    };
+    match printed.and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(status),
+        Err(stopped) => stopped.end(Some(status)),
+    }
 }
 
 /// Columns of the client's steps and of the server's.

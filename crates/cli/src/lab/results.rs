@@ -1,7 +1,6 @@
 //! What a lab is to try, and what came of it.
 
 use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer, Share};
-use serde::Serialize;
 
 /// What is tried, and what is expected of it.
 pub(crate) struct Task {
@@ -36,8 +35,7 @@ pub(crate) enum Show {
 }
 
 /// What a run came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Every cell came out as expected.
     AsExpected,
@@ -45,6 +43,17 @@ pub(crate) enum Outcome {
     Unexpected,
     /// Someone asked to stop before everything was tried; what was tried is as expected.
     Interrupted,
+}
+
+impl Outcome {
+    /// A stable identifier, for machines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::AsExpected => "as_expected",
+            Self::Unexpected => "unexpected",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// Everything that is to be shown.

@@ -6,17 +6,14 @@ use linger_lab::{
     BacklogReport, Blame, CellReport, Decision, Direction, Ending, Fate, Identity, Peer, Tally, wilson,
 };
 
-use super::json::{Cell, Line};
+use linger_untrusted::to_json;
+
 use super::look::{DIM, WIDTH, style};
 use super::results::{Report, Results, Show};
 use super::three;
+use crate::lines::{self, Verb, line};
 
-/// Prints the tables, the backlog experiment and the meaning. Colours go only to terminals that want them.
-pub(crate) fn print(results: &Results) {
-    let text = render(results);
-    anstream::print!("{text}");
-}
-
+/// The tables, the backlog experiment and the meaning.
 pub(crate) fn render(results: &Results) -> String {
     let mut text = String::new();
     let cells: Vec<&CellReport> = results
@@ -256,7 +253,7 @@ fn expectations(text: &mut String, results: &Results) {
                 cell.tally.lost,
                 cell.tally.at_risk,
                 cell.tally.trials,
-                serde_json::json!(Line::Cell(Cell::of(cell)))
+                to_json(&line(Verb::Lab, lines::Cell::from(&**cell))).unwrap_or_default()
             );
         }
     }

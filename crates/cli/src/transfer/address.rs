@@ -8,13 +8,13 @@ use linger_transfer::{Destination, Error, PORT, printable};
 
 /// A host, its port and what is meant there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
+pub(crate) struct Remote {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) place: Destination,
 }
 
-impl Address {
+impl Remote {
     /// Reads what was typed; `port` is that of an option, if it was given.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ mod tests {
             ("c:x", "c", PORT, path("x", false)),
         ] {
             let address =
-                Address::parse(text.as_bytes(), None).unwrap_or_else(|error| panic!("{text}: {error}"));
+                Remote::parse(text.as_bytes(), None).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((address.host.as_str(), address.port, &address.place), (host, port, &place), "{text}");
         }
     }
@@ -168,7 +168,7 @@ mod tests {
             ("linger://host/x", "is no URL; write HOST:PORT:PATH"),
             ("./host:x", "a host has no `/`"),
         ] {
-            match Address::parse(text.as_bytes(), None) {
+            match Remote::parse(text.as_bytes(), None) {
                 Err(Error::Usage(reason)) => assert!(reason.contains(told), "{text}: {reason}"),
                 other => panic!("{text}: {other:?}"),
             }
@@ -180,9 +180,9 @@ mod tests {
         for (text, option, port) in
             [("host:a", Some(9000), 9000), ("host:8000:a", Some(8000), 8000), ("host:8000", None, 8000)]
         {
-            assert_eq!(Address::parse(text.as_bytes(), option).unwrap().port, port, "{text}");
+            assert_eq!(Remote::parse(text.as_bytes(), option).unwrap().port, port, "{text}");
         }
-        let error = Address::parse(b"host:8000:a", Some(9000)).unwrap_err();
+        let error = Remote::parse(b"host:8000:a", Some(9000)).unwrap_err();
         assert!(error.to_string().contains("its port is 8000, and --port says 9000"), "{error}");
     }
 }

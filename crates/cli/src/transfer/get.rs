@@ -1,16 +1,16 @@
 //! `linger get` and `linger ls`.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_transfer::{Destination, Error, GetOptions, Kind, Output, printable};
-use serde_json::json;
+use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, printable};
 
 use super::show::Show;
 use super::{Connect, Copying, cannot_tell, conclude, is_stdio, refuse};
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
 
 /// Fetches a file, a directory or what a source gives, verifies it and puts it in place.
@@ -88,7 +88,7 @@ fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
         Destination::Port(name) => format!("@{name}"),
         _ => String::new(),
     };
-    let mut show = Show::new(connect.json, &remote.host, top, copying.receipt.as_deref())?;
+    let mut show = Show::new(Verb::Get, connect.json, &remote.host, top, copying.receipt.as_deref(), None)?;
     if to_stdout {
         show.keep_stdout();
     }
@@ -114,27 +114,26 @@ pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
         Err(error) => return cannot_tell(&error),
     };
     items.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut out = anstream::stdout().lock();
-    for item in items {
-        let name = printable(&item.name);
-        let time = item.mtime.seconds as f64 + f64::from(item.mtime.nanos) / 1e9;
-        let written = if connect.json {
-            let value =
-                json!({"name": name, "kind": item.kind, "size": item.size, "mode": item.mode, "mtime": time});
-            writeln!(out, "{value}")
-        } else {
-            let mark = match item.kind {
-                Kind::Directory => "/",
-                Kind::Link => "@",
-                Kind::Pipe => "|",
-                _ => "",
-            };
-            writeln!(out, "{:>14}  {name}{mark}", item.size)
-        };
-        if written.is_err() {
-            // The reader has closed the pipe.
-            break;
-        }
+    match show(&items, connect.json) {
+        Ok(()) => ExitCode::from(exit::NOTHING_LOST),
+        Err(stopped) => stopped.end(Some(exit::NOTHING_LOST)),
     }
-    ExitCode::from(exit::NOTHING_LOST)
+}
+
+fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
+    let mut out = Stdout::new();
+    for item in items {
+        if json {
+            out.json(&line(Verb::Ls, lines::Entry::from(item)))?;
+            continue;
+        }
+        let mark = match item.kind {
+            Kind::Directory => "/",
+            Kind::Link => "@",
+            Kind::Pipe => "|",
+            _ => "",
+        };
+        out.text(format_args!("{:>14}  {}{mark}\n", item.size, printable(&item.name)))?;
+    }
+    out.flush()
 }

@@ -2,7 +2,7 @@
 
 mod address;
 pub(crate) mod get;
-mod hint;
+pub(crate) mod hint;
 pub(crate) mod put;
 pub(crate) mod receipt;
 pub(crate) mod share;
@@ -21,12 +21,13 @@ use clap::Args;
 use linger_lab::Bytes;
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
-    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, Refusal, Security,
-    Summary, Verdict,
+    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, Security, Summary,
+    Verdict,
 };
 
+use crate::output::say;
 use crate::{exit, interrupt};
-use address::Address;
+use address::Remote;
 
 /// How to reach the other machine.
 #[derive(Args, Debug)]
@@ -128,11 +129,11 @@ impl Copying {
 }
 
 impl Connect {
-    fn remote(&self, text: &OsString) -> Result<Address, Error> {
-        Address::parse(text.as_bytes(), self.port)
+    fn remote(&self, text: &OsString) -> Result<Remote, Error> {
+        Remote::parse(text.as_bytes(), self.port)
     }
 
-    fn client(&self, remote: &Address) -> Result<Client, Error> {
+    fn client(&self, remote: &Remote) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
         options.retry.patience = Duration::from_secs(self.retry_for);
         options.streams = self.streams as usize;
@@ -238,7 +239,7 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
         (Some(error), _) => return exit::fail(code, hint::error_with_hint(error)),
         (None, exit::NOTHING_LOST) => {}
         (None, _) if summary.failed > 1 => {
-            eprintln!("linger: {} entries were not delivered", summary.failed);
+            say!("linger: {} entries were not delivered", summary.failed);
         }
         (None, _) => {}
     }
@@ -258,11 +259,6 @@ fn cannot_tell(error: &Error) -> ExitCode {
         Error::Usage(_) | Error::NotPossibleHere(_) => refuse(error),
         error => exit::fail(exit::COULD_NOT_TELL, hint::error_with_hint(error)),
     }
-}
-
-/// The word for a refusal in JSON.
-fn word(refusal: Refusal) -> serde_json::Value {
-    serde_json::to_value(refusal).unwrap_or_default()
 }
 
 fn is_stdio(path: &Path) -> bool {

@@ -10,6 +10,7 @@ use linger_transfer::{Checked, Error, verify_receipt};
 
 use super::{refuse, unusable};
 use crate::exit;
+use crate::output::Stdout;
 
 /// Checks what is on file against receipts.
 #[derive(Args, Debug)]
@@ -38,19 +39,28 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     if let Err(error) = File::open(receipt).and_then(|mut file| file.read(&mut [0])) {
         return refuse(&unusable("read", receipt, &error));
     }
+    let (mut out, mut printed) = (Stdout::new(), Ok(()));
     let result = verify_receipt(receipt, path, |line, checked| {
         let name = if line.path.is_empty() { path.display().to_string() } else { line.path.clone() };
-        if let Checked::Differs(why) = checked {
-            println!("{}: {why}", linger_transfer::printable(name.as_bytes()))
+        if let (Checked::Differs(why), true) = (checked, printed.is_ok()) {
+            let name = linger_transfer::printable(name.as_bytes());
+            printed = out.text(format_args!("{name}: {why}\n"));
         }
     });
     match result {
-        Ok((0, all)) => {
-            println!("{all} of {all} as in the receipt");
-            ExitCode::from(exit::NOTHING_LOST)
-        }
         Ok((bad, all)) => {
-            exit::fail(exit::LOSS_FOUND, format_args!("{bad} of {all} differ from the receipt"))
+            let status = if bad == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
+            let told = printed.and_then(|()| {
+                if bad == 0 {
+                    out.text(format_args!("{all} of {all} as in the receipt\n"))?;
+                }
+                out.flush()
+            });
+            match told {
+                Err(stopped) => stopped.end(Some(status)),
+                Ok(()) if bad == 0 => ExitCode::from(status),
+                Ok(()) => exit::fail(status, format_args!("{bad} of {all} differ from the receipt")),
+            }
         }
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::InvalidData => {
             refuse(&unusable("read", receipt, &source))

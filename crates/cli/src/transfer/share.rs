@@ -5,17 +5,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use linger_transfer::{
     Config, Displays, Durability, Ending, Error, Identity, Keyring, PORT, Served, Server, ServerKeys,
     Serving, ShareOptions, confine,
 };
-use serde_json::json;
 
-use super::{cannot_tell, conclude, durability, hint, home, seconds, show, unusable};
+use super::{cannot_tell, conclude, durability, hint, home, seconds, unusable};
 use crate::address::address;
+use crate::lines::{self, Verb, line};
+use crate::output::{Stdout, Stopped, say};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
@@ -97,7 +98,7 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
     let confined = if has_ports { None } else { confine(&arguments.directory, &home, arguments.writable) };
     let told = |text: &str| {
         if !arguments.json {
-            eprintln!("{text}");
+            say!("{text}");
         }
     };
     told(&format!(
@@ -112,32 +113,62 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
         (None, false) => {}
     }
     told(&format!("code for a new machine: {}", server.code()));
-    if arguments.json {
-        println!("{}", json!({"event": "listening", "address": address.to_string(), "code": server.code()}));
-    }
+    let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
+    let cancel = server.canceller();
+    // Whoever asked for lines and reads no more has gone: the sharing ends with them.
+    let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
+        if arguments.json && !out.lock().unwrap_or_else(PoisonError::into_inner).print(print) {
+            cancel.cancel();
+        }
+    };
+    let listening = lines::Listening { address: address.to_string(), code: server.code() };
+    print(&|out| out.json(&line(Verb::Share, &listening)));
     let last = Mutex::new(None);
     let most = arguments.once.then_some(1);
-    server.serve(&listener, most, &|serving| match serving {
-        Serving::Code(code) if arguments.json => println!("{}", json!({"event": "code", "code": code})),
-        Serving::Code(code) => told(&format!("code for a new machine: {code}")),
-        Serving::Progress(peer, progress) if arguments.json => {
-            if let Some(value) = show::event(progress, &peer.ip().to_string()) {
-                println!("{value}");
-            }
+    let served = server.serve(&listener, most, &|serving| match serving {
+        Serving::Code(code) => {
+            told(&format!("code for a new machine: {code}"));
+            print(&|out| out.json(&line(Verb::Share, lines::Code { code: code.clone() })));
+        }
+        Serving::Progress(peer, progress) => {
+            print(&|out| lines::progress(Verb::Share, progress, &peer.ip().to_string(), out));
         }
         Serving::Served(served) => {
-            report(&served, arguments.json);
-            if let Ok(mut last) = last.lock() {
-                *last = Some(served);
+            print(&|out| out.json(&line(Verb::Share, lines::Served::from(&*served))));
+            if !arguments.json {
+                report(&served);
             }
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
         }
         _ => {}
-    })?;
-    let last = last.into_inner().ok().flatten();
-    Ok(match last.filter(|_| arguments.once) {
-        Some(served) => status(&served),
-        None => ExitCode::from(exit::NOTHING_LOST),
-    })
+    });
+    served?;
+    let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let stopped = out.into_inner().unwrap_or_else(PoisonError::into_inner).stopped;
+    let known = last.filter(|_| arguments.once);
+    match (stopped, known) {
+        (Some(stopped), None) => Ok(stopped.end(None)),
+        (Some(stopped @ Stopped::Failed(_)), _) => Ok(stopped.end(None)),
+        // What was done is the verdict, whoever reads of it.
+        (_, Some(served)) => Ok(status(&served)),
+        (None, None) => Ok(ExitCode::from(exit::NOTHING_LOST)),
+    }
+}
+
+/// Standard output, and why it takes no more.
+struct Lines {
+    out: Stdout,
+    stopped: Option<Stopped>,
+}
+
+impl Lines {
+    /// False if it takes no more.
+    fn print(&mut self, print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>) -> bool {
+        if self.stopped.is_none() {
+            self.stopped = print(&mut self.out).and_then(|()| self.out.flush()).err();
+        }
+        self.stopped.is_none()
+    }
 }
 
 /// Files that are in place are not enough: the sender must have said that it has the receipts.
@@ -152,25 +183,8 @@ fn status(served: &Served) -> ExitCode {
     conclude(summary, served.error.as_ref())
 }
 
-fn report(served: &Served, json: bool) {
-    let Served { peer, request, summary, error, outcome, .. } = served;
-    if json {
-        let value = json!({
-            "event": "served",
-            "peer": peer.to_string(),
-            "request": request,
-            "confirmed": summary.confirmed,
-            "bytes": summary.bytes,
-            "failed": summary.failed,
-            "unconfirmed": summary.unconfirmed,
-            "unsent": summary.unsent,
-            "peer_knows": summary.peer_knows,
-            "error": error.as_ref().map(hint::error_with_hint),
-            "close": outcome.as_ref().map(ToString::to_string),
-        });
-        println!("{value}");
-        return;
-    }
+fn report(served: &Served) {
+    let Served { peer, request, summary, error, .. } = served;
     let ended = match (error, summary.peer_knows) {
         (Some(error), _) => format!("ended early: {}", hint::error_with_hint(error)),
         (None, true) => "both sides know".to_owned(),
@@ -183,7 +197,7 @@ fn report(served: &Served, json: bool) {
         more => format!(", {more} failed (the first: {})", why.unwrap_or_default()),
     };
     let request = if request.is_empty() { "asked nothing" } else { request };
-    eprintln!("{peer} {request}: {} confirmed, {} bytes{failed}; {ended}", summary.confirmed, summary.bytes);
+    say!("{peer} {request}: {} confirmed, {} bytes{failed}; {ended}", summary.confirmed, summary.bytes);
 }
 
 fn is_set(name: &str) -> bool {

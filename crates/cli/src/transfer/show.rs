@@ -1,60 +1,70 @@
 //! What is shown of a transfer: progress on a terminal, lines, or JSON; and the receipts that are kept.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
-    Confirmation, Durability, Error, Kind, Line, Progress, Reason, Receipts, RelPath, Summary, Verdict, hex,
-    printable,
+    Confirmation, Durability, Error, Kind, Progress, Reason, Receipts, RelPath, Summary, hex, printable,
 };
-use serde_json::{Value, json};
 
-use super::hint::{error_with_hint, hint, with_hint};
-use super::{unusable, word};
+use super::hint::{hint, with_hint};
+use crate::lines::{self, Verb, line};
+use crate::output::{Content, NewFile, Refused, Stdout, Stopped, say};
+use crate::progress;
 
 /// Shows one transfer.
 pub(crate) struct Show {
+    verb: Verb,
     json: bool,
     host: String,
     /// What the top of the transfer is called here; its path below itself is empty.
     top: String,
     bar: ProgressBar,
-    receipts: Option<Receipts<BufWriter<File>>>,
-    /// Whether each receipt gets a line: that of a single file does, those of a tree would be too many.
+    receipts: Option<Receipts<NewFile>>,
+    /// Whether a receipt was kept: without one, those of another day are worth more than an empty file.
+    kept: bool,
+    /// Whether each receipt is given a line: that of a single file is, those of a tree would be too many.
     single: bool,
     quiet: bool,
     /// Hints shown so far: each is shown once, however many files fail for the same reason.
     hints: HashSet<String>,
-    broken: Option<io::Error>,
+    out: Stdout,
+    /// What could not be written. The transfer goes on: what becomes of it is the verdict.
+    broken: Option<Error>,
 }
 
 impl Show {
-    pub(crate) fn new(json: bool, host: &str, top: String, receipt: Option<&Path>) -> Result<Self, Error> {
-        let receipts = match receipt {
-            Some(path) => {
-                let file = File::create(path).map_err(|error| unusable("write", path, &error))?;
-                Some(Receipts::new(BufWriter::new(file), host))
-            }
-            None => None,
-        };
+    /// `input` is what is sent: a receipt may not take its place.
+    pub(crate) fn new(
+        verb: Verb,
+        json: bool,
+        host: &str,
+        top: String,
+        receipt: Option<&Path>,
+        input: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let receipts = receipt.map(|path| NewFile::create(path, Content::Receipts, input)).transpose();
+        let receipts = receipts.map_err(|refused| Error::Usage(refused.to_string().into()))?;
+        let receipts = receipts.map(|file| Receipts::new(file, host));
         let bar = ProgressBar::no_length();
         if json || !io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         bar.set_style(style("{spinner} {msg}"));
         Ok(Self {
+            verb,
             json,
             host: host.to_owned(),
             top,
             bar,
             receipts,
+            kept: false,
             single: true,
             quiet: false,
             hints: HashSet::new(),
+            out: Stdout::new(),
             broken: None,
         })
     }
@@ -76,10 +86,8 @@ impl Show {
     }
 
     pub(crate) fn see(&mut self, progress: Progress) {
-        if self.json
-            && let Some(value) = event(&progress, &self.host)
-        {
-            self.print(&value.to_string());
+        if self.json {
+            self.print(|show| lines::progress(show.verb, &progress, &show.host, &mut show.out));
         }
         match progress {
             Progress::Scanning { entries, bytes } => {
@@ -87,7 +95,7 @@ impl Show {
             }
             Progress::Connected { .. } => {
                 // Not earlier: the code may have been asked for on the same terminal.
-                self.bar.enable_steady_tick(Duration::from_millis(200));
+                progress::tick(&self.bar);
                 self.bar.set_message(format!("{} looks what it has", self.host));
             }
             Progress::Started { path, kind, size, resumed } => {
@@ -110,15 +118,16 @@ impl Show {
             Progress::NotDelivered { path, text, .. } => {
                 let told = self.hint_once(&text);
                 let what = if names(&text, &path) { String::new() } else { format!("{path}: ") };
-                self.bar.suspend(|| eprintln!("linger: {what}{told}"));
+                self.bar.suspend(|| say!("linger: {what}{told}"));
             }
             Progress::WouldSend { path, kind, bytes } if !self.json => {
                 let what = if kind == Kind::Directory { "/" } else { "" };
-                self.print(&format!("{bytes:>14}  {}{what}", self.name(&path)));
+                let name = self.name(&path);
+                self.text(&format!("{bytes:>14}  {name}{what}"));
             }
             Progress::Retrying { error, pause } => {
                 let what = error.lines().next().unwrap_or_default();
-                self.bar.suspend(|| eprintln!("linger: {what}; trying again in {pause:.1} s"));
+                self.bar.suspend(|| say!("linger: {what}; trying again in {pause:.1} s"));
             }
             _ => {}
         }
@@ -135,10 +144,11 @@ impl Show {
     }
 
     fn confirmed(&mut self, confirmation: &Confirmation) {
-        if let Some(receipts) = &mut self.receipts
-            && let Err(error) = receipts.keep(confirmation)
-        {
-            self.broken.get_or_insert(error);
+        if let Some(receipts) = &mut self.receipts {
+            self.kept = true;
+            if let Err(source) = receipts.keep(confirmation) {
+                self.broken.get_or_insert(receipts_lost(source));
+            }
         }
         if self.single && !self.json {
             let hash = confirmation
@@ -150,19 +160,30 @@ impl Show {
             };
             let present = if confirmation.present { ", was there already" } else { "" };
             let name = printable(&confirmation.name);
-            self.print(&format!("{name}: {} bytes, {hash}, {where_to}{present}", confirmation.size));
+            self.text(&format!("{name}: {} bytes, {hash}, {where_to}{present}", confirmation.size));
         }
     }
 
-    fn print(&mut self, line: &str) {
+    fn text(&mut self, line: &str) {
+        self.print(|show| {
+            show.out.text(format_args!("{line}\n"))?;
+            show.out.flush()
+        });
+    }
+
+    fn print(&mut self, print: impl FnOnce(&mut Self) -> Result<(), Stopped>) {
         if self.quiet {
             return;
         }
-        let printed = self.bar.suspend(|| writeln!(anstream::stdout(), "{line}"));
-        if let Err(error) = printed
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            self.broken.get_or_insert(error);
+        let bar = self.bar.clone();
+        match bar.suspend(|| print(self)) {
+            Ok(()) => {}
+            // The transfer matters more than the report of it.
+            Err(Stopped::Unread) => self.quiet = true,
+            Err(Stopped::Failed(source)) => {
+                let what = "standard output".to_owned();
+                self.broken.get_or_insert(Error::Io { doing: "write to", what, source });
+            }
         }
     }
 
@@ -170,33 +191,34 @@ impl Show {
     pub(crate) fn finish(mut self, summary: &Summary, error: Option<&Error>) -> Result<(), Error> {
         self.bar.finish_and_clear();
         if self.json {
-            let verdict = match summary.verdict(error) {
-                Verdict::Confirmed => "confirmed",
-                Verdict::NotDelivered => "not_delivered",
-                _ => "unconfirmed",
-            };
-            let value = json!({
-                "event": "summary",
-                "verdict": verdict,
-                "confirmed": summary.confirmed,
-                "bytes": summary.bytes,
-                "failed": summary.failed,
-                "unconfirmed": summary.unconfirmed,
-                "unsent": summary.unsent,
-                "wire_bytes": summary.wire,
-                "peer_knows": summary.peer_knows,
-                "error": error.map(error_with_hint),
+            let end = lines::Transferred::new(summary, error);
+            self.print(|show| {
+                show.out.json(&line(show.verb, end))?;
+                show.out.flush()
             });
-            self.print(&value.to_string());
         } else if !self.single {
-            self.print(&format!("{} entries, {} bytes confirmed", summary.confirmed, summary.bytes));
+            self.text(&format!("{} entries, {} bytes confirmed", summary.confirmed, summary.bytes));
         }
-        let kept = self.receipts.take().map_or(Ok(()), |receipts| receipts.finish().map(drop));
-        match self.broken.take().map_or(kept, Err) {
-            Ok(()) => Ok(()),
-            Err(source) => Err(Error::Io { doing: "write", what: "the receipts".into(), source }),
+        if let Some(receipts) = self.receipts.take().filter(|_| self.kept) {
+            let kept = receipts.finish().map_err(receipts_lost);
+            let kept = kept.and_then(|file| {
+                file.finish().map_err(|refused| match refused {
+                    Refused::System(path, source) => {
+                        Error::Io { doing: "write", what: path.display().to_string(), source }
+                    }
+                    other => Error::Usage(other.to_string().into()),
+                })
+            });
+            if let Err(error) = kept {
+                self.broken.get_or_insert(error);
+            }
         }
+        self.broken.take().map_or(Ok(()), Err)
     }
+}
+
+fn receipts_lost(source: io::Error) -> Error {
+    Error::Io { doing: "write", what: "the receipts".into(), source }
 }
 
 /// Whether the text names the path already; the top needs no name.
@@ -211,31 +233,4 @@ fn names(text: &str, path: &RelPath) -> bool {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-/// An event as JSON; `None` for those that come too often.
-pub(crate) fn event(progress: &Progress, host: &str) -> Option<Value> {
-    Some(match progress {
-        Progress::Connected { secure } => json!({"event": "connected", "host": host, "encrypted": secure}),
-        Progress::Started { path, kind, size, resumed } => {
-            json!({"event": "started", "path": path.to_string(), "kind": kind, "size": size, "resumed": resumed})
-        }
-        Progress::Waiting { entries } => json!({"event": "waiting", "entries": entries}),
-        Progress::Verifying { path } => json!({"event": "verifying", "path": path.to_string()}),
-        Progress::Confirmed(confirmation) => {
-            let mut value = serde_json::to_value(Line::new(confirmation, host)).unwrap_or_default();
-            if let Value::Object(fields) = &mut value {
-                fields.insert("event".into(), "confirmed".into());
-            }
-            value
-        }
-        Progress::NotDelivered { path, refusal, text } => {
-            json!({"event": "not_delivered", "path": path.to_string(), "reason": word(*refusal), "text": with_hint(text)})
-        }
-        Progress::WouldSend { path, kind, bytes } => {
-            json!({"event": "would_send", "path": path.to_string(), "kind": kind, "bytes": bytes})
-        }
-        Progress::Retrying { error, pause } => json!({"event": "retrying", "error": error, "pause": pause}),
-        _ => return None,
-    })
 }

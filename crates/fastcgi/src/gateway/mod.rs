@@ -257,6 +257,7 @@ impl Client {
                 Error::Cut { .. } => reused && repeatable && response.is_untouched(),
                 _ => false,
             };
+            tracing::info!(%error, reused, repeatable, safe, retries, "no response");
             match again {
                 Some(again) if safe && retries > 0 => {
                     retries -= 1;

@@ -7,7 +7,10 @@
 mod exchange;
 mod gate;
 mod link;
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) mod memory;
 mod serve;
+mod wire;
 mod workers;
 
 use std::io;
@@ -43,7 +46,7 @@ pub struct Config {
     /// Whether a connection may carry several requests at once. It costs a hand-over between threads for each
     /// request, and such a connection counts as served all the time; no common gateway needs it. Without it a second request is answered `CANT_MPX_CONN`.
     pub multiplex: bool,
-    /// Longest silence of the gateway in the middle of a request, and longest time a write may block.
+    /// Longest silence of the gateway in the middle of a request and before the first, and longest time a write may block.
     pub io_timeout: Duration,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
@@ -75,8 +78,9 @@ pub trait Handler: Send + Sync {
     /// and gives the application's exit status.
     ///
     /// # Errors
-    /// Before any of the response was sent, an error becomes a `500` and a line in the gateway's log. After
-    /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole.
+    /// Before any of the response was sent, an error or a panic becomes a `500` and a line in the gateway's log. After
+    /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole; other requests
+    /// on it are served to their end first, new ones are refused. A request that the gateway aborted is only ended.
     fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32>;
 
     /// Hears how each connection ended, on the thread that ends them all: it should count or log, not block.
@@ -182,6 +186,11 @@ impl Responder {
     pub fn run(self, handler: impl Handler + 'static) -> io::Result<()> {
         workers::run(&self.listener, &self.config, &self.stop, handler)
     }
+}
+
+#[cfg(all(test, feature = "tokio"))]
+pub(crate) fn memory_stop() -> Stop {
+    Stop(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
 }
 
 fn address_of(address: &SockAddr) -> Address {

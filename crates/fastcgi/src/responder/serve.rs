@@ -1,18 +1,18 @@
 //! The life of one connection: request after request, and the one right end.
 
-use std::io::{self, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use linger::Closer;
 use socket2::Socket;
 
 use super::gate::Gate;
-use super::link::Link;
+use super::link::{Link, Next};
+use super::wire::{SocketWire, Wire};
 use super::{Closed, Config, Handler, Request, Response, Stop};
-use crate::cgi;
+use crate::conversation::{Answer, End, Key, PANICKED};
 use crate::incoming::Start;
 
 /// What all connections of a responder share.
@@ -29,100 +29,87 @@ pub(super) fn connection<H: Handler + 'static>(
     handler: &Arc<H>,
     around: &Surroundings<'_>,
 ) {
-    let Ok(link) = Link::new(socket, config) else { return };
-    let link = Arc::new(link);
-    let requests = if config.multiplex {
-        many_at_once(&link, config, &**handler)
-    } else {
-        one_at_a_time(&link, config, &**handler, around)
-    };
-    let fault = link.fault();
-    let Some(socket) = Link::into_socket(link) else { return };
+    let Ok(wire) = SocketWire::new(socket, config.multiplex) else { return };
+    let Some((wire, end)) = converse(wire, config, &**handler, around.gate, around.stop) else { return };
     // END_REQUEST is out: half-close, bounded drain, close.
     let handler = handler.clone();
-    around.closer.close_then(socket, &config.policy, move |outcome| {
+    let End { requests, fault, policy, .. } = end;
+    tracing::debug!(requests, ?fault, "closes: FIN, then a bounded drain");
+    around.closer.close_then(wire.into_socket(), &policy, move |outcome| {
+        tracing::debug!(requests, ?outcome, "closed");
         handler.closed(&Closed { requests, fault, outcome });
     });
 }
 
-fn one_at_a_time(
-    link: &Arc<Link>,
+/// Holds the conversation on a connection; gives the connection back, and says how it is to end.
+pub(super) fn converse<W: Wire + 'static>(
+    wire: W,
     config: &Config,
     handler: &impl Handler,
-    around: &Surroundings<'_>,
-) -> u64 {
-    let mut requests = 0;
+    gate: &Gate,
+    stop: &Stop,
+) -> Option<(W, End)> {
+    let link = Arc::new(Link::new(wire, config));
+    let end = if config.multiplex {
+        many_at_once(&link, handler)
+    } else {
+        one_at_a_time(&link, handler, gate, stop)
+    };
+    Some((Link::into_wire(link)?, end))
+}
+
+fn one_at_a_time<W: Wire + 'static>(
+    link: &Arc<Link<W>>,
+    handler: &impl Handler,
+    gate: &Gate,
+    stop: &Stop,
+) -> End {
     let mut buffer = Vec::new();
-    while let Some(start) = link.next_request(config.io_timeout, &config.policy) {
-        requests += 1;
-        let keep_conn = start.keep_conn;
-        let (kept, draining) = request(link, start, handler, &mut buffer);
-        if !kept || !keep_conn || (draining && !link.drain(&config.policy)) {
-            break;
-        }
-        // The next request is often there already.
-        let more = link.has_input()
-            || around.gate.rest(|| link.rest(config.keep_idle, around.stop)).unwrap_or(false);
-        if !more {
-            break;
+    loop {
+        match link.next() {
+            Next::Serve(key, start) => buffer = request(link, key, start, handler, buffer),
+            Next::Rest(until) => {
+                if !gate.rest(|| link.rest(until, stop)).unwrap_or(false) {
+                    return link.end();
+                }
+            }
+            Next::End(end) => return end,
         }
     }
-    requests
 }
 
-fn many_at_once(link: &Arc<Link>, config: &Config, handler: &impl Handler) -> u64 {
-    let requests = AtomicU64::new(0);
+fn many_at_once<W: Wire + 'static>(link: &Arc<Link<W>>, handler: &impl Handler) -> End {
     thread::scope(|scope| {
-        while let Some(start) = link.next_request(config.keep_idle, &config.policy) {
-            requests.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let (key, start) = match link.next() {
+                Next::Serve(key, start) => (key, start),
+                Next::Rest(_) => continue,
+                Next::End(end) => return end,
+            };
             let id = start.id;
-            let served = thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, || {
-                request(link, start, handler, &mut Vec::new());
+            let served = thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, move || {
+                request(link, key, start, handler, Vec::new());
             });
             if served.is_err() {
-                let response = Response::new(link.clone(), id, Vec::new());
-                link.ending(id);
-                // A gateway that cannot be told will see the connection end.
-                let _ = refuse(response, "no thread can be started");
-                link.ended(true);
+                let failed = Err(io::Error::other("no thread can be started"));
+                link.finish(key, Answer::new(id, Vec::new()), failed);
             }
         }
-    });
-    requests.into_inner()
+    })
 }
 
-/// Serves one request. Gives whether the connection may go on, and whether the body is still coming.
-fn request(link: &Arc<Link>, start: Start, handler: &impl Handler, buffer: &mut Vec<u8>) -> (bool, bool) {
-    let (id, keep_conn) = (start.id, start.keep_conn);
-    let mut request = Request::new(link.clone(), start);
-    let mut response = Response::new(link.clone(), id, std::mem::take(buffer));
+/// Serves one request.
+fn request<W: Wire + 'static>(
+    link: &Arc<Link<W>>,
+    key: Key,
+    start: Start,
+    handler: &impl Handler,
+    buffer: Vec<u8>,
+) -> Vec<u8> {
+    let answer = Answer::new(start.id, buffer);
+    let mut request = Request::new(link.clone(), key, start);
+    let mut response = Response::new(link.clone(), answer);
     let handled = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut request, &mut response)))
-        .unwrap_or_else(|_| Err(io::Error::other("the handler panicked")));
-    drop(request);
-    let draining = link.ending(id);
-    let sent = match handled {
-        Ok(app_status) => {
-            let (sent, used) = response.end(app_status);
-            *buffer = used;
-            sent
-        }
-        Err(error) if !response.has_begun() => refuse(response, &error.to_string()),
-        Err(error) => {
-            // Part of it is gone: no END_REQUEST, so that nobody takes the part for the whole. Where others
-            // share the connection, only the status can tell.
-            let logged = response.log(&error.to_string());
-            if link.is_shared() { logged.and_then(|()| response.end(1).0) } else { Err(error) }
-        }
-    };
-    let kept = sent.is_ok();
-    link.ended(!kept || !keep_conn);
-    (kept, draining)
-}
-
-fn refuse(mut response: Response, reason: &str) -> io::Result<()> {
-    response.discard_gathered();
-    response.log(reason)?;
-    cgi::head(&mut response, 500, [("Content-Type", "text/plain")])?;
-    response.write_all(b"The application failed; its log says why.\n")?;
-    response.end(1).0
+        .unwrap_or_else(|_| Err(io::Error::other(PANICKED)));
+    link.finish(key, response.into_answer(), handled)
 }

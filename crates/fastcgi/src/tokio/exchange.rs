@@ -1,44 +1,33 @@
 //! One request and its response, as a handler has them.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use ::tokio::io::{AsyncWriteExt, WriteHalf};
-use ::tokio::sync::mpsc;
-use ::tokio::time::timeout;
+use ::tokio::sync::oneshot;
 use bytes::Bytes;
-use linger::tokio::Stream;
 
-use super::lock;
-use crate::incoming::{Incoming, Start};
+use super::desk::{Desk, Out};
+use super::wire::Wire;
+use crate::conversation::{Accepted, Answer, Key, Verdict, Which};
+use crate::incoming::Start;
 use crate::params::Params;
-use crate::record::{self, EndRequest, FULL, ProtocolStatus, RecordType, Role};
-
-/// Content gathered before it is sent.
-const GATHER: usize = 16 << 10;
+use crate::record::Role;
 
 /// A request. Its body comes in pieces; none need be taken.
 #[derive(Debug)]
 pub struct Request {
-    pub(super) start: Start,
-    pub(super) stdin: mpsc::Receiver<Bytes>,
-    pub(super) data: mpsc::Receiver<Bytes>,
-    pub(super) complete: Arc<Complete>,
-}
-
-/// Which streams ended as they should, for an end of the channel alone may be a lost connection.
-#[derive(Debug, Default)]
-pub(super) struct Complete {
-    pub(super) stdin: AtomicBool,
-    pub(super) data: AtomicBool,
+    desk: Arc<Desk>,
+    key: Key,
+    start: Start,
 }
 
 impl Request {
+    pub(super) fn new(desk: Arc<Desk>, key: Key, start: Start) -> Self {
+        Self { desk, key, start }
+    }
+
     /// The request's environment.
     pub fn params(&self) -> &Params {
         &self.start.params
@@ -57,103 +46,98 @@ impl Request {
     /// The next piece of the body, or `None` at its end.
     ///
     /// # Errors
-    /// `UnexpectedEof` where the gateway aborted the request or is gone.
+    /// `ConnectionAborted` where the gateway aborted the request, `UnexpectedEof` where it is gone or the request has
+    /// been answered, `TimedOut` where it is silent, `InvalidData` where it broke the protocol.
     pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
-        let next = self.stdin.recv().await;
-        self.checked(next)
+        poll_fn(|context| self.poll_chunk(context)).await
     }
 
     /// As [`chunk`](Self::chunk), for a caller that polls.
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        self.stdin.poll_recv(context).map(|next| self.checked(next))
+        self.desk.poll_piece(self.key, Which::Stdin, context)
     }
 
     /// The next piece of the file that a Filter works on, or `None` at its end.
     ///
     /// # Errors
-    /// `UnexpectedEof` where the gateway aborted the request or is gone.
+    /// As [`chunk`](Self::chunk).
     pub async fn data_chunk(&mut self) -> io::Result<Option<Bytes>> {
-        match self.data.recv().await {
-            None if self.role() == Role::Filter && !load(&self.complete.data) => Err(gone()),
-            next => Ok(next),
-        }
-    }
-
-    fn checked(&self, next: Option<Bytes>) -> io::Result<Option<Bytes>> {
-        match next {
-            None if self.role() != Role::Authorizer && !load(&self.complete.stdin) => Err(gone()),
-            next => Ok(next),
-        }
+        poll_fn(|context| self.desk.poll_piece(self.key, Which::Data, context)).await
     }
 }
 
-fn load(flag: &AtomicBool) -> bool {
-    flag.load(Ordering::Acquire)
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.desk.unwanted(self.key);
+    }
 }
-
-fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the gateway aborted the request before it was complete")
-}
-
-pub(super) type Writer<C> = Arc<::tokio::sync::Mutex<WriteHalf<C>>>;
-
-/// Nothing of the response was sent.
-pub(super) const FRESH: u8 = 0;
-/// Some was.
-const BEGUN: u8 = 1;
-/// END_REQUEST was sent, or sending it was tried.
-pub(super) const ENDED: u8 = 2;
 
 /// A response: gathers what is written into STDOUT records, and must be [ended](Self::end).
+///
+/// One that is dropped without that becomes a `500` where nothing of it was sent, and otherwise
+/// ends the connection without END_REQUEST, so that no gateway takes the part for the whole.
 pub struct Response {
-    pub(super) out: Box<dyn Sink>,
-    pub(super) incoming: Arc<Mutex<Incoming>>,
-    pub(super) id: u16,
-    pub(super) gathered: Vec<u8>,
-    pub(super) progress: Arc<AtomicU8>,
-    pub(super) io_timeout: Duration,
+    live: Option<(Live, oneshot::Sender<Live>)>,
+}
+
+/// A response that was not ended.
+pub(super) struct Live {
+    key: Key,
+    answer: Answer,
+    desk: Arc<Desk>,
+    out: Arc<Out<dyn Wire>>,
 }
 
 impl std::fmt::Debug for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Response").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Response")
+            .field("key", &self.live.as_ref().map(|(live, _)| live.key))
+            .finish_non_exhaustive()
     }
 }
 
-/// The connection's writing side, whatever the connection is.
-pub(super) trait Sink: Send + Sync {
-    fn send<'a>(&'a self, records: &'a [u8]) -> Sending<'a>;
-}
-
-pub(super) type Sending<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
-
-impl<C: Stream + Send + 'static> Sink for Writer<C> {
-    fn send<'a>(&'a self, records: &'a [u8]) -> Sending<'a> {
-        Box::pin(async move { self.lock().await.write_all(records).await })
+impl Drop for Response {
+    fn drop(&mut self) {
+        if let Some((live, back)) = self.live.take()
+            && let Err(live) = back.send(live)
+        {
+            // The runtime has dropped the task that would end it.
+            live.abandon();
+        }
     }
 }
 
 impl Response {
-    /// Writes STDOUT; the CGI header block comes first.
+    /// A response, and where it comes when it is dropped without having been ended.
+    pub(super) fn new(
+        key: Key,
+        id: u16,
+        desk: Arc<Desk>,
+        out: Arc<Out<dyn Wire>>,
+    ) -> (Self, oneshot::Receiver<Live>) {
+        let (back, dropped) = oneshot::channel();
+        let live = Live { key, answer: Answer::new(id, Vec::new()), desk, out };
+        (Self { live: Some((live, back)) }, dropped)
+    }
+
+    /// Writes STDOUT; the CGI header block comes first. A future that is dropped before it is done tears the response.
     ///
     /// # Errors
-    /// Those of the connection; `TimedOut` where the gateway stopped reading.
-    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.gathered.len() + bytes.len() <= GATHER {
-            self.gathered.extend_from_slice(bytes);
-            return Ok(());
-        }
-        self.flush().await?;
-        for chunk in bytes.chunks(FULL) {
-            if chunk.len() <= GATHER {
-                self.gathered.extend_from_slice(chunk);
-            } else {
-                let mut records = Vec::with_capacity(chunk.len() + 16);
-                record::push(&mut records, RecordType::Stdout, self.id, chunk);
-                self.send(&records).await?;
+    /// Those of the connection; `TimedOut` where the gateway stopped reading, `BrokenPipe` after an error.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let live = self.live()?;
+        loop {
+            match live.answer.accept(bytes) {
+                Accepted::Gathered => return Ok(()),
+                Accepted::Full => live.flush().await?,
+                Accepted::Large(record) => {
+                    live.out.send(&mut record.slices()).await?;
+                    bytes = &bytes[record.content()..];
+                    live.answer.sent_large();
+                }
+                Accepted::Torn => return Err(ErrorKind::BrokenPipe.into()),
             }
         }
-        Ok(())
     }
 
     /// Sends what is gathered.
@@ -161,13 +145,7 @@ impl Response {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn flush(&mut self) -> io::Result<()> {
-        if self.gathered.is_empty() {
-            return Ok(());
-        }
-        let mut records = Vec::with_capacity(self.gathered.len() + 16);
-        record::push(&mut records, RecordType::Stdout, self.id, &self.gathered);
-        self.gathered.clear();
-        self.send(&records).await
+        self.live()?.flush().await
     }
 
     /// Sends a line to the gateway's log (STDERR), at once.
@@ -175,31 +153,73 @@ impl Response {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn log(&mut self, message: &str) -> io::Result<()> {
-        let mut records = Vec::new();
-        record::push_stream(&mut records, RecordType::Stderr, self.id, message.as_bytes());
-        timeout(self.io_timeout, self.out.send(&records)).await?
-    }
-
-    async fn send(&mut self, records: &[u8]) -> io::Result<()> {
-        self.progress.fetch_max(BEGUN, Ordering::AcqRel);
-        timeout(self.io_timeout, self.out.send(records)).await?
+        let live = self.live()?;
+        live.out.send(&mut [IoSlice::new(&live.answer.log(message.as_bytes()))]).await
     }
 
     /// Ends the request: sends what is gathered, the end of the stream and END_REQUEST in one write.
     ///
-    /// A response that is dropped without this becomes a `500` where nothing of it was sent, and otherwise
-    /// ends the connection without END_REQUEST, so that no gateway takes the part for the whole.
-    ///
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn end(mut self, app_status: u32) -> io::Result<()> {
-        // With END_REQUEST the gateway may use the id again.
-        lock(&self.incoming).finish(self.id);
-        self.progress.store(ENDED, Ordering::Release);
-        let mut tail = Vec::with_capacity(self.gathered.len() + 48);
-        record::push_stream(&mut tail, RecordType::Stdout, self.id, &self.gathered);
-        record::push(&mut tail, RecordType::Stdout, self.id, &[]);
-        record::push_end(&mut tail, self.id, EndRequest::new(app_status, ProtocolStatus::RequestComplete));
-        self.send(&tail).await
+        match self.live.take() {
+            Some((live, _)) => live.finish(Ok(app_status)).await,
+            None => Err(ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn live(&mut self) -> io::Result<&mut Live> {
+        self.live.as_mut().map(|(live, _)| live).ok_or_else(|| ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Live {
+    async fn flush(&mut self) -> io::Result<()> {
+        if let Some(record) = self.answer.gathered() {
+            self.out.send(&mut [IoSlice::new(&record)]).await?;
+            self.answer.sent(record);
+        }
+        Ok(())
+    }
+
+    /// Ends the request by what its handler came to.
+    pub(super) async fn finish(self, handled: io::Result<u32>) -> io::Result<()> {
+        let Self { key, answer, desk, out } = self;
+        let (status, reason) = match handled {
+            Ok(status) => (Some(status), String::new()),
+            Err(error) => (None, error.to_string()),
+        };
+        let verdict = desk.finish(key, status, answer.said());
+        let mut answering = Answering { desk, out: Some(out), sent: false };
+        let last = answer.last(verdict, &reason);
+        if let Some(out) = &answering.out {
+            out.send(&mut [IoSlice::new(last.bytes())]).await?;
+            answering.sent = true;
+        }
+        match (status, verdict) {
+            (Some(_), Verdict::Cut) => Err(ErrorKind::BrokenPipe.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn abandon(self) {
+        let Self { key, answer, desk, out } = self;
+        desk.finish(key, None, answer.said());
+        drop(Answering { desk, out: Some(out), sent: false });
+    }
+}
+
+/// Last records that are being sent. However that ends, by an error or a cancelled future among others, the conversation
+/// hears of it, and nothing of this request holds the connection then.
+struct Answering {
+    desk: Arc<Desk>,
+    out: Option<Arc<Out<dyn Wire>>>,
+    sent: bool,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.out = None;
+        self.desk.answered(self.sent);
     }
 }

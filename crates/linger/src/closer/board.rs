@@ -1,123 +1,121 @@
-//! What the callers and the closer's thread share: what has come, what is to be done, what was done.
+//! What the callers and the closer's thread share: new sockets, orders, counts.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-
-use super::{Snapshot, Watcher};
-use crate::machine::Core;
-#[cfg(feature = "tokio")]
+use super::Arrival;
+use super::alarm::{Alarm, Clock};
+use super::counts::Snapshot;
+use super::decide::urgency;
+#[cfg(any(feature = "tokio", loom))]
+use super::watched::Ticket;
+use super::watched::{WatchList, Watched};
 use crate::outcome::Outcome;
-use crate::socket::Socket;
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
-/// How long the thread may let arrivals wait. They have sent their FIN; what waits is the reading, for which the
-/// receive window has room. Setting a timer costs the caller a tenth of waking a thread, one wake-up serves
-/// all that come meanwhile, and by then most peers have closed, so that one look ends the matter.
+/// Longest time that new sockets may stay unserved. Their FIN is out; only draining is delayed, and the receive
+/// window absorbs that. Setting a timer costs the caller a tenth of waking a thread, one wake-up serves all sockets
+/// that come meanwhile, and by then most peers have closed, so that one look ends the close.
 pub(super) const LULL: u64 = 3_000_000;
 
 /// How long a task may watch the end of its connection before the thread takes it over: a round trip over a
 /// continent and back. Most peers close within one, and then the socket never leaves the task's processor.
 pub(super) const WATCH: u64 = 100_000_000;
 
-/// How much later than that it may become, so that one wake-up serves many.
+/// How much later than that the thread may take it over, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
-/// A socket on its way from the caller to the thread.
-pub(crate) struct Arrival {
-    pub(crate) socket: Socket,
-    pub(crate) core: Core,
-    pub(crate) watcher: Option<Watcher>,
-}
-
-/// A socket that a task watches until its time is over; whoever takes it first ends it.
-pub(crate) trait Watched: Send + Sync {
-    /// Takes the socket, unless it is over already.
-    fn take(self: Arc<Self>) -> Option<Arrival>;
-}
-
-pub(super) struct Shared {
-    origin: Instant,
-    /// Wakes the thread at the time that was set last.
-    alarm: OwnedFd,
-    /// More sockets than this are not left waiting.
+/// Everything that callers and the thread share, for sockets of type `A`.
+pub(super) struct Shared<A = Arrival> {
+    clock: Clock,
+    /// Wakes the thread.
+    alarm: Alarm,
+    /// Above this number of sockets the thread is woken at once, and the oldest new socket is given back.
     most: usize,
-    board: Mutex<Board>,
+    board: Mutex<Board<A>>,
     /// Something has ended.
     ended: Condvar,
 }
 
-pub(super) struct Board {
-    pub(super) arrivals: Vec<Arrival>,
-    watched: Vigil,
-    pub(super) orders: Orders,
-    pub(super) handed_over: u64,
-    pub(super) done: Snapshot,
+/// What the lock guards.
+pub(super) struct Board<A> {
+    arrivals: Vec<A>,
+    watched: WatchList<A>,
+    orders: Orders,
+    handed_over: u64,
+    done: Snapshot,
     /// Ends whose watchers have returned.
-    pub(super) reported: u64,
+    reported: u64,
     /// Calls of `finish` under way.
-    pub(super) finishing: usize,
+    finishing: usize,
     /// When the thread looks here next, whatever comes.
     look: u64,
 }
 
-/// What the thread has to tell.
+/// What the thread has done since it published it last.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    /// What has ended since it told last.
+pub(super) struct Report {
+    /// The closes that have ended.
     pub(super) done: Snapshot,
-    /// How many of the ends have been reported to their watchers, if they have any.
+    /// How many of them have been reported to their watchers, if they have any.
     pub(super) reported: u64,
-    /// Lingering sockets whose peers have everything.
+    /// How many sockets linger whose peers have acknowledged everything; not a difference.
     pub(super) acknowledged: u64,
 }
 
-/// What the thread is to do beside taking arrivals.
+/// What the thread is to do beside taking new sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Orders {
     pub(super) evict: usize,
-    /// Everything is to end by then.
+    /// Every close is to end by then.
     pub(super) deadline: Option<u64>,
     /// The last handle is gone.
     pub(super) no_more: bool,
 }
 
 /// What the thread takes from the board at one look.
-#[derive(Default)]
-pub(super) struct Work {
-    pub(super) arrivals: Vec<Arrival>,
+pub(super) struct Work<A = Arrival> {
+    pub(super) arrivals: Vec<A>,
     /// Those whose tasks have watched long enough.
-    pub(super) watched: Vec<Arc<dyn Watched>>,
+    pub(super) watched: Vec<Arc<dyn Watched<A>>>,
     pub(super) orders: Orders,
     /// When it has to look again.
     pub(super) next: Option<u64>,
 }
 
-impl Board {
-    pub(super) fn snapshot(&self) -> Snapshot {
+impl<A> Work<A> {
+    pub(super) fn new() -> Self {
+        Self { arrivals: Vec::new(), watched: Vec::new(), orders: Orders::default(), next: None }
+    }
+}
+
+impl<A> Board<A> {
+    fn snapshot(&self) -> Snapshot {
         let lingering = self.lingering();
         let lingering_acknowledged = self.done.lingering_acknowledged.min(lingering);
         Snapshot { handed_over: self.handed_over, lingering, lingering_acknowledged, ..self.done }
     }
 
     fn lingering(&self) -> u64 {
+        debug_assert!(self.handed_over >= self.done.ended.total(), "a socket has ended twice");
         self.handed_over - self.done.ended.total()
+    }
+
+    #[cfg(any(feature = "tokio", loom))]
+    /// Counts a close that has ended and whose watcher, if any, has returned.
+    fn over(&mut self, outcome: &Outcome) {
+        self.done.record(outcome);
+        self.reported += 1;
     }
 }
 
-impl Shared {
+impl<A> Shared<A> {
     /// # Errors
     /// What `timerfd_create` says.
     pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
-        let alarm =
-            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let board = Board {
             arrivals: Vec::new(),
-            watched: Vigil::default(),
+            watched: WatchList::new(),
             orders: Orders::default(),
             handed_over: 0,
             done: Snapshot::default(),
@@ -125,30 +123,28 @@ impl Shared {
             finishing: 0,
             look: 0,
         };
-        let ended = Condvar::new();
-        Ok(Self { origin: Instant::now(), alarm, most, board: Mutex::new(board), ended })
+        let (board, ended) = (Mutex::new(board), Condvar::new());
+        Ok(Self { clock: Clock::new(), alarm: Alarm::new()?, most, board, ended })
     }
 
-    /// What becomes readable when the thread is to look here.
-    pub(super) fn alarm(&self) -> BorrowedFd<'_> {
-        self.alarm.as_fd()
+    /// Rings when the thread is to look here.
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
-    /// Nanoseconds since the closer was made.
-    pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Board> {
-        // Nothing that runs under the lock panics; if it did, what it guards would still be whole.
-        self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Board<A>> {
+        lock(&self.board)
     }
 
-    /// Puts an arrival on the board. Where the thread cannot keep up, what has waited longest is given back, so
-    /// that the budget holds for those that wait, too: they hold descriptors.
-    pub(super) fn bring(&self, arrival: Arrival, counted: bool) -> Option<Arrival> {
-        self.tell(LULL, |board| {
-            board.handed_over += u64::from(!counted);
+    /// Puts a new socket on the board. Where the thread cannot keep up, the socket that has waited longest is
+    /// given back, so that the budget holds for those that wait, too: they hold descriptors.
+    pub(super) fn bring(&self, arrival: A, is_counted: bool) -> Option<A> {
+        self.change(LULL, |board| {
+            board.handed_over += u64::from(!is_counted);
             let full = board.arrivals.len() >= self.most;
             let shed = if full { Some(board.arrivals.swap_remove(0)) } else { None };
             board.arrivals.push(arrival);
@@ -156,24 +152,28 @@ impl Shared {
         })
     }
 
-    #[cfg(feature = "tokio")]
+    /// Counts a descriptor that never reaches the board.
+    pub(super) fn refused(&self) {
+        self.lock().handed_over += 1;
+    }
+
     /// Notes a socket that the thread is to take over when its task has watched it long enough.
-    pub(super) fn watch(&self, watched: Arc<dyn Watched>) -> Ticket {
-        let until = self.now() + WATCH;
-        self.tell(WATCH + SLACK, |board| {
+    #[cfg(any(feature = "tokio", loom))]
+    pub(super) fn watch(&self, watched: Arc<dyn Watched<A>>) -> Ticket {
+        let until = self.clock.now() + WATCH;
+        self.change(WATCH + SLACK, |board| {
             board.handed_over += 1;
             board.watched.push(until, watched)
         })
     }
 
-    #[cfg(feature = "tokio")]
-    /// Forgets a socket that was watched, and counts its end if that is why.
+    /// Forgets a watched socket, and counts its end if there is one.
+    #[cfg(any(feature = "tokio", loom))]
     pub(super) fn unwatch(&self, ticket: Ticket, outcome: Option<&Outcome>) {
         let mut board = self.lock();
         let watched = board.watched.remove(ticket);
         if let Some(outcome) = outcome {
-            board.done.record(outcome);
-            board.reported += 1;
+            board.over(outcome);
             self.wake_finishers(&board);
         }
         drop(board);
@@ -181,35 +181,36 @@ impl Shared {
         drop(watched);
     }
 
-    /// Gives orders, which the thread follows at once.
-    pub(super) fn order(&self, change: impl FnOnce(&mut Board)) {
-        self.tell(0, change);
+    /// Lets the thread evict so many sockets more, at once.
+    pub(super) fn evict(&self, count: usize) {
+        self.change(0, |board| board.orders.evict = board.orders.evict.saturating_add(count));
     }
 
-    /// Changes the board, and sees to it that the thread looks at it `within` so many nanoseconds.
-    fn tell<R>(&self, within: u64, change: impl FnOnce(&mut Board) -> R) -> R {
-        let now = self.now();
+    /// Tells the thread that nobody is left to hand anything over.
+    pub(super) fn no_more(&self) {
+        self.change(0, |board| board.orders.no_more = true);
+    }
+
+    /// Changes the board, and sees to it that the thread looks at it within so many nanoseconds.
+    fn change<R>(&self, within: u64, change: impl FnOnce(&mut Board<A>) -> R) -> R {
+        let now = self.clock.now();
         let mut board = self.lock();
         let result = change(&mut board);
-        let within = if board.lingering() > self.most as u64 { 0 } else { within };
+        let within = urgency(within, board.lingering(), self.most);
         let look = now.saturating_add(within);
         if look < board.look {
             board.look = look;
-            let timer = Itimerspec {
-                it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-                // Zero would stop the timer.
-                it_value: Timespec::try_from(Duration::from_nanos(within.max(1))).unwrap_or(A_SECOND),
-            };
-            // Under the lock, so that a later time never replaces an earlier one. It fails for bad arguments only.
-            let _ = timerfd_settime(&self.alarm, TimerfdTimerFlags::empty(), &timer);
+            // Under the lock, so that a later time never replaces an earlier one (model
+            // `loom_the_earliest_time_wins`).
+            self.alarm.set(within);
         }
         result
     }
 
-    /// For the thread: publishes its news and takes what there is to do.
-    pub(super) fn look(&self, now: u64, news: &mut News, work: &mut Work) {
+    /// For the thread: publishes what it has done and takes what there is to do.
+    pub(super) fn look(&self, now: u64, report: &mut Report, work: &mut Work<A>) {
         let mut board = self.lock();
-        self.publish(&mut board, news);
+        self.publish_to(&mut board, report);
         std::mem::swap(&mut board.arrivals, &mut work.arrivals);
         work.orders = board.orders;
         board.orders.evict = 0;
@@ -217,130 +218,89 @@ impl Shared {
         let all = evict > 0 || deadline.is_some() || no_more || board.lingering() > self.most as u64;
         board.watched.take(if all { u64::MAX } else { now }, &mut work.watched);
         work.next = board.watched.next().map(|until| until.saturating_add(SLACK));
+        // Under the lock that arrivals are taken under: the next caller sees that it has to set the alarm.
         board.look = work.next.unwrap_or(u64::MAX);
     }
 
-    /// Notes that the watcher of an end, if it has one, has returned.
+    /// For the thread: publishes what it has done.
+    pub(super) fn publish(&self, report: &mut Report) {
+        self.publish_to(&mut self.lock(), report);
+    }
+
+    fn publish_to(&self, board: &mut Board<A>, report: &mut Report) {
+        board.done.add(&std::mem::take(&mut report.done));
+        board.done.lingering_acknowledged = report.acknowledged;
+        board.reported += std::mem::take(&mut report.reported);
+        debug_assert!(
+            board.reported <= board.done.ended.total(),
+            "an end was reported before it was counted"
+        );
+        self.wake_finishers(board);
+    }
+
+    /// Counts an end that the thread has no part in.
+    pub(super) fn record(&self, outcome: &Outcome) {
+        self.lock().done.record(outcome);
+    }
+
+    /// Notes that the watcher of such an end, if it has one, has returned.
     pub(super) fn reported(&self) {
         let mut board = self.lock();
         board.reported += 1;
         self.wake_finishers(&board);
     }
 
-    /// For the thread: tells what has happened.
-    pub(super) fn publish(&self, board: &mut Board, news: &mut News) {
-        board.done.add(&std::mem::take(&mut news.done));
-        board.done.lingering_acknowledged = news.acknowledged;
-        board.reported += std::mem::take(&mut news.reported);
-        self.wake_finishers(board);
-    }
-
-    fn wake_finishers(&self, board: &Board) {
+    fn wake_finishers(&self, board: &Board<A>) {
         if board.finishing > 0 {
             self.ended.notify_all();
         }
     }
 
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.lock().snapshot()
+    }
+
+    /// Waits until every socket has ended and been reported, for at most `deadline`, and says what happened
+    /// meanwhile.
+    pub(super) fn finish(&self, deadline: Duration) -> Snapshot {
+        let end = self.clock.now().saturating_add(u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX));
+        let before = self.change(0, |board| {
+            board.finishing += 1;
+            board.orders.deadline = Some(board.orders.deadline.map_or(end, |other| other.min(end)));
+            board.snapshot()
+        });
+        // The thread closes everything at the deadline. One that was not scheduled for a second more is no
+        // reason to hang at exit.
+        let patience = end.saturating_add(1_000_000_000);
+        let mut board = self.lock();
+        let mut in_time = true;
+        while in_time && board.reported < board.handed_over {
+            (board, in_time) = self.await_end(board, patience);
+        }
+        debug_assert!(board.finishing > 0, "calls of finish are counted wrongly");
+        board.finishing -= 1;
+        if board.finishing == 0 {
+            board.orders.deadline = None;
+        }
+        // What lingered before counts as handed over to this call.
+        board.snapshot().since(&Snapshot { handed_over: before.handed_over - before.lingering, ..before })
+    }
+
     /// Waits for the next end, at most until `end`, and says whether there was time left.
-    pub(super) fn await_end<'a>(
-        &self,
-        board: MutexGuard<'a, Board>,
-        end: u64,
-    ) -> (MutexGuard<'a, Board>, bool) {
-        let left = end.saturating_sub(self.now());
+    fn await_end<'a>(&self, board: MutexGuard<'a, Board<A>>, end: u64) -> (MutexGuard<'a, Board<A>>, bool) {
+        let left = end.saturating_sub(self.clock.now());
         if left == 0 {
             return (board, false);
         }
         let waited = self.ended.wait_timeout(board, Duration::from_nanos(left));
-        (waited.map_or_else(|poisoned| poisoned.into_inner().0, |(board, _)| board), true)
+        (waited.unwrap_or_else(PoisonError::into_inner).0, true)
     }
 }
 
-/// The sockets that tasks watch, by the time at which the thread takes them over.
-///
-/// What is over leaves at once: a server that ends many thousand connections a second would otherwise keep a
-/// tenth of a second's worth of small allocations between its own, and its heap would never be warm.
-#[derive(Default)]
-struct Vigil {
-    sockets: VecDeque<(u64, Option<Arc<dyn Watched>>)>,
-    /// The ticket of the first.
-    first: Ticket,
-}
+#[cfg(all(test, not(loom)))]
+#[path = "board_tests.rs"]
+mod tests;
 
-/// Names a watched socket.
-pub(crate) type Ticket = u64;
-
-impl Vigil {
-    #[cfg(feature = "tokio")]
-    /// Adds a socket; `until` is never before that of an earlier one by more than callers race each other.
-    fn push(&mut self, until: u64, watched: Arc<dyn Watched>) -> Ticket {
-        self.sockets.push_back((until, Some(watched)));
-        self.first + self.sockets.len() as u64 - 1
-    }
-
-    #[cfg(feature = "tokio")]
-    /// Removes a socket, unless it has been taken.
-    fn remove(&mut self, ticket: Ticket) -> Option<Arc<dyn Watched>> {
-        let place = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
-        let watched = self.sockets.get_mut(place)?.1.take();
-        self.forget();
-        watched
-    }
-
-    /// Takes those whose time has come.
-    fn take(&mut self, now: u64, taken: &mut Vec<Arc<dyn Watched>>) {
-        while let Some((until, watched)) = self.sockets.front_mut()
-            && *until <= now
-        {
-            taken.extend(watched.take());
-            self.forget();
-        }
-    }
-
-    /// When the time of the first comes.
-    fn next(&self) -> Option<u64> {
-        self.sockets.front().map(|(until, _)| *until)
-    }
-
-    /// Drops the empty places at the front.
-    fn forget(&mut self) {
-        while let Some((_, None)) = self.sockets.front() {
-            self.sockets.pop_front();
-            self.first += 1;
-        }
-    }
-}
-
-const A_SECOND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-
-#[cfg(all(test, feature = "tokio"))]
-mod tests {
-    use super::*;
-
-    struct Nothing;
-
-    impl Watched for Nothing {
-        fn take(self: Arc<Self>) -> Option<Arrival> {
-            None
-        }
-    }
-
-    #[test]
-    fn who_is_over_leaves_and_the_rest_is_taken_in_time() {
-        let mut vigil = Vigil::default();
-        let tickets: Vec<_> = (0..6).map(|until| vigil.push(until, Arc::new(Nothing))).collect();
-        // In any order, twice, and one that was never given out.
-        for gone in [3, 0, 3] {
-            drop(vigil.remove(tickets[gone]));
-        }
-        assert!(vigil.remove(Ticket::MAX).is_none());
-        let mut taken = Vec::new();
-        vigil.take(2, &mut taken);
-        assert_eq!((taken.len(), vigil.next()), (2, Some(4)));
-        assert!(vigil.remove(tickets[1]).is_none(), "it has been taken");
-        assert!(vigil.remove(tickets[4]).is_some());
-        vigil.take(u64::MAX, &mut taken);
-        assert_eq!((taken.len(), vigil.next(), vigil.sockets.len()), (3, None, 0));
-        assert_eq!(vigil.push(9, Arc::new(Nothing)), 6);
-    }
-}
+#[cfg(all(test, loom))]
+#[path = "board_models.rs"]
+mod models;

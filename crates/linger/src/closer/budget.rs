@@ -75,8 +75,8 @@ pub(super) struct Throttle {
     tokens: u64,
     /// Up to when tokens have been given out, in nanoseconds.
     at: u64,
-    /// All have been spent, and nothing is given until there are enough again for many sockets at once: who
-    /// wakes for each grain takes the processor from those for whom it was saved.
+    /// All have been spent, and nothing is given until there are enough again for many sockets at once: a wake-up
+    /// for every few tokens would cost the CPU that the rate saves.
     dry: bool,
 }
 
@@ -97,11 +97,11 @@ impl Throttle {
             let fresh = u64::try_from(fresh).unwrap_or(u64::MAX);
             self.tokens = fresh.saturating_add(self.tokens).min((rate / 10).max(1));
         }
-        self.dry = self.tokens < if self.dry { Self::lot(rate) } else { Self::grain(rate) };
+        self.dry = self.tokens < if self.dry { Self::batch(rate) } else { Self::least_read(rate) };
         if self.dry {
             return 0;
         }
-        (self.tokens / sharing.max(1) as u64).max(Self::grain(rate))
+        (self.tokens / sharing.max(1) as u64).max(Self::least_read(rate))
     }
 
     pub(super) fn is_bounded(&self) -> bool {
@@ -115,25 +115,24 @@ impl Throttle {
     /// When there will be something to share again; the past where there is now.
     pub(super) fn refilled(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
-        let enough = if self.dry { Self::lot(rate) } else { Self::grain(rate) };
+        let enough = if self.dry { Self::batch(rate) } else { Self::least_read(rate) };
         let missing = enough.saturating_sub(self.tokens);
         let wait = (u128::from(missing) * SECOND).div_ceil(u128::from(rate));
         if missing == 0 { 0 } else { self.at.saturating_add(wait as u64) }
     }
 
     /// The least worth a system call.
-    fn grain(rate: u64) -> u64 {
+    fn least_read(rate: u64) -> u64 {
         (rate / 100).clamp(1, 16 << 10)
     }
 
-    /// The least worth a wake-up: what comes in a millisecond. More at once would
-    /// hold up whoever wants the processor meanwhile.
-    fn lot(rate: u64) -> u64 {
-        (rate / 1000).max(Self::grain(rate))
+    /// The least worth a wake-up: the tokens of a millisecond. More at once would hold up other threads.
+    fn batch(rate: u64) -> u64 {
+        (rate / 1000).max(Self::least_read(rate))
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -151,6 +150,66 @@ mod tests {
         for (budget, field) in cases {
             assert_eq!(budget.validate().unwrap_err().field, field, "{budget:?}");
         }
+    }
+
+    #[test]
+    fn the_bounds_of_a_budget_are_bounds() {
+        let good = Budget::default();
+        Budget { sockets: 1, sockets_per_peer: Some(1), discard_per_second: Some(1) }.validate().unwrap();
+        Budget { sockets: 1 << 31, ..good }.validate().unwrap();
+        assert!(Budget { sockets: (1 << 31) + 1, ..good }.validate().is_err());
+    }
+
+    /// Nanoseconds in a millisecond.
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn without_a_rate_there_is_no_bound() {
+        let mut throttle = Throttle::new(None);
+        assert!(!throttle.is_bounded() && Throttle::new(Some(1)).is_bounded());
+        assert_eq!((throttle.share(0, 9), throttle.refilled()), (u64::MAX, 0));
+        throttle.spend(u64::MAX);
+        assert_eq!((throttle.share(0, 9), throttle.refilled()), (u64::MAX, 0));
+    }
+
+    #[test]
+    fn tokens_come_in_batches_and_go_in_reads() {
+        // 100 MB a second: a batch is 100 kB, a millisecond's; the least read 16 KiB; the most 10 MB.
+        let mut throttle = Throttle::new(Some(100_000_000));
+        assert_eq!((throttle.share(0, 1), throttle.refilled()), (0, MS));
+        assert_eq!(throttle.share(MS - 10, 1), 0);
+        assert_eq!(throttle.share(MS, 1), 100_000);
+        // Among several each has its part, but no less than the least read.
+        assert_eq!(
+            (throttle.share(MS, 2), throttle.share(MS, 50), throttle.share(MS, 0)),
+            (50_000, 16 << 10, 100_000)
+        );
+        // Until less than that is left, what is there is given at once.
+        throttle.spend(100_000 - (16 << 10));
+        assert_eq!((throttle.share(MS, 1), throttle.refilled()), (16 << 10, 0));
+        throttle.spend(1);
+        assert_eq!(throttle.share(MS, 1), 0);
+        // Now it has to be a batch again: 16,383 are there, 83,617 are missing.
+        assert_eq!(throttle.refilled(), MS + 836_170);
+        assert_eq!((throttle.share(MS + 836_160, 1), throttle.share(MS + 836_170, 1)), (0, 100_000));
+        // Spent all at once, even more than there was.
+        throttle.spend(u64::MAX);
+        assert_eq!(throttle.share(MS + 836_170, 1), 0);
+        // A long pause saves up a tenth of a second's worth.
+        assert_eq!(throttle.share(1_000 * MS, 1), 10_000_000);
+    }
+
+    #[test]
+    fn time_without_a_whole_token_is_not_lost() {
+        // A token takes a third of a second.
+        let mut throttle = Throttle::new(Some(3));
+        let times = [200, 330, 334, 400, 600, 666, 667];
+        let shares = times.map(|time| {
+            let share = throttle.share(time * MS, 1);
+            throttle.spend(share);
+            share
+        });
+        assert_eq!(shares, [0, 0, 1, 0, 0, 0, 1]);
     }
 
     proptest! {

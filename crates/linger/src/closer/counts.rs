@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub lingering_acknowledged: u64,
     /// Closes by how they ended.
     pub ended: EndedCounts,
-    /// Bytes of the peers that were read and thrown away.
+    /// Bytes of the peers that were read and discarded.
     pub discarded: u64,
     /// Bytes written to the peers and never acknowledged, as far as the kernel could tell.
     pub unacknowledged: u64,
@@ -46,13 +46,13 @@ pub struct EndedCounts {
 }
 
 impl EndedCounts {
-    /// The number for one way to end.
+    /// How many ended in one way.
     pub fn of(&self, ended: Ended) -> u64 {
         let mut copy = *self;
         *copy.place(ended)
     }
 
-    /// Each way to end by name, `snake_case`, with its number.
+    /// Each way to end by name, `snake_case`, with its count.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         [
             ("peer_closed", self.peer_closed),
@@ -153,6 +153,77 @@ impl Snapshot {
             discarded: self.discarded.saturating_sub(earlier.discarded),
             unacknowledged: self.unacknowledged.saturating_sub(earlier.unacknowledged),
             undelivered: self.undelivered.saturating_sub(earlier.undelivered),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::time::Duration;
+
+    const ALL: [Ended; 12] = [
+        Ended::PeerClosed,
+        Ended::Acknowledged,
+        Ended::PeerReset,
+        Ended::TimedOut(Bound::Idle),
+        Ended::TimedOut(Bound::Total),
+        Ended::TimedOut(Bound::Kernel),
+        Ended::Limit,
+        Ended::Unwaited,
+        Ended::Aborted,
+        Ended::Evicted,
+        Ended::Gone,
+        Ended::Failed(ErrorKind::Other),
+    ];
+
+    /// The first way to end three times, the second four times, and so on: no sum of two is their product.
+    fn each() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (ended, times) in ALL.into_iter().zip(3..) {
+            for _ in 0..times {
+                let outcome =
+                    Outcome { ended, discarded: 10, unacknowledged: Some(1), elapsed: Duration::ZERO };
+                snapshot.record(&outcome);
+            }
+        }
+        snapshot
+    }
+
+    #[test]
+    fn each_way_to_end_has_its_count_and_its_name() {
+        let counts = each().ended;
+        assert_eq!(ALL.map(|ended| counts.of(ended)), [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        let names: Vec<_> = counts.iter().collect();
+        assert_eq!(names.iter().map(|(_, count)| *count).collect::<Vec<_>>(), (3..=14).collect::<Vec<_>>());
+        assert_eq!(
+            (names[0], names[3], names[11]),
+            (("peer_closed", 3), ("timed_out_idle", 6), ("failed", 14))
+        );
+        assert_eq!(counts.total(), 102);
+    }
+
+    #[test]
+    fn what_is_recorded_adds_up_and_is_taken_away_again() {
+        let once = each();
+        assert_eq!((once.discarded, once.unacknowledged, once.undelivered), (1_020, 102, 102));
+        let mut twice = once;
+        twice.add(&once);
+        assert_eq!(ALL.map(|ended| twice.ended.of(ended)), [6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28]);
+        assert_eq!((twice.discarded, twice.unacknowledged, twice.undelivered), (2_040, 204, 204));
+        let more = Snapshot { handed_over: 90, lingering: 7, lingering_acknowledged: 3, ..twice };
+        let since = more.since(&Snapshot { handed_over: 50, lingering: 20, ..once });
+        assert_eq!(since, Snapshot { handed_over: 40, lingering: 7, lingering_acknowledged: 3, ..once });
+    }
+
+    #[test]
+    fn what_is_not_known_to_have_arrived_is_undelivered() {
+        for (unacknowledged, undelivered, bytes) in [(Some(0), 0, 0), (Some(3), 1, 3), (None, 1, 0)] {
+            let mut snapshot = Snapshot::default();
+            let ended = Ended::PeerClosed;
+            snapshot.record(&Outcome { ended, discarded: 0, unacknowledged, elapsed: Duration::ZERO });
+            assert_eq!((snapshot.undelivered, snapshot.unacknowledged), (undelivered, bytes));
         }
     }
 }

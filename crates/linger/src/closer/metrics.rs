@@ -46,7 +46,7 @@ impl Collector for Closer {
             now.undelivered,
         )?;
         let bytes = Some(&Unit::Bytes);
-        counter("linger_discarded", "Received from peers and thrown away", bytes, now.discarded)?;
+        counter("linger_discarded", "Received from peers and discarded", bytes, now.discarded)?;
         counter("linger_unacknowledged", "Written and never acknowledged", bytes, now.unacknowledged)?;
         let how = "Closes by how they ended";
         let none = ConstCounter::new(0u64);

@@ -1,8 +1,9 @@
 //! Where the closer keeps its sockets: chunks of entries, chained into rings by their indices.
 //!
-//! A `Vec` would hold up to twice the memory after it has grown and copy everything to get there, a box each
-//! would cost an allocation a socket. The rings stand in for three more containers.
+//! A `Vec` holds up to twice the memory after it has grown and copies everything to get there; a box for each socket
+//! costs an allocation. The rings replace three more containers.
 
+use super::decide::{Buffer, FLOOD, buffer};
 use crate::machine::Core;
 use crate::socket::Socket;
 
@@ -10,7 +11,10 @@ use crate::socket::Socket;
 const CHUNK: usize = 128;
 
 /// No entry.
-pub(super) const NONE: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
+
+/// In no slot of the timer wheel.
+pub(super) const UNARMED: u16 = u16::MAX;
 
 /// The link of the timer's slot.
 pub(super) const TIMER: usize = 0;
@@ -27,14 +31,28 @@ pub(super) struct Entry {
     links: [Link; 3],
     /// Hash of the peer's address; 0 where it is not counted.
     pub(super) peer: u32,
-    /// The slot in which its timer is armed, or [`UNARMED`](super::wheel::UNARMED).
+    /// The slot in which its timer is armed, or [`UNARMED`].
     pub(super) slot: u16,
     pub(super) flags: Flags,
 }
 
 impl Entry {
     pub(super) fn new(core: Core, socket: Socket) -> Self {
-        Self { core, socket, links: [UNLINKED; 3], peer: 0, slot: super::wheel::UNARMED, flags: Flags(0) }
+        Self { core, socket, links: [UNLINKED; 3], peer: 0, slot: UNARMED, flags: Flags(0) }
+    }
+
+    /// Fits the receive buffer to what is still to be read.
+    pub(super) fn adjust_buffer(&mut self, bounded: bool) {
+        let known = self.flags.has(Flags::FLOODS);
+        let discarded = self.core.discarded();
+        match buffer(discarded, self.core.is_sated(), bounded, known) {
+            Buffer::Kept => {}
+            Buffer::Narrow => self.socket.narrow(),
+            Buffer::Batched => self.socket.batch_events(),
+        }
+        if discarded >= FLOOD {
+            self.flags.set(Flags::FLOODS);
+        }
     }
 }
 
@@ -85,6 +103,9 @@ enum Slot {
     Live(Entry),
     Free { next: u32 },
 }
+
+/// 96 bytes a lingering socket, of which three are for each of the peers and timers of the worst case.
+const _: () = assert!(size_of::<Slot>() <= 96);
 
 /// All entries, by index.
 #[derive(Debug)]
@@ -165,7 +186,7 @@ impl Slab {
     }
 }
 
-/// A ring of entries, by their links number `LINK`; the head is the first to be taken.
+/// A ring of entries, chained by one of their three links; the head is the first to be taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<const LINK: usize> {
     head: u32,
@@ -209,12 +230,12 @@ impl<const LINK: usize> Ring<LINK> {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(all(test, not(loom)))]
+pub(super) mod tests {
     use super::*;
     use crate::Policy;
 
-    fn entry() -> Entry {
+    pub(in crate::closer) fn entry() -> Entry {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         Entry::new(Core::new(&Policy::default(), 0), Socket::new(socket.into()).unwrap())
     }

@@ -264,7 +264,7 @@ fn a_duplicate_of_the_descriptor_does_no_harm() {
     let duplicate = server.try_clone().unwrap();
     let policy = Policy { grace: Duration::from_millis(10), ..patient() };
     assert_eq!(outcome(&closer, server, &policy).ended, Ended::Acknowledged);
-    // Events of the duplicate must not reach whoever has the place now.
+    // Events of the duplicate must not reach the next socket in its place.
     let (other, server) = pair();
     closer.close(server, &patient());
     let mut client = client;

@@ -1,13 +1,10 @@
 //! Timers in constant time: a wheel of seven levels of 64 slots, the finest about a millisecond wide.
 //!
 //! A timer far away stands in a coarse slot and comes out when that slot begins: early, never late by more
-//! than a tick. Whoever takes it out looks at the real deadline and arms it again, which is also how a
+//! than a tick. The worker then looks at the real deadline and arms it again, which is also how a
 //! deadline that has moved away is served without touching the wheel at every byte of progress.
 
-use super::slab::{Ring, Slab, TIMER};
-
-/// In no slot.
-pub(super) const UNARMED: u16 = u16::MAX;
+use super::slab::{Ring, Slab, TIMER, UNARMED};
 
 const LEVELS: usize = 7;
 const BITS: u32 = 6;
@@ -97,7 +94,7 @@ impl Wheel {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::slab::Entry;
     use super::*;

@@ -1,9 +1,7 @@
 //! The closer's thread: an edge-triggered epoll, a timer wheel, and the machine of each socket.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,21 +10,20 @@ use std::time::Duration;
 use linger_sys::Discarder;
 use rustix::event::{Timespec, epoll};
 
-use super::Watcher;
-use super::board::{Arrival, News, Orders, Shared, Watched, Work};
+use super::board::{Orders, Report, Shared, Work};
 use super::budget::{Budget, Throttle};
-use super::slab::{AGE, Entry, Flags, PEER, Ring, Slab};
-use super::wheel::{UNARMED, Wheel};
+use super::decide::{Fired, earliest, fired, is_emptied};
+use super::peers::Peers;
+use super::slab::{AGE, Entry, Flags, Ring, Slab, UNARMED};
+use super::watched::Watched;
+use super::wheel::Wheel;
+use super::{Arrival, Watcher};
 use crate::machine::{Action, Event};
 use crate::outcome::Outcome;
-use crate::socket::Socket;
 
 /// What one socket may discard before the next one has its turn: a flooding peer holds up the others for the
 /// time it takes to throw this away, some 30 us.
 const TURN: u64 = 512 << 10;
-
-/// Who has sent so much is flooding.
-const FLOOD: u64 = 1 << 20;
 
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
 const BATCH: usize = 256;
@@ -34,7 +31,7 @@ const BATCH: usize = 256;
 /// Room for arrivals that is kept for the next ones.
 const KEPT: usize = 64;
 
-/// The epoll's name for the alarm.
+/// The alarm's data in the epoll; no index of a socket.
 pub(super) const ALARM: u64 = u64::MAX;
 
 pub(super) struct Worker {
@@ -59,7 +56,7 @@ pub(super) struct Worker {
     /// The orders that have been carried out.
     orders: Orders,
     /// What is to be published.
-    news: News,
+    report: Report,
 }
 
 impl Worker {
@@ -78,42 +75,45 @@ impl Worker {
             throttle: Throttle::new(budget.discard_per_second),
             discarder: Discarder::new(),
             now: 0,
-            work: Work::default(),
+            work: Work::new(),
             orders: Orders::default(),
-            news: News::default(),
+            report: Report::default(),
         }
     }
 
     /// Works until the closer is dropped and the last socket has ended.
     pub(super) fn run(mut self) {
         let mut events = Box::new([const { MaybeUninit::<epoll::Event>::uninit() }; BATCH]);
-        loop {
-            self.now = self.shared.now();
-            self.shared.look(self.now, &mut self.news, &mut self.work);
-            let orders = self.work.orders;
-            if self.orders.deadline != orders.deadline {
-                self.hurry_all(orders.deadline);
-            }
-            self.orders = orders;
-            for _ in 0..orders.evict {
-                self.evict_one();
-            }
-            let (mut arrivals, mut watched) =
-                (std::mem::take(&mut self.work.arrivals), std::mem::take(&mut self.work.watched));
-            let taken = watched.drain(..).filter_map(Watched::take);
-            for arrival in arrivals.drain(..).chain(taken) {
-                self.admit(arrival);
-            }
-            if arrivals.capacity() <= KEPT {
-                self.work.arrivals = arrivals;
-            }
-            self.serve_timers();
-            self.serve_queue();
-            if orders.no_more && self.slab.len() == 0 {
-                return self.publish();
-            }
+        while self.turn() {
             self.await_events(&mut events[..]);
         }
+        self.publish();
+    }
+
+    /// Does what there is to do now, and says whether there is anything to wait for.
+    fn turn(&mut self) -> bool {
+        self.now = self.shared.clock().now();
+        self.shared.look(self.now, &mut self.report, &mut self.work);
+        let orders = self.work.orders;
+        if self.orders.deadline != orders.deadline {
+            self.hurry_all(orders.deadline);
+        }
+        self.orders = orders;
+        for _ in 0..orders.evict.min(self.slab.len()) {
+            self.evict_one();
+        }
+        let (mut arrivals, mut watched) =
+            (std::mem::take(&mut self.work.arrivals), std::mem::take(&mut self.work.watched));
+        let taken = watched.drain(..).filter_map(Watched::take);
+        for arrival in arrivals.drain(..).chain(taken) {
+            self.admit(arrival);
+        }
+        if arrivals.capacity() <= KEPT {
+            self.work.arrivals = arrivals;
+        }
+        self.serve_timers();
+        self.serve_queue();
+        !(orders.no_more && self.slab.len() == 0)
     }
 
     /// Takes a socket over, after making room for it.
@@ -121,9 +121,8 @@ impl Worker {
         let Arrival { socket, core, watcher } = arrival;
         let peer = match self.budget.sockets_per_peer {
             Some(most) => {
-                let peer = self.peers.hash(&socket);
-                while peer != 0 && self.peers.count(peer) >= most {
-                    let Some(victim) = self.peers.first(peer) else { break };
+                let peer = self.peers.hash(socket.peer());
+                while let Some(victim) = self.peers.to_evict(peer, most) {
                     self.evict(victim);
                 }
                 peer
@@ -148,8 +147,7 @@ impl Worker {
 
     /// Does what the machine asks for until it wants to wait, has ended, or has used up its turn.
     ///
-    /// `fresh` says that the epoll has just reported the socket and no end of it: whatever comes after that
-    /// report makes another.
+    /// `fresh`: epoll has just reported the socket readable and not closed; later data raises a new event.
     fn drive(&mut self, index: u32, mut turn: u64, fresh: bool) {
         let Self { slab, discarder, throttle, now, .. } = self;
         let Some(entry) = slab.get(index) else { return };
@@ -161,37 +159,25 @@ impl Worker {
                     if share == 0 {
                         return self.enqueue(index);
                     }
-                    let event = entry.socket.discard(discarder, share);
-                    if let Event::Discarded(bytes) = event {
-                        throttle.spend(bytes);
-                        turn -= bytes.min(turn);
-                        entry.core.on(event, *now);
-                        if entry.core.is_sated() {
-                            entry.socket.narrow();
-                        } else if entry.core.discarded() >= FLOOD && entry.flags.set(Flags::FLOODS) {
-                            if throttle.is_bounded() {
-                                entry.socket.narrow();
-                            } else {
-                                entry.socket.expect_flood();
+                    match entry.socket.discard(discarder, share) {
+                        event @ Event::Discarded(bytes) => {
+                            throttle.spend(bytes);
+                            turn = turn.saturating_sub(bytes);
+                            entry.core.on(event, *now);
+                            entry.adjust_buffer(throttle.is_bounded());
+                            if !is_emptied(fresh, bytes, share) {
+                                continue;
                             }
+                            Event::Empty
                         }
-                        // The kernel had no more than this, which needs no second call to be known.
-                        let all = fresh && bytes < share && bytes > linger_sys::SCRATCH;
-                        if !all {
-                            continue;
-                        }
-                        Event::Empty
-                    } else {
-                        event
+                        event => event,
                     }
                 }
                 Action::Measure => entry.socket.measure(),
                 Action::Wait { until } => match self.wait(index, until) {
                     Ok(()) => return,
-                    Err(error) => {
-                        // Without news of it nothing can be promised.
-                        return self.fail(index, error.into());
-                    }
+                    // Without events nothing can be promised.
+                    Err(error) => return self.fail(index, error.into()),
                 },
                 Action::Close { abort, outcome } => return self.end(index, abort, outcome),
             };
@@ -214,8 +200,8 @@ impl Worker {
     fn wait(&mut self, index: u32, until: u64) -> rustix::io::Result<()> {
         let Some(entry) = self.slab.get(index) else { return Ok(()) };
         if entry.flags.set(Flags::REGISTERED) {
-            // Edge-triggered with EPOLLOUT: the acknowledgement of the FIN is news (`tcp_rcv_state_process`).
-            // What has happened until now is reported at once.
+            // Edge-triggered with EPOLLOUT: the acknowledgement of the FIN raises an event
+            // (`tcp_rcv_state_process`). What has happened until now is reported at once.
             let mut interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
             if !entry.core.acknowledged() {
                 interest |= epoll::EventFlags::OUT;
@@ -226,14 +212,14 @@ impl Worker {
                 return Err(error);
             }
         }
-        // A deadline that moves away is noticed when the timer comes out; one that comes nearer is not.
+        // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
         let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
         let rearm = nearer || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
         if nearer {
             self.pending.remove(&mut self.slab, index);
             self.acknowledged.push_back(&mut self.slab, index);
             self.peers.prefer(&mut self.slab, index);
-            self.news.acknowledged += 1;
+            self.report.acknowledged += 1;
         }
         if rearm {
             if let Some(entry) = self.slab.get(index) {
@@ -247,18 +233,18 @@ impl Worker {
     fn serve_timers(&mut self) {
         while let Some(index) = self.wheel.pop(&mut self.slab, self.now) {
             let Some(entry) = self.slab.get(index) else { continue };
-            if entry.flags.has(Flags::QUEUED) && self.now < entry.core.end() {
-                // It has something to read and waits for its turn: that is no silence.
-                entry.flags.set(Flags::FAR);
-                let end = entry.core.end();
-                self.wheel.arm(&mut self.slab, index, end);
-            } else if self.now < entry.core.patience() {
-                let until = entry.core.patience();
-                self.wheel.arm(&mut self.slab, index, until);
-            } else {
-                // Progress that gave no event, an acknowledgement of a part, is looked for first.
-                entry.core.on(Event::Woken, self.now);
-                self.drive(index, TURN, false);
+            let (end, patience) = (entry.core.end_at(), entry.core.patience());
+            match fired(self.now, entry.flags.has(Flags::QUEUED), end, patience) {
+                Fired::UntilItsEnd => {
+                    entry.flags.set(Flags::FAR);
+                    self.wheel.arm(&mut self.slab, index, end);
+                }
+                Fired::Again => self.wheel.arm(&mut self.slab, index, patience),
+                Fired::Due => {
+                    // An acknowledgement of a part raises no event: it is looked for before giving up.
+                    entry.core.on(Event::Woken, self.now);
+                    self.drive(index, TURN, false);
+                }
             }
         }
     }
@@ -282,14 +268,8 @@ impl Worker {
     }
 
     fn await_events(&mut self, events: &mut [MaybeUninit<epoll::Event>]) {
-        let mut until = self.wheel.next();
-        if !self.queue.is_empty() {
-            let turn = self.throttle.refilled();
-            until = Some(until.map_or(turn, |timer| timer.min(turn)));
-        }
-        if let Some(next) = self.work.next {
-            until = Some(until.map_or(next, |timer| timer.min(next)));
-        }
+        let turn = (!self.queue.is_empty()).then(|| self.throttle.refilled());
+        let until = earliest([self.wheel.next(), turn, self.work.next]);
         self.publish();
         let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(self.now)));
         let timeout =
@@ -299,23 +279,23 @@ impl Worker {
             // Interrupted: the next turn asks again.
             Err(_) => return,
         };
-        self.now = self.shared.now();
+        self.now = self.shared.clock().now();
         for event in got {
             let data = event.data.u64();
             if data == ALARM {
                 continue;
             }
-            // A stale event for an index that was given anew wakes a socket for nothing, no more.
+            // A stale event for a reused index causes one spurious wake-up.
             let index = data as u32;
             let Some(entry) = self.slab.get(index) else { continue };
             let flags = event.flags;
             let over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             // Before the end of the stream the next read tells of a reset; after it nothing is read any more.
-            let news = match over && entry.core.end_of_stream() && entry.socket.is_dead() {
+            let seen = match over && entry.core.end_of_stream() && entry.socket.is_dead() {
                 true => entry.socket.pending().unwrap_or(Event::Reset),
                 false => Event::Woken,
             };
-            entry.core.on(news, self.now);
+            entry.core.on(seen, self.now);
             self.drive(index, TURN, !over && !flags.contains(epoll::EventFlags::RDHUP));
         }
     }
@@ -367,7 +347,8 @@ impl Worker {
         let (flags, peer) = (entry.flags, entry.peer);
         if flags.has(Flags::ACKNOWLEDGED) {
             self.acknowledged.remove(&mut self.slab, index);
-            self.news.acknowledged -= 1;
+            debug_assert!(self.report.acknowledged > 0, "the acknowledged are counted wrongly");
+            self.report.acknowledged -= 1;
         } else {
             self.pending.remove(&mut self.slab, index);
         }
@@ -383,103 +364,22 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        self.shared.publish(&mut self.shared.lock(), &mut self.news);
+        self.shared.publish(&mut self.report);
     }
 
     fn record(&mut self, outcome: Outcome, watcher: Option<Watcher>) {
-        self.news.done.record(&outcome);
-        #[cfg(feature = "tracing")]
-        trace(&outcome);
+        self.report.done.record(&outcome);
+        outcome.trace();
         if let Some(watcher) = watcher {
-            // Whoever hears of it finds it counted.
+            // Whoever is told of an end finds it counted.
             self.publish();
             // A watcher that panics costs its own report, not everybody's close.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));
         }
-        self.news.reported += 1;
+        self.report.reported += 1;
     }
 }
 
-/// How many linger for each peer, and who they are.
-///
-/// Peers are known by a keyed hash of 32 bits: two that collide share a budget, which a peer cannot bring about.
-#[derive(Default)]
-struct Peers {
-    key: std::hash::RandomState,
-    of: HashMap<u32, (Ring<PEER>, u32)>,
-}
-
-impl Peers {
-    /// 0 for a peer without an address.
-    fn hash(&self, socket: &Socket) -> u32 {
-        let Some(address) = rustix::net::getpeername(socket.as_fd())
-            .ok()
-            .flatten()
-            .and_then(|address| SocketAddr::try_from(address).ok())
-        else {
-            return 0;
-        };
-        let whom = match address.ip().to_canonical() {
-            IpAddr::V4(address) => u64::from(u32::from(address)),
-            // The host part is the peer's to choose.
-            IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
-        };
-        (self.key.hash_one(whom) as u32).max(1)
-    }
-
-    fn count(&self, peer: u32) -> usize {
-        self.of.get(&peer).map_or(0, |(_, count)| *count as usize)
-    }
-
-    /// Whom to evict first of this peer's.
-    fn first(&self, peer: u32) -> Option<u32> {
-        self.of.get(&peer).and_then(|(ring, _)| ring.head())
-    }
-
-    fn enter(&mut self, slab: &mut Slab, index: u32, peer: u32) {
-        if peer == 0 {
-            return;
-        }
-        let (ring, count) = self.of.entry(peer).or_insert((Ring::EMPTY, 0));
-        ring.push_back(slab, index);
-        *count += 1;
-        if let Some(entry) = slab.get(index) {
-            entry.peer = peer;
-        }
-    }
-
-    /// Puts one whose peer has everything before its fellows.
-    fn prefer(&mut self, slab: &mut Slab, index: u32) {
-        let Some(entry) = slab.get(index) else { return };
-        if let Some((ring, _)) = self.of.get_mut(&entry.peer) {
-            ring.remove(slab, index);
-            ring.push_front(slab, index);
-        }
-    }
-
-    fn leave(&mut self, slab: &mut Slab, index: u32, peer: u32) {
-        let Some((ring, count)) = self.of.get_mut(&peer) else { return };
-        ring.remove(slab, index);
-        *count -= 1;
-        if *count == 0 {
-            self.of.remove(&peer);
-            if self.of.is_empty() {
-                self.of.shrink_to_fit();
-            }
-        }
-    }
-}
-
-/// Tells of an end: at `debug`, or at `warn` where bytes may be lost and nobody wanted that.
-#[cfg(feature = "tracing")]
-pub(super) fn trace(outcome: &Outcome) {
-    use crate::outcome::Ended;
-    let Outcome { ended, discarded, unacknowledged, elapsed } = *outcome;
-    let elapsed = elapsed.as_secs_f64();
-    let meant = matches!(ended, Ended::Aborted | Ended::Unwaited | Ended::PeerClosed);
-    if outcome.delivered() || meant {
-        tracing::debug!(target: "linger", %ended, discarded, unacknowledged, elapsed, "connection ended");
-    } else {
-        tracing::warn!(target: "linger", %ended, discarded, unacknowledged, elapsed, "the peer may have lost data");
-    }
-}
+#[cfg(all(test, not(loom)))]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -34,8 +34,8 @@
 //!
 //! | CPU seconds a discarded GB | |
 //! |---|---|
-//! | closer (`MSG_TRUNC`, arrivals in lots of 256 KiB) | 0.025 |
-//! | the same without lots (`SO_RCVLOWAT` unset) | 0.11 |
+//! | closer (`MSG_TRUNC`, a wake-up for 256 KiB) | 0.025 |
+//! | the same with a wake-up for each segment (`SO_RCVLOWAT` unset) | 0.11 |
 //! | reads of 4 KiB, nginx | 0.39 |
 //! | reads of 512 bytes, httpd prefork | 0.87 |
 //!
@@ -56,5 +56,5 @@
 //!
 //! # Not waking at once
 //!
-//! Whoever hands a socket over sends its FIN; the rest is done by a thread that looks every 3 ms while it is busy.
-//! By then most peers have closed, and one look ends the matter. A thread that sleeps is woken.
+//! The caller that hands a socket over sends its FIN; a thread does the rest and looks every 3 ms while it is busy.
+//! By then most peers have closed, and one look ends the close. A thread that sleeps is woken.

@@ -14,10 +14,16 @@
 //!
 //! # What a close does
 //!
-//! It sends a FIN after the last byte written, reads and throws away what the peer still sends, and closes when
+//! It sends a FIN after the last byte written, reads and discards what the peer still sends, and closes when
 //! the peer has closed, or has acknowledged everything and been silent for `grace`, or a bound of the
 //! [`Policy`](crate::Policy) has run out (RFC 9112 section 9.6). The [`Outcome`](crate::Outcome) says which of
 //! these it was and whether every byte was acknowledged.
+//!
+//! # Prefork servers
+//!
+//! Threads do not survive a `fork`. [`Closer::global`](crate::Closer::global), and with it each adapter for which
+//! no closer was named, gives every process a closer of its own. A closer that a worker has from its parent closes at
+//! once what it is given there: half-closed, emptied once. So make it after the fork.
 //!
 //! # At the end of the process
 //!

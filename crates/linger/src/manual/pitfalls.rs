@@ -55,8 +55,8 @@
 //! meets `close_notify` fails with `EIO`. *Drain below TLS; take `EIO` for the end.*
 //!
 //! **17. A second holder of the descriptor.** `dup`, `fork` and `SCM_RIGHTS` share the connection: a `close()` of one
-//! ends nothing, and its registration in an epoll lives on and reports events for a number that is somebody
-//! else's by then. *The half-close works whoever holds it; the closer deregisters before it closes.*
+//! ends nothing, and its registration in an epoll lives on and reports events for an fd that is another
+//! connection's by then. *The half-close works whoever holds it; the closer deregisters before it closes.*
 //!
 //! **18. Looking only at TCP, and only at resets.** An AF_UNIX stream closed with unread data gives its peer
 //! `ECONNRESET`, too. And resets from FIN_WAIT2 or TIME_WAIT mini-sockets have no `TCPAbort` counter: watch

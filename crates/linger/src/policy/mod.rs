@@ -185,7 +185,7 @@ pub struct InvalidPolicy {
     pub reason: &'static str,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -209,5 +209,45 @@ mod tests {
         for (policy, field) in cases {
             assert_eq!(policy.validate().unwrap_err().field, field, "{policy:?}");
         }
+    }
+
+    #[test]
+    fn the_bounds_of_a_policy_are_bounds() {
+        let good =
+            Policy { idle: Duration::from_secs(1), grace: Duration::from_secs(1), ..Policy::default() };
+        // Each at its bound, and one step past it.
+        for (policy, is_good) in [
+            (Policy { total: LONGEST, ..good }, true),
+            (Policy { total: LONGEST + Duration::from_nanos(1), ..good }, false),
+            (Policy { total: good.idle, ..good }, true),
+            (Policy { total: good.idle - Duration::from_nanos(1), ..good }, false),
+            (Policy { grace: good.total, ..good }, true),
+            (Policy { grace: good.total + Duration::from_nanos(1), ..good }, false),
+            (Policy { idle: good.total, ..good }, true),
+            (Policy { grace: Duration::ZERO, ..good }, true),
+            (Policy { max_discard: Some(1), ..good }, true),
+        ] {
+            assert_eq!(policy.validate().is_ok(), is_good, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn what_ships_is_what_it_is_named_after() {
+        let seconds =
+            |policy: Policy| [policy.idle, policy.grace, policy.total].map(|time| time.as_secs_f64());
+        assert_eq!(seconds(Policy::default()), [5.0, 0.5, 30.0]);
+        assert_eq!(seconds(Policy::nginx()), [5.0, 5.0, 30.0]);
+        assert_eq!(seconds(Policy::httpd()), [2.0, 2.0, 30.0]);
+        assert_eq!(seconds(Policy::short()), [2.0, 0.5, 2.0]);
+        for (policy, mode) in [
+            (Policy::default(), Mode::Linger),
+            (Policy::nginx(), Mode::Linger),
+            (Policy::short(), Mode::Linger),
+            (Policy::none(), Mode::None),
+            (Policy::abort(), Mode::Abort),
+        ] {
+            assert_eq!((policy.mode, policy.at_limit, policy.max_discard), (mode, AtLimit::Close, None));
+        }
+        assert_eq!(LONGEST.as_secs(), 86_400);
     }
 }

@@ -56,7 +56,7 @@ impl TryFrom<Written> for Policy {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

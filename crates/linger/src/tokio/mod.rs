@@ -93,7 +93,7 @@ pub fn close<S: Stream>(stream: S, policy: &Policy) -> impl Future<Output = Outc
 /// the background. So a task that returns early, panics, or is cancelled with its runtime loses nothing that
 /// was written. (What a program buffers above the stream, a `BufWriter` or TLS, must be flushed by a shutdown.)
 ///
-/// After a shutdown reads report the end of the stream: what the peer still sends is thrown away. A protocol
+/// After a shutdown reads report the end of the stream: what the peer still sends is discarded. A protocol
 /// that half-closes and goes on reading (`tokio::io::copy_bidirectional` does) must not shut this stream down.
 ///
 /// ```no_run
@@ -176,7 +176,7 @@ impl<S: Stream> Lingering<S> {
             Detached::Always => true,
             Detached::Never => false,
             #[cfg(feature = "axum")]
-            Detached::UntilSet(flag) => !flag.load(std::sync::atomic::Ordering::Acquire),
+            Detached::UntilSet(flag) => !flag.load(std::sync::atomic::Ordering::Relaxed),
         }
     }
 
@@ -216,7 +216,7 @@ impl<S: Stream> Lingering<S> {
         self.instead.get_or_init(Arc::default).clone()
     }
 
-    /// How it is to end after all.
+    /// The policy by which it is to be ended.
     fn last_policy(&self) -> Policy {
         self.instead.get().and_then(|instead| instead.get()).copied().unwrap_or(self.policy)
     }
@@ -232,7 +232,7 @@ impl<S: Stream> Drop for Lingering<S> {
         if let State::Open(stream) = std::mem::replace(&mut self.state, State::Closed(None)) {
             // A descriptor that the runtime does not give back was closed by it: nothing is left to do.
             if let Ok(fd) = stream.into_fd() {
-                hand_over(self.closer.as_ref(), fd, &policy, None);
+                hand_over(self.closer.as_ref(), fd, &policy);
             }
         }
     }

@@ -23,12 +23,12 @@ impl Namespace {
     /// `EPERM` without CAP_SYS_ADMIN over the present user namespace, `ENOSPC` at `user.max_net_namespaces`.
     pub fn new() -> io::Result<Self> {
         let made = thread::scope(|scope| {
-            let maker = scope.spawn(|| -> io::Result<OwnedFd> {
+            let maker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<OwnedFd> {
                 // SAFETY: CLONE_NEWNET concerns this short-lived thread alone and no descriptor or memory.
                 unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
                 net::up("lo")?;
                 Ok(File::open("/proc/thread-self/ns/net")?.into())
-            });
+            })?;
             join(maker.join())
         })?;
         Ok(Self { fd: Some(made) })
@@ -57,10 +57,10 @@ impl Namespace {
     /// `EPERM` where the process may not enter the namespace.
     pub fn run<R: Send>(&self, task: impl FnOnce() -> R + Send) -> io::Result<R> {
         thread::scope(|scope| {
-            let worker = scope.spawn(|| -> io::Result<R> {
+            let worker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<R> {
                 enter(self.descriptor())?;
                 Ok(task())
-            });
+            })?;
             join(worker.join())
         })
     }

@@ -1,8 +1,8 @@
-//! Reads ahead of whoever looks at the packets, block after block.
+//! Reads a capture in blocks, ahead of the consumer that looks at the packets.
 //!
-//! A stream is read by a thread of its own, so that decompressing, or the kernel's copy, has a core of its own. A
-//! file is read by that thread and by the consumer itself, whenever it would have to wait: copying takes about as
-//! long as looking, and so neither core idles.
+//! A second thread reads a stream, so that decompression, or the kernel's copy, runs on another core. A file is read
+//! by that thread, and by the consumer itself whenever it would wait: copying takes about as long as looking at the
+//! packets, so neither core idles.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,15 +10,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How much is read at once: enough to make a system call and a lock cheap, little enough for a second-level cache.
+/// Bytes in a block: enough to make a system call and a lock cheap, few enough for a second-level cache.
 const BLOCK: usize = 128 << 10;
-/// How many blocks there are, for two threads that do not run evenly; with 4 one of them waits a tenth of the time.
+/// The number of blocks, for two threads of uneven speed. With 4, one of them waits a tenth of the time.
 const BLOCKS: usize = 12;
-/// Room before a block for the beginning of a record that ends in it: with it, only the piece of a record that
-/// stands across two blocks is copied.
+/// Room before a block for the start of a record that ends in it. Only records that cross two blocks are copied.
 const HEADROOM: usize = 64 << 10;
 
-/// A piece of a capture.
+/// A block of a capture.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) bytes: Vec<u8>,
@@ -33,7 +32,7 @@ impl Block {
         Self { bytes: vec![0; HEADROOM + BLOCK], start: HEADROOM, end: HEADROOM }
     }
 
-    /// Reads a file's block; answers whether it is whole, which the last one is not.
+    /// Reads a file's block. Returns whether it is full; the last one is not.
     fn read_at(&mut self, file: &File, number: u64) -> io::Result<bool> {
         (self.start, self.end) = (HEADROOM, HEADROOM);
         while self.end < self.bytes.len() {
@@ -48,8 +47,7 @@ impl Block {
         Ok(self.end == self.bytes.len())
     }
 
-    /// Takes what a stream gives at once: who watches a pipe does not wait until a block is full. Answers whether
-    /// that was anything.
+    /// Takes what a stream has at once: a live pipe is shown before a block is full. Returns whether there were bytes.
     fn read(&mut self, stream: &mut impl Read) -> io::Result<bool> {
         self.start = HEADROOM;
         self.end = loop {
@@ -63,31 +61,31 @@ impl Block {
     }
 }
 
-/// What the two threads share.
+/// The state that both threads share.
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// A block has been read, or given back, or the consumer is gone.
+    /// A block was read or returned, or the consumer is gone.
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The blocks from the next to be looked at on; `None` while somebody reads it.
+    /// The blocks, from the next one for the consumer on. `None` while a thread reads it.
     ahead: VecDeque<Option<io::Result<Block>>>,
-    /// The number of the first of them.
+    /// The number of the first block.
     first: u64,
     spare: Vec<Block>,
     /// How many threads wait for a change.
     waiting: u32,
-    /// Nothing is to be read any more: the end was met, or the consumer is gone.
+    /// No more is to be read: the input has ended, or the consumer is gone.
     over: bool,
-    /// Somebody wants no more of it, whatever has been read.
+    /// A stop was requested.
     stopped: bool,
 }
 
 impl State {
-    /// Takes on to read the next block.
+    /// Claims the next block for reading.
     fn claim(&mut self) -> Option<(u64, Block)> {
         if self.over {
             return None;
@@ -97,7 +95,7 @@ impl State {
         Some((self.first + self.ahead.len() as u64 - 1, block))
     }
 
-    /// Hands a block in; `more` tells whether it is not the last one.
+    /// Stores a block that was read. `more` is false for the last one.
     fn deliver(&mut self, number: u64, block: Block, more: io::Result<bool>) {
         let Some(at) = number.checked_sub(self.first).map(|at| at as usize) else { return };
         if !matches!(more, Ok(true)) {
@@ -124,7 +122,7 @@ impl Shared {
         state
     }
 
-    /// Wakes the other thread if it waits; a system call that is seldom needed.
+    /// Wakes the other thread if it waits. The system call is seldom needed.
     fn announce(&self, state: &State) {
         if state.waiting > 0 {
             self.changed.notify_all();
@@ -151,7 +149,7 @@ impl Shared {
     }
 }
 
-/// Tells the consumer, who would wait for ever, that the thread has panicked: a decompressor may.
+/// Tells the consumer, which would wait for ever, that the thread has panicked. A decompressor may panic.
 struct Fallen<'a>(&'a Shared);
 
 impl Drop for Fallen<'_> {
@@ -172,7 +170,8 @@ impl Drop for Fallen<'_> {
 pub struct Stopper(Arc<Shared>);
 
 impl Stopper {
-    /// Ends it. What the reader has at hand it still gives; a thread that waits for a silent pipe is left to it.
+    /// Ends the input. The reader still returns the packets it has in memory. A thread that waits for a silent pipe
+    /// keeps waiting.
     pub fn stop(&self) {
         let mut state = self.0.lock();
         (state.over, state.stopped) = (true, true);
@@ -180,11 +179,11 @@ impl Stopper {
     }
 }
 
-/// The consumer's end. The thread ends with its input, or once this is dropped.
+/// The consumer's end. The thread ends with its input, or when this is dropped.
 #[derive(Debug)]
 pub(super) struct Ahead {
     shared: Arc<Shared>,
-    /// What the consumer helps to read.
+    /// The file, where the consumer helps to read it.
     file: Option<Arc<File>>,
 }
 
@@ -193,7 +192,7 @@ impl Ahead {
         Self::begin(None, move |_, block| block.read(&mut stream))
     }
 
-    /// `file` must be able to read at an offset; it is read from its beginning.
+    /// `file` must support reads at an offset. It is read from its beginning.
     pub(super) fn of_file(file: File) -> io::Result<Self> {
         let file = Arc::new(file);
         Self::begin(Some(file.clone()), move |number, block| block.read_at(&file, number))
@@ -251,7 +250,7 @@ impl Ahead {
         Stopper(self.shared.clone())
     }
 
-    /// Gives a block back to be filled again.
+    /// Returns a block to be filled again.
     pub(super) fn give_back(&self, mut block: Block) {
         if block.bytes.len() != HEADROOM + BLOCK {
             block = Block::empty();

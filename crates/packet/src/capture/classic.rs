@@ -6,7 +6,7 @@ use crate::LinkType;
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// Written by a patched libpcap of old Linux distributions: records have eight more bytes of header.
+/// The magic number of a patched libpcap of old Linux distributions, whose record headers have eight more bytes.
 const PATCHED: u32 = 0xa1b2_cd34;
 
 #[derive(Debug)]
@@ -63,7 +63,8 @@ impl Header {
         Ok(self.whole(source.behind(length)).map(|(_, packet)| Packet { frame: *frame, ..packet }))
     }
 
-    /// The packet `bytes` begin with, and the length of its record, where they hold it whole; not yet numbered.
+    /// The packet at the start of `bytes`, without its number, and the length of its record. `None` where the record is
+    /// not whole.
     #[inline(always)]
     pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
         let header = bytes.get(..self.record_header)?;

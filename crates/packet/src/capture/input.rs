@@ -19,7 +19,7 @@ type Input = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 /// are recognised by their first bytes.
 ///
 /// # Errors
-/// [`ReadError`]: it cannot be opened, is empty, or is no capture.
+/// [`ReadError`]: the file cannot be opened, is empty, or is no capture.
 pub fn open(path: &Path) -> Result<Reader, ReadError> {
     let io = |source| ReadError::Io { offset: 0, source };
     let mut input: Box<dyn Read + Send> = if path == Path::new("-") {
@@ -63,10 +63,10 @@ fn is_zstd(first: [u8; 4]) -> bool {
     matches!(u32::from_le_bytes(first), 0xfd2f_b528 | 0x184d_2a50..=0x184d_2a5f)
 }
 
-/// A compressed stream whose next frame's magic number can be looked at and put back.
+/// A compressed stream that can put back the magic number of its next frame.
 struct Frames {
     magic: [u8; 4],
-    /// How many bytes of `magic`, its last ones, are to be read again.
+    /// How many of the last bytes of `magic` are to be read again.
     unread: usize,
     input: BufReader<Input>,
 }
@@ -82,7 +82,7 @@ impl Read for Frames {
     }
 }
 
-/// Every frame of a zstd stream; the library's decoder ends with the first.
+/// All frames of a zstd stream. The library's decoder ends after the first.
 enum Zstd {
     Between(Frames),
     Inside(Box<StreamingDecoder<Frames, FrameDecoder>>),

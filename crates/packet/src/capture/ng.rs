@@ -1,4 +1,4 @@
-//! pcapng files (draft-ietf-opsawg-pcapng): sections, interfaces, packets; other blocks are stepped over.
+//! pcapng files (draft-ietf-opsawg-pcapng): sections, interfaces and packets. Other blocks are skipped.
 
 use super::source::Source;
 use super::{MAX_PACKET, Order, Packet, ReadError};
@@ -9,7 +9,7 @@ const INTERFACE_DESCRIPTION: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
-/// Interfaces of a section beyond this many are damage, not a machine.
+/// Limit of interfaces in a section. More are taken for damage.
 const MAX_INTERFACES: usize = 65_536;
 /// A packet's block: fixed fields, the packet, and options of at most 64 KiB each.
 const MAX_BLOCK: usize = MAX_PACKET + (256 << 10);
@@ -138,7 +138,8 @@ impl Section {
         }
     }
 
-    /// The packet `bytes` begin with, and the length of its block, where they hold it whole; not yet numbered.
+    /// The packet at the start of `bytes`, without its number, and the length of its block. `None` where the block is
+    /// not whole.
     #[inline(always)]
     pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
         let header = bytes.first_chunk::<12>()?;
@@ -232,7 +233,7 @@ impl Section {
     }
 }
 
-/// Where in a block a packet stands.
+/// The position of a packet in its block.
 struct Place {
     time: u64,
     link: LinkType,

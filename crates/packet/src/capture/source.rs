@@ -1,9 +1,9 @@
-//! Where a capture's bytes come from: a stream with a buffer, or memory that holds them all.
+//! The sources of a capture's bytes: a buffered stream, or memory that holds all of them.
 
 use super::ReadError;
 use super::ahead::{Ahead, Block, Stopper};
 
-/// A place to read records from, without copying each.
+/// A source of records that need not be copied.
 ///
 /// Only this crate implements it.
 pub trait Source: sealed::Sealed {
@@ -12,16 +12,16 @@ pub trait Source: sealed::Sealed {
     /// The next `length` bytes, or as many as there are before the end.
     #[doc(hidden)]
     fn peek(&mut self, length: usize) -> Result<&[u8], ReadError>;
-    /// Steps over `length` bytes that a peek has shown.
+    /// Skips `length` bytes that a peek has shown.
     #[doc(hidden)]
     fn consume(&mut self, length: usize);
-    /// `length` bytes that an earlier peek has shown, counted back from the place reached.
+    /// `length` bytes that an earlier peek has shown, the last ones before the current position.
     #[doc(hidden)]
     fn behind(&self, length: usize) -> &[u8];
-    /// The bytes that are in memory, and how far they have been stepped over.
+    /// The bytes in memory, and the current position in them.
     #[doc(hidden)]
     fn at_hand(&mut self) -> (&[u8], &mut usize);
-    /// Steps over bytes without keeping them; false where the capture ends before.
+    /// Skips bytes. False where the capture ends before.
     #[doc(hidden)]
     fn skip(&mut self, length: u64) -> Result<bool, ReadError>;
 
@@ -47,7 +47,7 @@ mod sealed {
     impl Sealed for super::Memory<'_> {}
 }
 
-/// A capture that is in memory as a whole.
+/// A capture that is wholly in memory.
 #[derive(Debug)]
 pub struct Memory<'a> {
     bytes: &'a [u8],
@@ -90,11 +90,11 @@ impl Source for Memory<'_> {
     }
 }
 
-/// A capture that is read ahead, in blocks.
+/// A capture that is read ahead in blocks.
 ///
-/// Reading copies, where mapping a file would not, and is as fast here: two cores share the copying, and the
-/// headers are looked at while they are in a cache. A file that is cut short meanwhile, as rotation does with
-/// captures, ends early instead of killing the process with SIGBUS.
+/// Reading copies, which mapping the file would not. It is as fast here: two cores share the copying, and headers are
+/// parsed while they are in a cache. A file that is truncated meanwhile, as by rotation, ends early, where a mapped
+/// one would kill the process with SIGBUS.
 #[derive(Debug)]
 pub struct Stream {
     ahead: Ahead,
@@ -128,7 +128,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Puts what is left of this block before the next one; a record larger than that allows is put together.
+    /// Moves the rest of this block in front of the next one. A record too large for that is assembled in a buffer.
     fn append(&mut self, mut next: Block) {
         let block = &mut self.block;
         self.come += (next.end - next.start) as u64;

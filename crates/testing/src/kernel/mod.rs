@@ -27,29 +27,53 @@ pub fn allocated() -> usize {
     info.uordblks + info.hblkhd
 }
 
-/// Makes a system call fail for a command and all it starts, as a container's profile does: one of `seccomp` (with
-/// flags only), `pidfd_open`, `pidfd_getfd` and `process_vm_readv`.
+/// Makes a system call fail for a command and all it starts, as a container's profile or a machine without resources
+/// does: `seccomp` (with flags only), those that create files (`create`) and the stacks of threads (`stack`), those
+/// that make threads and processes (`clone`), and others by their names.
 ///
 /// # Panics
 /// For another call, and where this architecture is unknown to the filter's compiler.
 pub fn refuse(command: &mut Command, call: &str, error: Errno) {
-    let with_flags = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0);
-    let with_flags = SeccompRule::new(vec![with_flags.expect("an argument's number below 6")]);
-    let (call, when) = match call {
-        "seccomp" => (libc::SYS_seccomp, vec![with_flags.expect("one condition")]),
-        "pidfd_open" => (libc::SYS_pidfd_open, vec![]),
-        "pidfd_getfd" => (libc::SYS_pidfd_getfd, vec![]),
-        "process_vm_readv" => (libc::SYS_process_vm_readv, vec![]),
+    // The C library reserves the stack of a thread without access, then opens all of it but the guard.
+    const NO_ACCESS: u32 = libc::PROT_NONE as u32;
+    // As std and tempfile create files.
+    const TRUNCATED: u32 = (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC) as u32;
+    const EXCLUSIVE: u32 = (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC) as u32;
+    let rules = match call {
+        "seccomp" => vec![(libc::SYS_seccomp, vec![argument(1, SeccompCmpOp::Ne, 0)])],
+        "stack" => vec![(libc::SYS_mmap, vec![argument(2, SeccompCmpOp::Eq, NO_ACCESS)])],
+        "create" => {
+            let flags = [TRUNCATED, EXCLUSIVE].map(|flags| argument(2, SeccompCmpOp::Eq, flags));
+            vec![(libc::SYS_openat, flags.into())]
+        }
+        "clone" => vec![(libc::SYS_clone, vec![]), (libc::SYS_clone3, vec![])],
+        "pidfd_open" => vec![(libc::SYS_pidfd_open, vec![])],
+        "pidfd_getfd" => vec![(libc::SYS_pidfd_getfd, vec![])],
+        "process_vm_readv" => vec![(libc::SYS_process_vm_readv, vec![])],
+        "socket" => vec![(libc::SYS_socket, vec![])],
+        "socketpair" => vec![(libc::SYS_socketpair, vec![])],
+        "bind" => vec![(libc::SYS_bind, vec![])],
+        "listen" => vec![(libc::SYS_listen, vec![])],
+        "epoll_create1" => vec![(libc::SYS_epoll_create1, vec![])],
+        "eventfd2" => vec![(libc::SYS_eventfd2, vec![])],
+        "pipe2" => vec![(libc::SYS_pipe2, vec![])],
+        "perf_event_open" => vec![(libc::SYS_perf_event_open, vec![])],
+        "unshare" => vec![(libc::SYS_unshare, vec![])],
         other => panic!("{other} is not among the calls"),
     };
     let refusal = SeccompAction::Errno(error.raw_os_error().unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
-    let filter =
-        SeccompFilter::new(BTreeMap::from([(call, when)]), SeccompAction::Allow, refusal, architecture);
-    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter of one call");
+    let filter = SeccompFilter::new(BTreeMap::from_iter(rules), SeccompAction::Allow, refusal, architecture);
+    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter of few calls");
     let install = move || seccompiler::apply_filter(&program).map_err(io::Error::other);
     // SAFETY: it makes system calls only: no allocation and no lock between fork and exec.
     unsafe { command.pre_exec(install) };
+}
+
+/// The uses of a call by the low half of one argument, counted from 0.
+fn argument(number: u8, relation: SeccompCmpOp, value: u32) -> SeccompRule {
+    let condition = SeccompCondition::new(number, SeccompCmpArgLen::Dword, relation, value.into());
+    SeccompRule::new(vec![condition.expect("an argument's number below 6")]).expect("one condition")
 }
 
 /// Lets the calling thread run only while nobody else wants its processor (`SCHED_IDLE`, `sched(7)`).

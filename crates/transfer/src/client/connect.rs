@@ -49,6 +49,7 @@ impl Client {
         match addresses {
             Ok(addresses) => {
                 for address in addresses {
+                    tracing::debug!(%address, "connects");
                     match connect(address, self.options.connect_timeout, &self.cancel) {
                         Ok(stream) => return self.transport(stream, address),
                         Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),

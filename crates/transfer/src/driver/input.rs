@@ -7,7 +7,7 @@ use rustix::event::PollFlags;
 
 use super::{BUFFER, DIRECT, Event, GLANCE, Session, eof};
 use crate::error::Error;
-use crate::machine::Verdict;
+use crate::machine::Disposal;
 use crate::wire::{self, HEADER, Header, Kind, PREFACE, read_reason};
 
 impl Session {
@@ -54,13 +54,13 @@ impl Session {
             if is_data {
                 self.bulk = length >= DIRECT;
                 (self.payload, self.payload_stream) = (length, stream);
-                if verdict == Verdict::Drop {
+                if verdict == Disposal::Drop {
                     self.drop_payload()?;
                     continue;
                 }
                 return Ok(Some(Event::Data { stream, length }));
             }
-            if verdict == Verdict::Drop {
+            if verdict == Disposal::Drop {
                 continue;
             }
             match header.kind {

@@ -19,10 +19,10 @@ fn sealed(kind: u8, stream: u16, length: u32) -> [u8; crate::wire::HEADER] {
 fn a_stream_lives_from_open_to_both_finishes() {
     let mut machine = Machine::new(Role::Responder, Limits::default());
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
-    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Disposal::Deliver));
     assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Err(Violation::BadStream(1)));
     assert_eq!(machine.arrived(frame(Kind::Open, 2, 0)), Err(Violation::BadStream(2)));
-    assert_eq!(machine.arrived(frame(Kind::Finish, 1, 0)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Finish, 1, 0)), Ok(Disposal::Deliver));
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
     assert!(machine.sendable(1).is_some());
     assert!(machine.finish(1));
@@ -35,8 +35,8 @@ fn frames_that_cross_a_cancel_are_dropped() {
     let mut machine = Machine::new(Role::Responder, Limits::default());
     machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
     assert!(machine.cancel(1));
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 9)), Ok(Verdict::Drop));
-    assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Verdict::Drop));
+    assert_eq!(machine.arrived(frame(Kind::Data, 1, 9)), Ok(Disposal::Drop));
+    assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Disposal::Drop));
 }
 
 /// Takes data in pieces of 64 KiB, each `step` after the one before; returns the credit that was given.
@@ -44,7 +44,7 @@ fn take(machine: &mut Machine, bytes: u64, step: Duration, round_trip: Duration)
     let mut now = Instant::now();
     let mut credit = 0;
     for _ in 0..bytes / (64 << 10) {
-        assert_eq!(machine.arrived(frame(Kind::Data, 1, 64 << 10)), Ok(Verdict::Deliver));
+        assert_eq!(machine.arrived(frame(Kind::Data, 1, 64 << 10)), Ok(Disposal::Deliver));
         now += step;
         credit += machine.taken(1, 64 << 10, now, || Some(round_trip)).unwrap_or(0);
     }
@@ -75,7 +75,7 @@ proptest! {
             let Ok(header) = Header::decode(sealed(kind, stream, length)) else { continue };
             let Ok(verdict) = machine.arrived(header) else { break };
             prop_assert!(machine.streams.len() <= limits.streams);
-            if verdict == Verdict::Deliver && matches!(header.kind, Kind::Data | Kind::Message) {
+            if verdict == Disposal::Deliver && matches!(header.kind, Kind::Data | Kind::Message) {
                 accepted += u64::from(length);
             }
         }
@@ -89,7 +89,7 @@ const WINDOW: u64 = 4 << 20;
 /// A machine that accepted one stream, number 1.
 fn responder(limits: Limits) -> Machine {
     let mut machine = Machine::new(Role::Responder, limits);
-    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Disposal::Deliver));
     machine
 }
 
@@ -109,7 +109,7 @@ fn a_peer_opens_its_own_numbers_upwards() {
             assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Err(Violation::BadStream(id)), "{role:?}");
         }
         for id in good {
-            assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Ok(Verdict::Deliver), "{role:?}");
+            assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Ok(Disposal::Deliver), "{role:?}");
         }
         let [_, lower, last] = good;
         for id in [last, lower + 2] {
@@ -125,8 +125,8 @@ fn streams_at_once_are_limited_and_the_end_of_one_makes_room() {
     assert_eq!(machine.open(), None);
     assert_eq!(machine.arrived(frame(Kind::Open, 3, 0)), Err(Violation::TooManyStreams));
     assert!(machine.cancel(2));
-    assert_eq!(machine.arrived(frame(Kind::Open, 3, 0)), Ok(Verdict::Deliver));
-    assert_eq!(machine.arrived(frame(Kind::Finish, 3, 0)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Open, 3, 0)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Finish, 3, 0)), Ok(Disposal::Deliver));
     assert_eq!(machine.open(), None, "half-closed streams count");
     assert!(machine.finish(3));
     assert_eq!(machine.open(), Some(4), "and closed ones do not");
@@ -150,10 +150,10 @@ fn our_numbers_go_up_and_end() {
 fn a_peer_may_send_what_it_was_granted_and_not_a_byte_more() {
     for kind in [Kind::Data, Kind::Message] {
         for (second, expected) in
-            [(WINDOW - 5, Ok(Verdict::Deliver)), (WINDOW - 4, Err(Violation::OverCredit(1)))]
+            [(WINDOW - 5, Ok(Disposal::Deliver)), (WINDOW - 4, Err(Violation::OverCredit(1)))]
         {
             let mut machine = responder(limits(WINDOW, WINDOW, 1));
-            assert_eq!(machine.arrived(frame(kind, 1, 5)), Ok(Verdict::Deliver));
+            assert_eq!(machine.arrived(frame(kind, 1, 5)), Ok(Disposal::Deliver));
             assert_eq!(machine.arrived(frame(Kind::Data, 1, second as u32)), expected, "{kind:?}");
         }
     }
@@ -168,13 +168,13 @@ fn who_may_still_send_depends_on_who_has_finished() {
     let mut local = responder(Limits::default());
     assert!(local.finish(1));
     assert_eq!((local.sendable(1), local.finish(1)), (None, false));
-    assert_eq!(local.arrived(data), Ok(Verdict::Deliver), "the peer has not finished");
+    assert_eq!(local.arrived(data), Ok(Disposal::Deliver), "the peer has not finished");
     assert_eq!(local.taken(1, 1, Instant::now(), never_asked), None);
-    assert_eq!(local.arrived(finish), Ok(Verdict::Deliver));
+    assert_eq!(local.arrived(finish), Ok(Disposal::Deliver));
     assert_eq!((local.arrived(data), local.arrived(finish)), (bad, bad), "closed");
 
     let mut remote = responder(Limits::default());
-    assert_eq!(remote.arrived(finish), Ok(Verdict::Deliver));
+    assert_eq!(remote.arrived(finish), Ok(Disposal::Deliver));
     assert_eq!((remote.arrived(data), remote.arrived(finish)), (bad, bad), "it has finished");
     assert_eq!(remote.sendable(1), Some(Limits::default().window));
     assert!(remote.finish(1));
@@ -187,15 +187,15 @@ fn frames_for_streams_that_never_were_break_the_rules_and_late_credit_does_not()
     for kind in [Kind::Message, Kind::Data, Kind::Finish, Kind::Cancel] {
         assert_eq!(machine.arrived(frame(kind, 1, 1)), Err(Violation::BadStream(1)), "{kind:?}");
     }
-    assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Verdict::Drop));
+    assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Disposal::Drop));
     let mut machine = responder(Limits::default());
-    assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Disposal::Deliver));
 }
 
 #[test]
 fn the_peer_cancels_in_both_directions() {
     let mut machine = responder(Limits::default());
-    assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Disposal::Deliver));
     assert_eq!((machine.sendable(1), machine.finish(1), machine.cancel(1)), (None, false, false));
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::BadStream(1)), "it cancelled itself");
 }
@@ -214,7 +214,7 @@ fn as_many_of_our_cancels_are_remembered_as_streams_may_be_open() {
     );
     for id in [3, 5] {
         for kind in [Kind::Message, Kind::Data, Kind::Finish, Kind::Cancel, Kind::Credit] {
-            assert_eq!(machine.arrived(frame(kind, id, 1)), Ok(Verdict::Drop), "{kind:?}");
+            assert_eq!(machine.arrived(frame(kind, id, 1)), Ok(Disposal::Drop), "{kind:?}");
         }
     }
 }
@@ -224,9 +224,9 @@ fn frames_of_the_session_belong_to_no_stream_and_nothing_follows_a_goodbye() {
     for kind in [Kind::Ping, Kind::Pong, Kind::Bye] {
         let mut machine = responder(Limits::default());
         assert_eq!(machine.arrived(frame(kind, 1, 8)), Err(Violation::BadStream(1)), "{kind:?}");
-        assert_eq!(machine.arrived(frame(kind, 0, 8)), Ok(Verdict::Deliver));
+        assert_eq!(machine.arrived(frame(kind, 0, 8)), Ok(Disposal::Deliver));
         let after = machine.arrived(frame(Kind::Data, 1, 1));
-        let expected = if kind == Kind::Bye { Err(Violation::AfterBye) } else { Ok(Verdict::Deliver) };
+        let expected = if kind == Kind::Bye { Err(Violation::AfterBye) } else { Ok(Disposal::Deliver) };
         assert_eq!(after, expected, "{kind:?}");
     }
 }
@@ -265,7 +265,7 @@ fn arrive_and_take(
     now: Instant,
     round_trip: Option<Duration>,
 ) -> Option<u64> {
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, bytes as u32)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Data, 1, bytes as u32)), Ok(Disposal::Deliver));
     machine.taken(1, bytes, now, || round_trip)
 }
 
@@ -282,7 +282,7 @@ fn credit_comes_back_by_half_a_window_or_by_a_mebibyte() {
         }
         assert_eq!(
             machine.arrived(frame(Kind::Data, 1, window as u32)),
-            Ok(Verdict::Deliver),
+            Ok(Disposal::Deliver),
             "all is granted again"
         );
         assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::OverCredit(1)));
@@ -343,7 +343,7 @@ fn a_pause_between_two_windows_belongs_to_the_second() {
     now += trip;
     assert_eq!(arrive_and_take(&mut machine, 1 << 20, now, Some(trip)), Some(2 << 20), "and the third grows");
     // What grew is granted: two windows of the old size may come now.
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 2 << 20)), Ok(Verdict::Deliver));
+    assert_eq!(machine.arrived(frame(Kind::Data, 1, 2 << 20)), Ok(Disposal::Deliver));
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::OverCredit(1)));
 }
 

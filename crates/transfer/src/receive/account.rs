@@ -4,17 +4,14 @@ use super::Receiver;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Hash;
-use crate::message::{Kind, Message, Options, Receipt, Time};
+use crate::message::{Kind, Message, Options, Receipt};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::Reason;
 use crate::store::now;
 
 impl Receiver<'_> {
-    pub(super) fn confirm(&mut self, mut receipt: Receipt) -> Result<(), Error> {
-        if receipt.time == Time::default() {
-            receipt.time = now();
-        }
+    pub(super) fn confirm(&mut self, receipt: Receipt) -> Result<(), Error> {
         let (path, kind) = self.paths.remove(&receipt.index).unwrap_or((RelPath::root(), Kind::File));
         self.summary.confirmed += 1;
         self.summary.bytes += receipt.size;

@@ -8,15 +8,15 @@ use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 /// Less than a block, or one whose value is awaited; and where it is.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
-    state: State,
+    tail: Tail,
     /// Its memory and its assistant are used again for the next block.
     block: Block,
-    /// What the kernel moves bytes through; empty between frames.
+    /// An empty pipe, kept between frames.
     pipe: Option<(OwnedFd, OwnedFd)>,
 }
 
 #[derive(Debug, Default)]
-enum State {
+enum Tail {
     /// In memory: less than a block, perhaps nothing.
     #[default]
     Filling,
@@ -29,15 +29,15 @@ enum State {
 impl Arriving {
     /// How many bytes have arrived.
     pub(super) fn bytes(&self) -> usize {
-        match self.state {
-            State::Filling | State::Whole => self.block.filled(),
-            State::Moved(bytes) => bytes,
+        match self.tail {
+            Tail::Filling | Tail::Whole => self.block.filled(),
+            Tail::Moved(bytes) => bytes,
         }
     }
 
     /// Whether a block's chaining value has to come next.
     pub(super) fn is_whole(&self) -> bool {
-        matches!(self.state, State::Whole)
+        matches!(self.tail, Tail::Whole)
     }
 
     /// Whether data of this length may come now.
@@ -47,7 +47,7 @@ impl Arriving {
 
     /// Where the next bytes go, at most `most` of them.
     pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
-        debug_assert!(matches!(self.state, State::Filling), "what is moved leaves no room in memory");
+        debug_assert!(matches!(self.tail, Tail::Filling), "what is moved leaves no room in memory");
         self.block.room(most)
     }
 
@@ -60,7 +60,7 @@ impl Arriving {
     pub(super) fn hash(&mut self, number: u64) {
         self.block.hash_pieces(number);
         if self.block.filled() == BLOCK {
-            self.state = State::Whole;
+            self.tail = Tail::Whole;
         }
     }
 
@@ -77,13 +77,13 @@ impl Arriving {
 
     /// The hash of the file that ends here.
     pub(super) fn end(&mut self, tree: &Tree) -> Hash {
-        debug_assert!(matches!(self.state, State::Filling), "what is moved cannot be hashed");
+        debug_assert!(matches!(self.tail, Tail::Filling), "what is moved cannot be hashed");
         self.block.end(tree)
     }
 
     /// The bytes that are in memory.
     pub(super) fn pieces(&self) -> Pieces<'_> {
-        debug_assert!(!matches!(self.state, State::Moved(_)) || self.block.filled() == 0);
+        debug_assert!(!matches!(self.tail, Tail::Moved(_)) || self.block.filled() == 0);
         self.block.pieces()
     }
 
@@ -93,32 +93,30 @@ impl Arriving {
         debug_assert!(self.block.filled() == 0, "what is moved is not in memory");
         let bytes = self.bytes() + bytes;
         debug_assert!(bytes <= BLOCK);
-        self.state = if bytes == BLOCK { State::Filling } else { State::Moved(bytes) };
+        self.tail = if bytes == BLOCK { Tail::Filling } else { Tail::Moved(bytes) };
         bytes == BLOCK
     }
 
-    /// What the kernel moves bytes through, made on first use.
-    pub(super) fn pipe(&mut self) -> rustix::io::Result<&(OwnedFd, OwnedFd)> {
-        let pipe = match self.pipe.take() {
-            Some(pipe) => pipe,
-            None => {
-                let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-                // The default of 64 KiB works too, with more calls.
-                let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
-                pipe
-            }
-        };
-        Ok(self.pipe.insert(pipe))
+    /// An empty pipe, for the kernel to move bytes through.
+    pub(super) fn take_pipe(&mut self) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        if let Some(pipe) = self.pipe.take() {
+            return Ok(pipe);
+        }
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // The default of 64 KiB works too, with more calls.
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
+        Ok(pipe)
     }
 
-    /// Forgets the pipe with what is left in it.
-    pub(super) fn drop_pipe(&mut self) {
-        self.pipe = None;
+    /// Keeps the pipe for the next frame. It is empty again; one that is not is dropped instead, with what is left in
+    /// it.
+    pub(super) fn keep_pipe(&mut self, pipe: (OwnedFd, OwnedFd)) {
+        self.pipe = Some(pipe);
     }
 
     /// Nothing has arrived.
     pub(super) fn clear(&mut self) {
         self.block.clear();
-        self.state = State::Filling;
+        self.tail = Tail::Filling;
     }
 }

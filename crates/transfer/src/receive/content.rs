@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Place, Receiver, Waiting, Waits};
+use super::{OpenTarget, Receiver, Waiting, Waits};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Pieces, Sum, ZEROS};
@@ -58,12 +58,12 @@ impl Receiver<'_> {
 
     /// Whether the kernel can move the data: it is not hashed, not encrypted, and goes into a file.
     fn splices(&self) -> bool {
-        !self.options.verify && self.session.is_plain() && matches!(self.place, Place::Tree { .. })
+        !self.options.verify && self.session.is_plain() && matches!(self.place, OpenTarget::Tree { .. })
     }
 
     /// Lets the kernel move the data from the socket to the file.
     fn splice(&mut self) -> Result<(), Error> {
-        let (Place::Tree { store, .. }, Some(Waiting { state: Waits::Landing(landing), .. })) =
+        let (OpenTarget::Tree { store, .. }, Some(Waiting { state: Waits::Landing(landing), .. })) =
             (&mut self.place, self.files.front_mut())
         else {
             return Ok(());
@@ -73,9 +73,10 @@ impl Receiver<'_> {
             Ok(opened) => opened.part.as_fd(),
             Err(fault) => return self.fail_current(fault),
         };
-        let pipe = self.arriving.pipe().map_err(|error| Error::io("make", "a pipe", error))?;
-        match self.session.data_into(pipe, opened, at) {
+        let pipe = self.arriving.take_pipe().map_err(|error| Error::io("make", "a pipe", error))?;
+        match self.session.data_into(&pipe, opened, at) {
             Ok(bytes) => {
+                self.arriving.keep_pipe(pipe);
                 (self.observe)(Progress::Moved { bytes: bytes as u64 });
                 if self.arriving.moved(bytes) {
                     let noted = store.note(landing, Sum::default());
@@ -85,8 +86,6 @@ impl Receiver<'_> {
             }
             Err(Error::Io { source, .. }) => {
                 let text = format!("cannot write at byte {at}: {source}");
-                // What is left in it belongs to the failed file.
-                self.arriving.drop_pipe();
                 self.fail_current(Fault::io(text, &source))
             }
             Err(error) => Err(error),
@@ -128,9 +127,9 @@ impl Receiver<'_> {
         };
         let bytes = || block.unwrap_or([&ZEROS, &[], &[], &[]]);
         let stored = match &mut self.place {
-            Place::Tree { store, .. } => store.block(landing, block, sum),
-            Place::Sink(spool) => spool.write(bytes()).map(|()| landing.tree.push(sum)),
-            Place::Stream { out, so_far } => write_stream(out, bytes()).map(|()| {
+            OpenTarget::Tree { store, .. } => store.block(landing, block, sum),
+            OpenTarget::Sink(spool) => spool.write(bytes()).map(|()| landing.tree.push(sum)),
+            OpenTarget::Stream { out, so_far } => write_stream(out, bytes()).map(|()| {
                 landing.tree.push(sum);
                 so_far.push(sum);
             }),

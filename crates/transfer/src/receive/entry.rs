@@ -1,7 +1,7 @@
 //! What is announced: whether it may come, what of it is here already, and where it will land.
 
 use super::account::receipt;
-use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, Place, Receiver, Waiting, Waits};
+use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Tree;
@@ -22,7 +22,7 @@ impl Receiver<'_> {
         if self.options.dry_run {
             return self.dry(entry);
         }
-        let is_tree = matches!(self.place, Place::Tree { .. });
+        let is_tree = matches!(self.place, OpenTarget::Tree { .. });
         let dest = if is_tree || entry.path.is_root() {
             self.dest(&entry.path)
         } else {
@@ -47,7 +47,7 @@ impl Receiver<'_> {
                     return Err(Violation::Unexpected("too many open directories").into());
                 }
                 let made = dest.and_then(|dest| {
-                    if let Place::Tree { store, .. } = &mut self.place {
+                    if let OpenTarget::Tree { store, .. } = &mut self.place {
                         store.make_directory(&dest)?;
                     }
                     Ok(dest)
@@ -63,7 +63,7 @@ impl Receiver<'_> {
             }
             Kind::Link => {
                 let made = dest.and_then(|dest| {
-                    if let Place::Tree { store, .. } = &mut self.place {
+                    if let OpenTarget::Tree { store, .. } = &mut self.place {
                         store.make_link(&entry, &dest)?;
                     }
                     Ok(dest)
@@ -80,8 +80,8 @@ impl Receiver<'_> {
     /// In a dry run every entry is answered, and nothing else happens.
     fn dry(&mut self, entry: Entry) -> Result<(), Error> {
         let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
-            Place::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
-            Place::Sink(spool) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
+            OpenTarget::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
+            OpenTarget::Sink(spool) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
             _ => Ok(Ok(Tree::new())),
         });
         let answer = match looked {
@@ -141,12 +141,12 @@ impl Receiver<'_> {
             entry.token = bound(entry.token, &dest);
         }
         let store = match &mut self.place {
-            Place::Tree { store, .. } => store,
-            Place::Sink(spool) => {
+            OpenTarget::Tree { store, .. } => store,
+            OpenTarget::Sink(spool) => {
                 spool.begin(entry.size)?;
                 return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
             }
-            Place::Stream { so_far, .. } => {
+            OpenTarget::Stream { so_far, .. } => {
                 return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, so_far.clone()))));
             }
         };

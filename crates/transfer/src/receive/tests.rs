@@ -48,6 +48,8 @@ use Step::{Data, Say};
 /// What a test receives into.
 enum To<'a> {
     Directory(&'a Path),
+    /// The same, below a directory of it that may not exist.
+    Below(&'a Path, &'a str),
     Sink(&'a str),
     Stream(&'a OwnedFd, &'a mut Tree),
 }
@@ -160,6 +162,10 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
         To::Directory(path) => {
             root = Root::open(path).unwrap();
             Target::Tree { root: &root, base: RelPath::new(*b"top").unwrap() }
+        }
+        To::Below(path, name) => {
+            root = Root::open(path).unwrap();
+            Target::Tree { root: &root, base: RelPath::new(name.as_bytes()).unwrap() }
         }
         To::Sink(command) => {
             let config =

@@ -16,7 +16,7 @@ fn dir() -> (tempfile::TempDir, OwnedFd) {
 
 /// Receives three blocks and goes away.
 fn three_blocks(dir: &OwnedFd) {
-    let (mut state, part) = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
+    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
     for number in 0..3 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
         state.append(part.as_fd(), Sum::of(number, &block(number))).unwrap();
@@ -24,7 +24,7 @@ fn three_blocks(dir: &OwnedFd) {
 }
 
 fn resumed(dir: &OwnedFd) -> u64 {
-    State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
+    PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
         let mut whole = Tree::new();
         (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
         assert_eq!(found.tree, whole);
@@ -39,14 +39,14 @@ fn what_was_written_is_found_again() {
     three_blocks(&dir);
     assert_eq!(resumed(&dir), 3);
     assert_eq!(resumed(&dir), 3, "resuming changes nothing");
-    assert!(State::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(), "another file's token");
+    assert!(PartLog::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(), "another file's token");
 }
 
 #[test]
 fn one_session_at_a_time() {
     let (_temp, dir) = dir();
-    let held = State::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-    assert_eq!(State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
+    let held = PartLog::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
+    assert_eq!(PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
     drop(held);
     assert_eq!(resumed(&dir), 0);
 }
@@ -86,13 +86,13 @@ fn a_torn_or_changed_record_ends_the_log() {
 #[test]
 fn an_unverified_log_is_not_taken_for_a_verified_one() {
     let (_temp, dir) = dir();
-    let (mut state, part) = State::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
     write_full(part.as_fd(), &block(0), 0).unwrap();
     state.append(part.as_fd(), Sum::default()).unwrap();
     // A kill before the next record.
     write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
     drop((state, part));
-    let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
     assert_eq!((found.tree.blocks(), found.tree.alone().is_some()), (1, true));
     drop(found);
     assert_eq!(resumed(&dir), 0);
@@ -123,11 +123,11 @@ fn change_unseen(temp: &tempfile::TempDir) {
 
 /// Receives three blocks before another boot.
 fn three_blocks_before_a_boot(dir: &OwnedFd, verified: bool) {
-    let (state, part) = State::create(dir.as_fd(), [7; 16], verified, "p", "s").unwrap();
+    let (state, part) = PartLog::create(dir.as_fd(), [7; 16], verified, "p", "s").unwrap();
     let mut header = header([7; 16], verified, &rustix::fs::fstat(&part).unwrap());
     header[BOOT..BOOT + 16].copy_from_slice(&named(b"another"));
     write_full(state.log.as_fd(), &header, 0).unwrap();
-    let mut state = State { key: key(&header), ..state };
+    let mut state = PartLog { key: key(&header), ..state };
     for number in 0..3 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
         let sum = if verified { Sum::of(number, &block(number)) } else { Sum::default() };
@@ -183,7 +183,7 @@ fn after_a_boot_verified_blocks_are_read_and_others_are_forgotten() {
     three_blocks_before_a_boot(&dir, true);
     assert_eq!(resumed(&dir), 3);
     three_blocks_before_a_boot(&dir, false);
-    let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
     assert_eq!(found.tree.blocks(), 0);
     assert_eq!(rustix::fs::fstat(&found.part).unwrap().st_size, 0, "and the part begins anew");
 }
@@ -199,7 +199,7 @@ fn this_boot_has_a_name_that_others_do_not_have() {
 #[test]
 fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
     let (temp, dir) = dir();
-    let (mut state, part) = State::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
     rustix::fs::ftruncate(&part, 3 * BLOCK as u64).unwrap();
     for _ in 0..3 {
         state.append(part.as_fd(), Sum::default()).unwrap();
@@ -212,7 +212,7 @@ fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
             .unwrap()
             .set_len(length as u64)
             .unwrap();
-        let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
         assert_eq!((found.tree.blocks(), found.state.records), (blocks, blocks), "{length} bytes");
     }
 }
@@ -222,13 +222,13 @@ fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
 fn a_long_log_is_read_to_its_end() {
     for count in [511, 512, 513, 1100] {
         let (_temp, dir) = dir();
-        let (mut state, part) = State::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+        let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
         rustix::fs::ftruncate(&part, count * BLOCK as u64).unwrap();
         for _ in 0..count {
             state.append(part.as_fd(), Sum::default()).unwrap();
         }
         drop((state, part));
-        let found = State::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
         assert_eq!(found.tree.blocks(), count);
     }
 }
@@ -238,7 +238,7 @@ fn what_comes_after_a_resume_is_noted_behind_it() {
     let (temp, dir) = dir();
     three_blocks(&dir);
     change(&temp, "p", b"!", BLOCK as u64 + 5);
-    let found = State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().unwrap();
+    let found = PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().unwrap();
     let (mut state, part) = (found.state, found.part);
     assert_eq!(std::fs::metadata(temp.path().join("s")).unwrap().len(), 2 * RECORD as u64, "no stale record");
     for number in 1..5 {
@@ -253,7 +253,7 @@ fn what_comes_after_a_resume_is_noted_behind_it() {
 fn a_new_log_forgets_the_old_one_and_its_part() {
     let (temp, dir) = dir();
     three_blocks(&dir);
-    State::create(dir.as_fd(), [9; 16], true, "p", "s").unwrap();
+    PartLog::create(dir.as_fd(), [9; 16], true, "p", "s").unwrap();
     let length = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap().len();
     assert_eq!((length("p"), length("s")), (0, RECORD as u64));
 }
@@ -261,7 +261,7 @@ fn a_new_log_forgets_the_old_one_and_its_part() {
 /// A header with anything else in it is another format's.
 #[test]
 fn a_header_that_is_not_exactly_ours_is_refused() {
-    let found = |dir: &OwnedFd| State::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().is_some();
+    let found = |dir: &OwnedFd| PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().is_some();
     for at in [0, 7, 8, 24, 32, VERIFIED, VERIFIED + 1, BOOT - 1, BOOT + 16, RECORD - 1] {
         let (temp, dir) = dir();
         three_blocks(&dir);
@@ -286,7 +286,7 @@ fn records_of_another_place_or_another_log_are_refused() {
     change(&temp, "s", &records[RECORD..2 * RECORD], 2 * RECORD as u64);
     assert_eq!(resumed(&dir), 1, "the first record in the second place");
 
-    let mut other = State::create(dir.as_fd(), [8; 16], true, "q", "t").unwrap();
+    let mut other = PartLog::create(dir.as_fd(), [8; 16], true, "q", "t").unwrap();
     for number in 0..3 {
         write_full(other.1.as_fd(), &block(number), number * BLOCK as u64).unwrap();
         other.0.append(other.1.as_fd(), Sum::of(number, &block(number))).unwrap();

@@ -13,7 +13,7 @@ use crate::claim::Claim;
 use crate::fault::Fault;
 use crate::message::{Durability, Receipt, Refusal};
 use crate::path::RelPath;
-use crate::state::State;
+use crate::state::PartLog;
 
 /// A verified file without its final name.
 pub(super) struct Landed {
@@ -21,7 +21,7 @@ pub(super) struct Landed {
     pub(super) temporary: Temporary,
     pub(super) parent: Rc<OwnedFd>,
     pub(super) dest: RelPath,
-    pub(super) log: Option<State>,
+    pub(super) log: Option<PartLog>,
     /// Released once the file has its name.
     pub(super) claim: Option<Claim>,
     pub(super) receipt: Receipt,

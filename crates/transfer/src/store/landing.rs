@@ -14,7 +14,7 @@ use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 use crate::message::{Entry, Receipt, Refusal, Time};
 use crate::path::RelPath;
 use crate::root;
-use crate::state::State;
+use crate::state::PartLog;
 
 /// A file that is being received.
 pub(crate) struct Landing {
@@ -29,7 +29,7 @@ pub(crate) struct Landing {
 /// The temporary file, once its first block is verified.
 pub(crate) struct Opened {
     pub(crate) part: OwnedFd,
-    state: Option<State>,
+    state: Option<PartLog>,
     temporary: Temporary,
 }
 
@@ -67,7 +67,7 @@ impl Store<'_> {
                 let (work, (state, part)) = loop {
                     let work = self.work_for(&parent)?;
                     tries += 1;
-                    match State::create(work.dir.as_fd(), token, self.options.verify, &name, &log) {
+                    match PartLog::create(work.dir.as_fd(), token, self.options.verify, &name, &log) {
                         Ok(made) => break (work, made),
                         // Another session has removed the directory meanwhile, being empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,

@@ -1,5 +1,6 @@
-//! Resets that nobody asked for: timers and aborts.
+//! Resets that no packet triggered: timers and aborts.
 
+use crate::advice::{Alike, Ask, Capture, Host};
 use crate::side::RunKind;
 use crate::{Cause, Confidence};
 
@@ -10,8 +11,8 @@ use Confidence::{Certain, Likely, Possible};
 impl Judge<'_> {
     pub(super) fn keepalive(&mut self) -> Opinion {
         let f = self.f;
-        let run = f.sender.run;
-        let (shortest, longest) = run.pauses;
+        let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
+        let (shortest, longest) = run.pauses_ms;
         self.say(
             None,
             format!(
@@ -19,10 +20,10 @@ impl Judge<'_> {
                 run.count, shortest, longest
             ),
         );
-        // Even pauses, the last one too: the timer's, not an application's.
+        // Even pauses, the one before the reset too, are those of a timer.
         let last = (f.reset.at.time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
-        if even && f.receiver.seen() {
+        if even {
             return (KeepaliveTimeout, Certain, vec![KeepaliveTimeout]);
         }
         (KeepaliveTimeout, Likely, vec![KeepaliveTimeout, Aborted])
@@ -30,15 +31,15 @@ impl Judge<'_> {
 
     pub(super) fn retransmissions(&mut self) -> Opinion {
         let f = self.f;
-        let run = f.sender.run;
+        let Some(run) = f.sender.run else { return (Unknown, Possible, Vec::new()) };
         let seconds = run.last.saturating_sub(run.first) as f64 / 1e9;
         let what = if run.kind == RunKind::WindowProbes { "window probes" } else { "retransmissions" };
         self.say(None, format!("{} {what} over {seconds:.1} s went unanswered before it", run.count));
-        self.ask("a capture at the other end, to see which way the packets are lost");
+        self.ask(Ask::Capture(Capture::OtherEnd));
         (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted])
     }
 
-    /// A reset that nobody asked for.
+    /// A reset that no packet triggered, sent by the server.
     pub(super) fn active(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
@@ -69,34 +70,29 @@ impl Judge<'_> {
         if f.whole() && r.payload == 0 {
             self.say(None, "the other side had sent no byte, so none can have been unread");
             if s.payload == 0 {
-                self.ask("the server's log, or `linger watch` there: a listener closed with a full queue looks the same");
+                self.ask(Ask::Live(Alike::AbortOrListener));
                 return (Aborted, Likely, vec![Aborted, ProcessGone, Forged]);
             }
-            self.ask(
-                "`linger watch` at the server: an abort, ss -K and a killed socket look the same on the wire",
-            );
+            self.ask(Ask::Live(Alike::Aborts));
             return (Aborted, Likely, vec![Aborted, Forged]);
         }
-        if s.fin() && r.after_fin > 0 && f.acknowledges_all() {
+        if s.late() > 0 && f.acknowledges_all() {
             self.say(
                 f.frame_at(r.last_frame),
-                format!("{} bytes arrived after the sender's half-close, and close() met them", r.after_fin),
+                format!("{} bytes arrived after the sender's half-close, and close() met them", s.late()),
             );
-            self.ask("`linger watch` at the server: TCPAbortOnClose for unread data");
+            self.ask(Ask::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
         if let Some((frame, says)) = f.request_left_unread() {
             self.say(frame, says);
-            self.ask("`linger watch` at the server: TCPAbortOnClose for unread data");
+            self.ask(Ask::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
         if f.exchange_complete() {
             self.say(None, "the response was whole and acknowledged before it");
         }
-        self.ask(
-            "`linger watch` (or the tcp_send_reset tracepoint) at the server: on the wire an abort and a close with \
-             unread data are the same",
-        );
+        self.ask(Ask::Live(Alike::AbortOrUnread));
         (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, Forged])
     }
 
@@ -111,21 +107,24 @@ impl Judge<'_> {
             self.say(None, "the client had the whole response, and ended the connection with a reset");
             return (Aborted, Likely, vec![Aborted, ClosedWithUnreadData, ClientGaveUp]);
         }
-        if r.fin() && f.acknowledges_all() {
+        if let Some(fin) = r.fin()
+            && f.acknowledges_all()
+        {
             self.say(
-                f.frame_at(r.fin_frame),
+                f.frame_at(fin.frame),
                 "the server had ended its side, and the client's system had acknowledged all of it",
             );
-            self.ask("whether the client's program had read it: close() with unread data sends this reset");
+            self.ask(Ask::Host(Host::ClientRead));
             return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ClientGaveUp]);
         }
-        let undelivered = r.payload_after(s.ack);
+        // What the reset itself acknowledges had arrived; `tcp_send_active_reset` puts rcv_nxt there.
+        let undelivered = r.payload_after(f.reset.ack);
         if undelivered > 0 {
             self.say(f.reset.at.frame, format!("{undelivered} bytes of the response were on the way to it"));
         } else if r.payload == 0 {
             self.say(None, "the server had not begun to answer");
         }
-        self.ask("the client's timeout and log");
+        self.ask(Ask::Host(Host::ClientLog));
         (ClientGaveUp, Likely, vec![ClientGaveUp, Aborted, ClosedWithUnreadData, Forged])
     }
 }

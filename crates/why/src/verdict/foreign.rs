@@ -1,5 +1,6 @@
-//! Resets that come from somebody else: what boxes say of themselves, and what does not fit the sender.
+//! Resets of another sender: reasons that middleboxes give, and fields that do not fit the alleged sender.
 
+use crate::advice::{Ask, Capture, Host};
 use crate::boxes::{self, Said};
 use crate::reset::Genuine;
 use crate::{Cause, Class, Confidence};
@@ -9,26 +10,26 @@ use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
 impl Judge<'_> {
-    /// NetScaler codes, BIG-IP texts, diagnostic payloads.
+    /// A NetScaler's code, a BIG-IP's text, or a diagnostic payload.
     pub(super) fn said_by_a_box(&mut self) -> Option<Opinion> {
         let reset = self.f.reset;
         let frame = reset.at.frame;
         let said = boxes::payload(&reset.payload).or_else(|| {
             let window = reset.window?;
-            // A window that the sender has offered before, or nearly, is a window and no code.
+            // A value close to the sender's last window is a window, not a code.
             let s = self.f.sender;
-            let near = s.has_window() && s.window.abs_diff(window) < 512;
+            let near = s.window.is_some_and(|offered| offered.abs_diff(window) < 512);
             if near || self.f.window_reopened().is_some() { None } else { boxes::window(window) }
         })?;
         match said {
             Said::NetScaler { code, means } => {
                 self.say(frame, format!("window {code} is a NetScaler's reset code: {means}"));
-                self.ask("the load balancer's log, or a capture on its other side");
+                self.ask(Ask::Host(Host::BalancerOtherSide));
                 Some((Forged, Possible, vec![Forged, Aborted, ClosedWithUnreadData]))
             }
             Said::BigIp(text) => {
                 self.say(frame, format!("the payload is a BIG-IP's: \"{text}\""));
-                self.ask("the load balancer's log");
+                self.ask(Ask::Host(Host::BalancerLog));
                 Some((Forged, Likely, vec![Forged]))
             }
             Said::Diagnostic { code, means } => {
@@ -54,7 +55,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the reset comes from somebody else.
+    /// Whether another sender sent the reset.
     pub(super) fn foreign(&mut self, class: Class) -> Option<Opinion> {
         let f = self.f;
         let reset = f.reset;
@@ -76,7 +77,7 @@ impl Judge<'_> {
                     reset.ttl
                 ),
             );
-            self.ask("a capture at the server: a firewall's answer is not in it");
+            self.ask(Ask::Capture(Capture::Server));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         let id = f.foreign_id();
@@ -98,17 +99,17 @@ impl Judge<'_> {
                     }
                 },
             );
-            // A firewall that answers a packet leaves the other side as unaware.
+            // A firewall that answers a packet does not tell the other side either.
             if !f.active() && hops.is_some() && f.trigger.is_some() {
-                self.ask("a capture at the alleged sender: this reset is not in it");
+                self.ask(Ask::Capture(Capture::AllegedSender));
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
             }
             let confidence = if hops.is_some() || id.is_some() { Certain } else { Likely };
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some((Forged, confidence, vec![Forged]));
         }
         if hops.is_some() {
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some(if f.active() || f.trigger.is_none() {
                 (Forged, Likely, vec![Forged, FirewallReject])
             } else {
@@ -124,11 +125,11 @@ impl Judge<'_> {
                     round_trip / 1_000
                 ),
             );
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         if id.is_some() && f.active() {
-            self.ask("a capture at the alleged sender: this reset is not in it");
+            self.ask(Ask::Capture(Capture::AllegedSender));
             return Some((Unknown, Possible, vec![Forged, Aborted, ClosedWithUnreadData]));
         }
         None

@@ -1,5 +1,6 @@
-//! Resets before a connection came to anything: answers to SYN and SYN-ACK, full accept queues.
+//! Resets before any data was acknowledged: answers to SYN and SYN-ACK, full accept queues.
 
+use crate::advice::{Ask, Capture, Host};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion, REFUSED_WITHIN, TOGETHER};
@@ -14,19 +15,19 @@ impl Judge<'_> {
             && accepted - time < 2_000_000_000
         {
             self.say(None, "the same port accepts another connection less than two seconds later");
-            self.ask("whether the service restarted, or ListenOverflows (some systems refuse when the queue is full)");
+            self.ask(Ask::Host(Host::RestartOrOverflow));
             return (Unknown, Possible, vec![PortClosed, ProcessGone, AcceptQueueOverflow, FirewallReject]);
         }
         let ended = self.listener.ended_within(time, REFUSED_WITHIN);
         if ended >= TOGETHER {
             self.say(None, format!("shortly before, {ended} connections of the same port ended at once"));
-            self.ask("the service's journal at that time");
+            self.ask(Ask::Host(Host::Journal));
             return (ProcessGone, Likely, vec![ProcessGone, PortClosed, FirewallReject]);
         }
         if self.listener.accepted.is_some() {
             self.say(None, "the same port accepted connections before");
         }
-        self.ask("`ss -ltn` on the host; a firewall there that rejects with tcp-reset looks the same");
+        self.ask(Ask::Host(Host::Listener));
         (PortClosed, Likely, vec![PortClosed, ProcessGone, FirewallReject])
     }
 
@@ -40,25 +41,24 @@ impl Judge<'_> {
             return (HalfOpen, Likely, vec![HalfOpen]);
         }
         self.say(None, "the handshake was never completed");
-        self.ask("whether a process at the client cancelled its connect(), or none ever asked (a scan, a spoofed address)");
+        self.ask(Ask::Host(Host::ClientConnect));
         (ClientGaveUp, Likely, vec![ClientGaveUp, HalfOpen])
     }
 
-    /// A bare reset, and the sender had acknowledged none of the client's bytes.
+    /// A bare reset, before the sender had acknowledged any payload.
     pub(super) fn before_ack(&mut self) -> Opinion {
         let f = self.f;
         if f.sender_is_client() == Some(true) {
-            self.ask("a capture at the client");
+            self.ask(Ask::Capture(Capture::Client));
             return (Unknown, Possible, vec![ClientGaveUp, HalfOpen, FirewallReject, Forged]);
         }
-        let at = f.frame_at(f.flow().syn_ack_frame);
-        if f.flow().syn_ack_repeats > 0 {
+        let opening = f.connection().opening;
+        let at = opening.syn_ack().map(|syn_ack| f.frame_at(syn_ack.frame));
+        let again = opening.repeats();
+        if again > 0 {
             self.say(
                 at,
-                format!(
-                    "the SYN-ACK was sent again {} times after the client had acknowledged it",
-                    f.flow().syn_ack_repeats
-                ),
+                format!("the SYN-ACK was sent again {again} times after the client had acknowledged it"),
             );
             if f.receiver.repeats > 0 {
                 self.say(
@@ -66,7 +66,7 @@ impl Judge<'_> {
                     format!("the client repeated its data {} times unanswered", f.receiver.repeats),
                 );
             }
-            self.ask("ListenOverflows in `nstat -az` on the server, or `ss -ltn` at that time");
+            self.ask(Ask::Host(Host::AcceptQueue));
             return (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, FirewallReject]);
         }
         if f.receiver.repeats >= 2 {
@@ -77,7 +77,7 @@ impl Judge<'_> {
                     f.receiver.repeats
                 ),
             );
-            self.ask("TCPReqQFullDoCookies, SyncookiesFailed and ListenOverflows on the server");
+            self.ask(Ask::Host(Host::SynCookies));
             return (
                 AcceptQueueOverflow,
                 Likely,
@@ -91,7 +91,7 @@ impl Judge<'_> {
         if self.listener.repeats > 0 {
             self.say(None, "SYN-ACKs of the same port are repeated in other connections");
         }
-        self.ask("ListenOverflows and net.ipv4.tcp_abort_on_overflow on the server");
+        self.ask(Ask::Host(Host::AbortOnOverflow));
         (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, ProcessGone, FirewallReject, Forged])
     }
 }

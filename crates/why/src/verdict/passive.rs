@@ -2,24 +2,30 @@
 
 use linger_packet::Flags;
 
+use crate::advice::{Ask, Capture, Host};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
 use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
-/// `tcp_fin_timeout` is 60 s; what is answered with a reset this long after a FIN met no socket.
-const FIN_TIMEOUT: u64 = 55_000_000_000;
+/// `tcp_fin_timeout` is 60 s by default. A reset that comes sooner after the FIN has another cause, or the setting was
+/// lowered. One second less, in nanoseconds, for delays that vary.
+const FIN_TIMEOUT: u64 = 59_000_000_000;
 
 impl Judge<'_> {
     /// A bare reset after the sender's own FIN.
     pub(super) fn after_own_fin(&mut self) -> Opinion {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);
-        let fin = f.frame_at(s.fin_frame);
-        let since_fin = f.reset.at.time.saturating_sub(s.fin_time);
-        let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || r.after_fin > 0;
-        self.say(fin, format!("the sender had closed {:.3} s before", since_fin as f64 / 1e9));
+        let Some(fin) = s.fin() else { return self.no_memory() };
+        let fin_time = f.connection().first_time + fin.since.nanoseconds();
+        let since_fin = f.reset.at.time.saturating_sub(fin_time);
+        let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || fin.late > 0;
+        self.say(
+            f.frame_at(fin.frame),
+            format!("the sender had closed {:.3} s before", since_fin as f64 / 1e9),
+        );
         if late_data {
             if f.alert_after_fin() {
                 self.say(
@@ -28,35 +34,37 @@ impl Judge<'_> {
                 );
                 return (DataAfterClose, Certain, vec![DataAfterClose]);
             }
-            if r.after_fin > 0 {
+            if fin.late > 0 {
                 self.say(
                     f.trigger.map(|trigger| f.frame_of(&trigger)),
-                    format!("{} bytes arrived after that, and nobody was there to read them", r.after_fin),
+                    format!("{} bytes arrived after that, and nobody was there to read them", fin.late),
                 );
             }
             if f.sender_is_client() == Some(true) {
-                self.ask("the client's timeout, and the process at the client");
+                self.ask(Ask::Host(Host::ClientProcess));
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp]);
             }
-            if let Some(opinion) = self.process_gone(s.fin_time, DataAfterClose) {
+            if let Some(opinion) = self.process_gone(fin_time, DataAfterClose) {
                 return opinion;
             }
-            // Without the server's side of the story "after" is only the order at this point of the path.
-            let confidence = if f.trigger.is_some() && !s.gap() { Certain } else { Likely };
+            // "After" is the order at this point of the path; without the trigger it may differ at the server.
+            let confidence = if f.trigger.is_some() && !s.gap { Certain } else { Likely };
             return (DataAfterClose, confidence, vec![DataAfterClose]);
         }
-        if f.trigger.is_some_and(|trigger| trigger.flags.has(Flags::FIN)) || r.fin() {
-            if let Some(opinion) = self.process_gone(s.fin_time, Finwait2Expired) {
+        if f.trigger.is_some_and(|trigger| trigger.flags.has(Flags::FIN)) || r.has_fin() {
+            if let Some(opinion) = self.process_gone(fin_time, Finwait2Expired) {
                 return opinion;
             }
+            self.ask(Ask::Host(Host::FinTimeout));
             if since_fin >= FIN_TIMEOUT {
-                self.say(None, "longer than tcp_fin_timeout (60 s)");
+                self.say(None, "tcp_fin_timeout (60 s) had passed");
+                return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
             }
-            self.ask("tcp_fin_timeout and tcp_max_orphans on the host that reset");
-            return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
+            self.say(None, "sooner than tcp_fin_timeout, unless that was lowered from its 60 s");
+            return (Unknown, Possible, vec![DataAfterClose, HalfOpen, Finwait2Expired]);
         }
-        self.ask("a capture at the sender of the reset, from before its FIN");
+        self.ask(Ask::Capture(Capture::SenderBeforeFin));
         (Unknown, Possible, vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged])
     }
 
@@ -66,9 +74,9 @@ impl Judge<'_> {
         if let Some(opinion) = self.process_gone(f.reset.at.time, HalfOpen) {
             return opinion;
         }
-        if !f.whole() || f.sender.gap() {
+        if !f.whole() || f.sender.gap {
             self.say(None, "the capture lacks part of this connection: a FIN may have gone before");
-            self.ask("a capture that holds the connection from its beginning, both directions");
+            self.ask(Ask::Capture(Capture::Beginning));
             let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
             if f.sender_is_client() != Some(false) {
                 candidates.push(ClientGaveUp);
@@ -79,7 +87,7 @@ impl Judge<'_> {
             None,
             "the sender had never closed: it has no memory of a connection it had acknowledged data of",
         );
-        self.ask("a capture at the sender: a FIN or reset of its own that never arrived would explain it");
+        self.ask(Ask::Capture(Capture::SenderGoodbye));
         let mut candidates = vec![HalfOpen, FirewallReject, Forged, ProcessGone, DataAfterClose];
         if f.sender_is_client() == Some(true) {
             candidates.insert(1, ClientGaveUp);

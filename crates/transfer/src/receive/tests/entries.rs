@@ -216,8 +216,13 @@ fn a_dry_run_answers_and_writes_nothing() {
     assert_eq!(would, expected.map(|(path, bytes)| (path.to_owned(), bytes)));
     assert_eq!(std::fs::read_dir(to.path().join("top")).unwrap().count(), 3);
     assert!(kept(&to).is_empty());
-    // The top itself has to have a place.
+    // The top itself has to have a place, and what is below it gets one.
     let to = tempdir();
+    for (path, failed) in [("", 1), ("a", 0)] {
+        let script = [file(0, path, 3), total(1)];
+        let received = receive(To::Below(to.path(), "none/top"), with(DRY), &script);
+        received.done(0, failed);
+    }
     std::fs::write(to.path().join("top"), b"taken").unwrap();
     let received = receive(To::Directory(to.path()), with(DRY), &[file(0, "", 3), total(1)]);
     received.done(0, 1);

@@ -1,0 +1,188 @@
+//! Every command of this program that a document shows is one that the program understands.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Command, CommandFactory, Parser};
+
+use crate::args::Arguments;
+
+/// Blocks in these languages hold no commands.
+const NO_COMMANDS: [&str; 6] = ["dockerfile", "elisp", "json", "rust", "text", "toml"];
+
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let mut found = Vec::new();
+    for folder in ["", "docs", "deploy"] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md" || extension == "service") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The lines of a document's blocks that are commands, each with its number; continued lines are joined. Where a
+/// block has a prompt, what has none is output.
+fn command_lines(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut block: Option<Vec<(usize, String)>> = None;
+    let mut has_commands = true;
+    for (place, line) in text.lines().enumerate() {
+        let Some(language) = line.trim_start().strip_prefix("```") else {
+            let Some(lines) = &mut block else { continue };
+            match lines.last_mut().filter(|(_, last)| last.ends_with('\\')) {
+                Some((_, last)) => {
+                    last.pop();
+                    last.push_str(line);
+                }
+                None => lines.push((place + 1, line.to_owned())),
+            }
+            continue;
+        };
+        match block.take() {
+            None => {
+                has_commands = !NO_COMMANDS.iter().any(|none| language.starts_with(none));
+                block = Some(Vec::new());
+            }
+            Some(_) if !has_commands => {}
+            Some(lines) if lines.iter().any(|(_, line)| line.starts_with("$ ")) => {
+                let prompted = lines
+                    .into_iter()
+                    .filter_map(|(place, line)| Some((place, line.strip_prefix("$ ")?.to_owned())));
+                found.extend(prompted);
+            }
+            Some(lines) => found.extend(lines),
+        }
+    }
+    found
+}
+
+/// The command lines of this program in a line of shell, those in its arguments included.
+fn commands(line: &str) -> Vec<Vec<String>> {
+    // What is no shell, and has an odd number of quotes, has no command of ours either.
+    let Some(words) = shlex::split(&line.replace("$LINGER_SERVER", "10.0.0.1")) else { return Vec::new() };
+    let mut found: Vec<Vec<String>> = Vec::new();
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let is_own = word.trim_start_matches('!') == "linger" || word.ends_with("/linger");
+        let is_cargo_run = word == "cargo" && words.peek().is_some_and(|next| next == "run");
+        if is_cargo_run && !words.by_ref().any(|word| word == "--") || !is_own && !is_cargo_run {
+            if word.contains(' ') {
+                found.extend(commands(&word));
+            }
+            continue;
+        }
+        let is_end = |word: &String| ["|", "||", "&", "&&", ";", ">", "<", "2>"].contains(&word.as_str());
+        let mut command = vec!["linger".to_owned()];
+        while let Some(word) = words.next_if(|word| !is_end(word)) {
+            if word.contains("linger ") {
+                found.extend(commands(&word));
+            }
+            if word.starts_with("2>") {
+                break;
+            }
+            command.push(word);
+        }
+        found.push(command);
+    }
+    found
+}
+
+/// What is wrong with a command that stands in a sentence, where values may be left out or stand for others.
+fn fault_in_sentence(span: &str, program: &Command) -> Option<String> {
+    let mut words = span.split_whitespace().skip(1).peekable();
+    let mut command = program;
+    while let Some(next) = words.peek().and_then(|word| command.find_subcommand(word)) {
+        command = next;
+        words.next();
+    }
+    if std::ptr::eq(command, program) {
+        let verb = words.next()?;
+        let is_word = verb.chars().all(|c| c.is_ascii_lowercase());
+        return is_word.then(|| format!("there is no verb `{verb}`"));
+    }
+    for word in words.take_while(|word| *word != "--") {
+        let Some(long) = word.strip_prefix("--") else { continue };
+        let long = long.split('=').next().unwrap_or_default();
+        let is_known = command.get_arguments().any(|argument| {
+            argument.get_long() == Some(long)
+                || argument.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
+        });
+        if !is_known && long != "help" && long.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+            return Some(format!("`{}` has no `--{long}`", command.get_name()));
+        }
+    }
+    None
+}
+
+/// What is wrong with the commands of one document.
+fn faults(text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (place, line) in command_lines(text) {
+        for command in commands(&line) {
+            if let Err(error) = Arguments::try_parse_from(&command) {
+                // `--help` and `--version` are such errors, too.
+                if error.use_stderr() {
+                    wrong.push(format!("{place}: {}: {error}", command.join(" ")));
+                }
+            }
+        }
+    }
+    let mut program = Arguments::command();
+    program.build();
+    for (place, line) in text.lines().enumerate() {
+        for span in line.split('`').skip(1).step_by(2).filter(|span| span.starts_with("linger ")) {
+            if let Some(fault) = fault_in_sentence(span, &program) {
+                wrong.push(format!("{}: `{span}`: {fault}", place + 1));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn documents_show_commands_that_there_are() {
+    let (mut shown, mut wrong) = (0, String::new());
+    for path in documents() {
+        let mut text = fs::read_to_string(&path).unwrap();
+        if path.extension().is_some_and(|extension| extension == "service") {
+            // All of a unit is a block; its line numbers are one too high.
+            text = format!("```\n{text}```\n");
+        }
+        shown += command_lines(&text).iter().flat_map(|(_, line)| commands(line)).count();
+        for fault in faults(&text) {
+            wrong += &format!("{}:{fault}\n", path.display());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(shown >= 10, "{shown} commands were found: they are not where this test looks");
+}
+
+#[test]
+fn a_wrong_command_is_found() {
+    let block = |line: &str| faults(&format!("text\n```console\n{line}\nits output: linger nothing\n```\n"));
+    assert_eq!(block("$ linger lab --seed 7 | head -1    # quick"), Vec::<String>::new());
+    assert_eq!(block("$ cargo run --release -- lab --seed 7"), Vec::<String>::new());
+    assert_eq!(block("$ linger lab --no-such-option").len(), 1);
+    assert_eq!(block("$ cargo run --release -- lap").len(), 1);
+    assert_eq!(block("$ linger lab exec --server 'linger share --no-such-option .' --client true").len(), 1);
+    assert_eq!(block("$ linger lab \\\n  --no-such-option").len(), 1);
+}
+
+#[test]
+fn a_wrong_command_in_a_sentence_is_found() {
+    for (span, count) in [
+        ("linger lab --link", 0),
+        ("linger run --via seccomp -- CMD --anything", 0),
+        ("linger lab exec --server", 0),
+        ("linger lab --no-such-option", 1),
+        ("linger lap", 1),
+        ("linger VERB", 0),
+    ] {
+        assert_eq!(faults(&format!("say `{span}` here")).len(), count, "{span}");
+    }
+}

@@ -1,0 +1,115 @@
+//! What lines of several verbs have in common.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use linger_netns::Counters;
+use linger_why::{Cause, Confidence};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
+
+/// When something was.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct At {
+    /// RFC 3339, in UTC; null outside of the years 1970 to 9999.
+    #[schemars(schema_with = "date_time")]
+    time: Option<String>,
+    /// Seconds since 1970-01-01 00:00 UTC.
+    time_seconds: f64,
+}
+
+impl At {
+    pub(crate) fn seconds(seconds: f64) -> Self {
+        Self { time: rfc3339(seconds), time_seconds: seconds }
+    }
+}
+
+/// Nothing for a time that the form has no room for.
+pub(super) fn rfc3339(seconds: f64) -> Option<String> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    let mut text = String::new();
+    let time: SystemTime = UNIX_EPOCH.checked_add(since)?;
+    write!(text, "{}", humantime::format_rfc3339_micros(time)).ok()?;
+    Some(text)
+}
+
+pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "format": "date-time" })
+}
+
+/// What is said of a reset, whether it was seen live or in a capture.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ResetBase {
+    #[serde(flatten)]
+    pub(super) at: At,
+    /// Who sent it, or is said to; null where nobody knows.
+    pub(super) from: Option<String>,
+    /// Whom it was sent to.
+    pub(super) to: Option<String>,
+    /// Why it was sent; `unknown` where several candidates remain.
+    #[schemars(schema_with = "cause")]
+    pub(super) cause: &'static str,
+    /// How sure the cause is.
+    #[schemars(schema_with = "confidence")]
+    pub(super) confidence: &'static str,
+    /// The causes that fit, the likeliest first.
+    #[schemars(schema_with = "causes")]
+    pub(super) candidates: Vec<&'static str>,
+    /// What says so.
+    pub(super) evidence: Vec<Evidence>,
+    /// What to do about it.
+    pub(super) remedy: String,
+}
+
+/// One thing that speaks for a cause.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Evidence {
+    /// The frame of the capture that shows it; null for what no single frame shows.
+    pub(super) frame: Option<u64>,
+    /// What it says.
+    pub(super) says: String,
+}
+
+pub(super) fn names(causes: &[Cause]) -> Vec<&'static str> {
+    causes.iter().map(|cause| cause.name()).collect()
+}
+
+pub(super) fn one_of(names: impl IntoIterator<Item = &'static str>) -> Schema {
+    let names: Vec<_> = names.into_iter().collect();
+    json_schema!({ "type": "string", "enum": names })
+}
+
+pub(super) fn cause(_: &mut SchemaGenerator) -> Schema {
+    one_of(Cause::ALL.map(Cause::name))
+}
+
+pub(super) fn causes(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": cause(generator) })
+}
+
+pub(super) fn confidence(_: &mut SchemaGenerator) -> Schema {
+    one_of([Confidence::Possible, Confidence::Likely, Confidence::Certain].map(Confidence::name))
+}
+
+/// A process.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Process {
+    /// Its number.
+    pid: u32,
+    /// The name that it gave itself.
+    name: String,
+}
+
+impl From<&linger_watch::Process> for Process {
+    fn from(process: &linger_watch::Process) -> Self {
+        Self { pid: process.pid, name: process.name.json().into_owned() }
+    }
+}
+
+/// What the kernel counted, by its own names.
+pub(super) type Counted = BTreeMap<&'static str, u64>;
+
+pub(super) fn counted(counters: &Counters) -> Counted {
+    linger_lab::COUNTERS.iter().map(|name| (*name, counters.of(name))).collect()
+}

@@ -1,0 +1,25 @@
+//! Lines of `linger fcgi get`.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Body;
+
+/// How a request went.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Fcgi {
+    /// Whether the response came with its end.
+    pub(crate) complete: bool,
+    /// Bytes of the response; null where it was cut or could not be written.
+    pub(crate) response_bytes: Option<u64>,
+    /// What the application ended with.
+    pub(crate) app_status: Option<u32>,
+    /// Why the request was not read to its end.
+    pub(crate) write_error: Option<String>,
+    /// Why there is no whole response.
+    pub(crate) error: Option<String>,
+}
+
+impl Body for Fcgi {
+    const KIND: &'static str = "summary";
+}

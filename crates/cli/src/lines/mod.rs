@@ -1,0 +1,130 @@
+//! The contract of `--json`: one type for each kind of line, and what all lines have in common.
+//!
+//! These types are apart from those of the libraries, which may change their fields without anybody's dashboard
+//! noticing. `linger schema` prints the JSON Schema made from them; a change of a field's name, type or meaning, or
+//! of what is there always, is a new [`SCHEMA`]. A new field, a new kind of line and a new value of a field are not.
+//!
+//! Names are in snake_case, with their unit where they have one: `_bytes`, `_seconds`. A time stands there twice, as
+//! RFC 3339 in UTC and in seconds since 1970. What can be unknown is null, not left out.
+
+mod common;
+mod experiment;
+mod fcgi;
+mod probe;
+mod run;
+mod schema;
+mod transfer;
+mod watch;
+mod why;
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
+
+pub(crate) use experiment::{Backlog, Cell, Client, Exec, Hosting, Lab, One};
+pub(crate) use fcgi::Fcgi;
+pub(crate) use probe::{Finding, Probe};
+pub(crate) use run::{Refused, Report};
+pub(crate) use schema::Schema;
+pub(crate) use transfer::{Code, Entry, Listening, Served, Transferred, progress};
+pub(crate) use watch::notice;
+pub(crate) use why::{Cause, Group, Reset, Summary};
+
+/// The version of the contract.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// A verb that prints JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Verb {
+    Client,
+    Fcgi,
+    Get,
+    Lab,
+    Ls,
+    Probe,
+    Put,
+    Run,
+    Server,
+    Share,
+    Watch,
+    Why,
+}
+
+impl Verb {
+    /// Its name, which begins the `type` of its lines.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Fcgi => "fcgi",
+            Self::Get => "get",
+            Self::Lab => "lab",
+            Self::Ls => "ls",
+            Self::Probe => "probe",
+            Self::Put => "put",
+            Self::Run => "run",
+            Self::Server => "server",
+            Self::Share => "share",
+            Self::Watch => "watch",
+            Self::Why => "why",
+        }
+    }
+}
+
+/// A kind of line.
+pub(crate) trait Body: Serialize + JsonSchema {
+    /// What follows the verb's name in `type`.
+    const KIND: &'static str;
+}
+
+/// A line: `type` first, then what it says, then what it was made by.
+pub(crate) struct Line<B> {
+    verb: Verb,
+    body: B,
+}
+
+/// A line of `verb`.
+pub(crate) fn line<B: Body>(verb: Verb, body: B) -> Line<B> {
+    Line { verb, body }
+}
+
+fn kind(verb: Verb, kind: &str) -> String {
+    format!("{}-{kind}", verb.name())
+}
+
+impl<B: Body> Serialize for Line<B> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat<'a, B> {
+            r#type: &'a str,
+            #[serde(flatten)]
+            body: &'a B,
+            #[serde(flatten)]
+            origin: Origin,
+        }
+        let flat = Flat { r#type: &kind(self.verb, B::KIND), body: &self.body, origin: Origin::here() };
+        flat.serialize(serializer)
+    }
+}
+
+/// What every line says of where it comes from.
+#[derive(Serialize, JsonSchema)]
+struct Origin {
+    /// The version of this schema.
+    schema: u32,
+    /// The version of the program.
+    version: Cow<'static, str>,
+    /// The name of the host that printed it.
+    host: String,
+}
+
+impl Origin {
+    fn here() -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { schema: SCHEMA, version: env!("CARGO_PKG_VERSION").into(), host }
+    }
+}
+
+impl<B: Body> Body for &B {
+    const KIND: &'static str = B::KIND;
+}

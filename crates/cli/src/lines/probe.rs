@@ -1,0 +1,142 @@
+//! Lines of `linger probe`.
+
+use std::collections::BTreeMap;
+
+use linger_probe as library;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Body;
+use super::common::{self, Process};
+
+/// The answer to one question.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Finding {
+    /// The question.
+    #[schemars(schema_with = "checks")]
+    check: &'static str,
+    /// The answer in a word.
+    answer: String,
+    /// The verdict on the response of the trial that decided, `kept`, `at_risk` or `lost`; null where none was judged.
+    verdict: Option<&'static str>,
+    /// Bytes of the response's body that arrived, in the trial that decided.
+    got_bytes: u64,
+    /// Bytes that should have.
+    expected_bytes: Option<u64>,
+    /// How that trial's connection ended.
+    ended: Option<String>,
+    /// From connecting to that end.
+    seconds: f64,
+    /// How often it was asked.
+    trials: u32,
+    /// How often with this answer.
+    with_this_answer: u32,
+    /// What the kernel counted during the trial that decided, where that can be known.
+    counters: BTreeMap<String, u64>,
+    /// The server's resets during the whole check, where they can be seen.
+    resets: Vec<Witnessed>,
+    /// The answer in a sentence.
+    sentence: String,
+}
+
+impl Body for Finding {
+    const KIND: &'static str = "finding";
+}
+
+fn checks(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    common::one_of(library::Check::ALL.map(library::Check::name))
+}
+
+/// Resets of the server's that are alike.
+#[derive(Serialize, JsonSchema)]
+struct Witnessed {
+    /// How many.
+    resets: u32,
+    /// Why the kernel sent them.
+    #[schemars(schema_with = "common::cause")]
+    cause: &'static str,
+    /// How sure that is.
+    #[schemars(schema_with = "common::confidence")]
+    confidence: &'static str,
+    /// The kernel's own word for it.
+    reason: Option<String>,
+    /// Who closed, or listens.
+    process: Option<Process>,
+    /// Bytes that the process had not read, in all.
+    unread_bytes: Option<u64>,
+    /// Bytes that it had written and the client had not acknowledged.
+    unacknowledged_bytes: Option<u64>,
+    /// Of those, bytes that never left.
+    unsent_bytes: Option<u64>,
+}
+
+impl From<&library::Finding> for Finding {
+    fn from(finding: &library::Finding) -> Self {
+        let witnessed = |seen: &library::Witnessed| Witnessed {
+            resets: seen.resets,
+            cause: seen.cause.name(),
+            confidence: seen.confidence.name(),
+            reason: seen.reason.clone(),
+            process: seen.process.as_ref().map(Process::from),
+            unread_bytes: seen.unread_bytes,
+            unacknowledged_bytes: seen.unacknowledged_bytes,
+            unsent_bytes: seen.unsent_bytes,
+        };
+        Self {
+            check: finding.check.name(),
+            answer: identifier(finding.answer),
+            verdict: finding.verdict.map(|verdict| verdict.name()),
+            got_bytes: finding.got,
+            expected_bytes: finding.expected,
+            ended: finding.ended.map(identifier),
+            seconds: finding.seconds,
+            trials: finding.trials,
+            with_this_answer: finding.with_this_answer,
+            counters: finding.counters.clone(),
+            resets: finding.resets.iter().map(witnessed).collect(),
+            sentence: finding.sentence.clone(),
+        }
+    }
+}
+
+/// The library's word for machines, as it serialises it.
+fn identifier(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        other => other.unwrap_or_default().to_string(),
+    }
+}
+
+/// All that was found out about a server.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Probe {
+    /// The target, as a URL.
+    target: String,
+    /// The `Server` header, where there is one.
+    server: Option<String>,
+    /// Length of the plain answer's body.
+    response_bytes: u64,
+    /// How its end is known: `content-length`, `chunked`, `end-request`, `close`.
+    framing: &'static str,
+    /// Why the server's resets could not be watched; null where they were, or where it is on another host.
+    unwatched: Option<String>,
+    /// The worst answer.
+    answer: String,
+}
+
+impl Body for Probe {
+    const KIND: &'static str = "summary";
+}
+
+impl From<&library::Report> for Probe {
+    fn from(report: &library::Report) -> Self {
+        Self {
+            target: report.target.clone(),
+            server: report.server.as_ref().map(|server| server.json().into_owned()),
+            response_bytes: report.response_bytes,
+            framing: report.framing,
+            unwatched: report.unwatched.clone(),
+            answer: identifier(report.overall()),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Lines of `linger run`, on standard error.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Body;
+
+/// What a supervised program closed, and what became of it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Report {
+    /// Closes of accepted connections (of outgoing ones, too, where asked for).
+    closes: u64,
+    /// Given to the supervisor: half-closed, and drained within the policy's bounds.
+    lingered: u64,
+    /// The peer had closed and nothing was unread: a plain close loses nothing.
+    finished: u64,
+    /// The peer had closed; what it had sent was read away first.
+    drained: u64,
+    /// Closed plainly, since another process of the program still has the connection.
+    shared: u64,
+    /// Reset, as the program asked (`SO_LINGER 0`).
+    aborted: u64,
+    /// Over already: reset by the peer, or timed out.
+    gone: u64,
+    /// Closed plainly, since the supervisor did not take them.
+    refused: u64,
+    /// Had unread bytes when closed: without the supervisor, a reset and the loss of what was unsent.
+    would_have_reset: u64,
+    /// Bytes not acknowledged when the supervisor took the connections, and acknowledged when they ended.
+    bytes_saved: u64,
+    /// Bytes never acknowledged.
+    bytes_unacknowledged: u64,
+    /// Bytes of the peers that were read and thrown away.
+    bytes_discarded: u64,
+    /// Connections that linger now.
+    lingering: u64,
+    /// Ended by the peer's close, everything acknowledged.
+    peer_closed: u64,
+    /// Ended with everything acknowledged and a silent peer.
+    acknowledged: u64,
+    /// Ended by the peer's reset.
+    peer_reset: u64,
+    /// Peers that neither closed nor stayed silent until a bound ended it: out of time, or past `max_discard`.
+    misbehaved: u64,
+    /// Given up for the sake of others.
+    evicted: u64,
+    /// Ended otherwise: the system refused.
+    failed: u64,
+    /// Times that all descriptors of the program were looked at, to learn who else has a connection (with seccomp). Each
+    /// makes the program's call wait in proportion to them.
+    looks: u64,
+}
+
+impl Body for Report {
+    const KIND: &'static str = "report";
+}
+
+impl From<&linger_run::Report> for Report {
+    fn from(report: &linger_run::Report) -> Self {
+        Self {
+            closes: report.closes,
+            lingered: report.lingered,
+            finished: report.finished,
+            drained: report.drained,
+            shared: report.shared,
+            aborted: report.aborted,
+            gone: report.gone,
+            refused: report.refused,
+            would_have_reset: report.would_have_reset,
+            bytes_saved: report.bytes_saved,
+            bytes_unacknowledged: report.bytes_unacknowledged,
+            bytes_discarded: report.bytes_discarded,
+            lingering: report.lingering,
+            peer_closed: report.peer_closed,
+            acknowledged: report.acknowledged,
+            peer_reset: report.peer_reset,
+            misbehaved: report.misbehaved,
+            evicted: report.evicted,
+            failed: report.failed,
+            looks: report.looks,
+        }
+    }
+}
+
+/// A process whose closes are plain, since its descriptors cannot be taken.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Refused {
+    /// The process.
+    pid: u32,
+    /// The name that it gave itself.
+    name: String,
+    /// What is refused, and what to do.
+    text: String,
+}
+
+impl Body for Refused {
+    const KIND: &'static str = "refused";
+}
+
+impl From<&linger_run::Refusal> for Refused {
+    fn from(refusal: &linger_run::Refusal) -> Self {
+        let name = refusal.name.json().into_owned();
+        Self { pid: refusal.process, name, text: refusal.to_string() }
+    }
+}

@@ -1,0 +1,361 @@
+//! Lines of `linger put`, `get`, `ls` and `share`.
+
+use linger_transfer as library;
+use linger_transfer::{Confirmation, Error, Item, Progress, Summary, Verdict, hex, printable};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::common::{self, At};
+use super::{Body, Verb, line};
+use crate::output::{Stdout, Stopped};
+use crate::transfer::hint::{error_with_hint, with_hint};
+
+/// `share` listens.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Listening {
+    /// Where.
+    pub(crate) address: String,
+    /// What a new machine has to be told.
+    pub(crate) code: String,
+}
+
+impl Body for Listening {
+    const KIND: &'static str = "listening";
+}
+
+/// A new code has to be told to whoever wants to pair.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Code {
+    /// The code.
+    pub(crate) code: String,
+}
+
+impl Body for Code {
+    const KIND: &'static str = "code";
+}
+
+/// A connection is up, or up again.
+#[derive(Serialize, JsonSchema)]
+struct Connected<'a> {
+    /// The other machine.
+    peer: &'a str,
+    /// Whether it is encrypted, and the peer is who it was before.
+    encrypted: bool,
+}
+
+impl Body for Connected<'_> {
+    const KIND: &'static str = "connected";
+}
+
+/// A file, directory or link is next.
+#[derive(Serialize, JsonSchema)]
+struct Started {
+    /// Its path.
+    path: String,
+    /// What it is.
+    #[schemars(schema_with = "kinds")]
+    kind: String,
+    /// Its length, where known.
+    size_bytes: Option<u64>,
+    /// Bytes that the receiver has from an earlier session.
+    resumed_bytes: u64,
+}
+
+impl Body for Started {
+    const KIND: &'static str = "started";
+}
+
+/// All is sent; the receiver verifies, writes and confirms.
+#[derive(Serialize, JsonSchema)]
+struct Waiting {
+    /// Entries without a receipt.
+    entries: u64,
+}
+
+impl Body for Waiting {
+    const KIND: &'static str = "waiting";
+}
+
+/// What is on disk is compared with a hash or made durable.
+#[derive(Serialize, JsonSchema)]
+struct Verifying {
+    /// Its path.
+    path: String,
+}
+
+impl Body for Verifying {
+    const KIND: &'static str = "verifying";
+}
+
+/// An entry is confirmed.
+#[derive(Serialize, JsonSchema)]
+struct Confirmed<'a> {
+    /// The other machine.
+    peer: &'a str,
+    /// Path below what was sent, in hexadecimal where it is not UTF-8; empty for a single file.
+    path: String,
+    /// Whether `path` is in hexadecimal.
+    path_is_hex: bool,
+    /// What it is.
+    #[schemars(schema_with = "kinds")]
+    kind: String,
+    /// Its length.
+    size_bytes: u64,
+    /// BLAKE3 of the content, in hexadecimal; null for directories, links and unverified transfers.
+    blake3: Option<String>,
+    /// The name at the receiver, as far as it can be printed.
+    name: String,
+    /// What the receiver had done when it wrote this: `disk` or `memory`.
+    durability: String,
+    #[serde(flatten)]
+    at: At,
+    /// Whether the same content was there already.
+    present: bool,
+}
+
+impl Body for Confirmed<'_> {
+    const KIND: &'static str = "confirmed";
+}
+
+impl<'a> Confirmed<'a> {
+    fn new(confirmation: &Confirmation, peer: &'a str) -> Self {
+        let bytes = if confirmation.path.is_root() { &b""[..] } else { confirmation.path.as_bytes() };
+        let text = std::str::from_utf8(bytes).ok();
+        Self {
+            peer,
+            path: text.map_or_else(|| hex(bytes), str::to_owned),
+            path_is_hex: text.is_none(),
+            kind: word(confirmation.kind),
+            size_bytes: confirmation.size,
+            blake3: confirmation.hash.map(|hash| hex(&hash)),
+            name: printable(&confirmation.name),
+            durability: word(confirmation.durability),
+            at: at(confirmation.time),
+            present: confirmation.present,
+        }
+    }
+}
+
+/// An entry was not delivered.
+#[derive(Serialize, JsonSchema)]
+struct NotDelivered {
+    /// Its path.
+    path: String,
+    /// Why, in one word.
+    reason: String,
+    /// Why, in words.
+    text: String,
+}
+
+impl Body for NotDelivered {
+    const KIND: &'static str = "not-delivered";
+}
+
+/// In a dry run: what would be done.
+#[derive(Serialize, JsonSchema)]
+struct WouldSend {
+    /// Its path.
+    path: String,
+    /// What it is.
+    #[schemars(schema_with = "kinds")]
+    kind: String,
+    /// Its length.
+    size_bytes: u64,
+}
+
+impl Body for WouldSend {
+    const KIND: &'static str = "would-send";
+}
+
+/// The connection was lost; another is made after a pause.
+#[derive(Serialize, JsonSchema)]
+struct Retrying {
+    /// Why.
+    error: String,
+    /// How long the pause is.
+    pause_seconds: f64,
+}
+
+impl Body for Retrying {
+    const KIND: &'static str = "retrying";
+}
+
+/// What a transfer came to, as far as this side can know.
+#[derive(Serialize, JsonSchema)]
+struct Account {
+    /// Entries whose receipt was received, or sent.
+    confirmed: u64,
+    /// Bytes of content in them.
+    confirmed_bytes: u64,
+    /// Entries that are known not to be delivered.
+    failed: u64,
+    /// Entries that were sent whole, without an answer.
+    unconfirmed: u64,
+    /// Entries that were begun or announced, and not sent whole.
+    unsent: u64,
+    /// Bytes that crossed the network, all sessions together.
+    wire_bytes: u64,
+    /// Whether the end of the session was in order, so that the other side knows the same.
+    peer_knows: bool,
+    /// What ended it early.
+    error: Option<String>,
+}
+
+impl Account {
+    fn new(summary: &Summary, error: Option<&Error>) -> Self {
+        Self {
+            confirmed: summary.confirmed,
+            confirmed_bytes: summary.bytes,
+            failed: summary.failed,
+            unconfirmed: summary.unconfirmed,
+            unsent: summary.unsent,
+            wire_bytes: summary.wire,
+            peer_knows: summary.peer_knows,
+            error: error.map(error_with_hint),
+        }
+    }
+}
+
+/// The end of `put` or `get`.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Transferred {
+    /// `confirmed`, `not_delivered` or `unconfirmed`.
+    verdict: &'static str,
+    #[serde(flatten)]
+    account: Account,
+}
+
+impl Body for Transferred {
+    const KIND: &'static str = "summary";
+}
+
+impl Transferred {
+    pub(crate) fn new(summary: &Summary, error: Option<&Error>) -> Self {
+        let verdict = match summary.verdict(error) {
+            Verdict::Confirmed => "confirmed",
+            Verdict::NotDelivered => "not_delivered",
+            _ => "unconfirmed",
+        };
+        Self { verdict, account: Account::new(summary, error) }
+    }
+}
+
+/// The end of one connection of `share`.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Served {
+    /// The other machine.
+    peer: String,
+    /// What was asked for, in words; empty if it did not come to that.
+    request: String,
+    #[serde(flatten)]
+    account: Account,
+    /// How the connection itself ended.
+    close: Option<String>,
+}
+
+impl Body for Served {
+    const KIND: &'static str = "served";
+}
+
+impl From<&library::Served> for Served {
+    fn from(served: &library::Served) -> Self {
+        Self {
+            peer: served.peer.to_string(),
+            request: served.request.clone(),
+            account: Account::new(&served.summary, served.error.as_ref()),
+            close: served.outcome.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// One entry of a shared directory.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Entry {
+    /// Its name, as far as it can be printed.
+    name: String,
+    /// What it is.
+    #[schemars(schema_with = "kinds")]
+    kind: String,
+    /// Bytes of a file.
+    size_bytes: u64,
+    /// Permission bits.
+    mode: u32,
+    /// Its last modification, RFC 3339; null outside of the years 1970 to 9999.
+    #[schemars(schema_with = "common::date_time")]
+    modified: Option<String>,
+    /// Its last modification, in seconds since 1970.
+    modified_seconds: f64,
+}
+
+impl Body for Entry {
+    const KIND: &'static str = "entry";
+}
+
+impl From<&Item> for Entry {
+    fn from(item: &Item) -> Self {
+        let modified_seconds = seconds(item.mtime);
+        Self {
+            name: printable(&item.name),
+            kind: word(item.kind),
+            size_bytes: item.size,
+            mode: item.mode,
+            modified: common::rfc3339(modified_seconds),
+            modified_seconds,
+        }
+    }
+}
+
+/// Prints an event, unless it is one that comes too often.
+pub(crate) fn progress(verb: Verb, event: &Progress, peer: &str, out: &mut Stdout) -> Result<(), Stopped> {
+    match event {
+        Progress::Connected { secure } => out.json(&line(verb, Connected { peer, encrypted: *secure })),
+        Progress::Started { path, kind, size, resumed } => out.json(&line(
+            verb,
+            Started { path: path.to_string(), kind: word(*kind), size_bytes: *size, resumed_bytes: *resumed },
+        )),
+        Progress::Waiting { entries } => out.json(&line(verb, Waiting { entries: *entries })),
+        Progress::Verifying { path } => out.json(&line(verb, Verifying { path: path.to_string() })),
+        Progress::Confirmed(confirmation) => out.json(&line(verb, Confirmed::new(confirmation, peer))),
+        Progress::NotDelivered { path, refusal, text } => out.json(&line(
+            verb,
+            NotDelivered { path: path.to_string(), reason: word(*refusal), text: with_hint(text) },
+        )),
+        Progress::WouldSend { path, kind, bytes } => {
+            out.json(&line(verb, WouldSend { path: path.to_string(), kind: word(*kind), size_bytes: *bytes }))
+        }
+        Progress::Retrying { error, pause } => {
+            out.json(&line(verb, Retrying { error: error.clone(), pause_seconds: *pause }))
+        }
+        _ => return Ok(()),
+    }?;
+    out.flush()
+}
+
+/// The library's word for machines, as it serialises it.
+fn word(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        other => other.unwrap_or_default().to_string(),
+    }
+}
+
+fn kinds(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    common::one_of(["file", "directory", "link", "pipe"])
+}
+
+fn seconds(time: library::Time) -> f64 {
+    time.seconds as f64 + f64::from(time.nanos) / 1e9
+}
+
+fn at(time: library::Time) -> At {
+    At::seconds(seconds(time))
+}
+
+/// The kinds of lines that [`progress`] prints.
+pub(super) fn kinds_of_progress()
+-> Vec<(&'static str, fn(&mut schemars::SchemaGenerator) -> schemars::Schema)> {
+    macro_rules! kinds {
+        ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
+    }
+    kinds![Connected<'_>, Started, Waiting, Verifying, Confirmed<'_>, NotDelivered, WouldSend, Retrying]
+}

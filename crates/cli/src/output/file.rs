@@ -1,0 +1,318 @@
+//! Files that an option names: they appear whole or not at all, and never in place of something else.
+
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io::{self, BufWriter, Read as _, Write};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use linger_untrusted::Untrusted;
+use tempfile::NamedTempFile;
+
+use crate::exit;
+
+/// What a verb writes, so that an old one of the same kind may be replaced and nothing else.
+///
+/// `linger why --html *.pcap` gives the first capture for the page's name: the shell knows no better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Text, as a page or a log: replaces text.
+    Text,
+    /// Receipts, one JSON object a line: replaces the like.
+    Receipts,
+    /// A capture.
+    Capture,
+}
+
+impl Content {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Text => "a text",
+            Self::Receipts => "a file of receipts",
+            Self::Capture => "a capture",
+        }
+    }
+
+    /// Whether a file that begins so is one of this kind.
+    fn is_begun_by(self, head: &[u8]) -> bool {
+        match self {
+            _ if head.is_empty() => true,
+            // A character may be cut at the end of what was read.
+            Self::Text => {
+                !head.contains(&0)
+                    && head.utf8_chunks().all(|chunk| chunk.invalid().len() < 4)
+                    && head.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count() <= 1
+            }
+            Self::Receipts => head[0] == b'{',
+            Self::Capture => {
+                // pcapng, pcap in both byte orders and both resolutions.
+                let magics = [0x0a0d_0d0a, 0xa1b2_c3d4, 0xd4c3_b2a1, 0xa1b2_3c4d, 0x4d3c_b2a1];
+                head.first_chunk().is_some_and(|first| magics.contains(&u32::from_be_bytes(*first)))
+            }
+        }
+    }
+}
+
+/// Why a file may not be written.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// It is one of the files to be read.
+    Input(PathBuf),
+    /// It holds something else than the verb writes.
+    Other(PathBuf, Content),
+    /// The system refuses.
+    System(PathBuf, io::Error),
+}
+
+impl Refused {
+    /// Says so, and ends.
+    pub(crate) fn end(&self) -> ExitCode {
+        match self {
+            Self::System(path, error) => {
+                exit::file(format_args!("cannot write {}", Untrusted::from(path.as_path()).terminal()), error)
+            }
+            refused => exit::fail(exit::BAD_USAGE, refused),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |path: &Path| Untrusted::from(path).terminal().to_string();
+        match self {
+            Self::Input(path) => {
+                write!(f, "{} is to be read and cannot be written as well; name another file", shown(path))
+            }
+            Self::Other(path, content) => write!(
+                f,
+                "{} is not {}, and would be lost; name another file, or remove it first",
+                shown(path),
+                content.name()
+            ),
+            Self::System(path, error) => {
+                write!(f, "cannot write {}: {error}{}", shown(path), exit::file_hint(error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A file that is being written. Dropped without [`finish`](Self::finish), it leaves what was there before.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    out: BufWriter<Place>,
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Beside its final name.
+    Beside(NamedTempFile, PathBuf),
+    /// A device or a pipe, which nothing can be renamed onto.
+    Direct(File),
+}
+
+impl NewFile {
+    /// Begins a file; `inputs` are what the verb reads.
+    pub(crate) fn create<'a>(
+        path: &Path,
+        content: Content,
+        inputs: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<Self, Refused> {
+        let there = match fs::metadata(path) {
+            Ok(there) => Some(there),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Refused::System(path.to_owned(), error)),
+        };
+        if let Some(there) = &there {
+            let is_there = |input: &Path| fs::metadata(input).is_ok_and(|input| is_same(&input, there));
+            if inputs.into_iter().any(is_there) {
+                return Err(Refused::Input(path.to_owned()));
+            }
+        }
+        let place = place(path, content, there.as_ref())?;
+        Ok(Self { out: BufWriter::new(place), path: path.to_owned() })
+    }
+
+    /// Where it grows, for those who write it by name. `None` if it is a device or a pipe.
+    pub(crate) fn growing(&self) -> Option<&Path> {
+        match self.out.get_ref() {
+            Place::Beside(file, _) => Some(file.path()),
+            Place::Direct(_) => None,
+        }
+    }
+
+    /// What to say of a failed write.
+    pub(crate) fn failed(self, error: io::Error) -> Refused {
+        Refused::System(self.path, error)
+    }
+
+    /// Puts it under its name.
+    pub(crate) fn finish(self) -> Result<(), Refused> {
+        let Self { out, path } = self;
+        let finished = match out.into_inner() {
+            Ok(Place::Beside(file, path)) => file.persist(path).map(drop).map_err(|error| error.error),
+            Ok(Place::Direct(_)) => Ok(()),
+            Err(error) => Err(error.into_error()),
+        };
+        finished.map_err(|error| Refused::System(path, error))
+    }
+}
+
+fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Place, Refused> {
+    let system = |error| Refused::System(path.to_owned(), error);
+    let kind = there.map(Metadata::file_type);
+    if kind.is_some_and(|kind| kind.is_dir()) {
+        return Err(system(io::ErrorKind::IsADirectory.into()));
+    }
+    let is_device =
+        kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device());
+    // `/dev/stdout` may lead to a file; to rename onto that would take it away from who has it open.
+    if is_device || path.starts_with("/dev") || path.starts_with("/proc") {
+        return File::options().write(true).open(path).map(Place::Direct).map_err(system);
+    }
+    let mut mode = 0o666;
+    let mut last = path.to_owned();
+    if let Some(there) = there {
+        let mut head = Vec::new();
+        File::open(path).and_then(|file| file.take(4_096).read_to_end(&mut head)).map_err(system)?;
+        if !content.is_begun_by(&head) {
+            return Err(Refused::Other(path.to_owned(), content));
+        }
+        mode = there.permissions().mode();
+        // A link stays a link, and what it leads to is replaced.
+        last = fs::canonicalize(path).map_err(system)?;
+    }
+    let directory = match last.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let beside = tempfile::Builder::new()
+        .prefix(".linger-")
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(directory)
+        .map_err(|error| {
+            // It would name the temporary file.
+            system(error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
+        })?;
+    Ok(Place::Beside(beside, last))
+}
+
+/// By hard link or symbolic link, or by another spelling of the path.
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+impl Write for Place {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Beside(file, _) => file.write(bytes),
+            Self::Direct(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Beside(file, _) => file.flush(),
+            Self::Direct(file) => file.flush(),
+        }
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, content: Content, inputs: &[&Path]) -> Result<(), Refused> {
+        let mut file = NewFile::create(path, content, inputs.iter().copied())?;
+        file.write_all(b"<!doctype html>").unwrap();
+        file.finish()
+    }
+
+    #[test]
+    fn an_input_is_never_an_output_by_whatever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["in", "other"] {
+            fs::write(at(name), "text").unwrap();
+        }
+        fs::hard_link(at("in"), at("hard")).unwrap();
+        std::os::unix::fs::symlink(at("in"), at("soft")).unwrap();
+        for name in ["in", "hard", "soft", "../nowhere/../in"] {
+            let path = if name.starts_with("..") { folder.path().join("./in") } else { at(name) };
+            let refused = write(&path, Content::Text, &[&at("other"), &at("in")]);
+            assert!(matches!(refused, Err(Refused::Input(_))), "{name}: {refused:?}");
+            assert_eq!(fs::read(at("in")).unwrap(), b"text");
+        }
+        // Its twin that is not read may be replaced.
+        write(&at("other"), Content::Text, &[&at("in")]).unwrap();
+        assert_eq!(fs::read(at("other")).unwrap(), b"<!doctype html>");
+    }
+
+    #[test]
+    fn only_the_like_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let pcap = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0];
+        let pcapng = [0x0a, 0x0d, 0x0d, 0x0a, 0x1c, 0, 0, 0];
+        let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0];
+        let zstd = [0x28, 0xb5, 0x2f, 0xfd, 4, 0x88, 0xff, 0xfe, 0xfd];
+        for (old, content, taken) in [
+            (&pcap[..], Content::Text, false),
+            (&pcapng, Content::Text, false),
+            (&gzip, Content::Text, false),
+            (&zstd, Content::Text, false),
+            (b"last week's page", Content::Text, true),
+            ("naïve".as_bytes(), Content::Text, true),
+            (b"", Content::Text, true),
+            (b"{\"path\":\"\"}", Content::Receipts, true),
+            (b"last week's page", Content::Receipts, false),
+            (&pcapng, Content::Capture, true),
+            (&pcap, Content::Capture, true),
+            (b"last week's page", Content::Capture, false),
+        ] {
+            fs::write(&path, old).unwrap();
+            let result = write(&path, content, &[]);
+            assert_eq!(result.is_ok(), taken, "{old:x?} for {content:?}: {result:?}");
+            let now = if taken { b"<!doctype html>" } else { old };
+            assert_eq!(fs::read(&path).unwrap(), now);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finished_leaves_the_old_one_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let mut file = NewFile::create(&path, Content::Text, []).unwrap();
+        file.write_all(b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old", "not before it is whole");
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        write(&path, Content::Text, &[]).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_full_device_is_an_error_of_that_name() {
+        let mut file = NewFile::create(Path::new("/dev/full"), Content::Text, []).unwrap();
+        file.write_all(b"text").unwrap();
+        let Err(refused) = file.finish() else { panic!("it took it") };
+        assert!(refused.to_string().starts_with("cannot write /dev/full: No space"), "{refused}");
+    }
+}

@@ -1,0 +1,25 @@
+//! Everything that the program writes: standard output, standard error, and files that an option names.
+//!
+//! # Standard output that nobody reads
+//! `linger why ... | head -1` closes the pipe after a line. By convention a program then ends by SIGPIPE, which a shell
+//! reports as 141. That is what happens here where nothing is known yet. Where the verb has its verdict already, the
+//! program ends with that: a status is never 0 only because nobody wanted to read. A verb that reports ends at the
+//! failed write; one that acts (`put`, `get`, `run`) finishes what it does, and its status says how that went.
+//!
+//! # Other failures
+//! A full disk, or any other error of standard output, is status 3 and names the file. Standard error has nobody to
+//! complain to: what cannot be written there is dropped. Nothing here panics, which `println!` and `eprintln!` do.
+
+mod file;
+mod stderr;
+mod stdout;
+
+pub(crate) use file::{Content, NewFile, Refused};
+pub(crate) use stderr::{say_json, say_line};
+pub(crate) use stdout::{Stdout, Stopped};
+
+/// Says a line on standard error.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::output::say_line(format_args!($($text)*)) };
+}
+pub(crate) use say;

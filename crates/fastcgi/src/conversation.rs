@@ -1,0 +1,392 @@
+//! One connection's conversation with a gateway, from the first request to the end: what is read, what is answered,
+//! and when it is over. No sockets, no threads, and no clock: `now` is an argument.
+//!
+//! A driver asks for the next [`Step`], takes it, and reports what it led to:
+//!
+//! - [`Step::Send`]: the bytes go out before anything else; a failure is [`lost`](Conversation::lost).
+//! - [`Step::Receive`], [`Step::Rest`]: bytes go to [`take`](Conversation::take), one event at a time; the end of the
+//!   stream is [`closed`](Conversation::closed), time that runs out [`silent`](Conversation::silent).
+//! - [`Step::Hold`]: the connection is not read until a handler has read or ended.
+//! - [`Step::End`]: half-close, bounded drain, close, which is `linger`'s.
+//!
+//! Requests come from [`request`](Conversation::request). A handler reads with [`read`](Conversation::read) or
+//! [`piece`](Conversation::piece) and writes into an [`Answer`], which makes records of it. Whatever it came to (a
+//! status, an error, a panic) goes to [`finish`](Conversation::finish), **before** the last records are sent, for with
+//! END_REQUEST the gateway may use the id again; [`answered`](Conversation::answered) says whether they were.
+
+mod answer;
+mod body;
+mod drain;
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use linger::Policy;
+
+use crate::error::ProtocolError;
+use crate::incoming::{Capacity, Event, Incoming, Start};
+use crate::limits::Limits;
+
+pub use answer::{Accepted, Answer, Large, Last, Said, Verdict};
+pub use body::{Gone, Input, Which};
+use drain::{Drains, Need};
+pub use open::Key;
+use open::Open;
+
+/// What the gateway's log says of a handler that panicked.
+pub const PANICKED: &str = "the handler panicked";
+/// What it says of one that returned and left no response.
+pub const SILENT: &str = "the handler gave no response";
+
+/// What bounds a conversation. Plain data.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Bounds {
+    /// The end of the connection, and of each body that is not read on a kept one.
+    pub policy: Policy,
+    /// What it may hold in memory.
+    pub limits: Limits,
+    /// What it tells a gateway that asks.
+    pub capacity: Capacity,
+    /// Longest silence in the middle of a request, and before the first.
+    pub io_timeout: Duration,
+    /// Longest rest between two requests.
+    pub keep_idle: Duration,
+}
+
+impl Bounds {
+    /// The bounds of one connection.
+    pub fn new(
+        policy: Policy,
+        limits: Limits,
+        capacity: Capacity,
+        io_timeout: Duration,
+        keep_idle: Duration,
+    ) -> Self {
+        Self { policy, limits, capacity, io_timeout, keep_idle }
+    }
+}
+
+/// What the driver does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Send these records.
+    Send(Vec<u8>),
+    /// Receive, and wait for it until then; `None` for as long as handlers run.
+    Receive(Option<Instant>),
+    /// As `Receive`, between two requests: nothing is under way.
+    Rest(Option<Instant>),
+    /// Ask the kernel what of the answers is unacknowledged, and report it to [`Conversation::measured`].
+    Measure,
+    /// Receive nothing: a handler has to read, or to end. Ask again then.
+    Hold,
+    /// End the connection.
+    End(End),
+}
+
+/// How a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct End {
+    /// The bounds of its close.
+    pub policy: Policy,
+    /// Requests that were served.
+    pub requests: u64,
+    /// What the gateway did wrong, if that ended it.
+    pub fault: Option<ProtocolError>,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Conversation {
+    bounds: Bounds,
+    incoming: Incoming,
+    life: Life,
+    /// Begun, and not yet given to the driver.
+    fresh: VecDeque<(Key, Start)>,
+    open: Vec<Open>,
+    /// Requests whose last records were not sent yet, fresh ones among them.
+    running: usize,
+    served: u64,
+    drains: Drains,
+    /// When the present silence becomes too long, drains aside.
+    deadline: Option<Instant>,
+    is_held: bool,
+}
+
+/// Which way the connection is going.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// Requests come and go.
+    Open,
+    /// No new request is taken; those that run get what they need.
+    Last,
+    /// Nothing more can be read; those that run may answer.
+    Deaf(Gone),
+}
+
+impl Conversation {
+    /// Starts at the beginning of a connection.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            incoming: Incoming::new(bounds.limits, bounds.capacity),
+            drains: Drains::new(bounds.policy),
+            bounds,
+            life: Life::Open,
+            fresh: VecDeque::new(),
+            open: Vec::new(),
+            running: 0,
+            served: 0,
+            deadline: None,
+            is_held: false,
+        }
+    }
+
+    /// The next request to be served. Each is to be [finished](Self::finish) and [answered](Self::answered).
+    pub fn request(&mut self) -> Option<(Key, Start)> {
+        self.fresh.pop_front()
+    }
+
+    /// What to do at `now`. Requests come first: this is for a driver that has taken them all.
+    pub fn next(&mut self, now: Instant) -> Step {
+        debug_assert!(self.open.len() <= self.running, "a request was answered before it was finished");
+        let step = self.step(now);
+        self.is_held = step == Step::Hold;
+        step
+    }
+
+    fn step(&mut self, now: Instant) -> Step {
+        if !self.incoming.replies().is_empty() {
+            return Step::Send(std::mem::take(self.incoming.replies()));
+        }
+        match self.life {
+            Life::Last | Life::Deaf(_) if self.running == 0 => return Step::End(self.end()),
+            Life::Deaf(_) => return Step::Hold,
+            Life::Open | Life::Last => {}
+        }
+        if self.open.iter().any(|open| open.is_full(self.bounds.limits.buffered)) {
+            self.deadline = None;
+            return Step::Hold;
+        }
+        let drained = match self.drains.next(now) {
+            Need::GiveUp(policy) => {
+                self.last();
+                if self.running == 0 {
+                    return Step::End(End { policy, ..self.end() });
+                }
+                None
+            }
+            Need::Measure => return Step::Measure,
+            Need::Look => Some(now),
+            Need::Wait(until) => Some(until),
+            Need::Nothing => None,
+        };
+        let owes = self.incoming.owes();
+        let rests = !owes && self.running == 0 && self.drains.is_empty() && self.served > 0;
+        let patience = if rests {
+            Some(self.bounds.keep_idle)
+        } else if owes || self.served == 0 {
+            Some(self.bounds.io_timeout)
+        } else {
+            // Handlers run and the gateway has nothing to say, or a drain has bounds of its own.
+            None
+        };
+        self.deadline = patience.and_then(|patience| self.deadline.or(now.checked_add(patience)));
+        let until = [self.deadline, drained].into_iter().flatten().min();
+        if rests { Step::Rest(until) } else { Step::Receive(until) }
+    }
+
+    /// How the connection is to end where its driver cannot keep it.
+    pub fn end(&self) -> End {
+        let fault = match self.life {
+            Life::Deaf(Gone::Protocol(error)) => Some(error),
+            _ => None,
+        };
+        End { policy: self.bounds.policy, requests: self.served, fault }
+    }
+
+    /// Takes what was received off the front of `input`, up to the next thing that a handler or a driver may want to
+    /// know of. To be called again, after [`next`](Self::next), until all of it is taken.
+    pub fn take(&mut self, input: &mut &[u8], now: Instant) {
+        debug_assert!(!matches!(self.life, Life::Deaf(_)), "received after the end");
+        self.deadline = None;
+        loop {
+            match self.incoming.next(input) {
+                Ok(Some(Event::Discarded(bytes))) => {
+                    self.drains.discarded(self.incoming.record_id(), bytes);
+                    continue;
+                }
+                Ok(Some(event)) => self.apply(event),
+                Ok(None) => {}
+                Err(error) => self.life = Life::Deaf(Gone::Protocol(error)),
+            }
+            break;
+        }
+        self.drains.settle(|id| self.incoming.drains(id), now);
+    }
+
+    fn apply(&mut self, event: Event<'_>) {
+        let (id, which, bytes) = match event {
+            Event::Start(start) => return self.begin(start),
+            Event::Abort(id) => {
+                return self
+                    .open
+                    .iter_mut()
+                    .filter(|open| open.id == id)
+                    .for_each(|open| open.is_aborted = true);
+            }
+            Event::Stdin(id, bytes) => (id, Which::Stdin, Some(bytes)),
+            Event::StdinEnd(id) => (id, Which::Stdin, None),
+            Event::Data(id, bytes) => (id, Which::Data, Some(bytes)),
+            Event::DataEnd(id) => (id, Which::Data, None),
+            Event::Discarded(_) => return,
+        };
+        let open = self.open.iter_mut().find(|open| open.id == id);
+        debug_assert!(open.is_some(), "a body for request {id}, which does not run");
+        match (open, bytes) {
+            (Some(open), Some(bytes)) => open.push(which, bytes),
+            (Some(open), None) => open.end(which),
+            (None, _) => {}
+        }
+    }
+
+    fn begin(&mut self, start: Start) {
+        debug_assert!(self.open.iter().all(|open| open.id != start.id), "request {} runs twice", start.id);
+        self.served += 1;
+        self.running += 1;
+        let key = Key::new(self.served);
+        self.open.push(Open::new(key, &start));
+        self.fresh.push_back((key, start));
+    }
+
+    /// Nothing came until the time that was asked for.
+    pub fn silent(&mut self, now: Instant) {
+        self.drains.silent(now);
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            self.life = Life::Deaf(Gone::Silent);
+        }
+    }
+
+    /// The gateway has closed its side.
+    pub fn closed(&mut self) {
+        self.life = Life::Deaf(Gone::Closed);
+    }
+
+    /// The connection failed, while it was read or while [replies](Step::Send) were sent.
+    pub fn lost(&mut self, kind: ErrorKind) {
+        self.life = Life::Deaf(Gone::Failed(kind));
+    }
+
+    /// What is unacknowledged: [`linger::Event::Unacknowledged`], its `fin` true where it is nothing, or
+    /// [`linger::Event::Unknown`].
+    pub fn measured(&mut self, event: linger::Event, now: Instant) {
+        self.drains.measured(event, now);
+    }
+
+    /// Reads from one of a request's streams; `to` must have room.
+    ///
+    /// # Errors
+    /// Why nothing more comes, after everything that came.
+    pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
+        let open = self.find(key)?;
+        match open.body(which).read(to) {
+            0 => self.dry(key, which),
+            got => Ok(Input::Got(got)),
+        }
+    }
+
+    /// Takes all that has come of one of a request's streams.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn piece(&mut self, key: Key, which: Which) -> Result<Input<Vec<u8>>, Gone> {
+        let piece = self.find(key)?.body(which).piece();
+        if piece.is_empty() { self.dry(key, which) } else { Ok(Input::Got(piece)) }
+    }
+
+    fn find(&mut self, key: Key) -> Result<&mut Open, Gone> {
+        self.open.iter_mut().find(|open| open.key == key).ok_or(Gone::Answered)
+    }
+
+    /// What a handler gets where nothing waits for it.
+    fn dry<T>(&mut self, key: Key, which: Which) -> Result<Input<T>, Gone> {
+        let life = self.life;
+        let open = self.find(key)?;
+        match life {
+            _ if open.body(which).is_whole() => Ok(Input::End),
+            _ if open.is_aborted => Err(Gone::Aborted),
+            Life::Deaf(gone) => Err(gone),
+            Life::Open | Life::Last => {
+                open.waits_for = Some(which);
+                Ok(Input::Later)
+            }
+        }
+    }
+
+    /// Whether a handler that got [`Input::Later`] would get it again.
+    pub fn is_waiting(&self, key: Key) -> bool {
+        let waits = |open: &Open| open.key == key && open.waits_for.is_some() && !open.is_aborted;
+        !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
+    }
+
+    /// A handler reads no more of its request.
+    pub fn unwanted(&mut self, key: Key) {
+        if let Ok(open) = self.find(key) {
+            open.unwanted();
+        }
+    }
+
+    /// Whether a driver that was told to [hold](Step::Hold) should ask again, now that a handler has read or waits.
+    pub fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Whether nobody waits for the answer any more: the gateway aborted the request or is gone, as far as is known.
+    pub fn is_aborted(&self, key: Key) -> bool {
+        matches!(self.life, Life::Deaf(_)) || self.open.iter().any(|open| open.key == key && open.is_aborted)
+    }
+
+    /// A handler is done: with this status, or with `None` where it failed. Says how to end the request.
+    ///
+    /// It must come before the last records are sent: with END_REQUEST the gateway may use the id again.
+    pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> Verdict {
+        let Some(at) = self.open.iter().position(|open| open.key == key) else {
+            debug_assert!(false, "{key:?} was finished before");
+            return Verdict::Cut;
+        };
+        let open = self.open.swap_remove(at);
+        let verdict = Verdict::of(status, said, open.is_aborted);
+        let draining = self.incoming.finish(open.id);
+        if verdict == Verdict::Cut || !open.keep_conn {
+            self.last();
+        }
+        if draining && matches!(self.life, Life::Open) {
+            self.drains.begin(open.id, now);
+        }
+        self.deadline = None;
+        verdict
+    }
+
+    /// The last records of a request were sent, or could not be.
+    pub fn answered(&mut self, sent: bool) {
+        debug_assert!(self.running > self.open.len(), "answered before it was finished");
+        self.running -= 1;
+        if !sent {
+            self.last();
+        }
+    }
+
+    /// Takes no new request; the connection ends with those that run.
+    fn last(&mut self) {
+        if let Life::Open = self.life {
+            self.life = Life::Last;
+        }
+        self.drains.clear();
+        self.incoming.refuse();
+    }
+}

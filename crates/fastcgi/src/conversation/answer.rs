@@ -1,0 +1,222 @@
+//! What a handler says, made into records, and how a request ends.
+
+use std::io::IoSlice;
+
+use crate::record::{self, EndRequest, FULL, HEADER, Header, ProtocolStatus, RecordType};
+
+/// Content gathered before it is sent; what is written in larger pieces goes out without a copy.
+const GATHER: usize = 16 << 10;
+
+/// What a gateway's client gets where a handler failed before it said anything.
+const REFUSAL: &[u8] =
+    b"Status: 500\r\nContent-Type: text/plain\r\n\r\nThe application failed; its log says why.\n";
+
+/// How much of a response the gateway has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Said {
+    /// Nothing: it may still be replaced by another.
+    Nothing,
+    /// Some of it.
+    Part,
+    /// Records were handed out to be sent, and their sending was not reported: nobody knows what arrived.
+    Torn,
+}
+
+/// How a request ends: what its last records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The rest of the response, the end of STDOUT, END_REQUEST with the handler's status.
+    Complete(u32),
+    /// Why, to the gateway's log; a `500`, END_REQUEST.
+    Refused,
+    /// END_REQUEST alone: the gateway wants no answer any more (specification section 5.4).
+    Bare,
+    /// Why, to the gateway's log, and **no** END_REQUEST, so that nobody takes the part for the whole.
+    Cut,
+}
+
+impl Verdict {
+    /// Decides by what the handler came to (its status, or `None` where it failed), by what was sent, and by
+    /// whether the gateway aborted the request.
+    pub(super) fn of(status: Option<u32>, said: Said, aborted: bool) -> Self {
+        match (status, said) {
+            (_, Said::Torn) => Self::Cut,
+            (Some(status), _) => Self::Complete(status),
+            (None, _) if aborted => Self::Bare,
+            (None, Said::Nothing) => Self::Refused,
+            (None, Said::Part) => Self::Cut,
+        }
+    }
+}
+
+/// One record, with content that was not copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Large<'a> {
+    header: [u8; HEADER],
+    content: &'a [u8],
+    padding: usize,
+}
+
+impl<'a> Large<'a> {
+    fn new(kind: RecordType, id: u16, content: &'a [u8]) -> Self {
+        let header = Header::new(kind, id, content.len() as u16);
+        Self { header: header.bytes(), content, padding: usize::from(header.padding) }
+    }
+
+    /// How many bytes of content it carries.
+    pub fn content(&self) -> usize {
+        self.content.len()
+    }
+
+    /// The record's bytes, for a vectored write.
+    pub fn slices(&self) -> [IoSlice<'_>; 3] {
+        [IoSlice::new(&self.header), IoSlice::new(self.content), IoSlice::new(&[0; 8][..self.padding])]
+    }
+}
+
+/// What became of bytes that a handler wrote.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Accepted<'a> {
+    /// They are kept, to be sent with others.
+    Gathered,
+    /// There is no room for them: send [what was gathered](Answer::gathered) first.
+    Full,
+    /// The first of them are to be sent in this record, then [reported](Answer::sent_large).
+    Large(Large<'a>),
+    /// An earlier write of this response was never completed: no more of it can be sent.
+    Torn,
+}
+
+/// The response to one request: gathers what is written into STDOUT records.
+#[derive(Debug)]
+pub struct Answer {
+    id: u16,
+    said: Said,
+    /// Room for a header, then content.
+    gathered: Vec<u8>,
+}
+
+impl Answer {
+    /// The answer to request `id`; uses `buffer`, whatever is in it.
+    pub fn new(id: u16, buffer: Vec<u8>) -> Self {
+        Self { id, said: Said::Nothing, gathered: emptied(buffer) }
+    }
+
+    /// How much was sent.
+    pub fn said(&self) -> Said {
+        self.said
+    }
+
+    /// Takes bytes of the response.
+    pub fn accept<'a>(&mut self, bytes: &'a [u8]) -> Accepted<'a> {
+        if self.said == Said::Torn {
+            return Accepted::Torn;
+        }
+        let gathered = self.gathered.len() - HEADER;
+        if gathered + bytes.len() <= GATHER {
+            self.gathered.extend_from_slice(bytes);
+            return Accepted::Gathered;
+        }
+        if gathered > 0 {
+            return Accepted::Full;
+        }
+        self.said = Said::Torn;
+        Accepted::Large(Large::new(RecordType::Stdout, self.id, &bytes[..bytes.len().min(FULL)]))
+    }
+
+    /// Notes that a [large](Accepted::Large) record was sent.
+    pub fn sent_large(&mut self) {
+        debug_assert_eq!(self.said, Said::Torn, "no record was handed out");
+        self.said = Said::Part;
+    }
+
+    /// The gathered content as one record, to be sent and then [reported](Self::sent); `None` without any.
+    pub fn gathered(&mut self) -> Option<Vec<u8>> {
+        if self.gathered.len() == HEADER || self.said == Said::Torn {
+            return None;
+        }
+        self.said = Said::Torn;
+        self.seal();
+        Some(std::mem::take(&mut self.gathered))
+    }
+
+    /// Notes that the [gathered](Self::gathered) record was sent, and takes its buffer back.
+    pub fn sent(&mut self, buffer: Vec<u8>) {
+        debug_assert_eq!(self.said, Said::Torn, "no record was handed out");
+        self.said = Said::Part;
+        self.gathered = emptied(buffer);
+    }
+
+    /// Records that say something to the gateway's log.
+    pub fn log(&self, message: &[u8]) -> Vec<u8> {
+        let mut records = Vec::new();
+        record::push_stream(&mut records, RecordType::Stderr, self.id, message);
+        records
+    }
+
+    /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
+    ///
+    /// `reason` goes to the gateway's log where the verdict says so.
+    pub fn last(mut self, verdict: Verdict, reason: &str) -> Last {
+        let verdict = if self.said == Said::Torn { Verdict::Cut } else { verdict };
+        if let Verdict::Complete(status) = verdict {
+            let from = if self.gathered.len() > HEADER { 0 } else { HEADER };
+            self.seal();
+            return self.ended(status, from);
+        }
+        self.gathered = emptied(self.gathered);
+        if verdict != Verdict::Bare {
+            record::push_stream(&mut self.gathered, RecordType::Stderr, self.id, reason.as_bytes());
+        }
+        match verdict {
+            Verdict::Cut => return Last { buffer: self.gathered, from: HEADER },
+            Verdict::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
+            Verdict::Bare | Verdict::Complete(_) => {}
+        }
+        self.ended(1, HEADER)
+    }
+
+    fn ended(mut self, status: u32, from: usize) -> Last {
+        let end = EndRequest::new(status, ProtocolStatus::RequestComplete);
+        record::push(&mut self.gathered, RecordType::Stdout, self.id, &[]);
+        record::push_end(&mut self.gathered, self.id, end);
+        Last { buffer: self.gathered, from }
+    }
+
+    /// Makes a record of what was gathered.
+    fn seal(&mut self) {
+        let content = self.gathered.len() - HEADER;
+        debug_assert!(content <= GATHER);
+        let header = Header::new(RecordType::Stdout, self.id, content as u16);
+        self.gathered[..HEADER].copy_from_slice(&header.bytes());
+        self.gathered.extend_from_slice(&[0; 8][..usize::from(header.padding)]);
+    }
+}
+
+fn emptied(mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.clear();
+    buffer.resize(HEADER, 0);
+    buffer
+}
+
+/// The last records of a request.
+#[derive(Debug)]
+pub struct Last {
+    buffer: Vec<u8>,
+    from: usize,
+}
+
+impl Last {
+    /// The bytes to be sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.from..]
+    }
+
+    /// The buffer, for the next answer.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}

@@ -1,0 +1,199 @@
+//! The rest of bodies whose requests were answered: how long, and for how many bytes, they are read.
+//!
+//! `linger`'s machine decides it, as it decides the end of a connection. END_REQUEST stands for the half-close, the
+//! body's end for the end of the stream, and the machine's close for giving the connection up.
+
+use std::time::{Duration, Instant};
+
+use linger::{Action, Event, Machine, Mode, Policy};
+
+/// How often to ask for an acknowledgement that is due: without a FIN no event tells of it.
+const ASK: Duration = Duration::from_millis(100);
+
+/// The drains of one connection.
+#[derive(Debug)]
+pub(super) struct Drains {
+    policy: Policy,
+    list: Vec<Drain>,
+}
+
+/// What the drains of a connection need next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing: there are none.
+    Nothing,
+    /// To be told what comes until then.
+    Wait(Instant),
+    /// To be told what has come already.
+    Look,
+    /// To be told what is acknowledged.
+    Measure,
+    /// An end of the connection; this is what is left of the policy.
+    GiveUp(Policy),
+}
+
+impl Need {
+    /// The more urgent of two.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Wait(one), Self::Wait(two)) => Self::Wait(one.min(two)),
+            _ if self.rank() >= other.rank() => self,
+            _ => other,
+        }
+    }
+
+    fn rank(self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Wait(_) => 1,
+            Self::Look => 2,
+            Self::Measure => 3,
+            Self::GiveUp(_) => 4,
+        }
+    }
+}
+
+impl Drains {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { policy, list: Vec::new() }
+    }
+
+    /// Begins one: END_REQUEST of request `id` is about to be sent, and its body has not ended.
+    pub(super) fn begin(&mut self, id: u16, now: Instant) {
+        debug_assert!(self.list.iter().all(|drain| drain.id != id), "request {id} is drained already");
+        self.list.push(Drain {
+            id,
+            began: now,
+            machine: Machine::new(&self.policy, now),
+            asked: Asked::Nothing,
+            discarded: 0,
+            untold: 0,
+            is_unacknowledged: false,
+        });
+    }
+
+    /// Notes that bytes of a body were dropped, before [`settle`](Self::settle).
+    pub(super) fn discarded(&mut self, id: u16, bytes: usize) {
+        if let Some(drain) = self.list.iter_mut().find(|drain| drain.id == id) {
+            drain.untold += bytes as u64;
+        }
+    }
+
+    /// The connection was read: forgets the drains that are over, and tells the others.
+    pub(super) fn settle(&mut self, is_draining: impl Fn(u16) -> bool, now: Instant) {
+        self.list.retain(|drain| is_draining(drain.id));
+        self.list.iter_mut().for_each(|drain| drain.settle(now));
+    }
+
+    /// Nothing came in the time that was asked for.
+    pub(super) fn silent(&mut self, now: Instant) {
+        for drain in &mut self.list {
+            match drain.asked {
+                Asked::Look => drain.machine.on(Event::Empty, now),
+                Asked::Wait(until) if now >= until => drain.machine.on(Event::Woken, now),
+                // Another's time has come.
+                _ => continue,
+            }
+            drain.asked = Asked::Nothing;
+        }
+    }
+
+    /// The state of the send queue, for those that asked.
+    pub(super) fn measured(&mut self, event: Event, now: Instant) {
+        for drain in self.list.iter_mut().filter(|drain| drain.asked == Asked::Measure) {
+            drain.is_unacknowledged = matches!(event, Event::Unacknowledged { bytes, .. } if bytes > 0);
+            drain.machine.on(event, now);
+            drain.asked = Asked::Nothing;
+        }
+    }
+
+    pub(super) fn next(&mut self, now: Instant) -> Need {
+        let policy = &self.policy;
+        self.list.iter_mut().fold(Need::Nothing, |need, drain| need.and(drain.next(policy, now)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The connection ends in another way.
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+    }
+}
+
+/// The rest of one body.
+#[derive(Debug)]
+struct Drain {
+    id: u16,
+    began: Instant,
+    machine: Machine,
+    asked: Asked,
+    discarded: u64,
+    /// Those of them that the machine has not been told of.
+    untold: u64,
+    is_unacknowledged: bool,
+}
+
+/// What the machine waits to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Look,
+    Measure,
+    Wait(Instant),
+}
+
+impl Drain {
+    fn settle(&mut self, now: Instant) {
+        if let Asked::Wait(_) = self.asked {
+            self.machine.on(Event::Woken, now);
+            self.asked = Asked::Nothing;
+        }
+        if self.untold > 0 {
+            self.discarded += self.untold;
+            self.machine.on(Event::Discarded(std::mem::take(&mut self.untold)), now);
+        }
+    }
+
+    fn next(&mut self, policy: &Policy, now: Instant) -> Need {
+        loop {
+            let (asked, need) = match self.machine.next(now) {
+                // END_REQUEST says to the gateway what a FIN says to a peer.
+                Action::HalfClose => {
+                    self.machine.on(Event::HalfClosed, now);
+                    continue;
+                }
+                Action::Discard { .. } => (Asked::Look, Need::Look),
+                Action::Measure => (Asked::Measure, Need::Measure),
+                // A machine that reads no more waits for acknowledgement alone, and that is the closer's to await.
+                Action::Wait { until } if self.left(policy) != Some(0) => {
+                    let ask = if self.is_unacknowledged { until.min(now + ASK) } else { until };
+                    (Asked::Wait(ask), Need::Wait(ask))
+                }
+                other => {
+                    let abort = matches!(other, Action::Close { abort: true, .. });
+                    (Asked::Nothing, Need::GiveUp(self.rest(policy, abort, now)))
+                }
+            };
+            self.asked = asked;
+            return need;
+        }
+    }
+
+    /// How many bytes may still be discarded.
+    fn left(&self, policy: &Policy) -> Option<u64> {
+        policy.max_discard.map(|most| most.saturating_sub(self.discarded))
+    }
+
+    /// What this drain has left of the policy, for the close that follows it: both together keep the bounds.
+    fn rest(&self, policy: &Policy, abort: bool, now: Instant) -> Policy {
+        let mut rest = *policy;
+        rest.total = policy.total.saturating_sub(now.saturating_duration_since(self.began));
+        rest.max_discard = self.left(policy);
+        if abort {
+            rest.mode = Mode::Abort;
+        }
+        rest
+    }
+}

@@ -1,0 +1,73 @@
+//! A request between its parameters and its answer.
+
+use super::body::{Body, Which};
+use crate::incoming::Start;
+use crate::record::Role;
+
+/// A request's name in its conversation: unlike the gateway's id it is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u64);
+
+impl Key {
+    pub(super) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// A request that was begun and is not finished.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) key: Key,
+    pub(super) id: u16,
+    pub(super) keep_conn: bool,
+    pub(super) is_aborted: bool,
+    stdin: Body,
+    data: Body,
+    /// The stream that its handler waits for.
+    pub(super) waits_for: Option<Which>,
+}
+
+impl Open {
+    pub(super) fn new(key: Key, start: &Start) -> Self {
+        Self {
+            key,
+            id: start.id,
+            keep_conn: start.keep_conn,
+            is_aborted: false,
+            stdin: Body::new(start.role != Role::Authorizer),
+            data: Body::new(start.role == Role::Filter),
+            waits_for: None,
+        }
+    }
+
+    pub(super) fn body(&mut self, which: Which) -> &mut Body {
+        match which {
+            Which::Stdin => &mut self.stdin,
+            Which::Data => &mut self.data,
+        }
+    }
+
+    pub(super) fn push(&mut self, which: Which, bytes: &[u8]) {
+        self.has_come(which);
+        self.body(which).push(bytes);
+    }
+
+    pub(super) fn end(&mut self, which: Which) {
+        self.has_come(which);
+        self.body(which).end();
+    }
+
+    /// Its handler reads no more.
+    pub(super) fn unwanted(&mut self) {
+        (self.stdin, self.data) = (Body::Unwanted, Body::Unwanted);
+    }
+
+    fn has_come(&mut self, which: Which) {
+        self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
+    }
+
+    /// Whether more is held than its handler may leave unread. One that waits for the other stream is not to blame.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.waits_for.is_none() && self.stdin.waiting() + self.data.waiting() > most
+    }
+}

@@ -1,0 +1,118 @@
+//! The driver on threads over a gateway in memory.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use linger::Event;
+
+use super::gate::Gate;
+use super::wire::{Awaited, Wire};
+use super::{Config, Request, Response, Stop, serve};
+use crate::conversation::End;
+use crate::transcripts::expected::Seen;
+use crate::transcripts::memory::Gateway;
+use crate::transcripts::plan::{Act, Done, REASON, pattern};
+
+impl Wire for Arc<Gateway> {
+    fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
+        Gateway::receive(self, to, None)
+    }
+
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        Gateway::send(self, parts)
+    }
+
+    fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
+        Ok(match Gateway::await_input(self, until) {
+            Some(true) => Awaited::Input,
+            Some(false) => Awaited::Wake,
+            None => Awaited::Time,
+        })
+    }
+
+    fn await_room(&self, _: Duration) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn wake(&self) {
+        Gateway::wake(self);
+    }
+
+    fn unacknowledged(&self) -> Event {
+        Event::Unacknowledged { bytes: 0, fin: true }
+    }
+
+    fn rest(&self, until: Option<Instant>, _: &Stop) -> bool {
+        Gateway::await_input(self, until) == Some(true)
+    }
+}
+
+/// Holds a conversation on this thread, and those of its handlers where they have any.
+pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &Stop) -> End {
+    let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
+    let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);
+    serve::converse(gateway.clone(), &config, &handler, &Gate::new(1, 1), stop)
+        .expect("nobody keeps the connection")
+        .1
+}
+
+/// Does what its plan says, in blocking calls.
+pub(crate) fn handle(gateway: &Gateway, request: &mut Request, response: &mut Response) -> io::Result<u32> {
+    let index = request.params().text("PLAN").and_then(|plan| plan.parse().ok()).expect("a plan");
+    gateway.start();
+    let mut read = 0;
+    let acted = act(gateway.acts(index), &mut read, request, response);
+    let done = gateway.script.plans[index].done;
+    let failure = match (&acted, done) {
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(()), Done::Status(_)) => None,
+        (Ok(()), Done::Error) => Some(REASON.to_owned()),
+        (Ok(()), Done::Panic) => Some("the handler panicked".to_owned()),
+    };
+    gateway.note(index, Seen { read, failure });
+    if gateway.is_last(index) {
+        gateway.await_all();
+    }
+    acted?;
+    match done {
+        Done::Status(status) => Ok(status),
+        Done::Error => Err(io::Error::other(REASON)),
+        // Without the hook, which would print a hundred thousand of them.
+        Done::Panic => resume_unwind(Box::new(())),
+    }
+}
+
+fn act(acts: &[Act], read: &mut usize, request: &mut Request, response: &mut Response) -> io::Result<()> {
+    let mut written = 0;
+    for act in acts {
+        match act {
+            Act::ReadAll => take(request, usize::MAX, read)?,
+            Act::Read(most) => take(request, *most, read)?,
+            Act::ReadData => take(&mut request.data(), usize::MAX, &mut 0)?,
+            Act::Write(bytes) => {
+                response.write_all(&pattern(written, *bytes))?;
+                written += bytes;
+            }
+            Act::Flush => response.flush()?,
+            Act::Log(bytes) => response.log(std::str::from_utf8(&pattern(0, *bytes)).expect("small"))?,
+        }
+    }
+    Ok(())
+}
+
+fn take(from: &mut impl Read, most: usize, read: &mut usize) -> io::Result<()> {
+    let mut buffer = [0; 500];
+    let mut left = most;
+    while left > 0 {
+        let room = left.min(buffer.len());
+        let got = from.read(&mut buffer[..room])?;
+        if got == 0 {
+            break;
+        }
+        *read += got;
+        left -= got;
+    }
+    Ok(())
+}

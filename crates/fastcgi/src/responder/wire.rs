@@ -1,0 +1,140 @@
+//! What a conversation on threads needs of its connection.
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use linger::Event;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use socket2::Socket;
+
+use super::Stop;
+use crate::socket;
+
+/// A connection that never waits, and ways to wait for it.
+pub(super) trait Wire: Debug + Send + Sync {
+    /// Receives what is there; `WouldBlock` where nothing is, 0 at the end.
+    fn receive(&self, to: &mut [u8]) -> io::Result<usize>;
+    /// Sends what there is room for; `WouldBlock` where there is none.
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Waits until there may be something to receive, for a [wake](Self::wake), or until the time has come.
+    fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited>;
+    /// Waits until there may be room to send; `false` where there was none for that long.
+    fn await_room(&self, patience: Duration) -> io::Result<bool>;
+    /// Ends the present or the next wait for input.
+    fn wake(&self);
+    /// What was sent and is not acknowledged.
+    fn unacknowledged(&self) -> Event;
+    /// Waits between two requests; whether the gateway has said something.
+    fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool;
+}
+
+/// What a wait for input came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Input,
+    Wake,
+    Time,
+}
+
+/// A socket, and what wakes the thread that reads it where handlers have threads of their own.
+#[derive(Debug)]
+pub(super) struct SocketWire {
+    socket: Socket,
+    wake: Option<OwnedFd>,
+}
+
+impl SocketWire {
+    pub(super) fn new(socket: Socket, multiplex: bool) -> io::Result<Self> {
+        // AF_UNIX has no such option, and no need of it.
+        let _ = socket.set_tcp_nodelay(true);
+        let wake =
+            multiplex.then(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)).transpose()?;
+        Ok(Self { socket, wake })
+    }
+
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+}
+
+impl Wire for SocketWire {
+    fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(&self.socket, &mut *to, RecvFlags::DONTWAIT) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result?.0),
+            }
+        }
+    }
+
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        socket::send(&self.socket, parts)
+    }
+
+    fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
+        loop {
+            // Without a thread to wake, the second entry watches nothing.
+            let (wake, interest) = match &self.wake {
+                Some(wake) => (wake.as_fd(), PollFlags::IN),
+                None => (self.socket.as_fd(), PollFlags::empty()),
+            };
+            let mut ready =
+                [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(wake, interest)];
+            match poll(&mut ready, left(until).as_ref()) {
+                Ok(0) => return Ok(Awaited::Time),
+                Err(Errno::INTR) => continue,
+                result => result?,
+            };
+            if self.wake.is_some() && ready[1].revents().contains(PollFlags::IN) {
+                // Only its being readable says something.
+                let _ = rustix::io::read(wake, &mut [0; 8]);
+                return Ok(Awaited::Wake);
+            }
+            return Ok(Awaited::Input);
+        }
+    }
+
+    fn await_room(&self, patience: Duration) -> io::Result<bool> {
+        let until = Instant::now().checked_add(patience);
+        loop {
+            let mut ready = [PollFd::new(&self.socket, PollFlags::OUT)];
+            match poll(&mut ready, left(until).as_ref()) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result? > 0),
+            }
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            // At 2^64 - 2 requests the counter is full, and then the reader is awake anyway.
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn unacknowledged(&self) -> Event {
+        socket::unacknowledged(&self.socket)
+    }
+
+    fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool {
+        loop {
+            let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
+            match poll(&mut ready, left(until).as_ref()) {
+                Err(Errno::INTR) => {}
+                // A request that came together with the end is still served.
+                Ok(_) => return !ready[0].revents().is_empty(),
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// The time until then, for `poll`; `None` for ever.
+fn left(until: Option<Instant>) -> Option<Timespec> {
+    let left = until?.saturating_duration_since(Instant::now());
+    Timespec::try_from(left).ok()
+}

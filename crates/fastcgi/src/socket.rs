@@ -1,0 +1,29 @@
+//! What both drivers do to a socket in the same way.
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+
+use linger::Event;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+/// Sends what there is room for; `WouldBlock` where there is none. A gateway that is gone raises no signal.
+pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        match sendmsg(&socket, parts, &mut SendAncillaryBuffer::default(), flags) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Asks the kernel what of a connection's answers is unacknowledged.
+///
+/// No FIN was sent: an empty queue means that the gateway has everything, the last END_REQUEST included.
+pub(crate) fn unacknowledged(socket: impl AsFd) -> Event {
+    match linger_sys::send_queue(socket.as_fd()) {
+        Ok(bytes) => Event::Unacknowledged { bytes, fin: bytes == 0 },
+        Err(_) => Event::Unknown,
+    }
+}

@@ -1,0 +1,143 @@
+//! What the requests of a connection share: its conversation, and its writing side.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use ::tokio::sync::{Mutex as Turn, Notify};
+use ::tokio::time::timeout;
+use bytes::Bytes;
+
+use super::wire::Wire;
+use crate::conversation::{Conversation, Input, Key, Said, Verdict, Which};
+
+/// The conversation, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Desk {
+    state: Mutex<State>,
+    /// A handler has read or ended: the task that reads the connection should ask what to do.
+    pub(super) news: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) conversation: Conversation,
+    waiting: Vec<(Key, Waker)>,
+}
+
+impl State {
+    /// Wakes the handlers whose input has come, or will not come.
+    pub(super) fn wake(&mut self) {
+        let conversation = &self.conversation;
+        self.waiting.retain(|(key, waker)| {
+            let waits = conversation.is_waiting(*key);
+            if !waits {
+                waker.wake_by_ref();
+            }
+            waits
+        });
+    }
+}
+
+impl Desk {
+    pub(super) fn new(conversation: Conversation) -> Self {
+        Self { state: Mutex::new(State { conversation, waiting: Vec::new() }), news: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next piece of a stream; `None` at its end.
+    pub(super) fn poll_piece(
+        &self,
+        key: Key,
+        which: Which,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Bytes>>> {
+        let mut state = self.lock();
+        let input = state.conversation.piece(key, which);
+        if state.conversation.is_held() {
+            self.news.notify_one();
+        }
+        match input {
+            Ok(Input::Got(piece)) => Poll::Ready(Ok(Some(piece.into()))),
+            Ok(Input::End) => Poll::Ready(Ok(None)),
+            Ok(Input::Later) => {
+                state.waiting.retain(|(other, _)| *other != key);
+                state.waiting.push((key, context.waker().clone()));
+                Poll::Pending
+            }
+            Err(gone) => Poll::Ready(Err(gone.into())),
+        }
+    }
+
+    /// A handler has dropped its request.
+    pub(super) fn unwanted(&self, key: Key) {
+        let mut state = self.lock();
+        state.conversation.unwanted(key);
+        state.waiting.retain(|(other, _)| *other != key);
+        if state.conversation.is_held() {
+            self.news.notify_one();
+        }
+    }
+
+    pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> Verdict {
+        let mut state = self.lock();
+        let verdict = state.conversation.finish(key, status, said, Instant::now());
+        // One that reads on after its answer is told.
+        state.wake();
+        verdict
+    }
+
+    pub(super) fn answered(&self, sent: bool) {
+        self.lock().conversation.answered(sent);
+        self.news.notify_one();
+    }
+}
+
+/// The connection, and the right to write to it.
+pub(super) struct Out<W: ?Sized> {
+    turn: Turn<Output>,
+    io_timeout: Duration,
+    pub(super) wire: W,
+}
+
+/// Whether the next record would begin where one has ended.
+#[derive(Clone, Copy)]
+enum Output {
+    Whole,
+    /// A write failed, or whoever wrote was cancelled.
+    Torn,
+}
+
+impl<W> Out<W> {
+    pub(super) fn new(wire: W, io_timeout: Duration) -> Self {
+        Self { turn: Turn::new(Output::Whole), io_timeout, wire }
+    }
+}
+
+impl<W: Wire + ?Sized> Out<W> {
+    /// Writes all of it, in one piece among what other requests write.
+    pub(super) async fn send(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut output = self.turn.lock().await;
+        if let Output::Torn = *output {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        *output = Output::Torn;
+        // An empty slice at the front would never advance.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let sending = poll_fn(|context| self.wire.poll_send(context, parts));
+            let Ok(sent) = timeout(self.io_timeout, sending).await else {
+                let message = "the gateway stopped reading the response";
+                return Err(io::Error::new(ErrorKind::TimedOut, message));
+            };
+            IoSlice::advance_slices(&mut parts, sent?);
+        }
+        *output = Output::Whole;
+        Ok(())
+    }
+}

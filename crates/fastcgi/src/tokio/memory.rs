@@ -1,0 +1,128 @@
+//! The driver on tokio over a gateway in memory.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use linger::Event;
+
+use super::wire::Wire;
+use super::{Config, Request, Response};
+use crate::conversation::End;
+use crate::transcripts::expected::Seen;
+use crate::transcripts::memory::Gateway;
+use crate::transcripts::plan::{Act, Done, REASON, pattern};
+
+impl Wire for Arc<Gateway> {
+    fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
+        match Gateway::receive(self, to, Some(context.waker())) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn poll_send(&self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match Gateway::send(self, parts) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn unacknowledged(&self) -> Event {
+        Event::Unacknowledged { bytes: 0, fin: true }
+    }
+}
+
+/// Holds a conversation on the present runtime.
+pub(crate) async fn converse(gateway: &Arc<Gateway>) -> End {
+    let handler = {
+        let gateway = gateway.clone();
+        Arc::new(move |request, response| handle(gateway.clone(), request, response))
+    };
+    let config = Config::default();
+    super::converse(gateway.clone(), &config, &handler).await.expect("nobody keeps the connection").1
+}
+
+/// Does what its plan says, as a future.
+pub(crate) async fn handle(
+    gateway: Arc<Gateway>,
+    mut request: Request,
+    mut response: Response,
+) -> io::Result<()> {
+    let index = request.params().text("PLAN").and_then(|plan| plan.parse().ok()).expect("a plan");
+    gateway.start();
+    let mut read = 0;
+    let acted = act(gateway.acts(index), &mut read, &mut request, &mut response).await;
+    let done = gateway.script.plans[index].done;
+    let failure = match (&acted, done) {
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(()), Done::Status(_)) => None,
+        (Ok(()), Done::Error) => Some(REASON.to_owned()),
+        (Ok(()), Done::Panic) => Some("the handler panicked".to_owned()),
+    };
+    gateway.note(index, Seen { read, failure });
+    if gateway.is_last(index) {
+        loop {
+            let started = gateway.gate.notified();
+            if gateway.has_all() {
+                break;
+            }
+            started.await;
+        }
+    }
+    acted?;
+    match done {
+        Done::Status(status) => response.end(status).await,
+        Done::Error => Err(io::Error::other(REASON)),
+        Done::Panic => resume_unwind(Box::new(())),
+    }
+}
+
+async fn act(
+    acts: &[Act],
+    read: &mut usize,
+    request: &mut Request,
+    response: &mut Response,
+) -> io::Result<()> {
+    // Pieces come as they came; a part of one that was not asked for is left for the next act.
+    let mut left = Bytes::new();
+    let mut written = 0;
+    for act in acts {
+        match act {
+            Act::ReadAll => take(request, &mut left, usize::MAX, read).await?,
+            Act::Read(most) => take(request, &mut left, *most, read).await?,
+            Act::ReadData => while request.data_chunk().await?.is_some() {},
+            Act::Write(bytes) => {
+                response.write(&pattern(written, *bytes)).await?;
+                written += bytes;
+            }
+            Act::Flush => response.flush().await?,
+            Act::Log(bytes) => {
+                let text = pattern(0, *bytes);
+                response.log(std::str::from_utf8(&text).expect("small")).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn take(request: &mut Request, left: &mut Bytes, most: usize, read: &mut usize) -> io::Result<()> {
+    let mut wanted = most;
+    while wanted > 0 {
+        if left.is_empty() {
+            match request.chunk().await? {
+                Some(bytes) => *left = bytes,
+                None => break,
+            }
+        }
+        let got = left.split_to(left.len().min(wanted));
+        *read += got.len();
+        wanted -= got.len();
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! What a conversation on tokio needs of its connection.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use ::tokio::io::Interest;
+use ::tokio::net::{TcpStream, UnixStream};
+use linger::Event;
+
+use crate::socket;
+
+/// A connection that is read and written at once, by one task each at a time.
+pub trait Wire: Send + Sync + 'static {
+    /// Receives; 0 at the end.
+    fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>>;
+    /// Sends what there is room for.
+    fn poll_send(&self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+    /// What was sent and is not acknowledged.
+    fn unacknowledged(&self) -> Event;
+}
+
+macro_rules! wire {
+    ($stream:ty) => {
+        impl Wire for $stream {
+            fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
+                loop {
+                    ready!(self.poll_read_ready(context))?;
+                    match self.try_read(to) {
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                        result => return Poll::Ready(result),
+                    }
+                }
+            }
+
+            fn poll_send(&self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+                loop {
+                    ready!(self.poll_write_ready(context))?;
+                    match self.try_io(Interest::WRITABLE, || socket::send(self, parts)) {
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                        result => return Poll::Ready(result),
+                    }
+                }
+            }
+
+            fn unacknowledged(&self) -> Event {
+                socket::unacknowledged(self)
+            }
+        }
+    };
+}
+
+wire!(TcpStream);
+wire!(UnixStream);

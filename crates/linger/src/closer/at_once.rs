@@ -1,0 +1,117 @@
+//! Ends that cannot wait: without a thread, or without room.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use linger_sys::Discarder;
+
+use super::{Arrival, Watcher};
+use crate::machine::{Action, Core};
+use crate::outcome::Outcome;
+use crate::policy::Policy;
+use crate::socket::Socket;
+
+/// What is read at once of what has arrived: as much as the largest usual receive buffer holds.
+const AT_ONCE: u64 = 1 << 20;
+
+/// Ends the connection of a descriptor where no closer can: the process could make none, or was forked from the
+/// closer's.
+pub(super) fn close_at_once(fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
+    match Socket::new(fd) {
+        Ok(socket) => end_and_tell(Arrival { socket, core: Core::new(policy, 0), watcher }),
+        Err((fd, error)) => {
+            drop(fd);
+            tell(Outcome::failed(error.kind()), watcher);
+        }
+    }
+}
+
+/// Ends a connection where no closer can.
+pub(crate) fn end_and_tell(arrival: Arrival) {
+    let (outcome, watcher) = end_at_once(arrival, 0);
+    tell(outcome, watcher);
+}
+
+fn tell(outcome: Outcome, watcher: Option<Watcher>) {
+    outcome.trace();
+    watcher.into_iter().for_each(|watcher| watcher(outcome));
+}
+
+/// Half-closes, empties once, closes.
+pub(super) fn end_at_once(arrival: Arrival, now: u64) -> (Outcome, Option<Watcher>) {
+    let Arrival { socket, mut core, watcher } = arrival;
+    if core.next(now) == Action::HalfClose {
+        core.on(socket.half_close(), now);
+    }
+    core.on(socket.discard(&mut Discarder::new(), AT_ONCE), now);
+    core.evict();
+    core.on(socket.measure(), now);
+    let Action::Close { abort, outcome } = core.next(now) else {
+        return (Outcome::failed(io::ErrorKind::Other), watcher);
+    };
+    socket.close(abort, core.acknowledged());
+    (outcome, watcher)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::outcome::Ended;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::channel;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_connection_is_half_closed_emptied_and_closed() {
+        let (mut client, mut server) = pair();
+        client.write_all(b"unread").unwrap();
+        server.write_all(b"answer").unwrap();
+        let mut ready = [rustix::event::PollFd::new(&server, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ready, None).unwrap();
+        // While another holder has it open, only the half-close ends it for the client.
+        let duplicate = server.try_clone().unwrap();
+        let (tell, told) = channel();
+        close_at_once(
+            server.into(),
+            &Policy::default(),
+            Some(Box::new(move |outcome| tell.send(outcome).unwrap())),
+        );
+        let outcome = told.try_recv().unwrap();
+        assert_eq!((outcome.ended, outcome.discarded), (Ended::Evicted, 6));
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "answer");
+        drop(duplicate);
+    }
+
+    #[test]
+    fn what_is_no_stream_is_told_too() {
+        let (tell, told) = channel();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        close_at_once(
+            udp.into(),
+            &Policy::default(),
+            Some(Box::new(move |outcome| tell.send(outcome).unwrap())),
+        );
+        assert!(matches!(told.try_recv().unwrap().ended, Ended::Failed(_)));
+    }
+
+    #[test]
+    fn what_a_close_that_cannot_wait_left_is_said() {
+        let (client, mut server) = pair();
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[7; 1 << 16]).is_ok() {}
+        let socket = Socket::new(server.into()).unwrap();
+        let core = Core::new(&Policy::default(), 5);
+        let (outcome, _) = end_at_once(Arrival { socket, core, watcher: None }, 9);
+        assert!(outcome.unacknowledged.unwrap() > 0);
+        assert_eq!((outcome.ended, outcome.elapsed.as_nanos()), (Ended::Evicted, 4));
+        drop(client);
+    }
+}

@@ -1,0 +1,42 @@
+//! The closer that each process has.
+
+use std::io;
+
+use linger_sys::SetOnce;
+
+use super::Closer;
+use super::budget::Budget;
+
+/// The global closers of a line of processes, each forked from the one before, the present one last.
+pub(super) struct Line(SetOnce<Link>);
+
+struct Link {
+    closer: Closer,
+    /// The closer of a child.
+    next: Line,
+}
+
+impl Line {
+    pub(super) const fn new() -> Self {
+        Self(SetOnce::new())
+    }
+
+    /// The closer of this process, made when first asked for.
+    ///
+    /// # Errors
+    /// Those of [`Closer::new`].
+    pub(super) fn of_this_process(&self) -> io::Result<&'static Closer> {
+        let mut place = &self.0;
+        loop {
+            match place.get() {
+                Some(Link { closer, .. }) if closer.handle.here().is_some() => return Ok(closer),
+                Some(Link { next, .. }) => place = &next.0,
+                None => {
+                    let link = Link { closer: Closer::new(Budget::default())?, next: Self::new() };
+                    // Racing callers may each make a closer; the thread of the one that is late exits.
+                    let _ = place.set(Box::new(link));
+                }
+            }
+        }
+    }
+}

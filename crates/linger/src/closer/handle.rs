@@ -1,0 +1,140 @@
+//! From a handle to the board, for those whose process has the thread.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use linger_sys::Process;
+
+use super::alarm::Clock;
+use super::at_once::end_at_once;
+use super::board::Shared;
+use super::counts::Snapshot;
+#[cfg(feature = "tokio")]
+use super::watched::{Ticket, Watched};
+use super::{Arrival, Watcher};
+use crate::machine::{Action, Core};
+use crate::outcome::Outcome;
+use crate::policy::Policy;
+use crate::socket::Socket;
+
+/// A closer as all its clones know it, in its own process or in a child that was forked since.
+///
+/// A child has the memory but not the thread, and the lock may have been held when it was forked. So the board is
+/// private to this type, and [`here`](Self::here) is the only way to it. Its drop says that no more sockets come.
+pub(super) struct Handle {
+    shared: Arc<Shared>,
+    process: Process,
+}
+
+impl Handle {
+    /// A handle to the board of a thread that this process has started.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, process: Process::current() }
+    }
+
+    /// The closer, if this is its process.
+    pub(super) fn here(&self) -> Option<Here<'_>> {
+        (self.process == Process::current()).then_some(Here { handle: self })
+    }
+
+    /// The clock by which the machines of this closer's sockets go. It runs in every process.
+    pub(super) fn clock(&self) -> Clock {
+        self.shared.clock()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(here) = self.here() {
+            here.shared().no_more();
+        }
+    }
+}
+
+/// A closer whose thread runs in this process.
+///
+/// Made by [`Handle::here`] for one call, and not kept: after a call of foreign code, which may fork, it is asked for
+/// again.
+#[derive(Clone, Copy)]
+pub(crate) struct Here<'a> {
+    handle: &'a Handle,
+}
+
+impl<'a> Here<'a> {
+    fn shared(self) -> &'a Shared {
+        &self.handle.shared
+    }
+
+    /// Takes a descriptor over.
+    pub(super) fn hand_over(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
+        let core = Core::new(policy, self.now());
+        match Socket::new(fd) {
+            Ok(socket) => self.bring(Arrival { socket, core, watcher }, false),
+            Err((fd, error)) => {
+                drop(fd);
+                self.shared().refused();
+                self.ended(Outcome::failed(error.kind()), watcher);
+            }
+        }
+    }
+
+    /// Gives a socket to the thread; its FIN is sent here, so that the peer has it at once.
+    fn bring(self, mut arrival: Arrival, is_counted: bool) {
+        if arrival.core.next(self.now()) == Action::HalfClose {
+            arrival.core.on(arrival.socket.half_close(), self.now());
+        }
+        if let Some(shed) = self.shared().bring(arrival, is_counted) {
+            let (outcome, watcher) = end_at_once(shed, self.now());
+            self.ended(outcome, watcher);
+        }
+    }
+
+    /// Counts and tells an end that the thread has no part in.
+    fn ended(self, outcome: Outcome, watcher: Option<Watcher>) {
+        outcome.trace();
+        self.shared().record(&outcome);
+        let Some(watcher) = watcher else { return self.shared().reported() };
+        let handle = self.handle;
+        watcher(outcome);
+        if let Some(here) = handle.here() {
+            here.shared().reported();
+        }
+    }
+
+    fn now(self) -> u64 {
+        self.handle.clock().now()
+    }
+
+    pub(super) fn snapshot(self) -> Snapshot {
+        self.shared().snapshot()
+    }
+
+    pub(super) fn evict(self, count: usize) {
+        self.shared().evict(count);
+    }
+
+    pub(super) fn finish(self, deadline: Duration) -> Snapshot {
+        self.shared().finish(deadline)
+    }
+
+    /// Notes a socket whose end a task watches, and takes it over when that lasts.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn watch(self, watched: Arc<dyn Watched>) -> Ticket {
+        self.shared().watch(watched)
+    }
+
+    /// Takes over a socket that was watched.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn take_over(self, ticket: Ticket, arrival: Arrival) {
+        self.shared().unwatch(ticket, None);
+        self.bring(arrival, true);
+    }
+
+    /// Counts the end of a watched socket.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_over(self, ticket: Ticket, outcome: &Outcome) {
+        outcome.trace();
+        self.shared().unwatch(ticket, Some(outcome));
+    }
+}

@@ -1,0 +1,192 @@
+//! A close that a task drives until the closer's thread takes it over.
+
+use std::task::{Context, Waker};
+
+use crate::outcome::Outcome;
+use crate::sync::{Mutex, MutexGuard, lock};
+
+/// Who has the socket of one close: the task that watches it, or the thread that took it. The one that takes it out
+/// ends it and tells the other.
+#[derive(Debug)]
+pub(crate) struct Place<W> {
+    inside: Mutex<Inside<W>>,
+}
+
+#[derive(Debug)]
+struct Inside<W> {
+    state: State<W>,
+    /// The task's, while it waits.
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+enum State<W> {
+    Watched(W),
+    Given,
+    Over(Outcome),
+}
+
+/// What a task's look at its socket came to.
+pub(crate) enum Look {
+    /// The task waits on.
+    Wait,
+    /// The closer is to take it.
+    Give,
+    /// Its close is over but for the closing of the descriptor.
+    Over(Outcome),
+}
+
+/// What the task has to do after a look.
+pub(crate) enum Next<W> {
+    /// To wait.
+    Pending,
+    /// To hand the socket over, then to look again.
+    Give,
+    /// To close this socket, and to count its end.
+    Close(W, Outcome),
+    /// Nothing: the closer has ended it.
+    Over(Outcome),
+}
+
+impl<W> Place<W> {
+    pub(crate) fn new(watched: W) -> Self {
+        Self { inside: Mutex::new(Inside { state: State::Watched(watched), waker: None }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside<W>> {
+        lock(&self.inside)
+    }
+
+    /// Drives the socket by `look` while it is here.
+    ///
+    /// The closer wakes the context when it takes the socket, and when the close is over.
+    pub(crate) fn poll(
+        &self,
+        context: &mut Context<'_>,
+        look: impl FnOnce(&mut W, &mut Context<'_>) -> Look,
+    ) -> Next<W> {
+        let mut inside = self.lock();
+        let state = &mut inside.state;
+        if let State::Watched(watched) = state {
+            match look(watched, context) {
+                Look::Wait => {}
+                Look::Give => return Next::Give,
+                Look::Over(outcome) => {
+                    if let State::Watched(watched) = std::mem::replace(state, State::Over(outcome)) {
+                        // The closer may know of this place a while longer; it has nobody to wake.
+                        inside.waker = None;
+                        return Next::Close(watched, outcome);
+                    }
+                }
+            }
+        }
+        if let State::Over(outcome) = inside.state {
+            return Next::Over(outcome);
+        }
+        // Under the lock that the state was read under, so that no end comes in between unheard.
+        if !inside.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            inside.waker = Some(context.waker().clone());
+        }
+        Next::Pending
+    }
+
+    /// Whether the socket is no longer here.
+    pub(crate) fn is_given(&self) -> bool {
+        !matches!(self.lock().state, State::Watched(_))
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        if let State::Over(outcome) = self.lock().state { Some(outcome) } else { None }
+    }
+
+    /// Takes the socket out, if it is here, and wakes the task, which need not look at it any more.
+    pub(crate) fn take(&self) -> Option<W> {
+        let mut inside = self.lock();
+        if !matches!(inside.state, State::Watched(_)) {
+            return None;
+        }
+        let State::Watched(watched) = std::mem::replace(&mut inside.state, State::Given) else { return None };
+        let waker = inside.waker.take();
+        drop(inside);
+        waker.into_iter().for_each(Waker::wake);
+        Some(watched)
+    }
+
+    /// Tells the task how the socket that was taken out has ended.
+    pub(crate) fn over(&self, outcome: Outcome) {
+        let mut inside = self.lock();
+        debug_assert!(matches!(inside.state, State::Given), "an end is told of a socket that was not taken");
+        inside.state = State::Over(outcome);
+        let waker = inside.waker.take();
+        drop(inside);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::outcome::Ended;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    const OUTCOME: Outcome =
+        Outcome { ended: Ended::PeerClosed, discarded: 3, unacknowledged: Some(0), elapsed: Duration::ZERO };
+
+    fn poll(place: &Place<u32>, task: &Arc<Woken>, look: Look) -> Next<u32> {
+        place.poll(&mut Context::from_waker(&task.clone().into()), |_, _| look)
+    }
+
+    #[test]
+    fn a_task_ends_it_and_nobody_else_can() {
+        let (place, task) = (Place::new(7), Arc::new(Woken::default()));
+        assert!(matches!(poll(&place, &task, Look::Wait), Next::Pending));
+        assert!(!place.is_given() && place.outcome().is_none());
+        assert!(matches!(poll(&place, &task, Look::Over(OUTCOME)), Next::Close(7, OUTCOME)));
+        assert_eq!((place.take(), place.outcome(), place.is_given()), (None, Some(OUTCOME), true));
+        // It has heard of it by itself, and is not kept.
+        assert_eq!((task.times(), Arc::strong_count(&task)), (0, 1));
+        assert!(matches!(poll(&place, &task, Look::Wait), Next::Over(OUTCOME)));
+    }
+
+    #[test]
+    fn the_thread_takes_it_and_tells_the_task() {
+        let (place, task) = (Place::new(7), Arc::new(Woken::default()));
+        assert!(matches!(poll(&place, &task, Look::Give), Next::Give));
+        assert!(matches!(poll(&place, &task, Look::Wait), Next::Pending));
+        assert_eq!((place.take(), place.take()), (Some(7), None));
+        assert_eq!((task.times(), place.is_given(), place.outcome()), (1, true, None));
+        // What a look would say does not matter any more.
+        assert!(matches!(poll(&place, &task, Look::Over(OUTCOME)), Next::Pending));
+        place.over(OUTCOME);
+        assert_eq!(task.times(), 2);
+        assert!(matches!(poll(&place, &task, Look::Give), Next::Over(OUTCOME)));
+    }
+
+    #[test]
+    fn the_last_task_that_polled_is_woken() {
+        let (place, first, second) = (Place::new(7), Arc::new(Woken::default()), Arc::new(Woken::default()));
+        poll(&place, &first, Look::Wait);
+        poll(&place, &second, Look::Wait);
+        place.take();
+        assert_eq!((first.times(), second.times()), (0, 1));
+    }
+}

@@ -1,0 +1,209 @@
+//! What each answer of the kernel means, on real sockets where it can be had there.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::*;
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+fn socket(stream: impl Into<OwnedFd>) -> Socket {
+    Socket::new(stream.into()).unwrap()
+}
+
+fn discard(socket: &Socket) -> Event {
+    socket.discard(&mut Discarder::new(), 1 << 20)
+}
+
+/// Waits until something has happened to the socket; `HUP` is reported without being asked for.
+fn wait(socket: &impl AsFd, flags: PollFlags) {
+    poll(&mut [PollFd::new(socket, flags)], None).unwrap();
+}
+
+#[test]
+fn each_error_has_its_event() {
+    let (_client, server) = pair();
+    let socket = socket(server);
+    for (code, wanted) in [
+        (Errno::AGAIN, Event::Empty),
+        (Errno::CONNRESET, Event::Reset),
+        (Errno::PIPE, Event::Reset),
+        (Errno::CONNABORTED, Event::Reset),
+        (Errno::NOTCONN, Event::Gone),
+        (Errno::TIMEDOUT, Event::KernelTimeout),
+        (Errno::ACCESS, Event::Failed(ErrorKind::PermissionDenied)),
+        // Of kernel TLS, whose peer has closed.
+        (Errno::IO, Event::EndOfStream),
+    ] {
+        assert_eq!(socket.discarded(Err(code.into())), wanted, "{code:?}");
+        assert!(!socket.is_lost(), "{code:?}");
+    }
+    assert_eq!((socket.discarded(Ok(0)), socket.discarded(Ok(1))), (Event::EndOfStream, Event::Discarded(1)));
+    for code in [Errno::BADF, Errno::NOTSOCK] {
+        socket.discarded(Err(code.into()));
+        assert!(socket.is_lost(), "{code:?}");
+        socket.discarded(Err(Errno::AGAIN.into()));
+        assert!(!socket.is_lost());
+    }
+}
+
+#[test]
+fn a_connection_is_followed_to_its_end() {
+    let (mut client, mut server) = pair();
+    server.write_all(b"answer").unwrap();
+    let address = client.local_addr().unwrap();
+    let socket = socket(server);
+    assert_eq!(socket.peer(), Some(address));
+    assert_eq!(discard(&socket), Event::Empty);
+    assert_eq!(socket.half_close(), Event::HalfClosed);
+    client.write_all(b"late").unwrap();
+    wait(&socket, PollFlags::IN);
+    assert_eq!(discard(&socket), Event::Discarded(4));
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "answer");
+    drop(client);
+    wait(&socket, PollFlags::IN);
+    assert_eq!(discard(&socket), Event::EndOfStream);
+    assert_eq!(socket.measure(), Event::Unacknowledged { bytes: 0, fin: true });
+    assert!(!socket.is_dead() && socket.pending().is_none());
+    assert_eq!(socket.half_close(), Event::Gone);
+}
+
+#[test]
+fn the_fin_counts_as_one_byte_that_is_not_told() {
+    let (client, mut server) = pair();
+    server.set_nonblocking(true).unwrap();
+    while server.write(&[7; 1 << 16]).is_ok() {}
+    let queue = linger_sys::send_queue(server.as_fd()).unwrap();
+    let socket = socket(server);
+    assert_eq!(socket.half_close(), Event::HalfClosed);
+    let Event::Unacknowledged { bytes, fin: false } = socket.measure() else { panic!() };
+    assert!(bytes <= queue && bytes > 0);
+    assert_eq!(linger_sys::send_queue(socket.as_fd()).unwrap(), bytes + 1);
+    assert!(!socket.is_dead(), "it lives");
+    // It has unread bytes: the kernel resets.
+    drop(client);
+    wait(&socket, PollFlags::RDHUP);
+    assert!(socket.is_dead());
+    assert_eq!(socket.pending(), Some(Event::Reset));
+    assert_eq!(socket.pending(), None, "it was taken");
+    assert!(matches!(socket.measure(), Event::Unacknowledged { fin: false, .. }));
+}
+
+#[test]
+fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
+    let (client, mut server) = UnixStream::pair().unwrap();
+    server.write_all(b"answer").unwrap();
+    let socket = socket(server);
+    assert_eq!((socket.peer(), socket.is_dead()), (None, false));
+    assert_eq!(socket.half_close(), Event::HalfClosed);
+    let Event::Unacknowledged { bytes, fin: false } = socket.measure() else { panic!() };
+    assert!(bytes >= 6);
+    drop(client);
+    assert_eq!(discard(&socket), Event::Reset);
+    assert_eq!(socket.measure(), Event::Unknown);
+    // One that has read all is known to have.
+    let (mut client, mut server) = UnixStream::pair().unwrap();
+    server.write_all(b"answer").unwrap();
+    client.read_exact(&mut [0; 6]).unwrap();
+    assert_eq!(self::socket(server).measure(), Event::Unacknowledged { bytes: 0, fin: true });
+    // On TCP a reset takes nothing from the queue.
+    let (_client, server) = pair();
+    let socket = self::socket(server);
+    socket.discarded(Err(Errno::CONNRESET.into()));
+    assert_ne!(socket.measure(), Event::Unknown);
+}
+
+#[test]
+fn other_families_have_no_queue_that_counts() {
+    let (_client, server) = pair();
+    let socket = Socket::of(Family::Other, server);
+    assert_eq!(socket.measure(), Event::Unknown);
+    assert!(!socket.is_dead());
+    let (read, _write) = rustix::pipe::pipe().unwrap();
+    assert_eq!(Socket::of(Family::Tcp, read).measure(), Event::Unknown);
+}
+
+#[test]
+fn what_is_no_stream_is_given_back() {
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (fd, error) = Socket::new(udp.into()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::PROTOTYPE.raw_os_error()));
+    drop(fd);
+}
+
+#[test]
+fn the_buffer_is_made_small_and_wake_ups_rare_for_tcp_only() {
+    let size = |socket: &Socket| sockopt::socket_recv_buffer_size(socket).unwrap();
+    for narrowed in [false, true] {
+        let (mut client, server) = pair();
+        sockopt::set_socket_recv_buffer_size(&server, 1 << 20).unwrap();
+        let socket = socket(server);
+        let before = size(&socket);
+        client.write_all(&[7; 100]).unwrap();
+        wait(&socket, PollFlags::IN);
+        if narrowed {
+            socket.narrow();
+            assert_eq!(size(&socket), 128 << 10, "the kernel doubles it");
+        } else {
+            socket.batch_events();
+            assert_eq!(size(&socket), before);
+            let mut ready = [PollFd::new(&socket, PollFlags::IN)];
+            assert_eq!(
+                poll(&mut ready, Some(&rustix::event::Timespec::default())).unwrap(),
+                0,
+                "a few bytes wake it"
+            );
+        }
+    }
+    let (_client, server) = UnixStream::pair().unwrap();
+    let socket = socket(server);
+    let before = size(&socket);
+    socket.narrow();
+    assert_eq!(size(&socket), before);
+}
+
+#[test]
+fn an_option_of_the_program_does_not_block_the_close() {
+    let minute = Some(Duration::from_secs(60));
+    for (acknowledged, left) in [(false, None), (true, minute)] {
+        let (_client, server) = pair();
+        sockopt::set_socket_linger(&server, minute).unwrap();
+        let duplicate = server.try_clone().unwrap();
+        socket(server).close(false, acknowledged);
+        assert_eq!(sockopt::socket_linger(&duplicate).unwrap(), left);
+    }
+}
+
+#[test]
+fn an_abort_resets_and_a_close_does_not() {
+    for acknowledged in [false, true] {
+        for abort in [false, true] {
+            let (mut client, server) = pair();
+            socket(server).close(abort, acknowledged);
+            assert_eq!(client.read_to_end(&mut Vec::new()).is_err(), abort);
+        }
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_no_socket_any_more_is_left_alone() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let fd = rustix::fd::AsRawFd::as_raw_fd(&write);
+    let lost = Socket::of(Family::Tcp, write);
+    assert!(matches!(lost.half_close(), Event::Failed(_)));
+    assert!(lost.is_lost());
+    lost.close(false, false);
+    // Still open: it belongs to somebody else by now.
+    let path = format!("/proc/self/fd/{fd}");
+    assert!(std::fs::read_link(path).unwrap().to_string_lossy().starts_with("pipe:"));
+    drop(read);
+}

@@ -1,0 +1,47 @@
+//! JSON that is safe to print.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::ser::Formatter;
+
+use crate::escape::is_printable;
+
+/// One line of JSON in which every character that is not printable is written as `\uXXXX`.
+///
+/// RFC 8259 section 7 asks for that below U+0020 only, and serde_json does no more; a terminal obeys C1 controls
+/// and the reordering characters as well.
+///
+/// # Errors
+/// Those of the value's own serialisation.
+pub fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut line = Vec::with_capacity(256);
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut line, Printable))?;
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+struct Printable;
+
+impl Formatter for Printable {
+    fn write_string_fragment<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if fragment.is_ascii() && !fragment.contains('\x7f') {
+            // serde_json has escaped the rest of what ASCII has.
+            return writer.write_all(fragment.as_bytes());
+        }
+        let mut buffer = [0; 4];
+        for c in fragment.chars() {
+            if is_printable(c) {
+                writer.write_all(c.encode_utf8(&mut buffer).as_bytes())?;
+            } else {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

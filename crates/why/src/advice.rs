@@ -1,0 +1,346 @@
+//! What would decide between causes, and what to do about one. Both are data; [`Tools`] names what the reader has
+//! at hand when they are put into words.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::Cause;
+
+/// What the program that reports calls the tools its reader has. `None` where there is none: what every Linux host
+/// has is named then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tools {
+    /// Shows resets live, with the kernel's reason for each.
+    pub live: Option<&'static str>,
+    /// A library with which a server closes lingeringly.
+    pub library: Option<&'static str>,
+    /// Makes an unmodified program close lingeringly.
+    pub wrapper: Option<&'static str>,
+    /// Sets how many connections are remembered at once.
+    pub remember: Option<&'static str>,
+    /// Lists what a report only counts.
+    pub list: Option<&'static str>,
+}
+
+/// A further capture or fact that would decide between the causes that remain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ask {
+    /// A capture that has what this one lacks.
+    Capture(Capture),
+    /// The kernel of the server, asked live: on the wire these look the same.
+    Live(Alike),
+    /// What a host's administrator can look up.
+    Host(Host),
+}
+
+/// A capture that would decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Capture {
+    /// At the client.
+    Client,
+    /// At the server, which does not have a firewall's answer.
+    Server,
+    /// At the alleged sender, which does not have a forged reset.
+    AllegedSender,
+    /// At the sender, from before its FIN.
+    SenderBeforeFin,
+    /// At the sender, for its own FIN or reset that was lost on the way.
+    SenderGoodbye,
+    /// At the other end, for the way on which packets are lost.
+    OtherEnd,
+    /// Of both directions.
+    BothDirections,
+    /// Of both directions, from the connection's beginning.
+    Beginning,
+}
+
+/// What looks alike on the wire, and does not in the server's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Alike {
+    /// An abort of one connection, and a listener closed with connections in its queue.
+    AbortOrListener,
+    /// An abort by `SO_LINGER` 0, by `ss -K`, and of a killed process.
+    Aborts,
+    /// An abort, and a close with unread data, of which something else speaks for the latter.
+    UnreadLikely,
+    /// An abort, and a close with unread data.
+    AbortOrUnread,
+}
+
+/// What somebody at a host can look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Host {
+    /// The client's timeout and log.
+    ClientLog,
+    /// The client's timeout, and its process.
+    ClientProcess,
+    /// Whether the client's program had read all before it closed.
+    ClientRead,
+    /// Whether the client's process cancelled its `connect()`.
+    ClientConnect,
+    /// The load balancer's log.
+    BalancerLog,
+    /// The load balancer's log, or a capture on its other side.
+    BalancerOtherSide,
+    /// The service's journal.
+    Journal,
+    /// Whether the service restarted, or its accept queue was full.
+    RestartOrOverflow,
+    /// Whether anybody listens, or a firewall answers.
+    Listener,
+    /// The counters of a full accept queue.
+    AcceptQueue,
+    /// The counters of SYN cookies.
+    SynCookies,
+    /// The counters of a full accept queue, and `tcp_abort_on_overflow`.
+    AbortOnOverflow,
+    /// `tcp_fin_timeout` and `tcp_max_orphans`.
+    FinTimeout,
+}
+
+/// What to do about a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// Nothing: nothing was lost.
+    Nothing,
+    /// What helps against the cause.
+    Against(Cause),
+    /// First find out; and what helps if it was unread data.
+    DecideFirst,
+}
+
+impl Ask {
+    /// What to get, as the end of a sentence.
+    pub fn words(self, tools: &Tools) -> String {
+        match self {
+            Self::Capture(capture) => capture.words().into(),
+            Self::Live(alike) => alike.words(tools.live),
+            Self::Host(host) => host.words().into(),
+        }
+    }
+}
+
+impl Capture {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Client => "a capture at the client",
+            Self::Server => "a capture at the server: a firewall's answer is not in it",
+            Self::AllegedSender => "a capture at the alleged sender: this reset is not in it",
+            Self::SenderBeforeFin => "a capture at the sender of the reset, from before its FIN",
+            Self::SenderGoodbye => {
+                "a capture at the sender: a FIN or reset of its own that never arrived would explain it"
+            }
+            Self::OtherEnd => "a capture at the other end, to see which way the packets are lost",
+            Self::BothDirections => "a capture that holds both directions",
+            Self::Beginning => "a capture that holds the connection from its beginning, both directions",
+        }
+    }
+}
+
+impl Alike {
+    fn words(self, live: Option<&str>) -> String {
+        const TRACEPOINT: &str = "the tcp_send_reset tracepoint";
+        let tool = live.unwrap_or(TRACEPOINT);
+        match self {
+            Self::AbortOrListener => {
+                format!(
+                    "the server's log, or {tool} there: a listener closed with a full queue looks the same"
+                )
+            }
+            Self::Aborts => {
+                format!("{tool} at the server: an abort, ss -K and a killed socket look the same on the wire")
+            }
+            Self::UnreadLikely => format!("{tool} at the server: TCPAbortOnClose for unread data"),
+            Self::AbortOrUnread => {
+                let or = live.map_or(String::new(), |_| format!(" (or {TRACEPOINT})"));
+                format!(
+                    "{tool}{or} at the server: on the wire an abort and a close with unread data are the same"
+                )
+            }
+        }
+    }
+}
+
+impl Host {
+    fn words(self) -> &'static str {
+        match self {
+            Self::ClientLog => "the client's timeout and log",
+            Self::ClientProcess => "the client's timeout, and the process at the client",
+            Self::ClientRead => {
+                "whether the client's program had read it: close() with unread data sends this reset"
+            }
+            Self::ClientConnect => {
+                "whether a process at the client cancelled its connect(), or none ever asked (a scan, a spoofed \
+                 address)"
+            }
+            Self::BalancerLog => "the load balancer's log",
+            Self::BalancerOtherSide => "the load balancer's log, or a capture on its other side",
+            Self::Journal => "the service's journal at that time",
+            Self::RestartOrOverflow => {
+                "whether the service restarted, or ListenOverflows (some systems refuse when the queue is full)"
+            }
+            Self::Listener => {
+                "`ss -ltn` on the host; a firewall there that rejects with tcp-reset looks the same"
+            }
+            Self::AcceptQueue => "ListenOverflows in `nstat -az` on the server, or `ss -ltn` at that time",
+            Self::SynCookies => "TCPReqQFullDoCookies, SyncookiesFailed and ListenOverflows on the server",
+            Self::AbortOnOverflow => "ListenOverflows and net.ipv4.tcp_abort_on_overflow on the server",
+            Self::FinTimeout => "tcp_fin_timeout and tcp_max_orphans on the host that reset",
+        }
+    }
+}
+
+impl Remedy {
+    /// What to do, in one or two sentences.
+    pub fn words(self, tools: &Tools) -> String {
+        match self {
+            Self::Nothing => "Nothing was lost; no action is needed.".into(),
+            Self::Against(Cause::ClosedWithUnreadData) => format!(
+                "Let the server end with a lingering close: half-close, read on until the client closes or a bound \
+                 is reached, then close ({}).",
+                lingering(tools)
+            ),
+            Self::Against(Cause::DataAfterClose) => format!(
+                "If a request was lost to an idle keep-alive connection: let the client's idle timeout be the \
+                 shorter one, and repeat safe requests. If an upload was cut off by an early answer: end with a \
+                 lingering close{}.",
+                tools.wrapper.map_or(String::new(), |wrapper| format!(" ({wrapper})"))
+            ),
+            Self::Against(Cause::Unknown) => format!(
+                "Take the further capture named below, or {} on the host that reset.",
+                tools.live.map_or("trace tcp_send_reset".into(), |live| format!("run {live}"))
+            ),
+            Self::Against(cause) => against(cause).into(),
+            Self::DecideFirst => format!(
+                "{} If it is unread data: {}",
+                Self::Against(Cause::Unknown).words(tools),
+                Self::Against(Cause::ClosedWithUnreadData).words(tools)
+            ),
+        }
+    }
+}
+
+/// By what a server closes lingeringly.
+fn lingering(tools: &Tools) -> String {
+    const NGINX: &str = "`lingering_close always` in nginx";
+    match (tools.library, tools.wrapper) {
+        (Some(library), Some(wrapper)) => format!("{NGINX}, {library}, or {wrapper}"),
+        (Some(other), None) | (None, Some(other)) => format!("{NGINX}, or {other}"),
+        (None, None) => NGINX.into(),
+    }
+}
+
+/// Remedies that name nothing but what every host has.
+fn against(cause: Cause) -> &'static str {
+    match cause {
+        Cause::AcceptQueueOverflow => {
+            "Look at `ss -ltn` (Recv-Q at its Send-Q) and ListenOverflows in `nstat -az`; make the application \
+             accept faster, raise its backlog and net.core.somaxconn together."
+        }
+        Cause::Aborted => {
+            "Search the application for SO_LINGER with 0 and for deliberate aborts (timeouts, limits, bans); its \
+             log should say which."
+        }
+        Cause::PortClosed => {
+            "Check that the service runs and on which address and port it listens (`ss -ltnp`)."
+        }
+        Cause::ProcessGone => {
+            "Look for a crash, a kill or a restart at that time (journal, kernel log for out-of-memory); on \
+             planned restarts stop accepting first and drain the connections."
+        }
+        Cause::HalfOpen => {
+            "Find what restarted or failed over, or which NAT, firewall or balancer forgets idle connections, and \
+             send keepalives more often than its timeout."
+        }
+        Cause::ClientGaveUp => {
+            "Compare the client's timeout with how long the answer took; users who leave are no fault of the server."
+        }
+        Cause::KeepaliveTimeout => {
+            "Look for the peer or the path disappearing at the first unanswered probe; shorten or lengthen \
+             tcp_keepalive_* if the detection came too late or too early."
+        }
+        Cause::RetransmissionTimeout => {
+            "Find where the segments are lost: capture at both ends, look at path MTU, routes and stateful boxes."
+        }
+        Cause::Finwait2Expired => {
+            "Let the peer close when it reads end of file; or, if it must keep its half open, let the closing side \
+             keep its socket instead of orphaning it (tcp_fin_timeout, 60 s)."
+        }
+        Cause::FirewallReject => {
+            "Look for a reject rule with tcp-reset that matches (`nft list ruleset`, `iptables-save`), or for an \
+             expired connection-tracking entry."
+        }
+        Cause::Forged => {
+            "Find the box: the TTL says how many hops away it is. Intrusion prevention, parental filters and \
+             censors work like this; capture on both sides of each suspect."
+        }
+        Cause::ClosedWithUnreadData | Cause::DataAfterClose | Cause::Unknown => "",
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words(&Tools::default()))
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words(&Tools::default()))
+    }
+}
+
+impl Serialize for Ask {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Remedy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_a_remedy_with_and_without_tools() {
+        let tools = Tools {
+            live: Some("LIVE"),
+            library: Some("LIBRARY"),
+            wrapper: Some("WRAPPER"),
+            ..Tools::default()
+        };
+        for cause in Cause::ALL {
+            let remedy = Remedy::Against(cause);
+            assert!(remedy.to_string().ends_with('.') && remedy.words(&tools).ends_with('.'), "{cause}");
+        }
+        let unread = Remedy::Against(Cause::ClosedWithUnreadData);
+        assert!(unread.words(&tools).ends_with("(`lingering_close always` in nginx, LIBRARY, or WRAPPER)."));
+        assert!(unread.to_string().ends_with("(`lingering_close always` in nginx)."));
+        assert!(Remedy::DecideFirst.words(&tools).contains("or run LIVE on the host"));
+        assert!(Remedy::DecideFirst.to_string().contains("or trace tcp_send_reset on the host"));
+    }
+
+    #[test]
+    fn a_tool_that_is_there_is_named() {
+        let tools = Tools { live: Some("LIVE"), ..Tools::default() };
+        assert!(
+            Ask::Live(Alike::AbortOrUnread)
+                .words(&tools)
+                .starts_with("LIVE (or the tcp_send_reset tracepoint) at")
+        );
+        assert!(Ask::Live(Alike::AbortOrUnread).to_string().starts_with("the tcp_send_reset tracepoint at"));
+        assert!(Ask::Live(Alike::Aborts).words(&tools).starts_with("LIVE at the server"));
+    }
+}

@@ -1,0 +1,207 @@
+//! What the packets of one connection have shown so far: bounded, and copied when a reset comes.
+
+use linger_packet::{Flags, Segment};
+
+use crate::key::{Dir, Key};
+use crate::record::{At, Record, Since};
+use crate::side::Side;
+
+/// Packets kept of each connection, the latest ones.
+const KEPT: usize = 8;
+
+/// A connection, as far as it has been seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    pub(crate) key: Key,
+    pub(crate) first_time: u64,
+    pub(crate) first_frame: u64,
+    pub(crate) last_time: u64,
+    pub(crate) sides: [Side; 2],
+    ring: [Record; KEPT],
+    ring_len: u32,
+    pub(crate) opening: Opening,
+}
+
+/// How far the handshake has been seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Opening {
+    /// No SYN.
+    #[default]
+    Unseen,
+    /// A SYN, and no SYN-ACK.
+    Asked { opener: u8, syn_frame: u32 },
+    /// A SYN-ACK, and no answer to it. `syn_frame` means nothing where the SYN was not seen.
+    Accepted { opener: u8, syn_frame: u32, syn_ack: SynAck },
+    /// The opener has answered the SYN-ACK. `repeats` counts SYN-ACKs that were sent again all the same.
+    Answered { opener: u8, syn_frame: u32, syn_ack: SynAck, repeats: u16 },
+}
+
+/// Where and when a SYN-ACK was seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SynAck {
+    /// Frames after the connection's first one.
+    pub(crate) frame: u32,
+    /// Microseconds after the connection's first packet.
+    pub(crate) after_us: u32,
+}
+
+impl Connection {
+    pub(crate) fn new(key: Key, at: At) -> Self {
+        Self {
+            key,
+            first_time: at.time,
+            first_frame: at.frame,
+            last_time: at.time,
+            sides: [Side::default(); 2],
+            ring: [Record::default(); KEPT],
+            ring_len: 0,
+            opening: Opening::Unseen,
+        }
+    }
+
+    /// The side that opened the connection, where its handshake was seen.
+    pub(crate) fn opener(&self) -> Option<Dir> {
+        self.opening.opener()
+    }
+
+    /// The latest packets, oldest first.
+    pub(crate) fn records(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        let kept = (self.ring_len as usize).min(KEPT);
+        let first = self.ring_len as usize - kept;
+        (first..first + kept).map(|at| &self.ring[at % KEPT])
+    }
+
+    /// Both sides have sent FIN.
+    pub(crate) fn closed(&self) -> bool {
+        self.sides[0].has_fin() && self.sides[1].has_fin()
+    }
+
+    /// Microseconds and frames between the connection's first packet and this one.
+    #[inline]
+    pub(crate) fn since_first(&mut self, at: At) -> (u64, u32) {
+        self.last_time = self.last_time.max(at.time);
+        let micros = at.time.saturating_sub(self.first_time) / 1_000;
+        (micros, at.frame.saturating_sub(self.first_frame).min(u64::from(u32::MAX)) as u32)
+    }
+
+    /// Whether this is the second copy of a packet that was captured twice.
+    #[inline]
+    pub(crate) fn is_copy(&self, segment: &Segment<'_>, dir: Dir, record: &Record) -> bool {
+        self.may_repeat(segment, dir)
+            && self.records().rev().take(3).any(|earlier| earlier.same_packet(record))
+    }
+
+    /// Whether a segment brings nothing new.
+    #[inline]
+    fn may_repeat(&self, segment: &Segment<'_>, dir: Dir) -> bool {
+        let side = &self.sides[dir];
+        let new = |number: u32, known: u32| {
+            let ahead = number.wrapping_sub(known);
+            ahead != 0 && ahead < 1 << 31
+        };
+        segment.flags.has(Flags::RST)
+            || !(new(segment.end(), side.next)
+                || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack.unwrap_or(0)))
+    }
+
+    /// Takes a packet of side `dir` that is no reset; answers the record kept of it, and whether it is a SYN-ACK
+    /// that was sent again after its answer.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        segment: &Segment<'_>,
+        dir: Dir,
+        at: At,
+        mut record: Record,
+        since: u64,
+    ) -> (Record, bool) {
+        let again = if !matches!(self.opening, Opening::Answered { .. }) || segment.flags.has(Flags::SYN) {
+            let known = self.sides[dir].syn();
+            self.opening.take(segment.flags, dir, known, since.min(u64::from(u32::MAX)) as u32, record.frame)
+        } else {
+            false
+        };
+        let [low, high] = &mut self.sides;
+        let (side, other) = if dir == 0 { (low, high) } else { (high, low) };
+        if side.take(segment, other, at, record.frame, Since::micros(since)) {
+            record.mark_repeated();
+        }
+        self.keep(record);
+        (record, again)
+    }
+
+    /// Keeps a packet for the ladder.
+    pub(crate) fn keep(&mut self, record: Record) {
+        self.ring[self.ring_len as usize % KEPT] = record;
+        // The count wraps only after it has passed KEPT by far, and KEPT divides what it falls back by.
+        self.ring_len = if self.ring_len == u32::MAX { KEPT as u32 * 2 } else { self.ring_len + 1 };
+    }
+}
+
+impl Opening {
+    pub(crate) fn opener(self) -> Option<Dir> {
+        match self {
+            Self::Unseen => None,
+            Self::Asked { opener, .. } | Self::Accepted { opener, .. } | Self::Answered { opener, .. } => {
+                Some(usize::from(opener))
+            }
+        }
+    }
+
+    /// The frame of the SYN, after the connection's first one.
+    pub(crate) fn syn_frame(self) -> u32 {
+        match self {
+            Self::Unseen => 0,
+            Self::Asked { syn_frame, .. }
+            | Self::Accepted { syn_frame, .. }
+            | Self::Answered { syn_frame, .. } => syn_frame,
+        }
+    }
+
+    pub(crate) fn syn_ack(self) -> Option<SynAck> {
+        match self {
+            Self::Unseen | Self::Asked { .. } => None,
+            Self::Accepted { syn_ack, .. } | Self::Answered { syn_ack, .. } => Some(syn_ack),
+        }
+    }
+
+    /// SYN-ACKs sent again after the opener had answered the first.
+    pub(crate) fn repeats(self) -> u16 {
+        if let Self::Answered { repeats, .. } = self { repeats } else { 0 }
+    }
+
+    /// Takes a packet of side `dir`, whose SYN was seen before if `known`. Answers whether it is a SYN-ACK sent
+    /// again after its answer.
+    #[cold]
+    fn take(&mut self, flags: Flags, dir: Dir, known: bool, after_us: u32, frame: u32) -> bool {
+        debug_assert!(dir < 2);
+        let (side, peer) = (dir as u8, 1 - dir as u8);
+        match self {
+            _ if flags.has(Flags::SYN) && known => {
+                if let Self::Answered { repeats, .. } = self
+                    && flags.has(Flags::ACK)
+                {
+                    *repeats = repeats.saturating_add(1);
+                    return true;
+                }
+            }
+            _ if flags.has(Flags::SYN | Flags::ACK) => {
+                let syn_ack = SynAck { frame, after_us };
+                *self = Self::Accepted { opener: peer, syn_frame: self.syn_frame(), syn_ack };
+            }
+            Self::Unseen | Self::Asked { .. } if flags.has(Flags::SYN) => {
+                *self = Self::Asked { opener: side, syn_frame: frame };
+            }
+            Self::Accepted { opener, syn_frame, .. } | Self::Answered { opener, syn_frame, .. }
+                if flags.has(Flags::SYN) =>
+            {
+                (*opener, *syn_frame) = (side, frame);
+            }
+            &mut Self::Accepted { opener, syn_frame, syn_ack } if opener == side => {
+                *self = Self::Answered { opener, syn_frame, syn_ack, repeats: 0 };
+            }
+            _ => {}
+        }
+        false
+    }
+}

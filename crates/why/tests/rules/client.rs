@@ -1,0 +1,93 @@
+//! Resets of the client that no packet asked for.
+
+use crate::case::rule;
+use crate::flow::{Client, Flow, Server, flow};
+use crate::opening::refused_at;
+use crate::{GET, response};
+
+fn asked() -> Flow {
+    flow().shake().data(Client, GET).ack(Server)
+}
+
+#[test]
+fn a_health_check() {
+    let base = || flow().shake().rst(Client);
+    rule("health check")
+        .base(&base(), "aborted likely active harmless")
+        .but(
+            "a byte of the client",
+            &flow().shake().bytes(Client, 1).rst(Client),
+            "client-gave-up likely harmful",
+        )
+        .but(
+            "a byte of the server",
+            &flow().shake().bytes(Server, 1).rst(Client),
+            "client-gave-up likely harmful",
+        )
+        .but(
+            "the SYN-ACK is not there",
+            &flow().shake().ack(Server).rst(Client).with_at(1, |p| p.source.set_port(9)),
+            "client-gave-up likely harmful",
+        )
+        .but("the port refuses from then on", &base().and(refused_at(500)), "aborted likely")
+        .done();
+}
+
+#[test]
+fn the_client_had_the_whole_response() {
+    let of = |sent| asked().data(Server, &response(20, sent)).ack(Client).rst(Client);
+    rule("client had it all")
+        .base(&of(20), "aborted likely active harmless lost:0")
+        .but("a byte is missing", &of(19), "client-gave-up likely harmful lost:1")
+        .but(
+            "the reset does not acknowledge the last byte",
+            &of(20).with(|p| p.ack -= 1),
+            "client-gave-up likely harmful lost:1",
+        )
+        .but(
+            "the reset alone acknowledges it",
+            &asked().data(Server, &response(20, 20)).rst(Client),
+            "aborted likely harmless lost:0",
+        )
+        .but(
+            "a request of two",
+            &flow()
+                .shake()
+                .data(Client, &[GET, GET].concat())
+                .data(Server, &response(20, 20))
+                .ack(Client)
+                .rst(Client),
+            "client-gave-up likely",
+        )
+        .done();
+}
+
+#[test]
+fn the_server_had_closed_before() {
+    let of = |flow: Flow| flow.bytes(Server, 700).fin(Server).ack(Client).rst(Client);
+    rule("client after the server's FIN")
+        .base(&of(asked()), "unknown possible active harmless")
+        .but("no FIN", &asked().bytes(Server, 700).ack(Client).rst(Client), "client-gave-up likely")
+        .but(
+            "a byte unacknowledged",
+            &asked().bytes(Server, 700).fin(Server).rst(Client).with(|p| p.ack -= 2),
+            "client-gave-up likely harmful lost:1",
+        )
+        .but("the FIN alone unacknowledged", &of(asked()).with(|p| p.ack -= 1), "unknown possible")
+        .done();
+}
+
+#[test]
+fn bytes_on_their_way_to_the_client() {
+    let base = || asked().bytes(Server, 700).ack(Client).bytes(Server, 300).rst(Client);
+    rule("on the way")
+        .base(&base().with(|p| p.ack -= 300), "client-gave-up likely active harmful lost:300")
+        .but("the reset itself acknowledges them", &base(), "client-gave-up likely harmful lost:0")
+        .but(
+            "the reset acknowledges all but one",
+            &base().with(|p| p.ack -= 1),
+            "client-gave-up likely lost:1",
+        )
+        .but("the server had not begun", &asked().rst(Client), "client-gave-up likely harmful lost:0")
+        .done();
+}

@@ -1,0 +1,35 @@
+//! Each deciding rule with a counter-example one field away, over captures made packet by packet.
+//!
+//! A rule's cases stand in the file of its stage: `opening` before a connection came to anything, `passive` for
+//! answers to packets, `active` for resets nobody asked for, `client` for those of the client, `foreign` for
+//! resets of somebody else, `timers` for probes and retransmissions, `window` for the re-opened window, `protocols`
+//! and `records` for what the payload says, `amounts` for numbers and ladders, `places` for several captures.
+
+mod active;
+mod amounts;
+mod case;
+mod client;
+mod flow;
+mod foreign;
+mod opening;
+mod passive;
+mod places;
+mod protocols;
+mod records;
+mod timers;
+mod window;
+
+/// A request without a body.
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+
+/// A request that declares a body of so many bytes, and its first ones.
+fn post(declared: usize, sent: usize) -> Vec<u8> {
+    let head = format!("POST /a HTTP/1.1\r\nHost: shop.example\r\nContent-Length: {declared}\r\n\r\n");
+    [head.as_bytes(), &vec![b'b'; sent]].concat()
+}
+
+/// A response that declares a body of so many bytes, and its first ones.
+fn response(declared: usize, sent: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {declared}\r\n\r\n");
+    [head.as_bytes(), &vec![b'r'; sent]].concat()
+}

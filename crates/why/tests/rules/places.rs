@@ -1,0 +1,317 @@
+//! Several captures of the same connections.
+
+use std::fs;
+use std::path::Path;
+
+use linger_why::{Finding, Limits, compare, examine};
+
+use crate::GET;
+use crate::flow::{A, Client, F, Flow, Packet, R, Server, Who, flow};
+
+/// The findings of these captures, compared: each as cause, confidence, harmlessness, and what the comparison says.
+fn compared(views: &[&Flow]) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = (0..views.len()).map(|at| folder.path().join(format!("view{at}.pcapng"))).collect();
+    let mut findings: Vec<Finding> = Vec::new();
+    for (path, view) in paths.iter().zip(views) {
+        fs::write(path, view.file()).unwrap();
+        examine(path, Limits::default(), |finding| findings.push(finding)).unwrap();
+    }
+    let paths: Vec<&Path> = paths.iter().map(|path| path.as_path()).collect();
+    let name = |text: &str| text.replace(&format!("{}/", folder.path().display()), "").replace(".pcapng", "");
+    compare(&paths, findings).unwrap().iter().map(|finding| summary(finding, name)).collect()
+}
+
+fn summary(finding: &Finding, name: impl Fn(&str) -> String) -> String {
+    let said: Vec<String> = finding
+        .evidence
+        .iter()
+        .filter(|evidence| evidence.frame.is_none())
+        .map(|evidence| name(&evidence.says))
+        .filter(|says| says.contains("view") || says.contains("here") || says.contains("lacks"))
+        .collect();
+    let harm = if finding.harmless { "harmless" } else { "harmful" };
+    format!(
+        "{}: {} {} {} {harm}: {}",
+        name(&finding.file),
+        finding.cause,
+        finding.confidence,
+        finding.class,
+        said.join("; ")
+    )
+}
+
+fn is(views: &[&Flow], expected: &[&str]) {
+    assert_eq!(compared(views), expected);
+    // Which end has the lower address changes nothing.
+    let mirrored: Vec<Flow> = views.iter().map(|view| (*view).clone().mirrored()).collect();
+    assert_eq!(compared(&mirrored.iter().collect::<Vec<_>>()), expected, "mirrored");
+}
+
+/// The same over IPv6, whose packets have no identification.
+fn v6(flow: Flow) -> Flow {
+    flow.with_all(|packet| {
+        let (client, server) = ("2001:db8::10".parse().unwrap(), "2001:db8::20".parse().unwrap());
+        let (source, destination) = if packet.from == Client { (client, server) } else { (server, client) };
+        packet.source.set_ip(source);
+        packet.destination.set_ip(destination);
+    })
+}
+
+/// The same connection as it is seen so many hops from the client, on the way of four: TTLs differ, and times by
+/// 5 ms a hop. The clock there is `ahead` milliseconds ahead.
+fn seen_at(flow: &Flow, hops: u8, ahead: i64) -> Flow {
+    flow.clone().with_all(|packet: &mut Packet| {
+        let (travelled, from) = if packet.from == Client { (hops, 64) } else { (4 - hops, 64) };
+        packet.ttl = from - travelled;
+        let travel = 5_000_000 * i64::from(travelled);
+        packet.time = packet.time.wrapping_add_signed(travel + ahead * 1_000_000);
+    })
+}
+
+/// The same connection as it is seen beside this side; what the other sends comes so many microseconds later.
+fn near(flow: &Flow, who: Who, us: i64) -> Flow {
+    flow.clone().with_all(|packet: &mut Packet| {
+        let travel = if packet.from == who { 0 } else { us * 1_000 };
+        (packet.ttl, packet.time) = (64, packet.time.wrapping_add_signed(travel));
+    })
+}
+
+fn exchange() -> Flow {
+    flow().shake().wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50)
+}
+
+#[test]
+fn a_reset_that_its_sender_never_sent() {
+    let at_sender = exchange().data(Client, GET).wait(50).bytes(Server, 5);
+    let at_client = exchange().data(Client, GET).rst(Server).wait(49).id(Server, 7_002).bytes(Server, 5);
+    let (client, server) = (seen_at(&at_client, 0, 0), seen_at(&at_sender, 4, 0));
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 3 packets of it, and not this reset";
+    is(&[&client], &["view0: forged likely foreign harmful: "]);
+    is(&[&client, &server], &[forged]);
+    // One field away: the view is of the other end, the place is unknown, nothing of the sender is in it, the
+    // reset is in it, the capture ends before.
+    is(
+        &[&seen_at(&at_client, 4, 0), &seen_at(&at_sender, 0, 0)],
+        &["view0: forged likely foreign harmful: it never reached view1"],
+    );
+    let silent = seen_at(&at_sender, 4, 0).without(Server);
+    is(&[&client, &silent], &["view0: forged likely foreign harmful: "]);
+    let own = at_client.clone();
+    is(
+        &[&client, &seen_at(&own, 4, 0)],
+        &["view1: forged likely foreign harmful: view0 has it too, as frame 8, +20.000 ms by aligned clocks"],
+    );
+}
+
+#[test]
+fn a_view_that_lacks_other_packets_proves_less() {
+    let at_client = exchange().data(Client, GET).rst(Server);
+    let complete = exchange().data(Client, GET);
+    is(
+        &[&seen_at(&at_client, 0, 0), &seen_at(&complete, 4, 0)],
+        &[
+            "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
+        ],
+    );
+    let lacking = flow()
+        .shake()
+        .wait(50)
+        .data(Client, GET)
+        .wait(50)
+        .bytes(Server, 30)
+        .unseen()
+        .wait(50)
+        .ack(Client)
+        .wait(50)
+        .data(Client, GET);
+    let expected = "view0: forged likely foreign harmful: view1, nearer to the alleged sender, has 1 packets of it, and not this reset; but it lacks 1 other packets of that side: it may have lost this one too";
+    is(&[&seen_at(&at_client, 0, 0), &seen_at(&lacking, 4, 0)], &[expected]);
+    is(&[&v6(seen_at(&at_client, 0, 0)), &v6(seen_at(&lacking, 4, 0))], &[expected]);
+}
+
+#[test]
+fn a_view_that_ends_before_the_reset_proves_nothing() {
+    let at_client = |ms| exchange().data(Client, GET).wait(ms).rst(Server);
+    let ends = exchange().data(Client, GET);
+    let server = seen_at(&ends, 4, 3_000);
+    // The view ends with the client's last packet, 20 ms behind the client's; a second later it may have ended.
+    is(
+        &[&seen_at(&at_client(900), 0, 0), &server],
+        &[
+            "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
+        ],
+    );
+    is(&[&seen_at(&at_client(1_100), 0, 0), &server], &["view0: unknown possible active harmful: "]);
+    // It begins after the reset.
+    let begins = exchange().all_unseen().wait(500).id(Server, 7_004).bytes(Server, 7).ack(Client);
+    let early = exchange().all_unseen().ack(Server).rst(Server).wait(600).bytes(Server, 7).ack(Client);
+    is(&[&seen_at(&early, 0, 0), &seen_at(&begins, 4, 0)], &["view0: forged likely foreign harmful: "]);
+}
+
+#[test]
+fn a_goodbye_that_never_arrived() {
+    // Both places are on one link, so that the client's finding stays. The reset answers data that acknowledges
+    // this number.
+    let views = |flags, acknowledged| {
+        let rest = |flow: Flow| {
+            let flow = flow.data(Client, GET).with(|p| p.ack = acknowledged).packet(Server, R, b"");
+            flow.with(|p| (p.seq, p.window, p.timestamps) = (acknowledged, 0, false))
+        };
+        let said = || exchange().packet(Server, flags, b"");
+        (near(&rest(said().unseen()), Client, 300), near(&rest(said()), Server, 300))
+    };
+    let is_there = "view1 has it too, as frame 9, -0.300 ms by aligned clocks";
+    let unheard = "(frame 7 there) was sent, and never arrived here";
+    for (flags, acknowledged, expected) in [
+        (
+            F | A,
+            900_031,
+            format!(
+                "view0: data-after-close certain passive-after-data harmful: {is_there}; before it the sender's FIN,ACK {unheard}"
+            ),
+        ),
+        (
+            R | A,
+            900_021,
+            format!(
+                "view0: half-open certain passive-after-data harmful: {is_there}; before it the sender's RST,ACK {unheard}"
+            ),
+        ),
+        (A, 900_031, format!("view0: half-open likely passive-after-data harmful: {is_there}")),
+    ] {
+        let (client, server) = views(flags, acknowledged);
+        let first = "view1: unknown possible active harmful: it never reached view0";
+        let both = [&expected, first];
+        is(&[&client, &server], if flags.has(R) { &both } else { &both[..1] });
+    }
+    // The goodbye is seen where the finding is, and lacks elsewhere.
+    let (client, server) = views(F | A, 900_031);
+    is(
+        &[&server, &client],
+        &[
+            "view0: data-after-close certain passive-after-fin harmful: view1 has it too, as frame 8, +0.300 ms by aligned clocks",
+        ],
+    );
+}
+
+#[test]
+fn places_on_one_link_are_told_apart_by_who_answers_sooner() {
+    let at_client = exchange().data(Client, GET).rst(Server);
+    let at_server = exchange().data(Client, GET);
+    is(
+        &[&near(&at_client, Client, 300), &near(&at_server, Server, 300)],
+        &[
+            "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
+        ],
+    );
+    is(
+        &[&near(&at_client, Server, 300), &near(&at_server, Client, 300)],
+        &["view0: unknown possible active harmful: it never reached view1"],
+    );
+    is(
+        &[&near(&at_client, Client, 300), &near(&at_server, Client, 300)],
+        &[
+            "view0: unknown possible active harmful: view1 does not have it, and which place is nearer is not known",
+        ],
+    );
+}
+
+#[test]
+fn connections_are_found_behind_address_translation() {
+    let at_client = exchange().data(Client, GET).rst(Server);
+    let at_server = exchange().data(Client, GET).addresses("203.0.113.1", "198.51.100.20");
+    let translated = |client: &str, port| {
+        let mut flow = flow().addresses(client, "10.0.0.80").ports(port, 8_080).shake();
+        flow = flow.wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50);
+        seen_at(&flow.data(Client, GET), 4, 0)
+    };
+    let _ = at_server;
+    let client = seen_at(&at_client, 0, 0);
+    is(
+        &[&client, &translated("10.0.0.1", 5_000)],
+        &[
+            "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
+        ],
+    );
+    // The lower end here is the higher end there.
+    is(
+        &[&client, &translated("203.0.113.1", 5_000)],
+        &[
+            "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset",
+        ],
+    );
+    let other = flow().addresses("10.0.0.1", "10.0.0.80").isns(5, 6).shake().bytes(Server, 9);
+    is(&[&client, &seen_at(&other, 4, 0)], &["view0: unknown possible active harmful: "]);
+}
+
+#[test]
+fn interfaces_of_one_capture_are_places() {
+    let at_client = seen_at(&exchange().data(Client, GET).rst(Server), 0, 0);
+    let at_server = seen_at(&exchange().data(Client, GET), 4, 0).with_all(|p| p.interface = 1);
+    is(
+        &[&at_client.clone().and(at_server.clone())],
+        &[
+            "view0: forged certain foreign harmful: view0 interface 1, nearer to the alleged sender, has 2 packets of it, and not this reset",
+        ],
+    );
+    is(
+        &[&at_client.and(at_server.with_all(|p| p.interface = 64))],
+        &["view0: unknown possible active harmful: "],
+    );
+}
+
+#[test]
+fn one_reset_in_three_places_is_one_finding() {
+    let story = exchange().data(Client, GET).rst(Server);
+    let views = [0, 2, 4].map(|hops| seen_at(&story, hops, 0));
+    is(
+        &[&views[0], &views[1], &views[2]],
+        &[
+            "view2: unknown possible active harmful: view0 has it too, as frame 8, +20.000 ms by aligned clocks; view1 has it too, as frame 8, +10.000 ms by aligned clocks",
+        ],
+    );
+    is(
+        &[&views[2], &views[1], &views[0]],
+        &[
+            "view0: unknown possible active harmful: view1 has it too, as frame 8, +10.000 ms by aligned clocks; view2 has it too, as frame 8, +20.000 ms by aligned clocks",
+        ],
+    );
+}
+
+#[test]
+fn a_view_of_which_packets_were_dropped_proves_nothing() {
+    // Of each view 1,024 packets are kept; the client's has the reset, too.
+    let long = |packets| (6..packets).fold(exchange(), |flow, _| flow.bytes(Client, 1));
+    let views = |packets| (seen_at(&long(packets).rst(Server), 0, 0), seen_at(&long(packets), 4, 0));
+    let (client, server) = views(1_023);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&client, &server], &[forged]);
+    let (client, server) = views(1_024);
+    is(&[&client, &server], &["view0: unknown possible active harmful: "]);
+}
+
+#[test]
+fn a_crowd_of_other_connections_takes_no_place() {
+    // As many connections as are compared at most, all of them before the one that was reset.
+    let crowd = (0..4_096).fold(flow(), |flow, _| flow.syn()).with_all(|packet| {
+        packet.source.set_port(packet.seq as u16);
+        packet.time -= 60_000_000_000;
+    });
+    let client = seen_at(&exchange().data(Client, GET).rst(Server), 0, 0);
+    let server = seen_at(&exchange().data(Client, GET), 4, 0).and(crowd);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    is(&[&client, &server], &[forged]);
+}
+
+#[test]
+fn clocks_are_aligned_by_the_quickest_packets() {
+    let story = exchange().data(Client, GET).rst(Server);
+    let (client, server) = (seen_at(&story, 0, 0), seen_at(&story, 4, 700));
+    let expected =
+        "view1: unknown possible active harmful: view0 has it too, as frame 8, +20.000 ms by aligned clocks";
+    is(&[&client, &server], &[expected]);
+    // One packet to the server, and one to the client, took 4 ms longer.
+    is(&[&client, &server.clone().with_at(3, |p| p.time += 4_000_000)], &[expected]);
+    is(&[&client.with_at(4, |p| p.time += 4_000_000), &server], &[expected]);
+}
