@@ -90,6 +90,12 @@ pub(super) enum Taken {
     Fd(Open),
 }
 
+impl<const N: usize> Default for Table<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const N: usize> Table<N> {
     /// An empty table, of no process yet.
     #[cfg(not(loom))]

@@ -339,6 +339,8 @@ impl World {
             self.processes.iter().any(foreign)
                 || self.in_flight.contains(&connection)
                 || self.refused & 1 << connection != 0
+                // Closed by a bare call, which nobody has told the supervisor.
+                || !self.processes[process].holds(connection) && self.is_had(connection)
         })
     }
 
