@@ -11,12 +11,14 @@ mod schedule;
 
 use coverage::Coverage;
 
-/// More with `LINGER_SCHEDULES`.
+/// More, or fewer, with `LINGER_SCHEDULES`; only so many meet everything.
+const SCHEDULES: u64 = 20_000;
+
 #[test]
 fn nothing_goes_wrong_in_random_schedules() {
     let asked = std::env::var("LINGER_SCHEDULES").ok().and_then(|count| count.parse().ok());
     let mut coverage = Coverage::default();
-    for seed in 0..asked.unwrap_or(20_000) {
+    for seed in 0..asked.unwrap_or(SCHEDULES) {
         let (hold, steps) = schedule::random(seed);
         let outcome = schedule::run(hold, &steps, false);
         if outcome.fault.is_some() {
@@ -28,6 +30,9 @@ fn nothing_goes_wrong_in_random_schedules() {
         coverage.add(&outcome);
     }
     eprintln!("{coverage}");
+    if asked.is_some_and(|asked| asked < SCHEDULES) {
+        return;
+    }
     assert_eq!(coverage.missing(), Vec::<String>::new(), "what was never met: {coverage}");
 }
 
