@@ -460,8 +460,12 @@ impl World {
     fn take_census(&mut self, census: &Census) {
         let certain = self.copying.is_empty() && !census.hidden;
         self.births &= !certain;
-        let several = census.names.iter().filter(|(inode, names)| names.len() > 1 && !self.shares(**inode));
-        self.several = several.map(|(inode, _)| *inode).collect();
+        if !census.hidden {
+            self.several.clear();
+        }
+        let several = census.names.iter().filter(|(_, names)| names.len() > 1);
+        let unknown = several.filter(|(inode, _)| !self.inodes.contains_key(inode));
+        self.several.extend(unknown.map(|(inode, _)| *inode));
         let mut sole = Vec::new();
         for cookie in self.inodes.values() {
             let Some(connection) = self.connections.get_mut(cookie) else { continue };
