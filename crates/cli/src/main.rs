@@ -5,10 +5,7 @@ mod args;
 mod client;
 #[cfg(test)]
 mod docs_tests;
-<<<<<<< HEAD
-=======
 mod duration;
->>>>>>> main
 mod exit;
 mod fcgi;
 mod generate;
