@@ -11,14 +11,15 @@ use crate::{call, cargo, root, setup};
 
 /// What is mutated of a crate, and which tests are to notice: those without I/O, since each mutant runs all of them.
 struct Row {
-    /// The package's name, with or without `linger-`.
     package: &'static str,
     /// Files, as globs from the workspace's root.
     files: &'static [&'static str],
     /// Features of the package.
     features: &'static str,
-    /// Arguments of `cargo test` that choose the tests.
+    /// Arguments of cargo that choose the tests: nothing else is built for a mutant.
     tests: &'static [&'static str],
+    /// The most a test run may take, in seconds, before the mutant counts as one that hangs.
+    seconds: u32,
 }
 
 const ROWS: [Row; 5] = [
@@ -26,36 +27,55 @@ const ROWS: [Row; 5] = [
         package: "linger",
         files: &[
             "crates/linger/src/machine.rs",
+            "crates/linger/src/machine/*.rs",
             "crates/linger/src/policy/*.rs",
             "crates/linger/src/closer/*.rs",
+            "crates/linger/src/socket.rs",
         ],
-        features: "",
+        features: "tokio,serde,metrics",
         tests: &["--lib"],
+        seconds: 90,
     },
     Row {
         package: "linger-fastcgi",
-        files: &["crates/fastcgi/src/conversation*.rs", "crates/fastcgi/src/conversation/**"],
-        features: "",
-        tests: &["--lib", "--test", "protocol"],
+        files: &["crates/fastcgi/src/conversation.rs", "crates/fastcgi/src/conversation/*.rs"],
+        features: "tokio",
+        tests: &["--lib"],
+        seconds: 60,
     },
     Row {
         package: "linger-why",
-        files: &["crates/why/src/facts.rs", "crates/why/src/verdict*.rs", "crates/why/src/verdict/**"],
+        files: &[
+            "crates/why/src/app.rs",
+            "crates/why/src/facts.rs",
+            "crates/why/src/pair.rs",
+            "crates/why/src/verdict.rs",
+            "crates/why/src/verdict/*.rs",
+        ],
         features: "",
-        tests: &[],
+        tests: &["--test=rules"],
+        seconds: 20,
     },
     Row {
         package: "linger-transfer",
         files: &[
             "crates/transfer/src/machine.rs",
+            "crates/transfer/src/wire.rs",
             "crates/transfer/src/state.rs",
             "crates/transfer/src/receive.rs",
-            "crates/transfer/src/receive/**",
+            "crates/transfer/src/receive/*.rs",
         ],
         features: "",
         tests: &["--lib"],
+        seconds: 30,
     },
-    Row { package: "linger-custody", files: &["crates/custody/src/**"], features: "", tests: &[] },
+    Row {
+        package: "linger-custody",
+        files: &["crates/custody/src/**"],
+        features: "",
+        tests: &["--tests"],
+        seconds: 60,
+    },
 ];
 
 pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
@@ -70,8 +90,8 @@ pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
     );
     let out = root().join("target/mutants").join(name);
     fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    let mut command = cargo(&["mutants", "--package", row.package, "--output"]);
-    command.arg(&out);
+    let mut command = cargo(&["mutants", "--package", row.package, "--timeout", &row.seconds.to_string()]);
+    command.arg("--output").arg(&out);
     for file in row.files {
         command.args(["--file", file]);
     }
@@ -82,7 +102,11 @@ pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
         anyhow::ensure!(is_shard(shard), "a part is K/N with K below N, not `{shard}`");
         command.args(["--shard", shard]);
     }
-    call(command.arg("--").args(row.tests))
+    // A mutant is built and forgotten: line numbers for a debugger are half of its linking.
+    command
+        .args(row.tests.iter().map(|test| format!("--cargo-arg={test}")))
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    call(&mut command)
 }
 
 fn is_shard(text: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What the compiler cannot check of where things live: unsafe code, and the lints that forbid it.
+//! What the compiler cannot check: where unsafe code lives, and that a test which is left out says how it is run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         for source in sources {
             let text = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
             wrong.extend(misplaced(&shown(&source), &text));
+            wrong.extend(ignored(&shown(&source), &text));
         }
     }
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -86,6 +87,14 @@ fn misplaced(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
+/// Tests of one file that are ignored, and do not say how they are run. Nobody runs those, so nobody misses them.
+fn ignored(path: &str, text: &str) -> Vec<String> {
+    let says = |line: &str| line.contains("cargo ") || line.contains("no test, but");
+    let ignored = text.lines().enumerate().filter(|(_, line)| line.trim().starts_with("#[ignore"));
+    let silent = ignored.filter(|(_, line)| !says(line));
+    silent.map(|(place, line)| format!("{path}:{}: {}: say how it is run", place + 1, line.trim())).collect()
+}
+
 /// Whether a line of code has the keyword. The compiler sees it too, but not in code that a `cfg` leaves out.
 fn is_unsafe(code: &str) -> bool {
     let keyword = concat!("un", "safe");
@@ -122,6 +131,14 @@ mod tests {
             (0, 0, 1, 1)
         );
         assert_eq!(misplaced("crates/lab/src/lib.rs", "#![allow(unsafe_code)]\nmod kernel;\n").len(), 1);
+    }
+
+    #[test]
+    fn what_is_ignored_says_how_it_is_run() {
+        let of = |line: &str| ignored("crates/lab/tests/cells.rs", &format!("    {line}\n")).len();
+        assert_eq!(of("#[ignore = \"minutes: cargo test -p linger-lab --test cells -- --ignored\"]"), 0);
+        assert_eq!(of("#[ignore = \"no test, but the program that the others start\"]"), 0);
+        assert_eq!((of("#[ignore]"), of("#[ignore = \"slow\"]")), (1, 1));
     }
 
     #[test]

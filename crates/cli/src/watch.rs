@@ -125,8 +125,8 @@ fn remedy(error: &CannotWatch) -> &'static str {
 
 fn has_tracefs() -> bool {
     /// `TRACEFS_MAGIC` of `linux/magic.h`.
-    const MAGIC: i64 = 0x7472_6163;
-    rustix::fs::statfs("/sys/kernel/tracing").is_ok_and(|found| i64::from(found.f_type) == MAGIC)
+    const MAGIC: rustix::fs::FsWord = 0x7472_6163;
+    rustix::fs::statfs("/sys/kernel/tracing").is_ok_and(|found| found.f_type == MAGIC)
 }
 
 /// Why watching ended early.

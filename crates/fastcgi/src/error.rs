@@ -1,6 +1,6 @@
 //! What can be wrong with received bytes, and where.
 
-use crate::record::RecordType;
+use crate::record_type::RecordType;
 
 /// The peer broke the protocol or a limit; the connection cannot be read any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

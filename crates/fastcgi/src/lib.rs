@@ -36,6 +36,7 @@ pub mod incoming;
 mod limits;
 pub mod params;
 pub mod record;
+mod record_type;
 pub mod replies;
 pub mod responder;
 mod socket;

@@ -116,6 +116,13 @@ pub enum Remedy {
     DecideFirst,
 }
 
+impl Cause {
+    /// What to do about it.
+    pub fn remedy(self) -> Remedy {
+        Remedy::Against(self)
+    }
+}
+
 impl Ask {
     /// What to get, as the end of a sentence.
     pub fn words(self, tools: &Tools) -> String {

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::Remedy;
-
 /// Why a reset was sent. The kebab-case names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -161,11 +159,6 @@ impl Cause {
             }
             Self::Unknown => "This capture alone cannot tell the causes apart.",
         }
-    }
-
-    /// What to do about it.
-    pub fn remedy(self) -> Remedy {
-        Remedy::Against(self)
     }
 }
 

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use schemars::{JsonSchema, Schema as Json, SchemaGenerator, generate::SchemaSettings};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::common::Kind;
 use super::{Body, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, run, transfer, watch, why};
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -38,8 +40,6 @@ impl Schema {
         out.flush()
     }
 }
-
-type Kind = (&'static str, fn(&mut SchemaGenerator) -> Json);
 
 fn kinds(verb: Verb) -> Vec<Kind> {
     macro_rules! kinds {

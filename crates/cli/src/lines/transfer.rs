@@ -352,8 +352,7 @@ fn at(time: library::Time) -> At {
 }
 
 /// The kinds of lines that [`progress`] prints.
-pub(super) fn kinds_of_progress()
--> Vec<(&'static str, fn(&mut schemars::SchemaGenerator) -> schemars::Schema)> {
+pub(super) fn kinds_of_progress() -> Vec<common::Kind> {
     macro_rules! kinds {
         ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
     }

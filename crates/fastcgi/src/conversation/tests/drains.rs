@@ -249,3 +249,37 @@ fn a_wake_up_for_nothing_changes_nothing() {
     talk.conversation.measured(linger::Event::Unacknowledged { bytes: 0, fin: true }, talk.now);
     assert_eq!(talk.settled(None), Step::Receive(Some(start + IDLE)), "nobody had asked");
 }
+
+#[test]
+fn of_several_drains_the_one_that_runs_out_first_counts() {
+    // The later one, for bytes came of the earlier one since.
+    let mut talk = early(|_| {});
+    let two = talk.begin(2, Role::Responder, true);
+    talk.answer(two);
+    let start = talk.now;
+    talk.settled(None);
+    talk.now += IDLE / 2;
+    talk.record(RecordType::Stdin, 1, b"more");
+    assert_eq!(talk.settled(None), Step::Receive(Some(start + IDLE)));
+    talk.silence(IDLE / 2);
+    assert!(ends(talk.settled(None)));
+    // The earlier one, though the later one has time left.
+    let mut talk = early(|_| {});
+    let two = talk.begin(2, Role::Responder, true);
+    talk.settled(None);
+    talk.now += IDLE / 2;
+    talk.answer(two);
+    talk.settled(None);
+    talk.silence(IDLE / 2);
+    assert!(ends(talk.settled(None)));
+}
+
+#[test]
+fn on_a_connection_that_ends_nothing_is_drained_for_its_own_sake() {
+    let mut talk = early(|_| {});
+    let last = talk.begin(2, Role::Authorizer, false);
+    talk.begin(3, Role::Responder, true);
+    assert!(matches!(talk.settled(None), Step::Receive(Some(until)) if until == talk.now + IDLE));
+    talk.answer(last);
+    assert_eq!(talk.next(), Step::Receive(Some(talk.now + IO)));
+}
