@@ -139,7 +139,7 @@ enum Way {
 }
 
 impl Way {
-    fn counts(&self) -> [u64; linger_shim::protocol::COUNTS] {
+    fn counts(&self) -> [u64; linger_preload::protocol::COUNTS] {
         match self {
             Self::Preload(preload) => preload.counts(),
             Self::Seccomp(counts) => counts.all(),

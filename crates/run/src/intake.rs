@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use linger::{Closer, Ended, Policy};
-use linger_shim::protocol::{Kind, Message};
+use linger_preload::protocol::{Kind, Message};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::{

@@ -1,6 +1,6 @@
 //! Runs an unmodified program with every close of an accepted connection made a lingering close.
 //!
-//! A library preloaded into the program (crate `linger-shim`) half-closes a connection that the program closes and
+//! A library preloaded into the program (crate `linger-preload`) half-closes a connection that the program closes and
 //! hands the descriptor to this process, which ends it through a [`linger::Closer`] and outlives the program
 //! until the last one has ended. What is not a closing connection is not touched.
 //!

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use linger_shim::protocol::{COUNTS, COUNTS_SIZE, VARIABLE};
+use linger_preload::protocol::{COUNTS, COUNTS_SIZE, VARIABLE};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tempfile::TempDir;
 
@@ -91,7 +91,7 @@ fn write(directory: &TempDir) -> std::io::Result<File> {
     let path = directory.path();
     // A program that has changed its user still executes others.
     fs::set_permissions(path, Permissions::from_mode(0o711))?;
-    fs::write(path.join(LIBRARY), linger_shim::LIBRARY)?;
+    fs::write(path.join(LIBRARY), linger_preload::LIBRARY)?;
     fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))?;
     let counts = File::options().read(true).write(true).create_new(true).open(path.join("counts"))?;
     counts.set_len(COUNTS_SIZE as u64)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use linger::Snapshot;
-use linger_shim::protocol::{COUNTS, Count};
+use linger_preload::protocol::{COUNTS, Count};
 
 /// What a supervised program closed, and what became of it.
 ///

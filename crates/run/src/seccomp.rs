@@ -1,20 +1,18 @@
-//! The other way in, for programs that nothing can be preloaded into: the kernel asks before each call that matters.
+//! The other way in, for programs that nothing can be preloaded into: the kernel notifies before each call that matters
+//! (`seccomp_unotify(2)`).
 //!
-//! The child installs a seccomp filter before it becomes the program. A thread of this process is asked about every
-//! `close` and the like (`watch.rs`), keeps a descriptor of its own of a connection that may be about to end,
-//! lets the call happen, and half-closes the connection when it has seen that the program has it no more.
-//! So an error in judgement can delay an end, but never end what the program still has.
+//! The child installs a seccomp filter before it becomes the program. A thread of this process keeps an fd of its own of a
+//! connection that may be about to end, lets the call happen, and half-closes the connection when it has seen that the
+//! program's fd is gone and nobody else holds it. So an error can delay an end, but never end what the program still has.
+//!
+//! Four rooms that cannot touch each other's state: `ask` (the notification descriptor), custody's
+//! [`World`](linger_custody::world::World) (what is known, and what it means), `eyes` (`/proc`, and what sockets say), `hands` (pidfds, kept
+//! fds, epolls). `drive` is the thread: it tells the world what happens and does what the world decides.
 
-mod close;
-mod connection;
-mod epolls;
-mod hold;
-mod holders;
-mod message;
-mod pass;
-mod share;
-mod thread;
-mod watch;
+mod ask;
+mod drive;
+mod eyes;
+mod hands;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
@@ -23,15 +21,16 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::kernel::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
-use linger_shim::protocol::{COUNTS, Count, Message};
+use linger_custody::Count;
+use linger_preload::protocol::{COUNTS, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
 
 use crate::{Error, Options, Refusal};
-use connection::Wanted;
+use eyes::Wanted;
 
-/// The calls that are asked about. What ends a connection, what makes a second name for one, and what tells which
-/// ports and epolls there are; all else stays as fast as it is.
+/// The calls that are notified: what ends a connection, what makes a second fd of one, and what tells which ports and
+/// epolls there are. All others stay as fast as they are.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
     // The half-close alone loses nothing.
@@ -86,13 +85,13 @@ impl Counts {
         std::array::from_fn(|place| self.closes[place].load(Relaxed))
     }
 
-    /// Looks at all descriptors of the program.
+    /// Looks at all fds of the program.
     pub(crate) fn looks(&self) -> u64 {
         self.looks.load(Relaxed)
     }
 }
 
-/// The thread that is asked, ready for the command to be started.
+/// The thread that is notified, ready for the command to be started.
 #[derive(Debug)]
 pub(crate) struct Seccomp {
     thread: JoinHandle<Option<()>>,
@@ -134,7 +133,7 @@ impl Seccomp {
                 Ok((listener, child)) => {
                     let _ = tell.send(Ok(()));
                     let _ = child.go();
-                    watch::Watcher::new(listener, intake, wanted, counts, refuse).run();
+                    drive::Driver::new(listener, intake, wanted, counts, refuse).run();
                 }
                 Err(refused) => {
                     let _ = tell.send(Err(refused));
@@ -221,7 +220,7 @@ fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
 fn own_sockets() -> Vec<OwnedFd> {
     let me = std::process::id();
     let Ok(process) = crate::kernel::open_thread(me) else { return Vec::new() };
-    let sockets = holders::open(me).filter(|(_, open)| matches!(open, holders::Open::Socket(_)));
+    let sockets = eyes::open(me).filter(|(_, open)| matches!(open, eyes::Open::Socket(_)));
     let copies =
         sockets.filter_map(|(number, _)| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
     copies.collect()

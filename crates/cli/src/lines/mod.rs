@@ -77,9 +77,6 @@ pub(crate) trait Body: Serialize + JsonSchema {
     const KIND: &'static str;
 }
 
-/// The name of a kind of line, and what makes its schema.
-type Kind = (&'static str, fn(&mut schemars::SchemaGenerator) -> schemars::Schema);
-
 /// A line: `type` first, then what it says, then what it was made by.
 pub(crate) struct Line<B> {
     verb: Verb,

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{Body, Kind, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, run, transfer, watch, why};
+use super::common::Kind;
+use super::{Body, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, run, transfer, watch, why};
 use crate::exit;
 use crate::output::{Stdout, Stopped};
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{self, At};
-use super::{Body, Kind, Verb, line};
+use super::{Body, Verb, line};
 use crate::output::{Stdout, Stopped};
 use crate::transfer::hint::{error_with_hint, with_hint};
 
@@ -352,7 +352,7 @@ fn at(time: library::Time) -> At {
 }
 
 /// The kinds of lines that [`progress`] prints.
-pub(super) fn kinds_of_progress() -> Vec<Kind> {
+pub(super) fn kinds_of_progress() -> Vec<common::Kind> {
     macro_rules! kinds {
         ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
     }

@@ -31,7 +31,7 @@ const ARCHITECTURE: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
 
-/// A filter: these calls are asked about, everything else is allowed without a question.
+/// A filter: these calls are asked about, everything else is allowed without a notification.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Vec<libc::sock_filter>);
 

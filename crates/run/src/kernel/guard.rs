@@ -52,8 +52,8 @@ impl Listener {
         while wait(alive, 0) & libc::POLLHUP == 0 {}
         self.go_on_with_all();
         while wait(listener, libc::POLLIN) & libc::POLLHUP == 0 {
-            if let Ok(Some(question)) = self.next() {
-                self.go_on(question.id);
+            if let Ok(Some(notification)) = self.next() {
+                self.go_on(notification.id);
             }
         }
         // SAFETY: ends this process without running the supervisor's exit handlers.

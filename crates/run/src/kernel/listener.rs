@@ -1,4 +1,4 @@
-//! The listener of a filter: questions come from it, answers go to it.
+//! The listener of a filter: notifications come from it, answers go to it.
 
 use std::io;
 use std::mem::zeroed;
@@ -8,7 +8,7 @@ use super::unanswered::Unanswered;
 
 /// A call that waits for an answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Question {
+pub(crate) struct Notification {
     /// For the answer.
     pub(crate) id: u64,
     /// The thread that calls.
@@ -19,7 +19,7 @@ pub(crate) struct Question {
     pub(crate) arguments: [u64; 6],
 }
 
-/// Where the questions come from.
+/// Where the notifications come from.
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: OwnedFd,
@@ -56,11 +56,11 @@ impl Listener {
         unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
     }
 
-    /// The next question; waits for it. `None` where it was withdrawn.
+    /// The next notification; waits for it. `None` where it was withdrawn.
     ///
     /// # Errors
     /// Those of the request other than that.
-    pub(crate) fn next(&self) -> io::Result<Option<Question>> {
+    pub(crate) fn next(&self) -> io::Result<Option<Notification>> {
         // SAFETY: the kernel wants zeroes, which are a valid value of these integers.
         let mut got: libc::seccomp_notif = unsafe { zeroed() };
         // SAFETY: the kernel writes one seccomp_notif to a live one.
@@ -74,7 +74,7 @@ impl Listener {
             };
         }
         self.unanswered.note(got.id);
-        Ok(Some(Question {
+        Ok(Some(Notification {
             id: got.id,
             thread: got.pid,
             call: i64::from(got.data.nr),

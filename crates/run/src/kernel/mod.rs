@@ -14,4 +14,4 @@ pub(crate) use apart::{apart, least_of_own};
 pub(crate) use filter::{Filter, Rule, When};
 pub(crate) use foreign::{accept, open_thread, peer_process, read_memory, write_memory};
 pub(crate) use handshake::{Handshake, Refused, before_exec};
-pub(crate) use listener::{Listener, Question};
+pub(crate) use listener::{Listener, Notification};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
-/// The questions that were received and not answered, in memory that the guard shares: the kernel gives each question
+/// The notifications that were received and not answered, in memory that the guard shares: the kernel gives each notification
 /// once, so whoever takes over has to know the names of those that its predecessor left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unanswered(&'static [AtomicU64]);

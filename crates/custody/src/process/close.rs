@@ -1,0 +1,181 @@
+//! What it means that the program has got a connection, copies it, passes it on, shuts it down, or closes it.
+
+use super::shares::Shares;
+use super::table::{Gone, Table, Taken, Unhold};
+use super::word::{Epolls, Exec, Open, Phase, Record};
+
+/// What a close of an fd means.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Nothing: it is no tracked connection, or this process has other fds of it, or it is another's to end.
+    Leave,
+    /// A fork is under way, so nobody can tell whether the child will have the connection: ask again soon. A signal handler
+    /// in the middle of its own thread's fork would ask in vain, so after a bound ask with `insist`.
+    Wait,
+    /// Nothing, but that the supervisor is to drop it: it was closed behind the library's back, or handed over by another
+    /// process.
+    Unhold(Unhold),
+    /// This process's last fd; another process still holds the connection.
+    Shared(Option<Unhold>),
+    /// The last fd of what was handed over at a `shutdown`: take it out of the epolls, and drop what is held.
+    Handed(Epolls, Option<Unhold>),
+    /// The last fd of all: ask the socket, and [`fate`](crate::fate()) how to end it.
+    Last(Last),
+}
+
+/// A connection that ends with the fd that is closed.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// The connection's.
+    pub cookie: u64,
+    /// The supervisor has an fd of it already.
+    pub held: bool,
+    /// Which epolls watch it: its file outlives the fd, and would go on to be reported to a program that has forgotten it.
+    pub epolls: Epolls,
+}
+
+impl Last {
+    /// What the supervisor must be told if it is closed plainly.
+    pub fn unhold(&self) -> Option<Unhold> {
+        self.held.then_some(Unhold { cookie: self.cookie })
+    }
+}
+
+/// What a `shutdown` of both sides means.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It is the program's own affair.
+    Leave,
+    /// The supervisor has it already.
+    Done,
+    /// Where more may come, half-close and hand over under this cookie, then say [`Table::handed`]. The fd is passed even
+    /// where one is held: another thread's fork or `execve` may have that dropped meanwhile.
+    HandOver {
+        /// The connection's.
+        cookie: u64,
+    },
+}
+
+impl<const N: usize> Table<N> {
+    /// The program has accepted a connection, or connected one. `held` says that the supervisor has an fd of it.
+    pub fn accepted(&self, fd: i32, cookie: u64, held: bool, shares: Shares<'_>) -> Option<Unhold> {
+        if let Some(open) = self.open(fd)
+            && self.cookie(open.connection) == Some(cookie)
+        {
+            // A second `connect` of the same socket.
+            self.update(open.connection, |record| Some(Record { held: record.held || held, ..record }));
+            return None;
+        }
+        // What was closed behind the library's back makes room first.
+        let stale =
+            if let Taken::Fd(stale) = self.take(fd, true) { self.forget(stale, shares) } else { None };
+        match self.claim(fd, cookie, held) {
+            Some(connection) => {
+                stale.or(self.publish(fd, connection).and_then(|stale| self.forget(stale, shares)))
+            }
+            None => stale.or(held.then_some(Unhold { cookie })),
+        }
+    }
+
+    /// The program has received a connection in a message: it may have sent it, or have received it before.
+    pub fn received(&self, fd: i32, cookie: u64, held: bool, shares: Shares<'_>) -> Option<Unhold> {
+        let Some(connection) = self.find(cookie) else { return self.accepted(fd, cookie, held, shares) };
+        // What an `execve` under way was decided for stays as it is. And a fork under way takes it along uncounted where
+        // there is no counter: it stays nobody's to end.
+        let uncounted =
+            |record: &Record| record.exec != Exec::None || record.joined && record.share.is_none();
+        let before = self.update(connection, |record| {
+            if uncounted(&record) {
+                return Some(record);
+            }
+            let phase = if record.phase == Phase::Given { Phase::Ours } else { record.phase };
+            Some(Record { held: record.held || held, phase, ..record })
+        });
+        let stale = self.publish(fd, connection).and_then(|stale| self.forget(stale, shares));
+        let refused = before.is_some_and(|record| uncounted(&record)) && held;
+        stale.or(refused.then_some(Unhold { cookie }))
+    }
+
+    /// The program has made `new` another fd of what `old` is.
+    pub fn copied(&self, old: i32, new: i32, shares: Shares<'_>) -> Option<Unhold> {
+        let open = self.open(old).filter(|_| self.has_room_for(new))?;
+        self.update(open.connection, |record| Some(Record { fds: record.fds + 1, ..record }))?;
+        self.publish(new, open.connection).and_then(|stale| self.forget(stale, shares))
+    }
+
+    /// The program gives the connection to another process, or to a program that it spawns: it is that one's to end, and
+    /// closed plainly here.
+    pub fn given_away(&self, fd: i32) -> Option<Unhold> {
+        let Taken::Fd(open) = self.take(fd, true) else { return None };
+        let given = |record| Some(Record { phase: Phase::Given, held: false, ..record });
+        let before = self.update(open.connection, given)?;
+        let gone = self.let_go(open)?;
+        before.is_held().then_some(Unhold { cookie: gone.cookie })
+    }
+
+    /// An epoll watches the fd.
+    pub fn watched(&self, fd: i32, epoll: i32) {
+        self.change(fd, |open| {
+            let epolls = match open.epolls {
+                Epolls::Unknown => Epolls::One(epoll),
+                Epolls::One(known) if known == epoll => open.epolls,
+                _ => Epolls::Many,
+            };
+            Open { epolls, ..open }
+        });
+    }
+
+    /// The program closes an fd, whose cookie the kernel gives as `cookie`. This is to be asked before the close itself.
+    pub fn close(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>, insist: bool) -> Close {
+        let open = match self.take(fd, insist) {
+            Taken::Nothing => return Close::Leave,
+            Taken::Forking => return Close::Wait,
+            Taken::Fd(open) => open,
+        };
+        let Some(gone) = self.let_go(open).filter(Gone::was_last) else { return Close::Leave };
+        let left = self.leave(&gone, shares);
+        let unhold = || gone.unhold().map_or(Close::Leave, Close::Unhold);
+        if cookie != Some(gone.cookie) {
+            return unhold();
+        }
+        match gone.record.phase {
+            Phase::Given => Close::Leave,
+            // An `execve` under way has announced it.
+            _ if matches!(gone.record.exec, Exec::LeftToOthers | Exec::Announced(_)) => Close::Leave,
+            _ if left.handed && left.others => unhold(),
+            _ if left.handed => Close::Handed(gone.epolls, gone.unhold()),
+            _ if left.others => Close::Shared(gone.unhold()),
+            _ => Close::Last(Last { cookie: gone.cookie, held: gone.record.is_held(), epolls: gone.epolls }),
+        }
+    }
+
+    /// The program shuts both sides down.
+    pub fn shutdown(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>) -> Shutdown {
+        let Some(open) = self.open(fd) else { return Shutdown::Leave };
+        let (Some(record), known) = (self.record(open.connection), self.cookie(open.connection)) else {
+            return Shutdown::Leave;
+        };
+        match (record.phase, cookie) {
+            (Phase::Given, _) | (_, None) => Shutdown::Leave,
+            _ if cookie != known => Shutdown::Leave,
+            (Phase::Handed, _) => Shutdown::Done,
+            _ if record.share.is_some_and(|share| shares.is_handed(share)) => Shutdown::Done,
+            (Phase::Ours, Some(cookie)) => Shutdown::HandOver { cookie },
+        }
+    }
+
+    /// The supervisor has taken what a `shutdown` half-closed. Of two that shut it down at once, one is to count it: this
+    /// one, where it is `true`.
+    pub fn handed(&self, fd: i32, shares: Shares<'_>) -> bool {
+        let Some(open) = self.open(fd) else { return false };
+        // What was held has been handed over.
+        let handed = |record| Some(Record { phase: Phase::Handed, held: false, ..record });
+        let Some(before) = self.update(open.connection, handed) else { return false };
+        // An `execve` under way in another thread may have counted it.
+        let counted = before.phase != Phase::Ours || matches!(before.exec, Exec::Announced(_));
+        !counted && before.share.is_none_or(|share| shares.hand(share))
+    }
+}

@@ -1,0 +1,97 @@
+//! Connections that were open at a fork: the last process to close one ends it.
+
+use super::shares::Shares;
+use super::table::{Table, Taken, Unhold};
+use super::word::{Phase, Record};
+use crate::sync::{Acquire, Relaxed, Release};
+
+impl<const N: usize> Table<N> {
+    /// A fork or an `execve` begins; `false` while another thread's is under way: the one would count what the other lets go.
+    pub fn begins(&self) -> bool {
+        self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
+    }
+
+    /// It has failed, or there is a child.
+    pub(super) fn ends(&self) {
+        // Release, for the next one's Acquire: it must not see a connection as counted for this one.
+        self.under_way.store(0, Release);
+    }
+
+    /// In the parent, before, for each fd: counted now, so that the parent cannot end what the child is about to have.
+    pub fn prepare(&self, fd: i32, shares: Shares<'_>) -> Option<Unhold> {
+        // Marked first: from then on no other thread closes it.
+        self.mark_forking(fd, true);
+        let open = self.open(fd)?;
+        let record = self.record(open.connection)?;
+        // What is given away is counted, too: another thread may receive it back before the child is there.
+        if record.joined {
+            return None;
+        }
+        match record.share {
+            Some(share) if shares.join(share) => {
+                self.update(open.connection, |record| Some(Record { joined: true, ..record }));
+                None
+            }
+            _ => {
+                let handed = record.phase == Phase::Handed;
+                let share = shares.begin(open.connection, handed);
+                // Without a counter nobody ends it.
+                let phase = if share.is_some() { record.phase } else { Phase::Given };
+                let held = record.held && share.is_some();
+                self.update(open.connection, |record| {
+                    Some(Record { share, joined: true, phase, held, ..record })
+                });
+                (record.held && !held)
+                    .then(|| self.cookie(open.connection).map(|cookie| Unhold { cookie }))
+                    .flatten()
+            }
+        }
+    }
+
+    /// In the parent, after, whether or not there is a child.
+    pub fn parent(&self) {
+        for fd in self.fds(0, i32::MAX) {
+            if let Some(open) = self.open(fd) {
+                self.update(open.connection, |record| {
+                    record.joined.then_some(Record { joined: false, ..record })
+                });
+            }
+            self.mark_forking(fd, false);
+        }
+        self.ends();
+    }
+
+    /// In the child, whose process this is.
+    pub fn child(&self, process: i32) {
+        self.belongs_to(process);
+        for fd in self.fds(0, i32::MAX) {
+            match self.open(fd) {
+                Some(open) if open.forking => self.mark_forking(fd, false),
+                // Got by another thread after it was prepared: the parent's alone.
+                _ => drop(self.take(fd, true)),
+            }
+        }
+        self.recount();
+        self.ends();
+    }
+
+    /// In the child, for each fd, whose cookie the kernel gives: whether the supervisor is to hold it for this process, too.
+    pub fn child_holds(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>) -> bool {
+        let Some(open) = self.open(fd) else { return false };
+        if cookie.is_none() || cookie != self.cookie(open.connection) {
+            // Closed behind the library's back. The supervisor holds nothing for this process yet.
+            if let Taken::Fd(stale) = self.take(fd, true) {
+                let _ = self.forget(stale, shares);
+            }
+            return false;
+        }
+        self.record(open.connection).is_some_and(|record| record.held && record.phase == Phase::Ours)
+    }
+
+    /// The supervisor does not hold it for this process.
+    pub fn not_held(&self, fd: i32) {
+        if let Some(open) = self.open(fd) {
+            self.update(open.connection, |record| Some(Record { held: false, ..record }));
+        }
+    }
+}

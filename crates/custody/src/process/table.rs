@@ -1,0 +1,350 @@
+//! The table itself: fds, the connections that they are, and the only operations that change either.
+
+use super::shares::{Left, Shares};
+use super::word::{Epolls, Exec, Open, Phase, Record, Slot};
+use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed, Release};
+
+/// Epolls of a process that are remembered.
+const EPOLLS: usize = if cfg!(loom) { 2 } else { 64 };
+
+/// The connections of one process, by fd.
+///
+/// Every change is one atomic operation on one word, so neither a signal nor a fork finds half of it. An entry is a hint:
+/// a program may close and open fds behind this library's back, so what a close means is decided with the cookie that the
+/// kernel gives for the fd.
+///
+/// A slot says of an fd which connection it is. A connection has a place of its own, for it may have several fds, and
+/// whoever lets go of the last one ends it. Fds from `N` on are not tracked: they are closed plainly. `N` is at most 2^18.
+pub struct Table<const N: usize> {
+    /// A [`Slot`] each.
+    slots: [AtomicU64; N],
+    connections: [Connection; N],
+    /// No slot and no connection from this on was ever used. Zero at first, so that a static table costs no file.
+    used: AtomicI32,
+    /// The process whose fds these are. A child of `vfork` has other fds and the same table.
+    process: AtomicI32,
+    /// Whether a fork or an `execve` is under way.
+    pub(super) under_way: AtomicI32,
+    /// Each plus one; zero is none.
+    pub(super) epolls: [AtomicI32; EPOLLS],
+}
+
+/// A connection's place.
+struct Connection {
+    /// A [`Record`].
+    word: AtomicU64,
+    /// `SO_COOKIE`.
+    cookie: Published,
+}
+
+/// The supervisor is to drop what it holds under this cookie (`Kind::Release`): it is not this process's to end.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Unhold {
+    /// The connection's.
+    pub cookie: u64,
+}
+
+/// What is known of an fd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Fds that this process has of the connection.
+    pub fds: u32,
+    /// The supervisor holds it since it was accepted.
+    pub held: bool,
+    /// Who ends it.
+    pub phase: Phase,
+    /// It is counted with other processes.
+    pub shared: bool,
+    /// Which epolls watch the fd.
+    pub epolls: Epolls,
+    /// A fork is under way that takes the fd along.
+    pub forking: bool,
+}
+
+/// What an fd was that is one no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone {
+    /// Its connection before; with one fd if this was the last.
+    pub(super) record: Record,
+    pub(super) cookie: u64,
+    pub(super) epolls: Epolls,
+}
+
+impl Gone {
+    pub(super) const fn was_last(&self) -> bool {
+        self.record.fds == 1
+    }
+
+    pub(super) fn unhold(&self) -> Option<Unhold> {
+        self.record.is_held().then_some(Unhold { cookie: self.cookie })
+    }
+}
+
+/// What came of taking an fd.
+pub(super) enum Taken {
+    Nothing,
+    /// A fork is under way.
+    Forking,
+    Fd(Open),
+}
+
+impl<const N: usize> Default for Table<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Table<N> {
+    /// An empty table, of no process yet.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self {
+            slots: [const { AtomicU64::new(0) }; N],
+            connections: [const { Connection { word: AtomicU64::new(0), cookie: Published::new() } }; N],
+            used: AtomicI32::new(0),
+            process: AtomicI32::new(0),
+            under_way: AtomicI32::new(0),
+            epolls: [const { AtomicI32::new(0) }; EPOLLS],
+        }
+    }
+
+    /// An empty table, of no process yet.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        use core::array::from_fn;
+        Self {
+            slots: from_fn(|_| AtomicU64::new(0)),
+            connections: from_fn(|_| Connection { word: AtomicU64::new(0), cookie: Published::new() }),
+            used: AtomicI32::new(0),
+            process: AtomicI32::new(0),
+            under_way: AtomicI32::new(0),
+            epolls: from_fn(|_| AtomicI32::new(0)),
+        }
+    }
+
+    /// Whether an fd is a tracked connection. This is all that most calls of a program come to.
+    #[inline]
+    pub fn is_tracked(&self, fd: i32) -> bool {
+        self.slot(fd).is_some_and(|slot| Slot(slot.load(Relaxed)).is_open())
+    }
+
+    /// Whether an fd is below the table's end.
+    pub fn has_room_for(&self, fd: i32) -> bool {
+        self.slot(fd).is_some()
+    }
+
+    /// The tracked fds from `first` to `last`.
+    pub fn fds(&self, first: i32, last: i32) -> impl Iterator<Item = i32> + '_ {
+        (first.max(0)..=last.min(self.used.load(Relaxed) - 1)).filter(|fd| self.is_tracked(*fd))
+    }
+
+    /// Says whose fds these are.
+    pub fn belongs_to(&self, process: i32) {
+        self.process.store(process, Relaxed);
+    }
+
+    /// Whether these are the fds of this process: not so in a child of `vfork`, where nothing is to be done.
+    pub fn is_of(&self, process: i32) -> bool {
+        self.process.load(Relaxed) == process
+    }
+
+    /// What is known of an fd: for those who look on, such as tests.
+    pub fn entry(&self, fd: i32) -> Option<Entry> {
+        let open = self.open(fd)?;
+        let record = self.record(open.connection)?;
+        let (Record { fds, phase, share, .. }, held) = (record, record.is_held());
+        let Open { epolls, forking, .. } = open;
+        Some(Entry { fds, held, phase, shared: share.is_some(), epolls, forking })
+    }
+
+    /// What `fork` makes of this memory in the child, for simulations; [`Table::child`] is to follow there.
+    pub fn forked(&self) -> Self {
+        let copy = Self::new();
+        let words = |words: &[AtomicU64; N], to: &[AtomicU64; N]| {
+            words.iter().zip(to).for_each(|(word, to)| to.store(word.load(Relaxed), Relaxed));
+        };
+        words(&self.slots, &copy.slots);
+        for (place, to) in self.connections.iter().zip(&copy.connections) {
+            to.word.store(place.word.load(Relaxed), Relaxed);
+            to.cookie.set(place.cookie.peek());
+        }
+        for (number, to) in
+            [(&self.used, &copy.used), (&self.process, &copy.process), (&self.under_way, &copy.under_way)]
+        {
+            to.store(number.load(Relaxed), Relaxed);
+        }
+        self.epolls.iter().zip(&copy.epolls).for_each(|(epoll, to)| to.store(epoll.load(Relaxed), Relaxed));
+        copy
+    }
+
+    fn slot(&self, fd: i32) -> Option<&AtomicU64> {
+        self.slots.get(usize::try_from(fd).ok()?)
+    }
+
+    /// What is known of an fd.
+    ///
+    /// Acquire, so that the cookie of its connection is seen that was written before it was published.
+    pub(super) fn open(&self, fd: i32) -> Option<Open> {
+        Slot(self.slot(fd)?.load(Acquire)).open()
+    }
+
+    /// Changes an open fd's word.
+    pub(super) fn change(&self, fd: i32, change: impl Fn(Open) -> Open) {
+        let Some(slot) = self.slot(fd) else { return };
+        let mut word = Slot(slot.load(Relaxed));
+        while let Some(open) = word.open() {
+            match slot.compare_exchange(word.0, word.with(change(open)).0, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = Slot(now),
+            }
+        }
+    }
+
+    /// Marks an fd for the fork under way, or takes the mark away.
+    pub(super) fn mark_forking(&self, fd: i32, forking: bool) {
+        self.change(fd, |open| Open { forking, ..open });
+    }
+
+    /// Takes an fd out of the table; of two that come at once, one gets it.
+    pub(super) fn take(&self, fd: i32, even_while_forking: bool) -> Taken {
+        let Some(slot) = self.slot(fd) else { return Taken::Nothing };
+        let mut word = Slot(slot.load(Acquire));
+        loop {
+            match word.open() {
+                None => return Taken::Nothing,
+                Some(open) if open.forking && !even_while_forking => return Taken::Forking,
+                Some(open) => match slot.compare_exchange(word.0, word.closed().0, Relaxed, Acquire) {
+                    Ok(_) => return Taken::Fd(open),
+                    Err(now) => word = Slot(now),
+                },
+            }
+        }
+    }
+
+    /// Makes an fd one of a connection that has been counted for it. What the fd was before is given back: it was closed
+    /// behind the library's back.
+    pub(super) fn publish(&self, fd: i32, connection: usize) -> Option<Open> {
+        let slot = self.slot(fd)?;
+        self.used.fetch_max(fd + 1, Relaxed);
+        let mut word = Slot(slot.load(Acquire));
+        loop {
+            let open = Open { connection, epolls: Epolls::Unknown, forking: false };
+            // Release, for those who find the connection here and read its cookie.
+            match slot.compare_exchange(word.0, word.next().with(open).0, Release, Acquire) {
+                Ok(_) => return word.open(),
+                Err(now) => word = Slot(now),
+            }
+        }
+    }
+
+    /// A place for a new connection, with one fd; `None` where all are taken.
+    pub(super) fn claim(&self, near: i32, cookie: u64, held: bool) -> Option<usize> {
+        let near = usize::try_from(near).ok()?;
+        (0..N).map(|step| (near + step) % N).find(|at| {
+            let Some(place) = self.connections.get(*at) else { return false };
+            // Acquire: those who had the place before have read their cookie.
+            let free = place.word.load(Relaxed) == 0
+                && place.word.compare_exchange(0, Record::new(held).pack(), Acquire, Relaxed).is_ok();
+            if free {
+                self.used.fetch_max(*at as i32 + 1, Relaxed);
+                place.cookie.set(cookie);
+            }
+            free
+        })
+    }
+
+    /// What is known of a connection.
+    pub(super) fn record(&self, connection: usize) -> Option<Record> {
+        Record::unpack(self.connections.get(connection)?.word.load(Relaxed))
+    }
+
+    /// The cookie of a connection, of which the caller has an fd.
+    pub(super) fn cookie(&self, connection: usize) -> Option<u64> {
+        Some(self.connections.get(connection)?.cookie.get())
+    }
+
+    /// Changes what is known of a connection that has an fd, unless the change declines; what was known before.
+    ///
+    /// Release and Acquire: whoever lets go of an fd has read the cookie, before the last one frees the place.
+    pub(super) fn update(
+        &self,
+        connection: usize,
+        change: impl Fn(Record) -> Option<Record>,
+    ) -> Option<Record> {
+        let word = &self.connections.get(connection)?.word;
+        let mut seen = word.load(Relaxed);
+        loop {
+            let record = Record::unpack(seen)?;
+            match word.compare_exchange(seen, change(record)?.pack(), AcqRel, Relaxed) {
+                Ok(_) => return Some(record),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Lets go of an fd that was taken. The last one frees the connection's place.
+    pub(super) fn let_go(&self, fd: Open) -> Option<Gone> {
+        let cookie = self.cookie(fd.connection)?;
+        let record = self.update(fd.connection, |record| Some(Record { fds: record.fds - 1, ..record }))?;
+        Some(Gone { record, cookie, epolls: fd.epolls })
+    }
+
+    /// Another fd of a connection, if it is still one of this cookie.
+    pub(super) fn join(&self, connection: usize, cookie: u64) -> bool {
+        let Some(place) = self.connections.get(connection) else { return false };
+        let one_more = |record: Record| Some(Record { fds: record.fds + 1, ..record });
+        if place.cookie.peek() != cookie || self.update(connection, one_more).is_none() {
+            return false;
+        }
+        if place.cookie.get() == cookie {
+            return true;
+        }
+        // Another connection has taken the place meanwhile.
+        self.update(connection, |record| Some(Record { fds: record.fds - 1, ..record }));
+        false
+    }
+
+    /// The connection that has this cookie.
+    pub(super) fn find(&self, cookie: u64) -> Option<usize> {
+        self.fds(0, i32::MAX)
+            .filter_map(|fd| self.open(fd))
+            .find_map(|open| self.join(open.connection, cookie).then_some(open.connection))
+    }
+
+    /// What an fd was that has been closed behind the library's back.
+    pub(super) fn forget(&self, fd: Open, shares: Shares<'_>) -> Option<Unhold> {
+        let gone = self.let_go(fd).filter(Gone::was_last)?;
+        self.leave(&gone, shares);
+        gone.unhold()
+    }
+
+    /// Gives up this process's part in a connection; whether others hold it, and whether the supervisor has it.
+    pub(super) fn leave(&self, gone: &Gone, shares: Shares<'_>) -> Left {
+        let record = &gone.record;
+        // What is given away is nobody's to end here, for who gets it is not counted.
+        let counted = record.phase != Phase::Given && record.exec != Exec::LeftToOthers;
+        let share = record.share.filter(|_| counted);
+        let left = share.map(|share| shares.leave(share)).unwrap_or_default();
+        let handed = left.handed || record.phase == Phase::Handed;
+        Left { handed, ..left }
+    }
+
+    /// In a forked child, which has one thread: counts fds anew, for other threads may have been in the middle of it.
+    pub(super) fn recount(&self) {
+        let used = usize::try_from(self.used.load(Relaxed)).unwrap_or(0);
+        let words = || self.connections.iter().take(used).map(|place| &place.word);
+        for word in words() {
+            word.store(Record::without_fds(word.load(Relaxed)), Relaxed);
+        }
+        for open in self.slots.iter().take(used).filter_map(|slot| Slot(slot.load(Relaxed)).open()) {
+            if let Some(place) = self.connections.get(open.connection) {
+                place.word.fetch_add(1, Relaxed);
+            }
+        }
+        for word in words() {
+            word.store(Record::unpack(word.load(Relaxed)).map_or(0, Record::pack), Relaxed);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What is packed into the two words of the table: what an fd is, and what its connection is.
+
+use super::field::Field;
+use super::shares::Share;
+use crate::Count;
+
+/// Which epolls watch an fd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Epolls {
+    /// No registration was seen.
+    Unknown,
+    /// This one alone.
+    One(i32),
+    /// More than one.
+    Many,
+}
+
+/// An fd that is a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Open {
+    /// Where the table has the connection.
+    pub(super) connection: usize,
+    pub(super) epolls: Epolls,
+    /// A fork is under way that takes this fd along.
+    pub(super) forking: bool,
+}
+
+/// One fd's word.
+///
+/// | bits | |
+/// |---|---|
+/// | 0 | the fd is a connection; all other bits but the last 24 are zero where it is not |
+/// | 1 | a fork is under way |
+/// | 2..22 | the epoll plus one; 0: unknown; all ones: many |
+/// | 22..40 | the index of the connection |
+/// | 40..64 | generation: changes whenever another connection takes the place |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) u64);
+
+impl Slot {
+    const OPEN: Field = Field::new(0, 1);
+    const FORKING: Field = Field::new(1, 1);
+    const EPOLL: Field = Field::new(2, 20);
+    const CONNECTION: Field = Field::new(22, 18);
+    const GENERATION: Field = Field::new(40, 24);
+
+    pub(super) const fn is_open(self) -> bool {
+        Self::OPEN.of(self.0) == 1
+    }
+
+    pub(super) fn open(self) -> Option<Open> {
+        const MANY: u64 = Slot::EPOLL.most();
+        let epolls = match Self::EPOLL.of(self.0) {
+            0 => Epolls::Unknown,
+            MANY => Epolls::Many,
+            epoll => Epolls::One(epoll as i32 - 1),
+        };
+        self.is_open().then_some(Open {
+            connection: Self::CONNECTION.of(self.0) as usize,
+            epolls,
+            forking: Self::FORKING.of(self.0) == 1,
+        })
+    }
+
+    /// The same generation with other contents.
+    pub(super) fn with(self, open: Open) -> Self {
+        let epolls = match open.epolls {
+            Epolls::Unknown => 0,
+            // Greater numbers than fit are treated as many: all known epolls are gone through.
+            Epolls::One(epoll) => (epoll as u64 + 1).min(Self::EPOLL.most()),
+            Epolls::Many => Self::EPOLL.most(),
+        };
+        let opened = Self::OPEN.put(1)
+            + Self::FORKING.put(open.forking.into())
+            + Self::EPOLL.put(epolls)
+            + Self::CONNECTION.put(open.connection as u64);
+        Self(self.closed().0 + opened)
+    }
+
+    /// What stands there when the fd is closed.
+    pub(super) const fn closed(self) -> Self {
+        Self(Self::GENERATION.put(Self::GENERATION.of(self.0)))
+    }
+
+    /// The next generation.
+    pub(super) const fn next(self) -> Self {
+        Self(Self::GENERATION.put((Self::GENERATION.of(self.0) + 1) % (Self::GENERATION.most() + 1)))
+    }
+}
+
+/// Who ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Whoever of the program's processes closes it last.
+    Ours,
+    /// The supervisor: `shutdown` has handed it over.
+    Handed,
+    /// Another process, to which it was passed. Here it is closed plainly.
+    Given,
+}
+
+/// What an `execve` under way means for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Exec {
+    /// No `execve` is under way.
+    None,
+    /// The next program inherits an fd of it.
+    Survives,
+    /// All fds of it are closed.
+    Closes,
+    /// It is closed, and another process still holds it.
+    LeftToOthers,
+    /// It is closed, and counted for this reason.
+    Announced(Count),
+}
+
+/// One connection's word.
+///
+/// | bits | |
+/// |---|---|
+/// | 0..20 | fds of this process; 0: the place is free, and all bits are zero |
+/// | 20 | the supervisor holds it since it was accepted |
+/// | 21..23 | [`Phase`] |
+/// | 23 | the fork under way has been counted in its share |
+/// | 24..28 | [`Exec`]: 0 to 3, or 4 plus the count |
+/// | 28..60 | its [`Share`]; 0: none |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) fds: u32,
+    pub(super) held: bool,
+    pub(super) phase: Phase,
+    pub(super) joined: bool,
+    pub(super) exec: Exec,
+    pub(super) share: Option<Share>,
+}
+
+impl Record {
+    const FDS: Field = Field::new(0, 20);
+    const HELD: Field = Field::new(20, 1);
+    const PHASE: Field = Field::new(21, 2);
+    const JOINED: Field = Field::new(23, 1);
+    const EXEC: Field = Field::new(24, 4);
+    const SHARE: Field = Field::new(28, 32);
+
+    /// A connection with one fd.
+    pub(super) const fn new(held: bool) -> Self {
+        Self { fds: 1, held, phase: Phase::Ours, joined: false, exec: Exec::None, share: None }
+    }
+
+    /// Whether the supervisor holds it for this process now. What an `execve` under way does not end, it has let go of,
+    /// and takes again should the call fail.
+    pub(super) const fn is_held(&self) -> bool {
+        self.held && !matches!(self.exec, Exec::Survives | Exec::LeftToOthers)
+    }
+
+    /// The same word with no fds and no mark of a fork: in between only, while fds are counted.
+    pub(super) const fn without_fds(word: u64) -> u64 {
+        word - Self::FDS.put(Self::FDS.of(word)) - Self::JOINED.put(Self::JOINED.of(word))
+    }
+
+    /// `None` where the place is free.
+    pub(super) fn unpack(word: u64) -> Option<Self> {
+        let fds = Self::FDS.of(word) as u32;
+        let phase = match Self::PHASE.of(word) {
+            0 => Phase::Ours,
+            1 => Phase::Handed,
+            _ => Phase::Given,
+        };
+        let exec = match Self::EXEC.of(word) {
+            0 => Exec::None,
+            1 => Exec::Survives,
+            2 => Exec::Closes,
+            3 => Exec::LeftToOthers,
+            count => Exec::Announced(COUNTS[count as usize - 4]),
+        };
+        let share = Share::unpack(Self::SHARE.of(word));
+        let (held, joined) = (Self::HELD.of(word) == 1, Self::JOINED.of(word) == 1);
+        (fds > 0).then_some(Self { fds, held, phase, joined, exec, share })
+    }
+
+    pub(super) fn pack(self) -> u64 {
+        if self.fds == 0 {
+            return 0;
+        }
+        let exec = match self.exec {
+            Exec::None => 0,
+            Exec::Survives => 1,
+            Exec::Closes => 2,
+            Exec::LeftToOthers => 3,
+            Exec::Announced(count) => 4 + count as u64,
+        };
+        Self::FDS.put(self.fds.into())
+            + Self::HELD.put(self.held.into())
+            + Self::PHASE.put(self.phase as u64)
+            + Self::JOINED.put(self.joined.into())
+            + Self::EXEC.put(exec)
+            + Self::SHARE.put(self.share.map_or(0, Share::pack))
+    }
+}
+
+/// The counts by their numbers; the last places are never packed.
+const COUNTS: [Count; 12] = {
+    let [a, b, c, d, e, f, g, h, i] = Count::EACH;
+    [a, b, c, d, e, f, g, h, i, Count::Seen, Count::Seen, Count::Seen]
+};

@@ -1,0 +1,111 @@
+//! Atomics: the processor's, or under `--cfg loom` those of the model checker.
+
+#[cfg(loom)]
+pub(crate) use self::modelled::{AtomicI32, AtomicU64};
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{AtomicI32, AtomicU64};
+
+pub(crate) use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+/// A value that is written before its holder is published, and read by those who hold it.
+///
+/// It is an atomic only because this crate has no `unsafe`. Under loom every access is checked as if it were not one: a
+/// read and a write that nothing orders fail the model.
+pub(crate) struct Published {
+    value: AtomicU64,
+    #[cfg(loom)]
+    checked: loom::cell::Cell<u64>,
+}
+
+impl Published {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self { value: AtomicU64::new(0) }
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self { value: AtomicU64::new(0), checked: loom::cell::Cell::new(0) }
+    }
+
+    /// The value, for a holder.
+    pub(crate) fn get(&self) -> u64 {
+        #[cfg(loom)]
+        self.checked.get();
+        self.value.load(Relaxed)
+    }
+
+    /// The value at some moment, for those who compare it again once they hold it.
+    pub(crate) fn peek(&self) -> u64 {
+        self.value.load(Relaxed)
+    }
+
+    /// Writes it, before it is published.
+    pub(crate) fn set(&self, value: u64) {
+        #[cfg(loom)]
+        self.checked.set(value);
+        self.value.store(value, Relaxed);
+    }
+}
+
+/// loom's atomics, with every two operations of one atomic taken as dependent.
+///
+/// loom goes back to the last operation that an operation depends on, whosever it was, and two loads do not depend on each
+/// other. So a thread that loads and then exchanges hides from it that another thread's load came before both, and the
+/// order with the exchange first is never tried. A relaxed addition of nothing before each operation makes them dependent,
+/// and orders nothing.
+#[cfg(loom)]
+mod modelled {
+    use core::sync::atomic::Ordering::{self, Relaxed};
+
+    macro_rules! atomic {
+        ($name:ident, $value:ty) => {
+            pub(crate) struct $name {
+                value: loom::sync::atomic::$name,
+                turn: loom::sync::atomic::AtomicU32,
+            }
+
+            #[allow(dead_code)]
+            impl $name {
+                pub(crate) fn new(value: $value) -> Self {
+                    let turn = loom::sync::atomic::AtomicU32::new(0);
+                    Self { value: loom::sync::atomic::$name::new(value), turn }
+                }
+
+                fn turn(&self) -> &loom::sync::atomic::$name {
+                    self.turn.fetch_add(0, Relaxed);
+                    &self.value
+                }
+
+                pub(crate) fn load(&self, order: Ordering) -> $value {
+                    self.turn().load(order)
+                }
+
+                pub(crate) fn store(&self, value: $value, order: Ordering) {
+                    self.turn().store(value, order);
+                }
+
+                pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_max(value, order)
+                }
+
+                pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_add(value, order)
+                }
+
+                pub(crate) fn compare_exchange(
+                    &self,
+                    from: $value,
+                    to: $value,
+                    order: Ordering,
+                    failed: Ordering,
+                ) -> Result<$value, $value> {
+                    self.turn().compare_exchange(from, to, order, failed)
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicI32, i32);
+    atomic!(AtomicU64, u64);
+}

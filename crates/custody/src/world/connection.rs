@@ -1,0 +1,158 @@
+//! What is remembered of one connection.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+use super::vocabulary::{Inode, Kept, Name, Pid, Tid};
+
+/// What is known of a connection; there is none for one with a single fd of which nothing else is known.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) inode: Inode,
+    /// `None` while it has one fd: it was never copied, inherited or passed, as far as the kernel has told.
+    pub(super) shared: Option<Shared>,
+    /// The closer has it already (`shutdown` was called), and the program still has its fd.
+    pub(super) handed: bool,
+    /// The driver has an fd since it was accepted; the process that has one, too.
+    pub(super) held: Option<Pid>,
+    /// Kept fds of it.
+    pub(super) kept: Vec<Kept>,
+}
+
+/// A connection that may have several fds.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Fds that named it when they were last seen: hints, to be looked at again before they are believed.
+    names: Vec<Name>,
+    /// Messages that may carry it.
+    pub(super) sent: Option<Sent>,
+}
+
+/// Messages that carry a connection and whose arrival is not known.
+///
+/// A message is sent with a notification and received without one. So a message counts as a holder until its arrival is
+/// known: by a process that has the connection, and cannot have got it otherwise.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// How many.
+    messages: usize,
+    /// Processes that have or had it otherwise, and whether they sent it.
+    had: BTreeMap<Pid, bool>,
+    /// Threads that sent it: one may still be about to.
+    pub(super) senders: BTreeSet<Tid>,
+    /// Some went to a process whose closes nobody is notified of.
+    pub(super) abroad: bool,
+}
+
+/// Whether a message may hold a connection, as one process that has or had it sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// No message may.
+    No,
+    /// One may, which the process has sent.
+    BySender,
+    /// One may, of another process.
+    ByOther,
+    /// Another program may.
+    Abroad,
+}
+
+impl Connection {
+    pub(super) fn new(inode: Inode) -> Self {
+        Self { inode, shared: None, handed: false, held: None, kept: Vec::new() }
+    }
+
+    /// Whether nothing is worth remembering.
+    pub(super) fn is_blank(&self) -> bool {
+        self.shared.is_none() && !self.handed && self.held.is_none() && self.kept.is_empty()
+    }
+
+    /// Notes that there may be more fds than this one.
+    pub(super) fn share(&mut self, name: Name, most: usize) -> &mut Shared {
+        let shared = self.shared.get_or_insert_default();
+        shared.note(name, most);
+        shared
+    }
+
+    /// Whether a message may hold it, as `pid` sees it.
+    pub(super) fn passed(&self, pid: Pid) -> Passed {
+        self.shared
+            .as_ref()
+            .and_then(|shared| shared.sent.as_ref())
+            .map_or(Passed::No, |sent| sent.seen_by(pid))
+    }
+
+    /// Notes that a process has it, perhaps by a message that has arrived; whether a message may hold it still.
+    pub(super) fn seen_at(&mut self, pid: Pid) -> Passed {
+        let Some(shared) = &mut self.shared else { return Passed::No };
+        if shared.sent.as_mut().is_some_and(|sent| sent.arrived_at(pid)) {
+            shared.sent = None;
+        }
+        self.passed(pid)
+    }
+}
+
+impl Shared {
+    pub(super) fn note(&mut self, name: Name, most: usize) {
+        if self.names.len() < most && !self.names.contains(&name) {
+            self.names.push(name);
+        }
+    }
+
+    pub(super) fn names(&self) -> &[Name] {
+        &self.names
+    }
+
+    /// Forgets what was seen before, for what is seen now.
+    pub(super) fn renew(&mut self, names: &[Name], most: usize) {
+        self.names.clear();
+        self.names.extend(names.iter().take(most));
+    }
+
+    /// Notes one more message of a thread; `had` are the processes that have the connection already.
+    pub(super) fn send(&mut self, pid: Pid, tid: Tid, abroad: bool, had: impl Iterator<Item = Pid>) {
+        let fresh = || Sent {
+            messages: 0,
+            had: had.map(|pid| (pid, false)).collect(),
+            senders: BTreeSet::new(),
+            abroad: false,
+        };
+        let sent = self.sent.get_or_insert_with(fresh);
+        sent.messages += 1;
+        sent.had.insert(pid, true);
+        sent.senders.insert(tid);
+        sent.abroad |= abroad;
+    }
+
+    /// Notes that a process has the connection from its parent.
+    pub(super) fn inherited_by(&mut self, pid: Pid) {
+        if let Some(sent) = &mut self.sent {
+            sent.had.entry(pid).or_insert(false);
+        }
+    }
+}
+
+impl Sent {
+    /// Notes that a process has the connection; whether no message is left that may.
+    fn arrived_at(&mut self, pid: Pid) -> bool {
+        if self.had.contains_key(&pid) {
+            return false;
+        }
+        debug_assert!(self.messages > 0, "what is sent has a message");
+        // It came by a message, and by one: another may be in flight to somebody else.
+        self.had.insert(pid, false);
+        self.messages -= 1;
+        // What went abroad is there for good.
+        self.messages == 0 && !self.abroad
+    }
+
+    fn seen_by(&self, pid: Pid) -> Passed {
+        if self.abroad {
+            Passed::Abroad
+        } else if self.had.get(&pid) == Some(&true) {
+            Passed::BySender
+        } else {
+            Passed::ByOther
+        }
+    }
+}

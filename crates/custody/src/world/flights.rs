@@ -1,0 +1,102 @@
+//! Connections that no process of the program has, but perhaps a message, and when to look for them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::vocabulary::{Cookie, Kept};
+
+/// How soon to look; doubled while they stay in flight, and longer where a look takes long.
+const SOON: Duration = Duration::from_millis(20);
+const LATE: Duration = Duration::from_secs(1);
+
+/// Between two looks that must agree: `recvmsg` takes an fd out of the queue a moment before its process has it.
+const CERTAIN: Duration = Duration::from_millis(50);
+
+/// A look costs at most one in this many parts of the time.
+const SHARE: u32 = 20;
+
+/// Connections in flight.
+#[derive(Debug)]
+pub(super) struct Flights {
+    most: usize,
+    /// With the time since when no message was found.
+    flights: BTreeMap<Cookie, Flight>,
+    next: Duration,
+    pause: Duration,
+    /// What the last look took.
+    took: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    kept: Kept,
+    quiet_since: Option<Duration>,
+}
+
+/// What a look says of one connection in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A message may carry it.
+    InFlight,
+    /// No message carries it, and nobody has it.
+    Over,
+}
+
+impl Flights {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, flights: BTreeMap::new(), next: Duration::ZERO, pause: SOON, took: Duration::ZERO }
+    }
+
+    /// Begins to look for a connection; `false` if too many are looked for.
+    pub(super) fn begin(&mut self, cookie: Cookie, kept: Kept, now: Duration) -> bool {
+        debug_assert!(!self.flights.contains_key(&cookie), "it is looked for once");
+        if self.flights.len() >= self.most {
+            return false;
+        }
+        if self.flights.is_empty() {
+            self.pause = SOON;
+            self.next = now + SOON.max(self.took * SHARE);
+        }
+        self.flights.insert(cookie, Flight { kept, quiet_since: None });
+        true
+    }
+
+    /// Ends looking for a connection: it has arrived, or is over.
+    pub(super) fn end(&mut self, cookie: Cookie) -> Option<Kept> {
+        self.flights.remove(&cookie).map(|flight| flight.kept)
+    }
+
+    pub(super) fn contains(&self, cookie: Cookie) -> bool {
+        self.flights.contains_key(&cookie)
+    }
+
+    pub(super) fn cookies(&self) -> impl Iterator<Item = Cookie> {
+        self.flights.keys().copied()
+    }
+
+    /// When to look; `None` where there is nothing to look for.
+    pub(super) fn due(&self) -> Option<Duration> {
+        (!self.flights.is_empty()).then_some(self.next)
+    }
+
+    /// Notes of a connection that nobody has whether a message may carry it.
+    pub(super) fn judge(&mut self, cookie: Cookie, silent: bool, now: Duration) -> Verdict {
+        let Some(flight) = self.flights.get_mut(&cookie) else { return Verdict::InFlight };
+        match flight.quiet_since {
+            Some(since) if silent && now.saturating_sub(since) >= CERTAIN => return Verdict::Over,
+            Some(_) if silent => {}
+            _ => flight.quiet_since = silent.then_some(now),
+        }
+        Verdict::InFlight
+    }
+
+    /// Sets the time of the next look, after one.
+    pub(super) fn looked(&mut self, took: Duration, now: Duration) {
+        self.took = took;
+        self.pause = (self.pause * 2).min(LATE);
+        if self.flights.values().any(|flight| flight.quiet_since.is_some()) {
+            self.pause = CERTAIN;
+        }
+        self.next = now + self.pause.max(took * SHARE);
+    }
+}

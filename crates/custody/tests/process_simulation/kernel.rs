@@ -1,0 +1,387 @@
+//! The simulated kernel: processes, their fds, connections, messages in flight, epolls, and the supervisor's side of the
+//! messages. It knows what the program still has, which custody can only infer.
+
+use linger_custody::process::{ShareWord, Shares, Table};
+use linger_custody::{Count, Socket};
+
+use super::ops::Op;
+
+pub(crate) const FDS: usize = 8;
+pub(crate) const PROCESSES: usize = 6;
+pub(crate) const THREADS: usize = 2;
+pub(crate) const CONNECTIONS: usize = 24;
+
+/// The cookie of whatever is no connection.
+const OTHER: u64 = u64::MAX;
+
+/// What must never happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A connection was half-closed that the program still has.
+    HalfClosed,
+    /// A last close ended a connection twice.
+    EndedTwice,
+    /// A last close ended a connection not at all.
+    NotEnded,
+    /// The supervisor was told to end what it does not hold.
+    Missing,
+    /// The supervisor holds what the process has let go of.
+    Leaked,
+    /// An epoll goes on to report a connection that was handed over.
+    Reported,
+    /// A close loses what the peer sends, or keeps the program from losing what it wants to lose.
+    Fate,
+    /// An assertion has failed.
+    Panicked,
+    /// The counts do not add up.
+    Counts,
+}
+
+/// What hooks in the C library cannot see, or cannot know in time. Each is a fault that the simulation must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// None of these.
+    Seen,
+    /// A process made by a bare system call, or that inherits an fd with no file action (`pass_fds`).
+    RawClone,
+    /// A connection passed in a message that another process holds, too.
+    PassedAndShared,
+    /// With `hold`, a process is killed that holds what its child has passed on: the supervisor ends it.
+    KilledHolder,
+    /// An `execve` that fails, while another process closes what it was about to close.
+    FailedExec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum File {
+    Closed,
+    Other,
+    Connection(Fd),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fd {
+    pub(crate) connection: u8,
+    pub(crate) cloexec: bool,
+    /// The call that made it has returned.
+    pub(crate) known: bool,
+    /// Its close has begun.
+    pub(crate) closing: bool,
+    /// The program has passed it on, and only closes it.
+    pub(crate) given: bool,
+    /// The epolls that watch it.
+    pub(crate) watched: u8,
+}
+
+impl Fd {
+    pub(crate) fn new(connection: u8) -> Self {
+        Self { connection, cloexec: true, known: false, closing: false, given: false, watched: 0 }
+    }
+
+    fn is_had(&self) -> bool {
+        self.known && !self.closing && !self.given
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Connection {
+    pub(crate) socket: Socket,
+    /// The program itself has shut it down.
+    pub(crate) shut: bool,
+    pub(crate) half_closed: bool,
+    /// Last closes that were counted.
+    pub(crate) ends: i32,
+    /// The supervisor ends it.
+    pub(crate) supervised: bool,
+    /// Nobody need end it: its holder was killed, or it went to where no hook is.
+    pub(crate) excused: bool,
+}
+
+pub(crate) struct Process {
+    pub(crate) alive: bool,
+    /// A program without the library.
+    pub(crate) foreign: bool,
+    pub(crate) table: Table<FDS>,
+    pub(crate) files: [File; FDS],
+    pub(crate) threads: [Option<Op>; THREADS],
+    /// What the supervisor holds for this process, by connection.
+    pub(crate) waiting: u32,
+    pub(crate) epolls: u8,
+    /// Fds that were closed by a bare call, so that the table has another connection for them.
+    pub(crate) stale: u8,
+    /// An exit or a successful exec is under way.
+    pub(crate) leaving: bool,
+}
+
+impl Process {
+    fn new() -> Self {
+        Self {
+            alive: false,
+            foreign: false,
+            table: Table::new(),
+            files: [File::Closed; FDS],
+            threads: [None; THREADS],
+            waiting: 0,
+            epolls: 0,
+            stale: 0,
+            leaving: false,
+        }
+    }
+
+    pub(crate) fn fd(&self, fd: usize) -> Option<&Fd> {
+        if let File::Connection(known) = &self.files[fd] { Some(known) } else { None }
+    }
+
+    pub(crate) fn fd_mut(&mut self, fd: usize) -> Option<&mut Fd> {
+        if let File::Connection(known) = &mut self.files[fd] { Some(known) } else { None }
+    }
+
+    pub(crate) fn free_fd(&self) -> Option<usize> {
+        self.files.iter().position(|file| *file == File::Closed)
+    }
+
+    pub(crate) fn holds(&self, connection: u8) -> bool {
+        self.alive && self.fds().any(|fd| fd.connection == connection)
+    }
+
+    pub(crate) fn has(&self, connection: u8) -> bool {
+        self.alive && self.fds().any(|fd| fd.connection == connection && fd.is_had())
+    }
+
+    pub(crate) fn fds(&self) -> impl Iterator<Item = &Fd> {
+        self.files.iter().filter_map(|file| if let File::Connection(fd) = file { Some(fd) } else { None })
+    }
+
+    /// Whether a call under way concerns an fd.
+    pub(crate) fn is_busy(&self, fd: usize) -> bool {
+        self.threads.iter().flatten().any(|op| op.concerns(fd))
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) mode: Mode,
+    pub(crate) hold: bool,
+    pub(crate) processes: [Process; PROCESSES],
+    pub(crate) connections: [Connection; CONNECTIONS],
+    pub(crate) accepted: usize,
+    pub(crate) in_flight: Vec<u8>,
+    pub(crate) words: Vec<ShareWord>,
+    pub(crate) counts: [i64; Count::ALL],
+    /// Connections that the supervisor was to hold and does not.
+    pub(crate) refused: u32,
+    /// The next message is lost.
+    pub(crate) refuses: bool,
+    pub(crate) fault: Option<Fault>,
+}
+
+impl World {
+    pub(crate) fn new(mode: Mode, hold: bool, shares: usize) -> Self {
+        let mut world = Self {
+            mode,
+            hold,
+            processes: std::array::from_fn(|_| Process::new()),
+            connections: [Connection::default(); CONNECTIONS],
+            accepted: 0,
+            in_flight: Vec::new(),
+            words: (0..shares).map(|_| ShareWord::new()).collect(),
+            counts: [0; Count::ALL],
+            refused: 0,
+            refuses: false,
+            fault: None,
+        };
+        world.processes[0].alive = true;
+        world.processes[0].table.belongs_to(0);
+        world
+    }
+
+    pub(crate) fn fail(&mut self, fault: Fault) {
+        self.fault = self.fault.or(Some(fault));
+    }
+
+    pub(crate) fn shares(&self) -> Shares<'_> {
+        Shares::new(&self.words)
+    }
+
+    /// `SO_COOKIE`.
+    pub(crate) fn cookie(&self, process: usize, fd: usize) -> Option<u64> {
+        match self.processes[process].files[fd] {
+            File::Closed => None,
+            File::Other => Some(OTHER),
+            File::Connection(fd) => Some(u64::from(fd.connection)),
+        }
+    }
+
+    pub(crate) fn connection(&mut self, of: u64) -> &mut Connection {
+        &mut self.connections[of as usize]
+    }
+
+    /// Whether any process has it for its own use, or will get it.
+    pub(crate) fn is_had(&self, connection: u8) -> bool {
+        self.processes.iter().any(|process| process.has(connection)) || self.in_flight.contains(&connection)
+    }
+
+    /// `shutdown(SHUT_WR)`, not asked for by the program.
+    pub(crate) fn half_close(&mut self, connection: u8) {
+        let wrong = self.is_had(connection) && !self.connections[usize::from(connection)].shut;
+        self.connections[usize::from(connection)].half_closed = true;
+        if wrong {
+            self.fail(Fault::HalfClosed);
+        }
+    }
+
+    pub(crate) fn seen(&mut self, connection: u64, reason: Count) {
+        self.count(Count::Seen, 1);
+        self.count(reason, 1);
+        self.ended(connection, reason, 1);
+    }
+
+    pub(crate) fn unseen(&mut self, connection: u64, reason: Count) {
+        self.count(Count::Seen, -1);
+        self.count(reason, -1);
+        self.ended(connection, reason, -1);
+    }
+
+    pub(crate) fn count(&mut self, count: Count, number: i64) {
+        self.counts[count as usize] += number;
+    }
+
+    fn ended(&mut self, connection: u64, reason: Count, number: i32) {
+        let known = self.connection(connection);
+        known.ends += if reason == Count::Shared { 0 } else { number };
+        if known.ends > 1 {
+            self.fail(Fault::EndedTwice);
+        }
+    }
+
+    /// `Kind::Hold` or `Kind::Last`: the supervisor holds it until the process ends.
+    pub(crate) fn send_waiting(&mut self, process: usize, fd: usize) -> bool {
+        let Some(connection) = self.processes[process].fd(fd).map(|fd| fd.connection) else { return false };
+        if std::mem::take(&mut self.refuses) {
+            self.refused |= 1 << connection;
+            return false;
+        }
+        self.processes[process].waiting |= 1 << connection;
+        true
+    }
+
+    /// `Kind::Release`.
+    pub(crate) fn release(&mut self, process: usize, cookie: u64) {
+        self.processes[process].waiting &= !(1 << cookie);
+    }
+
+    /// `Kind::Close` or `Kind::Shutdown`, with an fd unless it is held.
+    pub(crate) fn send_now(&mut self, process: usize, cookie: u64, held: bool) -> bool {
+        if std::mem::take(&mut self.refuses) {
+            // What it holds it ends with the process.
+            self.connection(cookie).excused |= held;
+            return false;
+        }
+        let waited = self.processes[process].waiting & 1 << cookie != 0;
+        if held && !waited {
+            self.is_missing(cookie);
+        }
+        self.release(process, cookie);
+        self.connection(cookie).supervised = true;
+        true
+    }
+
+    /// The supervisor does not hold it, unless it ends it already.
+    pub(crate) fn is_missing(&mut self, cookie: u64) {
+        if !self.connection(cookie).supervised {
+            self.fail(Fault::Missing);
+        }
+    }
+
+    /// The process is no more, or another program.
+    pub(crate) fn hang_up(&mut self, process: usize) {
+        let waiting = std::mem::take(&mut self.processes[process].waiting);
+        for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {
+            if !self.processes.iter().any(|other| other.alive && other.waiting & 1 << connection != 0) {
+                self.connections[usize::from(connection)].supervised = true;
+                self.half_close(connection);
+            }
+        }
+    }
+
+    /// Calls that end with the process, half done: what they were about to end is ended by nobody.
+    pub(crate) fn abandon(&mut self, process: usize) {
+        for thread in 0..THREADS {
+            if let Some(op) = self.processes[process].threads[thread].take() {
+                // A fork that is not made has been counted.
+                let all = matches!(op, Op::Fork { .. });
+                (0..FDS).filter(|fd| all || op.concerns(*fd)).for_each(|fd| self.excuse(process, fd));
+                if let Some(connection) = op.connection() {
+                    self.connections[usize::from(connection)].excused = true;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn excuse(&mut self, process: usize, fd: usize) {
+        if let Some(fd) = self.processes[process].fd(fd).copied() {
+            self.connections[usize::from(fd.connection)].excused = true;
+        }
+    }
+
+    /// The process ends; its fds are closed.
+    pub(crate) fn end(&mut self, process: usize) {
+        self.abandon(process);
+        self.processes[process].alive = false;
+        self.processes[process].files = [File::Closed; FDS];
+        self.hang_up(process);
+    }
+
+    /// Whether the supervisor holds for a process what another has passed on, out of sight.
+    pub(crate) fn holds_for_others(&self, process: usize) -> bool {
+        let waiting = self.processes[process].waiting;
+        (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0).any(|connection| {
+            let foreign = |other: &Process| (other.foreign || other.leaving) && other.has(connection);
+            self.processes.iter().any(foreign)
+                || self.in_flight.contains(&connection)
+                || self.refused & 1 << connection != 0
+                // Closed by a bare call, which nobody has told the supervisor.
+                || !self.processes[process].holds(connection) && self.is_had(connection)
+        })
+    }
+
+    /// The signal that no hook sees. What the supervisor holds, it ends.
+    pub(crate) fn kill(&mut self, process: usize) {
+        (0..FDS).for_each(|fd| self.excuse(process, fd));
+        self.end(process);
+    }
+
+    /// Whatever holds between two calls.
+    pub(crate) fn check(&mut self) {
+        let leaked = self.processes.iter().any(|process| {
+            let idle = process.threads.iter().all(Option::is_none) && process.alive && !process.leaving;
+            let held = |connection: &u8| process.waiting & 1 << connection != 0;
+            let excused = |connection: u8| self.connections[usize::from(connection)].excused;
+            idle && process.waiting != 0
+                && (0..CONNECTIONS as u8)
+                    .filter(held)
+                    .any(|connection| !process.holds(connection) && !excused(connection))
+        });
+        if leaked {
+            self.fail(Fault::Leaked);
+        }
+    }
+
+    /// Whatever holds when all processes have ended.
+    pub(crate) fn check_end(&mut self) {
+        for connection in 0..self.accepted {
+            let Connection { ends, excused, .. } = self.connections[connection];
+            if !excused && ends != 1 {
+                self.fail(Fault::NotEnded);
+            }
+        }
+        let of = |count: Count| self.counts[count as usize];
+        let reasons = Count::EACH.into_iter().filter(|count| !matches!(count, Count::Seen | Count::Unread));
+        let wrong =
+            reasons.map(of).sum::<i64>() != of(Count::Seen) || self.counts.iter().any(|count| *count < 0);
+        let taken = |known: &&Connection| known.supervised || known.excused;
+        let handed = self.connections.iter().filter(taken).count() as i64;
+        if wrong || handed < of(Count::Handed) {
+            self.fail(Fault::Counts);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Random schedules of a simulated kernel under the preloaded library's decisions.
+//!
+//! Each run has 100,000 of them, or as many as LINGER_SIMULATE says.
+//! `cargo run --release -p linger-custody --example simulate_process -- SCHEDULES SEED` runs more of them.
+
+mod simulation;
+
+use simulation::kernel::{Fault, Mode};
+use simulation::schedule::Coverage;
+use simulation::{simulate, text};
+
+#[test]
+fn nothing_wrong_in_random_schedules() {
+    let schedules = std::env::var("LINGER_SIMULATE").map_or(100_000, |number| number.parse().unwrap());
+    let mut coverage = Coverage::default();
+    if let Some(found) = simulate(schedules, 1, Mode::Seen, None, &mut coverage) {
+        panic!("{}", text(&found));
+    }
+    eprintln!("{}", coverage.table());
+    assert_eq!(coverage.empty(false), Vec::<String>::new());
+}
+
+/// What hooks in the C library cannot see: that the simulation finds it says that it looks.
+#[test]
+fn faults_that_no_hook_can_see_are_found() {
+    for mode in [Mode::RawClone, Mode::PassedAndShared, Mode::FailedExec, Mode::KilledHolder] {
+        let found = simulate(200_000, 1, mode, Some(Fault::HalfClosed), &mut Coverage::default())
+            .unwrap_or_else(|| panic!("{mode:?}"));
+        eprintln!("{}", text(&found));
+        assert!(found.schedule.events.len() < 10, "{}", text(&found));
+    }
+}

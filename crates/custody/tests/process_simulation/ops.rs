@@ -1,0 +1,576 @@
+//! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
+
+use linger_custody::process::{Close, Entry, Epolls, Executes, Last, Phase, Shutdown, Unhold};
+use linger_custody::{Count, Discarded, Fate, Rights, Socket, after_discarding, fate};
+
+use super::kernel::{FDS, Fault, Fd, File, Mode, World};
+
+/// The control data of a message that carries an fd, in one of the ways that programs lay it out (`cmsg(3)`).
+fn control(fd: u8) -> Vec<u8> {
+    const SOL_SOCKET: i32 = 1;
+    const IPPROTO_IP: i32 = 0;
+    const SCM_RIGHTS: i32 = 1;
+    const SCM_CREDENTIALS: i32 = 2;
+    let mut bytes = Vec::new();
+    let mut put = |level: i32, kind: i32, ints: &[i32]| {
+        let header = size_of::<usize>() + 8;
+        bytes.extend((header + 4 * ints.len()).to_ne_bytes());
+        bytes.extend([level, kind].map(i32::to_ne_bytes).as_flattened());
+        ints.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
+        bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
+    };
+    // The fds 0 to 7 are others' where they are not passed.
+    let strangers = [0, 1, 2, 3, 4, 5, 6, 7].map(|other| if other == i32::from(fd) { -1 } else { other });
+    match fd % 4 {
+        0 => put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]),
+        1 => {
+            put(SOL_SOCKET, SCM_CREDENTIALS, &strangers[..3]);
+            put(SOL_SOCKET, SCM_RIGHTS, &[-1, fd.into()]);
+        }
+        2 => {
+            put(SOL_SOCKET, SCM_RIGHTS, &[-1]);
+            put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]);
+        }
+        _ => {
+            put(SOL_SOCKET, SCM_RIGHTS, &[-1, -1, fd.into()]);
+            put(IPPROTO_IP, SCM_RIGHTS, &strangers);
+            // A length that the kernel refuses.
+            bytes.extend(3usize.to_ne_bytes());
+            bytes.extend([SOL_SOCKET, SCM_RIGHTS].map(i32::to_ne_bytes).as_flattened());
+            strangers.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
+        }
+    }
+    bytes
+}
+
+/// How often a close waits for a fork, each time until it is the thread's turn again.
+const PATIENCE: u8 = 4;
+
+/// Where a close is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum At {
+    /// Asks the kernel for the cookie.
+    Cookie,
+    /// Asks custody. How often it has.
+    Ask(Option<u64>, u8),
+    /// Asks the socket.
+    Settle(Last),
+    /// Hands over.
+    Send(Last),
+    HalfClose(Last),
+    /// The close itself.
+    Real {
+        handed: bool,
+    },
+}
+
+/// A call under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op {
+    /// `then` is what takes the fd's place.
+    Close {
+        fd: u8,
+        at: At,
+        then: Option<u8>,
+    },
+    /// The fd is there; the library notes it.
+    Get {
+        fd: u8,
+        connection: u8,
+        held: Option<bool>,
+        received: bool,
+    },
+    /// The copy is there; the library notes it.
+    Copy {
+        old: u8,
+        new: u8,
+    },
+    Shutdown {
+        fd: u8,
+        asked: bool,
+        half_closed: bool,
+    },
+    /// Sent; the library notes it.
+    Give {
+        fd: u8,
+    },
+    /// Prepared up to this fd; the child's place.
+    Fork {
+        begun: u8,
+        fd: u8,
+        child: u8,
+    },
+    /// Gone through up to this fd.
+    Exit {
+        fd: u8,
+        tries: u8,
+    },
+    /// Gone through up to this fd, twice; then the call.
+    Exec {
+        begun: u8,
+        fd: u8,
+        fails: bool,
+        second: bool,
+    },
+}
+
+impl Op {
+    /// Whether other calls must leave an fd alone.
+    pub(crate) fn concerns(&self, fd: usize) -> bool {
+        let fd = fd as u8;
+        match *self {
+            Self::Close { fd: own, then, .. } => own == fd || then == Some(fd),
+            Self::Get { fd: own, .. } | Self::Shutdown { fd: own, .. } | Self::Give { fd: own } => own == fd,
+            Self::Copy { old, new } => old == fd || new == fd,
+            Self::Fork { .. } | Self::Exit { .. } | Self::Exec { .. } => false,
+        }
+    }
+
+    /// Whether it waits for another thread.
+    pub(crate) fn waits(&self) -> bool {
+        match *self {
+            Self::Close { at: At::Ask(_, tries), .. } | Self::Exit { tries, .. } => tries > 0,
+            Self::Fork { begun, .. } | Self::Exec { begun, .. } => (1..4).contains(&begun),
+            _ => false,
+        }
+    }
+
+    /// A connection that may be in no table any more.
+    pub(crate) fn connection(&self) -> Option<u8> {
+        match *self {
+            Self::Close { at: At::Settle(last) | At::Send(last) | At::HalfClose(last), .. } => {
+                Some(last.cookie as u8)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl World {
+    /// Takes the next step of a thread; whether the call is over.
+    pub(crate) fn step(&mut self, process: usize, op: Op) -> Option<Op> {
+        match op {
+            Op::Close { fd, at, then } => self.close(process, fd, at, then),
+            Op::Get { fd, connection, held, received } => self.get(process, fd, connection, held, received),
+            Op::Copy { old, new } => {
+                let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
+                self.unhold(process, unhold);
+                let stale = &mut self.processes[process].stale;
+                *stale |= (*stale >> old & 1) << new;
+                self.returns(process, new.into())
+            }
+            Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),
+            Op::Give { fd } => {
+                for passed in Rights::new(&control(fd)) {
+                    let unhold = self.processes[process].table.given_away(passed);
+                    self.unhold(process, unhold);
+                }
+                None
+            }
+            Op::Fork { begun, fd, child } => self.fork(process, begun, fd, child.into()),
+            Op::Exit { fd, tries } => self.exit(process, fd, tries),
+            Op::Exec { begun: 4, fd, fails, second } => self.exec(process, fd, fails, second),
+            Op::Exec { begun, fd, fails, second } => {
+                Some(Op::Exec { begun: self.begins(process, begun), fd, fails, second })
+            }
+        }
+    }
+
+    /// A call that has made an fd returns.
+    fn returns(&mut self, process: usize, fd: usize) -> Option<Op> {
+        let leaving = self.processes[process].leaving;
+        if leaving {
+            self.excuse(process, fd);
+        }
+        if let Some(fd) = self.processes[process].fd_mut(fd) {
+            fd.known = true;
+            fd.closing |= leaving;
+        }
+        None
+    }
+
+    fn unhold(&mut self, process: usize, unhold: Option<Unhold>) {
+        if let Some(Unhold { cookie }) = unhold {
+            self.release(process, cookie);
+        }
+    }
+
+    fn get(
+        &mut self,
+        process: usize,
+        fd: u8,
+        connection: u8,
+        held: Option<bool>,
+        received: bool,
+    ) -> Option<Op> {
+        let Some(held) = held else {
+            let held = self.hold && self.send_waiting(process, fd.into());
+            return Some(Op::Get { fd, connection, held: Some(held), received });
+        };
+        let (table, shares) = (&self.processes[process].table, self.shares());
+        let (fd, cookie) = (i32::from(fd), u64::from(connection));
+        let unhold = if received {
+            table.received(fd, cookie, held, shares)
+        } else {
+            table.accepted(fd, cookie, held, shares)
+        };
+        self.unhold(process, unhold);
+        self.processes[process].stale &= !(1 << fd);
+        if received {
+            // What has come back is the process's own again, under all fds that are still in the table.
+            for fd in 0..FDS {
+                let tracked = self.processes[process].table.is_tracked(fd as i32)
+                    && self.processes[process].stale & 1 << fd == 0;
+                if let Some(known) = self.processes[process].fd_mut(fd)
+                    && known.connection == connection
+                    && tracked
+                {
+                    known.given = false;
+                }
+            }
+        }
+        self.returns(process, fd as usize)
+    }
+
+    fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>, insist: bool) -> Close {
+        if insist {
+            // The child may have it, and not know that it does.
+            self.excuse(process, fd.into());
+        }
+        self.processes[process].table.close(fd.into(), cookie, self.shares(), insist)
+    }
+
+    fn close(&mut self, process: usize, fd: u8, at: At, then: Option<u8>) -> Option<Op> {
+        let next = match at {
+            At::Cookie if !self.processes[process].table.is_tracked(fd.into()) => At::Real { handed: false },
+            At::Cookie => At::Ask(self.cookie(process, fd.into()), 0),
+            At::Ask(cookie, tries) => match self.ask(process, fd, cookie, tries > PATIENCE) {
+                Close::Wait => At::Ask(cookie, tries + 1),
+                Close::Last(last) => At::Settle(last),
+                Close::Leave => At::Real { handed: false },
+                Close::Unhold(unhold) => {
+                    self.unhold(process, Some(unhold));
+                    At::Real { handed: false }
+                }
+                Close::Shared(unhold) => {
+                    self.unhold(process, unhold);
+                    self.seen(cookie.unwrap_or_default(), Count::Shared);
+                    At::Real { handed: false }
+                }
+                Close::Handed(epolls, unhold) => {
+                    self.unwatch(process, fd, epolls);
+                    self.unhold(process, unhold);
+                    At::Real { handed: true }
+                }
+            },
+            At::Settle(last) => self.settle_close(process, fd, last),
+            At::Send(last) => {
+                let sent = self.send_now(process, last.cookie, last.held);
+                self.seen(last.cookie, if sent { Count::Handed } else { Count::Refused });
+                At::HalfClose(last)
+            }
+            At::HalfClose(last) => {
+                self.half_close(last.cookie as u8);
+                At::Real { handed: true }
+            }
+            At::Real { handed } => return self.really_close(process, fd, handed, then),
+        };
+        Some(Op::Close { fd, at: next, then })
+    }
+
+    fn settle_close(&mut self, process: usize, fd: u8, last: Last) -> At {
+        let (settled, unread) = self.settle(last.cookie);
+        if last.held || settled == Fate::Linger {
+            self.unwatch(process, fd, last.epolls);
+        }
+        if let Fate::Plain(reason) = settled {
+            self.unhold(process, last.unhold());
+            self.seen(last.cookie, reason);
+            return At::Real { handed: false };
+        }
+        self.count(Count::Unread, i64::from(unread > 0));
+        At::Send(last)
+    }
+
+    fn really_close(&mut self, process: usize, fd: u8, handed: bool, then: Option<u8>) -> Option<Op> {
+        let reported = self.processes[process].fd(fd.into()).is_some_and(|fd| fd.watched != 0);
+        if handed && reported {
+            self.fail(Fault::Reported);
+        }
+        self.processes[process].files[usize::from(fd)] = File::Closed;
+        let old = then?;
+        let copy = self.processes[process].files[usize::from(old)];
+        self.processes[process].files[usize::from(fd)] = match copy {
+            File::Connection(Fd { connection, given, .. }) => {
+                File::Connection(Fd { given, ..Fd::new(connection) })
+            }
+            other => other,
+        };
+        Some(Op::Copy { old, new: fd })
+    }
+
+    /// As the driver does, and says whether it was right.
+    fn settle(&mut self, cookie: u64) -> (Fate, u32) {
+        let known = self.connection(cookie);
+        let socket = known.socket;
+        let mut discarded = None;
+        let settled = match fate(&socket) {
+            Fate::Discard => {
+                let met = match socket {
+                    Socket { over: true, .. } => Discarded::Failed,
+                    // As if it were no TCP socket.
+                    Socket { unread: 3.., .. } => Discarded::Unable,
+                    _ => {
+                        known.socket.unread = 0;
+                        Discarded::ToTheEnd
+                    }
+                };
+                discarded = Some(met);
+                after_discarding(met)
+            }
+            settled => settled,
+        };
+        let ended = socket.peer_finished && known.socket.unread == 0;
+        let right = match settled {
+            Fate::Discard => false,
+            Fate::Linger => !socket.aborts && !ended && (socket.peer_finished || !socket.over),
+            Fate::Plain(Count::Aborted) => socket.aborts,
+            Fate::Plain(Count::Gone) => !socket.aborts && socket.over && !ended,
+            Fate::Plain(Count::Finished) => !socket.aborts && ended && discarded.is_none(),
+            Fate::Plain(Count::Drained) => !socket.aborts && ended && discarded.is_some(),
+            Fate::Plain(_) => false,
+        };
+        if !right {
+            self.fail(Fault::Fate);
+        }
+        self.count(Count::Unread, i64::from(settled == Fate::Plain(Count::Drained)));
+        (settled, socket.unread)
+    }
+
+    fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
+        let process = &mut self.processes[process];
+        let known: u8 = process.table.each_epoll(epolls).map(|epoll| 1 << (epoll - 20)).sum();
+        if let Some(fd) = process.fd_mut(fd.into()) {
+            fd.watched &= !known;
+        }
+    }
+
+    fn shutdown(&mut self, process: usize, fd: u8, asked: bool, half_closed: bool) -> Option<Op> {
+        let connection = self.processes[process].fd(fd.into())?.connection;
+        let cookie = u64::from(connection);
+        if !asked {
+            match self.processes[process].table.shutdown(fd.into(), Some(cookie), self.shares()) {
+                Shutdown::HandOver { cookie: known } => {
+                    debug_assert_eq!(known, cookie);
+                    return Some(Op::Shutdown { fd, asked: true, half_closed });
+                }
+                Shutdown::Done => {}
+                Shutdown::Leave => self.really_shut_down(connection),
+            }
+            return None;
+        }
+        let Socket { peer_finished, over, unread, .. } = self.connection(cookie).socket;
+        if !half_closed {
+            if peer_finished || over {
+                self.really_shut_down(connection);
+                return None;
+            }
+            self.count(Count::Unread, i64::from(unread > 0));
+            self.connection(cookie).shut = true;
+            return Some(Op::Shutdown { fd, asked, half_closed: true });
+        }
+        if !self.send_now(process, cookie, false) {
+            self.really_shut_down(connection);
+            return None;
+        }
+        if self.processes[process].table.handed(fd.into(), self.shares()) {
+            self.seen(cookie, Count::Handed);
+        }
+        None
+    }
+
+    fn really_shut_down(&mut self, connection: u8) {
+        let known = self.connection(connection.into());
+        known.shut = true;
+        known.socket.peer_finished = true;
+        known.socket.over = true;
+    }
+
+    fn fork(&mut self, process: usize, begun: u8, fd: u8, child: usize) -> Option<Op> {
+        if begun < 4 {
+            return Some(Op::Fork { begun: self.begins(process, begun), fd, child: child as u8 });
+        }
+        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
+        if let Some(next) = next {
+            let unhold = self.processes[process].table.prepare(next, self.shares());
+            self.unhold(process, unhold);
+            let given = |entry: Entry| entry.phase == Phase::Given;
+            if self.words.len() < 2 && self.processes[process].table.entry(next).is_some_and(given) {
+                // No counter is left, so nobody ends it.
+                self.excuse(process, next as usize);
+            }
+            return Some(Op::Fork { begun, fd: next as u8 + 1, child: child as u8 });
+        }
+        if begun == 4 {
+            self.make_child(process, child);
+            return Some(Op::Fork { begun: 5, fd: FDS as u8, child: child as u8 });
+        }
+        self.processes[process].table.parent();
+        None
+    }
+
+    /// Where a fork or an `execve` is that has not begun: at 4 it has. Those who wait for it, wait to its end.
+    fn begins(&mut self, process: usize, begun: u8) -> u8 {
+        if self.processes[process].table.begins() { 4 } else { begun.max(1) }
+    }
+
+    fn make_child(&mut self, parent: usize, child: usize) {
+        let table = self.processes[parent].table.forked();
+        let mut files = self.processes[parent].files;
+        // What no call had returned when the fork began, the child's program does not know.
+        for (fd, file) in files.iter_mut().enumerate() {
+            let late = self.processes[parent].table.entry(fd as i32).is_some_and(|entry| !entry.forking);
+            let busy = late || self.processes[parent].is_busy(fd);
+            if let File::Connection(fd) = file {
+                fd.known &= !busy;
+                fd.watched = 0;
+            }
+        }
+        // Who has an fd of what is passed on does not end it, nor say when it is gone.
+        for fd in
+            files.iter().filter_map(|file| if let File::Connection(fd) = file { Some(fd) } else { None })
+        {
+            self.connections[usize::from(fd.connection)].excused |= fd.given;
+        }
+        let (epolls, stale) = (self.processes[parent].epolls, self.processes[parent].stale);
+        let made = &mut self.processes[child];
+        debug_assert!(!made.alive);
+        made.threads = [None; super::kernel::THREADS];
+        (made.alive, made.foreign, made.leaving, made.waiting) = (true, false, false, 0);
+        (made.table, made.files, made.epolls, made.stale) = (table, files, epolls, stale);
+        made.table.child(child as i32);
+        if !self.hold {
+            return;
+        }
+        for fd in 0..FDS {
+            let cookie = self.cookie(child, fd);
+            let holds = self.processes[child].table.child_holds(fd as i32, cookie, self.shares());
+            if holds && !self.send_waiting(child, fd) {
+                self.processes[child].table.not_held(fd as i32);
+            }
+        }
+    }
+
+    /// The next tracked fd; announces it as the driver does.
+    fn exit(&mut self, process: usize, fd: u8, tries: u8) -> Option<Op> {
+        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
+        let Some(next) = next else {
+            self.end(process);
+            return None;
+        };
+        let next = next as u8;
+        let cookie = self.cookie(process, next.into());
+        match self.ask(process, next, cookie, tries > PATIENCE) {
+            Close::Wait => return Some(Op::Exit { fd: next, tries: tries + 1 }),
+            Close::Leave => {}
+            Close::Unhold(unhold) => self.unhold(process, Some(unhold)),
+            Close::Shared(unhold) => self.unhold(process, unhold),
+            Close::Handed(epolls, unhold) => {
+                self.unwatch(process, next, epolls);
+                self.unhold(process, unhold);
+            }
+            Close::Last(last) => drop(self.announce(process, next, last)),
+        }
+        Some(Op::Exit { fd: next + 1, tries: 0 })
+    }
+
+    fn announce(&mut self, process: usize, fd: u8, last: Last) -> Count {
+        let reason = match self.settle(last.cookie).0 {
+            Fate::Plain(reason) => reason,
+            _ if last.held => {
+                if self.processes[process].waiting & 1 << last.cookie == 0 {
+                    self.is_missing(last.cookie);
+                }
+                Count::Handed
+            }
+            _ if self.send_waiting(process, fd.into()) => Count::Handed,
+            _ => Count::Refused,
+        };
+        if reason != Count::Handed {
+            self.unhold(process, last.unhold());
+        }
+        self.seen(last.cookie, reason);
+        reason
+    }
+
+    fn exec(&mut self, process: usize, fd: u8, fails: bool, second: bool) -> Option<Op> {
+        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
+        match next {
+            Some(next) if !second => {
+                if let Some(fd) = self.processes[process].fd(next as usize) {
+                    let unhold = self.processes[process].table.will_close(next, fd.cloexec);
+                    self.unhold(process, unhold);
+                }
+                Some(Op::Exec { begun: 4, fd: next as u8 + 1, fails, second })
+            }
+            None if !second => Some(Op::Exec { begun: 4, fd: 0, fails, second: true }),
+            Some(next) => {
+                let cookie = self.cookie(process, next as usize);
+                match self.processes[process].table.executes(next, cookie, self.shares()) {
+                    Executes::Leave => {}
+                    Executes::Unhold(unhold) => self.unhold(process, Some(unhold)),
+                    Executes::Last(last) => {
+                        let reason = self.announce(process, next as u8, last);
+                        self.processes[process].table.announced(next, reason);
+                    }
+                }
+                Some(Op::Exec { begun: 4, fd: next as u8 + 1, fails, second })
+            }
+            None if fails => {
+                self.exec_failed(process);
+                None
+            }
+            None => {
+                self.becomes_another_program(process);
+                None
+            }
+        }
+    }
+
+    fn exec_failed(&mut self, process: usize) {
+        for fd in 0..FDS {
+            let cookie = self.cookie(process, fd);
+            let back = self.processes[process].table.failed_to_execute(fd as i32, cookie, self.shares());
+            self.unhold(process, back.unhold);
+            if back.hold.is_some() && !self.send_waiting(process, fd) {
+                self.processes[process].table.not_held(fd as i32);
+            }
+            let connection = self.processes[process].fd(fd).map(|fd| fd.connection);
+            if let (Some(reason), Some(connection)) = (back.uncount, connection) {
+                self.unseen(connection.into(), reason);
+            }
+        }
+        self.processes[process].table.goes_on();
+        // What the program still has was half-closed meanwhile.
+        let wrong = (0..FDS).filter_map(|fd| self.processes[process].fd(fd)).any(|fd| {
+            let known = &self.connections[usize::from(fd.connection)];
+            known.half_closed && !known.shut && self.processes[process].has(fd.connection)
+        });
+        if wrong && self.mode == Mode::FailedExec {
+            self.fail(Fault::HalfClosed);
+        }
+    }
+
+    /// A successful `execve`: into a program without the library, which has what is not closed.
+    fn becomes_another_program(&mut self, process: usize) {
+        self.abandon(process);
+        for fd in 0..FDS {
+            match self.processes[process].fd(fd).copied() {
+                Some(Fd { cloexec: false, .. }) => self.excuse(process, fd),
+                _ => self.processes[process].files[fd] = File::Closed,
+            }
+        }
+        self.processes[process].foreign = true;
+        self.hang_up(process);
+    }
+}

@@ -1,0 +1,70 @@
+//! A simulated kernel under the preloaded library's decisions: see `docs/mutants/custody-process.md`.
+#![allow(dead_code)] // The test and the example use a part each.
+
+#[path = "kernel.rs"]
+pub(crate) mod kernel;
+#[path = "ops.rs"]
+mod ops;
+#[path = "schedule.rs"]
+pub(crate) mod schedule;
+
+use std::cell::Cell;
+use std::sync::Once;
+
+use kernel::{Fault, Mode};
+use schedule::{Coverage, Random, Schedule};
+
+/// A schedule that has a fault, and the same made small.
+pub(crate) struct Found {
+    pub(crate) number: u64,
+    pub(crate) fault: Fault,
+    pub(crate) schedule: Schedule,
+}
+
+/// Runs random schedules from a seed, up to the first with a fault, or with the one that is wanted.
+pub(crate) fn simulate(
+    schedules: u64,
+    seed: u64,
+    mode: Mode,
+    wanted: Option<Fault>,
+    coverage: &mut Coverage,
+) -> Option<Found> {
+    let mut schedule = Schedule::empty();
+    quiet(true);
+    let found = (0..schedules).find_map(|number| {
+        let mut random = Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
+        Schedule::random(&mut random, mode, &mut schedule);
+        let fault = schedule.run(coverage).filter(|fault| wanted.is_none_or(|wanted| wanted == *fault))?;
+        Some(Found { number, fault, schedule: schedule.shrunk(fault) })
+    });
+    quiet(false);
+    found
+}
+
+/// A failed assertion is a fault like others: told once it is small, and by this thread alone.
+fn quiet(quiet: bool) {
+    static INSTALLED: Once = Once::new();
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    INSTALLED.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                hook(panic);
+            }
+        }));
+    });
+    QUIET.set(quiet);
+}
+
+/// A schedule as text, one event a line.
+pub(crate) fn text(found: &Found) -> String {
+    let Schedule { mode, hold, shares, events } = &found.schedule;
+    let mut text = format!(
+        "{:?} after {} schedules; {mode:?}, hold {hold}, {shares} counters, {} events:",
+        found.fault,
+        found.number,
+        events.len()
+    );
+    events.iter().for_each(|event| text.push_str(&format!("\n  {event:?}")));
+    text
+}

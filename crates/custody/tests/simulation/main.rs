@@ -1,0 +1,47 @@
+//! Random schedules of a program's processes against the supervisor's decisions, in a simulated kernel.
+//!
+//! Nothing that the program still has is ever half-closed; the last close of each accepted connection is ended exactly
+//! once; nothing is left over; the counts add up. The long run:
+//! `cargo run --release -p linger-custody --features world --example simulate_world -- 10000000 1`.
+
+mod coverage;
+mod driver;
+mod kernel;
+mod schedule;
+
+use coverage::Coverage;
+
+/// More, or fewer, with `LINGER_SCHEDULES`; only so many meet everything.
+const SCHEDULES: u64 = 20_000;
+
+#[test]
+fn nothing_goes_wrong_in_random_schedules() {
+    let asked = std::env::var("LINGER_SCHEDULES").ok().and_then(|count| count.parse().ok());
+    let mut coverage = Coverage::default();
+    for seed in 0..asked.unwrap_or(SCHEDULES) {
+        let (hold, steps) = schedule::random(seed);
+        let outcome = schedule::run(hold, &steps, false);
+        if outcome.fault.is_some() {
+            let (hold, steps, fault) = schedule::shrink(hold, &steps);
+            eprintln!("seed {seed}: {fault}; hold {hold}, {} steps:", steps.len());
+            schedule::run(hold, &steps, true);
+            panic!("seed {seed}: {fault}");
+        }
+        coverage.add(&outcome);
+    }
+    eprintln!("{coverage}");
+    if asked.is_some_and(|asked| asked < SCHEDULES) {
+        return;
+    }
+    assert_eq!(coverage.missing(), Vec::<String>::new(), "what was never met: {coverage}");
+}
+
+/// A seed repeats, and what is printed of a fault is what happens.
+#[test]
+fn a_seed_repeats() {
+    for seed in 0..50 {
+        let (hold, steps) = schedule::random(seed);
+        let (one, two) = (schedule::run(hold, &steps, false), schedule::run(hold, &steps, false));
+        assert_eq!((one.events, one.covered), (two.events, two.covered), "seed {seed}");
+    }
+}

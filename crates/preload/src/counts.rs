@@ -1,0 +1,43 @@
+//! Counters in a file that the supervisor and all processes of the program map.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use linger_custody::Count;
+
+use crate::protocol::COUNTS_SIZE;
+use crate::sys;
+
+/// For a process that could not map the file: counted here, and told to nobody.
+static LOST: [AtomicU64; Count::ALL] = [const { AtomicU64::new(0) }; Count::ALL];
+static SHARED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn prepare(path: &core::ffi::CStr) {
+    if let Some(memory) = sys::map(Some(path), COUNTS_SIZE) {
+        SHARED.store(memory as u64, Relaxed);
+    }
+}
+
+pub(crate) fn count(what: Count) {
+    add(what, 1);
+}
+
+/// A close of a connection, under the reason for which it ended as it did.
+pub(crate) fn seen(reason: Count) {
+    count(Count::Seen);
+    count(reason);
+}
+
+/// Takes back what [`seen`] has counted.
+pub(crate) fn unseen(reason: Count) {
+    add(Count::Seen, u64::MAX);
+    add(reason, u64::MAX);
+}
+
+fn add(what: Count, number: u64) {
+    let shared = SHARED.load(Relaxed) as *const [AtomicU64; Count::ALL];
+    // SAFETY: the mapping is COUNTS_SIZE bytes, page-aligned, of a file the supervisor keeps, and never unmapped.
+    let all = if shared.is_null() { &LOST } else { unsafe { &*shared } };
+    if let Some(counter) = all.get(what as usize) {
+        counter.fetch_add(number, Relaxed);
+    }
+}

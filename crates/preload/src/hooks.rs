@@ -1,0 +1,390 @@
+//! The functions of the C library that this library stands in for.
+//!
+//! Each does its part only for a tracked descriptor, and then calls the next definition of the same name. Before
+//! the constructor has found that, and where there is none, the system call takes its place.
+
+use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use core::mem::transmute;
+use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+use crate::message::{MsgHdr, rights};
+use crate::state::{TABLE, is_this_process, program_lingers};
+use crate::{channel, ending, exit, settings, sys};
+
+/// One of the replaced functions.
+struct Real(AtomicPtr<c_void>, &'static core::ffi::CStr);
+
+impl Real {
+    const fn new(name: &'static core::ffi::CStr) -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()), name)
+    }
+
+    /// The next definition. A call may come before the constructor: other libraries have theirs.
+    fn get(&self) -> *mut c_void {
+        match self.0.load(Relaxed) {
+            found if !found.is_null() => found,
+            _ => {
+                let found = sys::next(self.1);
+                self.0.store(found, Relaxed);
+                found
+            }
+        }
+    }
+}
+
+macro_rules! real {
+    ($($place:ident $name:literal),* $(,)?) => {
+        $(static $place: Real = Real::new($name);)*
+        /// Finds all of them, so that no later call does: `dlsym` takes a lock.
+        pub(crate) fn resolve() {
+            $($place.get();)*
+        }
+    };
+}
+
+real! {
+    CLOSE c"close", CLOSE_RANGE c"close_range", DUP c"dup", DUP2 c"dup2", DUP3 c"dup3", FCNTL c"fcntl",
+    FCNTL64 c"fcntl64", SHUTDOWN c"shutdown", FCLOSE c"fclose", ACCEPT c"accept", ACCEPT4 c"accept4",
+    CONNECT c"connect", SETSOCKOPT c"setsockopt", SENDMSG c"sendmsg", RECVMSG c"recvmsg",
+    EPOLL_CREATE c"epoll_create", EPOLL_CREATE1 c"epoll_create1", EPOLL_CTL c"epoll_ctl",
+    EXECVE c"execve", EXECV c"execv", EXECVP c"execvp", EXECVPE c"execvpe", FEXECVE c"fexecve",
+    QUICK_EXIT c"quick_exit", SPAWN_DUP2 c"posix_spawn_file_actions_adddup2",
+}
+
+/// Calls the real function with its C type.
+macro_rules! call {
+    ($place:ident as fn($($kind:ty),*) -> $result:ty, $($argument:expr),*) => {{
+        let found = $place.get();
+        if found.is_null() {
+            sys::set_errno(38); // ENOSYS: the C library is older than the function.
+            -1
+        } else {
+            // SAFETY: the C library's function of this name has this type (POSIX, or its Linux man page).
+            let real = unsafe { transmute::<*mut c_void, unsafe extern "C" fn($($kind),*) -> $result>(found) };
+            // SAFETY: the arguments are the program's own, for the function it meant to call.
+            unsafe { real($($argument),*) }
+        }
+    }};
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn close(fd: c_int) -> c_int {
+    if channel::is(fd) {
+        sys::set_errno(sys::EBADF);
+        return -1;
+    }
+    if TABLE.is_tracked(fd) {
+        ending::end(fd);
+    }
+    let real = CLOSE.0.load(Relaxed);
+    if real.is_null() {
+        return sys::close(fd);
+    }
+    call!(CLOSE as fn(c_int) -> c_int, fd)
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    const CLOEXEC: c_int = 4;
+    if flags & CLOEXEC != 0 || first > last {
+        return sys::close_range(first, last, flags);
+    }
+    let number = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);
+    for fd in TABLE.fds(number(first), number(last)) {
+        ending::end(fd);
+    }
+    match channel::descriptor().map(|fd| fd as c_uint) {
+        Some(channel) if (first..=last).contains(&channel) && is_this_process() => {
+            let below = if first < channel { sys::close_range(first, channel - 1, flags) } else { 0 };
+            let above = if channel < last { sys::close_range(channel + 1, last, flags) } else { 0 };
+            below.min(above)
+        }
+        _ => sys::close_range(first, last, flags),
+    }
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn closefrom(first: c_int) {
+    close_range(first.max(0) as c_uint, c_uint::MAX, 0);
+}
+
+/// What `dup2` and `dup3` have in common: `new` is closed, and becomes `old`.
+fn replace(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
+    if old == new {
+        return real();
+    }
+    channel::make_way(new);
+    // A bad `old` closes nothing.
+    if TABLE.is_tracked(new) && sys::closes_on_exec(old).is_some() {
+        ending::end(new);
+    }
+    copy(old, real())
+}
+
+fn copy(old: c_int, new: c_int) -> c_int {
+    if new >= 0 && TABLE.is_tracked(old) {
+        ending::copied(old, new);
+    }
+    new
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn dup(old: c_int) -> c_int {
+    copy(old, call!(DUP as fn(c_int) -> c_int, old))
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+    replace(old, new, || match DUP2.0.load(Relaxed).is_null() {
+        true => sys::dup2(old, new),
+        false => call!(DUP2 as fn(c_int, c_int) -> c_int, old, new),
+    })
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    if old == new {
+        sys::set_errno(sys::EINVAL);
+        return -1;
+    }
+    replace(old, new, || call!(DUP3 as fn(c_int, c_int, c_int) -> c_int, old, new, flags))
+}
+
+// Variadic in C; on this architecture a third argument is passed in the same register either way.
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
+    let result = call!(FCNTL as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
+    if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
+    let result = call!(FCNTL64 as fn(c_int, c_int, c_ulong) -> c_int, fd, command, argument);
+    if command == sys::F_DUPFD || command == sys::F_DUPFD_CLOEXEC { copy(fd, result) } else { result }
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+    if how != sys::SHUT_WR && TABLE.is_tracked(fd) {
+        match how {
+            // What still comes is not to be answered with a reset while the program writes.
+            sys::SHUT_RD if is_this_process() => return 0,
+            sys::SHUT_RDWR => {
+                if let Some(done) = ending::shutdown(fd) {
+                    return done;
+                }
+            }
+            _ => {}
+        }
+    }
+    call!(SHUTDOWN as fn(c_int, c_int) -> c_int, fd, how)
+}
+
+// The C library's own closing of a `FILE` does not come by `close`.
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn fclose(file: *mut c_void) -> c_int {
+    // SAFETY: what the program calls a FILE.
+    let fd = unsafe { sys::fileno(file) };
+    if TABLE.is_tracked(fd) {
+        // SAFETY: as above. What is buffered must be written before the half-close.
+        unsafe { sys::fflush(file) };
+        ending::end(fd);
+    }
+    call!(FCLOSE as fn(*mut c_void) -> c_int, file)
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_int {
+    let got = call!(ACCEPT as fn(c_int, *mut c_void, *mut c_uint) -> c_int, fd, address, length);
+    if got >= 0 {
+        ending::begin(got);
+    }
+    got
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int {
+    let got =
+        call!(ACCEPT4 as fn(c_int, *mut c_void, *mut c_uint, c_int) -> c_int, fd, address, length, flags);
+    if got >= 0 {
+        ending::begin(got);
+    }
+    got
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn connect(fd: c_int, address: *const c_void, length: c_uint) -> c_int {
+    const EINPROGRESS: c_int = 115;
+    let result = call!(CONNECT as fn(c_int, *const c_void, c_uint) -> c_int, fd, address, length);
+    let outgoing = settings::settings().is_some_and(|settings| settings.outgoing);
+    if outgoing && (result == 0 || sys::errno() == EINPROGRESS) {
+        let _errno = sys::Errno::keep();
+        if sys::is_tcp(fd) {
+            ending::begin(fd);
+        }
+    }
+    result
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    length: c_uint,
+) -> c_int {
+    if level == sys::SOL_SOCKET && name == sys::SO_LINGER {
+        program_lingers();
+    }
+    call!(
+        SETSOCKOPT as fn(c_int, c_int, c_int, *const c_void, c_uint) -> c_int,
+        fd,
+        level,
+        name,
+        value,
+        length
+    )
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize {
+    let sent = call!(SENDMSG as fn(c_int, *const MsgHdr, c_int) -> isize, fd, message, flags);
+    if sent >= 0 {
+        // SAFETY: the program's message, which the kernel has read.
+        let passed = unsafe { rights(message) };
+        passed.filter(|fd| TABLE.is_tracked(*fd)).for_each(ending::given_away);
+    }
+    sent
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn recvmsg(fd: c_int, message: *mut MsgHdr, flags: c_int) -> isize {
+    let got = call!(RECVMSG as fn(c_int, *mut MsgHdr, c_int) -> isize, fd, message, flags);
+    if got >= 0 {
+        // SAFETY: the kernel has filled the program's message.
+        unsafe { rights(message) }.for_each(ending::received);
+    }
+    got
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn epoll_create(size: c_int) -> c_int {
+    let epoll = call!(EPOLL_CREATE as fn(c_int) -> c_int, size);
+    if epoll >= 0 {
+        TABLE.made_epoll(epoll);
+    }
+    epoll
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn epoll_create1(flags: c_int) -> c_int {
+    let epoll = call!(EPOLL_CREATE1 as fn(c_int) -> c_int, flags);
+    if epoll >= 0 {
+        TABLE.made_epoll(epoll);
+    }
+    epoll
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut c_void) -> c_int {
+    const ADD: c_int = 1;
+    let result =
+        call!(EPOLL_CTL as fn(c_int, c_int, c_int, *mut c_void) -> c_int, epoll, operation, fd, event);
+    if result == 0 && operation == ADD && TABLE.is_tracked(fd) {
+        TABLE.watched(fd, epoll);
+    }
+    result
+}
+
+/// Announces what an exec closes, and takes it back should the call return.
+fn executing(real: impl FnOnce() -> c_int) -> c_int {
+    exit::before_exec();
+    let result = real();
+    exit::after_exec();
+    result
+}
+
+type Strings = *const *const c_char;
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    executing(|| call!(EXECVE as fn(*const c_char, Strings, Strings) -> c_int, path, arguments, environment))
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
+    executing(|| call!(EXECV as fn(*const c_char, Strings) -> c_int, path, arguments))
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
+    executing(|| call!(EXECVP as fn(*const c_char, Strings) -> c_int, file, arguments))
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    executing(|| call!(EXECVPE as fn(*const c_char, Strings, Strings) -> c_int, file, arguments, environment))
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
+    executing(|| call!(FEXECVE as fn(c_int, Strings, Strings) -> c_int, fd, arguments, environment))
+}
+
+// A connection that becomes a spawned program's standard input or output is that program's to end.
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int, new: c_int) -> c_int {
+    if TABLE.is_tracked(old) {
+        ending::given_away(old);
+    }
+    call!(SPAWN_DUP2 as fn(*mut c_void, c_int, c_int) -> c_int, actions, old, new)
+}
+
+// Variadic in C: what the caller did not give is whatever stands there, and is not looked at. Some libraries, libuv
+// among them, close in this way to avoid a cancellation point.
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+    let fd = a as c_int;
+    match number {
+        sys::number::CLOSE => close(fd).into(),
+        sys::number::CLOSE_RANGE => close_range(a as c_uint, b as c_uint, c as c_int).into(),
+        sys::number::DUP => dup(fd).into(),
+        sys::number::DUP3 => dup3(fd, b as c_int, c as c_int).into(),
+        sys::number::SHUTDOWN => shutdown(fd, b as c_int).into(),
+        sys::number::ACCEPT => accept(fd, b as *mut c_void, c as *mut c_uint).into(),
+        sys::number::ACCEPT4 => accept4(fd, b as *mut c_void, c as *mut c_uint, d as c_int).into(),
+        sys::number::EPOLL_CTL => epoll_ctl(fd, b as c_int, c as c_int, d as *mut c_void).into(),
+        sys::number::EXECVE => execve(a as *const c_char, b as Strings, c as Strings).into(),
+        sys::number::EXIT_GROUP => leave(fd),
+        // SAFETY: the program's own call.
+        _ => unsafe { sys::raw(number, [a, b, c, d, e, f]) },
+    }
+}
+
+fn leave(status: c_int) -> ! {
+    if settings::settings().is_some() && is_this_process() {
+        exit::exit();
+    }
+    sys::exit_group(status)
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn _exit(status: c_int) -> ! {
+    leave(status)
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+#[allow(non_snake_case)] // C's name.
+extern "C" fn _Exit(status: c_int) -> ! {
+    leave(status)
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn quick_exit(status: c_int) -> ! {
+    if settings::settings().is_some() && is_this_process() {
+        exit::exit();
+    }
+    call!(QUICK_EXIT as fn(c_int) -> c_int, status);
+    sys::exit_group(status)
+}

@@ -1,0 +1,120 @@
+//! What the preloaded library and the supervisor say to each other.
+//!
+//! One `SOCK_SEQPACKET` connection a process, to an abstract unix address, so that it is found after `chroot` and
+//! after a change of user. Every message is [`Message::SIZE`] bytes; most carry one descriptor (`SCM_RIGHTS`).
+//! The connection's end tells the supervisor that the process has exited or become another program.
+//! Only `core` is used here: the file is compiled into the library too.
+
+pub use linger_custody::Count;
+
+/// The environment variable that configures the library: the settings as text.
+///
+/// `name=HEX;token=HEX;counts=PATH;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
+pub const VARIABLE: &str = "LINGER_RUN";
+
+/// What a message wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The first message of every connection, with the token that keeps strangers out.
+    Hello = 1,
+    /// A socket that the program is closing, and half-closes: end it now.
+    Close = 2,
+    /// As `Close`, but the program still has it open: shut it down for both at the end.
+    Shutdown = 3,
+    /// A socket that the program's exit, or the next `execve`, closes: end it when this connection has ended.
+    Last = 4,
+    /// As `Last`, from the moment of `accept`: the program may yet go on with it for long.
+    Hold = 5,
+    /// No descriptor: the one held or announced under this cookie is not to be ended, drop it.
+    Release = 6,
+}
+
+impl Kind {
+    /// The kind for its number.
+    pub fn of(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Hello,
+            2 => Self::Close,
+            3 => Self::Shutdown,
+            4 => Self::Last,
+            5 => Self::Hold,
+            6 => Self::Release,
+            _ => return None,
+        })
+    }
+}
+
+/// One message, in the machine's byte order: it never leaves the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// A [`Kind`], as its number.
+    pub kind: u32,
+    /// Received bytes that the program had not read.
+    pub unread: u32,
+    /// The kernel's name for the socket (`SO_COOKIE`), never given twice.
+    pub cookie: u64,
+    /// For `Hello`; otherwise zero.
+    pub token: [u8; 16],
+}
+
+impl Message {
+    /// Bytes of a message.
+    pub const SIZE: usize = 32;
+
+    /// A message about a socket.
+    pub const fn about(kind: Kind, cookie: u64, unread: u32) -> Self {
+        Self { kind: kind as u32, unread, cookie, token: [0; 16] }
+    }
+
+    /// The first message.
+    pub const fn hello(token: [u8; 16]) -> Self {
+        Self { kind: Kind::Hello as u32, unread: 0, cookie: 0, token }
+    }
+
+    /// As it is sent.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.kind.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.unread.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.cookie.to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.token);
+        bytes
+    }
+
+    /// As it was received.
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let [a, b, c, d, e, f, g, h, cookie @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = *bytes;
+        let mut token = [0; 16];
+        token.copy_from_slice(&bytes[16..]);
+        Self {
+            kind: u32::from_ne_bytes([a, b, c, d]),
+            unread: u32::from_ne_bytes([e, f, g, h]),
+            cookie: u64::from_ne_bytes(cookie),
+            token,
+        }
+    }
+}
+
+/// Number of counts.
+pub const COUNTS: usize = Count::ALL;
+
+/// Bytes of the file in which the libraries of all processes count, which each of them maps: a `u64` for each
+/// [`Count`], in their order.
+pub const COUNTS_SIZE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_survives_the_way() {
+        for message in [Message::about(Kind::Hold, u64::MAX - 1, 77), Message::hello([9; 16])] {
+            assert_eq!(Message::from_bytes(&message.to_bytes()), message);
+            assert!(Kind::of(message.kind).is_some());
+        }
+        assert_eq!(Kind::of(0), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! What the supervisor has set, read once before `main`.
+
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+const NAME: usize = 32;
+const PORTS: usize = 64;
+const PATH: usize = 512;
+
+/// As [`VARIABLE`](crate::protocol::VARIABLE) says them.
+pub(crate) struct Settings {
+    name: [u8; NAME],
+    name_length: usize,
+    pub(crate) token: [u8; 16],
+    pub(crate) hold: bool,
+    pub(crate) outgoing: bool,
+    counts: Path,
+    only: Ports,
+    except: Ports,
+}
+
+struct Ports {
+    ports: [u16; PORTS],
+    count: usize,
+}
+
+impl Ports {
+    const NONE: Self = Self { ports: [0; PORTS], count: 0 };
+
+    fn has(&self, port: u16) -> bool {
+        self.ports.iter().take(self.count).any(|one| *one == port)
+    }
+}
+
+impl Settings {
+    const NONE: Self = Self {
+        name: [0; NAME],
+        name_length: 0,
+        token: [0; 16],
+        hold: false,
+        outgoing: false,
+        counts: Path::NONE,
+        only: Ports::NONE,
+        except: Ports::NONE,
+    };
+
+    /// The supervisor's abstract address.
+    pub(crate) fn name(&self) -> &[u8] {
+        self.name.get(..self.name_length).unwrap_or_default()
+    }
+
+    /// The file in which all processes count.
+    pub(crate) fn counts(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.counts.0).unwrap_or_default()
+    }
+
+    pub(crate) fn filters_ports(&self) -> bool {
+        self.only.count > 0 || self.except.count > 0
+    }
+
+    pub(crate) fn wants(&self, port: u16) -> bool {
+        !self.except.has(port) && (self.only.count == 0 || self.only.has(port))
+    }
+
+    /// Reads them from the variable's text; whether a supervisor is named.
+    fn read(&mut self, text: &[u8]) -> bool {
+        for part in text.split(|byte| *byte == b';') {
+            let at = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
+            let (key, value) = (part.get(..at).unwrap_or_default(), part.get(at + 1..).unwrap_or_default());
+            match key {
+                b"name" => {
+                    let Some(name) = self.name.get_mut(..value.len()) else { return false };
+                    name.copy_from_slice(value);
+                    self.name_length = value.len();
+                }
+                b"token" => {
+                    for (byte, digits) in self.token.iter_mut().zip(value.chunks(2)) {
+                        *byte = digits.iter().fold(0, |byte, digit| byte << 4 | digit_of(*digit));
+                    }
+                }
+                b"counts" => self.counts = Path::new(value),
+                b"hold" => self.hold = true,
+                b"outgoing" => self.outgoing = true,
+                b"ports" => read_ports(&mut self.only, value),
+                b"exclude" => read_ports(&mut self.except, value),
+                _ => {}
+            }
+        }
+        self.name_length > 0
+    }
+}
+
+fn digit_of(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => 0,
+    }
+}
+
+fn read_ports(ports: &mut Ports, text: &[u8]) {
+    for (place, word) in ports.ports.iter_mut().zip(text.split(|byte| *byte == b',')) {
+        *place = word
+            .iter()
+            .fold(0, |port: u16, digit| port.wrapping_mul(10).wrapping_add(u16::from(digit_of(*digit))));
+        ports.count += 1;
+    }
+}
+
+/// A path with a zero behind it; empty where it was too long.
+struct Path([u8; PATH]);
+
+impl Path {
+    const NONE: Self = Self([0; PATH]);
+
+    fn new(path: &[u8]) -> Self {
+        let mut whole = [0; PATH];
+        // One byte less, so that a zero ends it.
+        if let Some(place) = whole[..PATH - 1].get_mut(..path.len()) {
+            place.copy_from_slice(path);
+        }
+        Self(whole)
+    }
+}
+
+static READY: AtomicBool = AtomicBool::new(false);
+static SETTINGS: Once = Once(UnsafeCell::new(Settings::NONE));
+
+/// Written once, by the only thread there is.
+struct Once(UnsafeCell<Settings>);
+
+// SAFETY: `read` writes before it sets READY, and everybody else reads after READY is set.
+unsafe impl Sync for Once {}
+
+/// What is set; `None` where there is no supervisor, and before the library is set up.
+pub(crate) fn settings() -> Option<&'static Settings> {
+    // SAFETY: written once, before READY, and never after.
+    READY.load(Ordering::Acquire).then(|| unsafe { &*SETTINGS.0.get() })
+}
+
+/// Reads the variable's text, before `main`; whether a supervisor is named. `then` runs before anybody else can see it.
+pub(crate) fn read(text: &[u8], then: impl FnOnce(&Settings)) {
+    // SAFETY: nobody reads it before READY is set, and there is one thread.
+    let settings = unsafe { &mut *SETTINGS.0.get() };
+    if settings.read(text) {
+        then(settings);
+        READY.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,29 @@
+//! What runs before `main`, and after it.
+
+use core::ffi::c_int;
+
+use crate::{counts, exit, fork, hooks, settings, state, sys};
+
+/// Runs before `main`, when the program has one thread.
+extern "C" fn start(_: c_int, _: *const (), _: *const ()) {
+    hooks::resolve();
+    let Some(text) = sys::environment(c"LINGER_RUN") else { return };
+    settings::read(text.to_bytes(), |settings| {
+        counts::prepare(settings.counts());
+        state::prepare();
+        sys::at_fork(fork::prepare, fork::parent, fork::child);
+    });
+}
+
+/// Runs in `exit`, after what the program registered with `atexit`.
+extern "C" fn stop() {
+    if settings::settings().is_some() {
+        exit::exit();
+    }
+}
+
+#[cfg_attr(preloaded, used, unsafe(link_section = ".init_array"))]
+static START: extern "C" fn(c_int, *const (), *const ()) = start;
+
+#[cfg_attr(preloaded, used, unsafe(link_section = ".fini_array"))]
+static STOP: extern "C" fn() = stop;

@@ -1,0 +1,55 @@
+//! What this process knows of its connections: the one table, and the counters that it shares with its children.
+
+use core::ffi::c_int;
+use core::mem::size_of;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
+
+use linger_custody::process::{Epolls, ShareWord, Shares, Table};
+
+use crate::sys;
+
+/// Fds from this number on are closed plainly; 6 MiB of address space, of which the touched pages are used.
+const FDS: usize = 1 << 18;
+
+pub(crate) static TABLE: Table<FDS> = Table::new();
+
+static SHARES: AtomicPtr<ShareWord> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Whether the program has ever set `SO_LINGER`; an accepted socket inherits it.
+static LINGERS: AtomicBool = AtomicBool::new(false);
+
+/// Makes the memory that is shared, before `main`.
+pub(crate) fn prepare() {
+    if let Some(memory) = sys::map(None, Shares::MOST * size_of::<ShareWord>()) {
+        SHARES.store(memory.cast(), Relaxed);
+    }
+    TABLE.belongs_to(sys::pid());
+}
+
+pub(crate) fn shares() -> Shares<'static> {
+    let memory = SHARES.load(Relaxed);
+    if memory.is_null() {
+        return Shares::new(&[]);
+    }
+    // SAFETY: the mapping has MOST zeroed words, is page-aligned and never unmapped.
+    Shares::new(unsafe { core::slice::from_raw_parts(memory, Shares::MOST) })
+}
+
+pub(crate) fn is_this_process() -> bool {
+    TABLE.is_of(sys::pid())
+}
+
+pub(crate) fn program_lingers() {
+    LINGERS.store(true, Relaxed);
+}
+
+/// Whether the program wants a reset. Asked of the kernel only where it could.
+pub(crate) fn aborts(fd: c_int) -> bool {
+    LINGERS.load(Relaxed) && sys::aborts(fd)
+}
+
+/// Removes a connection from the epolls that watch it: its file lives on elsewhere, and would go on to be
+/// reported to a program that has forgotten it.
+pub(crate) fn unwatch(fd: c_int, epolls: Epolls) {
+    TABLE.each_epoll(epolls).for_each(|epoll| sys::forget(epoll, fd));
+}

@@ -1,0 +1,110 @@
+//! Whether a socket is a connection to be ended well, by what the socket itself says.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use linger_custody::Socket;
+use linger_custody::world::Cookie;
+use linger_sys::{Family, TcpState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SocketAddr, SocketAddrAny, SocketAddrUnix, sockopt};
+
+use crate::Options;
+
+/// Which connections are meant.
+#[derive(Debug)]
+pub(in crate::seccomp) struct Wanted {
+    only: Vec<u16>,
+    except: Vec<u16>,
+    outgoing: bool,
+    /// Ports that the program listens on, or once did: an accepted connection has its listener's.
+    listening: HashSet<u16>,
+    /// Sockets that this process has, too: a program's close is not their end.
+    own: HashSet<u64>,
+}
+
+impl Wanted {
+    /// `own` are the sockets of this process, some of which the program inherits.
+    pub(in crate::seccomp) fn new(options: &Options, own: &[OwnedFd]) -> Self {
+        let listens = |socket: &&OwnedFd| sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens);
+        Self {
+            only: options.ports.clone(),
+            except: options.exclude_ports.clone(),
+            outgoing: options.outgoing,
+            listening: own.iter().filter(listens).filter_map(|socket| port(socket.as_fd())).collect(),
+            own: own.iter().filter_map(|socket| sockopt::socket_cookie(socket).ok()).collect(),
+        }
+    }
+
+    /// Notes a socket that is about to listen; `None` where it has no port yet.
+    pub(in crate::seccomp) fn listens(&mut self, socket: BorrowedFd<'_>) -> Option<()> {
+        match port(socket) {
+            Some(0) => None,
+            Some(port) => {
+                self.listening.insert(port);
+                Some(())
+            }
+            None => Some(()),
+        }
+    }
+
+    /// The cookie of a socket that is a connection, and meant.
+    pub(in crate::seccomp) fn cookie(&self, socket: BorrowedFd<'_>) -> Option<Cookie> {
+        let address = rustix::net::getsockname(socket).ok()?;
+        if let Ok(address) = SocketAddr::try_from(address.clone()) {
+            let port = address.port();
+            let known = self.outgoing || self.listening.contains(&port);
+            let meant = !self.except.contains(&port) && (self.only.is_empty() || self.only.contains(&port));
+            if !known || !meant {
+                return None;
+            }
+        } else if !is_named(&address) || !self.only.is_empty() || !self.except.is_empty() {
+            // A unix connection's end that was accepted has its listener's name; the other, and a pair, has none.
+            return None;
+        }
+        let connected = match linger_sys::family(socket).ok()? {
+            Family::Tcp => {
+                !matches!(linger_sys::tcp_state(socket), Err(_) | Ok(TcpState::Listen | TcpState::SynSent))
+            }
+            _ => !sockopt::socket_acceptconn(socket).ok()?,
+        };
+        let cookie = if connected { sockopt::socket_cookie(socket).ok() } else { None };
+        cookie.filter(|cookie| !self.own.contains(cookie)).map(Cookie)
+    }
+}
+
+/// The port of an IP socket.
+fn port(socket: BorrowedFd<'_>) -> Option<u16> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok().map(|address| address.port())
+}
+
+fn is_named(address: &SocketAddrAny) -> bool {
+    SocketAddrUnix::try_from(address.clone()).is_ok_and(|address| {
+        let name = address.path_bytes().or(address.abstract_name());
+        name.is_some_and(|name| !name.is_empty())
+    })
+}
+
+/// What a socket says of itself.
+pub(in crate::seccomp) fn socket(socket: BorrowedFd<'_>) -> Socket {
+    let mut one = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::RDHUP)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let events = poll(&mut one, Some(&at_once)).map_or(PollFlags::empty(), |_| one[0].revents());
+    Socket {
+        aborts: sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO)),
+        peer_finished: events.contains(PollFlags::RDHUP),
+        over: events.intersects(PollFlags::HUP | PollFlags::ERR),
+        unread: unread(socket),
+    }
+}
+
+/// Received bytes that nobody has read.
+fn unread(socket: BorrowedFd<'_>) -> u32 {
+    linger_sys::unread(socket).map_or(0, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
+/// Whether an fd names this connection.
+pub(in crate::seccomp) fn is(fd: impl AsFd, cookie: Cookie) -> bool {
+    sockopt::socket_cookie(fd).is_ok_and(|other| Cookie(other) == cookie)
+}

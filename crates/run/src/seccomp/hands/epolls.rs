@@ -1,0 +1,74 @@
+//! The program's epolls, which must not report a connection that the program has closed and this process has not.
+
+use std::collections::HashMap;
+use std::os::fd::{OwnedFd, RawFd};
+
+use super::thread::Thread;
+
+/// The epolls of a process.
+#[derive(Debug, Default)]
+struct Epolls {
+    /// By the program's fds.
+    fds: Vec<(RawFd, OwnedFd)>,
+    /// There are no others.
+    complete: bool,
+}
+
+/// The epolls of all processes.
+#[derive(Debug)]
+pub(super) struct AllEpolls {
+    of: HashMap<u32, Epolls>,
+    least: RawFd,
+}
+
+impl AllEpolls {
+    pub(super) fn new(least: RawFd) -> Self {
+        Self { of: HashMap::new(), least }
+    }
+
+    /// The process has made or copied one, or has closed several fds.
+    pub(super) fn changed(&mut self, process: u32) {
+        if let Some(epolls) = self.of.get_mut(&process) {
+            epolls.complete = false;
+        }
+    }
+
+    /// The process is about to close an fd, which may be an epoll.
+    pub(super) fn closing(&mut self, process: u32, fd: RawFd) {
+        if let Some(epolls) = self.of.get_mut(&process)
+            && epolls.fds.iter().any(|(epoll, _)| *epoll == fd)
+        {
+            epolls.fds.retain(|(epoll, _)| *epoll != fd);
+            epolls.complete = false;
+        }
+    }
+
+    /// The process has ended, or becomes another program.
+    pub(super) fn forget(&mut self, process: u32) {
+        self.of.remove(&process);
+    }
+
+    /// Whether the process has any, as far as is known.
+    pub(super) fn any(&self, process: u32) -> bool {
+        self.of.get(&process).is_some_and(|epolls| !epolls.fds.is_empty())
+    }
+
+    /// The epolls of a thread's process, from its `list` of them if they may have changed.
+    pub(super) fn of(
+        &mut self,
+        thread: &Thread,
+        list: impl FnOnce() -> Vec<RawFd>,
+    ) -> Option<impl Iterator<Item = &OwnedFd>> {
+        let epolls = self.of.entry(thread.process).or_default();
+        if !epolls.complete {
+            epolls.fds.clear();
+            for fd in list() {
+                if let Ok(epoll) = thread.take(fd) {
+                    epolls.fds.push((fd, rustix::io::fcntl_dupfd_cloexec(&epoll, self.least).ok()?));
+                }
+            }
+            epolls.complete = true;
+        }
+        Some(epolls.fds.iter().map(|(_, epoll)| epoll))
+    }
+}

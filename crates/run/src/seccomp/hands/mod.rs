@@ -1,0 +1,303 @@
+//! What is done to the program and for it: fds are taken (pidfd), kept, removed from its epolls, half-closed, handed over.
+
+mod accept;
+mod epolls;
+mod thread;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use linger_custody::world::{Cookie, Kept, Pid, Tid};
+use linger_custody::{Discarded, Socket};
+use linger_preload::protocol::{Kind, Message};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+
+use super::eyes;
+use crate::kernel::{least_of_own, open_thread};
+use epolls::AllEpolls;
+use thread::{Threads, has_ended};
+
+pub(super) use accept::{Accepted, Accepting};
+pub(super) use thread::Thread;
+
+/// An fd of the program's, and the copy that was taken of it.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) copy: OwnedFd,
+    pub(super) thread: Rc<Thread>,
+    pub(super) fd: RawFd,
+}
+
+/// A connection that must not end meanwhile.
+#[derive(Debug)]
+struct KeptFd {
+    copy: OwnedFd,
+    /// The program's fd that it was copied from, unless it is held since it was accepted.
+    from: Option<(Rc<Thread>, RawFd)>,
+    cookie: Cookie,
+    /// It is still to be seen that the program's fd is gone.
+    watched: bool,
+}
+
+/// Whether the program's fd still names the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fd {
+    Closed,
+    Open,
+    /// It cannot be known any more.
+    Lost,
+}
+
+/// What this thread has of the program.
+#[derive(Debug)]
+pub(super) struct Hands {
+    least: RawFd,
+    intake: OwnedFd,
+    threads: Threads,
+    /// Processes whose end is to be told.
+    watched: HashMap<u32, OwnedFd>,
+    epolls: AllEpolls,
+    kept: BTreeMap<Kept, KeptFd>,
+    /// With `--hold`: an fd of every connection that the program has accepted.
+    held: HashMap<Cookie, OwnedFd>,
+}
+
+impl Hands {
+    pub(super) fn new(intake: OwnedFd) -> Self {
+        let least = least_of_own();
+        Self {
+            least,
+            intake,
+            threads: Threads::new(least),
+            watched: HashMap::new(),
+            epolls: AllEpolls::new(least),
+            kept: BTreeMap::new(),
+            held: HashMap::new(),
+        }
+    }
+
+    /// The thread that calls, as long as it is `still` the same call.
+    pub(super) fn thread(&mut self, thread: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
+        self.threads.of(thread, eyes::process_of, still)
+    }
+
+    /// The first thread of a process, likewise.
+    pub(super) fn first_thread(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
+        self.threads.first_of(process, still)
+    }
+
+    /// Those of these threads that may be within one of these calls.
+    pub(super) fn within(&self, threads: Vec<Tid>, calls: &[i64]) -> Vec<Tid> {
+        let may_be = |tid: &Tid| !self.threads.has_ended(tid.0) && eyes::may_be_in(tid.0, calls);
+        threads.into_iter().filter(may_be).collect()
+    }
+
+    /// Begins to watch for the end of a process; whether that is possible.
+    pub(super) fn watch(&mut self, Pid(process): Pid) -> bool {
+        let handle = open_thread(process).map_err(drop);
+        let handle =
+            handle.and_then(|handle| rustix::io::fcntl_dupfd_cloexec(&handle, self.least).map_err(drop));
+        handle.map(|handle| self.watched.insert(process, handle)).is_ok()
+    }
+
+    /// Whether a process is watched, and lives.
+    pub(super) fn watches(&self, process: u32) -> bool {
+        self.watched.get(&process).is_some_and(|handle| !has_ended(handle))
+    }
+
+    /// Handles that become readable when a process ends that is watched.
+    pub(super) fn ends(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.watched.values().map(AsFd::as_fd)
+    }
+
+    /// The processes that were watched and have ended since.
+    pub(super) fn ended(&mut self) -> Vec<Pid> {
+        let ended = self.watched.iter().filter(|(_, handle)| has_ended(handle));
+        let ended: Vec<Pid> = ended.map(|(process, _)| Pid(*process)).collect();
+        for Pid(process) in &ended {
+            self.watched.remove(process);
+            self.epolls.forget(*process);
+        }
+        ended
+    }
+
+    pub(super) fn keep(&mut self, kept: Kept, cookie: Cookie, taken: Taken) {
+        let Taken { copy, thread, fd } = taken;
+        self.kept.insert(kept, KeptFd { copy, from: Some((thread, fd)), cookie, watched: true });
+    }
+
+    pub(super) fn keep_held(&mut self, kept: Kept, cookie: Cookie) {
+        if let Some(copy) = self.held.remove(&cookie) {
+            self.kept.insert(kept, KeptFd { copy, from: None, cookie, watched: false });
+        }
+    }
+
+    pub(super) fn drop_kept(&mut self, kept: Kept) {
+        self.kept.remove(&kept);
+    }
+
+    pub(super) fn hold(&mut self, cookie: Cookie, copy: OwnedFd) {
+        self.held.insert(cookie, copy);
+    }
+
+    pub(super) fn release(&mut self, cookie: Cookie) {
+        self.held.remove(&cookie);
+    }
+
+    /// An fd of the supervisor's own table that the program's fds never meet.
+    pub(super) fn move_up(&self, fd: &OwnedFd) -> Option<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(fd, self.least).ok()
+    }
+
+    /// The kept connections whose fds are still to be seen gone.
+    pub(super) fn called(&self) -> Vec<Kept> {
+        self.kept.iter().filter(|(_, one)| one.watched).map(|(kept, _)| *kept).collect()
+    }
+
+    /// How many those are.
+    pub(super) fn calls(&self) -> usize {
+        self.kept.values().filter(|one| one.watched).count()
+    }
+
+    /// Whether the program's fd still names a kept connection; once it does not, it is not watched any more.
+    pub(super) fn look_at(&mut self, kept: Kept) -> Fd {
+        let Some(one) = self.kept.get_mut(&kept) else { return Fd::Lost };
+        let state = one.state();
+        one.watched = state == Fd::Open;
+        state
+    }
+
+    pub(super) fn socket(&self, kept: Kept) -> Socket {
+        self.kept.get(&kept).map_or_else(Socket::default, |one| eyes::socket(one.copy.as_fd()))
+    }
+
+    /// Discards what is unread of a connection whose peer has sent its FIN.
+    pub(super) fn discard(&self, kept: Kept) -> Discarded {
+        let Some(one) = self.kept.get(&kept) else { return Discarded::Unable };
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        let mut scratch = [0; 16_384];
+        loop {
+            match rustix::net::recv(&one.copy, &mut scratch[..], flags) {
+                Ok((_, 0)) => return Discarded::ToTheEnd,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN | Errno::FAULT) => return Discarded::Unable,
+                Err(_) => return Discarded::Failed,
+            }
+        }
+    }
+
+    pub(super) fn epolls_changed(&mut self, process: u32) {
+        self.epolls.changed(process);
+    }
+
+    pub(super) fn may_close_epoll(&mut self, process: u32, fd: RawFd) {
+        self.epolls.closing(process, fd);
+    }
+
+    pub(super) fn forget_epolls(&mut self, process: u32) {
+        self.epolls.forget(process);
+    }
+
+    pub(super) fn has_epolls(&self, process: u32) -> bool {
+        self.epolls.any(process)
+    }
+
+    /// Removes a kept connection from the program's epolls, as the close of its last fd would, were it not kept here as
+    /// well: it would go on to be reported to a program that has forgotten it. Whether that was possible.
+    ///
+    /// An epoll knows a file by its fd, too, so the copy has to stand at the program's fd in this thread's table.
+    pub(super) fn unwatch(&mut self, kept: Kept) -> bool {
+        let Some(KeptFd { from: Some((thread, fd)), .. }) = self.kept.get(&kept) else { return true };
+        let (thread, fd) = (Rc::clone(thread), *fd);
+        let lister = if thread.has_ended() { thread.process } else { thread.thread };
+        let list =
+            || eyes::open(lister).filter(|(_, open)| *open == eyes::Open::Epoll).map(|(fd, _)| fd).collect();
+        let Some(epolls) = self.epolls.of(&thread, list) else { return false };
+        let mut epolls = epolls.peekable();
+        if epolls.peek().is_none() {
+            return true;
+        }
+        if fd >= self.least {
+            return false;
+        }
+        if let Some(other) =
+            self.kept.iter_mut().find(|(other, one)| **other != kept && one.copy.as_raw_fd() == fd)
+        {
+            let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&other.1.copy, self.least) else { return false };
+            other.1.copy = moved;
+        }
+        let Some(one) = self.kept.get(&kept) else { return false };
+        let mut at_fd = None;
+        if one.copy.as_raw_fd() != fd {
+            let Ok(copy) = rustix::io::fcntl_dupfd_cloexec(&one.copy, fd) else { return false };
+            at_fd = Some(copy);
+        }
+        let named = at_fd.as_ref().unwrap_or(&one.copy);
+        for epoll in epolls {
+            // It may not be there: programs remove what they close, too.
+            let _ = rustix::event::epoll::delete(epoll, named);
+        }
+        true
+    }
+
+    /// Hands a kept connection over to the closer, and half-closes it; whether the closer has it.
+    pub(super) fn hand_over(&self, kept: Kept, cookie: Cookie, unread: u32) -> bool {
+        let Some(one) = self.kept.get(&kept) else { return false };
+        let taken = self.send(Message::about(Kind::Close, cookie.0, unread), one.copy.as_fd());
+        let _ = rustix::net::shutdown(&one.copy, Shutdown::Write);
+        taken
+    }
+
+    /// Half-closes the connection of a `shutdown`, and hands it over; whether both were done.
+    pub(super) fn hand_over_shutdown(&self, cookie: Cookie, unread: u32, copy: BorrowedFd<'_>) -> bool {
+        rustix::net::shutdown(copy, Shutdown::Write).is_ok()
+            && self.send(Message::about(Kind::Shutdown, cookie.0, unread), copy)
+    }
+
+    /// Gives the closer a connection that nobody received any more.
+    pub(super) fn hand_over_lost(&self, connection: BorrowedFd<'_>) {
+        self.send(Message::about(Kind::Close, 0, 0), connection);
+    }
+
+    fn send(&self, message: Message, fd: BorrowedFd<'_>) -> bool {
+        let fds = [fd];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        for _ in 0..100 {
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+            let bytes = message.to_bytes();
+            let bytes = [IoSlice::new(&bytes)];
+            match rustix::net::sendmsg(&self.intake, &bytes, &mut control, SendFlags::NOSIGNAL) {
+                Ok(_) => return true,
+                Err(Errno::INTR) => {}
+                // Too many fds are in flight for this user (unix(7)): they get fewer as they are received, and the
+                // kernel tells nobody when.
+                Err(Errno::TOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+impl KeptFd {
+    fn state(&self) -> Fd {
+        let Some((thread, fd)) = &self.from else { return Fd::Closed };
+        match thread.take(*fd) {
+            Err(Errno::BADF) => Fd::Closed,
+            // The thread is on its way out; that its process's fds are closed is seen elsewhere.
+            Err(Errno::SRCH) => match eyes::names(thread.process, *fd, self.copy.as_fd()) {
+                Some(true) => Fd::Open,
+                Some(false) => Fd::Closed,
+                None => Fd::Lost,
+            },
+            Ok(copy) if !eyes::is(&copy, self.cookie) => Fd::Closed,
+            Ok(_) | Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Fd::Open,
+            Err(_) => Fd::Lost,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Threads of the program, by handles that cannot come to mean another.
+
+use std::collections::HashMap;
+use std::os::fd::{OwnedFd, RawFd};
+use std::rc::Rc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+use crate::kernel::open_thread;
+
+/// Threads that are remembered, at most.
+const THREADS: usize = 1_024;
+
+/// A thread of the program.
+#[derive(Debug)]
+pub(in crate::seccomp) struct Thread {
+    handle: OwnedFd,
+    pub(in crate::seccomp) process: u32,
+    pub(in crate::seccomp) thread: u32,
+}
+
+impl Thread {
+    /// Opens the handle of a thread of a process, at `least` or above.
+    fn open(thread: u32, process: u32, least: RawFd) -> Option<Self> {
+        // Before Linux 6.9 there are handles of processes only.
+        let handle = open_thread(thread).or_else(|_| open_thread(process)).ok()?;
+        let handle = rustix::io::fcntl_dupfd_cloexec(&handle, least).ok()?;
+        Some(Self { handle, process, thread })
+    }
+
+    /// A copy of one of the program's fds.
+    pub(in crate::seccomp) fn take(&self, fd: RawFd) -> rustix::io::Result<OwnedFd> {
+        if fd < 0 {
+            // The program's mistake, and its own to be told; rustix takes no such fd.
+            return Err(Errno::BADF);
+        }
+        pidfd_getfd(&self.handle, fd, PidfdGetfdFlags::empty())
+    }
+
+    /// Whether the thread, or where the handle is the process's that, has ended.
+    pub(in crate::seccomp) fn has_ended(&self) -> bool {
+        has_ended(&self.handle)
+    }
+
+    /// Whether the handle is the thread's own (`PIDFD_THREAD`, shown as `O_EXCL`).
+    fn is_exact(&self) -> bool {
+        rustix::fs::fcntl_getfl(&self.handle).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::EXCL))
+    }
+}
+
+/// Whether the thread, or the process, of a handle has ended.
+pub(super) fn has_ended(handle: &OwnedFd) -> bool {
+    let mut one = [PollFd::new(handle, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut one, Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+/// The threads that have called.
+#[derive(Debug)]
+pub(super) struct Threads {
+    known: HashMap<u32, Rc<Thread>>,
+    least: RawFd,
+}
+
+impl Threads {
+    pub(super) fn new(least: RawFd) -> Self {
+        Self { known: HashMap::new(), least }
+    }
+
+    /// The thread, remembered, or found by the process that it belongs to; `None` unless it is the same `still`.
+    pub(super) fn of(
+        &mut self,
+        thread: u32,
+        process_of: impl FnOnce(u32) -> Option<u32>,
+        still: impl FnOnce() -> bool,
+    ) -> Option<Rc<Thread>> {
+        if let Some(known) = self.known.get(&thread) {
+            // Once it has ended its number may be another's.
+            if !known.has_ended() {
+                return Some(Rc::clone(known));
+            }
+            self.known.remove(&thread);
+        }
+        let found = Rc::new(Thread::open(thread, process_of(thread)?, self.least)?);
+        if !still() {
+            return None;
+        }
+        if found.process == thread || found.is_exact() {
+            if self.known.len() >= THREADS {
+                self.forget_ended();
+            }
+            self.known.insert(thread, Rc::clone(&found));
+        }
+        Some(found)
+    }
+
+    /// The first thread of a process, whose fds stay its own through `execve`.
+    pub(super) fn first_of(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
+        let first = Thread::open(process, process, self.least)?;
+        still().then(|| Rc::new(first))
+    }
+
+    /// Whether a thread has ended, as far as is known.
+    pub(super) fn has_ended(&self, thread: u32) -> bool {
+        self.known.get(&thread).is_some_and(|thread| thread.has_ended())
+    }
+
+    fn forget_ended(&mut self) {
+        self.known.retain(|_, thread| !thread.has_ended());
+        if self.known.len() >= THREADS {
+            self.known.clear();
+        }
+    }
+}
