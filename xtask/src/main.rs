@@ -1,6 +1,7 @@
 //! Tasks of the project itself: `cargo xtask test | setup | bench | matrix | mutants`.
 
 mod bench;
+mod circles;
 mod docs;
 mod fuzz;
 mod loom;

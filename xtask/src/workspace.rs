@@ -1,11 +1,25 @@
 //! What cargo knows of this workspace.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::Value;
 
 use crate::cargo;
+
+/// All files of Rust below a folder.
+pub(crate) fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_sources(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
 
 /// A package of the workspace.
 #[derive(Debug)]
@@ -20,7 +34,7 @@ pub(crate) struct Package {
     /// Programs and examples.
     pub(crate) programs: Vec<String>,
     /// Where its sources are.
-    pub(crate) folder: std::path::PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// The packages of a manifest's workspace.
