@@ -10,10 +10,13 @@ use rustix::thread::CapabilitySet;
 /// A need by the name under which tests skip for want of it, and why it cannot be had.
 type Need = (&'static str, fn() -> Result<(), String>);
 
-const NEEDS: [Need; 5] = [
+const NEEDS: [Need; 8] = [
     ("private networks", private_networks),
     ("live tracepoints", || Watcher::open(Filter::default()).map(drop).map_err(|error| error.to_string())),
     ("mount namespaces", || works(Command::new("unshare").args(["-rm", "setpriv", "--version"]))),
+    ("seccomp notifications", seccomp_notifications),
+    ("Landlock", landlock),
+    ("two processors", two_processors),
     ("root", root),
     ("temporary files for all", temporary_files_for_all),
 ];
@@ -23,6 +26,30 @@ pub(crate) fn missing() -> Vec<String> {
     let refused = NEEDS.iter().filter_map(|(need, check)| Some((need, check().err()?)));
     // A reason may have lines, the record has none.
     refused.map(|(need, why)| format!("{need}: {}", why.replace('\n', " "))).collect()
+}
+
+/// The names that tests may give.
+pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
+    NEEDS.iter().map(|(need, _)| *need)
+}
+
+fn seccomp_notifications() -> Result<(), String> {
+    file_says("/proc/sys/kernel/seccomp/actions_avail", "user_notif")
+}
+
+fn landlock() -> Result<(), String> {
+    file_says("/sys/kernel/security/lsm", "landlock")
+}
+
+fn file_says(path: &str, word: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let mut words = text.split([' ', ',', '\n']);
+    if words.any(|one| one == word) { Ok(()) } else { Err(format!("{path} has no {word}")) }
+}
+
+fn two_processors() -> Result<(), String> {
+    let count = std::thread::available_parallelism().map_err(|error| error.to_string())?;
+    if count.get() > 1 { Ok(()) } else { Err("there is one".to_owned()) }
 }
 
 fn private_networks() -> Result<(), String> {

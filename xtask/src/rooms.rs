@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::workspace::find_sources;
-use crate::{circles, root};
+use crate::{circles, root, setup};
 
 /// Crates that are system calls from end to end: what a socket is asked, and what runs in a foreign program.
 const ALL_KERNEL: [&str; 3] = ["sys", "shim", "preload"];
@@ -29,6 +29,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
             let text = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
             wrong.extend(misplaced(&shown(&source), &text));
             wrong.extend(ignored(&shown(&source), &text));
+            wrong.extend(skipped(&shown(&source), &text));
         }
     }
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -89,6 +90,25 @@ fn ignored(path: &str, text: &str) -> Vec<String> {
     silent.map(|(place, line)| format!("{path}:{}: {}: say how it is run", place + 1, line.trim())).collect()
 }
 
+/// Skips of one file that nobody counts, or for want of what `cargo xtask setup` does not know.
+fn skipped(path: &str, text: &str) -> Vec<String> {
+    let is_test_code = path.contains("/tests/") || path.contains("/src/");
+    if !is_test_code || path.starts_with("crates/testing/") || path.starts_with("xtask/") {
+        return Vec::new();
+    }
+    let mut wrong = Vec::new();
+    for (place, line) in text.lines().enumerate() {
+        if line.contains("println!(\"skipped") {
+            wrong.push(format!("{path}:{}: a skip that nobody counts: use linger_testing::skip", place + 1));
+        }
+        let need = line.split_once("skip(\"").and_then(|(_, rest)| rest.split('"').next());
+        if let Some(need) = need.filter(|need| setup::needs().all(|known| known != *need)) {
+            wrong.push(format!("{path}:{}: `cargo xtask setup` knows no `{need}`", place + 1));
+        }
+    }
+    wrong
+}
+
 /// Whether a line of code has the keyword. The compiler sees it too, but not in code that a `cfg` leaves out.
 fn is_unsafe(code: &str) -> bool {
     let keyword = concat!("un", "safe");
@@ -133,6 +153,16 @@ mod tests {
         assert_eq!(of("#[ignore = \"minutes: cargo test -p linger-lab --test cells -- --ignored\"]"), 0);
         assert_eq!(of("#[ignore = \"no test, but the program that the others start\"]"), 0);
         assert_eq!((of("#[ignore]"), of("#[ignore = \"slow\"]")), (1, 1));
+    }
+
+    #[test]
+    fn a_skip_names_what_setup_knows() {
+        let of = |line: &str| skipped("crates/lab/tests/cells.rs", line).len();
+        assert_eq!(
+            (of("return skip(\"tshark\", \"it is\")"), of("linger_testing::skip(\"root\", why);")),
+            (0, 0)
+        );
+        assert_eq!((of("skip(\"foreign peers\", why)"), of("eprintln!(\"skipped: no tshark\")")), (1, 1));
     }
 
     #[test]

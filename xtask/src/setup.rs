@@ -26,6 +26,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("libfcgi-bin", "cgi-fcgi, a gateway"),
     ("libfcgi-dev", "the FastCGI library of the specification's authors"),
     ("gcc", "builds the libfcgi application"),
+    ("util-linux", "prlimit, unshare and setpriv, which make a machine poor"),
     ("g++", "builds libFuzzer"),
     ("default-jdk-headless", "a Java server under the supervisor"),
     ("bash", "a client that is one process"),
@@ -38,7 +39,8 @@ const DEBIAN: &[(&str, &str)] = &[
     ("python3-venv", "holds the servers from PyPI"),
     ("tcptrace", "what the diagnosis is measured against"),
     ("tcpdump", "the same, and records labelled captures"),
-    ("zstd", "compresses captures in tests"),
+    ("gzip", "compresses captures in tests"),
+    ("zstd", "the same"),
     ("openssl", "a TLS peer nobody here wrote"),
     ("prometheus", "scrapes the exporter"),
     ("systemd", "systemd-analyze, which checks the unit"),
@@ -109,6 +111,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
         println!("setup: missing, so that its tests may be skipped: {line}");
     }
     Ok(())
+}
+
+/// The names that tests may give as what they need.
+pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
+    let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
+    packages.chain(machine::needs())
 }
 
 fn find_missing() -> Vec<String> {

@@ -326,7 +326,7 @@ fn run() {
         let output = linger(home.path(), words);
         let said = text(&output.stderr);
         if output.status.code() == Some(4) {
-            skip("seccomp", said.trim());
+            skip("seccomp notifications", said.trim());
             continue;
         }
         assert_eq!(lines("run", &said).len(), 1, "{said}");
@@ -370,7 +370,7 @@ fn watch() {
         let mut said = String::new();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(4), "{said}");
-        return skip("tracepoints", said.trim());
+        return skip("live tracepoints", said.trim());
     }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     child.wait().unwrap();

@@ -202,7 +202,7 @@ fn limited(limit: &str) -> Command {
 #[test]
 fn every_verb_ends_in_order_with_any_number_of_descriptors() {
     if Command::new("prlimit").arg("--version").output().is_err() {
-        return skip("prlimit", "it is not installed");
+        return skip("util-linux", "prlimit is not installed");
     }
     let machine = Machine::new();
     for (words, endless) in VERBS {

@@ -229,8 +229,7 @@ fn a_full_disk_is_said_and_made_good_later() {
     fs::write(&file, content(12 * BLOCK as usize)).unwrap();
     let probe = Command::new("unshare").args(["-rm", "true"]).output();
     if !probe.as_ref().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no mount namespace for a small tmpfs: {probe:?}");
-        return;
+        return linger_testing::skip("mount namespaces", &format!("{probe:?}"));
     }
     let mount = format!(
         "mount -t tmpfs -o size=5m none {} && exec {} \"$@\"",

@@ -20,7 +20,7 @@ fn confined(directory: &Path, home: &Path, writable: bool, act: impl FnOnce() + 
         });
         let is_confined = thread.join().unwrap();
         if !is_confined {
-            eprintln!("skipped: this kernel has no Landlock, or does not allow it");
+            linger_testing::skip("Landlock", "this kernel has none, or does not allow it");
         }
         is_confined
     })

@@ -222,7 +222,7 @@ fn gzip_members_and_zstd_frames_one_after_the_other() {
             let part_path = directory.path().join(name);
             std::fs::write(&part_path, part).unwrap();
             let Ok(output) = Command::new(program).arg("-c").arg(&part_path).output() else {
-                return println!("skipped: {program} is not installed");
+                return linger_testing::skip(program, "it is not installed");
             };
             all.write_all(&output.stdout).unwrap();
         }
@@ -243,7 +243,7 @@ fn compressed_files_that_end_early_say_so() {
     std::fs::write(&path, ng()).unwrap();
     for (program, suffix) in [("gzip", "gz"), ("zstd", "zst")] {
         let Ok(output) = Command::new(program).arg("-c").arg(&path).output() else {
-            return println!("skipped: {program} is not installed");
+            return linger_testing::skip(program, "it is not installed");
         };
         let cut = directory.path().join("cut").with_extension(suffix);
         std::fs::write(&cut, &output.stdout[..output.stdout.len() - 9]).unwrap();

@@ -1,0 +1,38 @@
+//! What is written is read by the program that most people read captures with.
+
+use std::process::Command;
+
+use linger_packet::LinkType;
+use linger_packet::pcapng::Writer;
+use linger_testing::skip;
+
+fn capture() -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), "linger test").unwrap();
+    let wire = writer.interface("wire", LinkType::ETHERNET, 0).unwrap();
+    let short = writer.interface("short", LinkType::RAW, 20).unwrap();
+    let frame: Vec<u8> = [&[2; 12][..], &[8, 0], &[0x45, 0, 0, 20], &[1; 16], &[0; 7]].concat();
+    let time = 1_700_000_000_123_456_789;
+    writer.packet(wire, time, &frame, frame.len() as u32, Some("a comment, ünïcödé")).unwrap();
+    writer.packet(short, time + 1, &frame[14..], 9_000, None).unwrap();
+    writer.into_inner()
+}
+
+#[test]
+fn tshark_reads_it_without_a_warning() {
+    let file = tempfile::Builder::new().suffix(".pcapng").tempfile().unwrap();
+    std::fs::write(file.path(), capture()).unwrap();
+    let fields = ["frame.time_epoch", "frame.len", "frame.cap_len", "frame.interface_name", "frame.comment"];
+    let mut tshark = Command::new("tshark");
+    tshark.arg("-r").arg(file.path()).args(["-T", "fields", "-E", "separator=|"]);
+    for field in fields {
+        tshark.args(["-e", field]);
+    }
+    let Ok(output) = tshark.output() else { return skip("tshark", "it is not installed") };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let complaints: Vec<_> = stderr.lines().filter(|line| !line.contains("Running as user")).collect();
+    assert!(complaints.is_empty() && output.status.success(), "{stderr}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "1700000000.123456789|41|41|wire|a comment, ünïcödé\n1700000000.123456790|9000|20|short|\n"
+    );
+}
