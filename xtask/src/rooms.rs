@@ -9,7 +9,7 @@ use crate::workspace::find_sources;
 use crate::{circles, root, setup};
 
 /// Crates that are system calls from end to end: what a socket is asked, and what runs in a foreign program.
-const ALL_KERNEL: [&str; 3] = ["sys", "shim", "preload"];
+const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
 
 /// Fails where files of a crate need each other in a circle, and where unsafe code, or leave to write it, stands outside `sys`, the preloaded library and `kernel/` folders.
 pub(crate) fn check() -> anyhow::Result<()> {
