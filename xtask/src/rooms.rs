@@ -124,7 +124,7 @@ mod tests {
     fn unsafe_code_has_its_places() {
         let block = concat!("let fd = un", "safe { libc::dup(0) };\n");
         for path in
-            ["crates/lab/src/kernel/port.rs", "crates/sys/src/queue.rs", "crates/preload/src/preload/sys.rs"]
+            ["crates/lab/src/kernel/port.rs", "crates/sys/src/queue.rs", "crates/preload/src/sys.rs"]
         {
             assert_eq!(misplaced(path, block), Vec::<String>::new(), "{path}");
         }
