@@ -123,8 +123,7 @@ mod tests {
     #[test]
     fn unsafe_code_has_its_places() {
         let block = concat!("let fd = un", "safe { libc::dup(0) };\n");
-        for path in
-            ["crates/lab/src/kernel/port.rs", "crates/sys/src/queue.rs", "crates/preload/src/sys.rs"]
+        for path in ["crates/lab/src/kernel/port.rs", "crates/sys/src/queue.rs", "crates/preload/src/sys.rs"]
         {
             assert_eq!(misplaced(path, block), Vec::<String>::new(), "{path}");
         }

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::Value;
 
 use crate::workspace::{Package, packages};
-use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup};
+use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup, shown};
 
 /// A part of the run by its name; the crates, and where skips are noted.
 type Step = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
@@ -72,14 +73,18 @@ fn choose<'a>(all: &'a [Package], names: &[&str]) -> anyhow::Result<Vec<&'a Pack
     names.iter().map(|name| find(name).with_context(|| format!("there is no crate `{name}`"))).collect()
 }
 
-/// `--test NAME` for every test that cargo leaves out unless it is named.
-fn guarded<'a>(packages: &'a [&Package]) -> impl Iterator<Item = &'a str> {
-    packages.iter().flat_map(|package| &package.guarded).flat_map(|name| ["--test", name])
+fn clippy(all: &[&Package]) -> anyhow::Result<()> {
+    let run = |targets: Vec<&str>| {
+        let mut command = cargo(&["clippy", "--workspace", "--all-features", "--quiet"]);
+        call(command.args(targets).args(["--", "-D", "warnings"]))
+    };
+    run(vec!["--all-targets"])?;
+    // Cargo does not count those with `test = false` among all targets, nor take names beside that word.
+    run(named(all.iter().flat_map(|package| &package.guarded)))
 }
 
-fn clippy(all: &[&Package]) -> anyhow::Result<()> {
-    let mut command = cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--quiet"]);
-    call(command.args(guarded(all)).args(["--", "-D", "warnings"]))
+fn named<'a>(tests: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    tests.flat_map(|name| ["--test", name]).collect()
 }
 
 /// Each feature of the published crates alone, none, and all: cargo itself never tries them.
@@ -137,22 +142,41 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     // Inherited by the tests, some of which hold thousands of sockets.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("RLIMIT_NOFILE")?;
-    let with = |arguments: &[&str], more: &[&str]| -> anyhow::Result<()> {
+    let with = |arguments: &[&str], more: &[&str]| {
         let mut command = cargo(arguments);
         for package in packages {
             command.args(["--package", &package.name]);
         }
-        call(command.args(more).env("LINGER_SKIPS", skips)).context("the tests")
+        command.args(more).env("LINGER_SKIPS", skips);
+        command
     };
-    let mut targets = vec!["--all-features", "--no-fail-fast", "--tests", "--examples"];
-    targets.extend(guarded(packages));
+    // By name: `--tests` would leave out those with `test = false`, also where they are named beside it.
+    let mut targets = vec!["--all-features", "--lib", "--bins", "--examples"];
+    targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
     if is_there("cargo-nextest")? {
-        with(&["nextest", "run"], &targets)?;
+        all_are_listed(with(&["nextest", "list", "--message-format", "json"], &targets), packages)?;
+        call(&mut with(&["nextest", "run", "--no-fail-fast"], &targets)).context("the tests")?;
     } else {
-        with(&["test"], &targets)?;
+        call(&mut with(&["test", "--no-fail-fast"], &targets)).context("the tests")?;
     }
     // Neither runs the examples in documentation with these targets.
-    with(&["test", "--doc", "--all-features", "--quiet"], &[])
+    call(&mut with(&["test", "--doc", "--all-features", "--quiet"], &[]))
+        .context("the examples in documentation")
+}
+
+/// Fails where a test binary of the manifests has no test in the run: then it would be green for nothing.
+fn all_are_listed(mut list: Command, packages: &[&Package]) -> anyhow::Result<()> {
+    let output = list.stderr(Stdio::inherit()).output().context("cargo nextest list")?;
+    anyhow::ensure!(output.status.success(), "{} failed: {}", shown(&list), output.status);
+    let listed: Value = serde_json::from_slice(&output.stdout).context("cargo nextest list")?;
+    for package in packages {
+        for name in package.fast.iter().chain(&package.guarded) {
+            let cases = &listed["rust-suites"][format!("{}::{name}", package.name)]["testcases"];
+            let count = cases.as_object().map_or(0, |cases| cases.len());
+            anyhow::ensure!(count > 0, "no test of {}/tests/{name}.rs is in the run", package.name);
+        }
+    }
+    Ok(())
 }
 
 fn rustdoc() -> anyhow::Result<()> {
