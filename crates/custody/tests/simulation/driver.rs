@@ -454,7 +454,7 @@ impl Driver {
         if connection.counted > 1 && !connection.raced {
             return Err(format!("the end of connection {index} is counted twice"));
         }
-        if connection.unread_counted > 1 {
+        if connection.unread_counted > 1 && !connection.raced {
             return Err(format!("the unread bytes of connection {index} are counted twice"));
         }
         let plain = matches!(reason, Count::Finished | Count::Drained | Count::Gone | Count::Aborted);
