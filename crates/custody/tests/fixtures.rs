@@ -196,9 +196,7 @@ impl World {
                 reason
             }
             _ => {
-                if !last.held {
-                    self.send("Last", true);
-                }
+                self.send("Last", !last.held);
                 Count::Handed
             }
         };

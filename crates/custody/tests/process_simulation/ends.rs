@@ -57,7 +57,8 @@ impl World {
         let made = &mut self.processes[child];
         debug_assert!(!made.alive);
         made.threads = [None; THREADS];
-        (made.alive, made.foreign, made.leaving, made.waiting) = (true, false, false, 0);
+        (made.alive, made.foreign, made.leaving) = (true, false, false);
+        (made.waiting, made.announced) = (0, 0);
         (made.table, made.files, made.epolls, made.stale) = (table, files, epolls, stale);
         made.table.child(child as i32);
         if !self.hold {
@@ -98,13 +99,7 @@ impl World {
     fn announce(&mut self, process: usize, fd: u8, last: Last) -> Count {
         let reason = match self.settle(last.cookie).0 {
             Fate::Plain(reason) => reason,
-            _ if last.held => {
-                if self.processes[process].waiting & 1 << last.cookie == 0 {
-                    self.is_missing(last.cookie);
-                }
-                Count::Handed
-            }
-            _ if self.send_waiting(process, fd.into()) => Count::Handed,
+            _ if self.send_last(process, fd.into(), &last) => Count::Handed,
             _ => Count::Refused,
         };
         if reason != Count::Handed {

@@ -250,7 +250,7 @@ impl World {
                     unhold.into_iter().for_each(|unhold| self.release(process, unhold.cookie));
                 }
                 let made = &mut self.processes[child];
-                (made.alive, made.foreign, made.waiting) = (true, true, 0);
+                (made.alive, made.foreign, made.waiting, made.announced) = (true, true, 0, 0);
                 made.files = [File::Closed; FDS];
                 made.threads = [None; THREADS];
                 made.files[0] = File::Connection(Fd { known: true, ..Fd::new(connection) });
