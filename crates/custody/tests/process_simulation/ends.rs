@@ -44,7 +44,6 @@ impl World {
             let busy = late || self.processes[parent].is_busy(fd);
             if let File::Connection(fd) = file {
                 fd.known &= !busy;
-                fd.watched = 0;
             }
         }
         // Who has an fd of what is passed on does not end it, nor say when it is gone.

@@ -1,5 +1,7 @@
 //! What an event starts, where it can.
 
+use linger_custody::process::Phase;
+
 use super::coverage::Coverage;
 use super::kernel::{CONNECTIONS, FDS, Fd, File, Mode, PROCESSES, THREADS, World};
 use super::ops::{At, Op};
@@ -261,13 +263,25 @@ impl World {
                 let epoll = b % 2;
                 let made = self.processes[process].epolls & 1 << epoll != 0;
                 self.processes[process].epolls |= 1 << epoll;
-                self.processes[process].fd_mut(fd)?.watched |= 1 << epoll;
+                let fd_known = self.processes[process].fd_mut(fd)?;
+                fd_known.watched |= 1 << epoll;
+                fd_known.watched_by_both |= fd_known.watched == 3;
                 let table = &self.processes[process].table;
-                if !made {
-                    table.made_epoll(20 + i32::from(epoll));
+                if !made && epoll == 0 {
+                    table.made_epoll(20);
                 }
                 table.watched(fd as i32, 20 + i32::from(epoll));
                 None
+            }
+            Kind::Again => {
+                // Only what is connected is got twice under one number, and nobody has passed it on or shut it down.
+                let entry = self.processes[process].table.entry(fd as i32);
+                let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
+                let stale = self.processes[process].stale & 1 << fd != 0;
+                let alone = self.processes[process].threads.iter().flatten().count() == 0;
+                let held = (!self.hold).then_some(false);
+                let again = Op::Get { fd: fd as u8, connection, held, received: false };
+                (ours && !given && !stale && alone).then_some(again)
             }
             Kind::CloseOnExec if self.processes[process].leaving => None,
             Kind::CloseOnExec => {

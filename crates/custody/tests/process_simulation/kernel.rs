@@ -69,13 +69,23 @@ pub(crate) struct Fd {
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
     pub(crate) given: bool,
-    /// The epolls that watch it.
+    /// The epolls that watch it, of which the library has not seen the second being made.
     pub(crate) watched: u8,
+    /// Both have: all that are known are gone through then.
+    pub(crate) watched_by_both: bool,
 }
 
 impl Fd {
     pub(crate) fn new(connection: u8) -> Self {
-        Self { connection, cloexec: true, known: false, closing: false, given: false, watched: 0 }
+        Self {
+            connection,
+            cloexec: true,
+            known: false,
+            closing: false,
+            given: false,
+            watched: 0,
+            watched_by_both: false,
+        }
     }
 
     fn is_had(&self) -> bool {

@@ -293,7 +293,8 @@ impl World {
     }
 
     fn really_close(&mut self, process: usize, fd: u8, handed: bool, then: Option<u8>) -> Option<Op> {
-        let reported = self.processes[process].fd(fd.into()).is_some_and(|fd| fd.watched != 0);
+        let reports = |fd: &Fd| fd.watched & 1 != 0 || fd.watched != 0 && !fd.watched_by_both;
+        let reported = self.processes[process].fd(fd.into()).is_some_and(reports);
         if handed && reported {
             self.fail(Fault::Reported);
         }

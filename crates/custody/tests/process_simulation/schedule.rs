@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     RawClose,
     /// Another program's close.
     ForeignClose,
+    /// A second `connect` of the same socket.
+    Again,
     /// The fd is made inheritable, or not.
     CloseOnExec,
     /// The peer sends, finishes, or resets; the program asks for a reset; the supervisor refuses the next message.
@@ -36,7 +38,7 @@ pub(crate) enum Kind {
     Go,
 }
 
-pub(crate) const KINDS: [Kind; 20] = [
+pub(crate) const KINDS: [Kind; 21] = [
     Kind::Accept,
     Kind::Receive,
     Kind::Copy,
@@ -53,6 +55,7 @@ pub(crate) const KINDS: [Kind; 20] = [
     Kind::Kill,
     Kind::RawClose,
     Kind::ForeignClose,
+    Kind::Again,
     Kind::CloseOnExec,
     Kind::Peer,
     Kind::RawClone,
@@ -60,7 +63,7 @@ pub(crate) const KINDS: [Kind; 20] = [
 ];
 
 /// How often each is chosen, of all.
-const WEIGHTS: [u32; 20] = [24, 10, 12, 6, 22, 6, 5, 2, 6, 14, 2, 3, 3, 2, 2, 4, 4, 8, 0, 24];
+const WEIGHTS: [u32; 21] = [24, 10, 12, 6, 22, 6, 5, 2, 6, 14, 2, 3, 3, 2, 2, 4, 3, 4, 8, 0, 24];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
