@@ -6,8 +6,8 @@ mod simulation;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use simulation::coverage::Coverage;
 use simulation::kernel::Mode;
-use simulation::schedule::Coverage;
 use simulation::{simulate, text};
 
 fn main() -> ExitCode {

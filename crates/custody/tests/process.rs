@@ -349,11 +349,11 @@ fn an_exec_that_fails_holds_again() {
             Close::Last(Last { cookie: 7, held: true, epolls: Epolls::Unknown }),
         )
     );
-    // What is announced by its hold stays held.
+    // What is held is announced as well, so it is held again.
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[]).len(), 1);
     process.table.announced(3, Count::Handed);
-    assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Handed), ..TakenBack::default() }]);
+    assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Handed), ..again }]);
     assert!(process.table.entry(3).unwrap().held);
     // What was closed plainly does not.
     let process = Process::accepting(true);

@@ -123,7 +123,7 @@ impl<const N: usize> Table<N> {
                 let unhold = announced.then_some(Unhold { cookie });
                 // What a `shutdown` has handed over meanwhile stays counted.
                 let uncount = (record.phase == Phase::Ours).then_some(reason);
-                TakenBack { unhold, uncount, hold: None }
+                TakenBack { unhold, uncount, hold }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The simulated kernel: processes, their fds, connections, messages in flight, epolls, and the supervisor's side of the
 //! messages. It knows what the program still has, which custody can only infer.
 
-use linger_custody::process::{ShareWord, Shares, Table};
+use linger_custody::process::{Last, ShareWord, Shares, Table};
 use linger_custody::{Count, Socket};
 
 use super::ops::Op;
@@ -69,13 +69,23 @@ pub(crate) struct Fd {
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
     pub(crate) given: bool,
-    /// The epolls that watch it.
+    /// The epolls that watch it, of which the library has not seen the second being made.
     pub(crate) watched: u8,
+    /// Both have: all that are known are gone through then.
+    pub(crate) watched_by_both: bool,
 }
 
 impl Fd {
     pub(crate) fn new(connection: u8) -> Self {
-        Self { connection, cloexec: true, known: false, closing: false, given: false, watched: 0 }
+        Self {
+            connection,
+            cloexec: true,
+            known: false,
+            closing: false,
+            given: false,
+            watched: 0,
+            watched_by_both: false,
+        }
     }
 
     fn is_had(&self) -> bool {
@@ -106,6 +116,8 @@ pub(crate) struct Process {
     pub(crate) threads: [Option<Op>; THREADS],
     /// What the supervisor holds for this process, by connection.
     pub(crate) waiting: u32,
+    /// What of it the process has said that no other has.
+    pub(crate) announced: u32,
     pub(crate) epolls: u8,
     /// Fds that were closed by a bare call, so that the table has another connection for them.
     pub(crate) stale: u8,
@@ -122,6 +134,7 @@ impl Process {
             files: [File::Closed; FDS],
             threads: [None; THREADS],
             waiting: 0,
+            announced: 0,
             epolls: 0,
             stale: 0,
             leaving: false,
@@ -253,7 +266,17 @@ impl World {
         }
     }
 
-    /// `Kind::Hold` or `Kind::Last`: the supervisor holds it until the process ends.
+    /// `Kind::Last`: the supervisor ends it when the process ends.
+    pub(crate) fn send_last(&mut self, process: usize, fd: usize, last: &Last) -> bool {
+        if last.held && self.processes[process].waiting & 1 << last.cookie == 0 {
+            self.is_missing(last.cookie);
+        }
+        let sent = self.send_waiting(process, fd);
+        self.processes[process].announced |= u32::from(sent) << last.cookie;
+        sent || last.held
+    }
+
+    /// `Kind::Hold`: the supervisor ends it when the process ends, unless another holds it.
     pub(crate) fn send_waiting(&mut self, process: usize, fd: usize) -> bool {
         let Some(connection) = self.processes[process].fd(fd).map(|fd| fd.connection) else { return false };
         if std::mem::take(&mut self.refuses) {
@@ -261,12 +284,14 @@ impl World {
             return false;
         }
         self.processes[process].waiting |= 1 << connection;
+        self.processes[process].announced &= !(1 << connection);
         true
     }
 
     /// `Kind::Release`.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
         self.processes[process].waiting &= !(1 << cookie);
+        self.processes[process].announced &= !(1 << cookie);
     }
 
     /// `Kind::Close` or `Kind::Shutdown`, with an fd unless it is held.
@@ -295,8 +320,10 @@ impl World {
     /// The process is no more, or another program.
     pub(crate) fn hang_up(&mut self, process: usize) {
         let waiting = std::mem::take(&mut self.processes[process].waiting);
+        let announced = std::mem::take(&mut self.processes[process].announced);
         for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {
-            if !self.processes.iter().any(|other| other.alive && other.waiting & 1 << connection != 0) {
+            let waits = |other: &Process| other.alive && other.waiting & 1 << connection != 0;
+            if announced & 1 << connection != 0 || !self.processes.iter().any(waits) {
                 self.connections[usize::from(connection)].supervised = true;
                 self.half_close(connection);
             }

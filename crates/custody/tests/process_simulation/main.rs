@@ -5,8 +5,8 @@
 
 mod simulation;
 
+use simulation::coverage::Coverage;
 use simulation::kernel::{Fault, Mode};
-use simulation::schedule::Coverage;
 use simulation::{simulate, text};
 
 #[test]
