@@ -137,6 +137,10 @@ impl World {
             // Who has it now has it not by this message. One that was never shared only its sender has.
             let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
             had.extend(census.names(seen.inode).iter().map(|name| name.pid));
+            if census.hidden {
+                // Any that could not be looked at may have it as well.
+                had.extend(self.alive.keys().copied());
+            }
         }
         self.share(seen.cookie, seen.inode, Name { pid: caller.pid, fd: seen.fd }, known)?;
         if let Some(shared) = self.connections.get_mut(&seen.cookie).and_then(|one| one.shared.as_mut()) {
