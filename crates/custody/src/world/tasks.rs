@@ -313,10 +313,7 @@ impl World {
             Holder::Unborn => self.put_off(kept),
             _ if passed != Passed::No => self.put_off(kept),
             // No end is better than one of what a process has that cannot be looked at.
-            Holder::Unknown => {
-                self.unshare(cookie);
-                self.refuse(kept);
-            }
+            Holder::Unknown => self.refuse(kept),
             Holder::Nobody => {
                 self.unshare(cookie);
                 self.begin_end(kept);
@@ -423,10 +420,10 @@ impl World {
             self.release(cookie);
             return self.forget_ending(kept);
         }
-        self.unshare(cookie);
         if hidden || self.opaque {
             self.refuse(kept);
         } else {
+            self.unshare(cookie);
             self.begin_end(kept);
         }
     }
