@@ -86,7 +86,13 @@ pub(crate) fn missing() -> Vec<String> {
 
 pub(crate) fn run() -> anyhow::Result<()> {
     // What cannot be installed is missing below, whatever the reason; it must not keep the rest from being installed.
-    for (what, installed) in [("Debian", debian()), ("PyPI", pypi()), ("cargo", cargo_subcommands())] {
+    let all = [
+        ("Debian", debian()),
+        ("PyPI", pypi()),
+        ("cargo", cargo_subcommands()),
+        ("rustup", oldest_compiler()),
+    ];
+    for (what, installed) in all {
         if let Err(error) = installed {
             println!("setup: {what}: {error:#}");
         }
@@ -115,6 +121,9 @@ fn find_missing() -> Vec<String> {
     missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
     missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
+    if !has_oldest_compiler() {
+        missing.push(format!("rust {OLDEST}: the oldest compiler that the manifests promise"));
+    }
     missing.extend(machine::missing());
     missing
 }
@@ -123,6 +132,29 @@ fn find_missing() -> Vec<String> {
 pub(crate) fn has_subcommand(name: &str) -> bool {
     let verb = name.trim_start_matches("cargo-");
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+/// The compiler that the manifests promise to be enough.
+pub(crate) const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
+
+/// Whether rustup has it.
+pub(crate) fn has_oldest_compiler() -> bool {
+    let mut rustc = Command::new("rustc");
+    rustc.args([&format!("+{OLDEST}"), "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn oldest_compiler() -> anyhow::Result<()> {
+    if has_oldest_compiler() {
+        return Ok(());
+    }
+    call(Command::new("rustup").args([
+        "toolchain",
+        "install",
+        "--profile",
+        "minimal",
+        "--no-self-update",
+        OLDEST,
+    ]))
 }
 
 fn cargo_subcommands() -> anyhow::Result<()> {
