@@ -582,6 +582,9 @@ impl Driver {
         let Some(KeptFd { connection, name: Some((process, _)), .. }) = self.kept.get(&kept) else {
             return Ok(());
         };
+        if kernel.connections[*connection].raced {
+            return Ok(());
+        }
         let watched = &kernel.connections[*connection].watched_by;
         if kernel.processes[*process].epolls().any(|epoll| watched.contains(&epoll)) {
             return Err(format!("connection {connection} is over, and its epoll goes on to report it"));
