@@ -619,19 +619,20 @@ impl Driver {
                 End::Closed if connection.handed == 0 && would_lose(kernel, index) && !refused => {
                     return Err(format!("connection {index} was closed plainly, which loses"));
                 }
+                // Held from the start: a kill loses nothing either.
                 End::Unseen
                     if self.hold
                         && !connection.abroad
                         && !connection.untold
+                        && !connection.was_sent
                         && connection.handed == 0
-                        && !refused =>
+                        && !refused
+                        && would_lose(kernel, index)
+                        && !kernel.ever_hidden =>
                 {
-                    // Held from the start: a kill loses nothing either.
-                    if would_lose(kernel, index) && !kernel.ever_hidden {
-                        return Err(format!(
-                            "connection {index} was held, its process killed, and it was not ended"
-                        ));
-                    }
+                    return Err(format!(
+                        "connection {index} was held, its process killed, and it was not ended"
+                    ));
                 }
                 _ => {}
             }

@@ -98,6 +98,8 @@ pub(crate) struct Connection {
     pub(crate) abroad: bool,
     /// Was sent by a process that is hidden, or closed by a call that another thread has changed the meaning of.
     pub(crate) untold: bool,
+    /// A message carried it: if its sender is killed meanwhile, its receiver's is not held any more.
+    pub(crate) was_sent: bool,
     /// Was copied or sent by a call whose fd another thread had made to mean it since the call began: the program's own
     /// race, in which nobody knows which connection is meant.
     pub(crate) raced: bool,
@@ -194,6 +196,7 @@ impl Kernel {
             watched_by: BTreeSet::new(),
             abroad: false,
             untold: false,
+            was_sent: false,
             raced: false,
             had_by: BTreeSet::from([process]),
         });
@@ -322,11 +325,11 @@ impl Kernel {
         }
         let this = &self.processes[process];
         let files: Vec<File> = parse(control).into_iter().filter_map(|fd| this.file(fd)).collect();
-        if this.hidden {
-            for file in &files {
-                if let File::Connection(index) = file {
-                    self.connections[*index].untold = true;
-                }
+        let hidden = this.hidden;
+        for file in &files {
+            if let File::Connection(index) = file {
+                self.connections[*index].untold |= hidden;
+                self.connections[*index].was_sent = true;
             }
         }
         match to.filter(|to| self.processes.get(*to).is_some_and(|process| process.alive)) {
