@@ -70,7 +70,14 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     while let Some(word) = words.next() {
         let is_own = word.trim_start_matches('!') == "linger" || word.ends_with("/linger");
         let is_cargo_run = word == "cargo" && words.peek().is_some_and(|next| next == "run");
-        if is_cargo_run && !words.by_ref().any(|word| word == "--") || !is_own && !is_cargo_run {
+        // Before `--` stands what is cargo's: an example is a program of its own.
+        let cargos: Vec<String> = match is_cargo_run {
+            true => words.by_ref().take_while(|word| word != "--").collect(),
+            false => Vec::new(),
+        };
+        let is_own =
+            is_own || is_cargo_run && words.peek().is_some() && !cargos.contains(&"--example".to_owned());
+        if !is_own {
             if word.contains(' ') {
                 found.extend(commands(&word));
             }
@@ -169,6 +176,7 @@ fn a_wrong_command_is_found() {
     assert_eq!(block("$ cargo run --release -- lab --seed 7"), Vec::<String>::new());
     assert_eq!(block("$ linger lab --no-such-option").len(), 1);
     assert_eq!(block("$ cargo run --release -- lap").len(), 1);
+    assert_eq!(block("$ cargo run --release --example lap -- lap"), Vec::<String>::new());
     assert_eq!(block("$ linger lab exec --server 'linger share --no-such-option .' --client true").len(), 1);
     assert_eq!(block("$ linger lab \\\n  --no-such-option").len(), 1);
 }

@@ -31,7 +31,7 @@ impl Filter {
     }
 }
 
-/// What a [`Watcher`] has to say.
+/// What a [`Watcher`](crate::Watcher) has to say.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -12,8 +12,8 @@ use seccompiler::{
 
 /// Closes a descriptor under the feet of whoever owns it, as a program with a double close does.
 ///
-/// Only for a test that is alone in its process ([`sandboxed`]) and opens nothing before the owner has noticed:
-/// the number may be given out again.
+/// Only for a test that is alone in its process ([`sandboxed`](crate::sandboxed)) and opens nothing before the
+/// owner has noticed: the number may be given out again.
 pub fn close_under_its_owner(descriptor: i32) {
     // SAFETY: the kernel checks the number. That the owner's next call gets EBADF is what is tested.
     unsafe { libc::close(descriptor) };
