@@ -76,7 +76,8 @@ impl World {
     fn choose(&self, process: usize, number: u8) -> Option<usize> {
         let process = &self.processes[process];
         let usable = |fd: &usize| {
-            process.fd(*fd).is_some_and(|known| known.known && !known.closing) && !process.is_busy(*fd)
+            process.fd(*fd).is_some_and(|known| known.known && (process.leaving || !known.closing))
+                && !process.is_busy(*fd)
         };
         let all = (0..FDS).filter(usable).count();
         (0..FDS).filter(usable).nth(usize::from(number).checked_rem(all)?)
