@@ -278,14 +278,14 @@ fn a_shutdown_is_known_in_other_processes() {
     assert!(parent.table.handed(3, parent.shares()));
     assert_eq!(child.table.shutdown(3, Some(7), child.shares()), Shutdown::Done);
     assert!(!child.table.handed(3, child.shares()));
-    assert_eq!(parent.close(3), Close::Leave);
+    assert_eq!(parent.close(3), Close::Handed(Epolls::Unknown, None));
     assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, None));
     // Not handed over by the child itself: its hold is still there.
     let parent = Process::accepting(true);
     let child = parent.fork();
     assert!(parent.table.handed(3, parent.shares()));
-    let unhold = Unhold { cookie: 7 };
-    assert_eq!(child.close(3), Close::Unhold(unhold));
+    let unhold = Some(Unhold { cookie: 7 });
+    assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, unhold));
     assert_eq!(parent.close(3), Close::Handed(Epolls::Unknown, None));
 }
 

@@ -52,13 +52,13 @@ impl World {
         {
             self.connections[usize::from(fd.connection)].excused |= fd.given;
         }
-        let (epolls, stale) = (self.processes[parent].epolls, self.processes[parent].stale);
+        let (epolls, told) = (self.processes[parent].epolls, self.processes[parent].told);
         let made = &mut self.processes[child];
         debug_assert!(!made.alive);
         made.threads = [None; THREADS];
         (made.alive, made.foreign, made.leaving) = (true, false, false);
         (made.waiting, made.announced) = (0, 0);
-        (made.table, made.files, made.epolls, made.stale) = (table, files, epolls, stale);
+        (made.table, made.files, made.epolls, made.told) = (table, files, epolls, told);
         made.table.child(child as i32);
         if !self.hold {
             return;

@@ -76,7 +76,8 @@ impl World {
     fn choose(&self, process: usize, number: u8) -> Option<usize> {
         let process = &self.processes[process];
         let usable = |fd: &usize| {
-            process.fd(*fd).is_some_and(|known| known.known && !known.closing) && !process.is_busy(*fd)
+            process.fd(*fd).is_some_and(|known| known.known && (process.leaving || !known.closing))
+                && !process.is_busy(*fd)
         };
         let all = (0..FDS).filter(usable).count();
         (0..FDS).filter(usable).nth(usize::from(number).checked_rem(all)?)
@@ -268,6 +269,8 @@ impl World {
                 fd_known.watched_by_both |= fd_known.watched == 3;
                 let table = &self.processes[process].table;
                 if !made && epoll == 0 {
+                    // One that is made and closed again and again takes one place.
+                    (0..64).for_each(|_| table.made_epoll(19));
                     table.made_epoll(20);
                 }
                 table.watched(fd as i32, 20 + i32::from(epoll));
@@ -277,11 +280,18 @@ impl World {
                 // Only what is connected is got twice under one number, and nobody has passed it on or shut it down.
                 let entry = self.processes[process].table.entry(fd as i32);
                 let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
-                let stale = self.processes[process].stale & 1 << fd != 0;
+                let stale = self.processes[process].is_stale(fd);
                 let alone = self.processes[process].threads.iter().flatten().count() == 0;
                 let held = (!self.hold).then_some(false);
                 let again = Op::Get { fd: fd as u8, connection, held, received: false };
-                (ours && !given && !stale && alone).then_some(again)
+                if ours && !given && !stale && alone && !self.processes[process].leaving {
+                    // Whole: a program does not exit in the middle of it.
+                    let mut next = Some(again);
+                    while let Some(op) = next {
+                        next = self.step(process, op);
+                    }
+                }
+                None
             }
             Kind::CloseOnExec if self.processes[process].leaving => None,
             Kind::CloseOnExec => {
@@ -291,7 +301,6 @@ impl World {
             }
             Kind::RawClose => {
                 self.excuse(process, fd);
-                self.processes[process].stale |= 1 << fd;
                 self.processes[process].files[fd] = if b & 1 == 0 { File::Closed } else { File::Other };
                 None
             }

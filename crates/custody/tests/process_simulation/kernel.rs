@@ -119,8 +119,8 @@ pub(crate) struct Process {
     /// What of it the process has said that no other has.
     pub(crate) announced: u32,
     pub(crate) epolls: u8,
-    /// Fds that were closed by a bare call, so that the table has another connection for them.
-    pub(crate) stale: u8,
+    /// What the table was last told that an fd is: another connection than it is after a bare close.
+    pub(crate) told: [Option<u8>; FDS],
     /// An exit or a successful exec is under way.
     pub(crate) leaving: bool,
 }
@@ -136,7 +136,7 @@ impl Process {
             waiting: 0,
             announced: 0,
             epolls: 0,
-            stale: 0,
+            told: [None; FDS],
             leaving: false,
         }
     }
@@ -147,6 +147,11 @@ impl Process {
 
     pub(crate) fn fd_mut(&mut self, fd: usize) -> Option<&mut Fd> {
         if let File::Connection(known) = &mut self.files[fd] { Some(known) } else { None }
+    }
+
+    /// Whether the table has another connection for an fd, which was closed by a bare call.
+    pub(crate) fn is_stale(&self, fd: usize) -> bool {
+        self.fd(fd).map(|fd| fd.connection) != self.told[fd]
     }
 
     pub(crate) fn free_fd(&self) -> Option<usize> {
@@ -305,7 +310,8 @@ impl World {
         if held && !waited {
             self.is_missing(cookie);
         }
-        self.release(process, cookie);
+        self.processes[process].waiting &= !(1 << cookie);
+        self.processes[process].announced &= !(1 << cookie);
         self.connection(cookie).supervised = true;
         true
     }
@@ -373,8 +379,24 @@ impl World {
 
     /// The signal that no hook sees. What the supervisor holds, it ends.
     pub(crate) fn kill(&mut self, process: usize) {
+        let idle = self.hold && self.processes[process].threads.iter().all(Option::is_none);
+        let own = (0..CONNECTIONS as u8).filter(|connection| {
+            let known = &self.connections[usize::from(*connection)];
+            let elsewhere = |other: usize| other != process && self.processes[other].holds(*connection);
+            idle && self.processes[process].has(*connection)
+                && !known.excused
+                && !known.socket.aborts
+                && !known.socket.peer_finished
+                && !known.socket.over
+                && !(0..PROCESSES).any(elsewhere)
+                && self.refused & 1 << connection == 0
+        });
+        let own: Vec<u8> = own.collect();
         (0..FDS).for_each(|fd| self.excuse(process, fd));
         self.end(process);
+        for connection in own {
+            self.is_missing(connection.into());
+        }
     }
 
     /// Whatever holds between two calls.

@@ -1,6 +1,6 @@
 //! Random schedules of a simulated kernel under the preloaded library's decisions.
 //!
-//! Each run has 100,000 of them, or as many as LINGER_SIMULATE says.
+//! Each run has 200,000 of them, or as many as LINGER_SIMULATE says.
 //! `cargo run --release -p linger-custody --example simulate_process -- SCHEDULES SEED` runs more of them.
 
 mod simulation;
@@ -11,7 +11,7 @@ use simulation::{simulate, text};
 
 #[test]
 fn nothing_wrong_in_random_schedules() {
-    let schedules = std::env::var("LINGER_SIMULATE").map_or(100_000, |number| number.parse().unwrap());
+    let schedules = std::env::var("LINGER_SIMULATE").map_or(200_000, |number| number.parse().unwrap());
     let mut coverage = Coverage::default();
     if let Some(found) = simulate(schedules, 1, Mode::Seen, None, &mut coverage) {
         panic!("{}", text(&found));

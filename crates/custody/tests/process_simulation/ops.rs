@@ -1,9 +1,9 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
-use linger_custody::process::{Close, Epolls, Last, Shutdown, Unhold};
+use linger_custody::process::{Close, Epolls, Last, Phase, Shutdown, Unhold};
 use linger_custody::{Count, Discarded, Fate, Rights, Socket, after_discarding, fate};
 
-use super::kernel::{FDS, Fault, Fd, File, World};
+use super::kernel::{Connection, FDS, Fault, Fd, File, World};
 
 /// The control data of a message that carries an fd, in one of the ways that programs lay it out (`cmsg(3)`).
 fn control(fd: u8) -> Vec<u8> {
@@ -155,8 +155,11 @@ impl World {
             Op::Copy { old, new } => {
                 let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
                 self.unhold(process, unhold);
-                let stale = &mut self.processes[process].stale;
-                *stale |= (*stale >> old & 1) << new;
+                let tracked = self.processes[process].table.is_tracked(old.into());
+                if tracked {
+                    let told = &mut self.processes[process].told;
+                    told[usize::from(new)] = told[usize::from(old)];
+                }
                 self.returns(process, new.into())
             }
             Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),
@@ -215,12 +218,12 @@ impl World {
             table.accepted(fd, cookie, held, shares)
         };
         self.unhold(process, unhold);
-        self.processes[process].stale &= !(1 << fd);
+        self.processes[process].told[fd as usize] = Some(connection);
         if received {
             // What has come back is the process's own again, under all fds that are still in the table.
             for fd in 0..FDS {
                 let tracked = self.processes[process].table.is_tracked(fd as i32)
-                    && self.processes[process].stale & 1 << fd == 0;
+                    && !self.processes[process].is_stale(fd);
                 if let Some(known) = self.processes[process].fd_mut(fd)
                     && known.connection == connection
                     && tracked
@@ -265,6 +268,10 @@ impl World {
             },
             At::Settle(last) => self.settle_close(process, fd, last),
             At::Send(last) => {
+                let known = self.connection(last.cookie);
+                if known.supervised && !known.excused {
+                    self.fail(Fault::EndedTwice);
+                }
                 let sent = self.send_now(process, last.cookie, last.held);
                 self.seen(last.cookie, if sent { Count::Handed } else { Count::Refused });
                 At::HalfClose(last)
@@ -350,7 +357,12 @@ impl World {
 
     pub(super) fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
         let process = &mut self.processes[process];
-        let known: u8 = process.table.each_epoll(epolls).map(|epoll| 1 << (epoll - 20)).sum();
+        let known: u8 = process
+            .table
+            .each_epoll(epolls)
+            .filter(|epoll| *epoll >= 20)
+            .map(|epoll| 1 << (epoll - 20))
+            .sum();
         if let Some(fd) = process.fd_mut(fd.into()) {
             fd.watched &= !known;
         }
@@ -360,13 +372,26 @@ impl World {
         let connection = self.processes[process].fd(fd.into())?.connection;
         let cookie = u64::from(connection);
         if !asked {
+            let entry = self.processes[process].table.entry(fd.into());
+            let stale = self.processes[process].is_stale(fd.into());
+            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
+            let Connection { socket, supervised, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie), self.shares()) {
                 Shutdown::HandOver { cookie: known } => {
-                    debug_assert_eq!(known, cookie);
+                    // Not what is another's, nor what the supervisor has.
+                    if known != cookie || !ours || supervised && !self.processes[process].leaving {
+                        self.fail(Fault::Fate);
+                    }
                     return Some(Op::Shutdown { fd, asked: true, half_closed });
                 }
-                Shutdown::Done => {}
-                Shutdown::Leave => self.really_shut_down(connection),
+                Shutdown::Done if supervised => {}
+                Shutdown::Done => self.fail(Fault::Fate),
+                Shutdown::Leave => {
+                    if ours && !socket.peer_finished && !socket.over {
+                        self.fail(Fault::Fate);
+                    }
+                    self.really_shut_down(connection);
+                }
             }
             return None;
         }
