@@ -610,7 +610,7 @@ impl Driver {
         }
         for (index, connection) in kernel.connections.iter().enumerate() {
             let ended = connection.counted;
-            let refused = connection.refused > 0 || connection.raced;
+            let refused = connection.refused > 0 || connection.raced || connection.doubled;
             match connection.end {
                 End::Open => return Err(format!("connection {index} is open at the end")),
                 End::Closed if ended != 1 && !refused && !connection.raced => {
