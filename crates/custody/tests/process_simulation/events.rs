@@ -3,7 +3,7 @@
 use linger_custody::process::Phase;
 
 use super::coverage::Coverage;
-use super::kernel::{CONNECTIONS, FDS, Fd, File, Mode, PROCESSES, THREADS, World};
+use super::kernel::{CONNECTIONS, FDS, Fault, Fd, File, Mode, PROCESSES, THREADS, World};
 use super::ops::{At, Op};
 use super::schedule::{Event, Kind};
 
@@ -55,6 +55,11 @@ impl World {
         // A thread may wait for another of its process.
         for thread in (0..THREADS).cycle().take(4 * THREADS) {
             (0..PROCESSES).for_each(|process| self.go(process, thread, u8::MAX));
+        }
+        if self.fault.is_none()
+            && self.processes.iter().any(|process| process.threads.iter().any(Option::is_some))
+        {
+            self.fail(Fault::Stuck);
         }
         for connection in std::mem::take(&mut self.in_flight) {
             self.connections[usize::from(connection)].excused = true;

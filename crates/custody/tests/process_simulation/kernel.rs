@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Reported,
     /// A close loses what the peer sends, or keeps the program from losing what it wants to lose.
     Fate,
+    /// A call waits for ever.
+    Stuck,
     /// An assertion has failed.
     Panicked,
     /// The counts do not add up.
