@@ -25,13 +25,15 @@ impl World {
             }
             return;
         }
-        if self.processes[process].threads[thread].is_some() {
+        let fails = |op: &Op| matches!(op, Op::Exec { fails: true, .. });
+        let fails = self.processes[process].threads.iter().flatten().any(fails);
+        if self.processes[process].threads[thread].is_some() || fails && self.mode != Mode::FailedExec {
             return;
         }
         if let Some(op) = self.begin(process, event, coverage) {
             self.processes[process].threads[thread] = Some(op);
             // Hooks cannot make a failing exec one with what other processes do: see `Mode::FailedExec`.
-            let whole = matches!(op, Op::Exec { fails: true, .. }) && self.mode != Mode::FailedExec;
+            let whole = matches!(op, Op::Exec { fails: true, .. }) && !self.mode.interrupts_failing_execs();
             self.go(process, thread, if whole { u8::MAX } else { event.steps });
         }
     }
