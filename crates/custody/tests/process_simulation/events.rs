@@ -3,7 +3,7 @@
 use linger_custody::process::Phase;
 
 use super::coverage::Coverage;
-use super::kernel::{CONNECTIONS, FDS, Fd, File, Mode, PROCESSES, THREADS, World};
+use super::kernel::{CONNECTIONS, FDS, Fault, Fd, File, Mode, PROCESSES, THREADS, World};
 use super::ops::{At, Op};
 use super::schedule::{Event, Kind};
 
@@ -25,13 +25,15 @@ impl World {
             }
             return;
         }
-        if self.processes[process].threads[thread].is_some() {
+        let fails = |op: &Op| matches!(op, Op::Exec { fails: true, .. });
+        let fails = self.processes[process].threads.iter().flatten().any(fails);
+        if self.processes[process].threads[thread].is_some() || fails && self.mode != Mode::FailedExec {
             return;
         }
         if let Some(op) = self.begin(process, event, coverage) {
             self.processes[process].threads[thread] = Some(op);
             // Hooks cannot make a failing exec one with what other processes do: see `Mode::FailedExec`.
-            let whole = matches!(op, Op::Exec { fails: true, .. }) && self.mode != Mode::FailedExec;
+            let whole = matches!(op, Op::Exec { fails: true, .. }) && !self.mode.interrupts_failing_execs();
             self.go(process, thread, if whole { u8::MAX } else { event.steps });
         }
     }
@@ -55,6 +57,11 @@ impl World {
         // A thread may wait for another of its process.
         for thread in (0..THREADS).cycle().take(4 * THREADS) {
             (0..PROCESSES).for_each(|process| self.go(process, thread, u8::MAX));
+        }
+        if self.fault.is_none()
+            && self.processes.iter().any(|process| process.threads.iter().any(Option::is_some))
+        {
+            self.fail(Fault::Stuck);
         }
         for connection in std::mem::take(&mut self.in_flight) {
             self.connections[usize::from(connection)].excused = true;

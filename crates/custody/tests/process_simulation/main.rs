@@ -16,6 +16,11 @@ fn nothing_wrong_in_random_schedules() {
     if let Some(found) = simulate(schedules, 1, Mode::Seen, None, &mut coverage) {
         panic!("{}", text(&found));
     }
+    if let Some(found) =
+        simulate(schedules / 4, 1, Mode::FailedExecButHalfCloses, None, &mut Coverage::default())
+    {
+        panic!("{}", text(&found));
+    }
     eprintln!("{}", coverage.table());
     assert_eq!(coverage.empty(false), Vec::<String>::new());
 }

@@ -375,11 +375,11 @@ impl World {
             let entry = self.processes[process].table.entry(fd.into());
             let stale = self.processes[process].is_stale(fd.into());
             let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
-            let Connection { socket, supervised, .. } = *self.connection(cookie);
+            let Connection { socket, supervised, excused, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie), self.shares()) {
                 Shutdown::HandOver { cookie: known } => {
                     // Not what is another's, nor what the supervisor has.
-                    if known != cookie || !ours || supervised && !self.processes[process].leaving {
+                    if known != cookie || !ours || supervised && !excused {
                         self.fail(Fault::Fate);
                     }
                     return Some(Op::Shutdown { fd, asked: true, half_closed });
