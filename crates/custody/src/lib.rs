@@ -9,7 +9,6 @@
 //! - `world` (feature): what the supervisor knows of all processes of the program.
 //! - [`fate`](fate()), [`Rights`] and [`Count`]: what both share.
 #![no_std]
-#![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "world"))]
 extern crate std;

@@ -1,195 +1,16 @@
 //! The recorded decisions of the preloaded library, replayed: see the head of `fixtures/preload.txt`.
 
+#[path = "fixtures/differences.rs"]
+mod differences;
+
 use std::fmt::Write as _;
 
 use linger_custody::process::{Close, Epolls, Executes, Last, Phase, ShareWord, Shares, Shutdown, Table};
 use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
 
-const FIXTURES: &str = include_str!("fixtures/preload.txt");
+use differences::DIFFERENCES;
 
-/// Where today's answer differs from the recorded one: why it is right, how the recorded lines begin, and today's answers.
-const DIFFERENCES: &[(&str, &[(&str, &str)])] = &[
-    (
-        "Fds of one connection are counted, so a connection that was passed and came back cannot be taken for \
-         another: one fd of it is still open.",
-        &[
-            ("close tracked ? cookie_same=yes copies=yes aborts=no finished=no over=no", "-> none"),
-            ("close tracked,held ? cookie_same=yes copies=yes aborts=no finished=no over=no", "-> none"),
-        ],
-    ),
-    (
-        "It was counted when `shutdown` handed it over; counted again here, it would be two closes.",
-        &[
-            ("close tracked,handed,held,share ? cookie_same=yes copies=no share_last=no", "-> none"),
-            ("close tracked,handed,share ? cookie_same=yes copies=no share_last=no", "-> none"),
-        ],
-    ),
-    (
-        "The supervisor would hold a connection that nobody has to the end of the process, and the peer would \
-         see no end of it.",
-        &[
-            ("close tracked,held ? cookie_same=no", "send:Release -> none"),
-            ("copied tracked,held ? over=none own=no", "send:Release -> none copy=none"),
-        ],
-    ),
-    (
-        "The supervisor's fd keeps the file alive until the release is read, so the epoll would report it \
-         until then.",
-        &[(
-            "close tracked,held ? cookie_same=yes copies=no aborts=yes",
-            "unwatch:unknown send:Release count:Seen count:Aborted -> none",
-        )],
-    ),
-    (
-        "The release is sent once. It was sent twice.",
-        &[(
-            "with_process tracked,held ? cookie_same=yes copies=no aborts=yes",
-            "count:Seen send:Release count:Aborted -> none",
-        )],
-    ),
-    (
-        "The entry stays until the exec has succeeded, for it may fail; what was counted is taken back then.",
-        &[
-            (
-                "exec tracked ? closes=yes cookie_same=yes copies=no aborts=no finished=yes over=no unread=no",
-                "count:Seen count:Finished -> tracked",
-            ),
-            (
-                "exec tracked ? closes=yes cookie_same=yes copies=no aborts=no finished=yes over=no unread=yes discard=more discard=end",
-                "count:Seen count:Unread count:Drained -> tracked",
-            ),
-            (
-                "exec tracked ? closes=yes cookie_same=yes copies=no aborts=yes",
-                "count:Seen count:Aborted -> tracked",
-            ),
-            (
-                "exec tracked,held ? closes=yes cookie_same=yes copies=no aborts=no finished=yes over=no unread=no",
-                "count:Seen send:Release count:Finished -> tracked",
-            ),
-            (
-                "exec tracked,held ? closes=yes cookie_same=yes copies=no aborts=no finished=yes over=no unread=yes discard=more discard=end",
-                "count:Seen count:Unread send:Release count:Drained -> tracked",
-            ),
-            (
-                "exec tracked,held ? closes=yes cookie_same=yes copies=no aborts=yes",
-                "count:Seen send:Release count:Aborted -> tracked",
-            ),
-            (
-                "exec tracked,held,share ? closes=yes cookie_same=yes copies=no share_last=no",
-                "send:Release -> tracked,share",
-            ),
-            ("exec tracked,share ? closes=yes cookie_same=yes copies=no share_last=no", "-> tracked,share"),
-        ],
-    ),
-    (
-        "As above; and a connection that was handed over stays in the epolls of a program that goes on.",
-        &[("exec tracked,handed ? closes=yes", "-> tracked,handed")],
-    ),
-    (
-        "The hold stays: it ends the connection with the process, and where the exec fails, it still protects \
-         against SIGKILL.",
-        &[(
-            "exec tracked,held ? closes=yes cookie_same=yes copies=no aborts=no finished=no over=no",
-            "count:Seen count:Handed -> tracked,held",
-        )],
-    ),
-    (
-        "One fd is left, which is no copy.",
-        &[
-            (
-                "exec tracked,copied ? closes=yes cookie_same=yes copies=no ",
-                "count:Seen send:Last+fd count:Handed -> tracked",
-            ),
-            (
-                "exec tracked,copied,held ? closes=yes cookie_same=yes copies=no ",
-                "count:Seen count:Handed -> tracked,held",
-            ),
-        ],
-    ),
-    (
-        "Announced once for all fds that the exec closes, at the first of them. The entry was dropped at the \
-         first, so that after an exec that failed the close of the second half-closed what the program still \
-         had.",
-        &[
-            (
-                "exec tracked,copied ? closes=yes cookie_same=yes copies=yes",
-                "count:Seen send:Last+fd count:Handed -> tracked,copied",
-            ),
-            (
-                "exec tracked,copied,held ? closes=yes cookie_same=yes copies=yes",
-                "count:Seen count:Handed -> tracked,copied,held",
-            ),
-        ],
-    ),
-    (
-        "Its share was given up: to give it up again at the close made the counter wrap, and the connection \
-         was ended by nobody.",
-        &[
-            (
-                "exec tracked,held,share ? closes=yes cookie_same=yes copies=no share_last=yes",
-                "count:Seen count:Handed -> tracked,held",
-            ),
-            (
-                "exec tracked,share ? closes=yes cookie_same=yes copies=no share_last=yes",
-                "count:Seen send:Last+fd count:Handed -> tracked",
-            ),
-        ],
-    ),
-    (
-        "What was counted is taken back: it is counted again at the close.",
-        &[
-            ("exec_failed tracked ? closes=yes", "send:Release uncount:Handed -> tracked"),
-            ("exec_failed tracked,copied ? closes=yes", "send:Release uncount:Handed -> tracked,copied"),
-        ],
-    ),
-    (
-        "Another process holds it, so it was not announced, and there is nothing to release.",
-        &[("exec_failed tracked,share ? closes=yes", "-> tracked,share")],
-    ),
-    (
-        "No event: `before_exec` called it for the entry that it had set anew, with no epoll.",
-        &[
-            ("watch tracked ? ! -> tracked\n", "-> tracked,epoll"),
-            ("watch tracked,copied ? ! -> tracked,copied\n", "-> tracked,copied,epoll"),
-            ("watch tracked,share ? ! -> tracked,share\n", "-> tracked,share,epoll"),
-        ],
-    ),
-    (
-        "The shutdown has used the hold up: a child need not hold it, and there is nothing to release.",
-        &[
-            ("child tracked,handed,forking,held,share ?", "-> tracked,handed,share"),
-            ("exec tracked,handed,held ? closes=yes", "-> tracked,handed"),
-            ("parent tracked,handed,forking,held,share ?", "-> tracked,handed,share"),
-            ("prepare tracked,handed,held ?", "-> tracked,handed,forking,share"),
-        ],
-    ),
-    (
-        "As above; and the fd is passed, for another thread's fork or exec may have the hold dropped between \
-         the decision and the message.",
-        &[
-            (
-                "shutdown tracked,copied,held ? cookie_same=yes finished=no",
-                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,copied,handed",
-            ),
-            (
-                "shutdown tracked,held ? cookie_same=yes finished=no over=no unread=no",
-                "half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed",
-            ),
-            (
-                "shutdown tracked,held ? cookie_same=yes finished=no over=no unread=yes",
-                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed",
-            ),
-            (
-                "shutdown tracked,held,epoll ? cookie_same=yes finished=no",
-                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed,epoll",
-            ),
-            (
-                "shutdown tracked,held,share ? cookie_same=yes finished=no",
-                "count:Unread half_close send:Shutdown+fd count:Seen count:Handed result:done -> tracked,handed,share",
-            ),
-        ],
-    ),
-];
+const FIXTURES: &str = include_str!("fixtures/preload.txt");
 
 const FD: i32 = 3;
 const OTHER: i32 = 4;
@@ -375,9 +196,7 @@ impl World {
                 reason
             }
             _ => {
-                if !last.held {
-                    self.send("Last", true);
-                }
+                self.send("Last", !last.held);
                 Count::Handed
             }
         };

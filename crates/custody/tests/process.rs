@@ -278,14 +278,14 @@ fn a_shutdown_is_known_in_other_processes() {
     assert!(parent.table.handed(3, parent.shares()));
     assert_eq!(child.table.shutdown(3, Some(7), child.shares()), Shutdown::Done);
     assert!(!child.table.handed(3, child.shares()));
-    assert_eq!(parent.close(3), Close::Leave);
+    assert_eq!(parent.close(3), Close::Handed(Epolls::Unknown, None));
     assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, None));
     // Not handed over by the child itself: its hold is still there.
     let parent = Process::accepting(true);
     let child = parent.fork();
     assert!(parent.table.handed(3, parent.shares()));
-    let unhold = Unhold { cookie: 7 };
-    assert_eq!(child.close(3), Close::Unhold(unhold));
+    let unhold = Some(Unhold { cookie: 7 });
+    assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, unhold));
     assert_eq!(parent.close(3), Close::Handed(Epolls::Unknown, None));
 }
 
@@ -349,18 +349,17 @@ fn an_exec_that_fails_holds_again() {
             Close::Last(Last { cookie: 7, held: true, epolls: Epolls::Unknown }),
         )
     );
-    // What is announced by its hold stays held.
+    // What is held is announced as well, so it is held again.
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[]).len(), 1);
     process.table.announced(3, Count::Handed);
-    assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Handed), ..TakenBack::default() }]);
+    assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Handed), ..again }]);
     assert!(process.table.entry(3).unwrap().held);
-    // What was closed plainly does not.
+    // What was to be closed plainly is held again, too.
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[]).len(), 1);
     process.table.announced(3, Count::Finished);
-    assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Finished), ..TakenBack::default() }]);
-    assert!(!process.table.entry(3).unwrap().held);
+    assert_eq!(process.fails(), [TakenBack { uncount: Some(Count::Finished), ..again }]);
 }
 
 #[test]

@@ -41,3 +41,9 @@ fn add(what: Count, number: u64) {
         counter.fetch_add(number, Relaxed);
     }
 }
+
+/// What was counted so far.
+#[cfg(test)]
+pub(crate) fn counted(what: Count) -> u64 {
+    LOST[what as usize].load(Relaxed)
+}

@@ -35,10 +35,12 @@ fn announce(fd: c_int, last: Last) -> Count {
     let (fate, unread) = settle(fd);
     let reason = match fate {
         Fate::Plain(reason) => reason,
-        _ if last.held || channel::send(Message::about(Kind::Last, last.cookie, unread), Some(fd)) => {
-            Count::Handed
+        _ => {
+            // Said of what is held, too: that another process holds it is then news of before.
+            let passed = (!last.held).then_some(fd);
+            let sent = channel::send(Message::about(Kind::Last, last.cookie, unread), passed);
+            if sent || last.held { Count::Handed } else { Count::Refused }
         }
-        _ => Count::Refused,
     };
     if reason != Count::Handed {
         unhold(last.unhold());

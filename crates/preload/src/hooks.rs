@@ -68,7 +68,7 @@ macro_rules! call {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn close(fd: c_int) -> c_int {
+pub(crate) extern "C" fn close(fd: c_int) -> c_int {
     if channel::is(fd) {
         sys::set_errno(sys::EBADF);
         return -1;
@@ -129,12 +129,12 @@ fn copy(old: c_int, new: c_int) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn dup(old: c_int) -> c_int {
+pub(crate) extern "C" fn dup(old: c_int) -> c_int {
     copy(old, call!(DUP as fn(c_int) -> c_int, old))
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+pub(crate) extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
     replace(old, new, || match DUP2.0.load(Relaxed).is_null() {
         true => sys::dup2(old, new),
         false => call!(DUP2 as fn(c_int, c_int) -> c_int, old, new),
@@ -164,7 +164,7 @@ extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     if how != sys::SHUT_WR && TABLE.is_tracked(fd) {
         match how {
             // What still comes is not to be answered with a reset while the program writes.
@@ -227,7 +227,7 @@ extern "C" fn connect(fd: c_int, address: *const c_void, length: c_uint) -> c_in
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn setsockopt(
+pub(crate) extern "C" fn setsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,
@@ -278,7 +278,7 @@ extern "C" fn epoll_create(size: c_int) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn epoll_create1(flags: c_int) -> c_int {
+pub(crate) extern "C" fn epoll_create1(flags: c_int) -> c_int {
     let epoll = call!(EPOLL_CREATE1 as fn(c_int) -> c_int, flags);
     if epoll >= 0 {
         TABLE.made_epoll(epoll);
@@ -287,7 +287,7 @@ extern "C" fn epoll_create1(flags: c_int) -> c_int {
 }
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut c_void) -> c_int {
+pub(crate) extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut c_void) -> c_int {
     const ADD: c_int = 1;
     let result =
         call!(EPOLL_CTL as fn(c_int, c_int, c_int, *mut c_void) -> c_int, epoll, operation, fd, event);

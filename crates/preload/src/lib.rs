@@ -22,6 +22,8 @@ mod settings;
 mod start;
 mod state;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 /// The shared library, for a file that `LD_PRELOAD` names.
 #[cfg(not(preloaded))]

@@ -23,9 +23,11 @@ pub enum Kind {
     Close = 2,
     /// As `Close`, but the program still has it open: shut it down for both at the end.
     Shutdown = 3,
-    /// A socket that the program's exit, or the next `execve`, closes: end it when this connection has ended.
+    /// A socket that the program's exit, or the next `execve`, closes: end it when this connection has ended. Without an fd
+    /// where it is held.
     Last = 4,
-    /// As `Last`, from the moment of `accept`: the program may yet go on with it for long.
+    /// A socket that is to be ended when this connection has ended, unless it is held for another process. Sent at the
+    /// moment of `accept`: the program may yet go on with it for long.
     Hold = 5,
     /// No descriptor: the one held or announced under this cookie is not to be ended, drop it.
     Release = 6,

@@ -148,3 +148,40 @@ pub(crate) fn read(text: &[u8], then: impl FnOnce(&Settings)) {
         READY.store(true, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Settings, bool) {
+        let mut settings = Settings::NONE;
+        let named = settings.read(text.as_bytes());
+        (settings, named)
+    }
+
+    #[test]
+    fn settings_are_read_in_any_order() {
+        let (all, named) =
+            read("ports=80,443;name=0af;hold=1;token=00ff10;outgoing=1;exclude=22;counts=/tmp/c");
+        assert!(named && all.hold && all.outgoing && all.filters_ports());
+        assert_eq!((all.name(), &all.token[..4]), (&b"0af"[..], &[0, 0xff, 0x10, 0][..]));
+        assert_eq!(all.counts(), c"/tmp/c");
+        assert_eq!([80, 443, 22, 8080].map(|port| all.wants(port)), [true, true, false, false]);
+        let (few, named) = read("name=1;exclude=22");
+        assert!(named && !few.hold && !few.outgoing && few.filters_ports());
+        assert_eq!([80, 22].map(|port| few.wants(port)), [true, false]);
+        assert!(!read("name=1").0.filters_ports());
+    }
+
+    #[test]
+    fn without_a_name_there_is_no_supervisor() {
+        let long = format!("name={}", "x".repeat(NAME + 1));
+        for text in ["", "name=", "hold=1;token=00", &long, ";;=;"] {
+            assert!(!read(text).1, "{text}");
+        }
+        // A path that does not fit is none.
+        let (settings, named) = read(&format!("name=1;counts=/{}", "x".repeat(PATH)));
+        assert!(named);
+        assert_eq!(settings.counts(), c"");
+    }
+}

@@ -114,7 +114,14 @@ struct Process {
     connection: OwnedFd,
     known: bool,
     /// Sockets to end when it is over, by cookie.
-    waiting: HashMap<u64, OwnedFd>,
+    waiting: HashMap<u64, Waiting>,
+}
+
+/// A socket that the end of a process ends.
+struct Waiting {
+    fd: OwnedFd,
+    /// The process has said that no other has it. Otherwise another for which it is held may have it still.
+    last: bool,
 }
 
 enum Received {
@@ -199,9 +206,9 @@ impl Worker {
             self.strangers -= 1;
         }
         tracing::debug!(id, waiting = process.waiting.len(), "process has ended");
-        for (cookie, fd) in process.waiting {
+        for (cookie, Waiting { fd, last }) in process.waiting {
             // Another process may have it still.
-            if !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
+            if last || !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
                 tracing::info!(cookie, "lingers: the last process that had it has ended");
                 self.ender.end(fd);
             } else {
@@ -215,7 +222,7 @@ impl Worker {
 impl Process {
     fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, ender: &Ender) {
         // With `Hold` the descriptor has come long before.
-        let mut held = || self.waiting.remove(&message.cookie);
+        let mut held = || self.waiting.remove(&message.cookie).map(|waiting| waiting.fd);
         match Kind::of(message.kind) {
             Some(Kind::Close) => {
                 if let Some(fd) = held().or(fd) {
@@ -227,9 +234,9 @@ impl Process {
                     ender.end_and_shut_down(fd);
                 }
             }
-            Some(Kind::Last | Kind::Hold) => {
-                if let Some(fd) = fd {
-                    self.waiting.insert(message.cookie, fd);
+            Some(kind @ (Kind::Last | Kind::Hold)) => {
+                if let Some(fd) = fd.or_else(held) {
+                    self.waiting.insert(message.cookie, Waiting { fd, last: kind == Kind::Last });
                 }
             }
             Some(Kind::Release) => drop(held()),

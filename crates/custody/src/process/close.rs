@@ -13,12 +13,11 @@ pub enum Close {
     /// A fork is under way, so nobody can tell whether the child will have the connection: ask again soon. A signal handler
     /// in the middle of its own thread's fork would ask in vain, so after a bound ask with `insist`.
     Wait,
-    /// Nothing, but that the supervisor is to drop it: it was closed behind the library's back, or handed over by another
-    /// process.
+    /// Nothing, but that the supervisor is to drop it: it was closed behind the library's back.
     Unhold(Unhold),
     /// This process's last fd; another process still holds the connection.
     Shared(Option<Unhold>),
-    /// The last fd of what was handed over at a `shutdown`: take it out of the epolls, and drop what is held.
+    /// This process's last fd of what was handed over at a `shutdown`: take it out of the epolls, and drop what is held.
     Handed(Epolls, Option<Unhold>),
     /// The last fd of all: ask the socket, and [`fate`](crate::fate()) how to end it.
     Last(Last),
@@ -137,15 +136,13 @@ impl<const N: usize> Table<N> {
         };
         let Some(gone) = self.let_go(open).filter(Gone::was_last) else { return Close::Leave };
         let left = self.leave(&gone, shares);
-        let unhold = || gone.unhold().map_or(Close::Leave, Close::Unhold);
         if cookie != Some(gone.cookie) {
-            return unhold();
+            return gone.unhold().map_or(Close::Leave, Close::Unhold);
         }
         match gone.record.phase {
             Phase::Given => Close::Leave,
             // An `execve` under way has announced it.
             _ if matches!(gone.record.exec, Exec::LeftToOthers | Exec::Announced(_)) => Close::Leave,
-            _ if left.handed && left.others => unhold(),
             _ if left.handed => Close::Handed(gone.epolls, gone.unhold()),
             _ if left.others => Close::Shared(gone.unhold()),
             _ => Close::Last(Last { cookie: gone.cookie, held: gone.record.is_held(), epolls: gone.epolls }),

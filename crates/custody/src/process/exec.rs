@@ -81,11 +81,8 @@ impl<const N: usize> Table<N> {
     /// What was counted for the last fd of a connection that the `execve` closes.
     pub fn announced(&self, fd: i32, reason: Count) {
         if let Some(open) = self.open(fd) {
-            self.update(open.connection, |record| {
-                // What is closed plainly is not held on.
-                let held = record.held && reason == Count::Handed;
-                Some(Record { exec: Exec::Announced(reason), held, ..record })
-            });
+            let announced = |record| Some(Record { exec: Exec::Announced(reason), ..record });
+            self.update(open.connection, announced);
         }
     }
 
@@ -123,7 +120,7 @@ impl<const N: usize> Table<N> {
                 let unhold = announced.then_some(Unhold { cookie });
                 // What a `shutdown` has handed over meanwhile stays counted.
                 let uncount = (record.phase == Phase::Ours).then_some(reason);
-                TakenBack { unhold, uncount, hold: None }
+                TakenBack { unhold, uncount, hold }
             }
         }
     }

@@ -21,9 +21,8 @@ impl Field {
         (word >> self.shift) & self.most()
     }
 
-    /// A word that has this value here, and zeros elsewhere: fields are added up.
+    /// A word that has this value here, of which what fits, and zeros elsewhere: fields are added up.
     pub(super) const fn put(self, value: u64) -> u64 {
-        debug_assert!(value <= self.most());
-        value << self.shift
+        (value & self.most()) << self.shift
     }
 }

@@ -88,10 +88,11 @@ impl<'a> Shares<'a> {
             let number = (hint + step) % most;
             let word = &self.0.get(number)?.0;
             let free = word.load(Relaxed);
-            let generation = (GENERATION.of(free) + 1) % (GENERATION.most() + 1);
-            let fresh = GENERATION.put(generation) + HANDED.put(handed.into()) + COUNT.put(2);
+            // The next generation.
+            let fresh = GENERATION.put(GENERATION.of(free) + 1) + HANDED.put(handed.into()) + COUNT.put(2);
             let taken = COUNT.of(free) == 0 && word.compare_exchange(free, fresh, Relaxed, Relaxed).is_ok();
-            taken.then_some(Share { number: number as u32, generation: generation as u32 })
+            let generation = GENERATION.of(fresh) as u32;
+            taken.then_some(Share { number: number as u32, generation })
         })
     }
 

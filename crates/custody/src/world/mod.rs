@@ -474,14 +474,20 @@ impl World {
             let names = census.names(inode);
             shared.renew(names, self.limits.names);
             if names.len() <= 1 && certain && shared.sent.is_none() && !ending {
-                sole.push((*cookie, names.first().copied()));
+                sole.push(*cookie);
             }
         }
-        for (cookie, name) in sole {
-            if let Some(name) = name {
-                self.inherit(cookie, name.pid);
+        sole.into_iter().for_each(|cookie| self.unshare(cookie));
+        // Who was thought to have it may have let go of it unseen.
+        let mut heirs = Vec::new();
+        for (cookie, connection) in &self.connections {
+            let names = census.names(connection.inode);
+            if let (Some(pid), Some(name)) = (connection.held, names.first())
+                && names.iter().all(|name| name.pid != pid)
+            {
+                heirs.push((*cookie, name.pid));
             }
-            self.unshare(cookie);
         }
+        heirs.into_iter().for_each(|(cookie, heir)| self.inherit(cookie, heir));
     }
 }

@@ -137,6 +137,10 @@ impl World {
             // Who has it now has it not by this message. One that was never shared only its sender has.
             let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
             had.extend(census.names(seen.inode).iter().map(|name| name.pid));
+            if census.hidden {
+                // Any that could not be looked at may have it as well.
+                had.extend(self.alive.keys().copied());
+            }
         }
         self.share(seen.cookie, seen.inode, Name { pid: caller.pid, fd: seen.fd }, known)?;
         if let Some(shared) = self.connections.get_mut(&seen.cookie).and_then(|one| one.shared.as_mut()) {
@@ -309,10 +313,7 @@ impl World {
             Holder::Unborn => self.put_off(kept),
             _ if passed != Passed::No => self.put_off(kept),
             // No end is better than one of what a process has that cannot be looked at.
-            Holder::Unknown => {
-                self.unshare(cookie);
-                self.refuse(kept);
-            }
+            Holder::Unknown => self.refuse(kept),
             Holder::Nobody => {
                 self.unshare(cookie);
                 self.begin_end(kept);
@@ -419,10 +420,10 @@ impl World {
             self.release(cookie);
             return self.forget_ending(kept);
         }
-        self.unshare(cookie);
         if hidden || self.opaque {
             self.refuse(kept);
         } else {
+            self.unshare(cookie);
             self.begin_end(kept);
         }
     }

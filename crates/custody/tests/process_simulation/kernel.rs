@@ -1,7 +1,7 @@
 //! The simulated kernel: processes, their fds, connections, messages in flight, epolls, and the supervisor's side of the
 //! messages. It knows what the program still has, which custody can only infer.
 
-use linger_custody::process::{ShareWord, Shares, Table};
+use linger_custody::process::{Last, ShareWord, Shares, Table};
 use linger_custody::{Count, Socket};
 
 use super::ops::Op;
@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Reported,
     /// A close loses what the peer sends, or keeps the program from losing what it wants to lose.
     Fate,
+    /// A call waits for ever.
+    Stuck,
     /// An assertion has failed.
     Panicked,
     /// The counts do not add up.
@@ -50,6 +52,15 @@ pub(crate) enum Mode {
     KilledHolder,
     /// An `execve` that fails, while another process closes what it was about to close.
     FailedExec,
+    /// The same, without judging the half-closes: all else must be right.
+    FailedExecButHalfCloses,
+}
+
+impl Mode {
+    /// Whether other calls, of other processes as well, come between the steps of an `execve` that fails.
+    pub(crate) fn interrupts_failing_execs(self) -> bool {
+        matches!(self, Self::FailedExec | Self::FailedExecButHalfCloses)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +80,23 @@ pub(crate) struct Fd {
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
     pub(crate) given: bool,
-    /// The epolls that watch it.
+    /// The epolls that watch it, of which the library has not seen the second being made.
     pub(crate) watched: u8,
+    /// Both have: all that are known are gone through then.
+    pub(crate) watched_by_both: bool,
 }
 
 impl Fd {
     pub(crate) fn new(connection: u8) -> Self {
-        Self { connection, cloexec: true, known: false, closing: false, given: false, watched: 0 }
+        Self {
+            connection,
+            cloexec: true,
+            known: false,
+            closing: false,
+            given: false,
+            watched: 0,
+            watched_by_both: false,
+        }
     }
 
     fn is_had(&self) -> bool {
@@ -106,9 +127,11 @@ pub(crate) struct Process {
     pub(crate) threads: [Option<Op>; THREADS],
     /// What the supervisor holds for this process, by connection.
     pub(crate) waiting: u32,
+    /// What of it the process has said that no other has.
+    pub(crate) announced: u32,
     pub(crate) epolls: u8,
-    /// Fds that were closed by a bare call, so that the table has another connection for them.
-    pub(crate) stale: u8,
+    /// What the table was last told that an fd is: another connection than it is after a bare close.
+    pub(crate) told: [Option<u8>; FDS],
     /// An exit or a successful exec is under way.
     pub(crate) leaving: bool,
 }
@@ -122,8 +145,9 @@ impl Process {
             files: [File::Closed; FDS],
             threads: [None; THREADS],
             waiting: 0,
+            announced: 0,
             epolls: 0,
-            stale: 0,
+            told: [None; FDS],
             leaving: false,
         }
     }
@@ -134,6 +158,11 @@ impl Process {
 
     pub(crate) fn fd_mut(&mut self, fd: usize) -> Option<&mut Fd> {
         if let File::Connection(known) = &mut self.files[fd] { Some(known) } else { None }
+    }
+
+    /// Whether the table has another connection for an fd, which was closed by a bare call.
+    pub(crate) fn is_stale(&self, fd: usize) -> bool {
+        self.fd(fd).map(|fd| fd.connection) != self.told[fd]
     }
 
     pub(crate) fn free_fd(&self) -> Option<usize> {
@@ -224,7 +253,7 @@ impl World {
     pub(crate) fn half_close(&mut self, connection: u8) {
         let wrong = self.is_had(connection) && !self.connections[usize::from(connection)].shut;
         self.connections[usize::from(connection)].half_closed = true;
-        if wrong {
+        if wrong && self.mode != Mode::FailedExecButHalfCloses {
             self.fail(Fault::HalfClosed);
         }
     }
@@ -253,7 +282,17 @@ impl World {
         }
     }
 
-    /// `Kind::Hold` or `Kind::Last`: the supervisor holds it until the process ends.
+    /// `Kind::Last`: the supervisor ends it when the process ends.
+    pub(crate) fn send_last(&mut self, process: usize, fd: usize, last: &Last) -> bool {
+        if last.held && self.processes[process].waiting & 1 << last.cookie == 0 {
+            self.is_missing(last.cookie);
+        }
+        let sent = self.send_waiting(process, fd);
+        self.processes[process].announced |= u32::from(sent) << last.cookie;
+        sent || last.held
+    }
+
+    /// `Kind::Hold`: the supervisor ends it when the process ends, unless another holds it.
     pub(crate) fn send_waiting(&mut self, process: usize, fd: usize) -> bool {
         let Some(connection) = self.processes[process].fd(fd).map(|fd| fd.connection) else { return false };
         if std::mem::take(&mut self.refuses) {
@@ -261,12 +300,14 @@ impl World {
             return false;
         }
         self.processes[process].waiting |= 1 << connection;
+        self.processes[process].announced &= !(1 << connection);
         true
     }
 
     /// `Kind::Release`.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
         self.processes[process].waiting &= !(1 << cookie);
+        self.processes[process].announced &= !(1 << cookie);
     }
 
     /// `Kind::Close` or `Kind::Shutdown`, with an fd unless it is held.
@@ -280,7 +321,8 @@ impl World {
         if held && !waited {
             self.is_missing(cookie);
         }
-        self.release(process, cookie);
+        self.processes[process].waiting &= !(1 << cookie);
+        self.processes[process].announced &= !(1 << cookie);
         self.connection(cookie).supervised = true;
         true
     }
@@ -295,8 +337,10 @@ impl World {
     /// The process is no more, or another program.
     pub(crate) fn hang_up(&mut self, process: usize) {
         let waiting = std::mem::take(&mut self.processes[process].waiting);
+        let announced = std::mem::take(&mut self.processes[process].announced);
         for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {
-            if !self.processes.iter().any(|other| other.alive && other.waiting & 1 << connection != 0) {
+            let waits = |other: &Process| other.alive && other.waiting & 1 << connection != 0;
+            if announced & 1 << connection != 0 || !self.processes.iter().any(waits) {
                 self.connections[usize::from(connection)].supervised = true;
                 self.half_close(connection);
             }
@@ -346,8 +390,24 @@ impl World {
 
     /// The signal that no hook sees. What the supervisor holds, it ends.
     pub(crate) fn kill(&mut self, process: usize) {
+        let idle = self.hold && self.processes[process].threads.iter().all(Option::is_none);
+        let own = (0..CONNECTIONS as u8).filter(|connection| {
+            let known = &self.connections[usize::from(*connection)];
+            let elsewhere = |other: usize| other != process && self.processes[other].holds(*connection);
+            idle && self.processes[process].has(*connection)
+                && !known.excused
+                && !known.socket.aborts
+                && !known.socket.peer_finished
+                && !known.socket.over
+                && !(0..PROCESSES).any(elsewhere)
+                && self.refused & 1 << connection == 0
+        });
+        let own: Vec<u8> = own.collect();
         (0..FDS).for_each(|fd| self.excuse(process, fd));
         self.end(process);
+        for connection in own {
+            self.is_missing(connection.into());
+        }
     }
 
     /// Whatever holds between two calls.

@@ -1,19 +1,24 @@
 //! Random schedules of a simulated kernel under the preloaded library's decisions.
 //!
-//! Each run has 100,000 of them, or as many as LINGER_SIMULATE says.
+//! Each run has 200,000 of them, or as many as LINGER_SIMULATE says.
 //! `cargo run --release -p linger-custody --example simulate_process -- SCHEDULES SEED` runs more of them.
 
 mod simulation;
 
+use simulation::coverage::Coverage;
 use simulation::kernel::{Fault, Mode};
-use simulation::schedule::Coverage;
 use simulation::{simulate, text};
 
 #[test]
 fn nothing_wrong_in_random_schedules() {
-    let schedules = std::env::var("LINGER_SIMULATE").map_or(100_000, |number| number.parse().unwrap());
+    let schedules = std::env::var("LINGER_SIMULATE").map_or(200_000, |number| number.parse().unwrap());
     let mut coverage = Coverage::default();
     if let Some(found) = simulate(schedules, 1, Mode::Seen, None, &mut coverage) {
+        panic!("{}", text(&found));
+    }
+    if let Some(found) =
+        simulate(schedules / 4, 1, Mode::FailedExecButHalfCloses, None, &mut Coverage::default())
+    {
         panic!("{}", text(&found));
     }
     eprintln!("{}", coverage.table());

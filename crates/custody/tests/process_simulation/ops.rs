@@ -1,9 +1,9 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
-use linger_custody::process::{Close, Entry, Epolls, Executes, Last, Phase, Shutdown, Unhold};
+use linger_custody::process::{Close, Epolls, Last, Phase, Shutdown, Unhold};
 use linger_custody::{Count, Discarded, Fate, Rights, Socket, after_discarding, fate};
 
-use super::kernel::{FDS, Fault, Fd, File, Mode, World};
+use super::kernel::{Connection, FDS, Fault, Fd, File, World};
 
 /// The control data of a message that carries an fd, in one of the ways that programs lay it out (`cmsg(3)`).
 fn control(fd: u8) -> Vec<u8> {
@@ -44,7 +44,7 @@ fn control(fd: u8) -> Vec<u8> {
 }
 
 /// How often a close waits for a fork, each time until it is the thread's turn again.
-const PATIENCE: u8 = 4;
+pub(super) const PATIENCE: u8 = 4;
 
 /// Where a close is.
 #[derive(Clone, Copy, Debug)]
@@ -155,8 +155,11 @@ impl World {
             Op::Copy { old, new } => {
                 let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
                 self.unhold(process, unhold);
-                let stale = &mut self.processes[process].stale;
-                *stale |= (*stale >> old & 1) << new;
+                let tracked = self.processes[process].table.is_tracked(old.into());
+                if tracked {
+                    let told = &mut self.processes[process].told;
+                    told[usize::from(new)] = told[usize::from(old)];
+                }
                 self.returns(process, new.into())
             }
             Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),
@@ -189,7 +192,7 @@ impl World {
         None
     }
 
-    fn unhold(&mut self, process: usize, unhold: Option<Unhold>) {
+    pub(super) fn unhold(&mut self, process: usize, unhold: Option<Unhold>) {
         if let Some(Unhold { cookie }) = unhold {
             self.release(process, cookie);
         }
@@ -215,12 +218,12 @@ impl World {
             table.accepted(fd, cookie, held, shares)
         };
         self.unhold(process, unhold);
-        self.processes[process].stale &= !(1 << fd);
+        self.processes[process].told[fd as usize] = Some(connection);
         if received {
             // What has come back is the process's own again, under all fds that are still in the table.
             for fd in 0..FDS {
                 let tracked = self.processes[process].table.is_tracked(fd as i32)
-                    && self.processes[process].stale & 1 << fd == 0;
+                    && !self.processes[process].is_stale(fd);
                 if let Some(known) = self.processes[process].fd_mut(fd)
                     && known.connection == connection
                     && tracked
@@ -232,7 +235,7 @@ impl World {
         self.returns(process, fd as usize)
     }
 
-    fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>, insist: bool) -> Close {
+    pub(super) fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>, insist: bool) -> Close {
         if insist {
             // The child may have it, and not know that it does.
             self.excuse(process, fd.into());
@@ -265,6 +268,10 @@ impl World {
             },
             At::Settle(last) => self.settle_close(process, fd, last),
             At::Send(last) => {
+                let known = self.connection(last.cookie);
+                if known.supervised && !known.excused {
+                    self.fail(Fault::EndedTwice);
+                }
                 let sent = self.send_now(process, last.cookie, last.held);
                 self.seen(last.cookie, if sent { Count::Handed } else { Count::Refused });
                 At::HalfClose(last)
@@ -293,7 +300,8 @@ impl World {
     }
 
     fn really_close(&mut self, process: usize, fd: u8, handed: bool, then: Option<u8>) -> Option<Op> {
-        let reported = self.processes[process].fd(fd.into()).is_some_and(|fd| fd.watched != 0);
+        let reports = |fd: &Fd| fd.watched & 1 != 0 || fd.watched != 0 && !fd.watched_by_both;
+        let reported = self.processes[process].fd(fd.into()).is_some_and(reports);
         if handed && reported {
             self.fail(Fault::Reported);
         }
@@ -310,7 +318,7 @@ impl World {
     }
 
     /// As the driver does, and says whether it was right.
-    fn settle(&mut self, cookie: u64) -> (Fate, u32) {
+    pub(super) fn settle(&mut self, cookie: u64) -> (Fate, u32) {
         let known = self.connection(cookie);
         let socket = known.socket;
         let mut discarded = None;
@@ -347,9 +355,14 @@ impl World {
         (settled, socket.unread)
     }
 
-    fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
+    pub(super) fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
         let process = &mut self.processes[process];
-        let known: u8 = process.table.each_epoll(epolls).map(|epoll| 1 << (epoll - 20)).sum();
+        let known: u8 = process
+            .table
+            .each_epoll(epolls)
+            .filter(|epoll| *epoll >= 20)
+            .map(|epoll| 1 << (epoll - 20))
+            .sum();
         if let Some(fd) = process.fd_mut(fd.into()) {
             fd.watched &= !known;
         }
@@ -359,13 +372,26 @@ impl World {
         let connection = self.processes[process].fd(fd.into())?.connection;
         let cookie = u64::from(connection);
         if !asked {
+            let entry = self.processes[process].table.entry(fd.into());
+            let stale = self.processes[process].is_stale(fd.into());
+            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
+            let Connection { socket, supervised, excused, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie), self.shares()) {
                 Shutdown::HandOver { cookie: known } => {
-                    debug_assert_eq!(known, cookie);
+                    // Not what is another's, nor what the supervisor has.
+                    if known != cookie || !ours || supervised && !excused {
+                        self.fail(Fault::Fate);
+                    }
                     return Some(Op::Shutdown { fd, asked: true, half_closed });
                 }
-                Shutdown::Done => {}
-                Shutdown::Leave => self.really_shut_down(connection),
+                Shutdown::Done if supervised => {}
+                Shutdown::Done => self.fail(Fault::Fate),
+                Shutdown::Leave => {
+                    if ours && !socket.peer_finished && !socket.over {
+                        self.fail(Fault::Fate);
+                    }
+                    self.really_shut_down(connection);
+                }
             }
             return None;
         }
@@ -394,183 +420,5 @@ impl World {
         known.shut = true;
         known.socket.peer_finished = true;
         known.socket.over = true;
-    }
-
-    fn fork(&mut self, process: usize, begun: u8, fd: u8, child: usize) -> Option<Op> {
-        if begun < 4 {
-            return Some(Op::Fork { begun: self.begins(process, begun), fd, child: child as u8 });
-        }
-        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
-        if let Some(next) = next {
-            let unhold = self.processes[process].table.prepare(next, self.shares());
-            self.unhold(process, unhold);
-            let given = |entry: Entry| entry.phase == Phase::Given;
-            if self.words.len() < 2 && self.processes[process].table.entry(next).is_some_and(given) {
-                // No counter is left, so nobody ends it.
-                self.excuse(process, next as usize);
-            }
-            return Some(Op::Fork { begun, fd: next as u8 + 1, child: child as u8 });
-        }
-        if begun == 4 {
-            self.make_child(process, child);
-            return Some(Op::Fork { begun: 5, fd: FDS as u8, child: child as u8 });
-        }
-        self.processes[process].table.parent();
-        None
-    }
-
-    /// Where a fork or an `execve` is that has not begun: at 4 it has. Those who wait for it, wait to its end.
-    fn begins(&mut self, process: usize, begun: u8) -> u8 {
-        if self.processes[process].table.begins() { 4 } else { begun.max(1) }
-    }
-
-    fn make_child(&mut self, parent: usize, child: usize) {
-        let table = self.processes[parent].table.forked();
-        let mut files = self.processes[parent].files;
-        // What no call had returned when the fork began, the child's program does not know.
-        for (fd, file) in files.iter_mut().enumerate() {
-            let late = self.processes[parent].table.entry(fd as i32).is_some_and(|entry| !entry.forking);
-            let busy = late || self.processes[parent].is_busy(fd);
-            if let File::Connection(fd) = file {
-                fd.known &= !busy;
-                fd.watched = 0;
-            }
-        }
-        // Who has an fd of what is passed on does not end it, nor say when it is gone.
-        for fd in
-            files.iter().filter_map(|file| if let File::Connection(fd) = file { Some(fd) } else { None })
-        {
-            self.connections[usize::from(fd.connection)].excused |= fd.given;
-        }
-        let (epolls, stale) = (self.processes[parent].epolls, self.processes[parent].stale);
-        let made = &mut self.processes[child];
-        debug_assert!(!made.alive);
-        made.threads = [None; super::kernel::THREADS];
-        (made.alive, made.foreign, made.leaving, made.waiting) = (true, false, false, 0);
-        (made.table, made.files, made.epolls, made.stale) = (table, files, epolls, stale);
-        made.table.child(child as i32);
-        if !self.hold {
-            return;
-        }
-        for fd in 0..FDS {
-            let cookie = self.cookie(child, fd);
-            let holds = self.processes[child].table.child_holds(fd as i32, cookie, self.shares());
-            if holds && !self.send_waiting(child, fd) {
-                self.processes[child].table.not_held(fd as i32);
-            }
-        }
-    }
-
-    /// The next tracked fd; announces it as the driver does.
-    fn exit(&mut self, process: usize, fd: u8, tries: u8) -> Option<Op> {
-        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
-        let Some(next) = next else {
-            self.end(process);
-            return None;
-        };
-        let next = next as u8;
-        let cookie = self.cookie(process, next.into());
-        match self.ask(process, next, cookie, tries > PATIENCE) {
-            Close::Wait => return Some(Op::Exit { fd: next, tries: tries + 1 }),
-            Close::Leave => {}
-            Close::Unhold(unhold) => self.unhold(process, Some(unhold)),
-            Close::Shared(unhold) => self.unhold(process, unhold),
-            Close::Handed(epolls, unhold) => {
-                self.unwatch(process, next, epolls);
-                self.unhold(process, unhold);
-            }
-            Close::Last(last) => drop(self.announce(process, next, last)),
-        }
-        Some(Op::Exit { fd: next + 1, tries: 0 })
-    }
-
-    fn announce(&mut self, process: usize, fd: u8, last: Last) -> Count {
-        let reason = match self.settle(last.cookie).0 {
-            Fate::Plain(reason) => reason,
-            _ if last.held => {
-                if self.processes[process].waiting & 1 << last.cookie == 0 {
-                    self.is_missing(last.cookie);
-                }
-                Count::Handed
-            }
-            _ if self.send_waiting(process, fd.into()) => Count::Handed,
-            _ => Count::Refused,
-        };
-        if reason != Count::Handed {
-            self.unhold(process, last.unhold());
-        }
-        self.seen(last.cookie, reason);
-        reason
-    }
-
-    fn exec(&mut self, process: usize, fd: u8, fails: bool, second: bool) -> Option<Op> {
-        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
-        match next {
-            Some(next) if !second => {
-                if let Some(fd) = self.processes[process].fd(next as usize) {
-                    let unhold = self.processes[process].table.will_close(next, fd.cloexec);
-                    self.unhold(process, unhold);
-                }
-                Some(Op::Exec { begun: 4, fd: next as u8 + 1, fails, second })
-            }
-            None if !second => Some(Op::Exec { begun: 4, fd: 0, fails, second: true }),
-            Some(next) => {
-                let cookie = self.cookie(process, next as usize);
-                match self.processes[process].table.executes(next, cookie, self.shares()) {
-                    Executes::Leave => {}
-                    Executes::Unhold(unhold) => self.unhold(process, Some(unhold)),
-                    Executes::Last(last) => {
-                        let reason = self.announce(process, next as u8, last);
-                        self.processes[process].table.announced(next, reason);
-                    }
-                }
-                Some(Op::Exec { begun: 4, fd: next as u8 + 1, fails, second })
-            }
-            None if fails => {
-                self.exec_failed(process);
-                None
-            }
-            None => {
-                self.becomes_another_program(process);
-                None
-            }
-        }
-    }
-
-    fn exec_failed(&mut self, process: usize) {
-        for fd in 0..FDS {
-            let cookie = self.cookie(process, fd);
-            let back = self.processes[process].table.failed_to_execute(fd as i32, cookie, self.shares());
-            self.unhold(process, back.unhold);
-            if back.hold.is_some() && !self.send_waiting(process, fd) {
-                self.processes[process].table.not_held(fd as i32);
-            }
-            let connection = self.processes[process].fd(fd).map(|fd| fd.connection);
-            if let (Some(reason), Some(connection)) = (back.uncount, connection) {
-                self.unseen(connection.into(), reason);
-            }
-        }
-        self.processes[process].table.goes_on();
-        // What the program still has was half-closed meanwhile.
-        let wrong = (0..FDS).filter_map(|fd| self.processes[process].fd(fd)).any(|fd| {
-            let known = &self.connections[usize::from(fd.connection)];
-            known.half_closed && !known.shut && self.processes[process].has(fd.connection)
-        });
-        if wrong && self.mode == Mode::FailedExec {
-            self.fail(Fault::HalfClosed);
-        }
-    }
-
-    /// A successful `execve`: into a program without the library, which has what is not closed.
-    fn becomes_another_program(&mut self, process: usize) {
-        self.abandon(process);
-        for fd in 0..FDS {
-            match self.processes[process].fd(fd).copied() {
-                Some(Fd { cloexec: false, .. }) => self.excuse(process, fd),
-                _ => self.processes[process].files[fd] = File::Closed,
-            }
-        }
-        self.processes[process].foreign = true;
-        self.hang_up(process);
     }
 }

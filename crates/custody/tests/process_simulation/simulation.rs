@@ -1,6 +1,12 @@
 //! A simulated kernel under the preloaded library's decisions: see `docs/mutants/custody-process.md`.
 #![allow(dead_code)] // The test and the example use a part each.
 
+#[path = "coverage.rs"]
+pub(crate) mod coverage;
+#[path = "ends.rs"]
+mod ends;
+#[path = "events.rs"]
+mod events;
 #[path = "kernel.rs"]
 pub(crate) mod kernel;
 #[path = "ops.rs"]
@@ -11,8 +17,9 @@ pub(crate) mod schedule;
 use std::cell::Cell;
 use std::sync::Once;
 
+use coverage::Coverage;
 use kernel::{Fault, Mode};
-use schedule::{Coverage, Random, Schedule};
+use schedule::{Random, Schedule};
 
 /// A schedule that has a fault, and the same made small.
 pub(crate) struct Found {

@@ -454,7 +454,7 @@ impl Driver {
         if connection.counted > 1 && !connection.raced {
             return Err(format!("the end of connection {index} is counted twice"));
         }
-        if connection.unread_counted > 1 {
+        if connection.unread_counted > 1 && !connection.raced {
             return Err(format!("the unread bytes of connection {index} are counted twice"));
         }
         let plain = matches!(reason, Count::Finished | Count::Drained | Count::Gone | Count::Aborted);
@@ -582,6 +582,9 @@ impl Driver {
         let Some(KeptFd { connection, name: Some((process, _)), .. }) = self.kept.get(&kept) else {
             return Ok(());
         };
+        if kernel.connections[*connection].raced {
+            return Ok(());
+        }
         let watched = &kernel.connections[*connection].watched_by;
         if kernel.processes[*process].epolls().any(|epoll| watched.contains(&epoll)) {
             return Err(format!("connection {connection} is over, and its epoll goes on to report it"));
@@ -607,7 +610,7 @@ impl Driver {
         }
         for (index, connection) in kernel.connections.iter().enumerate() {
             let ended = connection.counted;
-            let refused = connection.refused > 0 || connection.raced;
+            let refused = connection.refused > 0 || connection.raced || connection.doubled;
             match connection.end {
                 End::Open => return Err(format!("connection {index} is open at the end")),
                 End::Closed if ended != 1 && !refused && !connection.raced => {
@@ -616,19 +619,20 @@ impl Driver {
                 End::Closed if connection.handed == 0 && would_lose(kernel, index) && !refused => {
                     return Err(format!("connection {index} was closed plainly, which loses"));
                 }
+                // Held from the start: a kill loses nothing either.
                 End::Unseen
                     if self.hold
                         && !connection.abroad
                         && !connection.untold
+                        && !connection.was_sent
                         && connection.handed == 0
-                        && !refused =>
+                        && !refused
+                        && would_lose(kernel, index)
+                        && !kernel.ever_hidden =>
                 {
-                    // Held from the start: a kill loses nothing either.
-                    if would_lose(kernel, index) && !kernel.ever_hidden {
-                        return Err(format!(
-                            "connection {index} was held, its process killed, and it was not ended"
-                        ));
-                    }
+                    return Err(format!(
+                        "connection {index} was held, its process killed, and it was not ended"
+                    ));
                 }
                 _ => {}
             }

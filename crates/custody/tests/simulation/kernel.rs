@@ -39,6 +39,16 @@ pub(crate) enum Call {
     EpollCreate,
 }
 
+impl Call {
+    /// The fd that it closes, if it closes one.
+    fn closes(&self) -> Option<i32> {
+        match self {
+            Self::Close(fd) | Self::Dup2(_, fd) => Some(*fd),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Thread {
     Idle,
@@ -98,6 +108,10 @@ pub(crate) struct Connection {
     pub(crate) abroad: bool,
     /// Was sent by a process that is hidden, or closed by a call that another thread has changed the meaning of.
     pub(crate) untold: bool,
+    /// Two threads closed the same fd of it at once, of which the second may close what the first made room for.
+    pub(crate) doubled: bool,
+    /// A message carried it: if its sender is killed meanwhile, its receiver's is not held any more.
+    pub(crate) was_sent: bool,
     /// Was copied or sent by a call whose fd another thread had made to mean it since the call began: the program's own
     /// race, in which nobody knows which connection is meant.
     pub(crate) raced: bool,
@@ -194,6 +208,8 @@ impl Kernel {
             watched_by: BTreeSet::new(),
             abroad: false,
             untold: false,
+            doubled: false,
+            was_sent: false,
             raced: false,
             had_by: BTreeSet::from([process]),
         });
@@ -235,6 +251,12 @@ impl Kernel {
         let before: Vec<(i32, usize)> = self.processes[process].connections().collect();
         let this = &mut self.processes[process];
         this.threads[thread] = Thread::Idle;
+        if let (Call::Close(fd), Some(File::Connection(index))) =
+            (&call, call.closes().and_then(|fd| this.file(fd)))
+        {
+            let again = |other: &Thread| matches!(other, Thread::Notified(other) | Thread::Continued(other) if other.closes() == Some(*fd));
+            self.connections[index].doubled |= this.threads.iter().any(again);
+        }
         match call {
             Call::Close(fd) => this.close(fd),
             Call::CloseRange(first, last) => (first..=last.min(FDS as i32)).for_each(|fd| this.close(fd)),
@@ -322,11 +344,11 @@ impl Kernel {
         }
         let this = &self.processes[process];
         let files: Vec<File> = parse(control).into_iter().filter_map(|fd| this.file(fd)).collect();
-        if this.hidden {
-            for file in &files {
-                if let File::Connection(index) = file {
-                    self.connections[*index].untold = true;
-                }
+        let hidden = this.hidden;
+        for file in &files {
+            if let File::Connection(index) = file {
+                self.connections[*index].untold |= hidden;
+                self.connections[*index].was_sent = true;
             }
         }
         match to.filter(|to| self.processes.get(*to).is_some_and(|process| process.alive)) {

@@ -1,0 +1,223 @@
+//! Decisions of the world, each beside a case one field away that is decided otherwise.
+
+use std::time::Duration;
+
+use linger_custody::world::{
+    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Name, Open, Pid, Seen, Tid, Way, World,
+};
+use linger_custody::{Count, Socket};
+
+const COOKIE: Cookie = Cookie(7);
+const INODE: Inode = Inode(70);
+
+fn caller(pid: u32) -> Caller {
+    Caller { pid: Pid(pid), tid: Tid(pid * 10) }
+}
+
+fn seen(fd: i32) -> Seen {
+    Seen { fd, cookie: COOKIE, inode: INODE, socket: Socket::default() }
+}
+
+fn name(pid: u32, fd: i32) -> Name {
+    Name { pid: Pid(pid), fd }
+}
+
+/// A world, and what is true.
+#[derive(Default)]
+struct Bed {
+    world: World,
+    names: Vec<Name>,
+    hidden: bool,
+    /// Threads that are within a call that copies.
+    copying: Vec<Tid>,
+    now: Duration,
+}
+
+impl Bed {
+    /// Tells an event, answers by what is true, and returns what was to be done, questions included.
+    fn tell(&mut self, event: Event<'_>) -> Vec<Action> {
+        self.world.on(event, self.now);
+        let mut done = Vec::new();
+        while let Some(action) = self.world.next() {
+            if let Action::Ask(ask) = &action {
+                let answer = self.answer(ask);
+                self.world.answer(answer, self.now);
+            }
+            done.push(action);
+        }
+        done
+    }
+
+    fn answer(&self, ask: &Ask) -> Answer {
+        let mut census = Census { hidden: self.hidden, ..Census::default() };
+        if !self.names.is_empty() {
+            census.names.insert(INODE, self.names.clone());
+        }
+        let copying = self.copying.clone();
+        match ask {
+            Ask::Which { names, .. } => {
+                Answer::Name(names.iter().find(|name| self.names.contains(name)).copied())
+            }
+            Ask::Census { .. } => Answer::Census { copying, census },
+            Ask::Flights { .. } => {
+                Answer::Flights { copying, sending: Vec::new(), quiet: true, census, took: Duration::ZERO }
+            }
+            Ask::Socket(_) => Answer::Socket(Socket::default()),
+            Ask::Unwatch(_) | Ask::HandOver { .. } | Ask::HandOverShutdown { .. } => Answer::Done(true),
+            Ask::Discard(_) => unreachable!("no test has unread bytes at a finished peer"),
+        }
+    }
+
+    /// A process makes its first call, with these fds of the connection.
+    fn appear(&mut self, pid: u32, fds: &[i32]) {
+        let open: Vec<Open> =
+            fds.iter().map(|fd| Open { fd: *fd, inode: INODE, cookie: Some(COOKIE) }).collect();
+        self.tell(Event::Appeared { caller: caller(pid), open: &open, hidden: false });
+    }
+
+    /// Closes an fd, and returns what was done after it was gone.
+    fn close(&mut self, pid: u32, fd: i32) -> Vec<Action> {
+        let before = self.tell(Event::Close { caller: caller(pid), seen: seen(fd), way: Way::Close });
+        self.names.retain(|other| *other != name(pid, fd));
+        self.closed(&before)
+    }
+
+    fn closed(&mut self, before: &[Action]) -> Vec<Action> {
+        let kept = before.iter().find_map(|action| match action {
+            Action::Keep(kept) => Some(*kept),
+            _ => None,
+        });
+        self.tell(Event::Closed(kept.expect("it was kept")))
+    }
+}
+
+fn hands_over(done: &[Action]) -> bool {
+    done.iter().any(|action| matches!(action, Action::Ask(Ask::HandOver { .. })))
+}
+
+fn counts(done: &[Action]) -> Vec<Count> {
+    let counts = done.iter().filter_map(|action| match action {
+        Action::Count { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    counts.collect()
+}
+
+fn unwatches(done: &[Action]) -> bool {
+    done.iter().any(|action| matches!(action, Action::Ask(Ask::Unwatch(_))))
+}
+
+#[test]
+fn the_last_fd_ends_a_connection_and_the_last_but_one_does_not() {
+    let mut bed = Bed { names: vec![name(1, 3), name(2, 3)], ..Bed::default() };
+    bed.appear(1, &[3]);
+    bed.appear(2, &[3]);
+    let first = bed.close(1, 3);
+    assert!(!hands_over(&first));
+    assert_eq!(counts(&first), [Count::Shared]);
+    let last = bed.close(2, 3);
+    assert!(hands_over(&last));
+    assert_eq!(counts(&last), [Count::Handed]);
+}
+
+#[test]
+fn epolls_forget_the_last_fd_before_the_call_and_no_other() {
+    let mut bed = Bed { names: vec![name(1, 3), name(1, 4)], ..Bed::default() };
+    bed.appear(1, &[3, 4]);
+    let event = Event::Close { caller: caller(1), seen: seen(3), way: Way::Close };
+    let before = bed.tell(event);
+    assert!(!unwatches(&before), "fd 4 is still there");
+    bed.names.remove(0);
+    bed.closed(&before);
+    assert!(unwatches(&bed.tell(Event::Close { caller: caller(1), seen: seen(4), way: Way::Close })));
+}
+
+#[test]
+fn a_plain_end_is_counted_at_a_close_and_after_an_exit() {
+    let finished = Socket { peer_finished: true, ..Socket::default() };
+    let close = |way| {
+        let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
+        bed.tell(Event::Calls(Tid(10)));
+        bed.tell(Event::Close { caller: caller(1), seen: Seen { socket: finished, ..seen(3) }, way })
+    };
+    assert_eq!(counts(&close(Way::Close)), [Count::Finished]);
+    for way in [Way::Exit, Way::Exec, Way::Replace] {
+        let done = close(way);
+        assert_eq!(counts(&done), [], "{way:?} may not happen, or not to it alone");
+        assert!(done.iter().any(|action| matches!(action, Action::Keep(_))));
+    }
+}
+
+#[test]
+fn two_messages_are_two() {
+    for messages in [1, 2] {
+        let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
+        bed.appear(1, &[3]);
+        for _ in 0..messages {
+            bed.tell(Event::Send { caller: caller(1), seen: seen(3), abroad: false });
+        }
+        bed.close(1, 3);
+        // One has arrived.
+        bed.appear(2, &[]);
+        bed.names = vec![name(2, 5)];
+        let done = bed.close(2, 5);
+        assert_eq!(hands_over(&done), messages == 1, "{messages} messages");
+    }
+}
+
+#[test]
+fn a_child_that_cannot_be_seen_yet_is_waited_for() {
+    for under_way in [true, false] {
+        let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
+        bed.appear(1, &[3]);
+        let open = [Open { fd: 3, inode: INODE, cookie: None }];
+        bed.tell(Event::Fork { caller: caller(1), open: &open, hidden: false, alone: true });
+        if under_way {
+            bed.copying.push(Tid(10));
+        }
+        let done = bed.close(1, 3);
+        assert_eq!(hands_over(&done), !under_way, "under way: {under_way}");
+        assert_eq!(bed.world.due().is_some(), under_way);
+    }
+}
+
+#[test]
+fn a_fork_beside_other_threads_makes_a_new_connection_doubtful() {
+    for alone in [true, false] {
+        let mut bed = Bed::default();
+        bed.appear(1, &[]);
+        bed.tell(Event::Fork { caller: caller(1), open: &[], hidden: false, alone });
+        // Accepted since, and the child has it, too, if another thread could accept it.
+        bed.names = vec![name(1, 3)];
+        if !alone {
+            bed.names.push(name(2, 3));
+        }
+        let done = bed.close(1, 3);
+        assert_eq!(hands_over(&done), alone, "alone: {alone}");
+    }
+}
+
+#[test]
+fn what_nobody_can_prove_is_left_alone_and_counted() {
+    for hidden in [true, false] {
+        let mut bed = Bed { names: vec![name(1, 3), name(2, 3)], ..Bed::default() };
+        bed.appear(1, &[3]);
+        bed.appear(2, &[3]);
+        bed.names = vec![name(1, 3)];
+        bed.hidden = hidden;
+        let done = bed.close(1, 3);
+        assert_eq!(counts(&done), [if hidden { Count::Refused } else { Count::Handed }]);
+        assert_eq!(hands_over(&done), !hidden);
+    }
+}
+
+#[test]
+fn a_world_that_holds_something_is_not_idle() {
+    let mut bed = Bed::default();
+    assert!(bed.world.is_idle());
+    bed.tell(Event::Accepted { cookie: COOKIE, inode: INODE, pid: Pid(1) });
+    assert!(!bed.world.is_idle(), "held");
+    let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
+    bed.tell(Event::Close { caller: caller(1), seen: seen(3), way: Way::Close });
+    assert!(!bed.world.is_idle(), "kept");
+}
