@@ -104,7 +104,19 @@ fn nginx_off_loses() {
 
 #[test]
 fn python_http_server_loses() {
-    loses("Python http.server", &[Check::UnreadBody, Check::UploadInProgress, Check::LateByte]);
+    loses("Python http.server", &[Check::UnreadBody, Check::LateByte]);
+}
+
+/// Its refusal of an upload is one segment: that the connection is reset is certain, whether the segment was there
+/// before the reset is not.
+#[test]
+fn python_http_server_resets_an_upload() {
+    sandboxed(|| {
+        let Some(answers) = answers("Python http.server", &[Check::UploadInProgress]) else { return };
+        for (check, answer) in answers {
+            assert!(matches!(answer, Answer::Loses | Answer::AtRisk), "{check}: {answer:?}");
+        }
+    });
 }
 
 #[test]
