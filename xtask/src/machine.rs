@@ -3,6 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use linger_testing::Isolation;
 use linger_watch::{Filter, Watcher};
 use rustix::thread::CapabilitySet;
@@ -38,7 +39,9 @@ fn seccomp_notifications() -> Result<(), String> {
 }
 
 fn landlock() -> Result<(), String> {
-    file_says("/sys/kernel/security/lsm", "landlock")
+    let wanted = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let rules = wanted.handle_access(AccessFs::Execute).and_then(Ruleset::create);
+    rules.map(drop).map_err(|error| error.to_string())
 }
 
 fn file_says(path: &str, word: &str) -> Result<(), String> {
