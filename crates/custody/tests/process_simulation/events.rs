@@ -308,7 +308,16 @@ impl World {
             }
             Kind::RawClose => {
                 self.excuse(process, fd);
-                self.processes[process].files[fd] = if b & 1 == 0 { File::Closed } else { File::Other };
+                // Another file may take the number, or another connection, which a bare call has copied there.
+                let other = self.choose(process, b).filter(|other| *other != fd);
+                self.processes[process].files[fd] = match (b % 4, other) {
+                    (0 | 1, _) | (2, None) => File::Closed,
+                    (2, Some(other)) => {
+                        let other = *self.processes[process].fd(other)?;
+                        File::Connection(Fd { known: true, given: true, ..Fd::new(other.connection) })
+                    }
+                    _ => File::Other,
+                };
                 None
             }
             _ => None,
