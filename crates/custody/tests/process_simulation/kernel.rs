@@ -304,8 +304,11 @@ impl World {
         true
     }
 
-    /// `Kind::Release`.
+    /// `Kind::Release`, for what the supervisor holds for the process.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
+        if self.processes[process].waiting & 1 << cookie == 0 && !self.connection(cookie).excused {
+            self.fail(Fault::Missing);
+        }
         self.processes[process].waiting &= !(1 << cookie);
         self.processes[process].announced &= !(1 << cookie);
     }
