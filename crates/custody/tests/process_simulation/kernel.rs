@@ -76,6 +76,8 @@ pub(crate) struct Fd {
     pub(crate) cloexec: bool,
     /// The call that made it has returned.
     pub(crate) known: bool,
+    /// That was after a fork had begun, of which the child does not know.
+    pub(crate) late: bool,
     /// Its close has begun.
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
@@ -92,6 +94,7 @@ impl Fd {
             connection,
             cloexec: true,
             known: false,
+            late: false,
             closing: false,
             given: false,
             watched: 0,
@@ -306,7 +309,7 @@ impl World {
 
     /// `Kind::Release`, for what the supervisor holds for the process.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
-        if self.processes[process].waiting & 1 << cookie == 0 && !self.connection(cookie).excused {
+        if self.processes[process].waiting & 1 << cookie == 0 {
             self.fail(Fault::Missing);
         }
         self.processes[process].waiting &= !(1 << cookie);

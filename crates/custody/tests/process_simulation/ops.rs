@@ -185,8 +185,10 @@ impl World {
         if leaving {
             self.excuse(process, fd);
         }
+        let forks = |op: &Op| matches!(op, Op::Fork { begun: 4.., .. });
+        let late = self.processes[process].threads.iter().flatten().any(forks);
         if let Some(fd) = self.processes[process].fd_mut(fd) {
-            fd.known = true;
+            (fd.known, fd.late) = (true, late);
             fd.closing |= leaving;
         }
         None
