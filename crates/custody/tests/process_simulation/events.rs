@@ -256,7 +256,12 @@ impl World {
                 }
                 if kind == Kind::Spawn {
                     self.give(process, connection);
-                    let unhold = self.processes[process].table.given_away(fd as i32);
+                    // The child of `vfork` has the parent's table, and makes the connection its input.
+                    let table = &self.processes[process].table;
+                    let unhold = match table.is_of(child as i32) {
+                        true => table.copied(fd as i32, 0, self.shares()),
+                        false => table.given_away(fd as i32),
+                    };
                     unhold.into_iter().for_each(|unhold| self.release(process, unhold.cookie));
                 }
                 let made = &mut self.processes[child];
