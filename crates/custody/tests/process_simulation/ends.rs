@@ -69,9 +69,11 @@ impl World {
         for fd in 0..FDS {
             let cookie = self.cookie(child, fd);
             let holds = self.processes[child].table.child_holds(fd as i32, cookie, self.shares());
-            // As for the parent, not more.
+            // As for the parent, not more; and not what is another's to end.
             let parent = self.processes[parent].waiting;
-            if holds && cookie.is_none_or(|cookie| parent & 1 << cookie == 0) {
+            let entry = self.processes[child].table.entry(fd as i32);
+            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
+            if holds && (!ours || cookie.is_none_or(|cookie| parent & 1 << cookie == 0)) {
                 self.fail(Fault::Missing);
             }
             if holds && !self.send_waiting(child, fd) {
