@@ -137,7 +137,7 @@ impl<const N: usize> Table<N> {
 
     /// The tracked fds from `first` to `last`.
     pub fn fds(&self, first: i32, last: i32) -> impl Iterator<Item = i32> + '_ {
-        (first.max(0)..=last.min(self.used.load(Relaxed) - 1)).filter(|fd| self.is_tracked(*fd))
+        (first.max(0)..self.used.load(Relaxed).min(last.saturating_add(1))).filter(|fd| self.is_tracked(*fd))
     }
 
     /// Says whose fds these are.

@@ -153,6 +153,12 @@ impl World {
             Op::Close { fd, at, then } => self.close(process, fd, at, then),
             Op::Get { fd, connection, held, received } => self.get(process, fd, connection, held, received),
             Op::Copy { old, new } => {
+                if let (Some(fd), false) =
+                    (self.processes[process].fd(new.into()), usize::from(new) + 1 < FDS)
+                {
+                    let connection = fd.connection;
+                    self.connection(connection.into()).beyond = true;
+                }
                 let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
                 self.unhold(process, unhold);
                 let tracked = self.processes[process].table.is_tracked(old.into());
@@ -185,8 +191,10 @@ impl World {
         if leaving {
             self.excuse(process, fd);
         }
+        let forks = |op: &Op| matches!(op, Op::Fork { begun: 4.., .. });
+        let late = self.processes[process].threads.iter().flatten().any(forks);
         if let Some(fd) = self.processes[process].fd_mut(fd) {
-            fd.known = true;
+            (fd.known, fd.late) = (true, late);
             fd.closing |= leaving;
         }
         None
@@ -206,6 +214,10 @@ impl World {
         held: Option<bool>,
         received: bool,
     ) -> Option<Op> {
+        if !self.processes[process].table.has_room_for(fd.into()) {
+            self.connection(connection.into()).beyond = true;
+            return self.returns(process, fd.into());
+        }
         let Some(held) = held else {
             let held = self.hold && self.send_waiting(process, fd.into());
             return Some(Op::Get { fd, connection, held: Some(held), received });
@@ -240,7 +252,12 @@ impl World {
             // The child may have it, and not know that it does.
             self.excuse(process, fd.into());
         }
-        self.processes[process].table.close(fd.into(), cookie, self.shares(), insist)
+        let table = &self.processes[process].table;
+        // So in a child of `vfork`, which has other fds.
+        if !table.is_of(process as i32) {
+            return Close::Leave;
+        }
+        table.close(fd.into(), cookie, self.shares(), insist)
     }
 
     fn close(&mut self, process: usize, fd: u8, at: At, then: Option<u8>) -> Option<Op> {
