@@ -11,7 +11,7 @@ use crate::cargo;
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
-    /// Whether crates.io may have it.
+    /// Whether it may be published.
     pub(crate) is_published: bool,
     /// Integration tests that `cargo test` runs.
     pub(crate) fast: Vec<String>,
