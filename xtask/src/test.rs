@@ -99,7 +99,7 @@ fn features(all: &[&Package]) -> anyhow::Result<()> {
     call(command.args(["--", "-D", "warnings"]))
 }
 
-/// What crates.io may have, and the program, with the oldest compiler that the manifests promise.
+/// What may be published, and the program, with the oldest compiler that the manifests promise.
 fn oldest(all: &[&Package]) -> anyhow::Result<()> {
     if !setup::has_oldest_compiler() {
         return allowed(&format!("rust {}", setup::OLDEST));

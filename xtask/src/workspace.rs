@@ -25,7 +25,7 @@ pub(crate) fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::R
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
-    /// Whether crates.io may have it.
+    /// Whether it may be published.
     pub(crate) is_published: bool,
     /// Integration tests that `cargo test` runs.
     pub(crate) fast: Vec<String>,

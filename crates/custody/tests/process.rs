@@ -137,6 +137,18 @@ fn a_full_table_tracks_no_more_and_holds_nothing() {
 }
 
 #[test]
+fn a_copy_beyond_the_table_makes_it_nobody_s() {
+    for (copy, expected) in [(16, Close::Leave), (15, LAST)] {
+        let process = Process::accepting(false);
+        process.copy(3, copy);
+        let _ = process.close(copy);
+        assert_eq!(process.close(3), expected);
+    }
+    let process = Process::accepting(true);
+    assert_eq!(process.table.copied(3, 16, process.shares()), Some(Unhold { cookie: 7 }));
+}
+
+#[test]
 fn of_two_processes_the_last_ends() {
     let parent = Process::accepting(false);
     let child = parent.fork();

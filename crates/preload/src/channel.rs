@@ -18,8 +18,10 @@ const COOKIE: u64 = (1 << COOKIE_BITS) - 1;
 /// Above what programs use, where that can be, and below what `select(2)` can name.
 const AROUND: c_int = 900;
 
-/// How long a close waits for a supervisor that does not read, at most.
-const PATIENCE_MS: i64 = 100;
+/// How long a close waits for a supervisor that does not read, at most: this often, this long. Where there is room again,
+/// another thread may take it first.
+const TRIES: u32 = 20;
+const TRY_MS: i64 = 5;
 
 /// Whether a descriptor is the connection, which the program must not close.
 #[inline]
@@ -70,17 +72,15 @@ fn current() -> Option<c_int> {
 pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     let Some(channel) = current() else { return false };
     let bytes = message.to_bytes();
-    for _ in 0..2 {
+    for _ in 0..TRIES {
         match message::send(channel, &bytes, fd) {
             Ok(()) => return true,
             Err(sys::EAGAIN) => {
-                if sys::poll(channel, sys::POLLOUT, PATIENCE_MS) & sys::POLLOUT == 0 {
-                    return false;
-                }
+                sys::poll(channel, sys::POLLOUT, TRY_MS);
             }
             // Too many descriptors are under way for this user (`unix(7)`): they get fewer as they are received.
             Err(sys::ETOOMANYREFS) => {
-                sys::poll(channel, 0, PATIENCE_MS / 10);
+                sys::poll(channel, 0, TRY_MS);
             }
             Err(_) => return false,
         }

@@ -98,9 +98,13 @@ impl<const N: usize> Table<N> {
         stale.or(refused.then_some(Unhold { cookie }))
     }
 
-    /// The program has made `new` another fd of what `old` is.
+    /// The program has made `new` another fd of what `old` is. Beyond the table's end nobody would see it closed, so then
+    /// nobody ends the connection.
     pub fn copied(&self, old: i32, new: i32, shares: Shares<'_>) -> Option<Unhold> {
-        let open = self.open(old).filter(|_| self.has_room_for(new))?;
+        let open = self.open(old)?;
+        if !self.has_room_for(new) {
+            return self.give(open.connection);
+        }
         self.update(open.connection, |record| Some(Record { fds: record.fds + 1, ..record }))?;
         self.publish(new, open.connection).and_then(|stale| self.forget(stale, shares))
     }
@@ -109,10 +113,17 @@ impl<const N: usize> Table<N> {
     /// closed plainly here.
     pub fn given_away(&self, fd: i32) -> Option<Unhold> {
         let Taken::Fd(open) = self.take(fd, true) else { return None };
+        let unhold = self.give(open.connection);
+        self.let_go(open);
+        unhold
+    }
+
+    /// A connection is not this process's to end from here on.
+    fn give(&self, connection: usize) -> Option<Unhold> {
         let given = |record| Some(Record { phase: Phase::Given, held: false, ..record });
-        let before = self.update(open.connection, given)?;
-        let gone = self.let_go(open)?;
-        before.is_held().then_some(Unhold { cookie: gone.cookie })
+        let before = self.update(connection, given)?;
+        let cookie = self.cookie(connection)?;
+        before.is_held().then_some(Unhold { cookie })
     }
 
     /// An epoll watches the fd.

@@ -111,7 +111,7 @@ impl<const N: usize> Table<N> {
             Exec::LeftToOthers => {
                 // All others have closed it meanwhile: it has ended.
                 self.update(open.connection, |record| {
-                    Some(Record { share: None, phase: Phase::Handed, held: false, ..record })
+                    Some(Record { phase: Phase::Handed, held: false, ..record })
                 });
                 nothing
             }

@@ -85,7 +85,9 @@ impl<const N: usize> Table<N> {
             }
             return false;
         }
-        self.record(open.connection).is_some_and(|record| record.held && record.phase == Phase::Ours)
+        // What is another's to end is not held for this process.
+        let ours = |record: Record| Record { held: record.held && record.phase == Phase::Ours, ..record };
+        self.update(open.connection, |record| Some(ours(record))).is_some_and(|record| ours(record).held)
     }
 
     /// The supervisor does not hold it for this process.

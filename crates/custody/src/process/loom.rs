@@ -359,3 +359,23 @@ fn loom_a_close_while_another_thread_executes() {
         assert!(is_last(child.close(0, Some(77), Shares::new(&words), false)));
     });
 }
+
+/// A connection is received back while another thread closes it, and gets another in its place.
+#[test]
+fn loom_what_is_found_is_what_was_looked_for() {
+    model(|| {
+        let table = table::<2>();
+        assert_eq!(table.accepted(0, 77, false, NONE), None);
+        let (receives, closes) = (Arc::clone(&table), Arc::clone(&table));
+        both(
+            move || receives.received(1, 77, false, NONE),
+            move || {
+                let closed = closes.close(0, Some(77), NONE, false);
+                assert_eq!(closes.accepted(0, 88, false, NONE), None);
+                closed
+            },
+        );
+        assert!(is_last(table.close(0, Some(88), NONE, false)));
+        assert!(is_last(table.close(1, Some(77), NONE, false)));
+    });
+}

@@ -8,8 +8,8 @@ use crate::sync::{AtomicU64, Relaxed};
 /// | bits | |
 /// |---|---|
 /// | 0..32 | processes that hold the connection; 0: free |
-/// | 32 | the supervisor has the connection since a `shutdown` |
-/// | 33..48 | generation: changes whenever another connection takes the counter |
+/// | 32..47 | generation: changes whenever another connection takes the counter |
+/// | 47 | the supervisor has the connection since a `shutdown` |
 pub struct ShareWord(AtomicU64);
 
 impl ShareWord {
@@ -34,8 +34,8 @@ impl Default for ShareWord {
 }
 
 const COUNT: Field = Field::new(0, 32);
-const HANDED: Field = Field::new(32, 1);
-const GENERATION: Field = Field::new(33, 15);
+const GENERATION: Field = Field::new(32, 15);
+const HANDED: Field = Field::new(47, 1);
 
 /// A counter, and the generation of it that is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -137,7 +137,7 @@ impl<const N: usize> Table<N> {
 
     /// The tracked fds from `first` to `last`.
     pub fn fds(&self, first: i32, last: i32) -> impl Iterator<Item = i32> + '_ {
-        (first.max(0)..=last.min(self.used.load(Relaxed) - 1)).filter(|fd| self.is_tracked(*fd))
+        (first.max(0)..self.used.load(Relaxed).min(last.saturating_add(1))).filter(|fd| self.is_tracked(*fd))
     }
 
     /// Says whose fds these are.
@@ -291,26 +291,23 @@ impl<const N: usize> Table<N> {
         Some(Gone { record, cookie, epolls: fd.epolls })
     }
 
-    /// Another fd of a connection, if it is still one of this cookie.
-    pub(super) fn join(&self, connection: usize, cookie: u64) -> bool {
-        let Some(place) = self.connections.get(connection) else { return false };
-        let one_more = |record: Record| Some(Record { fds: record.fds + 1, ..record });
-        if place.cookie.peek() != cookie || self.update(connection, one_more).is_none() {
-            return false;
-        }
-        if place.cookie.get() == cookie {
-            return true;
-        }
-        // Another connection has taken the place meanwhile.
-        self.update(connection, |record| Some(Record { fds: record.fds - 1, ..record }));
-        false
-    }
-
-    /// The connection that has this cookie.
+    /// The connection that has this cookie, with one more fd.
     pub(super) fn find(&self, cookie: u64) -> Option<usize> {
-        self.fds(0, i32::MAX)
-            .filter_map(|fd| self.open(fd))
-            .find_map(|open| self.join(open.connection, cookie).then_some(open.connection))
+        self.fds(0, i32::MAX).find_map(|fd| {
+            let slot = self.slot(fd)?;
+            let word = slot.load(Acquire);
+            let Open { connection, .. } = Slot(word).open()?;
+            if self.connections.get(connection)?.cookie.peek() != cookie {
+                return None;
+            }
+            self.update(connection, |record| Some(Record { fds: record.fds + 1, ..record }))?;
+            if slot.load(Relaxed) == word {
+                // The fd was open all the while, so the place is still its connection's.
+                return Some(connection);
+            }
+            self.update(connection, |record| Some(Record { fds: record.fds - 1, ..record }));
+            None
+        })
     }
 
     /// What an fd was that has been closed behind the library's back.

@@ -147,14 +147,10 @@ impl Record {
         Self { fds: 1, held, phase: Phase::Ours, joined: false, exec: Exec::None, share: None }
     }
 
-    /// Whether the supervisor holds it for this process now. What an `execve` under way closes plainly or does not end, it
-    /// has let go of, and takes again should the call fail.
-    pub(super) fn is_held(&self) -> bool {
-        match self.exec {
-            Exec::None | Exec::Closes => self.held,
-            Exec::Survives | Exec::LeftToOthers => false,
-            Exec::Announced(reason) => self.held && reason == Count::Handed,
-        }
+    /// Whether the supervisor holds it for this process now. What an `execve` under way does not end, it has let go of, and
+    /// takes again should the call fail.
+    pub(super) const fn is_held(&self) -> bool {
+        self.held && !matches!(self.exec, Exec::Survives | Exec::LeftToOthers)
     }
 
     /// The same word with no fds and no mark of a fork: in between only, while fds are counted.

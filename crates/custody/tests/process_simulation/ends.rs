@@ -27,6 +27,9 @@ impl World {
             return Some(Op::Fork { begun: 5, fd: FDS as u8, child: child as u8 });
         }
         self.processes[process].table.parent();
+        for fd in 0..FDS {
+            self.processes[process].fd_mut(fd).into_iter().for_each(|fd| fd.late = false);
+        }
         None
     }
 
@@ -40,10 +43,10 @@ impl World {
         let mut files = self.processes[parent].files;
         // What no call had returned when the fork began, the child's program does not know.
         for (fd, file) in files.iter_mut().enumerate() {
-            let late = self.processes[parent].table.entry(fd as i32).is_some_and(|entry| !entry.forking);
-            let busy = late || self.processes[parent].is_busy(fd);
+            let busy = self.processes[parent].is_busy(fd);
             if let File::Connection(fd) = file {
-                fd.known &= !busy;
+                fd.known &= !busy && !fd.late;
+                fd.late = false;
             }
         }
         // Who has an fd of what is passed on does not end it, nor say when it is gone.
@@ -66,6 +69,13 @@ impl World {
         for fd in 0..FDS {
             let cookie = self.cookie(child, fd);
             let holds = self.processes[child].table.child_holds(fd as i32, cookie, self.shares());
+            // As for the parent, not more; and not what is another's to end.
+            let parent = self.processes[parent].waiting;
+            let entry = self.processes[child].table.entry(fd as i32);
+            let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
+            if holds && (!ours || cookie.is_none_or(|cookie| parent & 1 << cookie == 0)) {
+                self.fail(Fault::Missing);
+            }
             if holds && !self.send_waiting(child, fd) {
                 self.processes[child].table.not_held(fd as i32);
             }

@@ -256,7 +256,12 @@ impl World {
                 }
                 if kind == Kind::Spawn {
                     self.give(process, connection);
-                    let unhold = self.processes[process].table.given_away(fd as i32);
+                    // The child of `vfork` has the parent's table, and makes the connection its input.
+                    let table = &self.processes[process].table;
+                    let unhold = match table.is_of(child as i32) {
+                        true => table.copied(fd as i32, 0, self.shares()),
+                        false => table.given_away(fd as i32),
+                    };
                     unhold.into_iter().for_each(|unhold| self.release(process, unhold.cookie));
                 }
                 let made = &mut self.processes[child];
@@ -308,7 +313,16 @@ impl World {
             }
             Kind::RawClose => {
                 self.excuse(process, fd);
-                self.processes[process].files[fd] = if b & 1 == 0 { File::Closed } else { File::Other };
+                // Another file may take the number, or another connection, which a bare call has copied there.
+                let other = self.choose(process, b).filter(|other| *other != fd);
+                self.processes[process].files[fd] = match (b % 4, other) {
+                    (0 | 1, _) | (2, None) => File::Closed,
+                    (2, Some(other)) => {
+                        let other = *self.processes[process].fd(other)?;
+                        File::Connection(Fd { known: true, given: true, ..Fd::new(other.connection) })
+                    }
+                    _ => File::Other,
+                };
                 None
             }
             _ => None,

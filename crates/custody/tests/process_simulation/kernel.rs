@@ -7,6 +7,8 @@ use linger_custody::{Count, Socket};
 use super::ops::Op;
 
 pub(crate) const FDS: usize = 8;
+/// The last fd is beyond the table's end.
+const TRACKED: usize = FDS - 1;
 pub(crate) const PROCESSES: usize = 6;
 pub(crate) const THREADS: usize = 2;
 pub(crate) const CONNECTIONS: usize = 24;
@@ -76,6 +78,8 @@ pub(crate) struct Fd {
     pub(crate) cloexec: bool,
     /// The call that made it has returned.
     pub(crate) known: bool,
+    /// That was after a fork had begun, of which the child does not know.
+    pub(crate) late: bool,
     /// Its close has begun.
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
@@ -92,6 +96,7 @@ impl Fd {
             connection,
             cloexec: true,
             known: false,
+            late: false,
             closing: false,
             given: false,
             watched: 0,
@@ -114,6 +119,8 @@ pub(crate) struct Connection {
     pub(crate) ends: i32,
     /// The supervisor ends it.
     pub(crate) supervised: bool,
+    /// It has had an fd beyond the table's end.
+    pub(crate) beyond: bool,
     /// Nobody need end it: its holder was killed, or it went to where no hook is.
     pub(crate) excused: bool,
 }
@@ -122,7 +129,7 @@ pub(crate) struct Process {
     pub(crate) alive: bool,
     /// A program without the library.
     pub(crate) foreign: bool,
-    pub(crate) table: Table<FDS>,
+    pub(crate) table: Table<TRACKED>,
     pub(crate) files: [File; FDS],
     pub(crate) threads: [Option<Op>; THREADS],
     /// What the supervisor holds for this process, by connection.
@@ -304,8 +311,11 @@ impl World {
         true
     }
 
-    /// `Kind::Release`.
+    /// `Kind::Release`, for what the supervisor holds for the process.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
+        if self.processes[process].waiting & 1 << cookie == 0 {
+            self.fail(Fault::Missing);
+        }
         self.processes[process].waiting &= !(1 << cookie);
         self.processes[process].announced &= !(1 << cookie);
     }
@@ -396,6 +406,7 @@ impl World {
             let elsewhere = |other: usize| other != process && self.processes[other].holds(*connection);
             idle && self.processes[process].has(*connection)
                 && !known.excused
+                && !known.beyond
                 && !known.socket.aborts
                 && !known.socket.peer_finished
                 && !known.socket.over
@@ -429,8 +440,8 @@ impl World {
     /// Whatever holds when all processes have ended.
     pub(crate) fn check_end(&mut self) {
         for connection in 0..self.accepted {
-            let Connection { ends, excused, .. } = self.connections[connection];
-            if !excused && ends != 1 {
+            let Connection { ends, excused, beyond, .. } = self.connections[connection];
+            if !excused && !beyond && ends != 1 {
                 self.fail(Fault::NotEnded);
             }
         }
@@ -438,7 +449,7 @@ impl World {
         let reasons = Count::EACH.into_iter().filter(|count| !matches!(count, Count::Seen | Count::Unread));
         let wrong =
             reasons.map(of).sum::<i64>() != of(Count::Seen) || self.counts.iter().any(|count| *count < 0);
-        let taken = |known: &&Connection| known.supervised || known.excused;
+        let taken = |known: &&Connection| known.supervised || known.excused || known.beyond;
         let handed = self.connections.iter().filter(taken).count() as i64;
         if wrong || handed < of(Count::Handed) {
             self.fail(Fault::Counts);

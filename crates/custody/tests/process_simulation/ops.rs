@@ -1,47 +1,10 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
 use linger_custody::process::{Close, Epolls, Last, Phase, Shutdown, Unhold};
-use linger_custody::{Count, Discarded, Fate, Rights, Socket, after_discarding, fate};
+use linger_custody::{Count, Fate, Rights, Socket};
 
 use super::kernel::{Connection, FDS, Fault, Fd, File, World};
-
-/// The control data of a message that carries an fd, in one of the ways that programs lay it out (`cmsg(3)`).
-fn control(fd: u8) -> Vec<u8> {
-    const SOL_SOCKET: i32 = 1;
-    const IPPROTO_IP: i32 = 0;
-    const SCM_RIGHTS: i32 = 1;
-    const SCM_CREDENTIALS: i32 = 2;
-    let mut bytes = Vec::new();
-    let mut put = |level: i32, kind: i32, ints: &[i32]| {
-        let header = size_of::<usize>() + 8;
-        bytes.extend((header + 4 * ints.len()).to_ne_bytes());
-        bytes.extend([level, kind].map(i32::to_ne_bytes).as_flattened());
-        ints.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
-        bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
-    };
-    // The fds 0 to 7 are others' where they are not passed.
-    let strangers = [0, 1, 2, 3, 4, 5, 6, 7].map(|other| if other == i32::from(fd) { -1 } else { other });
-    match fd % 4 {
-        0 => put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]),
-        1 => {
-            put(SOL_SOCKET, SCM_CREDENTIALS, &strangers[..3]);
-            put(SOL_SOCKET, SCM_RIGHTS, &[-1, fd.into()]);
-        }
-        2 => {
-            put(SOL_SOCKET, SCM_RIGHTS, &[-1]);
-            put(SOL_SOCKET, SCM_RIGHTS, &[fd.into()]);
-        }
-        _ => {
-            put(SOL_SOCKET, SCM_RIGHTS, &[-1, -1, fd.into()]);
-            put(IPPROTO_IP, SCM_RIGHTS, &strangers);
-            // A length that the kernel refuses.
-            bytes.extend(3usize.to_ne_bytes());
-            bytes.extend([SOL_SOCKET, SCM_RIGHTS].map(i32::to_ne_bytes).as_flattened());
-            strangers.iter().for_each(|int| bytes.extend(int.to_ne_bytes()));
-        }
-    }
-    bytes
-}
+use super::sockets::control;
 
 /// How often a close waits for a fork, each time until it is the thread's turn again.
 pub(super) const PATIENCE: u8 = 4;
@@ -153,6 +116,12 @@ impl World {
             Op::Close { fd, at, then } => self.close(process, fd, at, then),
             Op::Get { fd, connection, held, received } => self.get(process, fd, connection, held, received),
             Op::Copy { old, new } => {
+                if let (Some(fd), false) =
+                    (self.processes[process].fd(new.into()), usize::from(new) + 1 < FDS)
+                {
+                    let connection = fd.connection;
+                    self.connection(connection.into()).beyond = true;
+                }
                 let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
                 self.unhold(process, unhold);
                 let tracked = self.processes[process].table.is_tracked(old.into());
@@ -185,8 +154,10 @@ impl World {
         if leaving {
             self.excuse(process, fd);
         }
+        let forks = |op: &Op| matches!(op, Op::Fork { begun: 4.., .. });
+        let late = self.processes[process].threads.iter().flatten().any(forks);
         if let Some(fd) = self.processes[process].fd_mut(fd) {
-            fd.known = true;
+            (fd.known, fd.late) = (true, late);
             fd.closing |= leaving;
         }
         None
@@ -206,6 +177,10 @@ impl World {
         held: Option<bool>,
         received: bool,
     ) -> Option<Op> {
+        if !self.processes[process].table.has_room_for(fd.into()) {
+            self.connection(connection.into()).beyond = true;
+            return self.returns(process, fd.into());
+        }
         let Some(held) = held else {
             let held = self.hold && self.send_waiting(process, fd.into());
             return Some(Op::Get { fd, connection, held: Some(held), received });
@@ -240,7 +215,12 @@ impl World {
             // The child may have it, and not know that it does.
             self.excuse(process, fd.into());
         }
-        self.processes[process].table.close(fd.into(), cookie, self.shares(), insist)
+        let table = &self.processes[process].table;
+        // So in a child of `vfork`, which has other fds.
+        if !table.is_of(process as i32) {
+            return Close::Leave;
+        }
+        table.close(fd.into(), cookie, self.shares(), insist)
     }
 
     fn close(&mut self, process: usize, fd: u8, at: At, then: Option<u8>) -> Option<Op> {
@@ -248,6 +228,10 @@ impl World {
             At::Cookie if !self.processes[process].table.is_tracked(fd.into()) => At::Real { handed: false },
             At::Cookie => At::Ask(self.cookie(process, fd.into()), 0),
             At::Ask(cookie, tries) => match self.ask(process, fd, cookie, tries > PATIENCE) {
+                Close::Leave if self.is_handed(process, fd.into()) => {
+                    self.fail(Fault::Reported);
+                    At::Real { handed: true }
+                }
                 Close::Wait => At::Ask(cookie, tries + 1),
                 Close::Last(last) => At::Settle(last),
                 Close::Leave => At::Real { handed: false },
@@ -285,6 +269,17 @@ impl World {
         Some(Op::Close { fd, at: next, then })
     }
 
+    /// Whether this is the process's last fd of what the supervisor has.
+    fn is_handed(&self, process: usize, fd: usize) -> bool {
+        let process = &self.processes[process];
+        let Some(known) = process.fd(fd).filter(|known| !known.given && !process.is_stale(fd)) else {
+            return false;
+        };
+        let alone = process.fds().filter(|other| other.connection == known.connection).count() == 1;
+        let Connection { supervised, excused, beyond, .. } = self.connections[usize::from(known.connection)];
+        supervised && alone && !excused && !beyond
+    }
+
     fn settle_close(&mut self, process: usize, fd: u8, last: Last) -> At {
         let (settled, unread) = self.settle(last.cookie);
         if last.held || settled == Fate::Linger {
@@ -315,44 +310,6 @@ impl World {
             other => other,
         };
         Some(Op::Copy { old, new: fd })
-    }
-
-    /// As the driver does, and says whether it was right.
-    pub(super) fn settle(&mut self, cookie: u64) -> (Fate, u32) {
-        let known = self.connection(cookie);
-        let socket = known.socket;
-        let mut discarded = None;
-        let settled = match fate(&socket) {
-            Fate::Discard => {
-                let met = match socket {
-                    Socket { over: true, .. } => Discarded::Failed,
-                    // As if it were no TCP socket.
-                    Socket { unread: 3.., .. } => Discarded::Unable,
-                    _ => {
-                        known.socket.unread = 0;
-                        Discarded::ToTheEnd
-                    }
-                };
-                discarded = Some(met);
-                after_discarding(met)
-            }
-            settled => settled,
-        };
-        let ended = socket.peer_finished && known.socket.unread == 0;
-        let right = match settled {
-            Fate::Discard => false,
-            Fate::Linger => !socket.aborts && !ended && (socket.peer_finished || !socket.over),
-            Fate::Plain(Count::Aborted) => socket.aborts,
-            Fate::Plain(Count::Gone) => !socket.aborts && socket.over && !ended,
-            Fate::Plain(Count::Finished) => !socket.aborts && ended && discarded.is_none(),
-            Fate::Plain(Count::Drained) => !socket.aborts && ended && discarded.is_some(),
-            Fate::Plain(_) => false,
-        };
-        if !right {
-            self.fail(Fault::Fate);
-        }
-        self.count(Count::Unread, i64::from(settled == Fate::Plain(Count::Drained)));
-        (settled, socket.unread)
     }
 
     pub(super) fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {

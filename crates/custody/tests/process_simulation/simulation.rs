@@ -13,6 +13,8 @@ pub(crate) mod kernel;
 mod ops;
 #[path = "schedule.rs"]
 pub(crate) mod schedule;
+#[path = "sockets.rs"]
+mod sockets;
 
 use std::cell::Cell;
 use std::sync::Once;
