@@ -22,15 +22,28 @@ pub(crate) fn count(what: Count) {
 }
 
 /// A close of a connection, under the reason for which it ended as it did.
+///
+/// One that is handed over is counted by the supervisor as it takes it: this process may be killed between the two. So
+/// nothing is counted here for [`Count::Handed`], but by [`shut_down`].
 pub(crate) fn seen(reason: Count) {
+    if reason != Count::Handed {
+        count(Count::Seen);
+        count(reason);
+    }
+}
+
+/// A connection that is handed over by a `shutdown`. The library alone knows which of two, made at once, is the one.
+pub(crate) fn shut_down() {
     count(Count::Seen);
-    count(reason);
+    count(Count::Handed);
 }
 
 /// Takes back what [`seen`] has counted.
 pub(crate) fn unseen(reason: Count) {
-    add(Count::Seen, u64::MAX);
-    add(reason, u64::MAX);
+    if reason != Count::Handed {
+        add(Count::Seen, u64::MAX);
+        add(reason, u64::MAX);
+    }
 }
 
 fn add(what: Count, number: u64) {

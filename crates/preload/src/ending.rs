@@ -5,7 +5,7 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Last, Shutdown, Unhold};
 use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
 
-use crate::counts::{count, seen};
+use crate::counts::{count, seen, shut_down};
 use crate::protocol::{Kind, Message};
 use crate::state::{TABLE, aborts, is_this_process, shares, unwatch};
 use crate::{channel, settings, sys};
@@ -120,10 +120,11 @@ fn finish(fd: c_int, last: Last) {
         return seen(reason);
     }
     count_unread(unread);
-    // Handed over and counted first: a peer that sees the end may have this process killed at once.
+    // Handed over first: a peer that sees the end may have this process killed at once.
     let passed = (!last.held).then_some(fd);
-    let taken = channel::send(Message::about(Kind::Close, last.cookie, unread), passed);
-    seen(if taken { Count::Handed } else { Count::Refused });
+    if !channel::send(Message::about(Kind::Close, last.cookie, unread), passed) {
+        seen(Count::Refused);
+    }
     sys::shutdown(fd, sys::SHUT_WR);
 }
 
@@ -198,7 +199,7 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
     }
     if TABLE.handed(fd, shares()) {
         // Here, for a process that is killed comes to no close.
-        seen(Count::Handed);
+        shut_down();
     }
     Some(0)
 }

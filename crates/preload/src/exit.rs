@@ -5,7 +5,7 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Executes, Last};
 use linger_custody::{Count, Fate};
 
-use crate::counts::{count, unseen};
+use crate::counts::{seen, unseen};
 use crate::ending::{close, hold_again, patiently, settle, unhold};
 use crate::protocol::{Kind, Message};
 use crate::state::{TABLE, is_this_process, shares, unwatch};
@@ -31,7 +31,6 @@ pub(crate) fn exit() {
 
 /// Announces a connection that is closed without a further call; what it was counted as.
 fn announce(fd: c_int, last: Last) -> Count {
-    count(Count::Seen);
     let (fate, unread) = settle(fd);
     let reason = match fate {
         Fate::Plain(reason) => reason,
@@ -45,7 +44,7 @@ fn announce(fd: c_int, last: Last) -> Count {
     if reason != Count::Handed {
         unhold(last.unhold());
     }
-    count(reason);
+    seen(reason);
     reason
 }
 

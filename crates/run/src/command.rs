@@ -63,7 +63,7 @@ pub fn run(
     let way = Arc::new(way);
     let report = {
         let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
-        Arc::new(move || Report::new(way.counts(), way.looks(), &closer.snapshot(), &tally))
+        Arc::new(move || Report::new(way.counts(&tally), way.looks(), &closer.snapshot(), &tally))
     };
     if let Some(address) = options.metrics {
         metrics::serve(address, closer.clone(), Arc::clone(&report) as _)?;
@@ -139,9 +139,9 @@ enum Way {
 }
 
 impl Way {
-    fn counts(&self) -> [u64; linger_preload::protocol::COUNTS] {
+    fn counts(&self, tally: &Tally) -> [u64; linger_preload::protocol::COUNTS] {
         match self {
-            Self::Preload(preload) => preload.counts(),
+            Self::Preload(preload) => tally.complete(preload.counts()),
             Self::Seccomp(counts) => counts.all(),
         }
     }

@@ -222,24 +222,26 @@ impl Worker {
 impl Process {
     fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, ender: &Ender) {
         // With `Hold` the descriptor has come long before.
-        let mut held = || self.waiting.remove(&message.cookie).map(|waiting| waiting.fd);
+        let waiting = self.waiting.remove(&message.cookie);
+        let was_last = waiting.as_ref().is_some_and(|waiting| waiting.last);
+        let fd = waiting.map(|waiting| waiting.fd).or(fd);
         match Kind::of(message.kind) {
-            Some(Kind::Close) => {
-                if let Some(fd) = held().or(fd) {
-                    ender.end(fd);
-                }
-            }
+            Some(Kind::Close) => match fd {
+                Some(fd) => ender.end(fd),
+                None => ender.missed(),
+            },
             Some(Kind::Shutdown) => {
-                if let Some(fd) = held().or(fd) {
-                    ender.end_and_shut_down(fd);
+                if let Some(fd) = fd {
+                    // The library counts what it shuts down, unless it had announced it.
+                    ender.end_and_shut_down(fd, was_last);
                 }
             }
             Some(kind @ (Kind::Last | Kind::Hold)) => {
-                if let Some(fd) = fd.or_else(held) {
+                if let Some(fd) = fd {
                     self.waiting.insert(message.cookie, Waiting { fd, last: kind == Kind::Last });
                 }
             }
-            Some(Kind::Release) => drop(held()),
+            Some(Kind::Release) => drop(fd),
             _ => {}
         }
     }
@@ -278,16 +280,24 @@ struct Ender {
 }
 
 impl Ender {
+    /// One that the library has not counted.
     fn end(&self, fd: OwnedFd) {
+        self.tally.taken.fetch_add(1, Relaxed);
         self.end_then(fd, || {});
     }
 
     /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
-    fn end_and_shut_down(&self, fd: OwnedFd) {
-        let Ok(other) = fd.try_clone() else { return self.end(fd) };
+    fn end_and_shut_down(&self, fd: OwnedFd, is_to_be_counted: bool) {
+        self.tally.taken.fetch_add(is_to_be_counted.into(), Relaxed);
+        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
         self.end_then(fd, move || {
             let _ = rustix::net::shutdown(&other, Shutdown::Both);
         });
+    }
+
+    /// One that was to be held here, and is not.
+    fn missed(&self) {
+        self.tally.not_held.fetch_add(1, Relaxed);
     }
 
     fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {

@@ -61,6 +61,22 @@ pub(crate) struct Tally {
     pub(crate) bytes_saved: AtomicU64,
     /// Closed by the peer between the program's half-close and the supervisor's first look.
     pub(crate) closed_before: AtomicU64,
+    /// Taken from the preloaded library, which does not count them: its process may be killed before it could.
+    pub(crate) taken: AtomicU64,
+    /// Said to be held here, and not: closed plainly by the process.
+    pub(crate) not_held: AtomicU64,
+}
+
+impl Tally {
+    /// Adds to what the preloaded libraries have counted what they leave to the supervisor.
+    pub(crate) fn complete(&self, mut seen: [u64; COUNTS]) -> [u64; COUNTS] {
+        for (count, number) in [(Count::Handed, &self.taken), (Count::Refused, &self.not_held)] {
+            let number = number.load(Relaxed);
+            seen[Count::Seen as usize] += number;
+            seen[count as usize] += number;
+        }
+        seen
+    }
 }
 
 impl Report {
