@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
-use crate::workspace::find_sources;
+use crate::workspace::{find_sources, module_path};
 
 /// Needs of each module, by their paths within the crate, as `closer::board`.
 type Graph = BTreeMap<String, BTreeSet<String>>;
@@ -22,23 +22,13 @@ pub(crate) fn circles(source: &Path) -> anyhow::Result<Vec<Vec<String>>> {
     let mut root = String::new();
     for file in files {
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        match module(source, &file).as_str() {
+        match module_path(source, &file).as_str() {
             "lib" | "main" => root.push_str(&text),
             name if name.contains("test") => {}
             name => drop(texts.insert(name.to_owned(), text)),
         }
     }
     Ok(strongly_connected(&graph(&texts, &root)))
-}
-
-/// `src/closer/board.rs` is `closer::board`, `src/closer/mod.rs` is `closer`.
-fn module(source: &Path, file: &Path) -> String {
-    let mut path: PathBuf = file.strip_prefix(source).unwrap_or(file).with_extension("");
-    if path.ends_with("mod") {
-        path.pop();
-    }
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-    parts.join("::")
 }
 
 fn graph(texts: &BTreeMap<String, String>, root: &str) -> Graph {

@@ -8,6 +8,7 @@ mod loom;
 mod machine;
 mod matrix;
 mod mutants;
+mod names;
 mod rooms;
 mod setup;
 mod test;

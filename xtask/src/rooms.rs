@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::workspace::find_sources;
-use crate::{circles, root, setup};
+use crate::{circles, names, root, setup};
 
 /// Crates that are system calls from end to end: what a socket is asked, and what runs in a foreign program.
 const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
@@ -14,6 +14,7 @@ const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
 /// Fails where files of a crate need each other in a circle, and where unsafe code, or leave to write it, stands outside `sys`, the preloaded library and `kernel/` folders.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
+    let mut definitions = names::Definitions::new();
     for manifest in manifests()? {
         let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
         if !text.contains("[lints]\nworkspace = true") {
@@ -23,6 +24,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         for circle in circles::circles(&folder.join("src"))? {
             wrong.push(format!("{}: a circle of files: {}", shown(folder), circle.join(", ")));
         }
+        wrong.extend(names::collect(&folder.join("src"), &mut definitions)?);
         let mut sources = Vec::new();
         find_sources(folder, &mut sources)?;
         for source in sources {
@@ -32,6 +34,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
             wrong.extend(skipped(&shown(&source), &text));
         }
     }
+    wrong.extend(names::ambiguous(&definitions));
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

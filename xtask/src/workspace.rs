@@ -21,6 +21,16 @@ pub(crate) fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::R
     Ok(())
 }
 
+/// The module of a file below a crate's `src`: `src/closer/board.rs` is `closer::board`, `src/closer/mod.rs` is `closer`.
+pub(crate) fn module_path(source: &Path, file: &Path) -> String {
+    let mut path: PathBuf = file.strip_prefix(source).unwrap_or(file).with_extension("");
+    if path.ends_with("mod") {
+        path.pop();
+    }
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts.join("::")
+}
+
 /// A package of the workspace.
 #[derive(Debug)]
 pub(crate) struct Package {
