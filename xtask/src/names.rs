@@ -80,12 +80,17 @@ fn judge(definitions: &Definitions, known: &[(&str, usize)]) -> Vec<String> {
         let allowed = known.get(name.as_str()).copied().unwrap_or(TOO_MANY_FILES - 1);
         if files.len() > allowed {
             let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-            wrong.push(format!("the type name `{name}` is defined in {} files: {}", files.len(), files.join(", ")));
+            wrong.push(format!(
+                "the type name `{name}` is defined in {} files: {}",
+                files.len(),
+                files.join(", ")
+            ));
         }
     }
     for name in known.keys() {
         if definitions.get(*name).map_or(0, Vec::len) < TOO_MANY_FILES {
-            wrong.push(format!("the type name `{name}` is cured: take it off the list in xtask/src/names.rs"));
+            wrong
+                .push(format!("the type name `{name}` is cured: take it off the list in xtask/src/names.rs"));
         }
     }
     wrong

@@ -13,7 +13,7 @@ use linger_verdict::Verdict;
 use crate::client::{ClientPlan, attempt_unless};
 use crate::fate::Fate;
 use crate::lock;
-use crate::server::{Served, ServerPlan, work};
+use crate::server::{ServerPlan, ServerReport, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
 
@@ -149,7 +149,7 @@ pub fn host(
 ) -> io::Result<Hosting> {
     let before = Counters::read()?;
     let hosting = Mutex::new(Hosting::default());
-    let report = |served: Served| {
+    let report = |served: ServerReport| {
         let mut hosting = lock(&hosting);
         hosting.accepted += 1;
         hosting.written += served.written;

@@ -18,7 +18,7 @@ use crate::ending::Ending;
 use crate::link::Link;
 use crate::lock;
 use crate::peer::Peer;
-use crate::server::{Consume, LARGEST_RESPONSE, Served, ServerPlan, listen, work};
+use crate::server::{Consume, LARGEST_RESPONSE, ServerPlan, ServerReport, listen, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
 use crate::wire::WireReport;
@@ -180,19 +180,19 @@ pub struct Setting {
 /// Reports of the server, by the client's port, until the client's thread takes them.
 #[derive(Debug, Default)]
 struct Reports {
-    served: Mutex<HashMap<u16, Served>>,
+    served: Mutex<HashMap<u16, ServerReport>>,
     changed: Condvar,
 }
 
 impl Reports {
-    fn put(&self, served: Served) {
+    fn put(&self, served: ServerReport) {
         lock(&self.served).insert(served.peer.port(), served);
         self.changed.notify_all();
     }
 
-    fn wait(&self, port: u16, timeout: Duration, take: bool) -> Option<Served> {
+    fn wait(&self, port: u16, timeout: Duration, take: bool) -> Option<ServerReport> {
         let served = lock(&self.served);
-        let absent = |served: &mut HashMap<u16, Served>| !served.contains_key(&port);
+        let absent = |served: &mut HashMap<u16, ServerReport>| !served.contains_key(&port);
         let (mut served, _) = self
             .changed
             .wait_timeout_while(served, timeout, absent)

@@ -11,7 +11,7 @@ use crate::fate::{Attempt, Fate};
 use crate::last_word;
 use crate::patience::Patience;
 use crate::payload;
-use crate::steps::{Action, Actor, Notes, Steps};
+use crate::steps::{Actor, Notes, StepAction, Steps};
 use crate::stop::Stop;
 
 /// What a client does with its connection.
@@ -89,7 +89,7 @@ fn converse(
 ) -> (Conversation, io::Result<()>) {
     let mut conversation = Conversation::new(plan);
     let result = connect(plan, patience).and_then(|stream| {
-        notes.now(|| Action::Connected);
+        notes.now(|| StepAction::Connected);
         let mut until_ended = Some(until_ended);
         let mut wait = || {
             if let Some(until_ended) = until_ended.take() {
@@ -106,7 +106,7 @@ fn converse(
             Err(error) if error.kind() == io::ErrorKind::TimedOut => false,
             reset => reset?,
         };
-        notes.at(closed, || Action::Closed { reset: conversation.reset });
+        notes.at(closed, || StepAction::Closed { reset: conversation.reset });
         Ok(())
     });
     (conversation, result)
@@ -201,17 +201,17 @@ impl Conversation {
             reads = true;
             match stream.read(&mut buffer) {
                 Ok(0) => {
-                    notes.now(|| Action::EndOfStream);
+                    notes.now(|| StepAction::EndOfStream);
                     return Ok(());
                 }
                 Ok(bytes) => {
-                    notes.now(|| Action::Read(bytes as u64));
+                    notes.now(|| StepAction::Read(bytes as u64));
                     self.take_in(&buffer[..bytes]);
                 }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => {
-                    notes.now(|| Action::ReadFailed(error.to_string()));
+                    notes.now(|| StepAction::ReadFailed(error.to_string()));
                     return Err(error);
                 }
             }
@@ -227,12 +227,12 @@ impl Conversation {
         let left = usize::try_from(self.to_send - self.sent).unwrap_or(CHUNK);
         match stream.write(&chunk[..chunk.len().min(left)]) {
             Ok(bytes) => {
-                notes.at(called, || Action::Wrote(bytes as u64));
+                notes.at(called, || StepAction::Wrote(bytes as u64));
                 self.sent += bytes as u64;
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                notes.at(called, || Action::WriteFailed(error.to_string()));
+                notes.at(called, || StepAction::WriteFailed(error.to_string()));
                 self.to_send = self.sent;
                 self.write_error = Some(error);
             }

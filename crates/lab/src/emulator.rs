@@ -7,7 +7,7 @@ use std::time::Duration;
 use linger_packet::{Flags, Segment};
 
 use crate::identity::{Identity, Names};
-use crate::link::{Direction, Fault, Link};
+use crate::link::{Direction, Link, LinkFault};
 
 /// Nanoseconds on the caller's monotonic clock.
 pub type Nanos = u64;
@@ -239,12 +239,12 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         let ends = look.flags.has(Flags::FIN);
         for fault in &self.link.faults {
             match *fault {
-                Fault::HoldDataUntilReset { direction: of, at_most }
+                LinkFault::HoldDataUntilReset { direction: of, at_most }
                     if of == direction && !reset_or_syn && (data || ends) =>
                 {
                     return Some((Decision::Held, at_most));
                 }
-                Fault::DropDataSegment { direction: of, nth }
+                LinkFault::DropDataSegment { direction: of, nth }
                     if of == direction && data && identity.transmission == 0 =>
                 {
                     let seen = self.data_segments.entry((identity.flow, direction)).or_default();
@@ -253,7 +253,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                         return Some((Decision::Dropped, Duration::ZERO));
                     }
                 }
-                Fault::HoldAcks { direction: of, hold }
+                LinkFault::HoldAcks { direction: of, hold }
                     if of == direction && !reset_or_syn && !data && !ends =>
                 {
                     return Some((Decision::AckHeld, hold));

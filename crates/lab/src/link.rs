@@ -73,7 +73,7 @@ fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
 /// A fault that an event triggers, not chance.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Fault {
+pub enum LinkFault {
     /// Holds every segment with data or a FIN until a reset that its receiver accepts has passed, or for
     /// `at_most`: the reset overtakes the data.
     HoldDataUntilReset {
@@ -110,7 +110,7 @@ pub struct Link {
     /// The path from server to client, then the one back.
     pub paths: [Path; 2],
     /// Faults that events trigger.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<LinkFault>,
 }
 
 /// The presets.
@@ -155,7 +155,7 @@ impl Named for Link {
             }
             "satellite" => ([path(ms(270), ms(5), 20, 2_048), path(ms(270), ms(5), 4, 512)], vec![]),
             "overtake" => {
-                let hold = Fault::HoldDataUntilReset { direction: Direction::ToClient, at_most: ms(40) };
+                let hold = LinkFault::HoldDataUntilReset { direction: Direction::ToClient, at_most: ms(40) };
                 (symmetric(path(ms(1), Duration::ZERO, 100, 256)), vec![hold])
             }
             _ => return None,
@@ -188,7 +188,7 @@ impl Link {
                 return Err("`queue` needs `rate`: without a rate nothing ever waits".to_owned());
             }
         }
-        let nth_is_zero = |fault: &Fault| matches!(fault, Fault::DropDataSegment { nth: 0, .. });
+        let nth_is_zero = |fault: &LinkFault| matches!(fault, LinkFault::DropDataSegment { nth: 0, .. });
         if self.faults.iter().any(nth_is_zero) {
             return Err("`nth` counts from 1".to_owned());
         }
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Link {
             to_client: Option<Path>,
             to_server: Option<Path>,
             #[serde(default)]
-            fault: Vec<Fault>,
+            fault: Vec<LinkFault>,
         }
         /// Not an untagged enum: its errors would not say where in the file they are.
         struct Either;

@@ -10,7 +10,7 @@ use crate::bed::{Bed, BedOptions};
 use crate::cell::{CellPlan, Setting};
 use crate::client::attempt_noted;
 use crate::fate::Attempt;
-use crate::server::{Served, listen, serve_one};
+use crate::server::{ServerReport, listen, serve_one};
 use crate::steps::{Step, Steps};
 use crate::stop::Stop;
 
@@ -50,7 +50,7 @@ pub fn one(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<OneRep
     let listener = bed.server.run(|| listen(address, plan.backlog, plan.congestion.as_deref()))??;
     let address = listener.local_addr()?;
     let before = bed.server.run(Counters::read)??;
-    let (report, reported) = mpsc::channel::<Served>();
+    let (report, reported) = mpsc::channel::<ServerReport>();
     let finished = Arc::new(Stop::new()?);
     let server = {
         let (plan, finished, steps) = (plan.server(), finished.clone(), steps.clone());

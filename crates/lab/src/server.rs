@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::ending::Ending;
 use crate::payload;
-use crate::steps::{Action, Actor, Notes, Steps};
+use crate::steps::{Actor, Notes, StepAction, Steps};
 use crate::stop::Stop;
 
 /// Largest response that a server holds in memory.
@@ -62,7 +62,7 @@ impl ServerPlan {
 
 /// What the server saw of one connection.
 #[derive(Debug)]
-pub struct Served {
+pub struct ServerReport {
     /// The client.
     pub peer: SocketAddr,
     /// Bytes of the response that the socket took.
@@ -103,7 +103,7 @@ pub fn work(
     listener: &TcpListener,
     plan: &ServerPlan,
     stop: &Stop,
-    report: impl Fn(Served),
+    report: impl Fn(ServerReport),
 ) -> io::Result<()> {
     while let Some((stream, peer)) = accept(listener, stop)? {
         report(serve(stream, peer, plan, stop, Notes::of(None, Actor::Server)));
@@ -117,7 +117,7 @@ pub(crate) fn serve_one(
     plan: &ServerPlan,
     stop: &Stop,
     steps: &Steps,
-) -> io::Result<Option<Served>> {
+) -> io::Result<Option<ServerReport>> {
     let accepted = accept(listener, stop)?;
     let notes = Notes::of(Some(steps), Actor::Server);
     Ok(accepted.map(|(stream, peer)| serve(stream, peer, plan, stop, notes)))
@@ -142,8 +142,14 @@ fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<(TcpStream, 
 }
 
 /// Serves one connection.
-fn serve(stream: TcpStream, peer: SocketAddr, plan: &ServerPlan, stop: &Stop, notes: Notes<'_>) -> Served {
-    let mut served = Served { peer, written: 0, error: None, outcome: None };
+fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    plan: &ServerPlan,
+    stop: &Stop,
+    notes: Notes<'_>,
+) -> ServerReport {
+    let mut served = ServerReport { peer, written: 0, error: None, outcome: None };
     let result = if plan.ending == Ending::Exit {
         serve_by_process(stream, plan, stop, &mut served.written)
     } else {
@@ -165,32 +171,32 @@ fn serve_by_thread(
     mut stream: TcpStream,
     plan: &ServerPlan,
     stop: &Stop,
-    served: &mut Served,
+    served: &mut ServerReport,
     notes: Notes<'_>,
 ) -> io::Result<()> {
     prepare(&stream, plan, stop)?;
     let read = consume(&mut stream, plan.consume)?;
-    notes.now(|| Action::Read(read));
+    notes.now(|| StepAction::Read(read));
     let mut rest: &[u8] = &plan.response;
     while !rest.is_empty() {
         let called = notes.clock();
         match stream.write(rest) {
             Ok(bytes) => {
-                notes.at(called, || Action::Wrote(bytes as u64));
+                notes.at(called, || StepAction::Wrote(bytes as u64));
                 served.written += bytes as u64;
                 rest = &rest[bytes..];
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Dropping the stream closes the connection, as a server does after an error.
             Err(error) => {
-                notes.at(called, || Action::WriteFailed(error.to_string()));
+                notes.at(called, || StepAction::WriteFailed(error.to_string()));
                 return Err(error);
             }
         }
     }
     let (called, unread) = (notes.clock(), linger_sys::unread(stream.as_fd()).unwrap_or(0));
     let ended = plan.ending.end(stream, &plan.policy);
-    notes.at(called, || Action::Ended {
+    notes.at(called, || StepAction::Ended {
         ending: plan.ending,
         unread,
         error: ended.as_ref().err().map(ToString::to_string),

@@ -26,7 +26,7 @@ pub enum Actor {
 
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum StepAction {
     /// The client's `connect()` came back.
     Connected,
     /// A `write()` took so many bytes.
@@ -69,17 +69,17 @@ pub struct Step {
     /// Who.
     pub actor: Actor,
     /// What.
-    pub action: Action,
+    pub action: StepAction,
 }
 
 /// Takes notes of both ends and of the link, by one clock.
 #[derive(Debug, Default)]
 pub struct Steps {
-    noted: Mutex<Vec<(Nanos, Actor, Action)>>,
+    noted: Mutex<Vec<(Nanos, Actor, StepAction)>>,
 }
 
 impl Steps {
-    pub(crate) fn note(&self, at: Nanos, actor: Actor, action: Action) {
+    pub(crate) fn note(&self, at: Nanos, actor: Actor, action: StepAction) {
         lock(&self.noted).push((at, actor, action));
     }
 
@@ -94,8 +94,10 @@ impl Steps {
             // Steps of others between two reads do not part them: a transfer is one step.
             let before = steps.iter_mut().rev().find(|step| step.actor == actor);
             match (before.map(|step| (&mut step.action, &mut step.at)), &action) {
-                (Some((Action::Read(sum), last)), Action::Read(bytes)) => (*sum, *last) = (*sum + bytes, at),
-                (Some((Action::Wrote(sum), _)), Action::Wrote(bytes)) => *sum += bytes,
+                (Some((StepAction::Read(sum), last)), StepAction::Read(bytes)) => {
+                    (*sum, *last) = (*sum + bytes, at)
+                }
+                (Some((StepAction::Wrote(sum), _)), StepAction::Wrote(bytes)) => *sum += bytes,
                 _ => steps.push(Step { at, actor, action }),
             }
         }
@@ -121,11 +123,11 @@ impl<'a> Notes<'a> {
         if self.steps.is_some() { now() } else { 0 }
     }
 
-    pub(crate) fn now(self, action: impl FnOnce() -> Action) {
+    pub(crate) fn now(self, action: impl FnOnce() -> StepAction) {
         self.at(self.clock(), action);
     }
 
-    pub(crate) fn at(self, at: Nanos, action: impl FnOnce() -> Action) {
+    pub(crate) fn at(self, at: Nanos, action: impl FnOnce() -> StepAction) {
         if let Some(steps) = self.steps {
             steps.note(at, self.actor, action());
         }
@@ -143,7 +145,7 @@ pub(crate) struct ResetWatch {
 
 impl ResetWatch {
     /// Looks at a frame that enters or leaves the link; returns what there is to note.
-    pub(crate) fn look(&mut self, direction: Direction, leaving: bool, frame: &[u8]) -> Option<Action> {
+    pub(crate) fn look(&mut self, direction: Direction, leaving: bool, frame: &[u8]) -> Option<StepAction> {
         if direction != Direction::ToClient {
             return None;
         }
@@ -156,9 +158,9 @@ impl ResetWatch {
             let first = !std::mem::replace(&mut self.seen[end], true);
             let bytes = self.bytes[end];
             return first.then_some(if leaving {
-                Action::ResetArrived(bytes)
+                StepAction::ResetArrived(bytes)
             } else {
-                Action::ResetSent(bytes)
+                StepAction::ResetSent(bytes)
             });
         }
         if segment.payload_len > 0 {
@@ -170,7 +172,7 @@ impl ResetWatch {
     }
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for StepAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connected => f.write_str("connect(): ok"),
@@ -206,21 +208,21 @@ mod tests {
     fn steps_come_in_order_of_time_and_reads_in_a_row_are_one() {
         let steps = Steps::default();
         let ms = |ms: u64| 5_000_000_000 + ms * 1_000_000;
-        steps.note(ms(9), Actor::Client, Action::Read(20));
-        steps.note(ms(3), Actor::Client, Action::Wrote(7));
-        steps.note(ms(5), Actor::Client, Action::Read(10));
-        steps.note(ms(7), Actor::Server, Action::Read(7));
-        steps.note(ms(11), Actor::Client, Action::EndOfStream);
+        steps.note(ms(9), Actor::Client, StepAction::Read(20));
+        steps.note(ms(3), Actor::Client, StepAction::Wrote(7));
+        steps.note(ms(5), Actor::Client, StepAction::Read(10));
+        steps.note(ms(7), Actor::Server, StepAction::Read(7));
+        steps.note(ms(11), Actor::Client, StepAction::EndOfStream);
         let taken = steps.take();
         let shown: Vec<_> =
             taken.iter().map(|step| (step.at.as_millis(), step.actor, step.action.clone())).collect();
         assert_eq!(
             shown,
             [
-                (0, Actor::Client, Action::Wrote(7)),
-                (4, Actor::Server, Action::Read(7)),
-                (6, Actor::Client, Action::Read(30)),
-                (8, Actor::Client, Action::EndOfStream),
+                (0, Actor::Client, StepAction::Wrote(7)),
+                (4, Actor::Server, StepAction::Read(7)),
+                (6, Actor::Client, StepAction::Read(30)),
+                (8, Actor::Client, StepAction::EndOfStream),
             ]
         );
     }
@@ -228,7 +230,7 @@ mod tests {
     #[test]
     fn a_write_parts_reads() {
         let steps = Steps::default();
-        for (at, action) in [(1, Action::Read(1)), (2, Action::Wrote(2)), (3, Action::Read(3))] {
+        for (at, action) in [(1, StepAction::Read(1)), (2, StepAction::Wrote(2)), (3, StepAction::Read(3))] {
             steps.note(at, Actor::Client, action);
         }
         assert_eq!(steps.take().len(), 3);

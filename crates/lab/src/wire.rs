@@ -13,7 +13,7 @@ use crate::capture::Capture;
 use crate::clock::now;
 use crate::emulator::{Decision, Emulator, Nanos};
 use crate::identity::Identity;
-use crate::kernel::{Frame, Pool, Port};
+use crate::kernel::{Frame, FramePool, Port};
 use crate::link::{Direction, Link};
 use crate::lock;
 use crate::steps::{Actor, ResetWatch, Steps};
@@ -97,7 +97,7 @@ impl Wire {
         let thread = namespace.spawn("wire", move || {
             // The default timer slack of 50 us would be added to every delay.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-            let pool = Pool::default();
+            let pool = FramePool::default();
             let watch = steps.map(|steps| (steps, ResetWatch::default()));
             let mut pump = Pump { ports, pool, emulator, capture, watch, report: WireReport::default() };
             pump.run(&stopped)?;
@@ -136,7 +136,7 @@ impl Drop for Wire {
 struct Pump {
     /// In the order of [`Direction`]'s *origin*: the server's end, then the client's.
     ports: [Port; 2],
-    pool: Pool,
+    pool: FramePool,
     emulator: Emulator<Frame>,
     capture: Option<Arc<Mutex<Capture>>>,
     watch: Option<(Arc<Steps>, ResetWatch)>,

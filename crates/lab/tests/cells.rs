@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use linger_lab::{
-    Action, Actor, BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Fault, Link, Named, OneReport,
-    Peer, Rate, Setting, Stop, Trials, Verdict, burst, one, run,
+    Actor, BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Link, LinkFault, Named, OneReport, Peer,
+    Rate, Setting, StepAction, Stop, Trials, Verdict, burst, one, run,
 };
 use linger_testing::sandboxed;
 
@@ -49,7 +49,7 @@ fn a_reset_overtakes_a_single_segment() {
             let mut plan = cell(ending, "unread", "overtake");
             plan.response = 1_000;
             for fault in &mut plan.link.faults {
-                if let Fault::HoldDataUntilReset { at_most, .. } = fault {
+                if let LinkFault::HoldDataUntilReset { at_most, .. } = fault {
                     // As above: long enough for any machine to come to its close().
                     *at_most = Duration::from_millis(600);
                 }
@@ -154,23 +154,23 @@ fn one_connection_is_told_step_by_step() {
         let plan = CellPlan { link: slow_wifi(), request, extra, ..cell(ending, "unread", "wifi") };
         one(&plan, &Setting::default(), &Stop::new().unwrap()).unwrap()
     };
-    let at = |report: &OneReport, actor: Actor, wanted: &dyn Fn(&Action) -> bool| {
+    let at = |report: &OneReport, actor: Actor, wanted: &dyn Fn(&StepAction) -> bool| {
         report.steps.iter().position(|step| step.actor == actor && wanted(&step.action))
     };
     sandboxed(|| {
         let lost = told("close", 100, 8);
         assert_eq!(lost.attempt.verdict(), Verdict::Lost, "{lost:?}");
         assert!(lost.server_error.is_none(), "{lost:?}");
-        let closed = |unread| move |action: &Action| matches!(action, Action::Ended { unread: found, error: None, .. } if *found == unread);
-        let wrote = at(&lost, Actor::Server, &|action| *action == Action::Wrote(200_000)).unwrap();
+        let closed = |unread| move |action: &StepAction| matches!(action, StepAction::Ended { unread: found, error: None, .. } if *found == unread);
+        let wrote = at(&lost, Actor::Server, &|action| *action == StepAction::Wrote(200_000)).unwrap();
         let ended = at(&lost, Actor::Server, &closed(8)).unwrap();
-        let sent = at(&lost, Actor::Link, &|action| matches!(action, Action::ResetSent(_))).unwrap();
+        let sent = at(&lost, Actor::Link, &|action| matches!(action, StepAction::ResetSent(_))).unwrap();
         let arrived = at(
             &lost,
             Actor::Link,
-            &|action| matches!(action, Action::ResetArrived(bytes) if *bytes >= lost.attempt.received),
+            &|action| matches!(action, StepAction::ResetArrived(bytes) if *bytes >= lost.attempt.received),
         );
-        let failed = at(&lost, Actor::Client, &|action| matches!(action, Action::ReadFailed(_)));
+        let failed = at(&lost, Actor::Client, &|action| matches!(action, StepAction::ReadFailed(_)));
         assert!(wrote < ended && ended < sent && Some(sent) < arrived && arrived < failed, "{lost:#?}");
         // One field away: the 8 bytes belong to what the server reads.
         let kept = told("close", 108, 0);
@@ -180,7 +180,7 @@ fn one_connection_is_told_step_by_step() {
         for report in &kept {
             let reset = at(report, Actor::Link, &|_| true);
             let last = report.steps.last().map(|step| &step.action);
-            assert_eq!((reset, last), (None, Some(&Action::Closed { reset: false })), "{report:#?}");
+            assert_eq!((reset, last), (None, Some(&StepAction::Closed { reset: false })), "{report:#?}");
             assert_eq!(report.attempt.received, 200_000);
         }
     });

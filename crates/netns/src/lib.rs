@@ -9,6 +9,6 @@ mod counters;
 mod kernel;
 
 pub use counters::Counters;
-pub use kernel::isolate::{Isolation, Refused};
+pub use kernel::isolate::{Isolation, IsolationRefused};
 pub use kernel::namespace::Namespace;
 pub use kernel::net;

@@ -6,7 +6,7 @@ use linger_custody::process::{Close, Last, Shutdown, Unhold};
 use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
 
 use crate::counts::{count, seen};
-use crate::protocol::{Kind, Message};
+use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, aborts, is_this_process, shares, unwatch};
 use crate::{channel, settings, sys};
 
@@ -27,13 +27,13 @@ pub(crate) fn patiently<T>(ask: impl Fn(bool) -> Option<T>) -> Option<T> {
 /// Lets the supervisor drop what it holds.
 pub(crate) fn unhold(held: Option<Unhold>) {
     if let Some(Unhold { cookie }) = held {
-        channel::send(Message::about(Kind::Release, cookie, 0), None);
+        channel::send(Message::about(MessageKind::Release, cookie, 0), None);
     }
 }
 
 /// Lets the supervisor hold what it has held before, for this process or for its parent.
 pub(crate) fn hold_again(fd: c_int, cookie: u64) {
-    if !channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd)) {
+    if !channel::send(Message::about(MessageKind::Hold, cookie, 0), Some(fd)) {
         TABLE.not_held(fd);
     }
 }
@@ -61,7 +61,7 @@ fn note(fd: c_int, note: impl FnOnce(u64, bool) -> Option<Unhold>) {
         && is_this_process()
         && TABLE.has_room_for(fd)
     {
-        let held = settings.hold && channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd));
+        let held = settings.hold && channel::send(Message::about(MessageKind::Hold, cookie, 0), Some(fd));
         unhold(note(cookie, held));
     }
 }
@@ -122,7 +122,7 @@ fn finish(fd: c_int, last: Last) {
     count_unread(unread);
     // Handed over and counted first: a peer that sees the end may have this process killed at once.
     let passed = (!last.held).then_some(fd);
-    let taken = channel::send(Message::about(Kind::Close, last.cookie, unread), passed);
+    let taken = channel::send(Message::about(MessageKind::Close, last.cookie, unread), passed);
     seen(if taken { Count::Handed } else { Count::Refused });
     sys::shutdown(fd, sys::SHUT_WR);
 }
@@ -193,7 +193,7 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
         core::mem::forget(errno);
         return Some(-1);
     }
-    if !channel::send(Message::about(Kind::Shutdown, cookie, socket.unread), Some(fd)) {
+    if !channel::send(Message::about(MessageKind::Shutdown, cookie, socket.unread), Some(fd)) {
         return None;
     }
     if TABLE.handed(fd, shares()) {

@@ -7,7 +7,7 @@ use linger_custody::{Count, Fate};
 
 use crate::counts::{count, unseen};
 use crate::ending::{close, hold_again, patiently, settle, unhold};
-use crate::protocol::{Kind, Message};
+use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, is_this_process, shares, unwatch};
 use crate::{channel, sys};
 
@@ -38,7 +38,7 @@ fn announce(fd: c_int, last: Last) -> Count {
         _ => {
             // Said of what is held, too: that another process holds it is then news of before.
             let passed = (!last.held).then_some(fd);
-            let sent = channel::send(Message::about(Kind::Last, last.cookie, unread), passed);
+            let sent = channel::send(Message::about(MessageKind::Last, last.cookie, unread), passed);
             if sent || last.held { Count::Handed } else { Count::Refused }
         }
     };

@@ -16,7 +16,7 @@ pub const VARIABLE: &str = "LINGER_RUN";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum MessageKind {
     /// The first message of every connection, with the token that keeps strangers out.
     Hello = 1,
     /// A socket that the program is closing, and half-closes: end it now.
@@ -33,7 +33,7 @@ pub enum Kind {
     Release = 6,
 }
 
-impl Kind {
+impl MessageKind {
     /// The kind for its number.
     pub fn of(number: u32) -> Option<Self> {
         Some(match number {
@@ -52,7 +52,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
-    /// A [`Kind`], as its number.
+    /// A [`MessageKind`], as its number.
     pub kind: u32,
     /// Received bytes that the program had not read.
     pub unread: u32,
@@ -67,13 +67,13 @@ impl Message {
     pub const SIZE: usize = 32;
 
     /// A message about a socket.
-    pub const fn about(kind: Kind, cookie: u64, unread: u32) -> Self {
+    pub const fn about(kind: MessageKind, cookie: u64, unread: u32) -> Self {
         Self { kind: kind as u32, unread, cookie, token: [0; 16] }
     }
 
     /// The first message.
     pub const fn hello(token: [u8; 16]) -> Self {
-        Self { kind: Kind::Hello as u32, unread: 0, cookie: 0, token }
+        Self { kind: MessageKind::Hello as u32, unread: 0, cookie: 0, token }
     }
 
     /// As it is sent.
@@ -113,10 +113,10 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_way() {
-        for message in [Message::about(Kind::Hold, u64::MAX - 1, 77), Message::hello([9; 16])] {
+        for message in [Message::about(MessageKind::Hold, u64::MAX - 1, 77), Message::hello([9; 16])] {
             assert_eq!(Message::from_bytes(&message.to_bytes()), message);
-            assert!(Kind::of(message.kind).is_some());
+            assert!(MessageKind::of(message.kind).is_some());
         }
-        assert_eq!(Kind::of(0), None);
+        assert_eq!(MessageKind::of(0), None);
     }
 }

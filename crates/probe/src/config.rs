@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::finding::Check;
 
-/// The values of [`Config::default`], with their reasons.
+/// The values of [`ProbeConfig::default`], with their reasons.
 pub mod defaults {
     use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub mod defaults {
 /// How a server is probed. Plain data; every field may be set directly.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Config {
+pub struct ProbeConfig {
     /// The client's receive buffer until it begins to read, in bytes.
     pub receive_buffer: usize,
     /// How long the client waits before it reads.
@@ -67,7 +67,7 @@ pub struct Config {
     pub user_agent: String,
 }
 
-impl Default for Config {
+impl Default for ProbeConfig {
     fn default() -> Self {
         Self {
             receive_buffer: defaults::RECEIVE_BUFFER,

@@ -17,13 +17,13 @@ const SHOWN: [&str; 8] = [
 
 /// Where counters are read: this process's network namespace, or another process's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Source {
+pub(crate) enum CounterSource {
     Here,
     Process(u32),
     Nowhere,
 }
 
-impl Source {
+impl CounterSource {
     /// Reads them; empty where they cannot be read.
     pub(crate) fn read(self) -> BTreeMap<String, u64> {
         let folder = match self {

@@ -16,7 +16,7 @@ pub(crate) enum Dialect {
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct RequestShape {
     pub(crate) method: &'static str,
     /// The body's length as the head announces it.
     pub(crate) announced: Option<usize>,
@@ -26,7 +26,7 @@ pub(crate) struct Ask {
     pub(crate) end: bool,
 }
 
-impl Ask {
+impl RequestShape {
     pub(crate) const GET: Self = Self { method: "GET", announced: None, body: 0, end: true };
 
     pub(crate) fn with_body(method: &'static str, announced: usize, body: usize) -> Self {
@@ -67,7 +67,7 @@ impl Dialect {
     }
 
     /// A request after which the server is to close.
-    pub(crate) fn request(&self, ask: Ask) -> Vec<u8> {
+    pub(crate) fn request(&self, ask: RequestShape) -> Vec<u8> {
         let mut out = match self {
             Self::Http { host, path, user_agent } => {
                 let mut head = format!(

@@ -5,7 +5,7 @@ use std::io;
 /// Why a server could not be probed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ProbeError {
     /// The host has no address.
     #[error("cannot find {target}: {source} (is the name right?)")]
     Resolve {

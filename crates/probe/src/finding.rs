@@ -7,7 +7,7 @@ use std::str::FromStr;
 use linger_untrusted::Untrusted;
 use linger_verdict::Verdict;
 
-use crate::seen::{Ended, Seen};
+use crate::seen::{ConnectionEnd, TrialResult};
 use crate::witness::Witnessed;
 
 /// A question.
@@ -76,7 +76,7 @@ impl Check {
         }
     }
 
-    /// Whether it asks what only a hostile client would, and so needs [`Config::hostile`](crate::Config::hostile).
+    /// Whether it asks what only a hostile client would, and so needs [`ProbeConfig::hostile`](crate::Config::hostile).
     pub fn is_hostile(self) -> bool {
         matches!(self, Self::Drip | Self::EndlessUpload | Self::Backlog)
     }
@@ -103,7 +103,7 @@ impl FromStr for Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Answer {
+pub enum CheckAnswer {
     /// It could not be asked, or the answer decides nothing.
     CannotTell,
     /// The answer arrived whole, and the connection ended well; or what is asked for is bounded.
@@ -121,7 +121,7 @@ pub enum Answer {
     Loses,
 }
 
-impl Answer {
+impl CheckAnswer {
     /// Its name in words.
     pub fn name(self) -> &'static str {
         match self {
@@ -141,7 +141,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for CheckAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -150,11 +150,11 @@ impl fmt::Display for Answer {
 /// The answer to one question.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
-pub struct Finding {
+pub struct CheckFinding {
     /// The question.
     pub check: Check,
     /// The answer in a word.
-    pub answer: Answer,
+    pub answer: CheckAnswer,
     /// The verdict on the response of the trial that decided; none where no response was judged.
     pub verdict: Option<Verdict>,
     /// Bytes of the response's body that arrived, in the trial that decided.
@@ -162,7 +162,7 @@ pub struct Finding {
     /// Bytes that should have.
     pub expected: Option<u64>,
     /// How that trial's connection ended.
-    pub ended: Option<Ended>,
+    pub ended: Option<ConnectionEnd>,
     /// From connecting to that end, in seconds.
     pub seconds: f64,
     /// How often it was asked, and how often with this answer.
@@ -177,12 +177,12 @@ pub struct Finding {
     pub sentence: String,
 }
 
-impl Finding {
+impl CheckFinding {
     /// A question that was not answered.
     pub(crate) fn undecided(check: Check, sentence: &str) -> Self {
         Self {
             check,
-            answer: Answer::CannotTell,
+            answer: CheckAnswer::CannotTell,
             verdict: None,
             got: 0,
             expected: None,
@@ -197,7 +197,7 @@ impl Finding {
     }
 
     /// The answer of one trial, from what was seen.
-    pub(crate) fn of(check: Check, answer: Answer, seen: &Seen, sentence: String) -> Self {
+    pub(crate) fn of(check: Check, answer: CheckAnswer, seen: &TrialResult, sentence: String) -> Self {
         Self {
             check,
             answer,
@@ -218,7 +218,7 @@ impl Finding {
 /// All that was found out about a server.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ProbeReport {
     /// The target, as a URL.
     pub target: String,
     /// The `Server` header, where there is one.
@@ -230,17 +230,17 @@ pub struct Report {
     /// Why the server's resets could not be watched; `None` where they were, or where it is on another host.
     pub unwatched: Option<String>,
     /// The answers.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<CheckFinding>,
 }
 
-impl Report {
-    /// The worst answer; [`Answer::CannotTell`] only where nothing could be told.
-    pub fn overall(&self) -> Answer {
-        self.findings.iter().map(|finding| finding.answer).max().unwrap_or(Answer::CannotTell)
+impl ProbeReport {
+    /// The worst answer; [`CheckAnswer::CannotTell`] only where nothing could be told.
+    pub fn overall(&self) -> CheckAnswer {
+        self.findings.iter().map(|finding| finding.answer).max().unwrap_or(CheckAnswer::CannotTell)
     }
 
     /// The finding of one check.
-    pub fn of(&self, check: Check) -> Option<&Finding> {
+    pub fn of(&self, check: Check) -> Option<&CheckFinding> {
         self.findings.iter().find(|finding| finding.check == check)
     }
 }

@@ -9,7 +9,7 @@ const MOST_HEAD: usize = 64 << 10;
 /// Follows a response as it comes.
 #[derive(Debug)]
 pub(crate) struct Framing {
-    kind: Kind,
+    kind: FramingKind,
     /// Bytes of the body so far.
     pub(crate) got: u64,
     /// How long the body will be, once that is known.
@@ -23,7 +23,7 @@ pub(crate) struct Framing {
 }
 
 #[derive(Debug)]
-enum Kind {
+enum FramingKind {
     Head(Vec<u8>),
     Length(u64),
     Chunked(Chunks),
@@ -32,51 +32,51 @@ enum Kind {
 }
 
 impl Framing {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: FramingKind) -> Self {
         Self { kind, got: 0, expected: None, complete: false, status: None, server: None, broken: false }
     }
 
     pub(crate) fn http() -> Self {
-        Self::new(Kind::Head(Vec::new()))
+        Self::new(FramingKind::Head(Vec::new()))
     }
 
     pub(crate) fn fcgi() -> Self {
-        Self::new(Kind::Fcgi(Box::new(Replies::new(1))))
+        Self::new(FramingKind::Fcgi(Box::new(Replies::new(1))))
     }
 
     pub(crate) fn none() -> Self {
-        Self::new(Kind::Close)
+        Self::new(FramingKind::Close)
     }
 
     /// How the end is known; `close` also where nothing is known yet.
     pub(crate) fn name(&self) -> &'static str {
         match self.kind {
-            Kind::Head(_) | Kind::Close => "close",
-            Kind::Length(_) => "content-length",
-            Kind::Chunked(_) => "chunked",
-            Kind::Fcgi(_) => "end-request",
+            FramingKind::Head(_) | FramingKind::Close => "close",
+            FramingKind::Length(_) => "content-length",
+            FramingKind::Chunked(_) => "chunked",
+            FramingKind::Fcgi(_) => "end-request",
         }
     }
 
     /// Whether only the connection's end tells the response's.
     pub(crate) fn ends_with_connection(&self) -> bool {
-        matches!(self.kind, Kind::Close | Kind::Head(_))
+        matches!(self.kind, FramingKind::Close | FramingKind::Head(_))
     }
 
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut bytes = bytes;
         let mut head = Vec::new();
-        if let Kind::Head(kept) = &mut self.kind {
+        if let FramingKind::Head(kept) = &mut self.kind {
             kept.extend_from_slice(bytes);
             head = std::mem::take(kept);
             match self.parse_head(&head) {
                 Some(length) => bytes = &head[length..],
                 None => {
                     if self.broken {
-                        self.kind = Kind::Close;
+                        self.kind = FramingKind::Close;
                         self.got += head.len() as u64;
                     } else {
-                        self.kind = Kind::Head(head);
+                        self.kind = FramingKind::Head(head);
                     }
                     return;
                 }
@@ -84,18 +84,18 @@ impl Framing {
         }
         let _ = &head;
         match &mut self.kind {
-            Kind::Head(_) => {}
-            Kind::Close => self.got += bytes.len() as u64,
-            Kind::Length(length) => {
+            FramingKind::Head(_) => {}
+            FramingKind::Close => self.got += bytes.len() as u64,
+            FramingKind::Length(length) => {
                 self.got = (self.got + bytes.len() as u64).min(*length);
                 self.complete = self.got == *length;
             }
-            Kind::Chunked(chunks) => {
+            FramingKind::Chunked(chunks) => {
                 self.got += chunks.feed(bytes);
                 self.complete = chunks.state == ChunkState::Done;
                 self.broken |= chunks.state == ChunkState::Broken;
             }
-            Kind::Fcgi(replies) => {
+            FramingKind::Fcgi(replies) => {
                 while let Ok(Some(reply)) = replies.next(&mut bytes) {
                     match reply {
                         Reply::Stdout(content) => self.got += content.len() as u64,
@@ -146,12 +146,12 @@ impl Framing {
                 find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
             let length = find("content-length").and_then(|value| value.trim().parse().ok());
             self.kind = match (chunked, length) {
-                _ if status == 204 || status == 304 => Kind::Length(0),
-                (true, _) => Kind::Chunked(Chunks::default()),
-                (false, Some(length)) => Kind::Length(length),
-                (false, None) => Kind::Close,
+                _ if status == 204 || status == 304 => FramingKind::Length(0),
+                (true, _) => FramingKind::Chunked(Chunks::default()),
+                (false, Some(length)) => FramingKind::Length(length),
+                (false, None) => FramingKind::Close,
             };
-            if let Kind::Length(length) = self.kind {
+            if let FramingKind::Length(length) = self.kind {
                 self.expected = Some(length);
             }
             return Some(from);

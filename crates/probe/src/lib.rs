@@ -33,10 +33,10 @@ mod wire;
 mod witness;
 
 pub use checks::probe;
-pub use config::{Config, defaults};
-pub use error::Error;
-pub use finding::{Answer, Check, Finding, Report};
+pub use config::{ProbeConfig, defaults};
+pub use error::ProbeError;
+pub use finding::{Check, CheckAnswer, CheckFinding, ProbeReport};
 pub use linger_verdict::Verdict;
-pub use seen::Ended;
+pub use seen::ConnectionEnd;
 pub use target::{InvalidTarget, Scheme, Target};
 pub use witness::Witnessed;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use crate::config::Config;
-use crate::counters::Source;
+use crate::config::ProbeConfig;
+use crate::counters::CounterSource;
 use crate::dialect::Dialect;
 use crate::witness::Witness;
 
@@ -15,8 +15,8 @@ pub(crate) struct Prober {
     pub(crate) address: SockAddr,
     pub(crate) tls_host: Option<String>,
     pub(crate) dialect: Dialect,
-    pub(crate) config: Config,
-    pub(crate) counters: Source,
+    pub(crate) config: ProbeConfig,
+    pub(crate) counters: CounterSource,
     pub(crate) witness: Option<Witness>,
     /// How long a plain request takes; everything that waits is a multiple of it.
     pub(crate) plain: Duration,

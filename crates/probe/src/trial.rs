@@ -10,8 +10,8 @@ use rustix::event::PollFlags;
 use crate::counters::grown;
 use crate::framing::Framing;
 use crate::prober::Prober;
-use crate::seen::{Ended, Seen};
-use crate::wire::Wire;
+use crate::seen::{ConnectionEnd, TrialResult};
+use crate::wire::ClientStream;
 
 /// How far to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub(crate) enum Until {
 
 pub(crate) struct Trial<'p> {
     prober: &'p Prober,
-    wire: Wire,
+    wire: ClientStream,
     framing: Framing,
     out: Vec<u8>,
     out_at: usize,
     started: Instant,
     before: BTreeMap<String, u64>,
-    ended: Option<Ended>,
+    ended: Option<ConnectionEnd>,
     write_failed: bool,
     half_closed: bool,
 }
@@ -41,8 +41,12 @@ impl<'p> Trial<'p> {
         let before = prober.counters.read();
         let started = Instant::now();
         let buffer = small.then_some(prober.config.receive_buffer);
-        let wire =
-            Wire::connect(&prober.address, prober.tls_host.as_deref(), buffer, prober.config.patience)?;
+        let wire = ClientStream::connect(
+            &prober.address,
+            prober.tls_host.as_deref(),
+            buffer,
+            prober.config.patience,
+        )?;
         if let (Some(witness), Some(port)) = (&prober.witness, wire.local_port()) {
             witness.note(port);
         }
@@ -146,19 +150,19 @@ impl<'p> Trial<'p> {
                 Ok(got) => self.framing.feed(&buffer[..got]),
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(_) => self.ended = Some(Ended::Reset),
+                Err(_) => self.ended = Some(ConnectionEnd::Reset),
             }
         }
     }
 
     /// An end of stream may be followed by a reset at once (`shutdown`, `close`), or hide one that a write had met.
-    fn after_the_end(&self) -> Ended {
+    fn after_the_end(&self) -> ConnectionEnd {
         if !self.half_closed {
             // Both come in one burst; what comes later is no business of this response's.
             let _ = self.wire.wait(PollFlags::empty(), Instant::now() + self.prober.moment());
         }
         let reset = if self.half_closed { self.wire.has_error() } else { self.wire.was_reset() };
-        if reset || self.write_failed { Ended::ClosedThenReset } else { Ended::Closed }
+        if reset || self.write_failed { ConnectionEnd::ClosedThenReset } else { ConnectionEnd::Closed }
     }
 
     /// After a complete response: how does the connection end, if it does?
@@ -202,11 +206,12 @@ impl<'p> Trial<'p> {
         false
     }
 
-    pub(crate) fn finish(self) -> Seen {
-        let complete_silence = if self.framing.complete { Ended::Open } else { Ended::Silent };
+    pub(crate) fn finish(self) -> TrialResult {
+        let complete_silence =
+            if self.framing.complete { ConnectionEnd::Open } else { ConnectionEnd::Silent };
         let ended = self.ended.unwrap_or(complete_silence);
         let counters = grown(&self.before, &self.prober.counters.read());
-        Seen {
+        TrialResult {
             got: self.framing.got,
             expected: self.framing.expected,
             complete: self.framing.complete,

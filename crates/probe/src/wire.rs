@@ -15,12 +15,12 @@ use crate::tls;
 const WIDE: usize = 1 << 20;
 
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct ClientStream {
     socket: Socket,
     session: Option<Box<ClientConnection>>,
 }
 
-impl Wire {
+impl ClientStream {
     /// Connects; the receive buffer is as small as asked from the first segment on.
     pub(crate) fn connect(
         address: &SockAddr,
@@ -195,7 +195,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for ClientStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use linger_probe::{Answer, Check, Config, Report, probe};
+use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, probe};
 use linger_testing::servers::{SERVERS, available};
 use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 
 /// Probes one server of the matrix; `None` where it is not installed.
-fn ask(name: &str, only: &[Check]) -> Option<Report> {
-    ask_often(name, only, Config::default().repeat)
+fn ask(name: &str, only: &[Check]) -> Option<ProbeReport> {
+    ask_often(name, only, ProbeConfig::default().repeat)
 }
 
-fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<Report> {
+fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<ProbeReport> {
     let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
     let subject = available((server.start)())?;
-    let mut config = Config::default();
+    let mut config = ProbeConfig::default();
     (config.only, config.repeat) = (only.to_vec(), repeat);
     Some(probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap())
 }
@@ -31,7 +31,7 @@ const LOSSES: [Check; 7] = [
 ];
 
 /// The answers of a server as often as the environment wants them, which is once for a plain test run.
-fn answers(name: &str, only: &[Check]) -> Option<BTreeMap<Check, Answer>> {
+fn answers(name: &str, only: &[Check]) -> Option<BTreeMap<Check, CheckAnswer>> {
     let report = ask(name, only)?;
     for finding in &report.findings {
         eprintln!(
@@ -51,7 +51,7 @@ fn keeps_in(name: &'static str, checks: &'static [Check]) {
     sandboxed(|| {
         let Some(answers) = answers(name, checks) else { return };
         for (check, answer) in answers {
-            assert_eq!(answer, Answer::Keeps, "{name}: {check}");
+            assert_eq!(answer, CheckAnswer::Keeps, "{name}: {check}");
         }
     });
 }
@@ -61,7 +61,7 @@ fn loses(name: &'static str, checks: &'static [Check]) {
     sandboxed(|| {
         let Some(answers) = answers(name, checks) else { return };
         for (check, answer) in answers {
-            assert_eq!(answer, Answer::Loses, "{name}: {check}");
+            assert_eq!(answer, CheckAnswer::Loses, "{name}: {check}");
         }
     });
 }
@@ -114,7 +114,7 @@ fn python_http_server_resets_an_upload() {
     sandboxed(|| {
         let Some(answers) = answers("Python http.server", &[Check::UploadInProgress]) else { return };
         for (check, answer) in answers {
-            assert!(matches!(answer, Answer::Loses | Answer::AtRisk), "{check}: {answer:?}");
+            assert!(matches!(answer, CheckAnswer::Loses | CheckAnswer::AtRisk), "{check}: {answer:?}");
         }
     });
 }
@@ -191,13 +191,13 @@ mod a_hundred_times {
     fn asked(name: &'static str, checks: &[Check], loses: &[Check], races: &[Check]) {
         // Whether it is wrong is `None` where the server is missing.
         let ask = |check: Check| -> Option<Result<u32, String>> {
-            let expected = if loses.contains(&check) { Answer::Loses } else { Answer::Keeps };
+            let expected = if loses.contains(&check) { CheckAnswer::Loses } else { CheckAnswer::Keeps };
             let report = ask_often(name, &[check], 100 / parts(check))?;
             let found = &report.findings[0];
             let (answer, times, trials) = (found.answer, found.with_this_answer, found.trials);
             // One that loses may happen to have read everything now and then, which saves its response, and that is
             // no false answer; one that keeps loses none.
-            let enough = if expected == Answer::Loses { trials * 9 / 10 } else { trials };
+            let enough = if expected == CheckAnswer::Loses { trials * 9 / 10 } else { trials };
             let right = answer == expected && times >= enough;
             let wrong = || format!("{check}: {answer} {times} of {trials}: {}", found.sentence);
             Some(right.then_some(trials).ok_or_else(wrong))

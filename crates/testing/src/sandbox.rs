@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::thread;
 
-use linger_netns::{Isolation, Refused, net};
+use linger_netns::{Isolation, IsolationRefused, net};
 
 use crate::skip::skip;
 
@@ -38,7 +38,7 @@ pub fn sandboxed(body: impl FnOnce()) {
     let child = match again.spawn() {
         Ok(child) => child,
         Err(error) => {
-            return skip("private networks", &Refused::explain(error).to_string());
+            return skip("private networks", &IsolationRefused::explain(error).to_string());
         }
     };
     let output = child.wait_with_output().expect("the sandboxed test can be waited for");

@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use linger_watch::{Direction, Filter, Notice, Reset, Watcher};
+use linger_watch::{Direction, Filter, LiveReset, Notice, Watcher};
 use linger_why::{Cause, Confidence};
 use socket2::SockRef;
 
@@ -22,7 +22,7 @@ fn watcher(port: u16) -> Option<Watcher> {
 
 /// Connections through a listener of our own, and what was seen of them: until `enough`, or a bound that only a
 /// failure meets.
-fn seen(watcher: &mut Watcher, mut enough: impl FnMut(&[Reset]) -> bool) -> Vec<Reset> {
+fn seen(watcher: &mut Watcher, mut enough: impl FnMut(&[LiveReset]) -> bool) -> Vec<LiveReset> {
     let bound = Instant::now() + Duration::from_secs(20);
     let mut resets = Vec::new();
     while !enough(&resets) && Instant::now() < bound {
@@ -43,19 +43,19 @@ fn pair(address: &str) -> (TcpListener, TcpStream, TcpStream) {
 }
 
 /// What the kernel says of the reset that `provoke` brings about, as sent from the server's port.
-fn sent(address: &str, provoke: impl FnOnce(TcpStream, TcpStream)) -> Option<Reset> {
+fn sent(address: &str, provoke: impl FnOnce(TcpStream, TcpStream)) -> Option<LiveReset> {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (listener, client, server) = pair(address);
     let local = listener.local_addr().unwrap();
     let mut watcher = watcher(local.port())?;
     provoke(client, server);
-    let ours = |reset: &Reset| reset.direction == Direction::Sent && reset.local == local;
+    let ours = |reset: &LiveReset| reset.direction == Direction::Sent && reset.local == local;
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     assert_eq!(watcher.lost(), 0);
     Some(resets.into_iter().find(ours).expect("the reset was seen"))
 }
 
-fn own_process(reset: &Reset) -> bool {
+fn own_process(reset: &LiveReset) -> bool {
     reset.process.as_ref().is_some_and(|process| process.pid == std::process::id())
 }
 
@@ -120,7 +120,7 @@ fn a_received_reset_names_who_had_the_connection() {
     drop(server);
     client.read(&mut [0; 1]).unwrap_err();
     drop(client);
-    let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
+    let ours = |reset: &LiveReset| reset.direction == Direction::Received && reset.remote == Some(local);
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
     assert!(own_process(reset), "{reset:?}");
@@ -146,7 +146,7 @@ fn a_process_that_ends_at_once_has_a_name() {
     SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
     drop(server);
     bash.wait().unwrap();
-    let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
+    let ours = |reset: &LiveReset| reset.direction == Direction::Received && reset.remote == Some(local);
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
     assert!(reset.process.as_ref().is_some_and(|process| process.name == *"bash"), "{reset:?}");
@@ -209,7 +209,7 @@ fn a_closed_port_is_named_at_both_ends() {
     drop(listener);
     let Some(mut watcher) = watcher(local.port()) else { return };
     TcpStream::connect(local).unwrap_err();
-    let both = |resets: &[Reset]| {
+    let both = |resets: &[LiveReset]| {
         [Direction::Sent, Direction::Received]
             .iter()
             .all(|way| resets.iter().any(|reset| reset.direction == *way))
@@ -232,7 +232,7 @@ fn a_thousand_resets_are_a_thousand() {
         client.write_all(b"unread").unwrap();
         drop(listener.accept().unwrap());
     }
-    let ours = |resets: &[Reset]| {
+    let ours = |resets: &[LiveReset]| {
         resets
             .iter()
             .filter(|reset| reset.cause == Cause::ClosedWithUnreadData && reset.local == local)

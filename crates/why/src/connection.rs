@@ -2,7 +2,7 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::key::{Dir, Key};
+use crate::key::{Dir, FlowKey};
 use crate::record::{At, Record, Since};
 use crate::side::Side;
 
@@ -11,8 +11,8 @@ const KEPT: usize = 8;
 
 /// A connection, as far as it has been seen.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection {
-    pub(crate) key: Key,
+pub(crate) struct ObservedConnection {
+    pub(crate) key: FlowKey,
     pub(crate) first_time: u64,
     pub(crate) first_frame: u64,
     pub(crate) last_time: u64,
@@ -45,8 +45,8 @@ pub(crate) struct SynAck {
     pub(crate) after_us: u32,
 }
 
-impl Connection {
-    pub(crate) fn new(key: Key, at: At) -> Self {
+impl ObservedConnection {
+    pub(crate) fn new(key: FlowKey, at: At) -> Self {
         Self {
             key,
             first_time: at.time,

@@ -3,17 +3,17 @@
 use linger_packet::Flags;
 
 use crate::app::Protocol;
-use crate::connection::Connection;
+use crate::connection::ObservedConnection;
 use crate::finding::Rung;
 use crate::key::Dir;
 use crate::record::Record;
-use crate::reset::Reset;
+use crate::reset::RecordedReset;
 use crate::side::Side;
 
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
-    pub(crate) reset: &'a Reset,
+    pub(crate) reset: &'a RecordedReset,
     pub(crate) sender: &'a Side,
     pub(crate) receiver: &'a Side,
     /// The packet that the reset answers, if it is among those kept.
@@ -28,7 +28,7 @@ pub(crate) struct Losses {
 }
 
 impl<'a> Facts<'a> {
-    pub(crate) fn new(reset: &'a Reset) -> Self {
+    pub(crate) fn new(reset: &'a RecordedReset) -> Self {
         let sender = &reset.connection.sides[reset.by];
         let receiver = &reset.connection.sides[1 - reset.by];
         let answers = |record: &&Record| {
@@ -42,7 +42,7 @@ impl<'a> Facts<'a> {
         Self { reset, sender, receiver, trigger }
     }
 
-    pub(crate) fn connection(&self) -> &'a Connection {
+    pub(crate) fn connection(&self) -> &'a ObservedConnection {
         &self.reset.connection
     }
 

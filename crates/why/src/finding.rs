@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::{Ask, Cause, Class, Confidence, Remedy};
+use crate::{Cause, Class, Confidence, NextEvidence, Remedy};
 
 /// A reset, why it was sent, and how that is known.
 #[derive(Clone, Debug, Serialize)]
@@ -42,7 +42,7 @@ pub struct Finding {
     /// The packets and fields that say so.
     pub evidence: Vec<Evidence>,
     /// The further capture or fact that would decide it.
-    pub would_decide: Option<Ask>,
+    pub would_decide: Option<NextEvidence>,
     /// What to do about it.
     pub remedy: Remedy,
     /// Further resets on the same connection, consequences of this one.

@@ -2,18 +2,18 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::connection::Connection;
-use crate::key::{Dir, Key};
+use crate::connection::ObservedConnection;
+use crate::key::{Dir, FlowKey};
 use crate::record::{At, Record, Since};
-use crate::reset::Reset;
+use crate::reset::RecordedReset;
 
 /// An entry of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
-    pub(crate) connection: Connection,
+    pub(crate) connection: ObservedConnection,
     /// Tells this flow's entry in the table's queue from stale ones.
     pub(crate) generation: u32,
-    pub(crate) reset: Option<Box<Reset>>,
+    pub(crate) reset: Option<Box<RecordedReset>>,
 }
 
 /// What a packet did to its flow.
@@ -33,8 +33,8 @@ pub(crate) enum Step {
 }
 
 impl Flow {
-    pub(crate) fn new(key: Key, at: At, generation: u32) -> Self {
-        Self { connection: Connection::new(key, at), generation, reset: None }
+    pub(crate) fn new(key: FlowKey, at: At, generation: u32) -> Self {
+        Self { connection: ObservedConnection::new(key, at), generation, reset: None }
     }
 
     /// Whether this SYN begins another connection on the same ports.
@@ -85,7 +85,7 @@ impl Flow {
             self.connection.keep(record);
             return Step::Nothing;
         }
-        self.reset = Some(Box::new(Reset::new(self.connection.clone(), segment, dir, at)));
+        self.reset = Some(Box::new(RecordedReset::new(self.connection.clone(), segment, dir, at)));
         self.connection.keep(record);
         Step::Reset
     }

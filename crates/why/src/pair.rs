@@ -10,7 +10,7 @@ use linger_packet::capture::{self, ReadError};
 use linger_packet::{Flags, Segment};
 
 use crate::finding::Evidence;
-use crate::key::Key;
+use crate::key::FlowKey;
 use crate::{Cause, Class, Confidence, Finding};
 
 /// Connections compared.
@@ -71,8 +71,8 @@ impl Trace {
 struct Traces {
     file: String,
     interface: u32,
-    flows: HashMap<Key, Trace>,
-    by_isns: HashMap<(u32, u32), Key>,
+    flows: HashMap<FlowKey, Trace>,
+    by_isns: HashMap<(u32, u32), FlowKey>,
     first: u64,
     last: u64,
 }
@@ -87,7 +87,7 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
     let mut keys = HashSet::new();
     let mut isns = HashSet::new();
     for finding in findings.iter().take(MAX_FLOWS) {
-        keys.insert(Key::between(finding.from, finding.to, 0).0);
+        keys.insert(FlowKey::between(finding.from, finding.to, 0).0);
         isns.extend(finding.numbers.isns.into_iter().flatten());
     }
     let mut all = Vec::new();
@@ -95,13 +95,13 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
         all.extend(collect(path, &keys, &isns)?);
     }
     let mut kept: Vec<Finding> = Vec::new();
-    let mut known: HashMap<(usize, Key, u64), usize> = HashMap::new();
+    let mut known: HashMap<(usize, FlowKey, u64), usize> = HashMap::new();
     for mut finding in findings {
         let Some(own) = all.iter().position(|traces| traces.is_where(&finding)) else {
             kept.push(finding);
             continue;
         };
-        let (key, by) = Key::between(finding.from, finding.to, 0);
+        let (key, by) = FlowKey::between(finding.from, finding.to, 0);
         let mut elsewhere = Vec::new();
         for (at, other) in all.iter().enumerate().filter(|&(at, _)| at != own) {
             let found = Comparison::of(&all[own], other, key, by, &finding)
@@ -150,7 +150,7 @@ impl Traces {
 /// The interfaces of a capture that are compared.
 const MAX_INTERFACES: u32 = 64;
 
-fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<Traces>, ReadError> {
+fn collect(path: &Path, keys: &HashSet<FlowKey>, isns: &HashSet<u32>) -> Result<Vec<Traces>, ReadError> {
     let mut reader = capture::open(path)?;
     let file = path.display().to_string();
     let mut all: Vec<Traces> = Vec::new();
@@ -166,7 +166,7 @@ fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<
         let traces = &mut all[packet.interface as usize];
         traces.last = packet.time;
         let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { continue };
-        let (key, dir) = Key::of(&segment, 0);
+        let (key, dir) = FlowKey::of(&segment, 0);
         let syn = segment.flags.has(Flags::SYN);
         let known = traces.flows.contains_key(&key);
         let wanted = known || keys.contains(&key) || syn && isns.contains(&segment.seq);
@@ -200,7 +200,7 @@ struct Comparison<'a> {
     other: &'a Traces,
     own_trace: &'a Trace,
     trace: &'a Trace,
-    key: Key,
+    key: FlowKey,
     /// The resetting side in the other capture.
     by: usize,
     own_by: usize,
@@ -208,7 +208,13 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn of(own: &'a Traces, other: &'a Traces, key: Key, own_by: usize, finding: &Finding) -> Option<Self> {
+    fn of(
+        own: &'a Traces,
+        other: &'a Traces,
+        key: FlowKey,
+        own_by: usize,
+        finding: &Finding,
+    ) -> Option<Self> {
         let own_trace = own.flows.get(&key)?;
         let (their_key, swapped) = match finding.numbers.isns {
             [Some(low), Some(high)] => {
@@ -285,7 +291,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Adds what the other capture shows. Returns where it has the same reset.
-    fn apply(self, finding: &mut Finding) -> Option<(Key, u64)> {
+    fn apply(self, finding: &mut Finding) -> Option<(FlowKey, u64)> {
         let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {
             finding.evidence.push(Evidence { frame: None, says });

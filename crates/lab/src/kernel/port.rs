@@ -48,9 +48,9 @@ impl AsRef<[u8]> for Frame {
 
 /// Frames that are not in use, so that a steady stream allocates nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Vec<Frame>);
+pub(crate) struct FramePool(Vec<Frame>);
 
-impl Pool {
+impl FramePool {
     /// Frames of a few batches are worth keeping; what a burst needed beyond that is not.
     const MOST: usize = 64 * BATCH;
 
@@ -108,7 +108,7 @@ impl Port {
     ///
     /// # Errors
     /// `ENETDOWN` after the interface is gone. Nothing waiting is not an error.
-    pub(crate) fn receive(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+    pub(crate) fn receive(&self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let spare = &mut pool.0;
         spare.resize_with(spare.len().max(BATCH), Frame::empty);
         let first = spare.len() - BATCH;
@@ -148,7 +148,7 @@ impl Port {
     ///
     /// # Errors
     /// `ENETDOWN` or `ENXIO` after the interface is gone.
-    pub(crate) fn send(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+    pub(crate) fn send(&self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let mut refused = 0;
         let mut from = 0;
         while from < frames.len() {
@@ -276,7 +276,7 @@ mod tests {
     fn frames_pass_from_port_to_port_in_order() {
         sandboxed(|| {
             let (a, b) = pair();
-            let mut pool = Pool::default();
+            let mut pool = FramePool::default();
             let at_a = a.run(|| Port::open("eth0").unwrap()).unwrap();
             let at_b = b.run(|| Port::open("eth0").unwrap()).unwrap();
             // Every TCP segment of a real handshake is seen at both ends.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// A process that serves one connection and exits. Dropping it waits for its end.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct WorkerProcess {
     pid: rustix::process::Pid,
     /// Bytes of the response that the process has written, as its exit status cannot say.
     wrote: OwnedFd,
@@ -20,7 +20,11 @@ pub(crate) struct Worker {
 ///
 /// # Errors
 /// Where no process or pipe can be made; the connection is then closed.
-pub(crate) fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8]) -> io::Result<Worker> {
+pub(crate) fn serve_and_exit(
+    connection: OwnedFd,
+    consume: u64,
+    response: &[u8],
+) -> io::Result<WorkerProcess> {
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (wrote, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: the child makes system calls only (`child` allocates nothing, takes no lock and never
@@ -33,7 +37,7 @@ pub(crate) fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8])
             // The end of this pipe is the sign to begin.
             drop(go);
             match rustix::process::Pid::from_raw(pid) {
-                Some(pid) => Ok(Worker { pid, wrote }),
+                Some(pid) => Ok(WorkerProcess { pid, wrote }),
                 None => Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
         }
@@ -83,7 +87,7 @@ fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! 
     unsafe { libc::_exit(0) }
 }
 
-impl Worker {
+impl WorkerProcess {
     /// Waits until the process is gone, and says how many bytes it had written.
     ///
     /// # Errors
@@ -99,7 +103,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         let wait = || rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
         while matches!(wait(), Err(rustix::io::Errno::INTR)) {}

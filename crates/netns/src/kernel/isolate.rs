@@ -36,10 +36,10 @@ impl Isolation {
     /// CAP_SYS_ADMIN. It is root there, and may make more network namespaces.
     ///
     /// # Errors
-    /// [`Refused`], with what stands in the way, as far as the machine tells. `EINVAL` where a user namespace
+    /// [`IsolationRefused`], with what stands in the way, as far as the machine tells. `EINVAL` where a user namespace
     /// is needed and the process already has more than one thread (`unshare(2)`).
-    pub fn enter(&self) -> Result<(), Refused> {
-        self.enter_raw().map_err(|error| Refused::with(error.into(), self.privileged))
+    pub fn enter(&self) -> Result<(), IsolationRefused> {
+        self.enter_raw().map_err(|error| IsolationRefused::with(error.into(), self.privileged))
     }
 
     /// Lets a command enter before it becomes its program; a refusal is then the error of its start.
@@ -77,13 +77,13 @@ fn write(path: &std::ffi::CStr, text: &str) -> Result<(), Errno> {
 /// The machine does not let this process have a private network.
 #[derive(Debug, thiserror::Error)]
 #[error("no private network namespace: {error}; {hint}")]
-pub struct Refused {
+pub struct IsolationRefused {
     error: io::Error,
     /// What to do about it, as a sentence.
     pub hint: String,
 }
 
-impl Refused {
+impl IsolationRefused {
     /// Explains why a command that was to enter first could not be started.
     pub fn explain(error: io::Error) -> Self {
         Self::with(error, false)

@@ -55,12 +55,12 @@ impl Interface {
 
 /// The options at the end of a block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Options<'a> {
+pub(super) struct BlockOptions<'a> {
     bytes: &'a [u8],
     order: Order,
 }
 
-impl<'a> Iterator for Options<'a> {
+impl<'a> Iterator for BlockOptions<'a> {
     type Item = (u16, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -158,7 +158,7 @@ impl Section {
         let data = block.get(place.at..place.at + place.captured)?;
         let after = block.get(place.at + place.captured.next_multiple_of(4)..).unwrap_or(&[]);
         let options = (kind != SIMPLE_PACKET && after.len() >= 4)
-            .then_some(Options { bytes: after, order: self.order });
+            .then_some(BlockOptions { bytes: after, order: self.order });
         let packet = Packet {
             frame: 0,
             time: place.time,
@@ -181,7 +181,7 @@ impl Section {
             clock: Clock::Coarse(1_000),
             offset: 0,
         };
-        for (code, value) in (Options { bytes: &block[8..], order: self.order }) {
+        for (code, value) in (BlockOptions { bytes: &block[8..], order: self.order }) {
             match (code, value) {
                 (9, [resolution]) => interface.clock = clock(*resolution)?,
                 (14, value) if value.len() == 8 => {
@@ -199,7 +199,7 @@ impl Section {
     }
 
     #[inline]
-    fn place(&self, kind: u32, block: &[u8]) -> Result<Place, String> {
+    fn place(&self, kind: u32, block: &[u8]) -> Result<PacketPlace, String> {
         let (fixed, id) = match kind {
             SIMPLE_PACKET => (4, 0),
             OBSOLETE_PACKET => {
@@ -229,12 +229,12 @@ impl Section {
             ));
         }
         let (link, wire_len) = (interface.link, wire_len as usize);
-        Ok(Place { time, link, interface: id, at: fixed, captured, wire_len })
+        Ok(PacketPlace { time, link, interface: id, at: fixed, captured, wire_len })
     }
 }
 
 /// The position of a packet in its block.
-struct Place {
+struct PacketPlace {
     time: u64,
     link: LinkType,
     interface: u32,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::gateways::{is_root, needs_users};
-use super::launch::{Launch, Peer, Unavailable, program};
+use super::launch::{Launch, RunningServer, Unavailable, program};
 
 /// `/usr/sbin/php-fpm8.2` and its like: Debian puts the version into the name.
 pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
@@ -29,7 +29,7 @@ pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn php_fpm(workers: u32, script: &str) -> Result<Peer, Unavailable> {
+pub fn php_fpm(workers: u32, script: &str) -> Result<RunningServer, Unavailable> {
     let php = php_fpm_program()?;
     needs_users("php-fpm")?;
     let launch = Launch::new("php-fpm");
@@ -55,7 +55,7 @@ listen.backlog = 1024\npm = static\npm.max_children = {workers}\ncatch_workers_o
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<Peer, Unavailable> {
+pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     let uwsgi = program("uwsgi", "uwsgi-core")?;
     let launch = Launch::new("uwsgi");
     let file = launch.file("application.py", application);
@@ -73,7 +73,7 @@ pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<Peer, Unav
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn uwsgi_http(workers: u32, application: &str) -> Result<Peer, Unavailable> {
+pub fn uwsgi_http(workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     uwsgi("http-socket", workers, application)
 }
 
@@ -81,7 +81,7 @@ pub fn uwsgi_http(workers: u32, application: &str) -> Result<Peer, Unavailable> 
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn libfcgi_echo(source: &str, workers: u32) -> Result<Peer, Unavailable> {
+pub fn libfcgi_echo(source: &str, workers: u32) -> Result<RunningServer, Unavailable> {
     let cc = program("cc", "gcc")?;
     let starter = program("cgi-fcgi", "libfcgi-bin")?;
     if !["/usr/include/fcgiapp.h", "/usr/local/include/fcgiapp.h"]

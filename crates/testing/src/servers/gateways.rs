@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::launch::{Launch, Peer, Unavailable, program};
+use super::launch::{Launch, RunningServer, Unavailable, program};
 
 /// How a gateway treats the application.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn nginx(name: &str, workers: u32, http: &str) -> Result<Peer, Unavailable> {
+pub fn nginx(name: &str, workers: u32, http: &str) -> Result<RunningServer, Unavailable> {
     let nginx = program("nginx", "nginx")?;
     let launch = Launch::new(name);
     let folder = launch.folder();
@@ -106,7 +106,7 @@ const FASTCGI_PARAMS: &str = "
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
+pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     let timeout = options.timeout;
     let params = FASTCGI_PARAMS.replace("SCRIPTS", options.scripts.as_deref().unwrap_or("$document_root"));
     let keepalive = if options.keep_conn { "keepalive 8;" } else { "" };
@@ -132,7 +132,7 @@ pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn nginx_uwsgi(application: SocketAddr) -> Result<Peer, Unavailable> {
+pub fn nginx_uwsgi(application: SocketAddr) -> Result<RunningServer, Unavailable> {
     let params = FASTCGI_PARAMS.replace("fastcgi_param", "uwsgi_param").replace("SCRIPTS", "$document_root");
     nginx(
         "nginx",
@@ -148,7 +148,7 @@ pub fn nginx_uwsgi(application: SocketAddr) -> Result<Peer, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<Peer, Unavailable> {
+pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<RunningServer, Unavailable> {
     let httpd = program("apache2", "apache2")?;
     needs_users("httpd")?;
     let launch = Launch::new(name);
@@ -176,7 +176,7 @@ pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<Pe
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
+pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     httpd(
         "httpd",
         "event",
@@ -196,7 +196,7 @@ pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn lighttpd(name: &str, config: &str) -> Result<Peer, Unavailable> {
+pub fn lighttpd(name: &str, config: &str) -> Result<RunningServer, Unavailable> {
     let lighttpd = program("lighttpd", "lighttpd")?;
     let launch = Launch::new(name);
     let folder = launch.folder();
@@ -216,7 +216,7 @@ pub fn lighttpd(name: &str, config: &str) -> Result<Peer, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn lighttpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
+pub fn lighttpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     let streaming = u8::from(!options.buffered);
     let body = u8::from(!options.request_buffered);
     lighttpd(

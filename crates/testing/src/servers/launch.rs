@@ -145,7 +145,7 @@ impl Launch {
     ///
     /// # Errors
     /// [`Unavailable::Failed`] with the end of what it said.
-    pub fn start(self, command: Command) -> Result<Peer, Unavailable> {
+    pub fn start(self, command: Command) -> Result<RunningServer, Unavailable> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         self.start_when(command, |_| TcpStream::connect(address).is_ok())
     }
@@ -158,7 +158,7 @@ impl Launch {
         self,
         mut command: Command,
         ready: impl Fn(&Path) -> bool,
-    ) -> Result<Peer, Unavailable> {
+    ) -> Result<RunningServer, Unavailable> {
         let failed = |reason: String| Unavailable::Failed { name: self.name.clone(), reason };
         let log = self.path("output.log");
         let output = File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
@@ -169,7 +169,7 @@ impl Launch {
         loop {
             if ready(self.folder.path()) {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-                return Ok(Peer { name: self.name, address, child, folder: self.folder });
+                return Ok(RunningServer { name: self.name, address, child, folder: self.folder });
             }
             let ended = child.try_wait().map_err(|error| failed(error.to_string()))?;
             if ended.is_some() || Instant::now() > until {
@@ -187,7 +187,7 @@ impl Launch {
 
 /// A running server. Dropping it ends it and every process of its group.
 #[derive(Debug)]
-pub struct Peer {
+pub struct RunningServer {
     /// What it is.
     pub name: String,
     /// Where it listens.
@@ -196,7 +196,7 @@ pub struct Peer {
     folder: TempDir,
 }
 
-impl Peer {
+impl RunningServer {
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -214,7 +214,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         end(&mut self.child);
     }

@@ -12,5 +12,5 @@ pub use apps::{cgi_fcgi, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
 pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };
-pub use launch::{Launch, Peer, Unavailable, available, free_port, program};
+pub use launch::{Launch, RunningServer, Unavailable, available, free_port, program};
 pub use subjects::{LENGTH, SERVERS, Server, Subject, go_program, sample, sample_program};

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::apps::{php_fpm, uwsgi};
 use super::gateways::{GatewayOptions, httpd, httpd_fcgi, lighttpd, nginx, nginx_fcgi, nginx_uwsgi};
-use super::launch::{Launch, Peer, Unavailable, program};
+use super::launch::{Launch, RunningServer, Unavailable, program};
 
 /// Bytes in each server's response.
 pub const LENGTH: usize = 300_000;
@@ -17,16 +17,16 @@ pub struct Subject {
     /// How it is asked, as a URL.
     pub url: String,
     /// What runs.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<RunningServer>,
 }
 
 impl Subject {
-    fn http(front: Peer, behind: Vec<Peer>) -> Self {
+    fn http(front: RunningServer, behind: Vec<RunningServer>) -> Self {
         let url = format!("http://{}/large", front.address);
         Self { url, peers: std::iter::once(front).chain(behind).collect() }
     }
 
-    fn fcgi(application: Peer, script: &str) -> Self {
+    fn fcgi(application: RunningServer, script: &str) -> Self {
         Self { url: format!("fcgi://{}{script}", application.address), peers: vec![application] }
     }
 }
@@ -299,7 +299,7 @@ fn go() -> Result<Subject, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn go_program(name: &str, source: &str) -> Result<Peer, Unavailable> {
+pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable> {
     let go = program("go", "golang-go")?;
     let launch = Launch::new(name);
     let (source, binary) = (launch.file("main.go", source), launch.path("server"));
@@ -326,7 +326,7 @@ pub fn go_program(name: &str, source: &str) -> Result<Peer, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn sample(name: &str) -> Result<Peer, Unavailable> {
+pub fn sample(name: &str) -> Result<RunningServer, Unavailable> {
     let program = sample_program(name)?;
     let launch = Launch::new(name);
     let mut command = Command::new(program);
