@@ -16,15 +16,15 @@ use crate::target::{Scheme, Target, is_here, is_near};
 use crate::trial::{Trial, Until};
 use crate::witness::Witness;
 
-/// Below this a response fits where the server's bytes wait even with a small window, and decides nothing.
+/// A smaller response fits into the two sockets' buffers even with a small window, so that nothing is left to lose.
 const LARGE: u64 = 64 << 10;
-/// Nothing moves for so long: the server does not read, and it is time for the next step.
+/// If no byte could be written for this long, the server is not reading: go on to the next step.
 const STUCK: Duration = Duration::from_millis(300);
 
-/// Asks a server all the questions of `config`, and tells each answer to `told` as it comes.
+/// Asks a server all the questions of `config`, and calls `told` with each answer as it comes.
 ///
 /// # Errors
-/// Where there is no server, or none that answers a plain request.
+/// No server is reachable, or it does not answer a plain request.
 pub fn probe(
     target: &Target,
     config: &ProbeConfig,
@@ -43,7 +43,7 @@ pub fn probe(
         None if is_here(&address) => CounterSource::Here,
         None => CounterSource::Nowhere,
     };
-    // A unix socket's resets are no TCP resets.
+    // On a unix socket there are no TCP resets to watch.
     let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
     let port = config.pid.is_none().then_some(target.port);
     let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
@@ -69,7 +69,7 @@ pub fn probe(
         prober.expected = plain.expected;
     }
     if let Some(witness) = &prober.witness {
-        // Those of the plain request answer no question.
+        // Resets of the plain request belong to no question.
         witness.seen();
     }
     let mut report = ProbeReport {
@@ -102,7 +102,8 @@ pub fn probe(
     Ok(report)
 }
 
-/// A plain request, read at once with a wide window; three times where only the connection's end frames it.
+/// A plain request, read at once with a large window. If only the end of the connection marks the response's end, it is
+/// repeated up to three times and the longest response is taken.
 fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
     let mut best: Option<TrialResult> = None;
     for _ in 0..3 {
@@ -166,7 +167,7 @@ fn ask(prober: &Prober, check: Check) -> CheckFinding {
 /// One way to ask a question.
 type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
 
-/// Asks each variant as often as told, and keeps the worst answer.
+/// Asks each variant as often as configured, and keeps the worst answer.
 fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> CheckFinding {
     let mut findings = Vec::new();
     for variant in variants {
@@ -180,7 +181,7 @@ fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> CheckFindi
         }
     }
     let trials = findings.len() as u32;
-    // Of equal answers the one with the greater loss is told.
+    // Among equal answers the one with the most missing bytes is reported.
     let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
     else {
         return CheckFinding::undecided(check, "nothing was asked");
@@ -194,7 +195,7 @@ fn missing(finding: &CheckFinding) -> u64 {
     finding.expected.unwrap_or(0).saturating_sub(finding.got)
 }
 
-/// Sends a request, does `between`, reads late, and judges.
+/// Sends a request, calls `between`, reads late, and judges what arrived.
 fn late_reader(
     prober: &Prober,
     check: Check,
@@ -220,7 +221,7 @@ fn late_reader(
     Ok(judge(prober, check, seen, like_plain))
 }
 
-/// The longest of three prompt reads with a wide window: the length of a response that nothing frames.
+/// The length of a response without framing: the longest of three reads without delay and with a large window.
 fn by_repetition(prober: &Prober, ask: RequestShape) -> Option<u64> {
     let mut longest = None;
     for _ in 0..3 {
@@ -260,8 +261,8 @@ fn unread_body(prober: &Prober) -> CheckFinding {
 fn trailing_bytes(prober: &Prober) -> CheckFinding {
     let check = Check::TrailingBytes;
     if prober.dialect.is_fcgi() {
-        // The end of STDIN in a packet of its own, once the server has answered without waiting for it.
-        let ask = RequestShape { end: false, ..Ask::GET };
+        // FastCGI: the empty STDIN record in a packet of its own, after the server has begun its answer.
+        let ask = RequestShape { end: false, ..RequestShape::GET };
         let end = prober.dialect.body_end();
         return worst(
             prober,
@@ -338,7 +339,7 @@ fn upload_in_progress(prober: &Prober) -> CheckFinding {
                 trial.send(STUCK);
                 left -= now;
                 if early || trial.answer_begins(Duration::ZERO) {
-                    // Answered: a client that has not looked yet goes on for a while.
+                    // The answer has begun. A client that has not read it yet goes on sending for a while.
                     early = true;
                     after_answer += now;
                     if after_answer >= prober.config.body {
@@ -363,7 +364,7 @@ fn upload_in_progress(prober: &Prober) -> CheckFinding {
     )
 }
 
-/// Half of a body, and no more once the answer has begun: does the answer still come to its end?
+/// Sends half of a body, and nothing more once the answer has begun. Does the answer still arrive completely?
 fn stall(prober: &Prober) -> CheckFinding {
     let (check, body) = (Check::Stall, prober.config.body);
     let ask = RequestShape::with_body("POST", 2 * body, body);
@@ -384,9 +385,9 @@ fn stall(prober: &Prober) -> CheckFinding {
                     if seen.complete || seen.got > 0 { CheckAnswer::Keeps } else { CheckAnswer::CannotTell };
                 return Ok(CheckFinding::of(check, answer, &seen, sentence.into()));
             }
-            // A FastCGI gateway may need the connection's end to see the response's (nginx does).
+            // A FastCGI gateway may see the response's end only at the end of the connection (nginx does).
             let closed = prober.dialect.is_fcgi();
-            // Shorter than the 4 s after which uWSGI gives in itself, and long against any answer's rest.
+            // Shorter than the 4 s after which uWSGI itself stops waiting, and long enough for the rest of any answer.
             let holding = (prober.plain * 10).clamp(Duration::from_millis(2500), prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
@@ -415,7 +416,7 @@ fn stall(prober: &Prober) -> CheckFinding {
                 );
                 return Ok(CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence));
             }
-            // The client gives in.
+            // The client stops waiting.
             trial.half_close();
             trial.read(if closed { Until::Closed } else { Until::Complete }, prober.config.patience);
             let came = done(&trial);

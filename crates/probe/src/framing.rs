@@ -1,24 +1,24 @@
-//! Where a response ends, as the response itself says.
+//! Finds the end of a response from its own framing.
 
 use linger_fastcgi::replies::{Replies, Reply};
 use linger_untrusted::Untrusted;
 
-/// Most bytes of a head that are kept while its end is awaited.
+/// Largest head, in bytes.
 const MOST_HEAD: usize = 64 << 10;
 
-/// Follows a response as it comes.
+/// Parses a response as it arrives.
 #[derive(Debug)]
 pub(crate) struct Framing {
     kind: FramingKind,
     /// Bytes of the body so far.
     pub(crate) got: u64,
-    /// How long the body will be, once that is known.
+    /// The length of the body, once it is known.
     pub(crate) expected: Option<u64>,
-    /// The end was seen.
+    /// Whether the end of the response was seen.
     pub(crate) complete: bool,
     pub(crate) status: Option<u16>,
     pub(crate) server: Option<Untrusted>,
-    /// The response cannot be understood; it is then counted as it comes.
+    /// Whether the response cannot be parsed. Its bytes are then only counted.
     pub(crate) broken: bool,
 }
 
@@ -48,7 +48,7 @@ impl Framing {
         Self::new(FramingKind::Close)
     }
 
-    /// How the end is known; `close` also where nothing is known yet.
+    /// What marks the end; `close` also before anything is known.
     pub(crate) fn name(&self) -> &'static str {
         match self.kind {
             FramingKind::Head(_) | FramingKind::Close => "close",
@@ -58,7 +58,7 @@ impl Framing {
         }
     }
 
-    /// Whether only the connection's end tells the response's.
+    /// Whether only the end of the connection marks the end of the response.
     pub(crate) fn ends_with_connection(&self) -> bool {
         matches!(self.kind, FramingKind::Close | FramingKind::Head(_))
     }
@@ -113,7 +113,7 @@ impl Framing {
         }
     }
 
-    /// Reads the head; gives its length once it is there. Interim responses (1xx) are passed over.
+    /// Parses the head. Returns its length once it is complete. Skips interim responses (1xx).
     fn parse_head(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut from = 0;
         loop {
@@ -159,7 +159,7 @@ impl Framing {
     }
 }
 
-/// The chunked coding (RFC 9112 section 7.1): where it ends, and how much it carries.
+/// Parses the chunked coding (RFC 9112 section 7.1) for its end and the length of its content.
 #[derive(Debug, Default)]
 struct Chunks {
     state: ChunkState,
@@ -181,7 +181,7 @@ enum ChunkState {
 }
 
 impl Chunks {
-    /// Takes bytes; gives how many of them are content.
+    /// Parses bytes, and returns how many of them are content.
     fn feed(&mut self, bytes: &[u8]) -> u64 {
         let mut content = 0;
         let mut bytes = bytes;

@@ -9,11 +9,11 @@ use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};
 
-/// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
-/// connection of its own, for it ends the silence.
+/// When a held connection is tested, in seconds after the server's FIN. Each test needs a connection of its own, because
+/// the byte that it sends ends the silence.
 const LOOKS: [f64; 7] = [0.05, 0.6, 1.5, 2.5, 6.0, 12.0, 31.0];
 
-/// A connection after a complete answer, the server's half-close read, the client's side open.
+/// Opens a connection, reads a complete answer and the server's FIN, and leaves the client's side open.
 fn held(prober: &Prober) -> Option<Trial<'_>> {
     let mut trial = Trial::open(prober, false).ok()?;
     trial.queue(&prober.dialect.request(RequestShape::GET));
@@ -28,7 +28,7 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
         LOOKS.into_iter().map(Duration::from_secs_f64).filter(|look| *look < hold).collect();
     looks.push(hold);
     let mut connections = Vec::new();
-    // The longest first: a server may have no more workers than it takes to hold a few.
+    // Open the one to be held longest first: the server may have few workers, each tied to a held connection.
     for look in looks.into_iter().rev() {
         match held(prober) {
             Some(trial) => connections.push((look, trial)),
@@ -38,7 +38,7 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
     }
     connections.reverse();
     let started = Instant::now();
-    // Whoever is tied to a held connection cannot answer.
+    // A worker that is tied to a held connection cannot answer this.
     let served = serves(prober);
     let meanwhile =
         if served { "others were served meanwhile" } else { "**nobody else was served meanwhile**" };
@@ -71,7 +71,7 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
     }
 }
 
-/// The server answers and does not close, though asked to.
+/// For a server that answers and does not close, although the request asks for it.
 fn never_half_closes(prober: &Prober) -> CheckFinding {
     let check = Check::IdleOpen;
     let Ok(mut trial) = Trial::open(prober, false) else {
@@ -107,7 +107,7 @@ pub(crate) fn drip(prober: &Prober) -> CheckFinding {
             "the server does not close after its answer, so nothing is being drained",
         );
     };
-    // Inside the shortest idle limit known (2 s, httpd and libfcgi).
+    // Shorter than the shortest known idle bound (2 s, httpd and libfcgi).
     let (pause, started) = (Duration::from_secs(1), Instant::now());
     let mut sent = 0;
     let hold = prober.config.hold + Duration::from_secs(5);
@@ -151,7 +151,7 @@ pub(crate) fn endless_upload(prober: &Prober) -> CheckFinding {
             break;
         }
         sent += 64 << 10;
-        // As fast as makes both bounds end together: a drain may be bounded by time alone.
+        // Spread the bytes over the whole time: a drain may be bounded by time alone.
         let due = until.mul_f64(sent as f64 / prober.config.endless as f64);
         thread::sleep(due.saturating_sub(started.elapsed()));
         answered |= trial.answer_begins(Duration::ZERO);
@@ -164,7 +164,7 @@ pub(crate) fn endless_upload(prober: &Prober) -> CheckFinding {
         let text = if seen.complete { "its answer arrived" } else { "its answer was cut" };
         let sentence =
             format!("the server ended the upload after {megabytes:.1} MiB and {seconds:.1} s; {text}");
-        // The end of an upload that never ends is a reset; that the answer is lost with it is told, not judged.
+        // A server can end an endless upload only by a reset. The loss of the answer is reported, not judged.
         return CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence);
     }
     if !answered && seen.got == 0 {

@@ -1,4 +1,4 @@
-//! From what was seen of one response to the answer.
+//! Derives the answer from the result of one trial.
 
 use linger_verdict::{Observation, Verdict};
 
@@ -6,17 +6,17 @@ use crate::finding::{Check, CheckAnswer, CheckFinding};
 use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 
-/// What a response that should have arrived whole tells about the server.
+/// Judges a trial whose response should have arrived completely.
 pub(crate) fn judge(prober: &Prober, check: Check, mut seen: TrialResult, like_plain: bool) -> CheckFinding {
     if seen.unframed && like_plain {
         seen.expected = prober.expected;
         seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
     }
     let (answer, verdict, sentence) = answer(&seen, prober.status);
-    CheckFinding { verdict, ..Finding::of(check, answer, &seen, sentence) }
+    CheckFinding { verdict, ..CheckFinding::of(check, answer, &seen, sentence) }
 }
 
-/// The answer, the verdict on the response, and both in a sentence. `plain` is the status of the plain request.
+/// The answer, the verdict on the response, and a sentence about both. `plain` is the status of the plain response.
 fn answer(seen: &TrialResult, plain: Option<u16>) -> (CheckAnswer, Option<Verdict>, String) {
     let (got, ended) = (seen.got, seen.ended);
     let of = seen.expected.map_or("an unknown number of".to_owned(), |expected| expected.to_string());

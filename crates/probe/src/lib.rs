@@ -1,4 +1,4 @@
-//! Asks a server that it knows nothing about how it closes.
+//! Tests from outside how an unknown server closes its connections.
 //!
 //! The client keeps its own receive window small and reads late, so that most of a response still waits in
 //! the server when the server closes: what is lost then shows on loopback and on any network, without an

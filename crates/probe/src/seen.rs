@@ -1,4 +1,4 @@
-//! What a client saw of one connection.
+//! The result of one trial, as the client saw it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,11 @@ pub enum ConnectionEnd {
     Reset,
     /// An end of stream, and then a reset.
     ClosedThenReset,
-    /// It did not: the client closed it.
+    /// The server left it open; the client closed it.
     Open,
-    /// Nothing came any more; the client gave up.
+    /// No more bytes came, and the response was incomplete; the client gave up.
     Silent,
-    /// It was never there.
+    /// The connection was never established.
     Refused,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for ConnectionEnd {
     }
 }
 
-/// What a trial came to.
+/// The result of a trial.
 #[derive(Clone, Debug)]
 pub(crate) struct TrialResult {
     pub(crate) got: u64,

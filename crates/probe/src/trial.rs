@@ -1,4 +1,4 @@
-//! One connection, step by step, and what was seen of it.
+//! One connection to the server, driven step by step.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,9 +16,9 @@ use crate::wire::ClientStream;
 /// How far to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// The response's end, or the connection's.
+    /// To the end of the response or of the connection.
     Complete,
-    /// The connection's.
+    /// To the end of the connection.
     Closed,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Trial<'p> {
 }
 
 impl<'p> Trial<'p> {
-    /// Connects; with a small window where `small`.
+    /// Connects, with a small receive window if `small`.
     pub(crate) fn open(prober: &'p Prober, small: bool) -> io::Result<Self> {
         let before = prober.counters.read();
         let started = Instant::now();
@@ -68,7 +68,7 @@ impl<'p> Trial<'p> {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Sends what is queued without reading, until all is sent, nothing moves for `stuck`, or it fails.
+    /// Sends the queued bytes without reading, until all are sent, no byte could be written for `stuck`, or a write fails.
     pub(crate) fn send(&mut self, stuck: Duration) {
         while self.unsent() > 0 && !self.write_failed {
             match self.wire.wait(PollFlags::OUT, Instant::now() + stuck) {
@@ -98,7 +98,7 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// Waits until the response begins to arrive, and does not read it.
+    /// Waits until the response begins to arrive, without reading it.
     pub(crate) fn answer_begins(&mut self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         loop {
@@ -113,12 +113,12 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// Is late, by as much as a client is that stays away from its response.
+    /// Sleeps for the configured delay, as a client that reads late.
     pub(crate) fn late(&self) {
         thread::sleep(self.prober.config.delay);
     }
 
-    /// Sends what is queued with the end of the stream in the same segment, where there is no TLS.
+    /// Sends the queued bytes and the FIN. Without TLS both are in the same segment.
     pub(crate) fn send_and_half_close(&mut self, stuck: Duration) {
         self.wire.cork(true);
         self.send(stuck);
@@ -131,7 +131,7 @@ impl<'p> Trial<'p> {
         self.wire.half_close();
     }
 
-    /// Reads, and sends what is still queued, until the end asked for or until nothing moves for `patience`.
+    /// Reads, and sends what is still queued, until the end given by `until`, or until no byte moves for `patience`.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
@@ -155,17 +155,18 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// An end of stream may be followed by a reset at once (`shutdown`, `close`), or hide one that a write had met.
+    /// Whether a reset belongs to the end of the stream: one that follows at once (`shutdown`, then `close`), or one that made
+    /// a write fail before.
     fn after_the_end(&self) -> ConnectionEnd {
         if !self.half_closed {
-            // Both come in one burst; what comes later is no business of this response's.
+            // FIN and RST of one close arrive together. A later reset does not belong to this response.
             let _ = self.wire.wait(PollFlags::empty(), Instant::now() + self.prober.moment());
         }
         let reset = if self.half_closed { self.wire.has_error() } else { self.wire.was_reset() };
         if reset || self.write_failed { ConnectionEnd::ClosedThenReset } else { ConnectionEnd::Closed }
     }
 
-    /// After a complete response: how does the connection end, if it does?
+    /// After a complete response: waits for the end of the connection.
     pub(crate) fn settle(&mut self) {
         if self.framing.complete {
             self.read(Until::Closed, self.prober.settling());
@@ -188,7 +189,7 @@ impl<'p> Trial<'p> {
         self.framing.got
     }
 
-    /// Whether the server answers what comes now with a reset, so that it holds the connection no more.
+    /// Sends a byte, and returns whether the server answers with a reset, which shows that it no longer holds the connection.
     pub(crate) fn is_refused(&mut self, byte: &[u8], patience: Duration) -> bool {
         self.queue(byte);
         self.send(Duration::from_millis(100));
@@ -196,7 +197,7 @@ impl<'p> Trial<'p> {
             return true;
         }
         let until = Instant::now() + patience;
-        // Its end of stream has been read: only an error can be news.
+        // The end of its stream was already read, so only an error can follow.
         while Instant::now() < until {
             if self.wire.was_reset() {
                 return true;

@@ -12,7 +12,7 @@ use crate::RunReport;
 #[non_exhaustive]
 pub enum Notice<'a> {
     /// The counts, as requested by SIGUSR1.
-    Report(&'a Report),
+    Report(&'a RunReport),
     /// The fds of a process cannot be copied. Reported for the first such process of a run.
     Refused(&'a Refusal),
 }
