@@ -211,7 +211,7 @@ fn reset_line(reset: &LiveReset) -> String {
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
         "{:.6} {} {} -> {remote} {} ({}){process}, {}{others}",
-        reset.time,
+        reset.time_seconds,
         reset.direction.name(),
         reset.local,
         reset.cause,

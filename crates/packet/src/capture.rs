@@ -26,7 +26,7 @@ pub struct Packet<'a> {
     /// The packet's number in the file, from 1, as in Wireshark.
     pub frame: u64,
     /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; 0 where the file does not say.
-    pub time: u64,
+    pub time_ns: u64,
     /// The link type: which header stands first in `data`.
     pub link: LinkType,
     /// The interface's index within its section; 0 in a pcap file.

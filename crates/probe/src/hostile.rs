@@ -47,7 +47,7 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
     let mut seen: Option<TrialResult> = None;
     for (look, mut trial) in connections {
         thread::sleep(look.saturating_sub(started.elapsed()));
-        let gone = trial.is_refused(byte, prober.moment());
+        let gone = trial.provokes_reset(byte, prober.moment());
         let this = trial.finish();
         if gone {
             let sentence = format!(
@@ -112,7 +112,7 @@ pub(crate) fn drip(prober: &Prober) -> CheckFinding {
     let mut sent = 0;
     let hold = prober.config.hold + Duration::from_secs(5);
     while started.elapsed() < hold {
-        if trial.is_refused(b"x", prober.moment()) {
+        if trial.provokes_reset(b"x", prober.moment()) {
             let after = started.elapsed().as_secs_f64();
             let seen = trial.finish();
             let text = if sent == 0 {

@@ -162,7 +162,7 @@ impl<'p> Trial<'p> {
             // FIN and RST of one close arrive together. A later reset does not belong to this response.
             let _ = self.wire.wait(PollFlags::empty(), Instant::now() + self.prober.moment());
         }
-        let reset = if self.half_closed { self.wire.has_error() } else { self.wire.was_reset() };
+        let reset = if self.half_closed { self.wire.take_error() } else { self.wire.was_reset() };
         if reset || self.write_failed { ConnectionEnd::ClosedThenReset } else { ConnectionEnd::Closed }
     }
 
@@ -190,7 +190,7 @@ impl<'p> Trial<'p> {
     }
 
     /// Sends a byte, and returns whether the server answers with a reset, which shows that it no longer holds the connection.
-    pub(crate) fn is_refused(&mut self, byte: &[u8], patience: Duration) -> bool {
+    pub(crate) fn provokes_reset(&mut self, byte: &[u8], patience: Duration) -> bool {
         self.queue(byte);
         self.send(Duration::from_millis(100));
         if self.write_failed {

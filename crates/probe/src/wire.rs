@@ -170,14 +170,14 @@ impl ClientStream {
     }
 
     /// Takes a pending error of the socket (`SO_ERROR`). True if there was one.
-    pub(crate) fn has_error(&self) -> bool {
+    pub(crate) fn take_error(&self) -> bool {
         self.socket.take_error().is_ok_and(|error| error.is_some())
     }
 
     /// Whether the connection was reset, also after the end of its stream was read. Valid while the client has not half-closed.
     pub(crate) fn was_reset(&self) -> bool {
         // Without an own FIN only a reset leads to CLOSE; the state shows it even if the error was already taken.
-        self.has_error()
+        self.take_error()
             || linger_sys::tcp_state(self.socket.as_fd())
                 .is_ok_and(|state| state == linger_sys::TcpState::Close)
     }

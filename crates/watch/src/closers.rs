@@ -14,7 +14,7 @@ const JUST_NOW: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Close {
     /// Nanoseconds since 1970.
-    pub(crate) time: u64,
+    pub(crate) time_ns: u64,
     pub(crate) process: Option<NamedProcess>,
     /// Whether the peer's FIN had arrived first (the socket was in CLOSE_WAIT).
     pub(crate) after_peer: bool,

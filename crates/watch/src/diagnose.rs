@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::bytes::Bytes;
 use crate::process::NamedProcess;
+use crate::tcp_state;
 
 /// Whether this host sent or received a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -60,7 +61,7 @@ impl AcceptQueue {
 #[non_exhaustive]
 pub struct LiveReset {
     /// Seconds since 1970-01-01 00:00 UTC.
-    pub time: f64,
+    pub time_seconds: f64,
     /// Whether this host sent or received it.
     pub direction: Direction,
     /// This host's end.
@@ -106,8 +107,6 @@ pub(crate) struct Context {
 
 pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
 
-const LISTEN: u8 = 10;
-
 /// The cause of a reset that this host sent.
 pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
@@ -147,7 +146,7 @@ pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
         ),
         _ if context.active => active(reason, context),
         Some("NO_SOCKET") => no_socket(context),
-        _ if context.state == LISTEN => at_listener(reason, context),
+        _ if context.state == tcp_state::LISTEN => at_listener(reason, context),
         Some(
             word @ ("TCP_INVALID_ACK_SEQUENCE" | "TCP_TOO_OLD_ACK" | "TCP_ACK_UNSENT_DATA" | "TCP_OLD_ACK" | "TCP_FLAGS"
             | "INVALID_SYN" | "TCP_STATE"),
@@ -244,22 +243,18 @@ pub(crate) fn of_this_host((cause, confidence, candidates, evidence): &Opinion) 
     (*cause, *confidence, candidates.clone(), evidence)
 }
 
-/// The error of a refused connection (`ECONNREFUSED`, errno.h).
-pub(crate) const ECONNREFUSED: i32 = 111;
-
 /// The causes for which a peer may have sent a reset, by the socket error that the kernel derived from it.
 pub(crate) fn received(error: Option<i32>) -> Opinion {
     use Cause::*;
     use Confidence::*;
-    const EPIPE: i32 = 32;
     match error {
-        Some(ECONNREFUSED) => (
+        Some(libc::ECONNREFUSED) => (
             PortClosed,
             Likely,
             vec![PortClosed, FirewallReject, AcceptQueueOverflow],
             vec!["ECONNREFUSED: it answered our SYN".into()],
         ),
-        Some(EPIPE) => (
+        Some(libc::EPIPE) => (
             DataAfterClose,
             Likely,
             vec![DataAfterClose, ClosedWithUnreadData],
@@ -275,25 +270,6 @@ pub(crate) fn received(error: Option<i32>) -> Opinion {
             ],
         ),
     }
-}
-
-/// The kernel's name of a TCP state (`include/net/tcp_states.h`).
-pub(crate) fn state_name(state: u8) -> Option<&'static str> {
-    const NAMES: [&str; 12] = [
-        "ESTABLISHED",
-        "SYN_SENT",
-        "SYN_RECV",
-        "FIN_WAIT1",
-        "FIN_WAIT2",
-        "TIME_WAIT",
-        "CLOSE",
-        "CLOSE_WAIT",
-        "LAST_ACK",
-        "LISTEN",
-        "CLOSING",
-        "NEW_SYN_RECV",
-    ];
-    NAMES.get(usize::from(state).checked_sub(1)?).copied()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
 use crate::kernel::perf::{self, Perf, PerfRecord, Sample, Subscription};
 use crate::kernel::tracepoint::{Field, Format};
+use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK};
 
 /// Pages of the ring of each processor: 2 MiB, about 16,000 events.
 const PAGES: usize = 512;
@@ -71,7 +72,7 @@ pub(crate) type Ends = (SocketAddr, SocketAddr);
 /// A kernel event about a TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Happening {
-    pub(crate) time: u64,
+    pub(crate) time_ns: u64,
     /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
     /// The remote port is 0 where the kernel does not report the peer.
@@ -149,11 +150,13 @@ impl Kernel {
                 None => blind.push(without),
             }
         }
-        let sources: Vec<Subscription<'_>> = points
+        let filters: Vec<Option<String>> = points.iter().map(|point| point.kind.filter()).collect();
+        let subscriptions: Vec<Subscription<'_>> = points
             .iter()
-            .map(|point| Subscription { id: point.format.id, filter: point.kind.filter() })
+            .zip(&filters)
+            .map(|(point, filter)| Subscription { id: point.format.id, filter: filter.as_deref() })
             .collect();
-        let perf = Perf::open(&sources, PAGES).map_err(CannotWatch::Refused)?;
+        let perf = Perf::open(&subscriptions, PAGES).map_err(CannotWatch::Refused)?;
         let leftovers = Leftovers::open().ok();
         if leftovers.is_none() {
             blind.push(Blind::NoBytes);
@@ -186,7 +189,7 @@ impl Kernel {
             PerfRecord::Sample(sample) => all.extend(decode(points, &sample)),
             PerfRecord::Name { pid, name } => on_name(pid, name),
         });
-        all.sort_by_key(|happening| happening.time);
+        all.sort_by_key(|happening| happening.time_ns);
         all
     }
 }
@@ -194,12 +197,13 @@ impl Kernel {
 impl TracepointKind {
     /// The kernel-side filter. Of state changes only three matter: to FIN_WAIT1 and LAST_ACK (this side closed), and from
     /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN). All state changes of a busy host would fill the ring.
-    fn filter(self) -> Option<&'static str> {
+    fn filter(self) -> Option<String> {
+        let is_tcp = format!("protocol == {}", libc::IPPROTO_TCP);
+        let is_close = format!("newstate == {FIN_WAIT1} || newstate == {LAST_ACK}");
+        let is_reset = format!("newstate == {CLOSE} && oldstate == {CLOSE_WAIT}");
         match self {
-            Self::State { .. } => {
-                Some("protocol == 6 && (newstate == 4 || newstate == 9 || (newstate == 7 && oldstate == 8))")
-            }
-            Self::Error { .. } => Some("protocol == 6"),
+            Self::State { .. } => Some(format!("{is_tcp} && ({is_close} || ({is_reset}))")),
+            Self::Error { .. } => Some(is_tcp),
             _ => None,
         }
     }
@@ -237,7 +241,7 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<Happening> {
         TracepointKind::Error { number } => What::Error { number: number.number(raw)? as i32 },
         TracepointKind::Destroyed => What::Destroyed,
     };
-    Some(Happening { time: sample.time, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
+    Some(Happening { time_ns: sample.time_ns, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
 }
 
 /// How a tracepoint encodes the two addresses.
@@ -269,7 +273,7 @@ impl Addresses {
             }
             Self::Parts { family, source, destination } => {
                 // Before Linux 5.15 there is no family; the IPv6 field then holds an IPv4-mapped address.
-                let v6 = family.is_none_or(|family| family.number(raw) == Some(10));
+                let v6 = family.is_none_or(|family| family.number(raw) == Some(libc::AF_INET6 as u64));
                 let end = |[four, six, port]: [Field; 3]| {
                     let ip = if v6 {
                         Ipv6Addr::from(*six.bytes(raw)?.first_chunk::<16>()?).to_canonical()

@@ -23,7 +23,7 @@ const MAX: usize = 65_536;
 pub(crate) struct Held {
     pub(crate) reset: LiveReset,
     /// Nanoseconds since 1970, as the kernel's event has it.
-    pub(crate) time: u64,
+    pub(crate) time_ns: u64,
     /// The socket error that a received reset caused.
     pub(crate) error: Option<i32>,
     /// The cause of a received reset whose sender is on this host too.
@@ -50,8 +50,8 @@ impl HeldResets {
     }
 
     /// Holds a reset back. Returns an earlier reset of the same connection that was still held.
-    pub(crate) fn hold(&mut self, ends: Ends, time: u64, reset: LiveReset) -> Option<Held> {
-        self.held.insert(ends, Held::new(reset, time))
+    pub(crate) fn hold(&mut self, ends: Ends, time_ns: u64, reset: LiveReset) -> Option<Held> {
+        self.held.insert(ends, Held::new(reset, time_ns))
     }
 
     pub(crate) fn of(&mut self, ends: &Ends) -> Option<&mut Held> {
@@ -78,11 +78,11 @@ impl HeldResets {
     /// and its byte counts. If several resets share the port, the oldest is taken; the counts of all are lost.
     fn disconnected(&mut self, port: u16, process: impl FnOnce() -> Option<NamedProcess>) {
         let meant = |held: &Held| match held.reset.direction {
-            Direction::Received => held.error == Some(diagnose::ECONNREFUSED),
+            Direction::Received => held.error == Some(libc::ECONNREFUSED),
             Direction::Sent => held.reset.cause == Cause::Aborted,
         };
         let of_port = self.held.iter_mut().filter(|(ends, held)| ends.0.port() == port && meant(held));
-        if let Some((_, held)) = of_port.filter(|(_, held)| !held.gone).min_by_key(|(_, held)| held.time) {
+        if let Some((_, held)) = of_port.filter(|(_, held)| !held.gone).min_by_key(|(_, held)| held.time_ns) {
             held.gone = true;
             if held.reset.process.is_none() {
                 held.reset.process = process();
@@ -129,8 +129,8 @@ impl HeldResets {
 
 impl Held {
     /// A reset to be held, with nothing known beyond the reset itself.
-    pub(crate) fn new(reset: LiveReset, time: u64) -> Self {
-        Self { reset, time, error: None, known: None, since: Instant::now(), closed: false, gone: false }
+    pub(crate) fn new(reset: LiveReset, time_ns: u64) -> Self {
+        Self { reset, time_ns, error: None, known: None, since: Instant::now(), closed: false, gone: false }
     }
 
     /// Completes the reset with everything known by now.
@@ -142,7 +142,7 @@ impl Held {
             (reset.cause, reset.confidence, reset.candidates, reset.evidence) =
                 (cause, confidence, candidates, evidence);
             reset.remedy = cause.remedy();
-            if self.error == Some(diagnose::ECONNREFUSED) {
+            if self.error == Some(libc::ECONNREFUSED) {
                 reset.bytes = Bytes::unknown(Unknown::NoSocket);
             } else if reset.bytes == Bytes::default() {
                 let why = if self.closed { Unknown::NotTold } else { Unknown::StillOpen };

@@ -19,6 +19,7 @@ mod kernel;
 mod notice;
 mod process;
 mod sockets;
+mod tcp_state;
 #[cfg(feature = "view")]
 pub mod view;
 mod watcher;

@@ -109,7 +109,7 @@ impl Sockets {
         for socket in listeners {
             let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
             let process = self.owner(socket.inode);
-            if queue.is_near_its_limit() && self.is_news((socket.local, socket.local), now) {
+            if queue.is_near_its_limit() && self.note_warning((socket.local, socket.local), now) {
                 warnings.push(Warning::ListenerNearLimit {
                     local: socket.local,
                     queue,
@@ -119,7 +119,7 @@ impl Sockets {
             self.listeners.insert(socket.local, (queue, process));
         }
         for socket in connections {
-            if self.is_news((socket.local, socket.remote), now) {
+            if self.note_warning((socket.local, socket.remote), now) {
                 warnings.push(Warning::UnreadAfterPeerClosed {
                     local: socket.local,
                     remote: socket.remote,
@@ -135,7 +135,8 @@ impl Sockets {
         self.owners.get(&inode).cloned().flatten()
     }
 
-    fn is_news(&mut self, ends: (SocketAddr, SocketAddr), now: Instant) -> bool {
+    /// Remembers a warning. True unless the same one is still remembered.
+    fn note_warning(&mut self, ends: (SocketAddr, SocketAddr), now: Instant) -> bool {
         self.warned.len() < MAX && self.warned.insert(ends, now).is_none()
     }
 

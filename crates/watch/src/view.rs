@@ -212,7 +212,7 @@ struct Column {
 }
 
 const COLUMNS: [Column; 9] = [
-    Column { title: "UTC", width: Constraint::Length(12), from: 62, text: |reset| clock(reset.time) },
+    Column { title: "UTC", width: Constraint::Length(12), from: 62, text: |reset| clock(reset.time_seconds) },
     Column {
         title: "way",
         width: Constraint::Length(8),
@@ -305,7 +305,7 @@ fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
         String::new(),
         format!(
             "{} {} {} -> {}",
-            clock(reset.time),
+            clock(reset.time_seconds),
             reset.direction.name(),
             reset.local,
             reset.remote.map_or("?".into(), |remote| remote.to_string())
@@ -337,7 +337,7 @@ mod tests {
 
     fn reset(cause: Cause) -> LiveReset {
         LiveReset {
-            time: 1_700_000_000.5,
+            time_seconds: 1_700_000_000.5,
             direction: Direction::Sent,
             local: "10.0.0.1:80".parse().unwrap(),
             remote: Some("10.0.0.2:40000".parse().unwrap()),

@@ -17,6 +17,7 @@ use crate::held::{Held, HeldResets};
 use crate::notice::{Filter, Notice};
 use crate::process::{NamedProcess, Processes};
 use crate::sockets::Sockets;
+use crate::tcp_state;
 
 /// On loopback a reset is seen as sent and as received. The two belong together if less than this apart (nanoseconds).
 const ECHO: u64 = 1_000_000;
@@ -172,14 +173,13 @@ impl Watcher {
     }
 
     fn take(&mut self, happening: Happening, done: &mut Vec<(Held, Ends)>) {
-        let Happening { time, pid, ends, what } = happening;
+        let Happening { time_ns, pid, ends, what } = happening;
         match what {
             // The peer's FIN had arrived, and then a reset ended the connection.
-            What::State { new: 7, .. } => self.closers.cut_after_fin(ends),
+            What::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends),
             What::State { new, .. } => {
                 let process = self.processes.of(pid);
-                const LAST_ACK: u8 = 9;
-                self.closers.closed(ends, Close { time, process, after_peer: new == LAST_ACK });
+                self.closers.closed(ends, Close { time_ns, process, after_peer: new == tcp_state::LAST_ACK });
             }
             What::Error { number } => {
                 if let Some(held) = self.waiting.of(&ends) {
@@ -191,15 +191,15 @@ impl Watcher {
                 // For data after close this tracepoint fires at the host that sends the reset, too.
                 let just_sent = |ends: Ends| {
                     let mut last = self.sent_last.iter().rev();
-                    last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time) < ECHO)
+                    last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time_ns) < ECHO)
                 };
                 if just_sent(ends).is_some() {
                     return;
                 }
                 let known = just_sent((ends.1, ends.0)).map(|(.., opinion)| diagnose::of_this_host(opinion));
-                let mut reset = self.reset(time, ends, Direction::Received, diagnose::received(None));
+                let mut reset = self.reset(time_ns, ends, Direction::Received, diagnose::received(None));
                 reset.process = self.closers.of(&ends).and_then(|close| close.process.clone());
-                done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
+                done.extend(self.waiting.hold(ends, time_ns, reset).map(|held| (held, ends)));
                 if let Some(held) = self.waiting.of(&ends) {
                     held.known = known;
                 }
@@ -207,7 +207,8 @@ impl Watcher {
             What::Sent { reason, state, active } => {
                 self.comparison.saw_sent();
                 if let Some(held) = self.waiting.take(&ends) {
-                    let echo = held.reset.direction == Direction::Received && held.time.abs_diff(time) < ECHO;
+                    let echo =
+                        held.reset.direction == Direction::Received && held.time_ns.abs_diff(time_ns) < ECHO;
                     if !echo {
                         done.push((held, ends));
                     }
@@ -215,21 +216,21 @@ impl Watcher {
                 if self.sent_last.len() >= 256 {
                     self.sent_last.pop_front();
                 }
-                let reset = self.sent(time, pid, ends, reason.as_deref(), state, active);
+                let reset = self.sent(time_ns, pid, ends, reason.as_deref(), state, active);
                 let opinion =
                     (reset.cause, reset.confidence, reset.candidates.clone(), reset.evidence.clone());
                 // On loopback the event of the receiver may come before the one of the sender.
                 if let Some(peer) = self.waiting.of(&(ends.1, ends.0))
                     && peer.reset.direction == Direction::Received
-                    && peer.time.abs_diff(time) < ECHO
+                    && peer.time_ns.abs_diff(time_ns) < ECHO
                 {
                     peer.known = Some(diagnose::of_this_host(&opinion));
                 }
-                self.sent_last.push_back((time, ends, opinion));
+                self.sent_last.push_back((time_ns, ends, opinion));
                 if reset.bytes == Bytes::default() {
-                    done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
+                    done.extend(self.waiting.hold(ends, time_ns, reset).map(|held| (held, ends)));
                 } else {
-                    done.push((Held::new(reset, time), ends));
+                    done.push((Held::new(reset, time_ns), ends));
                 }
             }
         }
@@ -237,7 +238,7 @@ impl Watcher {
 
     fn sent(
         &mut self,
-        time: u64,
+        time_ns: u64,
         pid: u32,
         ends: Ends,
         reason: Option<&str>,
@@ -252,12 +253,12 @@ impl Watcher {
             state,
             listens: listener.is_some(),
             queue: listener.as_ref().map(|(queue, _)| *queue),
-            closed: closer.as_ref().map(|close| time.saturating_sub(close.time) as f64 / 1e9),
+            closed: closer.as_ref().map(|close| time_ns.saturating_sub(close.time_ns) as f64 / 1e9),
             name: process.as_ref().map(|process| process.name.clone()),
         };
         let opinion = diagnose::sent(reason, &context);
         let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
-        let mut reset = self.reset(time, ends, Direction::Sent, opinion);
+        let mut reset = self.reset(time_ns, ends, Direction::Sent, opinion);
         reset.bytes = match reason {
             // The byte counts come when the socket is destroyed.
             Some("TCP_ABORT_ON_DATA") => Bytes::default(),
@@ -267,7 +268,7 @@ impl Watcher {
             _ => Bytes::unknown(Unknown::NoSocket),
         };
         reset.reason = reason.map(str::to_owned);
-        reset.state = diagnose::state_name(state);
+        reset.state = tcp_state::name(state);
         reset.process = process
             .or_else(|| closer.and_then(|close| close.process))
             .or_else(|| listener.as_ref().and_then(|(_, process)| process.clone()));
@@ -275,10 +276,10 @@ impl Watcher {
         reset
     }
 
-    fn reset(&self, time: u64, ends: Ends, direction: Direction, opinion: Opinion) -> LiveReset {
+    fn reset(&self, time_ns: u64, ends: Ends, direction: Direction, opinion: Opinion) -> LiveReset {
         let (cause, confidence, candidates, evidence) = opinion;
         LiveReset {
-            time: time as f64 / 1e9,
+            time_seconds: time_ns as f64 / 1e9,
             direction,
             local: ends.0,
             remote: (ends.1.port() != 0).then_some(ends.1),
@@ -321,7 +322,7 @@ impl Watcher {
                 resets.push(reset);
             }
         }
-        resets.sort_by(|a, b| a.time.total_cmp(&b.time));
+        resets.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
         notices.extend(resets.into_iter().map(|reset| Notice::Reset(Box::new(reset))));
     }
 }

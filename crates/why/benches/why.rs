@@ -78,7 +78,7 @@ fn as_pcapng(capture: &Path, ng: &Path) -> io::Result<()> {
     let interface = writer.interface("bench0", LinkType::ETHERNET, 0)?;
     let mut reader = capture::open(capture).map_err(io::Error::other)?;
     while let Some(packet) = reader.next().map_err(io::Error::other)? {
-        writer.packet(interface, packet.time, packet.data, packet.wire_len as u32, None)?;
+        writer.packet(interface, packet.time_ns, packet.data, packet.wire_len as u32, None)?;
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ fn corpus() -> Vec<Vec<(u64, Vec<u8>)>> {
         let mut reader = capture::open(&path).expect("a capture");
         let mut frames = Vec::new();
         while let Some(packet) = reader.next().expect("a whole capture") {
-            frames.push((packet.time, packet.data.to_vec()));
+            frames.push((packet.time_ns, packet.data.to_vec()));
         }
         frames.truncate(24);
         if !frames.is_empty() {

@@ -129,10 +129,10 @@ impl Analyzer {
         let mut waiting = SegmentQueue { all: Vec::with_capacity(AHEAD), oldest: 0 };
         for packet in packets {
             if self.counts.packets == 0 {
-                self.counts.first = packet.time;
+                self.counts.first = packet.time_ns;
             }
             self.counts.packets += 1;
-            self.counts.last = packet.time;
+            self.counts.last = packet.time_ns;
             match Segment::plain(packet.link, packet.data, packet.wire_len) {
                 Some(segment) => self.queue(&packet, segment, &mut waiting),
                 None => self.look_closer(&packet, &mut waiting),
@@ -163,7 +163,7 @@ impl Analyzer {
             self.comment(packet);
         }
         let (key, dir) = FlowKey::of(&segment, packet.interface);
-        let at = At { frame: packet.frame, time: packet.time };
+        let at = At { frame: packet.frame, time_ns: packet.time_ns };
         let seen = QueuedSegment { segment, key, dir, at, slot: self.table.find(&key) };
         if waiting.all.len() < AHEAD {
             waiting.all.push(seen);
@@ -185,7 +185,7 @@ impl Analyzer {
     fn segment(&mut self, seen: &QueuedSegment<'_>) {
         self.counts.segments += 1;
         let &QueuedSegment { ref segment, key, dir, at, slot } = seen;
-        while let Some(flow) = self.table.due(at.time) {
+        while let Some(flow) = self.table.due(at.time_ns) {
             self.settle(flow);
         }
         let mut found = slot.filter(|&slot| self.table.is_at(slot, &key)).or_else(|| self.table.find(&key));
@@ -218,9 +218,9 @@ impl Analyzer {
             Step::Nothing | Step::Copy | Step::SynAckAgain | Step::Fin => {}
             Step::Reset => {
                 self.counts.resets += 1;
-                self.table.end_at(slot, at.time.saturating_add(AFTER_RESET));
+                self.table.end_at(slot, at.time_ns.saturating_add(AFTER_RESET));
             }
-            Step::Closed => self.table.end_at(slot, at.time.saturating_add(AFTER_CLOSE)),
+            Step::Closed => self.table.end_at(slot, at.time_ns.saturating_add(AFTER_CLOSE)),
         }
         if ignored {
             self.table.keep(slot);
@@ -248,23 +248,23 @@ impl Analyzer {
         let Some(flow) = self.table.get(slot) else { return };
         let source = (segment.source, flow.connection.key.interface);
         if segment.flags.has(Flags::SYN | Flags::ACK) {
-            self.surroundings.accepts(source, at.time, segment.ttl);
+            self.surroundings.accepts(source, at.time_ns, segment.ttl);
             if step == Step::SynAckAgain {
-                self.surroundings.repeats(source, at.time);
+                self.surroundings.repeats(source, at.time_ns);
             }
             return;
         }
         match step {
             Step::Fin | Step::Closed if flow.connection.opener() != Some(dir) => {
-                self.surroundings.ends(source, at.time);
+                self.surroundings.ends(source, at.time_ns);
             }
             Step::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
                 if facts.answers_syn() {
-                    self.surroundings.refuses(source, at.time, at.frame);
+                    self.surroundings.refuses(source, at.time_ns, at.frame);
                 } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
-                    self.surroundings.ends(source, at.time);
+                    self.surroundings.ends(source, at.time_ns);
                 }
             }
             _ => {}
@@ -310,7 +310,7 @@ impl Analyzer {
             file: self.file.clone(),
             interface: key.interface,
             frame: reset.at.frame,
-            time: reset.at.time,
+            time_ns: reset.at.time_ns,
             from,
             to,
             client: reset.connection.opener().map(|dir| key.end(dir)),

@@ -49,9 +49,9 @@ impl ObservedConnection {
     pub(crate) fn new(key: FlowKey, at: At) -> Self {
         Self {
             key,
-            first_time: at.time,
+            first_time: at.time_ns,
             first_frame: at.frame,
-            last_time: at.time,
+            last_time: at.time_ns,
             sides: [Side::default(); 2],
             ring: [Record::default(); KEPT],
             ring_len: 0,
@@ -79,8 +79,8 @@ impl ObservedConnection {
     /// Microseconds and frames between the connection's first packet and this one.
     #[inline]
     pub(crate) fn since_first(&mut self, at: At) -> (u64, u32) {
-        self.last_time = self.last_time.max(at.time);
-        let micros = at.time.saturating_sub(self.first_time) / 1_000;
+        self.last_time = self.last_time.max(at.time_ns);
+        let micros = at.time_ns.saturating_sub(self.first_time) / 1_000;
         (micros, at.frame.saturating_sub(self.first_frame).min(u64::from(u32::MAX)) as u32)
     }
 

@@ -18,7 +18,7 @@ pub struct Finding {
     pub frame: u64,
     /// When it was seen: seconds since 1970-01-01 00:00 UTC.
     #[serde(serialize_with = "seconds")]
-    pub time: u64,
+    pub time_ns: u64,
     /// Who sent it, or is said to.
     pub from: SocketAddr,
     /// Whom it was sent to.
@@ -89,7 +89,7 @@ pub struct Rung {
     pub frame: u64,
     /// When it was seen: seconds since 1970-01-01 00:00 UTC.
     #[serde(serialize_with = "seconds")]
-    pub time: u64,
+    pub time_ns: u64,
     /// Whether the sender of the reset sent it.
     pub by_resetter: bool,
     /// The TCP flags.

@@ -126,7 +126,7 @@ impl Groups {
     /// The groups: harmful ones first, the largest of them first.
     pub fn sorted(mut self) -> Vec<Group> {
         self.groups.sort_by_key(|group| {
-            (group.harmless, std::cmp::Reverse(group.connections), group.example.time, group.example.frame)
+            (group.harmless, std::cmp::Reverse(group.connections), group.example.time_ns, group.example.frame)
         });
         self.groups
     }
@@ -152,6 +152,6 @@ fn key(finding: &Finding) -> GroupKey {
         harmless: finding.harmless,
         place,
         ttl,
-        period: if finding.cause == Cause::ProcessGone { finding.time / APART } else { 0 },
+        period: if finding.cause == Cause::ProcessGone { finding.time_ns / APART } else { 0 },
     }
 }

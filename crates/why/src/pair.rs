@@ -22,7 +22,7 @@ const KEPT: usize = 512;
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     frame: u64,
-    time: u64,
+    time_ns: u64,
     dir: usize,
     seq: u32,
     ack: u32,
@@ -161,10 +161,10 @@ fn collect(path: &Path, keys: &HashSet<FlowKey>, isns: &HashSet<u32>) -> Result<
         }
         while all.len() <= packet.interface as usize {
             let interface = all.len() as u32;
-            all.push(Traces { file: file.clone(), interface, first: packet.time, ..Traces::default() });
+            all.push(Traces { file: file.clone(), interface, first: packet.time_ns, ..Traces::default() });
         }
         let traces = &mut all[packet.interface as usize];
-        traces.last = packet.time;
+        traces.last = packet.time_ns;
         let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { continue };
         let (key, dir) = FlowKey::of(&segment, 0);
         let syn = segment.flags.has(Flags::SYN);
@@ -179,7 +179,7 @@ fn collect(path: &Path, keys: &HashSet<FlowKey>, isns: &HashSet<u32>) -> Result<
         }
         trace.push(Seen {
             frame: packet.frame,
-            time: packet.time,
+            time_ns: packet.time_ns,
             dir,
             seq: segment.seq,
             ack: segment.ack,
@@ -234,7 +234,7 @@ impl<'a> Comparison<'a> {
         let mut bounds = [None::<(i64, i64)>; 2];
         for ours in self.own_trace.iter().filter(|seen| !seen.flags.has(Flags::RST)) {
             if let Some(theirs) = self.trace.iter().find(|theirs| ours.same(theirs, self.swapped)) {
-                let difference = theirs.time as i64 - ours.time as i64;
+                let difference = theirs.time_ns as i64 - ours.time_ns as i64;
                 let bound = bounds[ours.dir].get_or_insert((difference, difference));
                 *bound = (bound.0.min(difference), bound.1.max(difference));
             }
@@ -260,9 +260,9 @@ impl<'a> Comparison<'a> {
             let mut asked = None;
             for seen in trace.iter() {
                 if seen.dir != by {
-                    asked = Some(seen.time);
+                    asked = Some(seen.time_ns);
                 } else if let Some(time) = asked.take() {
-                    let answer = seen.time.saturating_sub(time);
+                    let answer = seen.time_ns.saturating_sub(time);
                     quickest = Some(quickest.map_or(answer, |known| known.min(answer)));
                 }
             }
@@ -302,7 +302,7 @@ impl<'a> Comparison<'a> {
         let offset = self.clock_offset();
         if let Some(same) = same {
             let delay = offset
-                .map(|offset| same.time as i64 - offset - finding.time as i64)
+                .map(|offset| same.time_ns as i64 - offset - finding.time_ns as i64)
                 .map_or(String::new(), |delay| format!(", {:+.3} ms by aligned clocks", delay as f64 / 1e6));
             say(finding, format!("{file} has it too, as frame {}{delay}", same.frame));
             let before = |seen: &&Seen| seen.frame < same.frame;
@@ -327,7 +327,7 @@ impl<'a> Comparison<'a> {
         }
         let theirs = self.trace.iter().filter(|seen| seen.dir == self.by).count();
         let covered = offset.is_none_or(|offset| {
-            let time = finding.time.saturating_add_signed(offset);
+            let time = finding.time_ns.saturating_add_signed(offset);
             (self.other.first..=self.other.last.saturating_add(1_000_000_000)).contains(&time)
         });
         if theirs == 0 || !covered || self.trace.dropped || self.own_trace.dropped {

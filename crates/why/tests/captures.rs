@@ -56,7 +56,7 @@ fn changed(path: &Path, mut change: impl FnMut(usize, &[u8]) -> Vec<Vec<u8>>) ->
     let mut at = 0;
     while let Some(packet) = reader.next().unwrap() {
         for frame in change(at, packet.data) {
-            writer.packet(interface, packet.time, &frame, packet.wire_len as u32, None).unwrap();
+            writer.packet(interface, packet.time_ns, &frame, packet.wire_len as u32, None).unwrap();
         }
         at += 1;
     }

@@ -70,7 +70,7 @@ impl From<&library::Reset> for Reset {
         let says = |says: &String| Evidence { frame: None, says: says.clone() };
         Self {
             base: ResetBase {
-                at: At::seconds(reset.time),
+                at: At::seconds(reset.time_seconds),
                 from,
                 to,
                 cause: reset.cause.name(),

@@ -78,7 +78,7 @@ impl FileHeader {
         let fraction = u64::from(self.order.u32(header, 4));
         let packet = Packet {
             frame: 0,
-            time: seconds * 1_000_000_000 + fraction * self.nanoseconds_per_unit,
+            time_ns: seconds * 1_000_000_000 + fraction * self.nanoseconds_per_unit,
             link: self.link,
             interface: 0,
             data,

@@ -161,7 +161,7 @@ impl Section {
             .then_some(BlockOptions { bytes: after, order: self.order });
         let packet = Packet {
             frame: 0,
-            time: place.time,
+            time_ns: place.time_ns,
             link: place.link,
             interface: place.interface,
             data,
@@ -213,7 +213,7 @@ impl Section {
         let Some(interface) = self.interfaces.get(id as usize) else {
             return Err(format!("a packet of interface {id}, which was never described"));
         };
-        let (time, captured, wire_len) = if kind == SIMPLE_PACKET {
+        let (time_ns, captured, wire_len) = if kind == SIMPLE_PACKET {
             let wire_len = self.order.u32(block, 0);
             let limit = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
             (0, wire_len.min(limit), wire_len)
@@ -229,13 +229,13 @@ impl Section {
             ));
         }
         let (link, wire_len) = (interface.link, wire_len as usize);
-        Ok(PacketPlace { time, link, interface: id, at: fixed, captured, wire_len })
+        Ok(PacketPlace { time_ns, link, interface: id, at: fixed, captured, wire_len })
     }
 }
 
 /// The position of a packet in its block.
 struct PacketPlace {
-    time: u64,
+    time_ns: u64,
     link: LinkType,
     interface: u32,
     at: usize,

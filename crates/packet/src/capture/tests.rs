@@ -71,7 +71,7 @@ fn pcap_of_both_byte_orders_and_resolutions() {
         for nanoseconds in [false, true] {
             let mut reader = CaptureReader::new(Cursor::new(classic(order, nanoseconds))).unwrap();
             let packet = reader.next().unwrap().unwrap();
-            assert_eq!((packet.time, packet.link, packet.wire_len), (TIME, LinkType::ETHERNET, 65));
+            assert_eq!((packet.time_ns, packet.link, packet.wire_len), (TIME, LinkType::ETHERNET, 65));
             let (seen, error) = read(classic(order, nanoseconds));
             assert_eq!(seen, packets());
             assert!(error.is_none());
@@ -85,7 +85,7 @@ fn pcapng_with_comments() {
     assert_eq!(reader.next().unwrap().unwrap().comments().count(), 0);
     let packet = reader.next().unwrap().unwrap();
     assert_eq!(packet.comments().collect::<Vec<_>>(), ["here"]);
-    assert_eq!((packet.time, packet.wire_len), (TIME, 66));
+    assert_eq!((packet.time_ns, packet.wire_len), (TIME, 66));
     assert_eq!(read(ng()).0, packets());
 }
 
@@ -106,10 +106,14 @@ fn pcapng_in_network_byte_order_with_a_binary_clock_an_offset_and_strange_blocks
     block(3, &[0, 0, 0, 9, 1, 2, 0, 0]);
     let mut reader = CaptureReader::new(Cursor::new(file)).unwrap();
     let packet = reader.next().unwrap().unwrap();
-    assert_eq!(packet.time, 11_500_000_000, "0x600 / 1024 s, and 10 s of offset");
+    assert_eq!(packet.time_ns, 11_500_000_000, "0x600 / 1024 s, and 10 s of offset");
     assert_eq!((packet.link, packet.data, packet.wire_len), (LinkType::RAW, &[1, 2][..], 9));
     let packet = reader.next().unwrap().unwrap();
-    assert_eq!((packet.time, packet.data, packet.wire_len), (0, &[1, 2][..], 9), "a simple packet, cut to 2");
+    assert_eq!(
+        (packet.time_ns, packet.data, packet.wire_len),
+        (0, &[1, 2][..], 9),
+        "a simple packet, cut to 2"
+    );
     assert!(reader.next().unwrap().is_none());
 }
 

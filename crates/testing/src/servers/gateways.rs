@@ -18,7 +18,7 @@ pub struct GatewayOptions {
     /// Worker processes, where that can be set.
     pub workers: u32,
     /// Seconds it waits for the application.
-    pub timeout: u32,
+    pub timeout_seconds: u32,
     /// The folder of the application's scripts; its own where there are none.
     pub scripts: Option<String>,
 }
@@ -30,7 +30,7 @@ impl Default for GatewayOptions {
             request_buffered: true,
             keep_conn: false,
             workers: 1,
-            timeout: 20,
+            timeout_seconds: 20,
             scripts: None,
         }
     }
@@ -107,7 +107,7 @@ const FASTCGI_PARAMS: &str = "
 /// # Errors
 /// As [`Launch::start`].
 pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
-    let timeout = options.timeout;
+    let timeout = options.timeout_seconds;
     let params = FASTCGI_PARAMS.replace("SCRIPTS", options.scripts.as_deref().unwrap_or("$document_root"));
     let keepalive = if options.keep_conn { "keepalive 8;" } else { "" };
     let (buffered, keep, body) = (on(options.buffered), on(options.keep_conn), on(options.request_buffered));
@@ -185,7 +185,7 @@ pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Ru
             "ServerLimit 2\nThreadsPerChild 32\nMaxRequestWorkers 64\nStartServers 1\nMinSpareThreads 1
              MaxSpareThreads 64\nProxyTimeout {}
              ProxyPass / fcgi://{application}/ enablereuse={} {}",
-            options.timeout,
+            options.timeout_seconds,
             on(options.keep_conn),
             if options.buffered { "" } else { "flushpackets=on" },
         ),

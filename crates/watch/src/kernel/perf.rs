@@ -66,7 +66,7 @@ pub(crate) struct Sample<'a> {
     /// The process that was running. It caused the event only if a system call led to it.
     pub(crate) pid: u32,
     /// Nanoseconds since 1970-01-01 00:00 UTC.
-    pub(crate) time: u64,
+    pub(crate) time_ns: u64,
     /// The raw event, laid out as in `format`; the first two bytes are the tracepoint's id.
     pub(crate) raw: &'a [u8],
 }
@@ -143,7 +143,7 @@ impl Perf {
         let offset = clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic));
         let mut on_record = |mut record: PerfRecord<'_>| {
             if let PerfRecord::Sample(sample) = &mut record {
-                sample.time = sample.time.wrapping_add(offset);
+                sample.time_ns = sample.time_ns.wrapping_add(offset);
             }
             on_record(record);
         };
@@ -321,8 +321,8 @@ fn word32(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// Parses `PERF_RECORD_SAMPLE`: header, pid, tid, time, length, raw bytes.
 fn sample(record: &[u8]) -> Option<Sample<'_>> {
-    let (pid, time, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
-    Some(Sample { pid, time, raw: record.get(28..28 + length)? })
+    let (pid, time_ns, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
+    Some(Sample { pid, time_ns, raw: record.get(28..28 + length)? })
 }
 
 /// Parses `PERF_RECORD_COMM`: header, pid, tid, NUL-terminated name. `None` for threads other than the first.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
+use crate::tcp_state;
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -22,9 +24,9 @@ pub(crate) struct States(u32);
 
 impl States {
     /// CLOSE_WAIT: the peer has closed, this side has not.
-    pub(crate) const CLOSE_WAIT: Self = Self(1 << 8);
+    pub(crate) const CLOSE_WAIT: Self = Self(1 << tcp_state::CLOSE_WAIT);
     /// Listeners.
-    pub(crate) const LISTEN: Self = Self(1 << 10);
+    pub(crate) const LISTEN: Self = Self(1 << tcp_state::LISTEN);
 }
 
 /// A TCP socket of this network namespace.
@@ -122,9 +124,6 @@ mod tests {
     use std::io::Write;
     use std::net::{Shutdown, TcpListener, TcpStream};
 
-    /// `include/net/tcp_states.h`.
-    const TCP_LISTEN: u8 = 10;
-
     #[test]
     fn queues_of_listeners_and_unread_bytes_are_told() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -134,7 +133,7 @@ mod tests {
             let _also_waiting = TcpStream::connect(local).unwrap();
             let sockets = tcp_sockets(States::LISTEN).unwrap();
             let own = sockets.iter().find(|socket| socket.local == local).unwrap();
-            assert!(own.state == TCP_LISTEN && own.inode != 0);
+            assert!(own.state == tcp_state::LISTEN && own.inode != 0);
             assert_eq!(own.receive_queue, 2, "two wait for accept");
             assert!(own.send_queue >= 128);
             waiting.write_all(b"unread").unwrap();

@@ -21,7 +21,7 @@ impl Judge<'_> {
             ),
         );
         // Even pauses, the one before the reset too, are those of a timer.
-        let last = (f.reset.at.time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
+        let last = (f.reset.at.time_ns.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
         if even {
             return (KeepaliveTimeout, Certain, vec![KeepaliveTimeout]);
@@ -55,7 +55,7 @@ impl Judge<'_> {
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp, ClosedWithUnreadData]);
             }
-            if let Some(opinion) = self.process_gone(f.reset.at.time, ClosedWithUnreadData) {
+            if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
                 return opinion;
             }
             let confidence = if f.sender_is_client().is_some() { Certain } else { Likely };
@@ -64,7 +64,7 @@ impl Judge<'_> {
         if f.sender_is_client() == Some(true) {
             return self.active_client();
         }
-        if let Some(opinion) = self.process_gone(f.reset.at.time, ClosedWithUnreadData) {
+        if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
             return opinion;
         }
         if f.whole() && r.payload == 0 {

@@ -9,7 +9,7 @@ use Confidence::{Likely, Possible};
 
 impl Judge<'_> {
     pub(super) fn answer_to_syn(&mut self) -> Opinion {
-        let time = self.f.reset.at.time;
+        let time = self.f.reset.at.time_ns;
         if let Some(accepted) = self.listener.accepted
             && accepted > time
             && accepted - time < 2_000_000_000
@@ -84,7 +84,7 @@ impl Judge<'_> {
                 vec![AcceptQueueOverflow, FirewallReject, HalfOpen, Forged],
             );
         }
-        if let Some(opinion) = self.process_gone(f.reset.at.time, AcceptQueueOverflow) {
+        if let Some(opinion) = self.process_gone(f.reset.at.time_ns, AcceptQueueOverflow) {
             return opinion;
         }
         self.say(at, "the server had completed the handshake, and refused the client's very next packet");

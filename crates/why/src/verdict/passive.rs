@@ -20,7 +20,7 @@ impl Judge<'_> {
         let (s, r) = (f.sender, f.receiver);
         let Some(fin) = s.fin() else { return self.no_memory() };
         let fin_time = f.connection().first_time + fin.since.nanoseconds();
-        let since_fin = f.reset.at.time.saturating_sub(fin_time);
+        let since_fin = f.reset.at.time_ns.saturating_sub(fin_time);
         let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || fin.late > 0;
         self.say(
             f.frame_at(fin.frame),
@@ -71,7 +71,7 @@ impl Judge<'_> {
     /// A bare reset in the middle of a connection, with no FIN before it.
     pub(super) fn no_memory(&mut self) -> Opinion {
         let f = self.f;
-        if let Some(opinion) = self.process_gone(f.reset.at.time, HalfOpen) {
+        if let Some(opinion) = self.process_gone(f.reset.at.time_ns, HalfOpen) {
             return opinion;
         }
         if !f.whole() || f.sender.gap {
