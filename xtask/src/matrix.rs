@@ -1,7 +1,7 @@
 //! `cargo xtask matrix [NAME ...]`: starts real servers, probes each, writes docs/matrix.md and docs/matrix.json.
 //!
-//! Each server has a network namespace of its own, so that what the kernel counted there is the server's. With
-//! names, only servers whose names contain one of them are asked, and the result is printed, not written.
+//! Each server runs in a network namespace of its own, so that the kernel's counters there are of this server alone. With
+//! names, only servers whose names contain one of them are probed, and the result is printed instead of written.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,10 +16,10 @@ use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, probe};
 use linger_testing::servers::{SERVERS, Server};
 use serde_json::{Value, json};
 
-/// Servers asked at a time; most of the time is waiting.
+/// Servers probed at a time. Most of the time is spent waiting.
 const AT_ONCE: usize = 4;
 
-/// A row: a report, or why there is none.
+/// A row of the matrix: a report, or the reason why there is none.
 type Row = Result<ProbeReport, String>;
 
 pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
-//! Two rules on the code's size and words: a type's name has one meaning, and a function fits on a page.
+//! Checks names of types and lengths of functions: a type's name is defined in few files, and a function fits on a page.
 //!
-//! Both leave tests out: what is below `#[cfg(test)]`, and all folders but `src`.
+//! Only `src` folders count, without what is compiled for tests or loom models only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,12 +25,11 @@ const KNOWN: [(&str, usize); 0] = [];
 /// What one file of a crate's `src` defines.
 #[derive(Debug, Default)]
 struct Contents {
-    /// Names of structs, enums, unions, traits and type aliases. Associated types and those inside functions are no
-    /// part of the workspace's words.
+    /// Names of structs, enums, unions, traits and type aliases. Associated types and types inside functions do not count.
     types: BTreeSet<String>,
     /// Functions, methods included, by name and length in lines.
     functions: Vec<(String, usize)>,
-    /// Modules in files of their own that only tests are compiled with.
+    /// Modules in files of their own that are compiled for tests only.
     test_modules: Vec<String>,
 }
 

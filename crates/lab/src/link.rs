@@ -1,4 +1,4 @@
-//! What a link does to the packets that cross it, as plain data.
+//! The properties of a link, as plain data.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
     Err(D::Error::custom(format!("{value} is no probability: it must be between 0 and 1")))
 }
 
-/// A fault that an event triggers, not chance.
+/// A fault that is triggered by an event, not by chance.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum LinkFault {
@@ -105,9 +105,9 @@ pub enum LinkFault {
 pub struct Link {
     /// The preset's name, or `custom`.
     pub name: String,
-    /// No wire at all: both ends in one namespace, over `lo`.
+    /// No emulated link: both ends in one namespace, over `lo`.
     pub loopback: bool,
-    /// The path from server to client, then the one back.
+    /// The path from server to client, then the path from client to server.
     pub paths: [Path; 2],
     /// Faults that events trigger.
     pub faults: Vec<LinkFault>,
@@ -196,7 +196,7 @@ impl Link {
     }
 }
 
-/// A link as a scenario writes it: a preset's name, or a table that says what differs.
+/// Parses a link in a scenario: the name of a preset, or a table with the differences from one.
 impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! One connection step by step: what the two programs called, and what the link carried of the reset.
+//! The steps of one connection: the calls of both programs, and the reset on the link.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::ending::Ending;
 use crate::link::Direction;
 use crate::lock;
 
-/// Whose step it is.
+/// Who made a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// The client program.
@@ -27,36 +27,36 @@ pub enum Actor {
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepAction {
-    /// The client's `connect()` came back.
+    /// The client's `connect()` returned.
     Connected,
-    /// A `write()` took so many bytes.
+    /// A `write()` accepted this many bytes.
     Wrote(u64),
     /// A `write()` failed.
     WriteFailed(String),
-    /// A `read()` gave so many bytes; several in a row are one step.
+    /// A `read()` returned this many bytes. Several in a row are one step.
     Read(u64),
-    /// A `read()` gave the end of the stream.
+    /// A `read()` returned the end of the stream.
     EndOfStream,
     /// A `read()` failed.
     ReadFailed(String),
-    /// The ending's calls came back, with so many bytes of the client in the receive queue before the first of them.
+    /// The calls of the ending returned.
     Ended {
         /// The ending.
         ending: Ending,
-        /// Bytes that nobody had read.
+        /// Unread bytes in the receive queue before the first call.
         unread: u64,
-        /// Its error, where there was one.
+        /// Its error, if one failed.
         error: Option<String>,
-        /// What a lingering close came to.
+        /// The outcome of a lingering close.
         outcome: Option<Outcome>,
     },
-    /// A reset entered the link, behind so many bytes of the response.
+    /// A reset entered the link after this many bytes of the response.
     ResetSent(u64),
-    /// The reset left the link, after so many bytes of the response.
+    /// The reset left the link after this many bytes of the response.
     ResetArrived(u64),
     /// The client's own close: its FIN was acknowledged, or answered with a reset.
     Closed {
-        /// Whether it met a reset.
+        /// Whether the answer was a reset.
         reset: bool,
     },
 }
@@ -64,15 +64,15 @@ pub enum StepAction {
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// When, from the first step on. A read's is when it came back, a write's and a close's when it was called.
+    /// Time since the first step. A read is timed at its return, a write or close at its call.
     pub at: Duration,
-    /// Who.
+    /// Who made it.
     pub actor: Actor,
-    /// What.
+    /// What was done.
     pub action: StepAction,
 }
 
-/// Takes notes of both ends and of the link, by one clock.
+/// Collects the steps of both ends and of the link, with one clock.
 #[derive(Debug, Default)]
 pub struct Steps {
     noted: Mutex<Vec<(Nanos, Actor, StepAction)>>,
@@ -83,7 +83,7 @@ impl Steps {
         lock(&self.noted).push((at, actor, action));
     }
 
-    /// All of them in order of time. Writes of one side in a row are one step, and so are reads.
+    /// All steps in order of time. Consecutive writes of one side are one step; so are consecutive reads.
     pub(crate) fn take(&self) -> Vec<Step> {
         let mut noted = std::mem::take(&mut *lock(&self.noted));
         noted.sort_by_key(|(at, _, _)| *at);
@@ -91,7 +91,7 @@ impl Steps {
         let mut steps: Vec<Step> = Vec::new();
         for (at, actor, action) in noted {
             let at = Duration::from_nanos(at - first);
-            // Steps of others between two reads do not part them: a transfer is one step.
+            // Steps of others between two reads do not separate them: a transfer is one step.
             let before = steps.iter_mut().rev().find(|step| step.actor == actor);
             match (before.map(|step| (&mut step.action, &mut step.at)), &action) {
                 (Some((StepAction::Read(sum), last)), StepAction::Read(bytes)) => {
@@ -106,7 +106,7 @@ impl Steps {
     }
 }
 
-/// Notes of one side of a connection; of none where nobody asked for them.
+/// Notes the steps of one side; does nothing if no steps are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Notes<'a> {
     steps: Option<&'a Steps>,
@@ -118,7 +118,7 @@ impl<'a> Notes<'a> {
         Self { steps, actor }
     }
 
-    /// What the clock says, for [`Self::at`].
+    /// The present time, to be passed to [`Self::at`].
     pub(crate) fn clock(self) -> Nanos {
         if self.steps.is_some() { now() } else { 0 }
     }
@@ -134,17 +134,17 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// Finds the server's first reset among the frames of a link, and counts what goes before it.
+/// Finds the server's first reset among the frames of a link, and counts the response bytes before it.
 #[derive(Debug, Default)]
 pub(crate) struct ResetWatch {
-    /// Bytes of the response that have entered the link, and left it: the highest sequence numbers after the SYN's.
+    /// Bytes of the response that have entered and left the link: the highest sequence numbers relative to the SYN.
     bytes: [u64; 2],
     start: Option<u32>,
     seen: [bool; 2],
 }
 
 impl ResetWatch {
-    /// Looks at a frame that enters or leaves the link; returns what there is to note.
+    /// Examines a frame that enters or leaves the link. Returns the step to note, if any.
     pub(crate) fn look(&mut self, direction: Direction, leaving: bool, frame: &[u8]) -> Option<StepAction> {
         if direction != Direction::ToClient {
             return None;

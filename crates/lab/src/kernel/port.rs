@@ -10,10 +10,10 @@ use linger_netns::net;
 /// Longest frame a port carries: 1500 bytes of payload, the Ethernet header, and a VLAN tag.
 pub(crate) const FRAME: usize = 1518;
 
-/// Frames a single system call moves at most.
+/// Most frames moved by one system call.
 const BATCH: usize = 64;
 
-/// What a port asks of the kernel to hold for it; `rmem_max` may grant less.
+/// Requested receive buffer of a port, in bytes; `rmem_max` may limit it.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
 /// One Ethernet frame.
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for Frame {
 pub(crate) struct FramePool(Vec<Frame>);
 
 impl FramePool {
-    /// Frames of a few batches are worth keeping; what a burst needed beyond that is not.
+    /// Most frames that are kept, the size of a few batches. More are needed only in a burst.
     const MOST: usize = 64 * BATCH;
 
     /// Takes frames back.
@@ -104,7 +104,7 @@ impl Port {
         Ok(Self { socket })
     }
 
-    /// Appends the frames that wait, at most 64, and says how many they were.
+    /// Appends the pending frames, at most 64, and returns their number.
     ///
     /// # Errors
     /// `ENETDOWN` after the interface is gone. Nothing waiting is not an error.
@@ -144,7 +144,7 @@ impl Port {
         Ok(got)
     }
 
-    /// Sends frames in order and returns them to the pool. Says how many the kernel refused.
+    /// Sends frames in order, and puts them back into the pool. Returns how many the kernel refused.
     ///
     /// # Errors
     /// `ENETDOWN` or `ENXIO` after the interface is gone.
@@ -187,7 +187,7 @@ impl Port {
         Ok(refused)
     }
 
-    /// How many frames the kernel dropped since the last question because nobody read them in time.
+    /// Number of frames that the kernel dropped since the last call because the receive buffer was full.
     ///
     /// # Errors
     /// Those of `getsockopt(2)`; none is known for an open packet socket.

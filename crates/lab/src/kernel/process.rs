@@ -1,4 +1,4 @@
-//! Processes: one that ends a connection by ending itself, and ones that end with this program.
+//! Processes: one whose exit closes a connection, and commands that end together with this program.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,17 +9,17 @@ use std::process::Command;
 #[derive(Debug)]
 pub(crate) struct WorkerProcess {
     pid: rustix::process::Pid,
-    /// Bytes of the response that the process has written, as its exit status cannot say.
+    /// A pipe on which the process reports how many bytes of the response it has written.
     wrote: OwnedFd,
 }
 
-/// Lets a process of its own read `consume` bytes, write `response` and exit, which closes the connection.
+/// Starts a process that reads `consume` bytes, writes `response` and exits, which closes the connection.
 ///
 /// The process starts only after this one has closed its descriptor, so that the exit is what ends the
 /// connection: the kernel closes every descriptor of a dying process and lingers for none (`do_exit`).
 ///
 /// # Errors
-/// Where no process or pipe can be made; the connection is then closed.
+/// If no process or pipe can be made. The connection is then closed.
 pub(crate) fn serve_and_exit(
     connection: OwnedFd,
     consume: u64,
@@ -45,7 +45,7 @@ pub(crate) fn serve_and_exit(
 }
 
 fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! {
-    // Connections of other threads were inherited; holding them would keep their close from happening.
+    // Close inherited fds: this process must not be a holder of other threads' connections.
     let mut keep = keep.map(|fd| fd.as_raw_fd());
     let [wait, connection, tell] = keep;
     keep.sort_unstable();
@@ -122,8 +122,8 @@ pub(crate) fn contain(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(enclose) }
 }
 
-/// Puts two processes above the one that goes on to exec: the outer one keeps the link to this program, the inner
-/// one is the first of the PID namespace, without which nothing in it lives.
+/// Puts two processes above the one that calls exec. The outer one is the child of this program. The inner one is the
+/// first process of the PID namespace; when it ends, the kernel kills all others in it.
 fn enclose() -> io::Result<()> {
     let die_with_parent =
         || rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
@@ -144,7 +144,7 @@ fn enclose() -> io::Result<()> {
     }
 }
 
-/// Waits for one child, reaping any other, and ends as it did.
+/// Waits for one child, reaping all others, and exits with its status.
 fn stand_by(child: libc::pid_t) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         // SAFETY: ignoring a signal installs no handler. Whom it concerns is the command.

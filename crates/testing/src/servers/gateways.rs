@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::launch::{Launch, RunningServer, Unavailable, program};
 
-/// How a gateway treats the application.
+/// How a gateway handles the application.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GatewayOptions {
@@ -15,11 +15,11 @@ pub struct GatewayOptions {
     pub request_buffered: bool,
     /// Whether connections to the application are kept.
     pub keep_conn: bool,
-    /// Worker processes, where that can be set.
+    /// Number of worker processes, where it can be set.
     pub workers: u32,
-    /// Seconds it waits for the application.
+    /// Longest wait for the application, in seconds.
     pub timeout_seconds: u32,
-    /// The folder of the application's scripts; its own where there are none.
+    /// The folder of the application's scripts; `None` for the gateway's own folder.
     pub scripts: Option<String>,
 }
 
@@ -40,20 +40,20 @@ fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
 }
 
-/// Whether a server may and must change its user: it runs as root, and other users exist.
+/// Whether a server has to change its user: it runs as root, and other users exist.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root() && !is_alone()
 }
 
-/// Whether this is a user namespace with nobody in it but its maker, as tests without root run in: there is
-/// no other user that a server that starts as root could become.
+/// Whether this is a user namespace in which only one user is mapped, as in tests without root. A server that starts as
+/// root there has no other user to change to.
 fn is_alone() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let ids = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
     ids.sum::<u64>() == 1
 }
 
-/// Refuses servers that insist on changing their user where there is no other.
+/// An error for servers that insist on changing their user, if there is no other user.
 pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
     if !is_alone() {
         return Ok(());
@@ -63,7 +63,7 @@ pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
     Err(Unavailable::Unsuited { name: name.to_owned(), reason })
 }
 
-/// nginx with everything it writes in its folder, and `http` inside its http block.
+/// nginx with all its files in its own folder, and with `http` inside its http block.
 ///
 /// # Errors
 /// As [`Launch::start`].
@@ -72,7 +72,7 @@ pub fn nginx(name: &str, workers: u32, http: &str) -> Result<RunningServer, Unav
     let launch = Launch::new(name);
     let folder = launch.folder();
     let user = if is_root() { "user root;" } else { "" };
-    // Without a master nobody tries to become somebody else.
+    // Without a master process nginx does not try to change its user.
     let user = if is_alone() { "user root root; master_process off;" } else { user };
     let http = http.replace("PORT", &launch.port.to_string()).replace("FOLDER", &folder.to_string());
     let config = format!(
