@@ -7,7 +7,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use syn::spanned::Spanned;
 use syn::visit::Visit;
 
 use crate::workspace::{find_sources, module_path};
@@ -128,7 +127,7 @@ fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
 impl Contents {
     fn function(&mut self, signature: &syn::Signature, body: &syn::Block) {
         let first = signature.fn_token.span.start().line;
-        let last = body.span().end().line;
+        let last = body.brace_token.span.close().end().line;
         self.functions.push((signature.ident.to_string(), last + 1 - first));
     }
 }
