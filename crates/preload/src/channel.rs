@@ -96,7 +96,7 @@ pub(crate) fn leave() {
     }
 }
 
-/// Moves the connection away from an fd number that the program is about to use (`dup2`).
+/// Closes the connection if the program is about to use its fd number (`dup2`). The next message connects again.
 pub(crate) fn make_way(fd: c_int) {
     if is(fd) {
         leave();

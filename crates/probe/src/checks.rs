@@ -103,7 +103,7 @@ pub fn probe(
 }
 
 /// A plain request, read at once with a large window. If only the end of the connection marks the response's end, it is
-/// repeated up to three times and the longest response is taken.
+/// made three times and the longest response is taken.
 fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
     let mut best: Option<TrialResult> = None;
     for _ in 0..3 {

@@ -15,7 +15,7 @@ use crate::process::NamedProcess;
 /// Longest time a reset is held back. After a sent reset the socket is destroyed within microseconds; after a received
 /// one only when the process closes it, which may never happen.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Most resets held at a time. Beyond it resets are reported at once, without byte counts.
+/// Most resets held at a time. Beyond it all of them are reported at once, without byte counts.
 const MAX: usize = 65_536;
 
 /// A reset whose socket is not known to be destroyed yet.

@@ -10,7 +10,7 @@ use super::thread::Thread;
 struct Epolls {
     /// Copies of the epolls, by the program's fd.
     fds: Vec<(RawFd, OwnedFd)>,
-    /// Whether `known` is complete.
+    /// Whether `fds` holds all epolls of the process.
     complete: bool,
 }
 
