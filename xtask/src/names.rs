@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use syn::visit::Visit;
 
+use crate::root;
 use crate::workspace::{find_sources, module_path};
 
 /// A type's name may be defined in fewer files of the workspace than this.
@@ -59,8 +60,10 @@ struct Contents {
     types: BTreeSet<String>,
     /// Functions, methods included, by name and length in lines.
     functions: Vec<(String, usize)>,
-    /// Modules in files of their own that are compiled for tests only.
+    /// Modules in files of their own that are compiled for tests only, by name.
     test_modules: Vec<String>,
+    /// The same where `#[path]` names the file.
+    test_files: Vec<String>,
 }
 
 /// All files of the workspace in which a name is defined.
@@ -77,13 +80,18 @@ pub(crate) fn collect(source: &Path, definitions: &mut Definitions) -> anyhow::R
         modules.insert(module_path(source, &file), (file, contents));
     }
     let tests = test_modules(&modules);
+    let test_files = test_files(&modules);
     let is_test = |module: &str| {
         tests.iter().any(|test| {
             module.strip_prefix(test.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         })
     };
     let mut too_long = Vec::new();
-    for (_, (file, contents)) in modules.into_iter().filter(|(module, _)| !is_test(module)) {
+    for (module, (file, contents)) in modules {
+        if is_test(&module) || test_files.contains(&file) {
+            continue;
+        }
+        let file = file.strip_prefix(root()).unwrap_or(&file).to_owned();
         for (name, length) in contents.functions.iter().filter(|(_, length)| *length > LONGEST_FUNCTION) {
             too_long.push(format!(
                 "{}: `{name}` has {length} lines, more than {LONGEST_FUNCTION}",
@@ -136,11 +144,28 @@ fn test_modules(modules: &BTreeMap<String, (PathBuf, Contents)>) -> BTreeSet<Str
     found
 }
 
+/// Files that `#[path]` names are found from the folder of the file that declares them.
+fn test_files(modules: &BTreeMap<String, (PathBuf, Contents)>) -> BTreeSet<PathBuf> {
+    let all = modules
+        .values()
+        .flat_map(|(file, contents)| contents.test_files.iter().map(|named| file.with_file_name(named)));
+    all.collect()
+}
+
 fn contents(text: &str) -> anyhow::Result<Contents> {
     let file = syn::parse_file(text)?;
     let mut contents = Contents::default();
     contents.visit_file(&file);
     Ok(contents)
+}
+
+/// The file that a module's `#[path = "..."]` names.
+fn named_file(attributes: &[syn::Attribute]) -> Option<String> {
+    attributes.iter().find_map(|attribute| {
+        let syn::Meta::NameValue(pair) = &attribute.meta else { return None };
+        let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(file), .. }) = &pair.value else { return None };
+        pair.path.is_ident("path").then(|| file.value())
+    })
 }
 
 /// Whether an item is compiled for tests or models only.
@@ -175,7 +200,10 @@ impl<'ast> Visit<'ast> for Contents {
             syn::Item::Impl(item) => (None, &item.attrs),
             syn::Item::Mod(item) => {
                 if item.content.is_none() && is_for_tests(&item.attrs) {
-                    self.test_modules.push(item.ident.to_string());
+                    match named_file(&item.attrs) {
+                        Some(file) => self.test_files.push(file),
+                        None => self.test_modules.push(item.ident.to_string()),
+                    }
                 }
                 (None, &item.attrs)
             }
@@ -240,8 +268,12 @@ mod tests {
     fn files_that_only_tests_are_compiled_with_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
-        write("lib.rs", "#[cfg(test)]\nmod models;\nmod code;");
+        write(
+            "lib.rs",
+            "#[cfg(test)]\nmod models;\nmod code;\n#[cfg(test)]\n#[path = \"far.rs\"]\nmod tests;",
+        );
         write("models.rs", "struct Model;");
+        write("far.rs", "struct Far;");
         write("code.rs", "struct Code;");
         let mut definitions = Definitions::new();
         collect(folder.path(), &mut definitions).unwrap();

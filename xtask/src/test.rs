@@ -14,10 +14,10 @@ use crate::workspace::{Package, packages};
 use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup, shown};
 
 /// A step: its name, and a function of the crates and of the file to which skips are appended.
-type Step = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
+type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 
 /// All steps of CI. Those that fail fastest come first.
-const STEPS: [Step; 11] = [
+const STEPS: [CiStep; 11] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
     ("documents", |all, _| docs::check(all)),
@@ -34,7 +34,7 @@ const STEPS: [Step; 11] = [
 /// Runs all steps; or one step by its name; or all tests of some crates, by their names with or without `linger-`.
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let all = packages(&root().join("Cargo.toml"))?;
-    let named = |steps: &[Step], name: &str| steps.iter().find(|(own, _)| *own == name).copied();
+    let named = |steps: &[CiStep], name: &str| steps.iter().find(|(own, _)| *own == name).copied();
     let (steps, chosen) = match names {
         [] => (STEPS.to_vec(), all.iter().collect()),
         [name] if named(&STEPS, name).is_some() => {

@@ -7,7 +7,7 @@ use linger_packet::{Flags, NotTcp, Segment};
 
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
-use crate::flow::{Flow, Step};
+use crate::flow::{Flow, FlowStep};
 use crate::key::{Dir, FlowKey};
 use crate::record::At;
 use crate::reset::RecordedReset;
@@ -207,7 +207,7 @@ impl Analyzer {
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
-        if step == Step::Copy {
+        if step == FlowStep::Copy {
             self.counts.duplicates += 1;
             return;
         }
@@ -215,12 +215,12 @@ impl Analyzer {
             self.note_surroundings(slot, segment, dir, at, step);
         }
         match step {
-            Step::Nothing | Step::Copy | Step::SynAckAgain | Step::Fin => {}
-            Step::Reset => {
+            FlowStep::Nothing | FlowStep::Copy | FlowStep::SynAckAgain | FlowStep::Fin => {}
+            FlowStep::Reset => {
                 self.counts.resets += 1;
                 self.table.end_at(slot, at.time_ns.saturating_add(AFTER_RESET));
             }
-            Step::Closed => self.table.end_at(slot, at.time_ns.saturating_add(AFTER_CLOSE)),
+            FlowStep::Closed => self.table.end_at(slot, at.time_ns.saturating_add(AFTER_CLOSE)),
         }
         if ignored {
             self.table.keep(slot);
@@ -244,21 +244,21 @@ impl Analyzer {
     }
 
     /// Records what this packet shows about its listener.
-    fn note_surroundings(&mut self, slot: FlowSlot, segment: &Segment<'_>, dir: Dir, at: At, step: Step) {
+    fn note_surroundings(&mut self, slot: FlowSlot, segment: &Segment<'_>, dir: Dir, at: At, step: FlowStep) {
         let Some(flow) = self.table.get(slot) else { return };
         let source = (segment.source, flow.connection.key.interface);
         if segment.flags.has(Flags::SYN | Flags::ACK) {
             self.surroundings.accepts(source, at.time_ns, segment.ttl);
-            if step == Step::SynAckAgain {
+            if step == FlowStep::SynAckAgain {
                 self.surroundings.repeats(source, at.time_ns);
             }
             return;
         }
         match step {
-            Step::Fin | Step::Closed if flow.connection.opener() != Some(dir) => {
+            FlowStep::Fin | FlowStep::Closed if flow.connection.opener() != Some(dir) => {
                 self.surroundings.ends(source, at.time_ns);
             }
-            Step::Reset => {
+            FlowStep::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
                 if facts.answers_syn() {
