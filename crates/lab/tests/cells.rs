@@ -1,4 +1,4 @@
-//! Cells on the real kernel: what is lost, what is not, and who is to blame.
+//! Cells on the real kernel: what is lost, what is kept, and the blame.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ fn tried(mut plan: CellPlan, trials: u64) -> CellReport {
     report
 }
 
-/// A wifi on which the response takes most of a second: longer than a busy machine stops a server between its
-/// `write()` and its `close()`, so that what a close loses does not depend on it.
+/// A wifi link on which the response takes most of a second. That is longer than a busy machine delays a server between
+/// `write()` and `close()`, so such a delay does not change what is lost.
 fn slow_wifi() -> Link {
     let mut link = Link::named("wifi").unwrap();
     link.paths.iter_mut().for_each(|path| path.rate = Some(Rate(2_000_000)));
@@ -50,7 +50,7 @@ fn a_reset_overtakes_a_single_segment() {
             plan.response = 1_000;
             for fault in &mut plan.link.faults {
                 if let LinkFault::HoldDataUntilReset { at_most, .. } = fault {
-                    // As above: long enough for any machine to come to its close().
+                    // As above: long enough for a busy machine to reach its close().
                     *at_most = Duration::from_millis(600);
                 }
             }
@@ -61,7 +61,7 @@ fn a_reset_overtakes_a_single_segment() {
     });
 }
 
-/// The response fits into the packets that are out before the reset, so every byte arrives.
+/// The response fits into the packets sent before the reset, so every byte arrives.
 #[test]
 fn a_small_response_that_is_reset_is_at_risk() {
     sandboxed(|| {
@@ -87,8 +87,8 @@ fn a_small_response_that_is_reset_is_at_risk() {
     });
 }
 
-/// An upload is silent between its flights, for a round trip at a time. A `grace` that is shorter ends the close while the rest
-/// of the upload is on its way, which is answered with a reset.
+/// An upload pauses for a round trip between its flights. A shorter `grace` ends the close while the rest of the upload is
+/// in flight, which then causes a reset.
 #[test]
 fn a_grace_shorter_than_an_uploads_silence_puts_the_answer_at_risk() {
     sandboxed(|| {
@@ -147,7 +147,7 @@ fn an_accept_queue_that_overflows_is_recognised() {
     });
 }
 
-/// The story of one connection: the same calls, and one more byte read makes the difference.
+/// The steps of one connection. Reading the last bytes makes the difference; all other calls are the same.
 #[test]
 fn one_connection_is_told_step_by_step() {
     let told = |ending: &str, request: u64, extra: u64| {

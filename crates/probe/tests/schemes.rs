@@ -1,4 +1,4 @@
-//! Every kind of target: TLS, unix sockets, FastCGI, and bytes of one's own.
+//! Every kind of target: TLS, unix sockets, FastCGI, and raw TCP with a payload.
 
 use std::process::Command;
 
@@ -22,7 +22,7 @@ fn config(only: &[Check]) -> ProbeConfig {
 
 const ASKED: [Check; 3] = [Check::LargeResponse, Check::LateByte, Check::TrailingBytes];
 
-/// What is asked of `url`, and what must come of it.
+/// Probes `url`, and checks the answer.
 fn expect(url: &str, config: &ProbeConfig, answers: &[CheckAnswer]) {
     let target: Target = url.parse().unwrap();
     let report = probe(&target, config, |_| {}).unwrap();
@@ -91,7 +91,7 @@ fn bytes_of_ones_own() {
         let mut config = config(&[Check::LargeResponse, Check::LateByte, Check::UnreadBody]);
         let target: Target = url.parse().unwrap();
         assert!(matches!(probe(&target, &config, |_| {}), Err(ProbeError::NoPayload)));
-        // Nothing frames an HTTP/1.0 response for who does not read HTTP: its length is judged by repetition.
+        // For a raw TCP target an HTTP/1.0 response has no framing, so its length is found by repetition.
         config.payload = b"GET /large HTTP/1.0\r\n\r\n".to_vec();
         expect(&url, &config, &[CheckAnswer::Keeps, CheckAnswer::CannotTell, CheckAnswer::Loses]);
     });
