@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! let target = "http://127.0.0.1:8080/large".parse()?;
-//! let report = linger_probe::probe(&target, &linger_probe::Config::default(), |_| {})?;
+//! let report = linger_probe::probe(&target, &linger_probe::ProbeConfig::default(), |_| {})?;
 //! for finding in &report.findings {
 //!     println!("{}: {} - {}", finding.check, finding.answer, finding.sentence);
 //! }

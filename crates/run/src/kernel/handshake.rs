@@ -92,7 +92,7 @@ impl Handshake {
         }
     }
 
-    /// The fd, to be passed to [`apart`].
+    /// The fd, to be passed to [`apart`](super::apart::apart).
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0.into()
     }
