@@ -19,7 +19,7 @@ impl Stop {
     /// Makes a stop that is not requested yet.
     ///
     /// # Errors
-    /// `EMFILE` where no descriptor is left.
+    /// `EMFILE` where no fd is left.
     pub fn new() -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { requested: AtomicBool::new(false), wake })

@@ -214,7 +214,7 @@ pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: 
     unsafe { pthread_atfork(prepare, parent, child) };
 }
 
-/// The descriptor of a `FILE`.
+/// The fd of a `FILE`.
 ///
 /// # Safety
 /// `file` is what the program gave to a function that takes a `FILE *`.
@@ -269,7 +269,7 @@ pub(crate) fn fcntl(fd: c_int, command: c_int, argument: c_int) -> Option<c_int>
     (result >= 0).then_some(result)
 }
 
-/// Whether a descriptor is open, and if so whether an `execve` closes it.
+/// Whether an fd is open, and if so whether an `execve` closes it.
 pub(crate) fn closes_on_exec(fd: c_int) -> Option<bool> {
     fcntl(fd, F_GETFD, 0).map(|flags| c_long::from(flags) & FD_CLOEXEC != 0)
 }
@@ -350,11 +350,11 @@ pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
 pub(crate) fn pause() {
     let time: [i64; 2] = [0, 50_000];
     let (nothing, size) = (core::ptr::null::<c_void>(), 8);
-    // SAFETY: no descriptors, a live timespec, no signal mask.
+    // SAFETY: no fds, a live timespec, no signal mask.
     unsafe { syscall!(number::PPOLL, nothing, 0, time.as_ptr(), nothing, size) };
 }
 
-/// Removes a descriptor from an epoll, as the close of the last one would.
+/// Removes an fd from an epoll, as the close of the last one would.
 pub(crate) fn forget(epoll: c_int, fd: c_int) {
     // SAFETY: numbers; the event is not read when removing.
     unsafe { syscall!(number::EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, core::ptr::null::<c_void>()) };

@@ -79,7 +79,7 @@ impl Port {
         // SAFETY: takes no pointers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
         check(fd)?;
-        // SAFETY: the descriptor was just made and is owned by nobody else.
+        // SAFETY: the fd was just made and is owned by nobody else.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
         // Straight to the driver: a queueing discipline would only add a lock.

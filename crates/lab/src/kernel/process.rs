@@ -15,8 +15,8 @@ pub(crate) struct WorkerProcess {
 
 /// Starts a process that reads `consume` bytes, writes `response` and exits, which closes the connection.
 ///
-/// The process starts only after this one has closed its descriptor, so that the exit is what ends the
-/// connection: the kernel closes every descriptor of a dying process and lingers for none (`do_exit`).
+/// The process starts only after this one has closed its fd, so that the exit is what ends the
+/// connection: the kernel closes every fd of a dying process and lingers for none (`do_exit`).
 ///
 /// # Errors
 /// If no process or pipe can be made. The connection is then closed.
@@ -52,7 +52,7 @@ fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! 
     let mut from = 0;
     for fd in keep.into_iter().chain([libc::c_int::MAX]) {
         if from < fd {
-            // SAFETY: closes descriptors by number; nothing in this process uses them any more.
+            // SAFETY: closes fds by number; nothing in this process uses them any more.
             unsafe { libc::close_range(from as u32, (fd - 1) as u32, 0) };
         }
         from = fd.saturating_add(1);
@@ -150,7 +150,7 @@ fn stand_by(child: libc::pid_t) -> ! {
         // SAFETY: ignoring a signal installs no handler. Whom it concerns is the command.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // SAFETY: nothing in this process uses a descriptor any more; the one that tells of a failed exec must go.
+    // SAFETY: nothing in this process uses an fd any more; the one that tells of a failed exec must go.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     loop {
         let mut status = 0;

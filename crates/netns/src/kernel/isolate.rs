@@ -64,7 +64,7 @@ impl Isolation {
 }
 
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    // SAFETY: neither flag changes what descriptors or memory this process shares; the caller's
+    // SAFETY: neither flag changes what fds or memory this process shares; the caller's
     // other threads, if any, stay in their own network namespace.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }

@@ -24,7 +24,7 @@ impl Namespace {
     pub fn new() -> io::Result<Self> {
         let made = thread::scope(|scope| {
             let maker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<OwnedFd> {
-                // SAFETY: CLONE_NEWNET concerns this short-lived thread alone and no descriptor or memory.
+                // SAFETY: CLONE_NEWNET concerns this short-lived thread alone and no fd or memory.
                 unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
                 net::up("lo")?;
                 Ok(File::open("/proc/thread-self/ns/net")?.into())

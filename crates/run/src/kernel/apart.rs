@@ -44,8 +44,8 @@ pub(crate) fn apart<R: Send + 'static>(
 }
 
 fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-    // SAFETY: what this thread has until now are numbers and memory; no descriptor of the shared table is used
-    // or dropped here after, and whoever shares it is not affected.
+    // SAFETY: until now this thread has only fd numbers and memory; no fd of the shared table is used
+    // or dropped here afterwards, and the threads that share it are not affected.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }?;
     let least = least_of_own();
     let mut mine = Vec::new();
@@ -54,7 +54,7 @@ fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
         let fd = unsafe { BorrowedFd::borrow_raw(*number) };
         mine.push(rustix::io::fcntl_dupfd_cloexec(fd, least)?);
     }
-    // SAFETY: closes the copies of everybody else's descriptors, in this thread's table alone.
+    // SAFETY: closes the copies of everybody else's fds, in this thread's table alone.
     let result = unsafe { libc::close_range(0, least as u32 - 1, 0) };
     if result < 0 {
         return Err(io::Error::last_os_error());

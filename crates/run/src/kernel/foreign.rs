@@ -90,6 +90,6 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, flags: i32) -> io::Result<(OwnedF
         return Err(io::Error::last_os_error());
     }
     let length = (length as usize).min(address.len());
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new fd that nobody else owns.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address[..length].to_vec()))
 }

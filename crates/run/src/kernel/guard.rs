@@ -31,7 +31,7 @@ impl Listener {
         let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
         for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
             if first <= last {
-                // SAFETY: nothing in this process uses any other descriptor; the write end of `alive` must go.
+                // SAFETY: nothing in this process uses any other fd; the write end of `alive` must go.
                 unsafe { libc::close_range(first, last, 0) };
             }
         }

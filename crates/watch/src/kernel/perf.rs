@@ -187,7 +187,7 @@ impl Ring {
             let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };
             let event = open_event(source.id, cpu, flags, (size / 4) as u32)?;
             if let Some(first) = events.first() {
-                // SAFETY: two live descriptors of perf events; the call reads nothing of ours.
+                // SAFETY: two live fds of perf events; the call reads nothing of ours.
                 let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first.as_raw_fd()) };
                 check(result)?;
             } else {
@@ -303,7 +303,7 @@ fn open_event(id: u64, cpu: i32, flags: u64, watermark: u32) -> io::Result<Owned
         libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, cpu, -1, CLOSE_ON_EXEC)
     };
     check(fd as libc::c_int)?;
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new fd that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
