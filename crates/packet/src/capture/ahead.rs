@@ -165,7 +165,7 @@ impl Drop for Fallen<'_> {
     }
 }
 
-/// Ends a [`Reader`](super::Reader)'s input from another thread, as if the capture ended there.
+/// Ends a [`CaptureReader`](super::CaptureReader)'s input from another thread, as if the capture ended there.
 #[derive(Clone, Debug)]
 pub struct Stopper(Arc<AheadShared>);
 
