@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use linger_lab::Bytes;
-use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
+use linger_probe::{Check, CheckAnswer, CheckFinding, ProbeConfig, ProbeError, ProbeReport, Target};
 use linger_untrusted::message;
 
 use crate::duration::up_to;
@@ -67,7 +67,7 @@ fn checks() -> impl TypedValueParser<Value = Check> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let mut config = Config::default();
+    let mut config = ProbeConfig::default();
     config.only = arguments.only;
     config.hostile = arguments.hostile || config.only.iter().any(|check| check.is_hostile());
     if config.hostile && !arguments.hostile {
@@ -113,10 +113,10 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error @ Error::NoPayload) => {
+        Err(error @ ProbeError::NoPayload) => {
             return exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"));
         }
-        Err(error @ Error::NotYours(_)) => {
+        Err(error @ ProbeError::NotYours(_)) => {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
             return exit::fail(exit::BAD_USAGE, text);
         }
@@ -136,7 +136,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped> {
+fn conclude(out: &mut Stdout, report: &ProbeReport, json: bool) -> Result<(), Stopped> {
     if json {
         out.json(&line(Verb::Probe, lines::Probe::from(report)))?;
     } else {
@@ -147,26 +147,26 @@ fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped
     out.flush()
 }
 
-fn status(answer: Answer, at_risk_ok: bool) -> u8 {
+fn status(answer: CheckAnswer, at_risk_ok: bool) -> u8 {
     match answer {
-        Answer::AtRisk if at_risk_ok => exit::NOTHING_LOST,
-        Answer::Keeps => exit::NOTHING_LOST,
-        Answer::CannotTell => exit::COULD_NOT_TELL,
+        CheckAnswer::AtRisk if at_risk_ok => exit::NOTHING_LOST,
+        CheckAnswer::Keeps => exit::NOTHING_LOST,
+        CheckAnswer::CannotTell => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
 }
 
-fn style(answer: Answer) -> Style {
+fn style(answer: CheckAnswer) -> Style {
     let colour = match answer {
-        Answer::Keeps => AnsiColor::Green,
-        Answer::CannotTell => AnsiColor::BrightBlack,
-        Answer::Stalls | Answer::Unbounded | Answer::AtRisk => AnsiColor::Yellow,
+        CheckAnswer::Keeps => AnsiColor::Green,
+        CheckAnswer::CannotTell => AnsiColor::BrightBlack,
+        CheckAnswer::Stalls | CheckAnswer::Unbounded | CheckAnswer::AtRisk => AnsiColor::Yellow,
         _ => AnsiColor::Red,
     };
     colour.on_default()
 }
 
-fn print(out: &mut Stdout, finding: &Finding, json: bool, head: bool) -> Result<(), Stopped> {
+fn print(out: &mut Stdout, finding: &CheckFinding, json: bool, head: bool) -> Result<(), Stopped> {
     if json {
         out.json(&line(Verb::Probe, lines::Finding::from(finding)))?;
         return out.flush();

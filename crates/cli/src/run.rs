@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use linger::Policy;
 use linger_lab::Bytes;
-use linger_run::{Error, Notice, Options, Refusal, Report, Via};
+use linger_run::{Notice, Options, Refusal, RunError, RunReport, Via};
 
 use crate::address::address;
 use crate::duration::duration;
@@ -124,22 +124,24 @@ fn options(arguments: &Arguments) -> Options {
 }
 
 /// What to do, in the program's own words.
-fn remedy(error: &Error) -> &'static str {
+fn remedy(error: &RunError) -> &'static str {
     match error {
-        Error::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
-        Error::Metrics { source, .. } => match exit::address_hint(source) {
+        RunError::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        RunError::Metrics { source, .. } => match exit::address_hint(source) {
             "" => "; choose an address of this host and a free port for --metrics",
             hint => hint,
         },
-        Error::System { source, .. } => exit::machine_hint(source),
+        RunError::System { source, .. } => exit::machine_hint(source),
         _ => "",
     }
 }
 
-fn code(error: &Error) -> u8 {
+fn code(error: &RunError) -> u8 {
     match error {
-        Error::NotFound { .. } | Error::NotExecutable { .. } | Error::Metrics { .. } => exit::COULD_NOT_TELL,
-        Error::Options(_) => exit::BAD_USAGE,
+        RunError::NotFound { .. } | RunError::NotExecutable { .. } | RunError::Metrics { .. } => {
+            exit::COULD_NOT_TELL
+        }
+        RunError::Options(_) => exit::BAD_USAGE,
         _ => exit::NOT_POSSIBLE_HERE,
     }
 }
@@ -153,7 +155,7 @@ fn warn(refusal: &Refusal, json: bool) {
 }
 
 /// The program owns stdout; what its supervisor has to say goes to stderr.
-fn tell(report: &Report, json: bool) {
+fn tell(report: &RunReport, json: bool) {
     if json {
         return say_json(&line(Verb::Run, lines::Report::from(report)));
     }

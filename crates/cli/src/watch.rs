@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use linger_watch::export::Metrics;
-use linger_watch::view::{Key, View, describe};
-use linger_watch::{CannotWatch, Filter, Notice, Reset, Watcher};
+use linger_watch::view::{View, ViewKey, describe};
+use linger_watch::{CannotWatch, Filter, LiveReset, Notice, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use rustix::io::Errno;
 
@@ -203,7 +203,7 @@ fn line(notice: &Notice) -> Option<String> {
     }
 }
 
-fn reset_line(reset: &Reset) -> String {
+fn reset_line(reset: &LiveReset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
     let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {}", process.plain()));
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
@@ -211,7 +211,7 @@ fn reset_line(reset: &Reset) -> String {
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
         "{:.6} {} {} -> {remote} {} ({}){process}, {}{others}",
-        reset.time,
+        reset.time_seconds,
         reset.direction.name(),
         reset.local,
         reset.cause,
@@ -267,10 +267,10 @@ fn keys(view: &mut View) -> io::Result<Keys> {
         match key.code {
             KeyCode::Char('q') => return Ok(Keys::Quit),
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(Keys::Quit),
-            KeyCode::Up | KeyCode::Char('k') => view.key(Key::Up),
-            KeyCode::Down | KeyCode::Char('j') => view.key(Key::Down),
-            KeyCode::Enter => view.key(Key::Open),
-            KeyCode::Esc => view.key(Key::Back),
+            KeyCode::Up | KeyCode::Char('k') => view.key(ViewKey::Up),
+            KeyCode::Down | KeyCode::Char('j') => view.key(ViewKey::Down),
+            KeyCode::Enter => view.key(ViewKey::Open),
+            KeyCode::Esc => view.key(ViewKey::Back),
             _ => {}
         }
     }

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
-use linger_why::{Cause, Examined, Finding, Group, Groups, Limits, Stop, compare, examine_until, html, text};
+use linger_why::{
+    AnalyzerLimits, Cause, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html, text,
+};
 
 use crate::lines::{self, Verb, line};
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
@@ -36,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().flows)]
+    #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
     flows: usize,
 }
 
@@ -55,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(page) => page,
         Err(refused) => return refused.end(),
     };
-    let stop = Stop::default();
+    let stop = ReadStop::default();
     let asked = stop.clone();
     let signals = interrupt::on_first(move || {
         if !asked.request() {
@@ -114,9 +116,9 @@ impl Report {
 }
 
 /// Reads all captures; answers what was read, and whether something could not be.
-fn read(arguments: &Arguments, stop: &Stop, report: &mut Report) -> (Vec<Examined>, bool) {
+fn read(arguments: &Arguments, stop: &ReadStop, report: &mut Report) -> (Vec<Examined>, bool) {
     let several = arguments.files.len() > 1;
-    let mut limits = Limits::default();
+    let mut limits = AnalyzerLimits::default();
     limits.flows = arguments.flows;
     let (mut files, mut findings) = (Vec::<Examined>::new(), Vec::<Finding>::new());
     let mut unreadable = false;

@@ -46,16 +46,16 @@ fn random_plan(seed: u64) -> CellPlan {
     plan.concurrency = 1 + upto(7);
     plan.timeout = Duration::from_secs(100);
     plan.seed = seed;
-    // Last, so that the seeds of earlier runs make the same links.
+    // Drawn last, so that the seeds of earlier runs still give the same links.
     if upto(1) == 0 {
         plan.policy.grace = plan.policy.idle;
     }
     plan
 }
 
-/// With the default `grace` of half a second an upload that waits for a retransmission is taken for silence: what it sends
-/// afterwards is answered with a reset. The response has been read by then, so it is at risk and not lost. A `grace` as
-/// long as `idle` outlasts that.
+/// With the default `grace` of half a second, an upload that waits for a retransmission counts as silence, and what it
+/// sends afterwards causes a reset. The response has been read by then, so it is at risk and not lost. A `grace` as long as
+/// `idle` avoids that.
 fn is_as_it_must_be(report: &CellReport) -> bool {
     let tally = &report.tally;
     if report.plan.policy.grace < report.plan.policy.idle && report.plan.peer == Peer::Upload {

@@ -7,7 +7,7 @@ use linger_custody::Count;
 use crate::protocol::COUNTS_SIZE;
 use crate::sys;
 
-/// For a process that could not map the file: counted here, and told to nobody.
+/// Used by a process that could not map the file: its counts are not reported.
 static LOST: [AtomicU64; Count::ALL] = [const { AtomicU64::new(0) }; Count::ALL];
 static SHARED: AtomicU64 = AtomicU64::new(0);
 
@@ -38,7 +38,7 @@ pub(crate) fn shut_down() {
     count(Count::Handed);
 }
 
-/// Takes back what [`seen`] has counted.
+/// Reverts a count of [`seen`].
 pub(crate) fn unseen(reason: Count) {
     if reason != Count::Handed {
         add(Count::Seen, u64::MAX);
@@ -55,7 +55,7 @@ fn add(what: Count, number: u64) {
     }
 }
 
-/// What was counted so far.
+/// The counts so far.
 #[cfg(test)]
 pub(crate) fn counted(what: Count) -> u64 {
     LOST[what as usize].load(Relaxed)

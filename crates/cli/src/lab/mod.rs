@@ -156,7 +156,11 @@ fn print(out: &mut Stdout, report: &Report) -> Result<(), Stopped> {
     out.flush()
 }
 
-fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, seed: u64) -> ExitCode {
+fn run_one(
+    arguments: &Arguments,
+    entered: Result<(), linger_netns::IsolationRefused>,
+    seed: u64,
+) -> ExitCode {
     let shared = entered.is_err();
     let plan = match one::cell(&arguments.grid, !shared, seed) {
         Ok(plan) => plan,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io;
 use std::process::ExitCode;
 
-use linger_lab::{Action, Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, Stop, one};
+use linger_lab::{Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, one};
 
 use super::look::network;
 use super::plan::{Grid, Refused};
@@ -74,7 +74,7 @@ fn ladder(plan: &CellPlan, report: &OneReport) -> String {
         let what = step.action.to_string();
         // What the link carries comes from the server, until it arrives at the client.
         let at_client = match (step.actor, &step.action) {
-            (Actor::Client, _) | (Actor::Link, Action::ResetArrived(_)) => true,
+            (Actor::Client, _) | (Actor::Link, StepAction::ResetArrived(_)) => true,
             (Actor::Server | Actor::Link, _) => false,
         };
         let line = if at_client { what } else { format!("{:SIDE$}{what}", "") };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use linger_why::{Finding, Limits, compare, examine};
+use linger_why::{AnalyzerLimits, Finding, compare, examine};
 
 use crate::GET;
 use crate::flow::{A, Client, F, Flow, Packet, R, Server, Who, flow};
@@ -15,7 +15,7 @@ fn compared(views: &[&Flow]) -> Vec<String> {
     let mut findings: Vec<Finding> = Vec::new();
     for (path, view) in paths.iter().zip(views) {
         fs::write(path, view.file()).unwrap();
-        examine(path, Limits::default(), |finding| findings.push(finding)).unwrap();
+        examine(path, AnalyzerLimits::default(), |finding| findings.push(finding)).unwrap();
     }
     let paths: Vec<&Path> = paths.iter().map(|path| path.as_path()).collect();
     let name = |text: &str| text.replace(&format!("{}/", folder.path().display()), "").replace(".pcapng", "");
