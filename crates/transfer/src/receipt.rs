@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::hash::{hex, unhex};
 use crate::message::{Durability, Kind};
-use crate::path::{RelPath, printable};
+use crate::path::RelPath;
 use crate::progress::Confirmation;
 use crate::root::{Links, Root};
 use crate::store::hash_file;
@@ -53,7 +53,7 @@ impl Line {
             kind: confirmation.kind,
             length: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
-            name: printable(&confirmation.name),
+            name: confirmation.name.terminal().to_string(),
             durability: confirmation.durability,
             time: confirmation.time.seconds as f64 + f64::from(confirmation.time.nanos) / 1e9,
             present: confirmation.present,

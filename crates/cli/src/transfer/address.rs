@@ -4,7 +4,8 @@
 
 use std::net::Ipv6Addr;
 
-use linger_transfer::{Destination, Error, PORT, printable};
+use linger_transfer::{Destination, Error, PORT};
+use linger_untrusted::Untrusted;
 
 /// A host, its port and what is meant there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl Remote {
     /// # Errors
     /// [`Error::Usage`] with what to write instead.
     pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
-        let usage = |why: String| Error::Usage(format!("{}: {why}", printable(text)).into());
+        let usage = |why: String| Error::Usage(format!("{}: {why}", Untrusted::from(text).terminal()).into());
         let (host, rest) = split_host(text).map_err(usage)?;
         let (own_port, path) = split_port(host, rest).map_err(usage)?;
         let port = match (own_port, port) {
@@ -81,7 +82,8 @@ fn split_port<'a>(host: &str, rest: &'a [u8]) -> Result<(Option<u16>, &'a [u8]),
         [] => after,
         [b':', path @ ..] => path,
         [b'/', path @ ..] => {
-            let path = printable(path);
+            let path = Untrusted::from(path);
+            let path = path.terminal();
             return Err(format!(
                 "write {host}:{number}:{path} for a port, {host}:./{number}/{path} for a directory"
             ));

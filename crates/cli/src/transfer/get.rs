@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, printable};
+use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output};
 
 use super::show::Show;
 use super::{Connect, Copying, cannot_tell, conclude, is_stdio, refuse};
@@ -133,7 +133,7 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
             Kind::Pipe => "|",
             _ => "",
         };
-        out.text(format_args!("{:>14}  {}{mark}\n", item.size, printable(&item.name)))?;
+        out.text(format_args!("{:>14}  {}{mark}\n", item.size, item.name.terminal()))?;
     }
     out.flush()
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use linger_transfer::{Checked, Error, verify_receipt};
+use linger_untrusted::Untrusted;
 
 use super::{refuse, unusable};
 use crate::exit;
@@ -43,8 +44,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let result = verify_receipt(receipt, path, |line, checked| {
         let name = if line.path.is_empty() { path.display().to_string() } else { line.path.clone() };
         if let (Checked::Differs(why), true) = (checked, printed.is_ok()) {
-            let name = linger_transfer::printable(name.as_bytes());
-            printed = out.text(format_args!("{name}: {why}\n"));
+            let name = Untrusted::from(name);
+            printed = out.text(format_args!("{}: {why}\n", name.terminal()));
         }
     });
     match result {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
-    Confirmation, Durability, Error, Kind, Progress, Reason, Receipts, RelPath, Summary, hex, printable,
+    Confirmation, Durability, Error, Kind, Progress, Reason, Receipts, RelPath, Summary, hex,
 };
 
 use super::hint::{hint, with_hint};
@@ -159,7 +159,7 @@ impl Show {
                 _ => "in memory",
             };
             let present = if confirmation.present { ", was there already" } else { "" };
-            let name = printable(&confirmation.name);
+            let name = confirmation.name.terminal();
             self.text(&format!("{name}: {} bytes, {hash}, {where_to}{present}", confirmation.size));
         }
     }
