@@ -53,7 +53,7 @@ pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, a
     let status = match report.attempt.verdict() {
         linger_lab::Verdict::Kept => exit::NOTHING_LOST,
         linger_lab::Verdict::AtRisk if at_risk_ok => exit::NOTHING_LOST,
-        // That others lose is what the lab shows.
+        // Other endings are expected to lose.
         _ if !must_keep(plan) => exit::NOTHING_LOST,
         _ => exit::LOSS_FOUND,
     };
@@ -72,7 +72,7 @@ fn ladder(plan: &CellPlan, report: &OneReport) -> String {
     for step in &report.steps {
         let ms = step.at.as_secs_f64() * 1e3;
         let what = step.action.to_string();
-        // What the link carries comes from the server, until it arrives at the client.
+        // The link's steps stand on the server's side, except a reset that reached the client.
         let at_client = match (step.actor, &step.action) {
             (Actor::Client, _) | (Actor::Link, Action::ResetArrived(_)) => true,
             (Actor::Server | Actor::Link, _) => false,
