@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(
         value_name = "FILE.toml",
         value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["grid", "ServerSide", "ClientSide", "Family"]
+        conflicts_with_all = ["Cells", "ServerSide", "ClientSide", "Family"]
     )]
     files: Vec<PathBuf>,
     /// The whole grid: the endings against four peers over three links, and an accept queue that overflows.
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
     let shared = entered.is_err();
     if let Err(refused) = entered {
-        let asked_for_more = !arguments.grid.link.is_empty() || !arguments.files.is_empty();
+        let asked_for_more = !arguments.grid.cells.link.is_empty() || !arguments.files.is_empty();
         let needs_link = |task: &Task| !matches!(&task.plan, Plan::Cell(plan) if plan.link.loopback);
         if asked_for_more && tasks.iter().any(needs_link) {
             return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
@@ -323,5 +323,37 @@ fn quoted(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// Beside a scenario an option is obeyed or refused, also one that is added tomorrow.
+    #[test]
+    fn a_scenario_leaves_to_options_what_it_does_not_say() {
+        const OBEYED: [&str; 7] = ["trials", "seed", "at_risk_ok", "json", "pcap", "decisions", "verbose"];
+        let mut program = crate::args::Arguments::command();
+        program.build();
+        let lab = program.find_subcommand("lab").unwrap().clone();
+        let mut tried = 0;
+        for arg in lab.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let Some(long) = arg.get_long() else { continue };
+            let mut words = vec!["linger".to_owned(), "lab".into(), "x.toml".into(), format!("--{long}")];
+            if arg.get_action().takes_values() {
+                let values = arg.get_possible_values();
+                words.push(values.first().map_or("1", |value| value.get_name()).to_owned());
+            }
+            let parsed = program.try_get_matches_from_mut(&words);
+            assert_eq!(
+                parsed.is_ok(),
+                OBEYED.contains(&arg.get_id().as_str()),
+                "{words:?}: {:?}",
+                parsed.err()
+            );
+            tried += 1;
+        }
+        assert!(tried > OBEYED.len() + 10, "{tried}");
     }
 }

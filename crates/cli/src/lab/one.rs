@@ -16,10 +16,10 @@ use crate::output::Stdout;
 /// The cell of which one connection is shown: what was named, or the loss.
 pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, Refused> {
     let several = |what: &str| (exit::BAD_USAGE, format!("--one: name one {what}, not several"));
-    let ending = only(&grid.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
-    let peer = only(&grid.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;
+    let ending = only(&grid.cells.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
+    let peer = only(&grid.cells.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;
     let usual = || Link::named(if has_links { "wifi" } else { "loopback" }).map_err(drop);
-    let link = only(&grid.link, usual).map_err(|()| several("link"))?;
+    let link = only(&grid.cells.link, usual).map_err(|()| several("link"))?;
     if ending == Ending::Exit {
         let text = "--one: a process that exits takes no notes of its calls; choose another ending";
         return Err((exit::BAD_USAGE, text.to_owned()));

@@ -13,8 +13,22 @@ use crate::typed::{Bytes, endings, links, peers};
 
 /// What describes a grid of cells. A scenario says all of it itself, so none of it goes with a file.
 #[derive(Args, Debug)]
-#[group(id = "grid", multiple = true, conflicts_with = "files")]
+#[group(skip)]
 pub(crate) struct Grid {
+    #[command(flatten)]
+    pub(crate) cells: Cells,
+    #[command(flatten)]
+    server: ServerSide,
+    #[command(flatten)]
+    clients: ClientSide,
+    #[command(flatten)]
+    family: Family,
+}
+
+/// What only the lab's cells have.
+#[derive(Args, Debug)]
+#[group(multiple = true)]
+pub(crate) struct Cells {
     /// What the server does after its last write; so-linger=SECS waits that long.
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = endings())]
     pub(crate) ending: Vec<Ending>,
@@ -24,8 +38,6 @@ pub(crate) struct Grid {
     /// The network.
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = links())]
     pub(crate) link: Vec<Link>,
-    #[command(flatten)]
-    server: ServerSide,
     /// Size of the part of the request that the server reads.
     #[arg(long, value_name = "BYTES", default_value = "100")]
     request: Bytes,
@@ -35,13 +47,9 @@ pub(crate) struct Grid {
     /// What the peer `upload` sends beyond it.
     #[arg(long, value_name = "BYTES", default_value = "256KiB")]
     upload: Bytes,
-    #[command(flatten)]
-    clients: ClientSide,
     /// Congestion control of both ends, as cubic, bbr or reno [default: this machine's].
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
-    #[command(flatten)]
-    family: Family,
 }
 
 /// Why there is nothing to run: an exit status, and a sentence.
@@ -50,7 +58,7 @@ pub(crate) type Refused = (u8, String);
 impl Grid {
     /// Whether no ending, peer or link was named, so that the default run applies.
     pub(crate) fn names_no_cells(&self) -> bool {
-        self.ending.is_empty() && self.peer.is_empty() && self.link.is_empty()
+        self.cells.ending.is_empty() && self.cells.peer.is_empty() && self.cells.link.is_empty()
     }
 
     fn check(&self) -> Result<(), Refused> {
@@ -72,13 +80,13 @@ impl Grid {
         let usual = CellPlan::new(ending, peer, link);
         CellPlan {
             response: self.server.response.0,
-            request: self.request.0,
-            extra: self.extra.0,
-            upload: self.upload.0,
+            request: self.cells.request.0,
+            extra: self.cells.extra.0,
+            upload: self.cells.upload.0,
             ip: self.family.version(),
             concurrency: self.clients.concurrency,
             trials: trials.map_or(usual.trials, Trials::Exactly),
-            congestion: self.congestion.clone(),
+            congestion: self.cells.congestion.clone(),
             backlog: self.server.backlog,
             receive_buffer: self.clients.receive_buffer(),
             seed,
@@ -100,11 +108,11 @@ impl Grid {
     pub(crate) fn all(&self, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, Refused> {
         self.check()?;
         let mut tasks = Vec::new();
-        let endings = or(&self.ending, || {
+        let endings = or(&self.cells.ending, || {
             vec![Ending::Close, Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit, Ending::Lingering]
         });
-        let peers = or(&self.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
-        let links = or(&self.link, || {
+        let peers = or(&self.cells.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
+        let links = or(&self.cells.link, || {
             ["loopback", "wifi", "overtake"].into_iter().filter_map(Link::by_name).collect()
         });
         if self.names_no_cells() {
