@@ -13,6 +13,7 @@ use linger_watch::view::{Key, View, describe};
 use linger_watch::{CannotWatch, Filter, Notice, Reset, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::options::{Json, MetricsAt, RunFor};
 use crate::output::{Stdout, Stopped, say};
@@ -69,6 +70,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     for blind in watcher.blind() {
         say!("linger: {}", blind.meaning());
     }
+    for hidden in capabilities(None).map(|sets| hidden(sets.effective)).unwrap_or_default() {
+        say!("linger: {hidden}");
+    }
     let metrics = Metrics::default();
     if let Some(address) = &arguments.counts.metrics {
         match address.resolve().and_then(|address| metrics.serve(address)) {
@@ -119,11 +123,38 @@ fn remedy(error: &CannotWatch) -> &'static str {
             Some(Errno::ACCESS) => {
                 ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON"
             }
+            // perf_mmap() of kernel/events/core.c refuses so where RLIMIT_MEMLOCK is reached.
+            Some(Errno::PERM) if has_perfmon() => {
+                ": its buffers need more locked memory: raise `ulimit -l` or sysctl kernel.perf_event_mlock_kb, \
+                 or have CAP_IPC_LOCK"
+            }
             Some(Errno::PERM) => ": run as root, or with CAP_PERFMON and a readable tracefs",
             _ => exit::machine_hint(error),
         },
         _ => "",
     }
+}
+
+/// What the kernel hides from a process without these capabilities.
+fn hidden(effective: CapabilitySet) -> Vec<&'static str> {
+    let needs = [
+        // ptrace(2), access to /proc/PID/fd of another user.
+        (
+            CapabilitySet::SYS_PTRACE,
+            "other users' processes are not named: run as root, or with CAP_SYS_PTRACE as well",
+        ),
+        // NETLINK_LISTEN_ALL_NSID, netlink(7).
+        (
+            CapabilitySet::NET_BROADCAST,
+            "bytes of containers' connections are not known: run as root, or with CAP_NET_BROADCAST as well",
+        ),
+    ];
+    needs.into_iter().filter(|(need, _)| !effective.contains(*need)).map(|(_, told)| told).collect()
+}
+
+fn has_perfmon() -> bool {
+    let either = CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
+    capabilities(None).is_ok_and(|sets| sets.effective.intersects(either))
 }
 
 fn has_tracefs() -> bool {
@@ -279,4 +310,18 @@ fn keys(view: &mut View) -> io::Result<Keys> {
         }
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missing_capability_is_said() {
+        let both = CapabilitySet::SYS_PTRACE | CapabilitySet::NET_BROADCAST;
+        assert!(hidden(both).is_empty() && hidden(CapabilitySet::all()).is_empty());
+        assert!(hidden(CapabilitySet::SYS_PTRACE)[0].contains("CAP_NET_BROADCAST"));
+        assert!(hidden(CapabilitySet::NET_BROADCAST)[0].contains("CAP_SYS_PTRACE"));
+        assert_eq!(hidden(CapabilitySet::empty()).len(), 2);
+    }
 }
