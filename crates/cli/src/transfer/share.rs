@@ -106,11 +106,8 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
         arguments.directory.display(),
         if arguments.writable { ", writable" } else { "" }
     ));
-    match (confined, has_ports) {
-        (Some(true), _) => told("confined by Landlock"),
-        (Some(false), _) => told("not confined by Landlock: this kernel has none"),
-        (None, true) => told("not confined by Landlock: commands of sinks and sources would be confined too"),
-        (None, false) => {}
+    if let Some(confinement) = confinement(confined, has_ports) {
+        told(confinement);
     }
     told(&format!("code for a new machine: {}", server.code()));
     let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
@@ -152,6 +149,15 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
         // The verdict does not depend on whether anybody reads the output.
         (_, Some(served)) => Ok(status(&served)),
         (None, None) => Ok(ExitCode::from(exit::NOTHING_LOST)),
+    }
+}
+
+fn confinement(confined: Option<bool>, has_ports: bool) -> Option<&'static str> {
+    match (confined, has_ports) {
+        (Some(true), _) => Some("confined by Landlock"),
+        (Some(false), _) => Some("not confined by Landlock: this kernel has none"),
+        (None, true) => Some("not confined by Landlock: commands of sinks and sources would be confined too"),
+        (None, false) => None,
     }
 }
 
