@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
-use linger_lab::Bytes;
 use linger_probe::{Check, CheckAnswer, CheckFinding, ProbeConfig, ProbeError, ProbeReport, Target};
 use linger_untrusted::message;
 
-use crate::duration::up_to;
 use crate::lines::{self, Verb, line};
+use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
+use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
@@ -28,6 +27,7 @@ use crate::{exit, interrupt, progress};
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
 pub(crate) struct Arguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
+    #[arg(value_parser = target, value_hint = ValueHint::Url)]
     target: Target,
     /// Ask only these
     #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
@@ -53,17 +53,15 @@ pub(crate) struct Arguments {
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
     hold: Duration,
-    /// End with status 0 also where responses were at risk, as long as nothing worse was found
-    #[arg(long)]
-    at_risk_ok: bool,
-    /// One JSON object for each check, and one for the whole
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    at_risk: AtRisk,
+    #[command(flatten)]
+    output: Json,
 }
 
-/// By their names, which shells complete.
-fn checks() -> impl TypedValueParser<Value = Check> {
-    PossibleValuesParser::new(Check::ALL.map(Check::name)).try_map(|name| name.parse::<Check>())
+/// Checks, by name.
+fn checks() -> Names<Check> {
+    Names::new(Check::ALL.map(Check::name), str::parse)
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -87,12 +85,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
         }
     }
-    let (json, at_risk_ok) = (arguments.json, arguments.at_risk_ok);
+    let (json, at_risk_ok) = (arguments.output.json, arguments.at_risk.at_risk_ok);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let fault = Arc::new(AtomicBool::new(false));
     let (so_far, line) = (fault.clone(), bar.clone());
-    // A question may wait for half a minute; its answers so far are out.
+    // A check may take half a minute; the answers so far are already printed.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
         say!("linger: interrupted; the other questions were not asked");
@@ -127,7 +125,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         say!("linger: causes and processes are not shown: {why}");
     }
     let printed = printed.and_then(|()| conclude(&mut out, &report, json));
-    // One that is at risk may be excused; it must not hide what is not.
+    // An accepted risk must not hide a fault.
     let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
     let status = if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
     match printed {

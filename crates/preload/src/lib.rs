@@ -27,7 +27,7 @@ mod tests;
 
 /// The shared library, for a file that `LD_PRELOAD` names.
 #[cfg(not(preloaded))]
-pub const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/liblinger_shim.so"));
+pub const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/liblinger_preload.so"));
 
 #[cfg(preloaded)]
 #[panic_handler]

@@ -85,7 +85,7 @@ impl Preload {
     }
 }
 
-const LIBRARY: &str = "liblinger_shim.so";
+const LIBRARY: &str = "liblinger_preload.so";
 
 fn write(directory: &TempDir) -> std::io::Result<File> {
     let path = directory.path();
