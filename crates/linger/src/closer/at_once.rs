@@ -103,6 +103,25 @@ mod tests {
     }
 
     #[test]
+    fn as_much_is_read_as_a_receive_buffer_holds() {
+        let (mut client, server) = pair();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&server, 1 << 18).unwrap();
+        let written = 100_000;
+        let writing = std::thread::spawn(move || client.write_all(&vec![7; written]).map(|()| client));
+        let client = writing.join().unwrap().unwrap();
+        while linger_sys::unread(std::os::fd::AsFd::as_fd(&server)).unwrap() < written as u64 {
+            std::thread::yield_now();
+        }
+        let core = Core::new(&Policy::default(), 0);
+        let (tell, told) = channel();
+        let watcher: Watcher = Box::new(move |outcome| tell.send(outcome).unwrap());
+        end_and_tell(Arrival { socket: Socket::new(server.into()).unwrap(), core, watcher: Some(watcher) });
+        let outcome = told.try_recv().unwrap();
+        assert_eq!((outcome.ended, outcome.discarded), (Ended::Evicted, written as u64));
+        drop(client);
+    }
+
+    #[test]
     fn what_a_close_that_cannot_wait_left_is_said() {
         let (client, mut server) = pair();
         server.set_nonblocking(true).unwrap();

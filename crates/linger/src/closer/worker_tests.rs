@@ -50,24 +50,46 @@ fn admit(worker: &mut Worker, server: impl Into<OwnedFd>, policy: &Policy) -> Re
     told
 }
 
-/// Waits for one batch of events, at most until the next timer, and serves it.
+/// Waits for one batch of events, at most until the next timer or for a second, and serves it.
 fn wait(worker: &mut Worker) {
+    let second = worker.now + 1_000_000_000;
+    worker.work.next = Some(worker.work.next.map_or(second, |next| next.min(second)));
     let mut events = Box::new([const { MaybeUninit::<epoll::Event>::uninit() }; BATCH]);
     worker.await_events(&mut events[..]);
 }
 
+/// Serves events and timers until it gives something: long before the patience of anything here is over.
+fn until<T>(worker: &mut Worker, what: impl Fn(&mut Worker) -> Option<T>) -> T {
+    let end = std::time::Instant::now() + LONG / 4;
+    loop {
+        if let Some(got) = what(worker) {
+            return got;
+        }
+        assert!(std::time::Instant::now() < end, "it never came to that");
+        wait(worker);
+        worker.turn();
+    }
+}
+
 /// Serves events and timers until something was told.
 fn told(worker: &mut Worker, told: &Receiver<Outcome>) -> Outcome {
-    loop {
-        match told.try_recv() {
-            Ok(outcome) => return outcome,
-            Err(TryRecvError::Empty) => {
-                wait(worker);
-                worker.turn();
-            }
-            Err(TryRecvError::Disconnected) => panic!("nobody will tell"),
-        }
-    }
+    until(worker, |_| match told.try_recv() {
+        Ok(outcome) => Some(outcome),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => panic!("nobody will tell"),
+    })
+}
+
+/// What the machine of the only socket knows.
+fn core(worker: &mut Worker) -> &mut Core {
+    &mut worker.slab.get(0).unwrap().core
+}
+
+/// Waits until the kernel says so of a socket.
+fn polled(socket: impl AsFd, flags: rustix::event::PollFlags) {
+    let patience = Timespec { tv_sec: 15, tv_nsec: 0 };
+    let mut ready = [rustix::event::PollFd::new(&socket, flags)];
+    assert_eq!(rustix::event::poll(&mut ready, Some(&patience)).unwrap(), 1, "{flags:?} never came");
 }
 
 /// How many sockets the epoll knows, its alarm not counted.
@@ -100,9 +122,7 @@ fn an_acknowledged_socket_is_the_first_of_its_peers_to_go() {
     let silent = admit(&mut worker, server, &patient());
     let (third, server) = stuffed();
     let also_slow = admit(&mut worker, server, &patient());
-    while worker.report.acknowledged == 0 {
-        wait(&mut worker);
-    }
+    until(&mut worker, |worker| (worker.report.acknowledged > 0).then_some(()));
     let (fourth, server) = stuffed();
     let _last = admit(&mut worker, server, &patient());
     assert_eq!(silent.try_recv().unwrap().ended, Ended::Evicted);
@@ -304,14 +324,7 @@ fn a_turn_is_no_longer_than_a_turn() {
     let _ended = admit(&mut worker, server, &patient());
     let index = worker.slab.indices()[0];
     client.write_all(&[7; 1000]).unwrap();
-    rustix::event::poll(
-        &mut [rustix::event::PollFd::new(
-            &worker.slab.get(index).unwrap().socket,
-            rustix::event::PollFlags::IN,
-        )],
-        None,
-    )
-    .unwrap();
+    polled(&worker.slab.get(index).unwrap().socket, rustix::event::PollFlags::IN);
     let entry = worker.slab.get(index).unwrap();
     let before = entry.core.discarded();
     entry.core.on(Event::Woken, worker.now);
@@ -339,12 +352,109 @@ fn a_reset_after_the_end_of_the_stream_is_heard() {
     let (client, server) = stuffed();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let ended = admit(&mut worker, server, &patient());
-    while !worker.slab.get(0).unwrap().core.end_of_stream() {
-        wait(&mut worker);
-    }
+    until(&mut worker, |worker| core(worker).end_of_stream().then_some(()));
     // It has not read: the kernel resets.
     drop(client);
     assert_eq!(told(&mut worker, &ended).ended, Ended::PeerReset);
+}
+
+/// After the end of the stream both sides are closed with the acknowledgement of the FIN, and that is no reset.
+#[test]
+fn an_acknowledgement_after_the_end_of_the_stream_is_a_clean_end() {
+    let mut worker = worker(Budget::default());
+    let (mut client, server) = stuffed();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let ended = admit(&mut worker, server, &patient());
+    until(&mut worker, |worker| core(worker).end_of_stream().then_some(()));
+    let reading = std::thread::spawn(move || client.read_to_end(&mut Vec::new()).map(|_| client));
+    let outcome = told(&mut worker, &ended);
+    assert_eq!((outcome.ended, outcome.delivered()), (Ended::PeerClosed, true));
+    reading.join().unwrap().unwrap();
+}
+
+/// What came before a reset is read, and counted, though the event tells of the reset at once.
+#[test]
+fn what_came_before_a_reset_is_read_first() {
+    let mut worker = worker(Budget::default());
+    let (mut client, server) = stuffed();
+    let watch = server.try_clone().unwrap();
+    let ended = admit(&mut worker, server, &patient());
+    client.write_all(&[7; 1000]).unwrap();
+    // It has unread bytes of ours: the kernel resets.
+    drop(client);
+    polled(&watch, rustix::event::PollFlags::RDHUP);
+    drop(watch);
+    let outcome = told(&mut worker, &ended);
+    assert_eq!((outcome.ended, outcome.discarded), (Ended::PeerReset, 1000));
+}
+
+/// A long read is known to have emptied the socket, but not where the end of the stream came with it.
+#[test]
+fn the_end_that_comes_with_much_to_read_is_heard() {
+    let mut worker = worker(Budget::default());
+    // All of it fits into the window.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let server = listener.accept().unwrap().0;
+    let watch = server.try_clone().unwrap();
+    let ended = admit(&mut worker, server, &patient());
+    until(&mut worker, |worker| core(worker).acknowledged().then_some(()));
+    let bytes = 2 * linger_sys::SCRATCH;
+    client.write_all(&vec![7; bytes as usize]).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    polled(&watch, rustix::event::PollFlags::RDHUP);
+    drop(watch);
+    let outcome = told(&mut worker, &ended);
+    assert_eq!((outcome.ended, outcome.discarded), (Ended::PeerClosed, bytes));
+}
+
+/// Of the three things that a registration asks for each is heard by itself: what there is to read, the peer's end,
+/// and the acknowledgement.
+#[test]
+fn each_event_is_heard() {
+    let mut worker = worker(Budget::default());
+    let (mut client, mut server) = stuffed();
+    server.set_nonblocking(true).unwrap();
+    while server.write(&[7; 1 << 16]).is_ok() {}
+    let ended = admit(&mut worker, server, &patient());
+    client.write_all(&[7; 100]).unwrap();
+    until(&mut worker, |worker| (core(worker).discarded() == 100).then_some(()));
+    assert_eq!((core(&mut worker).acknowledged(), worker.report.acknowledged), (false, 0));
+    let mut got = [0; 1 << 16];
+    client.set_nonblocking(true).unwrap();
+    let end = std::time::Instant::now() + LONG / 4;
+    while !core(&mut worker).acknowledged() {
+        assert!(std::time::Instant::now() < end, "the acknowledgement was not heard");
+        while client.read(&mut got).is_ok_and(|got| got > 0) {}
+        let nearest = worker.now + 1_000_000;
+        worker.work.next = Some(nearest);
+        wait(&mut worker);
+    }
+    assert_eq!(worker.report.acknowledged, 1);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(told(&mut worker, &ended).ended, Ended::PeerClosed);
+}
+
+/// A wake-up for nothing does not shorten what the policy allows, nor counts a socket twice.
+#[test]
+fn an_acknowledged_socket_is_counted_once_and_its_timer_is_moved_once() {
+    let mut worker = worker(Budget::default());
+    let (mut client, server) = pair();
+    // The timer of `idle` stands before the acknowledgement, that of `grace` after it.
+    let policy = Policy { idle: LONG / 2, total: LONG, grace: LONG / 4, ..Policy::default() };
+    let _ended = admit(&mut worker, server, &policy);
+    until(&mut worker, |worker| core(worker).acknowledged().then_some(()));
+    assert_eq!(worker.report.acknowledged, 1);
+    let slot = worker.slab.get(0).unwrap().slot;
+    let next = worker.wheel.next().unwrap();
+    assert!(next <= worker.now + (LONG / 4).as_nanos() as u64 + (2 << 20), "the nearer time is armed");
+    for round in 1..=3 {
+        client.write_all(&[7; 10]).unwrap();
+        until(&mut worker, |worker| (core(worker).discarded() == 10 * round).then_some(()));
+        // Each byte moves the deadline away, and the timer stays: it is looked at when it fires.
+        assert_eq!((worker.report.acknowledged, worker.slab.get(0).unwrap().slot), (1, slot));
+    }
 }
 
 #[test]
