@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::wire::{Awaited, Wire};
 use super::{Config, Stop};
-use crate::conversation::{Answer, Bounds, Conversation, End, Input, Key, Step, Which};
-use crate::incoming::{Capacity, Start};
+use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
+use crate::incoming::Start;
+use crate::sending::{Output, stopped};
 
 const BUFFER: usize = 64 << 10;
 
@@ -32,13 +33,6 @@ struct Reader {
     end: usize,
 }
 
-/// Whether the next record would begin where one has ended.
-#[derive(Clone, Copy, Debug)]
-enum Output {
-    Whole,
-    Torn,
-}
-
 /// What the thread that serves a connection does next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -50,12 +44,8 @@ pub(super) enum Next {
 
 impl<W: Wire> Link<W> {
     pub(super) fn new(wire: W, config: &Config) -> Self {
-        let requests = if config.multiplex { config.limits.multiplexed } else { 1 };
-        let capacity =
-            Capacity::new(config.connections, config.connections.saturating_mul(requests), config.multiplex);
-        let bounds = Bounds::new(config.policy, config.limits, capacity, config.io_timeout, config.keep_idle);
         Self {
-            state: Mutex::new(Conversation::new(bounds)),
+            state: Mutex::new(Conversation::new(config.bounds(config.multiplex))),
             news: Condvar::new(),
             reader: Mutex::new(Reader { buffer: vec![0; BUFFER].into(), start: 0, end: 0 }),
             writing: Mutex::new(Output::Whole),
@@ -134,27 +124,20 @@ impl<W: Wire + ?Sized> Link<W> {
     }
 
     /// Writes all of it, in one piece among what other requests write.
-    pub(super) fn write(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    pub(super) fn write(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Output::Torn = *output {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        *output = Output::Torn;
-        // An empty slice at the front would never advance.
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
+        let mut sending = output.begin(parts)?;
+        while let Some(parts) = sending.left() {
             match self.wire.send(parts) {
-                Ok(sent) => IoSlice::advance_slices(&mut parts, sent),
+                Ok(sent) => sending.sent(sent),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !self.wire.await_room(self.io_timeout)? {
-                        let message = "the gateway stopped reading the response";
-                        return Err(io::Error::new(ErrorKind::TimedOut, message));
+                        return Err(stopped());
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        *output = Output::Whole;
         Ok(())
     }
 
@@ -164,10 +147,8 @@ impl<W: Wire + ?Sized> Link<W> {
 
     /// Ends a request by what its handler came to; gives the answer's buffer back.
     pub(super) fn finish(&self, key: Key, answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
-        let (status, reason) = match handled {
-            Ok(status) => (Some(status), String::new()),
-            Err(error) => (None, error.to_string()),
-        };
+        let status = handled.as_ref().ok().copied();
+        let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let verdict = self.state().finish(key, status, answer.said(), Instant::now());
         let last = answer.last(verdict, &reason);
         let sent = self.write(&mut [IoSlice::new(last.bytes())]);

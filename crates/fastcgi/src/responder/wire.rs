@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use linger::Event;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
 use super::Stop;
@@ -63,12 +62,7 @@ impl SocketWire {
 
 impl Wire for SocketWire {
     fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match recv(&self.socket, &mut *to, RecvFlags::DONTWAIT) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?.0),
-            }
-        }
+        socket::receive(&self.socket, to)
     }
 
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
