@@ -94,7 +94,7 @@ mod tests {
         }
         // Nothing of this one was ever tried.
         let mut output = Output::Whole;
-        drop(output.begin(&mut parts(&["ab"])).unwrap());
+        let _ = output.begin(&mut parts(&["ab"])).unwrap();
         assert!(output.begin(&mut parts(&["cd"])).is_err());
     }
 }

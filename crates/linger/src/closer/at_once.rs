@@ -70,6 +70,7 @@ mod tests {
     #[test]
     fn a_connection_is_half_closed_emptied_and_closed() {
         let (mut client, mut server) = pair();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         client.write_all(b"unread").unwrap();
         server.write_all(b"answer").unwrap();
         let mut ready = [rustix::event::PollFd::new(&server, rustix::event::PollFlags::IN)];

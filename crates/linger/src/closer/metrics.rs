@@ -78,7 +78,9 @@ mod tests {
         let ended = ["peer_closed", "acknowledged", "peer_reset", "timed_out_idle", "timed_out_total"]
             .into_iter()
             .chain(["timed_out_kernel", "limit", "unwaited", "aborted", "evicted", "gone", "failed"])
-            .map(|how| format!("linger_ended_total{{how=\"{how}\"}} {}", if how == "failed" { 3 } else { 0 }));
+            .map(|how| {
+                format!("linger_ended_total{{how=\"{how}\"}} {}", if how == "failed" { 3 } else { 0 })
+            });
         let wanted: Vec<_> = [
             "linger_lingering 0",
             "linger_lingering_acknowledged 0",

@@ -315,6 +315,7 @@ fn a_descriptor_goes_to_the_closer_that_is_named_or_to_the_global_one() {
     let start = closer.now();
     for (named, wanted) in [(Some(&closer), 1), (None, 1)] {
         let (mut client, mut server) = pair();
+        client.set_read_timeout(Some(LONG)).unwrap();
         server.write_all(b"answer").unwrap();
         // While another holder has it open, only the half-close ends it for the client.
         let duplicate = server.try_clone().unwrap();

@@ -230,7 +230,8 @@ fn as_many_connections_as_are_compared_are_compared_whole() {
         let flow_of = |number| {
             let isn = 100_000 * u32::from(number);
             let flow = flow().ports(20_000 + number, 80).isns(isn, isn + 50_000).shake();
-            let flow = flow.wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50);
+            let flow =
+                flow.wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50);
             let flow = flow.data(Client, GET);
             seen(&if reset { flow.rst(Server) } else { flow })
         };
