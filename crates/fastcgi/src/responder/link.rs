@@ -180,30 +180,16 @@ impl<W: Wire + ?Sized> Link<W> {
 
     /// Takes one event, or receives once, waiting until then.
     fn advance(&self, until: Option<Instant>) {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        if reader.start == reader.end {
-            loop {
-                // The bytes are there already more often than not.
-                if self.receive(&mut reader) {
-                    break;
-                }
-                match self.wire.await_input(until) {
-                    Ok(Awaited::Input) => {}
-                    Ok(Awaited::Wake) => return,
-                    Ok(Awaited::Time) => {
-                        self.state().silent(Instant::now());
-                        self.news.notify_all();
-                        return;
-                    }
-                    Err(error) => {
-                        self.state().lost(error.kind());
-                        self.news.notify_all();
-                        return;
-                    }
-                }
+        // The bytes are there already more often than not.
+        while !self.advance_with_what_is_there() {
+            match self.wire.await_input(until) {
+                Ok(Awaited::Input) => continue,
+                Ok(Awaited::Wake) => return,
+                Ok(Awaited::Time) => self.state().silent(Instant::now()),
+                Err(error) => self.state().lost(error.kind()),
             }
+            return self.news.notify_all();
         }
-        self.take(&mut reader);
     }
 
     /// As [`advance`](Self::advance) where that need not wait; `false` where it would.
@@ -212,7 +198,14 @@ impl<W: Wire + ?Sized> Link<W> {
         if reader.start == reader.end && !self.receive(&mut reader) {
             return false;
         }
-        self.take(&mut reader);
+        let mut input = &reader.buffer[reader.start..reader.end];
+        if !input.is_empty() {
+            self.state().take(&mut input, Instant::now());
+            reader.start = reader.end - input.len();
+        }
+        if self.is_shared {
+            self.news.notify_all();
+        }
         true
     }
 
@@ -225,17 +218,6 @@ impl<W: Wire + ?Sized> Link<W> {
             Err(error) => self.state().lost(error.kind()),
         }
         true
-    }
-
-    fn take(&self, reader: &mut Reader) {
-        let mut input = &reader.buffer[reader.start..reader.end];
-        if !input.is_empty() {
-            self.state().take(&mut input, Instant::now());
-            reader.start = reader.end - input.len();
-        }
-        if self.is_shared {
-            self.news.notify_all();
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, Conversation> {
