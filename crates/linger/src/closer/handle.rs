@@ -138,3 +138,7 @@ impl<'a> Here<'a> {
         self.shared().unwatch(ticket, Some(outcome));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "handle_tests.rs"]
+mod tests;

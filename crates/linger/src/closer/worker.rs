@@ -296,7 +296,8 @@ impl Worker {
                 false => Event::Woken,
             };
             entry.core.on(seen, self.now);
-            self.drive(index, TURN, !over && !flags.contains(epoll::EventFlags::RDHUP));
+            // Whatever ends a connection shuts its receiving side (`tcp_done`, `unix_release_sock`), which is RDHUP.
+            self.drive(index, TURN, !flags.contains(epoll::EventFlags::RDHUP));
         }
     }
 
