@@ -36,11 +36,14 @@ struct Watching<S> {
 }
 
 impl<S: Stream> Ending<S> {
-    /// Half-closes, so that the peer has the FIN whenever the task runs next.
-    pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>) -> Self {
+    /// Half-closes, unless that has been done, so that the peer has the FIN whenever the task runs next.
+    pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) -> Self {
         let closer = closer.or_else(|| Closer::global().ok()).filter(|closer| closer.here().is_some());
         let now = closer.map_or(0, Closer::now);
-        let (socket, mut core) = (Socket::of(S::FAMILY, stream), Core::new(policy, now));
+        let (socket, mut core) = (
+            Socket::of(S::FAMILY, stream).half_closed(is_half_closed),
+            Core::begin(policy, is_half_closed, now),
+        );
         if core.next(now) == Action::HalfClose {
             core.on(socket.half_close(), now);
         }
@@ -69,21 +72,16 @@ impl<S: Stream> Ending<S> {
                 Next::Pending => return Poll::Pending,
                 Next::Give => self.give(),
                 Next::Over(outcome) => return Poll::Ready(outcome),
-                Next::Close(Watching { socket, core, abort }, outcome) => {
+                Next::Close(Watching { socket, abort, .. }, outcome) => {
                     // A descriptor that the runtime does not give back was closed by it.
                     if let Ok(socket) = socket.map(S::into_fd) {
-                        socket.close(abort, core.acknowledged());
+                        socket.close(abort);
                     }
                     self.shared.here().into_iter().for_each(|here| here.is_over(self.ticket, &outcome));
                     return Poll::Ready(outcome);
                 }
             }
         }
-    }
-
-    /// Whether the closer has it.
-    pub(super) fn is_given(&self) -> bool {
-        self.shared.place.is_given()
     }
 
     /// Leaves it to the closer, unless that has it, or it is over.
@@ -133,7 +131,7 @@ impl<S: Stream> Watching<S> {
     /// Follows the machine as long as that is little work.
     fn drive(&mut self, now: u64, context: &mut Context<'_>) -> Look {
         let Self { socket, core, abort } = self;
-        if let Action::Wait { .. } = core.next(now) {
+        if let Action::Wait { .. } | Action::Inspect = core.next(now) {
             core.on(Event::Woken, now);
         }
         loop {
@@ -142,6 +140,7 @@ impl<S: Stream> Watching<S> {
                 Action::HalfClose => socket.half_close(),
                 Action::Discard { max } => discard(socket, max, context),
                 Action::Measure => socket.measure(),
+                Action::Inspect => socket.inspect(),
                 // It is slow to acknowledge.
                 Action::Wait { .. } if core.end_of_stream() => return Look::Give,
                 Action::Wait { .. } => return Look::Wait,
