@@ -81,6 +81,8 @@ pub enum Event {
         last_ack: Duration,
         /// The smoothed round-trip time (`tcpi_rtt`).
         round_trip: Duration,
+        /// Segments with data that it has sent since the connection began (`tcpi_data_segs_in`).
+        data_segments: u32,
     },
     /// The kernel does not know, as for a socket that is not TCP.
     NotInspected,

@@ -93,6 +93,7 @@ impl Model {
                     retransmits: 0,
                     last_ack: Duration::ZERO,
                     round_trip: Duration::ZERO,
+                    data_segments: 1,
                 },
             },
             Action::Wait { .. } => Event::Woken,

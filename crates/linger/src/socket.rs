@@ -177,9 +177,9 @@ impl<F: AsFd> Socket<F> {
     /// Asks for what the kernel knows of the peer.
     pub(crate) fn inspect(&self) -> Event {
         let info = if self.family == Family::Tcp { linger_sys::tcp_info(self.fd.as_fd()).ok() } else { None };
-        info.map_or(Event::NotInspected, |TcpInfo { probes, retransmits, last_ack, round_trip, .. }| {
-            Event::Inspected { probes, retransmits, last_ack, round_trip }
-        })
+        let Some(info) = info else { return Event::NotInspected };
+        let TcpInfo { probes, retransmits, last_ack, round_trip, data_segments, .. } = info;
+        Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments }
     }
 
     /// Whether the connection ended without everything being acknowledged: it was reset or timed out.

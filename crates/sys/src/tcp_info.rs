@@ -17,6 +17,8 @@ pub struct TcpInfo {
     pub last_ack: Duration,
     /// The smoothed round-trip time; time in either program's own buffers is not in it.
     pub round_trip: Duration,
+    /// Segments with data that the peer has sent; 0 before Linux 4.6.
+    pub data_segments: u32,
 }
 
 /// Reads the facts of a connection.
@@ -27,7 +29,8 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     /// Eight bytes of small fields, then words of 32 bits (uapi/linux/tcp.h); the layout only ever grows.
     const LAST_ACK: usize = 14;
     const RTT: usize = 17;
-    let mut words = [0u32; RTT + 1];
+    const DATA_SEGS_IN: usize = 38;
+    let mut words = [0u32; DATA_SEGS_IN + 1];
     let mut length = size_of_val(&words) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes (tcp_getsockopt copies min(len, sizeof info))
     // to a live array of that size, and the new length to a live socklen_t.
@@ -43,7 +46,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    if (length as usize) < size_of_val(&words) {
+    if (length as usize) < size_of_val(&words[..=RTT]) {
         return Err(io::ErrorKind::InvalidData.into());
     }
     // tcpi_state, tcpi_ca_state, tcpi_retransmits, tcpi_probes.
@@ -53,6 +56,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         retransmits,
         last_ack: Duration::from_millis(u64::from(words[LAST_ACK])),
         round_trip: Duration::from_micros(u64::from(words[RTT])),
+        data_segments: words[DATA_SEGS_IN],
     })
 }
 
@@ -79,6 +83,10 @@ mod tests {
         assert!(info.last_ack < Duration::from_millis(50), "{info:?}");
         assert_eq!((info.probes, info.retransmits), (0, 0));
         assert_eq!(info.round_trip, crate::round_trip(client.as_fd()).unwrap());
+        assert_eq!((info.data_segments, tcp_info(server.as_fd()).unwrap().data_segments), (0, 1));
+        client.write_all(b"y").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        assert_eq!(tcp_info(server.as_fd()).unwrap().data_segments, 2);
     }
 
     #[test]

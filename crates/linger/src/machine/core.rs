@@ -150,11 +150,14 @@ impl Core {
                     }
                 }
             }
-            Event::Inspected { probes, retransmits, last_ack, round_trip } => {
+            Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments } => {
                 if self.look == Look::LateAcknowledgement {
                     self.progressed(now.saturating_sub(nanos(millis(last_ack))));
                 }
                 self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
+                if data_segments > WHOLE_REQUEST {
+                    self.grace = self.idle;
+                }
                 if !self.acknowledged() && probes < GONE_PROBES && retransmits < GONE_RETRANSMITS {
                     self.progressed(now);
                 }
@@ -359,6 +362,10 @@ impl Core {
         }
     }
 }
+
+/// A request that came in one segment is whole. Of a longer one more may come, however much of it the program had
+/// read when it answered: of that nothing is known here.
+const WHOLE_REQUEST: u32 = 1;
 
 /// What there is to wait for.
 enum Wait {

@@ -10,19 +10,25 @@ struct Facts {
     retransmits: u8,
     last_ack: Duration,
     round_trip: Duration,
+    data_segments: u32,
 }
 
-/// Of one that has answered everything a moment ago, over a path without length.
-const ALIVE: Facts =
-    Facts { probes: 0, retransmits: 0, last_ack: Duration::ZERO, round_trip: Duration::ZERO };
+/// Of one that has answered everything a moment ago, over a path without length, after a request of one segment.
+const ALIVE: Facts = Facts {
+    probes: 0,
+    retransmits: 0,
+    last_ack: Duration::ZERO,
+    round_trip: Duration::ZERO,
+    data_segments: 1,
+};
 
 /// Of one that answers no more.
 const GONE: Facts = Facts { probes: 2, ..ALIVE };
 
 impl Facts {
     fn event(self) -> Event {
-        let Self { probes, retransmits, last_ack, round_trip } = self;
-        Event::Inspected { probes, retransmits, last_ack, round_trip }
+        let Self { probes, retransmits, last_ack, round_trip, data_segments } = self;
+        Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments }
     }
 }
 
@@ -146,6 +152,23 @@ fn a_peer_that_was_still_sending_gets_idle_instead_of_grace() {
     core.on(Event::Empty, 0);
     core.hurry(Duration::from_millis(20), Duration::from_millis(500), 0);
     assert_eq!(core.next(0), Action::Wait { until: ms(20) });
+}
+
+#[test]
+fn a_peer_that_has_sent_more_than_one_segment_gets_idle_instead_of_grace() {
+    let policy = policy_of(100, 1_000, 50);
+    for (data_segments, is_over) in [(0, true), (1, true), (2, false), (u32::MAX, false)] {
+        let mut core = draining(&policy, Some(0));
+        assert_eq!(core.next(ms(50)), Action::Inspect);
+        core.on(Facts { data_segments, ..ALIVE }.event(), ms(50));
+        match core.next(ms(50)) {
+            Action::Close { .. } => assert!(is_over, "{data_segments}"),
+            action => {
+                assert_eq!((action, is_over), (Action::Wait { until: ms(100) }, false), "{data_segments}");
+                assert_eq!(ended(&mut core, ms(100)).ended, Ended::Acknowledged);
+            }
+        }
+    }
 }
 
 #[test]

@@ -39,7 +39,9 @@
 //! It is for peers that are done. One whose request was still coming when the response was sent may pause in it, and
 //! many clients (Python's `http.client` among them) read only when all is written: what they send after the close meets
 //! a reset, their write fails, and they never look at the answer that has arrived. So a peer of which the close has
-//! discarded anything is waited for as long as `idle`, as nginx does.
+//! discarded anything is waited for as long as `idle`, as nginx does. So is one that has sent more than one segment:
+//! the program may have read the beginning of an upload to the last byte that was there, so that nothing is left to
+//! discard during the pause. That leaves `grace` to those whose only request came in one piece.
 //!
 //! | a peer that has everything and keeps its socket open | is let go after |
 //! |---|---|

@@ -63,9 +63,10 @@ pub struct Policy {
     pub max_discard: Option<u64>,
     /// How long to wait for the peer's own close once it has acknowledged everything and is silent.
     ///
-    /// At least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), and never longer than `idle`. A peer
-    /// that has sent anything that the close discarded gets `idle` instead: it was in the middle of a request, and
-    /// one that pauses there, and reads its answer only at the end, would meet a reset.
+    /// At least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), and never longer than `idle`. It is for
+    /// peers that are done. One that has sent anything that the close discarded, or whose data came in more than one
+    /// segment (`tcpi_data_segs_in`), may be in the middle of a request, and gets `idle` instead: else one that pauses
+    /// there, and reads its answer only at the end, would meet a reset.
     ///
     /// Raising it protects peers whose system discards received data at a reset (BSD, macOS, Windows) and
     /// that send something late; it holds a descriptor that much longer for every peer that never closes.
