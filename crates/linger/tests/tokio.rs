@@ -177,6 +177,23 @@ fn a_drop_a_panic_and_the_end_of_the_runtime_lose_nothing() {
     });
 }
 
+/// A stream of one runtime is closed in a task of another after the first has ended.
+#[test]
+fn a_close_whose_runtime_has_ended_lingers_and_tells() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for (first, second) in runtimes().into_iter().zip(runtimes()) {
+            let (listener, client) = first.block_on(bind());
+            let stream = first.block_on(async { Lingering::new(answer(listener).await, Policy::default()) });
+            drop(first);
+            let outcome = second.block_on(stream.close());
+            assert_eq!((outcome.ended, outcome.discarded), (Ended::PeerClosed, 9), "{outcome}");
+            whole(client);
+        }
+        no_resets(&before);
+    });
+}
+
 #[test]
 fn a_close_that_nobody_awaits_any_more_goes_on() {
     sandboxed(|| {

@@ -39,6 +39,8 @@ use crate::policy::Policy;
 use crate::socket::Socket;
 #[cfg(feature = "tokio")]
 pub(crate) use at_once::end_and_tell;
+#[cfg(feature = "tokio")]
+pub(crate) use board::LONGEST_WATCH;
 use board::Shared;
 use handle::Handle;
 #[cfg(feature = "tokio")]

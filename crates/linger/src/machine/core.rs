@@ -155,7 +155,8 @@ impl Core {
                     self.progressed(now.saturating_sub(nanos(millis(last_ack))));
                 }
                 self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
-                if data_segments > WHOLE_REQUEST {
+                // Where nothing is read any more, what it sends on would meet the reset in any case.
+                if data_segments > WHOLE_REQUEST && !self.is_sated() {
                     self.grace = self.idle;
                 }
                 if !self.acknowledged() && probes < GONE_PROBES && retransmits < GONE_RETRANSMITS {

@@ -172,6 +172,23 @@ fn a_peer_that_has_sent_more_than_one_segment_gets_idle_instead_of_grace() {
 }
 
 #[test]
+fn who_sends_on_after_the_limit_gets_grace() {
+    // With a byte left to discard it gets idle.
+    for (max_discard, until) in [(8, None), (9, Some(100))] {
+        let policy = Policy { max_discard: Some(max_discard), ..policy_of(100, 1_000, 50) };
+        let mut core = draining(&policy, Some(0));
+        core.on(Event::Discarded(8), 0);
+        core.on(Event::Empty, 0);
+        core.on(Facts { data_segments: 9, ..ALIVE }.event(), ms(50));
+        match (core.next(ms(50)), until) {
+            (Action::Wait { until }, Some(wanted)) => assert_eq!(until, ms(wanted)),
+            (Action::Close { outcome, .. }, None) => assert_eq!(outcome.ended, Ended::Limit),
+            (action, _) => panic!("{max_discard}: {action:?}"),
+        }
+    }
+}
+
+#[test]
 fn grace_is_eight_round_trips_at_least_and_idle_at_most() {
     let policy = policy_of(100, 1_000, 50);
     // In microseconds, for these are what the kernel counts in; the bound is kept in milliseconds.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use linger_sys::Discarder;
 
 use super::Stream;
-use crate::closer::{Arrival, Here, Look, Next, Place, Ticket, Watched, end_and_tell};
+use crate::closer::{Arrival, Here, LONGEST_WATCH, Look, Next, Place, Ticket, Watched, end_and_tell};
 use crate::machine::{Action, Core, Event};
 use crate::socket::Socket;
 use crate::{Closer, Outcome, Policy};
@@ -51,8 +51,9 @@ impl<S: Stream> Ending<S> {
         let shared = Arc::new(Shared { closer: closer.cloned(), place });
         let ticket = shared.here().map(|here| here.watch(shared.clone()));
         let this = Self { shared, ticket: ticket.unwrap_or_default() };
-        if ticket.is_none() {
-            // Nothing would bound the wait.
+        let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
+        if ticket.is_none() || is_short {
+            // Nothing would bound the wait, or too late.
             this.give();
         }
         this
@@ -138,7 +139,11 @@ impl<S: Stream> Watching<S> {
             let event = match core.next(now) {
                 // It has been tried, and failed in a way that may pass.
                 Action::HalfClose => socket.half_close(),
-                Action::Discard { max } => discard(socket, max, context),
+                Action::Discard { max } => match discard(socket, max, context) {
+                    Some(event) => event,
+                    // The runtime of this stream has ended, and this task is another's.
+                    None => return Look::Give,
+                },
                 Action::Measure => socket.measure(),
                 Action::Inspect => socket.inspect(),
                 // It is slow to acknowledge.
@@ -158,12 +163,13 @@ impl<S: Stream> Watching<S> {
     }
 }
 
-/// Reads what has come; without anything, sees to it that the task is woken when something does.
-fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -> Event {
+/// Reads what has come; without anything, sees to it that the task is woken when something does. Nothing where the
+/// runtime reports no events any more.
+fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -> Option<Event> {
     loop {
         match socket.get_ref().poll_readable(context) {
-            Poll::Pending => return Event::Empty,
-            Poll::Ready(Err(error)) => return Event::Failed(error.kind()),
+            Poll::Pending => return Some(Event::Empty),
+            Poll::Ready(Err(_)) => return None,
             Poll::Ready(Ok(())) => {}
         }
         let read = || match socket.discard(&mut Discarder::new(), max.min(LOOK)) {
@@ -171,7 +177,35 @@ fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -
             event => Ok(event),
         };
         if let Ok(event) = socket.get_ref().reading(read) {
-            return event;
+            return Some(event);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Budget;
+    use std::time::Duration;
+    use tokio::net::UnixStream;
+
+    #[test]
+    fn the_closer_has_those_from_the_start_whose_bounds_a_watch_would_outlast() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let closer = Closer::new(Budget::default()).unwrap();
+        let short = LONGEST_WATCH - Duration::from_nanos(1);
+        let good = Policy { grace: LONGEST_WATCH, ..Policy::default() };
+        runtime.block_on(async {
+            for (policy, is_given) in [
+                (good, false),
+                (Policy { grace: short, ..good }, true),
+                (Policy { idle: short, ..good }, true),
+                (Policy { total: short, ..good }, true),
+            ] {
+                let (stream, _peer) = UnixStream::pair().unwrap();
+                let ending = Ending::begin(stream, &policy, Some(&closer), false);
+                assert_eq!(ending.shared.place.is_given(), is_given, "{policy:?}");
+            }
+        });
     }
 }
