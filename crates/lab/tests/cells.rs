@@ -87,18 +87,19 @@ fn a_small_response_that_is_reset_is_at_risk() {
     });
 }
 
-/// An upload pauses for a round trip between its flights. A shorter `grace` ends the close while the rest of the upload is
-/// in flight, which then causes a reset.
+/// An upload pauses for a round trip between its flights. An `idle` shorter than that ends the close while the rest of the
+/// upload is in flight, which then causes a reset. A short `grace` does not: it is for a peer that was silent from the start.
 #[test]
-fn a_grace_shorter_than_an_uploads_silence_puts_the_answer_at_risk() {
+fn a_bound_shorter_than_an_uploads_silence_puts_the_answer_at_risk() {
+    let (short, long) = (Duration::from_millis(10), Duration::from_secs(5));
     sandboxed(|| {
-        for (grace, at_risk) in [(Duration::from_millis(10), 4), (Duration::from_secs(5), 0)] {
+        for (idle, grace, at_risk) in [(short, short, 4), (long, short, 0), (long, long, 0)] {
             let mut plan = cell("lingering", "upload", "lan");
             plan.link.paths.iter_mut().for_each(|path| path.delay = Duration::from_millis(100));
             plan.response = 1_000;
-            plan.policy.grace = grace;
+            (plan.policy.idle, plan.policy.grace) = (idle, grace);
             let report = tried(plan, 4);
-            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{report:?}");
+            assert_eq!((report.tally.lost, report.tally.at_risk), (0, at_risk), "{idle:?} {report:?}");
         }
     });
 }

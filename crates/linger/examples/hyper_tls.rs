@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let answer = service_fn(async |_: hyper::Request<Incoming>| {
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
             });
-            // hyper shuts the TLS stream down, which says goodbye, and then the lingering one.
+            // hyper shuts the TLS stream down, which says goodbye and sends the FIN, and drops it: then it lingers.
             let stream = match acceptor.accept(Lingering::new(stream, Policy::default())).await {
                 Ok(stream) => stream,
                 Err(error) => return eprintln!("{peer}: {error}"),

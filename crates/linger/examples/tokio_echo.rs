@@ -23,8 +23,9 @@ async fn main() -> std::io::Result<()> {
                 }
                 stream.write_all(&buffer[..read]).await?;
             }
-            if let Err(error) = stream.shutdown().await {
-                eprintln!("{peer}: {error}");
+            let outcome = stream.close().await;
+            if !outcome.delivered() {
+                eprintln!("{peer}: {outcome}");
             }
             std::io::Result::Ok(())
         });

@@ -12,10 +12,12 @@
 //! early answer (`413` from a body limit, `401` from a guard) is sent gets a reset instead of it. Behind this
 //! listener every connection, HTTP/1 or HTTP/2, lingers within the policy.
 //!
-//! A connection's task watches its end for a tenth of a second, in which most peers close; for the others it
-//! ends, and the closer waits. From the moment a **graceful shutdown** (`with_graceful_shutdown`) begins, the
-//! tasks wait to the end, so that it lasts until their peers have closed. What ended shortly before, and what hyper drops without a shutdown (after a malformed
-//! request for instance), lingers in the closer alone: wait for that before the process exits.
+//! The close begins where the stream is dropped, which hyper does at the end of a connection, also after a
+//! malformed request. An upgraded connection (CONNECT, WebSocket) keeps its stream, and its close begins when the
+//! handler drops that; until then a half-close of either side leaves the other direction as it is.
+//!
+//! A **graceful shutdown** (`with_graceful_shutdown`) ends with the last handler, as without the line. What lingers
+//! then is the closer's: give it a deadline before the process exits.
 //!
 //! ```no_run
 //! # async fn serve(app: axum::Router, sigterm: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
@@ -29,7 +31,6 @@
 //! ```
 
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -42,28 +43,15 @@ use crate::{Closer, Policy};
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
 pub fn listen<L: Accept>(listener: L, policy: Policy) -> Listener<L> {
-    Listener { draining: Draining::default(), listener, policy, closer: None }
+    Listener { listener, policy, closer: None }
 }
 
 /// A listener for `axum::serve` whose connections linger; see [`listen`].
 #[derive(Debug)]
 pub struct Listener<L> {
-    /// First, so that it is set when the listener closes.
-    draining: Draining,
     listener: L,
     policy: Policy,
     closer: Option<Closer>,
-}
-
-/// Set when the listener is dropped, as `with_graceful_shutdown` does first of all.
-#[derive(Debug, Default)]
-struct Draining(Arc<AtomicBool>);
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        // Relaxed: nothing else is read on the strength of it.
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl<L: Accept> Listener<L> {
@@ -131,7 +119,7 @@ impl<L: Accept> axum::serve::Listener for Listener<L> {
                         Some(closer) => Lingering::with_closer(stream, self.policy, closer),
                         None => Lingering::new(stream, self.policy),
                     };
-                    return (stream.detached_until(self.draining.0.clone()), address);
+                    return (stream, address);
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(_) => {

@@ -8,7 +8,7 @@ use linger_sys::Discarder;
 use rustix::event::{Timespec, epoll};
 
 use crate::machine::{Action, Event, Machine};
-use crate::outcome::{Ended, Outcome};
+use crate::outcome::Outcome;
 use crate::policy::Policy;
 use crate::socket::Socket;
 
@@ -22,19 +22,14 @@ use crate::socket::Socket;
 /// The kernel ends a connection only with its *last* descriptor: while a duplicate or a forked copy is open,
 /// the half-close and the discarding still happen, the final close has to wait for the other holder.
 ///
-/// A descriptor that is not a stream socket is closed plainly and reported as [`Ended::Failed`].
+/// A descriptor that is not a stream socket is closed plainly and reported as [`Ended::Failed`](crate::Ended::Failed).
 pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
     let started = Instant::now();
     let socket = match Socket::new(stream.into()) {
         Ok(socket) => socket,
         Err((fd, error)) => {
             drop(fd);
-            return Outcome {
-                ended: Ended::Failed(error.kind()),
-                discarded: 0,
-                unacknowledged: None,
-                elapsed: started.elapsed(),
-            };
+            return Outcome { elapsed: started.elapsed(), ..Outcome::failed(error.kind()) };
         }
     };
     let mut machine = Machine::new(policy, started);
@@ -45,13 +40,14 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
             Action::HalfClose => socket.half_close(),
             Action::Discard { max } => socket.discard(&mut discarder, max),
             Action::Measure => socket.measure(),
+            Action::Inspect => socket.inspect(),
             Action::Wait { until } => match wait(&socket, &mut epoll, until) {
                 Ok(()) if socket.is_dead() => socket.pending().unwrap_or(Event::Reset),
                 Ok(()) => Event::Woken,
                 Err(error) => Event::Failed(error.kind()),
             },
             Action::Close { abort, outcome } => {
-                socket.close(abort, machine.acknowledged());
+                socket.close(abort);
                 return outcome;
             }
         };
@@ -93,6 +89,7 @@ fn wait(socket: &Socket, place: &mut Option<OwnedFd>, until: Instant) -> io::Res
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::outcome::Ended;
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
@@ -161,10 +158,11 @@ mod tests {
         while let Ok(bytes) = server.write(&[7; 1 << 16]) {
             written += bytes as u64;
         }
-        let policy = Policy { idle: Duration::from_millis(50), ..Policy::default() };
-        let outcome = close(server, &policy);
+        // Its kernel answers, so that only `total` ends it.
+        let (idle, total) = (Duration::from_millis(50), Duration::from_millis(150));
+        let outcome = close(server, &Policy { idle, total, ..Policy::default() });
         let lost = outcome.unacknowledged.unwrap();
-        assert_eq!(outcome.ended, Ended::TimedOut(crate::Bound::Idle), "{outcome}");
+        assert_eq!(outcome.ended, Ended::TimedOut(crate::Bound::Total), "{outcome}");
         assert!(lost > 0 && lost < written, "{lost} of {written}");
         drop(client);
     }
@@ -223,7 +221,7 @@ mod tests {
         rustix::net::sockopt::set_socket_linger(&server, Some(Duration::from_secs(60))).unwrap();
         server.set_nonblocking(true).unwrap();
         while server.write(&[7; 1 << 16]).is_ok() {}
-        let policy = Policy { idle: Duration::from_millis(20), ..Policy::default() };
+        let policy = Policy { total: Duration::from_millis(20), ..Policy::default() };
         let started = Instant::now();
         let outcome = close(server, &policy);
         assert!(started.elapsed() < outcome.elapsed + Duration::from_secs(30));

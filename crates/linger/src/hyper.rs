@@ -1,8 +1,10 @@
 //! The close for hyper: the stream that a connection is served on.
 //!
-//! hyper shuts its stream down at the end of a connection and drops it; on a [`Lingering`] stream the one waits
-//! for the peer and the other hands over to the closer, so nothing else is to be done. HTTP/1, HTTP/2 and
-//! either of them by `hyper_util::server::conn::auto`; `graceful_shutdown` waits for the peers, too.
+//! hyper shuts its stream down at the end of a connection and drops it; on a [`Lingering`] stream the one sends the
+//! FIN and the other hands over to the closer, so nothing else is to be done. HTTP/1, HTTP/2 and either of them by
+//! `hyper_util::server::conn::auto`. `serve_connection_with_upgrades` gives an upgraded connection's stream to the
+//! handler, and it lingers when that drops it. After `graceful_shutdown`, wait for
+//! [`Closer::finish`](crate::Closer::finish) before the process exits.
 //!
 //! ```no_run
 //! use std::convert::Infallible;

@@ -5,6 +5,7 @@
 //! close ends it. The read side is never shut.
 
 mod core;
+mod sent;
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -28,6 +29,11 @@ pub enum Action<Time = Instant> {
     },
     /// Ask the kernel for the unacknowledged bytes; report [`Event::Unacknowledged`] or [`Event::Unknown`].
     Measure,
+    /// Ask the kernel about the peer and the path (`TCP_INFO`); report [`Event::Inspected`] or
+    /// [`Event::NotInspected`].
+    ///
+    /// Asked for when a silence has lasted too long, before it ends the close.
+    Inspect,
     /// Wait for an event of the socket or for the time; report [`Event::Woken`] in both cases.
     Wait {
         /// The end of the wait.
@@ -65,6 +71,21 @@ pub enum Event {
     },
     /// The kernel cannot tell what is acknowledged.
     Unknown,
+    /// What the kernel knows of the peer and the path.
+    Inspected {
+        /// Window probes that the peer's kernel has not answered (`tcpi_probes`).
+        probes: u8,
+        /// Retransmissions of the oldest segment that it has not acknowledged (`tcpi_retransmits`).
+        retransmits: u8,
+        /// Time since its last acknowledgement, of something new or not (`tcpi_last_ack_recv`).
+        last_ack: Duration,
+        /// The smoothed round-trip time (`tcpi_rtt`).
+        round_trip: Duration,
+        /// Segments with data that it has sent since the connection began (`tcpi_data_segs_in`).
+        data_segments: u32,
+    },
+    /// The kernel does not know, as for a socket that is not TCP.
+    NotInspected,
     /// The connection was reset (`ECONNRESET`, `EPIPE`, or the state said so).
     Reset,
     /// The kernel gave up on the peer (`ETIMEDOUT`).
@@ -119,6 +140,7 @@ impl Machine {
             Action::HalfClose => Action::HalfClose,
             Action::Discard { max } => Action::Discard { max },
             Action::Measure => Action::Measure,
+            Action::Inspect => Action::Inspect,
             Action::Wait { until } => Action::Wait { until: self.started + Duration::from_nanos(until) },
             Action::Close { abort, outcome } => Action::Close { abort, outcome },
         }

@@ -49,6 +49,8 @@ struct Model {
     fin_acknowledged: bool,
     peer_closed: bool,
     reset: bool,
+    /// What the kernel would say of the peer; nothing where it cannot.
+    answers: Option<bool>,
 }
 
 impl Model {
@@ -84,6 +86,16 @@ impl Model {
             Action::Measure => {
                 Event::Unacknowledged { bytes: self.unacknowledged, fin: self.fin_acknowledged }
             }
+            Action::Inspect => match self.answers {
+                None => Event::NotInspected,
+                Some(answers) => Event::Inspected {
+                    probes: if answers { 0 } else { 2 },
+                    retransmits: 0,
+                    last_ack: Duration::ZERO,
+                    round_trip: Duration::ZERO,
+                    data_segments: 1,
+                },
+            },
             Action::Wait { .. } => Event::Woken,
             Action::Close { .. } => unreachable!("a close is not answered"),
         }
@@ -98,11 +110,12 @@ proptest! {
         policy in policy(),
         response in 0u64..500_000,
         unread in 0u64..2_000,
+        answers: Option<bool>,
         steps in proptest::collection::vec(step(), 0..60),
     ) {
         let start = Instant::now();
         let mut now = start;
-        let mut model = Model { unacknowledged: response, unread, ..Model::default() };
+        let mut model = Model { unacknowledged: response, unread, answers, ..Model::default() };
         let mut machine = Machine::new(&policy, now);
         let mut steps = steps.into_iter();
         let mut read = 0;
@@ -120,7 +133,7 @@ proptest! {
                     prop_assert!(max >= 1 && policy.max_discard.is_none_or(|cap| read + max <= cap));
                     prop_assert!(now < start + policy.total, "no reading past `total`");
                 }
-                Action::Measure => {}
+                Action::Measure | Action::Inspect => {}
                 Action::Wait { until } => {
                     prop_assert!(until > now && until <= start + policy.total);
                     // The peer acts, and then either its event or the time wakes the driver.
@@ -152,7 +165,10 @@ proptest! {
             Ended::Acknowledged | Ended::Limit => prop_assert!(outcome.delivered() && model.fin_acknowledged),
             Ended::PeerReset | Ended::Gone => prop_assert!(model.reset),
             Ended::TimedOut(Bound::Total) => prop_assert_eq!(outcome.elapsed, policy.total),
-            Ended::TimedOut(Bound::Idle) => prop_assert!(outcome.elapsed >= policy.idle && !model.fin_acknowledged),
+            Ended::TimedOut(Bound::Idle) => {
+                prop_assert!(outcome.elapsed >= policy.idle && !model.fin_acknowledged);
+                prop_assert!(answers != Some(true), "a living peer was given up");
+            }
             other => prop_assert!(false, "the model never leads to {:?}", other),
         }
         let at_limit = matches!(outcome.ended, Ended::TimedOut(_) | Ended::Limit);
@@ -173,6 +189,9 @@ proptest! {
         machine.on(Event::Unacknowledged { bytes: 1, fin: false }, start);
         let then = start + MS * after;
         machine.hurry(MS * idle, MS * total, then);
+        if machine.next(then) == Action::Inspect {
+            machine.on(Event::NotInspected, then);
+        }
         match machine.next(then) {
             Action::Wait { until } => {
                 prop_assert!(until <= then + MS * total);
@@ -219,6 +238,8 @@ fn a_silent_peer_that_has_everything_is_let_go_after_grace() {
     let later = start + policy.grace;
     machine.on(Event::Woken, later);
     machine.on(Event::Empty, later);
+    assert_eq!(machine.next(later), Action::Inspect);
+    machine.on(Event::NotInspected, later);
     let Action::Close { outcome, abort: false } = machine.next(later) else { panic!() };
     assert_eq!(outcome.ended, Ended::Acknowledged);
     assert!(outcome.delivered());
@@ -236,6 +257,7 @@ fn at_the_discard_limit_it_waits_for_acknowledgement_not_for_silence() {
     machine.on(Event::Unacknowledged { bytes: 0, fin: true }, start);
     let end = start + policy.grace;
     assert_eq!(machine.next(start), Action::Wait { until: end });
+    machine.on(Event::NotInspected, end);
     let Action::Close { outcome, .. } = machine.next(end) else { panic!() };
     assert_eq!((outcome.ended, outcome.discarded), (Ended::Limit, 10));
 }

@@ -18,6 +18,12 @@ pub struct Outcome {
     /// On AF_UNIX this is the kernel's memory for what the peer has not read: 0 exactly when it has read all,
     /// otherwise more than the bytes.
     pub unacknowledged: Option<u64>,
+    /// Whether the peer closed its side when it had everything, as far as that was seen: its program, and not its
+    /// kernel alone, has had the response before it. Stronger than [`delivered`](Self::delivered).
+    ///
+    /// False where the peer had closed its side before, as a client that ends its request with a half-close does:
+    /// its FIN then says nothing of the response.
+    pub closed_after: bool,
     /// From the call to the end, as the driver's clock saw it.
     pub elapsed: Duration,
 }
@@ -25,17 +31,23 @@ pub struct Outcome {
 impl Outcome {
     /// For a descriptor of which nothing more is known.
     pub(crate) fn failed(kind: ErrorKind) -> Self {
-        Self { ended: Ended::Failed(kind), discarded: 0, unacknowledged: None, elapsed: Duration::ZERO }
+        Self {
+            ended: Ended::Failed(kind),
+            discarded: 0,
+            unacknowledged: None,
+            closed_after: false,
+            elapsed: Duration::ZERO,
+        }
     }
 
     /// Emits an event: at `debug`, or at `warn` where bytes may be lost and the policy did not ask for that.
     #[cfg(feature = "tracing")]
     pub(crate) fn trace(&self) {
-        let Self { ended, discarded, unacknowledged, elapsed } = *self;
+        let Self { ended, discarded, unacknowledged, closed_after, elapsed } = *self;
         let elapsed = elapsed.as_secs_f64();
         let is_meant = matches!(ended, Ended::Aborted | Ended::Unwaited | Ended::PeerClosed);
         if self.delivered() || is_meant {
-            tracing::debug!(target: "linger", %ended, discarded, unacknowledged, elapsed, "connection ended");
+            tracing::debug!(target: "linger", %ended, discarded, unacknowledged, closed_after, elapsed, "connection ended");
         } else {
             tracing::warn!(target: "linger", %ended, discarded, unacknowledged, elapsed, "the peer may have lost data");
         }
@@ -47,7 +59,8 @@ impl Outcome {
 
     /// Whether every byte written is known to have reached the peer's kernel.
     ///
-    /// On Linux the peer can read them then even if a reset follows; other systems may drop them.
+    /// On Linux the peer can read them then even if a reset follows; other systems may drop them. Whether its program
+    /// has read them nobody on this side can know; [`closed_after`](Self::closed_after) comes nearest.
     pub fn delivered(&self) -> bool {
         self.unacknowledged == Some(0)
     }
@@ -59,7 +72,8 @@ impl Outcome {
 pub enum Ended {
     /// The peer closed its side, and everything was acknowledged where that can be known.
     PeerClosed,
-    /// The peer acknowledged everything, then stayed silent with its socket open for `grace`.
+    /// The peer acknowledged everything, then stayed silent with its socket open for `grace`, or for `idle` if it had
+    /// been sending.
     Acknowledged,
     /// The peer reset the connection; what it had acknowledged before is in [`Outcome::unacknowledged`].
     PeerReset,
@@ -92,9 +106,9 @@ impl Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
-    /// [`Policy::idle`](crate::Policy::idle).
+    /// [`Policy::idle`](crate::Policy::idle): the peer's kernel answered nothing any more, or could not be asked.
     Idle,
-    /// [`Policy::total`](crate::Policy::total).
+    /// [`Policy::total`](crate::Policy::total): the peer lived, and never read to the end or never stopped sending.
     Total,
     /// The kernel's own: it gave up retransmitting (`ETIMEDOUT`).
     Kernel,

@@ -9,7 +9,7 @@
 //! [`Closer::close`](crate::Closer::close) on the socket.
 //!
 //! **tokio-rustls**: put the lingering stream below TLS. A shutdown of the TLS stream sends `close_notify`,
-//! flushes, and shuts the lingering one down, which drains below TLS:
+//! flushes, and sends the FIN; the drop, or the close of the stream taken out, drains below TLS:
 //!
 //! ```no_run
 //! # #[cfg(feature = "tokio")]
@@ -21,6 +21,7 @@
 //! let mut stream = acceptor.accept(Lingering::new(stream, Policy::default())).await?;
 //! stream.write_all(b"HTTP/1.1 413 Content Too Large\r\n\r\n").await?;
 //! stream.shutdown().await?;
+//! let outcome = stream.into_inner().0.close().await; // or drop the stream, if nobody needs to know
 //! # Ok(()) }
 //! ```
 //!

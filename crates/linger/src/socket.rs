@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-use linger_sys::{Discarder, Family, TcpState};
+use linger_sys::{Discarder, Family, TcpInfo, TcpState};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
 
@@ -21,6 +21,8 @@ pub(crate) struct Socket<F = OwnedFd> {
     queue_is_gone: Cell<bool>,
     /// Somebody else has closed the descriptor.
     is_lost: Cell<bool>,
+    /// The FIN stands in the send queue, which counts it.
+    is_fin_queued: Cell<bool>,
 }
 
 impl Socket {
@@ -35,21 +37,19 @@ impl Socket {
         }
     }
 
-    /// Closes without waiting, whatever `SO_LINGER` the program has set before.
+    /// Closes without waiting, and without a reset unless `abort`, whatever `SO_LINGER` the program has set before.
     ///
-    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one (`__tcp_close`), until the FIN is
-    /// acknowledged; where it is, nothing needs to be set.
+    /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one, until the FIN is acknowledged; with
+    /// `SO_LINGER 0` it resets, also where everything is acknowledged (`__tcp_close`).
     ///
     /// A descriptor that the kernel no longer knows is left alone: by now its fd may be another's.
-    pub(crate) fn close(self, abort: bool, acknowledged: bool) {
+    pub(crate) fn close(self, abort: bool) {
         if self.is_lost.get() {
             let _lost = self.fd.into_raw_fd();
             return;
         }
-        if abort || !acknowledged {
-            // A socket that refuses the option has no linger to get rid of.
-            let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
-        }
+        // A socket that refuses the option has no linger to get rid of.
+        let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
         drop(self.fd);
     }
 }
@@ -57,14 +57,21 @@ impl Socket {
 impl<F: AsFd> Socket<F> {
     /// Takes over what is known to be a stream socket of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
-        Self { fd, family, queue_is_gone: Cell::new(false), is_lost: Cell::new(false) }
+        let [queue_is_gone, is_lost, is_fin_queued] = [false; 3].map(Cell::new);
+        Self { fd, family, queue_is_gone, is_lost, is_fin_queued }
+    }
+
+    /// The same, half-closed by its owner.
+    pub(crate) fn half_closed(self, is_half_closed: bool) -> Self {
+        self.is_fin_queued.set(is_half_closed);
+        self
     }
 
     /// The same socket held by another owner.
     #[cfg(feature = "tokio")]
     pub(crate) fn map<G: AsFd>(self, owner: impl FnOnce(F) -> io::Result<G>) -> io::Result<Socket<G>> {
-        let Self { fd, family, queue_is_gone, is_lost } = self;
-        Ok(Socket { fd: owner(fd)?, family, queue_is_gone, is_lost })
+        let Self { fd, family, queue_is_gone, is_lost, is_fin_queued } = self;
+        Ok(Socket { fd: owner(fd)?, family, queue_is_gone, is_lost, is_fin_queued })
     }
 
     #[cfg(feature = "tokio")]
@@ -75,7 +82,10 @@ impl<F: AsFd> Socket<F> {
     /// Sends the FIN after everything that was written.
     pub(crate) fn half_close(&self) -> Event {
         match rustix::net::shutdown(&self.fd, Shutdown::Write) {
-            Ok(()) => Event::HalfClosed,
+            Ok(()) => {
+                self.is_fin_queued.set(true);
+                Event::HalfClosed
+            }
             Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
             Err(error) => self.failure(&error.into()),
         }
@@ -139,19 +149,37 @@ impl<F: AsFd> Socket<F> {
     }
 
     /// Asks for the send queue; on TCP it stays as it was when a reset ended the connection.
+    ///
+    /// The FIN counts as a byte of it from the half-close on. Until the handshake is over the kernel answers 0
+    /// whatever was written (`tcp_ioctl`), as with Fast Open, where a server may read, answer and half-close in
+    /// SYN_RECV: there 0 says nothing.
     pub(crate) fn measure(&self) -> Event {
         if self.queue_is_gone.get() {
             return Event::Unknown;
         }
         let Ok(queue) = linger_sys::send_queue(self.fd.as_fd()) else { return Event::Unknown };
         match self.family {
+            Family::Tcp if queue == 0 && self.is_in_handshake() => Event::Unknown,
             Family::Tcp => {
-                let fin = queue == 0;
-                Event::Unacknowledged { bytes: queue.saturating_sub(1), fin }
+                let fin = u64::from(self.is_fin_queued.get());
+                Event::Unacknowledged { bytes: queue.saturating_sub(fin), fin: queue == 0 }
             }
             Family::Unix => Event::Unacknowledged { bytes: queue, fin: queue == 0 },
             _ => Event::Unknown,
         }
+    }
+
+    fn is_in_handshake(&self) -> bool {
+        let state = linger_sys::tcp_state(self.fd.as_fd());
+        state.is_ok_and(|state| matches!(state, TcpState::SynSent | TcpState::SynReceived))
+    }
+
+    /// Asks for what the kernel knows of the peer.
+    pub(crate) fn inspect(&self) -> Event {
+        let info = if self.family == Family::Tcp { linger_sys::tcp_info(self.fd.as_fd()).ok() } else { None };
+        let Some(info) = info else { return Event::NotInspected };
+        let TcpInfo { probes, retransmits, last_ack, round_trip, data_segments, .. } = info;
+        Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments }
     }
 
     /// Whether the connection ended without everything being acknowledged: it was reset or timed out.

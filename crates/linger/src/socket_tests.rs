@@ -99,6 +99,20 @@ fn the_fin_counts_as_one_byte_that_is_not_told() {
 }
 
 #[test]
+fn without_a_fin_no_byte_is_taken_for_it() {
+    let (client, mut server) = pair();
+    server.set_nonblocking(true).unwrap();
+    while server.write(&[7; 1 << 16]).is_ok() {}
+    let queue = linger_sys::send_queue(server.as_fd()).unwrap();
+    let socket = socket(server);
+    assert_eq!(socket.measure(), Event::Unacknowledged { bytes: queue, fin: false });
+    // One that its owner has half-closed counts it.
+    let socket = socket.half_closed(true);
+    assert_eq!(socket.measure(), Event::Unacknowledged { bytes: queue - 1, fin: false });
+    drop(client);
+}
+
+#[test]
 fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
     let (client, mut server) = UnixStream::pair().unwrap();
     server.write_all(b"answer").unwrap();
@@ -173,23 +187,24 @@ fn the_buffer_is_made_small_and_wake_ups_rare_for_tcp_only() {
 
 #[test]
 fn an_option_of_the_program_does_not_block_the_close() {
-    let minute = Some(Duration::from_secs(60));
-    for (acknowledged, left) in [(false, None), (true, minute)] {
+    for set in [Duration::from_secs(60), Duration::ZERO] {
         let (_client, server) = pair();
-        sockopt::set_socket_linger(&server, minute).unwrap();
+        sockopt::set_socket_linger(&server, Some(set)).unwrap();
         let duplicate = server.try_clone().unwrap();
-        socket(server).close(false, acknowledged);
-        assert_eq!(sockopt::socket_linger(&duplicate).unwrap(), left);
+        socket(server).close(false);
+        assert_eq!(sockopt::socket_linger(&duplicate).unwrap(), None, "{set:?}");
     }
 }
 
 #[test]
 fn an_abort_resets_and_a_close_does_not() {
-    for acknowledged in [false, true] {
+    // Whatever the program has set before.
+    for set in [None, Some(Duration::ZERO)] {
         for abort in [false, true] {
             let (mut client, server) = pair();
-            socket(server).close(abort, acknowledged);
-            assert_eq!(client.read_to_end(&mut Vec::new()).is_err(), abort);
+            sockopt::set_socket_linger(&server, set).unwrap();
+            socket(server).close(abort);
+            assert_eq!(client.read_to_end(&mut Vec::new()).is_err(), abort, "{set:?}");
         }
     }
 }
@@ -201,7 +216,7 @@ fn a_descriptor_that_is_no_socket_any_more_is_left_alone() {
     let lost = Socket::of(Family::Tcp, write);
     assert!(matches!(lost.half_close(), Event::Failed(_)));
     assert!(lost.is_lost());
-    lost.close(false, false);
+    lost.close(false);
     // Still open: it belongs to somebody else by now.
     let path = format!("/proc/self/fd/{fd}");
     assert!(std::fs::read_link(path).unwrap().to_string_lossy().starts_with("pipe:"));

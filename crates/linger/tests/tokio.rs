@@ -13,7 +13,7 @@ use linger::{Budget, Closer, Ended, Policy};
 use linger_testing::Counters;
 use linger_testing::sandboxed;
 use support::{Got, LONG, RESPONSE, no_resets, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 
@@ -72,19 +72,59 @@ fn close_waits_and_tells() {
 }
 
 #[test]
-fn shutdown_waits_and_tells() {
+fn a_lingering_stream_closes_and_tells_with_and_without_a_shutdown_before() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for runtime in runtimes() {
+            for is_shut_down in [false, true] {
+                runtime.block_on(async {
+                    let (listener, client) = bind().await;
+                    let mut stream = Lingering::new(answer(listener).await, Policy::default());
+                    if is_shut_down {
+                        stream.shutdown().await.unwrap();
+                    }
+                    let outcome = stream.close().await;
+                    assert_eq!((outcome.ended, outcome.discarded), (Ended::PeerClosed, 9), "{outcome}");
+                    whole(client);
+                });
+            }
+        }
+        no_resets(&before);
+    });
+}
+
+/// A shutdown is a FIN and nothing more, as on the plain stream, which is the judge.
+#[test]
+fn a_shutdown_ends_the_writes_and_leaves_the_reads() {
+    async fn shut_down<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut client: TcpStream) -> S {
+        stream.shutdown().await.unwrap();
+        let mut got = String::new();
+        client.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "");
+        assert_eq!(stream.write(&[0; 9]).await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+        client.write_all(b"after the end of the other side").await.unwrap();
+        client.shutdown().await.unwrap();
+        stream.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "after the end of the other side");
+        // Again, and both sides have ended.
+        stream.shutdown().await.unwrap();
+        stream
+    }
     sandboxed(|| {
         let before = Counters::read().unwrap();
         for runtime in runtimes() {
             runtime.block_on(async {
-                let (listener, client) = bind().await;
-                let mut stream = Lingering::new(answer(listener).await, Policy::default());
-                stream.shutdown().await.unwrap();
-                assert_eq!(stream.outcome().unwrap().ended, Ended::PeerClosed);
-                assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
-                assert_eq!(stream.write(&[0; 9]).await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
-                stream.shutdown().await.unwrap();
-                whole(client);
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let pair = async || {
+                    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                    (client, listener.accept().await.unwrap().0)
+                };
+                let (client, server) = pair().await;
+                shut_down(server, client).await;
+                let (client, server) = pair().await;
+                let stream = shut_down(Lingering::new(server, Policy::default()), client).await;
+                let outcome = stream.close().await;
+                assert_eq!((outcome.ended, outcome.delivered()), (Ended::PeerClosed, true), "{outcome}");
             });
         }
         no_resets(&before);
@@ -137,6 +177,23 @@ fn a_drop_a_panic_and_the_end_of_the_runtime_lose_nothing() {
     });
 }
 
+/// A stream of one runtime is closed in a task of another after the first has ended.
+#[test]
+fn a_close_whose_runtime_has_ended_lingers_and_tells() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        for (first, second) in runtimes().into_iter().zip(runtimes()) {
+            let (listener, client) = first.block_on(bind());
+            let stream = first.block_on(async { Lingering::new(answer(listener).await, Policy::default()) });
+            drop(first);
+            let outcome = second.block_on(stream.close());
+            assert_eq!((outcome.ended, outcome.discarded), (Ended::PeerClosed, 9), "{outcome}");
+            whole(client);
+        }
+        no_resets(&before);
+    });
+}
+
 #[test]
 fn a_close_that_nobody_awaits_any_more_goes_on() {
     sandboxed(|| {
@@ -166,7 +223,8 @@ fn unix_streams_linger_too() {
                     got.len()
                 });
                 server.write_all(&[7; RESPONSE]).await.unwrap();
-                Lingering::new(server, Policy::default()).shutdown().await.unwrap();
+                let outcome = Lingering::new(server, Policy::default()).close().await;
+                assert!(outcome.delivered(), "{outcome}");
                 assert_eq!(reader.await.unwrap(), RESPONSE);
             });
         }
@@ -174,7 +232,7 @@ fn unix_streams_linger_too() {
 }
 
 #[test]
-fn a_shutdown_that_lost_bytes_is_an_error() {
+fn a_close_that_lost_bytes_says_so() {
     sandboxed(|| {
         for runtime in runtimes() {
             runtime.block_on(async {
@@ -183,11 +241,13 @@ fn a_shutdown_that_lost_bytes_is_an_error() {
                 let (stream, _) = listener.accept().await.unwrap();
                 while stream.writable().await.is_ok() && stream.try_write(&[7; 1 << 16]).is_ok() {}
                 let mut policy = Policy::default();
-                policy.idle = Duration::from_millis(50);
-                let mut stream = Lingering::new(stream, policy);
-                let error = stream.shutdown().await.unwrap_err();
-                assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
-                assert!(error.to_string().contains("never acknowledged"), "{error}");
+                policy.total = Duration::from_millis(50);
+                let outcome = Lingering::new(stream, policy).close().await;
+                assert!(matches!(outcome.ended, Ended::TimedOut(_)), "{outcome}");
+                assert!(
+                    !outcome.delivered() && outcome.to_string().contains("never acknowledged"),
+                    "{outcome}"
+                );
                 drop(client);
             });
         }
@@ -205,17 +265,16 @@ fn a_runtime_that_is_blocked_delays_no_close() {
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"answer").await.unwrap();
-            let mut stream = Lingering::with_closer(stream, Policy::default(), &closer);
+            let mut ending = Box::pin(Lingering::with_closer(stream, Policy::default(), &closer).close());
             // The peer has not closed, so the task watches.
-            assert!(stream.shutdown().now_or_never().is_none());
+            assert!(ending.as_mut().now_or_never().is_none());
             assert_eq!(closer.snapshot().lingering, 1);
-            (client, stream)
+            (client, ending)
         });
         // Nothing polls the stream now, and the peer never closes.
         let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);
         assert_eq!((snapshot.ended.acknowledged, snapshot.undelivered), (1, 0));
-        runtime.block_on(ending.shutdown()).unwrap();
-        assert_eq!(ending.outcome().unwrap().ended, Ended::Acknowledged);
+        assert_eq!(runtime.block_on(&mut ending).ended, Ended::Acknowledged);
         drop(client);
     });
 }
@@ -231,9 +290,9 @@ fn finish_ends_what_tasks_watch() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = Lingering::with_closer(stream, policy, &closer);
-            assert!(stream.shutdown().now_or_never().is_none());
-            (client, stream)
+            let mut ending = Box::pin(Lingering::with_closer(stream, policy, &closer).close());
+            assert!(ending.as_mut().now_or_never().is_none());
+            (client, ending)
         });
         let summary = closer.finish(Duration::from_millis(50));
         assert_eq!((summary.lingering, summary.ended.total()), (0, 1), "{summary:?}");
@@ -249,8 +308,8 @@ fn a_task_that_is_cancelled_while_it_watches_leaves_the_rest_to_the_closer() {
             let closer = Closer::new(Budget::default()).unwrap();
             let (listener, client) = runtime.block_on(bind());
             runtime.block_on(async {
-                let mut stream = Lingering::with_closer(answer(listener).await, Policy::default(), &closer);
-                let _ = stream.shutdown().now_or_never();
+                let stream = Lingering::with_closer(answer(listener).await, Policy::default(), &closer);
+                let _ = stream.close().now_or_never();
             });
             whole(client);
             let snapshot = until(&closer, |snapshot| snapshot.lingering == 0);

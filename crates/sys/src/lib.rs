@@ -12,6 +12,7 @@ mod process;
 mod queue;
 mod set_once;
 mod state;
+mod tcp_info;
 #[cfg(all(not(loom), any(test, feature = "testing")))]
 pub mod testing;
 
@@ -21,3 +22,4 @@ pub use process::Process;
 pub use queue::{send_queue, set_receive_low_water, unread};
 pub use set_once::SetOnce;
 pub use state::{Family, TcpState, family, round_trip, tcp_state};
+pub use tcp_info::{TcpInfo, tcp_info};

@@ -164,6 +164,11 @@ impl Drain {
                     self.machine.on(Event::HalfClosed, now);
                     continue;
                 }
+                // The close that follows asks about the peer.
+                Action::Inspect => {
+                    self.machine.on(Event::NotInspected, now);
+                    continue;
+                }
                 Action::Discard { .. } => (Asked::Look, Need::Look),
                 Action::Measure => (Asked::Measure, Need::Measure),
                 // A machine that reads no more waits for acknowledgement alone, and that is the closer's to await.

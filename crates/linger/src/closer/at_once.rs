@@ -49,7 +49,7 @@ pub(super) fn end_at_once(arrival: Arrival, now: u64) -> (Outcome, Option<Watche
     let Action::Close { abort, outcome } = core.next(now) else {
         return (Outcome::failed(io::ErrorKind::Other), watcher);
     };
-    socket.close(abort, core.acknowledged());
+    socket.close(abort);
     (outcome, watcher)
 }
 

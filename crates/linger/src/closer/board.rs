@@ -25,6 +25,10 @@ pub(super) const WATCH: u64 = 100_000_000;
 /// How much later than that the thread may take it over, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
+/// The two together: a bound of the policy that is shorter cannot be kept by a task that watches.
+#[cfg(feature = "tokio")]
+pub(crate) const LONGEST_WATCH: Duration = Duration::from_nanos(WATCH + SLACK);
+
 /// Everything that callers and the thread share, for sockets of type `A`.
 pub(super) struct Shared<A = Arrival> {
     clock: Clock,

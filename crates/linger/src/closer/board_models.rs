@@ -18,7 +18,13 @@ use crate::closer::place::{Look, Next, Place};
 use crate::outcome::Ended;
 
 fn outcome() -> Outcome {
-    Outcome { ended: Ended::PeerClosed, discarded: 0, unacknowledged: Some(0), elapsed: Duration::ZERO }
+    Outcome {
+        ended: Ended::PeerClosed,
+        discarded: 0,
+        unacknowledged: Some(0),
+        closed_after: true,
+        elapsed: Duration::ZERO,
+    }
 }
 
 /// A board for sockets that are numbers.

@@ -4,7 +4,13 @@ use super::*;
 use crate::outcome::Ended;
 
 fn outcome(discarded: u64) -> Outcome {
-    Outcome { ended: Ended::PeerClosed, discarded, unacknowledged: Some(0), elapsed: Duration::ZERO }
+    Outcome {
+        ended: Ended::PeerClosed,
+        discarded,
+        unacknowledged: Some(0),
+        closed_after: true,
+        elapsed: Duration::ZERO,
+    }
 }
 
 fn board(most: usize) -> Shared<u32> {

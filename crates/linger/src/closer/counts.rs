@@ -183,8 +183,13 @@ mod tests {
         let mut snapshot = Snapshot::default();
         for (ended, times) in ALL.into_iter().zip(3..) {
             for _ in 0..times {
-                let outcome =
-                    Outcome { ended, discarded: 10, unacknowledged: Some(1), elapsed: Duration::ZERO };
+                let outcome = Outcome {
+                    ended,
+                    discarded: 10,
+                    unacknowledged: Some(1),
+                    closed_after: false,
+                    elapsed: Duration::ZERO,
+                };
                 snapshot.record(&outcome);
             }
         }
@@ -222,7 +227,13 @@ mod tests {
         for (unacknowledged, undelivered, bytes) in [(Some(0), 0, 0), (Some(3), 1, 3), (None, 1, 0)] {
             let mut snapshot = Snapshot::default();
             let ended = Ended::PeerClosed;
-            snapshot.record(&Outcome { ended, discarded: 0, unacknowledged, elapsed: Duration::ZERO });
+            snapshot.record(&Outcome {
+                ended,
+                discarded: 0,
+                unacknowledged,
+                closed_after: false,
+                elapsed: Duration::ZERO,
+            });
             assert_eq!((snapshot.undelivered, snapshot.unacknowledged), (undelivered, bytes));
         }
     }

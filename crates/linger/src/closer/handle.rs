@@ -66,11 +66,20 @@ impl<'a> Here<'a> {
         &self.handle.shared
     }
 
-    /// Takes a descriptor over.
-    pub(super) fn hand_over(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
-        let core = Core::new(policy, self.now());
+    /// Takes a descriptor over, whose owner may have sent the FIN before.
+    pub(super) fn hand_over(
+        self,
+        fd: OwnedFd,
+        policy: &Policy,
+        watcher: Option<Watcher>,
+        is_half_closed: bool,
+    ) {
+        let core = Core::begin(policy, is_half_closed, self.now());
         match Socket::new(fd) {
-            Ok(socket) => self.bring(Arrival { socket, core, watcher }, false),
+            Ok(socket) => {
+                let socket = socket.half_closed(is_half_closed);
+                self.bring(Arrival { socket, core, watcher }, false);
+            }
             Err((fd, error)) => {
                 drop(fd);
                 self.shared().refused();

@@ -39,6 +39,8 @@ use crate::policy::Policy;
 use crate::socket::Socket;
 #[cfg(feature = "tokio")]
 pub(crate) use at_once::end_and_tell;
+#[cfg(feature = "tokio")]
+pub(crate) use board::LONGEST_WATCH;
 use board::Shared;
 use handle::Handle;
 #[cfg(feature = "tokio")]
@@ -149,7 +151,7 @@ impl Closer {
 
     fn hand_over(&self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
         match self.handle.here() {
-            Some(here) => here.hand_over(fd, policy, watcher),
+            Some(here) => here.hand_over(fd, policy, watcher, false),
             None => at_once::close_at_once(fd, policy, watcher),
         }
     }
@@ -189,14 +191,11 @@ impl Closer {
 
 /// Hands a descriptor to a closer, or to the global one.
 #[cfg(feature = "tokio")]
-pub(crate) fn hand_over(closer: Option<&Closer>, fd: OwnedFd, policy: &Policy) {
-    let global = match closer {
-        Some(closer) => return closer.hand_over(fd, policy, None),
-        None => Closer::global(),
-    };
-    match global {
-        Ok(closer) => closer.hand_over(fd, policy, None),
-        // The process has no thread or descriptor left for a closer, and this caller cannot wait.
-        Err(_) => at_once::close_at_once(fd, policy, None),
+pub(crate) fn hand_over(closer: Option<&Closer>, fd: OwnedFd, policy: &Policy, is_half_closed: bool) {
+    let here = closer.or_else(|| Closer::global().ok()).and_then(Closer::here);
+    match here {
+        Some(here) => here.hand_over(fd, policy, None, is_half_closed),
+        // The process has no thread or descriptor left for a closer, or was forked, and this caller cannot wait.
+        None => at_once::close_at_once(fd, policy, None),
     }
 }

@@ -91,6 +91,7 @@ impl<W> Place<W> {
     }
 
     /// Whether the socket is no longer here.
+    #[cfg(any(test, loom))]
     pub(crate) fn is_given(&self) -> bool {
         !matches!(self.lock().state, State::Watched(_))
     }
@@ -148,8 +149,13 @@ mod tests {
         }
     }
 
-    const OUTCOME: Outcome =
-        Outcome { ended: Ended::PeerClosed, discarded: 3, unacknowledged: Some(0), elapsed: Duration::ZERO };
+    const OUTCOME: Outcome = Outcome {
+        ended: Ended::PeerClosed,
+        discarded: 3,
+        unacknowledged: Some(0),
+        closed_after: true,
+        elapsed: Duration::ZERO,
+    };
 
     fn poll(place: &Place<u32>, task: &Arc<Woken>, look: Look) -> Next<u32> {
         place.poll(&mut Context::from_waker(&task.clone().into()), |_, _| look)

@@ -174,6 +174,7 @@ impl Worker {
                     }
                 }
                 Action::Measure => entry.socket.measure(),
+                Action::Inspect => entry.socket.inspect(),
                 Action::Wait { until } => match self.wait(index, until) {
                     Ok(()) => return,
                     // Without events nothing can be promised.
@@ -359,7 +360,7 @@ impl Worker {
             // While a duplicate is open, closing ours would leave the registration behind (`epoll(7)`).
             let _ = epoll::delete(&self.epoll, entry.socket.as_fd());
         }
-        entry.socket.close(abort, entry.core.acknowledged());
+        entry.socket.close(abort);
         let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
         self.record(outcome, watcher);
     }

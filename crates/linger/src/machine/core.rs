@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::sent::{Sent, narrow};
 use super::{Action, Event};
 use crate::outcome::{Bound, Ended, Outcome};
-use crate::policy::{AtLimit, Mode, Policy};
+use crate::policy::{AtLimit, Mode, Policy, defaults};
 
 /// The machine without the width of an [`Instant`]: every time is in nanoseconds after an origin of the
 /// driver's choice. The closer holds thousands of these.
@@ -14,14 +15,42 @@ pub(crate) struct Core {
     discarded: u64,
     /// How many bytes more may be discarded.
     allowance: u64,
-    /// Milliseconds after `started` of the last byte received or newly acknowledged, rounded up.
+    /// Milliseconds after `started` of the last sign of life, rounded up: a byte received or newly acknowledged, or
+    /// the kernel's word that the peer answers.
     progress: u32,
     idle: u32,
     total: u32,
     grace: u32,
     mode: Mode,
     at_limit: AtLimit,
+    look: Look,
+    peer_end: PeerEnd,
     state: State,
+}
+
+/// How the present look at the socket came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// An event of the socket, within the policy's patience.
+    InTime,
+    /// The silence had become too long before it.
+    Late,
+    /// As `Late`, and something is newly acknowledged. No event tells of the acknowledgement of a part, so it may
+    /// have come at any time since the last look.
+    LateAcknowledgement,
+    /// The kernel has been asked about the peer.
+    Inspected,
+}
+
+/// When the peer's end of the stream came, as far as the looks at the socket can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerEnd {
+    /// No look since the half-close has found the stream open.
+    Unseen,
+    /// A look since the half-close has found the stream open.
+    Open,
+    /// It was seen while something was not acknowledged.
+    Before,
 }
 
 /// How far a close has come.
@@ -41,68 +70,6 @@ enum State {
     Ended { ended: Ended, sent: Sent },
 }
 
-/// What is known of the bytes that were sent; `ask`: the send queue may have changed since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
-    /// The kernel cannot tell, or has not been asked.
-    Unknown { ask: bool },
-    /// So many bytes, or the FIN, are not acknowledged. The kernel counts them in an `int`.
-    Holds { bytes: u32, ask: bool },
-    /// The peer has acknowledged everything, the FIN included, and that stays so.
-    Acknowledged,
-}
-
-impl Sent {
-    const UNASKED: Self = Self::Unknown { ask: true };
-
-    fn asks(self) -> bool {
-        matches!(self, Self::Unknown { ask: true } | Self::Holds { ask: true, .. })
-    }
-
-    /// The same, to be asked again or not.
-    fn asking(self, ask: bool) -> Self {
-        match self {
-            Self::Unknown { .. } => Self::Unknown { ask },
-            Self::Holds { bytes, .. } => Self::Holds { bytes, ask },
-            Self::Acknowledged => Self::Acknowledged,
-        }
-    }
-
-    /// What a look at the queue makes of it.
-    fn measured(self, bytes: u64, fin: bool) -> Self {
-        match self {
-            Self::Acknowledged => self,
-            _ if fin && bytes == 0 => Self::Acknowledged,
-            _ => Self::Holds { bytes: narrow(bytes), ask: false },
-        }
-    }
-
-    /// Whether the peer has acknowledged something between an earlier look and this one; the first look counts.
-    fn is_progress_since(self, earlier: Self) -> bool {
-        match (earlier, self) {
-            (Self::Unknown { .. }, _) | (Self::Holds { .. }, Self::Acknowledged) => true,
-            (Self::Holds { bytes: before, .. }, Self::Holds { bytes, .. }) => bytes < before,
-            _ => false,
-        }
-    }
-
-    /// The kernel cannot tell.
-    fn unknown(self) -> Self {
-        match self {
-            Self::Acknowledged => self,
-            _ => Self::Unknown { ask: false },
-        }
-    }
-
-    fn bytes(self) -> Option<u64> {
-        match self {
-            Self::Unknown { .. } => None,
-            Self::Holds { bytes, .. } => Some(u64::from(bytes)),
-            Self::Acknowledged => Some(0),
-        }
-    }
-}
-
 impl Core {
     pub(crate) fn new(policy: &Policy, now: u64) -> Self {
         let state = match policy.mode {
@@ -120,8 +87,19 @@ impl Core {
             grace: millis(policy.grace),
             mode: policy.mode,
             at_limit: policy.at_limit,
+            look: Look::InTime,
+            peer_end: PeerEnd::Unseen,
             state,
         }
+    }
+
+    /// As [`new`](Self::new), for a socket whose owner may have sent the FIN before.
+    pub(crate) fn begin(policy: &Policy, is_half_closed: bool, now: u64) -> Self {
+        let mut core = Self::new(policy, now);
+        if is_half_closed && !core.half_closed() {
+            core.on(Event::HalfClosed, now);
+        }
+        core
     }
 
     pub(crate) fn on(&mut self, event: Event, now: u64) {
@@ -149,7 +127,12 @@ impl Core {
                 }
                 self.progressed(now);
             }
-            Event::Empty => self.set_readable(false),
+            Event::Empty => {
+                self.set_readable(false);
+                if let State::Draining { .. } = self.state {
+                    self.peer_end = PeerEnd::Open;
+                }
+            }
             Event::EndOfStream => {
                 if let State::Draining { sent, .. } = self.state {
                     self.state = State::PeerClosed { sent: sent.asking(true) };
@@ -158,10 +141,34 @@ impl Core {
             Event::Unacknowledged { bytes, fin } => {
                 if let Some(sent) = self.sent_mut() {
                     let earlier = std::mem::replace(sent, sent.measured(bytes, fin));
-                    if sent.is_progress_since(earlier) {
-                        self.progressed(now);
+                    let is_progress = sent.is_progress_since(earlier);
+                    if is_progress {
+                        self.acknowledgement_seen(now);
+                    }
+                    if self.end_of_stream() && !self.acknowledged() {
+                        self.peer_end = PeerEnd::Before;
                     }
                 }
+            }
+            Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments } => {
+                if self.look == Look::LateAcknowledgement {
+                    self.progressed(now.saturating_sub(nanos(millis(last_ack))));
+                }
+                self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
+                // Where nothing is read any more, what it sends on would meet the reset in any case.
+                if data_segments > WHOLE_REQUEST && !self.is_sated() {
+                    self.grace = self.idle;
+                }
+                if !self.acknowledged() && probes < GONE_PROBES && retransmits < GONE_RETRANSMITS {
+                    self.progressed(now);
+                }
+                self.look = Look::Inspected;
+            }
+            Event::NotInspected => {
+                if self.look == Look::LateAcknowledgement {
+                    self.progressed(now);
+                }
+                self.look = Look::Inspected;
             }
             Event::Unknown => {
                 if let Some(sent) = self.sent_mut() {
@@ -169,6 +176,7 @@ impl Core {
                 }
             }
             Event::Woken => {
+                self.look = if now < self.patience() { Look::InTime } else { Look::Late };
                 self.set_readable(true);
                 if let Some(sent) = self.sent_mut() {
                     *sent = sent.asking(true);
@@ -195,28 +203,32 @@ impl Core {
                     return Action::Measure;
                 }
                 State::Draining { .. } | State::PeerClosed { .. } => match self.wait(now) {
-                    Ok(until) => return Action::Wait { until },
-                    Err(ended) => self.end(ended, false),
+                    Wait::Until(until) => return Action::Wait { until },
+                    Wait::Inspect => return Action::Inspect,
+                    Wait::Over(ended) => self.end(ended, false),
                 },
                 State::Ended { ended, sent } => return self.close(ended, sent, now),
             }
         }
     }
 
-    /// Until when to wait for the peer; where there is nothing to wait for, how it ends.
-    fn wait(&self, now: u64) -> Result<u64, Ended> {
+    fn wait(&self, now: u64) -> Wait {
         if now >= self.end_at() {
-            return Err(self.at_total());
+            return Wait::Over(self.at_total());
         }
         if self.mode == Mode::None {
-            return Err(Ended::Unwaited);
+            return Wait::Over(Ended::Unwaited);
         }
         if let State::PeerClosed { sent: Sent::Unknown { .. } | Sent::Acknowledged } = self.state {
-            return Err(Ended::PeerClosed);
+            return Wait::Over(Ended::PeerClosed);
         }
         let until = self.patience();
         debug_assert!(until <= self.end_at(), "no wait goes past `total`");
-        if now < until { Ok(until) } else { Err(self.at_patience()) }
+        match self.look {
+            _ if now < until => Wait::Until(until),
+            Look::Inspected => Wait::Over(self.at_patience()),
+            Look::InTime | Look::Late | Look::LateAcknowledgement => Wait::Inspect,
+        }
     }
 
     fn close(&self, ended: Ended, sent: Sent, now: u64) -> Action<u64> {
@@ -227,6 +239,9 @@ impl Core {
                 ended,
                 discarded: self.discarded,
                 unacknowledged: sent.bytes(),
+                closed_after: ended == Ended::PeerClosed
+                    && sent == Sent::Acknowledged
+                    && self.peer_end == PeerEnd::Open,
                 elapsed: Duration::from_nanos(now.saturating_sub(self.started)),
             },
         }
@@ -278,13 +293,13 @@ impl Core {
 
     /// When the present silence becomes too long.
     pub(crate) fn patience(&self) -> u64 {
-        let silence = if self.acknowledged() {
-            self.grace.min(self.idle)
-        } else if self.is_sated() {
+        let silence = match (self.acknowledged(), self.is_sated()) {
             // Nothing is read any more, so silence proves nothing: only acknowledgement or `total` ends it.
-            return self.end_at();
-        } else {
-            self.idle
+            (false, true) => return self.end_at(),
+            // A peer that was still sending when its response came may have paused in the middle of it.
+            (true, false) if self.discarded > 0 => self.idle,
+            (true, _) => self.grace.min(self.idle),
+            (false, false) => self.idle,
         };
         let until = self.started.saturating_add(nanos(self.progress)).saturating_add(nanos(silence));
         until.min(self.end_at())
@@ -324,6 +339,15 @@ impl Core {
         self.progress = self.progress.max(narrow(now.saturating_sub(self.started).div_ceil(NANOS)));
     }
 
+    /// Dates a new acknowledgement, if it can be done without the kernel's help.
+    fn acknowledgement_seen(&mut self, now: u64) {
+        if self.look == Look::Late {
+            self.look = Look::LateAcknowledgement;
+        } else {
+            self.progressed(now);
+        }
+    }
+
     fn at_patience(&self) -> Ended {
         match (self.acknowledged(), self.is_sated()) {
             (true, true) => Ended::Limit,
@@ -340,15 +364,32 @@ impl Core {
     }
 }
 
+/// A request that came in one segment is whole. Of a longer one more may come, however much of it the program had
+/// read when it answered: of that nothing is known here.
+const WHOLE_REQUEST: u32 = 1;
+
+/// What there is to wait for.
+enum Wait {
+    /// The peer, until then.
+    Until(u64),
+    /// The kernel's word about a peer that has been silent too long.
+    Inspect,
+    /// Nothing.
+    Over(Ended),
+}
+
+/// So many window probes without an answer mean that nobody answers. A peer that lives answers each within a round
+/// trip, so that one may be on its way (`tcp_send_probe0`; an answer sets the counter back, `tcp_ack`).
+const GONE_PROBES: u8 = 2;
+
+/// So many retransmissions of one segment mean the same: the second follows the first after a doubled timeout.
+const GONE_RETRANSMITS: u8 = 2;
+
 /// The closer holds thousands of cores. 56 bytes, so that a socket with all that belongs to it takes 96.
 const _: () = assert!(size_of::<Core>() <= 56);
 
 /// Nanoseconds in a millisecond.
 const NANOS: u64 = 1_000_000;
-
-fn narrow(number: u64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
 
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(u128::from(NANOS))).unwrap_or(u32::MAX)
@@ -361,3 +402,7 @@ fn nanos(millis: u32) -> u64 {
 #[cfg(all(test, not(loom)))]
 #[path = "core_tests.rs"]
 mod tests;
+
+#[cfg(all(test, not(loom)))]
+#[path = "peer_tests.rs"]
+mod peer_tests;

@@ -9,15 +9,19 @@
 //! | hyper, hyper-util | `linger::hyper::io(stream, policy)` instead of `TokioIo::new(stream)` |
 //! | tonic | a `Lingering` stream in what `serve_with_incoming` gets (see the module `hyper`) |
 //! | TLS with threads | `linger::rustls::close(&mut connection, socket, &policy)` |
-//! | TLS with tokio-rustls | the `Lingering` stream below, `shutdown().await` on the TLS stream |
+//! | TLS with tokio-rustls | the `Lingering` stream below, `shutdown().await` on the TLS stream, then the drop |
 //! | something else altogether | drive a [`Machine`](crate::Machine): it owns no socket and reads no clock |
 //!
 //! # What a close does
 //!
 //! It sends a FIN after the last byte written, reads and discards what the peer still sends, and closes when
 //! the peer has closed, or has acknowledged everything and been silent for `grace`, or a bound of the
-//! [`Policy`](crate::Policy) has run out (RFC 9112 section 9.6). The [`Outcome`](crate::Outcome) says which of
-//! these it was and whether every byte was acknowledged.
+//! [`Policy`](crate::Policy) has run out (RFC 9112 section 9.6). A peer that only does not read is told from one that is
+//! gone by what its kernel answers. The [`Outcome`](crate::Outcome) says which of these it was, whether every byte was
+//! acknowledged, and whether the peer closed after that.
+//!
+//! On an async stream the close begins at the drop. A shutdown before it is a FIN and no more, so that tunnels and
+//! upgraded connections keep the other direction.
 //!
 //! # Prefork servers
 //!

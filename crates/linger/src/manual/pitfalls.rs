@@ -29,7 +29,8 @@
 //! stream, and a drop cannot wait. *A `Lingering` stream hands the socket over when it is dropped.*
 //!
 //! **9. `shutdown().await` and nothing else.** On tokio's `TcpStream` it only half-closes; the drop that follows is
-//! pitfall 1. hyper does exactly this at the end of each connection. *Shut a `Lingering` stream down.*
+//! pitfall 1. hyper does exactly this at the end of each connection. *A `Lingering` stream: its shutdown is the same
+//! FIN, and its drop the beginning of the close.*
 //!
 //! **10. A cap on bytes that closes.** 64 KiB were read, that must be enough: the next byte resets. *At
 //! `max_discard` this crate stops reading and goes on waiting for the acknowledgement.*

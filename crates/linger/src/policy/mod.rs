@@ -15,8 +15,12 @@ pub mod defaults {
     /// Thirty seconds, as in nginx (`lingering_time`) and httpd (`MAX_SECS_TO_LINGER`).
     pub const TOTAL: Duration = Duration::from_secs(30);
     /// Half a second: once everything is acknowledged nothing can be lost on Linux, and most peers close
-    /// within a round trip. It is spent for peers whose kernel drops received data at a reset.
+    /// within a round trip. It is spent for peers whose kernel drops received data at a reset, and for those that
+    /// send on.
     pub const GRACE: Duration = Duration::from_millis(500);
+    /// `grace` is never shorter than so many measured round trips, whatever the policy says: the peer's kernel has a
+    /// lost segment of its own to send again, twice if need be, before anything is heard of it.
+    pub const GRACE_ROUND_TRIPS: u32 = 8;
 }
 
 /// What bounds a lingering close. Plain data; every field may be set directly.
@@ -37,7 +41,13 @@ pub mod defaults {
 #[cfg_attr(feature = "serde", serde(try_from = "written::Written", into = "written::Written"))]
 #[non_exhaustive]
 pub struct Policy {
-    /// Longest time without progress: no byte received and none newly acknowledged.
+    /// Longest time without a sign of the peer: no byte received, none newly acknowledged, and no answer to what the
+    /// kernel sends on its own account.
+    ///
+    /// When it has run out with something unacknowledged, the kernel is asked (`TCP_INFO`). A peer of which fewer than
+    /// two window probes and fewer than two retransmissions are unanswered lives: its program has paused, and its
+    /// close waits on, for another `idle` and at most until `total`. Where the kernel does not know, as on AF_UNIX,
+    /// silence alone ends the close.
     ///
     /// Raising it holds sockets of dead peers longer; below about 3 s a few lost packets look like death.
     pub idle: Duration,
@@ -52,6 +62,11 @@ pub struct Policy {
     /// Raising it costs the bandwidth of an upload nobody wants.
     pub max_discard: Option<u64>,
     /// How long to wait for the peer's own close once it has acknowledged everything and is silent.
+    ///
+    /// At least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), and never longer than `idle`. It is for
+    /// peers that are done. One that has sent anything that the close discarded, or whose data came in more than one
+    /// segment (`tcpi_data_segs_in`), may be in the middle of a request, and gets `idle` instead: else one that pauses
+    /// there, and reads its answer only at the end, would meet a reset.
     ///
     /// Raising it protects peers whose system discards received data at a reset (BSD, macOS, Windows) and
     /// that send something late; it holds a descriptor that much longer for every peer that never closes.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use linger_sys::Discarder;
 
 use super::Stream;
-use crate::closer::{Arrival, Here, Look, Next, Place, Ticket, Watched, end_and_tell};
+use crate::closer::{Arrival, Here, LONGEST_WATCH, Look, Next, Place, Ticket, Watched, end_and_tell};
 use crate::machine::{Action, Core, Event};
 use crate::socket::Socket;
 use crate::{Closer, Outcome, Policy};
@@ -36,11 +36,14 @@ struct Watching<S> {
 }
 
 impl<S: Stream> Ending<S> {
-    /// Half-closes, so that the peer has the FIN whenever the task runs next.
-    pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>) -> Self {
+    /// Half-closes, unless that has been done, so that the peer has the FIN whenever the task runs next.
+    pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) -> Self {
         let closer = closer.or_else(|| Closer::global().ok()).filter(|closer| closer.here().is_some());
         let now = closer.map_or(0, Closer::now);
-        let (socket, mut core) = (Socket::of(S::FAMILY, stream), Core::new(policy, now));
+        let (socket, mut core) = (
+            Socket::of(S::FAMILY, stream).half_closed(is_half_closed),
+            Core::begin(policy, is_half_closed, now),
+        );
         if core.next(now) == Action::HalfClose {
             core.on(socket.half_close(), now);
         }
@@ -48,8 +51,9 @@ impl<S: Stream> Ending<S> {
         let shared = Arc::new(Shared { closer: closer.cloned(), place });
         let ticket = shared.here().map(|here| here.watch(shared.clone()));
         let this = Self { shared, ticket: ticket.unwrap_or_default() };
-        if ticket.is_none() {
-            // Nothing would bound the wait.
+        let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
+        if ticket.is_none() || is_short {
+            // Nothing would bound the wait, or too late.
             this.give();
         }
         this
@@ -69,21 +73,16 @@ impl<S: Stream> Ending<S> {
                 Next::Pending => return Poll::Pending,
                 Next::Give => self.give(),
                 Next::Over(outcome) => return Poll::Ready(outcome),
-                Next::Close(Watching { socket, core, abort }, outcome) => {
+                Next::Close(Watching { socket, abort, .. }, outcome) => {
                     // A descriptor that the runtime does not give back was closed by it.
                     if let Ok(socket) = socket.map(S::into_fd) {
-                        socket.close(abort, core.acknowledged());
+                        socket.close(abort);
                     }
                     self.shared.here().into_iter().for_each(|here| here.is_over(self.ticket, &outcome));
                     return Poll::Ready(outcome);
                 }
             }
         }
-    }
-
-    /// Whether the closer has it.
-    pub(super) fn is_given(&self) -> bool {
-        self.shared.place.is_given()
     }
 
     /// Leaves it to the closer, unless that has it, or it is over.
@@ -133,15 +132,20 @@ impl<S: Stream> Watching<S> {
     /// Follows the machine as long as that is little work.
     fn drive(&mut self, now: u64, context: &mut Context<'_>) -> Look {
         let Self { socket, core, abort } = self;
-        if let Action::Wait { .. } = core.next(now) {
+        if let Action::Wait { .. } | Action::Inspect = core.next(now) {
             core.on(Event::Woken, now);
         }
         loop {
             let event = match core.next(now) {
                 // It has been tried, and failed in a way that may pass.
                 Action::HalfClose => socket.half_close(),
-                Action::Discard { max } => discard(socket, max, context),
+                Action::Discard { max } => match discard(socket, max, context) {
+                    Some(event) => event,
+                    // The runtime of this stream has ended, and this task is another's.
+                    None => return Look::Give,
+                },
                 Action::Measure => socket.measure(),
+                Action::Inspect => socket.inspect(),
                 // It is slow to acknowledge.
                 Action::Wait { .. } if core.end_of_stream() => return Look::Give,
                 Action::Wait { .. } => return Look::Wait,
@@ -159,12 +163,13 @@ impl<S: Stream> Watching<S> {
     }
 }
 
-/// Reads what has come; without anything, sees to it that the task is woken when something does.
-fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -> Event {
+/// Reads what has come; without anything, sees to it that the task is woken when something does. Nothing where the
+/// runtime reports no events any more.
+fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -> Option<Event> {
     loop {
         match socket.get_ref().poll_readable(context) {
-            Poll::Pending => return Event::Empty,
-            Poll::Ready(Err(error)) => return Event::Failed(error.kind()),
+            Poll::Pending => return Some(Event::Empty),
+            Poll::Ready(Err(_)) => return None,
             Poll::Ready(Ok(())) => {}
         }
         let read = || match socket.discard(&mut Discarder::new(), max.min(LOOK)) {
@@ -172,7 +177,35 @@ fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -
             event => Ok(event),
         };
         if let Ok(event) = socket.get_ref().reading(read) {
-            return event;
+            return Some(event);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Budget;
+    use std::time::Duration;
+    use tokio::net::UnixStream;
+
+    #[test]
+    fn the_closer_has_those_from_the_start_whose_bounds_a_watch_would_outlast() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let closer = Closer::new(Budget::default()).unwrap();
+        let short = LONGEST_WATCH - Duration::from_nanos(1);
+        let good = Policy { grace: LONGEST_WATCH, ..Policy::default() };
+        runtime.block_on(async {
+            for (policy, is_given) in [
+                (good, false),
+                (Policy { grace: short, ..good }, true),
+                (Policy { idle: short, ..good }, true),
+                (Policy { total: short, ..good }, true),
+            ] {
+                let (stream, _peer) = UnixStream::pair().unwrap();
+                let ending = Ending::begin(stream, &policy, Some(&closer), false);
+                assert_eq!(ending.shared.place.is_given(), is_given, "{policy:?}");
+            }
+        });
     }
 }

@@ -14,11 +14,18 @@ use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
 use super::server::Connect;
-use super::{Peer, Server, policy};
+use super::{Peer, Server};
 use crate::support::connect_small;
 
 /// What a peer announces as its upload.
 const UPLOAD: usize = 200_000;
+
+/// How long a peer that stalls reads nothing. Like the other's pace it is the peer's own: no policy of the server's
+/// is known to a client.
+const STALL: Duration = Duration::from_millis(200);
+
+/// How often a peer that drips sends a byte.
+const DRIP: Duration = Duration::from_millis(100);
 
 /// Plays a peer; says how many bytes of the answer came, if they came to a clean end.
 ///
@@ -70,8 +77,8 @@ pub(crate) fn run(
         thread::spawn(move || upload.send(&mut line, peer, &over))
     };
     if peer == Peer::Stalls {
-        // The stall itself, inside every bound.
-        thread::sleep(policy().grace / 4);
+        // The stall itself.
+        thread::sleep(STALL);
     }
     let got = line.receive(server, size);
     over.store(true, Ordering::Release);
@@ -139,8 +146,8 @@ impl Upload {
             }
             Peer::Drips => {
                 while self.chunk(line, 1).is_ok() {
-                    // The drip itself: never silent for as long as `grace`.
-                    thread::sleep(policy().grace / 3);
+                    // The drip itself.
+                    thread::sleep(DRIP);
                 }
             }
             _ => {}

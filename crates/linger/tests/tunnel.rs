@@ -1,0 +1,248 @@
+//! Upgraded connections joined with an upstream, as behind CONNECT or a WebSocket proxy: a half-close of either side
+//! leaves the other direction as it is. The bare server is the judge: what both ends see there they must see here.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::any;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use linger::tokio::Lingering;
+use linger::{Closer, Policy};
+use linger_testing::{Counters, sandboxed};
+use support::{LONG, RESPONSE, no_resets, until};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+/// What one direction carries.
+const MUCH: usize = 1 << 20;
+
+/// How a server gets its connections, and whether they linger.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Server {
+    BareAxum,
+    Axum,
+    BareHyper,
+    Hyper,
+    BareStream,
+    Stream,
+}
+
+/// Each bare server with those that must be as good.
+const JUDGED: [(Server, Server); 3] = [
+    (Server::BareAxum, Server::Axum),
+    (Server::BareHyper, Server::Hyper),
+    (Server::BareStream, Server::Stream),
+];
+
+/// Which side ends its direction first, and what it has said by then; the other then says the rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum First {
+    /// The upstream says little and ends; the client, which has seen that, sends much.
+    Upstream,
+    /// The client says little and ends; the upstream, which has seen that, sends much.
+    Client,
+    /// Both send much at once; the upstream ends when it is done.
+    Neither,
+}
+
+/// How a connection went for one of its ends.
+#[derive(Clone, Debug, PartialEq)]
+struct End {
+    wrote: Result<(), ErrorKind>,
+    /// Bytes read, and how the reading ended.
+    read: (usize, Result<(), ErrorKind>),
+}
+
+/// How it went for all: the client, the upstream, and the task between them with its counts.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    client: End,
+    upstream: End,
+    joined: Result<(u64, u64), ErrorKind>,
+}
+
+type Joined = mpsc::Sender<Result<(u64, u64), ErrorKind>>;
+
+async fn join(mut stream: impl AsyncRead + AsyncWrite + Unpin, upstream: SocketAddr, joined: Joined) {
+    let mut upstream = tokio::net::TcpStream::connect(upstream).await.unwrap();
+    let result = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+    // As a program does that has nothing more to say.
+    drop((stream, upstream));
+    joined.send(result.map_err(|error| error.kind())).unwrap();
+}
+
+fn app(upstream: SocketAddr, joined: Joined) -> Router {
+    let upgrade = move |request: Request| async move {
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(request).await.unwrap();
+            join(TokioIo::new(upgraded), upstream, joined).await;
+        });
+        let head = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "t");
+        head.body(Body::empty()).unwrap()
+    };
+    Router::new().route("/", any(upgrade))
+}
+
+async fn serve(server: Server, listener: TcpListener, upstream: SocketAddr, joined: Joined) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let policy = Policy::default();
+    match server {
+        Server::BareAxum => axum::serve(listener, app(upstream, joined)).await.unwrap(),
+        Server::Axum => {
+            axum::serve(linger::axum::listen(listener, policy), app(upstream, joined)).await.unwrap();
+        }
+        Server::BareHyper | Server::Hyper => {
+            let app = TowerToHyperService::new(app(upstream, joined));
+            let (stream, _) = listener.accept().await.unwrap();
+            let server_of = auto::Builder::new(TokioExecutor::new());
+            if server == Server::Hyper {
+                let io = linger::hyper::io(stream, policy);
+                server_of.serve_connection_with_upgrades(io, app).await.unwrap();
+            } else {
+                let io = TokioIo::new(stream);
+                server_of.serve_connection_with_upgrades(io, app).await.unwrap();
+            }
+        }
+        Server::BareStream => {
+            let (stream, _) = listener.accept().await.unwrap();
+            join(stream, upstream, joined).await;
+        }
+        Server::Stream => {
+            let (stream, _) = listener.accept().await.unwrap();
+            join(Lingering::new(stream, policy), upstream, joined).await;
+        }
+    }
+}
+
+fn connect(server: Server, address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    if !matches!(server, Server::BareStream | Server::Stream) {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: t\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    }
+    stream
+}
+
+fn write(mut stream: &TcpStream, bytes: usize) -> Result<(), ErrorKind> {
+    let result = stream.write_all(&vec![b'b'; bytes]).and_then(|()| stream.shutdown(Shutdown::Write));
+    result.map_err(|error| error.kind())
+}
+
+fn read(mut stream: &TcpStream) -> (usize, Result<(), ErrorKind>) {
+    let mut bytes = Vec::new();
+    let result = stream.read_to_end(&mut bytes).map(drop).map_err(|error| error.kind());
+    (bytes.len(), result)
+}
+
+/// Plays one end. What it waits for is the end of the other side's direction, never a time.
+fn play(stream: TcpStream, is_first: bool, both: bool) -> End {
+    if both {
+        let writer = stream.try_clone().unwrap();
+        let writing = thread::spawn(move || write(&writer, MUCH));
+        let read = read(&stream);
+        return End { wrote: writing.join().unwrap(), read };
+    }
+    if is_first {
+        let wrote = write(&stream, 10);
+        return End { wrote, read: read(&stream) };
+    }
+    let read = read(&stream);
+    End { wrote: write(&stream, MUCH), read }
+}
+
+fn tunnel(server: Server, first: First) -> Told {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let [listener, upstream] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let (address, up) = (listener.local_addr().unwrap(), upstream.local_addr().unwrap());
+    let (joined, is_joined) = mpsc::channel();
+    let serving = runtime.spawn(serve(server, listener, up, joined));
+    let both = first == First::Neither;
+    let upstream = thread::spawn(move || {
+        let stream = upstream.accept().unwrap().0;
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        play(stream, first == First::Upstream, both)
+    });
+    let client = play(connect(server, address), first == First::Client, both);
+    let upstream = upstream.join().unwrap();
+    let joined = is_joined.recv_timeout(LONG).unwrap();
+    serving.abort();
+    Told { client, upstream, joined }
+}
+
+#[test]
+fn a_half_close_of_either_side_leaves_the_other_direction() {
+    sandboxed(|| {
+        let whole = |bytes| End { wrote: Ok(()), read: (bytes, Ok(())) };
+        for first in [First::Upstream, First::Client, First::Neither] {
+            let (to_client, to_upstream) = match first {
+                First::Upstream => (10, MUCH),
+                First::Client => (MUCH, 10),
+                First::Neither => (MUCH, MUCH),
+            };
+            let right = Told {
+                client: whole(to_client),
+                upstream: whole(to_upstream),
+                joined: Ok((to_upstream as u64, to_client as u64)),
+            };
+            for (bare, lingering) in JUDGED {
+                let (judge, told) = (tunnel(bare, first), tunnel(lingering, first));
+                assert_eq!(judge, right, "{bare:?}, {first:?}");
+                assert_eq!(told, judge, "{lingering:?} beside {bare:?}, {first:?}");
+            }
+        }
+    });
+}
+
+/// The tunnel's close lingers, too: the handler says its last and goes while the client is still sending.
+#[test]
+fn the_close_of_an_upgraded_connection_begins_when_the_handler_drops_it() {
+    async fn upgrade(request: Request) -> Response {
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+            stream.write_all(&[b'b'; RESPONSE]).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        let head = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "t");
+        head.body(Body::empty()).unwrap()
+    }
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let app = Router::new().route("/", any(upgrade));
+            axum::serve(linger::axum::listen(listener, Policy::default()), app).await
+        });
+        let stream = connect(Server::Axum, address);
+        let writer = stream.try_clone().unwrap();
+        // Ends when the reader has everything and takes the connection down.
+        let writing = thread::spawn(move || while (&writer).write_all(&[b'u'; 4096]).is_ok() {});
+        assert_eq!(read(&stream), (RESPONSE, Ok(())));
+        assert_eq!(Counters::read().unwrap().since(&before).of("TCPAbortOnClose"), 0);
+        stream.shutdown(Shutdown::Both).unwrap();
+        writing.join().unwrap();
+        let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == 1);
+        assert_eq!((snapshot.ended.peer_closed, snapshot.undelivered), (1, 0), "{snapshot:?}");
+        no_resets(&before);
+    });
+}

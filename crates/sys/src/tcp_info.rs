@@ -1,0 +1,97 @@
+//! What the kernel knows of a connection's peer and path (`TCP_INFO`).
+
+use std::io;
+use std::mem::size_of_val;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// A part of the kernel's `struct tcp_info`: what tells a living peer from one that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TcpInfo {
+    /// Probes of a closed window, or keepalives, since the last acknowledgement (`icsk_probes_out`).
+    pub probes: u8,
+    /// How often the oldest segment in flight was retransmitted since its timer was last reset (`icsk_retransmits`).
+    pub retransmits: u8,
+    /// Time since the last acknowledgement, an answer to a probe and one of nothing new among them (`rcv_tstamp`).
+    pub last_ack: Duration,
+    /// The smoothed round-trip time; time in either program's own buffers is not in it.
+    pub round_trip: Duration,
+    /// Segments with data that the peer has sent; 0 before Linux 4.6.
+    pub data_segments: u32,
+}
+
+/// Reads the facts of a connection.
+///
+/// # Errors
+/// `EOPNOTSUPP` or `ENOPROTOOPT` where the socket is not TCP; `InvalidData` where the kernel knows fewer fields.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    /// Eight bytes of small fields, then words of 32 bits (uapi/linux/tcp.h); the layout only ever grows.
+    const LAST_ACK: usize = 14;
+    const RTT: usize = 17;
+    const DATA_SEGS_IN: usize = 38;
+    let mut words = [0u32; DATA_SEGS_IN + 1];
+    let mut length = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes (tcp_getsockopt copies min(len, sizeof info))
+    // to a live array of that size, and the new length to a live socklen_t.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            words.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (length as usize) < size_of_val(&words[..=RTT]) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // tcpi_state, tcpi_ca_state, tcpi_retransmits, tcpi_probes.
+    let [_, _, retransmits, probes] = words[0].to_ne_bytes();
+    Ok(TcpInfo {
+        probes,
+        retransmits,
+        last_ack: Duration::from_millis(u64::from(words[LAST_ACK])),
+        round_trip: Duration::from_micros(u64::from(words[RTT])),
+        data_segments: words[DATA_SEGS_IN],
+    })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn an_acknowledgement_is_the_last_sign_of_the_peer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        // So that the time since is something to be reset: the clock of these fields ticks in milliseconds.
+        while tcp_info(client.as_fd()).unwrap().last_ack < Duration::from_millis(50) {
+            std::thread::yield_now();
+        }
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        let info = tcp_info(client.as_fd()).unwrap();
+        assert!(info.last_ack < Duration::from_millis(50), "{info:?}");
+        assert_eq!((info.probes, info.retransmits), (0, 0));
+        assert_eq!(info.round_trip, crate::round_trip(client.as_fd()).unwrap());
+        assert_eq!((info.data_segments, tcp_info(server.as_fd()).unwrap().data_segments), (0, 1));
+        client.write_all(b"y").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        assert_eq!(tcp_info(server.as_fd()).unwrap().data_segments, 2);
+    }
+
+    #[test]
+    fn other_sockets_have_none() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(tcp_info(one.as_fd()).is_err());
+    }
+}
