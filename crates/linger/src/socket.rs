@@ -21,8 +21,18 @@ pub(crate) struct Socket<F = OwnedFd> {
     queue_is_gone: Cell<bool>,
     /// Somebody else has closed the descriptor.
     is_lost: Cell<bool>,
-    /// The FIN stands in the send queue, which counts it.
-    is_fin_queued: Cell<bool>,
+    fin: Cell<Fin>,
+}
+
+/// Whether the FIN stands in the send queue, which counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fin {
+    /// Nobody has shut the socket down.
+    Unsent,
+    /// `shutdown(2)` has succeeded.
+    Queued,
+    /// The owner has shut it down; runtimes report success also for a connection that was gone (`ENOTCONN`).
+    Said,
 }
 
 impl Socket {
@@ -57,21 +67,21 @@ impl Socket {
 impl<F: AsFd> Socket<F> {
     /// Takes over what is known to be a stream socket of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
-        let [queue_is_gone, is_lost, is_fin_queued] = [false; 3].map(Cell::new);
-        Self { fd, family, queue_is_gone, is_lost, is_fin_queued }
+        let [queue_is_gone, is_lost] = [false; 2].map(Cell::new);
+        Self { fd, family, queue_is_gone, is_lost, fin: Cell::new(Fin::Unsent) }
     }
 
     /// The same, half-closed by its owner.
     pub(crate) fn half_closed(self, is_half_closed: bool) -> Self {
-        self.is_fin_queued.set(is_half_closed);
+        self.fin.set(if is_half_closed { Fin::Said } else { Fin::Unsent });
         self
     }
 
     /// The same socket held by another owner.
     #[cfg(feature = "tokio")]
     pub(crate) fn map<G: AsFd>(self, owner: impl FnOnce(F) -> io::Result<G>) -> io::Result<Socket<G>> {
-        let Self { fd, family, queue_is_gone, is_lost, is_fin_queued } = self;
-        Ok(Socket { fd: owner(fd)?, family, queue_is_gone, is_lost, is_fin_queued })
+        let Self { fd, family, queue_is_gone, is_lost, fin } = self;
+        Ok(Socket { fd: owner(fd)?, family, queue_is_gone, is_lost, fin })
     }
 
     #[cfg(feature = "tokio")]
@@ -83,7 +93,7 @@ impl<F: AsFd> Socket<F> {
     pub(crate) fn half_close(&self) -> Event {
         match rustix::net::shutdown(&self.fd, Shutdown::Write) {
             Ok(()) => {
-                self.is_fin_queued.set(true);
+                self.fin.set(Fin::Queued);
                 Event::HalfClosed
             }
             Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
@@ -161,8 +171,13 @@ impl<F: AsFd> Socket<F> {
         match self.family {
             Family::Tcp if queue == 0 && self.is_in_handshake() => Event::Unknown,
             Family::Tcp => {
-                let fin = u64::from(self.is_fin_queued.get());
-                Event::Unacknowledged { bytes: queue.saturating_sub(fin), fin: queue == 0 }
+                let is_counted = match self.fin.get() {
+                    Fin::Unsent => false,
+                    Fin::Queued => true,
+                    // Of a connection that was reset it is not known: no byte of the program's is taken for a FIN.
+                    Fin::Said => self.state() != Some(TcpState::Close),
+                };
+                Event::Unacknowledged { bytes: queue.saturating_sub(u64::from(is_counted)), fin: queue == 0 }
             }
             Family::Unix => Event::Unacknowledged { bytes: queue, fin: queue == 0 },
             _ => Event::Unknown,
@@ -170,8 +185,11 @@ impl<F: AsFd> Socket<F> {
     }
 
     fn is_in_handshake(&self) -> bool {
-        let state = linger_sys::tcp_state(self.fd.as_fd());
-        state.is_ok_and(|state| matches!(state, TcpState::SynSent | TcpState::SynReceived))
+        matches!(self.state(), Some(TcpState::SynSent | TcpState::SynReceived))
+    }
+
+    fn state(&self) -> Option<TcpState> {
+        linger_sys::tcp_state(self.fd.as_fd()).ok()
     }
 
     /// Asks for what the kernel knows of the peer.
@@ -185,7 +203,7 @@ impl<F: AsFd> Socket<F> {
     /// Whether the connection ended without everything being acknowledged: it was reset or timed out.
     pub(crate) fn is_dead(&self) -> bool {
         self.family == Family::Tcp
-            && linger_sys::tcp_state(self.fd.as_fd()).is_ok_and(|state| state == TcpState::Close)
+            && self.state() == Some(TcpState::Close)
             && linger_sys::send_queue(self.fd.as_fd()).is_ok_and(|queue| queue > 0)
     }
 

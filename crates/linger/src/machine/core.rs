@@ -139,30 +139,11 @@ impl Core {
                 }
             }
             Event::Unacknowledged { bytes, fin } => {
-                if let Some(sent) = self.sent_mut() {
-                    let earlier = std::mem::replace(sent, sent.measured(bytes, fin));
-                    let is_progress = sent.is_progress_since(earlier);
-                    if is_progress {
-                        self.acknowledgement_seen(now);
-                    }
-                    if self.end_of_stream() && !self.acknowledged() {
-                        self.peer_end = PeerEnd::Before;
-                    }
-                }
+                self.measured(bytes, fin, now);
             }
             Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments } => {
-                if self.look == Look::LateAcknowledgement {
-                    self.progressed(now.saturating_sub(nanos(millis(last_ack))));
-                }
-                self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
-                // Where nothing is read any more, what it sends on would meet the reset in any case.
-                if data_segments > WHOLE_REQUEST && !self.is_sated() {
-                    self.grace = self.idle;
-                }
-                if !self.acknowledged() && probes < GONE_PROBES && retransmits < GONE_RETRANSMITS {
-                    self.progressed(now);
-                }
-                self.look = Look::Inspected;
+                let answers = probes < GONE_PROBES && retransmits < GONE_RETRANSMITS;
+                self.inspected(answers, last_ack, round_trip, data_segments, now);
             }
             Event::NotInspected => {
                 if self.look == Look::LateAcknowledgement {
@@ -337,6 +318,41 @@ impl Core {
 
     fn progressed(&mut self, now: u64) {
         self.progress = self.progress.max(narrow(now.saturating_sub(self.started).div_ceil(NANOS)));
+    }
+
+    /// Takes note of the send queue.
+    fn measured(&mut self, bytes: u64, fin: bool, now: u64) {
+        let Some(sent) = self.sent_mut() else { return };
+        let earlier = std::mem::replace(sent, sent.measured(bytes, fin));
+        if sent.is_progress_since(earlier) {
+            self.acknowledgement_seen(now);
+        }
+        if self.end_of_stream() && !self.acknowledged() {
+            self.peer_end = PeerEnd::Before;
+        }
+    }
+
+    /// Takes note of what the kernel knows of the peer.
+    fn inspected(
+        &mut self,
+        answers: bool,
+        last_ack: Duration,
+        round_trip: Duration,
+        data_segments: u32,
+        now: u64,
+    ) {
+        if self.look == Look::LateAcknowledgement {
+            self.progressed(now.saturating_sub(nanos(millis(last_ack))));
+        }
+        self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
+        // Where nothing is read any more, what it sends on would meet the reset in any case.
+        if data_segments > WHOLE_REQUEST && !self.is_sated() {
+            self.grace = self.idle;
+        }
+        if answers && !self.acknowledged() {
+            self.progressed(now);
+        }
+        self.look = Look::Inspected;
     }
 
     /// Dates a new acknowledgement, if it can be done without the kernel's help.
