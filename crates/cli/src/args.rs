@@ -22,22 +22,22 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Client(client::Arguments),
+    Client(client::ClientArguments),
     Completions(generate::Completions),
-    Fcgi(fcgi::Arguments),
-    Get(Box<transfer::get::Arguments>),
-    Lab(Box<lab::Arguments>),
+    Fcgi(fcgi::FcgiArguments),
+    Get(Box<transfer::get::GetArguments>),
+    Lab(Box<lab::LabArguments>),
     Ls(transfer::get::ListArguments),
     Man(generate::Man),
-    Probe(probe::Arguments),
-    Put(Box<transfer::put::Arguments>),
-    Receipt(transfer::receipt::Arguments),
-    Run(Box<run::Arguments>),
+    Probe(probe::ProbeArguments),
+    Put(Box<transfer::put::PutArguments>),
+    Receipt(transfer::receipt::ReceiptArguments),
+    Run(Box<run::RunArguments>),
     Schema(lines::Schema),
-    Server(server::Arguments),
-    Share(transfer::share::Arguments),
-    Watch(watch::Arguments),
-    Why(why::Arguments),
+    Server(server::ServerArguments),
+    Share(transfer::share::ShareArguments),
+    Watch(watch::WatchArguments),
+    Why(why::WhyArguments),
 }
 
 /// Parses the command line and runs the verb. clap reports mistakes, with status 2.

@@ -10,7 +10,7 @@ use linger_lab::{Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
 use crate::lines::{self, Verb, line};
 use crate::options::{AtRisk, ClientSide, Json, RunFor};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{Address, Bytes, connect_to, positive};
+use crate::typed::{Bytes, HostPort, connect_to, positive};
 use crate::{exit, interrupt, progress};
 
 /// Sends requests and says what became of every response.
@@ -21,10 +21,10 @@ use crate::{exit, interrupt, progress};
     `lost`: bytes are missing. `at risk`: all bytes arrived, and then the connection was reset or a\n\
     write failed; another client or a slower link would have lost some.\n\
     Exit status: 0 every response was kept, 1 some were lost or at risk, 3 could not tell.")]
-pub(crate) struct Arguments {
+pub(crate) struct ClientArguments {
     /// The server.
     #[arg(value_name = "HOST:PORT", value_parser = connect_to, value_hint = ValueHint::Hostname)]
-    server: Address,
+    server: HostPort,
     /// Size of the request.
     #[arg(long, value_name = "BYTES", default_value = "100")]
     request: Bytes,
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     output: Json,
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
     let server = match arguments.server.resolve() {
         Ok(server) => server,
         Err(error) => {
@@ -119,7 +119,7 @@ fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
     }
 }
 
-fn print(out: &mut Stdout, seen: &Campaign, server: &Address) -> Result<(), Stopped> {
+fn print(out: &mut Stdout, seen: &Campaign, server: &HostPort) -> Result<(), Stopped> {
     let tally = &seen.tally;
     let seconds = seen.elapsed.as_secs_f64();
     out.text(format_args!("{} connections to {server} in {seconds:.1} s\n", tally.trials))?;

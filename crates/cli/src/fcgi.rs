@@ -18,13 +18,13 @@ use crate::{exit, interrupt};
 
 /// Speaks FastCGI: one request to an application, or an application for a gateway.
 #[derive(Args, Debug)]
-pub(crate) struct Arguments {
+pub(crate) struct FcgiArguments {
     #[command(subcommand)]
-    verb: Verb,
+    verb: FcgiVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum FcgiVerb {
     Get(Get),
     Serve(Serve),
 }
@@ -81,10 +81,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: FcgiArguments) -> ExitCode {
     match arguments.verb {
-        Verb::Get(get) => get.run(),
-        Verb::Serve(serve) => serve.run(),
+        FcgiVerb::Get(get) => get.run(),
+        FcgiVerb::Serve(serve) => serve.run(),
     }
 }
 

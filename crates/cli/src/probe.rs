@@ -25,7 +25,7 @@ use crate::{exit, interrupt, progress};
     A path with a response of more than 64 KB shows most.\n\
     `loses`: bytes are missing. `at risk`: all arrived, and then the server reset the connection.\n\
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
-pub(crate) struct Arguments {
+pub(crate) struct ProbeArguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
     #[arg(value_parser = target, value_hint = ValueHint::Url)]
     target: Target,
@@ -64,7 +64,7 @@ fn checks() -> Names<Check> {
     Names::new(Check::ALL.map(Check::name), str::parse)
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     let mut config = ProbeConfig::default();
     config.only = arguments.only;
     config.hostile = arguments.hostile || config.only.iter().any(|check| check.is_hostile());

@@ -26,7 +26,7 @@ use crate::typed::{Bytes, Names, duration, one_of, port};
     before and after: linger probe http://127.0.0.1:8000/\n\n\
     Exit status: the program's own; 2 bad usage, 3 no such command, it cannot be executed, or the\n\
     metrics' address cannot be used; 4 the program or this machine does not allow it.")]
-pub(crate) struct Arguments {
+pub(crate) struct RunArguments {
     /// How closes are seen: preload is cheap and for dynamic programs; seccomp is for static ones, too (Go, musl)
     /// [default: what fits the program].
     #[arg(long, value_name = "WAY", value_parser = ways())]
@@ -78,7 +78,7 @@ fn ways() -> Names<Via> {
     Names::new(WAYS.map(|(name, _)| name), |name| one_of(&WAYS, name))
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: RunArguments) -> ExitCode {
     let metrics = match arguments.counts.metrics.as_ref().map(|address| address.resolve()).transpose() {
         Ok(metrics) => metrics,
         Err(error) => return exit::io("run: cannot find the address of --metrics", &error),
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn options(arguments: &Arguments, metrics: Option<SocketAddr>) -> Options {
+fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     let mut policy = Policy::default();
     policy.idle = arguments.idle;
     policy.total = arguments.total;

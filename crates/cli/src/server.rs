@@ -10,7 +10,7 @@ use crate::lines::{self, Verb, line};
 use crate::memory::room_for;
 use crate::options::{Json, ServerSide};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{Address, Bytes, Names, endings, listen_on};
+use crate::typed::{Bytes, HostPort, Names, endings, listen_on};
 use crate::{exit, interrupt, progress};
 
 /// Serves responses and ends each connection in a given way, until Ctrl-C.
@@ -18,10 +18,10 @@ use crate::{exit, interrupt, progress};
 #[command(after_help = "Examples:\n  linger server --listen 0.0.0.0:8080 --ending close --consume 100\n  \
     linger server --listen [::]:8080 --ending lingering --consume 100\n\
     and on the other machine: linger client HOST:8080 --request 108 --until-loss")]
-pub(crate) struct Arguments {
+pub(crate) struct ServerArguments {
     /// Address and port to listen on.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = listen_on)]
-    listen: Address,
+    listen: HostPort,
     /// What to do after the last write; so-linger=SECS waits that long.
     #[arg(long, default_value = "close", value_parser = endings())]
     ending: Ending,
@@ -41,7 +41,7 @@ fn consume(text: &str) -> Result<Consume, String> {
     if text == "all" { Ok(Consume::All) } else { text.parse().map(|Bytes(bytes)| Consume::Bytes(bytes)) }
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: ServerArguments) -> ExitCode {
     let ServerSide { response: Bytes(response), backlog: wanted } = arguments.side;
     if response > LARGEST_RESPONSE {
         return exit::fail(exit::BAD_USAGE, "--response: this server holds at most 1GiB");

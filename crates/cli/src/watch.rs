@@ -39,7 +39,7 @@ const METRICS: &str =
     sudo linger watch --prometheus 127.0.0.1:9464\n\n\
     It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
     Exit status: 0 no reset was seen, 1 some were, 3 an address is taken, 4 this machine or user cannot watch.")]
-pub(crate) struct Arguments {
+pub(crate) struct WatchArguments {
     #[command(flatten)]
     output: Json,
     /// Plain lines instead of the view, also on a terminal.
@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     process: Vec<String>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     let mut filter = Filter::default();
     filter.ports = arguments.port.clone();
     filter.processes = arguments.process.iter().map(|name| name.as_str().into()).collect();
@@ -180,7 +180,7 @@ impl From<io::Error> for Ended {
 fn lines(
     watcher: &mut Watcher,
     metrics: &Metrics,
-    arguments: &Arguments,
+    arguments: &WatchArguments,
     stop: &AtomicBool,
     end: Option<Instant>,
 ) -> Result<u64, Ended> {

@@ -25,7 +25,7 @@ const HELD: usize = 10_000;
     Several captures are taken for views of the same connections from different places: a reset\n\
     that its alleged sender never sent is proven forged.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
-pub(crate) struct Arguments {
+pub(crate) struct WhyArguments {
     /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     flows: usize,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     let mut out = Stdout::new();
     if arguments.causes {
         return match causes(&mut out, arguments.output.json) {
@@ -68,10 +68,15 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     if let Err(error) = signals {
         return exit::io("cannot take signals", &error);
     }
-    let mut report =
-        Report { json: arguments.output.json, out, groups: Groups::default(), harmful: false, stopped: None };
+    let mut report = WhyReport {
+        json: arguments.output.json,
+        out,
+        groups: Groups::default(),
+        harmful: false,
+        stopped: None,
+    };
     let (files, unreadable) = read(arguments, &stop, &mut report);
-    let Report { mut out, groups, harmful, stopped, .. } = report;
+    let WhyReport { mut out, groups, harmful, stopped, .. } = report;
     let groups = groups.sorted();
     let status = match (harmful, unreadable) {
         (true, _) => exit::LOSS_FOUND,
@@ -95,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// What was found so far.
-struct Report {
+struct WhyReport {
     json: bool,
     out: Stdout,
     groups: Groups,
@@ -104,7 +109,7 @@ struct Report {
     stopped: Option<Stopped>,
 }
 
-impl Report {
+impl WhyReport {
     fn take(&mut self, finding: Finding) {
         self.harmful |= !finding.harmless;
         if self.json && self.stopped.is_none() {
@@ -116,7 +121,7 @@ impl Report {
 }
 
 /// Reads all captures. Returns what was read, and whether anything was unreadable.
-fn read(arguments: &Arguments, stop: &ReadStop, report: &mut Report) -> (Vec<Examined>, bool) {
+fn read(arguments: &WhyArguments, stop: &ReadStop, report: &mut WhyReport) -> (Vec<Examined>, bool) {
     let several = arguments.files.len() > 1;
     let mut limits = AnalyzerLimits::default();
     limits.flows = arguments.flows;

@@ -97,7 +97,7 @@ struct Held<P> {
 
 /// The properties of a TCP segment that the faults depend on.
 #[derive(Clone, Copy)]
-struct Look {
+struct SeenSegment {
     sequence: u32,
     flags: Flags,
     data: bool,
@@ -165,8 +165,11 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         }
         let (identity, look) = match Segment::from_ethernet(packet.as_ref()) {
             Ok(segment) => {
-                let look =
-                    Look { sequence: segment.seq, flags: segment.flags, data: segment.payload_len > 0 };
+                let look = SeenSegment {
+                    sequence: segment.seq,
+                    flags: segment.flags,
+                    data: segment.payload_len > 0,
+                };
                 (self.names.tcp(direction, &segment), Some(look))
             }
             Err(_) => (self.names.other(direction), None),
@@ -191,7 +194,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         direction: Direction,
         now: Nanos,
         identity: Identity,
-        look: Option<Look>,
+        look: Option<SeenSegment>,
         packet: P,
     ) -> (Decision, Option<P>) {
         let chance = identity.chance(self.seed);
@@ -232,7 +235,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         &mut self,
         direction: Direction,
         identity: &Identity,
-        look: Look,
+        look: SeenSegment,
     ) -> Option<(Decision, Duration)> {
         let reset_or_syn = look.flags.any(Flags::RST | Flags::SYN);
         let data = look.data;

@@ -11,7 +11,7 @@ use linger_untrusted::Untrusted;
 
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
-use crate::driver::{Event, Session};
+use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
@@ -25,7 +25,7 @@ use crate::receive::{Receiver, Target};
 use crate::remote::Destination;
 use crate::root::Root;
 use crate::send::Sender;
-use crate::walk::{Found, Patterns, Walk};
+use crate::walk::{Patterns, Walk, WalkedEntry};
 use crate::wire::Violation;
 use connect::is_stranger;
 
@@ -152,8 +152,8 @@ impl Client {
             // All files are in place. Only the sender's goodbye is missing: it shows that the sender has the receipts.
             summary.peer_knows = loop {
                 match session.receive() {
-                    Ok(Event::Bye { code, .. }) => break code == 0,
-                    Ok(Event::Finished { .. }) => {}
+                    Ok(SessionEvent::Bye { code, .. }) => break code == 0,
+                    Ok(SessionEvent::Finished { .. }) => {}
                     Ok(_) | Err(_) => break false,
                 }
             };
@@ -171,13 +171,13 @@ impl Client {
         let stream = session.open(&Request::List { path: path.clone() }.encode())?;
         let result = loop {
             match session.receive() {
-                Ok(Event::Message { bytes, .. }) => match Message::decode(&bytes) {
+                Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
                     Ok(Message::Item(item)) => each(item),
                     Ok(Message::Error { refusal, text }) => break Err(Error::Refused(refusal, text)),
                     Ok(_) => break Err(Violation::Unexpected("a message").into()),
                     Err(error) => break Err(error.into()),
                 },
-                Ok(Event::Finished { .. }) => break Ok(()),
+                Ok(SessionEvent::Finished { .. }) => break Ok(()),
                 Ok(_) => break Err(Violation::Unexpected("a frame").into()),
                 Err(error) => break Err(error),
             }
@@ -253,13 +253,13 @@ enum Farewell {
 fn offer(session: &mut Session) -> Result<(Vec<u8>, bool), Error> {
     loop {
         match session.receive()? {
-            Event::Message { bytes, .. } => match Message::decode(&bytes)? {
+            SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
                 Message::Offer { name, directory } => return Ok((name, directory)),
                 Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),
                 _ => return Err(Violation::Unexpected("a message before its offer").into()),
             },
-            Event::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
-            Event::Finished { .. } => {}
+            SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+            SessionEvent::Finished { .. } => {}
             _ => return Err(Violation::Unexpected("a frame before its offer").into()),
         }
     }
@@ -320,7 +320,7 @@ pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -
     let (root, top) = local(path)?;
     let mut walk = Walk::new(&root, top, patterns.clone());
     while let Some(found) = walk.next() {
-        if let Found::Entry(entry, _) = found {
+        if let WalkedEntry::Entry(entry, _) = found {
             each(entry.kind, entry.size.unwrap_or(0));
         }
     }

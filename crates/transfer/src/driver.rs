@@ -19,10 +19,10 @@ use rustix::event::PollFlags;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
-use crate::machine::{Limits, Machine, Role};
+use crate::machine::{Machine, Role, SessionLimits};
 use crate::transport::Transport;
 use crate::wire::{self, Kind, MAX_MESSAGE, reason_bytes};
-pub use event::Event;
+pub use event::SessionEvent;
 pub use wait::Deadlines;
 
 /// Size of the buffer that collects small frames in either direction.
@@ -73,7 +73,7 @@ pub struct Session {
     payload_stream: u16,
     /// Payload of the current DATA frame that was read before the caller asked for it.
     ahead: VecDeque<u8>,
-    inbox: VecDeque<(Event, Vec<u8>)>,
+    inbox: VecDeque<(SessionEvent, Vec<u8>)>,
     output: Vec<u8>,
     preface_read: bool,
     /// The last payload was large: read only about a header at a time.
@@ -103,14 +103,14 @@ impl Session {
     /// If the process has no descriptors left.
     pub fn new(transport: Box<dyn Transport>, role: Role) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
-        Ok(Self::with(transport, role, Limits::default(), Deadlines::default(), cancel))
+        Ok(Self::with(transport, role, SessionLimits::default(), Deadlines::default(), cancel))
     }
 
     /// Begins a session with every setting given.
     pub fn with(
         transport: Box<dyn Transport>,
         role: Role,
-        limits: Limits,
+        limits: SessionLimits,
         deadlines: Deadlines,
         cancel: Cancel,
     ) -> Self {
@@ -212,7 +212,7 @@ impl Session {
     /// # Errors
     /// [`Error::Cut`] when the connection ends or is silent for too long, [`Error::Violation`] when the peer
     /// breaks the rules, [`Error::Cancelled`].
-    pub fn receive(&mut self) -> Result<Event, Error> {
+    pub fn receive(&mut self) -> Result<SessionEvent, Error> {
         loop {
             if let Some(event) = self.try_receive()? {
                 return Ok(event);
@@ -228,10 +228,10 @@ impl Session {
     ///
     /// # Errors
     /// As [`receive`](Self::receive).
-    pub fn try_receive(&mut self) -> Result<Option<Event>, Error> {
+    pub fn try_receive(&mut self) -> Result<Option<SessionEvent>, Error> {
         self.drop_payload()?;
         if let Some((event, bytes)) = self.inbox.pop_front() {
-            if let Event::Data { stream, length } = event {
+            if let SessionEvent::Data { stream, length } = event {
                 (self.payload, self.payload_stream, self.ahead) = (length, stream, bytes.into());
             }
             return Ok(Some(event));
@@ -246,7 +246,7 @@ impl Session {
         }
     }
 
-    /// Takes bytes of the data that [`Event::Data`] announced, until the buffer is full or the data is taken;
+    /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or the data is taken;
     /// says how many.
     ///
     /// # Errors

@@ -46,8 +46,8 @@ mod wire;
 /// Framed streams over one connection: the library beneath the transfer.
 pub mod session {
     pub use crate::cancel::Cancel;
-    pub use crate::driver::{Deadlines, Event, Session};
-    pub use crate::machine::{Limits, Role};
+    pub use crate::driver::{Deadlines, Session, SessionEvent};
+    pub use crate::machine::{Role, SessionLimits};
     pub use crate::transport::{Plain, Transport};
     pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};
 }
@@ -60,11 +60,11 @@ pub use identity::{Identity, Keyring, PublicKey, fingerprint};
 pub use message::{Durability, Item, Kind, Refusal, Time};
 pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
 pub use path::{BadPath, RelPath};
-pub use progress::{Confirmation, Progress, Summary, Verdict};
+pub use progress::{Confirmation, ItemVerdict, Progress, Summary};
 pub use reason::{Reason, Remedy};
-pub use receipt::{Checked, Line, Receipts, verify_receipt};
+pub use receipt::{Checked, ReceiptLine, Receipts, verify_receipt};
 pub use remote::{Destination, PORT};
-pub use serve::{Ending, Served, Server, Serving, ShareOptions, is_local};
+pub use serve::{Served, Server, Serving, ShareEnding, ShareOptions, is_local};
 pub use sink::{Config, Desktop, Displays, Port};
 pub use tls::{AskCode, ClientKeys, ServerKeys};
 pub use walk::Patterns;

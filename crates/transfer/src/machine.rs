@@ -11,7 +11,7 @@ use crate::wire::{Header, Kind, MAX_DATA, Violation};
 /// Bounds of a session. Both sides use the defaults unless their program agrees on others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Limits {
+pub struct SessionLimits {
     /// Bytes a peer may send on a new stream before more credit is given. Raising it fills the first round
     /// trips of a long path; on a short one it only makes queues longer than the processor's cache. No frame
     /// may be longer than half of it, so less than 128 KiB leaves no room for the longest message.
@@ -24,7 +24,7 @@ pub struct Limits {
     pub streams: usize,
 }
 
-impl Default for Limits {
+impl Default for SessionLimits {
     /// From 2 MiB up to 16 MiB, which fill 1 Gbit/s at 130 ms; 16 streams.
     fn default() -> Self {
         Self { window: 2 << 20, most: 16 << 20, streams: 16 }
@@ -159,7 +159,7 @@ pub(crate) enum Disposal {
 #[derive(Debug)]
 pub(crate) struct Machine {
     role: Role,
-    limits: Limits,
+    limits: SessionLimits,
     streams: BTreeMap<u16, Stream>,
     /// Streams that we cancelled, whose late frames are dropped; bounded by `limits.streams`.
     cancelled: Vec<u16>,
@@ -169,7 +169,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(role: Role, limits: Limits) -> Self {
+    pub(crate) fn new(role: Role, limits: SessionLimits) -> Self {
         let next = if role == Role::Initiator { 1 } else { 2 };
         Self {
             role,

@@ -22,7 +22,7 @@ pub(crate) type Token = [u8; 16];
 
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct TreeEntry {
     /// Counts up from 0 in a transfer, over all its sessions.
     pub(crate) index: u64,
     pub(crate) kind: Kind,
@@ -44,7 +44,7 @@ pub(crate) struct Entry {
 
 /// What the receiver has of a file that was announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum EntryAnswer {
     Fresh,
     Partial(Tree),
     /// A file of the same size and time under the final name.
@@ -79,10 +79,10 @@ pub(crate) enum Message {
     Accept {
         ask: bool,
     },
-    Entry(Entry),
+    Entry(TreeEntry),
     Answer {
         index: u64,
-        answer: Answer,
+        answer: EntryAnswer,
     },
     /// So many zero bytes, a whole number of blocks.
     Hole {

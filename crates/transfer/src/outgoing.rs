@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::hash::{Hash, Tree};
-use crate::message::{Entry, Kind, Refusal, Time};
+use crate::message::{Kind, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
-use crate::walk::{Found, Walk};
+use crate::walk::{Walk, WalkedEntry};
 
 /// Where the bytes come from.
 pub(crate) enum Source<'a> {
@@ -39,7 +39,7 @@ pub(crate) struct Pipe {
     pub(crate) child: Option<Producer>,
     /// Most bytes that it may give.
     pub(crate) most: u64,
-    pub(crate) entry: Option<Entry>,
+    pub(crate) entry: Option<TreeEntry>,
     /// Complete blocks, all of them hashed, whether held or not.
     pub(crate) tree: Tree,
     /// Blocks that the receiver has not confirmed; the last of them is number `tree.blocks() - 1`.
@@ -53,7 +53,7 @@ impl Pipe {
         let mut token = [0; 16];
         // It only has to be unique; it is no secret.
         let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
-        let entry = Entry {
+        let entry = TreeEntry {
             index: 0,
             kind: Kind::Pipe,
             path: RelPath::root(),
@@ -92,7 +92,7 @@ impl Pipe {
 
 /// An entry without receipt.
 pub(crate) struct Sent {
-    pub(crate) entry: Entry,
+    pub(crate) entry: TreeEntry,
     pub(crate) leave: Option<(u32, Time)>,
     pub(crate) ended: bool,
     /// Length and hash of the content as it was sent, which the receipt has to repeat.
@@ -110,7 +110,7 @@ pub(crate) struct Outgoing<'a> {
 
 /// One thing to do, from the walk or again.
 pub(crate) enum Act {
-    Entry(Entry, Option<OwnedFd>),
+    Entry(TreeEntry, Option<OwnedFd>),
     Leave(u64, u32, Time),
     Problem(RelPath, Refusal, String),
 }
@@ -158,9 +158,9 @@ impl<'a> Outgoing<'a> {
     pub(crate) fn next(&mut self) -> Option<Act> {
         let act = match &mut self.source {
             Source::Tree(walk) => walk.next().map(|found| match found {
-                Found::Entry(entry, file) => Act::Entry(entry, file),
-                Found::Leave { index, mode, mtime } => Act::Leave(index, mode, mtime),
-                Found::Problem { path, refusal, text } => Act::Problem(path, refusal, text),
+                WalkedEntry::Entry(entry, file) => Act::Entry(entry, file),
+                WalkedEntry::Leave { index, mode, mtime } => Act::Leave(index, mode, mtime),
+                WalkedEntry::Problem { path, refusal, text } => Act::Problem(path, refusal, text),
             }),
             Source::Pipe(pipe) => pipe.entry.take().map(|entry| Act::Entry(entry, None)),
         };

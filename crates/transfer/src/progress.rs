@@ -125,7 +125,7 @@ pub struct Summary {
 /// What a transfer came to, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum ItemVerdict {
     /// Everything is confirmed.
     Confirmed,
     /// Everything was sent, but not everything is confirmed.
@@ -136,14 +136,14 @@ pub enum Verdict {
 
 impl Summary {
     /// Judges what is known; `error` is what ended the transfer, if it did not end by itself.
-    pub fn verdict(&self, error: Option<&Error>) -> Verdict {
+    pub fn verdict(&self, error: Option<&Error>) -> ItemVerdict {
         if self.failed > 0 || self.unsent > 0 {
-            return Verdict::NotDelivered;
+            return ItemVerdict::NotDelivered;
         }
         match error {
-            None if self.unconfirmed == 0 => Verdict::Confirmed,
-            Some(_) if self.unconfirmed == 0 => Verdict::NotDelivered,
-            _ => Verdict::Unconfirmed,
+            None if self.unconfirmed == 0 => ItemVerdict::Confirmed,
+            Some(_) if self.unconfirmed == 0 => ItemVerdict::NotDelivered,
+            _ => ItemVerdict::Unconfirmed,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::store::hash_file;
 /// One line of a receipt file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Line {
+pub struct ReceiptLine {
     /// Path below what was sent, in hexadecimal where it is not UTF-8; empty for a single file.
     pub path: String,
     /// `path` is in hexadecimal.
@@ -43,7 +43,7 @@ pub struct Line {
     pub receiver: String,
 }
 
-impl Line {
+impl ReceiptLine {
     /// Says in a line what a receiver confirmed.
     pub fn new(confirmation: &Confirmation, receiver: &str) -> Self {
         let path = std::str::from_utf8(confirmation.path.as_bytes());
@@ -92,7 +92,7 @@ impl<W: Write> Receipts<W> {
     /// # Errors
     /// What writing says.
     pub fn keep(&mut self, confirmation: &Confirmation) -> io::Result<()> {
-        serde_json::to_writer(&mut self.to, &Line::new(confirmation, &self.receiver))?;
+        serde_json::to_writer(&mut self.to, &ReceiptLine::new(confirmation, &self.receiver))?;
         self.to.write_all(b"\n")
     }
 
@@ -129,7 +129,7 @@ const LONGEST_LINE: u64 = 1 << 20;
 pub fn verify_receipt(
     receipt: &Path,
     path: &Path,
-    mut each: impl FnMut(&Line, &Checked),
+    mut each: impl FnMut(&ReceiptLine, &Checked),
 ) -> Result<(u64, u64), Error> {
     let shown = receipt.display().to_string();
     let file = File::open(receipt).map_err(|error| Error::io("open", &shown, error))?;
@@ -146,7 +146,7 @@ pub fn verify_receipt(
         if text.len() as u64 == LONGEST_LINE && !text.ends_with('\n') {
             return Err(usage("is longer than any receipt".into()));
         }
-        let line: Line = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
+        let line: ReceiptLine = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
         let checked = check(&line, path)?;
         all += 1;
         bad += u64::from(matches!(checked, Checked::Differs(_)));
@@ -158,7 +158,7 @@ pub fn verify_receipt(
     Ok((bad, all))
 }
 
-fn check(line: &Line, top: &Path) -> Result<Checked, Error> {
+fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
     let Some(below) = line.path() else {
         return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path).into()));
     };

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use crate::alive::keep_alive;
 use crate::claim::Claimant;
-use crate::driver::{Event, Session};
+use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
@@ -169,14 +169,16 @@ impl<'a> Receiver<'a> {
                 }
             };
             match event {
-                Event::Data { stream, length } if stream == self.stream => self.data(length)?,
-                Event::Message { stream, bytes } if stream == self.stream => {
+                SessionEvent::Data { stream, length } if stream == self.stream => self.data(length)?,
+                SessionEvent::Message { stream, bytes } if stream == self.stream => {
                     if self.message(Message::decode(&bytes)?)? {
                         return self.finish();
                     }
                 }
-                Event::Cancelled { reason, .. } => return Err(Error::Ended(Reason::from_wire(reason))),
-                Event::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+                SessionEvent::Cancelled { reason, .. } => {
+                    return Err(Error::Ended(Reason::from_wire(reason)));
+                }
+                SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
                 _ => return Err(Violation::Unexpected("a frame").into()),
             }
         }

@@ -10,11 +10,11 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::alive::keep_alive;
-use crate::driver::{Event, Session};
+use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::{BLOCK, Hash, Tree};
 use crate::limit::Limiter;
-use crate::message::{Answer, Entry, Kind, Message, Options, Receipt, Refusal};
+use crate::message::{EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::outgoing::{Act, Outgoing, Sent, Source};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
@@ -37,8 +37,8 @@ pub(crate) struct Sender<'s, 'a> {
     pub(crate) outgoing: &'s mut Outgoing<'a>,
     pub(crate) observe: &'s mut dyn FnMut(Progress),
     ask: bool,
-    asked: VecDeque<(Entry, Option<OwnedFd>)>,
-    answers: VecDeque<(u64, Answer)>,
+    asked: VecDeque<(TreeEntry, Option<OwnedFd>)>,
+    answers: VecDeque<(u64, EntryAnswer)>,
     done: bool,
     piece: Vec<u8>,
     since_look: u64,
@@ -139,7 +139,7 @@ impl<'s, 'a> Sender<'s, 'a> {
     fn await_accept(&mut self) -> Result<(), Error> {
         loop {
             match self.session.receive()? {
-                Event::Message { bytes, .. } => match Message::decode(&bytes)? {
+                SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
                     Message::Accept { ask } => {
                         self.ask = ask;
                         return Ok(());
@@ -162,7 +162,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         (self.observe)(Progress::NotDelivered { path, refusal, text });
     }
 
-    fn announce(&mut self, entry: Entry, file: Option<OwnedFd>) -> Result<(), Error> {
+    fn announce(&mut self, entry: TreeEntry, file: Option<OwnedFd>) -> Result<(), Error> {
         let index = entry.index;
         let has_content = matches!(entry.kind, Kind::File | Kind::Pipe);
         self.outgoing.announced = self.outgoing.announced.max(index + 1);
@@ -182,7 +182,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             sent.ended = true;
         }
         if !has_content {
-            let Entry { path, kind, .. } = entry;
+            let TreeEntry { path, kind, .. } = entry;
             (self.observe)(Progress::Started { path, kind, size: None, resumed: 0 });
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         if self.asked.len() >= MAX_ANNOUNCED / 2 { self.transfer_next() } else { Ok(()) }
     }
 
-    fn dry(&mut self, entry: Entry) -> Result<(), Error> {
+    fn dry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         let (index, answer) = loop {
             match self.answers.pop_front() {
                 Some(answer) => break answer,
@@ -204,9 +204,9 @@ impl<'s, 'a> Sender<'s, 'a> {
             return Err(Violation::Unexpected("an answer to another question").into());
         }
         match answer {
-            Answer::Refused(refusal, text) => self.not_delivered(entry.path, refusal, text),
+            EntryAnswer::Refused(refusal, text) => self.not_delivered(entry.path, refusal, text),
             answer => {
-                let same = matches!(answer, Answer::Complete(_));
+                let same = matches!(answer, EntryAnswer::Complete(_));
                 let bytes = if same { 0 } else { entry.size.unwrap_or(0) };
                 (self.observe)(Progress::WouldSend { path: entry.path, kind: entry.kind, bytes });
             }
@@ -226,10 +226,10 @@ impl<'s, 'a> Sender<'s, 'a> {
             return Err(Violation::Unexpected("an answer to another question").into());
         };
         match answer {
-            Answer::Fresh => self.transfer(entry, file, Tree::new()),
-            Answer::Partial(tree) => self.transfer(entry, file, tree),
-            Answer::Complete(hash) => self.compare(entry, file, hash),
-            Answer::Refused(refusal, text) => {
+            EntryAnswer::Fresh => self.transfer(entry, file, Tree::new()),
+            EntryAnswer::Partial(tree) => self.transfer(entry, file, tree),
+            EntryAnswer::Complete(hash) => self.compare(entry, file, hash),
+            EntryAnswer::Refused(refusal, text) => {
                 self.outgoing.waiting.remove(&index);
                 self.not_delivered(entry.path, refusal, text);
                 Ok(())
@@ -237,7 +237,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
     }
 
-    fn compare(&mut self, entry: Entry, file: Option<OwnedFd>, theirs: Hash) -> Result<(), Error> {
+    fn compare(&mut self, entry: TreeEntry, file: Option<OwnedFd>, theirs: Hash) -> Result<(), Error> {
         let index = entry.index;
         let (ours, file) = if entry.hash.is_some() {
             (entry.hash, file)
@@ -262,7 +262,7 @@ impl<'s, 'a> Sender<'s, 'a> {
     }
 
     /// The file of an entry, opened again if an earlier session had it; aborts the entry if that fails.
-    fn reopen(&mut self, entry: &Entry, file: Option<OwnedFd>) -> Result<Option<OwnedFd>, Error> {
+    fn reopen(&mut self, entry: &TreeEntry, file: Option<OwnedFd>) -> Result<Option<OwnedFd>, Error> {
         if file.is_some() {
             return Ok(file);
         }
@@ -277,7 +277,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
     }
 
-    fn abort(&mut self, entry: &Entry, text: Reason) -> Result<(), Error> {
+    fn abort(&mut self, entry: &TreeEntry, text: Reason) -> Result<(), Error> {
         let index = entry.index;
         if self.outgoing.waiting.remove(&index).is_some() {
             self.not_delivered(entry.path.clone(), Refusal::Source, text.clone());
@@ -285,7 +285,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.say(&Message::Abort { index, refusal: Refusal::Source, text })
     }
 
-    fn transfer(&mut self, entry: Entry, file: Option<OwnedFd>, tree: Tree) -> Result<(), Error> {
+    fn transfer(&mut self, entry: TreeEntry, file: Option<OwnedFd>, tree: Tree) -> Result<(), Error> {
         let started = Progress::Started {
             path: entry.path.clone(),
             kind: entry.kind,
@@ -336,12 +336,12 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.event(event)
     }
 
-    fn event(&mut self, event: Event) -> Result<(), Error> {
+    fn event(&mut self, event: SessionEvent) -> Result<(), Error> {
         match event {
-            Event::Message { bytes, .. } => self.message(Message::decode(&bytes)?),
-            Event::Finished { .. } => Ok(()),
-            Event::Cancelled { reason, .. } => Err(Error::Ended(Reason::from_wire(reason))),
-            Event::Bye { code, reason } => Err(Error::goodbye(code, reason)),
+            SessionEvent::Message { bytes, .. } => self.message(Message::decode(&bytes)?),
+            SessionEvent::Finished { .. } => Ok(()),
+            SessionEvent::Cancelled { reason, .. } => Err(Error::Ended(Reason::from_wire(reason))),
+            SessionEvent::Bye { code, reason } => Err(Error::goodbye(code, reason)),
             _ => Err(Violation::Unexpected("a frame").into()),
         }
     }
@@ -390,7 +390,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
         self.outgoing.summary.confirmed += 1;
         self.outgoing.summary.bytes += receipt.size;
-        let Entry { path, kind, .. } = sent.entry;
+        let TreeEntry { path, kind, .. } = sent.entry;
         (self.observe)(Progress::Confirmed(Confirmation::new(path, kind, receipt)));
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Deadlines, Session};
 use crate::error::Error;
-use crate::machine::{Limits, Role};
+use crate::machine::{Role, SessionLimits};
 use crate::message::Durability;
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
@@ -54,13 +54,13 @@ pub struct ShareOptions {
     /// Bounds of every close.
     pub policy: linger::Policy,
     /// How a session ends: to show in a test what a bare `close()` loses.
-    pub ending: Ending,
+    pub ending: ShareEnding,
 }
 
 /// How the listening side ends a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Ending {
+pub enum ShareEnding {
     /// Waits for the peer's goodbye, then closes as [`linger::close`] does.
     #[default]
     Lingering,
@@ -82,7 +82,7 @@ impl ShareOptions {
             connections: 64,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
-            ending: Ending::Lingering,
+            ending: ShareEnding::Lingering,
         }
     }
 }
@@ -272,14 +272,14 @@ impl Server {
         };
         let deadlines = self.options.deadlines;
         let mut session =
-            Session::with(transport, Role::Responder, Limits::default(), deadlines, cancel.clone());
+            Session::with(transport, Role::Responder, SessionLimits::default(), deadlines, cancel.clone());
         if let Some(first) = first {
             session.prepend(&first);
         }
         let session_number = self.accepted.fetch_add(1, Ordering::Relaxed);
         let claimant = Claimant { claims: self.claims.clone(), session: session_number, cancel };
         let result = self.requests(&mut session, &claimant, &mut served, observe);
-        if self.options.ending == Ending::Close {
+        if self.options.ending == ShareEnding::Close {
             session.close_carelessly();
         } else {
             if let Err(error) = &result
@@ -331,7 +331,7 @@ impl Server {
 
     /// Tells a client that does not encrypt why it is not served.
     fn turn_away(&self, plain: Plain) {
-        let (limits, deadlines) = (Limits::default(), self.options.deadlines);
+        let (limits, deadlines) = (SessionLimits::default(), self.options.deadlines);
         let mut session =
             Session::with(Box::new(plain), Role::Responder, limits, deadlines, self.cancel.clone());
         let told = Reason::from("it accepts encrypted connections alone").with(Remedy::Encrypt);

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Tree, hex};
-use crate::message::{Entry, Options, Refusal, Time, Token};
+use crate::message::{Options, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
@@ -104,7 +104,7 @@ impl<'a> Store<'a> {
     }
 
     /// What is here of a file: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a refusal.
-    pub(crate) fn look(&mut self, entry: &Entry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
+    pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
@@ -136,7 +136,7 @@ impl<'a> Store<'a> {
 
     fn resume(
         &mut self,
-        entry: &Entry,
+        entry: &TreeEntry,
         dest: &RelPath,
         parent: &Rc<OwnedFd>,
     ) -> Result<Option<crate::state::Found>, Fault> {
@@ -148,7 +148,7 @@ impl<'a> Store<'a> {
     }
 
     /// Claims a file that may leave a partial one behind.
-    pub(crate) fn claim(&self, entry: &Entry) -> Result<Option<Claim>, Fault> {
+    pub(crate) fn claim(&self, entry: &TreeEntry) -> Result<Option<Claim>, Fault> {
         if leaves_part(entry) { self.claimant.claim(entry.token).map(Some) } else { Ok(None) }
     }
 
@@ -166,7 +166,7 @@ impl<'a> Store<'a> {
 }
 
 /// Whether a partial file may be kept for a later session: only whole blocks are.
-pub(crate) fn leaves_part(entry: &Entry) -> bool {
+pub(crate) fn leaves_part(entry: &TreeEntry) -> bool {
     entry.size.is_none_or(|size| size >= BLOCK as u64)
 }
 

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::Error;
-use crate::message::{Entry, Kind, Refusal, Time, Token};
+use crate::message::{Kind, Refusal, Time, Token, TreeEntry};
 use crate::path::{MAX_DEPTH, RelPath, WORK};
 use crate::root::{Links, Root, mtime};
 use crate::state::short;
@@ -53,9 +53,9 @@ impl Patterns {
 }
 
 /// What the walk comes to.
-pub(crate) enum Found {
+pub(crate) enum WalkedEntry {
     /// A file, open; a link; a directory whose contents follow.
-    Entry(Entry, Option<OwnedFd>),
+    Entry(TreeEntry, Option<OwnedFd>),
     /// A directory is complete.
     Leave { index: u64, mode: u32, mtime: Time },
     /// Something that cannot be sent.
@@ -98,11 +98,11 @@ impl<'a> Walk<'a> {
         self.root.file(&path).map(|(fd, _)| fd)
     }
 
-    fn entry(&mut self, kind: Kind, path: RelPath, stat: &Stat) -> Entry {
+    fn entry(&mut self, kind: Kind, path: RelPath, stat: &Stat) -> TreeEntry {
         let index = self.next;
         self.next += 1;
         let size = (kind == Kind::File).then_some(stat.st_size as u64);
-        Entry {
+        TreeEntry {
             index,
             kind,
             token: token(stat, &path),
@@ -116,13 +116,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn problem(&self, path: RelPath, doing: &str, error: Errno) -> Found {
+    fn problem(&self, path: RelPath, doing: &str, error: Errno) -> WalkedEntry {
         let text = format!("cannot {doing} {path}: {}", std::io::Error::from(error));
-        Found::Problem { path, refusal: Refusal::Source, text }
+        WalkedEntry::Problem { path, refusal: Refusal::Source, text }
     }
 
     /// The next thing; `None` at the end.
-    pub(crate) fn next(&mut self) -> Option<Found> {
+    pub(crate) fn next(&mut self) -> Option<WalkedEntry> {
         if !self.begun {
             self.begun = true;
             return Some(self.first());
@@ -137,7 +137,11 @@ impl<'a> Walk<'a> {
                 }
                 None => {
                     let level = self.levels.pop()?;
-                    return Some(Found::Leave { index: level.index, mode: level.mode, mtime: level.mtime });
+                    return Some(WalkedEntry::Leave {
+                        index: level.index,
+                        mode: level.mode,
+                        mtime: level.mtime,
+                    });
                 }
             };
             let name = entry.file_name().to_bytes();
@@ -148,7 +152,11 @@ impl<'a> Walk<'a> {
                 Ok(path) => path,
                 Err(why) => {
                     let text = format!("{}/{} {why}", level.path, Untrusted::from(name).terminal());
-                    return Some(Found::Problem { path: level.path.clone(), refusal: Refusal::Source, text });
+                    return Some(WalkedEntry::Problem {
+                        path: level.path.clone(),
+                        refusal: Refusal::Source,
+                        text,
+                    });
                 }
             };
             // Skip the work directory of a transfer into this tree.
@@ -162,7 +170,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn first(&mut self) -> Found {
+    fn first(&mut self) -> WalkedEntry {
         let top = self.top.clone();
         let stat = match self.root.stat(&top, Links::Follow) {
             Ok(stat) => stat,
@@ -174,17 +182,19 @@ impl<'a> Walk<'a> {
                 Err(error) => self.problem(top, "open", error),
             },
             FileType::RegularFile => match self.root.file(&top) {
-                Ok((fd, stat)) => Found::Entry(self.entry(Kind::File, RelPath::root(), &stat), Some(fd)),
+                Ok((fd, stat)) => {
+                    WalkedEntry::Entry(self.entry(Kind::File, RelPath::root(), &stat), Some(fd))
+                }
                 Err(error) => self.problem(top, "open", error),
             },
             other => {
                 let text = format!("{top} is {}, which cannot be sent", describe(other));
-                Found::Problem { path: RelPath::root(), refusal: Refusal::Source, text }
+                WalkedEntry::Problem { path: RelPath::root(), refusal: Refusal::Source, text }
             }
         }
     }
 
-    fn enter(&mut self, path: RelPath, fd: OwnedFd) -> Found {
+    fn enter(&mut self, path: RelPath, fd: OwnedFd) -> WalkedEntry {
         let opened = rustix::fs::fstat(&fd).and_then(|stat| Ok((stat, Dir::read_from(&fd)?)));
         let (stat, dir) = match opened {
             Ok(opened) => opened,
@@ -192,15 +202,15 @@ impl<'a> Walk<'a> {
         };
         if self.levels.len() >= MAX_DEPTH {
             let text = format!("{path} lies deeper than {MAX_DEPTH} directories");
-            return Found::Problem { path, refusal: Refusal::Source, text };
+            return WalkedEntry::Problem { path, refusal: Refusal::Source, text };
         }
         let entry = self.entry(Kind::Directory, path.clone(), &stat);
         let (index, mode) = (entry.index, entry.mode);
         self.levels.push(Level { dir, fd, path, index, mode, mtime: mtime(&stat) });
-        Found::Entry(entry, None)
+        WalkedEntry::Entry(entry, None)
     }
 
-    fn visit(&mut self, path: RelPath, name: &[u8], kind: FileType) -> Option<Found> {
+    fn visit(&mut self, path: RelPath, name: &[u8], kind: FileType) -> Option<WalkedEntry> {
         let parent = self.levels.last()?.fd.as_fd();
         let name = Path::new(OsStr::from_bytes(name));
         let kind = if kind == FileType::Unknown {
@@ -221,7 +231,7 @@ impl<'a> Walk<'a> {
                     .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)));
                 match opened {
                     Ok((fd, stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                        Found::Entry(self.entry(Kind::File, path, &stat), Some(fd))
+                        WalkedEntry::Entry(self.entry(Kind::File, path, &stat), Some(fd))
                     }
                     Ok(_) => self.problem(path, "open", Errno::AGAIN),
                     Err(error) => self.problem(path, "open", error),
@@ -241,19 +251,19 @@ impl<'a> Walk<'a> {
                     Ok((target, _)) if !path.link_stays_inside(target.as_bytes()) => {
                         let to = Untrusted::from(target.as_bytes());
                         let text = format!("{path} is a link to {}, outside of what is sent", to.terminal());
-                        Found::Problem { path, refusal: Refusal::Source, text }
+                        WalkedEntry::Problem { path, refusal: Refusal::Source, text }
                     }
                     Ok((target, stat)) => {
                         let mut entry = self.entry(Kind::Link, path, &stat);
                         entry.target = target.into_bytes();
-                        Found::Entry(entry, None)
+                        WalkedEntry::Entry(entry, None)
                     }
                     Err(error) => self.problem(path, "read the link", error),
                 }
             }
             other => {
                 let text = format!("{path} is {}, which cannot be sent", describe(other));
-                Found::Problem { path, refusal: Refusal::Source, text }
+                WalkedEntry::Problem { path, refusal: Refusal::Source, text }
             }
         })
     }

@@ -67,7 +67,7 @@ fn a_reset_at_every_frame_boundary_costs_at_most_a_block() {
             let (summary, error) = put(&patient(proxy.port), &file, &name);
             assert_eq!(
                 summary.verdict(error.as_ref()),
-                Verdict::Confirmed,
+                ItemVerdict::Confirmed,
                 "at {end}: {summary:?} {error:?}"
             );
             assert!(fs::read(to.path().join(&name)).unwrap() == content, "at {end}");
@@ -119,7 +119,7 @@ fn a_thousand_random_faults_and_nothing_wrong() {
             let copy = to.path().join(&name);
             let verdict = summary.verdict(error.as_ref());
             if which == sizes.len() {
-                if verdict == Verdict::Confirmed {
+                if verdict == ItemVerdict::Confirmed {
                     assert_eq!(picture(&copy), original, "{told}");
                     fs::set_permissions(
                         copy.join("empty"),
@@ -136,7 +136,7 @@ fn a_thousand_random_faults_and_nothing_wrong() {
                     fs::remove_file(&copy).unwrap();
                 }
                 let in_request = way == Way::ToServer && at < 80;
-                if verdict == Verdict::Confirmed && !in_request {
+                if verdict == ItemVerdict::Confirmed && !in_request {
                     assert!(there.is_some(), "{told}");
                 }
             }
@@ -144,7 +144,7 @@ fn a_thousand_random_faults_and_nothing_wrong() {
             let in_names = way == Way::ToServer && at < 400;
             let is_flip = matches!(fault, Fault::Flip(_));
             assert!(
-                verdict == Verdict::Confirmed
+                verdict == ItemVerdict::Confirmed
                     || is_flip && (in_names || which == sizes.len() || way == Way::ToClient),
                 "{told}"
             );
@@ -177,7 +177,7 @@ fn a_client_that_comes_back_goes_on_where_it_was() {
         let client = Client::new("127.0.0.1", proxy.port, options).unwrap();
         let (summary, error) = put(&client, &file, "copy");
         // All of it may have left before the cut was noticed; then it is unconfirmed.
-        assert_ne!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?}");
+        assert_ne!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?}");
         assert!(!to.path().join("copy").exists());
         // A newer session takes the file over at once, from one that has not yet noticed its end.
         shared.wait_for_sessions(1);
@@ -192,7 +192,7 @@ fn a_client_that_comes_back_goes_on_where_it_was() {
                 }
             },
         );
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
         assert!(resumed >= 6 * BLOCK as u64, "{resumed}");
         assert!(summary.wire <= content.len() as u64 - resumed + 2000, "{}", summary.wire);
     });
@@ -220,7 +220,7 @@ fn a_get_that_is_cut_goes_on_where_it_was() {
                     Progress::Moved { bytes } => moved += bytes,
                     _ => {}
                 });
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             assert!(summary.wire <= content.len() as u64 + BLOCK as u64 + 4000, "{}", summary.wire);
             assert_eq!(resumed + moved, content.len() as u64, "{resumed} bytes were said to be here");
         },
@@ -261,7 +261,7 @@ fn unverified_transfers_that_are_cut_go_on_where_they_were() {
         let proxy = cut(Way::ToClient);
         let output = Output::Path(from.path().join("back"));
         let (summary, error) = patient(proxy.port).get(&place("file"), &output, &options, &mut |_| {});
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
         assert!(summary.wire <= most, "{summary:?}");
     });
     for name in ["file", "pipe"] {
@@ -293,7 +293,11 @@ fn a_pipe_that_is_cut_goes_on_without_having_been_kept() {
             let client = patient(proxy.port);
             let (summary, error) =
                 client.put(Input::Pipe(reader.into()), &place(&name), &PutOptions::default(), &mut |_| {});
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "at {at}: {summary:?} {error:?}");
+            assert_eq!(
+                summary.verdict(error.as_ref()),
+                ItemVerdict::Confirmed,
+                "at {at}: {summary:?} {error:?}"
+            );
             writing.join().unwrap().unwrap();
             assert!(fs::read(to.path().join(&name)).unwrap() == content, "at {at}");
         }
@@ -312,6 +316,6 @@ fn a_receiver_that_stops_reading_is_given_up() {
     options.policy.idle = Duration::from_millis(200);
     let client = Client::new("127.0.0.1", listener.local_addr().unwrap().port(), options).unwrap();
     let (summary, error) = put(&client, &file, "x");
-    assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+    assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
     assert!(error.unwrap().to_string().contains("nothing was heard"));
 }

@@ -65,7 +65,7 @@ fn a_mad_client_harms_nobody() {
         let client = Client::new("127.0.0.1", proxy.port, ClientOptions::default()).unwrap();
         let (summary, error) =
             client.put(Input::Path(tree.clone()), &place("tree"), &PutOptions::default(), &mut |_| {});
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{error:?}");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{error:?}");
         let recorded = frames(&proxy.recorded.lock().unwrap());
         for seed in 0..ROUNDS {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -94,7 +94,7 @@ fn a_mad_server_harms_nobody() {
             let client = Client::new("127.0.0.1", proxy.port, ClientOptions::default()).unwrap();
             let output = Output::Path(from.path().join("copy"));
             let (summary, error) = client.get(&place("tree"), &output, &GetOptions::default(), &mut |_| {});
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{error:?}");
             let got = frames(&proxy.answered.lock().unwrap());
             let proxy = Proxy::new(shared.port, None);
             let client = Client::new("127.0.0.1", proxy.port, ClientOptions::default()).unwrap();
@@ -104,7 +104,7 @@ fn a_mad_server_harms_nobody() {
                 &PutOptions::default(),
                 &mut |_| {},
             );
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{error:?}");
             *recorded.lock().unwrap() = (got, frames(&proxy.answered.lock().unwrap()));
         },
     );

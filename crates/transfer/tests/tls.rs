@@ -59,7 +59,7 @@ fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
         let (client, asked) = client(shared.port, mine.path(), code.clone());
         let first = shared.server.code();
         let (verdict, error) = put(&client, "a");
-        assert_eq!(verdict, Verdict::NotDelivered);
+        assert_eq!(verdict, ItemVerdict::NotDelivered);
         assert!(error.unwrap().to_string().contains("code is wrong"));
         assert_ne!(shared.server.code(), first, "a code is good for one guess");
         *code.lock().unwrap() = shared.server.code();
@@ -67,12 +67,12 @@ fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
         assert!(error.unwrap().to_string().contains("too many attempts"), "guesses are slow");
         std::thread::sleep(Duration::from_millis(1_100));
         let (verdict, error) = put(&client, "a");
-        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 3), "{error:?}");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, 3), "{error:?}");
         let (verdict, error) = put(&client, "b");
-        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 3), "{error:?}");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, 3), "{error:?}");
         let (several, asked) = client_with(shared.port, mine.path(), code.clone(), 3);
         let (verdict, error) = put(&several, "c");
-        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (Verdict::Confirmed, 0), "{error:?}");
+        assert_eq!((verdict, asked.load(Ordering::SeqCst)), (ItemVerdict::Confirmed, 0), "{error:?}");
     });
     assert!(fs::read(to.path().join("b")).unwrap() == fs::read(&file).unwrap());
 }

@@ -33,7 +33,7 @@ fn a_file_arrives_with_a_receipt_that_both_sides_know() {
                         }
                     },
                 );
-                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
                 assert_eq!((summary.confirmed, summary.bytes, summary.peer_knows), (1, size as u64, true));
             },
         );
@@ -67,7 +67,7 @@ fn a_tree_arrives_as_it_is_and_comes_back() {
                 let mut options = GetOptions::default();
                 options.verify = verify;
                 let (summary, error) = shared.get_with("tree", back.path().join("again"), &options);
-                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
                 assert!(summary.peer_knows);
             },
         );
@@ -95,7 +95,7 @@ fn a_tree_that_is_there_is_compared_and_not_sent_again() {
             fs::write(&changed, bytes(4096, 99)).unwrap();
             fs::File::options().write(true).open(&changed).unwrap().set_modified(time).unwrap();
             let (summary, error) = shared.try_put(&top, "tree", &PutOptions::default());
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
             assert_eq!((summary.confirmed, summary.failed), (first.confirmed - 1, 1));
             assert!(summary.first_failure.as_ref().unwrap().contains("tree/small exists"), "{summary:?}");
             let mut replace = PutOptions::default();
@@ -126,7 +126,7 @@ fn a_pipe_of_unknown_length_arrives_and_a_file_goes_to_a_stream() {
                 &mut |_| {},
             );
             writing.join().unwrap();
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             let (mut reader, writer) = std::io::pipe().unwrap();
             let reading = std::thread::spawn(move || {
                 let mut got = Vec::new();
@@ -137,7 +137,7 @@ fn a_pipe_of_unknown_length_arrives_and_a_file_goes_to_a_stream() {
             let (summary, error) =
                 shared.client().get(&place("piped"), &output, &GetOptions::default(), &mut |_| {});
             drop(output);
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             assert!(reading.join().unwrap() == content);
         },
     );
@@ -176,7 +176,11 @@ fn a_file_that_shrinks_while_it_is_sent_is_not_delivered_and_the_others_are() {
                             _ => {}
                         }
                     });
-                assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered, "{summary:?} {error:?}");
+                assert_eq!(
+                    summary.verdict(error.as_ref()),
+                    ItemVerdict::NotDelivered,
+                    "{summary:?} {error:?}"
+                );
                 assert!(error.is_none(), "{error:?}");
             },
         );
@@ -251,7 +255,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
                 &options,
                 &mut |progress| would += u64::from(matches!(progress, Progress::WouldSend { .. })),
             );
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             assert_eq!(would, 12);
         },
     );
@@ -270,7 +274,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
                     (would, bytes) = (would + 1, bytes + more);
                 }
             });
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
             assert_eq!((would, bytes), (12, (9 * BLOCK + 4096 + 12_345 + 1) as u64));
             // What is in the way is said, too.
             fs::write(to.path().join("tree"), b"a file").unwrap();
@@ -323,7 +327,7 @@ fn a_server_of_another_kind_is_told_at_once() {
     let client = Client::new("127.0.0.1", port, ClientOptions::default()).unwrap();
     let input = Input::Path(from.path().into());
     let (summary, error) = client.put(input, &place(""), &PutOptions::default(), &mut |_| {});
-    assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+    assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
     let error = error.unwrap();
     assert!(error.to_string().ends_with("does not speak this protocol"), "{error}");
     assert_eq!(error.remedy(), Some(Remedy::CheckService));
@@ -338,7 +342,7 @@ fn what_is_refused_is_said_and_nothing_is_written() {
     fs::write(to.path().join("there"), b"old").unwrap();
     let refused = |shared: &Shared<'_>, to: &str, expected: &str| {
         let (summary, error) = shared.try_put(&file, to, &PutOptions::default());
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
         let said = summary
             .first_failure
             .as_ref()
@@ -387,7 +391,7 @@ fn links_out_of_the_directory_lead_nowhere() {
         |shared| {
             for from in ["out/secret", "file", "zero", "out", "fifo"] {
                 let (summary, error) = shared.get_with(from, back.path().join("got"), &GetOptions::default());
-                assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered, "{from}");
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered, "{from}");
             }
             let file = back.path().join("mine");
             fs::write(&file, b"mine").unwrap();
@@ -395,7 +399,7 @@ fn links_out_of_the_directory_lead_nowhere() {
                 let mut options = PutOptions::default();
                 options.replace = true;
                 let (summary, error) = shared.try_put(&file, into, &options);
-                let delivered = summary.verdict(error.as_ref()) == Verdict::Confirmed;
+                let delivered = summary.verdict(error.as_ref()) == ItemVerdict::Confirmed;
                 assert!(!delivered, "{into} {summary:?} {error:?}");
             }
             // A whole tree names what it cannot send, and sends the rest.
@@ -433,27 +437,27 @@ fn sinks_get_everything_or_nothing() {
             [("@broken", "`false` ended"), ("@clip", "no clipboard here"), ("@x", "no sink")]
         {
             let (summary, error) = shared.try_put(&file, sink, &PutOptions::default());
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
             let said = summary.first_failure.map(|reason| reason.to_string());
             let said = said.or(error.map(|error| error.to_string())).unwrap();
             assert!(said.contains(expected), "{said}");
         }
         fs::write(&file, bytes(3_000_000, 5)).unwrap();
         let (summary, error) = shared.try_put(&file, "@print", &PutOptions::default());
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
         assert!(summary.first_failure.unwrap().contains("at most 2000000"));
         assert_eq!(fs::read(&out).unwrap().len(), 1_500_000, "nothing of it was printed");
         shared.get("@date", to.path().join("date"));
         assert_eq!(fs::read(to.path().join("date")).unwrap(), b"now\n");
         let (summary, error) = shared.get_with("@bad", to.path().join("bad"), &GetOptions::default());
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
         assert!(!to.path().join("bad").exists());
         for (source, expected, remedy) in [
             ("@big", "more than 2000000 bytes", Remedy::RaiseMaxBytes),
             ("@slow", "`sleep` took too long", Remedy::RaiseMaxSeconds),
         ] {
             let (summary, error) = shared.get_with(source, to.path().join("bad"), &GetOptions::default());
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::NotDelivered);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
             let said = summary.first_failure.unwrap();
             assert!(said.contains(expected) && said.remedy() == Some(&remedy), "{said:?}");
             assert!(!to.path().join("bad").exists());
@@ -514,12 +518,12 @@ fn several_connections_carry_one_transfer() {
                 let name = format!("copy{streams}");
                 let (summary, error) =
                     client.put(Input::Path(top.clone()), &place(&name), &PutOptions::default(), &mut |_| {});
-                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
                 assert_eq!(picture(&top), picture(&to.path().join(&name)));
                 let output = Output::Path(from.path().join(&name));
                 let (summary, error) =
                     client.get(&place(&name), &output, &GetOptions::default(), &mut |_| {});
-                assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+                assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
                 assert_eq!(picture(&top), picture(&from.path().join(&name)));
             }
         },

@@ -35,7 +35,7 @@ Exit status: the client's own; 3 if a command could not be started or the server
 /// listens on the server's side; the server is ended (SIGTERM, then SIGKILL) when the client has.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Arguments {
+pub(crate) struct ExecArguments {
     /// The network.
     #[arg(long, default_value = "wifi", value_parser = links())]
     link: Link,
@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
     output: JsonBeside,
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: ExecArguments) -> ExitCode {
     let seed = arguments.chance.seed();
     if arguments.pcap.is_some() && arguments.link.loopback {
         return exit::fail(

@@ -23,8 +23,8 @@ use linger_netns::Isolation;
 use rustix::fs::Access;
 
 use capture::{Growing, begin, finish as finish_capture};
-use plan::{Grid, Refused, scenarios};
-use results::{Outcome, Plan, Report, Results, Show, Task};
+use plan::{Grid, RefusedPlan, scenarios};
+use results::{Outcome, Plan, Results, Show, Task, TaskReport};
 
 use crate::lines::{self, Verb as Of, line};
 use crate::memory::room_for;
@@ -45,9 +45,9 @@ use crate::{exit, interrupt, progress};
     the lab shows), or if a scenario's expectations are met; 1 if not, also where a response was only\n\
     at risk: all bytes came, and then a reset; 4 if this machine has no namespaces for the links."
 )]
-pub(crate) struct Arguments {
+pub(crate) struct LabArguments {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<LabVerb>,
     /// Scenarios to run; what they say cannot be said by options as well.
     #[arg(
         value_name = "FILE.toml",
@@ -81,14 +81,14 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
-    Exec(exec::Arguments),
+enum LabVerb {
+    Exec(exec::ExecArguments),
 }
 
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: LabArguments) -> ExitCode {
     // Before the first thread: unshare(CLONE_NEWUSER) refuses a process with several (unshare(2)).
     let entered = Isolation::prepare().enter();
-    if let Some(Verb::Exec(arguments)) = arguments.verb {
+    if let Some(LabVerb::Exec(arguments)) = arguments.verb {
         return match entered {
             Ok(()) => exec::run(arguments),
             Err(refused) => exit::fail(exit::NOT_POSSIBLE_HERE, refused),
@@ -165,17 +165,17 @@ fn largest_response(tasks: &[Task]) -> u64 {
     responses.max().unwrap_or(0).min(LARGEST_RESPONSE)
 }
 
-fn print(out: &mut Stdout, report: &Report) -> Result<(), Stopped> {
+fn print(out: &mut Stdout, report: &TaskReport) -> Result<(), Stopped> {
     match report {
-        Report::Cell(report) => out.json(&line(Of::Lab, lines::Cell::from(&**report)))?,
-        Report::Backlog(report) => out.json(&line(Of::Lab, lines::Backlog::from(&**report)))?,
-        Report::Failed(_) => {}
+        TaskReport::Cell(report) => out.json(&line(Of::Lab, lines::Cell::from(&**report)))?,
+        TaskReport::Backlog(report) => out.json(&line(Of::Lab, lines::Backlog::from(&**report)))?,
+        TaskReport::Failed(_) => {}
     }
     out.flush()
 }
 
 fn run_one(
-    arguments: &Arguments,
+    arguments: &LabArguments,
     entered: Result<(), linger_netns::IsolationRefused>,
     seed: u64,
 ) -> ExitCode {
@@ -222,7 +222,7 @@ fn finish(out: &mut Stdout, results: &Results, json: bool) -> ExitCode {
         out.text(format_args!("{}", text::render(results)))
     };
     for (_, report) in results.done() {
-        if let Report::Failed(error) = report {
+        if let TaskReport::Failed(error) = report {
             return exit::io("the lab could not be built", error);
         }
     }
@@ -249,7 +249,7 @@ fn summary(results: &Results) -> lines::Lab {
 }
 
 /// The cells that were asked for, and how their results are shown.
-fn tasks(arguments: &Arguments, has_links: bool, seed: u64) -> Result<(Vec<Task>, Show), Refused> {
+fn tasks(arguments: &LabArguments, has_links: bool, seed: u64) -> Result<(Vec<Task>, Show), RefusedPlan> {
     if !arguments.files.is_empty() {
         let (tasks, titles) = scenarios(&arguments.files, arguments.trials, arguments.chance.typed(), seed)?;
         return Ok((tasks, Show::Grid { titles }));
@@ -263,20 +263,20 @@ fn tasks(arguments: &Arguments, has_links: bool, seed: u64) -> Result<(Vec<Task>
     Ok((arguments.grid.three(&link, arguments.trials, seed)?, Show::Three))
 }
 
-fn try_one(task: &Task, arguments: &Arguments, shared: bool, stop: &Arc<Stop>) -> Report {
+fn try_one(task: &Task, arguments: &LabArguments, shared: bool, stop: &Arc<Stop>) -> TaskReport {
     match &task.plan {
         Plan::Cell(plan) => match try_cell(plan, arguments, shared, stop) {
-            Ok(report) => Report::Cell(Box::new(report)),
-            Err(error) => Report::Failed(error),
+            Ok(report) => TaskReport::Cell(Box::new(report)),
+            Err(error) => TaskReport::Failed(error),
         },
         Plan::Backlog(plan) => match burst(plan) {
-            Ok(report) => Report::Backlog(Box::new(report)),
-            Err(error) => Report::Failed(error),
+            Ok(report) => TaskReport::Backlog(Box::new(report)),
+            Err(error) => TaskReport::Failed(error),
         },
     }
 }
 
-fn try_cell(plan: &CellPlan, arguments: &Arguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
+fn try_cell(plan: &CellPlan, arguments: &LabArguments, shared: bool, stop: &Stop) -> io::Result<CellReport> {
     let capture = capture(plan, arguments)?;
     let open = capture.as_ref().map(|(_, open)| open.clone());
     let setting = Setting { capture: open, decisions: arguments.decisions.is_some(), shared };
@@ -297,7 +297,7 @@ fn name(plan: &CellPlan) -> String {
 }
 
 /// Begins the capture of a cell if one was asked for. Loopback has no wire to capture.
-fn capture(plan: &CellPlan, arguments: &Arguments) -> io::Result<Option<Growing>> {
+fn capture(plan: &CellPlan, arguments: &LabArguments) -> io::Result<Option<Growing>> {
     let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
     let create = |directory: &PathBuf| {
         let path = directory.join(format!("{}.pcapng", name(plan)));

@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use linger_lab::{Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, one};
 
 use super::look::network;
-use super::plan::{Grid, Refused};
+use super::plan::{Grid, RefusedPlan};
 use super::results::must_keep;
 use crate::exit;
 use crate::lines::{self, Verb, line};
 use crate::output::Stdout;
 
 /// The cell of which one connection is shown: what was named, or the loss.
-pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, Refused> {
+pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, RefusedPlan> {
     let several = |what: &str| (exit::BAD_USAGE, format!("--one: name one {what}, not several"));
     let ending = only(&grid.cells.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
     let peer = only(&grid.cells.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;

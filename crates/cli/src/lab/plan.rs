@@ -53,7 +53,7 @@ pub(crate) struct Cells {
 }
 
 /// Why there is nothing to run: an exit status, and a sentence.
-pub(crate) type Refused = (u8, String);
+pub(crate) type RefusedPlan = (u8, String);
 
 impl Grid {
     /// Whether no ending, peer or link was named, so that the default run applies.
@@ -61,7 +61,7 @@ impl Grid {
         self.cells.ending.is_empty() && self.cells.peer.is_empty() && self.cells.link.is_empty()
     }
 
-    fn check(&self) -> Result<(), Refused> {
+    fn check(&self) -> Result<(), RefusedPlan> {
         if self.server.response.0 == 0 || self.server.response.0 > LARGEST_RESPONSE {
             return Err((exit::BAD_USAGE, "--response: name 1 byte to 1GiB".to_owned()));
         }
@@ -95,7 +95,12 @@ impl Grid {
     }
 
     /// The cells of the default run: the usual close, what many take for its cure, and the cure.
-    pub(crate) fn three(&self, link: &Link, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, Refused> {
+    pub(crate) fn three(
+        &self,
+        link: &Link,
+        trials: Option<u64>,
+        seed: u64,
+    ) -> Result<Vec<Task>, RefusedPlan> {
         self.check()?;
         let cells = [Ending::Close, Ending::SoLinger(5), Ending::Lingering];
         Ok(cells
@@ -105,7 +110,7 @@ impl Grid {
     }
 
     /// Every ending against every peer over every link; the accept queue too where nothing was chosen.
-    pub(crate) fn all(&self, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, Refused> {
+    pub(crate) fn all(&self, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, RefusedPlan> {
         self.check()?;
         let mut tasks = Vec::new();
         let endings = or(&self.cells.ending, || {
@@ -145,7 +150,7 @@ pub(crate) fn scenarios(
     trials: Option<u64>,
     typed_seed: Option<u64>,
     seed: u64,
-) -> Result<(Vec<Task>, Vec<String>), Refused> {
+) -> Result<(Vec<Task>, Vec<String>), RefusedPlan> {
     let (mut tasks, mut titles) = (Vec::new(), Vec::new());
     for file in files {
         let name = file.display().to_string();

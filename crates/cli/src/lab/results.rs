@@ -14,7 +14,7 @@ pub(crate) enum Plan {
 }
 
 /// What became of a task.
-pub(crate) enum Report {
+pub(crate) enum TaskReport {
     Cell(Box<CellReport>),
     Backlog(Box<BacklogReport>),
     Failed(std::io::Error),
@@ -59,7 +59,7 @@ impl Outcome {
 /// Everything that is to be shown.
 pub(crate) struct Results {
     pub(crate) tasks: Vec<Task>,
-    pub(crate) reports: Vec<Option<Report>>,
+    pub(crate) reports: Vec<Option<TaskReport>>,
     pub(crate) show: Show,
     pub(crate) seed: u64,
     /// The command that repeats the run.
@@ -74,9 +74,9 @@ pub(crate) struct Results {
 
 impl Results {
     /// Whether a task came out otherwise than expected.
-    pub(crate) fn is_unexpected(&self, task: &Task, report: &Report) -> bool {
+    pub(crate) fn is_unexpected(&self, task: &Task, report: &TaskReport) -> bool {
         match report {
-            Report::Cell(report) => match task.expect {
+            TaskReport::Cell(report) => match task.expect {
                 // `--at-risk-ok` applies as well where a scenario expects every response kept.
                 Some(Expectation::NotKept(Share::None)) if self.at_risk_ok => report.tally.lost > 0,
                 Some(expect) => !expect.is_met(&report.tally),
@@ -85,12 +85,12 @@ impl Results {
                     must_keep(&report.plan) && report.tally.lost + at_risk > 0
                 }
             },
-            Report::Backlog(_) => false,
-            Report::Failed(_) => true,
+            TaskReport::Backlog(_) => false,
+            TaskReport::Failed(_) => true,
         }
     }
 
-    pub(crate) fn done(&self) -> impl Iterator<Item = (&Task, &Report)> {
+    pub(crate) fn done(&self) -> impl Iterator<Item = (&Task, &TaskReport)> {
         self.tasks.iter().zip(&self.reports).filter_map(|(task, report)| Some((task, report.as_ref()?)))
     }
 

@@ -9,7 +9,7 @@ use linger_lab::{
 use linger_untrusted::to_json;
 
 use super::look::{DIM, WIDTH, style};
-use super::results::{Report, Results, Show};
+use super::results::{Results, Show, TaskReport};
 use super::three;
 use crate::lines::{self, Verb, line};
 
@@ -18,7 +18,7 @@ pub(crate) fn render(results: &Results) -> String {
     let mut text = String::new();
     let cells: Vec<&CellReport> = results
         .done()
-        .filter_map(|(_, report)| if let Report::Cell(report) = report { Some(&**report) } else { None })
+        .filter_map(|(_, report)| if let TaskReport::Cell(report) = report { Some(&**report) } else { None })
         .collect();
     match &results.show {
         Show::Three => three::rows(&mut text, &cells),
@@ -50,7 +50,9 @@ fn grid(text: &mut String, titles: &[String], cells: &[&CellReport], results: &R
     }
     let bursts: Vec<&BacklogReport> = results
         .done()
-        .filter_map(|(_, report)| if let Report::Backlog(report) = report { Some(&**report) } else { None })
+        .filter_map(
+            |(_, report)| if let TaskReport::Backlog(report) = report { Some(&**report) } else { None },
+        )
         .collect();
     backlog(text, &bursts);
     let mut sentences = String::new();
@@ -236,7 +238,7 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
 
 fn expectations(text: &mut String, results: &Results) {
     for (task, report) in results.done() {
-        let Report::Cell(cell) = report else { continue };
+        let TaskReport::Cell(cell) = report else { continue };
         let plan = &cell.plan;
         let name = format!("{}, {}, {}", plan.ending, plan.peer, plan.link.name);
         if let Some(expect) = task.expect {

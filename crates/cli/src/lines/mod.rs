@@ -26,7 +26,7 @@ use serde::{Serialize, Serializer};
 pub(crate) use experiment::{Backlog, Cell, Client, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
 pub(crate) use probe::{Finding, Probe};
-pub(crate) use receipt::{Entry as ReceiptEntry, Summary as ReceiptSummary};
+pub(crate) use receipt::{Entry as ReceiptEntry, VerifySummary};
 pub(crate) use run::{Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, Entry, Listening, Served, Transferred, progress};

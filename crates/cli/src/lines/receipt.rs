@@ -1,6 +1,6 @@
 //! Lines of `linger receipt verify`.
 
-use linger_transfer::{Checked, Line};
+use linger_transfer::{Checked, ReceiptLine};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ impl Body for Entry<'_> {
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn new(line: &'a Line, checked: &'a Checked) -> Self {
+    pub(crate) fn new(line: &'a ReceiptLine, checked: &'a Checked) -> Self {
         let (check, text) = match checked {
             Checked::Same => ("same", None),
             Checked::Differs(why) => ("differs", Some(why.as_str())),
@@ -37,14 +37,14 @@ impl<'a> Entry<'a> {
 
 /// What all lines came to.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Summary {
+pub(crate) struct VerifySummary {
     /// Lines of the receipts.
     pub(crate) checked: u64,
     /// Those of which something differs.
     pub(crate) different: u64,
 }
 
-impl Body for Summary {
+impl Body for VerifySummary {
     const KIND: &'static str = "summary";
 }
 

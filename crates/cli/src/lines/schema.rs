@@ -55,7 +55,7 @@ fn kinds(verb: Verb) -> Vec<Kind> {
         }
         Verb::Ls => kinds![transfer::Entry],
         Verb::Probe => kinds![probe::Finding, probe::Probe],
-        Verb::Receipt => kinds![receipt::Entry<'_>, receipt::Summary],
+        Verb::Receipt => kinds![receipt::Entry<'_>, receipt::VerifySummary],
         Verb::Run => kinds![run::Report, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
         Verb::Share => {

@@ -1,7 +1,7 @@
 //! Lines of `linger put`, `get`, `ls` and `share`.
 
 use linger_transfer as library;
-use linger_transfer::{Confirmation, Error, Item, Progress, Summary, Verdict, hex};
+use linger_transfer::{Confirmation, Error, Item, ItemVerdict, Progress, Summary, hex};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -232,8 +232,8 @@ impl Body for Transferred {
 impl Transferred {
     pub(crate) fn new(summary: &Summary, error: Option<&Error>) -> Self {
         let verdict = match summary.verdict(error) {
-            Verdict::Confirmed => "confirmed",
-            Verdict::NotDelivered => "not_delivered",
+            ItemVerdict::Confirmed => "confirmed",
+            ItemVerdict::NotDelivered => "not_delivered",
             _ => "unconfirmed",
         };
         Self { verdict, account: Account::new(summary, error) }

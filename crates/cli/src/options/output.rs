@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::typed::{Address, listen_on};
+use crate::typed::{HostPort, listen_on};
 
 /// For verbs whose results are standard output.
 #[derive(Args, Clone, Copy, Debug)]
@@ -33,5 +33,5 @@ pub(crate) struct AtRisk {
 pub(crate) struct MetricsAt {
     /// Serve the counts for Prometheus at http://HOST:PORT/metrics.
     #[arg(long, visible_alias = "prometheus", value_name = "HOST:PORT", value_parser = listen_on)]
-    pub(crate) metrics: Option<Address>,
+    pub(crate) metrics: Option<HostPort>,
 }

@@ -22,7 +22,7 @@ use crate::{exit, interrupt};
     Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get server:@clipboard -\n\n\
     Exit status: 0 received and verified, 1 not received, 2 bad usage, 4 not possible here."
 )]
-pub(crate) struct Arguments {
+pub(crate) struct GetArguments {
     /// What to fetch.
     #[arg(value_name = "HOST:[PORT:]PATH")]
     from: OsString,
@@ -50,12 +50,12 @@ pub(crate) struct ListArguments {
     connect: Connect,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &GetArguments) -> ExitCode {
     get(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
-fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let Arguments { from, to, copying, connect } = arguments;
+fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
+    let GetArguments { from, to, copying, connect } = arguments;
     let remote = connect.remote(from)?;
     let mut options = GetOptions::default();
     options.replace = copying.replace;

@@ -20,8 +20,8 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
-    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, Security, Summary,
-    Verdict,
+    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, ItemVerdict, Keyring, Security,
+    Summary,
 };
 
 use crate::options::{Json, Silence};
@@ -218,8 +218,8 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
         Some(Error::Usage(_)) => exit::BAD_USAGE,
         Some(Error::NotPossibleHere(_)) => exit::NOT_POSSIBLE_HERE,
         _ => match summary.verdict(error) {
-            Verdict::Confirmed => exit::NOTHING_LOST,
-            Verdict::NotDelivered => exit::LOSS_FOUND,
+            ItemVerdict::Confirmed => exit::NOTHING_LOST,
+            ItemVerdict::NotDelivered => exit::LOSS_FOUND,
             _ => exit::COULD_NOT_TELL,
         },
     };

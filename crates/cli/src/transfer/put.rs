@@ -21,7 +21,7 @@ use crate::lines::Verb;
     pg_dump db | linger put - server:db.sql\n  linger put - server:@print < letter.ps\n\n\
     Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
 )]
-pub(crate) struct Arguments {
+pub(crate) struct PutArguments {
     /// What to send; `-` is standard input.
     #[arg(value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     from: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     connect: Connect,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &PutArguments) -> ExitCode {
     put(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
@@ -43,8 +43,8 @@ fn top(from: &Path) -> String {
     from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let Arguments { from, to, copying, connect } = arguments;
+fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
+    let PutArguments { from, to, copying, connect } = arguments;
     let remote = connect.remote(to)?;
     let mut options = PutOptions::default();
     options.replace = copying.replace;

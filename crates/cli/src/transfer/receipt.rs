@@ -11,19 +11,19 @@ use linger_untrusted::Untrusted;
 
 use super::{refuse, unusable};
 use crate::exit;
-use crate::lines::{self, ReceiptEntry, ReceiptSummary};
+use crate::lines::{self, ReceiptEntry, VerifySummary};
 use crate::options::Json;
 use crate::output::Stdout;
 
 /// Checks what is on file against receipts.
 #[derive(Args, Debug)]
-pub(crate) struct Arguments {
+pub(crate) struct ReceiptArguments {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ReceiptVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum ReceiptVerb {
     /// Compares length and BLAKE3 of a file, or of everything below a directory, with its receipts.
     ///
     /// Exit status: 0 all are the same, 1 something differs, 2 no receipt.
@@ -39,8 +39,8 @@ enum Verb {
     },
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Verb::Verify { receipt, path, output } = &arguments.verb;
+pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
+    let ReceiptVerb::Verify { receipt, path, output } = &arguments.verb;
     // Without a receipt there is nothing to compare with, which must not count as "nothing differs".
     if let Err(error) = File::open(receipt).and_then(|mut file| file.read(&mut [0])) {
         return refuse(&unusable("read", receipt, &error));
@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             let status = if bad == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
             let told = printed.and_then(|()| {
                 if output.json {
-                    let summary = ReceiptSummary { checked: all, different: bad };
+                    let summary = VerifySummary { checked: all, different: bad };
                     out.json(&lines::line(lines::Verb::Receipt, summary))?;
                 } else if bad == 0 {
                     out.text(format_args!("{all} of {all} as in the receipt\n"))?;

@@ -9,15 +9,15 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
-    Config, Displays, Durability, Ending, Error, Identity, Keyring, PORT, Served, Server, ServerKeys,
-    Serving, ShareOptions, confine,
+    Config, Displays, Durability, Error, Identity, Keyring, PORT, Served, Server, ServerKeys, Serving,
+    ShareEnding, ShareOptions, confine,
 };
 
 use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
 use crate::lines::{self, Verb, line};
 use crate::options::{Json, Silence};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{Address, Names, listen_on, one_of};
+use crate::typed::{HostPort, Names, listen_on, one_of};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
@@ -29,13 +29,13 @@ use crate::{exit, interrupt};
     Exit status: 0 ended on request, 2 bad usage, 3 the directory or the address cannot be used,\n\
     4 not possible here; with --once that of the one connection, as with `put`."
 )]
-pub(crate) struct Arguments {
+pub(crate) struct ShareArguments {
     /// The directory.
     #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
     /// Address and port to listen on; systemd's sockets are used if there are any.
     #[arg(long, value_name = "HOST:PORT", default_value_t = everywhere(), value_parser = listen_on)]
-    listen: Address,
+    listen: HostPort,
     /// Let peers write into it.
     #[arg(long)]
     writable: bool,
@@ -57,23 +57,24 @@ pub(crate) struct Arguments {
     output: Json,
     /// How a connection ends: `lingering`, or `close` to see receipts lost.
     #[arg(long, value_name = "HOW", default_value = "lingering", hide = true, value_parser = endings())]
-    ending: Ending,
+    ending: ShareEnding,
 }
 
-fn everywhere() -> Address {
-    Address { host: Ipv6Addr::UNSPECIFIED.to_string(), port: PORT }
+fn everywhere() -> HostPort {
+    HostPort { host: Ipv6Addr::UNSPECIFIED.to_string(), port: PORT }
 }
 
-fn endings() -> Names<Ending> {
-    const ENDINGS: [(&str, Ending); 2] = [("lingering", Ending::Lingering), ("close", Ending::Close)];
+fn endings() -> Names<ShareEnding> {
+    const ENDINGS: [(&str, ShareEnding); 2] =
+        [("lingering", ShareEnding::Lingering), ("close", ShareEnding::Close)];
     Names::new(ENDINGS.map(|(name, _)| name), |name| one_of(&ENDINGS, name))
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &ShareArguments) -> ExitCode {
     share(arguments).unwrap_or_else(|error| cannot_tell(&error))
 }
 
-fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
+fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let mut options = ShareOptions::new(&arguments.directory);
     options.writable = arguments.writable;
     options.config = configuration(arguments)?;
@@ -210,7 +211,7 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-fn configuration(arguments: &Arguments) -> Result<Config, Error> {
+fn configuration(arguments: &ShareArguments) -> Result<Config, Error> {
     let (path, named) = match &arguments.config {
         Some(path) => (path.clone(), true),
         None => (home()?.join("share.toml"), false),
@@ -225,7 +226,7 @@ fn configuration(arguments: &Arguments) -> Result<Config, Error> {
 }
 
 /// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
-fn listener(address: &Address) -> Result<TcpListener, Error> {
+fn listener(address: &HostPort) -> Result<TcpListener, Error> {
     let failed = |source| Error::Io { doing: "listen on", what: address.to_string(), source };
     if let Some(given) = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(failed)? {
         return Ok(given);

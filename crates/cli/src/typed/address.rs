@@ -12,13 +12,13 @@ use linger_untrusted::Untrusted;
 
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
+pub(crate) struct HostPort {
     /// Without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-impl Address {
+impl HostPort {
     /// The first address that the host has.
     pub(crate) fn resolve(&self) -> io::Result<SocketAddr> {
         let mut found = (self.host.as_str(), self.port).to_socket_addrs()?;
@@ -26,7 +26,7 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
@@ -34,7 +34,7 @@ impl fmt::Display for Address {
 }
 
 /// An address to connect to.
-pub(crate) fn connect_to(text: &str) -> Result<Address, String> {
+pub(crate) fn connect_to(text: &str) -> Result<HostPort, String> {
     const FORM: &str = "write HOST:PORT, as server:8080, 192.0.2.7:8080 or [2001:db8::7]:8080";
     let address = parse(text).map_err(|why| format!("{why}; {FORM}"))?;
     if address.port == 0 {
@@ -44,13 +44,13 @@ pub(crate) fn connect_to(text: &str) -> Result<Address, String> {
 }
 
 /// An address to listen on.
-pub(crate) fn listen_on(text: &str) -> Result<Address, String> {
+pub(crate) fn listen_on(text: &str) -> Result<HostPort, String> {
     const FORM: &str = "write HOST:PORT, as 127.0.0.1:8080, [::1]:8080, or :8080 for all addresses";
     let everywhere = text.strip_prefix('*').unwrap_or(text).strip_prefix(':');
     let address = match everywhere {
         // `::1` begins with a colon, too.
         Some(number) if !number.contains(':') => {
-            number_of(number).map(|port| Address { host: Ipv6Addr::UNSPECIFIED.to_string(), port })
+            number_of(number).map(|port| HostPort { host: Ipv6Addr::UNSPECIFIED.to_string(), port })
         }
         _ => parse(text),
     };
@@ -67,7 +67,7 @@ pub(crate) fn listen_on_fastcgi(text: &str) -> Result<FastCgi, String> {
     fastcgi_by(text, listen_on)
 }
 
-fn fastcgi_by(text: &str, tcp: fn(&str) -> Result<Address, String>) -> Result<FastCgi, String> {
+fn fastcgi_by(text: &str, tcp: fn(&str) -> Result<HostPort, String>) -> Result<FastCgi, String> {
     match text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text)) {
         Some("") => Err("the socket's path is missing; write unix:/PATH".to_owned()),
         Some(path) => Ok(FastCgi::Unix(PathBuf::from(path))),
@@ -90,14 +90,14 @@ fn number_of(text: &str) -> Result<u16, String> {
     number.ok_or_else(|| format!("`{}` is no port, 1 to 65535", Untrusted::from(text).terminal()))
 }
 
-fn parse(text: &str) -> Result<Address, String> {
+fn parse(text: &str) -> Result<HostPort, String> {
     if !text.contains(':') {
         return Err("has no port".to_owned());
     }
     let (host, number) = host_and_rest(text.as_bytes(), "PORT")?;
     // What follows the colon of valid text is valid.
     let port = number_of(&String::from_utf8_lossy(number))?;
-    Ok(Address { host: host.to_owned(), port })
+    Ok(HostPort { host: host.to_owned(), port })
 }
 
 /// The host, and what follows its colon; `rest` says what that is, for messages.
@@ -148,8 +148,8 @@ fn host<'a>(name: &'a [u8], rest: &str) -> Result<&'a str, String> {
 mod tests {
     use super::*;
 
-    fn at(host: &str, port: u16) -> Address {
-        Address { host: host.to_owned(), port }
+    fn at(host: &str, port: u16) -> HostPort {
+        HostPort { host: host.to_owned(), port }
     }
 
     #[test]

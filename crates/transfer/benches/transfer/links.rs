@@ -35,7 +35,7 @@ pub(crate) fn end(words: &[&str]) {
             options.durability = Durability::Memory;
             let place = Destination::typed(to.as_bytes()).expect("a place");
             let (summary, error) = client.put(Input::Path((*from).into()), &place, &options, &mut |_| {});
-            assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
         }
         ["link-time", into, program, arguments @ ..] => {
             let started = Instant::now();

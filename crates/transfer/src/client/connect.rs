@@ -14,7 +14,7 @@ use crate::bundle::{self, Bundle};
 use crate::cancel::Cancel;
 use crate::driver::Session;
 use crate::error::Error;
-use crate::machine::{Limits, Role};
+use crate::machine::{Role, SessionLimits};
 use crate::options::Security;
 use crate::reason::{Reason, Remedy};
 use crate::serve::is_local;
@@ -39,7 +39,13 @@ impl Client {
             Box::new(Bundle::new(members))
         };
         let deadlines = self.options.deadlines;
-        Ok(Session::with(transport, Role::Initiator, Limits::default(), deadlines, self.cancel.clone()))
+        Ok(Session::with(
+            transport,
+            Role::Initiator,
+            SessionLimits::default(),
+            deadlines,
+            self.cancel.clone(),
+        ))
     }
 
     fn connection(&self) -> Result<Box<dyn Transport>, Error> {

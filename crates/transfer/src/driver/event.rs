@@ -3,7 +3,7 @@
 /// Something the peer did.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum SessionEvent {
     /// It opened a stream.
     Opened {
         /// The stream.

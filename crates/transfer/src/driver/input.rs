@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use super::{BUFFER, DIRECT, Event, GLANCE, Session, eof};
+use super::{BUFFER, DIRECT, GLANCE, Session, SessionEvent, eof};
 use crate::error::Error;
 use crate::machine::Disposal;
 use crate::wire::{self, HEADER, Header, Kind, PREFACE, read_reason};
@@ -27,7 +27,7 @@ impl Session {
     }
 
     /// Takes one frame from the buffer; `None` if no whole one is there.
-    pub(super) fn parse(&mut self) -> Result<Option<Event>, Error> {
+    pub(super) fn parse(&mut self) -> Result<Option<SessionEvent>, Error> {
         loop {
             let waiting = &self.input[self.parsed..self.filled];
             if !self.preface_read {
@@ -58,25 +58,25 @@ impl Session {
                     self.drop_payload()?;
                     continue;
                 }
-                return Ok(Some(Event::Data { stream, length }));
+                return Ok(Some(SessionEvent::Data { stream, length }));
             }
             if verdict == Disposal::Drop {
                 continue;
             }
             match header.kind {
-                Kind::Open => return Ok(Some(Event::Opened { stream, request: payload })),
+                Kind::Open => return Ok(Some(SessionEvent::Opened { stream, request: payload })),
                 Kind::Message => {
                     self.give_credit(stream, length);
-                    return Ok(Some(Event::Message { stream, bytes: payload }));
+                    return Ok(Some(SessionEvent::Message { stream, bytes: payload }));
                 }
-                Kind::Finish => return Ok(Some(Event::Finished { stream })),
+                Kind::Finish => return Ok(Some(SessionEvent::Finished { stream })),
                 Kind::Cancel => {
                     let (_, reason) = read_reason(&payload)?;
-                    return Ok(Some(Event::Cancelled { stream, reason }));
+                    return Ok(Some(SessionEvent::Cancelled { stream, reason }));
                 }
                 Kind::Bye => {
                     let (code, reason) = read_reason(&payload)?;
-                    return Ok(Some(Event::Bye { code, reason }));
+                    return Ok(Some(SessionEvent::Bye { code, reason }));
                 }
                 Kind::Credit => {
                     let bytes = payload.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
@@ -122,12 +122,12 @@ impl Session {
         let mut any = false;
         while self.payload == 0 && self.inbox_has_room() {
             match self.parse()? {
-                Some(Event::Data { stream, length }) => {
+                Some(SessionEvent::Data { stream, length }) => {
                     // The caller takes it later; credit is given back then.
                     let mut bytes = vec![0; length];
                     self.payload = 0;
                     self.read_ahead(&mut bytes)?;
-                    self.inbox.push_back((Event::Data { stream, length }, bytes));
+                    self.inbox.push_back((SessionEvent::Data { stream, length }, bytes));
                     any = true;
                 }
                 Some(event) => {
@@ -179,13 +179,13 @@ impl Session {
     }
 
     /// The next event that arrived before the connection was lost and was not taken yet.
-    pub fn last_words(&mut self) -> Option<Event> {
+    pub fn last_words(&mut self) -> Option<SessionEvent> {
         self.payload = 0;
         self.ahead.clear();
         self.inbox.pop_front().map(|(event, _)| event)
     }
 
-    pub(super) fn keep(&mut self, event: Event) {
+    pub(super) fn keep(&mut self, event: SessionEvent) {
         self.inbox.push_back((event, Vec::new()));
     }
 

@@ -183,8 +183,8 @@ mod tests {
 
     use super::*;
     use crate::cancel::Cancel;
-    use crate::driver::{Deadlines, Event};
-    use crate::machine::{Limits, Role};
+    use crate::driver::{Deadlines, SessionEvent};
+    use crate::machine::{Role, SessionLimits};
     use crate::transport::Plain;
     use crate::wire::{preface, reason_bytes};
 
@@ -238,7 +238,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let limits = Limits { window: 128 << 10, most: 128 << 10, streams: 1 };
+        let limits = SessionLimits { window: 128 << 10, most: 128 << 10, streams: 1 };
         let session = move |stream, role| {
             let plain = Box::new(Plain::new(stream).unwrap());
             Session::with(plain, role, limits, Deadlines::default(), Cancel::new().unwrap())
@@ -248,12 +248,12 @@ mod tests {
             let mut bytes = 0;
             loop {
                 match session.receive().unwrap() {
-                    Event::Data { length, .. } => {
+                    SessionEvent::Data { length, .. } => {
                         bytes += length;
                         session.read_data(&mut vec![0; length]).unwrap();
                     }
-                    Event::Message { bytes: message, .. } => bytes += message.len(),
-                    Event::Opened { .. } => {}
+                    SessionEvent::Message { bytes: message, .. } => bytes += message.len(),
+                    SessionEvent::Opened { .. } => {}
                     other => return (other, bytes),
                 }
             }
@@ -268,7 +268,7 @@ mod tests {
         session.finish(stream).unwrap();
         session.flush().unwrap();
         let bytes = (128 << 10) + 9 + 5 * ((1 << 20) + 1);
-        assert_eq!(receiving.join().unwrap(), (Event::Finished { stream }, bytes));
+        assert_eq!(receiving.join().unwrap(), (SessionEvent::Finished { stream }, bytes));
     }
 
     #[test]

@@ -17,7 +17,7 @@ fn sealed(kind: u8, stream: u16, length: u32) -> [u8; crate::wire::HEADER] {
 
 #[test]
 fn a_stream_lives_from_open_to_both_finishes() {
-    let mut machine = Machine::new(Role::Responder, Limits::default());
+    let mut machine = Machine::new(Role::Responder, SessionLimits::default());
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
     assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Disposal::Deliver));
     assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Err(Violation::BadStream(1)));
@@ -32,7 +32,7 @@ fn a_stream_lives_from_open_to_both_finishes() {
 
 #[test]
 fn frames_that_cross_a_cancel_are_dropped() {
-    let mut machine = Machine::new(Role::Responder, Limits::default());
+    let mut machine = Machine::new(Role::Responder, SessionLimits::default());
     machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
     assert!(machine.cancel(1));
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 9)), Ok(Disposal::Drop));
@@ -53,7 +53,7 @@ fn take(machine: &mut Machine, bytes: u64, step: Duration, round_trip: Duration)
 
 #[test]
 fn the_window_grows_on_a_long_path_alone() {
-    let limits = Limits { window: 1 << 20, most: 4 << 20, streams: 1 };
+    let limits = SessionLimits { window: 1 << 20, most: 4 << 20, streams: 1 };
     for (round_trip, grown) in [(1, 0), (100, 3 << 20)] {
         let mut machine = Machine::new(Role::Responder, limits);
         machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
@@ -68,7 +68,7 @@ proptest! {
     /// Whatever arrives, a peer never has more than a window of ungranted bytes accepted, nor more streams.
     #[test]
     fn credit_bounds_what_is_accepted(frames in prop::collection::vec((1u8..10, 0u16..6, 0u32..2_000_000), 0..200)) {
-        let limits = Limits { window: 1 << 20, most: 1 << 20, streams: 2 };
+        let limits = SessionLimits { window: 1 << 20, most: 1 << 20, streams: 2 };
         let mut machine = Machine::new(Role::Responder, limits);
         let mut accepted = 0u64;
         for (kind, stream, length) in frames {
@@ -87,14 +87,14 @@ proptest! {
 const WINDOW: u64 = 4 << 20;
 
 /// A machine that accepted one stream, number 1.
-fn responder(limits: Limits) -> Machine {
+fn responder(limits: SessionLimits) -> Machine {
     let mut machine = Machine::new(Role::Responder, limits);
     assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Disposal::Deliver));
     machine
 }
 
-fn limits(window: u64, most: u64, streams: usize) -> Limits {
-    Limits { window, most, streams }
+fn limits(window: u64, most: u64, streams: usize) -> SessionLimits {
+    SessionLimits { window, most, streams }
 }
 
 fn never_asked() -> Option<Duration> {
@@ -104,7 +104,7 @@ fn never_asked() -> Option<Duration> {
 #[test]
 fn a_peer_opens_its_own_numbers_upwards() {
     for (role, good, bad) in [(Role::Responder, [1, 3, 9], 4), (Role::Initiator, [2, 4, 10], 3)] {
-        let mut machine = Machine::new(role, Limits::default());
+        let mut machine = Machine::new(role, SessionLimits::default());
         for id in [0, bad] {
             assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Err(Violation::BadStream(id)), "{role:?}");
         }
@@ -165,7 +165,7 @@ fn who_may_still_send_depends_on_who_has_finished() {
     let finish = frame(Kind::Finish, 1, 0);
     let bad = Err(Violation::BadStream(1));
 
-    let mut local = responder(Limits::default());
+    let mut local = responder(SessionLimits::default());
     assert!(local.finish(1));
     assert_eq!((local.sendable(1), local.finish(1)), (None, false));
     assert_eq!(local.arrived(data), Ok(Disposal::Deliver), "the peer has not finished");
@@ -173,28 +173,28 @@ fn who_may_still_send_depends_on_who_has_finished() {
     assert_eq!(local.arrived(finish), Ok(Disposal::Deliver));
     assert_eq!((local.arrived(data), local.arrived(finish)), (bad, bad), "closed");
 
-    let mut remote = responder(Limits::default());
+    let mut remote = responder(SessionLimits::default());
     assert_eq!(remote.arrived(finish), Ok(Disposal::Deliver));
     assert_eq!((remote.arrived(data), remote.arrived(finish)), (bad, bad), "it has finished");
-    assert_eq!(remote.sendable(1), Some(Limits::default().window));
+    assert_eq!(remote.sendable(1), Some(SessionLimits::default().window));
     assert!(remote.finish(1));
     assert_eq!((remote.sendable(1), remote.finish(1), remote.cancel(1)), (None, false, false), "closed");
 }
 
 #[test]
 fn frames_for_streams_that_never_were_break_the_rules_and_late_credit_does_not() {
-    let mut machine = Machine::new(Role::Responder, Limits::default());
+    let mut machine = Machine::new(Role::Responder, SessionLimits::default());
     for kind in [Kind::Message, Kind::Data, Kind::Finish, Kind::Cancel] {
         assert_eq!(machine.arrived(frame(kind, 1, 1)), Err(Violation::BadStream(1)), "{kind:?}");
     }
     assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Disposal::Drop));
-    let mut machine = responder(Limits::default());
+    let mut machine = responder(SessionLimits::default());
     assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Disposal::Deliver));
 }
 
 #[test]
 fn the_peer_cancels_in_both_directions() {
-    let mut machine = responder(Limits::default());
+    let mut machine = responder(SessionLimits::default());
     assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Disposal::Deliver));
     assert_eq!((machine.sendable(1), machine.finish(1), machine.cancel(1)), (None, false, false));
     assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::BadStream(1)), "it cancelled itself");
@@ -222,7 +222,7 @@ fn as_many_of_our_cancels_are_remembered_as_streams_may_be_open() {
 #[test]
 fn frames_of_the_session_belong_to_no_stream_and_nothing_follows_a_goodbye() {
     for kind in [Kind::Ping, Kind::Pong, Kind::Bye] {
-        let mut machine = responder(Limits::default());
+        let mut machine = responder(SessionLimits::default());
         assert_eq!(machine.arrived(frame(kind, 1, 8)), Err(Violation::BadStream(1)), "{kind:?}");
         assert_eq!(machine.arrived(frame(kind, 0, 8)), Ok(Disposal::Deliver));
         let after = machine.arrived(frame(Kind::Data, 1, 1));
@@ -358,5 +358,5 @@ fn the_longest_frame_is_half_a_window_or_a_block() {
 
 #[test]
 fn the_defaults_are_those_of_the_protocol() {
-    assert_eq!(Limits::default(), Limits { window: 2_097_152, most: 16_777_216, streams: 16 });
+    assert_eq!(SessionLimits::default(), SessionLimits { window: 2_097_152, most: 16_777_216, streams: 16 });
 }

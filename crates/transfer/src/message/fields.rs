@@ -1,6 +1,6 @@
 //! The fields that messages are made of: integers, strings, options, and what stands for each choice.
 
-use super::{Answer, Durability, Entry, Kind, MAX_TEXT, Options, Refusal, Time};
+use super::{Durability, EntryAnswer, Kind, MAX_TEXT, Options, Refusal, Time, TreeEntry};
 use crate::hash::Tree;
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
@@ -84,7 +84,7 @@ impl Writer {
         self.bytes(text.to_wire(MAX_TEXT).as_bytes());
     }
 
-    pub(super) fn entry(&mut self, entry: &Entry) {
+    pub(super) fn entry(&mut self, entry: &TreeEntry) {
         self.u64(entry.index);
         self.kind(entry.kind);
         self.bytes(entry.path.as_bytes());
@@ -97,10 +97,10 @@ impl Writer {
         self.bytes(&entry.target);
     }
 
-    pub(super) fn answer(&mut self, answer: &Answer) {
+    pub(super) fn answer(&mut self, answer: &EntryAnswer) {
         match answer {
-            Answer::Fresh => self.u8(0),
-            Answer::Partial(tree) => {
+            EntryAnswer::Fresh => self.u8(0),
+            EntryAnswer::Partial(tree) => {
                 self.u8(1);
                 self.u64(tree.blocks());
                 self.u8(tree.stack().len() as u8);
@@ -109,11 +109,11 @@ impl Writer {
                 }
                 self.option(tree.alone().as_ref(), |out, hash| out.fixed(hash));
             }
-            Answer::Complete(hash) => {
+            EntryAnswer::Complete(hash) => {
                 self.u8(2);
                 self.fixed(hash);
             }
-            Answer::Refused(refusal, text) => {
+            EntryAnswer::Refused(refusal, text) => {
                 self.u8(3);
                 self.refusal(*refusal, text);
             }
@@ -239,8 +239,8 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn entry(&mut self) -> Result<Entry, Violation> {
-        Ok(Entry {
+    pub(super) fn entry(&mut self) -> Result<TreeEntry, Violation> {
+        Ok(TreeEntry {
             index: self.u64()?,
             kind: self.kind()?,
             path: self.path()?,
@@ -259,9 +259,9 @@ impl Reader<'_> {
         if length <= i64::MAX as u64 { Ok(length) } else { Err(self.malformed()) }
     }
 
-    pub(super) fn answer(&mut self) -> Result<Answer, Violation> {
+    pub(super) fn answer(&mut self) -> Result<EntryAnswer, Violation> {
         Ok(match self.u8()? {
-            0 => Answer::Fresh,
+            0 => EntryAnswer::Fresh,
             1 => {
                 let blocks = self.u64()?;
                 let depth = usize::from(self.u8()?);
@@ -270,10 +270,10 @@ impl Reader<'_> {
                 }
                 let stack = (0..depth).map(|_| self.fixed()).collect::<Result<_, _>>()?;
                 let alone = self.option(Self::fixed)?;
-                Answer::Partial(Tree::restore(blocks, stack, alone).ok_or(self.malformed())?)
+                EntryAnswer::Partial(Tree::restore(blocks, stack, alone).ok_or(self.malformed())?)
             }
-            2 => Answer::Complete(self.fixed()?),
-            3 => Answer::Refused(self.refusal()?, self.reason()?),
+            2 => EntryAnswer::Complete(self.fixed()?),
+            3 => EntryAnswer::Refused(self.refusal()?, self.reason()?),
             _ => return Err(self.malformed()),
         })
     }

@@ -12,7 +12,7 @@ fn examples() -> Vec<Message> {
     vec![
         Message::Offer { name: b"n".to_vec(), directory: true },
         Message::Accept { ask: true },
-        Message::Entry(Entry {
+        Message::Entry(TreeEntry {
             index: 7,
             kind: Kind::Link,
             path,
@@ -24,10 +24,10 @@ fn examples() -> Vec<Message> {
             sparse: true,
             target: b"../x".to_vec(),
         }),
-        Message::Answer { index: 1, answer: Answer::Partial(tree) },
-        Message::Answer { index: 1, answer: Answer::Complete([2; 32]) },
-        Message::Answer { index: 1, answer: Answer::Refused(Refusal::Exists, "é".into()) },
-        Message::Answer { index: 1, answer: Answer::Fresh },
+        Message::Answer { index: 1, answer: EntryAnswer::Partial(tree) },
+        Message::Answer { index: 1, answer: EntryAnswer::Complete([2; 32]) },
+        Message::Answer { index: 1, answer: EntryAnswer::Refused(Refusal::Exists, "é".into()) },
+        Message::Answer { index: 1, answer: EntryAnswer::Fresh },
         Message::Hole { bytes: 1 << 20 },
         Message::Sum { value: [9; 32] },
         Message::End { index: 1, size: 2, hash: None },

@@ -5,7 +5,7 @@ use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Tree;
-use crate::message::{Answer, Entry, Kind, Message, Refusal, Token};
+use crate::message::{EntryAnswer, Kind, Message, Refusal, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
@@ -14,8 +14,8 @@ use crate::wire::Violation;
 
 impl Receiver<'_> {
     /// Takes an announcement.
-    pub(super) fn entry(&mut self, entry: Entry) -> Result<(), Error> {
-        let Entry { index, kind, .. } = entry;
+    pub(super) fn entry(&mut self, entry: TreeEntry) -> Result<(), Error> {
+        let TreeEntry { index, kind, .. } = entry;
         if self.files.len() >= MAX_ANNOUNCED || (!self.ask && !self.files.is_empty()) {
             return Err(Violation::Unexpected("too many announcements").into());
         }
@@ -78,22 +78,22 @@ impl Receiver<'_> {
     }
 
     /// In a dry run every entry is answered, and nothing else happens.
-    fn dry(&mut self, entry: Entry) -> Result<(), Error> {
+    fn dry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
             OpenTarget::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
             OpenTarget::Sink(spool) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
             _ => Ok(Ok(Tree::new())),
         });
         let answer = match looked {
-            Ok(Ok(_)) => Answer::Fresh,
+            Ok(Ok(_)) => EntryAnswer::Fresh,
             // A directory below the top would have been made by then.
-            Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => Answer::Fresh,
-            Ok(Err(hash)) => Answer::Complete(hash),
-            Err(Fault(refusal, text)) => Answer::Refused(refusal, text),
+            Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => EntryAnswer::Fresh,
+            Ok(Err(hash)) => EntryAnswer::Complete(hash),
+            Err(Fault(refusal, text)) => EntryAnswer::Refused(refusal, text),
         };
-        let Entry { index, path, kind, size, .. } = entry;
-        let bytes = if matches!(answer, Answer::Complete(_)) { 0 } else { size.unwrap_or(0) };
-        if let Answer::Refused(refusal, text) = &answer {
+        let TreeEntry { index, path, kind, size, .. } = entry;
+        let bytes = if matches!(answer, EntryAnswer::Complete(_)) { 0 } else { size.unwrap_or(0) };
+        if let EntryAnswer::Refused(refusal, text) = &answer {
             self.note_failure(text);
             (self.observe)(Progress::NotDelivered { path, refusal: *refusal, text: text.clone() });
         } else {
@@ -102,8 +102,8 @@ impl Receiver<'_> {
         self.say(&Message::Answer { index, answer })
     }
 
-    fn announce(&mut self, entry: Entry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
-        let Entry { index, kind, size, .. } = entry;
+    fn announce(&mut self, entry: TreeEntry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
+        let TreeEntry { index, kind, size, .. } = entry;
         let path = entry.path.clone();
         let state = match dest.and_then(|dest| self.look(entry, dest)) {
             Ok(state) => {
@@ -116,7 +116,7 @@ impl Receiver<'_> {
                     self.paths.remove(&index);
                     (self.observe)(Progress::NotDelivered { path, refusal, text: text.clone() });
                     self.note_failure(&text);
-                    return self.say(&Message::Answer { index, answer: Answer::Refused(refusal, text) });
+                    return self.say(&Message::Answer { index, answer: EntryAnswer::Refused(refusal, text) });
                 }
                 self.failed(index, &path, Fault(refusal, text))?;
                 Waits::Dropped
@@ -124,9 +124,11 @@ impl Receiver<'_> {
         };
         if self.ask {
             let answer = match &state {
-                Waits::Landing(landing) if landing.tree.blocks() > 0 => Answer::Partial(landing.tree.clone()),
-                Waits::Complete { hash, .. } => Answer::Complete(*hash),
-                _ => Answer::Fresh,
+                Waits::Landing(landing) if landing.tree.blocks() > 0 => {
+                    EntryAnswer::Partial(landing.tree.clone())
+                }
+                Waits::Complete { hash, .. } => EntryAnswer::Complete(*hash),
+                _ => EntryAnswer::Fresh,
             };
             self.say(&Message::Answer { index, answer })?;
         }
@@ -135,7 +137,7 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    fn look(&mut self, mut entry: Entry, dest: RelPath) -> Result<Waits, Fault> {
+    fn look(&mut self, mut entry: TreeEntry, dest: RelPath) -> Result<Waits, Fault> {
         if leaves_part(&entry) {
             // The same source may go to several names at once.
             entry.token = bound(entry.token, &dest);

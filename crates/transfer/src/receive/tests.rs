@@ -20,8 +20,8 @@ use crate::cancel::Cancel;
 use crate::claim::Claims;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
-use crate::machine::{Limits, Role};
-use crate::message::{Answer, Durability, Entry, Time};
+use crate::machine::{Role, SessionLimits};
+use crate::message::{Durability, EntryAnswer, Time, TreeEntry};
 use crate::sink::{Config, Displays};
 use crate::transport::Plain;
 use crate::wire::{self, HEADER, Header, Kind as Frame, PREFACE};
@@ -149,11 +149,14 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     // Both ends are here: silence means that one of them has forgotten the other.
     let deadlines = Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10) };
     let cancel = Cancel::new().unwrap();
-    let mut session = Session::with(plain, Role::Responder, Limits::default(), deadlines, cancel.clone());
+    let mut session =
+        Session::with(plain, Role::Responder, SessionLimits::default(), deadlines, cancel.clone());
     let script = script.to_vec();
     let sending = std::thread::spawn(move || sender(socket, &script));
     for expected in [EARLIER, STREAM] {
-        assert!(matches!(session.receive().unwrap(), Event::Opened { stream, .. } if stream == expected));
+        assert!(
+            matches!(session.receive().unwrap(), SessionEvent::Opened { stream, .. } if stream == expected)
+        );
     }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
     let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
@@ -251,8 +254,8 @@ fn hash(content: &[u8]) -> Option<Hash> {
     Some(*blake3::hash(content).as_bytes())
 }
 
-fn entry(index: u64, kind: Kind, path: &str, size: Option<u64>) -> Entry {
-    Entry {
+fn entry(index: u64, kind: Kind, path: &str, size: Option<u64>) -> TreeEntry {
+    TreeEntry {
         index,
         kind,
         path: RelPath::new(path.as_bytes()).unwrap(),

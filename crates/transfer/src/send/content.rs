@@ -8,7 +8,7 @@ use rustix::fs::SeekFrom;
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
-use crate::message::{Entry, Message};
+use crate::message::{Message, TreeEntry};
 use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
 use crate::root::{mtime, read_full};
@@ -29,7 +29,7 @@ impl Sender<'_, '_> {
     /// Sends a file by blocks with their chaining values; `None` if it was aborted.
     pub(super) fn verified(
         &mut self,
-        entry: &Entry,
+        entry: &TreeEntry,
         file: BorrowedFd<'_>,
         mut tree: Tree,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
@@ -41,7 +41,7 @@ impl Sender<'_, '_> {
 
     pub(super) fn blocks(
         &mut self,
-        entry: &Entry,
+        entry: &TreeEntry,
         file: BorrowedFd<'_>,
         tree: &mut Tree,
         piece: &mut Vec<u8>,
@@ -72,7 +72,7 @@ impl Sender<'_, '_> {
     /// entry was aborted. Small pieces, so that each is sent while it is in the processor's cache.
     fn block(
         &mut self,
-        entry: &Entry,
+        entry: &TreeEntry,
         file: BorrowedFd<'_>,
         tree: &Tree,
         left: u64,
@@ -154,7 +154,7 @@ impl Sender<'_, '_> {
 
     pub(super) fn unverified(
         &mut self,
-        entry: &Entry,
+        entry: &TreeEntry,
         file: BorrowedFd<'_>,
         mut offset: u64,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
@@ -221,11 +221,11 @@ impl Sender<'_, '_> {
     }
 }
 
-fn unchanged(entry: &Entry, file: BorrowedFd<'_>) -> bool {
+fn unchanged(entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(file)
         .is_ok_and(|stat| Some(stat.st_size as u64) == entry.size && Some(mtime(&stat)) == entry.mtime)
 }
 
-fn changed(entry: &Entry) -> Reason {
+fn changed(entry: &TreeEntry) -> Reason {
     Reason::from(format!("{} changed while it was read", entry.path)).with(Remedy::SendAgain)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, Sum, Tree};
-use crate::message::Entry;
+use crate::message::TreeEntry;
 use crate::outgoing::Source;
 use crate::reason::{Reason, Remedy};
 use crate::sink::{finish, too_long};
@@ -25,7 +25,7 @@ enum Reading {
 }
 
 impl Sender<'_, '_> {
-    pub(super) fn pipe(&mut self, entry: Entry, theirs: &Tree) -> Result<(), Error> {
+    pub(super) fn pipe(&mut self, entry: TreeEntry, theirs: &Tree) -> Result<(), Error> {
         let index = entry.index;
         let Source::Pipe(pipe) = &self.outgoing.source else { return Ok(()) };
         let first_held = pipe.tree.blocks() - pipe.held.len() as u64;
@@ -61,7 +61,7 @@ impl Sender<'_, '_> {
     }
 
     /// Reads what the pipe has and sends it.
-    fn read_pipe(&mut self, entry: &Entry) -> Result<Reading, Error> {
+    fn read_pipe(&mut self, entry: &TreeEntry) -> Result<Reading, Error> {
         let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(Reading::Ended) };
         if pipe.ended {
             return Ok(Reading::Ended);
@@ -121,12 +121,12 @@ impl Sender<'_, '_> {
     }
 
     /// Aborts the entry, for this session and later ones.
-    fn give_up(&mut self, entry: &Entry, text: Reason) -> Result<Reading, Error> {
+    fn give_up(&mut self, entry: &TreeEntry, text: Reason) -> Result<Reading, Error> {
         self.abort(entry, text)?;
         Ok(Reading::Aborted)
     }
 
-    pub(super) fn end_pipe(&mut self, entry: &Entry) -> Result<(), Error> {
+    pub(super) fn end_pipe(&mut self, entry: &TreeEntry) -> Result<(), Error> {
         let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(()) };
         if let Some(mut producer) = pipe.child.take()
             && let Err(fault) = finish(&mut producer.child, &producer.program, producer.end)

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use rustix::fs::{Dir, FileType};
 
-use super::{Ending, Served, Server, Serving};
+use super::{Served, Server, Serving, ShareEnding};
 use crate::claim::Claimant;
-use crate::driver::{Event, Session};
+use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::limit::Limiter;
@@ -36,7 +36,7 @@ impl Server {
         let peer = served.peer;
         loop {
             match session.receive()? {
-                Event::Opened { stream, request } => {
+                SessionEvent::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
                     match Request::decode(&request)? {
                         Request::Put(put) => {
@@ -56,15 +56,15 @@ impl Server {
                             self.list(session, stream, &path)?;
                         }
                     }
-                    if self.options.ending == Ending::Close {
+                    if self.options.ending == ShareEnding::Close {
                         return Ok(());
                     }
                 }
-                Event::Bye { code, reason } => {
+                SessionEvent::Bye { code, reason } => {
                     served.summary.peer_knows = code == 0;
                     return if code == 0 { Ok(()) } else { Err(Error::goodbye(code, reason)) };
                 }
-                Event::Finished { .. } => {}
+                SessionEvent::Finished { .. } => {}
                 _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
             }
         }

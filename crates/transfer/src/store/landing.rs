@@ -11,14 +11,14 @@ use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
-use crate::message::{Entry, Receipt, Refusal, Time};
+use crate::message::{Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::root;
 use crate::state::PartLog;
 
 /// A file that is being received.
 pub(crate) struct Landing {
-    pub(crate) entry: Entry,
+    pub(crate) entry: TreeEntry,
     dest: RelPath,
     pub(crate) tree: Tree,
     pub(crate) opened: Option<Opened>,
@@ -37,7 +37,7 @@ impl Store<'_> {
     /// Gets ready for a file; nothing is created before its first block is verified.
     pub(crate) fn begin(
         &mut self,
-        entry: Entry,
+        entry: TreeEntry,
         dest: RelPath,
         claim: Option<Claim>,
         resume: bool,
@@ -187,7 +187,7 @@ impl Landing {
     }
 
     /// A file without a temporary file of its own: one for a sink or stream, or one that is complete here.
-    pub(crate) fn bare(entry: Entry, dest: RelPath, tree: Tree) -> Self {
+    pub(crate) fn bare(entry: TreeEntry, dest: RelPath, tree: Tree) -> Self {
         Self { entry, dest, tree, opened: None, claim: None }
     }
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{Store, exists, os};
 use crate::fault::Fault;
-use crate::message::{Durability, Entry, Refusal, Time};
+use crate::message::{Durability, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
@@ -59,7 +59,7 @@ impl Store<'_> {
     }
 
     /// Makes a symbolic link whose target stays inside `base`.
-    pub(crate) fn make_link(&mut self, entry: &Entry, dest: &RelPath) -> Result<(), Fault> {
+    pub(crate) fn make_link(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<(), Fault> {
         if !entry.path.link_stays_inside(&entry.target) {
             let to = Untrusted::from(&*entry.target);
             return Err(Fault(

@@ -42,7 +42,7 @@ impl Shared<'_> {
 
     pub(crate) fn put_with(&self, input: impl Into<PathBuf>, to: &str, options: &PutOptions) -> Summary {
         let (summary, error) = self.try_put(input, to, options);
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
         summary
     }
 
@@ -66,7 +66,7 @@ impl Shared<'_> {
 
     pub(crate) fn get(&self, from: &str, to: impl Into<PathBuf>) -> Summary {
         let (summary, error) = self.get_with(from, to, &GetOptions::default());
-        assert_eq!(summary.verdict(error.as_ref()), Verdict::Confirmed, "{summary:?} {error:?}");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
         summary
     }
 }

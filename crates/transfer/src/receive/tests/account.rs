@@ -180,8 +180,10 @@ fn a_file_that_is_here_is_confirmed_or_comes_anew() {
             with,
             &[file(0, "", 4), Say(Message::Same { index: 0 }), total(1)],
         );
-        let [Message::Answer { index: 0, answer: Answer::Complete(answered) }, Message::Receipt(receipt)] =
-            received.done(1, 0)
+        let [
+            Message::Answer { index: 0, answer: EntryAnswer::Complete(answered) },
+            Message::Receipt(receipt),
+        ] = received.done(1, 0)
         else {
             panic!("{received:?}")
         };
@@ -288,7 +290,7 @@ fn what_was_cut_goes_on_behind_its_last_block() {
             Message::End { index: 0, size: 2 * SIZE + 9, hash: hash(&whole).filter(|_| options.verify) };
         let script = [file(0, "", 2 * SIZE + 9), Data(whole[2 * BLOCK..].to_vec()), Say(tail), total(1)];
         let received = receive(To::Directory(to.path()), with(options), &script);
-        let [Message::Answer { answer: Answer::Partial(tree), .. }, Message::Receipt(_)] =
+        let [Message::Answer { answer: EntryAnswer::Partial(tree), .. }, Message::Receipt(_)] =
             received.done(1, 0)
         else {
             panic!("{received:?}")

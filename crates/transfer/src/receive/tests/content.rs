@@ -105,7 +105,7 @@ fn a_damaged_block_is_not_kept_and_those_before_it_are() {
     assert!(received.is_corrupt(), "{received:?}");
     assert_eq!(received.summary.unsent, 1);
     let received = receive(To::Directory(to.path()), with(VERIFIED), &[file(0, "", 2 * SIZE)]);
-    let [Message::Accept { ask: true }, Message::Answer { index: 0, answer: Answer::Partial(tree) }] =
+    let [Message::Accept { ask: true }, Message::Answer { index: 0, answer: EntryAnswer::Partial(tree) }] =
         &received.said[..]
     else {
         panic!("{received:?}")
@@ -318,7 +318,7 @@ fn a_stream_that_was_cut_goes_on_behind_what_it_has() {
     let script = [file(0, "", SIZE + 5), Data(whole[BLOCK..].to_vec()), end(0, &whole), total(1)];
     let received = receive(To::Stream(&out, &mut so_far), with(VERIFIED), &script);
     drop(out);
-    let [Message::Answer { index: 0, answer: Answer::Partial(tree) }, Message::Receipt(_)] =
+    let [Message::Answer { index: 0, answer: EntryAnswer::Partial(tree) }, Message::Receipt(_)] =
         received.done(1, 0)
     else {
         panic!("{received:?}")

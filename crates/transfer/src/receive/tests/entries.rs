@@ -53,8 +53,10 @@ fn with_answers_64_files_are_announced_ahead() {
         let mut script = vec![directory(1000, "")];
         script.extend((0..count as u64).map(|index| file(index, &index.to_string(), 1)));
         let received = receive(To::Directory(to.path()), again(VERIFIED), &script);
-        let answers =
-            received.said.iter().filter(|said| matches!(said, Message::Answer { answer: Answer::Fresh, .. }));
+        let answers = received
+            .said
+            .iter()
+            .filter(|said| matches!(said, Message::Answer { answer: EntryAnswer::Fresh, .. }));
         assert_eq!(answers.count(), MAX_ANNOUNCED);
         assert_eq!(matches!(received.result, Err(Error::Cut(_))), good, "{count}");
         assert_eq!(received.summary.unsent, MAX_ANNOUNCED as u64);
@@ -85,8 +87,10 @@ fn a_refused_file_is_told_as_an_answer_or_as_a_failure() {
     };
     let to = tempdir();
     let received = receive(To::Directory(to.path()), again(VERIFIED), &script(&[]));
-    let [Message::Answer { index: 0, answer: Answer::Refused(Refusal::NotFound, text) }, Message::Receipt(_)] =
-        received.done(1, 1)
+    let [
+        Message::Answer { index: 0, answer: EntryAnswer::Refused(Refusal::NotFound, text) },
+        Message::Receipt(_),
+    ] = received.done(1, 1)
     else {
         panic!("{received:?}")
     };
@@ -130,8 +134,8 @@ fn the_part_of_one_name_is_not_taken_for_another() {
     for (name, blocks) in [("b", 0), ("a", 2)] {
         let received = receive(To::Directory(to.path()), with(VERIFIED), &sent(name));
         let found = received.said.iter().find_map(|said| match said {
-            Message::Answer { answer: Answer::Partial(tree), .. } => Some(tree.blocks()),
-            Message::Answer { answer: Answer::Fresh, .. } => Some(0),
+            Message::Answer { answer: EntryAnswer::Partial(tree), .. } => Some(tree.blocks()),
+            Message::Answer { answer: EntryAnswer::Fresh, .. } => Some(0),
             _ => None,
         });
         assert_eq!(found, Some(blocks), "{name}");
@@ -189,9 +193,9 @@ fn a_dry_run_answers_and_writes_nothing() {
     let received = receive(To::Directory(to.path()), with(DRY), &script);
     let said = received.done(0, 1);
     let answers = said.iter().map(|said| match said {
-        Message::Answer { index, answer: Answer::Fresh } => (*index, "fresh"),
-        Message::Answer { index, answer: Answer::Complete(_) } => (*index, "complete"),
-        Message::Answer { index, answer: Answer::Refused(Refusal::Exists, _) } => (*index, "exists"),
+        Message::Answer { index, answer: EntryAnswer::Fresh } => (*index, "fresh"),
+        Message::Answer { index, answer: EntryAnswer::Complete(_) } => (*index, "complete"),
+        Message::Answer { index, answer: EntryAnswer::Refused(Refusal::Exists, _) } => (*index, "exists"),
         other => panic!("{other:?}"),
     });
     let answers: Vec<_> = answers.collect();
@@ -238,14 +242,17 @@ fn a_name_that_is_taken_when_it_lands_fails() {
     let to = tempdir();
     std::fs::write(to.path().join("top"), b"taken").unwrap();
     let received = receive(To::Directory(to.path()), again(VERIFIED), &[file(0, "", 3), total(0)]);
-    assert!(matches!(&received.said[1], Message::Answer { answer: Answer::Refused(Refusal::Exists, _), .. }));
+    assert!(matches!(
+        &received.said[1],
+        Message::Answer { answer: EntryAnswer::Refused(Refusal::Exists, _), .. }
+    ));
     let to = tempdir();
     std::fs::create_dir(to.path().join("top")).unwrap();
     std::fs::create_dir(to.path().join("top/a")).unwrap();
     let script = [directory(0, ""), file(1, "a", 1), leave(0), total(2)];
     let received = receive(To::Directory(to.path()), with(VERIFIED), &script);
     let refused = |said: &Message| {
-        matches!(said, Message::Answer { index: 1, answer: Answer::Refused(Refusal::Exists, _) })
+        matches!(said, Message::Answer { index: 1, answer: EntryAnswer::Refused(Refusal::Exists, _) })
     };
     assert!(received.said.iter().any(refused), "{received:?}");
     received.done(1, 1);
