@@ -314,10 +314,7 @@ impl World {
             _ if passed != Passed::No => self.put_off(kept),
             // No end is better than one of what a process has that cannot be looked at.
             Holder::Unknown => self.refuse(kept),
-            Holder::Nobody => {
-                self.unshare(cookie);
-                self.begin_end(kept);
-            }
+            Holder::Nobody => self.end_shared(cookie, kept),
         }
         Ok(())
     }
@@ -423,9 +420,19 @@ impl World {
         if hidden || self.opaque {
             self.refuse(kept);
         } else {
-            self.unshare(cookie);
-            self.begin_end(kept);
+            self.end_shared(cookie, kept);
         }
+    }
+
+    /// Begins to end a connection that was shared, and that nobody holds.
+    fn end_shared(&mut self, cookie: Cookie, kept: Kept) {
+        self.unshare(cookie);
+        if let Some(ending) = self.endings.get_mut(&kept) {
+            // Since the epolls were looked at before the call, whoever else had it may have added it to one: an epoll
+            // may be shared, too.
+            ending.unwatched = false;
+        }
+        self.begin_end(kept);
     }
 
     fn begin_end(&mut self, kept: Kept) {
