@@ -4,11 +4,11 @@
 
 #[path = "../tests/simulation/coverage.rs"]
 mod coverage;
-#[path = "../tests/simulation/driver.rs"]
+#[path = "../tests/simulation/driver/mod.rs"]
 mod driver;
-#[path = "../tests/simulation/kernel.rs"]
+#[path = "../tests/simulation/kernel/mod.rs"]
 mod kernel;
-#[path = "../tests/simulation/schedule.rs"]
+#[path = "../tests/simulation/schedule/mod.rs"]
 mod schedule;
 
 use std::process::ExitCode;
