@@ -53,9 +53,14 @@ fn main() -> ExitCode {
     let Some(seed) = fault.into_inner().expect("all threads have ended") else { return ExitCode::SUCCESS };
     println!("seed {seed} goes wrong; shrinking");
     let (hold, steps) = schedule::random(seed);
-    let (hold, steps, fault) = schedule::shrink(hold, &steps);
-    println!("seed {seed}: {fault}; hold {hold}, {} steps:", steps.len());
+    let shrunk = schedule::shrink(hold, &steps);
+    println!(
+        "seed {seed}: {}; hold {}, {} events of the program:",
+        shrunk.fault,
+        shrunk.hold,
+        shrunk.events()
+    );
     // Told on standard error, step by step.
-    schedule::run(hold, &steps, true);
+    schedule::run(shrunk.hold, &shrunk.steps, true);
     ExitCode::FAILURE
 }

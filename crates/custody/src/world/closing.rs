@@ -110,8 +110,13 @@ impl World {
     /// Keeps a connection that nobody is seen to have, but perhaps a message, or the child of a fork, until it is known.
     pub(super) fn put_off(&mut self, kept: Kept) {
         let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
-        // What another program receives it ends; and one is enough to look for.
-        if self.is_abroad(cookie) || self.flights.contains(cookie) {
+        if self.is_abroad(cookie) {
+            // What another program receives it ends.
+            self.release(cookie);
+            return self.forget_ending(kept);
+        }
+        // One is enough to look for.
+        if self.flights.contains(cookie) {
             return self.forget_ending(kept);
         }
         if !self.flights.begin(cookie, kept, self.now) {

@@ -112,10 +112,18 @@ impl World {
     /// Leaves a connection to a plain close, counted.
     pub(super) fn refuse(&mut self, kept: Kept) {
         let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
-        self.release(cookie);
-        self.count(cookie, Count::Refused);
+        self.leave(cookie);
         self.forget_ending(kept);
     }
+
+    /// Counts a plain end, unless `shutdown` was counted as the connection's.
+    pub(super) fn leave(&mut self, cookie: Cookie) {
+        if self.connections.get(&cookie).is_none_or(|one| !one.handed) {
+            self.count(cookie, Count::Refused);
+        }
+        self.release(cookie);
+    }
+
     /// Closes the fd that is held since the connection was accepted.
     pub(super) fn release(&mut self, cookie: Cookie) {
         if self.connections.get_mut(&cookie).and_then(|one| one.held.take()).is_some() {

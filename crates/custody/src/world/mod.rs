@@ -147,7 +147,7 @@ impl World {
             Event::Accepted { cookie, inode, pid } => self.accepted(cookie, inode, pid),
             Event::Closed(kept) => self.push(Task::Closed(kept)),
             Event::StillOpen(kept) => self.still_open(kept),
-            Event::Lost(kept) => self.refuse(kept),
+            Event::Lost(kept) => self.lost(kept),
             Event::Died(pid) => {
                 self.alive.remove(&pid);
                 self.doubts.forget(pid);

@@ -8,7 +8,7 @@ use super::World;
 use super::connection::Connection;
 use super::ending::{Ending, Stage};
 use super::task::{Known, Task};
-use super::vocabulary::{Action, Ask, Caller, Cookie, Inode, Name, Open, Pid, Seen, Unseen, Way};
+use super::vocabulary::{Action, Ask, Caller, Cookie, Inode, Kept, Name, Open, Pid, Seen, Unseen, Way};
 use crate::{Count, Socket};
 
 impl World {
@@ -71,6 +71,15 @@ impl World {
         }
     }
 
+    /// It will never be known whether the fd is closed: the process cannot be looked at any more.
+    pub(super) fn lost(&mut self, kept: Kept) {
+        let name = self.endings.get(&kept).and_then(|ending| ending.name);
+        self.forget_ending(kept);
+        if let Some(name) = name {
+            self.hidden(name.pid, Unseen::Closes);
+        }
+    }
+
     pub(super) fn hides(&mut self, pid: Pid) {
         if self.doubts.hides(pid) {
             self.act(Action::Hidden(pid));
@@ -119,8 +128,7 @@ impl World {
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
                 None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !sent => {
-                    self.release(cookie);
-                    self.count(cookie, Count::Refused);
+                    self.leave(cookie);
                 }
                 None => {
                     connection.held = None;

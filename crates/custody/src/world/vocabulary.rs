@@ -116,7 +116,7 @@ pub enum Event<'a> {
     Closed(Kept),
     /// The fd of a kept connection still names it, or it cannot be told yet.
     StillOpen(Kept),
-    /// Whether the fd of a kept connection still names it will never be known.
+    /// Whether the fd of a kept connection still names it will never be known: the process cannot be looked at.
     Lost(Kept),
     /// A process has ended.
     Died(Pid),

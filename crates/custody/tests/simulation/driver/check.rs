@@ -1,13 +1,11 @@
 //! What must never be, and what must be at the end.
 
-use std::time::Duration;
-
 use linger_custody::Count;
-use linger_custody::world::{Cookie, Kept, Pid, Tid};
+use linger_custody::world::{Cookie, Kept, Pid, State, Tid};
 
 use super::perform::{copies, within};
-use super::{Driver, Fault, KeptFd};
-use crate::kernel::{Call, End, File, Kernel};
+use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
+use crate::kernel::{Call, Connection, End, File, Kernel};
 
 impl Driver {
     pub(super) fn count(
@@ -18,18 +16,37 @@ impl Driver {
         holder: Option<Pid>,
     ) -> Result<(), Fault> {
         self.counts[reason as usize] += 1;
-        let Some(Cookie(index)) = cookie else { return Ok(()) };
+        let Some(Cookie(index)) = cookie else { return self.count_hidden(reason, holder) };
+        let in_flight =
+            |other: usize| other != index as usize && self.world.state(cookie_of(other)) == State::InFlight;
+        let crowded =
+            (0..kernel.connections.len()).filter(|other| in_flight(*other)).count() >= LIMITS.in_flight;
+        let ever_hidden = kernel.ever_hidden;
         let connection = &mut kernel.connections[index as usize];
         match reason {
             Count::Seen => return Err("counts what the driver counts".into()),
             Count::Unread => connection.unread_counted += 1,
             Count::Shared => {
                 let holder = holder.ok_or("shared, with nobody")?;
-                if !connection.had_by.contains(&(holder.0 as usize)) {
+                if connection.had & (1 << holder.0) == 0 {
                     return Err(format!("connection {index} is shared with {holder:?}, which never had it"));
                 }
+                if !self.closes {
+                    return Err(format!("connection {index} counts as shared, and is not closed"));
+                }
+                connection.shared += 1;
+            }
+            Count::Refused if !connection.may_refuse && !crowded && !ever_hidden => {
+                return Err(format!("connection {index} is left alone without a reason"));
             }
             Count::Refused => connection.refused += 1,
+            Count::Handed if connection.untaken && !connection.raced => {
+                return Err(format!("connection {index} counts as handed over, and nobody took it"));
+            }
+            Count::Drained => {
+                connection.saves_unread += 1;
+                connection.counted += 1;
+            }
             _ => connection.counted += 1,
         }
         if connection.counted > 1 && !connection.raced {
@@ -45,13 +62,85 @@ impl Driver {
         Ok(())
     }
 
-    /// What nobody has is not looked for without end.
+    /// A process that cannot be looked at is counted once, and for a close.
+    fn count_hidden(&mut self, reason: Count, who: Option<Pid>) -> Result<(), Fault> {
+        let Some(Pid(process)) = who.filter(|_| reason == Count::Refused) else {
+            return Err(format!("counts {reason:?} of nothing"));
+        };
+        let process = process as usize;
+        if !self.closed_unseen.contains(&process) || !self.counted.insert(process) {
+            return Err(format!("process {process} is counted, for no close of its own, or twice"));
+        }
+        Ok(())
+    }
+
+    /// What holds whenever all that was told is dealt with.
+    pub(super) fn check_silent(&mut self, kernel: &Kernel) -> Result<(), Fault> {
+        if self.world.is_idle() != (self.kept.is_empty() && self.held.is_empty()) {
+            return Err(format!(
+                "idle: {}, with {:?} kept and {:?} held",
+                self.world.is_idle(),
+                self.kept,
+                self.held
+            ));
+        }
+        if self.named != self.hidden || self.counted != self.closed_unseen {
+            return Err(format!("{:?} cannot be looked at, and {:?} are named", self.hidden, self.named));
+        }
+        let is_awaited = |(index, one): &(usize, &Connection)| {
+            one.arrived && self.world.state(cookie_of(*index)) == State::Sent
+        };
+        if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
+            return Err("a message is waited for that has arrived".into());
+        }
+        let in_flight =
+            (0..kernel.connections.len()).any(|one| self.world.state(cookie_of(one)) == State::InFlight);
+        if in_flight != self.world.due().is_some() {
+            return Err(format!("in flight: {in_flight}, to be looked for: {:?}", self.world.due()));
+        }
+        if self.world.heeds_deaths() && self.held.is_empty() && !kernel.ever_hidden {
+            return Err("heeds deaths for nothing".into());
+        }
+        if !self.world.heeds_deaths() && !self.held.is_empty() {
+            return Err("heeds no deaths, and something is held".into());
+        }
+        Ok(())
+    }
+
+    /// What the world says of a connection is what was done.
+    pub(super) fn check_state(&self, index: usize, state: State) -> Result<(), Fault> {
+        let kept = self.kept.values().any(|one| one.connection == index);
+        let right = match state {
+            State::Held => self.held.contains(&index) && !kept,
+            State::Closing | State::InFlight => kept,
+            State::Unknown | State::Ended => !kept && !self.held.contains(&index),
+            State::Shared | State::Sent | State::ShutDown => !kept,
+        };
+        if right { Ok(()) } else { Err(format!("connection {index} is said to be {state:?}")) }
+    }
+
+    /// A close by one of several holders is counted.
+    pub(super) fn check_dropped(&self, kernel: &Kernel, one: &KeptFd) -> Result<(), Fault> {
+        let Some((process, _)) = one.name else { return Ok(()) };
+        let still = kernel.others(one.connection, process) & one.others;
+        let connection = &kernel.connections[one.connection];
+        if one.is_close && still != 0 && connection.shared + connection.refused == 0 {
+            return Err(format!(
+                "a close of connection {}, which another process has, counts for nothing",
+                one.connection
+            ));
+        }
+        Ok(())
+    }
+
+    /// What nobody has is not looked for without end; whether a second look is to confirm that something is nowhere,
+    /// where that is sure.
     pub(super) fn check_waiting(
         &mut self,
         kernel: &Kernel,
         copying: &[Tid],
         sending: &[Tid],
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<bool>, Fault> {
         let calls = within(kernel, copying, copies).len()
             + within(kernel, sending, |call| matches!(call, Call::Send(..))).len();
         let quiet =
@@ -61,11 +150,11 @@ impl Driver {
         for (kept, one) in &mut self.kept {
             let over = one.closed && quiet && !kernel.is_open(File::Connection(one.connection));
             one.looked_for = if over && !closing.contains(&one.connection) { one.looked_for + 1 } else { 0 };
-            if one.looked_for > 3 {
+            if one.looked_for > 2 {
                 return Err(format!("{kept:?} is looked for without end"));
             }
         }
-        Ok(())
+        Ok(self.kept.values().any(|one| one.looked_for == 1).then_some(true))
     }
 
     /// The worst error: to end what the program still has.
@@ -79,15 +168,54 @@ impl Driver {
 
     /// What the program closed its epolls must not report.
     pub(super) fn check_unwatched(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
-        let Some(KeptFd { connection, name: Some((process, _)), .. }) = self.kept.get(&kept) else {
+        let Some(KeptFd { connection, name: Some((process, _)), reported, .. }) = self.kept.get(&kept) else {
             return Ok(());
         };
+        if *reported {
+            return Err(format!(
+                "connection {connection} is over, and epolls could not be told to forget it"
+            ));
+        }
         if kernel.connections[*connection].raced {
             return Ok(());
         }
         let watched = &kernel.connections[*connection].watched_by;
         if kernel.processes[*process].epolls().any(|epoll| watched.contains(&epoll)) {
             return Err(format!("connection {connection} is over, and its epoll goes on to report it"));
+        }
+        Ok(())
+    }
+
+    /// What is not over they are not to forget.
+    pub(super) fn check_unwatches(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
+        let one = self.kept.get(&kept).ok_or("unwatches what is not kept")?;
+        let is_closing = |process: usize, fd: i32| {
+            self.kept.values().any(|other| !other.closed && other.name == Some((process, fd)))
+        };
+        let stays = |process: usize| {
+            let this = &kernel.processes[process];
+            !this.hidden
+                && this.connections().any(|(fd, index)| {
+                    index == one.connection && this.serial(fd) <= one.serials && !is_closing(process, fd)
+                })
+        };
+        let raced = kernel.connections[one.connection].raced;
+        if !one.closed && !raced && (0..one.processes).any(stays) {
+            return Err(format!("epolls are to forget connection {}, which has another fd", one.connection));
+        }
+        Ok(())
+    }
+
+    /// Nor must they before: the program's next call may be the wait.
+    pub(super) fn check_reported(&self, kernel: &Kernel, process: usize) -> Result<(), Fault> {
+        for one in self.kept.values().filter(|one| one.is_close && one.sole && !one.closed) {
+            let watched = &kernel.connections[one.connection].watched_by;
+            if one.name.is_some_and(|name| name.0 == process)
+                && kernel.is_sole(one.connection)
+                && kernel.processes[process].epolls().any(|epoll| watched.contains(&epoll))
+            {
+                return Err(format!("connection {} is about to be closed, and reported", one.connection));
+            }
         }
         Ok(())
     }
@@ -108,12 +236,29 @@ impl Driver {
         if self.world.due().is_some() {
             return Err("something is looked for without end".into());
         }
+        let remembered =
+            (0..kernel.connections.len()).filter(|one| self.world.state(cookie_of(*one)) == State::Ended);
+        if remembered.count() > LIMITS.lately {
+            return Err("more ends are remembered than allowed".into());
+        }
         for (index, connection) in kernel.connections.iter().enumerate() {
-            let ended = connection.counted;
-            let refused = connection.refused > 0 || connection.raced || connection.doubled;
+            let Connection { counted: ended, shared, fds_closed, .. } = *connection;
+            let raced = connection.raced;
+            let refused = connection.refused > 0 || raced || connection.lost;
+            if ended + connection.refused + shared > fds_closed + connection.early && !raced {
+                return Err(format!(
+                    "connection {index} had {fds_closed} fds closed, and more closes counted"
+                ));
+            }
+            if connection.unread_counted != connection.saves_unread && !raced {
+                return Err(format!(
+                    "unread bytes of connection {index} are counted {} times",
+                    connection.unread_counted
+                ));
+            }
             match connection.end {
                 End::Open => return Err(format!("connection {index} is open at the end")),
-                End::Closed if ended != 1 && !refused && !connection.raced => {
+                End::Closed if ended != 1 && !refused => {
                     return Err(format!("connection {index} was closed, and counted {ended} times"));
                 }
                 End::Closed if connection.handed == 0 && would_lose(kernel, index) && !refused => {
@@ -123,7 +268,7 @@ impl Driver {
                 End::Unseen
                     if self.hold
                         && !connection.abroad
-                        && !connection.untold
+                        && !connection.sent_unseen
                         && !connection.was_sent
                         && connection.handed == 0
                         && !refused
@@ -135,16 +280,6 @@ impl Driver {
                     ));
                 }
                 _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks for what is in flight are neither too many nor too rare.
-    pub(crate) fn check_pace(&self) -> Result<(), Fault> {
-        for two in self.looks.windows(2) {
-            if two[1] - two[0] < Duration::from_millis(20) {
-                return Err(format!("looks again after {:?}", two[1] - two[0]));
             }
         }
         Ok(())

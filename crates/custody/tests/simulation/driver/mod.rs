@@ -2,6 +2,7 @@
 //! takes as many steps, between which the program goes on.
 
 mod check;
+mod pace;
 mod perform;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,13 +13,15 @@ use linger_custody::world::{
 };
 use linger_custody::{Count, Rights};
 
-use crate::kernel::{Call, File, HIDDEN, Kernel, Thread};
+use pace::Pace;
+
+use crate::kernel::{Call, File, HIDDEN, Kernel, Thread, Told};
 
 /// What went wrong.
 pub(crate) type Fault = String;
 
 /// Small, so that every limit is met.
-const LIMITS: Limits = Limits { shared: 2, names: 2, lately: 6, in_flight: 1 };
+const LIMITS: Limits = Limits { shared: 2, names: 2, lately: 6, in_flight: 2 };
 
 /// A notification that is being dealt with.
 #[derive(Debug)]
@@ -26,10 +29,14 @@ struct Notification {
     process: usize,
     thread: usize,
     call: Call,
+    /// Which of the thread's calls it is of.
+    id: u32,
+    /// A shutdown that a reset may follow while the program writes, unless it is answered here.
+    to_pretend: Option<usize>,
     /// What is still to be told, in order.
     rest: VecDeque<Telling>,
     pretended: bool,
-    told: Vec<(i32, usize)>,
+    told: Vec<Told>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,24 +56,53 @@ struct KeptFd {
     name: Option<(usize, i32)>,
     /// The call that was to close it may fail.
     may_fail: bool,
+    /// It was the only one.
+    sole: bool,
+    /// How many fds had been opened when the call was told, and processes made.
+    serials: u32,
+    processes: usize,
+    /// It was to close this fd, or to replace it.
+    is_close: bool,
     /// How often it was said to be open still when the patience had ended.
     told_late: u32,
     /// Looks in a row that found nobody who has it, nor a call that may give it to somebody.
     looked_for: u32,
-    /// Unread bytes when it was kept.
+    /// Unread bytes when it was kept, or, of what was held, when the socket was asked.
     unread: u32,
     /// The fd was seen to be gone.
     closed: bool,
     open_since: Option<Duration>,
+    /// The program's epolls could not be told to forget it.
+    reported: bool,
+    /// Its fd was seen gone while these other processes had the connection, and no message ever did: that is counted.
+    others: u8,
+}
+
+/// The fd of an event that is being told.
+#[derive(Clone, Copy, Debug)]
+struct AtHand {
+    connection: usize,
+    /// The program's.
+    name: (usize, i32),
+    unread: u32,
+    /// What is about to close it, if anything is.
+    way: Option<Way>,
+    /// The connection has no other fd, and nothing is under way that may give it one.
+    sole: bool,
+    /// How many fds had been opened, and processes made.
+    serials: u32,
+    processes: usize,
 }
 
 pub(crate) struct Driver {
     pub(crate) world: World,
     pub(crate) now: Duration,
+    /// When all calls that were let go on had been made.
+    pub(crate) went_on: Duration,
     hold: bool,
     current: Option<Notification>,
     /// The fd of the event that is being told.
-    at_hand: Option<(usize, (usize, i32), u32, bool)>,
+    at_hand: Option<AtHand>,
     kept: BTreeMap<Kept, KeptFd>,
     held: BTreeSet<usize>,
     watched: BTreeSet<usize>,
@@ -75,7 +111,26 @@ pub(crate) struct Driver {
     ended: bool,
     /// The world has nothing more to say of what it was told.
     silent: bool,
-    looks: Vec<Duration>,
+    pace: Pace,
+    /// Decides whether what is asked of the driver succeeds.
+    luck: u8,
+    /// Since there were so many connections nothing was told of by which one may come to have a second fd, and before them
+    /// all fds were looked at.
+    clean: Option<usize>,
+    /// The event that is being told is that the fd of a close is gone.
+    closes: bool,
+    /// The connection of the event that is being told.
+    about: Option<usize>,
+    /// Processes that cannot be looked at: those that were told of, that were named, that closed something, and that were
+    /// counted for it.
+    hidden: BTreeSet<usize>,
+    named: BTreeSet<usize>,
+    closed_unseen: BTreeSet<usize>,
+    counted: BTreeSet<usize>,
+    /// When the world was last told something.
+    told_at: Duration,
+    /// What an event has shown to be wrong.
+    fault: Option<Fault>,
     pub(crate) told: Vec<(&'static str, linger_custody::world::State)>,
     pub(crate) tracing: bool,
 }
@@ -102,6 +157,7 @@ impl Driver {
         Self {
             world: World::new(LIMITS),
             now: Duration::ZERO,
+            went_on: Duration::ZERO,
             hold,
             current: None,
             at_hand: None,
@@ -112,19 +168,40 @@ impl Driver {
             counts: [0; Count::ALL],
             ended: false,
             silent: true,
-            looks: Vec::new(),
+            pace: Pace::default(),
+            luck: 0,
+            clean: Some(0),
+            closes: false,
+            about: None,
+            hidden: BTreeSet::new(),
+            named: BTreeSet::new(),
+            closed_unseen: BTreeSet::new(),
+            counted: BTreeSet::new(),
+            told_at: Duration::ZERO,
+            fault: None,
             told: Vec::new(),
             tracing: false,
         }
     }
 
     /// Does one thing; whether there was any to do. `choice` decides which, where there are several.
-    pub(crate) fn step(&mut self, kernel: &mut Kernel, choice: u8) -> Result<bool, Fault> {
-        if let Some(action) = self.world.next() {
+    ///
+    /// `luck` decides whether it succeeds.
+    pub(crate) fn step(&mut self, kernel: &mut Kernel, choice: u8, luck: u8) -> Result<bool, Fault> {
+        self.luck = luck;
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let action = self.world.next();
+        self.pace.check(self.world.due(), self.told_at)?;
+        if let Some(action) = action {
             self.perform(kernel, action)?;
             return Ok(true);
         }
-        self.silent = true;
+        if !self.silent {
+            self.silent = true;
+            self.check_silent(kernel)?;
+        }
         self.at_hand = None;
         if self.current.is_some() {
             self.tell_next(kernel);
@@ -138,8 +215,7 @@ impl Driver {
             })
         });
         let notified: Vec<_> = notified.collect();
-        let dead: Vec<usize> =
-            self.watched.iter().copied().filter(|process| !kernel.processes[*process].alive).collect();
+        let dead = self.dead(kernel);
         let called: Vec<Kept> =
             self.kept.iter().filter(|(_, one)| !one.closed).map(|(kept, _)| *kept).collect();
         let choices = notified.len() + dead.len() + called.len() + 1;
@@ -166,15 +242,27 @@ impl Driver {
         Ok(due)
     }
 
+    /// Processes of which it is told that they have died: where it matters, for to watch them costs each notification.
+    fn dead(&self, kernel: &Kernel) -> Vec<usize> {
+        let heeds = self.world.heeds_deaths();
+        let dead = |process: &usize| heeds && !kernel.processes[*process].alive;
+        self.watched.iter().copied().filter(dead).collect()
+    }
+
     /// Whether there is anything left to do without the program.
     pub(crate) fn is_busy(&self) -> bool {
         self.current.is_some() || !self.kept.is_empty() || !self.held.is_empty()
     }
 
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
         if !std::mem::replace(&mut self.ended, true) {
+            let looked_for = |index: &usize| self.kept.values().any(|one| one.connection == *index);
+            if !self.held.iter().all(looked_for) {
+                return Err(format!("all are dead, and {:?} are held still", self.held));
+            }
             self.on("ended", None, Event::Ended);
         }
+        Ok(())
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -191,13 +279,23 @@ impl Driver {
     }
 
     /// Whether no fd of the program is waited for.
-    pub(crate) fn has_settled(&self) -> bool {
-        self.is_at_rest() && self.kept.values().all(|one| one.closed)
+    pub(crate) fn has_settled(&self, kernel: &Kernel) -> bool {
+        self.is_at_rest() && self.kept.values().all(|one| one.closed) && self.dead(kernel).is_empty()
     }
 
     fn on(&mut self, what: &'static str, about: Option<usize>, event: Event<'_>) {
+        self.about = about;
+        self.closes = false;
+        let is_clean = match event {
+            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) => false,
+            Event::Appeared { open, hidden, .. } => open.is_empty() && !hidden,
+            _ => true,
+        };
+        self.clean = self.clean.filter(|_| is_clean);
         let state = about.map_or(linger_custody::world::State::Unknown, |one| self.world.state(cookie(one)));
         self.told.push((what, state));
+        self.fault = about.and_then(|one| self.check_state(one, state).err());
+        self.told_at = self.now;
         if self.tracing {
             eprintln!("    {event:?} [{state:?}]");
         }
@@ -208,10 +306,14 @@ impl Driver {
     fn begin(&mut self, kernel: &Kernel, process: usize, thread: usize, call: Call) {
         self.on("calls", None, Event::Calls(tid(process, thread)));
         let mut rest = VecDeque::new();
-        if self.known.insert(process) {
+        if !self.world.knows(pid(process)) {
+            if !self.known.insert(process) {
+                self.fault = Some(format!("process {process} is not known any more"));
+            }
             self.watched.insert(process);
             rest.push_back(Telling::Appeared);
         }
+        self.clean = self.clean.filter(|_| !call.gives() && !kernel.ever_hidden);
         let this = &kernel.processes[process];
         match &call {
             Call::Close(fd) => rest.push_back(Telling::Close(*fd, Way::Close)),
@@ -239,14 +341,24 @@ impl Driver {
         if this.hidden {
             rest.retain(|telling| !matches!(telling, Telling::Close(_, Way::Exit | Way::Exec)));
         }
-        self.current = Some(Notification { process, thread, call, rest, pretended: false, told: Vec::new() });
+        self.current = Some(Notification {
+            process,
+            thread,
+            call,
+            id: this.calls[thread],
+            to_pretend: None,
+            rest,
+            pretended: false,
+            told: Vec::new(),
+        });
     }
 
     fn tell_next(&mut self, kernel: &mut Kernel) {
         let Some(current) = &mut self.current else { return };
         let (process, thread) = (current.process, current.thread);
         let caller = Caller { pid: pid(process), tid: tid(process, thread) };
-        let waits = kernel.processes[process].threads[thread] == Thread::Notified(current.call.clone());
+        let this = &kernel.processes[process];
+        let waits = matches!(this.threads[thread], Thread::Notified(_)) && this.calls[thread] == current.id;
         let Some(telling) = current.rest.pop_front().filter(|_| waits) else {
             return self.reply(kernel, waits);
         };
@@ -263,6 +375,9 @@ impl Driver {
                 .collect();
             let about = this.connections().next().map(|(_, index)| index);
             let hidden = this.hidden;
+            if hidden {
+                self.hidden.insert(process);
+            }
             return match telling {
                 Telling::Fork => {
                     let alone = this.single;
@@ -285,15 +400,28 @@ impl Driver {
                 Telling::Close(..) => Unseen::Closes,
                 _ => return,
             };
+            self.hidden.insert(process);
+            if does == Unseen::Closes {
+                self.closed_unseen.insert(process);
+            }
             self.on("hidden", None, Event::Hidden { pid: pid(process), does });
             return;
         }
         let Some(File::Connection(index)) = this.file(fd) else { return };
         let unread = kernel.connections[index].socket.unread;
-        let may_fail = matches!(telling, Telling::Close(_, Way::Replace | Way::Exec));
-        self.at_hand = Some((index, (process, fd), unread, may_fail));
-        current.told.push((fd, index));
-        let socket = kernel.connections[index].socket;
+        let way = if let Telling::Close(_, way) = telling { Some(way) } else { None };
+        let sole = kernel.is_sole(index);
+        self.at_hand = Some(AtHand {
+            connection: index,
+            name: (process, fd),
+            unread,
+            way,
+            sole,
+            serials: kernel.serials,
+            processes: kernel.processes.len(),
+        });
+        current.told.push((fd, index, this.serial(fd)));
+        let (socket, hidden) = (kernel.connections[index].socket, kernel.ever_hidden);
         let seen = Seen { fd, cookie: cookie(index), inode: inode(index), socket };
         match telling {
             Telling::Copy(_) => self.on("copy", Some(index), Event::Copy { caller, seen }),
@@ -304,14 +432,24 @@ impl Driver {
                     Way::Exit => "exit",
                     Way::Exec => "exec",
                 };
+                let connection = &mut kernel.connections[index];
+                connection.arrived |= connection.receivers & (1 << process) != 0 && connection.counted == 0;
                 self.on(what, Some(index), Event::Close { caller, seen, way });
             }
             Telling::Shutdown(_, both) => {
+                let loses = !socket.aborts && !socket.over && (!socket.peer_finished || socket.unread > 0);
+                current.to_pretend = Some(index).filter(|_| loses);
                 self.on("shutdown", Some(index), Event::Shutdown { seen, both });
             }
             Telling::Send(_, abroad) => {
                 // Whether it got there nobody will know.
-                kernel.connections[index].untold |= abroad;
+                kernel.connections[index].sent_unseen |= abroad;
+                let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
+                let connection = &mut kernel.connections[index];
+                let is_first = !std::mem::replace(&mut connection.told_sent, true);
+                connection.receivers =
+                    if is_first && !abroad && !hidden { known & !connection.has } else { 0 };
+                connection.arrived = false;
                 self.on("send", Some(index), Event::Send { caller, seen, abroad });
             }
             Telling::Appeared | Telling::Fork => {}
@@ -324,7 +462,16 @@ impl Driver {
         if !waits {
             return;
         }
-        let Notification { process, thread, call, pretended, told, .. } = current;
+        let Notification { process, thread, call, pretended, told, to_pretend, .. } = current;
+        self.fault = self.check_reported(kernel, process).err();
+        if let (Call::Shutdown(_, both), Some(index)) = (&call, to_pretend) {
+            let handed = kernel.connections[index].by_shutdown;
+            if (*both && handed != pretended) || (!both && !pretended) {
+                self.fault = Some(format!(
+                    "shutdown of connection {index}: pretended {pretended}, handed over {handed}"
+                ));
+            }
+        }
         kernel.processes[process].told[thread] = told;
         let state = &mut kernel.processes[process].threads[thread];
         *state = if pretended { Thread::Idle } else { Thread::Continued(call.clone()) };
@@ -332,20 +479,23 @@ impl Driver {
             // Accepted here, and given to the program.
             *state = Thread::Idle;
             if let Some(index) = kernel.accept(process) {
-                self.held.insert(index);
                 let accepted =
                     Event::Accepted { cookie: cookie(index), inode: inode(index), pid: pid(process) };
                 self.on("accepted", Some(index), accepted);
+                self.held.insert(index);
             }
         }
     }
 
     /// Looks whether the program's fd still names a kept connection.
-    fn look_at(&mut self, kernel: &Kernel, kept: Kept) {
+    fn look_at(&mut self, kernel: &mut Kernel, kept: Kept) {
         let Some(KeptFd { connection, name: Some((process, fd)), .. }) = self.kept.get(&kept) else { return };
         let (connection, process, fd) = (*connection, *process, *fd);
         let this = &kernel.processes[process];
         if this.alive && this.hidden {
+            self.hidden.insert(process);
+            self.closed_unseen.insert(process);
+            kernel.connections[connection].lost |= this.file(fd) != Some(File::Connection(connection));
             self.on("lost", Some(connection), Event::Lost(kept));
         } else if this.file(fd) == Some(File::Connection(connection)) {
             if let Some(one) = self.kept.get_mut(&kept) {
@@ -354,10 +504,14 @@ impl Driver {
             }
             self.on("still open", Some(connection), Event::StillOpen(kept));
         } else {
+            let is_other = |one: &&KeptFd| one.connection == connection && !one.closed;
+            let alone = self.kept.values().filter(is_other).count() == 1;
             if let Some(one) = self.kept.get_mut(&kept) {
                 one.closed = true;
+                one.others = if alone { kernel.others(connection, process) } else { 0 };
             }
             self.on("closed", Some(connection), Event::Closed(kept));
+            self.closes = self.kept.get(&kept).is_some_and(|one| one.is_close);
         }
     }
 }

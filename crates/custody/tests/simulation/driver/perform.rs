@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use linger_custody::Discarded;
-use linger_custody::world::{Action, Answer, Ask, Census, Cookie, Kept, Name, Pid, Tid};
+use linger_custody::world::{Action, Answer, Ask, Census, Cookie, Kept, Name, Pid, Tid, Way};
 
-use super::{Driver, Fault, KeptFd, LIMITS, inode, pid};
+use super::{AtHand, Driver, Fault, KeptFd, LIMITS, inode, pid};
 use crate::kernel::{Call, Kernel, Thread};
+
+/// What is asked with this luck or more is refused.
+const UNLUCKY: u8 = 0xf0;
 
 impl Driver {
     pub(super) fn perform(&mut self, kernel: &mut Kernel, action: Action) -> Result<(), Fault> {
@@ -19,10 +22,11 @@ impl Driver {
                 if self.tracing {
                     eprintln!("      <- {answer:?}");
                 }
+                self.told_at = self.now;
                 self.world.answer(answer, self.now);
             }
             Action::Keep(kept) => {
-                let (connection, name, unread, may_fail) =
+                let AtHand { connection, name, unread, way, sole, serials, processes } =
                     self.at_hand.ok_or("keeps an fd, and none is at hand")?;
                 let name = Some(name);
                 self.kept.insert(
@@ -30,12 +34,18 @@ impl Driver {
                     KeptFd {
                         connection,
                         name,
-                        may_fail,
+                        may_fail: matches!(way, Some(Way::Replace | Way::Exec)),
+                        sole,
+                        serials,
+                        processes,
+                        is_close: matches!(way, Some(Way::Replace | Way::Close)),
                         told_late: 0,
                         looked_for: 0,
                         unread,
                         closed: false,
                         open_since: None,
+                        reported: false,
+                        others: 0,
                     },
                 );
             }
@@ -50,16 +60,23 @@ impl Driver {
                         connection,
                         name: None,
                         may_fail: false,
+                        sole: false,
+                        serials: 0,
+                        processes: 0,
+                        is_close: false,
                         told_late: 0,
                         looked_for: 0,
-                        unread: kernel.connections[connection].socket.unread,
+                        unread: 0,
                         closed: true,
                         open_since: None,
+                        reported: false,
+                        others: 0,
                     },
                 );
             }
             Action::Drop(kept) => {
-                self.kept.remove(&kept).ok_or(format!("{kept:?} is dropped and not kept"))?;
+                let one = self.kept.remove(&kept).ok_or(format!("{kept:?} is dropped and not kept"))?;
+                self.check_dropped(kernel, &one)?;
             }
             Action::Release(Cookie(index)) => {
                 if !self.held.remove(&(index as usize)) {
@@ -70,8 +87,8 @@ impl Driver {
                 self.watched.insert(process as usize);
             }
             Action::Hidden(Pid(process)) => {
-                if !kernel.processes[process as usize].hidden_once {
-                    return Err(format!("names process {process}, which can be looked at"));
+                if !self.hidden.contains(&(process as usize)) || !self.named.insert(process as usize) {
+                    return Err(format!("names process {process}, which can be looked at, or twice"));
                 }
             }
             Action::Pretend => {
@@ -98,27 +115,49 @@ impl Driver {
                 if names.is_empty() || names.len() > LIMITS.names {
                     return Err(format!("asks for {} names", names.len()));
                 }
-                Answer::Name(names.into_iter().find(names_it))
+                let name = names.into_iter().find(names_it);
+                if name.is_some() {
+                    self.told.push(("remembered", linger_custody::world::State::Shared));
+                }
+                Answer::Name(name)
             }
             Ask::Census { copying } => {
-                Answer::Census { copying: within(kernel, &copying, copies), census: census(kernel) }
+                if self.clean.is_some_and(|clean| self.about.is_none_or(|about| about >= clean)) {
+                    return Err("looks at all fds, and nothing may have two".into());
+                }
+                let (copying, census) = (within(kernel, &copying, copies), census(kernel));
+                if kernel.is_calm() {
+                    self.clean = Some(kernel.connections.len());
+                }
+                Answer::Census { copying, census }
             }
             Ask::Flights { copying, sending } => {
                 let quiet = kernel.processes.iter().all(|process| process.inbox.iter().all(Vec::is_empty));
-                self.looks.push(self.now);
-                self.check_waiting(kernel, &copying, &sending)?;
+                let took = Duration::from_micros(if self.luck & 3 == 0 { 10_000 } else { 100 });
+                let calls = within(kernel, &copying, copies);
+                let confirms = self.check_waiting(kernel, &copying, &sending)?;
+                self.pace.looked(took, if calls.is_empty() { confirms } else { Some(false) }, self.now);
                 Answer::Flights {
                     copying: within(kernel, &copying, copies),
                     sending: within(kernel, &sending, |call| matches!(call, Call::Send(..))),
                     quiet,
                     census: census(kernel),
-                    took: Duration::from_micros(100),
+                    took,
                 }
             }
-            Ask::Socket(kept) => Answer::Socket(kernel.connections[self.connection(kept)?].socket),
+            Ask::Socket(kept) => {
+                let socket = kernel.connections[self.connection(kept)?].socket;
+                if let Some(one) = self.kept.get_mut(&kept).filter(|one| one.name.is_none()) {
+                    one.unread = socket.unread;
+                }
+                Answer::Socket(socket)
+            }
             Ask::Discard(kept) => {
                 let index = self.connection(kept)?;
                 Self::check_over(kernel, index, "discards")?;
+                if self.luck & 7 == 7 {
+                    return Ok(Answer::Discarded(Discarded::Unable));
+                }
                 kernel.connections[index].socket.unread = 0;
                 Answer::Discarded(match kernel.connections[index].socket {
                     socket if socket.over => Discarded::Failed,
@@ -127,9 +166,17 @@ impl Driver {
                 })
             }
             Ask::Unwatch(kept) => {
-                let KeptFd { connection, name, .. } =
-                    self.kept.get(&kept).ok_or("unwatches what is not kept")?;
+                self.check_unwatches(kernel, kept)?;
+                let refused = self.luck >= UNLUCKY;
+                let KeptFd { connection, name, reported, closed, .. } =
+                    self.kept.get_mut(&kept).ok_or("unwatches what is not kept")?;
                 let (process, _) = name.ok_or("unwatches what was held")?;
+                if refused {
+                    *reported = true;
+                    kernel.connections[*connection].may_refuse = true;
+                    kernel.connections[*connection].early += u32::from(!*closed);
+                    return Ok(Answer::Done(false));
+                }
                 for epoll in kernel.processes[process].epolls() {
                     kernel.connections[*connection].watched_by.remove(&epoll);
                 }
@@ -143,23 +190,32 @@ impl Driver {
                 Self::check_over(kernel, index, "half-closes")?;
                 self.check_unwatched(kernel, kept)?;
                 let one = &self.kept[&kept];
-                if one.name.is_some() && unread != one.unread {
+                if unread != one.unread {
                     return Err(format!("hands over with {unread} unread, which were {}", one.unread));
                 }
                 let connection = &mut kernel.connections[index];
                 connection.handed += 1;
+                connection.saves_unread += u32::from(unread > 0);
                 if connection.handed > 1 && !connection.raced {
                     return Err(format!("connection {index} is handed over twice"));
                 }
-                Answer::Done(true)
+                let taken = self.luck < UNLUCKY;
+                connection.may_refuse |= !taken;
+                connection.untaken = !taken;
+                Answer::Done(taken)
             }
             Ask::HandOverShutdown { cookie: Cookie(told), unread } => {
-                let (index, _, was_unread, _) = self.at_hand.ok_or("shuts down, and no fd is at hand")?;
+                let AtHand { connection: index, unread: was_unread, .. } =
+                    self.at_hand.ok_or("shuts down, and no fd is at hand")?;
                 let connection = &mut kernel.connections[index];
                 if told != index as u64 || unread != was_unread {
                     return Err(format!("hands over {told} with {unread} unread for {index}"));
                 }
+                if self.luck >= UNLUCKY {
+                    return Ok(Answer::Done(false));
+                }
                 connection.handed += 1;
+                connection.saves_unread += u32::from(unread > 0);
                 connection.by_shutdown = true;
                 if connection.handed > 1 && !connection.raced {
                     return Err(format!("connection {index} is handed over twice, by shutdown"));

@@ -1,45 +1,24 @@
 //! What the program's calls do.
 
 use super::control::parse;
-use super::{Call, FDS, Fd, File, HIDDEN, Kernel, PROCESSES, Process, Thread};
+use super::{Call, FDS, Fd, File, HIDDEN, Kernel, PROCESSES, Process, Thread, Told};
 
 impl Kernel {
     /// Makes a call that was let go on.
     pub(crate) fn make(&mut self, process: usize, thread: usize, call: Call) {
         let hidden = self.processes[process].hidden;
         let told = std::mem::take(&mut self.processes[process].told[thread]);
-        let before: Vec<(i32, usize)> = self.processes[process].connections().collect();
-        let this = &mut self.processes[process];
-        this.threads[thread] = Thread::Idle;
-        if let (Call::Close(fd), Some(File::Connection(index))) =
-            (&call, call.closes().and_then(|fd| this.file(fd)))
-        {
-            let again = |other: &Thread| matches!(other, Thread::Notified(other) | Thread::Continued(other) if other.closes() == Some(*fd));
-            self.connections[index].doubled |= this.threads.iter().any(again);
+        if matches!(call, Call::Exec { fails: false } | Call::Exit) {
+            self.finish_calls(process, thread);
         }
+        let before: Vec<Told> = self.processes[process].open_now().collect();
+        self.processes[process].threads[thread] = Thread::Idle;
         match call {
-            Call::Close(fd) => this.close(fd),
-            Call::CloseRange(first, last) => (first..=last.min(FDS as i32)).for_each(|fd| this.close(fd)),
-            Call::Dup(fd) => {
-                if let Some(file) = this.file(fd) {
-                    self.note_race(fd, file, &told);
-                    let this = &mut self.processes[process];
-                    this.open(file);
-                }
-            }
-            Call::Dup2(old, new) => {
-                if let Some(file) = this.file(old)
-                    && old != new
-                {
-                    self.note_race(old, file, &told);
-                    let this = &mut self.processes[process];
-                    let place = new as usize;
-                    this.fds.resize(this.fds.len().max(place + 1), None);
-                    this.fds[place] = Some(Fd { file, closes_on_exec: false });
-                }
+            Call::Close(_) | Call::CloseRange(..) | Call::Dup(_) | Call::Dup2(..) => {
+                self.change_fds(process, &call, &told);
             }
             Call::Shutdown(fd, both) => {
-                if let (Some(File::Connection(index)), true) = (this.file(fd), both) {
+                if let (Some(File::Connection(index)), true) = (self.processes[process].file(fd), both) {
                     self.connections[index].socket.over = true;
                 }
             }
@@ -52,54 +31,85 @@ impl Kernel {
                 }
             }
             Call::Exec { fails: true } => {}
-            Call::Exec { fails: false } => {
-                self.finish_calls(process, thread);
-                let this = &mut self.processes[process];
-                this.threads = [Thread::Idle, Thread::Idle];
-                // `begin_new_exec` makes it dumpable again.
-                this.hidden = false;
-                for fd in &mut this.fds {
-                    if fd.as_ref().is_some_and(|fd| fd.closes_on_exec) {
-                        *fd = None;
-                    }
-                }
-                self.release(process);
-            }
-            Call::Exit => {
-                self.finish_calls(process, thread);
-                self.end(process);
-            }
+            Call::Exec { fails: false } => self.execute(process),
+            Call::Exit => self.end(process),
             Call::Send(control, to) => self.send(process, &control, to, &told),
             Call::Accept => {
                 self.accept(process);
             }
             Call::EpollCreate => {
-                let epoll = self.epolls;
-                if self.processes[process].open(File::Epoll(epoll)).is_some() {
+                let serial = self.serial();
+                if self.processes[process].open(File::Epoll(self.epolls), serial).is_some() {
                     self.epolls += 1;
                 }
             }
         }
         // Another thread has changed what the call closes since the supervisor was told of it.
-        for (fd, index) in before {
-            let closed = self.processes[process].file(fd) != Some(File::Connection(index));
-            self.connections[index].untold |= closed && !told.contains(&(fd, index));
+        let after: Vec<Told> = self.processes[process].open_now().collect();
+        for closed in before.iter().filter(|one| !after.contains(one)) {
+            let connection = &mut self.connections[closed.1];
+            connection.fds_closed += 1;
+            connection.closed_untold |= !told.contains(closed);
         }
-        self.note_had();
-        self.note_ends(!hidden);
+        self.note(!hidden);
+    }
+
+    /// A call that closes or copies fds.
+    fn change_fds(&mut self, process: usize, call: &Call, told: &[Told]) {
+        let serial = self.serial();
+        if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
+            && let Some(file) = self.processes[process].file(fd)
+        {
+            self.note_race(process, fd, file, told);
+        }
+        let this = &mut self.processes[process];
+        match *call {
+            Call::Close(fd) => this.close(fd),
+            Call::CloseRange(first, last) => (first..=last.min(FDS as i32)).for_each(|fd| this.close(fd)),
+            Call::Dup(fd) => {
+                if let Some(file) = this.file(fd) {
+                    this.open(file, serial);
+                }
+            }
+            Call::Dup2(old, new) => {
+                if let Some(file) = this.file(old)
+                    && old != new
+                {
+                    let place = new as usize;
+                    this.fds.resize(this.fds.len().max(place + 1), None);
+                    this.fds[place] = Some(Fd { file, closes_on_exec: false, serial });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An `execve` that succeeds.
+    fn execute(&mut self, process: usize) {
+        let this = &mut self.processes[process];
+        this.threads = [Thread::Idle, Thread::Idle];
+        // `begin_new_exec` makes it dumpable again.
+        this.hidden = false;
+        for fd in &mut this.fds {
+            if fd.as_ref().is_some_and(|fd| fd.closes_on_exec) {
+                *fd = None;
+            }
+        }
+        self.release(process);
     }
 
     /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
-    fn note_race(&mut self, fd: i32, file: File, told: &[(i32, usize)]) {
+    fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told]) {
+        let serial = self.processes[process].serial(fd);
         if let File::Connection(index) = file {
-            self.connections[index].raced |= !told.contains(&(fd, index)) && !told.contains(&HIDDEN);
+            self.connections[index].raced |= !told.contains(&(fd, index, serial)) && !told.contains(&HIDDEN);
         }
     }
 
-    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[(i32, usize)]) {
+    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[Told]) {
         for fd in parse(control) {
             if let Some(file) = self.processes[process].file(fd) {
-                self.note_race(fd, file, told);
+                self.note_race(process, fd, file, told);
             }
         }
         let this = &self.processes[process];
@@ -107,7 +117,7 @@ impl Kernel {
         let hidden = this.hidden;
         for file in &files {
             if let File::Connection(index) = file {
-                self.connections[*index].untold |= hidden;
+                self.connections[*index].sent_unseen |= hidden;
                 self.connections[*index].was_sent = true;
             }
         }
@@ -169,16 +179,10 @@ impl Kernel {
 
     pub(crate) fn kill(&mut self, process: usize) {
         self.finish_calls(process, 2);
+        let fds: Vec<Told> = self.processes[process].open_now().collect();
+        fds.into_iter().for_each(|(_, index, _)| self.connections[index].fds_closed += 1);
         self.end(process);
-        self.note_ends(false);
-    }
-
-    fn note_had(&mut self) {
-        for (index, process) in self.processes.iter().enumerate() {
-            for (_, connection) in process.connections() {
-                self.connections[connection].had_by.insert(index);
-            }
-        }
+        self.note(false);
     }
 
     /// The second half of `recvmsg`.
@@ -187,10 +191,10 @@ impl Kernel {
         if let Thread::Receiving(files) = state {
             for file in files {
                 // Without a free fd the kernel drops it (`scm_detach_fds`).
-                self.processes[process].open(file);
+                let serial = self.serial();
+                self.processes[process].open(file, serial);
             }
         }
-        self.note_had();
-        self.note_ends(false);
+        self.note(false);
     }
 }

@@ -6,18 +6,21 @@ use super::{Step, What};
 use crate::driver::{Driver, Fault};
 use crate::kernel::{Call, End, File, Kernel, Thread, control};
 
+/// No call takes so long that does not wait.
+const LONG: Duration = Duration::from_millis(50);
+
 /// Does one step; whether it did anything.
 pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Result<bool, Fault> {
     let Step { what, who, a, b } = step;
     match what {
-        What::Supervise => return driver.step(kernel, a),
+        What::Supervise => return driver.step(kernel, a, b),
         What::Wait => {
             let wait = [1, 25, 60, 1_000, 6_000][usize::from(a) % 5];
-            if wait >= 50 {
-                // No call takes so long that is not waiting.
-                go_on_all(kernel);
-            }
             driver.now += Duration::from_millis(wait);
+            if driver.now.saturating_sub(driver.went_on) >= LONG {
+                go_on_all(kernel);
+                driver.went_on = driver.now;
+            }
             driver.check_patience()?;
             return Ok(true);
         }
@@ -97,7 +100,8 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
                     let Some(File::Connection(index)) = this.file(fd) else { return Ok(false) };
                     let Some(epoll) = this.epolls().next() else { return Ok(false) };
                     // What another thread is closing meanwhile is the program's own race.
-                    if this.threads.iter().any(|thread| *thread != Thread::Idle) {
+                    let closes = |thread: &Thread| matches!(thread, Thread::Notified(call) | Thread::Continued(call) if call.closes(fd));
+                    if this.threads.iter().any(closes) {
                         return Ok(false);
                     }
                     return Ok(kernel.connections[index].watched_by.insert(epoll));
@@ -106,7 +110,7 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
             }
         }
     };
-    this.threads[thread] = Thread::Notified(call);
+    this.call(thread, call);
     Ok(true)
 }
 

@@ -2,7 +2,7 @@
 
 mod act;
 mod run;
-mod shrink;
+pub(crate) mod shrink;
 
 pub(crate) use run::{Outcome, run};
 pub(crate) use shrink::shrink;

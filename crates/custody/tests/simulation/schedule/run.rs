@@ -62,18 +62,17 @@ fn finish(kernel: &mut Kernel, driver: &mut Driver, events: &mut usize) -> Resul
         for process in (0..kernel.processes.len()).rev() {
             let this = &mut kernel.processes[process];
             if this.alive && this.threads == [Thread::Idle, Thread::Idle] && driver.is_at_rest() {
-                this.threads[0] = Thread::Notified(Call::Exit);
+                this.call(0, Call::Exit);
                 *events += 1;
                 break;
             }
         }
         let gone = kernel.processes.iter().all(|process| !process.alive);
-        if gone && driver.has_settled() {
-            driver.end();
+        if gone && driver.has_settled(kernel) {
+            driver.end()?;
         }
-        let did = driver.step(kernel, turn as u8)?;
+        let did = driver.step(kernel, turn as u8, 0)?;
         if !did && gone && driver.has_ended() && !driver.is_busy() {
-            driver.check_pace()?;
             return driver.check_end(kernel);
         }
         if !did || turn % 16 == 15 {
