@@ -1,7 +1,7 @@
 //! What must never be, and what must be at the end.
 
 use linger_custody::Count;
-use linger_custody::world::{Cookie, Kept, Pid, State, Tid};
+use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
 use super::perform::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
@@ -56,6 +56,11 @@ impl Driver {
             return Err(format!("the unread bytes of connection {index} are counted twice"));
         }
         let plain = matches!(reason, Count::Finished | Count::Drained | Count::Gone | Count::Aborted);
+        let is_close = self.at_hand.is_some_and(|one| one.way == Some(Way::Close));
+        let is_open = kernel.is_open(File::Connection(index as usize));
+        if plain && is_open && !is_close && !kernel.connections[index as usize].raced {
+            return Err(format!("connection {index} counts as ended before a call that may fail"));
+        }
         if plain && would_lose(kernel, index as usize) {
             return Err(format!("a plain close of connection {index} for {reason:?} loses"));
         }
@@ -88,7 +93,7 @@ impl Driver {
             return Err(format!("{:?} cannot be looked at, and {:?} are named", self.hidden, self.named));
         }
         let is_awaited = |(index, one): &(usize, &Connection)| {
-            one.arrived && self.world.state(cookie_of(*index)) == State::Sent
+            one.arrived && !kernel.ever_hidden && self.world.state(cookie_of(*index)) == State::Sent
         };
         if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
             return Err("a message is waited for that has arrived".into());
@@ -98,7 +103,7 @@ impl Driver {
         if in_flight != self.world.due().is_some() {
             return Err(format!("in flight: {in_flight}, to be looked for: {:?}", self.world.due()));
         }
-        if self.world.heeds_deaths() && self.held.is_empty() && !kernel.ever_hidden {
+        if self.world.heeds_deaths() && self.held.is_empty() && self.hidden.is_subset(&self.dead_told) {
             return Err("heeds deaths for nothing".into());
         }
         if !self.world.heeds_deaths() && !self.held.is_empty() {
@@ -154,7 +159,8 @@ impl Driver {
                 return Err(format!("{kept:?} is looked for without end"));
             }
         }
-        Ok(self.kept.values().any(|one| one.looked_for == 1).then_some(true))
+        // Of several one may be confirmed already, or be waited for.
+        Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
     }
 
     /// The worst error: to end what the program still has.
@@ -207,8 +213,16 @@ impl Driver {
     }
 
     /// Nor must they before: the program's next call may be the wait.
-    pub(super) fn check_reported(&self, kernel: &Kernel, process: usize) -> Result<(), Fault> {
-        for one in self.kept.values().filter(|one| one.is_close && one.sole && !one.closed) {
+    pub(super) fn check_reported(
+        &self,
+        kernel: &Kernel,
+        process: usize,
+        call: (usize, u32),
+    ) -> Result<(), Fault> {
+        let is_meant = |one: &&KeptFd| {
+            one.call == Some(call) && one.is_close && one.sole && one.processes == kernel.processes.len()
+        };
+        for one in self.kept.values().filter(is_meant) {
             let watched = &kernel.connections[one.connection].watched_by;
             if one.name.is_some_and(|name| name.0 == process)
                 && kernel.is_sole(one.connection)

@@ -58,6 +58,8 @@ struct KeptFd {
     may_fail: bool,
     /// It was the only one.
     sole: bool,
+    /// The thread's call that closes it.
+    call: Option<(usize, u32)>,
     /// How many fds had been opened when the call was told, and processes made.
     serials: u32,
     processes: usize,
@@ -125,6 +127,7 @@ pub(crate) struct Driver {
     /// counted for it.
     hidden: BTreeSet<usize>,
     named: BTreeSet<usize>,
+    dead_told: BTreeSet<usize>,
     closed_unseen: BTreeSet<usize>,
     counted: BTreeSet<usize>,
     /// When the world was last told something.
@@ -175,6 +178,7 @@ impl Driver {
             about: None,
             hidden: BTreeSet::new(),
             named: BTreeSet::new(),
+            dead_told: BTreeSet::new(),
             closed_unseen: BTreeSet::new(),
             counted: BTreeSet::new(),
             told_at: Duration::ZERO,
@@ -227,6 +231,7 @@ impl Driver {
         choice -= notified.len();
         if let Some(process) = dead.get(choice) {
             self.watched.remove(process);
+            self.dead_told.insert(*process);
             self.on("died", None, Event::Died(pid(*process)));
             return Ok(true);
         }
@@ -462,8 +467,8 @@ impl Driver {
         if !waits {
             return;
         }
-        let Notification { process, thread, call, pretended, told, to_pretend, .. } = current;
-        self.fault = self.check_reported(kernel, process).err();
+        let Notification { process, thread, call, id, pretended, told, to_pretend, .. } = current;
+        self.fault = self.check_reported(kernel, process, (thread, id)).err();
         if let (Call::Shutdown(_, both), Some(index)) = (&call, to_pretend) {
             let handed = kernel.connections[index].by_shutdown;
             if (*both && handed != pretended) || (!both && !pretended) {
