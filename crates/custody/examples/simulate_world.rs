@@ -4,11 +4,11 @@
 
 #[path = "../tests/simulation/coverage.rs"]
 mod coverage;
-#[path = "../tests/simulation/driver.rs"]
+#[path = "../tests/simulation/driver/mod.rs"]
 mod driver;
-#[path = "../tests/simulation/kernel.rs"]
+#[path = "../tests/simulation/kernel/mod.rs"]
 mod kernel;
-#[path = "../tests/simulation/schedule.rs"]
+#[path = "../tests/simulation/schedule/mod.rs"]
 mod schedule;
 
 use std::process::ExitCode;
@@ -53,9 +53,14 @@ fn main() -> ExitCode {
     let Some(seed) = fault.into_inner().expect("all threads have ended") else { return ExitCode::SUCCESS };
     println!("seed {seed} goes wrong; shrinking");
     let (hold, steps) = schedule::random(seed);
-    let (hold, steps, fault) = schedule::shrink(hold, &steps);
-    println!("seed {seed}: {fault}; hold {hold}, {} steps:", steps.len());
+    let shrunk = schedule::shrink(hold, &steps);
+    println!(
+        "seed {seed}: {}; hold {}, {} events of the program:",
+        shrunk.fault,
+        shrunk.hold,
+        shrunk.events()
+    );
     // Told on standard error, step by step.
-    schedule::run(hold, &steps, true);
+    schedule::run(shrunk.hold, &shrunk.steps, true);
     ExitCode::FAILURE
 }

@@ -11,7 +11,6 @@ mod replay;
 use std::collections::{BTreeMap, BTreeSet};
 
 use linger_custody::Count;
-use linger_custody::world::Pid;
 use recorded::{Handed, Outcome, Said, Step, Trace};
 
 /// Outcomes of one connection that only one of the two had, each with the step of its trace.
@@ -78,23 +77,6 @@ const DIFFERENCES: &[Kind] = &[
         why: "`shutdown` has handed the connection over, and its last fd is closed. That it is handed \
               was forgotten before the call, and of two threads that close one fd the second ended it \
               again. Now it is forgotten once the fd is gone.",
-    },
-    Kind {
-        name: "hidden before it closes",
-        is: |one| {
-            let refused = |all: &[(usize, Outcome)]| {
-                all.iter().all(|(_, outcome)| *outcome == Outcome::Count(Count::Refused, None))
-            };
-            let hidden: BTreeSet<Pid> = one.steps.iter().filter_map(|step| step.event.hides()).collect();
-            one.cookie == 0
-                && refused(&one.recorded)
-                && refused(&one.decided)
-                && one.recorded.len() < one.decided.len()
-                && one.decided.len() <= hidden.len()
-        },
-        why: "A process that cannot be looked at may have any connection as soon as it forks or appears, \
-              and may close it unseen. It was counted, and told to the operator, only when it came to \
-              close one in plain sight.",
     },
 ];
 

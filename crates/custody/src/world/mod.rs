@@ -7,21 +7,29 @@
 //!
 //! An error in judgement can make an end late, or plain. It cannot cut off a connection that the program has.
 
+mod closing;
 mod connection;
+mod doubts;
+mod ending;
+mod ends;
 mod flights;
-mod tasks;
+mod processes;
+mod sharing;
+mod task;
 mod vocabulary;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use std::vec::Vec;
 
-use connection::{Connection, Passed};
+use connection::Connection;
+use doubts::Doubts;
+use ending::Ending;
 use flights::Flights;
-use tasks::{Known, Task};
+use task::{Known, Task};
 
 pub use vocabulary::{
-    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Kept, Name, Open, Pid, Seen, Tid, Way,
+    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Kept, Name, Open, Pid, Seen, Tid, Unseen, Way,
 };
 
 /// How much a world remembers.
@@ -42,24 +50,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self { shared: 4_096, names: 16, lately: 256, in_flight: 1_024 }
     }
-}
-
-/// How long a call that may fail is given to close what it would.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A connection that the program was let close, or that no process has any more.
-#[derive(Debug)]
-struct Ending {
-    cookie: Cookie,
-    /// The fd that the program was let close; `None` for a connection of a killed process.
-    name: Option<Name>,
-    way: Way,
-    unread: u32,
-    /// A message may have held it when the call was made.
-    passed: bool,
-    /// The program's epolls have forgotten it.
-    unwatched: bool,
-    stage: Stage,
 }
 
 /// What is known of a connection.
@@ -83,19 +73,6 @@ pub enum State {
     Ended,
 }
 
-/// How far an ending has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The call was let happen: it is to be seen that the fd is gone. It was first seen not to be at this time.
-    Called { open_since: Option<Duration> },
-    /// The fd is gone: it is being decided who else holds the connection.
-    Closed,
-    /// Nobody is seen to have it, but perhaps a message, or the child of a fork under way.
-    InFlight,
-    /// Nobody holds it: it is being ended.
-    Over,
-}
-
 /// The supervisor's knowledge of a program.
 #[derive(Debug)]
 pub struct World {
@@ -107,21 +84,9 @@ pub struct World {
     endings: BTreeMap<Kept, Ending>,
     next_kept: u64,
     flights: Flights,
-    /// Threads that were let copy fds, and may still be about it.
-    copying: BTreeSet<Tid>,
-    /// A process with several threads was let fork, and its child has not been looked at since: what the other threads
-    /// accepted meanwhile it may have as well.
-    births: bool,
-    /// Sockets with several fds at the last look that are not known as connections.
-    several: BTreeSet<Inode>,
+    doubts: Doubts,
     /// Processes that are known to live; `true` for those that have made a call.
     alive: BTreeMap<Pid, bool>,
-    /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
-    obscure: BTreeSet<Pid>,
-    /// One of them has made a child, which may have any connection of its parent's.
-    blind: bool,
-    /// A process that cannot be looked at has sent a message that cannot be read: it may carry any shared connection.
-    opaque: bool,
     /// Connections that have ended lately: of two threads that close the same fd at once one gets `EBADF`.
     lately: VecDeque<Cookie>,
     tasks: VecDeque<(Task, Known)>,
@@ -146,13 +111,8 @@ impl World {
             endings: BTreeMap::new(),
             next_kept: 0,
             flights: Flights::new(limits.in_flight),
-            copying: BTreeSet::new(),
-            births: false,
-            several: BTreeSet::new(),
+            doubts: Doubts::default(),
             alive: BTreeMap::new(),
-            obscure: BTreeSet::new(),
-            blind: false,
-            opaque: false,
             lately: VecDeque::new(),
             tasks: VecDeque::new(),
             actions: VecDeque::new(),
@@ -166,37 +126,31 @@ impl World {
         debug_assert!(now >= self.now, "time does not go back");
         self.now = now;
         match event {
-            Event::Calls(tid) => {
-                self.copying.remove(&tid);
-            }
+            Event::Calls(tid) => self.doubts.calls(tid),
             Event::Appeared { caller, open, hidden } => self.appeared(caller, open, hidden),
             Event::Fork { caller, open, hidden, alone } => {
-                self.copying.insert(caller.tid);
-                self.births |= !alone;
+                self.doubts.forks(caller.tid, alone);
                 if hidden {
-                    self.blind = true;
-                    self.is_hidden(caller.pid);
+                    self.doubts.forks_unseen();
+                    self.hides(caller.pid);
                 }
                 self.inherit_all(caller, open, false);
             }
             Event::Copy { caller, seen } => {
-                self.copying.insert(caller.tid);
+                self.doubts.copies(caller.tid);
                 self.push(Task::Share(seen, caller));
             }
             Event::Send { caller, seen, abroad } => self.push(Task::Send(seen, caller, abroad)),
             Event::Close { caller, seen, way } => self.push(Task::Close(seen, caller, way)),
             Event::Shutdown { seen, both } => self.push(Task::Shutdown(seen, both)),
-            Event::Hidden { pid, sends } => {
-                self.opaque |= sends;
-                self.is_hidden(pid);
-            }
+            Event::Hidden { pid, does } => self.hidden(pid, does),
             Event::Accepted { cookie, inode, pid } => self.accepted(cookie, inode, pid),
             Event::Closed(kept) => self.push(Task::Closed(kept)),
             Event::StillOpen(kept) => self.still_open(kept),
-            Event::Lost(kept) => self.refuse(kept),
+            Event::Lost(kept) => self.lost(kept),
             Event::Died(pid) => {
                 self.alive.remove(&pid);
-                self.obscure.remove(&pid);
+                self.doubts.forget(pid);
                 self.push(Task::Orphans);
             }
             Event::Ended => {
@@ -239,7 +193,7 @@ impl World {
         self.now = now;
         self.asked = false;
         if let Answer::Census { copying, .. } | Answer::Flights { copying, .. } = &answer {
-            self.copying.retain(|tid| copying.contains(tid));
+            self.doubts.still_copy(copying);
         }
         if let Answer::Census { census, .. } = &answer {
             self.take_census(census);
@@ -287,7 +241,7 @@ impl World {
 
     /// Whether it matters when a process dies: something is held, or a process did something unseen.
     pub fn heeds_deaths(&self) -> bool {
-        !self.obscure.is_empty() || self.connections.values().any(|connection| connection.held.is_some())
+        self.doubts.any_hides() || self.connections.values().any(|connection| connection.held.is_some())
     }
 
     /// Whether nothing is kept or held any more.
@@ -307,187 +261,23 @@ impl World {
         self.act(Action::Count { cookie: Some(cookie), reason, holder: None });
     }
 
-    fn appeared(&mut self, caller: Caller, open: &[Open], hidden: bool) {
-        self.alive.insert(caller.pid, true);
-        // The number of a process that has died is given again.
-        self.obscure.remove(&caller.pid);
-        if hidden {
-            self.is_hidden(caller.pid);
-            // It may have any of them from its parent, and not by a message.
-            let all = self.connections.values_mut().filter_map(|one| one.shared.as_mut());
-            all.for_each(|shared| shared.inherited_by(caller.pid));
-        }
-        self.inherit_all(caller, open, true);
-    }
-
-    /// A process and its child, or a new process and its parent, both have these.
-    fn inherit_all(&mut self, caller: Caller, open: &[Open], is_new: bool) {
-        let mut known = BTreeSet::new();
-        for socket in open {
-            let name = Name { pid: caller.pid, fd: socket.fd };
-            match self.inodes.get(&socket.inode) {
-                Some(cookie) => {
-                    known.insert(*cookie);
-                    if let Some(shared) = self.connections.get_mut(cookie).and_then(|one| one.shared.as_mut())
-                    {
-                        shared.note(name, self.limits.names);
-                    }
-                }
-                None => {
-                    if let Some(cookie) = socket.cookie {
-                        let seen = Seen {
-                            fd: socket.fd,
-                            cookie,
-                            inode: socket.inode,
-                            socket: crate::Socket::default(),
-                        };
-                        self.push(Task::Share(seen, caller));
-                    }
-                }
+    fn attempt(&mut self, task: &Task, known: &Known) -> Result<(), Ask> {
+        match *task {
+            Task::Share(seen, caller) => {
+                self.share(seen.cookie, seen.inode, Name { pid: caller.pid, fd: seen.fd }, known)
+            }
+            Task::Send(seen, caller, abroad) => self.send(seen, caller, abroad, known),
+            Task::Close(seen, caller, way) => self.close(seen, caller, way, known),
+            Task::Shutdown(seen, both) => self.shutdown(seen, both, known),
+            Task::Unwatch(kept) => self.unwatch(kept, known),
+            Task::Closed(kept) => self.closed(kept, known),
+            Task::End(kept) => self.end(kept, known),
+            Task::Orphans => self.orphans(known),
+            Task::Look => self.look(known),
+            Task::EndFlight(cookie) => {
+                self.end_flight(cookie, false);
+                Ok(())
             }
         }
-        for cookie in known {
-            if !is_new {
-                self.seen_at(cookie, caller.pid);
-            } else if let Some(shared) = self.connections.get_mut(&cookie).and_then(|one| one.shared.as_mut())
-            {
-                shared.inherited_by(caller.pid);
-            }
-        }
-    }
-
-    fn is_hidden(&mut self, pid: Pid) {
-        if self.obscure.insert(pid) {
-            self.act(Action::Count { cookie: None, reason: crate::Count::Refused, holder: Some(pid) });
-            self.act(Action::Watch(pid));
-        }
-        // It may close them unseen, and then they must not be kept from ending.
-        let held = self.connections.iter().filter(|(_, one)| one.held == Some(pid));
-        let held: Vec<Cookie> = held.map(|(cookie, _)| *cookie).collect();
-        held.into_iter().for_each(|cookie| self.release(cookie));
-    }
-
-    fn accepted(&mut self, cookie: Cookie, inode: Inode, pid: Pid) {
-        let connection = self.connections.entry(cookie).or_insert_with(|| Connection::new(inode));
-        debug_assert!(connection.held.is_none(), "a connection is accepted once");
-        connection.held = Some(pid);
-    }
-
-    /// Whether a connection with one known fd may have others.
-    fn may_be_shared(&self, inode: Inode) -> bool {
-        self.is_blind() || self.several.contains(&inode)
-    }
-
-    /// Whether any connection may be shared of which nothing says so.
-    fn is_blind(&self) -> bool {
-        self.blind || self.opaque || self.births || !self.obscure.is_empty()
-    }
-
-    /// A call that may fail is not waited for without end.
-    fn still_open(&mut self, kept: Kept) {
-        let Some(Ending { way: Way::Replace | Way::Exec, stage: Stage::Called { open_since }, .. }) =
-            self.endings.get_mut(&kept)
-        else {
-            return;
-        };
-        // From the first look on: the supervisor itself may have been stopped before.
-        if self.now.saturating_sub(*open_since.get_or_insert(self.now)) > PATIENCE {
-            self.forget_ending(kept);
-        }
-    }
-
-    /// Notes that a process has a connection; whether a message may hold it as well.
-    fn seen_at(&mut self, cookie: Cookie, pid: Pid) -> Passed {
-        let Some(connection) = self.connections.get_mut(&cookie) else { return Passed::No };
-        let passed = connection.seen_at(pid);
-        if passed == Passed::No
-            && let Some(kept) = self.flights.end(cookie)
-        {
-            self.forget_ending(kept);
-        }
-        passed
-    }
-
-    fn new_ending(&mut self, inode: Inode, ending: Ending) -> Kept {
-        let kept = Kept(self.next_kept);
-        self.next_kept += 1;
-        let fresh = || Connection::new(inode);
-        self.connections.entry(ending.cookie).or_insert_with(fresh).kept.push(kept);
-        let before = self.endings.insert(kept, ending);
-        debug_assert!(before.is_none(), "an identity is given once");
-        kept
-    }
-
-    /// Forgets an ending, and has its fd closed.
-    fn forget_ending(&mut self, kept: Kept) {
-        let Some(ending) = self.endings.remove(&kept) else { return };
-        if let Some(connection) = self.connections.get_mut(&ending.cookie) {
-            connection.kept.retain(|other| *other != kept);
-        }
-        if ending.stage == Stage::InFlight {
-            self.flights.end(ending.cookie);
-        }
-        self.act(Action::Drop(kept));
-        self.tidy(ending.cookie);
-    }
-
-    /// Forgets a connection of which nothing is known.
-    fn tidy(&mut self, cookie: Cookie) {
-        if self.connections.get(&cookie).is_some_and(Connection::is_blank) {
-            self.connections.remove(&cookie);
-        }
-    }
-
-    /// Closes the fd that is held since the connection was accepted.
-    fn release(&mut self, cookie: Cookie) {
-        if self.connections.get_mut(&cookie).and_then(|one| one.held.take()).is_some() {
-            self.act(Action::Release(cookie));
-            self.tidy(cookie);
-        }
-    }
-
-    fn unshare(&mut self, cookie: Cookie) {
-        if let Some(connection) = self.connections.get_mut(&cookie)
-            && connection.shared.take().is_some()
-        {
-            self.inodes.remove(&connection.inode);
-            self.tidy(cookie);
-        }
-    }
-
-    /// Renews what is known of shared connections. One with a single fd is shared no more, unless a call that copies,
-    /// or a message, may be about to give it another.
-    fn take_census(&mut self, census: &Census) {
-        let certain = self.copying.is_empty() && !census.hidden;
-        self.births &= !certain;
-        if !census.hidden {
-            self.several.clear();
-        }
-        let several = census.names.iter().filter(|(_, names)| names.len() > 1);
-        let unknown = several.filter(|(inode, _)| !self.inodes.contains_key(inode));
-        self.several.extend(unknown.map(|(inode, _)| *inode));
-        let mut sole = Vec::new();
-        for cookie in self.inodes.values() {
-            let Some(connection) = self.connections.get_mut(cookie) else { continue };
-            let (inode, ending) = (connection.inode, !connection.kept.is_empty());
-            let Some(shared) = &mut connection.shared else { continue };
-            let names = census.names(inode);
-            shared.renew(names, self.limits.names);
-            if names.len() <= 1 && certain && shared.sent.is_none() && !ending {
-                sole.push(*cookie);
-            }
-        }
-        sole.into_iter().for_each(|cookie| self.unshare(cookie));
-        // Who was thought to have it may have let go of it unseen.
-        let mut heirs = Vec::new();
-        for (cookie, connection) in &self.connections {
-            let names = census.names(connection.inode);
-            if let (Some(pid), Some(name)) = (connection.held, names.first())
-                && names.iter().all(|name| name.pid != pid)
-            {
-                heirs.push((*cookie, name.pid));
-            }
-        }
-        heirs.into_iter().for_each(|(cookie, heir)| self.inherit(cookie, heir));
     }
 }

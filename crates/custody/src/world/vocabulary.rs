@@ -77,6 +77,17 @@ pub enum Way {
     Exec,
 }
 
+/// What a process is about to do with an fd that cannot be looked at: it may be a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It copies one.
+    Copies,
+    /// It closes one.
+    Closes,
+    /// It sends a message, which may carry some.
+    Sends,
+}
+
 /// What happened, or is about to.
 ///
 /// A call is told before it is made; the driver lets it happen once [`World::next`](super::World::next) has nothing more to say.
@@ -97,16 +108,15 @@ pub enum Event<'a> {
     Close { caller: Caller, seen: Seen, way: Way },
     /// `shutdown` of the read side, or of `both`.
     Shutdown { seen: Seen, both: bool },
-    /// The process does not let its fds be looked at (`ptrace(2)` access is refused), and copies or
-    /// closes one, or `sends` a message.
-    Hidden { pid: Pid, sends: bool },
+    /// The process does not let its fds be looked at (`ptrace(2)` access is refused), and does this.
+    Hidden { pid: Pid, does: Unseen },
     /// A connection was accepted in the program's place and given to it; the driver holds an fd of its own.
     Accepted { cookie: Cookie, inode: Inode, pid: Pid },
     /// The fd of a kept connection does not name it any more.
     Closed(Kept),
     /// The fd of a kept connection still names it, or it cannot be told yet.
     StillOpen(Kept),
-    /// Whether the fd of a kept connection still names it will never be known.
+    /// Whether the fd of a kept connection still names it will never be known: the process cannot be looked at.
     Lost(Kept),
     /// A process has ended.
     Died(Pid),
@@ -136,6 +146,8 @@ pub enum Action {
     Release(Cookie),
     /// Tell when this process dies ([`Event::Died`]); at once if it cannot be watched.
     Watch(Pid),
+    /// Tell the operator that this process cannot be looked at: what it closes ends plainly.
+    Hidden(Pid),
     /// Answer `shutdown` with success instead of making the call.
     Pretend,
     /// Count this, beside [`Count::Seen`] unless it is [`Count::Unread`]; for whom, and who else holds the connection.

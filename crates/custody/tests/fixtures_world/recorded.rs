@@ -83,17 +83,6 @@ pub(crate) enum Event {
     Tick,
 }
 
-impl Event {
-    /// A process that is seen not to let its fds be looked at.
-    pub(crate) fn hides(&self) -> Option<Pid> {
-        match self {
-            Self::Appeared(family) | Self::Fork(family, _) => family.hidden.then_some(family.pid),
-            Self::Hidden(pid, _) => Some(*pid),
-            _ => None,
-        }
-    }
-}
-
 /// What was done for a connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use linger_custody::world::{
-    Action, Answer, Ask, Caller, Cookie, Event, Inode, Kept, Name, Open, Pid, Seen, World,
+    Action, Answer, Ask, Caller, Cookie, Event, Inode, Kept, Name, Open, Pid, Seen, Unseen, World,
 };
 use linger_custody::{Count, Discarded};
 
@@ -77,7 +77,9 @@ impl Replay {
                 self.tell(at, step, Event::Shutdown { seen, both: *both }, Some(found));
             }
             recorded::Event::Hidden(pid, sends) => {
-                self.tell(at, step, Event::Hidden { pid: *pid, sends: *sends }, None);
+                // All that were recorded and send nothing close something.
+                let does = if *sends { Unseen::Sends } else { Unseen::Closes };
+                self.tell(at, step, Event::Hidden { pid: *pid, does }, None);
             }
             recorded::Event::Accepted(cookie, inode, pid) => {
                 let event = Event::Accepted { cookie: Cookie(*cookie), inode: *inode, pid: *pid };
@@ -169,7 +171,7 @@ impl Replay {
                     self.kept.remove(&kept).expect("what is dropped is kept");
                 }
                 // That the fd of a held connection is closed says nothing more of it.
-                Action::Release(_) | Action::Watch(_) => {}
+                Action::Release(_) | Action::Watch(_) | Action::Hidden(_) => {}
                 Action::Pretend => {
                     let cookie = found.filter(|_| shuts_down).expect("only a shutdown is pretended").cookie;
                     self.note(at, cookie, Outcome::Pretend);

@@ -11,7 +11,7 @@ use crate::schedule::Outcome;
 pub(crate) const LEAST: usize = 30;
 
 /// Kinds of event, as the driver names them.
-const EVENTS: [&str; 16] = [
+const EVENTS: [&str; 17] = [
     "accepted",
     "appeared",
     "close",
@@ -27,6 +27,7 @@ const EVENTS: [&str; 16] = [
     "shutdown",
     "still open",
     "died",
+    "remembered",
     "tick",
 ];
 
@@ -45,6 +46,8 @@ const STATES: [State; 8] = [
 fn cannot_be(event: &str, state: State) -> Option<&'static str> {
     match (event, state) {
         ("died" | "tick" | "hidden", _) => Some("concerns no single connection"),
+        ("remembered", State::Shared) => None,
+        ("remembered", _) => Some("an fd that is remembered is one of several"),
         ("accepted", State::Unknown) => None,
         ("accepted", _) => Some("a connection is accepted once, and nothing is known of it before"),
         ("closed" | "still open" | "lost", State::Unknown | State::Held | State::Shared | State::Sent) => {

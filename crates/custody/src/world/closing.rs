@@ -1,0 +1,160 @@
+//! What a call means that closes an fd: before it is made, and once the fd is gone.
+
+use super::World;
+use super::connection::{Connection, Passed};
+use super::ending::{Ending, Stage};
+use super::sharing::Holder;
+use super::task::{Known, Task};
+use super::vocabulary::{Action, Ask, Caller, Cookie, Kept, Name, Seen, Way};
+use crate::{Count, Fate, fate};
+
+impl World {
+    pub(super) fn close(&mut self, seen: Seen, caller: Caller, way: Way, known: &Known) -> Result<(), Ask> {
+        let cookie = seen.cookie;
+        if self.lately.contains(&cookie) {
+            return Ok(());
+        }
+        let passed = self.seen_at(cookie, caller.pid);
+        if passed == Passed::Abroad {
+            // Whoever receives it is to end it.
+            self.release(cookie);
+            return Ok(());
+        }
+        let name = Name { pid: caller.pid, fd: seen.fd };
+        self.forget_endings_of(cookie, name);
+        // Two fds that are being closed are two; and what was looked for once is looked at by what was found.
+        let several = self.connections.get(&cookie).is_some_and(|one| !one.kept.is_empty());
+        if self.doubts.about(seen.inode) || several || known.census.is_some() {
+            self.share(cookie, seen.inode, name, known)?;
+        }
+        let connection = self.connections.get(&cookie);
+        let sole = connection.is_none_or(|one| one.shared.is_none());
+        let handed = connection.is_some_and(|one| one.handed);
+        if sole
+            && way == Way::Close
+            && !handed
+            && let Fate::Plain(reason) = fate(&seen.socket)
+        {
+            self.release(cookie);
+            self.note_end(cookie);
+            self.count(cookie, reason);
+            return Ok(());
+        }
+        let may_be_last = matches!(way, Way::Close | Way::Replace) && passed == Passed::No;
+        let last = may_be_last && (sole || self.is_last(cookie, seen.inode, name, known)?);
+        let kept = self.keep(seen, name, way, passed != Passed::No);
+        if last {
+            // Before the call: the program's next may be the wait.
+            self.push(Task::Unwatch(kept));
+        }
+        Ok(())
+    }
+
+    pub(super) fn unwatch(&mut self, kept: Kept, known: &Known) -> Result<(), Ask> {
+        let Some(ending) = self.endings.get_mut(&kept) else { return Ok(()) };
+        if known.done.ok_or(Ask::Unwatch(kept))? {
+            ending.unwatched = true;
+        } else {
+            // Kept on, it would be reported to a program that has forgotten it.
+            self.refuse(kept);
+        }
+        Ok(())
+    }
+
+    /// Ends a connection that the program has closed, unless it has it under another fd, or in another process.
+    pub(super) fn closed(&mut self, kept: Kept, known: &Known) -> Result<(), Ask> {
+        let Some(ending) = self.endings.get_mut(&kept) else { return Ok(()) };
+        debug_assert!(matches!(ending.stage, Stage::Called { .. } | Stage::Closed), "its fd is gone once");
+        ending.stage = Stage::Closed;
+        let Ending { cookie, way, passed: was_passed, name, .. } = *ending;
+        let Some(connection) = self.connections.get(&cookie) else { return Ok(()) };
+        if (self.doubts.about(connection.inode) || known.census.is_some())
+            && let Some(name) = name
+        {
+            // It may have come to be shared since the call was let happen.
+            self.share(cookie, connection.inode, name, known)?;
+        }
+        let Some(connection) = self.connections.get(&cookie) else { return Ok(()) };
+        let Some(name) = name.filter(|_| connection.shared.is_some()) else {
+            self.begin_end(kept);
+            return Ok(());
+        };
+        let inode = connection.inode;
+        let passed = connection.passed(name.pid);
+        let closing = self.closing(cookie).next();
+        if passed == Passed::BySender && closing.is_none() {
+            // Most likely it is in flight: to look for it can wait.
+            self.put_off(kept);
+            return Ok(());
+        }
+        match self.holder(cookie, inode, closing, known)? {
+            Holder::Process(holder) => {
+                // A bystander's end, one of two fds in one process, and what was passed on are no close.
+                let close = matches!(way, Way::Close | Way::Replace);
+                if close && !was_passed && holder != name.pid {
+                    let reason = Count::Shared;
+                    self.act(Action::Count { cookie: Some(cookie), reason, holder: Some(holder) });
+                }
+                self.inherit(cookie, holder);
+                self.forget_ending(kept);
+            }
+            Holder::Unborn => self.put_off(kept),
+            _ if passed != Passed::No => self.put_off(kept),
+            // No end is better than one of what a process has that cannot be looked at.
+            Holder::Unknown => self.refuse(kept),
+            Holder::Nobody => self.end_shared(cookie, kept),
+        }
+        Ok(())
+    }
+
+    /// Keeps a connection that nobody is seen to have, but perhaps a message, or the child of a fork, until it is known.
+    pub(super) fn put_off(&mut self, kept: Kept) {
+        let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
+        if self.is_abroad(cookie) {
+            // What another program receives it ends.
+            self.release(cookie);
+            return self.forget_ending(kept);
+        }
+        // One is enough to look for.
+        if self.flights.contains(cookie) {
+            return self.forget_ending(kept);
+        }
+        if !self.flights.begin(cookie, kept, self.now) {
+            return self.refuse(kept);
+        }
+        if let Some(ending) = self.endings.get_mut(&kept) {
+            ending.stage = Stage::InFlight;
+        }
+    }
+
+    /// Whether another program may have a connection.
+    pub(super) fn is_abroad(&self, cookie: Cookie) -> bool {
+        let shared = self.connections.get(&cookie).and_then(|one| one.shared.as_ref());
+        shared.and_then(|shared| shared.sent.as_ref()).is_some_and(|sent| sent.abroad)
+    }
+
+    pub(super) fn shutdown(&mut self, seen: Seen, both: bool, known: &Known) -> Result<(), Ask> {
+        let cookie = seen.cookie;
+        if !matches!(fate(&seen.socket), Fate::Linger | Fate::Discard) {
+            return Ok(());
+        }
+        // What still comes is not to be answered with a reset while the program writes.
+        let handed = self.connections.get(&cookie).is_some_and(|one| one.handed);
+        if !both || handed {
+            self.act(Action::Pretend);
+            return Ok(());
+        }
+        let unread = seen.socket.unread;
+        if known.done.ok_or(Ask::HandOverShutdown { cookie, unread })? {
+            let fresh = || Connection::new(seen.inode);
+            self.connections.entry(cookie).or_insert_with(fresh).handed = true;
+            // Counted here, for a process that is killed comes to no close.
+            self.count(cookie, Count::Handed);
+            if unread > 0 {
+                self.count(cookie, Count::Unread);
+            }
+            self.act(Action::Pretend);
+        }
+        Ok(())
+    }
+}

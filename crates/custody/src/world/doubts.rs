@@ -1,0 +1,117 @@
+//! Why a connection of which nothing is known may have other holders all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+use super::vocabulary::{Census, Inode, Pid, Tid};
+
+/// What was done that the kernel has not told of.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// Threads that were let copy fds, and may still be about it.
+    copying: BTreeSet<Tid>,
+    /// A process with several threads was let fork, and its child has not been looked at since: what the other threads
+    /// accepted meanwhile it may have as well.
+    births: bool,
+    /// Sockets with several fds at the last look that are not known as connections.
+    several: BTreeSet<Inode>,
+    /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
+    obscure: BTreeMap<Pid, Obscure>,
+    /// One of them has made a child, which may have any connection of its parent's.
+    blind: bool,
+    /// One of them has sent a message that cannot be read: it may carry any shared connection.
+    opaque: bool,
+}
+
+/// A process that could not be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Obscure {
+    /// A close of it was counted.
+    counted: bool,
+}
+
+impl Doubts {
+    /// A thread makes a call, so that its last one is over.
+    pub(super) fn calls(&mut self, tid: Tid) {
+        self.copying.remove(&tid);
+    }
+
+    /// A thread is let copy fds.
+    pub(super) fn copies(&mut self, tid: Tid) {
+        self.copying.insert(tid);
+    }
+
+    /// A process is let fork that has one thread (`alone`), or several.
+    pub(super) fn forks(&mut self, tid: Tid, alone: bool) {
+        self.copies(tid);
+        self.births |= !alone;
+    }
+
+    /// A process that cannot be looked at has made a child.
+    pub(super) fn forks_unseen(&mut self) {
+        self.blind = true;
+    }
+
+    /// A process that cannot be looked at sends a message.
+    pub(super) fn sends_unseen(&mut self) {
+        self.opaque = true;
+    }
+
+    /// Notes a process that cannot be looked at; whether that is new.
+    pub(super) fn hides(&mut self, pid: Pid) -> bool {
+        let is_new = !self.obscure.contains_key(&pid);
+        self.obscure.entry(pid).or_insert(Obscure { counted: false });
+        is_new
+    }
+
+    /// Notes that such a process closes something; whether it is the first time.
+    pub(super) fn closes_unseen(&mut self, pid: Pid) -> bool {
+        self.obscure.get_mut(&pid).is_some_and(|one| !std::mem::replace(&mut one.counted, true))
+    }
+
+    /// The process is gone; its number may be given again.
+    pub(super) fn forget(&mut self, pid: Pid) {
+        self.obscure.remove(&pid);
+    }
+
+    /// Whether a process does things that nobody sees.
+    pub(super) fn any_hides(&self) -> bool {
+        !self.obscure.is_empty()
+    }
+
+    /// Whether a message that could not be read may carry a shared connection.
+    pub(super) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// Whether a connection with one known fd may have others.
+    pub(super) fn about(&self, inode: Inode) -> bool {
+        self.blind || self.opaque || self.births || self.any_hides() || self.several.contains(&inode)
+    }
+
+    /// Whether some fd may be about to be copied, so that the copy cannot be seen yet.
+    pub(super) fn is_copying(&self) -> bool {
+        !self.copying.is_empty()
+    }
+
+    /// The threads that may be copying.
+    pub(super) fn copying(&self) -> Vec<Tid> {
+        self.copying.iter().copied().collect()
+    }
+
+    /// Of the threads that may have been copying these still may.
+    pub(super) fn still_copy(&mut self, tids: &[Tid]) {
+        self.copying.retain(|tid| tids.contains(tid));
+    }
+
+    /// Learns from a look at all processes, after [`still_copy`](Self::still_copy); `is_known` tells connections that are
+    /// known to be shared.
+    pub(super) fn look(&mut self, census: &Census, is_known: impl Fn(Inode) -> bool) {
+        if !census.hidden {
+            self.births &= self.is_copying();
+            self.several.clear();
+        }
+        let several = census.names.iter().filter(|(_, names)| names.len() > 1);
+        self.several.extend(several.map(|(inode, _)| *inode).filter(|inode| !is_known(*inode)));
+    }
+}

@@ -1,0 +1,141 @@
+//! Connections that the program was let close, or that no process has any more: each is an ending until it is known what
+//! becomes of it.
+
+use std::time::Duration;
+
+use super::World;
+use super::connection::Connection;
+use super::vocabulary::{Action, Cookie, Inode, Kept, Name, Seen, Way};
+use crate::Count;
+
+/// How long a call that may fail is given to close what it would.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection that the program was let close, or that no process has any more.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) cookie: Cookie,
+    /// The fd that the program was let close; `None` for a connection of a killed process.
+    pub(super) name: Option<Name>,
+    pub(super) way: Way,
+    pub(super) unread: u32,
+    /// A message may have held it when the call was made.
+    pub(super) passed: bool,
+    /// The program's epolls have forgotten it.
+    pub(super) unwatched: bool,
+    pub(super) stage: Stage,
+}
+
+/// How far an ending has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The call was let happen: it is to be seen that the fd is gone. It was first seen not to be at this time.
+    Called { open_since: Option<Duration> },
+    /// The fd is gone: it is being decided who else holds the connection.
+    Closed,
+    /// Nobody is seen to have it, but perhaps a message, or the child of a fork under way.
+    InFlight,
+    /// Nobody holds it: it is being ended.
+    Over,
+}
+
+impl World {
+    pub(super) fn keep(&mut self, seen: Seen, name: Name, way: Way, passed: bool) -> Kept {
+        let stage = Stage::Called { open_since: None };
+        let unread = seen.socket.unread;
+        let name = Some(name);
+        let ending = Ending { cookie: seen.cookie, name, way, unread, passed, unwatched: false, stage };
+        let kept = self.new_ending(seen.inode, ending);
+        self.act(Action::Keep(kept));
+        kept
+    }
+
+    /// A call that was interrupted, or an `execve` that failed, may have left one behind.
+    pub(super) fn forget_endings_of(&mut self, cookie: Cookie, name: Name) {
+        let kept = self.connections.get(&cookie).map(|one| one.kept.clone()).unwrap_or_default();
+        for kept in kept {
+            if self.endings.get(&kept).is_some_and(|ending| ending.name == Some(name)) {
+                self.forget_ending(kept);
+            }
+        }
+    }
+
+    /// The fds of a connection that are being closed.
+    pub(super) fn closing(&self, cookie: Cookie) -> impl Iterator<Item = Name> {
+        let kept = self.connections.get(&cookie).map(|one| one.kept.as_slice()).unwrap_or_default();
+        let called = |ending: &&Ending| matches!(ending.stage, Stage::Called { .. });
+        kept.iter().filter_map(|kept| self.endings.get(kept)).filter(called).filter_map(|ending| ending.name)
+    }
+
+    pub(super) fn new_ending(&mut self, inode: Inode, ending: Ending) -> Kept {
+        let kept = Kept(self.next_kept);
+        self.next_kept += 1;
+        let fresh = || Connection::new(inode);
+        self.connections.entry(ending.cookie).or_insert_with(fresh).kept.push(kept);
+        let before = self.endings.insert(kept, ending);
+        debug_assert!(before.is_none(), "an identity is given once");
+        kept
+    }
+
+    /// Forgets an ending, and has its fd closed.
+    pub(super) fn forget_ending(&mut self, kept: Kept) {
+        let Some(ending) = self.endings.remove(&kept) else { return };
+        if let Some(connection) = self.connections.get_mut(&ending.cookie) {
+            connection.kept.retain(|other| *other != kept);
+        }
+        if ending.stage == Stage::InFlight {
+            self.flights.end(ending.cookie);
+        }
+        self.act(Action::Drop(kept));
+        self.tidy(ending.cookie);
+    }
+
+    /// A call that may fail is not waited for without end.
+    pub(super) fn still_open(&mut self, kept: Kept) {
+        let Some(Ending { way: Way::Replace | Way::Exec, stage: Stage::Called { open_since }, .. }) =
+            self.endings.get_mut(&kept)
+        else {
+            return;
+        };
+        // From the first look on: the supervisor itself may have been stopped before.
+        if self.now.saturating_sub(*open_since.get_or_insert(self.now)) > PATIENCE {
+            self.forget_ending(kept);
+        }
+    }
+
+    /// Notes that a connection has ended: another call that closes it is none to end it again.
+    pub(super) fn note_end(&mut self, cookie: Cookie) {
+        self.lately.push_front(cookie);
+        self.lately.truncate(self.limits.lately);
+    }
+
+    /// Leaves a connection to a plain close, counted.
+    pub(super) fn refuse(&mut self, kept: Kept) {
+        let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
+        self.leave(cookie);
+        self.forget_ending(kept);
+    }
+
+    /// Counts a plain end, unless `shutdown` was counted as the connection's.
+    pub(super) fn leave(&mut self, cookie: Cookie) {
+        if self.connections.get(&cookie).is_none_or(|one| !one.handed) {
+            self.count(cookie, Count::Refused);
+        }
+        self.release(cookie);
+    }
+
+    /// Closes the fd that is held since the connection was accepted.
+    pub(super) fn release(&mut self, cookie: Cookie) {
+        if self.connections.get_mut(&cookie).and_then(|one| one.held.take()).is_some() {
+            self.act(Action::Release(cookie));
+            self.tidy(cookie);
+        }
+    }
+
+    /// Forgets a connection of which nothing is known.
+    pub(super) fn tidy(&mut self, cookie: Cookie) {
+        if self.connections.get(&cookie).is_some_and(Connection::is_blank) {
+            self.connections.remove(&cookie);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Connections that nobody holds any more: when that is known, and how they end.
+
+use std::vec::Vec;
+
+use super::World;
+use super::connection::Sent;
+use super::ending::{Ending, Stage};
+use super::flights::Verdict;
+use super::task::{Known, Task};
+use super::vocabulary::{Ask, Cookie, Kept, Tid, Way};
+use crate::{Count, Fate, after_discarding, fate};
+
+impl World {
+    pub(super) fn look(&mut self, known: &Known) -> Result<(), Ask> {
+        let Some((sending, quiet, census, took)) = &known.flights else {
+            let senders = self.flights.cookies().filter_map(|cookie| self.connections.get(&cookie));
+            let senders = senders.filter_map(|one| one.shared.as_ref()?.sent.as_ref());
+            let mut sending: Vec<Tid> = senders.flat_map(|sent| sent.senders.iter().copied()).collect();
+            sending.sort_unstable();
+            sending.dedup();
+            return Err(Ask::Flights { copying: self.doubts.copying(), sending });
+        };
+        let cookies: Vec<Cookie> = self.flights.cookies().collect();
+        for cookie in cookies {
+            let Some(connection) = self.connections.get(&cookie) else { continue };
+            if let Some(holder) = census.holder(connection.inode) {
+                // One that has made no call yet may have it from its parent as well.
+                if self.knows(holder) {
+                    self.seen_at(cookie, holder);
+                }
+                self.inherit(cookie, holder);
+                if let Some(kept) = self.flights.end(cookie) {
+                    self.forget_ending(kept);
+                }
+                continue;
+            }
+            let sent = connection.shared.as_ref().and_then(|shared| shared.sent.as_ref());
+            let arrived = |sent: &Sent| *quiet && !sent.senders.iter().any(|sender| sending.contains(sender));
+            let silent = sent.is_none_or(arrived)
+                && !self.doubts.is_copying()
+                && self.closing(cookie).next().is_none();
+            if self.flights.judge(cookie, silent, self.now) == Verdict::Over {
+                self.end_flight(cookie, census.hidden);
+            }
+        }
+        self.flights.looked(*took, self.now);
+        Ok(())
+    }
+
+    /// Ends what was in flight, and is over, unless somebody who cannot be looked at may have it.
+    pub(super) fn end_flight(&mut self, cookie: Cookie, hidden: bool) {
+        let Some(kept) = self.flights.end(cookie) else { return };
+        if self.is_abroad(cookie) {
+            // Whoever receives it is to end it.
+            self.release(cookie);
+            return self.forget_ending(kept);
+        }
+        if hidden || self.doubts.is_opaque() {
+            self.refuse(kept);
+        } else {
+            self.end_shared(cookie, kept);
+        }
+    }
+
+    /// Begins to end a connection that was shared, and that nobody holds.
+    pub(super) fn end_shared(&mut self, cookie: Cookie, kept: Kept) {
+        self.unshare(cookie);
+        if let Some(ending) = self.endings.get_mut(&kept) {
+            // Since the epolls were looked at before the call, whoever else had it may have added it to one: an epoll
+            // may be shared, too.
+            ending.unwatched = false;
+        }
+        self.begin_end(kept);
+    }
+
+    pub(super) fn begin_end(&mut self, kept: Kept) {
+        let Some(ending) = self.endings.get_mut(&kept) else { return };
+        ending.stage = Stage::Over;
+        // Others had it when the call was made, and had let go of it since.
+        if !ending.unwatched && ending.way != Way::Exit {
+            self.push(Task::Unwatch(kept));
+        }
+        self.push(Task::End(kept));
+    }
+
+    /// Ends a connection that nobody holds.
+    pub(super) fn end(&mut self, kept: Kept, known: &Known) -> Result<(), Ask> {
+        let Some(&Ending { cookie, unread, stage, name, .. }) = self.endings.get(&kept) else {
+            return Ok(());
+        };
+        debug_assert_eq!(stage, Stage::Over, "it is known that nobody holds it");
+        if self.connections.get(&cookie).is_some_and(|one| one.handed) {
+            if let Some(connection) = self.connections.get_mut(&cookie) {
+                connection.handed = false;
+            }
+            self.note_end(cookie);
+            self.release(cookie);
+            self.forget_ending(kept);
+            return Ok(());
+        }
+        let socket = known.socket.ok_or(Ask::Socket(kept))?;
+        // Of a killed process nobody has asked before.
+        let unread = if name.is_some() { unread } else { socket.unread };
+        let fate = match fate(&socket) {
+            Fate::Discard => after_discarding(known.discarded.ok_or(Ask::Discard(kept))?),
+            other => other,
+        };
+        let reason = match fate {
+            Fate::Plain(reason) => reason,
+            Fate::Linger | Fate::Discard => {
+                let taken = known.done.ok_or(Ask::HandOver { kept, cookie, unread })?;
+                if taken { Count::Handed } else { Count::Refused }
+            }
+        };
+        let saved = matches!(reason, Count::Handed | Count::Refused) && unread > 0;
+        if saved || reason == Count::Drained {
+            self.count(cookie, Count::Unread);
+        }
+        self.note_end(cookie);
+        self.count(cookie, reason);
+        self.release(cookie);
+        self.forget_ending(kept);
+        Ok(())
+    }
+}

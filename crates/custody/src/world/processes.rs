@@ -1,0 +1,157 @@
+//! The program's processes: which there are, what they have from their parents, and what becomes of what the dead held.
+
+use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::vec::Vec;
+
+use super::World;
+use super::connection::Connection;
+use super::ending::{Ending, Stage};
+use super::task::{Known, Task};
+use super::vocabulary::{Action, Ask, Caller, Cookie, Inode, Kept, Name, Open, Pid, Seen, Unseen, Way};
+use crate::{Count, Socket};
+
+impl World {
+    pub(super) fn appeared(&mut self, caller: Caller, open: &[Open], hidden: bool) {
+        self.alive.insert(caller.pid, true);
+        // The number of a process that has died is given again.
+        self.doubts.forget(caller.pid);
+        if hidden {
+            self.hides(caller.pid);
+            // It may have any of them from its parent, and not by a message.
+            let all = self.connections.values_mut().filter_map(|one| one.shared.as_mut());
+            all.for_each(|shared| shared.inherited_by(caller.pid));
+        }
+        self.inherit_all(caller, open, true);
+    }
+
+    /// A process and its child, or a new process and its parent, both have these.
+    pub(super) fn inherit_all(&mut self, caller: Caller, open: &[Open], is_new: bool) {
+        let mut known = BTreeSet::new();
+        for socket in open {
+            let name = Name { pid: caller.pid, fd: socket.fd };
+            match self.inodes.get(&socket.inode) {
+                Some(cookie) => {
+                    known.insert(*cookie);
+                    if let Some(shared) = self.connections.get_mut(cookie).and_then(|one| one.shared.as_mut())
+                    {
+                        shared.note(name, self.limits.names);
+                    }
+                }
+                None => {
+                    if let Some(cookie) = socket.cookie {
+                        let seen =
+                            Seen { fd: socket.fd, cookie, inode: socket.inode, socket: Socket::default() };
+                        self.push(Task::Share(seen, caller));
+                    }
+                }
+            }
+        }
+        for cookie in known {
+            if !is_new {
+                self.seen_at(cookie, caller.pid);
+            } else if let Some(shared) = self.connections.get_mut(&cookie).and_then(|one| one.shared.as_mut())
+            {
+                shared.inherited_by(caller.pid);
+            }
+        }
+    }
+
+    /// A process that cannot be looked at does something with its fds.
+    pub(super) fn hidden(&mut self, pid: Pid, does: Unseen) {
+        self.hides(pid);
+        match does {
+            Unseen::Copies => {}
+            Unseen::Sends => self.doubts.sends_unseen(),
+            // One a process, for what it closes may be anything.
+            Unseen::Closes if self.doubts.closes_unseen(pid) => {
+                self.act(Action::Count { cookie: None, reason: Count::Refused, holder: Some(pid) });
+            }
+            Unseen::Closes => {}
+        }
+    }
+
+    /// It will never be known whether the fd is closed: the process cannot be looked at any more.
+    pub(super) fn lost(&mut self, kept: Kept) {
+        let name = self.endings.get(&kept).and_then(|ending| ending.name);
+        self.forget_ending(kept);
+        if let Some(name) = name {
+            self.hidden(name.pid, Unseen::Closes);
+        }
+    }
+
+    pub(super) fn hides(&mut self, pid: Pid) {
+        if self.doubts.hides(pid) {
+            self.act(Action::Hidden(pid));
+            self.act(Action::Watch(pid));
+        }
+        // It may close them unseen, and then they must not be kept from ending.
+        let held = self.connections.iter().filter(|(_, one)| one.held == Some(pid));
+        let held: Vec<Cookie> = held.map(|(cookie, _)| *cookie).collect();
+        held.into_iter().for_each(|cookie| self.release(cookie));
+    }
+
+    pub(super) fn accepted(&mut self, cookie: Cookie, inode: Inode, pid: Pid) {
+        let connection = self.connections.entry(cookie).or_insert_with(|| Connection::new(inode));
+        debug_assert!(connection.held.is_none(), "a connection is accepted once");
+        connection.held = Some(pid);
+    }
+
+    /// Notes who has a held connection now.
+    pub(super) fn inherit(&mut self, cookie: Cookie, heir: Pid) {
+        let Some(connection) = self.connections.get_mut(&cookie).filter(|one| one.held.is_some()) else {
+            return;
+        };
+        connection.held = Some(heir);
+        if let Entry::Vacant(entry) = self.alive.entry(heir) {
+            entry.insert(false);
+            self.act(Action::Watch(heir));
+        }
+    }
+
+    /// Ends what processes held that have died.
+    pub(super) fn orphans(&mut self, known: &Known) -> Result<(), Ask> {
+        let is_orphan = |connection: &Connection| {
+            connection.held.is_some_and(|pid| !self.alive.contains_key(&pid)) && connection.kept.is_empty()
+        };
+        let orphans = self.connections.iter().filter(|(_, connection)| is_orphan(connection));
+        let orphans: Vec<(Cookie, Inode)> = orphans.map(|(cookie, one)| (*cookie, one.inode)).collect();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
+        for (cookie, inode) in orphans {
+            let blind = self.doubts.about(inode);
+            let Some(connection) = self.connections.get_mut(&cookie) else { continue };
+            let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
+            let shared = connection.shared.is_some();
+            match census.holder(inode) {
+                Some(heir) => self.inherit(cookie, heir),
+                None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !sent => {
+                    self.leave(cookie);
+                }
+                None => {
+                    connection.held = None;
+                    let ending = Ending {
+                        cookie,
+                        name: None,
+                        way: Way::Exit,
+                        unread: 0,
+                        passed: sent,
+                        unwatched: true,
+                        stage: if sent { Stage::Closed } else { Stage::Over },
+                    };
+                    let kept = self.new_ending(inode, ending);
+                    self.act(Action::KeepHeld(kept, cookie));
+                    if sent {
+                        // Killed while a message holds it, perhaps.
+                        self.put_off(kept);
+                    } else {
+                        self.push(Task::End(kept));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

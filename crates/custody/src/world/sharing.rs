@@ -1,0 +1,194 @@
+//! Who has a connection besides the one who closes it: by a copy, from its parent, or by a message.
+
+use std::vec::Vec;
+
+use super::World;
+use super::connection::{Connection, Passed};
+use super::task::Known;
+use super::vocabulary::{Ask, Caller, Census, Cookie, Inode, Name, Pid, Seen};
+
+/// Who holds a connection besides those that are letting go of it.
+pub(super) enum Holder {
+    Process(Pid),
+    /// A process that cannot be looked at, perhaps.
+    Unknown,
+    /// The child of a fork under way, perhaps, which cannot be seen yet.
+    Unborn,
+    Nobody,
+}
+
+impl World {
+    pub(super) fn census_ask(&self) -> Ask {
+        Ask::Census { copying: self.doubts.copying() }
+    }
+
+    /// Notes that a connection may have more fds than this one.
+    pub(super) fn share(
+        &mut self,
+        cookie: Cookie,
+        inode: Inode,
+        name: Name,
+        known: &Known,
+    ) -> Result<(), Ask> {
+        let shared = self.connections.get(&cookie).is_some_and(|one| one.shared.is_some());
+        if !shared && self.inodes.len() >= self.limits.shared && self.inodes.len().is_power_of_two() {
+            let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
+            self.forget_what_is_gone(census);
+        }
+        self.inodes.insert(inode, cookie);
+        let most = self.limits.names;
+        self.connections.entry(cookie).or_insert_with(|| Connection::new(inode)).share(name, most);
+        Ok(())
+    }
+
+    /// Forgets shared connections that nobody has open, nor a message, and that nobody was let close.
+    fn forget_what_is_gone(&mut self, census: &Census) {
+        if census.hidden {
+            return;
+        }
+        let gone = |(inode, cookie): &(&Inode, &Cookie)| {
+            let known = self.connections.get(*cookie);
+            let sent = known.and_then(|one| one.shared.as_ref()).is_some_and(|shared| shared.sent.is_some());
+            census.names(**inode).is_empty() && !sent && known.is_none_or(|one| one.kept.is_empty())
+        };
+        let gone: Vec<Cookie> = self.inodes.iter().filter(gone).map(|(_, cookie)| *cookie).collect();
+        gone.into_iter().for_each(|cookie| self.unshare(cookie));
+    }
+
+    pub(super) fn send(
+        &mut self,
+        seen: Seen,
+        caller: Caller,
+        abroad: bool,
+        known: &Known,
+    ) -> Result<(), Ask> {
+        // It may have come by a message itself.
+        self.seen_at(seen.cookie, caller.pid);
+        let shared = self.connections.get(&seen.cookie).and_then(|one| one.shared.as_ref());
+        let mut had = Vec::new();
+        if shared.map_or(self.doubts.about(seen.inode), |shared| shared.sent.is_none()) {
+            // Who has it now has it not by this message. One that surely was never shared only its sender has.
+            let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
+            had.extend(census.names(seen.inode).iter().map(|name| name.pid));
+            if census.hidden {
+                // Any that could not be looked at may have it as well.
+                had.extend(self.alive.keys().copied());
+            }
+        }
+        self.share(seen.cookie, seen.inode, Name { pid: caller.pid, fd: seen.fd }, known)?;
+        if let Some(shared) = self.connections.get_mut(&seen.cookie).and_then(|one| one.shared.as_mut()) {
+            shared.send(caller.pid, caller.tid, abroad, had.into_iter());
+        }
+        Ok(())
+    }
+
+    /// Notes that a process has a connection; whether a message may hold it as well.
+    pub(super) fn seen_at(&mut self, cookie: Cookie, pid: Pid) -> Passed {
+        let Some(connection) = self.connections.get_mut(&cookie) else { return Passed::No };
+        let passed = connection.seen_at(pid);
+        if passed == Passed::No
+            && let Some(kept) = self.flights.end(cookie)
+        {
+            self.forget_ending(kept);
+        }
+        passed
+    }
+
+    pub(super) fn unshare(&mut self, cookie: Cookie) {
+        if let Some(connection) = self.connections.get_mut(&cookie)
+            && connection.shared.take().is_some()
+        {
+            self.inodes.remove(&connection.inode);
+            self.tidy(cookie);
+        }
+    }
+
+    /// Renews what is known of shared connections. One with a single fd is shared no more, unless a call that copies,
+    /// or a message, may be about to give it another.
+    pub(super) fn take_census(&mut self, census: &Census) {
+        let certain = !self.doubts.is_copying() && !census.hidden;
+        self.doubts.look(census, |inode| self.inodes.contains_key(&inode));
+        let mut sole = Vec::new();
+        for cookie in self.inodes.values() {
+            let Some(connection) = self.connections.get_mut(cookie) else { continue };
+            let (inode, ending) = (connection.inode, !connection.kept.is_empty());
+            let Some(shared) = &mut connection.shared else { continue };
+            let names = census.names(inode);
+            shared.renew(names, self.limits.names);
+            if names.len() <= 1 && certain && shared.sent.is_none() && !ending {
+                sole.push(*cookie);
+            }
+        }
+        sole.into_iter().for_each(|cookie| self.unshare(cookie));
+        // Who was thought to have it may have let go of it unseen.
+        let mut heirs = Vec::new();
+        for (cookie, connection) in &self.connections {
+            let names = census.names(connection.inode);
+            if let (Some(pid), Some(name)) = (connection.held, names.first())
+                && names.iter().all(|name| name.pid != pid)
+            {
+                heirs.push((*cookie, name.pid));
+            }
+        }
+        heirs.into_iter().for_each(|(cookie, heir)| self.inherit(cookie, heir));
+    }
+
+    /// A process that has a connection by an fd that is known from before, besides those that are being closed and `name`.
+    fn which(
+        &self,
+        cookie: Cookie,
+        inode: Inode,
+        besides: Option<Name>,
+        known: &Known,
+    ) -> Result<Option<Name>, Ask> {
+        if let Some(name) = known.name {
+            return Ok(name);
+        }
+        if known.census.is_some() {
+            return Ok(None);
+        }
+        let closing: Vec<Name> = self.closing(cookie).chain(besides).collect();
+        let shared = self.connections.get(&cookie).and_then(|one| one.shared.as_ref());
+        let names = shared.into_iter().flat_map(|shared| shared.names());
+        let names: Vec<Name> = names.filter(|name| !closing.contains(name)).copied().collect();
+        if names.is_empty() { Ok(None) } else { Err(Ask::Which { inode, names }) }
+    }
+
+    /// Whether nobody has a shared connection but by fds that are being closed, `name` among them.
+    pub(super) fn is_last(
+        &self,
+        cookie: Cookie,
+        inode: Inode,
+        name: Name,
+        known: &Known,
+    ) -> Result<bool, Ask> {
+        if self.which(cookie, inode, Some(name), known)?.is_some() {
+            return Ok(false);
+        }
+        let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
+        let closing: Vec<Name> = self.closing(cookie).chain([name]).collect();
+        Ok(!census.hidden && census.names(inode).iter().all(|other| closing.contains(other)))
+    }
+
+    pub(super) fn holder(
+        &self,
+        cookie: Cookie,
+        inode: Inode,
+        closing: Option<Name>,
+        known: &Known,
+    ) -> Result<Holder, Ask> {
+        if let Some(name) = closing {
+            return Ok(Holder::Process(name.pid));
+        }
+        if let Some(name) = self.which(cookie, inode, None, known)? {
+            return Ok(Holder::Process(name.pid));
+        }
+        let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
+        Ok(match census.holder(inode) {
+            Some(pid) => Holder::Process(pid),
+            None if census.hidden || self.doubts.is_opaque() => Holder::Unknown,
+            None if self.doubts.is_copying() => Holder::Unborn,
+            None => Holder::Nobody,
+        })
+    }
+}

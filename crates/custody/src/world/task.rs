@@ -1,0 +1,61 @@
+//! What is to be decided, and what is known for it.
+//!
+//! A task is attempted with what is known so far. Where it lacks something it returns what to [`Ask`](super::Ask), and is
+//! attempted again with the answer; up to that point it must have changed nothing that a second attempt would change again.
+
+use std::time::Duration;
+use std::vec::Vec;
+
+use super::vocabulary::{Answer, Caller, Census, Cookie, Kept, Name, Seen, Tid, Way};
+use crate::{Discarded, Socket};
+
+/// What is to be decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Task {
+    /// A connection may get one more fd.
+    Share(Seen, Caller),
+    /// A message is about to carry a connection; the flag is for one to another program.
+    Send(Seen, Caller, bool),
+    /// An fd is about to be closed.
+    Close(Seen, Caller, Way),
+    /// `shutdown` of the read side, or of both.
+    Shutdown(Seen, bool),
+    /// The connection of a kept fd may be this one's last: the program's epolls are to forget it.
+    Unwatch(Kept),
+    /// An fd that was let close is gone.
+    Closed(Kept),
+    /// Nobody has a connection.
+    End(Kept),
+    /// Processes that had held connections have died.
+    Orphans,
+    /// It is time to look for what is in flight.
+    Look,
+    /// The program has ended: nobody can receive what is in flight.
+    EndFlight(Cookie),
+}
+
+/// What a task has been told.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) name: Option<Option<Name>>,
+    pub(super) census: Option<Census>,
+    pub(super) flights: Option<(Vec<Tid>, bool, Census, Duration)>,
+    pub(super) socket: Option<Socket>,
+    pub(super) discarded: Option<Discarded>,
+    pub(super) done: Option<bool>,
+}
+
+impl Known {
+    pub(super) fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Name(name) => self.name = Some(name),
+            Answer::Census { census, .. } => self.census = Some(census),
+            Answer::Flights { sending, quiet, census, took, .. } => {
+                self.flights = Some((sending, quiet, census, took));
+            }
+            Answer::Socket(socket) => self.socket = Some(socket),
+            Answer::Discarded(discarded) => self.discarded = Some(discarded),
+            Answer::Done(done) => self.done = Some(done),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What must never be, and what must be at the end.
+
+use linger_custody::Count;
+use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
+
+use super::perform::{copies, within};
+use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
+use crate::kernel::{Call, Connection, End, File, Kernel};
+
+impl Driver {
+    pub(super) fn count(
+        &mut self,
+        kernel: &mut Kernel,
+        cookie: Option<Cookie>,
+        reason: Count,
+        holder: Option<Pid>,
+    ) -> Result<(), Fault> {
+        self.counts[reason as usize] += 1;
+        let Some(Cookie(index)) = cookie else { return self.count_hidden(reason, holder) };
+        let in_flight =
+            |other: usize| other != index as usize && self.world.state(cookie_of(other)) == State::InFlight;
+        let crowded =
+            (0..kernel.connections.len()).filter(|other| in_flight(*other)).count() >= LIMITS.in_flight;
+        let ever_hidden = kernel.ever_hidden;
+        let connection = &mut kernel.connections[index as usize];
+        match reason {
+            Count::Seen => return Err("counts what the driver counts".into()),
+            Count::Unread => connection.unread_counted += 1,
+            Count::Shared => {
+                let holder = holder.ok_or("shared, with nobody")?;
+                if connection.had & (1 << holder.0) == 0 {
+                    return Err(format!("connection {index} is shared with {holder:?}, which never had it"));
+                }
+                if !self.closes {
+                    return Err(format!("connection {index} counts as shared, and is not closed"));
+                }
+                connection.shared += 1;
+            }
+            Count::Refused if !connection.may_refuse && !crowded && !ever_hidden => {
+                return Err(format!("connection {index} is left alone without a reason"));
+            }
+            Count::Refused => connection.refused += 1,
+            Count::Handed if connection.untaken && !connection.raced => {
+                return Err(format!("connection {index} counts as handed over, and nobody took it"));
+            }
+            Count::Drained => {
+                connection.saves_unread += 1;
+                connection.counted += 1;
+            }
+            _ => connection.counted += 1,
+        }
+        if connection.counted > 1 && !connection.raced {
+            return Err(format!("the end of connection {index} is counted twice"));
+        }
+        if connection.unread_counted > 1 && !connection.raced {
+            return Err(format!("the unread bytes of connection {index} are counted twice"));
+        }
+        let plain = matches!(reason, Count::Finished | Count::Drained | Count::Gone | Count::Aborted);
+        let is_close = self.at_hand.is_some_and(|one| one.way == Some(Way::Close));
+        let is_open = kernel.is_open(File::Connection(index as usize));
+        if plain && is_open && !is_close && !kernel.connections[index as usize].raced {
+            return Err(format!("connection {index} counts as ended before a call that may fail"));
+        }
+        if plain && would_lose(kernel, index as usize) {
+            return Err(format!("a plain close of connection {index} for {reason:?} loses"));
+        }
+        Ok(())
+    }
+
+    /// A process that cannot be looked at is counted once, and for a close.
+    fn count_hidden(&mut self, reason: Count, who: Option<Pid>) -> Result<(), Fault> {
+        let Some(Pid(process)) = who.filter(|_| reason == Count::Refused) else {
+            return Err(format!("counts {reason:?} of nothing"));
+        };
+        let process = process as usize;
+        if !self.closed_unseen.contains(&process) || !self.counted.insert(process) {
+            return Err(format!("process {process} is counted, for no close of its own, or twice"));
+        }
+        Ok(())
+    }
+
+    /// What holds whenever all that was told is dealt with.
+    pub(super) fn check_silent(&mut self, kernel: &Kernel) -> Result<(), Fault> {
+        if self.world.is_idle() != (self.kept.is_empty() && self.held.is_empty()) {
+            return Err(format!(
+                "idle: {}, with {:?} kept and {:?} held",
+                self.world.is_idle(),
+                self.kept,
+                self.held
+            ));
+        }
+        if self.named != self.hidden || self.counted != self.closed_unseen {
+            return Err(format!("{:?} cannot be looked at, and {:?} are named", self.hidden, self.named));
+        }
+        let is_awaited = |(index, one): &(usize, &Connection)| {
+            one.arrived && !kernel.ever_hidden && self.world.state(cookie_of(*index)) == State::Sent
+        };
+        if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
+            return Err("a message is waited for that has arrived".into());
+        }
+        let in_flight =
+            (0..kernel.connections.len()).any(|one| self.world.state(cookie_of(one)) == State::InFlight);
+        if in_flight != self.world.due().is_some() {
+            return Err(format!("in flight: {in_flight}, to be looked for: {:?}", self.world.due()));
+        }
+        if self.world.heeds_deaths() && self.held.is_empty() && self.hidden.is_subset(&self.dead_told) {
+            return Err("heeds deaths for nothing".into());
+        }
+        if !self.world.heeds_deaths() && !self.held.is_empty() {
+            return Err("heeds no deaths, and something is held".into());
+        }
+        Ok(())
+    }
+
+    /// What the world says of a connection is what was done.
+    pub(super) fn check_state(&self, index: usize, state: State) -> Result<(), Fault> {
+        let kept = self.kept.values().any(|one| one.connection == index);
+        let right = match state {
+            State::Held => self.held.contains(&index) && !kept,
+            State::Closing | State::InFlight => kept,
+            State::Unknown | State::Ended => !kept && !self.held.contains(&index),
+            State::Shared | State::Sent | State::ShutDown => !kept,
+        };
+        if right { Ok(()) } else { Err(format!("connection {index} is said to be {state:?}")) }
+    }
+
+    /// A close by one of several holders is counted.
+    pub(super) fn check_dropped(&self, kernel: &Kernel, one: &KeptFd) -> Result<(), Fault> {
+        let Some((process, _)) = one.name else { return Ok(()) };
+        let still = kernel.others(one.connection, process) & one.others;
+        let connection = &kernel.connections[one.connection];
+        if one.is_close && still != 0 && connection.shared + connection.refused == 0 {
+            return Err(format!(
+                "a close of connection {}, which another process has, counts for nothing",
+                one.connection
+            ));
+        }
+        Ok(())
+    }
+
+    /// What nobody has is not looked for without end; whether a second look is to confirm that something is nowhere,
+    /// where that is sure.
+    pub(super) fn check_waiting(
+        &mut self,
+        kernel: &Kernel,
+        copying: &[Tid],
+        sending: &[Tid],
+    ) -> Result<Option<bool>, Fault> {
+        let calls = within(kernel, copying, copies).len()
+            + within(kernel, sending, |call| matches!(call, Call::Send(..))).len();
+        let quiet =
+            calls == 0 && kernel.processes.iter().all(|process| process.inbox.iter().all(Vec::is_empty));
+        let closing: Vec<usize> =
+            self.kept.values().filter(|one| !one.closed).map(|one| one.connection).collect();
+        for (kept, one) in &mut self.kept {
+            let over = one.closed && quiet && !kernel.is_open(File::Connection(one.connection));
+            one.looked_for = if over && !closing.contains(&one.connection) { one.looked_for + 1 } else { 0 };
+            if one.looked_for > 2 {
+                return Err(format!("{kept:?} is looked for without end"));
+            }
+        }
+        // Of several one may be confirmed already, or be waited for.
+        Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
+    }
+
+    /// The worst error: to end what the program still has.
+    pub(super) fn check_over(kernel: &Kernel, index: usize, what: &str) -> Result<(), Fault> {
+        let connection = &kernel.connections[index];
+        if (kernel.is_open(File::Connection(index)) || connection.abroad) && !connection.raced {
+            return Err(format!("{what} connection {index}, which the program still has"));
+        }
+        Ok(())
+    }
+
+    /// What the program closed its epolls must not report.
+    pub(super) fn check_unwatched(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
+        let Some(KeptFd { connection, name: Some((process, _)), reported, .. }) = self.kept.get(&kept) else {
+            return Ok(());
+        };
+        if *reported {
+            return Err(format!(
+                "connection {connection} is over, and epolls could not be told to forget it"
+            ));
+        }
+        if kernel.connections[*connection].raced {
+            return Ok(());
+        }
+        let watched = &kernel.connections[*connection].watched_by;
+        if kernel.processes[*process].epolls().any(|epoll| watched.contains(&epoll)) {
+            return Err(format!("connection {connection} is over, and its epoll goes on to report it"));
+        }
+        Ok(())
+    }
+
+    /// What is not over they are not to forget.
+    pub(super) fn check_unwatches(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
+        let one = self.kept.get(&kept).ok_or("unwatches what is not kept")?;
+        let is_closing = |process: usize, fd: i32| {
+            self.kept.values().any(|other| !other.closed && other.name == Some((process, fd)))
+        };
+        let stays = |process: usize| {
+            let this = &kernel.processes[process];
+            !this.hidden
+                && this.connections().any(|(fd, index)| {
+                    index == one.connection && this.serial(fd) <= one.serials && !is_closing(process, fd)
+                })
+        };
+        let raced = kernel.connections[one.connection].raced;
+        if !one.closed && !raced && (0..one.processes).any(stays) {
+            return Err(format!("epolls are to forget connection {}, which has another fd", one.connection));
+        }
+        Ok(())
+    }
+
+    /// Nor must they before: the program's next call may be the wait.
+    pub(super) fn check_reported(
+        &self,
+        kernel: &Kernel,
+        process: usize,
+        call: (usize, u32),
+    ) -> Result<(), Fault> {
+        let is_meant = |one: &&KeptFd| {
+            one.call == Some(call) && one.is_close && one.sole && one.processes == kernel.processes.len()
+        };
+        for one in self.kept.values().filter(is_meant) {
+            let watched = &kernel.connections[one.connection].watched_by;
+            if one.name.is_some_and(|name| name.0 == process)
+                && kernel.is_sole(one.connection)
+                && kernel.processes[process].epolls().any(|epoll| watched.contains(&epoll))
+            {
+                return Err(format!("connection {} is about to be closed, and reported", one.connection));
+            }
+        }
+        Ok(())
+    }
+
+    /// A call that may fail is not waited for without end.
+    pub(crate) fn check_patience(&self) -> Result<(), Fault> {
+        match self.kept.iter().find(|(_, one)| one.may_fail && one.told_late > 1) {
+            Some((kept, _)) => Err(format!("{kept:?} is waited for without end")),
+            None => Ok(()),
+        }
+    }
+
+    /// At the end of all: nothing is left, and the counts add up.
+    pub(crate) fn check_end(&self, kernel: &Kernel) -> Result<(), Fault> {
+        if !self.kept.is_empty() || !self.held.is_empty() || !self.world.is_idle() {
+            return Err(format!("left over: {:?} kept, {:?} held", self.kept, self.held));
+        }
+        if self.world.due().is_some() {
+            return Err("something is looked for without end".into());
+        }
+        let remembered =
+            (0..kernel.connections.len()).filter(|one| self.world.state(cookie_of(*one)) == State::Ended);
+        if remembered.count() > LIMITS.lately {
+            return Err("more ends are remembered than allowed".into());
+        }
+        for (index, connection) in kernel.connections.iter().enumerate() {
+            let Connection { counted: ended, shared, fds_closed, .. } = *connection;
+            let raced = connection.raced;
+            let refused = connection.refused > 0 || raced || connection.lost;
+            if ended + connection.refused + shared > fds_closed + connection.early && !raced {
+                return Err(format!(
+                    "connection {index} had {fds_closed} fds closed, and more closes counted"
+                ));
+            }
+            if connection.unread_counted != connection.saves_unread && !raced {
+                return Err(format!(
+                    "unread bytes of connection {index} are counted {} times",
+                    connection.unread_counted
+                ));
+            }
+            match connection.end {
+                End::Open => return Err(format!("connection {index} is open at the end")),
+                End::Closed if ended != 1 && !refused => {
+                    return Err(format!("connection {index} was closed, and counted {ended} times"));
+                }
+                End::Closed if connection.handed == 0 && would_lose(kernel, index) && !refused => {
+                    return Err(format!("connection {index} was closed plainly, which loses"));
+                }
+                // Held from the start: a kill loses nothing either.
+                End::Unseen
+                    if self.hold
+                        && !connection.abroad
+                        && !connection.sent_unseen
+                        && !connection.was_sent
+                        && connection.handed == 0
+                        && !refused
+                        && would_lose(kernel, index)
+                        && !kernel.ever_hidden =>
+                {
+                    return Err(format!(
+                        "connection {index} was held, its process killed, and it was not ended"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a plain close may make the kernel reset the connection.
+fn would_lose(kernel: &Kernel, index: usize) -> bool {
+    let socket = &kernel.connections[index].socket;
+    !socket.aborts && !socket.over && (!socket.peer_finished || socket.unread > 0)
+}

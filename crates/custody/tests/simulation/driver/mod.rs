@@ -1,0 +1,522 @@
+//! The supervisor's driver over the simulated kernel: what it is told, it is told as the real one is, and what it does
+//! takes as many steps, between which the program goes on.
+
+mod check;
+mod pace;
+mod perform;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use linger_custody::world::{
+    Caller, Cookie, Event, Inode, Kept, Limits, Open, Pid, Seen, Tid, Unseen, Way, World,
+};
+use linger_custody::{Count, Rights};
+
+use pace::Pace;
+
+use crate::kernel::{Call, File, HIDDEN, Kernel, Thread, Told};
+
+/// What went wrong.
+pub(crate) type Fault = String;
+
+/// Small, so that every limit is met.
+const LIMITS: Limits = Limits { shared: 2, names: 2, lately: 6, in_flight: 2 };
+
+/// A notification that is being dealt with.
+#[derive(Debug)]
+struct Notification {
+    process: usize,
+    thread: usize,
+    call: Call,
+    /// Which of the thread's calls it is of.
+    id: u32,
+    /// A shutdown that a reset may follow while the program writes, unless it is answered here.
+    to_pretend: Option<usize>,
+    /// What is still to be told, in order.
+    rest: VecDeque<Telling>,
+    pretended: bool,
+    told: Vec<Told>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Telling {
+    Appeared,
+    Fork,
+    Copy(i32),
+    Close(i32, Way),
+    Shutdown(i32, bool),
+    Send(i32, bool),
+}
+
+#[derive(Debug)]
+struct KeptFd {
+    connection: usize,
+    /// The program's fd; `None` for what was held.
+    name: Option<(usize, i32)>,
+    /// The call that was to close it may fail.
+    may_fail: bool,
+    /// It was the only one.
+    sole: bool,
+    /// The thread's call that closes it.
+    call: Option<(usize, u32)>,
+    /// How many fds had been opened when the call was told, and processes made.
+    serials: u32,
+    processes: usize,
+    /// It was to close this fd, or to replace it.
+    is_close: bool,
+    /// How often it was said to be open still when the patience had ended.
+    told_late: u32,
+    /// Looks in a row that found nobody who has it, nor a call that may give it to somebody.
+    looked_for: u32,
+    /// Unread bytes when it was kept, or, of what was held, when the socket was asked.
+    unread: u32,
+    /// The fd was seen to be gone.
+    closed: bool,
+    open_since: Option<Duration>,
+    /// The program's epolls could not be told to forget it.
+    reported: bool,
+    /// Its fd was seen gone while these other processes had the connection, and no message ever did: that is counted.
+    others: u8,
+}
+
+/// The fd of an event that is being told.
+#[derive(Clone, Copy, Debug)]
+struct AtHand {
+    connection: usize,
+    /// The program's.
+    name: (usize, i32),
+    unread: u32,
+    /// What is about to close it, if anything is.
+    way: Option<Way>,
+    /// The connection has no other fd, and nothing is under way that may give it one.
+    sole: bool,
+    /// How many fds had been opened, and processes made.
+    serials: u32,
+    processes: usize,
+}
+
+pub(crate) struct Driver {
+    pub(crate) world: World,
+    pub(crate) now: Duration,
+    /// When all calls that were let go on had been made.
+    pub(crate) went_on: Duration,
+    hold: bool,
+    current: Option<Notification>,
+    /// The fd of the event that is being told.
+    at_hand: Option<AtHand>,
+    kept: BTreeMap<Kept, KeptFd>,
+    held: BTreeSet<usize>,
+    watched: BTreeSet<usize>,
+    known: BTreeSet<usize>,
+    counts: [u64; Count::ALL],
+    ended: bool,
+    /// The world has nothing more to say of what it was told.
+    silent: bool,
+    pace: Pace,
+    /// Decides whether what is asked of the driver succeeds.
+    luck: u8,
+    /// Since there were so many connections nothing was told of by which one may come to have a second fd, and before them
+    /// all fds were looked at.
+    clean: Option<usize>,
+    /// The event that is being told is that the fd of a close is gone.
+    closes: bool,
+    /// The connection of the event that is being told.
+    about: Option<usize>,
+    /// Processes that cannot be looked at: those that were told of, that were named, that closed something, and that were
+    /// counted for it.
+    hidden: BTreeSet<usize>,
+    named: BTreeSet<usize>,
+    dead_told: BTreeSet<usize>,
+    closed_unseen: BTreeSet<usize>,
+    counted: BTreeSet<usize>,
+    /// When the world was last told something.
+    told_at: Duration,
+    /// What an event has shown to be wrong.
+    fault: Option<Fault>,
+    pub(crate) told: Vec<(&'static str, linger_custody::world::State)>,
+    pub(crate) tracing: bool,
+}
+
+fn pid(process: usize) -> Pid {
+    Pid(process as u32)
+}
+
+fn tid(process: usize, thread: usize) -> Tid {
+    Tid((process * 2 + thread) as u32)
+}
+
+fn cookie(connection: usize) -> Cookie {
+    Cookie(connection as u64)
+}
+
+fn inode(connection: usize) -> Inode {
+    // Unlike a cookie, so that one taken for the other is a fault.
+    Inode(100 - connection as u64)
+}
+
+impl Driver {
+    pub(crate) fn new(hold: bool) -> Self {
+        Self {
+            world: World::new(LIMITS),
+            now: Duration::ZERO,
+            went_on: Duration::ZERO,
+            hold,
+            current: None,
+            at_hand: None,
+            kept: BTreeMap::new(),
+            held: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            known: BTreeSet::new(),
+            counts: [0; Count::ALL],
+            ended: false,
+            silent: true,
+            pace: Pace::default(),
+            luck: 0,
+            clean: Some(0),
+            closes: false,
+            about: None,
+            hidden: BTreeSet::new(),
+            named: BTreeSet::new(),
+            dead_told: BTreeSet::new(),
+            closed_unseen: BTreeSet::new(),
+            counted: BTreeSet::new(),
+            told_at: Duration::ZERO,
+            fault: None,
+            told: Vec::new(),
+            tracing: false,
+        }
+    }
+
+    /// Does one thing; whether there was any to do. `choice` decides which, where there are several.
+    ///
+    /// `luck` decides whether it succeeds.
+    pub(crate) fn step(&mut self, kernel: &mut Kernel, choice: u8, luck: u8) -> Result<bool, Fault> {
+        self.luck = luck;
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let action = self.world.next();
+        self.pace.check(self.world.due(), self.told_at)?;
+        if let Some(action) = action {
+            self.perform(kernel, action)?;
+            return Ok(true);
+        }
+        if !self.silent {
+            self.silent = true;
+            self.check_silent(kernel)?;
+        }
+        self.at_hand = None;
+        if self.current.is_some() {
+            self.tell_next(kernel);
+            return Ok(true);
+        }
+        let notified = kernel.processes.iter().enumerate().flat_map(|(process, one)| {
+            let threads = one.threads.iter().enumerate();
+            threads.filter_map(move |(thread, state)| match state {
+                Thread::Notified(call) => Some((process, thread, call.clone())),
+                _ => None,
+            })
+        });
+        let notified: Vec<_> = notified.collect();
+        let dead = self.dead(kernel);
+        let called: Vec<Kept> =
+            self.kept.iter().filter(|(_, one)| !one.closed).map(|(kept, _)| *kept).collect();
+        let choices = notified.len() + dead.len() + called.len() + 1;
+        let mut choice = usize::from(choice) % choices;
+        if let Some((process, thread, call)) = notified.get(choice) {
+            self.begin(kernel, *process, *thread, call.clone());
+            return Ok(true);
+        }
+        choice -= notified.len();
+        if let Some(process) = dead.get(choice) {
+            self.watched.remove(process);
+            self.dead_told.insert(*process);
+            self.on("died", None, Event::Died(pid(*process)));
+            return Ok(true);
+        }
+        choice -= dead.len();
+        if let Some(kept) = called.get(choice) {
+            self.look_at(kernel, *kept);
+            return Ok(true);
+        }
+        let due = self.world.due().is_some_and(|due| due <= self.now);
+        if due {
+            self.on("tick", None, Event::Tick);
+        }
+        Ok(due)
+    }
+
+    /// Processes of which it is told that they have died: where it matters, for to watch them costs each notification.
+    fn dead(&self, kernel: &Kernel) -> Vec<usize> {
+        let heeds = self.world.heeds_deaths();
+        let dead = |process: &usize| heeds && !kernel.processes[*process].alive;
+        self.watched.iter().copied().filter(dead).collect()
+    }
+
+    /// Whether there is anything left to do without the program.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.current.is_some() || !self.kept.is_empty() || !self.held.is_empty()
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
+        if !std::mem::replace(&mut self.ended, true) {
+            let looked_for = |index: &usize| self.kept.values().any(|one| one.connection == *index);
+            if !self.held.iter().all(looked_for) {
+                return Err(format!("all are dead, and {:?} are held still", self.held));
+            }
+            self.on("ended", None, Event::Ended);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold
+    }
+
+    /// Whether nothing is being dealt with.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.silent && self.current.is_none()
+    }
+
+    /// Whether no fd of the program is waited for.
+    pub(crate) fn has_settled(&self, kernel: &Kernel) -> bool {
+        self.is_at_rest() && self.kept.values().all(|one| one.closed) && self.dead(kernel).is_empty()
+    }
+
+    fn on(&mut self, what: &'static str, about: Option<usize>, event: Event<'_>) {
+        self.about = about;
+        self.closes = false;
+        let is_clean = match event {
+            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) => false,
+            Event::Appeared { open, hidden, .. } => open.is_empty() && !hidden,
+            _ => true,
+        };
+        self.clean = self.clean.filter(|_| is_clean);
+        let state = about.map_or(linger_custody::world::State::Unknown, |one| self.world.state(cookie(one)));
+        self.told.push((what, state));
+        self.fault = about.and_then(|one| self.check_state(one, state).err());
+        self.told_at = self.now;
+        if self.tracing {
+            eprintln!("    {event:?} [{state:?}]");
+        }
+        self.silent = false;
+        self.world.on(event, self.now);
+    }
+
+    fn begin(&mut self, kernel: &Kernel, process: usize, thread: usize, call: Call) {
+        self.on("calls", None, Event::Calls(tid(process, thread)));
+        let mut rest = VecDeque::new();
+        if !self.world.knows(pid(process)) {
+            if !self.known.insert(process) {
+                self.fault = Some(format!("process {process} is not known any more"));
+            }
+            self.watched.insert(process);
+            rest.push_back(Telling::Appeared);
+        }
+        self.clean = self.clean.filter(|_| !call.gives() && !kernel.ever_hidden);
+        let this = &kernel.processes[process];
+        match &call {
+            Call::Close(fd) => rest.push_back(Telling::Close(*fd, Way::Close)),
+            Call::CloseRange(first, last) => {
+                let fds = this.connections().map(|(fd, _)| fd).filter(|fd| (first..=last).contains(&fd));
+                rest.extend(fds.map(|fd| Telling::Close(fd, Way::Close)));
+            }
+            Call::Dup(fd) => rest.push_back(Telling::Copy(*fd)),
+            Call::Dup2(old, new) if old != new => {
+                rest.push_back(Telling::Copy(*old));
+                rest.push_back(Telling::Close(*new, Way::Replace));
+            }
+            Call::Dup2(..) | Call::Accept | Call::EpollCreate => {}
+            Call::Shutdown(fd, both) => rest.push_back(Telling::Shutdown(*fd, *both)),
+            Call::Fork | Call::Vfork => rest.push_back(Telling::Fork),
+            Call::Exec { .. } => {
+                rest.extend(this.connections().map(|(fd, _)| Telling::Close(fd, Way::Exec)));
+            }
+            Call::Exit => rest.extend(this.connections().map(|(fd, _)| Telling::Close(fd, Way::Exit))),
+            Call::Send(control, to) => {
+                let fds = Rights::new(control);
+                rest.extend(fds.map(|fd| Telling::Send(fd, to.is_none())));
+            }
+        }
+        if this.hidden {
+            rest.retain(|telling| !matches!(telling, Telling::Close(_, Way::Exit | Way::Exec)));
+        }
+        self.current = Some(Notification {
+            process,
+            thread,
+            call,
+            id: this.calls[thread],
+            to_pretend: None,
+            rest,
+            pretended: false,
+            told: Vec::new(),
+        });
+    }
+
+    fn tell_next(&mut self, kernel: &mut Kernel) {
+        let Some(current) = &mut self.current else { return };
+        let (process, thread) = (current.process, current.thread);
+        let caller = Caller { pid: pid(process), tid: tid(process, thread) };
+        let this = &kernel.processes[process];
+        let waits = matches!(this.threads[thread], Thread::Notified(_)) && this.calls[thread] == current.id;
+        let Some(telling) = current.rest.pop_front().filter(|_| waits) else {
+            return self.reply(kernel, waits);
+        };
+        let this = &kernel.processes[process];
+        if let Telling::Appeared | Telling::Fork = telling {
+            let open: Vec<Open> = this
+                .connections()
+                .filter(|_| !this.hidden)
+                .map(|(fd, index)| Open {
+                    fd,
+                    inode: inode(index),
+                    cookie: (!self.world.shares(inode(index))).then_some(cookie(index)),
+                })
+                .collect();
+            let about = this.connections().next().map(|(_, index)| index);
+            let hidden = this.hidden;
+            if hidden {
+                self.hidden.insert(process);
+            }
+            return match telling {
+                Telling::Fork => {
+                    let alone = this.single;
+                    self.on("fork", about, Event::Fork { caller, open: &open, hidden, alone });
+                }
+                _ => self.on("appeared", about, Event::Appeared { caller, open: &open, hidden }),
+            };
+        }
+        let (Telling::Copy(fd) | Telling::Close(fd, _) | Telling::Shutdown(fd, _) | Telling::Send(fd, _)) =
+            telling
+        else {
+            return;
+        };
+        if this.hidden {
+            // `pidfd_getfd` is refused before it looks whether there is such an fd.
+            current.told.push(HIDDEN);
+            let does = match telling {
+                Telling::Copy(_) => Unseen::Copies,
+                Telling::Send(..) => Unseen::Sends,
+                Telling::Close(..) => Unseen::Closes,
+                _ => return,
+            };
+            self.hidden.insert(process);
+            if does == Unseen::Closes {
+                self.closed_unseen.insert(process);
+            }
+            self.on("hidden", None, Event::Hidden { pid: pid(process), does });
+            return;
+        }
+        let Some(File::Connection(index)) = this.file(fd) else { return };
+        let unread = kernel.connections[index].socket.unread;
+        let way = if let Telling::Close(_, way) = telling { Some(way) } else { None };
+        let sole = kernel.is_sole(index);
+        self.at_hand = Some(AtHand {
+            connection: index,
+            name: (process, fd),
+            unread,
+            way,
+            sole,
+            serials: kernel.serials,
+            processes: kernel.processes.len(),
+        });
+        current.told.push((fd, index, this.serial(fd)));
+        let (socket, hidden) = (kernel.connections[index].socket, kernel.ever_hidden);
+        let seen = Seen { fd, cookie: cookie(index), inode: inode(index), socket };
+        match telling {
+            Telling::Copy(_) => self.on("copy", Some(index), Event::Copy { caller, seen }),
+            Telling::Close(_, way) => {
+                let what = match way {
+                    Way::Close => "close",
+                    Way::Replace => "replace",
+                    Way::Exit => "exit",
+                    Way::Exec => "exec",
+                };
+                let connection = &mut kernel.connections[index];
+                connection.arrived |= connection.receivers & (1 << process) != 0 && connection.counted == 0;
+                self.on(what, Some(index), Event::Close { caller, seen, way });
+            }
+            Telling::Shutdown(_, both) => {
+                let loses = !socket.aborts && !socket.over && (!socket.peer_finished || socket.unread > 0);
+                current.to_pretend = Some(index).filter(|_| loses);
+                self.on("shutdown", Some(index), Event::Shutdown { seen, both });
+            }
+            Telling::Send(_, abroad) => {
+                // Whether it got there nobody will know.
+                kernel.connections[index].sent_unseen |= abroad;
+                let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
+                let connection = &mut kernel.connections[index];
+                let is_first = !std::mem::replace(&mut connection.told_sent, true);
+                connection.receivers =
+                    if is_first && !abroad && !hidden { known & !connection.has } else { 0 };
+                connection.arrived = false;
+                self.on("send", Some(index), Event::Send { caller, seen, abroad });
+            }
+            Telling::Appeared | Telling::Fork => {}
+        }
+    }
+
+    /// Lets the call happen.
+    fn reply(&mut self, kernel: &mut Kernel, waits: bool) {
+        let Some(current) = self.current.take() else { return };
+        if !waits {
+            return;
+        }
+        let Notification { process, thread, call, id, pretended, told, to_pretend, .. } = current;
+        self.fault = self.check_reported(kernel, process, (thread, id)).err();
+        if let (Call::Shutdown(_, both), Some(index)) = (&call, to_pretend) {
+            let handed = kernel.connections[index].by_shutdown;
+            if (*both && handed != pretended) || (!both && !pretended) {
+                self.fault = Some(format!(
+                    "shutdown of connection {index}: pretended {pretended}, handed over {handed}"
+                ));
+            }
+        }
+        kernel.processes[process].told[thread] = told;
+        let state = &mut kernel.processes[process].threads[thread];
+        *state = if pretended { Thread::Idle } else { Thread::Continued(call.clone()) };
+        if call == Call::Accept && self.hold {
+            // Accepted here, and given to the program.
+            *state = Thread::Idle;
+            if let Some(index) = kernel.accept(process) {
+                let accepted =
+                    Event::Accepted { cookie: cookie(index), inode: inode(index), pid: pid(process) };
+                self.on("accepted", Some(index), accepted);
+                self.held.insert(index);
+            }
+        }
+    }
+
+    /// Looks whether the program's fd still names a kept connection.
+    fn look_at(&mut self, kernel: &mut Kernel, kept: Kept) {
+        let Some(KeptFd { connection, name: Some((process, fd)), .. }) = self.kept.get(&kept) else { return };
+        let (connection, process, fd) = (*connection, *process, *fd);
+        let this = &kernel.processes[process];
+        if this.alive && this.hidden {
+            self.hidden.insert(process);
+            self.closed_unseen.insert(process);
+            kernel.connections[connection].lost |= this.file(fd) != Some(File::Connection(connection));
+            self.on("lost", Some(connection), Event::Lost(kept));
+        } else if this.file(fd) == Some(File::Connection(connection)) {
+            if let Some(one) = self.kept.get_mut(&kept) {
+                let since = *one.open_since.get_or_insert(self.now);
+                one.told_late += u32::from(self.now.saturating_sub(since) > Duration::from_secs(5));
+            }
+            self.on("still open", Some(connection), Event::StillOpen(kept));
+        } else {
+            let is_other = |one: &&KeptFd| one.connection == connection && !one.closed;
+            let alone = self.kept.values().filter(is_other).count() == 1;
+            if let Some(one) = self.kept.get_mut(&kept) {
+                one.closed = true;
+                one.others = if alone { kernel.others(connection, process) } else { 0 };
+            }
+            self.on("closed", Some(connection), Event::Closed(kept));
+            self.closes = self.kept.get(&kept).is_some_and(|one| one.is_close);
+        }
+    }
+}

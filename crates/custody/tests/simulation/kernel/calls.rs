@@ -1,0 +1,200 @@
+//! What the program's calls do.
+
+use super::control::parse;
+use super::{Call, FDS, Fd, File, HIDDEN, Kernel, PROCESSES, Process, Thread, Told};
+
+impl Kernel {
+    /// Makes a call that was let go on.
+    pub(crate) fn make(&mut self, process: usize, thread: usize, call: Call) {
+        let hidden = self.processes[process].hidden;
+        let told = std::mem::take(&mut self.processes[process].told[thread]);
+        if matches!(call, Call::Exec { fails: false } | Call::Exit) {
+            self.finish_calls(process, thread);
+        }
+        let before: Vec<Told> = self.processes[process].open_now().collect();
+        self.processes[process].threads[thread] = Thread::Idle;
+        match call {
+            Call::Close(_) | Call::CloseRange(..) | Call::Dup(_) | Call::Dup2(..) => {
+                self.change_fds(process, &call, &told);
+            }
+            Call::Shutdown(fd, both) => {
+                if let (Some(File::Connection(index)), true) = (self.processes[process].file(fd), both) {
+                    self.connections[index].socket.over = true;
+                }
+            }
+            Call::Fork => {
+                self.fork(process);
+            }
+            Call::Vfork => {
+                if let Some(child) = self.fork(process) {
+                    self.processes[process].threads[thread] = Thread::WaitsFor(child);
+                }
+            }
+            Call::Exec { fails: true } => {}
+            Call::Exec { fails: false } => self.execute(process),
+            Call::Exit => self.end(process),
+            Call::Send(control, to) => self.send(process, &control, to, &told),
+            Call::Accept => {
+                self.accept(process);
+            }
+            Call::EpollCreate => {
+                let serial = self.serial();
+                if self.processes[process].open(File::Epoll(self.epolls), serial).is_some() {
+                    self.epolls += 1;
+                }
+            }
+        }
+        // Another thread has changed what the call closes since the supervisor was told of it.
+        let after: Vec<Told> = self.processes[process].open_now().collect();
+        for closed in before.iter().filter(|one| !after.contains(one)) {
+            let connection = &mut self.connections[closed.1];
+            connection.fds_closed += 1;
+            connection.closed_untold |= !told.contains(closed);
+        }
+        self.note(!hidden);
+    }
+
+    /// A call that closes or copies fds.
+    fn change_fds(&mut self, process: usize, call: &Call, told: &[Told]) {
+        let serial = self.serial();
+        if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
+            && let Some(file) = self.processes[process].file(fd)
+        {
+            self.note_race(process, fd, file, told);
+        }
+        let this = &mut self.processes[process];
+        match *call {
+            Call::Close(fd) => this.close(fd),
+            Call::CloseRange(first, last) => (first..=last.min(FDS as i32)).for_each(|fd| this.close(fd)),
+            Call::Dup(fd) => {
+                if let Some(file) = this.file(fd) {
+                    this.open(file, serial);
+                }
+            }
+            Call::Dup2(old, new) => {
+                if let Some(file) = this.file(old)
+                    && old != new
+                {
+                    let place = new as usize;
+                    this.fds.resize(this.fds.len().max(place + 1), None);
+                    this.fds[place] = Some(Fd { file, closes_on_exec: false, serial });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An `execve` that succeeds.
+    fn execute(&mut self, process: usize) {
+        let this = &mut self.processes[process];
+        this.threads = [Thread::Idle, Thread::Idle];
+        // `begin_new_exec` makes it dumpable again.
+        this.hidden = false;
+        for fd in &mut this.fds {
+            if fd.as_ref().is_some_and(|fd| fd.closes_on_exec) {
+                *fd = None;
+            }
+        }
+        self.release(process);
+    }
+
+    /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
+    fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told]) {
+        let serial = self.processes[process].serial(fd);
+        if let File::Connection(index) = file {
+            self.connections[index].raced |= !told.contains(&(fd, index, serial)) && !told.contains(&HIDDEN);
+        }
+    }
+
+    fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[Told]) {
+        for fd in parse(control) {
+            if let Some(file) = self.processes[process].file(fd) {
+                self.note_race(process, fd, file, told);
+            }
+        }
+        let this = &self.processes[process];
+        let files: Vec<File> = parse(control).into_iter().filter_map(|fd| this.file(fd)).collect();
+        let hidden = this.hidden;
+        for file in &files {
+            if let File::Connection(index) = file {
+                self.connections[*index].sent_unseen |= hidden;
+                self.connections[*index].was_sent = true;
+            }
+        }
+        match to.filter(|to| self.processes.get(*to).is_some_and(|process| process.alive)) {
+            Some(to) => self.processes[to].inbox.push_back(files),
+            None if to.is_none() => {
+                for file in files {
+                    if let File::Connection(index) = file {
+                        self.connections[index].abroad = true;
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn fork(&mut self, process: usize) -> Option<usize> {
+        if self.processes.len() >= PROCESSES {
+            return None;
+        }
+        let mut child = Process::new(self.processes[process].fds.clone());
+        child.hidden = self.processes[process].hidden;
+        child.hidden_once = child.hidden;
+        child.single = self.processes.len() % 2 == 1;
+        self.processes.push(child);
+        Some(self.processes.len() - 1)
+    }
+
+    /// The other threads are killed on their way back from a call that they were let go on with.
+    fn finish_calls(&mut self, process: usize, besides: usize) {
+        for thread in 0..2 {
+            if thread != besides
+                && let Thread::Continued(call) = self.processes[process].threads[thread].clone()
+                && !matches!(call, Call::Exec { .. } | Call::Exit)
+            {
+                self.make(process, thread, call);
+            }
+        }
+    }
+
+    /// A child of `vfork` has its own memory, or is gone: its parent goes on.
+    fn release(&mut self, child: usize) {
+        for thread in self.processes.iter_mut().flat_map(|process| &mut process.threads) {
+            if *thread == Thread::WaitsFor(child) {
+                *thread = Thread::Idle;
+            }
+        }
+    }
+
+    /// Ends a process: its fds are closed, and what it was sent is lost.
+    fn end(&mut self, process: usize) {
+        let this = &mut self.processes[process];
+        this.alive = false;
+        this.threads = [Thread::Idle, Thread::Idle];
+        this.fds.clear();
+        this.inbox.clear();
+        self.release(process);
+    }
+
+    pub(crate) fn kill(&mut self, process: usize) {
+        self.finish_calls(process, 2);
+        let fds: Vec<Told> = self.processes[process].open_now().collect();
+        fds.into_iter().for_each(|(_, index, _)| self.connections[index].fds_closed += 1);
+        self.end(process);
+        self.note(false);
+    }
+
+    /// The second half of `recvmsg`.
+    pub(crate) fn install(&mut self, process: usize, thread: usize) {
+        let state = std::mem::replace(&mut self.processes[process].threads[thread], Thread::Idle);
+        if let Thread::Receiving(files) = state {
+            for file in files {
+                // Without a free fd the kernel drops it (`scm_detach_fds`).
+                let serial = self.serial();
+                self.processes[process].open(file, serial);
+            }
+        }
+        self.note(false);
+    }
+}

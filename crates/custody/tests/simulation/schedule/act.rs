@@ -1,0 +1,155 @@
+//! One step of a schedule.
+
+use std::time::Duration;
+
+use super::{Step, What};
+use crate::driver::{Driver, Fault};
+use crate::kernel::{Call, End, File, Kernel, Thread, control};
+
+/// No call takes so long that does not wait.
+const LONG: Duration = Duration::from_millis(50);
+
+/// Does one step; whether it did anything.
+pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Result<bool, Fault> {
+    let Step { what, who, a, b } = step;
+    match what {
+        What::Supervise => return driver.step(kernel, a, b),
+        What::Wait => {
+            let wait = [1, 25, 60, 1_000, 6_000][usize::from(a) % 5];
+            driver.now += Duration::from_millis(wait);
+            if driver.now.saturating_sub(driver.went_on) >= LONG {
+                go_on_all(kernel);
+                driver.went_on = driver.now;
+            }
+            driver.check_patience()?;
+            return Ok(true);
+        }
+        What::PeerSends | What::PeerFinishes | What::PeerResets | What::Read | What::Aborts => {
+            return Ok(change(kernel, what, a));
+        }
+        _ => {}
+    }
+    let alive: Vec<usize> =
+        (0..kernel.processes.len()).filter(|process| kernel.processes[*process].alive).collect();
+    let Some(process) = alive.get(usize::from(who >> 1) % alive.len().max(1)).copied() else {
+        return Ok(false);
+    };
+    let thread = usize::from(who & 1);
+    // The end of the last process is the end of the schedule: seldom before its time.
+    if alive.len() == 1 && matches!(what, What::Kill | What::Exit) && b < 240 {
+        return Ok(false);
+    }
+    let processes = kernel.processes.len();
+    let this = &mut kernel.processes[process];
+    let thread = if this.single { 0 } else { thread };
+    match what {
+        What::Kill => {
+            kernel.kill(process);
+            return Ok(true);
+        }
+        What::Hide => {
+            let changed = !std::mem::replace(&mut this.hidden, true);
+            this.hidden_once = true;
+            kernel.ever_hidden = true;
+            return Ok(changed);
+        }
+        What::Run => return Ok(go_on(kernel, process, thread)),
+        _ => {}
+    }
+    if this.threads[thread] != Thread::Idle {
+        return Ok(false);
+    }
+    let open: Vec<i32> = this.connections().map(|(fd, _)| fd).collect();
+    let fd = open.get(usize::from(a) % open.len().max(1)).copied();
+    let call = match what {
+        What::Accept if driver.is_held() => Call::Accept,
+        What::Accept => return Ok(kernel.accept(process).is_some()),
+        What::EpollCreate => Call::EpollCreate,
+        What::Fork => Call::Fork,
+        What::Vfork => Call::Vfork,
+        What::Spawn => Call::Vfork,
+        What::Exec => Call::Exec { fails: b & 3 == 0 },
+        What::Exit => Call::Exit,
+        What::CloseRange => Call::CloseRange(i32::from(a % 4), i32::from(b % 8)),
+        What::Receive => {
+            let Some(files) = this.inbox.pop_front() else { return Ok(false) };
+            this.threads[thread] = Thread::Receiving(files);
+            return Ok(true);
+        }
+        _ => {
+            let Some(fd) = fd else { return Ok(false) };
+            match what {
+                What::Close => Call::Close(fd),
+                What::Dup => Call::Dup(fd),
+                What::Dup2 => Call::Dup2(fd, i32::from(b % 8)),
+                What::Shutdown => Call::Shutdown(fd, b & 1 == 0),
+                What::Send => {
+                    let more = open.get(usize::from(b >> 4) % open.len()).copied();
+                    let fds: Vec<i32> =
+                        [Some(fd), more.filter(|more| *more != fd)].into_iter().flatten().collect();
+                    let to = (b & 0x80 == 0 || b & 7 != 0).then_some(usize::from(b & 7) % processes);
+                    Call::Send(control(&fds, b >> 2), to)
+                }
+                What::CloseOnExec => {
+                    if let Some(Some(fd)) = this.fds.get_mut(fd as usize) {
+                        fd.closes_on_exec = true;
+                    }
+                    return Ok(true);
+                }
+                What::EpollAdd => {
+                    let Some(File::Connection(index)) = this.file(fd) else { return Ok(false) };
+                    let Some(epoll) = this.epolls().next() else { return Ok(false) };
+                    // What another thread is closing meanwhile is the program's own race.
+                    let closes = |thread: &Thread| matches!(thread, Thread::Notified(call) | Thread::Continued(call) if call.closes(fd));
+                    if this.threads.iter().any(closes) {
+                        return Ok(false);
+                    }
+                    return Ok(kernel.connections[index].watched_by.insert(epoll));
+                }
+                _ => return Ok(false),
+            }
+        }
+    };
+    this.call(thread, call);
+    Ok(true)
+}
+
+/// Changes what a socket says, by its peer or its program.
+fn change(kernel: &mut Kernel, what: What, a: u8) -> bool {
+    let count = kernel.connections.len();
+    let Some(connection) = kernel.connections.get_mut(usize::from(a) % count.max(1)) else { return false };
+    let socket = &mut connection.socket;
+    match what {
+        What::PeerSends if !socket.peer_finished && !socket.over => socket.unread += 1,
+        What::PeerFinishes if !socket.over => socket.peer_finished = true,
+        What::PeerResets => {
+            socket.over = true;
+            // A reset purges what was not read from the program's view of the socket's end.
+            socket.unread = 0;
+        }
+        What::Read if connection.end == End::Open => socket.unread = 0,
+        What::Aborts if connection.end == End::Open => socket.aborts = true,
+        _ => return false,
+    }
+    true
+}
+
+/// A thread makes the call that it was let go on with, or installs what it has received.
+fn go_on(kernel: &mut Kernel, process: usize, thread: usize) -> bool {
+    match kernel.processes[process].threads[thread].clone() {
+        Thread::Continued(call) => kernel.make(process, thread, call),
+        Thread::Receiving(_) => kernel.install(process, thread),
+        _ => return false,
+    }
+    true
+}
+
+pub(super) fn go_on_all(kernel: &mut Kernel) -> bool {
+    let mut any = false;
+    for process in 0..kernel.processes.len() {
+        for thread in 0..2 {
+            any |= go_on(kernel, process, thread);
+        }
+    }
+    any
+}
