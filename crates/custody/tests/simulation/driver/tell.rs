@@ -1,0 +1,244 @@
+//! What the driver tells the world, and when the program goes on.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use linger_custody::Rights;
+use linger_custody::world::{Caller, Event, Kept, Open, Seen, Unseen, Way};
+
+use super::{AtHand, Driver, KeptFd, Notification, Telling, cookie, inode, pid, tid};
+use crate::kernel::{Call, File, HIDDEN, Kernel, Thread};
+
+impl Driver {
+    pub(super) fn on(&mut self, what: &'static str, about: Option<usize>, event: Event<'_>) {
+        self.about = about;
+        self.closes = false;
+        let is_clean = match event {
+            Event::Died(_) | Event::Ended | Event::Hidden { .. } | Event::Lost(_) => false,
+            Event::Appeared { open, hidden, .. } => open.is_empty() && !hidden,
+            _ => true,
+        };
+        self.clean = self.clean.filter(|_| is_clean);
+        let state = about.map_or(linger_custody::world::State::Unknown, |one| self.world.state(cookie(one)));
+        self.told.push((what, state));
+        self.fault = about.and_then(|one| self.check_state(one, state).err());
+        self.told_at = self.now;
+        if self.tracing {
+            eprintln!("    {event:?} [{state:?}]");
+        }
+        self.silent = false;
+        self.world.on(event, self.now);
+    }
+
+    pub(super) fn begin(&mut self, kernel: &Kernel, process: usize, thread: usize, call: Call) {
+        self.on("calls", None, Event::Calls(tid(process, thread)));
+        let mut rest = VecDeque::new();
+        if !self.world.knows(pid(process)) {
+            if !self.known.insert(process) {
+                self.fault = Some(format!("process {process} is not known any more"));
+            }
+            self.watched.insert(process);
+            rest.push_back(Telling::Appeared);
+        }
+        self.clean = self.clean.filter(|_| !call.gives() && !kernel.ever_hidden);
+        let this = &kernel.processes[process];
+        match &call {
+            Call::Close(fd) => rest.push_back(Telling::Close(*fd, Way::Close)),
+            Call::CloseRange(first, last) => {
+                let fds = this.connections().map(|(fd, _)| fd).filter(|fd| (first..=last).contains(&fd));
+                rest.extend(fds.map(|fd| Telling::Close(fd, Way::Close)));
+            }
+            Call::Dup(fd) => rest.push_back(Telling::Copy(*fd)),
+            Call::Dup2(old, new) if old != new => {
+                rest.push_back(Telling::Copy(*old));
+                rest.push_back(Telling::Close(*new, Way::Replace));
+            }
+            Call::Dup2(..) | Call::Accept | Call::EpollCreate => {}
+            Call::Shutdown(fd, both) => rest.push_back(Telling::Shutdown(*fd, *both)),
+            Call::Fork | Call::Vfork => rest.push_back(Telling::Fork),
+            Call::Exec { .. } => {
+                rest.extend(this.connections().map(|(fd, _)| Telling::Close(fd, Way::Exec)));
+            }
+            Call::Exit => rest.extend(this.connections().map(|(fd, _)| Telling::Close(fd, Way::Exit))),
+            Call::Send(control, to) => {
+                let fds = Rights::new(control);
+                rest.extend(fds.map(|fd| Telling::Send(fd, to.is_none())));
+            }
+        }
+        if this.hidden {
+            rest.retain(|telling| !matches!(telling, Telling::Close(_, Way::Exit | Way::Exec)));
+        }
+        self.current = Some(Notification {
+            process,
+            thread,
+            call,
+            id: this.calls[thread],
+            to_pretend: None,
+            rest,
+            pretended: false,
+            told: Vec::new(),
+        });
+    }
+
+    pub(super) fn tell_next(&mut self, kernel: &mut Kernel) {
+        let Some(current) = &mut self.current else { return };
+        let (process, thread) = (current.process, current.thread);
+        let caller = Caller { pid: pid(process), tid: tid(process, thread) };
+        let this = &kernel.processes[process];
+        let waits = matches!(this.threads[thread], Thread::Notified(_)) && this.calls[thread] == current.id;
+        let Some(telling) = current.rest.pop_front().filter(|_| waits) else {
+            return self.reply(kernel, waits);
+        };
+        let this = &kernel.processes[process];
+        if let Telling::Appeared | Telling::Fork = telling {
+            let open: Vec<Open> = this
+                .connections()
+                .filter(|_| !this.hidden)
+                .map(|(fd, index)| Open {
+                    fd,
+                    inode: inode(index),
+                    cookie: (!self.world.shares(inode(index))).then_some(cookie(index)),
+                })
+                .collect();
+            let about = this.connections().next().map(|(_, index)| index);
+            let hidden = this.hidden;
+            if hidden {
+                self.hidden.insert(process);
+            }
+            return match telling {
+                Telling::Fork => {
+                    let alone = this.single;
+                    self.on("fork", about, Event::Fork { caller, open: &open, hidden, alone });
+                }
+                _ => self.on("appeared", about, Event::Appeared { caller, open: &open, hidden }),
+            };
+        }
+        let (Telling::Copy(fd) | Telling::Close(fd, _) | Telling::Shutdown(fd, _) | Telling::Send(fd, _)) =
+            telling
+        else {
+            return;
+        };
+        if this.hidden {
+            // `pidfd_getfd` is refused before it looks whether there is such an fd.
+            current.told.push(HIDDEN);
+            let does = match telling {
+                Telling::Copy(_) => Unseen::Copies,
+                Telling::Send(..) => Unseen::Sends,
+                Telling::Close(..) => Unseen::Closes,
+                _ => return,
+            };
+            self.hidden.insert(process);
+            if does == Unseen::Closes {
+                self.closed_unseen.insert(process);
+            }
+            self.on("hidden", None, Event::Hidden { pid: pid(process), does });
+            return;
+        }
+        let Some(File::Connection(index)) = this.file(fd) else { return };
+        let unread = kernel.connections[index].socket.unread;
+        let way = if let Telling::Close(_, way) = telling { Some(way) } else { None };
+        let sole = kernel.is_sole(index);
+        self.at_hand = Some(AtHand {
+            connection: index,
+            name: (process, fd),
+            unread,
+            way,
+            sole,
+            serials: kernel.serials,
+            processes: kernel.processes.len(),
+        });
+        current.told.push((fd, index, this.serial(fd)));
+        let (socket, hidden) = (kernel.connections[index].socket, kernel.ever_hidden);
+        let seen = Seen { fd, cookie: cookie(index), inode: inode(index), socket };
+        match telling {
+            Telling::Copy(_) => self.on("copy", Some(index), Event::Copy { caller, seen }),
+            Telling::Close(_, way) => {
+                let what = match way {
+                    Way::Close => "close",
+                    Way::Replace => "replace",
+                    Way::Exit => "exit",
+                    Way::Exec => "exec",
+                };
+                let connection = &mut kernel.connections[index];
+                connection.arrived |= connection.receivers & (1 << process) != 0 && connection.counted == 0;
+                self.on(what, Some(index), Event::Close { caller, seen, way });
+            }
+            Telling::Shutdown(_, both) => {
+                let loses = !socket.aborts && !socket.over && (!socket.peer_finished || socket.unread > 0);
+                current.to_pretend = Some(index).filter(|_| loses);
+                self.on("shutdown", Some(index), Event::Shutdown { seen, both });
+            }
+            Telling::Send(_, abroad) => {
+                // Whether it got there nobody will know.
+                kernel.connections[index].sent_unseen |= abroad;
+                let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
+                let connection = &mut kernel.connections[index];
+                let is_first = !std::mem::replace(&mut connection.told_sent, true);
+                connection.receivers =
+                    if is_first && !abroad && !hidden { known & !connection.has } else { 0 };
+                connection.arrived = false;
+                self.on("send", Some(index), Event::Send { caller, seen, abroad });
+            }
+            Telling::Appeared | Telling::Fork => {}
+        }
+    }
+
+    /// Lets the call happen.
+    fn reply(&mut self, kernel: &mut Kernel, waits: bool) {
+        let Some(current) = self.current.take() else { return };
+        if !waits {
+            return;
+        }
+        let Notification { process, thread, call, id, pretended, told, to_pretend, .. } = current;
+        self.fault = self.check_reported(kernel, process, (thread, id)).err();
+        if let (Call::Shutdown(_, both), Some(index)) = (&call, to_pretend) {
+            let handed = kernel.connections[index].by_shutdown;
+            if (*both && handed != pretended) || (!both && !pretended) {
+                self.fault = Some(format!(
+                    "shutdown of connection {index}: pretended {pretended}, handed over {handed}"
+                ));
+            }
+        }
+        kernel.processes[process].told[thread] = told;
+        let state = &mut kernel.processes[process].threads[thread];
+        *state = if pretended { Thread::Idle } else { Thread::Continued(call.clone()) };
+        if call == Call::Accept && self.hold {
+            // Accepted here, and given to the program.
+            *state = Thread::Idle;
+            if let Some(index) = kernel.accept(process) {
+                let accepted =
+                    Event::Accepted { cookie: cookie(index), inode: inode(index), pid: pid(process) };
+                self.on("accepted", Some(index), accepted);
+                self.held.insert(index);
+            }
+        }
+    }
+
+    /// Looks whether the program's fd still names a kept connection.
+    pub(super) fn look_at(&mut self, kernel: &mut Kernel, kept: Kept) {
+        let Some(KeptFd { connection, name: Some((process, fd)), .. }) = self.kept.get(&kept) else { return };
+        let (connection, process, fd) = (*connection, *process, *fd);
+        let this = &kernel.processes[process];
+        if this.alive && this.hidden {
+            self.hidden.insert(process);
+            self.closed_unseen.insert(process);
+            kernel.connections[connection].lost |= this.file(fd) != Some(File::Connection(connection));
+            self.on("lost", Some(connection), Event::Lost(kept));
+        } else if this.file(fd) == Some(File::Connection(connection)) {
+            if let Some(one) = self.kept.get_mut(&kept) {
+                let since = *one.open_since.get_or_insert(self.now);
+                one.told_late += u32::from(self.now.saturating_sub(since) > Duration::from_secs(5));
+            }
+            self.on("still open", Some(connection), Event::StillOpen(kept));
+        } else {
+            let is_other = |one: &&KeptFd| one.connection == connection && !one.closed;
+            let alone = self.kept.values().filter(is_other).count() == 1;
+            if let Some(one) = self.kept.get_mut(&kept) {
+                one.closed = true;
+                one.others = if alone { kernel.others(connection, process) } else { 0 };
+            }
+            self.on("closed", Some(connection), Event::Closed(kept));
+            self.closes = self.kept.get(&kept).is_some_and(|one| one.is_close);
+        }
+    }
+}
