@@ -26,7 +26,7 @@ fn main() {
         "-Clink-arg=-Wl,-z,now".into(),
         "-Clink-arg=-Wl,-z,nodelete".into(),
     ];
-    compile("linger_shim", "cdylib", "src/lib.rs".as_ref(), &out.join("liblinger_shim.so"), &options);
+    compile("linger_preload", "cdylib", "src/lib.rs".as_ref(), &out.join("liblinger_preload.so"), &options);
 }
 
 fn compile(name: &str, kind: &str, root: &OsStr, to: &PathBuf, options: &[OsString]) {

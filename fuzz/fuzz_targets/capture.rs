@@ -2,13 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use linger_packet::capture::Reader;
-use linger_why::{Groups, Limits, Tools, examine_reader, html, text};
+use linger_packet::capture::CaptureReader;
+use linger_why::{Groups, AnalyzerLimits, Tools, examine_reader, html, text};
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(reader) = Reader::in_memory(bytes) else { return };
+    let Ok(reader) = CaptureReader::in_memory(bytes) else { return };
     let mut groups = Groups::default();
-    let mut limits = Limits::default();
+    let mut limits = AnalyzerLimits::default();
     limits.flows = 64;
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();

@@ -1,20 +1,20 @@
-//! Circles of files inside a crate: a file that needs one that needs it can be neither understood nor moved alone.
+//! Finds circles of files inside a crate. Two files that need each other can neither be understood nor moved alone.
 //!
-//! What a file needs is read from its paths that begin with `crate::` or `super::`, up to its tests. Modules and those
-//! below them count as one: a module may speak for its parts.
+//! A file needs the modules in its paths that begin with `crate::` or `super::`; its tests are left out. A module and its
+//! submodules may need each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 
-use crate::workspace::find_sources;
+use crate::workspace::{find_sources, module_path};
 
-/// Needs of each module, by their paths within the crate, as `closer::board`.
+/// The modules that each module needs, by path within the crate, such as `closer::board`.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The circles of a crate's `src`, each as the modules that are in it.
+/// The circles in a crate's `src`, each as the list of its modules.
 pub(crate) fn circles(source: &Path) -> anyhow::Result<Vec<Vec<String>>> {
     let mut files = Vec::new();
     find_sources(source, &mut files)?;
@@ -22,23 +22,13 @@ pub(crate) fn circles(source: &Path) -> anyhow::Result<Vec<Vec<String>>> {
     let mut root = String::new();
     for file in files {
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        match module(source, &file).as_str() {
+        match module_path(source, &file).as_str() {
             "lib" | "main" => root.push_str(&text),
             name if name.contains("test") => {}
             name => drop(texts.insert(name.to_owned(), text)),
         }
     }
     Ok(strongly_connected(&graph(&texts, &root)))
-}
-
-/// `src/closer/board.rs` is `closer::board`, `src/closer/mod.rs` is `closer`.
-fn module(source: &Path, file: &Path) -> String {
-    let mut path: PathBuf = file.strip_prefix(source).unwrap_or(file).with_extension("");
-    if path.ends_with("mod") {
-        path.pop();
-    }
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-    parts.join("::")
 }
 
 fn graph(texts: &BTreeMap<String, String>, root: &str) -> Graph {
@@ -62,7 +52,7 @@ fn graph(texts: &BTreeMap<String, String>, root: &str) -> Graph {
         .collect()
 }
 
-/// What the crate's root re-exports, and from which module: `crate::Closer` is a need of `closer`.
+/// Names that the crate's root re-exports, with their modules: a path `crate::Closer` needs `closer`.
 fn exported(texts: &BTreeMap<String, String>, root: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for part in root.split("pub use ").skip(1) {
@@ -79,7 +69,7 @@ fn exported(texts: &BTreeMap<String, String>, root: &str) -> BTreeMap<String, St
     found
 }
 
-/// The paths of a module's text that stay in the crate, from the crate's root.
+/// The paths in a module's text that stay within the crate, from the crate's root.
 fn paths(own: &str, text: &str) -> Vec<Vec<String>> {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let code: String = text
@@ -89,7 +79,7 @@ fn paths(own: &str, text: &str) -> Vec<Vec<String>> {
         .collect();
     let mut found = Vec::new();
     for rest in code.split("crate::").skip(1) {
-        // `pub(crate)` has no colons, `$crate::` is a macro's own.
+        // `pub(crate)` has no `::` and is not matched. `$crate::` occurs only in macros.
         found.extend(expand(rest));
     }
     let parent: Vec<String> = own.split("::").map(str::to_owned).collect();
@@ -98,7 +88,7 @@ fn paths(own: &str, text: &str) -> Vec<Vec<String>> {
     pieces.next();
     while let Some(rest) = pieces.next() {
         ups += 1;
-        // `super::super::x` leaves nothing between the two.
+        // Between the two of `super::super::x` the text is empty.
         if rest.is_empty() && pieces.peek().is_some() {
             continue;
         }
@@ -109,7 +99,7 @@ fn paths(own: &str, text: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// The paths that a text begins with: `a::b`, or `{a::{b, c}, d}`.
+/// Parses the paths at the beginning of a text: `a::b`, or `{a::{b, c}, d}`.
 fn expand(text: &str) -> Vec<Vec<String>> {
     let text = text.trim_start();
     if let Some(inner) = text.strip_prefix('{') {
@@ -127,7 +117,7 @@ fn expand(text: &str) -> Vec<Vec<String>> {
     rest.into_iter().map(|path| [vec![name.clone()], path].concat()).collect()
 }
 
-/// The items of a group whose opening brace was taken off.
+/// The items of a group in braces; `text` begins after the opening brace.
 fn items(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut found) = (0usize, 0, Vec::new());
     for (place, c) in text.char_indices() {
@@ -148,7 +138,7 @@ fn items(text: &str) -> Vec<&str> {
     found
 }
 
-/// Those sets of modules, larger than one, from each of which every other can be reached.
+/// The sets of two or more modules in which each can reach every other.
 fn strongly_connected(graph: &Graph) -> Vec<Vec<String>> {
     let reached: BTreeMap<&String, BTreeSet<&String>> =
         graph.keys().map(|from| (from, reach(graph, from))).collect();

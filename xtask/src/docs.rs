@@ -1,4 +1,4 @@
-//! What the documents say must be so: links lead to files, named files exist, named tasks and tests are there.
+//! Checks the documents: the targets of links, the named files, tasks, packages and tests must exist.
 //!
 //! The commands of `linger` itself are checked by its own parser, in `crates/cli/src/docs_tests.rs`.
 
@@ -10,7 +10,7 @@ use anyhow::Context;
 use crate::workspace::Package;
 use crate::{TASKS, root};
 
-/// Every Markdown file of the tree but what is generated.
+/// Every Markdown file of the tree except generated ones.
 fn documents() -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![root().to_owned()];
@@ -19,7 +19,7 @@ fn documents() -> anyhow::Result<Vec<PathBuf>> {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                // `recorded` holds what programs have said.
+                // `recorded` holds recorded output of programs.
                 if name != "target" && name != "recorded" && !name.starts_with('.') {
                     folders.push(path);
                 }
@@ -74,12 +74,12 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
 }
 
-/// What stands between back-ticks.
+/// The texts between back-ticks.
 fn spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// `cargo xtask TASK`, and `-p PACKAGE` and `--test NAME` after cargo.
+/// Checks `cargo xtask TASK`, and `-p PACKAGE` and `--test NAME` of cargo commands.
 fn commands(line: &str, packages: &[&Package]) -> Vec<String> {
     let mut wrong = Vec::new();
     for command in line.split("cargo ").skip(1) {
@@ -113,7 +113,7 @@ fn commands(line: &str, packages: &[&Package]) -> Vec<String> {
     wrong
 }
 
-/// Whether a word names something, and is no placeholder such as `CRATE`.
+/// Whether a word is a name, and not a placeholder such as `CRATE`.
 fn is_name(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
 }

@@ -1,7 +1,7 @@
-//! Runs every fuzz target for a while, on the stable compiler.
+//! Runs every fuzz target for half a minute, with the stable compiler.
 //!
-//! What cargo-fuzz needs a nightly one for is the address sanitizer. The coverage that guides libFuzzer is LLVM's
-//! own pass, which any compiler runs, and code without `unsafe` has little for the sanitizer to find.
+//! cargo-fuzz needs a nightly compiler only for the address sanitizer, which finds little in code without `unsafe`. The
+//! coverage that guides libFuzzer is an LLVM pass, which the stable compiler has, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::Context;
 use crate::workspace::packages;
 use crate::{call, cargo, root};
 
-/// The flags of cargo-fuzz without a sanitizer.
+/// The flags that cargo-fuzz sets, without those of a sanitizer.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
@@ -21,7 +21,7 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-saniti
 const SECONDS: u32 = 30;
 /// Targets at a time.
 const AT_ONCE: usize = 2;
-/// Inputs to begin with, where the tree has some.
+/// The seed inputs of a target, where the tree has some.
 const SEEDS: [(&str, &str); 1] = [("capture", "crates/why/captures")];
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let targets: Vec<String> =
         packages(&manifest)?.into_iter().flat_map(|package| package.programs).collect();
     anyhow::ensure!(!targets.is_empty(), "{} has no targets", manifest.display());
-    // With a target named the flags are for the targets alone, and not for the build scripts, which have no libFuzzer.
+    // With `--target`, RUSTFLAGS do not apply to build scripts, which cannot be linked with libFuzzer.
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = cargo(&["build", "--release", "--quiet", "--target", &triple, "--manifest-path"]);
     call(build.arg(&manifest).env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", COVERAGE))?;

@@ -1,4 +1,4 @@
-//! Models of what threads share: every order of their steps is tried (`loom`).
+//! Runs the loom models, which try every order of the steps of threads that share state.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::workspace::Package;
 use crate::{cargo, root, shown};
 
-/// Runs the tests called `loom_...` of the crates whose manifests speak of `cfg(loom)`.
+/// Runs the tests named `loom_...` of the crates whose manifests contain `cfg(loom)`.
 pub(crate) fn run(packages: &[&Package]) -> anyhow::Result<()> {
     for package in packages {
         let manifest = package.folder.join("Cargo.toml");
@@ -21,13 +21,14 @@ pub(crate) fn run(packages: &[&Package]) -> anyhow::Result<()> {
 
 fn models(package: &str) -> anyhow::Result<()> {
     let mut command = cargo(&["test", "--quiet", "--release", "--lib", "--package", package, "loom_"]);
-    // Without optimisation a model of a few steps takes minutes. The flag would have everything else built anew.
+    // Optimised, since a model of a few steps takes minutes otherwise. In a target folder of its own, since the flag changes
+    // the build of every dependency.
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
     eprintln!("xtask: RUSTFLAGS='--cfg loom' {}", shown(&command));
     let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo")?;
     let said = String::from_utf8_lossy(&output.stdout);
     anyhow::ensure!(output.status.success(), "loom models of {package}:\n{said}");
-    // A filter that matches nothing passes, too.
+    // A filter that matches no test would pass.
     let passed = said.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next());
     anyhow::ensure!(
         passed.is_some_and(|count| count != "0"),

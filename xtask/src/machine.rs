@@ -1,4 +1,4 @@
-//! What tests need of the machine itself: rights that no package gives.
+//! What tests need from the machine itself, such as privileges, which no package installs.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use linger_testing::Isolation;
 use linger_watch::{Filter, Watcher};
 use rustix::thread::CapabilitySet;
 
-/// A need by the name under which tests skip for want of it, and why it cannot be had.
+/// A need by the name that tests pass to `skip`, and a check that returns why the machine does not meet it.
 type Need = (&'static str, fn() -> Result<(), String>);
 
 const NEEDS: [Need; 8] = [
@@ -22,14 +22,14 @@ const NEEDS: [Need; 8] = [
     ("temporary files for all", temporary_files_for_all),
 ];
 
-/// What this machine does not give, one `need: why` a line.
+/// The needs that this machine does not meet, one `need: why` per line.
 pub(crate) fn missing() -> Vec<String> {
     let refused = NEEDS.iter().filter_map(|(need, check)| Some((need, check().err()?)));
-    // A reason may have lines, the record has none.
+    // A reason may have several lines; the record has one line for each need.
     refused.map(|(need, why)| format!("{need}: {}", why.replace('\n', " "))).collect()
 }
 
-/// The names that tests may give.
+/// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     NEEDS.iter().map(|(need, _)| *need)
 }

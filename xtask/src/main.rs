@@ -8,6 +8,7 @@ mod loom;
 mod machine;
 mod matrix;
 mod mutants;
+mod names;
 mod rooms;
 mod setup;
 mod test;
@@ -24,7 +25,7 @@ cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
 cargo xtask mutants CRATE [K/N]  which faults in the deciding code would no test notice";
 
-/// The tasks by name, for the documents' sake.
+/// The names of the tasks, with which the documents are checked.
 const TASKS: [&str; 5] = ["test", "setup", "bench", "matrix", "mutants"];
 
 fn main() -> ExitCode {
@@ -57,7 +58,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Runs a command with this program's streams; failing is an error that names it.
+/// Runs a command with this program's standard streams. A failure is an error that names the command.
 fn call(command: &mut Command) -> anyhow::Result<()> {
     eprintln!("xtask: {}", shown(command));
     let status = command.status().map_err(|error| anyhow::anyhow!("{}: {error}", shown(command)))?;

@@ -1,7 +1,7 @@
 //! `cargo xtask matrix [NAME ...]`: starts real servers, probes each, writes docs/matrix.md and docs/matrix.json.
 //!
-//! Each server has a network namespace of its own, so that what the kernel counted there is the server's. With
-//! names, only servers whose names contain one of them are asked, and the result is printed, not written.
+//! Each server runs in a network namespace of its own, so that the kernel's counters there are of this server alone. With
+//! names, only servers whose names contain one of them are probed, and the result is printed instead of written.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,15 +12,15 @@ use std::thread;
 
 use anyhow::Context;
 use linger_netns::{Isolation, Namespace, net};
-use linger_probe::{Answer, Check, Config, Report, probe};
+use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, probe};
 use linger_testing::servers::{SERVERS, Server};
 use serde_json::{Value, json};
 
-/// Servers asked at a time; most of the time is waiting.
+/// Servers probed at a time. Most of the time is spent waiting.
 const AT_ONCE: usize = 4;
 
-/// A row: a report, or why there is none.
-type Row = Result<Report, String>;
+/// A row of the matrix: a report, or the reason why there is none.
+type Row = Result<ProbeReport, String>;
 
 pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
     if let Err(refused) = Isolation::prepare().enter() {
@@ -74,20 +74,20 @@ fn ask_all(asked: &[&Server]) -> Vec<Row> {
 fn ask(server: &Server) -> Row {
     let subject = (server.start)().map_err(|error| error.to_string())?;
     let target = subject.url.parse().map_err(|error| format!("{error}"))?;
-    let mut config = Config::default();
+    let mut config = ProbeConfig::default();
     config.hostile = true;
     probe(&target, &config, |_| {}).map_err(|error| error.to_string())
 }
 
-fn cell(answer: Answer) -> &'static str {
+fn cell(answer: CheckAnswer) -> &'static str {
     match answer {
-        Answer::Keeps => "keeps",
-        Answer::AtRisk => "**at risk**",
-        Answer::Loses => "**loses**",
-        Answer::LosesSilently => "**loses silently**",
-        Answer::Stalls => "**stalls**",
-        Answer::Unbounded => "unbounded",
-        Answer::CannotTell => "?",
+        CheckAnswer::Keeps => "keeps",
+        CheckAnswer::AtRisk => "**at risk**",
+        CheckAnswer::Loses => "**loses**",
+        CheckAnswer::LosesSilently => "**loses silently**",
+        CheckAnswer::Stalls => "**stalls**",
+        CheckAnswer::Unbounded => "unbounded",
+        CheckAnswer::CannotTell => "?",
         _ => "",
     }
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask mutants CRATE [K/N]`: which faults in the deciding code would no test notice?
+//! `cargo xtask mutants CRATE [K/N]`: which faults in the deciding code would no test notice? (cargo-mutants)
 //!
-//! Not a part of CI: an hour or more for a crate. `K/N` is the K-th of N parts, counted from 0, for several machines
-//! or evenings. What was missed stands in `target/mutants/CRATE/mutants.out/missed.txt`.
+//! Not a part of CI: a crate takes an hour or more. `K/N` runs the K-th of N parts, counted from 0. Mutants that no test
+//! noticed are listed in `target/mutants/CRATE/mutants.out/missed.txt`.
 
 use std::fs;
 
@@ -9,16 +9,16 @@ use anyhow::Context;
 
 use crate::{call, cargo, root, setup};
 
-/// What is mutated of a crate, and which tests are to notice: those without I/O, since each mutant runs all of them.
+/// Which files of a crate are mutated, and which tests must notice. Only tests without I/O, since each mutant runs them all.
 struct Row {
     package: &'static str,
     /// Files, as globs from the workspace's root.
     files: &'static [&'static str],
     /// Features of the package.
     features: &'static str,
-    /// Arguments of cargo that choose the tests: nothing else is built for a mutant.
+    /// Arguments of cargo that select the tests. Nothing else is built for a mutant.
     tests: &'static [&'static str],
-    /// The most a test run may take, in seconds, before the mutant counts as one that hangs.
+    /// Longest test run, in seconds. A mutant that takes longer counts as hanging.
     seconds: u32,
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn run(name: &str, shard: Option<&str>) -> anyhow::Result<()> {
         anyhow::ensure!(is_shard(shard), "a part is K/N with K below N, not `{shard}`");
         command.args(["--shard", shard]);
     }
-    // A mutant is built and forgotten: line numbers for a debugger are half of its linking.
+    // No debug information: it is half of the linking time, and nobody debugs a mutant.
     command
         .args(row.tests.iter().map(|test| format!("--cargo-arg={test}")))
         .env("CARGO_PROFILE_DEV_DEBUG", "0");

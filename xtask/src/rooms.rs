@@ -1,4 +1,5 @@
-//! What the compiler cannot check: that files need each other in one direction, where unsafe code lives, and that a test which is left out says how it is run.
+//! Rules that the compiler does not check: files need each other in one direction only; unsafe code stays in its folders; a
+//! type's name has one meaning; functions fit on a page; ignored tests say how they are run, and skips are counted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,14 +7,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::workspace::find_sources;
-use crate::{circles, root, setup};
+use crate::{circles, names, root, setup};
 
-/// Crates that are system calls from end to end: what a socket is asked, and what runs in a foreign program.
+/// Crates that consist of system calls: the socket options, and the library that is preloaded into other programs.
 const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
 
-/// Fails where files of a crate need each other in a circle, and where unsafe code, or leave to write it, stands outside `sys`, the preloaded library and `kernel/` folders.
+/// Checks all rules on every file of the workspace.
+///
+/// # Errors
+/// Lists every place that breaks a rule.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
+    let mut definitions = names::Definitions::new();
     for manifest in manifests()? {
         let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
         if !text.contains("[lints]\nworkspace = true") {
@@ -23,6 +28,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         for circle in circles::circles(&folder.join("src"))? {
             wrong.push(format!("{}: a circle of files: {}", shown(folder), circle.join(", ")));
         }
+        wrong.extend(names::collect(&folder.join("src"), &mut definitions)?);
         let mut sources = Vec::new();
         find_sources(folder, &mut sources)?;
         for source in sources {
@@ -32,6 +38,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
             wrong.extend(skipped(&shown(&source), &text));
         }
     }
+    wrong.extend(names::ambiguous(&definitions));
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -53,7 +60,7 @@ fn manifests() -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What is wrong with one file, named by its path from the workspace's root.
+/// Unsafe code of one file, or permission to write it, outside the folders for it. `path` is from the workspace's root.
 fn misplaced(path: &str, text: &str) -> Vec<String> {
     let parts: Vec<&str> = path.split('/').collect();
     let in_kernel = match parts[..] {
@@ -82,7 +89,7 @@ fn misplaced(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// Tests of one file that are ignored, and do not say how they are run. Nobody runs those, so nobody misses them.
+/// Ignored tests of one file that do not say how they are run.
 fn ignored(path: &str, text: &str) -> Vec<String> {
     let says = |line: &str| line.contains("cargo ") || line.contains("no test, but");
     let ignored = text.lines().enumerate().filter(|(_, line)| line.trim().starts_with("#[ignore"));
@@ -90,7 +97,7 @@ fn ignored(path: &str, text: &str) -> Vec<String> {
     silent.map(|(place, line)| format!("{path}:{}: {}: say how it is run", place + 1, line.trim())).collect()
 }
 
-/// Skips of one file that nobody counts, or for want of what `cargo xtask setup` does not know.
+/// Skips of one file that are not counted, or whose need `cargo xtask setup` does not know.
 fn skipped(path: &str, text: &str) -> Vec<String> {
     let is_test_code = path.contains("/tests/") || path.contains("/src/");
     if !is_test_code || path.starts_with("crates/testing/") || path.starts_with("xtask/") {
@@ -109,7 +116,7 @@ fn skipped(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// Whether a line of code has the keyword. The compiler sees it too, but not in code that a `cfg` leaves out.
+/// Whether a line of code is unsafe. The compiler's lint does not see code that a `cfg` leaves out.
 fn is_unsafe(code: &str) -> bool {
     let keyword = concat!("un", "safe");
     ["{", "fn", "impl", "extern", "trait"].iter().any(|next| code.contains(&format!("{keyword} {next}")))

@@ -1,6 +1,6 @@
-//! Installs what the tests use, and records what this machine lacks of it.
+//! Installs what the tests need, and records what this machine lacks.
 //!
-//! A skip for want of what is recorded passes, any other fails (`linger_testing::skip`).
+//! A test may skip only for a need that is recorded as missing; any other skip fails (`linger_testing::skip`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,13 @@ const DEBIAN: &[(&str, &str)] = &[
     ("libfcgi-bin", "cgi-fcgi, a gateway"),
     ("libfcgi-dev", "the FastCGI library of the specification's authors"),
     ("gcc", "builds the libfcgi application"),
+    ("strace", "makes single system calls fail"),
     ("util-linux", "prlimit, unshare and setpriv, which make a machine poor"),
     ("g++", "builds libFuzzer"),
     ("default-jdk-headless", "a Java server under the supervisor"),
-    ("bash", "a client that is one process"),
+    ("bash", "a client that is one process, and completes words"),
+    ("fish", "completes words"),
+    ("zsh", "completes words"),
     ("haproxy", "a server of the matrix"),
     ("varnish", "a server of the matrix"),
     ("caddy", "a server of the matrix"),
@@ -54,7 +57,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("wrk", "loads the benches of the close and of run"),
 ];
 
-/// What Debian has too old or not at all, by the names of package and program: servers, and what checks the DaemonSet.
+/// Packages from PyPI, as Debian has them too old or not at all, each with the name of its program.
 const PYPI: [(&str, &str); 4] = [
     ("gunicorn", "gunicorn"),
     ("waitress", "waitress-serve"),
@@ -62,32 +65,32 @@ const PYPI: [(&str, &str); 4] = [
     ("kubernetes-validate", "kubernetes-validate"),
 ];
 
-/// Those whose own test suites run under the supervisor; their source archives hold them.
+/// Packages whose own test suites are run under the supervisor. Their source archives contain the suites.
 const SUITES: [&str; 2] = ["gunicorn", "waitress"];
 
-/// What the suites need.
+/// Packages that the suites need.
 const SUITES_NEED: [&str; 3] = ["pytest", "pytest-asyncio", "gevent"];
 
-/// Subcommands of cargo that `cargo xtask test` calls, with why.
+/// Subcommands of cargo that `cargo xtask test` calls, with the reason.
 const CARGO: [(&str, &str); 3] = [
     ("cargo-nextest", "runs each test in a process of its own, and ends those that hang"),
     ("cargo-hack", "checks each feature alone"),
     ("cargo-deny", "checks licences and duplicate dependencies"),
 ];
 
-/// Where the record is, for `linger_testing::skip`: one `need: why` a line.
+/// The record that `linger_testing::skip` reads: one `need: why` per line.
 pub(crate) fn missing_file() -> PathBuf {
     root().join("target/missing-for-tests")
 }
 
-/// What the last set-up could not have.
+/// What the last set-up could not install.
 pub(crate) fn missing() -> Vec<String> {
     let text = fs::read_to_string(missing_file()).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // What cannot be installed is missing below, whatever the reason; it must not keep the rest from being installed.
+    // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
     let all = [
         ("Debian", debian()),
         ("PyPI", pypi()),
@@ -113,7 +116,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The names that tests may give as what they need.
+/// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
     packages.chain(machine::needs())
@@ -142,10 +145,10 @@ pub(crate) fn has_subcommand(name: &str) -> bool {
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// The compiler that the manifests promise to be enough.
+/// The oldest compiler that the manifests promise (`rust-version`).
 pub(crate) const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Whether rustup has it.
+/// Whether rustup has that compiler.
 pub(crate) fn has_oldest_compiler() -> bool {
     let mut rustc = Command::new("rustc");
     rustc.args([&format!("+{OLDEST}"), "--version"]).output().is_ok_and(|output| output.status.success())
@@ -174,7 +177,7 @@ fn cargo_subcommands() -> anyhow::Result<()> {
     call(crate::cargo(&["install", "--locked"]).args(&missing))
 }
 
-/// Installs into `target/peers/python` and `target/peers/suites`, where nothing else is touched.
+/// Installs into `target/peers/python` and `target/peers/suites`, without touching the system's packages.
 fn pypi() -> anyhow::Result<()> {
     let peers = root().join("target/peers");
     let (folder, suites) = (peers.join("python"), peers.join("suites"));
@@ -200,7 +203,7 @@ fn pypi() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Unpacks the source archive of what is installed, so that the suite fits it.
+/// Unpacks the source archive of the installed version, so that the suite fits it.
 fn suite(mut pip: Command, name: &str, suites: &Path) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let shown = Command::new(pip.get_program()).args(["show", name]).output()?;
@@ -234,7 +237,7 @@ fn debian() -> anyhow::Result<()> {
     );
     call(Command::new("apt-get").args(["update", "--quiet"]))?;
     if apt_install(&names).is_err() {
-        // One that this distribution does not have must not keep the others away.
+        // One by one: a package that this distribution lacks must not prevent the others from being installed.
         for name in &names {
             if let Err(error) = apt_install(&[name]) {
                 println!("setup: {error:#}");
@@ -245,7 +248,7 @@ fn debian() -> anyhow::Result<()> {
 }
 
 fn apt_install(names: &[&str]) -> anyhow::Result<()> {
-    // Servers must not be started by their installation: tests start their own.
+    // Prevent packages from starting their servers; tests start their own.
     call(
         Command::new("apt-get")
             .args(["install", "--yes", "--quiet", "--no-install-recommends"])

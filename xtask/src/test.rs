@@ -13,11 +13,11 @@ use serde_json::Value;
 use crate::workspace::{Package, packages};
 use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup, shown};
 
-/// A part of the run by its name; the crates, and where skips are noted.
-type Step = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
+/// A step: its name, and a function of the crates and of the file to which skips are appended.
+type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 
-/// All that CI runs. What fails soonest comes first.
-const STEPS: [Step; 11] = [
+/// All steps of CI. Those that fail fastest come first.
+const STEPS: [CiStep; 11] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
     ("documents", |all, _| docs::check(all)),
@@ -31,10 +31,10 @@ const STEPS: [Step; 11] = [
     ("rustdoc", |_, _| rustdoc()),
 ];
 
-/// Runs everything; or one step of it, by its name; or all tests of some crates, by names with or without `linger-`.
+/// Runs all steps; or one step by its name; or all tests of some crates, by their names with or without `linger-`.
 pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
     let all = packages(&root().join("Cargo.toml"))?;
-    let named = |steps: &[Step], name: &str| steps.iter().find(|(own, _)| *own == name).copied();
+    let named = |steps: &[CiStep], name: &str| steps.iter().find(|(own, _)| *own == name).copied();
     let (steps, chosen) = match names {
         [] => (STEPS.to_vec(), all.iter().collect()),
         [name] if named(&STEPS, name).is_some() => {
@@ -79,7 +79,7 @@ fn clippy(all: &[&Package]) -> anyhow::Result<()> {
         call(command.args(targets).args(["--", "-D", "warnings"]))
     };
     run(vec!["--all-targets"])?;
-    // Cargo does not count those with `test = false` among all targets, nor take names beside that word.
+    // `--all-targets` does not include targets with `test = false`, and cannot be combined with names.
     run(named(all.iter().flat_map(|package| &package.guarded)))
 }
 
@@ -87,7 +87,7 @@ fn named<'a>(tests: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
     tests.flat_map(|name| ["--test", name]).collect()
 }
 
-/// Each feature of the published crates alone, none, and all: cargo itself never tries them.
+/// Compiles the published crates with each feature alone and with none. A workspace build never does that.
 fn features(all: &[&Package]) -> anyhow::Result<()> {
     if !is_there("cargo-hack")? {
         return Ok(());
@@ -99,12 +99,12 @@ fn features(all: &[&Package]) -> anyhow::Result<()> {
     call(command.args(["--", "-D", "warnings"]))
 }
 
-/// What may be published, and the program, with the oldest compiler that the manifests promise.
+/// Compiles the published crates and the program with the oldest compiler that the manifests promise.
 fn oldest(all: &[&Package]) -> anyhow::Result<()> {
     if !setup::has_oldest_compiler() {
         return allowed(&format!("rust {}", setup::OLDEST));
     }
-    // Not the CARGO of this compiler, and not its folder: each would build everything anew after the other.
+    // Not `CARGO` of the present compiler. A target folder of its own, or each compiler would rebuild everything.
     let mut command = Command::new("cargo");
     command.arg(format!("+{}", setup::OLDEST)).args(["check", "--all-features", "--quiet"]);
     for package in all.iter().filter(|package| package.is_published || package.name == "linger-cli") {
@@ -117,12 +117,12 @@ fn licences() -> anyhow::Result<()> {
     if !is_there("cargo-deny")? {
         return Ok(());
     }
-    // It wants all of the lock file, for other systems as well; what is there already needs no network.
+    // cargo-deny wants every package of the lock file, also those for other systems. Fetching needs no network if all are there.
     call(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
     call(&mut cargo(&["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"]))
 }
 
-/// Whether a subcommand of cargo is there. If it is not, set-up must have found so, and it is said.
+/// Whether a subcommand of cargo is installed. If not, it must be recorded as missing, and a line says that it is skipped.
 fn is_there(name: &str) -> anyhow::Result<bool> {
     if setup::has_subcommand(name) {
         return Ok(true);
@@ -130,7 +130,7 @@ fn is_there(name: &str) -> anyhow::Result<bool> {
     allowed(name).map(|()| false)
 }
 
-/// Says that something is left out, which set-up must have found missing.
+/// Prints that something is skipped. An error unless it is recorded as missing.
 fn allowed(need: &str) -> anyhow::Result<()> {
     let known = setup::missing().into_iter().find(|line| line.starts_with(&format!("{need}: ")));
     let known = known.with_context(|| format!("{need} is not installed: run `cargo xtask setup`"))?;
@@ -139,7 +139,7 @@ fn allowed(need: &str) -> anyhow::Result<()> {
 }
 
 fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
-    // Inherited by the tests, some of which hold thousands of sockets.
+    // The tests inherit the limit; some hold thousands of sockets.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("RLIMIT_NOFILE")?;
     let with = |arguments: &[&str], more: &[&str]| {
@@ -150,7 +150,7 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
         command.args(more).env("LINGER_SKIPS", skips);
         command
     };
-    // By name: `--tests` would leave out those with `test = false`, also where they are named beside it.
+    // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well.
     let mut targets = vec!["--all-features", "--lib", "--bins", "--examples"];
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));
     if is_there("cargo-nextest")? {
@@ -159,12 +159,12 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
     } else {
         call(&mut with(&["test", "--no-fail-fast"], &targets)).context("the tests")?;
     }
-    // Neither runs the examples in documentation with these targets.
+    // Neither runs doc tests together with these targets.
     call(&mut with(&["test", "--doc", "--all-features", "--quiet"], &[]))
         .context("the examples in documentation")
 }
 
-/// Fails where a test binary of the manifests has no test in the run: then it would be green for nothing.
+/// Fails if a test binary of the manifests has no test in the run: it would pass without having run anything.
 fn all_are_listed(mut list: Command, packages: &[&Package]) -> anyhow::Result<()> {
     let output = list.stderr(Stdio::inherit()).output().context("cargo nextest list")?;
     anyhow::ensure!(output.status.success(), "{} failed: {}", shown(&list), output.status);

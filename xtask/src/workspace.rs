@@ -1,4 +1,4 @@
-//! What cargo knows of this workspace.
+//! Packages and source files of this workspace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cargo;
 
-/// All files of Rust below a folder.
+/// All Rust files below a folder.
 pub(crate) fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -19,6 +19,16 @@ pub(crate) fn find_sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::R
         }
     }
     Ok(())
+}
+
+/// The module of a file below a crate's `src`: `src/closer/board.rs` is `closer::board`, `src/closer/mod.rs` is `closer`.
+pub(crate) fn module_path(source: &Path, file: &Path) -> String {
+    let mut path: PathBuf = file.strip_prefix(source).unwrap_or(file).with_extension("");
+    if path.ends_with("mod") {
+        path.pop();
+    }
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts.join("::")
 }
 
 /// A package of the workspace.
@@ -61,7 +71,7 @@ fn parse(package: &Value) -> Option<Package> {
     };
     Some(Package {
         name: package["name"].as_str()?.to_owned(),
-        // `publish = false` is an empty list, no word of it null.
+        // In the metadata `publish = false` is an empty list, and an absent key is null.
         is_published: package["publish"].is_null(),
         fast: of(&["test"], Some(true)),
         guarded: of(&["test"], Some(false)),

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::logger::Verbosity;
 use crate::output::Stdout;
-use crate::{client, exit, fcgi, generate, lab, lines, probe, run, server, transfer, watch, why};
+use crate::{client, exit, fcgi, generate, lab, lines, memory, probe, run, server, transfer, watch, why};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -40,16 +40,16 @@ enum Verb {
     Why(why::Arguments),
 }
 
-/// Reads the command line and does what it says; on a mistake clap says what is wrong, with status 2.
+/// Parses the command line and runs the verb. clap reports mistakes, with status 2.
 pub(crate) fn run() -> ExitCode {
     match Arguments::try_parse() {
         Ok(arguments) => arguments.run(),
         Err(error) if error.use_stderr() => {
-            // Nobody is left to be told.
+            // If stderr is closed there is nowhere to report it.
             let _ = error.print();
             ExitCode::from(exit::BAD_USAGE)
         }
-        // Help and version. clap itself would not notice a full disk.
+        // Help and version. clap's own printing would not notice a full disk.
         Err(error) => {
             let mut out = Stdout::new();
             match out.text(format_args!("{}", error.render().ansi())).and_then(|()| out.flush()) {
@@ -63,6 +63,10 @@ pub(crate) fn run() -> ExitCode {
 impl Arguments {
     fn run(self) -> ExitCode {
         self.verbosity.start();
+        // Not for the supervisor: systemd's watchdog sends SIGABRT to it and expects a core dump.
+        if !matches!(self.verb, Verb::Run(_)) {
+            memory::prepare();
+        }
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),
             Verb::Completions(arguments) => arguments.run(Self::command()),

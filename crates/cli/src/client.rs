@@ -1,28 +1,30 @@
 //! `linger client`: the other side of the experiment, by hand.
 
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
-use linger_lab::{Bytes, Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
+use clap::{Args, ValueHint};
+use linger_lab::{Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
 
-use crate::duration::positive;
 use crate::lines::{self, Verb, line};
+use crate::options::{AtRisk, ClientSide, Json, RunFor};
 use crate::output::{Stdout, Stopped, say};
+use crate::typed::{Address, Bytes, connect_to, positive};
 use crate::{exit, interrupt, progress};
 
 /// Sends requests and says what became of every response.
 #[derive(Args, Debug)]
+#[command(mut_arg("concurrency", |arg| arg.default_value("12")), mut_arg("time", |arg| arg.group("end").value_parser(positive)))]
 #[command(after_help = "Examples:\n  linger client 192.0.2.7:8080 --request 108 --until-reset\n  \
     linger client [2001:db8::7]:8080 --late 8 --count 1000 --recv-buffer 16KiB\n\n\
     `lost`: bytes are missing. `at risk`: all bytes arrived, and then the connection was reset or a\n\
     write failed; another client or a slower link would have lost some.\n\
     Exit status: 0 every response was kept, 1 some were lost or at risk, 3 could not tell.")]
 pub(crate) struct Arguments {
-    /// The server, as HOST:PORT.
-    server: String,
+    /// The server.
+    #[arg(value_name = "HOST:PORT", value_parser = connect_to, value_hint = ValueHint::Hostname)]
+    server: Address,
     /// Size of the request.
     #[arg(long, value_name = "BYTES", default_value = "100")]
     request: Bytes,
@@ -32,9 +34,8 @@ pub(crate) struct Arguments {
     /// Size of the response to expect; `linger server` says it by itself.
     #[arg(long, value_name = "BYTES")]
     response: Option<Bytes>,
-    /// Connections at a time.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    concurrency: u64,
+    #[command(flatten)]
+    clients: ClientSide,
     /// Go on until bytes of a response are missing.
     #[arg(long, group = "end")]
     until_loss: bool,
@@ -44,38 +45,20 @@ pub(crate) struct Arguments {
     /// Make so many connections [default: 100].
     #[arg(long, value_name = "N", group = "end")]
     count: Option<u64>,
-    /// Go on for so long, as 30s or 5m; a number alone is seconds.
-    #[arg(long, value_name = "TIME", group = "end", value_parser = positive)]
-    r#for: Option<Duration>,
-    /// Size of the receive buffer (SO_RCVBUF): a small one shows the loss on fast links.
-    #[arg(long, value_name = "BYTES")]
-    recv_buffer: Option<Bytes>,
+    #[command(flatten)]
+    end: RunFor,
     /// How long a connection may take.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive)]
     timeout: Duration,
-    /// End with status 0 also where responses were at risk, as long as none was lost.
-    #[arg(long)]
-    at_risk_ok: bool,
-    /// One JSON object at the end instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    at_risk: AtRisk,
+    #[command(flatten)]
+    output: Json,
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let server: SocketAddr = match arguments.server.to_socket_addrs().map(|mut found| found.next()) {
-        Ok(Some(server)) => server,
-        Ok(None) => {
-            return exit::fail(exit::COULD_NOT_TELL, format_args!("{} has no address", arguments.server));
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            return exit::fail(
-                exit::BAD_USAGE,
-                format_args!(
-                    "{}: {error}; write HOST:PORT, as 192.0.2.7:8080 or [2001:db8::7]:8080",
-                    arguments.server
-                ),
-            );
-        }
+    let server = match arguments.server.resolve() {
+        Ok(server) => server,
         Err(error) => {
             return exit::io(format_args!("cannot find {} (is the name right?)", arguments.server), &error);
         }
@@ -87,13 +70,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         extra: 0,
         late: arguments.late.0,
         response: arguments.response.map(|bytes| bytes.0),
-        receive_buffer: arguments.recv_buffer.map(|bytes| bytes.0 as usize),
+        receive_buffer: arguments.clients.receive_buffer(),
         congestion: None,
         reads: true,
         closes: true,
         timeout: arguments.timeout,
     };
-    let until = match arguments.r#for {
+    let until = match arguments.end.time {
         _ if arguments.until_loss => Until::Loss,
         _ if arguments.until_reset => Until::Reset,
         Some(time) => Until::For(time),
@@ -104,20 +87,20 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return exit::io("cannot take signals", &error),
     };
     let bar = progress::spinner();
-    let seen = campaign(&plan, arguments.concurrency, until, &stop, |so_far| {
+    let seen = campaign(&plan, arguments.clients.concurrency, until, &stop, |so_far| {
         let Tally { trials, lost, at_risk, .. } = so_far.tally;
         bar.set_message(format!("{trials} connections, {lost} lost, {at_risk} at risk"));
     });
     bar.finish_and_clear();
     let mut out = Stdout::new();
-    let printed = if arguments.json {
+    let printed = if arguments.output.json {
         out.json(&line(Verb::Client, lines::Client::from(&seen)))
     } else {
         print(&mut out, &seen, &arguments.server)
     };
     let printed = printed.and_then(|()| out.flush());
     moral(&seen, server, until);
-    let status = status(&seen, arguments.at_risk_ok);
+    let status = status(&seen, arguments.at_risk.at_risk_ok);
     match printed {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
@@ -136,7 +119,7 @@ fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
     }
 }
 
-fn print(out: &mut Stdout, seen: &Campaign, server: &str) -> Result<(), Stopped> {
+fn print(out: &mut Stdout, seen: &Campaign, server: &Address) -> Result<(), Stopped> {
     let tally = &seen.tally;
     let seconds = seen.elapsed.as_secs_f64();
     out.text(format_args!("{} connections to {server} in {seconds:.1} s\n", tally.trials))?;

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::io::Errno;
@@ -51,17 +52,23 @@ fn code(error: &io::Error) -> u8 {
     if is_poor { NOT_POSSIBLE_HERE } else { COULD_NOT_TELL }
 }
 
-/// What to do about a machine, or a user's share of it, that has no more.
+/// What to do where the machine's or the user's limits are exhausted; empty for other errors.
 pub(crate) fn machine_hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        return TOO_LITTLE_MEMORY;
+    }
     match Errno::from_io_error(error) {
         // clone(2) and fork(2).
         Some(Errno::AGAIN) => "; no more threads can be had: see `ulimit -u` and the cgroup's pids.max",
         Some(Errno::MFILE) => "; `ulimit -n` raises the number of open files",
         Some(Errno::NFILE) => "; this machine has no more open files: see sysctl fs.file-max",
-        Some(Errno::NOMEM) => "; there is too little memory: see `ulimit -v` and the cgroup's memory.max",
+        Some(Errno::NOMEM) => TOO_LITTLE_MEMORY,
+        Some(Errno::NOENT) if !Path::new("/proc/self").exists() => "; is /proc mounted?",
         _ => "",
     }
 }
+
+const TOO_LITTLE_MEMORY: &str = "; there is too little memory: see `ulimit -v` and the cgroup's memory.max";
 
 /// What to do about an address that cannot be used.
 pub(crate) fn address_hint(error: &io::Error) -> &'static str {

@@ -5,15 +5,15 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
 use linger_fastcgi::gateway::{self, Client, Error, Request};
 use linger_fastcgi::{Address, Responder, apps, responder};
 
-use crate::duration::up_to;
 use crate::lines::{self, line};
+use crate::options::{JsonBeside, Silence};
 use crate::output::{Stopped, say, say_json};
+use crate::typed::{fastcgi, listen_on_fastcgi};
 use crate::{exit, interrupt};
 
 /// Speaks FastCGI: one request to an application, or an application for a gateway.
@@ -31,11 +31,13 @@ enum Verb {
 
 /// Sends one request; headers and body go to stdout, the application's log to stderr.
 #[derive(Args, Debug)]
+#[command(mut_arg("timeout", |arg| arg.default_value("60s")))]
 #[command(after_help = "Examples:\n  linger fcgi get 127.0.0.1:9000 /srv/www/index.php\n  \
     linger fcgi get unix:/run/php/php-fpm.sock /srv/www/form.php --param CONTENT_TYPE=text/plain --body form.txt\n\n\
     Exit status: 0 the response is complete, 1 it was cut or the application failed, 3 there was none.")]
 struct Get {
-    /// host:port, or unix:/path
+    /// HOST:PORT, or unix:/PATH.
+    #[arg(value_parser = fastcgi)]
     address: Address,
     /// The script's file name, as the application sees it
     script: String,
@@ -45,12 +47,10 @@ struct Get {
     /// The request's body; `-` is stdin. Makes it a POST
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     body: Option<PathBuf>,
-    /// Longest silence, as 60s or 5m; a number alone is seconds
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = up_to(Duration::from_secs(86_400)))]
-    timeout: Duration,
-    /// Tell on stderr, as JSON, how it went
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    silence: Silence,
+    #[command(flatten)]
+    output: JsonBeside,
 }
 
 /// Serves FastCGI requests until Ctrl-C.
@@ -65,8 +65,8 @@ struct Serve {
     /// Answer with the request
     #[arg(long)]
     echo: bool,
-    /// host:port or unix:/path; without it, the socket inherited as descriptor 0
-    #[arg(long, value_name = "ADDRESS")]
+    /// HOST:PORT, :PORT for all addresses, or unix:/PATH; without it, the socket inherited as descriptor 0.
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_on_fastcgi)]
     listen: Option<Address>,
     /// Most connections at once
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -97,7 +97,7 @@ impl Get {
         match self.body.as_deref().map(|path| (path, path.as_os_str() == "-")) {
             None => {}
             Some((_, true)) => {
-                // Applications want its length before it begins.
+                // CONTENT_LENGTH precedes the body, so read all of it first.
                 let mut body = Vec::new();
                 if let Err(error) = io::stdin().read_to_end(&mut body) {
                     return exit::io("cannot read stdin", &error);
@@ -116,7 +116,7 @@ impl Get {
             request = request.param(name, value);
         }
         let mut config = gateway::Config::default();
-        config.io_timeout = self.timeout;
+        config.io_timeout = self.silence.timeout;
         let mut response = match Client::new(self.address, config).send(request) {
             Ok(response) => response,
             Err(error) => return refuse(&error),
@@ -128,7 +128,7 @@ impl Get {
         }
         let app_status = response.end().map(|end| end.app_status);
         let write_error = response.write_error().map(ToString::to_string);
-        if self.json {
+        if self.output.json {
             let bytes = flushed.as_ref().ok();
             let error = flushed.as_ref().err().map(ToString::to_string);
             let summary = lines::Fcgi {
@@ -171,7 +171,7 @@ impl Serve {
         let mut config = responder::Config::default();
         config.connections = self.connections.max(1);
         config.multiplex = self.multiplex;
-        // The web server's word on who may connect (FastCGI specification section 3.2).
+        // Addresses that may connect, as the web server says (FastCGI specification, section 3.2).
         if let Ok(list) = std::env::var("FCGI_WEB_SERVER_ADDRS") {
             config.allowed =
                 Some(list.split(',').filter_map(|text| text.trim().parse::<IpAddr>().ok()).collect());

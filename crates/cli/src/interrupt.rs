@@ -1,4 +1,4 @@
-//! Ctrl-C: the first one asks, the second one ends.
+//! Ctrl-C: the first asks the work to stop, the second ends the process.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use linger_lab::Stop;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Gives a stop that SIGINT and SIGTERM request; a second one ends the program at once.
+/// Returns a [`Stop`] that SIGINT and SIGTERM request; a second signal ends the process at once.
 pub(crate) fn stop() -> io::Result<Arc<Stop>> {
     let stop = Arc::new(Stop::new()?);
     let asked = stop.clone();
@@ -17,7 +17,7 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
     Ok(stop)
 }
 
-/// Does something at the first SIGINT or SIGTERM; a second one ends the program at once.
+/// Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
@@ -25,9 +25,9 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
             return;
         }
         first();
-        // Not before: timeout(1) sends its signal to the process and to its group, and that is one request.
+        // Register only now: timeout(1) signals the process and its group, which must count as one request.
         for signal in [SIGINT, SIGTERM] {
-            // 130 is what a shell reports for SIGINT. Without it the second signal is one more that asks.
+            // 130 is a shell's status for SIGINT. If registering fails, a second signal has no effect.
             let _ = signal_hook::flag::register_conditional_shutdown(
                 signal,
                 130,
@@ -38,7 +38,7 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
-/// Becomes true with SIGINT or SIGTERM, for whoever looks; what they do otherwise stays as it is.
+/// Returns a flag that SIGINT and SIGTERM set, beside whatever else they do.
 pub(crate) fn seen() -> io::Result<Arc<AtomicBool>> {
     let seen = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

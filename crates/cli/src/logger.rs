@@ -6,7 +6,7 @@ use linger_untrusted::message;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How much is told.
+/// How much is logged.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Verbosity {
     /// Tell on standard error what is decided, and why; twice for every step.
@@ -15,7 +15,7 @@ pub(crate) struct Verbosity {
 }
 
 impl Verbosity {
-    /// Lets events be told from now on.
+    /// Installs the subscriber that prints events.
     pub(crate) fn start(self) {
         let level = match self.verbose {
             0 => return,
@@ -28,12 +28,12 @@ impl Verbosity {
             .with_timer(tracing_subscriber::fmt::time::uptime())
             .with_writer(Stderr)
             .finish();
-        // The only one in this process, so that none is there yet.
+        // Fails only if a subscriber is set already; nothing else in this process sets one.
         let _ = tracing::subscriber::set_global_default(told);
     }
 }
 
-/// Writes each event in one piece, and nothing in it that a terminal would obey.
+/// Writes each event with one call, control characters escaped.
 struct Stderr;
 
 impl<'a> MakeWriter<'a> for Stderr {
@@ -46,7 +46,7 @@ impl<'a> MakeWriter<'a> for Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // Nobody is left to be told.
+        // If stderr is closed there is nowhere to report it.
         let _ = io::stderr().write_all(message(&String::from_utf8_lossy(event)).as_bytes());
         Ok(event.len())
     }

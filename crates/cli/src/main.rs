@@ -1,11 +1,9 @@
 //! The program `linger`: arguments to library calls, results to text; nothing else.
 
-mod address;
 mod args;
 mod client;
 #[cfg(test)]
 mod docs_tests;
-mod duration;
 mod exit;
 mod fcgi;
 mod generate;
@@ -13,6 +11,8 @@ mod interrupt;
 mod lab;
 mod lines;
 mod logger;
+mod memory;
+mod options;
 mod output;
 mod probe;
 mod progress;
@@ -20,6 +20,7 @@ mod run;
 mod server;
 mod tools;
 mod transfer;
+mod typed;
 mod watch;
 mod why;
 

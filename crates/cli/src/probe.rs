@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
-use linger_lab::Bytes;
-use linger_probe::{Answer, Check, Config, Error, Finding, Report, Target};
+use linger_probe::{Check, CheckAnswer, CheckFinding, ProbeConfig, ProbeError, ProbeReport, Target};
 use linger_untrusted::message;
 
-use crate::duration::up_to;
 use crate::lines::{self, Verb, line};
+use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
+use crate::typed::{Bytes, Names, target, up_to};
 use crate::{exit, interrupt, progress};
 
 /// Asks a server how it closes: does it lose responses, does it stall, does it bound its peers?
@@ -28,6 +27,7 @@ use crate::{exit, interrupt, progress};
     Exit status: 0 nothing lost, 1 a fault was found, 3 could not tell.")]
 pub(crate) struct Arguments {
     /// http://, https://, fcgi://HOST:PORT/SCRIPT, tcp://HOST:PORT; in place of the host, unix:/PATH:
+    #[arg(value_parser = target, value_hint = ValueHint::Url)]
     target: Target,
     /// Ask only these
     #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = checks())]
@@ -53,21 +53,19 @@ pub(crate) struct Arguments {
     /// How long a connection is held at most, as 35s or 5m; a number alone is seconds
     #[arg(long, value_name = "TIME", default_value = "35s", value_parser = up_to(Duration::from_secs(600)))]
     hold: Duration,
-    /// End with status 0 also where responses were at risk, as long as nothing worse was found
-    #[arg(long)]
-    at_risk_ok: bool,
-    /// One JSON object for each check, and one for the whole
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    at_risk: AtRisk,
+    #[command(flatten)]
+    output: Json,
 }
 
-/// By their names, which shells complete.
-fn checks() -> impl TypedValueParser<Value = Check> {
-    PossibleValuesParser::new(Check::ALL.map(Check::name)).try_map(|name| name.parse::<Check>())
+/// Checks, by name.
+fn checks() -> Names<Check> {
+    Names::new(Check::ALL.map(Check::name), str::parse)
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let mut config = Config::default();
+    let mut config = ProbeConfig::default();
     config.only = arguments.only;
     config.hostile = arguments.hostile || config.only.iter().any(|check| check.is_hostile());
     if config.hostile && !arguments.hostile {
@@ -87,12 +85,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(error) => return exit::file(format_args!("cannot read {}", path.display()), &error),
         }
     }
-    let (json, at_risk_ok) = (arguments.json, arguments.at_risk_ok);
+    let (json, at_risk_ok) = (arguments.output.json, arguments.at_risk.at_risk_ok);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
     let fault = Arc::new(AtomicBool::new(false));
     let (so_far, line) = (fault.clone(), bar.clone());
-    // A question may wait for half a minute; its answers so far are out.
+    // A check may take half a minute; the answers so far are already printed.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
         say!("linger: interrupted; the other questions were not asked");
@@ -113,10 +111,10 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     bar.finish_and_clear();
     let report = match report {
         Ok(report) => report,
-        Err(error @ Error::NoPayload) => {
+        Err(error @ ProbeError::NoPayload) => {
             return exit::fail(exit::BAD_USAGE, format_args!("{error}: name a file with --payload"));
         }
-        Err(error @ Error::NotYours(_)) => {
+        Err(error @ ProbeError::NotYours(_)) => {
             let text = format_args!("{error}: if it is yours, say so with --i-own-this-server");
             return exit::fail(exit::BAD_USAGE, text);
         }
@@ -127,7 +125,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         say!("linger: causes and processes are not shown: {why}");
     }
     let printed = printed.and_then(|()| conclude(&mut out, &report, json));
-    // One that is at risk may be excused; it must not hide what is not.
+    // An accepted risk must not hide a fault.
     let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
     let status = if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
     match printed {
@@ -136,7 +134,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped> {
+fn conclude(out: &mut Stdout, report: &ProbeReport, json: bool) -> Result<(), Stopped> {
     if json {
         out.json(&line(Verb::Probe, lines::Probe::from(report)))?;
     } else {
@@ -147,26 +145,26 @@ fn conclude(out: &mut Stdout, report: &Report, json: bool) -> Result<(), Stopped
     out.flush()
 }
 
-fn status(answer: Answer, at_risk_ok: bool) -> u8 {
+fn status(answer: CheckAnswer, at_risk_ok: bool) -> u8 {
     match answer {
-        Answer::AtRisk if at_risk_ok => exit::NOTHING_LOST,
-        Answer::Keeps => exit::NOTHING_LOST,
-        Answer::CannotTell => exit::COULD_NOT_TELL,
+        CheckAnswer::AtRisk if at_risk_ok => exit::NOTHING_LOST,
+        CheckAnswer::Keeps => exit::NOTHING_LOST,
+        CheckAnswer::CannotTell => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
 }
 
-fn style(answer: Answer) -> Style {
+fn style(answer: CheckAnswer) -> Style {
     let colour = match answer {
-        Answer::Keeps => AnsiColor::Green,
-        Answer::CannotTell => AnsiColor::BrightBlack,
-        Answer::Stalls | Answer::Unbounded | Answer::AtRisk => AnsiColor::Yellow,
+        CheckAnswer::Keeps => AnsiColor::Green,
+        CheckAnswer::CannotTell => AnsiColor::BrightBlack,
+        CheckAnswer::Stalls | CheckAnswer::Unbounded | CheckAnswer::AtRisk => AnsiColor::Yellow,
         _ => AnsiColor::Red,
     };
     colour.on_default()
 }
 
-fn print(out: &mut Stdout, finding: &Finding, json: bool, head: bool) -> Result<(), Stopped> {
+fn print(out: &mut Stdout, finding: &CheckFinding, json: bool, head: bool) -> Result<(), Stopped> {
     if json {
         out.json(&line(Verb::Probe, lines::Finding::from(finding)))?;
         return out.flush();

@@ -6,16 +6,15 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use linger::Policy;
-use linger_lab::Bytes;
-use linger_run::{Error, Notice, Options, Refusal, Report, Via};
+use linger_run::{Notice, Options, Refusal, RunError, RunReport, Via};
 
-use crate::address::address;
-use crate::duration::duration;
 use crate::exit;
 use crate::lines::{self, Verb, line};
+use crate::options::{JsonBeside, MetricsAt};
 use crate::output::{say, say_json};
+use crate::typed::{Bytes, Names, duration, one_of, port};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
@@ -30,8 +29,8 @@ use crate::output::{say, say_json};
 pub(crate) struct Arguments {
     /// How closes are seen: preload is cheap and for dynamic programs; seccomp is for static ones, too (Go, musl)
     /// [default: what fits the program].
-    #[arg(long, value_name = "WAY", value_parser = ["preload", "seccomp"])]
-    via: Option<String>,
+    #[arg(long, value_name = "WAY", value_parser = ways())]
+    via: Option<Via>,
     /// Longest silence of a peer before it is given up.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     idle: Duration,
@@ -51,10 +50,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     linger_at_exit: Option<Duration>,
     /// Only connections of these local ports.
-    #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = port)]
     ports: Vec<u16>,
     /// No connections of these local ports.
-    #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = port)]
     exclude_ports: Vec<u16>,
     /// Outgoing TCP connections, too; otherwise they end as the program says.
     #[arg(long)]
@@ -62,37 +61,44 @@ pub(crate) struct Arguments {
     /// Take connections when they are accepted, so that a killed program loses nothing either.
     #[arg(long)]
     hold: bool,
-    /// Serve the counts for Prometheus there.
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
-    metrics: Option<SocketAddr>,
-    /// Reports as one JSON object a line, on stderr: stdout is the program's.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    counts: MetricsAt,
+    #[command(flatten)]
+    output: JsonBeside,
     /// No report at the end.
     #[arg(long)]
     quiet: bool,
     /// The program and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 
+fn ways() -> Names<Via> {
+    const WAYS: [(&str, Via); 2] = [("preload", Via::Preload), ("seccomp", Via::Seccomp)];
+    Names::new(WAYS.map(|(name, _)| name), |name| one_of(&WAYS, name))
+}
+
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let options = options(&arguments);
+    let metrics = match arguments.counts.metrics.as_ref().map(|address| address.resolve()).transpose() {
+        Ok(metrics) => metrics,
+        Err(error) => return exit::io("run: cannot find the address of --metrics", &error),
+    };
+    let options = options(&arguments, metrics);
     let Some((command, rest)) = arguments.command.split_first() else {
         return exit::fail(exit::BAD_USAGE, "run: name a command after `--`");
     };
     let notify = |notice: Notice<'_>| match notice {
-        Notice::Report(report) => tell(report, arguments.json),
-        Notice::Refused(refusal) => warn(refusal, arguments.json),
+        Notice::Report(report) => tell(report, arguments.output.json),
+        Notice::Refused(refusal) => warn(refusal, arguments.output.json),
         _ => {}
     };
     match linger_run::run(command, rest, &options, notify) {
         Ok(ended) => {
             if !arguments.quiet {
-                tell(&ended.report, arguments.json);
+                tell(&ended.report, arguments.output.json);
             }
             if let Some(signal) = ended.status.signal() {
-                // To whoever waits for this process it ends as the program did.
+                // Die by the same signal as the program: the parent sees the same wait status.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
@@ -101,7 +107,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn options(arguments: &Arguments) -> Options {
+fn options(arguments: &Arguments, metrics: Option<SocketAddr>) -> Options {
     let mut policy = Policy::default();
     policy.idle = arguments.idle;
     policy.total = arguments.total;
@@ -109,37 +115,38 @@ fn options(arguments: &Arguments) -> Options {
     policy.max_discard = arguments.max_discard.map(|Bytes(bytes)| bytes);
     let mut options = Options::default();
     options.policy = policy;
-    options.via =
-        arguments.via.as_deref().map(|way| if way == "seccomp" { Via::Seccomp } else { Via::Preload });
+    options.via = arguments.via;
     options.budget.sockets = arguments.sockets.unwrap_or(options.budget.sockets);
     options.linger_at_exit = arguments.linger_at_exit.unwrap_or(arguments.total);
     options.ports.clone_from(&arguments.ports);
     options.exclude_ports.clone_from(&arguments.exclude_ports);
     options.outgoing = arguments.outgoing;
     options.hold = arguments.hold;
-    options.metrics = arguments.metrics;
+    options.metrics = metrics;
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options
 }
 
-/// What to do, in the program's own words.
-fn remedy(error: &Error) -> &'static str {
+/// Words the remedy with this program's options.
+fn remedy(error: &RunError) -> &'static str {
     match error {
-        Error::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
-        Error::Metrics { source, .. } => match exit::address_hint(source) {
+        RunError::NoLoader { .. } => "; leave --via preload out, or give --via seccomp",
+        RunError::Metrics { source, .. } => match exit::address_hint(source) {
             "" => "; choose an address of this host and a free port for --metrics",
             hint => hint,
         },
-        Error::System { source, .. } => exit::machine_hint(source),
+        RunError::System { source, .. } => exit::machine_hint(source),
         _ => "",
     }
 }
 
-fn code(error: &Error) -> u8 {
+fn code(error: &RunError) -> u8 {
     match error {
-        Error::NotFound { .. } | Error::NotExecutable { .. } | Error::Metrics { .. } => exit::COULD_NOT_TELL,
-        Error::Options(_) => exit::BAD_USAGE,
+        RunError::NotFound { .. } | RunError::NotExecutable { .. } | RunError::Metrics { .. } => {
+            exit::COULD_NOT_TELL
+        }
+        RunError::Options(_) => exit::BAD_USAGE,
         _ => exit::NOT_POSSIBLE_HERE,
     }
 }
@@ -152,8 +159,8 @@ fn warn(refusal: &Refusal, json: bool) {
     }
 }
 
-/// The program owns stdout; what its supervisor has to say goes to stderr.
-fn tell(report: &Report, json: bool) {
+/// stdout belongs to the supervised program, so reports go to stderr.
+fn tell(report: &RunReport, json: bool) {
     if json {
         return say_json(&line(Verb::Run, lines::Report::from(report)));
     }

@@ -1,15 +1,16 @@
 //! `linger server`: one side of the experiment, by hand.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use linger_lab::{Bytes, COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
+use linger_lab::{COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
 use linger_netns::net;
 
-use crate::address::address;
 use crate::lines::{self, Verb, line};
+use crate::memory::room_for;
+use crate::options::{Json, ServerSide};
 use crate::output::{Stdout, Stopped, say};
+use crate::typed::{Address, Bytes, Names, endings, listen_on};
 use crate::{exit, interrupt, progress};
 
 /// Serves responses and ends each connection in a given way, until Ctrl-C.
@@ -19,26 +20,21 @@ use crate::{exit, interrupt, progress};
     and on the other machine: linger client HOST:8080 --request 108 --until-loss")]
 pub(crate) struct Arguments {
     /// Address and port to listen on.
-    #[arg(long, default_value = "127.0.0.1:8080", value_parser = address)]
-    listen: SocketAddr,
-    /// What to do after the last write: close, shutdown-close, so-linger=SECS, abort, exit, lingering.
-    #[arg(long, default_value = "close")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = listen_on)]
+    listen: Address,
+    /// What to do after the last write; so-linger=SECS waits that long.
+    #[arg(long, default_value = "close", value_parser = endings())]
     ending: Ending,
-    /// Size of the response.
-    #[arg(long, value_name = "BYTES", default_value = "200k")]
-    response: Bytes,
+    #[command(flatten)]
+    side: ServerSide,
     /// How much of the request to read; `all` is what the request says it has.
-    #[arg(long, value_name = "BYTES|all", default_value = "all", value_parser = consume)]
+    #[arg(long, value_name = "BYTES|all", default_value = "all", value_parser = Names::new(["all"], consume), hide_possible_values = true)]
     consume: Consume,
-    /// How many connections may wait to be accepted.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    backlog: u32,
     /// How many connections are served at a time.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     workers: u64,
-    /// One JSON object at the end instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Json,
 }
 
 fn consume(text: &str) -> Result<Consume, String> {
@@ -46,26 +42,32 @@ fn consume(text: &str) -> Result<Consume, String> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    if arguments.response.0 > LARGEST_RESPONSE {
+    let ServerSide { response: Bytes(response), backlog: wanted } = arguments.side;
+    if response > LARGEST_RESPONSE {
         return exit::fail(exit::BAD_USAGE, "--response: this server holds at most 1GiB");
     }
-    let plan = ServerPlan::new(arguments.ending, arguments.consume, arguments.response.0);
-    let listener = match listen(arguments.listen, arguments.backlog, None) {
+    if let Err(error) = room_for(response) {
+        return exit::io(format_args!("cannot hold a response of {response} bytes"), &error);
+    }
+    let plan = ServerPlan::new(arguments.ending, arguments.consume, response);
+    let listener = arguments.listen.resolve().and_then(|address| {
+        let listener = listen(address, wanted, None)?;
+        Ok((listener.local_addr()?, listener))
+    });
+    let (address, listener) = match listener {
         Ok(listener) => listener,
-        Err(error) => return exit::listening(arguments.listen, &error),
+        Err(error) => return exit::listening(&arguments.listen, &error),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,
         Err(error) => return exit::io("cannot take signals", &error),
     };
     let limit = net::read_sysctl("core/somaxconn").ok().and_then(|limit| limit.parse().ok());
-    let backlog = limit.map_or(arguments.backlog, |limit: u32| limit.min(arguments.backlog));
-    let address = listener.local_addr().unwrap_or(arguments.listen);
+    let backlog = limit.map_or(wanted, |limit: u32| limit.min(wanted));
     say!(
-        "listening on {address}, ending `{}`, response {} bytes, backlog {backlog}{} (Ctrl-C to end)",
+        "listening on {address}, ending `{}`, response {response} bytes, backlog {backlog}{} (Ctrl-C to end)",
         arguments.ending,
-        arguments.response.0,
-        if backlog < arguments.backlog { " (net.core.somaxconn)" } else { "" },
+        if backlog < wanted { " (net.core.somaxconn)" } else { "" },
     );
     let bar = progress::spinner();
     let served = host(&listener, &plan, arguments.workers, &stop, |so_far| {
@@ -77,7 +79,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return exit::io("cannot go on accepting", &error),
     };
     let mut out = Stdout::new();
-    let printed = if arguments.json {
+    let printed = if arguments.output.json {
         out.json(&line(Verb::Server, lines::Hosting::from(&served)))
     } else {
         print(&mut out, &served)

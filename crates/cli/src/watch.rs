@@ -1,7 +1,6 @@
 //! `linger watch`: every reset of this host, live, as a view, as lines, as JSON, or for Prometheus.
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,48 +9,51 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use linger_watch::export::Metrics;
-use linger_watch::view::{Key, View, describe};
-use linger_watch::{CannotWatch, Filter, Notice, Reset, Watcher};
+use linger_watch::view::{View, ViewKey, describe};
+use linger_watch::{CannotWatch, Filter, LiveReset, Notice, Watcher};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::address::address;
-use crate::duration::duration;
+use crate::options::{Json, MetricsAt, RunFor};
 use crate::output::{Stdout, Stopped, say};
 use crate::tools::tools;
+use crate::typed::port;
 use crate::{exit, interrupt, lines};
 
-/// How long to wait for the kernel at a time: 2 wakeups a second when nothing happens.
+/// Longest wait for events: two wake-ups a second on an idle host.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The same where somebody looks on.
+/// The same for the interactive view.
 const FRAME: Duration = Duration::from_millis(250);
-/// At the end, for sockets whose bytes are not known yet.
+/// Wait at the end for byte counts that are still outstanding.
 const LAST: Duration = Duration::from_millis(200);
+
+/// Help of `--metrics` for this verb.
+const METRICS: &str =
+    "Serve the counts for Prometheus at http://HOST:PORT/metrics, with no other output unless asked for";
 
 /// Shows every reset this host sends or receives, with its cause and the process that closed.
 #[derive(Args, Debug)]
+#[command(mut_arg("metrics", |arg| arg.help(METRICS)))]
 #[command(after_help = "Examples:\n  sudo linger watch\n  sudo linger watch --port 8080 --for 60 --json\n  \
     sudo linger watch --prometheus 127.0.0.1:9464\n\n\
     It reads the kernel's tracepoints and needs root or CAP_PERFMON.\n\n\
     Exit status: 0 no reset was seen, 1 some were, 3 an address is taken, 4 this machine or user cannot watch.")]
 pub(crate) struct Arguments {
-    /// One JSON object a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Json,
     /// Plain lines instead of the view, also on a terminal.
     #[arg(long, conflicts_with = "json")]
     plain: bool,
-    /// Serve OpenMetrics at http://ADDR/metrics; with no other output unless asked for.
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    prometheus: Option<SocketAddr>,
-    /// End after so long, as 30s or 5m; a number alone is seconds.
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
-    time: Option<Duration>,
+    #[command(flatten)]
+    counts: MetricsAt,
+    #[command(flatten)]
+    end: RunFor,
     /// Only resets that concern these ports, here or there.
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', value_name = "PORT,...", value_parser = port)]
     port: Vec<u16>,
     /// Only resets of processes with these names.
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     process: Vec<String>,
 }
 
@@ -68,16 +70,21 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     for blind in watcher.blind() {
         say!("linger: {}", blind.meaning());
     }
+    for hidden in capabilities(None).map(|sets| hidden(sets.effective)).unwrap_or_default() {
+        say!("linger: {hidden}");
+    }
     let metrics = Metrics::default();
-    if let Some(address) = arguments.prometheus {
-        match metrics.serve(address) {
+    if let Some(address) = &arguments.counts.metrics {
+        match address.resolve().and_then(|address| metrics.serve(address)) {
             Ok(bound) => say!("linger: serving http://{bound}/metrics"),
             Err(error) => return exit::listening(address, &error),
         }
     }
-    let viewed =
-        io::stdout().is_terminal() && !arguments.json && !arguments.plain && arguments.prometheus.is_none();
-    let end = arguments.time.map(|time| Instant::now() + time);
+    let viewed = io::stdout().is_terminal()
+        && !arguments.output.json
+        && !arguments.plain
+        && arguments.counts.metrics.is_none();
+    let end = arguments.end.time.map(|time| Instant::now() + time);
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     if let Err(error) = interrupt::on_first(move || asked.store(true, Ordering::Relaxed)) {
@@ -104,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// What to do where the kernel tells nothing.
+/// What to do about an error; it continues the sentence of the error.
 fn remedy(error: &CannotWatch) -> &'static str {
     match error {
         CannotWatch::NoTracefs(_) if has_tracefs() => {
@@ -116,11 +123,38 @@ fn remedy(error: &CannotWatch) -> &'static str {
             Some(Errno::ACCESS) => {
                 ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON"
             }
+            // perf_mmap() of kernel/events/core.c refuses so where RLIMIT_MEMLOCK is reached.
+            Some(Errno::PERM) if has_perfmon() => {
+                ": its buffers need more locked memory: raise `ulimit -l` or sysctl kernel.perf_event_mlock_kb, \
+                 or have CAP_IPC_LOCK"
+            }
             Some(Errno::PERM) => ": run as root, or with CAP_PERFMON and a readable tracefs",
             _ => exit::machine_hint(error),
         },
         _ => "",
     }
+}
+
+/// What the kernel hides from a process without these capabilities.
+fn hidden(effective: CapabilitySet) -> Vec<&'static str> {
+    let needs = [
+        // ptrace(2), access to /proc/PID/fd of another user.
+        (
+            CapabilitySet::SYS_PTRACE,
+            "other users' processes are not named: run as root, or with CAP_SYS_PTRACE as well",
+        ),
+        // NETLINK_LISTEN_ALL_NSID, netlink(7).
+        (
+            CapabilitySet::NET_BROADCAST,
+            "bytes of containers' connections are not known: run as root, or with CAP_NET_BROADCAST as well",
+        ),
+    ];
+    needs.into_iter().filter(|(need, _)| !effective.contains(*need)).map(|(_, told)| told).collect()
+}
+
+fn has_perfmon() -> bool {
+    let either = CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
+    capabilities(None).is_ok_and(|sets| sets.effective.intersects(either))
 }
 
 fn has_tracefs() -> bool {
@@ -131,7 +165,7 @@ fn has_tracefs() -> bool {
 
 /// Why watching ended early.
 enum Ended {
-    /// Output takes no more; so many resets had been seen.
+    /// stdout failed, after this many resets.
     Output(Stopped, u64),
     Kernel(io::Error),
 }
@@ -142,7 +176,7 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Answers how many resets were seen.
+/// Returns the number of resets seen.
 fn lines(
     watcher: &mut Watcher,
     metrics: &Metrics,
@@ -150,7 +184,7 @@ fn lines(
     stop: &AtomicBool,
     end: Option<Instant>,
 ) -> Result<u64, Ended> {
-    let quiet = arguments.prometheus.is_some() && !arguments.json && !arguments.plain;
+    let quiet = arguments.counts.metrics.is_some() && !arguments.output.json && !arguments.plain;
     let mut out = Stdout::new();
     let (mut seen, mut lost, mut last) = (0, 0, false);
     while !last {
@@ -161,7 +195,7 @@ fn lines(
             let left = end.map_or(PATIENCE, |end| end.saturating_duration_since(Instant::now()));
             watcher.next(left.min(PATIENCE))?
         };
-        if arguments.prometheus.is_some() {
+        if arguments.counts.metrics.is_some() {
             metrics.record(&notices, watcher);
         }
         seen += resets(&notices);
@@ -170,7 +204,8 @@ fn lines(
             say!("linger: {lost} kernel events were lost so far: this host resets faster than they are read");
         }
         if !quiet && !notices.is_empty() {
-            write(&mut out, &notices, arguments.json).map_err(|stopped| Ended::Output(stopped, seen))?;
+            write(&mut out, &notices, arguments.output.json)
+                .map_err(|stopped| Ended::Output(stopped, seen))?;
         }
     }
     Ok(seen)
@@ -195,7 +230,7 @@ fn line(notice: &Notice) -> Option<String> {
     match notice {
         Notice::Reset(reset) => Some(reset_line(reset)),
         Notice::Warning(warning) => Some(format!("warning: {}", describe(warning))),
-        // Said once, at the end, unless something was missed.
+        // Printed only if resets were missed; the totals are printed at the end.
         Notice::Counters(counted) if counted.missed > 0 => {
             Some(format!("the kernel counted {}", counted.describe()))
         }
@@ -203,7 +238,7 @@ fn line(notice: &Notice) -> Option<String> {
     }
 }
 
-fn reset_line(reset: &Reset) -> String {
+fn reset_line(reset: &LiveReset) -> String {
     let remote = reset.remote.map_or("?".to_owned(), |remote| remote.to_string());
     let process = reset.process.as_ref().map_or(String::new(), |process| format!(" by {}", process.plain()));
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
@@ -211,7 +246,7 @@ fn reset_line(reset: &Reset) -> String {
         if candidates.len() > 1 { format!("; one of {}", candidates.join(", ")) } else { String::new() };
     format!(
         "{:.6} {} {} -> {remote} {} ({}){process}, {}{others}",
-        reset.time,
+        reset.time_seconds,
         reset.direction.name(),
         reset.local,
         reset.cause,
@@ -251,10 +286,10 @@ fn view(watcher: &mut Watcher, stop: &AtomicBool, end: Option<Instant>) -> io::R
     result
 }
 
-/// What came from the terminal.
+/// Input from the terminal.
 enum Keys {
     None,
-    /// Keys, or another size of the window.
+    /// A key or a resized window: redraw.
     Some,
     Quit,
 }
@@ -267,12 +302,26 @@ fn keys(view: &mut View) -> io::Result<Keys> {
         match key.code {
             KeyCode::Char('q') => return Ok(Keys::Quit),
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(Keys::Quit),
-            KeyCode::Up | KeyCode::Char('k') => view.key(Key::Up),
-            KeyCode::Down | KeyCode::Char('j') => view.key(Key::Down),
-            KeyCode::Enter => view.key(Key::Open),
-            KeyCode::Esc => view.key(Key::Back),
+            KeyCode::Up | KeyCode::Char('k') => view.key(ViewKey::Up),
+            KeyCode::Down | KeyCode::Char('j') => view.key(ViewKey::Down),
+            KeyCode::Enter => view.key(ViewKey::Open),
+            KeyCode::Esc => view.key(ViewKey::Back),
             _ => {}
         }
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missing_capability_is_said() {
+        let both = CapabilitySet::SYS_PTRACE | CapabilitySet::NET_BROADCAST;
+        assert!(hidden(both).is_empty() && hidden(CapabilitySet::all()).is_empty());
+        assert!(hidden(CapabilitySet::SYS_PTRACE)[0].contains("CAP_NET_BROADCAST"));
+        assert!(hidden(CapabilitySet::NET_BROADCAST)[0].contains("CAP_SYS_PTRACE"));
+        assert_eq!(hidden(CapabilitySet::empty()).len(), 2);
+    }
 }

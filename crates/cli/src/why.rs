@@ -5,14 +5,17 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 use linger_untrusted::{Untrusted, message};
-use linger_why::{Cause, Examined, Finding, Group, Groups, Limits, Stop, compare, examine_until, html, text};
+use linger_why::{
+    AnalyzerLimits, Cause, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html, text,
+};
 
 use crate::lines::{self, Verb, line};
+use crate::options::Json;
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::tools::tools;
 use crate::{exit, interrupt};
 
-/// Findings of a file that are held until its end, to see whether it has several interfaces.
+/// Most findings kept until the end of a file, which may turn out to have several interfaces.
 const HELD: usize = 10_000;
 
 /// Names the cause of every reset in a capture, with evidence, or says that it cannot be known.
@@ -26,36 +29,35 @@ pub(crate) struct Arguments {
     /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
-    /// One JSON object a line: each reset, each group of them, and a summary.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Json,
     /// Write the report as one self-contained page as well.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
     /// List the causes with their meaning and remedy.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["files", "html", "flows"])]
     causes: bool,
     /// Connections remembered at once; each takes about 600 bytes.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().flows)]
+    #[arg(long, value_name = "N", default_value_t = AnalyzerLimits::default().flows)]
     flows: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let mut out = Stdout::new();
     if arguments.causes {
-        return match causes(&mut out, arguments.json) {
+        return match causes(&mut out, arguments.output.json) {
             Ok(()) => ExitCode::from(exit::NOTHING_LOST),
             Err(stopped) => stopped.end(None),
         };
     }
-    // Before an hour of reading is lost to a path that was mistyped.
+    // Check the output path before reading, which may take an hour.
     let inputs = arguments.files.iter().map(PathBuf::as_path);
     let page = arguments.html.as_deref().map(|path| NewFile::create(path, Content::Text, inputs)).transpose();
     let page = match page {
         Ok(page) => page,
         Err(refused) => return refused.end(),
     };
-    let stop = Stop::default();
+    let stop = ReadStop::default();
     let asked = stop.clone();
     let signals = interrupt::on_first(move || {
         if !asked.request() {
@@ -67,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         return exit::io("cannot take signals", &error);
     }
     let mut report =
-        Report { json: arguments.json, out, groups: Groups::default(), harmful: false, stopped: None };
+        Report { json: arguments.output.json, out, groups: Groups::default(), harmful: false, stopped: None };
     let (files, unreadable) = read(arguments, &stop, &mut report);
     let Report { mut out, groups, harmful, stopped, .. } = report;
     let groups = groups.sorted();
@@ -76,17 +78,17 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         (false, true) => exit::COULD_NOT_TELL,
         (false, false) => exit::NOTHING_LOST,
     };
-    // What nobody reads was not read to its end either.
+    // If stdout failed, reading stopped early: only a harmful reset is certain.
     if let Some(stopped) = stopped {
         return stopped.end(harmful.then_some(exit::LOSS_FOUND));
     }
-    // A run that read nothing has no page to write, and last week's is worth more.
+    // If nothing was read, keep the old page.
     if let (Some(page), false) = (page, files.is_empty())
         && let Err(refused) = write_page(page, &files, &groups)
     {
         return refused.end();
     }
-    match write(&mut out, arguments.json, &files, &groups) {
+    match write(&mut out, arguments.output.json, &files, &groups) {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
     }
@@ -98,7 +100,7 @@ struct Report {
     out: Stdout,
     groups: Groups,
     harmful: bool,
-    /// Standard output takes no more, so there is no use in reading on.
+    /// Why stdout failed; reading stops then.
     stopped: Option<Stopped>,
 }
 
@@ -113,10 +115,10 @@ impl Report {
     }
 }
 
-/// Reads all captures; answers what was read, and whether something could not be.
-fn read(arguments: &Arguments, stop: &Stop, report: &mut Report) -> (Vec<Examined>, bool) {
+/// Reads all captures. Returns what was read, and whether anything was unreadable.
+fn read(arguments: &Arguments, stop: &ReadStop, report: &mut Report) -> (Vec<Examined>, bool) {
     let several = arguments.files.len() > 1;
-    let mut limits = Limits::default();
+    let mut limits = AnalyzerLimits::default();
     limits.flows = arguments.flows;
     let (mut files, mut findings) = (Vec::<Examined>::new(), Vec::<Finding>::new());
     let mut unreadable = false;
@@ -154,7 +156,7 @@ fn read(arguments: &Arguments, stop: &Stop, report: &mut Report) -> (Vec<Examine
             }
         }
     }
-    // Interfaces of one capture are places to compare as well.
+    // The interfaces of one capture are vantage points to compare, as several captures are.
     if !stop.requested() && (several || findings.iter().any(|finding| finding.interface != 0)) {
         let paths: Vec<&Path> = arguments
             .files
@@ -195,7 +197,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
     } else if !files.is_empty() {
         let mut report = Vec::new();
         text::report(&mut report, files, groups, &tools())?;
-        // Names of files and what stood in packets are in it.
+        // The report contains file names and packet data.
         out.text(format_args!("{}", message(&String::from_utf8_lossy(&report))))?;
     }
     out.flush()

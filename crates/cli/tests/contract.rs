@@ -16,8 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
-const VERBS: [&str; 12] =
-    ["client", "fcgi", "get", "lab", "ls", "probe", "put", "run", "server", "share", "watch", "why"];
+const VERBS: [&str; 13] = [
+    "client", "fcgi", "get", "lab", "ls", "probe", "put", "receipt", "run", "server", "share", "watch", "why",
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
@@ -50,6 +51,33 @@ fn a_change_of_the_schema_is_seen() {
         let promised = fs::read_to_string(&path).unwrap_or_default();
         assert!(promised == now, "`linger schema {verb}` is not what {} promises", path.display());
     }
+}
+
+/// The verbs that a help lists.
+fn verbs_of(words: &[&str]) -> Vec<String> {
+    let output = Command::new(LINGER).args(words).arg("--help").output().unwrap();
+    let help = text(&output.stdout);
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = listed.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    // A description that goes on is further to the right.
+    let names = names.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split(' ').next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// A verb with `--json` that nobody here knows has lines that nobody checks.
+#[test]
+fn every_verb_with_json_has_a_schema() {
+    let mut with_json = BTreeSet::new();
+    for verb in verbs_of(&[]) {
+        let below = verbs_of(&[&verb]);
+        for words in std::iter::once(vec![verb.as_str()]).chain(below.iter().map(|name| vec![&*verb, name])) {
+            let output = Command::new(LINGER).args(&words).arg("--help").output().unwrap();
+            if text(&output.stdout).lines().any(|line| line.trim_start().starts_with("--json")) {
+                with_json.insert(verb.clone());
+            }
+        }
+    }
+    assert_eq!(with_json, VERBS.iter().map(|verb| (*verb).to_owned()).collect());
 }
 
 #[test]
@@ -316,6 +344,37 @@ fn transfers() {
     ] {
         assert!(kinds.contains(kind), "{kind} among {kinds:?}");
     }
+}
+
+#[test]
+fn receipts() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let hash = "\"blake3\":\"0000000000000000000000000000000000000000000000000000000000000000\",";
+    let line = |path: &str, kind: &str, hash: &str| {
+        format!(
+            "{{\"path\":\"{path}\",\"kind\":\"{kind}\",\"length\":4,{hash}\"name\":\"n\",\"durability\":\"disk\",\
+             \"time\":0.5,\"present\":false,\"receiver\":\"h\"}}\n"
+        )
+    };
+    fs::create_dir(at("tree")).unwrap();
+    fs::write(at("tree/same"), "text").unwrap();
+    let lines_of = |receipt: &str, status: i32| {
+        fs::write(at("r.json"), receipt).unwrap();
+        let output = linger(home.path(), &["receipt", "verify", "--json", &at("r.json"), &at("tree")]);
+        assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
+        lines("receipt", &text(&output.stdout))
+    };
+    let told = lines_of(&[line("same", "file", ""), line("", "directory", "")].concat(), 0);
+    let checks: Vec<_> = told.iter().map(|line| line["check"].as_str()).collect();
+    assert_eq!(checks, [Some("unverified"), Some("unverified"), None], "{told:?}");
+    assert_eq!((&told[2]["checked"], &told[2]["different"]), (&json!(2), &json!(0)));
+    let told = lines_of(&[line("same", "file", hash), line("gone\\u001b", "file", hash)].concat(), 1);
+    let checks: Vec<_> = told.iter().map(|line| line["check"].as_str()).collect();
+    assert_eq!(checks, [Some("differs"), Some("differs"), None], "{told:?}");
+    assert_eq!((&told[2]["checked"], &told[2]["different"]), (&json!(2), &json!(2)));
+    // The first of the lines is no receipt, or there is none.
+    assert!(lines_of("x", 2).is_empty() && lines_of("", 2).is_empty());
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn what_is_preloaded_already_stays() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (ours, others) = text.trim().split_once(':').unwrap();
-    assert!(ours.ends_with("/liblinger_shim.so"), "{text}");
+    assert!(ours.ends_with("/liblinger_preload.so"), "{text}");
     assert_eq!(others, absent.to_str().unwrap());
     assert!(!std::path::Path::new(ours).exists(), "what was unpacked is removed");
 }

@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,6 +20,8 @@ const BLOCK: u64 = 1 << 20;
 struct Share {
     child: Child,
     port: u16,
+    /// Checks its lines.
+    lines: Option<JoinHandle<()>>,
 }
 
 impl Share {
@@ -43,8 +46,12 @@ impl Share {
         let address = value["address"].as_str().unwrap();
         let port = address.rsplit(':').next().unwrap().parse().unwrap();
         // What it says further is read, or it would wait for us.
-        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        Self { child, port }
+        let lines = std::thread::spawn(move || {
+            for line in out.lines() {
+                common::contract::line("share", &line.unwrap());
+            }
+        });
+        Self { child, port, lines: Some(lines) }
     }
 
     fn wait(mut self) -> Option<i32> {
@@ -56,6 +63,11 @@ impl Drop for Share {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let checked = self.lines.take().map(JoinHandle::join);
+        assert!(
+            checked.is_none_or(|checked| checked.is_ok()) || std::thread::panicking(),
+            "a line is not valid"
+        );
     }
 }
 

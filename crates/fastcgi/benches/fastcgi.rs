@@ -9,7 +9,7 @@ use std::thread;
 use linger_fastcgi::responder::Config;
 use linger_fastcgi::{Address, Request, Responder, Response};
 use linger_testing::servers::{
-    GatewayOptions, Peer, Unavailable, go_program, nginx_fcgi, php_fpm, program, uwsgi,
+    GatewayOptions, RunningServer, Unavailable, go_program, nginx_fcgi, php_fpm, program, uwsgi,
 };
 
 const OURS: &str = "linger-fastcgi";
@@ -53,13 +53,13 @@ struct Contender {
     name: &'static str,
     gateway: SocketAddr,
     rates: Vec<f64>,
-    _peers: Vec<Peer>,
+    _peers: Vec<RunningServer>,
 }
 
 fn contender(
     name: &'static str,
     keep_conn: bool,
-    application: Result<Peer, Unavailable>,
+    application: Result<RunningServer, Unavailable>,
 ) -> Option<Contender> {
     let application = match application {
         Ok(application) => application,
@@ -77,7 +77,7 @@ fn behind(
     keep_conn: bool,
     application: SocketAddr,
     scripts: Option<String>,
-    mut peers: Vec<Peer>,
+    mut peers: Vec<RunningServer>,
 ) -> Option<Contender> {
     let mut options = GatewayOptions::default();
     (options.keep_conn, options.scripts) = (keep_conn, scripts);

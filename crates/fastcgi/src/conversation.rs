@@ -186,7 +186,7 @@ impl Conversation {
             Need::Wait(until) => Some(until),
             Need::Nothing => None,
         };
-        let owes = self.incoming.owes();
+        let owes = self.incoming.expects_more();
         let rests = !owes && self.running == 0 && self.drains.is_empty() && self.served > 0;
         let patience = if rests {
             Some(self.bounds.keep_idle)

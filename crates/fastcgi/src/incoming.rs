@@ -153,19 +153,14 @@ impl Incoming {
         self.active.iter().any(|active| active.stage == Stage::Draining)
     }
 
-    /// Whether the gateway has still to send something that it has begun: a record, parameters, a body.
-    pub fn expects_more(&self) -> bool {
-        let open = |active: &Active| active.stdin_open || active.data_open || active.stage != Stage::Running;
-        !self.decoder.at_boundary() || self.active.iter().any(open)
-    }
-
     /// Whether the gateway still sends the body of this request, which was answered.
     pub(crate) fn drains(&self, id: u16) -> bool {
         self.active.iter().any(|active| active.id == id && active.stage == Stage::Draining)
     }
 
-    /// Whether the gateway owes something to a request that was not answered: parameters, a body, the rest of a record.
-    pub(crate) fn owes(&self) -> bool {
+    /// Whether the gateway has still to send something to a request that was not answered: parameters, a body, the rest
+    /// of a record.
+    pub fn expects_more(&self) -> bool {
         let open = |active: &Active| match active.stage {
             Stage::Params(_) => true,
             Stage::Running => active.stdin_open || active.data_open,

@@ -39,6 +39,7 @@ pub mod record;
 mod record_type;
 pub mod replies;
 pub mod responder;
+mod sending;
 mod socket;
 #[cfg(feature = "tokio")]
 pub mod tokio;

@@ -5,7 +5,17 @@ use std::os::fd::AsFd;
 
 use linger::Event;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+
+/// Receives what is there; `WouldBlock` where nothing is, 0 at the end.
+pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match recv(&socket, &mut *to, RecvFlags::DONTWAIT) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?.0),
+        }
+    }
+}
 
 /// Sends what there is room for; `WouldBlock` where there is none. A gateway that is gone raises no signal.
 pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -23,8 +23,8 @@ use ::tokio::sync::Semaphore;
 use ::tokio::time::timeout_at;
 use linger::tokio::Stream;
 
-use crate::conversation::{Bounds, Conversation, End, Key, PANICKED, SILENT, Step};
-use crate::incoming::{Capacity, Start};
+use crate::conversation::{Conversation, End, Key, PANICKED, SILENT, Step};
+use crate::incoming::Start;
 use crate::responder::Config;
 use desk::{Desk, Out};
 pub use exchange::{Request, Response};
@@ -127,10 +127,7 @@ where
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let requests = config.connections.saturating_mul(config.limits.multiplexed);
-    let capacity = Capacity::new(config.connections, requests, true);
-    let bounds = Bounds::new(config.policy, config.limits, capacity, config.io_timeout, config.keep_idle);
-    let desk = Arc::new(Desk::new(Conversation::new(bounds)));
+    let desk = Arc::new(Desk::new(Conversation::new(config.bounds(true))));
     let out = Arc::new(Out::new(wire, config.io_timeout));
     let mut buffer = vec![0; BUFFER];
     let (mut start, mut end) = (0, 0);

@@ -9,7 +9,9 @@ use common::{Ending, Raw, Running, available, post, sized};
 use linger_fastcgi::responder::Config;
 use linger_testing::Counters;
 use linger_testing::sandboxed;
-use linger_testing::servers::{GatewayOptions, Peer, Unavailable, httpd_fcgi, lighttpd_fcgi, nginx_fcgi};
+use linger_testing::servers::{
+    GatewayOptions, RunningServer, Unavailable, httpd_fcgi, lighttpd_fcgi, nginx_fcgi,
+};
 
 const BODIES: [usize; 4] = [0, 67_000, 2 << 20, 8 << 20];
 const ANSWERS: [usize; 2] = [67_000, 2 << 20];
@@ -27,7 +29,7 @@ struct Tally {
 impl Tally {
     fn of(
         application: SocketAddr,
-        gateway: impl Fn(SocketAddr) -> Result<Peer, Unavailable>,
+        gateway: impl Fn(SocketAddr) -> Result<RunningServer, Unavailable>,
     ) -> Option<Self> {
         let gateway = available(gateway(application))?;
         let before = Counters::read().unwrap();
@@ -53,7 +55,7 @@ fn options(buffered: bool) -> GatewayOptions {
     options
 }
 
-type Start = fn(SocketAddr) -> Result<Peer, Unavailable>;
+type Start = fn(SocketAddr) -> Result<RunningServer, Unavailable>;
 
 const GATEWAYS: [(&str, Start); 4] = [
     ("nginx buffered", |address| nginx_fcgi(address, options(true))),

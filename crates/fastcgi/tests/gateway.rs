@@ -10,7 +10,7 @@ use common::{Ending, Raw, SIZES, available};
 use linger_fastcgi::gateway::{Client, Config, Error, Request};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_testing::sandboxed;
-use linger_testing::servers::{Peer, Unavailable, libfcgi_echo, php_fpm, uwsgi};
+use linger_testing::servers::{RunningServer, Unavailable, libfcgi_echo, php_fpm, uwsgi};
 
 fn client(address: SocketAddr, keep_conn: bool) -> Client {
     let mut config = Config::default();
@@ -56,7 +56,7 @@ int main(void) {
 }
 "#;
 
-fn in_front_of(name: &str, start: impl Fn() -> Result<Peer, Unavailable>) {
+fn in_front_of(name: &str, start: impl Fn() -> Result<RunningServer, Unavailable>) {
     sandboxed(|| {
         let Some(application) = available(start()) else { return };
         let script = application.path("script.php");

@@ -56,7 +56,7 @@ fn up_and_down() -> io::Result<()> {
     Ok(())
 }
 
-/// Two UDP sockets, one at each end; datagrams to the second arrive from the first.
+/// Two connected UDP sockets, one at each end of the link.
 fn sockets(bed: &Bed) -> io::Result<(UdpSocket, UdpSocket)> {
     let at = |address| move || UdpSocket::bind(SocketAddr::new(address, 9_000));
     let from = bed.server.run(at(bed.server_address))??;
@@ -115,7 +115,7 @@ fn rate() -> io::Result<()> {
             let started = Instant::now();
             let payload = [0; 1_400];
             while started.elapsed() < Duration::from_millis(1_300) {
-                // Twice what the link takes, in bursts that its queue holds: it is never empty.
+                // Sends at twice the link's rate, in bursts that fit into its queue, so that the queue is never empty.
                 let sent = started.elapsed();
                 for _ in 0..20 {
                     let _ = from.send(&payload);
@@ -156,7 +156,7 @@ fn loss() -> io::Result<()> {
             for number in 0..DATAGRAMS {
                 let _ = from.send(&[0; 64]);
                 if number % 50 == 49 {
-                    // A pace that no queue on the way overflows at: what is lost is the link's doing.
+                    // Slow enough that no queue overflows, so that every loss is the link's.
                     thread::sleep(Duration::from_millis(1));
                 }
             }

@@ -1,4 +1,4 @@
-//! The other cause of a reset before any byte: an accept queue that is too small.
+//! The other cause of a reset before the first byte: an accept queue that is too small.
 //!
 //! A burst that one worker could serve in time meets a queue that cannot hold it. Once the queue is full, a SYN is dropped, and
 //! sent again after a second; the handshake's last packet is dropped or, with `tcp_abort_on_overflow`, answered with a
@@ -23,9 +23,9 @@ use crate::stop::Stop;
 /// A burst of clients meets one busy worker and an accept queue.
 #[derive(Clone, Debug)]
 pub struct BacklogPlan {
-    /// What is between them.
+    /// The link between them.
     pub link: Link,
-    /// The server's backlog; a queue holds one connection more.
+    /// The server's backlog. The queue holds one connection more.
     pub backlog: u32,
     /// Clients, one every millisecond, so that some handshakes overlap, but not all of them.
     pub clients: u16,
@@ -51,12 +51,12 @@ impl BacklogPlan {
     }
 }
 
-/// What a burst came to.
+/// The result of a burst.
 #[derive(Debug)]
 pub struct BacklogReport {
-    /// What was tried.
+    /// The plan of the burst.
     pub plan: BacklogPlan,
-    /// What became of the connections.
+    /// The results of the connections.
     pub tally: Tally,
     /// The kernel's counters of the server's namespace.
     pub counters: Counters,

@@ -35,7 +35,7 @@ pub struct BedOptions {
     pub capture: Option<Arc<Mutex<Capture>>>,
     /// Keeps every decision of the link for [`WireReport::log`].
     pub keep_log: bool,
-    /// Takes notes of the server's first reset on its way.
+    /// Notes when the server's first reset enters and leaves the link.
     pub steps: Option<Arc<Steps>>,
     /// Uses this process's own network namespace; then only a loopback link is possible.
     pub shared: bool,
@@ -111,11 +111,11 @@ fn settle() {
     let _ = net::sysctl("ipv4/tcp_no_metrics_save", "1");
 }
 
-/// Turns off an interface's IPv6 announcements. Returns whether this kernel has IPv6.
+/// Turns off IPv6 autoconfiguration packets of an interface. Returns whether this kernel has IPv6.
 fn quiet_ipv6(interface: &str) -> bool {
     let settings = [("addr_gen_mode", "1"), ("router_solicitations", "0"), ("accept_ra", "0")];
     for (setting, value) in settings {
-        // Where this fails, the link carries a few frames that are not TCP, which does no harm.
+        // If this fails, the link carries a few frames that are not TCP, which does no harm.
         let _ = net::sysctl(&format!("ipv6/conf/{interface}/{setting}"), value);
     }
     net::read_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6")).is_ok_and(|disabled| disabled == "0")
@@ -188,7 +188,7 @@ impl Bed {
     }
 }
 
-/// A seed that differs from run to run, for those who give none.
+/// A seed that differs in each run, used if none is given.
 pub fn any_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Nine digits at most: short enough to retype.

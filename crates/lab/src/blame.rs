@@ -1,11 +1,11 @@
-//! What caused the losses of a cell, as far as the kernel's counters tell.
+//! Derives the cause of a cell's losses from the kernel's counters.
 
 use linger_netns::Counters;
 
 use crate::fate::Fate;
 use crate::stats::Tally;
 
-/// Whose fault it is that responses of a cell were lost, or at risk.
+/// The cause for which responses of a cell were lost or at risk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// Every response was kept.
@@ -19,7 +19,7 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// Decides from what the clients saw and what the server's kernel counted.
+    /// Decides from the clients' results and the counters of the server's namespace.
     pub fn find(tally: &Tally, counters: &Counters) -> Self {
         if tally.not_kept() == 0 {
             return Self::Nobody;
@@ -27,7 +27,7 @@ impl Blame {
         let aborted = ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger"]
             .iter()
             .any(|counter| counters.of(counter) > 0);
-        // A reset from a mini-socket in FIN_WAIT2 or TIME_WAIT has no TCPAbort counter.
+        // A reset sent by a time-wait socket (FIN_WAIT2 or TIME_WAIT) increments no TCPAbort counter.
         let reset = aborted || counters.of("OutRsts") > 0;
         let overflowed = counters.of("ListenOverflows") > 0;
         let before_any = tally.of(Fate::ResetBeforeAny) + tally.of(Fate::TimedOut) + tally.of(Fate::Refused);
@@ -49,6 +49,6 @@ impl Blame {
     }
 }
 
-/// The counters that a lab shows for every cell, by the kernel's names.
+/// The counters that the lab shows for each cell, by the kernel's names.
 pub const COUNTERS: [&str; 6] =
     ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger", "OutRsts", "ListenOverflows", "ListenDrops"];

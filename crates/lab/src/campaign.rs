@@ -1,4 +1,4 @@
-//! Both sides by hand: a server that counts, and clients that try until something is lost.
+//! A server and clients to be run by hand, on two machines: the server counts, the clients try until something is lost.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,29 +13,29 @@ use linger_verdict::Verdict;
 use crate::client::{ClientPlan, attempt_unless};
 use crate::fate::Fate;
 use crate::lock;
-use crate::server::{Served, ServerPlan, work};
+use crate::server::{ServerPlan, ServerReport, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
 
-/// When clients stop trying.
+/// When the clients stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// At the first loss.
     Loss,
-    /// At the first connection that is reset, whether or not bytes are missing; and at a loss of any kind.
+    /// At the first connection that is reset, with or without missing bytes, or that is lost.
     Reset,
-    /// After so many connections.
+    /// After this many connections.
     Count(u64),
-    /// After so long.
+    /// After this time.
     For(Duration),
 }
 
 /// The first connection with a certain verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
-    /// Connections that had ended by then, this one among them.
+    /// Number of connections that had ended, including this one.
     pub trial: u64,
-    /// When, from the beginning.
+    /// The time since the beginning.
     pub at: Duration,
     /// How it ended.
     pub fate: Fate,
@@ -46,22 +46,22 @@ pub struct First {
 pub struct Campaign {
     /// What became of the connections.
     pub tally: Tally,
-    /// The first that was lost.
+    /// The first connection that was lost.
     pub first_loss: Option<First>,
-    /// The first that was at risk.
+    /// The first connection that was at risk.
     pub first_at_risk: Option<First>,
-    /// The first connection's error there was, with its fate.
+    /// The first error of a connection, with its fate.
     pub error: Option<String>,
-    /// Whether a response did not say how long it is, and the plan did not either.
+    /// Whether the length of a response was known neither from the response nor from the plan.
     pub unknown_length: bool,
-    /// Connections that the stop cut off; not counted, since their end is unknown.
+    /// Connections interrupted by the stop. They are not counted in `tally`, as their end is unknown.
     pub cut: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
 /// Makes connections, `concurrency` at a time, and calls `progress` after each.
-/// A connection that fails is counted, and is no error. The stop cuts off those under way.
+/// A connection that fails is counted and is not an error. The stop interrupts connections that have not ended.
 pub fn campaign(
     plan: &ClientPlan,
     concurrency: u64,
@@ -111,7 +111,7 @@ pub fn campaign(
                     progress(campaign);
                 }
             };
-            // With fewer threads than asked for it takes longer; without any, this one does it all.
+            // If not all threads can be started, it takes longer; this thread works in any case.
             if thread::Builder::new().spawn_scoped(scope, work).is_err() {
                 work();
                 break;
@@ -126,7 +126,7 @@ pub fn campaign(
 pub struct Hosting {
     /// Connections that were accepted and have been ended.
     pub accepted: u64,
-    /// Response bytes that sockets took.
+    /// Response bytes accepted by `write`.
     pub written: u64,
     /// Errors of reads, writes and endings, by their text. Normally there are none, also where responses are lost.
     pub errors: BTreeMap<String, u64>,
@@ -149,7 +149,7 @@ pub fn host(
 ) -> io::Result<Hosting> {
     let before = Counters::read()?;
     let hosting = Mutex::new(Hosting::default());
-    let report = |served: Served| {
+    let report = |served: ServerReport| {
         let mut hosting = lock(&hosting);
         hosting.accepted += 1;
         hosting.written += served.written;
@@ -172,7 +172,7 @@ pub fn host(
         let results = workers.into_iter().map(|worker| {
             let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             if result.is_err() {
-                // They share the listener: where one cannot accept, none can.
+                // The workers share the listener: if one cannot accept, none can.
                 stop.request();
             }
             result

@@ -1,4 +1,4 @@
-//! A capture from the wire's own view: both ends, both directions, one clock.
+//! Writes captures from the wire's view: both ends and both directions, with one clock.
 
 use std::fs::File;
 use std::io::{self, BufWriter};

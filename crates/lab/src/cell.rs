@@ -1,4 +1,4 @@
-//! One cell: ending x peer x link x sizes, tried until its result is settled.
+//! One cell: a combination of ending, peer, link and sizes, tried until its result is settled.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -18,7 +18,7 @@ use crate::ending::Ending;
 use crate::link::Link;
 use crate::lock;
 use crate::peer::Peer;
-use crate::server::{Consume, LARGEST_RESPONSE, Served, ServerPlan, listen, work};
+use crate::server::{Consume, LARGEST_RESPONSE, ServerPlan, ServerReport, listen, work};
 use crate::stats::Tally;
 use crate::stop::Stop;
 use crate::wire::WireReport;
@@ -26,7 +26,7 @@ use crate::wire::WireReport;
 /// How many trials a cell gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trials {
-    /// Until more trials would not change the result; this many at most.
+    /// Until more trials would not change the result, at most this many.
     UntilSettled(u64),
     /// Exactly this many.
     Exactly(u64),
@@ -39,7 +39,7 @@ pub struct CellPlan {
     pub ending: Ending,
     /// What the client does.
     pub peer: Peer,
-    /// What is between them.
+    /// The link between server and client.
     pub link: Link,
     /// Response bytes.
     pub response: u64,
@@ -96,7 +96,7 @@ impl CellPlan {
     /// Checks that the numbers are possible.
     ///
     /// # Errors
-    /// Names what is not.
+    /// Names the number that is not possible.
     pub fn validate(&self) -> Result<(), String> {
         if self.response > LARGEST_RESPONSE {
             return Err(format!(
@@ -139,18 +139,18 @@ impl CellPlan {
     pub(crate) fn server(&self) -> ServerPlan {
         let mut plan = ServerPlan::new(self.ending, Consume::Bytes(self.request), self.response);
         plan.policy = self.policy;
-        // Against a client that never reads, the write would block for the whole timeout and the ending never be tried.
+        // Against a client that never reads, `write` would block for the whole timeout. A short bound lets the ending be tried.
         plan.stall = if self.peer == Peer::NeverReads { self.policy.idle } else { self.timeout };
         plan
     }
 }
 
-/// What a cell came to.
+/// The result of a cell.
 #[derive(Debug)]
 pub struct CellReport {
-    /// What was tried.
+    /// The plan of the cell.
     pub plan: CellPlan,
-    /// What became of the connections.
+    /// The results of the connections.
     pub tally: Tally,
     /// The kernel's counters of the server's namespace, over all trials.
     pub counters: Counters,
@@ -160,13 +160,13 @@ pub struct CellReport {
     pub endings: Vec<(Ended, u64)>,
     /// Connections whose server met an error before it had written everything.
     pub server_errors: u64,
-    /// Errors of the server's reads, writes and closes, by their text; normally none, and that is the point.
+    /// Errors of the server's reads, writes and closes, by their text. Normally there are none, even if responses are lost.
     pub errors: BTreeMap<String, u64>,
     /// How long it took.
     pub elapsed: Duration,
 }
 
-/// Where a cell runs, and what it records beside its result.
+/// Where a cell runs, and what it records in addition to its result.
 #[derive(Clone, Debug, Default)]
 pub struct Setting {
     /// Records the packets that cross the link.
@@ -177,22 +177,22 @@ pub struct Setting {
     pub shared: bool,
 }
 
-/// Reports of the server, by the client's port, until the client's thread takes them.
+/// The server's reports by the client's port, kept until the client's thread takes them.
 #[derive(Debug, Default)]
 struct Reports {
-    served: Mutex<HashMap<u16, Served>>,
+    served: Mutex<HashMap<u16, ServerReport>>,
     changed: Condvar,
 }
 
 impl Reports {
-    fn put(&self, served: Served) {
+    fn put(&self, served: ServerReport) {
         lock(&self.served).insert(served.peer.port(), served);
         self.changed.notify_all();
     }
 
-    fn wait(&self, port: u16, timeout: Duration, take: bool) -> Option<Served> {
+    fn wait(&self, port: u16, timeout: Duration, take: bool) -> Option<ServerReport> {
         let served = lock(&self.served);
-        let absent = |served: &mut HashMap<u16, Served>| !served.contains_key(&port);
+        let absent = |served: &mut HashMap<u16, ServerReport>| !served.contains_key(&port);
         let (mut served, _) = self
             .changed
             .wait_timeout_while(served, timeout, absent)
@@ -322,7 +322,7 @@ impl Trying {
                 attempt.error.as_ref().is_none_or(|error| error.kind() != io::ErrorKind::AddrInUse)
             })
             .unwrap_or_else(|| (0, attempt(&plan.client(server, SocketAddr::new(from, 0)), |_| {})));
-        // A trial has two halves: what the server wrote, and what the client read.
+        // Combine both halves of the trial: what the server wrote, and what the client read.
         let served = reports.wait(port, plan.timeout, true);
         let mut results = lock(&self.results);
         if let Some(served) = served {

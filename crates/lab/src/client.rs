@@ -1,4 +1,4 @@
-//! The client: one connection, and what became of its response.
+//! The client: makes one connection, and returns its result.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use crate::fate::{Attempt, Fate};
 use crate::last_word;
 use crate::patience::Patience;
 use crate::payload;
-use crate::steps::{Action, Actor, Notes, Steps};
+use crate::steps::{Actor, Notes, StepAction, Steps};
 use crate::stop::Stop;
 
 /// What a client does with its connection.
@@ -19,25 +19,25 @@ use crate::stop::Stop;
 pub struct ClientPlan {
     /// The server.
     pub server: SocketAddr,
-    /// Where to connect from; a port of 0 is chosen by the kernel.
+    /// The local address; the kernel chooses a port for 0.
     pub from: Option<SocketAddr>,
-    /// Length of the request, as its first line says it.
+    /// Length of the request in bytes, stated in its first line.
     pub request: u64,
-    /// Bytes that it sends right behind the request.
+    /// Bytes sent directly after the request.
     pub extra: u64,
-    /// Bytes that it sends once the response has begun.
+    /// Bytes sent once the response has begun.
     pub late: u64,
-    /// Length of the response; where it is not known, the response's first line must say it.
+    /// Length of the response in bytes; `None` if the first line of the response states it.
     pub response: Option<u64>,
-    /// Size of its receive buffer; the kernel's own choice if none.
+    /// Size of the receive buffer in bytes; `None` for the kernel's default.
     pub receive_buffer: Option<usize>,
-    /// Congestion control; the kernel's own choice if none.
+    /// Congestion control; `None` for the kernel's default.
     pub congestion: Option<String>,
     /// Whether it reads before the server has ended the connection.
     pub reads: bool,
     /// Whether it closes when it has read everything, or waits until the server has ended the connection.
     pub closes: bool,
-    /// How long the whole may take.
+    /// Bound for the whole connection.
     pub timeout: Duration,
 }
 
@@ -52,12 +52,12 @@ pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt
     conversation.conclude(result, started.elapsed())
 }
 
-/// As [`attempt`] of a client that reads and closes by itself; `None` if the stop came before its end.
+/// As [`attempt`], for a client that reads and closes by itself; `None` if it was stopped before its end.
 pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> {
     attempt_with(plan, Notes::of(None, Actor::Client), stop, |_| {})
 }
 
-/// As [`attempt`], with notes of every step; `None` if the stop came before its end.
+/// As [`attempt`], with notes of every step; `None` if it was stopped before its end.
 pub(crate) fn attempt_noted(
     plan: &ClientPlan,
     steps: &Steps,
@@ -89,7 +89,7 @@ fn converse(
 ) -> (Conversation, io::Result<()>) {
     let mut conversation = Conversation::new(plan);
     let result = connect(plan, patience).and_then(|stream| {
-        notes.now(|| Action::Connected);
+        notes.now(|| StepAction::Connected);
         let mut until_ended = Some(until_ended);
         let mut wait = || {
             if let Some(until_ended) = until_ended.take() {
@@ -102,11 +102,11 @@ fn converse(
         }
         let closed = notes.clock();
         conversation.reset = match last_word::is_reset(&stream, patience) {
-            // Everything that belongs to the response has come: that its end was not acknowledged in time says nothing.
+            // The response is complete, so a timeout of the last acknowledgement is not an error.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => false,
             reset => reset?,
         };
-        notes.at(closed, || Action::Closed { reset: conversation.reset });
+        notes.at(closed, || StepAction::Closed { reset: conversation.reset });
         Ok(())
     });
     (conversation, result)
@@ -115,7 +115,7 @@ fn converse(
 fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(plan.server), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(bytes) = plan.receive_buffer {
-        // Before connecting: the handshake fixes the window scale.
+        // Set before connecting, since the handshake fixes the window scale.
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(congestion) = &plan.congestion {
@@ -140,14 +140,14 @@ fn connect(plan: &ClientPlan, patience: &Patience<'_>) -> io::Result<TcpStream> 
 const CHUNK: usize = 64 << 10;
 
 struct Conversation {
-    /// The first bytes to send; all others are filling.
+    /// The first bytes to send. All later bytes are filler.
     beginning: Vec<u8>,
     sent: u64,
     to_send: u64,
     late: u64,
     received: u64,
     expected: Option<u64>,
-    /// The first bytes of the response, kept until they have told its length.
+    /// The first bytes of the response, kept until its length is known.
     head: Vec<u8>,
     reset: bool,
     write_error: Option<io::Error>,
@@ -171,7 +171,7 @@ impl Conversation {
         }
     }
 
-    /// Sends and reads at the same time. A client that did one after the other could wait for ever for the server.
+    /// Sends and reads at the same time. One after the other could deadlock with the server.
     fn run(
         &mut self,
         mut stream: &TcpStream,
@@ -201,24 +201,24 @@ impl Conversation {
             reads = true;
             match stream.read(&mut buffer) {
                 Ok(0) => {
-                    notes.now(|| Action::EndOfStream);
+                    notes.now(|| StepAction::EndOfStream);
                     return Ok(());
                 }
                 Ok(bytes) => {
-                    notes.now(|| Action::Read(bytes as u64));
+                    notes.now(|| StepAction::Read(bytes as u64));
                     self.take_in(&buffer[..bytes]);
                 }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => {
-                    notes.now(|| Action::ReadFailed(error.to_string()));
+                    notes.now(|| StepAction::ReadFailed(error.to_string()));
                     return Err(error);
                 }
             }
         }
     }
 
-    /// Sends what fits. After an error it goes on reading: what arrived before the reset is still there.
+    /// Sends as much as fits. After an error the client goes on reading: bytes that arrived before the reset are still there.
     fn send(&mut self, mut stream: &TcpStream, notes: Notes<'_>) {
         let called = notes.clock();
         let filling = [b'+'; CHUNK];
@@ -227,12 +227,12 @@ impl Conversation {
         let left = usize::try_from(self.to_send - self.sent).unwrap_or(CHUNK);
         match stream.write(&chunk[..chunk.len().min(left)]) {
             Ok(bytes) => {
-                notes.at(called, || Action::Wrote(bytes as u64));
+                notes.at(called, || StepAction::Wrote(bytes as u64));
                 self.sent += bytes as u64;
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                notes.at(called, || Action::WriteFailed(error.to_string()));
+                notes.at(called, || StepAction::WriteFailed(error.to_string()));
                 self.to_send = self.sent;
                 self.write_error = Some(error);
             }

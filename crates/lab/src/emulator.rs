@@ -1,4 +1,4 @@
-//! The emulated link without sockets or a clock: packets in, packets out when they are due.
+//! The emulated link, without sockets or a clock: takes packets, and returns them when they are due.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -7,15 +7,15 @@ use std::time::Duration;
 use linger_packet::{Flags, Segment};
 
 use crate::identity::{Identity, Names};
-use crate::link::{Direction, Fault, Link};
+use crate::link::{Direction, Link, LinkFault};
 
 /// Nanoseconds on the caller's monotonic clock.
 pub type Nanos = u64;
 
-/// What became of a packet, for the decision log and for captures.
+/// What the link did with a packet; used in the decision log and in captures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
-    /// It passes.
+    /// Passes without change.
     Pass,
     /// Lost at random.
     Lost,
@@ -55,7 +55,7 @@ impl Decision {
 pub struct Departure<P> {
     /// Which way it goes.
     pub direction: Direction,
-    /// When it was to leave; the caller's clock has passed it.
+    /// When the packet was due. The caller's clock is at or past that time.
     pub due: Nanos,
     /// What happened to it on the way.
     pub decision: Decision,
@@ -95,7 +95,7 @@ struct Held<P> {
     pending: Pending<P>,
 }
 
-/// What the faults need to know of a TCP segment.
+/// The properties of a TCP segment that the faults depend on.
 #[derive(Clone, Copy)]
 struct Look {
     sequence: u32,
@@ -110,7 +110,7 @@ pub struct Emulator<P> {
     names: Names,
     /// Whether packets are parsed; a link without chance and faults does not need it.
     looks: bool,
-    /// When each direction's rate limit will have sent what is queued.
+    /// For each direction, when the rate limit will have sent everything queued.
     free_at: [Nanos; 2],
     last_due: [Nanos; 2],
     order: u64,
@@ -158,7 +158,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         self.log.take().unwrap_or_default()
     }
 
-    /// Takes a packet that arrived at `now`; gives it back if it is dropped.
+    /// Takes a packet that arrived at `now`. Returns the packet if it is dropped.
     pub fn arrive(&mut self, direction: Direction, now: Nanos, packet: P) -> (Decision, Option<P>) {
         if !self.looks {
             return self.enqueue(direction, now, packet);
@@ -239,12 +239,12 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         let ends = look.flags.has(Flags::FIN);
         for fault in &self.link.faults {
             match *fault {
-                Fault::HoldDataUntilReset { direction: of, at_most }
+                LinkFault::HoldDataUntilReset { direction: of, at_most }
                     if of == direction && !reset_or_syn && (data || ends) =>
                 {
                     return Some((Decision::Held, at_most));
                 }
-                Fault::DropDataSegment { direction: of, nth }
+                LinkFault::DropDataSegment { direction: of, nth }
                     if of == direction && data && identity.transmission == 0 =>
                 {
                     let seen = self.data_segments.entry((identity.flow, direction)).or_default();
@@ -253,7 +253,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
                         return Some((Decision::Dropped, Duration::ZERO));
                     }
                 }
-                Fault::HoldAcks { direction: of, hold }
+                LinkFault::HoldAcks { direction: of, hold }
                     if of == direction && !reset_or_syn && !data && !ends =>
                 {
                     return Some((Decision::AckHeld, hold));

@@ -190,7 +190,7 @@ fn without_a_reset_the_data_is_held_no_longer_than_asked() {
 #[test]
 fn the_nth_data_segment_is_dropped_once() {
     let mut link = link(Path::default());
-    link.faults = vec![Fault::DropDataSegment { direction: Direction::ToClient, nth: 2 }];
+    link.faults = vec![LinkFault::DropDataSegment { direction: Direction::ToClient, nth: 2 }];
     let mut emulator = Emulator::new(link, 0);
     let decisions: Vec<Decision> = [100, 200, 300, 200]
         .into_iter()
@@ -207,7 +207,7 @@ fn the_nth_data_segment_is_dropped_once() {
 fn acknowledgements_alone_are_held() {
     let mut link = link(Path::default());
     let hold = Duration::from_millis(30);
-    link.faults = vec![Fault::HoldAcks { direction: Direction::ToServer, hold }];
+    link.faults = vec![LinkFault::HoldAcks { direction: Direction::ToServer, hold }];
     let mut emulator = Emulator::new(link, 0);
     let ack = frame(Direction::ToServer, 1, 500, Flags::ACK, 0);
     let data = frame(Direction::ToServer, 1, 500, Flags::ACK, 5);

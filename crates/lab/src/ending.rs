@@ -26,15 +26,15 @@ pub enum Ending {
     Lingering,
 }
 
-/// The time of `so-linger` without a number.
+/// Seconds of `so-linger` without a number.
 const LINGER_SECONDS: u16 = 5;
 
 impl Ending {
-    /// All endings, as they are named.
+    /// The names of all endings.
     pub const NAMES: [&'static str; 6] =
         ["close", "shutdown-close", "so-linger=SECS", "abort", "exit", "lingering"];
 
-    /// What the program calls, in words.
+    /// The system calls of this ending, as text.
     pub fn calls(self) -> String {
         match self {
             Self::Close => "close()".to_owned(),
@@ -49,7 +49,7 @@ impl Ending {
     /// Ends a connection this way. `exit` needs a process of its own, and is a plain close here.
     ///
     /// # Errors
-    /// Where a socket option, the half-close or the close is refused. The socket is closed in every case.
+    /// If a socket option, the half-close or the close fails. The socket is closed in every case.
     pub(crate) fn end(self, stream: TcpStream, policy: &Policy) -> io::Result<Option<Outcome>> {
         match self {
             Self::Close | Self::Exit => {}

@@ -1,4 +1,4 @@
-//! Any two programs at the two ends of an emulated link.
+//! Runs any two programs at the two ends of an emulated link.
 
 use std::io;
 use std::net::IpAddr;
@@ -20,26 +20,26 @@ use crate::wire::WireReport;
 /// Two commands and the link between them.
 #[derive(Clone, Debug)]
 pub struct ExecPlan {
-    /// What is between them.
+    /// The link between them.
     pub link: Link,
     /// The server's command, for `sh -c`.
     pub server: String,
     /// The client's command, for `sh -c`.
     pub client: String,
-    /// Which addresses the environment names.
+    /// The IP version of the addresses in the environment.
     pub ip: IpVersion,
     /// Seed of the link's random decisions.
     pub seed: u64,
-    /// Longest wait until something in the server's namespace listens; none for no wait.
+    /// Longest wait until a socket in the server's namespace listens; `None` for no wait.
     pub ready: Option<Duration>,
     /// Records what crosses the link.
     pub capture: Option<Arc<Mutex<Capture>>>,
 }
 
-/// What became of the two.
+/// The result of both programs.
 #[derive(Debug)]
 pub struct ExecReport {
-    /// The client's exit status; none if the run was stopped before.
+    /// The client's exit status; `None` if the run was stopped before.
     pub client: Option<ExitStatus>,
     /// The kernel's counters of the server's namespace.
     pub server_counters: Counters,
@@ -49,7 +49,7 @@ pub struct ExecReport {
     pub wire: Option<WireReport>,
 }
 
-/// How long a program has between SIGTERM and SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Starts the server, waits until it listens, runs the client, ends the server.
@@ -97,7 +97,7 @@ impl Program {
             let spawned: io::Result<Child> = contain(&mut command).spawn();
             match spawned {
                 Ok(mut child) => {
-                    // Before the wait: a reaped process cannot be opened any more.
+                    // Open the pidfd before the wait: a reaped process cannot be opened.
                     let pid = Pid::from_child(&child);
                     let opened = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
                     let _ = started.send(opened.map(|ended| (pid, ended)));

@@ -1,4 +1,4 @@
-//! What became of one connection, as its client saw it.
+//! The result of one connection, as its client saw it.
 
 use std::fmt;
 use std::io;
@@ -9,21 +9,21 @@ use linger_verdict::{Observation, Verdict};
 /// How a connection ended, as its client saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fate {
-    /// Every byte, and a clean end.
+    /// Every byte arrived, and the end was clean.
     Complete,
-    /// Fewer bytes than were written, and a clean end: silent truncation.
+    /// Bytes are missing, and the end was clean: silent truncation.
     ShortCleanEnd,
-    /// Reset before a single byte had come.
+    /// Reset before the first byte.
     ResetBeforeAny,
     /// Reset in the middle.
     ResetAfterSome,
-    /// Every byte, and a reset: instead of the end, after it, or met by a write.
+    /// Every byte arrived, and the connection was reset: instead of its end, after it, or as the error of a write.
     ResetAfterAll,
-    /// No listener.
+    /// Connection refused: no listener.
     Refused,
-    /// The time was over.
+    /// The timeout passed.
     TimedOut,
-    /// Something local: no route, no port, no permission.
+    /// A local error: no route, no port, no permission.
     Failed,
 }
 
@@ -70,27 +70,27 @@ impl fmt::Display for Fate {
     }
 }
 
-/// What became of one connection.
+/// The result of one connection.
 #[derive(Debug)]
 pub struct Attempt {
     /// How it ended.
     pub fate: Fate,
     /// Response bytes that were read.
     pub received: u64,
-    /// Response bytes that should have come, as far as known.
+    /// Response bytes that should have arrived; `None` if not known.
     pub expected: Option<u64>,
-    /// Whether the connection was reset, also after its end had been read.
+    /// Whether the connection was reset, also after its end was read.
     pub reset: bool,
-    /// The error of a write of the client's, where one failed.
+    /// The error of the client's write, if one failed.
     pub write_error: Option<io::Error>,
-    /// The error behind the fate, where there was one.
+    /// The error that led to the fate, if there was one.
     pub error: Option<io::Error>,
     /// From the connect to the end.
     pub elapsed: Duration,
 }
 
 impl Attempt {
-    /// The verdict on it: whether bytes are missing, and whether a less lucky client would miss some.
+    /// The verdict: lost if bytes are missing; at risk if another client, kernel or link would have lost some.
     pub fn verdict(&self) -> Verdict {
         Observation {
             complete: self.expected.is_some_and(|expected| self.received >= expected),

@@ -71,9 +71,9 @@ struct Flow {
     acknowledged: [u32; 2],
 }
 
-/// Transmissions of one connection above which acknowledged ones are dropped.
+/// Number of remembered transmissions of a connection above which acknowledged ones are dropped.
 const REMEMBERED: usize = 1 << 14;
-/// Connections above which the table is cleared.
+/// Number of connections above which the table is cleared.
 const FLOWS: usize = 1 << 16;
 
 /// Identifies packets.

@@ -1,7 +1,7 @@
-//! The end of a connection after the end of its stream: clean, or reset.
+//! Finds out whether a connection is reset after the end of its stream.
 //!
 //! A server that half-closes and then closes with bytes unread sends FIN and RST. A client that has read the end of the
-//! stream and closes at once never learns of the reset, though its response was one packet's luck away from being cut.
+//! stream and closes at once never sees the reset, although with another order of packets it would have cut the response.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -14,8 +14,8 @@ use socket2::SockRef;
 
 use crate::patience::Patience;
 
-/// Ends the client's side, and waits until the server's kernel has acknowledged that or has answered with a reset. Says
-/// whether it was a reset.
+/// Half-closes the client's side, and waits until the server's kernel has acknowledged the FIN or has answered with a
+/// reset. Returns whether it was a reset.
 ///
 /// The packets are those of a plain `close()`: nothing is unread, so the kernel sends a FIN behind what waits to be
 /// sent. A reset that was sent behind the server's FIN is here before the acknowledgement of ours, and a socket
@@ -34,7 +34,7 @@ pub(crate) fn is_reset(stream: &TcpStream, patience: &Patience<'_>) -> io::Resul
         epoll::EventFlags::OUT | epoll::EventFlags::ET,
     )?;
     if let Err(error) = stream.shutdown(Shutdown::Write) {
-        // In CLOSE before our own FIN: only a reset leads there.
+        // In CLOSE before the own FIN: only a reset leads to that state.
         return if error.kind() == io::ErrorKind::NotConnected { Ok(true) } else { Err(error) };
     }
     loop {

@@ -1,4 +1,4 @@
-//! What a link does to the packets that cross it, as plain data.
+//! The properties of a link, as plain data.
 
 use std::time::Duration;
 
@@ -70,10 +70,10 @@ fn probability<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
     Err(D::Error::custom(format!("{value} is no probability: it must be between 0 and 1")))
 }
 
-/// A fault that an event triggers, not chance.
+/// A fault that is triggered by an event, not by chance.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Fault {
+pub enum LinkFault {
     /// Holds every segment with data or a FIN until a reset that its receiver accepts has passed, or for
     /// `at_most`: the reset overtakes the data.
     HoldDataUntilReset {
@@ -105,12 +105,12 @@ pub enum Fault {
 pub struct Link {
     /// The preset's name, or `custom`.
     pub name: String,
-    /// No wire at all: both ends in one namespace, over `lo`.
+    /// No emulated link: both ends in one namespace, over `lo`.
     pub loopback: bool,
-    /// The path from server to client, then the one back.
+    /// The path from server to client, then the path from client to server.
     pub paths: [Path; 2],
     /// Faults that events trigger.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<LinkFault>,
 }
 
 /// The presets.
@@ -155,7 +155,7 @@ impl Named for Link {
             }
             "satellite" => ([path(ms(270), ms(5), 20, 2_048), path(ms(270), ms(5), 4, 512)], vec![]),
             "overtake" => {
-                let hold = Fault::HoldDataUntilReset { direction: Direction::ToClient, at_most: ms(40) };
+                let hold = LinkFault::HoldDataUntilReset { direction: Direction::ToClient, at_most: ms(40) };
                 (symmetric(path(ms(1), Duration::ZERO, 100, 256)), vec![hold])
             }
             _ => return None,
@@ -188,7 +188,7 @@ impl Link {
                 return Err("`queue` needs `rate`: without a rate nothing ever waits".to_owned());
             }
         }
-        let nth_is_zero = |fault: &Fault| matches!(fault, Fault::DropDataSegment { nth: 0, .. });
+        let nth_is_zero = |fault: &LinkFault| matches!(fault, LinkFault::DropDataSegment { nth: 0, .. });
         if self.faults.iter().any(nth_is_zero) {
             return Err("`nth` counts from 1".to_owned());
         }
@@ -196,7 +196,7 @@ impl Link {
     }
 }
 
-/// A link as a scenario writes it: a preset's name, or a table that says what differs.
+/// Parses a link in a scenario: the name of a preset, or a table with the differences from one.
 impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Link {
             to_client: Option<Path>,
             to_server: Option<Path>,
             #[serde(default)]
-            fault: Vec<Fault>,
+            fault: Vec<LinkFault>,
         }
         /// Not an untagged enum: its errors would not say where in the file they are.
         struct Either;

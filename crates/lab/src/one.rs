@@ -10,18 +10,18 @@ use crate::bed::{Bed, BedOptions};
 use crate::cell::{CellPlan, Setting};
 use crate::client::attempt_noted;
 use crate::fate::Attempt;
-use crate::server::{Served, listen, serve_one};
+use crate::server::{ServerReport, listen, serve_one};
 use crate::steps::{Step, Steps};
 use crate::stop::Stop;
 
-/// What became of one connection, step by step.
+/// The result of one connection, with its steps.
 #[derive(Debug)]
 pub struct OneReport {
     /// What both ends and the link did, in order of time.
     pub steps: Vec<Step>,
-    /// What the client saw; what it expected is what the server wrote.
+    /// The client's result; `expected` is what the server wrote.
     pub attempt: Attempt,
-    /// The server's error, where a call told one.
+    /// The error of a call of the server, if one failed.
     pub server_error: Option<io::Error>,
     /// The kernel's counters of the server's namespace.
     pub counters: Counters,
@@ -30,7 +30,7 @@ pub struct OneReport {
 /// The server's port in a network of its own.
 const PORT: u16 = 8_080;
 
-/// Makes one connection as a cell would, and takes notes. The number of trials and of workers does not count.
+/// Makes one connection as a cell would, and notes its steps. The numbers of trials and workers are ignored.
 ///
 /// # Errors
 /// Where the bed cannot be built or the server cannot listen.
@@ -50,13 +50,13 @@ pub fn one(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<OneRep
     let listener = bed.server.run(|| listen(address, plan.backlog, plan.congestion.as_deref()))??;
     let address = listener.local_addr()?;
     let before = bed.server.run(Counters::read)??;
-    let (report, reported) = mpsc::channel::<Served>();
+    let (report, reported) = mpsc::channel::<ServerReport>();
     let finished = Arc::new(Stop::new()?);
     let server = {
         let (plan, finished, steps) = (plan.server(), finished.clone(), steps.clone());
         bed.server.spawn("server", move || -> io::Result<()> {
             if let Some(served) = serve_one(&listener, &plan, &finished, &steps)? {
-                // The client's side has gone where nobody hears it.
+                // The receiver is gone: the run was stopped.
                 let _ = report.send(served);
             }
             Ok(())
@@ -69,7 +69,7 @@ pub fn one(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<OneRep
         let until_ended = |timeout| served = reported.recv_timeout(timeout).ok();
         (attempt_noted(&client, notes, stop, until_ended), served, reported)
     })?;
-    // A server that still waits for a client waits no more; one that serves comes to its end by itself.
+    // Wakes a server that still waits for a client. A server that is serving ends by itself.
     finished.request();
     server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
     let served = served.or_else(|| reported.try_recv().ok());

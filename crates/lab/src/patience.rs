@@ -1,4 +1,4 @@
-//! How long a client waits for its socket.
+//! Waits for a client's socket until a deadline or a stop.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,7 +22,7 @@ impl Patience<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let timeout = Timespec::try_from(left).ok();
-        // Without a stop the socket stands in for it, asked for nothing.
+        // `poll` needs two entries: without a stop, the second is the socket itself, with no events.
         let stop = match self.stop {
             Some(stop) => PollFd::from_borrowed_fd(stop.wake(), PollFlags::IN),
             None => PollFd::new(socket, PollFlags::empty()),

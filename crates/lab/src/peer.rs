@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::named::Named;
 
-/// What the client does, beside sending its request.
+/// What the client does in addition to sending its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// Sends what the server reads, and reads the response to its end.
@@ -48,7 +48,7 @@ impl Peer {
         }
     }
 
-    /// Whether the server reads everything that it sends: then no ending but `abort` loses anything.
+    /// Whether the server reads everything that the client sends. Then only the ending `abort` loses anything.
     pub const fn is_innocent(self) -> bool {
         matches!(self, Self::ReadsAll)
     }

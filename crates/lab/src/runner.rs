@@ -1,4 +1,4 @@
-//! Many experiments side by side, each in namespaces and on a link of its own.
+//! Runs many experiments in parallel, each in its own namespaces and on its own link.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ pub fn run_all<T: Sync, R: Send>(
                     lock(&results)[index] = Some(result);
                 }
             };
-            // With fewer threads it takes longer; without any, this one does it all.
+            // If not all threads can be started, it takes longer; this thread works in any case.
             if thread::Builder::new().spawn_scoped(scope, work).is_err() {
                 work();
                 break;

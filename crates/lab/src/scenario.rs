@@ -1,4 +1,4 @@
-//! Experiments as data: a TOML file says what is tried and what is expected.
+//! Parses scenarios: TOML files with experiments and their expected results.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::units::Bytes;
 /// A scenario: cells, and what is expected of them.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// What it shows, in a line.
+    /// One line about what it shows.
     pub title: String,
     /// The cells, in the order in which the file names endings and peers.
     pub cells: Vec<(CellPlan, Option<Expectation>)>,

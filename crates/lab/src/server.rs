@@ -1,4 +1,4 @@
-//! The server under test: reads so much, writes so much, and ends the connection in a given way.
+//! The server under test: reads a part of the request, writes a response, and ends the connection in a given way.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::ending::Ending;
 use crate::payload;
-use crate::steps::{Action, Actor, Notes, Steps};
+use crate::steps::{Actor, Notes, StepAction, Steps};
 use crate::stop::Stop;
 
 /// Largest response that a server holds in memory.
@@ -22,7 +22,7 @@ pub const LARGEST_RESPONSE: u64 = 1 << 30;
 pub enum Consume {
     /// This many bytes.
     Bytes(u64),
-    /// As many as the request says it has.
+    /// As many as the request states.
     All,
 }
 
@@ -37,7 +37,7 @@ pub struct ServerPlan {
     pub response: Arc<[u8]>,
     /// Bounds of the lingering close.
     pub policy: Policy,
-    /// How long it works on a request before it answers.
+    /// How long it waits before it answers a request.
     pub busy: Duration,
     /// How long a single read or write may stall.
     pub stall: Duration,
@@ -47,7 +47,7 @@ impl ServerPlan {
     /// A server that answers `response` bytes after reading `consume`.
     ///
     /// # Panics
-    /// Never. A response beyond [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
+    /// Never. A response larger than [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
     pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
         Self {
             ending,
@@ -62,14 +62,14 @@ impl ServerPlan {
 
 /// What the server saw of one connection.
 #[derive(Debug)]
-pub struct Served {
+pub struct ServerReport {
     /// The client.
     pub peer: SocketAddr,
-    /// Bytes of the response that the socket took.
+    /// Bytes of the response accepted by `write`.
     pub written: u64,
     /// The error of a read, a write or the ending. Normally there is none, also where the response is lost.
     pub error: Option<io::Error>,
-    /// What the lingering close came to, where that was the ending.
+    /// The outcome of the lingering close, if that was the ending.
     pub outcome: Option<Outcome>,
 }
 
@@ -82,7 +82,7 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
     // With SO_REUSEADDR the kernel may choose one free port for two listeners, and the second listen() fails.
     socket.set_reuse_address(address.port() != 0)?;
     if let Some(congestion) = congestion {
-        // Accepted sockets inherit it.
+        // Accepted sockets inherit the congestion control.
         socket.set_tcp_congestion(congestion.as_bytes()).map_err(|error| {
             let known = "`sysctl net.ipv4.tcp_available_congestion_control` lists what this kernel has";
             io::Error::new(error.kind(), format!("congestion control `{congestion}`: {error}; {known}"))
@@ -90,7 +90,7 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    // Several workers are woken by one connection; the others must not block in accept().
+    // Non-blocking: one connection wakes several workers, and those that come too late must not block in accept().
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -103,7 +103,7 @@ pub fn work(
     listener: &TcpListener,
     plan: &ServerPlan,
     stop: &Stop,
-    report: impl Fn(Served),
+    report: impl Fn(ServerReport),
 ) -> io::Result<()> {
     while let Some((stream, peer)) = accept(listener, stop)? {
         report(serve(stream, peer, plan, stop, Notes::of(None, Actor::Server)));
@@ -117,7 +117,7 @@ pub(crate) fn serve_one(
     plan: &ServerPlan,
     stop: &Stop,
     steps: &Steps,
-) -> io::Result<Option<Served>> {
+) -> io::Result<Option<ServerReport>> {
     let accepted = accept(listener, stop)?;
     let notes = Notes::of(Some(steps), Actor::Server);
     Ok(accepted.map(|(stream, peer)| serve(stream, peer, plan, stop, notes)))
@@ -142,8 +142,14 @@ fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<(TcpStream, 
 }
 
 /// Serves one connection.
-fn serve(stream: TcpStream, peer: SocketAddr, plan: &ServerPlan, stop: &Stop, notes: Notes<'_>) -> Served {
-    let mut served = Served { peer, written: 0, error: None, outcome: None };
+fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    plan: &ServerPlan,
+    stop: &Stop,
+    notes: Notes<'_>,
+) -> ServerReport {
+    let mut served = ServerReport { peer, written: 0, error: None, outcome: None };
     let result = if plan.ending == Ending::Exit {
         serve_by_process(stream, plan, stop, &mut served.written)
     } else {
@@ -165,32 +171,32 @@ fn serve_by_thread(
     mut stream: TcpStream,
     plan: &ServerPlan,
     stop: &Stop,
-    served: &mut Served,
+    served: &mut ServerReport,
     notes: Notes<'_>,
 ) -> io::Result<()> {
     prepare(&stream, plan, stop)?;
     let read = consume(&mut stream, plan.consume)?;
-    notes.now(|| Action::Read(read));
+    notes.now(|| StepAction::Read(read));
     let mut rest: &[u8] = &plan.response;
     while !rest.is_empty() {
         let called = notes.clock();
         match stream.write(rest) {
             Ok(bytes) => {
-                notes.at(called, || Action::Wrote(bytes as u64));
+                notes.at(called, || StepAction::Wrote(bytes as u64));
                 served.written += bytes as u64;
                 rest = &rest[bytes..];
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Dropping the stream closes the connection, as a server does after an error.
             Err(error) => {
-                notes.at(called, || Action::WriteFailed(error.to_string()));
+                notes.at(called, || StepAction::WriteFailed(error.to_string()));
                 return Err(error);
             }
         }
     }
     let (called, unread) = (notes.clock(), linger_sys::unread(stream.as_fd()).unwrap_or(0));
     let ended = plan.ending.end(stream, &plan.policy);
-    notes.at(called, || Action::Ended {
+    notes.at(called, || StepAction::Ended {
         ending: plan.ending,
         unread,
         error: ended.as_ref().err().map(ToString::to_string),
@@ -224,7 +230,7 @@ fn consume(stream: &mut TcpStream, consume: Consume) -> io::Result<u64> {
     let (first, mut left) = match consume {
         Consume::Bytes(bytes) => (0, bytes),
         Consume::All => {
-            // The first read tells the request's length. A foreign request is taken as complete with it.
+            // The first read contains the request's length. A request without one is taken as complete.
             let first = stream.read(&mut buffer)?;
             let length = payload::request_length(&buffer[..first]).unwrap_or(0);
             (first as u64, length.saturating_sub(first as u64))

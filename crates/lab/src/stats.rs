@@ -1,4 +1,4 @@
-//! Counts of fates and verdicts, and how sure a proportion is.
+//! Counts of fates and verdicts, and the confidence interval of a proportion.
 
 use std::collections::BTreeMap;
 
@@ -20,23 +20,23 @@ pub fn wilson(hits: u64, trials: u64) -> (f64, f64) {
     let centre = p + Z * Z / (2.0 * n);
     let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    // Rounding would leave a tiny bound above 0, or below 1, at the ends.
+    // Exactly 0 and 1 at the ends, where rounding would leave a tiny difference.
     let low = if hits == 0 { 0.0 } else { (centre - spread) / scale };
     let high = if hits == trials { 1.0 } else { (centre + spread) / scale };
     (low.max(0.0), high.min(1.0))
 }
 
-/// What became of many connections.
+/// The results of many connections.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     fates: BTreeMap<Fate, u64>,
     /// Connections.
     pub trials: u64,
-    /// Those that got fewer bytes than were written.
+    /// Connections with missing bytes.
     pub lost: u64,
-    /// Those that got every byte, and then a reset or a write error.
+    /// Connections with every byte, and then a reset or a write error.
     pub at_risk: u64,
-    /// Lost ones that saw a clean end.
+    /// Lost connections with a clean end.
     pub silent: u64,
 }
 

@@ -1,4 +1,4 @@
-//! One connection step by step: what the two programs called, and what the link carried of the reset.
+//! The steps of one connection: the calls of both programs, and the reset on the link.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::ending::Ending;
 use crate::link::Direction;
 use crate::lock;
 
-/// Whose step it is.
+/// Who made a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// The client program.
@@ -26,37 +26,37 @@ pub enum Actor {
 
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The client's `connect()` came back.
+pub enum StepAction {
+    /// The client's `connect()` returned.
     Connected,
-    /// A `write()` took so many bytes.
+    /// A `write()` accepted this many bytes.
     Wrote(u64),
     /// A `write()` failed.
     WriteFailed(String),
-    /// A `read()` gave so many bytes; several in a row are one step.
+    /// A `read()` returned this many bytes. Several in a row are one step.
     Read(u64),
-    /// A `read()` gave the end of the stream.
+    /// A `read()` returned the end of the stream.
     EndOfStream,
     /// A `read()` failed.
     ReadFailed(String),
-    /// The ending's calls came back, with so many bytes of the client in the receive queue before the first of them.
+    /// The calls of the ending returned.
     Ended {
         /// The ending.
         ending: Ending,
-        /// Bytes that nobody had read.
+        /// Unread bytes in the receive queue before the first call.
         unread: u64,
-        /// Its error, where there was one.
+        /// Its error, if one failed.
         error: Option<String>,
-        /// What a lingering close came to.
+        /// The outcome of a lingering close.
         outcome: Option<Outcome>,
     },
-    /// A reset entered the link, behind so many bytes of the response.
+    /// A reset entered the link after this many bytes of the response.
     ResetSent(u64),
-    /// The reset left the link, after so many bytes of the response.
+    /// The reset left the link after this many bytes of the response.
     ResetArrived(u64),
     /// The client's own close: its FIN was acknowledged, or answered with a reset.
     Closed {
-        /// Whether it met a reset.
+        /// Whether the answer was a reset.
         reset: bool,
     },
 }
@@ -64,26 +64,26 @@ pub enum Action {
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// When, from the first step on. A read's is when it came back, a write's and a close's when it was called.
+    /// Time since the first step. A read is timed at its return, a write or close at its call.
     pub at: Duration,
-    /// Who.
+    /// Who made it.
     pub actor: Actor,
-    /// What.
-    pub action: Action,
+    /// What was done.
+    pub action: StepAction,
 }
 
-/// Takes notes of both ends and of the link, by one clock.
+/// Collects the steps of both ends and of the link, with one clock.
 #[derive(Debug, Default)]
 pub struct Steps {
-    noted: Mutex<Vec<(Nanos, Actor, Action)>>,
+    noted: Mutex<Vec<(Nanos, Actor, StepAction)>>,
 }
 
 impl Steps {
-    pub(crate) fn note(&self, at: Nanos, actor: Actor, action: Action) {
+    pub(crate) fn note(&self, at: Nanos, actor: Actor, action: StepAction) {
         lock(&self.noted).push((at, actor, action));
     }
 
-    /// All of them in order of time. Writes of one side in a row are one step, and so are reads.
+    /// All steps in order of time. Consecutive writes of one side are one step; so are consecutive reads.
     pub(crate) fn take(&self) -> Vec<Step> {
         let mut noted = std::mem::take(&mut *lock(&self.noted));
         noted.sort_by_key(|(at, _, _)| *at);
@@ -91,11 +91,13 @@ impl Steps {
         let mut steps: Vec<Step> = Vec::new();
         for (at, actor, action) in noted {
             let at = Duration::from_nanos(at - first);
-            // Steps of others between two reads do not part them: a transfer is one step.
+            // Steps of others between two reads do not separate them: a transfer is one step.
             let before = steps.iter_mut().rev().find(|step| step.actor == actor);
             match (before.map(|step| (&mut step.action, &mut step.at)), &action) {
-                (Some((Action::Read(sum), last)), Action::Read(bytes)) => (*sum, *last) = (*sum + bytes, at),
-                (Some((Action::Wrote(sum), _)), Action::Wrote(bytes)) => *sum += bytes,
+                (Some((StepAction::Read(sum), last)), StepAction::Read(bytes)) => {
+                    (*sum, *last) = (*sum + bytes, at)
+                }
+                (Some((StepAction::Wrote(sum), _)), StepAction::Wrote(bytes)) => *sum += bytes,
                 _ => steps.push(Step { at, actor, action }),
             }
         }
@@ -104,7 +106,7 @@ impl Steps {
     }
 }
 
-/// Notes of one side of a connection; of none where nobody asked for them.
+/// Notes the steps of one side; does nothing if no steps are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Notes<'a> {
     steps: Option<&'a Steps>,
@@ -116,34 +118,34 @@ impl<'a> Notes<'a> {
         Self { steps, actor }
     }
 
-    /// What the clock says, for [`Self::at`].
+    /// The present time, to be passed to [`Self::at`].
     pub(crate) fn clock(self) -> Nanos {
         if self.steps.is_some() { now() } else { 0 }
     }
 
-    pub(crate) fn now(self, action: impl FnOnce() -> Action) {
+    pub(crate) fn now(self, action: impl FnOnce() -> StepAction) {
         self.at(self.clock(), action);
     }
 
-    pub(crate) fn at(self, at: Nanos, action: impl FnOnce() -> Action) {
+    pub(crate) fn at(self, at: Nanos, action: impl FnOnce() -> StepAction) {
         if let Some(steps) = self.steps {
             steps.note(at, self.actor, action());
         }
     }
 }
 
-/// Finds the server's first reset among the frames of a link, and counts what goes before it.
+/// Finds the server's first reset among the frames of a link, and counts the response bytes before it.
 #[derive(Debug, Default)]
 pub(crate) struct ResetWatch {
-    /// Bytes of the response that have entered the link, and left it: the highest sequence numbers after the SYN's.
+    /// Bytes of the response that have entered and left the link: the highest sequence numbers relative to the SYN.
     bytes: [u64; 2],
     start: Option<u32>,
     seen: [bool; 2],
 }
 
 impl ResetWatch {
-    /// Looks at a frame that enters or leaves the link; returns what there is to note.
-    pub(crate) fn look(&mut self, direction: Direction, leaving: bool, frame: &[u8]) -> Option<Action> {
+    /// Examines a frame that enters or leaves the link. Returns the step to note, if any.
+    pub(crate) fn look(&mut self, direction: Direction, leaving: bool, frame: &[u8]) -> Option<StepAction> {
         if direction != Direction::ToClient {
             return None;
         }
@@ -156,9 +158,9 @@ impl ResetWatch {
             let first = !std::mem::replace(&mut self.seen[end], true);
             let bytes = self.bytes[end];
             return first.then_some(if leaving {
-                Action::ResetArrived(bytes)
+                StepAction::ResetArrived(bytes)
             } else {
-                Action::ResetSent(bytes)
+                StepAction::ResetSent(bytes)
             });
         }
         if segment.payload_len > 0 {
@@ -170,7 +172,7 @@ impl ResetWatch {
     }
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for StepAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connected => f.write_str("connect(): ok"),
@@ -206,21 +208,21 @@ mod tests {
     fn steps_come_in_order_of_time_and_reads_in_a_row_are_one() {
         let steps = Steps::default();
         let ms = |ms: u64| 5_000_000_000 + ms * 1_000_000;
-        steps.note(ms(9), Actor::Client, Action::Read(20));
-        steps.note(ms(3), Actor::Client, Action::Wrote(7));
-        steps.note(ms(5), Actor::Client, Action::Read(10));
-        steps.note(ms(7), Actor::Server, Action::Read(7));
-        steps.note(ms(11), Actor::Client, Action::EndOfStream);
+        steps.note(ms(9), Actor::Client, StepAction::Read(20));
+        steps.note(ms(3), Actor::Client, StepAction::Wrote(7));
+        steps.note(ms(5), Actor::Client, StepAction::Read(10));
+        steps.note(ms(7), Actor::Server, StepAction::Read(7));
+        steps.note(ms(11), Actor::Client, StepAction::EndOfStream);
         let taken = steps.take();
         let shown: Vec<_> =
             taken.iter().map(|step| (step.at.as_millis(), step.actor, step.action.clone())).collect();
         assert_eq!(
             shown,
             [
-                (0, Actor::Client, Action::Wrote(7)),
-                (4, Actor::Server, Action::Read(7)),
-                (6, Actor::Client, Action::Read(30)),
-                (8, Actor::Client, Action::EndOfStream),
+                (0, Actor::Client, StepAction::Wrote(7)),
+                (4, Actor::Server, StepAction::Read(7)),
+                (6, Actor::Client, StepAction::Read(30)),
+                (8, Actor::Client, StepAction::EndOfStream),
             ]
         );
     }
@@ -228,7 +230,7 @@ mod tests {
     #[test]
     fn a_write_parts_reads() {
         let steps = Steps::default();
-        for (at, action) in [(1, Action::Read(1)), (2, Action::Wrote(2)), (3, Action::Read(3))] {
+        for (at, action) in [(1, StepAction::Read(1)), (2, StepAction::Wrote(2)), (3, StepAction::Read(3))] {
             steps.note(at, Actor::Client, action);
         }
         assert_eq!(steps.take().len(), 3);

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
-/// A request to stop. Made once, and seen by all threads, those in `poll` too.
+/// A request to stop that all threads see, also those blocked in `poll`.
 #[derive(Debug)]
 pub struct Stop {
     requested: AtomicBool,
-    /// An eventfd; readable from the request on, since nobody reads it.
+    /// An eventfd. Nobody reads it, so it stays readable after the request.
     wake: OwnedFd,
 }
 
@@ -19,7 +19,7 @@ impl Stop {
     /// Makes a stop that is not requested yet.
     ///
     /// # Errors
-    /// `EMFILE` where no descriptor is left.
+    /// `EMFILE` where no fd is left.
     pub fn new() -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { requested: AtomicBool::new(false), wake })
@@ -28,7 +28,7 @@ impl Stop {
     /// Requests the stop.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
-        // Cannot fail short of 2^64 requests; the flag is set in any case.
+        // The write fails only after 2^64 requests. The flag is set in any case.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 

@@ -1,4 +1,4 @@
-//! Sizes and rates as people write them.
+//! Parses sizes and rates.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
-/// Bits in a second: `500k`, `40Mbit`, `1Gbit`.
+/// Bits per second: `500k`, `40Mbit`, `1Gbit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(pub u64);
 

@@ -13,12 +13,12 @@ use crate::capture::Capture;
 use crate::clock::now;
 use crate::emulator::{Decision, Emulator, Nanos};
 use crate::identity::Identity;
-use crate::kernel::{Frame, Pool, Port};
+use crate::kernel::{Frame, FramePool, Port};
 use crate::link::{Direction, Link};
 use crate::lock;
 use crate::steps::{Actor, ResetWatch, Steps};
 
-/// What a wire has carried.
+/// Counts of a wire.
 #[derive(Clone, Debug, Default)]
 pub struct WireReport {
     /// Frames that left the link.
@@ -27,12 +27,12 @@ pub struct WireReport {
     pub lost: u64,
     /// Frames dropped because the queue before the rate limit was full.
     pub queue_full: u64,
-    /// Frames lost by this machine, not by the link: the wire was too slow, or a port refused them. If there are any, the
-    /// result does not count.
+    /// Frames lost by this machine instead of the link: the wire was too slow, or a port refused them. If there are any, the
+    /// result is not valid.
     pub accidents: u64,
     /// How late frames left, compared with when they were due.
     pub lateness: Lateness,
-    /// Every decision, where a log was asked for.
+    /// Every decision, if a log was requested.
     pub log: Vec<(Identity, Decision)>,
 }
 
@@ -52,7 +52,7 @@ impl Lateness {
         self.0[usize::try_from(late / 1_000).unwrap_or(last).min(last)] += 1;
     }
 
-    /// The lateness that `quantile` (0 to 1) of the frames stayed within, in microseconds; 10,000 means more.
+    /// A quantile (0 to 1) of the lateness, in microseconds; 10,000 means 10,000 or more.
     pub fn quantile(&self, quantile: f64) -> u64 {
         let total: u64 = self.0.iter().sum();
         let mut left = (total as f64 * quantile).ceil() as u64;
@@ -97,7 +97,7 @@ impl Wire {
         let thread = namespace.spawn("wire", move || {
             // The default timer slack of 50 us would be added to every delay.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-            let pool = Pool::default();
+            let pool = FramePool::default();
             let watch = steps.map(|steps| (steps, ResetWatch::default()));
             let mut pump = Pump { ports, pool, emulator, capture, watch, report: WireReport::default() };
             pump.run(&stopped)?;
@@ -136,7 +136,7 @@ impl Drop for Wire {
 struct Pump {
     /// In the order of [`Direction`]'s *origin*: the server's end, then the client's.
     ports: [Port; 2],
-    pool: Pool,
+    pool: FramePool,
     emulator: Emulator<Frame>,
     capture: Option<Arc<Mutex<Capture>>>,
     watch: Option<(Arc<Steps>, ResetWatch)>,
@@ -204,7 +204,7 @@ impl Pump {
         dropped.extend(back);
     }
 
-    /// Writes a frame to the capture, as seen when it enters the link or when it leaves.
+    /// Writes a frame to the capture when it enters or leaves the link.
     fn record(&mut self, direction: Direction, leaving: bool, frame: &[u8], decision: Decision) {
         if let Some(capture) = &self.capture {
             let written = lock(capture).packet(direction, leaving, frame, decision.comment());
@@ -212,7 +212,7 @@ impl Pump {
         }
     }
 
-    /// Notes the server's reset, when it enters the link and when it leaves.
+    /// Notes the server's reset when it enters and when it leaves the link.
     fn note(&mut self, direction: Direction, leaving: bool, frame: &[u8]) {
         if let Some((steps, watch)) = &mut self.watch
             && let Some(action) = watch.look(direction, leaving, frame)

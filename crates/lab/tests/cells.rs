@@ -1,10 +1,10 @@
-//! Cells on the real kernel: what is lost, what is not, and who is to blame.
+//! Cells on the real kernel: what is lost, what is kept, and the blame.
 
 use std::time::Duration;
 
 use linger_lab::{
-    Action, Actor, BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Fault, Link, Named, OneReport,
-    Peer, Rate, Setting, Stop, Trials, Verdict, burst, one, run,
+    Actor, BacklogPlan, Blame, CellPlan, CellReport, Ending, Fate, Link, LinkFault, Named, OneReport, Peer,
+    Rate, Setting, StepAction, Stop, Trials, Verdict, burst, one, run,
 };
 use linger_testing::sandboxed;
 
@@ -21,8 +21,8 @@ fn tried(mut plan: CellPlan, trials: u64) -> CellReport {
     report
 }
 
-/// A wifi on which the response takes most of a second: longer than a busy machine stops a server between its
-/// `write()` and its `close()`, so that what a close loses does not depend on it.
+/// A wifi link on which the response takes most of a second. That is longer than a busy machine delays a server between
+/// `write()` and `close()`, so such a delay does not change what is lost.
 fn slow_wifi() -> Link {
     let mut link = Link::named("wifi").unwrap();
     link.paths.iter_mut().for_each(|path| path.rate = Some(Rate(2_000_000)));
@@ -49,8 +49,8 @@ fn a_reset_overtakes_a_single_segment() {
             let mut plan = cell(ending, "unread", "overtake");
             plan.response = 1_000;
             for fault in &mut plan.link.faults {
-                if let Fault::HoldDataUntilReset { at_most, .. } = fault {
-                    // As above: long enough for any machine to come to its close().
+                if let LinkFault::HoldDataUntilReset { at_most, .. } = fault {
+                    // As above: long enough for a busy machine to reach its close().
                     *at_most = Duration::from_millis(600);
                 }
             }
@@ -61,7 +61,7 @@ fn a_reset_overtakes_a_single_segment() {
     });
 }
 
-/// The response fits into the packets that are out before the reset, so every byte arrives.
+/// The response fits into the packets sent before the reset, so every byte arrives.
 #[test]
 fn a_small_response_that_is_reset_is_at_risk() {
     sandboxed(|| {
@@ -87,8 +87,8 @@ fn a_small_response_that_is_reset_is_at_risk() {
     });
 }
 
-/// An upload is silent between its flights, for a round trip at a time. A `grace` that is shorter ends the close while the rest
-/// of the upload is on its way, which is answered with a reset.
+/// An upload pauses for a round trip between its flights. A shorter `grace` ends the close while the rest of the upload is
+/// in flight, which then causes a reset.
 #[test]
 fn a_grace_shorter_than_an_uploads_silence_puts_the_answer_at_risk() {
     sandboxed(|| {
@@ -147,30 +147,30 @@ fn an_accept_queue_that_overflows_is_recognised() {
     });
 }
 
-/// The story of one connection: the same calls, and one more byte read makes the difference.
+/// The steps of one connection. Reading the last bytes makes the difference; all other calls are the same.
 #[test]
 fn one_connection_is_told_step_by_step() {
     let told = |ending: &str, request: u64, extra: u64| {
         let plan = CellPlan { link: slow_wifi(), request, extra, ..cell(ending, "unread", "wifi") };
         one(&plan, &Setting::default(), &Stop::new().unwrap()).unwrap()
     };
-    let at = |report: &OneReport, actor: Actor, wanted: &dyn Fn(&Action) -> bool| {
+    let at = |report: &OneReport, actor: Actor, wanted: &dyn Fn(&StepAction) -> bool| {
         report.steps.iter().position(|step| step.actor == actor && wanted(&step.action))
     };
     sandboxed(|| {
         let lost = told("close", 100, 8);
         assert_eq!(lost.attempt.verdict(), Verdict::Lost, "{lost:?}");
         assert!(lost.server_error.is_none(), "{lost:?}");
-        let closed = |unread| move |action: &Action| matches!(action, Action::Ended { unread: found, error: None, .. } if *found == unread);
-        let wrote = at(&lost, Actor::Server, &|action| *action == Action::Wrote(200_000)).unwrap();
+        let closed = |unread| move |action: &StepAction| matches!(action, StepAction::Ended { unread: found, error: None, .. } if *found == unread);
+        let wrote = at(&lost, Actor::Server, &|action| *action == StepAction::Wrote(200_000)).unwrap();
         let ended = at(&lost, Actor::Server, &closed(8)).unwrap();
-        let sent = at(&lost, Actor::Link, &|action| matches!(action, Action::ResetSent(_))).unwrap();
+        let sent = at(&lost, Actor::Link, &|action| matches!(action, StepAction::ResetSent(_))).unwrap();
         let arrived = at(
             &lost,
             Actor::Link,
-            &|action| matches!(action, Action::ResetArrived(bytes) if *bytes >= lost.attempt.received),
+            &|action| matches!(action, StepAction::ResetArrived(bytes) if *bytes >= lost.attempt.received),
         );
-        let failed = at(&lost, Actor::Client, &|action| matches!(action, Action::ReadFailed(_)));
+        let failed = at(&lost, Actor::Client, &|action| matches!(action, StepAction::ReadFailed(_)));
         assert!(wrote < ended && ended < sent && Some(sent) < arrived && arrived < failed, "{lost:#?}");
         // One field away: the 8 bytes belong to what the server reads.
         let kept = told("close", 108, 0);
@@ -180,7 +180,7 @@ fn one_connection_is_told_step_by_step() {
         for report in &kept {
             let reset = at(report, Actor::Link, &|_| true);
             let last = report.steps.last().map(|step| &step.action);
-            assert_eq!((reset, last), (None, Some(&Action::Closed { reset: false })), "{report:#?}");
+            assert_eq!((reset, last), (None, Some(&StepAction::Closed { reset: false })), "{report:#?}");
             assert_eq!(report.attempt.received, 200_000);
         }
     });

@@ -46,7 +46,7 @@ fn random_plan(seed: u64) -> CellPlan {
     plan.concurrency = 1 + upto(7);
     plan.timeout = Duration::from_secs(100);
     plan.seed = seed;
-    // Last, so that the seeds of earlier runs make the same links.
+    // Drawn last, so that the seeds of earlier runs still give the same links.
     if upto(1) == 0 {
         plan.policy.grace = plan.policy.idle;
     }

@@ -8,7 +8,7 @@ use std::io;
 /// The counters `Tcp` and `TcpExt` of a network namespace, by the kernel's names (`OutRsts`,
 /// `TCPAbortOnClose`, `ListenOverflows` ...).
 ///
-/// In a private namespace a difference of two readings is exact; on a shared one it includes everybody else.
+/// In a private namespace the difference of two readings is exact. In a shared one it includes all other connections.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Counters(BTreeMap<String, u64>);
 
@@ -26,7 +26,7 @@ impl Counters {
         Ok(counters)
     }
 
-    /// The two files hold pairs of lines: names, then values, each after the group's name.
+    /// Both files hold pairs of lines: names, then values, each prefixed by the group's name.
     fn parse(&mut self, text: &str, group: &str) {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
         while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
@@ -37,14 +37,14 @@ impl Counters {
         }
     }
 
-    /// What was counted since an earlier reading.
+    /// The growth since an earlier reading.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let grown = |(name, value): (&String, &u64)| (name.clone(), value.saturating_sub(earlier.of(name)));
         Self(self.0.iter().map(grown).collect())
     }
 
-    /// One counter; 0 where this kernel does not have it.
+    /// The value of one counter; 0 where this kernel does not have it.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 
 pub use ahead::Stopper;
 pub use input::open;
-pub use source::{Memory, Source, Stream};
+pub use source::{FileStream, Memory, Source};
 
 use self::ahead::Ahead;
 use crate::LinkType;
@@ -26,7 +26,7 @@ pub struct Packet<'a> {
     /// The packet's number in the file, from 1, as in Wireshark.
     pub frame: u64,
     /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; 0 where the file does not say.
-    pub time: u64,
+    pub time_ns: u64,
     /// The link type: which header stands first in `data`.
     pub link: LinkType,
     /// The interface's index within its section; 0 in a pcap file.
@@ -35,7 +35,7 @@ pub struct Packet<'a> {
     pub data: &'a [u8],
     /// Its length on the wire.
     pub wire_len: usize,
-    options: Option<ng::Options<'a>>,
+    options: Option<ng::BlockOptions<'a>>,
 }
 
 impl<'a> Packet<'a> {
@@ -134,7 +134,7 @@ fn shown(bytes: &[u8]) -> String {
 
 /// Reads one capture, packet after packet.
 #[derive(Debug)]
-pub struct Reader<S = Stream> {
+pub struct CaptureReader<S = FileStream> {
     source: S,
     format: Format,
     frame: u64,
@@ -142,18 +142,18 @@ pub struct Reader<S = Stream> {
 
 #[derive(Debug)]
 enum Format {
-    Classic(classic::Header),
+    Classic(classic::FileHeader),
     Ng(ng::Section),
 }
 
-impl Reader {
+impl CaptureReader {
     /// Begins to read what `input` holds, uncompressed; [`open`] opens files and undoes compression.
     ///
     /// # Errors
     /// [`ReadError`], for instance that this is no capture.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
         let ahead = Ahead::of_stream(input).map_err(|source| ReadError::Io { offset: 0, source })?;
-        Self::of(Stream::new(ahead))
+        Self::of(FileStream::new(ahead))
     }
 
     /// What ends the input from another thread.
@@ -162,22 +162,24 @@ impl Reader {
     }
 }
 
-impl<'a> Reader<Memory<'a>> {
+impl<'a> CaptureReader<Memory<'a>> {
     /// Reads a capture that is in memory as a whole, uncompressed.
     ///
     /// # Errors
-    /// As [`Reader::new`].
+    /// As [`CaptureReader::new`].
     pub fn in_memory(bytes: &'a [u8]) -> Result<Self, ReadError> {
         Self::of(Memory::new(bytes))
     }
 }
 
-impl<S: Source> Reader<S> {
+impl<S: Source> CaptureReader<S> {
     fn of(mut source: S) -> Result<Self, ReadError> {
         let first = source.peek(4)?;
         let format = match first.first_chunk::<4>() {
             Some([0x0a, 0x0d, 0x0d, 0x0a]) => Format::Ng(ng::Section::default()),
-            Some(&magic) if classic::is_magic(magic) => Format::Classic(classic::Header::read(&mut source)?),
+            Some(&magic) if classic::is_magic(magic) => {
+                Format::Classic(classic::FileHeader::read(&mut source)?)
+            }
             None if first.is_empty() => return Err(ReadError::Empty),
             _ => return Err(ReadError::NotACapture { first: first.to_vec() }),
         };
@@ -199,7 +201,7 @@ impl<S: Source> Reader<S> {
 
     /// The packets that stand whole in memory already: more than one may be held at a time.
     ///
-    /// It ends where [`Reader::next`] has to go on: to read, to understand a block that is no packet, to say what
+    /// It ends where [`CaptureReader::next`] has to go on: to read, to understand a block that is no packet, to say what
     /// is wrong, or that the capture has ended.
     pub fn at_hand(&mut self) -> AtHand<'_> {
         let (bytes, at) = self.source.at_hand();
@@ -217,7 +219,7 @@ impl<S: Source> Reader<S> {
     }
 }
 
-/// The packets of a [`Reader`] that are in memory.
+/// The packets of a [`CaptureReader`] that are in memory.
 #[derive(Debug)]
 pub struct AtHand<'a> {
     bytes: &'a [u8],

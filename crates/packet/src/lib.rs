@@ -12,5 +12,5 @@ pub mod pcapng;
 mod segment;
 
 pub use link::LinkType;
-pub use options::Options;
+pub use options::TcpOptions;
 pub use segment::{Flags, NotTcp, Segment};

@@ -3,7 +3,7 @@
 /// The options of one segment. An absent or malformed option is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Options {
+pub struct TcpOptions {
     /// Maximum segment size in bytes.
     pub mss: Option<u16>,
     /// Shift count of the window scale option, at most 14 (RFC 7323 section 2.3).
@@ -16,7 +16,7 @@ pub struct Options {
     pub sack: bool,
 }
 
-impl Options {
+impl TcpOptions {
     /// Reads the bytes between the fixed header and the payload.
     ///
     /// Stops at the first option with an impossible length, and keeps those before it.
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_syn_is_read() {
         let bytes = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7];
-        let options = Options::parse(&bytes);
+        let options = TcpOptions::parse(&bytes);
         assert_eq!(options.mss, Some(1460));
         assert_eq!(options.window_scale, Some(7));
         assert_eq!(options.timestamps, Some((1, 2)));
@@ -75,16 +75,16 @@ mod tests {
 
     #[test]
     fn lengths_that_lie_end_the_reading() {
-        assert_eq!(Options::parse(&[3, 3, 9, 8, 200, 1]).window_scale, Some(9));
-        assert_eq!(Options::parse(&[8, 0, 0]), Options::default());
-        assert_eq!(Options::parse(&[8]), Options::default());
-        assert_eq!(Options::parse(&[3, 3, 200]).window_scale, Some(14), "RFC 7323: 14 is the most");
+        assert_eq!(TcpOptions::parse(&[3, 3, 9, 8, 200, 1]).window_scale, Some(9));
+        assert_eq!(TcpOptions::parse(&[8, 0, 0]), TcpOptions::default());
+        assert_eq!(TcpOptions::parse(&[8]), TcpOptions::default());
+        assert_eq!(TcpOptions::parse(&[3, 3, 200]).window_scale, Some(14), "RFC 7323: 14 is the most");
     }
 
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..60)) {
-            Options::parse(&bytes);
+            TcpOptions::parse(&bytes);
         }
     }
 }

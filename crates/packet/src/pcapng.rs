@@ -72,7 +72,7 @@ impl<W: Write> Writer<W> {
     pub fn packet(
         &mut self,
         interface: InterfaceId,
-        time: u64,
+        time_ns: u64,
         data: &[u8],
         original_len: u32,
         comment: Option<&str>,
@@ -86,8 +86,8 @@ impl<W: Write> Writer<W> {
         let data = &data[..data.len().min(snaplen as usize)];
         self.begin(ENHANCED_PACKET);
         self.block.extend(interface.0.to_le_bytes());
-        self.block.extend(((time >> 32) as u32).to_le_bytes());
-        self.block.extend((time as u32).to_le_bytes());
+        self.block.extend(((time_ns >> 32) as u32).to_le_bytes());
+        self.block.extend((time_ns as u32).to_le_bytes());
         self.block.extend((data.len() as u32).to_le_bytes());
         self.block.extend(original_len.max(data.len() as u32).to_le_bytes());
         self.block.extend(data);

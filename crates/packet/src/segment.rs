@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::{LinkType, Options};
+use crate::{LinkType, TcpOptions};
 
 /// Limit of nested tunnels and tags.
 const MAX_DEPTH: u8 = 8;
@@ -179,8 +179,8 @@ impl<'a> Segment<'a> {
     }
 
     /// Reads the options.
-    pub fn parse_options(&self) -> Options {
-        Options::parse(self.options)
+    pub fn parse_options(&self) -> TcpOptions {
+        TcpOptions::parse(self.options)
     }
 
     /// The sequence numbers that the segment takes: its payload, and one each for SYN and FIN.

@@ -1,7 +1,7 @@
 //! This process's connection to the supervisor.
 //!
-//! Made when first needed, and again when it is gone: programs close descriptors that they do not know. It is known by the
-//! kernel's cookie as well as by its number, so that nothing is ever written into a connection of the program's.
+//! Made when first needed, and made again after the program has closed it: programs close fds that they do not know. The
+//! socket's cookie is compared before each use, so that nothing is ever written into a connection of the program.
 
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,21 +9,21 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::protocol::Message;
 use crate::{message, settings, sys};
 
-/// Descriptor and cookie in one word, so that they are always of one and the same socket; zero is none.
+/// The fd and the cookie in one atomic word, so that both are always of the same socket. Zero is none.
 static CHANNEL: AtomicU64 = AtomicU64::new(0);
-/// Cookies count up from one on each processor: 44 bits last for some 17 million million sockets.
+/// Cookies count up from one on each processor: 44 bits suffice for 1.7e13 sockets.
 const COOKIE_BITS: u32 = 44;
 const COOKIE: u64 = (1 << COOKIE_BITS) - 1;
 
-/// Above what programs use, where that can be, and below what `select(2)` can name.
+/// Lowest fd for the connection: above the fds that programs use, and below FD_SETSIZE of `select(2)`.
 const AROUND: c_int = 900;
 
-/// How long a close waits for a supervisor that does not read, at most: this often, this long. Where there is room again,
-/// another thread may take it first.
+/// How often and how long (in milliseconds) a close waits for a supervisor that does not read. Several waits, because
+/// another thread may fill the buffer first.
 const TRIES: u32 = 20;
 const TRY_MS: i64 = 5;
 
-/// Whether a descriptor is the connection, which the program must not close.
+/// Whether an fd is the connection to the supervisor, which the program must not close.
 #[inline]
 pub(crate) fn is(fd: c_int) -> bool {
     descriptor() == Some(fd)
@@ -49,7 +49,7 @@ fn current() -> Option<c_int> {
             sys::close(low);
             high
         }
-        // The limit of descriptors is lower than that.
+        // The limit of fds is lower than that number.
         None => low,
     };
     let fresh = sys::cookie(fd).map(|cookie| (fd as u64) << COOKIE_BITS | (cookie & COOKIE));
@@ -61,14 +61,14 @@ fn current() -> Option<c_int> {
     match CHANNEL.compare_exchange(both, fresh, Relaxed, Relaxed) {
         Ok(_) => Some(fd),
         Err(other) => {
-            // Another thread was faster.
+            // Another thread has connected first; use its connection.
             sys::close(fd);
             (other != 0).then_some((other >> COOKIE_BITS) as c_int)
         }
     }
 }
 
-/// Sends a message; whether the supervisor will get it.
+/// Sends a message. True if the supervisor will receive it.
 pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     let Some(channel) = current() else { return false };
     let bytes = message.to_bytes();
@@ -78,7 +78,7 @@ pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
             Err(sys::EAGAIN) => {
                 sys::poll(channel, sys::POLLOUT, TRY_MS);
             }
-            // Too many descriptors are under way for this user (`unix(7)`): they get fewer as they are received.
+            // ETOOMANYREFS: too many fds of this user are in flight (unix(7)). The number falls as they are received.
             Err(sys::ETOOMANYREFS) => {
                 sys::poll(channel, 0, TRY_MS);
             }
@@ -88,7 +88,7 @@ pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     false
 }
 
-/// In a forked child: the connection is the parent's, whose end it must not delay.
+/// In a forked child: closes the copy of the parent's connection, which would delay its hang-up.
 pub(crate) fn leave() {
     if let Some(fd) = descriptor() {
         CHANNEL.store(0, Relaxed);
@@ -96,7 +96,7 @@ pub(crate) fn leave() {
     }
 }
 
-/// Frees the number for the program, which wants it for itself.
+/// Closes the connection if the program is about to use its fd number (`dup2`). The next message connects again.
 pub(crate) fn make_way(fd: c_int) {
     if is(fd) {
         leave();

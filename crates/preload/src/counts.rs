@@ -7,7 +7,7 @@ use linger_custody::Count;
 use crate::protocol::COUNTS_SIZE;
 use crate::sys;
 
-/// For a process that could not map the file: counted here, and told to nobody.
+/// Used by a process that could not map the file: its counts are not reported.
 static LOST: [AtomicU64; Count::ALL] = [const { AtomicU64::new(0) }; Count::ALL];
 static SHARED: AtomicU64 = AtomicU64::new(0);
 
@@ -22,15 +22,28 @@ pub(crate) fn count(what: Count) {
 }
 
 /// A close of a connection, under the reason for which it ended as it did.
+///
+/// One that is handed over is counted by the supervisor as it takes it: this process may be killed between the two. So
+/// nothing is counted here for [`Count::Handed`], but by [`shut_down`].
 pub(crate) fn seen(reason: Count) {
-    count(Count::Seen);
-    count(reason);
+    if reason != Count::Handed {
+        count(Count::Seen);
+        count(reason);
+    }
 }
 
-/// Takes back what [`seen`] has counted.
+/// A connection that is handed over by a `shutdown`. The library alone knows which of two, made at once, is the one.
+pub(crate) fn shut_down() {
+    count(Count::Seen);
+    count(Count::Handed);
+}
+
+/// Reverts a count of [`seen`].
 pub(crate) fn unseen(reason: Count) {
-    add(Count::Seen, u64::MAX);
-    add(reason, u64::MAX);
+    if reason != Count::Handed {
+        add(Count::Seen, u64::MAX);
+        add(reason, u64::MAX);
+    }
 }
 
 fn add(what: Count, number: u64) {
@@ -42,7 +55,7 @@ fn add(what: Count, number: u64) {
     }
 }
 
-/// What was counted so far.
+/// The counts so far.
 #[cfg(test)]
 pub(crate) fn counted(what: Count) -> u64 {
     LOST[what as usize].load(Relaxed)

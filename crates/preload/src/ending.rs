@@ -5,15 +5,15 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Last, Shutdown, Unhold};
 use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
 
-use crate::counts::{count, seen};
-use crate::protocol::{Kind, Message};
+use crate::counts::{count, seen, shut_down};
+use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, aborts, is_this_process, shares, unwatch};
 use crate::{channel, settings, sys};
 
-/// How often, at 50 us, a close waits for a fork that is under way: a tenth of a second.
+/// How often a close waits 50 us for a fork in another thread: a tenth of a second in all.
 const FORK_PATIENCE: u32 = 2_000;
 
-/// Asks until there is an answer, the last time so that there must be one.
+/// Asks custody until it can decide. The last attempt does not wait for the fork, so it always gets an answer.
 pub(crate) fn patiently<T>(ask: impl Fn(bool) -> Option<T>) -> Option<T> {
     for _ in 0..FORK_PATIENCE {
         if let Some(answer) = ask(false) {
@@ -24,16 +24,16 @@ pub(crate) fn patiently<T>(ask: impl Fn(bool) -> Option<T>) -> Option<T> {
     ask(true)
 }
 
-/// Lets the supervisor drop what it holds.
+/// Tells the supervisor to drop the held copy of a connection.
 pub(crate) fn unhold(held: Option<Unhold>) {
     if let Some(Unhold { cookie }) = held {
-        channel::send(Message::about(Kind::Release, cookie, 0), None);
+        channel::send(Message::about(MessageKind::Release, cookie, 0), None);
     }
 }
 
-/// Lets the supervisor hold what it has held before, for this process or for its parent.
+/// Tells the supervisor to hold a connection again that it held for this process or its parent.
 pub(crate) fn hold_again(fd: c_int, cookie: u64) {
-    if !channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd)) {
+    if !channel::send(Message::about(MessageKind::Hold, cookie, 0), Some(fd)) {
         TABLE.not_held(fd);
     }
 }
@@ -43,7 +43,8 @@ pub(crate) fn begin(fd: c_int) {
     note(fd, |cookie, held| TABLE.accepted(fd, cookie, held, shares()));
 }
 
-/// A connection received from another process: there is no telling accepted from outgoing, so TCP alone counts.
+/// A connection received from another process. Accepted and outgoing ones cannot be told apart, so every TCP connection
+/// counts.
 pub(crate) fn received(fd: c_int) {
     let _errno = sys::Errno::keep();
     if sys::is_tcp(fd) && sys::poll(fd, 0, 0) & sys::POLLHUP == 0 {
@@ -61,25 +62,25 @@ fn note(fd: c_int, note: impl FnOnce(u64, bool) -> Option<Unhold>) {
         && is_this_process()
         && TABLE.has_room_for(fd)
     {
-        let held = settings.hold && channel::send(Message::about(Kind::Hold, cookie, 0), Some(fd));
+        let held = settings.hold && channel::send(Message::about(MessageKind::Hold, cookie, 0), Some(fd));
         unhold(note(cookie, held));
     }
 }
 
-/// The program gives a connection to another process.
+/// The program passes a connection to another process.
 pub(crate) fn given_away(fd: c_int) {
     let _errno = sys::Errno::keep();
     unhold(TABLE.given_away(fd));
 }
 
-/// `new` has become another fd of what `old` is.
+/// `new` has become another fd of the file at `old`.
 pub(crate) fn copied(old: c_int, new: c_int) {
     let _errno = sys::Errno::keep();
-    // A child of `vfork` that makes the connection another program's standard input gives it away.
+    // A child of `vfork` that makes the connection standard input of another program passes it on.
     unhold(if is_this_process() { TABLE.copied(old, new, shares()) } else { TABLE.given_away(old) });
 }
 
-/// What the close of an fd means.
+/// Decides what the close of an fd means.
 pub(crate) fn close(fd: c_int) -> Close {
     if !TABLE.is_tracked(fd) || !is_this_process() {
         return Close::Leave;
@@ -92,7 +93,7 @@ pub(crate) fn close(fd: c_int) -> Close {
     patiently(decided).unwrap_or(Close::Leave)
 }
 
-/// Ends what `fd` is if it is a connection of the program's; the real close is to follow.
+/// If `fd` is a tracked connection, ends it as custody decides. The caller makes the real close afterwards.
 pub(crate) fn end(fd: c_int) {
     let _errno = sys::Errno::keep();
     match close(fd) {
@@ -120,10 +121,11 @@ fn finish(fd: c_int, last: Last) {
         return seen(reason);
     }
     count_unread(unread);
-    // Handed over and counted first: a peer that sees the end may have this process killed at once.
+    // Handed over first: a peer that sees the end may have this process killed at once.
     let passed = (!last.held).then_some(fd);
-    let taken = channel::send(Message::about(Kind::Close, last.cookie, unread), passed);
-    seen(if taken { Count::Handed } else { Count::Refused });
+    if !channel::send(Message::about(MessageKind::Close, last.cookie, unread), passed) {
+        seen(Count::Refused);
+    }
     sys::shutdown(fd, sys::SHUT_WR);
 }
 
@@ -133,7 +135,7 @@ fn count_unread(unread: u32) {
     }
 }
 
-/// How a connection ends whose last fd this is, and how much is unread. What may be discarded is discarded.
+/// For the last fd of a connection: how it ends, and the number of unread bytes. Discards them if the peer has closed.
 pub(crate) fn settle(fd: c_int) -> (Fate, u32) {
     if aborts(fd) {
         return (fate(&Socket { aborts: true, ..Socket::default() }), 0);
@@ -159,7 +161,7 @@ fn ask(fd: c_int) -> Socket {
     }
 }
 
-/// The peer has said its last: what is there is all there will be.
+/// The peer has sent its FIN, so no more bytes will arrive.
 fn discard(fd: c_int) -> Discarded {
     loop {
         match sys::discard(fd) {
@@ -171,9 +173,10 @@ fn discard(fd: c_int) -> Discarded {
     }
 }
 
-/// `shutdown` of both sides, as half a close: the supervisor reads on, and shuts the other side down at the end.
+/// `shutdown` of both directions: half-closes, and hands the connection over. The supervisor drains it, and shuts down the
+/// other direction at the end.
 ///
-/// `None` where it is not ours to do.
+/// `None` if this library does not handle the connection; the caller then makes the system call.
 pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
     if !is_this_process() {
         return None;
@@ -193,12 +196,12 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
         core::mem::forget(errno);
         return Some(-1);
     }
-    if !channel::send(Message::about(Kind::Shutdown, cookie, socket.unread), Some(fd)) {
+    if !channel::send(Message::about(MessageKind::Shutdown, cookie, socket.unread), Some(fd)) {
         return None;
     }
     if TABLE.handed(fd, shares()) {
         // Here, for a process that is killed comes to no close.
-        seen(Count::Handed);
+        shut_down();
     }
     Some(0)
 }

@@ -5,18 +5,18 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Executes, Last};
 use linger_custody::{Count, Fate};
 
-use crate::counts::{count, unseen};
+use crate::counts::{seen, unseen};
 use crate::ending::{close, hold_again, patiently, settle, unhold};
-use crate::protocol::{Kind, Message};
+use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, is_this_process, shares, unwatch};
 use crate::{channel, sys};
 
-/// Announces every connection: the process is about to end.
+/// Announces every connection, before the process ends.
 pub(crate) fn exit() {
     let _errno = sys::Errno::keep();
     for fd in TABLE.fds(0, c_int::MAX) {
         match close(fd) {
-            // The end of a bystander is not counted: a child that inherited the connection and had nothing to do with it.
+            // Not counted: the exit of a child that inherited the connection and never used it.
             Close::Shared(held) => unhold(held),
             Close::Unhold(held) => unhold(Some(held)),
             Close::Handed(epolls, held) => {
@@ -29,23 +29,22 @@ pub(crate) fn exit() {
     }
 }
 
-/// Announces a connection that is closed without a further call; what it was counted as.
+/// Announces a connection that is closed without a further call. Returns the count that was incremented for it.
 fn announce(fd: c_int, last: Last) -> Count {
-    count(Count::Seen);
     let (fate, unread) = settle(fd);
     let reason = match fate {
         Fate::Plain(reason) => reason,
         _ => {
-            // Said of what is held, too: that another process holds it is then news of before.
+            // Also sent for a held connection: it ends the supervisor's assumption that another process may hold it.
             let passed = (!last.held).then_some(fd);
-            let sent = channel::send(Message::about(Kind::Last, last.cookie, unread), passed);
+            let sent = channel::send(Message::about(MessageKind::Last, last.cookie, unread), passed);
             if sent || last.held { Count::Handed } else { Count::Refused }
         }
     };
     if reason != Count::Handed {
         unhold(last.unhold());
     }
-    count(reason);
+    seen(reason);
     reason
 }
 
@@ -70,7 +69,7 @@ pub(crate) fn before_exec() {
     }
 }
 
-/// The `execve` has failed: the supervisor forgets what was announced.
+/// After a failed `execve`: makes the supervisor forget what was announced.
 pub(crate) fn after_exec() {
     let _errno = sys::Errno::keep();
     if !is_this_process() {

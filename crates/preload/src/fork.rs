@@ -6,7 +6,7 @@ use crate::ending::{hold_again, patiently, unhold};
 use crate::state::{TABLE, shares};
 use crate::{channel, settings, sys};
 
-/// In the parent, before.
+/// Runs in the parent, before the fork.
 pub(crate) extern "C" fn prepare() {
     patiently(|_| TABLE.begins().then_some(()));
     for fd in TABLE.fds(0, c_int::MAX) {

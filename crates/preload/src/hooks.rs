@@ -1,7 +1,7 @@
-//! The functions of the C library that this library stands in for.
+//! The functions of the C library that this library replaces.
 //!
-//! Each does its part only for a tracked descriptor, and then calls the next definition of the same name. Before
-//! the constructor has found that, and where there is none, the system call takes its place.
+//! Each acts only on a tracked fd, and then calls the next definition of the same name (`RTLD_NEXT`). Before the
+//! constructor has looked that up, and where there is none, it makes the system call itself.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;
@@ -19,7 +19,7 @@ impl Real {
         Self(AtomicPtr::new(core::ptr::null_mut()), name)
     }
 
-    /// The next definition. A call may come before the constructor: other libraries have theirs.
+    /// The next definition. May be called before this library's constructor, from those of other libraries.
     fn get(&self) -> *mut c_void {
         match self.0.load(Relaxed) {
             found if !found.is_null() => found,
@@ -35,7 +35,7 @@ impl Real {
 macro_rules! real {
     ($($place:ident $name:literal),* $(,)?) => {
         $(static $place: Real = Real::new($name);)*
-        /// Finds all of them, so that no later call does: `dlsym` takes a lock.
+        /// Looks all of them up, so that no later call has to: `dlsym` takes a lock.
         pub(crate) fn resolve() {
             $($place.get();)*
         }
@@ -56,7 +56,8 @@ macro_rules! call {
     ($place:ident as fn($($kind:ty),*) -> $result:ty, $($argument:expr),*) => {{
         let found = $place.get();
         if found.is_null() {
-            sys::set_errno(38); // ENOSYS: the C library is older than the function.
+            // The C library is older than the function.
+            sys::set_errno(sys::ENOSYS);
             -1
         } else {
             // SAFETY: the C library's function of this name has this type (POSIX, or its Linux man page).
@@ -108,13 +109,13 @@ extern "C" fn closefrom(first: c_int) {
     close_range(first.max(0) as c_uint, c_uint::MAX, 0);
 }
 
-/// What `dup2` and `dup3` have in common: `new` is closed, and becomes `old`.
+/// Shared by `dup2` and `dup3`: closes `new`, and makes it an fd of the file at `old`.
 fn replace(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
     if old == new {
         return real();
     }
     channel::make_way(new);
-    // A bad `old` closes nothing.
+    // If `old` is not open, nothing is closed.
     if TABLE.is_tracked(new) && sys::closes_on_exec(old).is_some() {
         ending::end(new);
     }
@@ -167,7 +168,7 @@ extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
 pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     if how != sys::SHUT_WR && TABLE.is_tracked(fd) {
         match how {
-            // What still comes is not to be answered with a reset while the program writes.
+            // `SHUT_RD` is skipped: data that arrives later must not cause a reset while the program still writes.
             sys::SHUT_RD if is_this_process() => return 0,
             sys::SHUT_RDWR => {
                 if let Some(done) = ending::shutdown(fd) {
@@ -180,7 +181,7 @@ pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     call!(SHUTDOWN as fn(c_int, c_int) -> c_int, fd, how)
 }
 
-// The C library's own closing of a `FILE` does not come by `close`.
+// `fclose` closes the fd without calling the exported `close`.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn fclose(file: *mut c_void) -> c_int {
     // SAFETY: what the program calls a FILE.
@@ -297,7 +298,7 @@ pub(crate) extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, ev
     result
 }
 
-/// Announces what an exec closes, and takes it back should the call return.
+/// Announces the connections that an exec closes, and revokes it if the call returns.
 fn executing(real: impl FnOnce() -> c_int) -> c_int {
     exit::before_exec();
     let result = real();
@@ -332,7 +333,7 @@ extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_
     executing(|| call!(FEXECVE as fn(c_int, Strings, Strings) -> c_int, fd, arguments, environment))
 }
 
-// A connection that becomes a spawned program's standard input or output is that program's to end.
+// A connection that becomes standard input or output of a spawned program belongs to that program.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int, new: c_int) -> c_int {
     if TABLE.is_tracked(old) {
@@ -341,8 +342,8 @@ extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int,
     call!(SPAWN_DUP2 as fn(*mut c_void, c_int, c_int) -> c_int, actions, old, new)
 }
 
-// Variadic in C: what the caller did not give is whatever stands there, and is not looked at. Some libraries, libuv
-// among them, close in this way to avoid a cancellation point.
+// Variadic in C: arguments that the caller did not pass are undefined and not used. Some libraries (libuv) call
+// `syscall(SYS_close, fd)` to avoid a cancellation point.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
     let fd = a as c_int;

@@ -1,9 +1,9 @@
-//! The library that `linger run` preloads, as bytes to unpack, and what it says to its supervisor.
+//! The library that crate `linger-run` preloads, as bytes to unpack, and its protocol with the supervisor.
 //!
 //! This crate is compiled twice. Cargo compiles it like any other, with tests. `build.rs` compiles the same modules into
-//! the shared library (`cfg(preloaded)`), which runs in the foreign program: there they have no standard library, no
-//! allocator, no lock and no unwinding, and make system calls themselves. Only there do the hooks bear the names of the
-//! functions that they replace.
+//! the shared library (`cfg(preloaded)`), which runs inside other programs: without the standard library, an allocator,
+//! locks or unwinding, and with system calls of its own. Only there do the hooks have the names of the functions that they
+//! replace.
 //!
 //! `hooks` are called by the program, [`linger_custody`] decides what the call means, and `channel` tells the supervisor.
 #![cfg_attr(preloaded, no_std)]
@@ -27,7 +27,7 @@ mod tests;
 
 /// The shared library, for a file that `LD_PRELOAD` names.
 #[cfg(not(preloaded))]
-pub const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/liblinger_shim.so"));
+pub const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/liblinger_preload.so"));
 
 #[cfg(preloaded)]
 #[panic_handler]

@@ -1,4 +1,4 @@
-//! Messages that carry descriptors (`SCM_RIGHTS`): those to the supervisor, and the program's own.
+//! Messages with fds (`SCM_RIGHTS`): those to the supervisor, and those of the program.
 
 use core::ffi::{c_int, c_uint, c_void};
 use core::mem::size_of;
@@ -36,7 +36,7 @@ pub(crate) struct MsgHdr {
     flags: c_int,
 }
 
-/// Sends a message, with a descriptor or without; the error's number where it fails.
+/// Sends a message, with or without an fd. The error is an errno.
 pub(crate) fn send(channel: c_int, bytes: &[u8], fd: Option<c_int>) -> Result<(), c_int> {
     let iov = IoVec { base: bytes.as_ptr(), length: bytes.len() };
     let control = Cmsg {

@@ -1,8 +1,8 @@
-//! What the preloaded library and the supervisor say to each other.
+//! The messages between the preloaded library and the supervisor.
 //!
-//! One `SOCK_SEQPACKET` connection a process, to an abstract unix address, so that it is found after `chroot` and
-//! after a change of user. Every message is [`Message::SIZE`] bytes; most carry one descriptor (`SCM_RIGHTS`).
-//! The connection's end tells the supervisor that the process has exited or become another program.
+//! One `SOCK_SEQPACKET` connection for each process, to an abstract unix address, which is reachable after `chroot` and
+//! after a change of user. Every message has [`Message::SIZE`] bytes; most carry one fd (`SCM_RIGHTS`). The hang-up of the
+//! connection tells the supervisor that the process has exited or called `execve`.
 //! Only `core` is used here: the file is compiled into the library too.
 
 pub use linger_custody::Count;
@@ -12,29 +12,29 @@ pub use linger_custody::Count;
 /// `name=HEX;token=HEX;counts=PATH;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
 pub const VARIABLE: &str = "LINGER_RUN";
 
-/// What a message wants.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum MessageKind {
     /// The first message of every connection, with the token that keeps strangers out.
     Hello = 1,
-    /// A socket that the program is closing, and half-closes: end it now.
+    /// A socket that the program closes and has half-closed: drain and close it now.
     Close = 2,
-    /// As `Close`, but the program still has it open: shut it down for both at the end.
+    /// As `Close`, but the program still has the socket open: at the end, shut down both directions.
     Shutdown = 3,
-    /// A socket that the program's exit, or the next `execve`, closes: end it when this connection has ended. Without an fd
-    /// where it is held.
+    /// A socket that is closed by the process's exit or by the next `execve`: end it when this connection hangs up. Carries no
+    /// fd if the socket is held.
     Last = 4,
-    /// A socket that is to be ended when this connection has ended, unless it is held for another process. Sent at the
-    /// moment of `accept`: the program may yet go on with it for long.
+    /// Sent at `accept`: hold this socket, and end it when this connection hangs up, unless it is also held for another
+    /// process.
     Hold = 5,
-    /// No descriptor: the one held or announced under this cookie is not to be ended, drop it.
+    /// Carries no fd: drop the socket that is held or announced under this cookie, without ending it.
     Release = 6,
 }
 
-impl Kind {
-    /// The kind for its number.
+impl MessageKind {
+    /// The kind with a number; `None` if there is none.
     pub fn of(number: u32) -> Option<Self> {
         Some(match number {
             1 => Self::Hello,
@@ -48,15 +48,15 @@ impl Kind {
     }
 }
 
-/// One message, in the machine's byte order: it never leaves the machine.
+/// A message, in host byte order since it never leaves the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
-    /// A [`Kind`], as its number.
+    /// A [`MessageKind`], as its number.
     pub kind: u32,
     /// Received bytes that the program had not read.
     pub unread: u32,
-    /// The kernel's name for the socket (`SO_COOKIE`), never given twice.
+    /// The socket's cookie (`SO_COOKIE`), which the kernel never reuses.
     pub cookie: u64,
     /// For `Hello`; otherwise zero.
     pub token: [u8; 16],
@@ -67,16 +67,16 @@ impl Message {
     pub const SIZE: usize = 32;
 
     /// A message about a socket.
-    pub const fn about(kind: Kind, cookie: u64, unread: u32) -> Self {
+    pub const fn about(kind: MessageKind, cookie: u64, unread: u32) -> Self {
         Self { kind: kind as u32, unread, cookie, token: [0; 16] }
     }
 
     /// The first message.
     pub const fn hello(token: [u8; 16]) -> Self {
-        Self { kind: Kind::Hello as u32, unread: 0, cookie: 0, token }
+        Self { kind: MessageKind::Hello as u32, unread: 0, cookie: 0, token }
     }
 
-    /// As it is sent.
+    /// Encodes the message.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&self.kind.to_ne_bytes());
@@ -86,7 +86,7 @@ impl Message {
         bytes
     }
 
-    /// As it was received.
+    /// Decodes a message.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let [a, b, c, d, e, f, g, h, cookie @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = *bytes;
         let mut token = [0; 16];
@@ -103,8 +103,7 @@ impl Message {
 /// Number of counts.
 pub const COUNTS: usize = Count::ALL;
 
-/// Bytes of the file in which the libraries of all processes count, which each of them maps: a `u64` for each
-/// [`Count`], in their order.
+/// Size in bytes of the file of counts that every process maps: a `u64` for each [`Count`], in their order.
 pub const COUNTS_SIZE: usize = 4096;
 
 #[cfg(test)]
@@ -113,10 +112,10 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_way() {
-        for message in [Message::about(Kind::Hold, u64::MAX - 1, 77), Message::hello([9; 16])] {
+        for message in [Message::about(MessageKind::Hold, u64::MAX - 1, 77), Message::hello([9; 16])] {
             assert_eq!(Message::from_bytes(&message.to_bytes()), message);
-            assert!(Kind::of(message.kind).is_some());
+            assert!(MessageKind::of(message.kind).is_some());
         }
-        assert_eq!(Kind::of(0), None);
+        assert_eq!(MessageKind::of(0), None);
     }
 }

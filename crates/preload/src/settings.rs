@@ -1,4 +1,4 @@
-//! What the supervisor has set, read once before `main`.
+//! The supervisor's settings, read once before `main`.
 
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
@@ -8,7 +8,7 @@ const NAME: usize = 32;
 const PORTS: usize = 64;
 const PATH: usize = 512;
 
-/// As [`VARIABLE`](crate::protocol::VARIABLE) says them.
+/// The settings, as described at [`VARIABLE`](crate::protocol::VARIABLE).
 pub(crate) struct Settings {
     name: [u8; NAME],
     name_length: usize,
@@ -63,7 +63,7 @@ impl Settings {
         !self.except.has(port) && (self.only.count == 0 || self.only.has(port))
     }
 
-    /// Reads them from the variable's text; whether a supervisor is named.
+    /// Parses the variable's text. True if it names a supervisor.
     fn read(&mut self, text: &[u8]) -> bool {
         for part in text.split(|byte| *byte == b';') {
             let at = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
@@ -108,7 +108,7 @@ fn read_ports(ports: &mut Ports, text: &[u8]) {
     }
 }
 
-/// A path with a zero behind it; empty where it was too long.
+/// A NUL-terminated path; empty if it was too long.
 struct Path([u8; PATH]);
 
 impl Path {
@@ -127,19 +127,20 @@ impl Path {
 static READY: AtomicBool = AtomicBool::new(false);
 static SETTINGS: Once = Once(UnsafeCell::new(Settings::NONE));
 
-/// Written once, by the only thread there is.
+/// Written once, before there is a second thread.
 struct Once(UnsafeCell<Settings>);
 
 // SAFETY: `read` writes before it sets READY, and everybody else reads after READY is set.
 unsafe impl Sync for Once {}
 
-/// What is set; `None` where there is no supervisor, and before the library is set up.
+/// The settings; `None` without a supervisor, and before the library is set up.
 pub(crate) fn settings() -> Option<&'static Settings> {
     // SAFETY: written once, before READY, and never after.
     READY.load(Ordering::Acquire).then(|| unsafe { &*SETTINGS.0.get() })
 }
 
-/// Reads the variable's text, before `main`; whether a supervisor is named. `then` runs before anybody else can see it.
+/// Reads the variable's text, before `main`. True if it names a supervisor. `then` runs before the settings are visible to
+/// other threads.
 pub(crate) fn read(text: &[u8], then: impl FnOnce(&Settings)) {
     // SAFETY: nobody reads it before READY is set, and there is one thread.
     let settings = unsafe { &mut *SETTINGS.0.get() };

@@ -18,7 +18,7 @@ static SHARES: AtomicPtr<ShareWord> = AtomicPtr::new(core::ptr::null_mut());
 /// Whether the program has ever set `SO_LINGER`; an accepted socket inherits it.
 static LINGERS: AtomicBool = AtomicBool::new(false);
 
-/// Makes the memory that is shared, before `main`.
+/// Maps the shared memory, before `main`.
 pub(crate) fn prepare() {
     if let Some(memory) = sys::map(None, Shares::MOST * size_of::<ShareWord>()) {
         SHARES.store(memory.cast(), Relaxed);
@@ -43,13 +43,13 @@ pub(crate) fn program_lingers() {
     LINGERS.store(true, Relaxed);
 }
 
-/// Whether the program wants a reset. Asked of the kernel only where it could.
+/// Whether the program wants a reset (`SO_LINGER` with timeout 0). Asks the kernel only if the program has ever set it.
 pub(crate) fn aborts(fd: c_int) -> bool {
     LINGERS.load(Relaxed) && sys::aborts(fd)
 }
 
-/// Removes a connection from the epolls that watch it: its file lives on elsewhere, and would go on to be
-/// reported to a program that has forgotten it.
+/// Removes a connection from the epolls that watch it. The kernel would do that at the last close, but the supervisor
+/// keeps a copy, so the program would get events of a connection that it has closed.
 pub(crate) fn unwatch(fd: c_int, epolls: Epolls) {
     TABLE.each_epoll(epolls).for_each(|epoll| sys::forget(epoll, fd));
 }

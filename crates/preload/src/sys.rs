@@ -22,12 +22,12 @@ unsafe extern "C" {
 #[link(name = "c")]
 unsafe extern "C" {}
 
-/// Makes a system call; the result as the C library gives it, with errno.
+/// Makes a system call, and returns its result as the C library does: -1 and errno for an error.
 ///
-/// Not by the C library's `syscall`, for that is replaced as well.
+/// Not with the C library's `syscall`, which this library replaces as well.
 ///
 /// # Safety
-/// What the system call says of its arguments.
+/// The requirements of the system call on its arguments.
 pub(crate) unsafe fn raw(number: c_long, arguments: [usize; 6]) -> c_long {
     let [a, b, c, d, e, f] = arguments;
     let result: isize;
@@ -103,7 +103,7 @@ pub(crate) mod number {
 pub(crate) mod number {
     pub(crate) const EPOLL_CTL: i64 = 21;
     pub(crate) const DUP: i64 = 23;
-    // There is no dup2: dup3 without flags is the same but for two equal numbers, which do not come here.
+    // This architecture has no dup2. dup3 without flags differs only for two equal fds, which do not occur here.
     pub(crate) const DUP2: i64 = 24;
     pub(crate) const DUP3: i64 = 24;
     pub(crate) const ACCEPT: i64 = 202;
@@ -132,6 +132,7 @@ pub(crate) const EBADF: c_int = 9;
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const EFAULT: c_int = 14;
 pub(crate) const EINVAL: c_int = 22;
+pub(crate) const ENOSYS: c_int = 38;
 pub(crate) const ETOOMANYREFS: c_int = 109;
 
 pub(crate) const SHUT_RD: c_int = 0;
@@ -165,7 +166,7 @@ const FD_CLOEXEC: c_long = 1;
 const EPOLL_CTL_DEL: c_int = 2;
 const RTLD_NEXT: *mut c_void = -1isize as *mut c_void;
 
-/// Keeps errno as it was while the library does what the program did not ask for.
+/// Restores errno after the library's own system calls.
 pub(crate) struct Errno(c_int);
 
 impl Errno {
@@ -200,7 +201,7 @@ pub(crate) fn next(name: &core::ffi::CStr) -> *mut c_void {
     unsafe { dlsym(RTLD_NEXT, name.as_ptr()) }
 }
 
-/// The value of an environment variable; it is never changed by this library.
+/// The value of an environment variable.
 pub(crate) fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::CStr> {
     // SAFETY: called from the constructor, when the program has no second thread that could change it.
     let value = unsafe { getenv(name.as_ptr()) };
@@ -213,7 +214,7 @@ pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: 
     unsafe { pthread_atfork(prepare, parent, child) };
 }
 
-/// The descriptor of a `FILE`.
+/// The fd of a `FILE`.
 ///
 /// # Safety
 /// `file` is what the program gave to a function that takes a `FILE *`.
@@ -268,7 +269,7 @@ pub(crate) fn fcntl(fd: c_int, command: c_int, argument: c_int) -> Option<c_int>
     (result >= 0).then_some(result)
 }
 
-/// Whether a descriptor is open, and if so whether an `execve` closes it.
+/// Whether an fd is open, and if so whether an `execve` closes it.
 pub(crate) fn closes_on_exec(fd: c_int) -> Option<bool> {
     fcntl(fd, F_GETFD, 0).map(|flags| c_long::from(flags) & FD_CLOEXEC != 0)
 }
@@ -282,12 +283,12 @@ fn option<T: Copy>(fd: c_int, name: c_int, mut value: T) -> Option<T> {
     (result == 0).then_some(value)
 }
 
-/// The kernel's name for a socket, never given to another; `None` for what is no socket.
+/// The cookie of a socket (`SO_COOKIE`), which the kernel never reuses; `None` if the fd is no socket.
 pub(crate) fn cookie(fd: c_int) -> Option<u64> {
     option(fd, SO_COOKIE, 0u64)
 }
 
-/// Whether a close of this socket is to be a reset (`SO_LINGER` on, with no time).
+/// Whether closing this socket resets it (`SO_LINGER` on, with timeout 0).
 pub(crate) fn aborts(fd: c_int) -> bool {
     option(fd, SO_LINGER, [0 as c_int; 2]).is_some_and(|[on, seconds]| on != 0 && seconds == 0)
 }
@@ -300,7 +301,7 @@ pub(crate) fn is_tcp(fd: c_int) -> bool {
         && option(fd, SO_PROTOCOL, 0 as c_int) == Some(TCP)
 }
 
-/// The local port; `None` for what has none.
+/// The local port; `None` for a socket without one.
 pub(crate) fn local_port(fd: c_int) -> Option<u16> {
     let mut address = [0u16; 64];
     let mut length = size_of::<[u16; 64]>() as c_uint;
@@ -310,7 +311,7 @@ pub(crate) fn local_port(fd: c_int) -> Option<u16> {
     (result == 0 && (family == AF_INET || family == AF_INET6)).then(|| u16::from_be(port))
 }
 
-/// Received bytes that wait to be read.
+/// The number of received and unread bytes (FIONREAD).
 pub(crate) fn unread(fd: c_int) -> u32 {
     let mut bytes: c_int = 0;
     // SAFETY: the request writes one int through the pointer.
@@ -318,7 +319,7 @@ pub(crate) fn unread(fd: c_int) -> u32 {
     if result == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
-/// Throws received bytes away; how many, 0 at the end of the stream, or the error's number.
+/// Discards received bytes. Returns their number (0 at the end of the stream), or an errno.
 pub(crate) fn discard(fd: c_int) -> Result<u64, c_int> {
     let (most, flags) = (c_long::from(c_int::MAX), MSG_TRUNC | MSG_DONTWAIT);
     let nothing = core::ptr::null_mut::<c_void>();
@@ -334,7 +335,7 @@ struct PollFd {
     revents: i16,
 }
 
-/// Asks, or waits at most `milliseconds`, for events of a descriptor.
+/// Polls an fd for events, for at most `milliseconds`.
 pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
     let mut one = PollFd { fd, events, revents: 0 };
     let timeout = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
@@ -349,11 +350,11 @@ pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
 pub(crate) fn pause() {
     let time: [i64; 2] = [0, 50_000];
     let (nothing, size) = (core::ptr::null::<c_void>(), 8);
-    // SAFETY: no descriptors, a live timespec, no signal mask.
+    // SAFETY: no fds, a live timespec, no signal mask.
     unsafe { syscall!(number::PPOLL, nothing, 0, time.as_ptr(), nothing, size) };
 }
 
-/// Removes a descriptor from an epoll, as the close of the last one would.
+/// Removes an fd from an epoll, as the close of the last one would.
 pub(crate) fn forget(epoll: c_int, fd: c_int) {
     // SAFETY: numbers; the event is not read when removing.
     unsafe { syscall!(number::EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, core::ptr::null::<c_void>()) };
@@ -382,7 +383,7 @@ pub(crate) fn connect(name: &[u8]) -> Option<c_int> {
     Some(fd)
 }
 
-/// Maps `size` bytes shared with every process that inherits them, or of a file with all who map it.
+/// Maps `size` bytes, anonymous and shared with forked children, or of a file.
 pub(crate) fn map(path: Option<&core::ffi::CStr>, size: usize) -> Option<*mut c_void> {
     const READ_WRITE: c_long = 3;
     const SHARED: c_long = 1;

@@ -3,44 +3,48 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
-use crate::counters::Source;
-use crate::dialect::{Ask, Dialect};
-use crate::error::Error;
-use crate::finding::{Answer, Check, Finding, Report};
+use crate::config::ProbeConfig;
+use crate::counters::CounterSource;
+use crate::dialect::{Dialect, RequestShape};
+use crate::error::ProbeError;
+use crate::finding::{Check, CheckAnswer, CheckFinding, ProbeReport};
 use crate::hostile;
 use crate::judge::judge;
 use crate::prober::Prober;
-use crate::seen::{Ended, Seen};
+use crate::seen::{ConnectionEnd, TrialResult};
 use crate::target::{Scheme, Target, is_here, is_near};
 use crate::trial::{Trial, Until};
 use crate::witness::Witness;
 
-/// Below this a response fits where the server's bytes wait even with a small window, and decides nothing.
+/// A smaller response fits into the two sockets' buffers even with a small window, so that nothing is left to lose.
 const LARGE: u64 = 64 << 10;
-/// Nothing moves for so long: the server does not read, and it is time for the next step.
+/// If no byte could be written for this long, the server is not reading: go on to the next step.
 const STUCK: Duration = Duration::from_millis(300);
 
-/// Asks a server all the questions of `config`, and tells each answer to `told` as it comes.
+/// Asks a server all the questions of `config`, and calls `told` with each answer as it comes.
 ///
 /// # Errors
-/// Where there is no server, or none that answers a plain request.
-pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -> Result<Report, Error> {
+/// No server is reachable, or it does not answer a plain request.
+pub fn probe(
+    target: &Target,
+    config: &ProbeConfig,
+    mut told: impl FnMut(&CheckFinding),
+) -> Result<ProbeReport, ProbeError> {
     let name = target.to_string();
-    let address = target.resolve().map_err(|source| Error::Resolve { target: name.clone(), source })?;
+    let address = target.resolve().map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
     if config.hostile && !config.own_server && !is_near(&address) {
-        return Err(Error::NotYours(name));
+        return Err(ProbeError::NotYours(name));
     }
     if target.scheme == Scheme::Tcp && config.payload.is_empty() {
-        return Err(Error::NoPayload);
+        return Err(ProbeError::NoPayload);
     }
     let counters = match config.pid {
-        Some(id) => Source::Process(id),
-        None if is_here(&address) => Source::Here,
-        None => Source::Nowhere,
+        Some(id) => CounterSource::Process(id),
+        None if is_here(&address) => CounterSource::Here,
+        None => CounterSource::Nowhere,
     };
-    // A unix socket's resets are no TCP resets.
-    let watched = config.watch && target.unix.is_none() && !matches!(counters, Source::Nowhere);
+    // On a unix socket there are no TCP resets to watch.
+    let watched = config.watch && target.unix.is_none() && !matches!(counters, CounterSource::Nowhere);
     let port = config.pid.is_none().then_some(target.port);
     let (witness, unwatched) = match watched.then(|| Witness::open(port)) {
         Some(Ok(witness)) => (Some(witness), None),
@@ -65,10 +69,10 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
         prober.expected = plain.expected;
     }
     if let Some(witness) = &prober.witness {
-        // Those of the plain request answer no question.
+        // Resets of the plain request belong to no question.
         witness.seen();
     }
-    let mut report = Report {
+    let mut report = ProbeReport {
         target: name,
         server: plain.server.clone(),
         response_bytes: plain.got,
@@ -98,17 +102,18 @@ pub fn probe(target: &Target, config: &Config, mut told: impl FnMut(&Finding)) -
     Ok(report)
 }
 
-/// A plain request, read at once with a wide window; three times where only the connection's end frames it.
-fn plain(prober: &Prober, target: &str) -> Result<Seen, Error> {
-    let mut best: Option<Seen> = None;
+/// A plain request, read at once with a large window. If only the end of the connection marks the response's end, it is
+/// made three times and the longest response is taken.
+fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
+    let mut best: Option<TrialResult> = None;
     for _ in 0..3 {
-        let connect = |source| Error::Connect { target: target.to_owned(), source };
+        let connect = |source| ProbeError::Connect { target: target.to_owned(), source };
         let mut trial = Trial::open(prober, false).map_err(connect)?;
-        trial.queue(&prober.dialect.request(Ask::GET));
+        trial.queue(&prober.dialect.request(RequestShape::GET));
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
         let mut seen = trial.finish();
-        if seen.unframed && seen.ended == Ended::Closed {
+        if seen.unframed && seen.ended == ConnectionEnd::Closed {
             seen.expected = Some(seen.got);
         }
         let framed = seen.complete;
@@ -121,15 +126,15 @@ fn plain(prober: &Prober, target: &str) -> Result<Seen, Error> {
     }
     match best {
         Some(seen) if seen.complete || seen.got > 0 || seen.expected.is_some() => Ok(seen),
-        Some(seen) => Err(Error::NoAnswer {
+        Some(seen) => Err(ProbeError::NoAnswer {
             target: target.to_owned(),
             reason: format!("the connection ended ({}) without a response", seen.ended),
         }),
-        None => Err(Error::NoAnswer { target: target.to_owned(), reason: "nothing came".into() }),
+        None => Err(ProbeError::NoAnswer { target: target.to_owned(), reason: "nothing came".into() }),
     }
 }
 
-fn ask(prober: &Prober, check: Check) -> Finding {
+fn ask(prober: &Prober, check: Check) -> CheckFinding {
     let raw = prober.dialect.is_raw();
     match check {
         Check::UnreadBody
@@ -139,7 +144,10 @@ fn ask(prober: &Prober, check: Check) -> Finding {
         | Check::EndlessUpload
             if raw =>
         {
-            Finding::undecided(check, "the protocol is unknown, so there is no request body to leave unread")
+            CheckFinding::undecided(
+                check,
+                "the protocol is unknown, so there is no request body to leave unread",
+            )
         }
         Check::LargeResponse => large_response(prober),
         Check::UnreadBody => unread_body(prober),
@@ -157,42 +165,44 @@ fn ask(prober: &Prober, check: Check) -> Finding {
 }
 
 /// One way to ask a question.
-type Variant<'a> = dyn Fn(&Prober) -> io::Result<Finding> + 'a;
+type Variant<'a> = dyn Fn(&Prober) -> io::Result<CheckFinding> + 'a;
 
-/// Asks each variant as often as told, and keeps the worst answer.
-fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> Finding {
+/// Asks each variant as often as configured, and keeps the worst answer.
+fn worst(prober: &Prober, check: Check, variants: &[&Variant<'_>]) -> CheckFinding {
     let mut findings = Vec::new();
     for variant in variants {
         for _ in 0..prober.config.repeat.max(1) {
             let found = variant(prober);
             findings.push(
-                found.unwrap_or_else(|error| Finding::undecided(check, &format!("no connection: {error}"))),
+                found.unwrap_or_else(|error| {
+                    CheckFinding::undecided(check, &format!("no connection: {error}"))
+                }),
             );
         }
     }
     let trials = findings.len() as u32;
-    // Of equal answers the one with the greater loss is told.
+    // Among equal answers the one with the most missing bytes is reported.
     let Some(mut worst) = findings.iter().max_by_key(|finding| (finding.answer, missing(finding))).cloned()
     else {
-        return Finding::undecided(check, "nothing was asked");
+        return CheckFinding::undecided(check, "nothing was asked");
     };
     let same = findings.iter().filter(|finding| finding.answer == worst.answer).count() as u32;
     (worst.trials, worst.with_this_answer) = (trials, same);
     worst
 }
 
-fn missing(finding: &Finding) -> u64 {
+fn missing(finding: &CheckFinding) -> u64 {
     finding.expected.unwrap_or(0).saturating_sub(finding.got)
 }
 
-/// Sends a request, does `between`, reads late, and judges.
+/// Sends a request, calls `between`, reads late, and judges what arrived.
 fn late_reader(
     prober: &Prober,
     check: Check,
-    ask: Ask,
+    ask: RequestShape,
     surplus: &[u8],
     between: impl Fn(&mut Trial<'_>),
-) -> io::Result<Finding> {
+) -> io::Result<CheckFinding> {
     let mut trial = Trial::open(prober, true)?;
     let mut request = prober.dialect.request(ask);
     request.extend_from_slice(surplus);
@@ -211,8 +221,8 @@ fn late_reader(
     Ok(judge(prober, check, seen, like_plain))
 }
 
-/// The longest of three prompt reads with a wide window: the length of a response that nothing frames.
-fn by_repetition(prober: &Prober, ask: Ask) -> Option<u64> {
+/// The length of a response without framing: the longest of three reads without delay and with a large window.
+fn by_repetition(prober: &Prober, ask: RequestShape) -> Option<u64> {
     let mut longest = None;
     for _ in 0..3 {
         let Ok(mut trial) = Trial::open(prober, false) else { continue };
@@ -224,33 +234,35 @@ fn by_repetition(prober: &Prober, ask: Ask) -> Option<u64> {
     longest.filter(|length| *length > 0)
 }
 
-fn large_response(prober: &Prober) -> Finding {
+fn large_response(prober: &Prober) -> CheckFinding {
     let check = Check::LargeResponse;
     if prober.expected.is_some_and(|expected| expected < LARGE) {
         let text =
             "would fit into the server's send buffer whatever it does: name a path with more than 64 KB";
-        return Finding::undecided(
+        return CheckFinding::undecided(
             check,
             &format!("the response's {} bytes {text}", prober.expected.unwrap_or(0)),
         );
     }
-    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &[], |_| {})])
+    worst(prober, check, &[&|prober| late_reader(prober, check, RequestShape::GET, &[], |_| {})])
 }
 
-fn unread_body(prober: &Prober) -> Finding {
+fn unread_body(prober: &Prober) -> CheckFinding {
     let (check, large) = (Check::UnreadBody, prober.config.body);
     let variant = |method, body| {
-        move |prober: &Prober| late_reader(prober, check, Ask::with_body(method, body, body), &[], |_| {})
+        move |prober: &Prober| {
+            late_reader(prober, check, RequestShape::with_body(method, body, body), &[], |_| {})
+        }
     };
     let (a, b, c, d) = (variant("GET", 8), variant("GET", large), variant("POST", 8), variant("POST", large));
     worst(prober, check, &[&a, &b, &c, &d])
 }
 
-fn trailing_bytes(prober: &Prober) -> Finding {
+fn trailing_bytes(prober: &Prober) -> CheckFinding {
     let check = Check::TrailingBytes;
     if prober.dialect.is_fcgi() {
-        // The end of STDIN in a packet of its own, once the server has answered without waiting for it.
-        let ask = Ask { end: false, ..Ask::GET };
+        // FastCGI: the empty STDIN record in a packet of its own, after the server has begun its answer.
+        let ask = RequestShape { end: false, ..RequestShape::GET };
         let end = prober.dialect.body_end();
         return worst(
             prober,
@@ -265,16 +277,16 @@ fn trailing_bytes(prober: &Prober) -> Finding {
         );
     }
     let surplus = prober.dialect.surplus();
-    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &surplus, |_| {})])
+    worst(prober, check, &[&|prober| late_reader(prober, check, RequestShape::GET, &surplus, |_| {})])
 }
 
-fn late_byte(prober: &Prober) -> Finding {
+fn late_byte(prober: &Prober) -> CheckFinding {
     let (check, surplus) = (Check::LateByte, prober.dialect.surplus());
     worst(
         prober,
         check,
         &[&|prober| {
-            late_reader(prober, check, Ask::GET, &[], |trial| {
+            late_reader(prober, check, RequestShape::GET, &[], |trial| {
                 trial.answer_begins(prober.config.patience);
                 trial.queue(&surplus[..1]);
                 trial.send(STUCK);
@@ -283,14 +295,14 @@ fn late_byte(prober: &Prober) -> Finding {
     )
 }
 
-fn pipelined(prober: &Prober) -> Finding {
+fn pipelined(prober: &Prober) -> CheckFinding {
     let check = Check::Pipelined;
     let body = 64 << 10;
-    let second = prober.dialect.request(Ask::with_body("POST", body, body));
-    worst(prober, check, &[&|prober| late_reader(prober, check, Ask::GET, &second, |_| {})])
+    let second = prober.dialect.request(RequestShape::with_body("POST", body, body));
+    worst(prober, check, &[&|prober| late_reader(prober, check, RequestShape::GET, &second, |_| {})])
 }
 
-fn half_close(prober: &Prober) -> Finding {
+fn half_close(prober: &Prober) -> CheckFinding {
     let check = Check::HalfClose;
     worst(
         prober,
@@ -298,7 +310,7 @@ fn half_close(prober: &Prober) -> Finding {
         &[&|prober| {
             let mut trial = Trial::open(prober, true)?;
             // In one segment, so that every server meets both at once.
-            trial.queue(&prober.dialect.request(Ask::GET));
+            trial.queue(&prober.dialect.request(RequestShape::GET));
             trial.send_and_half_close(STUCK);
             trial.late();
             trial.read(Until::Complete, prober.config.patience);
@@ -308,7 +320,7 @@ fn half_close(prober: &Prober) -> Finding {
     )
 }
 
-fn upload_in_progress(prober: &Prober) -> Finding {
+fn upload_in_progress(prober: &Prober) -> CheckFinding {
     let (check, upload) = (Check::UploadInProgress, prober.config.upload);
     worst(
         prober,
@@ -316,7 +328,7 @@ fn upload_in_progress(prober: &Prober) -> Finding {
         &[&|prober| {
             let piece = 64 << 10;
             let mut trial = Trial::open(prober, true)?;
-            trial.queue(&prober.dialect.request(Ask::with_body("POST", upload, 0)));
+            trial.queue(&prober.dialect.request(RequestShape::with_body("POST", upload, 0)));
             let (mut left, mut after_answer, mut early) = (upload, 0, false);
             while left > 0 && !trial.write_failed() {
                 let now = piece.min(left);
@@ -327,7 +339,7 @@ fn upload_in_progress(prober: &Prober) -> Finding {
                 trial.send(STUCK);
                 left -= now;
                 if early || trial.answer_begins(Duration::ZERO) {
-                    // Answered: a client that has not looked yet goes on for a while.
+                    // The answer has begun. A client that has not read it yet goes on sending for a while.
                     early = true;
                     after_answer += now;
                     if after_answer >= prober.config.body {
@@ -340,11 +352,11 @@ fn upload_in_progress(prober: &Prober) -> Finding {
             trial.settle();
             let mut seen = trial.finish();
             if seen.unframed {
-                seen.expected = by_repetition(prober, Ask::with_body("POST", upload, upload));
+                seen.expected = by_repetition(prober, RequestShape::with_body("POST", upload, upload));
                 seen.complete = seen.expected.is_some_and(|expected| seen.got >= expected);
             }
             let mut found = judge(prober, check, seen, false);
-            if found.answer == Answer::Keeps && !early {
+            if found.answer == CheckAnswer::Keeps && !early {
                 found.sentence.push_str("; it reads the whole upload before it answers");
             }
             Ok(found)
@@ -352,10 +364,10 @@ fn upload_in_progress(prober: &Prober) -> Finding {
     )
 }
 
-/// Half of a body, and no more once the answer has begun: does the answer still come to its end?
-fn stall(prober: &Prober) -> Finding {
+/// Sends half of a body, and nothing more once the answer has begun. Does the answer still arrive completely?
+fn stall(prober: &Prober) -> CheckFinding {
     let (check, body) = (Check::Stall, prober.config.body);
-    let ask = Ask::with_body("POST", 2 * body, body);
+    let ask = RequestShape::with_body("POST", 2 * body, body);
     worst(
         prober,
         check,
@@ -369,12 +381,13 @@ fn stall(prober: &Prober) -> Finding {
                 trial.read(Until::Complete, prober.config.patience);
                 let seen = trial.finish();
                 let sentence = "the server answers only when it has the whole request: nobody waits for what will not come";
-                let answer = if seen.complete || seen.got > 0 { Answer::Keeps } else { Answer::CannotTell };
-                return Ok(Finding::of(check, answer, &seen, sentence.into()));
+                let answer =
+                    if seen.complete || seen.got > 0 { CheckAnswer::Keeps } else { CheckAnswer::CannotTell };
+                return Ok(CheckFinding::of(check, answer, &seen, sentence.into()));
             }
-            // A FastCGI gateway may need the connection's end to see the response's (nginx does).
+            // A FastCGI gateway may see the response's end only at the end of the connection (nginx does).
             let closed = prober.dialect.is_fcgi();
-            // Shorter than the 4 s after which uWSGI gives in itself, and long against any answer's rest.
+            // Shorter than the 4 s after which uWSGI itself stops waiting, and long enough for the rest of any answer.
             let holding = (prober.plain * 10).clamp(Duration::from_millis(2500), prober.config.patience);
             let began = Instant::now();
             trial.read(if closed { Until::Closed } else { Until::Complete }, holding);
@@ -384,15 +397,16 @@ fn stall(prober: &Prober) -> Finding {
                 let waited = began.elapsed();
                 let seen = trial.finish();
                 let all = prober.expected.is_some_and(|expected| seen.got >= expected);
-                if seen.ended == Ended::Closed && !seen.complete && !seen.unframed && all {
+                if seen.ended == ConnectionEnd::Closed && !seen.complete && !seen.unframed && all {
                     let sentence = format!(
                         "everything but the response's end came; the server waited {:.1} s for the rest of the \
                          request, which the client held back, and then closed",
                         waited.as_secs_f64()
                     );
-                    return Ok(Finding::of(check, Answer::Stalls, &seen, sentence));
+                    return Ok(CheckFinding::of(check, CheckAnswer::Stalls, &seen, sentence));
                 }
-                if seen.ended.is_reset() || (seen.ended == Ended::Closed && !seen.complete && !seen.unframed)
+                if seen.ended.is_reset()
+                    || (seen.ended == ConnectionEnd::Closed && !seen.complete && !seen.unframed)
                 {
                     return Ok(judge(prober, check, seen, false));
                 }
@@ -400,9 +414,9 @@ fn stall(prober: &Prober) -> Finding {
                     "the response was complete {:.3} s after it began, with half of the request still to come",
                     waited.as_secs_f64()
                 );
-                return Ok(Finding::of(check, Answer::Keeps, &seen, sentence));
+                return Ok(CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence));
             }
-            // The client gives in.
+            // The client stops waiting.
             trial.half_close();
             trial.read(if closed { Until::Closed } else { Until::Complete }, prober.config.patience);
             let came = done(&trial);
@@ -413,7 +427,7 @@ fn stall(prober: &Prober) -> Finding {
                  back: the end {end}, after {:.1} s",
                 began.elapsed().as_secs_f64()
             );
-            Ok(Finding::of(check, Answer::Stalls, &seen, sentence))
+            Ok(CheckFinding::of(check, CheckAnswer::Stalls, &seen, sentence))
         }],
     )
 }

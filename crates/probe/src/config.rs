@@ -4,70 +4,70 @@ use std::time::Duration;
 
 use crate::finding::Check;
 
-/// The values of [`Config::default`], with their reasons.
+/// The values of [`ProbeConfig::default`], with their reasons.
 pub mod defaults {
     use std::time::Duration;
 
-    /// Small enough that a response of a few kilobytes does not fit; the kernel doubles it.
+    /// Small enough that a response of a few kilobytes does not fit. The kernel doubles the value (socket(7)).
     pub const RECEIVE_BUFFER: usize = 2048;
-    /// Long enough for any server to have written, closed and forgotten the connection before the first read.
+    /// Long enough that a server has written its response and closed before the first read.
     pub const DELAY: Duration = Duration::from_millis(300);
     /// More than the accept, read and write timeouts that a healthy server needs.
     pub const PATIENCE: Duration = Duration::from_secs(10);
-    /// More than gunicorn's 64 KiB, the largest byte cap known, and what the server's own buffers may take.
+    /// More than the largest known limit of a drain (gunicorn: 64 KiB) plus the server's own buffers.
     pub const BODY: usize = 512 << 10;
-    /// More than a server's receive window at its largest without tuning (`tcp_rmem`, 6 MiB, is divided by two).
+    /// More than the largest receive window without tuning (half of the 6 MiB of `tcp_rmem`).
     pub const UPLOAD: usize = 4 << 20;
-    /// Longer than the 30 s that nginx and httpd linger in all.
+    /// Longer than the 30 s that nginx and httpd linger at most.
     pub const HOLD: Duration = Duration::from_secs(35);
-    /// More than any common accept queue (128, 511, 1024 are defaults; the hostile check stays below the last).
+    /// More than the common backlogs of 128 and 511, and below that of 1,024.
     pub const BURST: usize = 600;
-    /// More than any drain should take from one client; sent evenly over [`HOLD`] and five seconds.
+    /// More than a drain should take from one client. Sent evenly over [`HOLD`] plus five seconds.
     pub const ENDLESS: u64 = 64 << 20;
 }
 
 /// How a server is probed. Plain data; every field may be set directly.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Config {
-    /// The client's receive buffer until it begins to read, in bytes.
+pub struct ProbeConfig {
+    /// The client's receive buffer (SO_RCVBUF) until it begins to read, in bytes.
     pub receive_buffer: usize,
     /// How long the client waits before it reads.
     pub delay: Duration,
-    /// Longest wait for anything.
+    /// Longest time without progress before the client gives up.
     pub patience: Duration,
-    /// How often each question is asked; the worst answer counts.
+    /// How often each question is asked. The worst answer counts.
     pub repeat: u32,
-    /// The response's length in bytes, where the protocol does not tell it.
+    /// The length of the response in bytes, for responses without framing.
     pub expect: Option<u64>,
     /// The request to send to a `tcp://` target.
     pub payload: Vec<u8>,
     /// Bytes of request body that the server may leave unread.
     pub body: usize,
-    /// Most bytes of an upload that the server may refuse.
+    /// Length of an upload that the server may refuse early, in bytes.
     pub upload: usize,
-    /// How long a connection is held to see whether the server lets go of it.
+    /// How long a connection is held open to see whether the server gives it up.
     pub hold: Duration,
-    /// Whether to ask the questions that a hostile client asks ([`Check::is_hostile`]).
+    /// Whether to also ask the questions of a hostile client ([`Check::is_hostile`]).
     pub hostile: bool,
-    /// Allows those against an address that is neither loopback nor private.
+    /// Allows hostile questions to an address that is neither loopback nor private.
     pub own_server: bool,
     /// Connections in the burst of [`Check::Backlog`].
     pub burst: usize,
-    /// Most bytes of an endless upload.
+    /// Most bytes that are sent of an endless upload.
     pub endless: u64,
-    /// Which questions to ask; empty for all.
+    /// Which questions to ask. Empty: all.
     pub only: Vec<Check>,
-    /// A process of the server, whose network namespace's counters are read.
+    /// The pid of a process of the server. The kernel counters of its network namespace are read.
     pub pid: Option<u32>,
-    /// Whether to show what the kernel saw of the server's resets, where the server is on this host and the user may
-    /// watch (see `linger watch`).
+    /// Whether to watch the server's resets in the kernel, where the server is on this host and the user may watch (crate
+    /// `linger-watch`).
     pub watch: bool,
-    /// What the User-Agent says.
+    /// The value of the User-Agent header.
     pub user_agent: String,
 }
 
-impl Default for Config {
+impl Default for ProbeConfig {
     fn default() -> Self {
         Self {
             receive_buffer: defaults::RECEIVE_BUFFER,

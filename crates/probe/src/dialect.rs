@@ -6,7 +6,7 @@ use linger_fastcgi::record::{self, RecordType, Role};
 use crate::framing::Framing;
 use crate::target::{Scheme, Target};
 
-/// A protocol and what is asked for in it.
+/// A protocol, with the request's target in it.
 #[derive(Clone, Debug)]
 pub(crate) enum Dialect {
     Http { host: String, path: String, user_agent: String },
@@ -14,19 +14,19 @@ pub(crate) enum Dialect {
     Raw(Vec<u8>),
 }
 
-/// One request.
+/// The form of a request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct RequestShape {
     pub(crate) method: &'static str,
-    /// The body's length as the head announces it.
+    /// The length of the body that the head announces.
     pub(crate) announced: Option<usize>,
-    /// How much of the body goes with the head.
+    /// Bytes of the body that are sent with the head.
     pub(crate) body: usize,
-    /// Whether the body's end goes with it (FastCGI: the empty STDIN record).
+    /// Whether the end of the body is sent with it (FastCGI: the empty STDIN record).
     pub(crate) end: bool,
 }
 
-impl Ask {
+impl RequestShape {
     pub(crate) const GET: Self = Self { method: "GET", announced: None, body: 0, end: true };
 
     pub(crate) fn with_body(method: &'static str, announced: usize, body: usize) -> Self {
@@ -66,8 +66,8 @@ impl Dialect {
         }
     }
 
-    /// A request after which the server is to close.
-    pub(crate) fn request(&self, ask: Ask) -> Vec<u8> {
+    /// A request that asks the server to close the connection after its response.
+    pub(crate) fn request(&self, ask: RequestShape) -> Vec<u8> {
         let mut out = match self {
             Self::Http { host, path, user_agent } => {
                 let mut head = format!(
@@ -122,7 +122,7 @@ impl Dialect {
         out
     }
 
-    /// `length` bytes of request body as they go over the wire.
+    /// `length` bytes of request body in wire format.
     pub(crate) fn body(&self, length: usize) -> Vec<u8> {
         match self {
             Self::Fcgi { .. } => {
@@ -134,7 +134,7 @@ impl Dialect {
         }
     }
 
-    /// What ends a body.
+    /// The bytes that end a body (FastCGI: the empty STDIN record; HTTP: none).
     pub(crate) fn body_end(&self) -> Vec<u8> {
         let mut out = Vec::new();
         if self.is_fcgi() {
@@ -143,10 +143,10 @@ impl Dialect {
         out
     }
 
-    /// Bytes that a server has no use for once the request is complete.
+    /// Surplus bytes to send after a complete request.
     pub(crate) fn surplus(&self) -> Vec<u8> {
         match self {
-            // An empty record of a stream that has ended is ignored by who reads it.
+            // An empty record of a stream that has ended is ignored by a server that reads it.
             Self::Fcgi { .. } => self.body_end(),
             _ => b"\r\n\r\n\r\n\r\n".to_vec(),
         }

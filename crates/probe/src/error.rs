@@ -5,8 +5,8 @@ use std::io;
 /// Why a server could not be probed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
-    /// The host has no address.
+pub enum ProbeError {
+    /// The host name has no address.
     #[error("cannot find {target}: {source} (is the name right?)")]
     Resolve {
         /// Where.
@@ -14,7 +14,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// No connection.
+    /// The connection failed.
     #[error("cannot connect to {target}: {source} (is the server running?)")]
     Connect {
         /// Where.
@@ -22,15 +22,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A plain request gets no response that can be understood.
+    /// A plain request gets no understandable response.
     #[error("{target} does not answer a plain request: {reason}")]
     NoAnswer {
-        /// Whom.
+        /// The target.
         target: String,
-        /// What came instead.
+        /// What arrived instead.
         reason: String,
     },
-    /// Hostile questions to a stranger.
+    /// Hostile questions to an address that is neither loopback nor private, without [`own_server`](crate::ProbeConfig::own_server).
     #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
     NotYours(String),
     /// `tcp://` without a payload.

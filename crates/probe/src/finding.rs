@@ -1,4 +1,4 @@
-//! What was asked, and what came of it.
+//! The questions and their answers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,37 +7,37 @@ use std::str::FromStr;
 use linger_untrusted::Untrusted;
 use linger_verdict::Verdict;
 
-use crate::seen::{Ended, Seen};
+use crate::seen::{ConnectionEnd, TrialResult};
 use crate::witness::Witnessed;
 
-/// A question.
+/// A question to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Check {
-    /// Does the answer arrive when the server leaves the request's body unread?
+    /// Does the response arrive when the server leaves the request's body unread?
     UnreadBody,
     /// ... when 8 bytes follow a complete request? (FastCGI: the empty STDIN record in a packet of its own.)
     TrailingBytes,
-    /// ... when it is larger than the client's window, and read late?
+    /// ... when the response is larger than the client's window, and is read late?
     LargeResponse,
-    /// ... when the client is still sending as the server refuses?
+    /// ... when the server refuses an upload that the client is still sending?
     UploadInProgress,
-    /// ... when a second request follows the one after which the server closes?
+    /// ... when another request follows the one after which the server closes?
     Pipelined,
     /// ... when a byte arrives after the response began?
     LateByte,
-    /// ... when the client shuts its sending side first?
+    /// ... when the client half-closes first?
     HalfClose,
     /// Does the server wait for the client while the client waits for it?
     Stall,
-    /// How long is a connection held whose client does not close? Are others served meanwhile?
+    /// How long does the server hold a connection whose client does not close? Are others served meanwhile?
     IdleOpen,
-    /// Is there a limit to the whole, when a byte comes just inside the limit of silence?
+    /// Is the total time bounded when the client sends a byte just before each idle bound?
     Drip,
-    /// Is there a limit to what is read and thrown away?
+    /// Is the number of discarded bytes limited?
     EndlessUpload,
-    /// Are connections of a burst reset or ignored before any byte?
+    /// Are connections of a burst reset or ignored before the first byte?
     Backlog,
 }
 
@@ -76,7 +76,8 @@ impl Check {
         }
     }
 
-    /// Whether it asks what only a hostile client would, and so needs [`Config::hostile`](crate::Config::hostile).
+    /// Whether only a hostile client would behave like this. Such a question needs
+    /// [`ProbeConfig::hostile`](crate::ProbeConfig::hostile).
     pub fn is_hostile(self) -> bool {
         matches!(self, Self::Drip | Self::EndlessUpload | Self::Backlog)
     }
@@ -99,29 +100,29 @@ impl FromStr for Check {
     }
 }
 
-/// The answer to a question, in a word; later ones are worse.
+/// The answer to a question. The variants are ordered; later ones are worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Answer {
-    /// It could not be asked, or the answer decides nothing.
+pub enum CheckAnswer {
+    /// The question could not be asked, or its result decides nothing.
     CannotTell,
-    /// The answer arrived whole, and the connection ended well; or what is asked for is bounded.
+    /// The response arrived completely and the connection ended cleanly; or what was asked about is bounded.
     Keeps,
-    /// No limit was found.
+    /// No bound was found.
     Unbounded,
-    /// The response's end came only after the client had given in, or never.
+    /// The end of the response came only after the client had stopped waiting, or never.
     Stalls,
-    /// The response arrived whole, and then the server reset the connection: another client, or a slower link, would have
-    /// lost a part of it.
+    /// The response arrived completely, and then the server reset the connection. Another client, or one on a slower link,
+    /// would have lost a part of it.
     AtRisk,
-    /// The response was cut, and its end looked like a proper one.
+    /// Bytes of the response are missing, and the end of the connection looked clean.
     LosesSilently,
-    /// The response was cut by a reset.
+    /// Bytes of the response are missing because of a reset.
     Loses,
 }
 
-impl Answer {
+impl CheckAnswer {
     /// Its name in words.
     pub fn name(self) -> &'static str {
         match self {
@@ -135,13 +136,13 @@ impl Answer {
         }
     }
 
-    /// Whether it is a fault of the server's.
+    /// Whether the answer is a fault of the server.
     pub fn is_fault(self) -> bool {
         !matches!(self, Self::Keeps | Self::CannotTell)
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for CheckAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -150,39 +151,39 @@ impl fmt::Display for Answer {
 /// The answer to one question.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
-pub struct Finding {
+pub struct CheckFinding {
     /// The question.
     pub check: Check,
-    /// The answer in a word.
-    pub answer: Answer,
-    /// The verdict on the response of the trial that decided; none where no response was judged.
+    /// The answer.
+    pub answer: CheckAnswer,
+    /// The verdict on the response of the deciding trial; `None` where no response was judged.
     pub verdict: Option<Verdict>,
-    /// Bytes of the response's body that arrived, in the trial that decided.
+    /// Bytes of the response's body that arrived in the deciding trial.
     pub got: u64,
-    /// Bytes that should have.
+    /// Bytes that should have arrived; `None` if not known.
     pub expected: Option<u64>,
-    /// How that trial's connection ended.
-    pub ended: Option<Ended>,
-    /// From connecting to that end, in seconds.
+    /// How the connection of the deciding trial ended.
+    pub ended: Option<ConnectionEnd>,
+    /// Duration of the deciding trial, from connecting to that end.
     pub seconds: f64,
-    /// How often it was asked, and how often with this answer.
+    /// How often the question was asked.
     pub trials: u32,
-    /// See `trials`.
+    /// How many of these trials gave this answer.
     pub with_this_answer: u32,
-    /// What the kernel counted during the trial that decided, where that can be known.
+    /// Growth of the kernel counters during the deciding trial; empty if they cannot be read.
     pub counters: BTreeMap<String, u64>,
-    /// The server's resets during the whole check, with causes, where they can be seen.
+    /// The server's resets during the whole check with their causes; empty if they cannot be watched.
     pub resets: Vec<Witnessed>,
     /// The answer in a sentence.
     pub sentence: String,
 }
 
-impl Finding {
+impl CheckFinding {
     /// A question that was not answered.
     pub(crate) fn undecided(check: Check, sentence: &str) -> Self {
         Self {
             check,
-            answer: Answer::CannotTell,
+            answer: CheckAnswer::CannotTell,
             verdict: None,
             got: 0,
             expected: None,
@@ -196,8 +197,8 @@ impl Finding {
         }
     }
 
-    /// The answer of one trial, from what was seen.
-    pub(crate) fn of(check: Check, answer: Answer, seen: &Seen, sentence: String) -> Self {
+    /// The finding of one trial.
+    pub(crate) fn of(check: Check, answer: CheckAnswer, seen: &TrialResult, sentence: String) -> Self {
         Self {
             check,
             answer,
@@ -215,32 +216,32 @@ impl Finding {
     }
 }
 
-/// All that was found out about a server.
+/// All findings about a server.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ProbeReport {
     /// The target, as a URL.
     pub target: String,
     /// The `Server` header, where there is one.
     pub server: Option<Untrusted>,
-    /// Length of the plain answer's body, in bytes.
+    /// Length of the body of the plain response, in bytes.
     pub response_bytes: u64,
-    /// How its end is known: `content-length`, `chunked`, `end-request`, `close`.
+    /// What marks the end of a response: `content-length`, `chunked`, `end-request` or `close`.
     pub framing: &'static str,
-    /// Why the server's resets could not be watched; `None` where they were, or where it is on another host.
+    /// Why the server's resets could not be watched; `None` if they were, or if the server is on another host.
     pub unwatched: Option<String>,
     /// The answers.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<CheckFinding>,
 }
 
-impl Report {
-    /// The worst answer; [`Answer::CannotTell`] only where nothing could be told.
-    pub fn overall(&self) -> Answer {
-        self.findings.iter().map(|finding| finding.answer).max().unwrap_or(Answer::CannotTell)
+impl ProbeReport {
+    /// The worst answer; [`CheckAnswer::CannotTell`] only if all answers are.
+    pub fn overall(&self) -> CheckAnswer {
+        self.findings.iter().map(|finding| finding.answer).max().unwrap_or(CheckAnswer::CannotTell)
     }
 
-    /// The finding of one check.
-    pub fn of(&self, check: Check) -> Option<&Finding> {
+    /// The finding of a question, if it was asked.
+    pub fn of(&self, check: Check) -> Option<&CheckFinding> {
         self.findings.iter().find(|finding| finding.check == check)
     }
 }

@@ -1,29 +1,29 @@
-//! Where a response ends, as the response itself says.
+//! Finds the end of a response from its own framing.
 
 use linger_fastcgi::replies::{Replies, Reply};
 use linger_untrusted::Untrusted;
 
-/// Most bytes of a head that are kept while its end is awaited.
+/// Largest head, in bytes.
 const MOST_HEAD: usize = 64 << 10;
 
-/// Follows a response as it comes.
+/// Parses a response as it arrives.
 #[derive(Debug)]
 pub(crate) struct Framing {
-    kind: Kind,
+    kind: FramingKind,
     /// Bytes of the body so far.
     pub(crate) got: u64,
-    /// How long the body will be, once that is known.
+    /// The length of the body, once it is known.
     pub(crate) expected: Option<u64>,
-    /// The end was seen.
+    /// Whether the end of the response was seen.
     pub(crate) complete: bool,
     pub(crate) status: Option<u16>,
     pub(crate) server: Option<Untrusted>,
-    /// The response cannot be understood; it is then counted as it comes.
+    /// Whether the response cannot be parsed. Its bytes are then only counted.
     pub(crate) broken: bool,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum FramingKind {
     Head(Vec<u8>),
     Length(u64),
     Chunked(Chunks),
@@ -32,51 +32,51 @@ enum Kind {
 }
 
 impl Framing {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: FramingKind) -> Self {
         Self { kind, got: 0, expected: None, complete: false, status: None, server: None, broken: false }
     }
 
     pub(crate) fn http() -> Self {
-        Self::new(Kind::Head(Vec::new()))
+        Self::new(FramingKind::Head(Vec::new()))
     }
 
     pub(crate) fn fcgi() -> Self {
-        Self::new(Kind::Fcgi(Box::new(Replies::new(1))))
+        Self::new(FramingKind::Fcgi(Box::new(Replies::new(1))))
     }
 
     pub(crate) fn none() -> Self {
-        Self::new(Kind::Close)
+        Self::new(FramingKind::Close)
     }
 
-    /// How the end is known; `close` also where nothing is known yet.
+    /// What marks the end; `close` also before anything is known.
     pub(crate) fn name(&self) -> &'static str {
         match self.kind {
-            Kind::Head(_) | Kind::Close => "close",
-            Kind::Length(_) => "content-length",
-            Kind::Chunked(_) => "chunked",
-            Kind::Fcgi(_) => "end-request",
+            FramingKind::Head(_) | FramingKind::Close => "close",
+            FramingKind::Length(_) => "content-length",
+            FramingKind::Chunked(_) => "chunked",
+            FramingKind::Fcgi(_) => "end-request",
         }
     }
 
-    /// Whether only the connection's end tells the response's.
+    /// Whether only the end of the connection marks the end of the response.
     pub(crate) fn ends_with_connection(&self) -> bool {
-        matches!(self.kind, Kind::Close | Kind::Head(_))
+        matches!(self.kind, FramingKind::Close | FramingKind::Head(_))
     }
 
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut bytes = bytes;
         let mut head = Vec::new();
-        if let Kind::Head(kept) = &mut self.kind {
+        if let FramingKind::Head(kept) = &mut self.kind {
             kept.extend_from_slice(bytes);
             head = std::mem::take(kept);
             match self.parse_head(&head) {
                 Some(length) => bytes = &head[length..],
                 None => {
                     if self.broken {
-                        self.kind = Kind::Close;
+                        self.kind = FramingKind::Close;
                         self.got += head.len() as u64;
                     } else {
-                        self.kind = Kind::Head(head);
+                        self.kind = FramingKind::Head(head);
                     }
                     return;
                 }
@@ -84,18 +84,18 @@ impl Framing {
         }
         let _ = &head;
         match &mut self.kind {
-            Kind::Head(_) => {}
-            Kind::Close => self.got += bytes.len() as u64,
-            Kind::Length(length) => {
+            FramingKind::Head(_) => {}
+            FramingKind::Close => self.got += bytes.len() as u64,
+            FramingKind::Length(length) => {
                 self.got = (self.got + bytes.len() as u64).min(*length);
                 self.complete = self.got == *length;
             }
-            Kind::Chunked(chunks) => {
+            FramingKind::Chunked(chunks) => {
                 self.got += chunks.feed(bytes);
                 self.complete = chunks.state == ChunkState::Done;
                 self.broken |= chunks.state == ChunkState::Broken;
             }
-            Kind::Fcgi(replies) => {
+            FramingKind::Fcgi(replies) => {
                 while let Ok(Some(reply)) = replies.next(&mut bytes) {
                     match reply {
                         Reply::Stdout(content) => self.got += content.len() as u64,
@@ -113,7 +113,7 @@ impl Framing {
         }
     }
 
-    /// Reads the head; gives its length once it is there. Interim responses (1xx) are passed over.
+    /// Parses the head. Returns its length once it is complete. Skips interim responses (1xx).
     fn parse_head(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut from = 0;
         loop {
@@ -146,12 +146,12 @@ impl Framing {
                 find("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
             let length = find("content-length").and_then(|value| value.trim().parse().ok());
             self.kind = match (chunked, length) {
-                _ if status == 204 || status == 304 => Kind::Length(0),
-                (true, _) => Kind::Chunked(Chunks::default()),
-                (false, Some(length)) => Kind::Length(length),
-                (false, None) => Kind::Close,
+                _ if status == 204 || status == 304 => FramingKind::Length(0),
+                (true, _) => FramingKind::Chunked(Chunks::default()),
+                (false, Some(length)) => FramingKind::Length(length),
+                (false, None) => FramingKind::Close,
             };
-            if let Kind::Length(length) = self.kind {
+            if let FramingKind::Length(length) = self.kind {
                 self.expected = Some(length);
             }
             return Some(from);
@@ -159,7 +159,7 @@ impl Framing {
     }
 }
 
-/// The chunked coding (RFC 9112 section 7.1): where it ends, and how much it carries.
+/// Parses the chunked coding (RFC 9112 section 7.1) for its end and the length of its content.
 #[derive(Debug, Default)]
 struct Chunks {
     state: ChunkState,
@@ -181,7 +181,7 @@ enum ChunkState {
 }
 
 impl Chunks {
-    /// Takes bytes; gives how many of them are content.
+    /// Parses bytes, and returns how many of them are content.
     fn feed(&mut self, bytes: &[u8]) -> u64 {
         let mut content = 0;
         let mut bytes = bytes;

@@ -3,32 +3,32 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::dialect::Ask;
-use crate::finding::{Answer, Check, Finding};
+use crate::dialect::RequestShape;
+use crate::finding::{Check, CheckAnswer, CheckFinding};
 use crate::prober::Prober;
-use crate::seen::{Ended, Seen};
+use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};
 
-/// When a held connection is looked at, in seconds after the server's end of stream. Each look needs a
-/// connection of its own, for it ends the silence.
+/// When a held connection is tested, in seconds after the server's FIN. Each test needs a connection of its own, because
+/// the byte that it sends ends the silence.
 const LOOKS: [f64; 7] = [0.05, 0.6, 1.5, 2.5, 6.0, 12.0, 31.0];
 
-/// A connection after a complete answer, the server's half-close read, the client's side open.
+/// Opens a connection, reads a complete answer and the server's FIN, and leaves the client's side open.
 fn held(prober: &Prober) -> Option<Trial<'_>> {
     let mut trial = Trial::open(prober, false).ok()?;
-    trial.queue(&prober.dialect.request(Ask::GET));
+    trial.queue(&prober.dialect.request(RequestShape::GET));
     trial.read(Until::Closed, prober.holding());
     trial.has_ended().then_some(trial)
 }
 
-pub(crate) fn idle_open(prober: &Prober) -> Finding {
+pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
     let check = Check::IdleOpen;
     let hold = prober.config.hold;
     let mut looks: Vec<Duration> =
         LOOKS.into_iter().map(Duration::from_secs_f64).filter(|look| *look < hold).collect();
     looks.push(hold);
     let mut connections = Vec::new();
-    // The longest first: a server may have no more workers than it takes to hold a few.
+    // Open the one to be held longest first: the server may have few workers, each tied to a held connection.
     for look in looks.into_iter().rev() {
         match held(prober) {
             Some(trial) => connections.push((look, trial)),
@@ -38,16 +38,16 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
     }
     connections.reverse();
     let started = Instant::now();
-    // Whoever is tied to a held connection cannot answer.
+    // A worker that is tied to a held connection cannot answer this.
     let served = serves(prober);
     let meanwhile =
         if served { "others were served meanwhile" } else { "**nobody else was served meanwhile**" };
     let byte = b"\n";
     let mut last = Duration::ZERO;
-    let mut seen: Option<Seen> = None;
+    let mut seen: Option<TrialResult> = None;
     for (look, mut trial) in connections {
         thread::sleep(look.saturating_sub(started.elapsed()));
-        let gone = trial.is_refused(byte, prober.moment());
+        let gone = trial.provokes_reset(byte, prober.moment());
         let this = trial.finish();
         if gone {
             let sentence = format!(
@@ -55,8 +55,8 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
                 last.as_secs_f64(),
                 look.as_secs_f64()
             );
-            let answer = if served { Answer::Keeps } else { Answer::Stalls };
-            return Finding::of(check, answer, &this, sentence);
+            let answer = if served { CheckAnswer::Keeps } else { CheckAnswer::Stalls };
+            return CheckFinding::of(check, answer, &this, sentence);
         }
         last = look;
         seen = Some(this);
@@ -66,51 +66,53 @@ pub(crate) fn idle_open(prober: &Prober) -> Finding {
         last.as_secs_f64()
     );
     match seen {
-        Some(seen) => Finding::of(check, Answer::Unbounded, &seen, sentence),
-        None => Finding::undecided(check, "no connection could be held"),
+        Some(seen) => CheckFinding::of(check, CheckAnswer::Unbounded, &seen, sentence),
+        None => CheckFinding::undecided(check, "no connection could be held"),
     }
 }
 
-/// The server answers and does not close, though asked to.
-fn never_half_closes(prober: &Prober) -> Finding {
+/// For a server that answers and does not close, although the request asks for it.
+fn never_half_closes(prober: &Prober) -> CheckFinding {
     let check = Check::IdleOpen;
-    let Ok(mut trial) = Trial::open(prober, false) else { return Finding::undecided(check, "no connection") };
-    trial.queue(&prober.dialect.request(Ask::GET));
+    let Ok(mut trial) = Trial::open(prober, false) else {
+        return CheckFinding::undecided(check, "no connection");
+    };
+    trial.queue(&prober.dialect.request(RequestShape::GET));
     trial.read(Until::Closed, prober.config.hold);
     let ended = trial.has_ended();
     let seen = trial.finish();
     if ended {
         let sentence = format!("the server closes only {:.1} s after its answer", seen.elapsed.as_secs_f64());
-        Finding::of(check, Answer::Keeps, &seen, sentence)
+        CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence)
     } else {
         let sentence =
             format!("the server did not close within {:.1} s, though asked to", seen.elapsed.as_secs_f64());
-        Finding::of(check, Answer::Unbounded, &seen, sentence)
+        CheckFinding::of(check, CheckAnswer::Unbounded, &seen, sentence)
     }
 }
 
 /// Whether a plain request is answered now.
 fn serves(prober: &Prober) -> bool {
     let Ok(mut trial) = Trial::open(prober, false) else { return false };
-    trial.queue(&prober.dialect.request(Ask::GET));
+    trial.queue(&prober.dialect.request(RequestShape::GET));
     trial.read(Until::Complete, prober.holding());
     trial.got() > 0 || trial.is_complete()
 }
 
-pub(crate) fn drip(prober: &Prober) -> Finding {
+pub(crate) fn drip(prober: &Prober) -> CheckFinding {
     let check = Check::Drip;
     let Some(mut trial) = held(prober) else {
-        return Finding::undecided(
+        return CheckFinding::undecided(
             check,
             "the server does not close after its answer, so nothing is being drained",
         );
     };
-    // Inside the shortest idle limit known (2 s, httpd and libfcgi).
+    // Shorter than the shortest known idle bound (2 s, httpd and libfcgi).
     let (pause, started) = (Duration::from_secs(1), Instant::now());
     let mut sent = 0;
     let hold = prober.config.hold + Duration::from_secs(5);
     while started.elapsed() < hold {
-        if trial.is_refused(b"x", prober.moment()) {
+        if trial.provokes_reset(b"x", prober.moment()) {
             let after = started.elapsed().as_secs_f64();
             let seen = trial.finish();
             let text = if sent == 0 {
@@ -119,7 +121,7 @@ pub(crate) fn drip(prober: &Prober) -> Finding {
                 "by a limit of its own"
             };
             let sentence = format!("the server ended a dripping connection after {after:.1} s, {text}");
-            return Finding::of(check, Answer::Keeps, &seen, sentence);
+            return CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence);
         }
         sent += 1;
         thread::sleep(pause);
@@ -129,14 +131,16 @@ pub(crate) fn drip(prober: &Prober) -> Finding {
         "a byte every second held the connection for {:.0} s, and no limit was met",
         hold.as_secs_f64()
     );
-    Finding::of(check, Answer::Unbounded, &seen, sentence)
+    CheckFinding::of(check, CheckAnswer::Unbounded, &seen, sentence)
 }
 
-pub(crate) fn endless_upload(prober: &Prober) -> Finding {
+pub(crate) fn endless_upload(prober: &Prober) -> CheckFinding {
     let check = Check::EndlessUpload;
     let announced = usize::try_from(prober.config.endless).unwrap_or(usize::MAX).saturating_mul(2);
-    let Ok(mut trial) = Trial::open(prober, false) else { return Finding::undecided(check, "no connection") };
-    trial.queue(&prober.dialect.request(Ask::with_body("POST", announced, 0)));
+    let Ok(mut trial) = Trial::open(prober, false) else {
+        return CheckFinding::undecided(check, "no connection");
+    };
+    trial.queue(&prober.dialect.request(RequestShape::with_body("POST", announced, 0)));
     let (started, piece) = (Instant::now(), prober.dialect.body(64 << 10));
     let (mut sent, mut answered) = (0u64, false);
     let until = prober.config.hold + Duration::from_secs(5);
@@ -147,7 +151,7 @@ pub(crate) fn endless_upload(prober: &Prober) -> Finding {
             break;
         }
         sent += 64 << 10;
-        // As fast as makes both bounds end together: a drain may be bounded by time alone.
+        // Spread the bytes over the whole time: a drain may be bounded by time alone.
         let due = until.mul_f64(sent as f64 / prober.config.endless as f64);
         thread::sleep(due.saturating_sub(started.elapsed()));
         answered |= trial.answer_begins(Duration::ZERO);
@@ -160,22 +164,22 @@ pub(crate) fn endless_upload(prober: &Prober) -> Finding {
         let text = if seen.complete { "its answer arrived" } else { "its answer was cut" };
         let sentence =
             format!("the server ended the upload after {megabytes:.1} MiB and {seconds:.1} s; {text}");
-        // The end of an upload that never ends is a reset; that the answer is lost with it is told, not judged.
-        return Finding::of(check, Answer::Keeps, &seen, sentence);
+        // A server can end an endless upload only by a reset. The loss of the answer is reported, not judged.
+        return CheckFinding::of(check, CheckAnswer::Keeps, &seen, sentence);
     }
     if !answered && seen.got == 0 {
         let sentence = format!(
             "the server took {megabytes:.0} MiB in {seconds:.1} s before answering: it was not draining, but reading"
         );
-        return Finding::of(check, Answer::CannotTell, &seen, sentence);
+        return CheckFinding::of(check, CheckAnswer::CannotTell, &seen, sentence);
     }
     let sentence = format!(
         "the server went on reading after its answer: {megabytes:.0} MiB in {seconds:.1} s, and no limit was met"
     );
-    Finding::of(check, Answer::Unbounded, &seen, sentence)
+    CheckFinding::of(check, CheckAnswer::Unbounded, &seen, sentence)
 }
 
-pub(crate) fn backlog(prober: &Prober) -> Finding {
+pub(crate) fn backlog(prober: &Prober) -> CheckFinding {
     let check = Check::Backlog;
     let before = prober.counters.read();
     let started = Instant::now();
@@ -184,7 +188,7 @@ pub(crate) fn backlog(prober: &Prober) -> Finding {
     for _ in 0..prober.config.burst {
         match Trial::open(prober, false) {
             Ok(mut trial) => {
-                trial.queue(&prober.dialect.request(Ask::GET));
+                trial.queue(&prober.dialect.request(RequestShape::GET));
                 trial.send(Duration::ZERO);
                 trials.push(trial);
             }
@@ -199,13 +203,13 @@ pub(crate) fn backlog(prober: &Prober) -> Finding {
         let seen = trial.finish();
         match (untouched, seen.ended) {
             (true, ended) if ended.is_reset() => reset += 1,
-            (true, Ended::Silent) => ignored += 1,
+            (true, ConnectionEnd::Silent) => ignored += 1,
             _ => served += 1,
         }
         last = Some(seen);
     }
     let Some(mut seen) = last else {
-        return Finding::undecided(check, "no connection of the burst was taken");
+        return CheckFinding::undecided(check, "no connection of the burst was taken");
     };
     seen.elapsed = started.elapsed();
     seen.counters = crate::counters::grown(&before, &prober.counters.read());
@@ -213,6 +217,6 @@ pub(crate) fn backlog(prober: &Prober) -> Finding {
     let sentence = format!(
         "of {all} connections at once {served} were answered, {reset} reset and {ignored} ignored before any byte, {refused} not taken"
     );
-    let answer = if reset + ignored + refused == 0 { Answer::Keeps } else { Answer::Loses };
-    Finding::of(check, answer, &seen, sentence)
+    let answer = if reset + ignored + refused == 0 { CheckAnswer::Keeps } else { CheckAnswer::Loses };
+    CheckFinding::of(check, answer, &seen, sentence)
 }

@@ -1,4 +1,4 @@
-//! Asks a server that it knows nothing about how it closes.
+//! Tests from outside how an unknown server closes its connections.
 //!
 //! The client keeps its own receive window small and reads late, so that most of a response still waits in
 //! the server when the server closes: what is lost then shows on loopback and on any network, without an
@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! let target = "http://127.0.0.1:8080/large".parse()?;
-//! let report = linger_probe::probe(&target, &linger_probe::Config::default(), |_| {})?;
+//! let report = linger_probe::probe(&target, &linger_probe::ProbeConfig::default(), |_| {})?;
 //! for finding in &report.findings {
 //!     println!("{}: {} - {}", finding.check, finding.answer, finding.sentence);
 //! }
@@ -33,10 +33,10 @@ mod wire;
 mod witness;
 
 pub use checks::probe;
-pub use config::{Config, defaults};
-pub use error::Error;
-pub use finding::{Answer, Check, Finding, Report};
+pub use config::{ProbeConfig, defaults};
+pub use error::ProbeError;
+pub use finding::{Check, CheckAnswer, CheckFinding, ProbeReport};
 pub use linger_verdict::Verdict;
-pub use seen::Ended;
+pub use seen::ConnectionEnd;
 pub use target::{InvalidTarget, Scheme, Target};
 pub use witness::Witnessed;

@@ -1,4 +1,4 @@
-//! What a client saw of one connection.
+//! The result of one trial, as the client saw it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,29 +10,29 @@ use linger_untrusted::Untrusted;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Ended {
+pub enum ConnectionEnd {
     /// An end of stream.
     Closed,
     /// A reset.
     Reset,
     /// An end of stream, and then a reset.
     ClosedThenReset,
-    /// It did not: the client closed it.
+    /// The server left it open; the client closed it.
     Open,
-    /// Nothing came any more; the client gave up.
+    /// No more bytes came, and the response was incomplete; the client gave up.
     Silent,
-    /// It was never there.
+    /// The connection was never established.
     Refused,
 }
 
-impl Ended {
+impl ConnectionEnd {
     /// Whether the server reset it.
     pub(crate) fn is_reset(self) -> bool {
         matches!(self, Self::Reset | Self::ClosedThenReset)
     }
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for ConnectionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Closed => "closed",
@@ -45,9 +45,9 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What a trial came to.
+/// The result of a trial.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct TrialResult {
     pub(crate) got: u64,
     pub(crate) expected: Option<u64>,
     pub(crate) complete: bool,
@@ -55,7 +55,7 @@ pub(crate) struct Seen {
     pub(crate) status: Option<u16>,
     pub(crate) server: Option<Untrusted>,
     pub(crate) framing: &'static str,
-    pub(crate) ended: Ended,
+    pub(crate) ended: ConnectionEnd,
     pub(crate) write_failed: bool,
     pub(crate) elapsed: Duration,
     pub(crate) counters: BTreeMap<String, u64>,

@@ -1,4 +1,4 @@
-//! What is probed: a URL.
+//! The target of a probe: a URL.
 
 use std::fmt;
 use std::io;
@@ -14,11 +14,11 @@ use socket2::SockAddr;
 pub enum Scheme {
     /// HTTP/1.1.
     Http,
-    /// HTTP/1.1 over TLS. Certificates are not checked: nothing secret is sent.
+    /// HTTP/1.1 over TLS. Certificates are not checked, as nothing secret is sent.
     Https,
     /// FastCGI, responder role.
     Fcgi,
-    /// Bytes of the user's.
+    /// Raw TCP: the user gives the bytes to send.
     Tcp,
 }
 
@@ -32,11 +32,11 @@ pub enum Scheme {
 pub struct Target {
     /// The protocol.
     pub scheme: Scheme,
-    /// Host and port.
+    /// The host.
     pub host: String,
     /// The port.
     pub port: u16,
-    /// A unix socket in their place.
+    /// The path of a unix socket, in place of host and port.
     pub unix: Option<PathBuf>,
     /// Path and query, or the script's file name.
     pub path: String,
@@ -121,7 +121,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// The first address it stands for.
+    /// Resolves the target to its first address.
     pub(crate) fn resolve(&self) -> io::Result<SockAddr> {
         match &self.unix {
             Some(path) => SockAddr::unix(path),
@@ -133,7 +133,7 @@ impl Target {
     }
 }
 
-/// Whether an address is this machine's own or of a private network (RFC 1918, RFC 4193, link-local).
+/// Whether an address is loopback or of a private network (RFC 1918, RFC 4193, link-local).
 pub(crate) fn is_near(address: &SockAddr) -> bool {
     match address.as_socket().map(|address| address.ip().to_canonical()) {
         None => true,
@@ -142,7 +142,7 @@ pub(crate) fn is_near(address: &SockAddr) -> bool {
     }
 }
 
-/// Whether the server shares this machine's kernel, as far as the address tells.
+/// Whether the address is one of this machine, so that the server shares its kernel.
 pub(crate) fn is_here(address: &SockAddr) -> bool {
     address.as_socket().is_none_or(|address| address.ip().to_canonical().is_loopback())
 }

@@ -1,4 +1,4 @@
-//! One connection, step by step, and what was seen of it.
+//! One connection to the server, driven step by step.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,39 +10,43 @@ use rustix::event::PollFlags;
 use crate::counters::grown;
 use crate::framing::Framing;
 use crate::prober::Prober;
-use crate::seen::{Ended, Seen};
-use crate::wire::Wire;
+use crate::seen::{ConnectionEnd, TrialResult};
+use crate::wire::ClientStream;
 
 /// How far to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// The response's end, or the connection's.
+    /// To the end of the response or of the connection.
     Complete,
-    /// The connection's.
+    /// To the end of the connection.
     Closed,
 }
 
 pub(crate) struct Trial<'p> {
     prober: &'p Prober,
-    wire: Wire,
+    wire: ClientStream,
     framing: Framing,
     out: Vec<u8>,
     out_at: usize,
     started: Instant,
     before: BTreeMap<String, u64>,
-    ended: Option<Ended>,
+    ended: Option<ConnectionEnd>,
     write_failed: bool,
     half_closed: bool,
 }
 
 impl<'p> Trial<'p> {
-    /// Connects; with a small window where `small`.
+    /// Connects, with a small receive window if `small`.
     pub(crate) fn open(prober: &'p Prober, small: bool) -> io::Result<Self> {
         let before = prober.counters.read();
         let started = Instant::now();
         let buffer = small.then_some(prober.config.receive_buffer);
-        let wire =
-            Wire::connect(&prober.address, prober.tls_host.as_deref(), buffer, prober.config.patience)?;
+        let wire = ClientStream::connect(
+            &prober.address,
+            prober.tls_host.as_deref(),
+            buffer,
+            prober.config.patience,
+        )?;
         if let (Some(witness), Some(port)) = (&prober.witness, wire.local_port()) {
             witness.note(port);
         }
@@ -64,7 +68,7 @@ impl<'p> Trial<'p> {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Sends what is queued without reading, until all is sent, nothing moves for `stuck`, or it fails.
+    /// Sends the queued bytes without reading, until all are sent, no byte could be written for `stuck`, or a write fails.
     pub(crate) fn send(&mut self, stuck: Duration) {
         while self.unsent() > 0 && !self.write_failed {
             match self.wire.wait(PollFlags::OUT, Instant::now() + stuck) {
@@ -94,7 +98,7 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// Waits until the response begins to arrive, and does not read it.
+    /// Waits until the response begins to arrive, without reading it.
     pub(crate) fn answer_begins(&mut self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         loop {
@@ -109,12 +113,12 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// Is late, by as much as a client is that stays away from its response.
+    /// Sleeps for the configured delay, as a client that reads late.
     pub(crate) fn late(&self) {
         thread::sleep(self.prober.config.delay);
     }
 
-    /// Sends what is queued with the end of the stream in the same segment, where there is no TLS.
+    /// Sends the queued bytes and the FIN. Without TLS both are in the same segment.
     pub(crate) fn send_and_half_close(&mut self, stuck: Duration) {
         self.wire.cork(true);
         self.send(stuck);
@@ -127,7 +131,7 @@ impl<'p> Trial<'p> {
         self.wire.half_close();
     }
 
-    /// Reads, and sends what is still queued, until the end asked for or until nothing moves for `patience`.
+    /// Reads, and sends what is still queued, until the end given by `until`, or until no byte moves for `patience`.
     pub(crate) fn read(&mut self, until: Until, patience: Duration) {
         self.wire.widen();
         let mut buffer = [0; 64 << 10];
@@ -146,22 +150,23 @@ impl<'p> Trial<'p> {
                 Ok(got) => self.framing.feed(&buffer[..got]),
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(_) => self.ended = Some(Ended::Reset),
+                Err(_) => self.ended = Some(ConnectionEnd::Reset),
             }
         }
     }
 
-    /// An end of stream may be followed by a reset at once (`shutdown`, `close`), or hide one that a write had met.
-    fn after_the_end(&self) -> Ended {
+    /// Whether a reset belongs to the end of the stream: one that follows at once (`shutdown`, then `close`), or one that made
+    /// a write fail before.
+    fn after_the_end(&self) -> ConnectionEnd {
         if !self.half_closed {
-            // Both come in one burst; what comes later is no business of this response's.
+            // FIN and RST of one close arrive together. A later reset does not belong to this response.
             let _ = self.wire.wait(PollFlags::empty(), Instant::now() + self.prober.moment());
         }
-        let reset = if self.half_closed { self.wire.has_error() } else { self.wire.was_reset() };
-        if reset || self.write_failed { Ended::ClosedThenReset } else { Ended::Closed }
+        let reset = if self.half_closed { self.wire.take_error() } else { self.wire.was_reset() };
+        if reset || self.write_failed { ConnectionEnd::ClosedThenReset } else { ConnectionEnd::Closed }
     }
 
-    /// After a complete response: how does the connection end, if it does?
+    /// After a complete response: waits for the end of the connection.
     pub(crate) fn settle(&mut self) {
         if self.framing.complete {
             self.read(Until::Closed, self.prober.settling());
@@ -184,15 +189,15 @@ impl<'p> Trial<'p> {
         self.framing.got
     }
 
-    /// Whether the server answers what comes now with a reset, so that it holds the connection no more.
-    pub(crate) fn is_refused(&mut self, byte: &[u8], patience: Duration) -> bool {
+    /// Sends a byte, and returns whether the server answers with a reset, which shows that it no longer holds the connection.
+    pub(crate) fn provokes_reset(&mut self, byte: &[u8], patience: Duration) -> bool {
         self.queue(byte);
         self.send(Duration::from_millis(100));
         if self.write_failed {
             return true;
         }
         let until = Instant::now() + patience;
-        // Its end of stream has been read: only an error can be news.
+        // The end of its stream was already read, so only an error can follow.
         while Instant::now() < until {
             if self.wire.was_reset() {
                 return true;
@@ -202,11 +207,12 @@ impl<'p> Trial<'p> {
         false
     }
 
-    pub(crate) fn finish(self) -> Seen {
-        let complete_silence = if self.framing.complete { Ended::Open } else { Ended::Silent };
+    pub(crate) fn finish(self) -> TrialResult {
+        let complete_silence =
+            if self.framing.complete { ConnectionEnd::Open } else { ConnectionEnd::Silent };
         let ended = self.ended.unwrap_or(complete_silence);
         let counters = grown(&self.before, &self.prober.counters.read());
-        Seen {
+        TrialResult {
             got: self.framing.got,
             expected: self.framing.expected,
             complete: self.framing.complete,

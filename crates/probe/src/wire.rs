@@ -1,4 +1,4 @@
-//! The client's connection: a small window at first, never blocking, TLS or not.
+//! The client's connection: non-blocking, with a small window at first, with or without TLS.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,17 +11,17 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::tls;
 
-/// What the client reads with, once it reads.
+/// The receive buffer once the client reads, in bytes.
 const WIDE: usize = 1 << 20;
 
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct ClientStream {
     socket: Socket,
     session: Option<Box<ClientConnection>>,
 }
 
-impl Wire {
-    /// Connects; the receive buffer is as small as asked from the first segment on.
+impl ClientStream {
+    /// Connects. The receive buffer is set before, so that the window is small from the first segment on.
     pub(crate) fn connect(
         address: &SockAddr,
         tls_host: Option<&str>,
@@ -76,12 +76,12 @@ impl Wire {
         Some(self.socket.local_addr().ok()?.as_socket()?.port())
     }
 
-    /// Opens the window, so that reading takes no longer than it must.
+    /// Enlarges the receive buffer, so that reading is fast.
     pub(crate) fn widen(&self) {
         let _ = self.socket.set_recv_buffer_size(WIDE);
     }
 
-    /// Waits for one of `events`, an error or the time; gives what happened, nothing for the time.
+    /// Waits for one of `events` or an error until `until`. Returns what happened; empty flags if the time ran out.
     pub(crate) fn wait(&self, events: PollFlags, until: Instant) -> io::Result<PollFlags> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -95,7 +95,7 @@ impl Wire {
         }
     }
 
-    /// Writes what fits.
+    /// Writes as much as fits into the send buffer.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.session {
             None => self.socket.send(bytes),
@@ -112,19 +112,19 @@ impl Wire {
         }
     }
 
-    /// Reads what is there; 0 is the end.
+    /// Reads what is there; 0 is the end of the stream.
     pub(crate) fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let Some(session) = &mut self.session else { return (&self.socket).read(to) };
         loop {
             match session.reader().read(to) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // An end without close_notify is an end like any other here.
+                // A FIN without close_notify counts as an end of stream here.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 result => return result,
             }
             match session.read_tls(&mut &self.socket)? {
                 0 => {
-                    // The reader now knows the end.
+                    // The TLS session now reports the end itself.
                     let _ = session.process_new_packets().map_err(io::Error::other)?;
                     if let Ok(got) = session.reader().read(to) {
                         return Ok(got);
@@ -138,8 +138,8 @@ impl Wire {
         }
     }
 
-    /// Whether there is something to read that belongs to the response, without opening the window: TLS may
-    /// have to say things of its own first.
+    /// Whether bytes of the response can be read, without enlarging the window. TLS records that carry no content (session
+    /// tickets) do not count.
     pub(crate) fn response_waits(&mut self) -> io::Result<bool> {
         let Some(session) = &mut self.session else { return Ok(true) };
         loop {
@@ -155,12 +155,12 @@ impl Wire {
         }
     }
 
-    /// Holds back segments that are not full, or lets them go (`TCP_CORK`; AF_UNIX has no segments).
+    /// Sets or clears `TCP_CORK`, which holds back segments that are not full. Ignored for unix sockets.
     pub(crate) fn cork(&self, cork: bool) {
         let _ = rustix::net::sockopt::set_tcp_cork(&self.socket, cork);
     }
 
-    /// Shuts the sending side, with close_notify first where there is TLS.
+    /// Shuts down the sending side; with TLS, close_notify is sent first.
     pub(crate) fn half_close(&mut self) {
         if let Some(session) = &mut self.session {
             session.send_close_notify();
@@ -169,15 +169,15 @@ impl Wire {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Whether an error waits on the socket; takes it.
-    pub(crate) fn has_error(&self) -> bool {
+    /// Takes a pending error of the socket (`SO_ERROR`). True if there was one.
+    pub(crate) fn take_error(&self) -> bool {
         self.socket.take_error().is_ok_and(|error| error.is_some())
     }
 
-    /// Whether the connection was reset, also after its end had been read; for a client that has not shut its side.
+    /// Whether the connection was reset, also after the end of its stream was read. Valid while the client has not half-closed.
     pub(crate) fn was_reset(&self) -> bool {
-        // Who has not shut anything is in CLOSE only by a reset, also where its error was taken before.
-        self.has_error()
+        // Without an own FIN only a reset leads to CLOSE; the state shows it even if the error was already taken.
+        self.take_error()
             || linger_sys::tcp_state(self.socket.as_fd())
                 .is_ok_and(|state| state == linger_sys::TcpState::Close)
     }
@@ -195,7 +195,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for ClientStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -7,40 +7,40 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use linger_watch::{Direction, Filter, Notice, Process, Reset, Watcher};
+use linger_watch::{Direction, Filter, LiveReset, NamedProcess, Notice, Watcher};
 use linger_why::{Cause, Confidence};
 
-/// How often the kernel's rings are emptied.
+/// Interval at which the kernel's rings are read.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long a reset's bytes are waited for.
+/// Longest wait for the byte counts of a reset.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Most resets of strangers that are kept until a question is answered.
+/// Most resets of other connections that are kept until a question is answered.
 const MOST: usize = 20_000;
 
-/// Resets of the server's during one check that are alike.
+/// Equal resets of the server during one check.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Witnessed {
     /// How many.
     pub resets: u32,
-    /// Why the kernel sent them.
+    /// Their cause.
     pub cause: Cause,
     /// How sure that is.
     pub confidence: Confidence,
-    /// The kernel's own word for it.
+    /// The kernel's name of the reason.
     pub reason: Option<String>,
-    /// Who closed, or listens.
-    pub process: Option<Process>,
-    /// Bytes that the process had not read, in all; `None` where that is not known of any.
+    /// The process that closed the connection, or that listens.
+    pub process: Option<NamedProcess>,
+    /// Sum of the bytes that the process had not read; `None` if it is not known for any of the resets.
     pub unread_bytes: Option<u64>,
-    /// Bytes that it had written and the client had not acknowledged.
+    /// Sum of the bytes that the process had written and the client had not acknowledged.
     pub unacknowledged_bytes: Option<u64>,
-    /// Of those, bytes that never left: lost for certain.
+    /// Those of `unacknowledged_bytes` that were never sent. They are lost for certain.
     pub unsent_bytes: Option<u64>,
 }
 
 impl Witnessed {
-    fn of(reset: &Reset) -> Self {
+    fn of(reset: &LiveReset) -> Self {
         Self {
             resets: 0,
             cause: reset.cause,
@@ -53,12 +53,12 @@ impl Witnessed {
         }
     }
 
-    fn is_like(&self, reset: &Reset) -> bool {
+    fn is_like(&self, reset: &LiveReset) -> bool {
         (self.cause, self.confidence, &self.reason, &self.process)
             == (reset.cause, reset.confidence, &reset.reason, &reset.process)
     }
 
-    fn add(&mut self, reset: &Reset) {
+    fn add(&mut self, reset: &LiveReset) {
         self.resets += 1;
         let add = |sum: &mut Option<u64>, bytes: Option<u32>| {
             if let Some(bytes) = bytes {
@@ -94,11 +94,11 @@ impl fmt::Display for Witnessed {
     }
 }
 
-/// Watches the host while a server is probed; ends when dropped.
+/// Watches the resets of this host while a server is probed. Dropping it ends the watch.
 #[derive(Debug)]
 pub(crate) struct Witness {
-    questions: Sender<Sender<Vec<Reset>>>,
-    /// The server's port; `None` where it may have another one behind a translation of addresses.
+    questions: Sender<Sender<Vec<LiveReset>>>,
+    /// The server's port; `None` where address translation may give it another one.
     server: Option<u16>,
     /// Ports of the probe's own connections.
     own: Mutex<HashSet<u16>>,
@@ -106,10 +106,10 @@ pub(crate) struct Witness {
 
 impl Witness {
     /// # Errors
-    /// Why the kernel's events cannot be had, in words.
+    /// Why the kernel's events cannot be read, as text.
     pub(crate) fn open(server: Option<u16>) -> Result<Self, String> {
         let mut watcher = Watcher::open(Filter::default()).map_err(|error| error.to_string())?;
-        let (questions, asked) = mpsc::channel::<Sender<Vec<Reset>>>();
+        let (questions, asked) = mpsc::channel::<Sender<Vec<LiveReset>>>();
         let watch = move || {
             let mut resets = Vec::new();
             loop {
@@ -126,7 +126,7 @@ impl Witness {
                 let strangers = resets.len().saturating_sub(MOST);
                 resets.drain(..strangers);
                 if let Ok(answer) = answer {
-                    // Whoever asked has gone: then nobody asks again.
+                    // The receiver is gone, so nobody will ask again.
                     let _ = answer.send(std::mem::take(&mut resets));
                 }
             }
@@ -136,7 +136,7 @@ impl Witness {
         Ok(Self { questions, server, own: Mutex::default() })
     }
 
-    /// Takes a connection for one of the probe's.
+    /// Registers a local port as one of the probe's own connections.
     pub(crate) fn note(&self, port: u16) {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
     }
@@ -146,9 +146,9 @@ impl Witness {
         let (answer, answered) = mpsc::channel();
         let resets = self.questions.send(answer).ok().and_then(|()| answered.recv().ok()).unwrap_or_default();
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ours = |reset: &&Reset| {
+        let is_ours = |reset: &&LiveReset| {
             let from_server = self.server.is_none_or(|port| port == reset.local.port());
-            // A listener's reset has no peer that the kernel would name.
+            // For a reset sent by a listener the kernel does not report the peer.
             let to_us = match reset.remote {
                 Some(remote) => own.contains(&remote.port()),
                 None => self.server.is_some(),

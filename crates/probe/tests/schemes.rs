@@ -1,20 +1,20 @@
-//! Every kind of target: TLS, unix sockets, FastCGI, and bytes of one's own.
+//! Every kind of target: TLS, unix sockets, FastCGI, and raw TCP with a payload.
 
 use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
-use linger_probe::{Answer, Check, Config, Error, Target, probe};
+use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeError, Target, probe};
 use linger_testing::sandboxed;
-use linger_testing::servers::{LENGTH, Peer, available, nginx, program};
+use linger_testing::servers::{LENGTH, RunningServer, available, nginx, program};
 
-fn with_large_file(server: &str) -> Option<Peer> {
+fn with_large_file(server: &str) -> Option<RunningServer> {
     let peer = available(nginx("nginx", 1, server))?;
     std::fs::write(peer.path("large"), vec![b'r'; LENGTH]).unwrap();
     Some(peer)
 }
 
-fn config(only: &[Check]) -> Config {
-    let mut config = Config::default();
+fn config(only: &[Check]) -> ProbeConfig {
+    let mut config = ProbeConfig::default();
     config.only = only.to_vec();
     config.repeat = 1;
     config
@@ -22,11 +22,11 @@ fn config(only: &[Check]) -> Config {
 
 const ASKED: [Check; 3] = [Check::LargeResponse, Check::LateByte, Check::TrailingBytes];
 
-/// What is asked of `url`, and what must come of it.
-fn expect(url: &str, config: &Config, answers: &[Answer]) {
+/// Probes `url`, and checks the answer.
+fn expect(url: &str, config: &ProbeConfig, answers: &[CheckAnswer]) {
     let target: Target = url.parse().unwrap();
     let report = probe(&target, config, |_| {}).unwrap();
-    let found: Vec<Answer> = report.findings.iter().map(|finding| finding.answer).collect();
+    let found: Vec<CheckAnswer> = report.findings.iter().map(|finding| finding.answer).collect();
     assert_eq!(found, answers, "{url}: {:#?}", report.findings);
 }
 
@@ -56,7 +56,7 @@ fn https() {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        for (lingering, late) in [("always", Answer::Keeps), ("off", Answer::Loses)] {
+        for (lingering, late) in [("always", CheckAnswer::Keeps), ("off", CheckAnswer::Loses)] {
             let server = format!(
                 "server {{ listen 127.0.0.1:PORT ssl; root FOLDER; lingering_close {lingering};
                    ssl_certificate {}; ssl_certificate_key {}; }}",
@@ -65,7 +65,7 @@ fn https() {
             );
             let Some(peer) = with_large_file(&server) else { return };
             let url = format!("https://localhost:{}/large", peer.address.port());
-            expect(&url, &config(&ASKED), &[Answer::Keeps, Answer::Keeps, late]);
+            expect(&url, &config(&ASKED), &[CheckAnswer::Keeps, CheckAnswer::Keeps, late]);
         }
         std::fs::remove_dir_all(&folder).unwrap();
     });
@@ -78,7 +78,7 @@ fn unix_sockets() {
             "server { listen 127.0.0.1:PORT; listen unix:FOLDER/sock; root FOLDER; lingering_close always; }";
         let Some(peer) = with_large_file(server) else { return };
         let url = format!("http://unix:{}:/large", peer.path("sock").display());
-        expect(&url, &config(&ASKED[..1]), &[Answer::Keeps]);
+        expect(&url, &config(&ASKED[..1]), &[CheckAnswer::Keeps]);
     });
 }
 
@@ -90,10 +90,10 @@ fn bytes_of_ones_own() {
         let url = format!("tcp://{}", peer.address);
         let mut config = config(&[Check::LargeResponse, Check::LateByte, Check::UnreadBody]);
         let target: Target = url.parse().unwrap();
-        assert!(matches!(probe(&target, &config, |_| {}), Err(Error::NoPayload)));
-        // Nothing frames an HTTP/1.0 response for who does not read HTTP: its length is judged by repetition.
+        assert!(matches!(probe(&target, &config, |_| {}), Err(ProbeError::NoPayload)));
+        // For a raw TCP target an HTTP/1.0 response has no framing, so its length is found by repetition.
         config.payload = b"GET /large HTTP/1.0\r\n\r\n".to_vec();
-        expect(&url, &config, &[Answer::Keeps, Answer::CannotTell, Answer::Loses]);
+        expect(&url, &config, &[CheckAnswer::Keeps, CheckAnswer::CannotTell, CheckAnswer::Loses]);
     });
 }
 
@@ -110,7 +110,7 @@ fn fastcgi_over_a_unix_socket() {
         let url = format!("fcgi://unix:{}:/large", folder.join("sock").display());
         let asked =
             [Check::LargeResponse, Check::UnreadBody, Check::TrailingBytes, Check::LateByte, Check::Stall];
-        expect(&url, &config(&asked), &[Answer::Keeps; 5]);
+        expect(&url, &config(&asked), &[CheckAnswer::Keeps; 5]);
         stop.stop();
         serving.join().unwrap().unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
@@ -120,8 +120,8 @@ fn fastcgi_over_a_unix_socket() {
 #[test]
 fn hostile_questions_need_ones_own_server() {
     let target: Target = "http://192.0.2.1/".parse().unwrap();
-    let mut config = Config::default();
+    let mut config = ProbeConfig::default();
     config.hostile = true;
     // Nothing is sent to it.
-    assert!(matches!(probe(&target, &config, |_| {}), Err(Error::NotYours(_))));
+    assert!(matches!(probe(&target, &config, |_| {}), Err(ProbeError::NotYours(_))));
 }

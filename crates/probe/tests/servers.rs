@@ -1,21 +1,21 @@
-//! What is known about real servers is found by asking them, each in a private network.
+//! Probes real servers, each in a private network, and checks the known answers.
 
 use std::collections::BTreeMap;
 
-use linger_probe::{Answer, Check, Config, Report, probe};
+use linger_probe::{Check, CheckAnswer, ProbeConfig, ProbeReport, probe};
 use linger_testing::servers::{SERVERS, available};
 use linger_testing::{sandboxed, skip};
 use linger_why::{Cause, Confidence};
 
 /// Probes one server of the matrix; `None` where it is not installed.
-fn ask(name: &str, only: &[Check]) -> Option<Report> {
-    ask_often(name, only, Config::default().repeat)
+fn ask(name: &str, only: &[Check]) -> Option<ProbeReport> {
+    ask_often(name, only, ProbeConfig::default().repeat)
 }
 
-fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<Report> {
+fn ask_often(name: &str, only: &[Check], repeat: u32) -> Option<ProbeReport> {
     let server = SERVERS.iter().find(|server| server.name == name).expect("a server of the matrix");
     let subject = available((server.start)())?;
-    let mut config = Config::default();
+    let mut config = ProbeConfig::default();
     (config.only, config.repeat) = (only.to_vec(), repeat);
     Some(probe(&subject.url.parse().unwrap(), &config, |_| {}).unwrap())
 }
@@ -30,8 +30,8 @@ const LOSSES: [Check; 7] = [
     Check::UploadInProgress,
 ];
 
-/// The answers of a server as often as the environment wants them, which is once for a plain test run.
-fn answers(name: &str, only: &[Check]) -> Option<BTreeMap<Check, Answer>> {
+/// Probes a server as often as the environment requests; once in a normal test run.
+fn answers(name: &str, only: &[Check]) -> Option<BTreeMap<Check, CheckAnswer>> {
     let report = ask(name, only)?;
     for finding in &report.findings {
         eprintln!(
@@ -51,7 +51,7 @@ fn keeps_in(name: &'static str, checks: &'static [Check]) {
     sandboxed(|| {
         let Some(answers) = answers(name, checks) else { return };
         for (check, answer) in answers {
-            assert_eq!(answer, Answer::Keeps, "{name}: {check}");
+            assert_eq!(answer, CheckAnswer::Keeps, "{name}: {check}");
         }
     });
 }
@@ -61,7 +61,7 @@ fn loses(name: &'static str, checks: &'static [Check]) {
     sandboxed(|| {
         let Some(answers) = answers(name, checks) else { return };
         for (check, answer) in answers {
-            assert_eq!(answer, Answer::Loses, "{name}: {check}");
+            assert_eq!(answer, CheckAnswer::Loses, "{name}: {check}");
         }
     });
 }
@@ -88,7 +88,7 @@ fn lighttpd_keeps() {
 
 #[test]
 fn axum_with_linger_keeps() {
-    // hyper takes a client that shuts its side for one that has gone, and answers it nothing: not a matter of closing.
+    // hyper treats a half-closed client as gone and sends no response. This is not about closing.
     let [Check::LargeResponse, rest @ .., Check::HalfClose, Check::UploadInProgress] = &LOSSES else {
         panic!()
     };
@@ -98,7 +98,7 @@ fn axum_with_linger_keeps() {
 
 #[test]
 fn nginx_off_loses() {
-    // A body that it refuses it reads all the same; what it does not expect resets.
+    // It reads a body that it refuses; other bytes lead to a reset.
     loses("nginx, lingering_close off", &[Check::Pipelined, Check::LateByte]);
 }
 
@@ -107,14 +107,13 @@ fn python_http_server_loses() {
     loses("Python http.server", &[Check::UnreadBody, Check::LateByte]);
 }
 
-/// Its refusal of an upload is one segment: that the connection is reset is certain, whether the segment was there
-/// before the reset is not.
+/// It refuses an upload with one segment. The connection is always reset; whether the segment arrives before is chance.
 #[test]
 fn python_http_server_resets_an_upload() {
     sandboxed(|| {
         let Some(answers) = answers("Python http.server", &[Check::UploadInProgress]) else { return };
         for (check, answer) in answers {
-            assert!(matches!(answer, Answer::Loses | Answer::AtRisk), "{check}: {answer:?}");
+            assert!(matches!(answer, CheckAnswer::Loses | CheckAnswer::AtRisk), "{check}: {answer:?}");
         }
     });
 }
@@ -162,8 +161,7 @@ fn a_loss_has_a_cause_and_a_process() {
     });
 }
 
-/// Each question whose answer is known, a hundred times: none may differ. A server takes about a minute,
-/// most of which is waiting.
+/// Asks each question with a known answer a hundred times; none may differ. A server takes about a minute, mostly waiting.
 ///
 /// `cargo test -p linger-probe --test servers a_hundred_times -- --ignored`, with the name of one behind the `::`
 /// for that one; on an idle machine and on a loaded one.
@@ -181,23 +179,23 @@ mod a_hundred_times {
         Check::Stall,
     ];
 
-    /// In how many parts a hundred are asked, side by side, each of a server of its own: some questions wait for seconds.
+    /// Number of parallel parts of the hundred, each with a server of its own, since some questions wait for seconds.
     fn parts(check: Check) -> u32 {
         if matches!(check, Check::UnreadBody | Check::Stall) { 5 } else { 2 }
     }
 
-    /// Every check but those of `loses` and `races` is expected to keep. What races within a server, and so differs from
-    /// one time to the next, is not asked.
+    /// Every check except those of `loses` and `races` must keep. Checks in `races` depend on a race within the server and are
+    /// not asked.
     fn asked(name: &'static str, checks: &[Check], loses: &[Check], races: &[Check]) {
-        // Whether it is wrong is `None` where the server is missing.
+        // `None` if the server is not installed.
         let ask = |check: Check| -> Option<Result<u32, String>> {
-            let expected = if loses.contains(&check) { Answer::Loses } else { Answer::Keeps };
+            let expected = if loses.contains(&check) { CheckAnswer::Loses } else { CheckAnswer::Keeps };
             let report = ask_often(name, &[check], 100 / parts(check))?;
             let found = &report.findings[0];
             let (answer, times, trials) = (found.answer, found.with_this_answer, found.trials);
-            // One that loses may happen to have read everything now and then, which saves its response, and that is
-            // no false answer; one that keeps loses none.
-            let enough = if expected == Answer::Loses { trials * 9 / 10 } else { trials };
+            // A server that loses may by chance have read everything, which keeps its response and is not a wrong answer. A server
+            // that keeps must never lose.
+            let enough = if expected == CheckAnswer::Loses { trials * 9 / 10 } else { trials };
             let right = answer == expected && times >= enough;
             let wrong = || format!("{check}: {answer} {times} of {trials}: {}", found.sentence);
             Some(right.then_some(trials).ok_or_else(wrong))
@@ -225,7 +223,7 @@ mod a_hundred_times {
         });
     }
 
-    /// A test for each: a server, what it is asked, where it loses, and what is left to chance.
+    /// One test for each server: which questions are asked, which lose, and which depend on chance.
     macro_rules! servers {
         ($($name:ident: $server:literal, $asked:expr, loses $loses:expr, races $races:expr;)*) => {$(
             #[test]
@@ -243,7 +241,7 @@ mod a_hundred_times {
         httpd_event: "httpd, event", ALL, loses [], races [];
         httpd_prefork: "httpd, prefork", ALL, loses [], races [];
         lighttpd: "lighttpd", ALL, loses [], races [];
-        // hyper answers a client that shuts its side, or does not: whichever it reads first.
+        // Whether hyper answers a half-closed client depends on what it reads first.
         axum_with_linger: "axum with linger", ALL, loses [], races [Check::HalfClose];
         actix_web: "actix-web", ALL, loses [Check::LateByte], races [];
         linger_fastcgi: "linger-fastcgi", ALL, loses [], races [];

@@ -1,4 +1,4 @@
-//! The supervisor: starts the program, stays until its last connection has ended, and ends as it did.
+//! The supervisor: starts the program, waits until it and its last connection have ended, and returns its status.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -15,36 +15,36 @@ use crate::options::Via;
 use crate::preload::Preload;
 use crate::report::Tally;
 use crate::seccomp::{Counts, Seccomp};
-use crate::{Error, Notice, Options, Program, Report, metrics, signals};
+use crate::{Notice, Options, Program, RunError, RunReport, metrics, signals};
 
 /// How a supervised program ended.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Ended {
+pub struct ProgramEnd {
     /// The program's own status, to be passed on.
     pub status: ExitStatus,
-    /// What was done for it.
-    pub report: Report,
+    /// Counts of its closes and of what became of them.
+    pub report: RunReport,
 }
 
-/// Descriptors of this process that are not for lingering connections: the program's processes, mostly.
+/// Fds of this process that are reserved for other things than lingering connections, mainly for the program's processes.
 const SPARE: u64 = 512;
 
-/// Runs a command to its end, and until its last connection has ended or [`Options::linger_at_exit`] is over.
+/// Runs a command to its end. Then waits until its last connection has ended, at most for [`Options::linger_at_exit`].
 ///
-/// Signals that this process gets are passed on. `notify` is called with a report at each SIGUSR1, which is
-/// passed on as well to a program that has a handler for it, and with what else there is to say ([`Notice`]). The command keeps this process's standard streams,
-/// process group and terminal. Processes that it leaves behind (a daemon) are waited for, too, and get the signals
-/// once it has ended.
+/// Signals to this process are passed on to the program. SIGUSR1 also calls `notify` with a report, and is passed on only
+/// if the program has a handler for it; other notices are listed at [`Notice`]. The command inherits the standard streams,
+/// process group and terminal. Processes that it leaves behind (a daemon) are waited for as well, and get the signals once
+/// the command has ended.
 ///
 /// # Errors
-/// Where the command was not started; see [`Error`].
+/// The command was not started; see [`RunError`].
 pub fn run(
     command: &OsStr,
     arguments: &[OsString],
     options: &Options,
     mut notify: impl FnMut(Notice<'_>),
-) -> Result<Ended, Error> {
+) -> Result<ProgramEnd, RunError> {
     check(options)?;
     let program = Program::find(command, &options.search)?;
     let via = way_in(&program, options)?;
@@ -52,9 +52,9 @@ pub fn run(
     let mut budget = options.budget;
     let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
     budget.sockets = budget.sockets.min(usize::try_from(most).unwrap_or(usize::MAX));
-    let closer = Closer::new(budget).map_err(Error::system("cannot start the closer"))?;
+    let closer = Closer::new(budget).map_err(RunError::system("cannot start the closer"))?;
     let tally = Arc::new(Tally::default());
-    let address = Address::new().map_err(Error::system("cannot listen for the program's connections"))?;
+    let address = Address::new().map_err(RunError::system("cannot listen for the program's connections"))?;
     let (name, token) = (address.name.clone(), address.token);
     let way = match via {
         Via::Preload => Way::Preload(Preload::unpack(&name, token, options)?),
@@ -63,22 +63,22 @@ pub fn run(
     let way = Arc::new(way);
     let report = {
         let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
-        Arc::new(move || Report::new(way.counts(), way.looks(), &closer.snapshot(), &tally))
+        Arc::new(move || RunReport::new(way.counts(&tally), way.looks(), &closer.snapshot(), &tally))
     };
     if let Some(address) = options.metrics {
         metrics::serve(address, closer.clone(), Arc::clone(&report) as _)?;
     }
     let intake = Intake::start(address, closer.clone(), options.policy, tally)
-        .map_err(Error::system("cannot start the intake"))?;
-    let mut signals = signals::take().map_err(Error::system("cannot take signals"))?;
-    // Orphans of the program become this process's children, so that it knows when the last is gone.
+        .map_err(RunError::system("cannot start the intake"))?;
+    let mut signals = signals::take().map_err(RunError::system("cannot take signals"))?;
+    // A child subreaper: orphans of the program become children of this process, so that it sees the last one end.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(Error::system("cannot adopt the program's orphans"))?;
+        .map_err(RunError::system("cannot adopt the program's orphans"))?;
     let mut prepared = Command::new(&program.path);
     prepared.arg0(command).args(arguments);
     let watched = way.put_into(&mut prepared, &name, token, options, limit)?;
     let started = start(&program, &mut prepared).inspect_err(|_| way.remove());
-    // With it goes what the child alone was to have.
+    // Dropping the command closes the fds that only the child was to have.
     drop(prepared);
     if let Some(watched) = &watched {
         watched.check()?;
@@ -99,19 +99,22 @@ pub fn run(
     intake.finish();
     closer.finish(options.linger_at_exit);
     way.remove();
-    Ok(Ended { status: status.map_err(Error::system("cannot wait for the program"))?, report: report() })
+    Ok(ProgramEnd {
+        status: status.map_err(RunError::system("cannot wait for the program"))?,
+        report: report(),
+    })
 }
 
-fn check(options: &Options) -> Result<(), Error> {
-    let wrong = |error: &dyn std::fmt::Display| Error::Options(error.to_string());
+fn check(options: &Options) -> Result<(), RunError> {
+    let wrong = |error: &dyn std::fmt::Display| RunError::Options(error.to_string());
     options.policy.validate().map_err(|error| wrong(&error))?;
     options.budget.validate().map_err(|error| wrong(&error))?;
     let too_many = options.ports.len().max(options.exclude_ports.len()) > 64;
-    if too_many { Err(Error::Options("more than 64 ports".to_owned())) } else { Ok(()) }
+    if too_many { Err(RunError::Options("more than 64 ports".to_owned())) } else { Ok(()) }
 }
 
-/// The way that was asked for, or the one that fits the program.
-fn way_in(program: &Program, options: &Options) -> Result<Via, Error> {
+/// The requested way to see closes, or the one that fits the program.
+fn way_in(program: &Program, options: &Options) -> Result<Via, RunError> {
     let path = program.path.clone();
     let obstacle = program.kind.obstacle();
     let via = options.via.unwrap_or(if obstacle.is_none() { Via::Preload } else { Via::Seccomp });
@@ -124,24 +127,24 @@ fn way_in(program: &Program, options: &Options) -> Result<Via, Error> {
     );
     match via {
         _ if program.gains.is_some() => {
-            Err(Error::GainsRights { path, bits: program.gains.unwrap_or_default() })
+            Err(RunError::GainsRights { path, bits: program.gains.unwrap_or_default() })
         }
-        Via::Preload => obstacle.map_or(Ok(via), |reason| Err(Error::NoLoader { path, reason })),
-        Via::Seccomp if !program.kind.is_native() => Err(Error::ForeignCalls { path }),
+        Via::Preload => obstacle.map_or(Ok(via), |reason| Err(RunError::NoLoader { path, reason })),
+        Via::Seccomp if !program.kind.is_native() => Err(RunError::ForeignCalls { path }),
         Via::Seccomp => Ok(via),
     }
 }
 
-/// How the program's closes are seen.
+/// The means by which the program's closes are seen.
 enum Way {
     Preload(Preload),
     Seccomp(Arc<Counts>),
 }
 
 impl Way {
-    fn counts(&self) -> [u64; linger_preload::protocol::COUNTS] {
+    fn counts(&self, tally: &Tally) -> [u64; linger_preload::protocol::COUNTS] {
         match self {
-            Self::Preload(preload) => preload.counts(),
+            Self::Preload(preload) => tally.complete(preload.counts()),
             Self::Seccomp(counts) => counts.all(),
         }
     }
@@ -160,14 +163,14 @@ impl Way {
         token: [u8; 16],
         options: &Options,
         limit: Rlimit,
-    ) -> Result<Option<Seccomp>, Error> {
+    ) -> Result<Option<Seccomp>, RunError> {
         match self {
             Self::Preload(preload) => {
                 preload.put_into(command, &options.preloaded);
                 Ok(None)
             }
             Self::Seccomp(counts) => {
-                // Before the thread starts: where it keeps its own depends on it. The child sets it back.
+                // Raise the limit before the seccomp thread starts: the thread places its fds below it. The child restores the old limit.
                 raise_descriptor_limit(limit);
                 Seccomp::prepare(command, name, token, options, limit, Arc::clone(counts)).map(Some)
             }
@@ -181,24 +184,24 @@ impl Way {
     }
 }
 
-fn start(program: &Program, command: &mut Command) -> Result<Pid, Error> {
+fn start(program: &Program, command: &mut Command) -> Result<Pid, RunError> {
     let child = command
         .spawn()
-        .map_err(|error| Error::NotExecutable { path: program.path.clone(), reason: error.to_string() })?;
+        .map_err(|error| RunError::NotExecutable { path: program.path.clone(), reason: error.to_string() })?;
     i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)
-        .ok_or_else(|| Error::system("no process")(io::Error::from(io::ErrorKind::InvalidData)))
+        .ok_or_else(|| RunError::system("no process")(io::Error::from(io::ErrorKind::InvalidData)))
 }
 
-/// The program got the limit as it was; what lingers is this process's to hold.
+/// Raises this process's limit of fds to the hard limit, for lingering connections. The program runs with the old limit.
 fn raise_descriptor_limit(limit: Rlimit) {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Waits for the program and for all that it leaves behind; the program's own status.
+/// Waits for the program and for every process that it leaves behind. Returns the status of the program itself.
 ///
-/// `awake` is called after each signal, and told whether it asks for a report.
+/// `awake` is called after each signal; its argument is true for SIGUSR1, which asks for a report.
 fn wait(
     child: Pid,
     signals: &mut signal_hook::iterator::SignalsInfo<signal_hook::iterator::exfiltrator::SignalOnly>,
@@ -207,7 +210,7 @@ fn wait(
     let mut status = None;
     loop {
         loop {
-            // Any child, in whatever process group it has put itself.
+            // Any child, whatever process group it has moved to.
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, ended))) if pid == child => status = Some(ExitStatus::from_raw(ended.as_raw())),
                 Ok(Some(_)) => {}

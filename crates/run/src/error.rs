@@ -1,4 +1,4 @@
-//! Why a program could not be run, and what to do.
+//! Errors of starting a program under supervision.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,30 +7,30 @@ use std::path::PathBuf;
 /// Why a program could not be run under supervision.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
-    /// There is no such file.
+pub enum RunError {
+    /// The command was not found.
     #[error("{command}: no such command; give a path, or a name that is found in PATH")]
     NotFound {
         /// As it was given.
         command: String,
     },
-    /// The file is there, and cannot be executed.
+    /// The file exists and cannot be executed.
     #[error("{path}: cannot be executed ({reason}); see its mode and its first line")]
     NotExecutable {
         /// Where it was found.
         path: PathBuf,
-        /// What the system, or the file's form, says.
+        /// The system's error, or what is wrong with the file's format.
         reason: String,
     },
-    /// Nothing can be preloaded into such a program.
+    /// The program uses no loader that could preload a library (static, Go, another C library).
     #[error("{path}: {reason}, so nothing can be preloaded into it")]
     NoLoader {
         /// Where it was found.
         path: PathBuf,
-        /// What kind of program it is.
+        /// What kind of program it is, as the rest of a sentence.
         reason: &'static str,
     },
-    /// The loader ignores preloading for such a program.
+    /// The program gains privileges, so the loader ignores LD_PRELOAD (AT_SECURE, ld.so(8)).
     #[error(
         "{path}: is {bits}: the loader ignores preloading for programs that gain rights, and under seccomp without root \
          they gain none; run `linger run` as the user that it becomes, or give the program its rights by other means \
@@ -39,10 +39,10 @@ pub enum Error {
     GainsRights {
         /// Where it was found.
         path: PathBuf,
-        /// Which bits.
+        /// The bits by which it gains them: setuid, setgid or file capabilities.
         bits: &'static str,
     },
-    /// The program's system calls are not understood.
+    /// The program is of another architecture or word size, whose system calls the filter does not know.
     #[error(
         "{path}: is for another architecture or word size than this program, so its calls are not understood; put a \
          server that lingers in front of it, such as nginx with `lingering_close always`"
@@ -59,7 +59,7 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
-    /// The program's descriptors cannot be taken.
+    /// The program's fds cannot be copied (`pidfd_getfd(2)`).
     #[error("the program's descriptors cannot be taken: {call} is refused ({source}); {remedy}")]
     DescriptorsRefused {
         /// The call that was refused.
@@ -69,16 +69,16 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
-    /// Nowhere to put the library.
+    /// No directory for the preloaded library: none of those tried allows writing and executing.
     #[error(
         "no directory for the preloaded library: {tried} are read-only or mounted noexec; mount one of them without \
          noexec"
     )]
     NowhereToUnpack {
-        /// Where it was tried.
+        /// The directories tried.
         tried: String,
     },
-    /// The endpoint for Prometheus cannot listen.
+    /// The metrics endpoint cannot listen.
     #[error("the counts cannot be served on {address}: {source}")]
     Metrics {
         /// Where.
@@ -86,10 +86,10 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The policy or the budget contradict themselves, or a list is too long.
+    /// The policy or the budget contradicts itself, or a list of ports is too long.
     #[error("{0}")]
     Options(String),
-    /// What the system refused.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
         /// What was tried.
@@ -99,7 +99,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl RunError {
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { what, source: source.into() }
     }

@@ -1,4 +1,4 @@
-//! Takes connections from the program's processes, and gives them to the closer.
+//! Receives connections from the program's processes, and hands them over to the closer.
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use linger::{Closer, Ended, Policy};
-use linger_preload::protocol::{Kind, Message};
+use linger_preload::protocol::{Message, MessageKind};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -20,27 +20,27 @@ use rustix::net::{
 
 use crate::report::Tally;
 
-/// After work, so that what comes meanwhile comes together: a wake-up costs the program's processor more than all
-/// that is done for one connection. Peers see none of it, for the program has half-closed already.
+/// Pause after each round of work, so that the next messages arrive as one batch. A wake-up costs the program's processor
+/// more than all work for one connection. Peers do not notice: the program has already sent the FIN.
 const NAP: Duration = Duration::from_millis(1);
 
-/// Messages of one process before the next has its turn.
+/// Messages read from one process before the next process has its turn.
 const TURN: usize = 256;
 
-/// Connections without a valid first message, at most: anybody on the host may connect.
+/// Most connections that have not sent a valid first message. Any process of the host can connect to the address.
 const STRANGERS: usize = 256;
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 
-/// The thread that listens; ends when told to, once the last process is gone.
+/// The thread that listens for the program's processes. [`finish`](Self::finish) ends it.
 #[derive(Debug)]
 pub(crate) struct Intake {
     thread: JoinHandle<()>,
     stop: Arc<OwnedFd>,
 }
 
-/// Where the program's processes find the supervisor.
+/// The address at which the program's processes reach the supervisor, and the token that proves they belong to it.
 #[derive(Debug)]
 pub(crate) struct Address {
     pub(crate) name: String,
@@ -49,7 +49,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Listens on a new abstract address.
+    /// Listens on a new abstract unix address (unix(7)).
     pub(crate) fn new() -> io::Result<Self> {
         let mut random = [0; 24];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -89,9 +89,9 @@ impl Intake {
         Ok(Self { thread, stop })
     }
 
-    /// Takes what the program's processes, all gone by now, have sent, and ends.
+    /// Receives what the program's processes have sent, and ends the thread. Call it when all of them are gone.
     pub(crate) fn finish(self) {
-        // It fails only when the counter is full, and then the thread knows.
+        // The write fails only if the eventfd's counter is full; the thread is then awake anyway.
         let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
         let _ = self.thread.join();
     }
@@ -102,25 +102,25 @@ struct Worker {
     epoll: OwnedFd,
     stop: Arc<OwnedFd>,
     stopping: bool,
-    processes: HashMap<u64, Process>,
-    /// Processes that have not sent the token yet.
+    processes: HashMap<u64, ConnectedProcess>,
+    /// Number of processes that have not sent the token yet.
     strangers: usize,
     next: u64,
     ender: Ender,
 }
 
-/// One process's connection.
-struct Process {
+/// A process of the program that is connected.
+struct ConnectedProcess {
     connection: OwnedFd,
     known: bool,
-    /// Sockets to end when it is over, by cookie.
-    waiting: HashMap<u64, Waiting>,
+    /// Sockets to be ended when this process's connection hangs up, by cookie.
+    waiting: HashMap<u64, HeldFd>,
 }
 
-/// A socket that the end of a process ends.
-struct Waiting {
+/// A socket that is ended when the process that sent it ends.
+struct HeldFd {
     fd: OwnedFd,
-    /// The process has said that no other has it. Otherwise another for which it is held may have it still.
+    /// Whether the process has said that it is the only holder. Otherwise another process may still hold the socket.
     last: bool,
 }
 
@@ -171,7 +171,7 @@ impl Worker {
             }
             let data = epoll::EventData::new_u64(self.next);
             if epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok() {
-                let process = Process { connection, known: false, waiting: HashMap::new() };
+                let process = ConnectedProcess { connection, known: false, waiting: HashMap::new() };
                 self.processes.insert(self.next, process);
                 self.strangers += 1;
                 self.next += 1;
@@ -179,7 +179,7 @@ impl Worker {
         }
     }
 
-    /// Takes the messages of one process; whether there were any.
+    /// Handles pending messages of one process. True if there were any.
     fn serve(&mut self, id: u64) -> bool {
         let Some(process) = self.processes.get_mut(&id) else { return false };
         for turn in 0..TURN {
@@ -206,8 +206,8 @@ impl Worker {
             self.strangers -= 1;
         }
         tracing::debug!(id, waiting = process.waiting.len(), "process has ended");
-        for (cookie, Waiting { fd, last }) in process.waiting {
-            // Another process may have it still.
+        for (cookie, HeldFd { fd, last }) in process.waiting {
+            // Another process may still hold it.
             if last || !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
                 tracing::info!(cookie, "lingers: the last process that had it has ended");
                 self.ender.end(fd);
@@ -219,27 +219,29 @@ impl Worker {
     }
 }
 
-impl Process {
+impl ConnectedProcess {
     fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, ender: &Ender) {
-        // With `Hold` the descriptor has come long before.
-        let mut held = || self.waiting.remove(&message.cookie).map(|waiting| waiting.fd);
-        match Kind::of(message.kind) {
-            Some(Kind::Close) => {
-                if let Some(fd) = held().or(fd) {
-                    ender.end(fd);
+        // For a held connection the fd arrived with the `Hold` message.
+        let waiting = self.waiting.remove(&message.cookie);
+        let was_last = waiting.as_ref().is_some_and(|waiting| waiting.last);
+        let fd = waiting.map(|waiting| waiting.fd).or(fd);
+        match MessageKind::of(message.kind) {
+            Some(MessageKind::Close) => match fd {
+                Some(fd) => ender.end(fd),
+                None => ender.missed(),
+            },
+            Some(MessageKind::Shutdown) => {
+                if let Some(fd) = fd {
+                    // The library counts what it shuts down, unless it had announced it.
+                    ender.end_and_shut_down(fd, was_last);
                 }
             }
-            Some(Kind::Shutdown) => {
-                if let Some(fd) = held().or(fd) {
-                    ender.end_and_shut_down(fd);
+            Some(kind @ (MessageKind::Last | MessageKind::Hold)) => {
+                if let Some(fd) = fd {
+                    self.waiting.insert(message.cookie, HeldFd { fd, last: kind == MessageKind::Last });
                 }
             }
-            Some(kind @ (Kind::Last | Kind::Hold)) => {
-                if let Some(fd) = fd.or_else(held) {
-                    self.waiting.insert(message.cookie, Waiting { fd, last: kind == Kind::Last });
-                }
-            }
-            Some(Kind::Release) => drop(held()),
+            Some(MessageKind::Release) => drop(fd),
             _ => {}
         }
     }
@@ -265,12 +267,12 @@ fn receive(connection: &OwnedFd) -> Received {
     match got {
         Ok(received) if received.bytes == Message::SIZE => Received::Message(Message::from_bytes(&bytes), fd),
         Err(Errno::AGAIN) => Received::Nothing,
-        // A message of another length is no message of ours.
+        // The library only sends messages of this length; anything else comes from a stranger.
         Ok(_) | Err(_) => Received::End,
     }
 }
 
-/// Gives sockets to the closer.
+/// Hands sockets over to the closer, and counts the outcomes.
 struct Ender {
     closer: Closer,
     policy: Policy,
@@ -278,20 +280,28 @@ struct Ender {
 }
 
 impl Ender {
+    /// One that the library has not counted.
     fn end(&self, fd: OwnedFd) {
+        self.tally.taken.fetch_add(1, Relaxed);
         self.end_then(fd, || {});
     }
 
     /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
-    fn end_and_shut_down(&self, fd: OwnedFd) {
-        let Ok(other) = fd.try_clone() else { return self.end(fd) };
+    fn end_and_shut_down(&self, fd: OwnedFd, is_to_be_counted: bool) {
+        self.tally.taken.fetch_add(is_to_be_counted.into(), Relaxed);
+        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
         self.end_then(fd, move || {
             let _ = rustix::net::shutdown(&other, Shutdown::Both);
         });
     }
 
+    /// One that was to be held here, and is not.
+    fn missed(&self) {
+        self.tally.not_held.fetch_add(1, Relaxed);
+    }
+
     fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
-        // The FIN of the program's half-close, which may have come already, counts as one.
+        // SIOCOUTQ counts the FIN of the half-close as one byte.
         let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {

@@ -1,10 +1,11 @@
 //! Runs an unmodified program with every close of an accepted connection made a lingering close.
 //!
-//! A library preloaded into the program (crate `linger-preload`) half-closes a connection that the program closes and
-//! hands the descriptor to this process, which ends it through a [`linger::Closer`] and outlives the program
-//! until the last one has ended. What is not a closing connection is not touched.
+//! A library preloaded into the program (crate `linger-preload`) half-closes each connection that the program closes, and
+//! hands its fd over to this process. This process drains and closes it with a [`linger::Closer`], and stays until the last
+//! connection has ended, also after the program's exit. Nothing but closing connections is touched. Programs that no
+//! library can be preloaded into are supervised with seccomp notifications instead (see [`Via`]).
 //!
-//! In the nineties `lingerd` did this for Apache 1.3; here no program needs to know.
+//! `lingerd` (1999) did this for Apache 1.3 with a patched server; here the program is unmodified.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod command;
@@ -21,9 +22,9 @@ mod report;
 mod seccomp;
 mod signals;
 
-pub use command::{Ended, run};
-pub use error::Error;
+pub use command::{ProgramEnd, run};
+pub use error::RunError;
 pub use notice::{Notice, Refusal};
 pub use options::{Options, Via};
-pub use program::{Kind, Program};
-pub use report::Report;
+pub use program::{Program, ProgramKind};
+pub use report::RunReport;

@@ -1,4 +1,4 @@
-//! The counts for Prometheus, over HTTP.
+//! Serves the counts in OpenMetrics format over HTTP.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -13,23 +13,23 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::{Error, Report};
+use crate::{RunError, RunReport};
 
-type Source = Arc<dyn Fn() -> Report + Send + Sync>;
+type ReportSource = Arc<dyn Fn() -> RunReport + Send + Sync>;
 
-/// Serves the report until the process ends.
-pub(crate) fn serve(address: SocketAddr, closer: Closer, source: Source) -> Result<(), Error> {
-    let failed = |source| Error::Metrics { address, source };
+/// Starts a thread that serves the report until the process ends.
+pub(crate) fn serve(address: SocketAddr, closer: Closer, source: ReportSource) -> Result<(), RunError> {
+    let failed = |source| RunError::Metrics { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
     let mut registry = Registry::with_prefix("linger");
     registry.register_collector(Box::new(Reports(source)));
     let task = move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };
-            // A scraper that does not speak must not keep the next one waiting for long.
+            // A scraper that sends nothing must not delay the next one for long.
             let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
             let _ = stream.set_write_timeout(Some(Duration::from_secs(2)));
-            // Whatever is asked for, this is the answer; the rest of the request is drained with the close.
+            // Every request gets the metrics. The rest of the request is drained by the lingering close.
             let _ = stream.read(&mut [0; 2048]);
             let mut body = String::new();
             let _ = text::encode(&mut body, &registry);
@@ -43,7 +43,7 @@ pub(crate) fn serve(address: SocketAddr, closer: Closer, source: Source) -> Resu
     Ok(())
 }
 
-struct Reports(Source);
+struct Reports(ReportSource);
 
 impl std::fmt::Debug for Reports {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

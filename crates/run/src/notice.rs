@@ -5,31 +5,31 @@ use std::io;
 
 use linger_untrusted::Untrusted;
 
-use crate::Report;
+use crate::RunReport;
 
 /// What the supervisor has to say while the program runs.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice<'a> {
-    /// Asked for by SIGUSR1.
-    Report(&'a Report),
-    /// The descriptors of a process are refused. Given for the first such process of a run.
+    /// The counts, as requested by SIGUSR1.
+    Report(&'a RunReport),
+    /// The fds of a process cannot be copied. Reported for the first such process of a run.
     Refused(&'a Refusal),
 }
 
-/// A process whose closes are plain, since its descriptors cannot be taken (`pidfd_getfd(2)`).
+/// A process whose closes stay plain, because its fds cannot be copied (`pidfd_getfd(2)`).
 ///
-/// As text, it says which permission is missing and what to do.
+/// Its `Display` says which permission is missing and what to do.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// The process.
+    /// The pid.
     pub process: u32,
     /// Its name (`/proc/PID/comm`).
     pub name: Untrusted,
-    /// What the system said.
+    /// The error of the call.
     pub source: io::Error,
-    /// Whether this process lacks CAP_SYS_PTRACE, with which the kernel itself refuses nothing.
+    /// Whether the supervisor lacks CAP_SYS_PTRACE. With it, only a security module can refuse.
     pub lacks_capability: bool,
 }
 

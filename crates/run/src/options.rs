@@ -1,4 +1,4 @@
-//! What to run a program with.
+//! Options of running a program.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use linger::{Budget, Policy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Via {
-    /// By a library that is preloaded into it: for programs that the C library's loader starts.
+    /// By a preloaded library: for dynamically linked programs.
     Preload,
-    /// By questions of the kernel before its calls: for all programs, at a higher cost for each call.
+    /// By seccomp notifications before its system calls: for all programs, at a higher cost for each call.
     Seccomp,
 }
 
-/// What a program is run with. Plain data; every field may be set directly.
+/// Options of running a program. Plain data; every field may be set directly.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
@@ -24,25 +24,25 @@ pub struct Options {
     pub via: Option<Via>,
     /// How each connection is ended.
     pub policy: Policy,
-    /// What all that linger at once may cost; the default leaves the descriptors of this process as the bound.
+    /// Limits for all lingering connections together. By default only this process's limit of fds counts.
     pub budget: Budget,
-    /// How long connections may still linger once the program has ended.
+    /// Longest time that connections may linger after the program has ended.
     ///
-    /// Raising it gives the last peers longer and delays a restart by as much.
+    /// A higher value gives the last peers more time, and delays a restart by as much.
     pub linger_at_exit: Duration,
-    /// Connections of these local ports only; at most 64, none for all.
+    /// Local ports whose connections are handled; at most 64. Empty: all ports.
     pub ports: Vec<u16>,
-    /// No connections of these local ports; at most 64.
+    /// Local ports whose connections are left alone; at most 64.
     pub exclude_ports: Vec<u16>,
-    /// Outgoing TCP connections, too.
+    /// Whether outgoing TCP connections are handled, too.
     pub outgoing: bool,
-    /// Take connections when they are accepted, so that a killed program loses nothing either.
+    /// Whether to hold a copy of each connection from `accept` on, so that even a program killed by SIGKILL loses nothing.
     pub hold: bool,
-    /// Serve the counts there for Prometheus.
+    /// Address at which the counts are served in OpenMetrics format.
     pub metrics: Option<SocketAddr>,
-    /// Where a command without a slash is looked for: the value of PATH.
+    /// The directories in which a command without a slash is searched: the value of PATH.
     pub search: OsString,
-    /// What is preloaded already, and stays: the value of LD_PRELOAD.
+    /// The present value of LD_PRELOAD, which is kept.
     pub preloaded: OsString,
 }
 

@@ -1,4 +1,4 @@
-//! The library on its way into the program: unpacked, and named in the environment.
+//! Unpacks the preloaded library, and names it in the program's environment.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -11,12 +11,12 @@ use linger_preload::protocol::{COUNTS, COUNTS_SIZE, VARIABLE};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tempfile::TempDir;
 
-use crate::{Error, Options};
+use crate::{Options, RunError};
 
-/// Where the library is unpacked: the first that allows it.
+/// Directories to unpack the library into; the first that allows it is used.
 const PLACES: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
 
-/// The unpacked library and the counts that its copies share; removed when dropped.
+/// The unpacked library, and the file of counts that all processes with the library share. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Preload {
     directory: TempDir,
@@ -25,7 +25,7 @@ pub(crate) struct Preload {
 }
 
 impl Preload {
-    pub(crate) fn unpack(name: &str, token: [u8; 16], options: &Options) -> Result<Self, Error> {
+    pub(crate) fn unpack(name: &str, token: [u8; 16], options: &Options) -> Result<Self, RunError> {
         let executable = |place: &&&str| {
             statvfs(Path::new(place)).is_ok_and(|file_system| {
                 !file_system.f_flag.intersects(StatVfsMountFlags::NOEXEC | StatVfsMountFlags::RDONLY)
@@ -36,10 +36,10 @@ impl Preload {
             .filter(executable)
             .find_map(|place| tempfile::Builder::new().prefix("linger-run-").tempdir_in(place).ok());
         let Some(directory) = made else {
-            return Err(Error::NowhereToUnpack { tried: PLACES.join(", ") });
+            return Err(RunError::NowhereToUnpack { tried: PLACES.join(", ") });
         };
         tracing::debug!(directory = %directory.path().display(), "unpacked the library");
-        let counts = write(&directory).map_err(Error::system("cannot unpack the preloaded library"))?;
+        let counts = write(&directory).map_err(RunError::system("cannot unpack the preloaded library"))?;
         let mut settings = format!("name={name};token=");
         for byte in token {
             let _ = write!(settings, "{byte:02x}");
@@ -57,7 +57,7 @@ impl Preload {
         Ok(Self { directory, counts, settings })
     }
 
-    /// Names the library in a command's environment, before what is preloaded already.
+    /// Puts the library into a command's LD_PRELOAD, before what is already there.
     pub(crate) fn put_into(&self, command: &mut Command, preloaded: &OsStr) {
         let mut all = OsString::from(self.directory.path().join(LIBRARY));
         if !preloaded.is_empty() {
@@ -67,15 +67,15 @@ impl Preload {
         command.env("LD_PRELOAD", all).env(VARIABLE, &self.settings);
     }
 
-    /// Removes what was unpacked; the counts can still be read. The endpoint's thread may hold this value to the end.
+    /// Removes the files; the counts stay readable. Needed because the metrics thread may keep this value until the end.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(self.directory.path());
     }
 
-    /// What the libraries have counted, in the order of `protocol::Count`.
+    /// The counts of all processes with the library, in the order of `protocol::Count`.
     pub(crate) fn counts(&self) -> [u64; COUNTS] {
         let mut bytes = [0; COUNTS * 8];
-        // The file is as long as that, and its pages are those that the libraries have mapped.
+        // The file has exactly this length, and shares its pages with the mappings of the libraries.
         let _ = self.counts.read_exact_at(&mut bytes, 0);
         let mut counts = [0; COUNTS];
         for (count, bytes) in counts.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -85,11 +85,11 @@ impl Preload {
     }
 }
 
-const LIBRARY: &str = "liblinger_shim.so";
+const LIBRARY: &str = "liblinger_preload.so";
 
 fn write(directory: &TempDir) -> std::io::Result<File> {
     let path = directory.path();
-    // A program that has changed its user still executes others.
+    // Readable for everybody: a program that has changed its user still starts other programs.
     fs::set_permissions(path, Permissions::from_mode(0o711))?;
     fs::write(path.join(LIBRARY), linger_preload::LIBRARY)?;
     fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))?;

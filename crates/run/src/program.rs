@@ -1,4 +1,4 @@
-//! What kind of program a command is, which decides how its closes can be seen.
+//! Finds a command's file, and determines what kind of program it is: that decides how its closes can be seen.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64, NT_GNU_BUILD_ID, PT_INTER
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
-use crate::Error;
+use crate::RunError;
 
 /// A command that was found.
 #[derive(Clone, Debug)]
@@ -19,29 +19,29 @@ use crate::Error;
 pub struct Program {
     /// The file that is executed.
     pub path: PathBuf,
-    /// What a preloaded library could do in it.
-    pub kind: Kind,
-    /// The loader ignores preloading, because the program gains rights by these bits.
+    /// Whether and why not a library can be preloaded into it.
+    pub kind: ProgramKind,
+    /// The bits by which the program gains privileges, for which the loader ignores LD_PRELOAD.
     pub gains: Option<&'static str>,
 }
 
-/// What a preloaded library could do in a program.
+/// Kinds of programs, by whether a library can be preloaded into them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
-    /// It is loaded, and the program's closes come by it.
+pub enum ProgramKind {
+    /// Linked dynamically with this C library: a preloaded library sees its closes.
     Dynamic,
     /// Go: system calls are made without the C library.
     Go,
-    /// Linked without a loader.
+    /// Linked statically: no loader, so no preloading.
     Static,
-    /// Loaded by another C library than the one the preloaded library is made for.
+    /// Linked with another C library than the preloaded library is built for.
     ForeignLoader,
-    /// Of another architecture or word size, with system calls of its own.
+    /// Of another architecture or word size, with other system call numbers.
     Foreign,
 }
 
-impl Kind {
+impl ProgramKind {
     /// Why nothing can be preloaded, as the rest of a sentence; `None` where it can.
     pub fn obstacle(self) -> Option<&'static str> {
         match self {
@@ -53,22 +53,22 @@ impl Kind {
         }
     }
 
-    /// Whether its system calls are those that this program's kernel interface has.
+    /// Whether its system call numbers are those of this process's architecture, which the seccomp filter knows.
     pub fn is_native(self) -> bool {
         self != Self::Foreign
     }
 }
 
-/// Interpreters of interpreters; the kernel follows five.
+/// Depth of `#!` interpreters that are followed, as in the kernel (`exec_binprm`).
 const DEPTH: usize = 5;
 
 impl Program {
-    /// Finds a command, by its path or in the directories of `search` (the value of PATH), and looks at its kind.
+    /// Finds a command by its path, or in the directories of `search` (the value of PATH), and determines its kind.
     ///
     /// # Errors
-    /// [`Error::NotFound`] and [`Error::NotExecutable`].
-    pub fn find(command: &OsStr, search: &OsStr) -> Result<Self, Error> {
-        let not_found = || Error::NotFound { command: command.to_string_lossy().into_owned() };
+    /// [`RunError::NotFound`] and [`RunError::NotExecutable`].
+    pub fn find(command: &OsStr, search: &OsStr) -> Result<Self, RunError> {
+        let not_found = || RunError::NotFound { command: command.to_string_lossy().into_owned() };
         let path = if command.as_bytes().contains(&b'/') {
             PathBuf::from(command)
         } else {
@@ -79,11 +79,11 @@ impl Program {
         };
         let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => not_found(),
-            _ => Error::NotExecutable { path: path.clone(), reason: error.to_string() },
+            _ => RunError::NotExecutable { path: path.clone(), reason: error.to_string() },
         })?;
         if !metadata.is_file() || !is_executable(&path) {
             let reason = if metadata.is_dir() { "it is a directory" } else { "permission denied" };
-            return Err(Error::NotExecutable { path, reason: reason.to_owned() });
+            return Err(RunError::NotExecutable { path, reason: reason.to_owned() });
         }
         let kind = kind_of(&path, DEPTH)?;
         Ok(Self { gains: gains(&path, &metadata), path, kind })
@@ -94,7 +94,7 @@ fn is_executable(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// What makes the kernel say AT_SECURE, at which the loader ignores LD_PRELOAD (ld.so(8)).
+/// The file attributes for which the kernel sets AT_SECURE, so that the loader ignores LD_PRELOAD (ld.so(8)).
 fn gains(path: &Path, metadata: &fs::Metadata) -> Option<&'static str> {
     let mode = metadata.permissions().mode();
     if mode & 0o4000 != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -109,12 +109,12 @@ fn gains(path: &Path, metadata: &fs::Metadata) -> Option<&'static str> {
     (capable && !root).then_some("given file capabilities")
 }
 
-fn kind_of(path: &Path, depth: usize) -> Result<Kind, Error> {
-    let wrong = |reason: String| Error::NotExecutable { path: path.to_owned(), reason };
+fn kind_of(path: &Path, depth: usize) -> Result<ProgramKind, RunError> {
+    let wrong = |reason: String| RunError::NotExecutable { path: path.to_owned(), reason };
     let mut file = match File::open(path) {
         Ok(file) => file,
-        // Executable and not readable: the common kind is assumed.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(Kind::Dynamic),
+        // Executable and not readable: assume the common kind.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(ProgramKind::Dynamic),
         Err(error) => return Err(wrong(error.to_string())),
     };
     let mut start = Vec::new();
@@ -129,7 +129,7 @@ fn kind_of(path: &Path, depth: usize) -> Result<Kind, Error> {
         return kind_of(interpreter, depth - 1);
     }
     if !start.starts_with(b"\x7fELF") {
-        // A shell runs a file without a first line of that kind itself; execve does not.
+        // A shell would run a file without `#!` itself; execve fails with ENOEXEC.
         return Err(wrong("it is neither a program of this system nor a script with a #! line".to_owned()));
     }
     /// `e_machine` of this program.
@@ -137,31 +137,31 @@ fn kind_of(path: &Path, depth: usize) -> Result<Kind, Error> {
     // EI_CLASS, and e_machine at offset 18.
     let machine = start.get(18..20).and_then(|two| two.try_into().ok()).map(u16::from_le_bytes);
     if start.get(4) != Some(&2) || machine != Some(MACHINE) {
-        return Ok(Kind::Foreign);
+        return Ok(ProgramKind::Foreign);
     }
     elf_kind(&ReadCache::new(file)).map_err(|error| wrong(error.to_string()))
 }
 
-fn elf_kind(file: &ReadCache<File>) -> Result<Kind, object::read::Error> {
+fn elf_kind(file: &ReadCache<File>) -> Result<ProgramKind, object::read::Error> {
     let header = FileHeader64::<Endianness>::parse(file)?;
     let endian = header.endian()?;
-    let mut kind = Kind::Static;
+    let mut kind = ProgramKind::Static;
     for segment in header.program_headers(endian, file)? {
         match segment.p_type(endian) {
-            PT_INTERP if kind != Kind::Go => {
+            PT_INTERP if kind != ProgramKind::Go => {
                 let loader = segment.interpreter(endian, file)?.unwrap_or_default();
                 let name = loader.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 let ours = name.starts_with(b"ld-linux") || name.starts_with(b"ld64");
-                kind = if ours { Kind::Dynamic } else { Kind::ForeignLoader };
+                kind = if ours { ProgramKind::Dynamic } else { ProgramKind::ForeignLoader };
             }
             PT_NOTE => {
                 let mut notes = segment.notes(endian, file)?;
                 while let Some(notes) = notes.as_mut()
                     && let Some(note) = notes.next()?
                 {
-                    // `go tool link` names its notes so, in every build mode.
+                    // `go tool link` writes a note with this name in every build mode.
                     if note.name() == b"Go" && note.n_type(endian) != NT_GNU_BUILD_ID {
-                        kind = Kind::Go;
+                        kind = ProgramKind::Go;
                     }
                 }
             }
@@ -175,29 +175,29 @@ fn elf_kind(file: &ReadCache<File>) -> Result<Kind, object::read::Error> {
 mod tests {
     use super::*;
 
-    fn find(command: &str) -> Result<Program, Error> {
+    fn find(command: &str) -> Result<Program, RunError> {
         Program::find(OsStr::new(command), OsStr::new("/usr/bin:/bin"))
     }
 
     #[test]
     fn what_this_machine_has_is_told_apart() {
-        assert_eq!(find("sh").unwrap().kind, Kind::Dynamic);
+        assert_eq!(find("sh").unwrap().kind, ProgramKind::Dynamic);
         assert_eq!(
             find("/usr/bin/ldd").unwrap().kind,
-            Kind::Dynamic,
+            ProgramKind::Dynamic,
             "a script is of its interpreter's kind"
         );
         if let Ok(go) = Program::find(OsStr::new("go"), OsStr::new("/usr/lib/go/bin:/usr/bin")) {
-            assert_eq!(go.kind, Kind::Go);
+            assert_eq!(go.kind, ProgramKind::Go);
         }
     }
 
     #[test]
     fn what_cannot_be_run_is_said() {
-        assert!(matches!(find("no-such-command-at-all"), Err(Error::NotFound { .. })));
-        assert!(matches!(find("/no/such/file"), Err(Error::NotFound { .. })));
-        assert!(matches!(find("/etc/passwd"), Err(Error::NotExecutable { .. })));
-        assert!(matches!(find("/usr/bin/"), Err(Error::NotExecutable { .. })));
+        assert!(matches!(find("no-such-command-at-all"), Err(RunError::NotFound { .. })));
+        assert!(matches!(find("/no/such/file"), Err(RunError::NotFound { .. })));
+        assert!(matches!(find("/etc/passwd"), Err(RunError::NotExecutable { .. })));
+        assert!(matches!(find("/usr/bin/"), Err(RunError::NotExecutable { .. })));
         let directory = tempfile::tempdir().unwrap();
         let script = directory.path().join("script");
         for (text, said) in

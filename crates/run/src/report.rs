@@ -1,4 +1,4 @@
-//! What was seen and done, at one moment.
+//! Counts of what the supervisor has seen and done.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,37 +6,37 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linger::Snapshot;
 use linger_preload::protocol::{COUNTS, Count};
 
-/// What a supervised program closed, and what became of it.
+/// Counts of a supervised program's closes and of what became of the connections.
 ///
 /// `closes` is the sum of `lingered`, `finished`, `drained`, `shared`, `aborted`, `gone` and `refused`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
-pub struct Report {
-    /// Closes of accepted connections (of outgoing ones, too, where asked for).
+pub struct RunReport {
+    /// Closes of accepted connections; also of outgoing ones with [`Options::outgoing`](crate::Options::outgoing).
     pub closes: u64,
-    /// Given to the supervisor: half-closed, and drained within the policy's bounds.
+    /// Handed over to the supervisor: half-closed, and drained within the policy's bounds.
     pub lingered: u64,
-    /// The peer had closed and nothing was unread: a plain close loses nothing.
+    /// Closed plainly: the peer had closed and nothing was unread, so nothing could be lost.
     pub finished: u64,
-    /// The peer had closed; what it had sent was read away first.
+    /// Closed plainly after discarding unread bytes of a peer that had closed.
     pub drained: u64,
-    /// Closed plainly, since another process of the program still has the connection.
+    /// Closed plainly: another process of the program still holds the connection.
     pub shared: u64,
-    /// Reset, as the program asked (`SO_LINGER 0`).
+    /// Reset at the program's wish (`SO_LINGER` with timeout 0).
     pub aborted: u64,
-    /// Over already: reset by the peer, or timed out.
+    /// Already over: reset by the peer, or timed out.
     pub gone: u64,
-    /// Closed plainly, since the supervisor did not take them.
+    /// Closed plainly: the supervisor could not take them.
     pub refused: u64,
-    /// Had unread bytes when closed: without the supervisor, a reset and the loss of what was unsent.
+    /// Had unread bytes when closed. A plain close would have reset them and lost what was unsent.
     pub would_have_reset: u64,
-    /// Bytes not acknowledged when the supervisor took the connections, and acknowledged when they ended.
+    /// Bytes that were unacknowledged when the supervisor took their connection, and acknowledged when it ended.
     pub bytes_saved: u64,
     /// Bytes never acknowledged.
     pub bytes_unacknowledged: u64,
-    /// Bytes of the peers that were read and thrown away.
+    /// Bytes of peers that were discarded.
     pub bytes_discarded: u64,
-    /// Connections that linger now.
+    /// Connections that are lingering now.
     pub lingering: u64,
     /// Ended by the peer's close, everything acknowledged.
     pub peer_closed: u64,
@@ -44,26 +44,42 @@ pub struct Report {
     pub acknowledged: u64,
     /// Ended by the peer's reset.
     pub peer_reset: u64,
-    /// Peers that neither closed nor stayed silent until a bound ended it: out of time, or past `max_discard`.
+    /// Ended by a bound of the policy (`total`, or `max_discard`) because the peer went on sending.
     pub misbehaved: u64,
-    /// Given up for the sake of others.
+    /// Ended early because the budget of the closer was exceeded.
     pub evicted: u64,
-    /// Ended otherwise: the system refused.
+    /// Ended by an error of a system call.
     pub failed: u64,
-    /// Times that all descriptors of the program were looked at, to learn who else has a connection (with seccomp). Each
-    /// makes the program's call wait in proportion to them.
+    /// With seccomp: number of searches through all fds of the program for other holders of a connection. The program's
+    /// system call waits meanwhile, for a time proportional to the number of fds.
     pub looks: u64,
 }
 
-/// What the supervisor counts beside its closer.
+/// Counts that the supervisor keeps itself, in addition to those of its closer.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) bytes_saved: AtomicU64,
-    /// Closed by the peer between the program's half-close and the supervisor's first look.
+    /// Connections that the peer closed between the program's half-close and the supervisor's first check.
     pub(crate) closed_before: AtomicU64,
+    /// Taken from the preloaded library, which does not count them: its process may be killed before it could.
+    pub(crate) taken: AtomicU64,
+    /// Said to be held here, and not: closed plainly by the process.
+    pub(crate) not_held: AtomicU64,
 }
 
-impl Report {
+impl Tally {
+    /// Adds to what the preloaded libraries have counted what they leave to the supervisor.
+    pub(crate) fn complete(&self, mut seen: [u64; COUNTS]) -> [u64; COUNTS] {
+        for (count, number) in [(Count::Handed, &self.taken), (Count::Refused, &self.not_held)] {
+            let number = number.load(Relaxed);
+            seen[Count::Seen as usize] += number;
+            seen[count as usize] += number;
+        }
+        seen
+    }
+}
+
+impl RunReport {
     pub(crate) fn new(seen: [u64; COUNTS], looks: u64, ended: &Snapshot, tally: &Tally) -> Self {
         let of = |count: Count| seen[count as usize];
         let by = &ended.ended;
@@ -92,7 +108,7 @@ impl Report {
         }
     }
 
-    /// Each number with its name and what it means, in the order above.
+    /// Name, description and value of each count, in the order of the fields.
     pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 20] {
         [
             ("closes", "Closes of connections", self.closes),
@@ -119,7 +135,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

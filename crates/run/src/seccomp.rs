@@ -1,13 +1,12 @@
-//! The other way in, for programs that nothing can be preloaded into: the kernel notifies before each call that matters
-//! (`seccomp_unotify(2)`).
+//! Supervision by seccomp notifications (`seccomp_unotify(2)`), for programs that no library can be preloaded into.
 //!
-//! The child installs a seccomp filter before it becomes the program. A thread of this process keeps an fd of its own of a
-//! connection that may be about to end, lets the call happen, and half-closes the connection when it has seen that the
-//! program's fd is gone and nobody else holds it. So an error can delay an end, but never end what the program still has.
+//! The child installs a seccomp filter before `execve`. For a call that may close a connection, a thread of this process
+//! first keeps a copy of the fd, then lets the call continue. When the program's fd is gone and there is no other holder,
+//! it half-closes the connection and hands it over. So a mistake can delay an end, but never end a connection in use.
 //!
-//! Four rooms that cannot touch each other's state: `ask` (the notification descriptor), custody's
-//! [`World`](linger_custody::world::World) (what is known, and what it means), `eyes` (`/proc`, and what sockets say), `hands` (pidfds, kept
-//! fds, epolls). `drive` is the thread: it tells the world what happens and does what the world decides.
+//! Four parts with separate state: `ask` (the notification fd), custody's [`World`](linger_custody::world::World) (the
+//! decisions, without I/O), `eyes` (`/proc` and socket options), `hands` (pidfds, kept fds, epolls). `drive` is the thread:
+//! it feeds events to the world and carries out its actions.
 
 mod ask;
 mod drive;
@@ -20,20 +19,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use crate::kernel::{Filter, Handshake, Refused, Rule, When, apart, before_exec};
+use crate::kernel::{Filter, Handshake, LaunchRefused, Rule, When, apart, before_exec};
 use linger_custody::Count;
 use linger_preload::protocol::{COUNTS, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
 
-use crate::{Error, Options, Refusal};
+use crate::{Options, Refusal, RunError};
 use eyes::Wanted;
 
-/// The calls that are notified: what ends a connection, what makes a second fd of one, and what tells which ports and
-/// epolls there are. All others stay as fast as they are.
+/// The calls that are notified: those that close a connection, that make a second fd of one, and that create listeners and
+/// epolls. All other calls keep their speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
-    // The half-close alone loses nothing.
+    // `SHUT_WR` is not notified: a half-close alone loses nothing.
     Rule { call: libc::SYS_shutdown, when: When::IsNot(1, libc::SHUT_WR as u32) },
     Rule { call: libc::SYS_sendmsg, when: When::Always },
     Rule { call: libc::SYS_sendmmsg, when: When::Always },
@@ -58,13 +57,13 @@ const RULES: &[Rule] = &[
     Rule { call: libc::SYS_epoll_create1, when: When::Always },
 ];
 
-/// With `--hold` as well.
+/// The calls notified in addition with [`Options::hold`](crate::Options::hold).
 const HOLD_RULES: &[Rule] = &[
     Rule { call: libc::SYS_accept, when: When::Always },
     Rule { call: libc::SYS_accept4, when: When::Always },
 ];
 
-/// What was counted.
+/// Counts of the seccomp thread.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// In the order of [`Count`].
@@ -85,22 +84,22 @@ impl Counts {
         std::array::from_fn(|place| self.closes[place].load(Relaxed))
     }
 
-    /// Looks at all fds of the program.
+    /// Number of searches through all fds of the program.
     pub(crate) fn looks(&self) -> u64 {
         self.looks.load(Relaxed)
     }
 }
 
-/// The thread that is notified, ready for the command to be started.
+/// The thread that receives the notifications. It is ready before the command is started.
 #[derive(Debug)]
 pub(crate) struct Seccomp {
     thread: JoinHandle<Option<()>>,
-    started: mpsc::Receiver<Result<(), Refused>>,
+    started: mpsc::Receiver<Result<(), LaunchRefused>>,
     refusals: mpsc::Receiver<Refusal>,
 }
 
 impl Seccomp {
-    /// Prepares a command, which must be dropped once it was started; its limit of descriptors is to be `limit`.
+    /// Prepares a command: it will install the filter and set its limit of fds to `limit`. Drop the command after starting it.
     pub(crate) fn prepare(
         command: &mut Command,
         name: &str,
@@ -108,14 +107,14 @@ impl Seccomp {
         options: &Options,
         limit: Rlimit,
         counts: Arc<Counts>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, RunError> {
         let what = "cannot prepare to be asked about the program's calls";
         let rules = if options.hold { [RULES, HOLD_RULES].concat() } else { RULES.to_vec() };
         let handshake =
-            before_exec(command, Filter::new(&rules), limit).map_err(Error::system(what))?.into_fd();
-        let intake = connect(name, token).map_err(Error::system(what))?;
+            before_exec(command, Filter::new(&rules), limit).map_err(RunError::system(what))?.into_fd();
+        let intake = connect(name, token).map_err(RunError::system(what))?;
         let (guard_waits, alive) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Error::system(what))?;
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(RunError::system(what))?;
         let wanted = Wanted::new(options, &own_sockets());
         let (tell, started) = mpsc::channel();
         let (refuse, refusals) = mpsc::channel();
@@ -123,8 +122,8 @@ impl Seccomp {
             let Ok([handshake, intake, guard_waits, alive]) = <[OwnedFd; 4]>::try_from(fds) else { return };
             let begun = Handshake::from_fd(handshake).listener().and_then(|(listener, child)| {
                 let least = crate::kernel::least_of_own();
-                let listener = listener.move_up(least).map_err(Refused::Means)?;
-                listener.guard(guard_waits.as_fd()).map_err(Refused::Means)?;
+                let listener = listener.move_up(least).map_err(LaunchRefused::Means)?;
+                listener.guard(guard_waits.as_fd()).map_err(LaunchRefused::Means)?;
                 drop(guard_waits);
                 listener.wake_here();
                 Ok((listener, child))
@@ -139,44 +138,44 @@ impl Seccomp {
                     let _ = tell.send(Err(refused));
                 }
             }
-            // The guard is told by this pipe's end, however this thread ends.
+            // The guard sees the end of this pipe, however this thread ends.
             drop(alive);
         };
         let thread = apart("linger-watch", vec![handshake, intake, guard_waits, alive], task);
-        Ok(Self { thread: thread.map_err(Error::system(what))?, started, refusals })
+        Ok(Self { thread: thread.map_err(RunError::system(what))?, started, refusals })
     }
 
-    /// Whether the filter stands, once the command was started or was not.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Whether the filter was installed. Call it after the attempt to start the command.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
         match self.started.recv() {
-            Ok(Ok(())) | Err(_) | Ok(Err(Refused::NotStarted)) => Ok(()),
-            Ok(Err(Refused::Filter(source))) => {
+            Ok(Ok(())) | Err(_) | Ok(Err(LaunchRefused::NotStarted)) => Ok(()),
+            Ok(Err(LaunchRefused::Filter(source))) => {
                 let remedy = filter_remedy(&source);
-                Err(Error::SeccompRefused { source, remedy })
+                Err(RunError::SeccompRefused { source, remedy })
             }
-            Ok(Err(Refused::Call(call, source))) => {
+            Ok(Err(LaunchRefused::Call(call, source))) => {
                 let remedy = call_remedy(&source);
-                Err(Error::DescriptorsRefused { call, source, remedy })
+                Err(RunError::DescriptorsRefused { call, source, remedy })
             }
-            Ok(Err(Refused::Means(source))) => {
-                Err(Error::System { what: "cannot prepare to be asked about the program's calls", source })
+            Ok(Err(LaunchRefused::Means(source))) => {
+                Err(RunError::System { what: "cannot prepare to be asked about the program's calls", source })
             }
         }
     }
 
-    /// A process whose descriptors were refused, if there is news of one; SIGCHLD tells that there is.
+    /// The next process whose fds could not be copied. The thread sends SIGCHLD when there is one.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusals.try_recv().ok()
     }
 
-    /// Waits until the last process of the program has ended, and what it left is handed on.
+    /// Waits until the last process of the program has ended and its connections are handed over.
     pub(crate) fn finish(self) {
-        // Should it have panicked, the guard has taken over, and the counts tell what was missed.
+        // If the thread has panicked, the guard process has answered the calls since; the counts show what was missed.
         let _ = self.thread.join();
     }
 }
 
-/// What the operator can do about a filter that is refused.
+/// The remedy for a filter that is refused.
 fn filter_remedy(refused: &std::io::Error) -> &'static str {
     match refused.raw_os_error() {
         Some(libc::EBUSY) => {
@@ -192,7 +191,7 @@ fn filter_remedy(refused: &std::io::Error) -> &'static str {
     }
 }
 
-/// What the operator can do about a call that looks into the program and is refused.
+/// The remedy for a refused system call on the program's process.
 fn call_remedy(refused: &std::io::Error) -> &'static str {
     match refused.raw_os_error() {
         Some(libc::ENOSYS) => {
@@ -207,7 +206,7 @@ fn call_remedy(refused: &std::io::Error) -> &'static str {
     }
 }
 
-/// Connects to the intake as the library in a program would.
+/// Connects to the intake, as the preloaded library does.
 fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -216,7 +215,7 @@ fn connect(name: &str, token: [u8; 16]) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The sockets of this process, listeners that the program is about to inherit (socket activation) among them.
+/// The sockets of this process, including listeners that the program inherits (socket activation).
 fn own_sockets() -> Vec<OwnedFd> {
     let me = std::process::id();
     let Ok(process) = crate::kernel::open_thread(me) else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Signals: passed on to the program, but for the one that asks for a report.
+//! Passes signals on to the program. SIGUSR1 asks the supervisor for a report.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use signal_hook::iterator::{SignalsInfo, exfiltrator::SignalOnly};
 
 const PASSED_ON: [i32; 9] = [SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
 
-/// Takes the signals; those that this process was told to ignore (`nohup`) stay ignored, here and in the program.
+/// Installs the handlers. Signals that were ignored at the start (`nohup`) stay ignored, here and in the program.
 pub(crate) fn take() -> io::Result<SignalsInfo<SignalOnly>> {
     let ignored = mask("/proc/self/status", "SigIgn:");
     let wanted = PASSED_ON.into_iter().filter(|signal| !has(ignored, *signal));
@@ -22,17 +22,18 @@ pub(crate) fn take() -> io::Result<SignalsInfo<SignalOnly>> {
 /// Passes a signal on to the program.
 pub(crate) fn pass_on(signal: i32, program: Pid) {
     if from_the_terminal(signal) && getpgid(Some(program)).is_ok_and(|group| group == getpgrp()) {
-        // The terminal has told the whole foreground group, and the program is in it still: php-fpm leaves it.
+        // The terminal signals its whole foreground process group. If the program is still in it, it got the signal already; a
+        // program such as php-fpm leaves the group.
         return;
     }
-    // A program without a handler for it would die of a request for a report.
+    // Without a handler SIGUSR1 would kill the program.
     if signal == SIGUSR1 && !has(mask(&format!("/proc/{program}/status"), "SigCgt:"), SIGUSR1) {
         return;
     }
     send(signal, program);
 }
 
-/// Passes a signal on to what an ended program has left behind: this process's children, by adoption.
+/// Passes a signal on to the processes that the program left behind, which this process has adopted as subreaper.
 pub(crate) fn pass_on_to_orphans(signal: i32) {
     for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -44,7 +45,7 @@ pub(crate) fn pass_on_to_orphans(signal: i32) {
 
 fn send(signal: i32, process: Pid) {
     if let Some(signal) = Signal::from_named_raw(signal) {
-        // Gone already: its end is about to be noticed.
+        // It has ended already, which `wait` is about to report.
         let _ = kill_process(process, signal);
     }
 }

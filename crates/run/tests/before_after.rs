@@ -1,5 +1,4 @@
-//! Each server bare and supervised, asked as `linger probe` asks: before it loses, after it keeps, and the kernel's
-//! counters say so too.
+//! Probes each server bare and supervised: bare it loses responses, supervised it keeps them. The kernel's counters agree.
 
 mod support;
 
@@ -21,7 +20,7 @@ fn supervisor() {
 /// Bytes of every response: more than the probe's window and its loopback segments hold.
 const LENGTH: usize = 300_000;
 
-/// Asks a server, bare and supervised, the questions that lose the bare one's response.
+/// Probes a server, bare and supervised, with the questions for which the bare one loses its response.
 fn before_and_after(command: &[&str], checks: &[Check]) {
     for settings in [None, Some("")] {
         let server = Server::start_listening(settings, command, PORT);

@@ -1,7 +1,7 @@
-//! Application servers behind nginx: before, the response is lost every time; after, never.
+//! Application servers behind nginx: bare, every response is lost; supervised, none.
 //!
-//! Whether a gateway has read the response when the reset meets it is chance. Here it cannot have: windows in this
-//! network are small, nginx has few buffers, and the client reads only when the application server has closed.
+//! Usually chance decides whether the gateway has read the response before the reset arrives. Here it never has: the
+//! windows are small, nginx has few buffers, and the client reads only after the application server has closed.
 
 mod support;
 
@@ -26,28 +26,28 @@ fn supervisor() {
 
 const TRIALS: usize = 10;
 
-/// Answers at once, as far as the application server lets it, 400,000 bytes: more than nginx takes here.
+/// Answers without reading the body, with 400,000 bytes: more than nginx buffers here.
 const WSGI: &str =
     "def app(e, s):\n    s('200 OK', [('Content-Length', '400000')])\n    return [b'x' * 400000]\n";
 
-/// Uploads through nginx, and reads when the kernel has counted an abort, or none has come for a while.
+/// Uploads through nginx. Reads once the kernel has counted an abort, or after a while without one.
 fn upload(body: usize, abort_expected: bool) -> Got {
     let before = Counters::read().unwrap();
     let mut stream = connect(8_080, Some(4_096));
-    // nginx takes it all, and only then asks the application server.
+    // nginx reads the whole request before it connects to the application server.
     let _ = stream.write_all(&request(body));
     let patience = Duration::from_millis(if abort_expected { 10_000 } else { 300 });
     let started = Instant::now();
     while aborts(&before) == 0 && started.elapsed() < patience {
-        // The kernel tells nobody of a counter; the connection that is aborted is another's.
+        // There is no event for a counter, and the aborted connection belongs to other processes: this has to poll.
         thread::sleep(Duration::from_millis(2));
     }
     read(stream)
 }
 
-/// Uploads to a server behind nginx, bare and supervised: responses lost, the kernel's aborts, the report.
+/// Uploads to a server behind nginx, bare and supervised. Compares lost responses, the kernel's aborts and the report.
 fn behind_nginx(command: &[&str], location: &str, body: usize, loses: bool) -> Report {
-    // The least that TCP takes, and the default for those that do not ask for more.
+    // The smallest buffers that TCP allows, as the default of all sockets.
     linger_testing::net::sysctl("ipv4/tcp_rmem", "4096 16384 16384").unwrap();
     let mut report = Report::new();
     for settings in [None, Some("")] {
@@ -123,7 +123,7 @@ fn gunicorn_sync_and_gthread() {
     });
 }
 
-/// Debian's name has a version in it.
+/// Debian puts the version into the program's name.
 fn php_fpm() -> Option<PathBuf> {
     let found = fs::read_dir("/usr/sbin").into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<PathBuf> = found
@@ -136,7 +136,7 @@ fn php_fpm() -> Option<PathBuf> {
     found.pop()
 }
 
-/// It drains by itself, so that nothing is lost either way; supervised it does as well, and its closes are seen.
+/// This server drains by itself, so nothing is lost either way. Supervised, its closes are seen, too.
 #[test]
 fn php_fpm_keeps_what_it_kept() {
     sandboxed(|| {

@@ -1,4 +1,4 @@
-//! A server in Java, whose runtime closes in a way of its own: by `dup2` over the socket.
+//! A server in Java, whose runtime closes a socket by `dup2` onto its fd.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Which connections are ended well: outgoing ones when asked for, and those of the ports that are asked for.
+//! Which connections are supervised: outgoing ones if requested, and those of the selected ports.
 
 mod support;
 
@@ -25,7 +25,7 @@ select.select([c], [], [])
 c.close()
 ";
 
-/// Listens with a small window, so that most of what a client sends waits on the client's side.
+/// Listens with a small window, so that most bytes of a client stay in the client's send queue.
 fn listener() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();

@@ -1,4 +1,4 @@
-//! Real programs, without the supervisor and with it: before loses, after keeps, and the kernel says so too.
+//! Real programs, bare and supervised: bare they lose responses, supervised they keep them. The kernel's counters agree.
 //!
 //! Every test has a network of its own, so that the kernel's counters are exact.
 
@@ -74,9 +74,12 @@ def serve(c):
 while True:
     c, _ = listener.accept()
     if way == 'fork':
+        # The child's exit is no close: it must not come before its parent's, which is one of two.
+        r, w = os.pipe()
         if os.fork() == 0:
-            serve(c); os._exit(0)
+            os.read(r, 1); serve(c); os._exit(0)
         c.close()
+        os.write(w, b'.'); os.close(r); os.close(w)
     elif way == 'exec' :
         listener.close(); serve(c)
     else:
@@ -101,7 +104,7 @@ fn every_way_to_end_a_connection() {
     });
 }
 
-/// The program becomes another, which listens again: the connection of the first must end all the same.
+/// The program calls `execve`, and the new one listens again. The connection of the first must still be ended.
 #[test]
 fn exec_closes_what_is_marked_so() {
     sandboxed(|| {
@@ -130,7 +133,7 @@ fn a_worker_that_exits_after_its_last_write() {
     });
 }
 
-/// As php-fpm does, and every daemon: it is waited for all the same.
+/// A daemon, as php-fpm is: the supervisor waits for it as well.
 #[test]
 fn a_program_that_leaves_the_process_group() {
     sandboxed(|| {
@@ -138,7 +141,7 @@ fn a_program_that_leaves_the_process_group() {
         for leaving in ["os.setpgid(0, 0)", "os.fork() and os._exit(7); os.setsid()"] {
             let directory = tempfile::tempdir().unwrap();
             let done = directory.path().join("done");
-            // Long enough for a supervisor that does not wait to have ended first.
+            // Long enough that a supervisor which does not wait would have ended before.
             let end = "open(sys.argv[1], 'x').close(); os._exit(7)";
             let script = format!("import os, sys, time; {leaving}; time.sleep(0.3); {end}");
             let mut server = Server::start(Some(""), &[&python, "-c", &script, done.to_str().unwrap()]);

@@ -21,7 +21,7 @@ fn supervisor() {
     support::supervise();
 }
 
-/// Copies of the number that a client has sent, in a response.
+/// How often the number sent by a client is repeated in the response.
 const COPIES: usize = 20_000;
 
 fn answer(mut stream: TcpStream, copy: bool) {
@@ -46,7 +46,7 @@ fn racer() {
     }
     let listener = TcpListener::bind(("127.0.0.1", PORT)).unwrap();
     for _ in 0..2 {
-        // Descriptors that come and go: each is a chance to take a number that a connection has just given up.
+        // Opens and closes other fds, each of which may reuse the number of a connection that was just closed.
         thread::spawn(|| {
             loop {
                 let file = File::open("/dev/null").unwrap();
@@ -93,7 +93,7 @@ fn race(settings: &str) {
                     for turn in 0..EACH {
                         let number = (client << 32 | turn).to_be_bytes();
                         let mut stream = connect(PORT, None);
-                        // What follows the number stays unread.
+                        // The bytes after the number stay unread.
                         stream.write_all(&[number.as_slice(), &[0xff; 1_000]].concat()).unwrap();
                         let mut got = Vec::new();
                         let end = stream.read_to_end(&mut got);
@@ -107,7 +107,7 @@ fn race(settings: &str) {
     });
 }
 
-/// Two forked workers, four threads each; every sixteenth connection is served by a child of its own.
+/// Two forked workers with four threads each. Every sixteenth connection is served by a child process.
 const FORKING: &str = r#"
 import os, signal, socket, threading
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -189,7 +189,7 @@ fn many(settings: &str) {
             });
         };
         serve(200);
-        // Children and lingering sockets go when they are done, of which nobody is told; what stays is a leak.
+        // There is no event for the end of the last children and lingering sockets, so this polls. What remains is a leak.
         let looks = |most: usize| {
             (0..most).map(|_| {
                 thread::sleep(Duration::from_millis(10));
@@ -212,7 +212,7 @@ fn many(settings: &str) {
     });
 }
 
-/// `shutdown` of both sides is counted when it is made: a process that is killed comes to no close.
+/// `shutdown` of both directions is counted at the call: a killed process never reaches close().
 #[test]
 fn a_killed_worker_that_had_shut_down_adds_up() {
     sandboxed(|| {

@@ -1,4 +1,4 @@
-//! Programs that nothing can be preloaded into: the kernel asks before their calls.
+//! Programs that no library can be preloaded into, supervised by seccomp notifications.
 //!
 //! Every test has a network of its own, so that the kernel's counters are exact.
 
@@ -106,12 +106,12 @@ fn every_way(compiler: &str, package: &str) {
     }
 }
 
-/// A connection passed on in a message: whoever closes it first, whoever else has it by a fork, it ends when the
-/// last has closed it, and not while the message is under way. The program pins the order.
+/// A connection that is passed in a message. It ends when the last holder has closed it, whatever the order of closes and
+/// forks, and not while the message is in flight. The program fixes the order.
 fn every_way_to_pass_a_connection_on(settings: &str) {
     let directory = tempfile::tempdir().unwrap();
     let Some(server) = ways(directory.path(), "gcc", "gcc") else { return };
-    // The receiver's close that finds the giver with the connection is counted as shared; no close before its arrival is.
+    // A close by the receiver while the sender still holds the connection counts as shared. A close before its arrival does not.
     let ways = [
         ("pass", 0),
         ("pass-back", 3),
@@ -181,7 +181,7 @@ fn excluded_ports_are_left_alone() {
     });
 }
 
-/// A client of its own server: what it connects is left alone, unless it is asked for.
+/// A client of its own server: outgoing connections are left alone unless requested.
 #[test]
 fn outgoing_connections_end_as_the_program_says() {
     sandboxed(|| {
@@ -199,8 +199,8 @@ fn outgoing_connections_end_as_the_program_says() {
     });
 }
 
-/// The supervisor is killed: the program goes on, its closes are plain, and it can exit. With `hold` it waits in
-/// `accept`, a question that the supervisor has taken and not answered.
+/// The supervisor is killed: the program continues, its closes are plain, and it can exit. With `hold` it waits in
+/// `accept`, a notification that the supervisor has received and not answered.
 #[test]
 fn a_program_outlives_its_supervisor() {
     sandboxed(|| {
@@ -217,14 +217,14 @@ fn a_program_outlives_its_supervisor() {
             }
             let ended = rustix::process::pidfd_open(child, PidfdFlags::empty()).unwrap();
             kill_process(child, Signal::TERM).unwrap();
-            // Its address is free again for the next.
+            // Its address is free again for the next run.
             rustix::event::poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
         }
     });
 }
 
-/// The supervisor is stopped: the program waits in its close, and its client for the end. When the supervisor goes on, so
-/// do they, and nothing is lost.
+/// The supervisor is stopped (SIGSTOP): the program waits in its close, and its client for the end. After SIGCONT both
+/// continue, and nothing is lost.
 #[test]
 fn a_stopped_supervisor_loses_nothing() {
     sandboxed(|| {
@@ -268,7 +268,7 @@ fn await_call(process: Pid, call: i64) {
             return;
         }
         assert!(Instant::now() < until, "{now}");
-        // Nobody is told which call another process is in.
+        // There is no event for the system call that another process is in, so this polls.
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -327,7 +327,7 @@ fn what_is_held_ends_as_without() {
     });
 }
 
-/// A signal reaches a program that waits in `accept`, which the supervisor does in its place.
+/// A signal reaches a program that waits in `accept`, which the supervisor performs for it.
 #[test]
 fn signals_reach_a_program_that_accepts() {
     sandboxed(|| {
@@ -341,7 +341,7 @@ fn signals_reach_a_program_that_accepts() {
     });
 }
 
-/// `shutdown` of both sides is counted when it is made: a process that is killed comes to no close.
+/// `shutdown` of both directions is counted at the call: a killed process never reaches close().
 #[test]
 fn a_killed_worker_that_had_shut_down_adds_up() {
     sandboxed(|| {
@@ -356,7 +356,7 @@ fn a_killed_worker_that_had_shut_down_adds_up() {
     });
 }
 
-/// A program with many connections starts another: who has what is looked up a few times, not once for each.
+/// A program with many connections starts another: all fds are searched a few times, not once for each connection.
 #[test]
 fn a_fork_with_many_connections_costs_few_looks() {
     const CONNECTIONS: u64 = 1_000;
@@ -373,7 +373,7 @@ fn a_fork_with_many_connections_costs_few_looks() {
     });
 }
 
-/// A process that forbids to be looked into is closed plainly; that is said once, with the permission that is missing.
+/// The closes of a process whose fds cannot be copied stay plain. That is reported once, with the missing permission.
 #[test]
 fn a_process_whose_descriptors_are_refused_is_named() {
     sandboxed(|| {
@@ -397,7 +397,7 @@ fn a_process_whose_descriptors_are_refused_is_named() {
     });
 }
 
-/// A connection of a process that cannot be looked into is never half-closed because another process closed its copy.
+/// A connection of a process whose fds cannot be read is never half-closed because another process closed its copy.
 #[test]
 fn what_a_process_that_is_refused_may_have_is_left_alone() {
     sandboxed(|| {

@@ -1,4 +1,4 @@
-//! The test suites that programs bring along pass supervised as they pass bare.
+//! The test suites of other programs pass supervised as they pass bare.
 //!
 //! `cargo xtask setup` unpacks them into `target/peers/suites`.
 
@@ -17,7 +17,7 @@ fn supervisor() {
     support::supervise();
 }
 
-/// What a run of a suite came to.
+/// The result of a run of a suite.
 struct Run {
     failed: BTreeSet<String>,
     passed: usize,
@@ -28,7 +28,7 @@ struct Run {
 fn run(python: &str, folder: &Path, settings: Option<&str>) -> Run {
     let results = tempfile::tempdir().unwrap();
     let file = results.path().join("results");
-    // By a shell, for pytest takes its settings from the folder that it is started in.
+    // By a shell in the suite's folder, from which pytest reads its settings.
     let script = "cd \"$1\" && exec \"$2\" -m pytest -p no:cacheprovider -o addopts= -rA --tb=short --color=no -q tests > \"$3\" 2>&1";
     let command = ["/bin/sh", "-c", script, "sh", folder.to_str().unwrap(), python, file.to_str().unwrap()];
     let mut server = Server::start(settings, &command);
@@ -73,7 +73,7 @@ fn passes_as_without(name: &'static str, settings: &'static str) {
 }
 
 /// One of its tests (`test_handle_close_after_conn_broken`) has a client that writes for ever, never reads, and waits for
-/// the reset that its server's close with unread bytes is to bring. With the bound that reset comes, after 4 KiB.
+/// the reset caused by a close with unread bytes. With `max_discard` that reset comes after 4 KiB.
 #[test]
 fn waitress() {
     passes_as_without("waitress", "max-discard=4096");

@@ -1,7 +1,7 @@
-//! What the tests of all crates share: private networks, real servers, sample programs, skips that are said aloud.
+//! Shared by the tests of all crates: private networks, real servers, sample programs, and counted skips.
 //!
-//! For tests, benches and `cargo xtask` alone. It stands in for a test runner, so it prints, panics and reads the
-//! environment, which the other libraries never do.
+//! For tests, benches and `cargo xtask` only. As a part of the test runner it may print, panic and read the environment,
+//! which the other libraries never do.
 
 #[allow(unsafe_code)]
 mod kernel;

@@ -3,18 +3,17 @@
 use std::process::{Command, Stdio};
 use std::thread;
 
-use linger_netns::{Isolation, Refused, net};
+use linger_netns::{Isolation, IsolationRefused, net};
 
 use crate::skip::skip;
 
-/// Set in the process that runs inside the sandbox.
+/// Environment variable that is set in the process inside the sandbox.
 const INSIDE: &str = "LINGER_SANDBOXED";
 
-/// Runs the body of a `#[test]` in a process of its own with a private, empty network namespace (`lo` up),
-/// as root there and without being root here.
+/// Runs the body of a `#[test]` in a process of its own, in a private, empty network namespace with `lo` up. The process
+/// is root there, without being root outside.
 ///
-/// The test binary runs itself again for the one test that calls this. Where namespaces are refused
-/// the test is skipped, and says so.
+/// The test binary starts itself again for the one test that calls this. If namespaces are refused, the test is skipped.
 ///
 /// # Panics
 /// Where the body panics, with its output.
@@ -38,22 +37,22 @@ pub fn sandboxed(body: impl FnOnce()) {
     let child = match again.spawn() {
         Ok(child) => child,
         Err(error) => {
-            return skip("private networks", &Refused::explain(error).to_string());
+            return skip("private networks", &IsolationRefused::explain(error).to_string());
         }
     };
     let output = child.wait_with_output().expect("the sandboxed test can be waited for");
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    // What the test says about itself, a seed or a reason for skipping, is shown under --nocapture.
+    // Output of the test (a seed, a reason for skipping) is shown under --nocapture.
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    // A name that matched no test would pass without having run.
+    // If the name matched no test, the process would succeed without having run it.
     assert!(output.status.success() && text.contains("1 passed"), "in the sandbox:\n{text}");
 }
 
-/// Raises the soft limit of descriptors, commonly 1,024, to the hard one: some tests hold thousands of sockets.
+/// Raises the soft limit of fds (usually 1,024) to the hard limit, for tests that hold thousands of sockets.
 pub fn all_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // What is refused here shows as EMFILE in the test that needs it.
+    // If this is refused, the test that needs it fails with EMFILE.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

@@ -1,19 +1,19 @@
-//! Skipping, which has to be allowed and is said aloud.
+//! Skips tests, if `cargo xtask setup` allows it, and reports each skip.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-/// What this machine lacks of what the tests need, one `need: why` a line: `cargo xtask setup` writes it.
+/// The needs of tests that this machine does not meet, one `need: why` per line. Written by `cargo xtask setup`.
 const MISSING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/missing-for-tests");
-/// Names a file to which skips are appended, so that `cargo xtask test` can print them.
+/// Environment variable with a file to which skips are appended; `cargo xtask test` prints them.
 const SKIPS: &str = "LINGER_SKIPS";
 
-/// Skips a test, or a part of one, for want of `need`: a package by its name, or something that the machine may not
-/// allow, as `xtask/src/setup.rs` calls it.
+/// Skips a test, or a part of one, because `need` is missing: a package, or a property of the machine, by its name in
+/// `xtask/src/setup.rs`.
 ///
 /// # Panics
-/// Where `cargo xtask setup` has not found that this machine lacks it: a test that did not run is a failure.
+/// If `cargo xtask setup` has not recorded `need` as missing: then a test that does not run is a failure.
 #[track_caller]
 pub fn skip(need: &str, why: &str) {
     let missing = fs::read_to_string(MISSING).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! Long local work, such as fsync or hashing, during which the peer must still hear from us.
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::{self, Builder};
 use std::time::Duration;
 
 use crate::driver::Session;
@@ -18,17 +19,32 @@ pub(crate) fn keep_alive<T: Send>(
     if bytes < LONG {
         return Ok(work());
     }
-    std::thread::scope(|scope| {
+    let work = Mutex::new(Some(work));
+    thread::scope(|scope| {
         let (done, finished) = mpsc::sync_channel(1);
-        scope.spawn(move || done.send(work()));
+        // Kept here: a thread that cannot be had would take the work with it.
+        let work = &work;
+        let on_its_own = move || take(work).map(|work| done.send(work()));
+        if let Err(error) = Builder::new().name("alive".into()).spawn_scoped(scope, on_its_own) {
+            tracing::warn!(%error, "no thread can be had: the peer hears nothing while a file is worked on");
+            return take(work).map(|work| work()).ok_or_else(ended_early);
+        }
         loop {
             match finished.recv_timeout(Duration::from_secs(5)) {
                 Ok(result) => return Ok(result),
                 Err(mpsc::RecvTimeoutError::Timeout) => session.ping()?,
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(Error::io("finish", "writing", io::Error::other("a thread ended early")));
+                    return Err(ended_early());
                 }
             }
         }
     })
+}
+
+fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
+    from.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn ended_early() -> Error {
+    Error::io("finish", "writing", io::Error::other("a thread ended early"))
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use linger_untrusted::Untrusted;
+
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Event, Session};
@@ -279,7 +281,7 @@ fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Erro
         // The shared directory itself is offered without a name.
         None if offered.is_empty() => Ok(RelPath::root()),
         None => RelPath::root().child(offered).map_err(|why| {
-            Error::Usage(format!("the name {} {why}", crate::path::printable(offered)).into())
+            Error::Usage(format!("the name {} {why}", Untrusted::from(offered).terminal()).into())
         }),
     }
 }

@@ -5,11 +5,11 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use linger_untrusted::Untrusted;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::error::Error;
 use crate::hash::{hex, unhex};
-use crate::path::printable;
 
 /// A public key.
 pub type PublicKey = [u8; 32];
@@ -186,7 +186,7 @@ impl Keyring {
 
 /// A name without characters that would end its field or its line.
 fn word(name: &str) -> String {
-    printable(name.as_bytes()).replace(char::is_whitespace, "_")
+    Untrusted::from(name).plain().to_string()
 }
 
 #[cfg(test)]

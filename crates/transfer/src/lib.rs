@@ -59,7 +59,7 @@ pub use hash::{BLOCK, Hash, hex};
 pub use identity::{Identity, Keyring, PublicKey, fingerprint};
 pub use message::{Durability, Item, Kind, Refusal, Time};
 pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
-pub use path::{BadPath, RelPath, printable};
+pub use path::{BadPath, RelPath};
 pub use progress::{Confirmation, Progress, Summary, Verdict};
 pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, Line, Receipts, verify_receipt};

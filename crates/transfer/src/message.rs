@@ -4,6 +4,8 @@ mod fields;
 mod kinds;
 mod request;
 
+use linger_untrusted::Untrusted;
+
 use crate::hash::{Hash, Tree};
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
@@ -217,7 +219,7 @@ impl Message {
                 out.u64(*failed);
             }
             Self::Item(item) => {
-                out.bytes(&item.name);
+                out.bytes(item.name.raw());
                 out.kind(item.kind);
                 out.u64(item.size);
                 out.u64(u64::from(item.mode));
@@ -255,7 +257,7 @@ impl Message {
             14 => Self::Total { entries: from.u64()? },
             15 => Self::Done { confirmed: from.u64()?, failed: from.u64()? },
             16 => Self::Item(Item {
-                name: from.bytes(255)?,
+                name: Untrusted::from(from.bytes(255)?),
                 kind: from.kind()?,
                 size: from.u64()?,
                 mode: from.mode()?,

@@ -5,6 +5,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use linger_untrusted::Untrusted;
+
 /// The directory, at the root of a tree that receives, for what is not complete yet.
 pub(crate) const WORK: &str = ".linger";
 
@@ -165,29 +167,8 @@ fn check(name: &[u8]) -> Result<(), BadPath> {
 
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_root() { f.write_str(".") } else { f.write_str(&printable(&self.0)) }
+        if self.is_root() { f.write_str(".") } else { Untrusted::from(&*self.0).terminal().fmt(f) }
     }
-}
-
-/// Makes bytes from elsewhere safe to print: control characters and what is not UTF-8 are escaped.
-pub fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if is_plain(c) { text.push(c) } else { text.extend(c.escape_default()) }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
-
-/// Neither a control character nor one that reorders what is around it on a terminal (Unicode TR 36).
-fn is_plain(c: char) -> bool {
-    let reorders =
-        matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    !(c.is_control() || reorders || c == '\\')
 }
 
 #[cfg(test)]
@@ -207,10 +188,10 @@ mod tests {
             (&[b'x'; 256], BadPath::TooLong),
             (&[b"x/".repeat(128), b"x".to_vec()].concat(), BadPath::TooLong),
         ] {
-            assert_eq!(RelPath::new(path), Err(why), "{}", printable(path));
+            assert_eq!(RelPath::new(path), Err(why), "{}", String::from_utf8_lossy(path));
         }
         for path in [&b""[..], b"a", b"a/b", b"...", b"new\nline", b"\xff\xfe", b"-rf", b"~"] {
-            assert!(RelPath::new(path).is_ok(), "{}", printable(path));
+            assert!(RelPath::new(path).is_ok(), "{}", String::from_utf8_lossy(path));
         }
     }
 
@@ -232,13 +213,14 @@ mod tests {
             (b"", false),
             (b"x/../../../..", false),
         ] {
-            assert_eq!(at.link_stays_inside(target), inside, "{}", printable(target));
+            assert_eq!(at.link_stays_inside(target), inside, "{}", String::from_utf8_lossy(target));
         }
     }
 
     #[test]
     fn printing_escapes_what_could_fool_a_terminal() {
-        assert_eq!(printable(b"a\n\x1b[2J\xff"), "a\\n\\u{1b}[2J\\xff");
-        assert_eq!(printable("gnp\u{202e}.exe é".as_bytes()), "gnp\\u{202e}.exe é");
+        let shown = |path: &[u8]| RelPath::new(path).unwrap().to_string();
+        assert_eq!(shown(b"a\n\x1b[2J\xff"), "a\\n\\u{1b}[2J\\xff");
+        assert_eq!(shown("gnp\u{202e}.exe é".as_bytes()), "gnp\\u{202e}.exe é");
     }
 }

@@ -1,5 +1,7 @@
 //! What a transfer tells while it goes on, and what it came to.
 
+use linger_untrusted::Untrusted;
+
 use crate::error::Error;
 use crate::message::{Durability, Kind, Refusal, Time};
 use crate::path::RelPath;
@@ -93,7 +95,7 @@ pub struct Confirmation {
     /// The receiver's clock.
     pub time: Time,
     /// The name at the receiver, below the directory it shares.
-    pub name: Vec<u8>,
+    pub name: Untrusted,
     /// The same content was there already.
     pub present: bool,
 }

@@ -60,6 +60,8 @@ pub enum Remedy {
     SendAsPipe,
     /// Name a place in the file system for it.
     NameOutput,
+    /// What comes through a pipe has no name of its own: give it one there.
+    GiveName,
     /// The other side names its sinks and sources in its configuration.
     ConfigureName,
     /// The configuration of the other side sets the most bytes.
@@ -77,7 +79,7 @@ pub enum Remedy {
 }
 
 /// The remedies that carry nothing, and the words that stand for them on the wire.
-const WORDS: [(Remedy, &str); 26] = [
+const WORDS: [(Remedy, &str); 27] = [
     (Remedy::StartServer, "start-server"),
     (Remedy::OpenTheWay, "open-the-way"),
     (Remedy::CheckHost, "check-host"),
@@ -98,6 +100,7 @@ const WORDS: [(Remedy, &str); 26] = [
     (Remedy::SendAgain, "send-again"),
     (Remedy::SendAsPipe, "send-as-pipe"),
     (Remedy::NameOutput, "name-output"),
+    (Remedy::GiveName, "give-name"),
     (Remedy::ConfigureName, "configure-name"),
     (Remedy::RaiseMaxBytes, "raise-max-bytes"),
     (Remedy::RaiseMaxSeconds, "raise-max-seconds"),

@@ -1,7 +1,7 @@
 //! Receipts on file: one JSON object a line, and checking a file against one.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Write};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::hash::{hex, unhex};
 use crate::message::{Durability, Kind};
-use crate::path::{RelPath, printable};
+use crate::path::RelPath;
 use crate::progress::Confirmation;
 use crate::root::{Links, Root};
 use crate::store::hash_file;
@@ -53,7 +53,7 @@ impl Line {
             kind: confirmation.kind,
             length: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
-            name: printable(&confirmation.name),
+            name: confirmation.name.terminal().to_string(),
             durability: confirmation.durability,
             time: confirmation.time.seconds as f64 + f64::from(confirmation.time.nanos) / 1e9,
             present: confirmation.present,
@@ -118,6 +118,9 @@ pub enum Checked {
     Unverified,
 }
 
+/// Longer than a line with the longest paths, each byte escaped.
+const LONGEST_LINE: u64 = 1 << 20;
+
 /// Checks every line of the receipt file at `receipt` against `path`, the file or directory it was given for;
 /// `each` gets every line and what came of it. Returns how many lines differ, of how many.
 ///
@@ -131,10 +134,19 @@ pub fn verify_receipt(
     let shown = receipt.display().to_string();
     let file = File::open(receipt).map_err(|error| Error::io("open", &shown, error))?;
     let (mut bad, mut all) = (0, 0);
-    for (number, text) in BufReader::new(file).lines().enumerate() {
-        let text = text.map_err(|error| Error::io("read", &shown, error))?;
-        let line: Line = serde_json::from_str(&text)
-            .map_err(|error| Error::Usage(format!("{shown}, line {}: {error}", number + 1).into()))?;
+    let mut file = BufReader::new(file);
+    let mut text = String::new();
+    loop {
+        text.clear();
+        let read = (&mut file).take(LONGEST_LINE).read_line(&mut text);
+        if read.map_err(|error| Error::io("read", &shown, error))? == 0 {
+            break;
+        }
+        let usage = |why: String| Error::Usage(format!("{shown}, line {}: {why}", all + 1).into());
+        if text.len() as u64 == LONGEST_LINE && !text.ends_with('\n') {
+            return Err(usage("is longer than any receipt".into()));
+        }
+        let line: Line = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
         let checked = check(&line, path)?;
         all += 1;
         bad += u64::from(matches!(checked, Checked::Differs(_)));

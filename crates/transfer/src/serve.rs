@@ -6,8 +6,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -199,11 +200,21 @@ impl Server {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 accepted += 1;
                 self.running.fetch_add(1, Ordering::AcqRel);
-                scope.spawn(move || {
-                    let served = self.connection(stream, peer, observe);
+                // In a slot: a thread that cannot be had would take the connection with it, and reset it.
+                let slot = Arc::new(Mutex::new(Some(stream)));
+                let serve = move |slot: &Mutex<Option<TcpStream>>| {
+                    let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let served = stream.map(|stream| self.connection(stream, peer, observe));
                     self.running.fetch_sub(1, Ordering::AcqRel);
-                    observe(Serving::Served(Box::new(served)));
-                });
+                    if let Some(served) = served {
+                        observe(Serving::Served(Box::new(served)));
+                    }
+                };
+                let its = slot.clone();
+                if let Err(error) = Builder::new().spawn_scoped(scope, move || serve(&its)) {
+                    tracing::warn!(%error, %peer, "no thread can be had: others wait until this connection is over");
+                    serve(&slot);
+                }
             }
             Ok(())
         })

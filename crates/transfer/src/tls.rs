@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
@@ -172,7 +173,7 @@ fn refused(greeting: &mut Greeting<'_>) -> Error {
     });
     let told = told.map_or_else(
         |_| "the server does not know this machine".into(),
-        |bytes| crate::path::printable(&bytes),
+        |bytes| Untrusted::from(&*bytes).terminal().to_string(),
     );
     Error::Identity(format!("the server refused: {told}").into())
 }

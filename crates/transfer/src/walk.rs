@@ -9,12 +9,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use linger_untrusted::Untrusted;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::message::{Entry, Kind, Refusal, Time, Token};
-use crate::path::{MAX_DEPTH, RelPath, WORK, printable};
+use crate::path::{MAX_DEPTH, RelPath, WORK};
 use crate::root::{Links, Root, mtime};
 use crate::state::short;
 
@@ -146,7 +147,7 @@ impl<'a> Walk<'a> {
             let path = match level.path.child(name) {
                 Ok(path) => path,
                 Err(why) => {
-                    let text = format!("{}/{} {why}", level.path, printable(name));
+                    let text = format!("{}/{} {why}", level.path, Untrusted::from(name).terminal());
                     return Some(Found::Problem { path: level.path.clone(), refusal: Refusal::Source, text });
                 }
             };
@@ -238,8 +239,8 @@ impl<'a> Walk<'a> {
                 });
                 match read {
                     Ok((target, _)) if !path.link_stays_inside(target.as_bytes()) => {
-                        let to = printable(target.as_bytes());
-                        let text = format!("{path} is a link to {to}, outside of what is sent");
+                        let to = Untrusted::from(target.as_bytes());
+                        let text = format!("{path} is a link to {}, outside of what is sent", to.terminal());
                         Found::Problem { path, refusal: Refusal::Source, text }
                     }
                     Ok((target, stat)) => {

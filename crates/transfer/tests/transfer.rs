@@ -490,7 +490,7 @@ fn a_listing_shows_what_is_there() {
                 ("sub", Kind::Directory),
                 ("zero", Kind::File),
             ];
-            assert_eq!(names, expected.map(|(name, kind)| (name.as_bytes().to_vec(), kind)));
+            assert_eq!(names, expected.map(|(name, kind)| (name.into(), kind)));
             assert!(shared.client().list(&RelPath::typed(b"none").unwrap(), &mut |_| {}).is_err());
         },
     );

@@ -103,6 +103,12 @@ impl From<String> for Untrusted {
     }
 }
 
+impl From<Vec<u8>> for Untrusted {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
 impl From<&OsStr> for Untrusted {
     fn from(text: &OsStr) -> Self {
         text.as_bytes().into()

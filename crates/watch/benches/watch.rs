@@ -1,4 +1,4 @@
-//! What watching costs: a thousand resets a second, and none at all.
+//! The cost of watching a thousand resets a second, and none.
 //!
 //! `cargo bench -p linger-watch --bench watch`. The watcher is a process of its own (this program, called with
 //! `--watch`), whose processor time the kernel counts.
@@ -55,7 +55,7 @@ fn measured(port: u16, seconds: u64, load: impl FnOnce()) -> String {
     report
 }
 
-/// Watches, writes each reset as JSON as the program does, and says what that took.
+/// Watches, writes each reset as JSON as the program does, and prints the processor time used.
 fn watch(port: u16, seconds: u64) {
     let mut filter = Filter::default();
     filter.ports = vec![port];

@@ -3,21 +3,21 @@
 use crate::kernel::leftovers::Leftover;
 use serde::Serialize;
 
-/// The bytes that were on their way when the connection ended; `None` is what cannot be known.
+/// Bytes that were unread or unacknowledged when the connection ended. `None`: not known, see `unknown`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Bytes {
     /// Received by this host and never read by the process.
     #[serde(rename = "unread_bytes")]
     pub unread: Option<u32>,
-    /// Written by the process and never acknowledged by the peer: so many are lost at most, since the
-    /// acknowledgement of the last ones may have been on its way.
+    /// Written by the process and not acknowledged by the peer. An upper bound of the loss: the last acknowledgement may
+    /// still have been in flight.
     #[serde(rename = "unacknowledged_bytes")]
     pub unacknowledged: Option<u32>,
-    /// Of those, the ones that never left this host: lost for certain.
+    /// Those of `unacknowledged` that this host never sent. A lower bound of the loss.
     #[serde(rename = "unsent_bytes")]
     pub unsent: Option<u32>,
-    /// Why something is not known.
+    /// Why a count is `None`.
     #[serde(rename = "bytes_unknown")]
     pub unknown: Option<Unknown>,
 }
@@ -27,20 +27,20 @@ pub struct Bytes {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Unknown {
-    /// The reset answers a packet that met no socket with queues of its own.
+    /// The reset answered a packet for which there was no socket, or only a listener: there are no queues to count.
     NoSocket,
-    /// `SO_LINGER` 0 and a listener closed with a queue wipe the counts before anybody can read them.
+    /// `SO_LINGER` 0, or a listener closed with connections in its queue: `tcp_disconnect` clears the counts first.
     Wiped,
     /// The process has not closed the socket yet.
     StillOpen,
-    /// What came after `close()` was thrown away uncounted: at least one byte.
+    /// Bytes that arrive after `close()` are discarded without being counted. There was at least one.
     Uncounted,
-    /// The kernel did not tell: another network namespace, or more sockets at once than it has room for.
+    /// The kernel sent no message about this socket: it is in another network namespace, or the netlink buffer was full.
     NotTold,
 }
 
 impl Unknown {
-    /// That in words.
+    /// The reason as a phrase for a line of text.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoSocket => "there was no socket any more",
@@ -57,12 +57,12 @@ impl Bytes {
         Self { unknown: Some(why), ..Self::default() }
     }
 
-    /// A connection whose own FIN was acknowledged: nothing of what was written is missing.
+    /// For a connection whose own FIN was acknowledged: the peer has everything that was written.
     pub(crate) fn all_acknowledged() -> Self {
         Self { unread: None, unacknowledged: Some(0), unsent: Some(0), unknown: Some(Unknown::Uncounted) }
     }
 
-    /// A destroyed socket's bytes, without the FINs that the kernel counts among them.
+    /// The byte counts of a destroyed socket. The kernel counts a FIN as one byte; it is subtracted here.
     pub(crate) fn of(leftover: &Leftover, fin_sent: bool, fin_received: bool) -> Self {
         let without = |bytes: u32, fin: bool| bytes.saturating_sub(fin.into());
         Self {
@@ -73,7 +73,7 @@ impl Bytes {
         }
     }
 
-    /// A few words: `6 unread, 600000 unacknowledged (of those 400000 never sent)`.
+    /// For a line of text: `6 unread, 600000 unacknowledged (of those 400000 never sent)`.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
         if let Some(unread) = self.unread {

@@ -1,22 +1,22 @@
-//! Which process closed a connection, remembered for the resets that come after.
+//! Remembers which process closed each connection, to name it when a reset follows.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::events::Ends;
-use crate::process::Process;
+use crate::process::NamedProcess;
 
-/// Connections remembered, the latest ones.
+/// Number of connections remembered; the oldest are dropped first.
 const MAX: usize = 65_536;
-/// A reset follows the change of state that it caused within one system call or packet.
+/// A state change and the reset that belongs to it happen within one system call or one packet, so less apart than this.
 const JUST_NOW: usize = 256;
 
-/// A close, or a shutdown of the sending side.
+/// A `close()`, or a `shutdown()` of the sending side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Close {
     /// Nanoseconds since 1970.
-    pub(crate) time: u64,
-    pub(crate) process: Option<Process>,
-    /// The peer had closed before.
+    pub(crate) time_ns: u64,
+    pub(crate) process: Option<NamedProcess>,
+    /// Whether the peer's FIN had arrived first (the socket was in CLOSE_WAIT).
     pub(crate) after_peer: bool,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Close {
 pub(crate) struct Closers {
     closes: HashMap<Ends, Close>,
     order: VecDeque<Ends>,
-    /// Connections that went from CLOSE_WAIT to CLOSE, as only a reset makes them.
+    /// Connections that went from CLOSE_WAIT to CLOSE. Only a reset causes that transition.
     cut_after_fin: VecDeque<Ends>,
 }
 
@@ -52,7 +52,7 @@ impl Closers {
         self.closes.get(ends)
     }
 
-    /// Whether this side's FIN, and the peer's, were part of the connection when a reset ended it.
+    /// Whether this side had sent its FIN, and whether the peer's had arrived, when the reset ended the connection.
     pub(crate) fn fins(&self, ends: &Ends) -> (bool, bool) {
         let close = self.closes.get(ends);
         let after_peer = close.is_some_and(|close| close.after_peer);

@@ -1,11 +1,11 @@
-//! What the kernel's counters say beside the events, so that what the tracepoints miss shows.
+//! Compares the kernel's own counters with the events seen, so that missed events show.
 
 use std::collections::BTreeMap;
 
 use linger_netns::Counters;
 use serde::Serialize;
 
-/// Those that tell of resets and of connections that never reached a process (`nstat(8)` shows the same).
+/// Counters of resets, and of connections that never reached a process. `nstat(8)` shows the same names.
 const SHOWN: [&str; 14] = [
     "OutRsts",
     "EstabResets",
@@ -23,29 +23,29 @@ const SHOWN: [&str; 14] = [
     "TCPTimeouts",
 ];
 
-/// The kernel's counts beside what was seen, both since the start.
+/// The kernel's counters and the events seen, both since the start.
 ///
-/// The counters are those of this network namespace, the events those of the whole host: more may be seen than
-/// were counted. Fewer means that events were missed.
+/// The counters are of this network namespace, the events of the whole host. So more resets may be seen than counted;
+/// fewer seen than counted means that events were missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counted {
-    /// Counters that have grown, by the kernel's names.
+    /// How much each counter has grown, by the kernel's name for it. Counters that did not change are left out.
     pub kernel: BTreeMap<&'static str, u64>,
-    /// Resets seen that this host sent, before any filter.
+    /// Resets seen that this host sent, whether or not the user's filter shows them.
     pub seen_sent: u64,
-    /// Resets seen that it received.
+    /// Resets seen that this host received, likewise unfiltered.
     pub seen_received: u64,
-    /// Resets that the kernel counted as sent and that were not seen, at least.
+    /// Resets counted by the kernel as sent (`OutRsts`) and not seen. A lower bound.
     pub missed: u64,
     /// Events that the kernel dropped because they were not read in time.
     pub events_lost: u64,
-    /// How often sockets were destroyed faster than they could be told of: bytes of some resets are unknown.
+    /// How often the netlink buffer for destroyed sockets overflowed. The byte counts of some resets are then unknown.
     pub overruns: u64,
 }
 
 impl Counted {
-    /// A few words: `OutRsts 12 (12 seen), TCPAbortOnClose 10`.
+    /// For a line of text: `OutRsts 12 (12 seen), TCPAbortOnClose 10`.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
         for name in SHOWN {
@@ -60,7 +60,7 @@ impl Counted {
     }
 }
 
-/// Reads the counters and compares.
+/// Reads the kernel's counters and compares them with the events.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
     start: Option<Counters>,
@@ -69,7 +69,7 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Takes the counters as they are now for the start: the tracepoints are open, so all that is counted is seen.
+    /// Takes the current counters as the zero point. Call it with the tracepoints open, so that every later reset is seen.
     pub(crate) fn start() -> Self {
         Self { start: Counters::read().ok(), ..Self::default() }
     }
@@ -90,7 +90,7 @@ impl Comparison {
         self.counted.overruns += 1;
     }
 
-    /// Reads the counters anew. To be called before the events are read, so that all that was counted can be seen.
+    /// Reads the counters again. Call it before the events are read, so that every counted reset has its event.
     pub(crate) fn read(&mut self) {
         let (Some(start), Ok(now)) = (&self.start, Counters::read()) else { return };
         let grown = now.since(start);
@@ -98,7 +98,7 @@ impl Comparison {
         self.counted.kernel = shown.filter(|(_, value)| *value > 0).collect();
     }
 
-    /// Compares after the events were read; what has changed since this last answered something.
+    /// Compares counters and events. Returns `None` while nothing has changed since it last returned `Some`.
     pub(crate) fn compare(&mut self, events_lost: u64) -> Option<Counted> {
         let sent = self.counted.kernel.get("OutRsts").copied().unwrap_or(0);
         self.counted.missed = sent.saturating_sub(self.counted.seen_sent);

@@ -1,7 +1,7 @@
-//! From what the kernel says about a reset to its cause.
+//! Derives the cause of a reset from what the kernel reports about it.
 //!
-//! The reasons are those of `enum sk_rst_reason` in Linux 6.18; what each covers was read there. Where one name
-//! stands for several causes, all are listed.
+//! The reasons are those of `enum sk_rst_reason` in Linux 6.18 (`include/net/rstreason.h`). Where one reason covers
+//! several causes, all of them become candidates.
 
 use std::net::SocketAddr;
 
@@ -10,9 +10,10 @@ use linger_why::{Cause, Confidence, Remedy};
 use serde::Serialize;
 
 use crate::bytes::Bytes;
-use crate::process::Process;
+use crate::process::NamedProcess;
+use crate::tcp_state;
 
-/// Which way a reset went.
+/// Whether this host sent or received a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -24,7 +25,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The stable name.
+    /// The name in lines, labels and JSON; it does not change between versions.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sent => "sent",
@@ -33,23 +34,23 @@ impl Direction {
     }
 }
 
-/// A listener's accept queue.
+/// The accept queue of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Queue {
+pub struct AcceptQueue {
     /// Connections that wait for `accept`.
     pub waiting: u32,
-    /// The limit: a backlog of n holds n + 1.
+    /// The limit. The kernel accepts one more than `listen`'s backlog (`sk_acceptq_is_full`).
     pub limit: u32,
 }
 
-impl Queue {
-    /// Whether the next connection is turned away.
+impl AcceptQueue {
+    /// Whether the kernel turns the next connection away.
     pub fn is_full(self) -> bool {
         self.waiting > self.limit
     }
 
-    /// Whether four fifths are taken.
+    /// Whether the queue is at four fifths of its limit or more.
     pub fn is_near_its_limit(self) -> bool {
         u64::from(self.waiting) * 5 >= (u64::from(self.limit) + 1) * 4
     }
@@ -58,57 +59,55 @@ impl Queue {
 /// A reset that this host sent or received.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-pub struct Reset {
+pub struct LiveReset {
     /// Seconds since 1970-01-01 00:00 UTC.
-    pub time: f64,
-    /// Which way it went.
+    pub time_seconds: f64,
+    /// Whether this host sent or received it.
     pub direction: Direction,
     /// This host's end.
     pub local: SocketAddr,
     /// The other end; `None` where the kernel does not say.
     pub remote: Option<SocketAddr>,
-    /// Why it was sent.
+    /// The most likely cause.
     pub cause: Cause,
-    /// How sure that is.
+    /// How sure the cause is.
     pub confidence: Confidence,
-    /// The causes that fit.
+    /// All causes that fit, `cause` included.
     pub candidates: Vec<Cause>,
-    /// The kernel's own word for it.
+    /// The kernel's name of the reason, such as `TCP_ABORT_ON_CLOSE`; `None` before Linux 6.10.
     pub reason: Option<String>,
-    /// The socket's TCP state at that moment.
+    /// The TCP state of the socket at that moment.
     pub state: Option<&'static str>,
-    /// The process that closed or aborted, that had the connection, or that listens.
-    pub process: Option<Process>,
-    /// What was on its way.
+    /// The process that closed or aborted the connection, that held it, or that listens on the port.
+    pub process: Option<NamedProcess>,
+    /// The bytes that were unread or unacknowledged.
     #[serde(flatten)]
     pub bytes: Bytes,
-    /// The listener's queue, where a listener is concerned.
-    pub listener: Option<Queue>,
-    /// What says so.
+    /// The accept queue, where the reset concerns a listener.
+    pub listener: Option<AcceptQueue>,
+    /// The observations that the cause rests on.
     pub evidence: Vec<String>,
-    /// What to do about it.
+    /// What to do about the cause.
     pub remedy: Remedy,
 }
 
-/// What is known about a sent reset besides its reason.
+/// What is known about a sent reset in addition to the kernel's reason.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
     pub(crate) active: bool,
     pub(crate) state: u8,
-    /// Somebody listens on the local port.
+    /// Whether a socket listens on the local port.
     pub(crate) listens: bool,
-    pub(crate) queue: Option<Queue>,
-    /// This side had closed before, so many seconds ago.
+    pub(crate) queue: Option<AcceptQueue>,
+    /// Seconds since this side closed the connection; `None` if it had not.
     pub(crate) closed: Option<f64>,
-    /// The name of the process on whose time an active reset was sent.
+    /// The name of the process that was running when an active reset was sent.
     pub(crate) name: Option<Untrusted>,
 }
 
 pub(crate) type Opinion = (Cause, Confidence, Vec<Cause>, Vec<String>);
 
-const LISTEN: u8 = 10;
-
-/// Why this host sent a reset.
+/// The cause of a reset that this host sent.
 pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
     use Confidence::*;
@@ -147,7 +146,7 @@ pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
         ),
         _ if context.active => active(reason, context),
         Some("NO_SOCKET") => no_socket(context),
-        _ if context.state == LISTEN => at_listener(reason, context),
+        _ if context.state == tcp_state::LISTEN => at_listener(reason, context),
         Some(
             word @ ("TCP_INVALID_ACK_SEQUENCE" | "TCP_TOO_OLD_ACK" | "TCP_ACK_UNSENT_DATA" | "TCP_OLD_ACK" | "TCP_FLAGS"
             | "INVALID_SYN" | "TCP_STATE"),
@@ -167,7 +166,7 @@ pub(crate) fn sent(reason: Option<&str>, context: &Context) -> Opinion {
     }
 }
 
-/// A system call led to it.
+/// For a reset sent within a system call.
 fn active(reason: Option<&str>, context: &Context) -> Opinion {
     use Cause::*;
     use Confidence::*;
@@ -237,29 +236,25 @@ fn at_listener(reason: Option<&str>, context: &Context) -> Opinion {
     }
 }
 
-/// What is known of a received reset that this host sent itself.
+/// The cause of a received reset whose sender is on this host too, so that its reason is known.
 pub(crate) fn of_this_host((cause, confidence, candidates, evidence): &Opinion) -> Opinion {
     let mut evidence = evidence.clone();
     evidence.insert(0, "this host sent it itself".to_owned());
     (*cause, *confidence, candidates.clone(), evidence)
 }
 
-/// The error of a connection that was refused.
-pub(crate) const ECONNREFUSED: i32 = 111;
-
-/// Why a peer may have sent one, from the error that the kernel made of it.
+/// The causes for which a peer may have sent a reset, by the socket error that the kernel derived from it.
 pub(crate) fn received(error: Option<i32>) -> Opinion {
     use Cause::*;
     use Confidence::*;
-    const EPIPE: i32 = 32;
     match error {
-        Some(ECONNREFUSED) => (
+        Some(libc::ECONNREFUSED) => (
             PortClosed,
             Likely,
             vec![PortClosed, FirewallReject, AcceptQueueOverflow],
             vec!["ECONNREFUSED: it answered our SYN".into()],
         ),
-        Some(EPIPE) => (
+        Some(libc::EPIPE) => (
             DataAfterClose,
             Likely,
             vec![DataAfterClose, ClosedWithUnreadData],
@@ -275,25 +270,6 @@ pub(crate) fn received(error: Option<i32>) -> Opinion {
             ],
         ),
     }
-}
-
-/// The kernel's names of TCP states.
-pub(crate) fn state_name(state: u8) -> Option<&'static str> {
-    const NAMES: [&str; 12] = [
-        "ESTABLISHED",
-        "SYN_SENT",
-        "SYN_RECV",
-        "FIN_WAIT1",
-        "FIN_WAIT2",
-        "TIME_WAIT",
-        "CLOSE",
-        "CLOSE_WAIT",
-        "LAST_ACK",
-        "LISTEN",
-        "CLOSING",
-        "NEW_SYN_RECV",
-    ];
-    NAMES.get(usize::from(state).checked_sub(1)?).copied()
 }
 
 #[cfg(test)]
@@ -312,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_backlog_of_n_holds_one_more() {
-        let queue = |waiting| Queue { waiting, limit: 4 };
+        let queue = |waiting| AcceptQueue { waiting, limit: 4 };
         assert!(!queue(4).is_full() && queue(5).is_full());
         assert!(!queue(3).is_near_its_limit() && queue(4).is_near_its_limit());
     }

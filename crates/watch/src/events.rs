@@ -1,4 +1,4 @@
-//! The kernel's tracepoints, decoded by their own descriptions, and what it tells of destroyed sockets.
+//! The kernel's tracepoint events, decoded by their `format` files, and its messages about destroyed sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,48 +7,49 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
-use crate::kernel::perf::{self, Perf, Record, Sample, Source};
+use crate::kernel::perf::{self, Perf, PerfRecord, Sample, Subscription};
 use crate::kernel::tracepoint::{Field, Format};
+use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK};
 
-/// Pages of each processor's ring: 2 MiB, some 16,000 events.
+/// Pages of the ring of each processor: 2 MiB, about 16,000 events.
 const PAGES: usize = 512;
 
-/// Why this machine or this user cannot watch.
+/// Why resets cannot be watched on this machine or by this user.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CannotWatch {
-    /// There is no tracefs that can be read, and it could not be mounted.
+    /// No tracefs can be read, and it could not be mounted.
     #[error("the kernel's tracepoints cannot be read ({0})")]
     NoTracefs(io::Error),
-    /// The tracepoint that everything rests on is missing.
+    /// The kernel has no `tcp:tcp_send_reset` tracepoint, without which nothing can be seen.
     #[error("this kernel has no tracepoint tcp:tcp_send_reset ({0}); it came with Linux 4.15")]
     NoTracepoint(io::Error),
-    /// The kernel refuses perf events.
+    /// `perf_event_open` was refused.
     #[error("perf events are refused ({0})")]
     Refused(io::Error),
 }
 
-/// What this kernel cannot tell.
+/// A limitation of this kernel or user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Blind {
-    /// Before Linux 6.10 resets carry no reason: causes stay candidates.
+    /// No reasons of resets (before Linux 6.10): most causes stay candidates.
     NoReason,
-    /// Received resets are not seen.
+    /// No `tcp_receive_reset`: received resets are not seen.
     NoReceived,
-    /// Who closed a connection before is not known.
+    /// No `inet_sock_set_state`: which process had closed the connection is not known.
     NoStates,
-    /// What error a received reset became is not known.
+    /// No `inet_sk_error_report`: the error that a received reset caused is not known.
     NoErrors,
-    /// Which process had a connection whose reset was received is not known.
+    /// No `tcp_destroy_sock`: the process that held a reset connection is not known.
     NoOwners,
-    /// How many bytes were lost is not known.
+    /// No messages about destroyed sockets: byte counts are not known.
     NoBytes,
 }
 
 impl Blind {
-    /// What that means.
+    /// What the user does not see because of it.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoReason => {
@@ -65,16 +66,16 @@ impl Blind {
     }
 }
 
-/// A connection, seen from this host: its own address, then the peer's.
+/// A connection as seen from this host: local address, then remote address.
 pub(crate) type Ends = (SocketAddr, SocketAddr);
 
-/// Something that happened to a TCP socket.
+/// A kernel event about a TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Happening {
-    pub(crate) time: u64,
-    /// On whose time; the cause of it only for what a system call did.
+    pub(crate) time_ns: u64,
+    /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
-    /// The peer has port 0 where the kernel does not say.
+    /// The remote port is 0 where the kernel does not report the peer.
     pub(crate) ends: Ends,
     pub(crate) what: What,
 }
@@ -97,17 +98,17 @@ pub(crate) struct Kernel {
     blind: Vec<Blind>,
 }
 
-/// One tracepoint.
+/// An open tracepoint: its format, and what its events mean.
 #[derive(Debug)]
 struct Point {
     format: Format,
-    kind: Kind,
+    kind: TracepointKind,
     addresses: Addresses,
 }
 
-/// Which one it is, with the fields it has besides addresses.
+/// Which tracepoint it is, with its fields other than the addresses.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum TracepointKind {
     Sent { reason: Option<Field>, state: Option<Field>, packet: Option<Field> },
     Received,
     State { old: Field, new: Field },
@@ -115,15 +116,15 @@ enum Kind {
     Destroyed,
 }
 
-/// What a tracepoint is by its fields; `None` where one is missing.
-type KindOf = fn(&Format) -> Option<Kind>;
+/// Makes a tracepoint's kind from its format; `None` where a field is missing.
+type KindOf = fn(&Format) -> Option<TracepointKind>;
 
 impl Kernel {
     pub(crate) fn open() -> Result<Self, CannotWatch> {
         let tracefs = perf::tracefs().map_err(CannotWatch::NoTracefs)?;
         let mut blind = Vec::new();
         let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
-        let kind = Kind::Sent {
+        let kind = TracepointKind::Sent {
             reason: sent.field("reason"),
             state: sent.field("state"),
             packet: sent.field("skbaddr"),
@@ -134,14 +135,14 @@ impl Kernel {
         let unknown = || CannotWatch::NoTracepoint(io::Error::other("its events have no addresses"));
         let mut points = vec![Point::new(sent, kind).ok_or_else(unknown)?];
         let others: [(&str, &str, Blind, KindOf); 4] = [
-            ("tcp", "tcp_receive_reset", Blind::NoReceived, |_| Some(Kind::Received)),
+            ("tcp", "tcp_receive_reset", Blind::NoReceived, |_| Some(TracepointKind::Received)),
             ("sock", "inet_sock_set_state", Blind::NoStates, |format| {
-                Some(Kind::State { old: format.field("oldstate")?, new: format.field("newstate")? })
+                Some(TracepointKind::State { old: format.field("oldstate")?, new: format.field("newstate")? })
             }),
             ("sock", "inet_sk_error_report", Blind::NoErrors, |format| {
-                Some(Kind::Error { number: format.field("error")? })
+                Some(TracepointKind::Error { number: format.field("error")? })
             }),
-            ("tcp", "tcp_destroy_sock", Blind::NoOwners, |_| Some(Kind::Destroyed)),
+            ("tcp", "tcp_destroy_sock", Blind::NoOwners, |_| Some(TracepointKind::Destroyed)),
         ];
         for (group, name, without, kind) in others {
             match Point::read(&tracefs, group, name, kind) {
@@ -149,9 +150,13 @@ impl Kernel {
                 None => blind.push(without),
             }
         }
-        let sources: Vec<Source<'_>> =
-            points.iter().map(|point| Source { id: point.format.id, filter: point.kind.filter() }).collect();
-        let perf = Perf::open(&sources, PAGES).map_err(CannotWatch::Refused)?;
+        let filters: Vec<Option<String>> = points.iter().map(|point| point.kind.filter()).collect();
+        let subscriptions: Vec<Subscription<'_>> = points
+            .iter()
+            .zip(&filters)
+            .map(|(point, filter)| Subscription { id: point.format.id, filter: filter.as_deref() })
+            .collect();
+        let perf = Perf::open(&subscriptions, PAGES).map_err(CannotWatch::Refused)?;
         let leftovers = Leftovers::open().ok();
         if leftovers.is_none() {
             blind.push(Blind::NoBytes);
@@ -171,33 +176,34 @@ impl Kernel {
         self.perf.wait(timeout, other)
     }
 
-    /// Sockets destroyed since the last call. What happened to them before is in the next [`drain`](Self::drain).
+    /// Sockets destroyed since the last call. Earlier events about them are returned by the next [`drain`](Self::drain).
     pub(crate) fn leftovers(&mut self, on_leftover: impl FnMut(Leftover)) -> Drained {
         self.leftovers.as_mut().map(|leftovers| leftovers.drain(on_leftover)).unwrap_or_default()
     }
 
-    /// Everything that happened since the last call, in the order of time; before it, names of new processes.
+    /// Calls `on_name` for new process names, then returns the events since the last call, ordered by time.
     pub(crate) fn drain(&mut self, mut on_name: impl FnMut(u32, &[u8])) -> Vec<Happening> {
         let mut all = Vec::new();
         let points = &self.points;
         self.perf.drain(|record| match record {
-            Record::Sample(sample) => all.extend(decode(points, &sample)),
-            Record::Name { pid, name } => on_name(pid, name),
+            PerfRecord::Sample(sample) => all.extend(decode(points, &sample)),
+            PerfRecord::Name { pid, name } => on_name(pid, name),
         });
-        all.sort_by_key(|happening| happening.time);
+        all.sort_by_key(|happening| happening.time_ns);
         all
     }
 }
 
-impl Kind {
-    /// Which events are wanted. Of changes of state those that tell who closed, FIN_WAIT1 and LAST_ACK, and that a
-    /// reset met a connection whose peer had closed: the others of a busy host would fill the ring.
-    fn filter(self) -> Option<&'static str> {
+impl TracepointKind {
+    /// The kernel-side filter. Of state changes only three matter: to FIN_WAIT1 and LAST_ACK (this side closed), and from
+    /// CLOSE_WAIT to CLOSE (a reset after the peer's FIN). All state changes of a busy host would fill the ring.
+    fn filter(self) -> Option<String> {
+        let is_tcp = format!("protocol == {}", libc::IPPROTO_TCP);
+        let is_close = format!("newstate == {FIN_WAIT1} || newstate == {LAST_ACK}");
+        let is_reset = format!("newstate == {CLOSE} && oldstate == {CLOSE_WAIT}");
         match self {
-            Self::State { .. } => {
-                Some("protocol == 6 && (newstate == 4 || newstate == 9 || (newstate == 7 && oldstate == 8))")
-            }
-            Self::Error { .. } => Some("protocol == 6"),
+            Self::State { .. } => Some(format!("{is_tcp} && ({is_close} || ({is_reset}))")),
+            Self::Error { .. } => Some(is_tcp),
             _ => None,
         }
     }
@@ -210,7 +216,7 @@ impl Point {
         Self::new(format, kind)
     }
 
-    fn new(format: Format, kind: Kind) -> Option<Self> {
+    fn new(format: Format, kind: TracepointKind) -> Option<Self> {
         let addresses = Addresses::of(&format)?;
         Some(Self { format, kind, addresses })
     }
@@ -221,27 +227,29 @@ fn decode(points: &[Point], sample: &Sample<'_>) -> Option<Happening> {
     let id = u64::from(u16::from_ne_bytes(*raw.first_chunk()?));
     let point = points.iter().find(|point| point.format.id == id)?;
     let what = match point.kind {
-        Kind::Sent { reason, state, packet } => What::Sent {
+        TracepointKind::Sent { reason, state, packet } => What::Sent {
             reason: reason
                 .and_then(|field| point.format.symbol("reason", field.number(raw)?))
                 .map(str::to_owned),
             state: state.and_then(|field| field.number(raw)).unwrap_or(0) as u8,
             active: packet.and_then(|field| field.number(raw)) == Some(0),
         },
-        Kind::Received => What::Received,
-        Kind::State { old, new } => What::State { old: old.number(raw)? as u8, new: new.number(raw)? as u8 },
-        Kind::Error { number } => What::Error { number: number.number(raw)? as i32 },
-        Kind::Destroyed => What::Destroyed,
+        TracepointKind::Received => What::Received,
+        TracepointKind::State { old, new } => {
+            What::State { old: old.number(raw)? as u8, new: new.number(raw)? as u8 }
+        }
+        TracepointKind::Error { number } => What::Error { number: number.number(raw)? as i32 },
+        TracepointKind::Destroyed => What::Destroyed,
     };
-    Some(Happening { time: sample.time, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
+    Some(Happening { time_ns: sample.time_ns, pid: sample.pid, ends: point.addresses.ends(raw)?, what })
 }
 
-/// How a tracepoint tells the two ends.
+/// How a tracepoint encodes the two addresses.
 #[derive(Clone, Copy, Debug)]
 enum Addresses {
     /// As `struct sockaddr_in` or `sockaddr_in6`.
     Sockets { source: Field, destination: Field },
-    /// In fields of their own: family, then address as IPv4, as IPv6, and port, of each end.
+    /// As separate fields: the family, then for each end the IPv4 address, the IPv6 address and the port.
     Parts { family: Option<Field>, source: [Field; 3], destination: [Field; 3] },
 }
 
@@ -264,8 +272,8 @@ impl Addresses {
                 Some((socket_address(source.bytes(raw)?)?, socket_address(destination.bytes(raw)?)?))
             }
             Self::Parts { family, source, destination } => {
-                // Without a family (before Linux 5.15) the field for IPv6 holds a mapped IPv4 address.
-                let v6 = family.is_none_or(|family| family.number(raw) == Some(10));
+                // Before Linux 5.15 there is no family; the IPv6 field then holds an IPv4-mapped address.
+                let v6 = family.is_none_or(|family| family.number(raw) == Some(libc::AF_INET6 as u64));
                 let end = |[four, six, port]: [Field; 3]| {
                     let ip = if v6 {
                         Ipv6Addr::from(*six.bytes(raw)?.first_chunk::<16>()?).to_canonical()
@@ -280,7 +288,7 @@ impl Addresses {
     }
 }
 
-/// A `struct sockaddr_in` or `sockaddr_in6`; all zero where the kernel knows no peer.
+/// Parses a `struct sockaddr_in` or `sockaddr_in6`. All zero where the kernel knows no peer.
 fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
     let bytes: &[u8; 28] = bytes.first_chunk()?;
     let family = u16::from_ne_bytes([bytes[0], bytes[1]]);

@@ -14,13 +14,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::{Counted, Notice, Reset, Warning, Watcher};
+use crate::{Counted, LiveReset, Notice, Warning, Watcher};
 
-/// A scraper gets this long to ask and to take the answer.
+/// Bound for one request and its response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest request that is read.
+/// Longest request that is read, in bytes.
 const MAX_REQUEST: usize = 8 << 10;
-/// Label sets kept; beyond them processes are counted as "other", so that no host fills the scraper's memory.
+/// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
 const MAX_LABELS: usize = 2_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,7 +60,7 @@ struct WarningLabels {
     warning: &'static str,
 }
 
-/// The numbers behind `/metrics`. Clones share them.
+/// The metrics served at `/metrics`. Clones share the same values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
@@ -112,7 +112,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts what happened, and takes over the listeners' queues where they may have changed.
+    /// Counts the notices of one round, and copies the listeners' queues if they may have changed.
     pub fn record(&self, notices: &[Notice], watcher: &Watcher) {
         for notice in notices {
             match notice {
@@ -151,7 +151,7 @@ impl Metrics {
         self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
     }
 
-    fn record_bytes(&self, reset: &Reset, labels: ResetLabels) {
+    fn record_bytes(&self, reset: &LiveReset, labels: ResetLabels) {
         let ResetLabels { cause, direction, process } = labels;
         let counts = [
             ("unread", reset.bytes.unread),
@@ -186,18 +186,19 @@ impl Metrics {
         text
     }
 
-    /// Binds `address` and answers `GET /metrics` in a thread, until the process ends; answers the address bound.
+    /// Binds `address` and serves `GET /metrics` from a thread until the process ends. Returns the bound address, which
+    /// tells the port if `address` has port 0.
     ///
     /// # Errors
-    /// Those of binding and of starting the thread.
+    /// Those of binding the address and of starting the thread.
     pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(address)?;
         let bound = listener.local_addr()?;
         let metrics = self.clone();
-        // One at a time: a scraper asks every few seconds, and each is held for a bounded time.
+        // One connection at a time is enough: scrapers come every few seconds, and each connection has a bound.
         let answering = move || {
             for stream in listener.incoming().flatten() {
-                // A scraper that goes away is no concern of the others.
+                // An error concerns this scraper only; the next one is served.
                 let _ = metrics.answer(stream);
             }
         };

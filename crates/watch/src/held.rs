@@ -1,4 +1,4 @@
-//! Resets that wait for the end of their socket, which tells the bytes and the process.
+//! Resets that are held back until their socket is destroyed: that event brings the byte counts and the process.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,50 +8,50 @@ use linger_why::Cause;
 
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
-use crate::diagnose::{self, Direction, Opinion, Reset};
+use crate::diagnose::{self, Direction, LiveReset, Opinion};
 use crate::events::Ends;
-use crate::process::Process;
+use crate::process::NamedProcess;
 
-/// A socket is destroyed within microseconds of a reset that its own process caused; of one that was received
-/// when the process gets around to closing it. Nobody wants to wait longer.
+/// Longest time a reset is held back. After a sent reset the socket is destroyed within microseconds; after a received
+/// one only when the process closes it, which may never happen.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A host that resets faster than that hears of its bytes no more.
+/// Most resets held at a time. Beyond it all of them are reported at once, without byte counts.
 const MAX: usize = 65_536;
 
-/// A reset of a socket that is not known to be gone yet.
+/// A reset whose socket is not known to be destroyed yet.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) reset: Reset,
+    pub(crate) reset: LiveReset,
     /// Nanoseconds since 1970, as the kernel's event has it.
-    pub(crate) time: u64,
-    /// What a received one became for the process.
+    pub(crate) time_ns: u64,
+    /// The socket error that a received reset caused.
     pub(crate) error: Option<i32>,
-    /// Why it was sent, where the other end is on this host too.
+    /// The cause of a received reset whose sender is on this host too.
     pub(crate) known: Option<Opinion>,
     since: Instant,
-    /// The socket is gone: what it had left is about to be told.
+    /// The socket is destroyed; the message with its byte counts is still to come.
     closed: bool,
-    /// The socket is gone, and its counts with it.
+    /// The socket was disconnected (`tcp_disconnect`): its byte counts are lost.
     gone: bool,
 }
 
-/// All of them, by connection.
+/// All resets held back, by connection.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct HeldResets {
     held: HashMap<Ends, Held>,
-    /// Sockets told of before their reset was, in the round before this one: for data after close the kernel destroys
-    /// the socket first and sends then.
+    /// Destroyed sockets of the previous round that have no reset yet. For data after close the kernel destroys the socket
+    /// first and sends the reset afterwards.
     early: HashMap<Ends, Leftover>,
 }
 
-impl Waiting {
+impl HeldResets {
     pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Holds a reset back; answers one of the same connection that waited already.
-    pub(crate) fn hold(&mut self, ends: Ends, time: u64, reset: Reset) -> Option<Held> {
-        self.held.insert(ends, Held::new(reset, time))
+    /// Holds a reset back. Returns an earlier reset of the same connection that was still held.
+    pub(crate) fn hold(&mut self, ends: Ends, time_ns: u64, reset: LiveReset) -> Option<Held> {
+        self.held.insert(ends, Held::new(reset, time_ns))
     }
 
     pub(crate) fn of(&mut self, ends: &Ends) -> Option<&mut Held> {
@@ -62,8 +62,8 @@ impl Waiting {
         self.held.remove(ends)
     }
 
-    /// A socket is gone on the time of `process`: the one that closed it, if a reset had been received before.
-    pub(crate) fn destroyed(&mut self, ends: &Ends, process: impl FnOnce() -> Option<Process>) {
+    /// Notes that a socket was destroyed while `process` was running. For a received reset that process closed it.
+    pub(crate) fn destroyed(&mut self, ends: &Ends, process: impl FnOnce() -> Option<NamedProcess>) {
         if ends.1.port() == 0 {
             return self.disconnected(ends.0.port(), process);
         }
@@ -74,15 +74,15 @@ impl Waiting {
         }
     }
 
-    /// The same for a socket that has forgotten its peer, as a refused or aborted one does (`tcp_disconnect`): its
-    /// bytes are forgotten with it. Of several of one port the oldest is meant; all have the same fate.
-    fn disconnected(&mut self, port: u16, process: impl FnOnce() -> Option<Process>) {
+    /// As [`destroyed`](Self::destroyed), for a refused or aborted socket: `tcp_disconnect` has cleared its peer's address
+    /// and its byte counts. If several resets share the port, the oldest is taken; the counts of all are lost.
+    fn disconnected(&mut self, port: u16, process: impl FnOnce() -> Option<NamedProcess>) {
         let meant = |held: &Held| match held.reset.direction {
-            Direction::Received => held.error == Some(diagnose::ECONNREFUSED),
+            Direction::Received => held.error == Some(libc::ECONNREFUSED),
             Direction::Sent => held.reset.cause == Cause::Aborted,
         };
         let of_port = self.held.iter_mut().filter(|(ends, held)| ends.0.port() == port && meant(held));
-        if let Some((_, held)) = of_port.filter(|(_, held)| !held.gone).min_by_key(|(_, held)| held.time) {
+        if let Some((_, held)) = of_port.filter(|(_, held)| !held.gone).min_by_key(|(_, held)| held.time_ns) {
             held.gone = true;
             if held.reset.process.is_none() {
                 held.reset.process = process();
@@ -90,8 +90,8 @@ impl Waiting {
         }
     }
 
-    /// Brings together what waits and what the kernel told of sockets that are gone; answers the resets that are
-    /// complete, or have waited long enough.
+    /// Matches held resets with the destroyed sockets in `leftovers`. Returns the resets that are complete or have been
+    /// held for their longest time.
     pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, closers: &Closers) -> Vec<(Held, Ends)> {
         let mut settled = Vec::new();
         let mut unmatched = HashMap::new();
@@ -121,20 +121,20 @@ impl Waiting {
         settled
     }
 
-    /// Everything that still waits.
+    /// Returns all resets that are still held.
     pub(crate) fn give_up(&mut self) -> Vec<(Held, Ends)> {
         self.held.drain().map(|(ends, held)| (held, ends)).collect()
     }
 }
 
 impl Held {
-    /// A reset as it is told, if nothing more comes.
-    pub(crate) fn new(reset: Reset, time: u64) -> Self {
-        Self { reset, time, error: None, known: None, since: Instant::now(), closed: false, gone: false }
+    /// A reset to be held, with nothing known beyond the reset itself.
+    pub(crate) fn new(reset: LiveReset, time_ns: u64) -> Self {
+        Self { reset, time_ns, error: None, known: None, since: Instant::now(), closed: false, gone: false }
     }
 
-    /// Makes the reset whole with what is known by now.
-    pub(crate) fn finish(mut self) -> Reset {
+    /// Completes the reset with everything known by now.
+    pub(crate) fn finish(mut self) -> LiveReset {
         let reset = &mut self.reset;
         if reset.direction == Direction::Received {
             let opinion = self.known.unwrap_or_else(|| diagnose::received(self.error));
@@ -142,7 +142,7 @@ impl Held {
             (reset.cause, reset.confidence, reset.candidates, reset.evidence) =
                 (cause, confidence, candidates, evidence);
             reset.remedy = cause.remedy();
-            if self.error == Some(diagnose::ECONNREFUSED) {
+            if self.error == Some(libc::ECONNREFUSED) {
                 reset.bytes = Bytes::unknown(Unknown::NoSocket);
             } else if reset.bytes == Bytes::default() {
                 let why = if self.closed { Unknown::NotTold } else { Unknown::StillOpen };

@@ -1,9 +1,9 @@
 //! Every TCP reset of a Linux host, live: who, to whom, why, and which process closed.
 //!
 //! The kernel's tracepoints say why it sends each reset; [`Watcher`] reads them through perf events, with no
-//! compiled BPF and no kprobe, and names causes as `linger why` does. What was in a connection's queues the kernel
-//! tells when it destroys the socket; what only the socket list knows, queues of listeners and bytes that lie
-//! unread, is asked for at intervals; and the kernel's counters show what events alone would miss.
+//! compiled BPF and no kprobe, and names causes as the crate `linger-why` does. Three further sources complete the
+//! picture: a netlink message for each destroyed socket, with the bytes in its queues; the socket list, polled for accept
+//! queues and unread bytes; and the kernel's counters, which show how many events were missed.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod bytes;
@@ -19,14 +19,15 @@ mod kernel;
 mod notice;
 mod process;
 mod sockets;
+mod tcp_state;
 #[cfg(feature = "view")]
 pub mod view;
 mod watcher;
 
 pub use bytes::{Bytes, Unknown};
 pub use counted::Counted;
-pub use diagnose::{Direction, Queue, Reset};
+pub use diagnose::{AcceptQueue, Direction, LiveReset};
 pub use events::{Blind, CannotWatch};
 pub use notice::{Filter, Notice, Warning};
-pub use process::Process;
+pub use process::NamedProcess;
 pub use watcher::Watcher;

@@ -1,4 +1,4 @@
-//! What is told to the user, and what of it the user wants to see.
+//! Notices for the user, and the filter that selects them.
 
 use std::net::SocketAddr;
 
@@ -6,22 +6,22 @@ use linger_untrusted::Untrusted;
 use serde::Serialize;
 
 use crate::counted::Counted;
-use crate::diagnose::{Queue, Reset};
-use crate::process::Process;
+use crate::diagnose::{AcceptQueue, LiveReset};
+use crate::process::NamedProcess;
 
-/// What a user wants to see.
+/// Selects resets and warnings by port and process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Filter {
-    /// Only these ports, local or remote; none means all.
+    /// Local or remote ports to show. Empty: all.
     pub ports: Vec<u16>,
-    /// Only processes of these names; none means all.
+    /// Names of processes to show. Empty: all.
     pub processes: Vec<Untrusted>,
 }
 
 impl Filter {
-    /// Whether it lets a reset through.
-    pub fn admits(&self, reset: &Reset) -> bool {
+    /// Whether the filter admits a reset.
+    pub fn admits(&self, reset: &LiveReset) -> bool {
         let remote = reset.remote.map(|remote| remote.port());
         (self.ports.is_empty()
             || self.ports.contains(&reset.local.port())
@@ -31,44 +31,44 @@ impl Filter {
     }
 }
 
-/// What a [`Watcher`](crate::Watcher) has to say.
+/// A notice of a [`Watcher`](crate::Watcher).
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Notice {
     /// A reset was sent or received.
-    Reset(Box<Reset>),
-    /// One is about to be.
+    Reset(Box<LiveReset>),
+    /// A condition that leads to resets.
     Warning(Warning),
-    /// The kernel's counters, and what was seen beside them; every few seconds while they change.
+    /// The kernel's counters beside the events seen; every few seconds while they change.
     Counters(Box<Counted>),
 }
 
-/// What will end in resets.
+/// A condition that leads to resets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "warning", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Warning {
-    /// A listener's accept queue is at four fifths or more.
+    /// An accept queue is at four fifths of its limit or more.
     #[non_exhaustive]
     ListenerNearLimit {
         /// The listener.
         local: SocketAddr,
-        /// Its queue.
-        queue: Queue,
-        /// Who listens.
-        process: Option<Process>,
+        /// Its accept queue.
+        queue: AcceptQueue,
+        /// The process that listens.
+        process: Option<NamedProcess>,
     },
-    /// The peer has closed, and bytes of it lie unread: closing now would reset.
+    /// The peer has closed, and bytes from it are unread: a plain `close()` now would reset the connection.
     #[non_exhaustive]
     UnreadAfterPeerClosed {
         /// This host's end.
         local: SocketAddr,
         /// The peer.
         remote: SocketAddr,
-        /// Bytes that lie unread.
+        /// Number of unread bytes.
         unread: u32,
-        /// Who has the socket.
-        process: Option<Process>,
+        /// The process that holds the socket.
+        process: Option<NamedProcess>,
     },
 }

@@ -1,4 +1,4 @@
-//! Which process a number or a socket belongs to, as `/proc` tells it.
+//! Looks up processes by pid and by socket inode in `/proc`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use serde::Serialize;
 
-/// A process.
+/// A process by pid and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
-pub struct Process {
-    /// Its number.
+pub struct NamedProcess {
+    /// The pid.
     pub pid: u32,
-    /// The name the kernel has for it, at most 15 bytes: whatever the process chose (`PR_SET_NAME`).
+    /// Its `comm`, at most 15 bytes. The process chooses it freely (`PR_SET_NAME`), so it is untrusted.
     pub name: Untrusted,
 }
 
-impl Process {
+impl NamedProcess {
     /// `name[pid]` for a terminal.
     pub fn terminal(&self) -> String {
         format!("{}[{}]", self.name.terminal(), self.pid)
@@ -28,38 +28,38 @@ impl Process {
     }
 }
 
-/// Looks processes up, and remembers their names for those that end at once.
+/// Looks up processes, and caches their names so that processes which have ended can still be named.
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
     names: HashMap<u32, (Instant, Untrusted)>,
 }
 
-/// Names remembered, and for how long one is believed: a busy server closes thousands of times a second, and
-/// numbers are not given out again that soon.
+/// Number of names in the cache, and how long an entry is valid. A busy server closes thousands of times a second, and
+/// the kernel does not reuse a pid that soon.
 const MAX_NAMES: usize = 4_096;
 const BELIEVED: Duration = Duration::from_secs(5);
 
 impl Processes {
-    /// The process with a number; `None` for the kernel itself.
-    pub(crate) fn of(&mut self, pid: u32) -> Option<Process> {
+    /// The process with a pid; `None` for pid 0, the kernel itself.
+    pub(crate) fn of(&mut self, pid: u32) -> Option<NamedProcess> {
         if pid == 0 || pid == u32::MAX {
             return None;
         }
         let now = Instant::now();
         let known = self.names.get(&pid);
         if let Some((_, name)) = known.filter(|(read, _)| now - *read < BELIEVED) {
-            return Some(Process { pid, name: name.clone() });
+            return Some(NamedProcess { pid, name: name.clone() });
         }
         let name = match std::fs::read(format!("/proc/{pid}/comm")) {
             Ok(name) => Untrusted::from(name.strip_suffix(b"\n").unwrap_or(&name)),
-            // It has ended meanwhile.
+            // The process has ended meanwhile.
             Err(_) => known.map_or_else(|| "?".into(), |(_, name)| name.clone()),
         };
         self.remember(pid, now, name.clone());
-        Some(Process { pid, name })
+        Some(NamedProcess { pid, name })
     }
 
-    /// A process has got a name; it may have ended by the time anybody asks for it.
+    /// Caches the name of a process as a perf record reports it; the process may end before it is looked up.
     pub(crate) fn named(&mut self, pid: u32, name: &[u8]) {
         self.remember(pid, Instant::now(), name.into());
     }
@@ -71,8 +71,8 @@ impl Processes {
         self.names.insert(pid, (read, name));
     }
 
-    /// The processes that have the sockets with these inodes open.
-    pub(crate) fn owners(&mut self, inodes: &[u32]) -> HashMap<u32, Process> {
+    /// The processes that hold the sockets with these inodes.
+    pub(crate) fn owners(&mut self, inodes: &[u32]) -> HashMap<u32, NamedProcess> {
         let mut owners = HashMap::new();
         let Ok(processes) = std::fs::read_dir("/proc") else { return owners };
         for entry in processes.flatten() {

@@ -1,4 +1,4 @@
-//! What only the socket list knows, asked for at intervals: queues of listeners, bytes that lie unread.
+//! Polls the kernel's socket list for accept queues and for connections with unread bytes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::sock_diag::{self, States, TcpSocket};
 
-use crate::diagnose::Queue;
+use crate::diagnose::AcceptQueue;
 use crate::notice::Warning;
-use crate::process::{Process, Processes};
+use crate::process::{NamedProcess, Processes};
 
-/// How often listeners are asked for: a short list.
+/// Interval of the list of listeners, which is short.
 const LISTENERS_EVERY: Duration = Duration::from_secs(3);
-/// How often connections whose peer has closed are, at most: the kernel goes through all of them.
+/// Shortest interval of the list of CLOSE_WAIT connections: the kernel walks its whole connection table for it.
 const CONNECTIONS_EVERY: Duration = Duration::from_secs(3);
-/// How often all processes are gone through for the owners of new sockets, at most.
+/// Shortest interval of a walk over all processes for the holders of new sockets.
 const SEARCH_EVERY: Duration = Duration::from_secs(15);
-/// What takes long on this host is done more rarely: it may have this share of one core, a four-thousandth.
+/// The expensive polls may use one four-thousandth of a core: their interval grows with their measured duration.
 const SHARE: u32 = 4_000;
-/// A warning is given once in that time.
+/// A warning is repeated only after this time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Sockets whose owner, or whose warning, is remembered.
+/// Most sockets whose holder or last warning is remembered.
 const MAX: usize = 65_536;
 
-/// When something was last done, and when it may be done again.
+/// Schedules a poll whose interval grows with its duration.
 #[derive(Debug)]
 struct Pace {
     every: Duration,
@@ -39,18 +39,18 @@ impl Pace {
         self.next.is_none_or(|next| now >= next)
     }
 
-    /// To be called after it was done.
+    /// Notes that the poll is done. Call it right afterwards.
     fn done(&mut self, started: Instant) {
         let now = Instant::now();
         self.next = Some(now + self.every.max((now - started) * SHARE));
     }
 }
 
-/// The socket list of this network namespace, as last looked at.
+/// The socket list of this network namespace as of the last poll.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    listeners: HashMap<SocketAddr, (Queue, Option<Process>)>,
-    owners: HashMap<u32, Option<Process>>,
+    listeners: HashMap<SocketAddr, (AcceptQueue, Option<NamedProcess>)>,
+    owners: HashMap<u32, Option<NamedProcess>>,
     warned: HashMap<(SocketAddr, SocketAddr), Instant>,
     listening: Pace,
     connections: Pace,
@@ -71,26 +71,26 @@ impl Default for Sockets {
 }
 
 impl Sockets {
-    /// Whether it is time to look.
+    /// Whether a poll is due.
     pub(crate) fn is_due(&self) -> bool {
         self.listening.is_due(Instant::now())
     }
 
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = (SocketAddr, Queue, Option<&Process>)> {
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
         self.listeners.iter().map(|(&local, (queue, process))| (local, *queue, process.as_ref()))
     }
 
-    /// The listener that a connection at `local` came through.
-    pub(crate) fn listener(&self, local: SocketAddr) -> Option<&(Queue, Option<Process>)> {
+    /// The accept queue and holder of the listener that accepted a connection at `local`.
+    pub(crate) fn listener(&self, local: SocketAddr) -> Option<&(AcceptQueue, Option<NamedProcess>)> {
         let any_v4 = SocketAddr::from(([0, 0, 0, 0], local.port()));
         let any_v6 = SocketAddr::from(([0u16; 8], local.port()));
         [local, any_v4, any_v6].iter().find_map(|address| self.listeners.get(address))
     }
 
-    /// Asks the kernel, and answers what is worth a warning.
+    /// Polls the kernel, and returns the warnings.
     pub(crate) fn look(&mut self, processes: &mut Processes) -> Vec<Warning> {
         let now = Instant::now();
-        // Without sock_diag the queues stay unknown; resets are named all the same.
+        // Without sock_diag the queues stay unknown; resets are still diagnosed.
         let listeners = sock_diag::tcp_sockets(States::LISTEN);
         self.listening.done(now);
         let Ok(listeners) = listeners else { return Vec::new() };
@@ -98,7 +98,7 @@ impl Sockets {
         if self.connections.is_due(now) {
             let started = Instant::now();
             connections = sock_diag::tcp_sockets(States::CLOSE_WAIT).unwrap_or_default();
-            // One byte is the FIN.
+            // The kernel counts the peer's FIN as one unread byte.
             connections.retain(|socket| socket.receive_queue > 1);
             self.connections.done(started);
         }
@@ -107,9 +107,9 @@ impl Sockets {
         let mut warnings = Vec::new();
         self.listeners.clear();
         for socket in listeners {
-            let queue = Queue { waiting: socket.receive_queue, limit: socket.send_queue };
+            let queue = AcceptQueue { waiting: socket.receive_queue, limit: socket.send_queue };
             let process = self.owner(socket.inode);
-            if queue.is_near_its_limit() && self.is_news((socket.local, socket.local), now) {
+            if queue.is_near_its_limit() && self.note_warning((socket.local, socket.local), now) {
                 warnings.push(Warning::ListenerNearLimit {
                     local: socket.local,
                     queue,
@@ -119,7 +119,7 @@ impl Sockets {
             self.listeners.insert(socket.local, (queue, process));
         }
         for socket in connections {
-            if self.is_news((socket.local, socket.remote), now) {
+            if self.note_warning((socket.local, socket.remote), now) {
                 warnings.push(Warning::UnreadAfterPeerClosed {
                     local: socket.local,
                     remote: socket.remote,
@@ -131,11 +131,12 @@ impl Sockets {
         warnings
     }
 
-    fn owner(&self, inode: u32) -> Option<Process> {
+    fn owner(&self, inode: u32) -> Option<NamedProcess> {
         self.owners.get(&inode).cloned().flatten()
     }
 
-    fn is_news(&mut self, ends: (SocketAddr, SocketAddr), now: Instant) -> bool {
+    /// Remembers a warning. True unless the same one is still remembered.
+    fn note_warning(&mut self, ends: (SocketAddr, SocketAddr), now: Instant) -> bool {
         self.warned.len() < MAX && self.warned.insert(ends, now).is_none()
     }
 
@@ -152,7 +153,7 @@ impl Sockets {
             self.owners.clear();
         }
         let mut found = processes.owners(&unknown);
-        // Nobody found: somebody of another namespace, not to be searched for again and again.
+        // No holder found, such as a process of another pid namespace: remember that, so that it is not searched for each time.
         self.owners.extend(unknown.into_iter().map(|inode| (inode, found.remove(&inode))));
         self.search.done(started);
     }

@@ -9,23 +9,23 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Cell, List, Paragraph, Row, Table, TableState, Wrap};
 
-use crate::{Notice, Reset, Warning, Watcher};
+use crate::{LiveReset, Notice, Warning, Watcher};
 
-/// Resets kept for looking at.
+/// Number of resets kept for the list.
 const KEPT: usize = 1_000;
-/// Lines in the top lists.
+/// Rows of the lists of top causes and top processes.
 const TOP: usize = 6;
 
-/// What the view shows; it draws itself and knows no terminal.
+/// The state of the view. It draws into a ratatui frame and does no I/O.
 #[derive(Debug)]
 pub struct View {
     total: u64,
     lost: u64,
     causes: BTreeMap<&'static str, u64>,
     processes: BTreeMap<String, u64>,
-    latest: VecDeque<Reset>,
+    latest: VecDeque<LiveReset>,
     warnings: VecDeque<String>,
-    /// The kernel's counters, in words.
+    /// The kernel's counters as text.
     counted: String,
     unread: u64,
     unacknowledged: u64,
@@ -53,27 +53,27 @@ impl Default for View {
     }
 }
 
-/// A key that the view answers to.
+/// A command of the user to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Key {
-    /// The reset above.
+pub enum ViewKey {
+    /// Select the reset above.
     Up,
-    /// The reset below.
+    /// Select the reset below.
     Down,
-    /// Open the selected reset, or close it again.
+    /// Show the details of the selected reset, or hide them.
     Open,
-    /// Close what is open.
+    /// Hide the details.
     Back,
 }
 
 impl View {
-    /// An empty view; `tools` are what its remedies may name.
+    /// An empty view. `tools` are the commands that its remedies name.
     pub fn new(tools: Tools) -> Self {
         Self { tools, ..Self::default() }
     }
 
-    /// Takes in what happened; answers whether there is something new to draw.
+    /// Adds notices. True if the view has to be drawn again.
     pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) -> bool {
         let news = !notices.is_empty() || self.lost != watcher.lost();
         self.lost = watcher.lost();
@@ -90,7 +90,7 @@ impl View {
         news
     }
 
-    fn add(&mut self, reset: Reset) {
+    fn add(&mut self, reset: LiveReset) {
         self.total += 1;
         self.unread += u64::from(reset.bytes.unread.unwrap_or(0));
         self.unacknowledged += u64::from(reset.bytes.unacknowledged.unwrap_or(0));
@@ -101,29 +101,31 @@ impl View {
         }
         self.latest.push_front(reset);
         self.latest.truncate(KEPT);
-        // The selection stays on its reset while new ones come in above.
+        // The selection stays on the same reset while new ones are added above it.
         if let Some(selected) = self.table.selected() {
             self.table.select(Some((selected + 1).min(self.latest.len() - 1)));
         }
     }
 
-    /// Answers a key.
-    pub fn key(&mut self, key: Key) {
+    /// Handles a command of the user.
+    pub fn key(&mut self, key: ViewKey) {
         let last = self.latest.len().saturating_sub(1);
         match key {
-            Key::Up => self.table.select(Some(self.table.selected().unwrap_or(0).saturating_sub(1))),
-            Key::Down => self.table.select(Some(self.table.selected().map_or(0, |at| (at + 1).min(last)))),
-            Key::Open => {
+            ViewKey::Up => self.table.select(Some(self.table.selected().unwrap_or(0).saturating_sub(1))),
+            ViewKey::Down => {
+                self.table.select(Some(self.table.selected().map_or(0, |at| (at + 1).min(last))))
+            }
+            ViewKey::Open => {
                 self.opened = !self.opened && !self.latest.is_empty();
                 if self.table.selected().is_none() {
                     self.table.select(Some(0));
                 }
             }
-            Key::Back => self.opened = false,
+            ViewKey::Back => self.opened = false,
         }
     }
 
-    /// Draws the view: what matters least goes first where the terminal is small.
+    /// Draws the view. On a small terminal the least important parts are left out first.
     pub fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
         let tops = if area.height >= 20 { TOP as u16 + 2 } else { 0 };
@@ -201,16 +203,16 @@ impl View {
     }
 }
 
-/// A column of the list, shown on terminals `from` so many columns wide.
+/// A column of the list. It is shown where the terminal has at least `from` columns.
 struct Column {
     title: &'static str,
     width: Constraint,
     from: u16,
-    text: fn(&Reset) -> String,
+    text: fn(&LiveReset) -> String,
 }
 
 const COLUMNS: [Column; 9] = [
-    Column { title: "UTC", width: Constraint::Length(12), from: 62, text: |reset| clock(reset.time) },
+    Column { title: "UTC", width: Constraint::Length(12), from: 62, text: |reset| clock(reset.time_seconds) },
     Column {
         title: "way",
         width: Constraint::Length(8),
@@ -252,11 +254,11 @@ const COLUMNS: [Column; 9] = [
         title: "process",
         width: Constraint::Length(23),
         from: 0,
-        text: |reset| reset.process.as_ref().map_or(String::new(), crate::Process::terminal),
+        text: |reset| reset.process.as_ref().map_or(String::new(), crate::NamedProcess::terminal),
     },
 ];
 
-/// Bytes in at most seven columns.
+/// Formats a number of bytes in at most seven characters.
 fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
@@ -273,16 +275,16 @@ fn top<'a>(frame: &mut Frame<'_>, area: Rect, title: &str, counts: impl Iterator
     frame.render_widget(List::new(lines).block(Block::bordered().title(title.to_owned())), area);
 }
 
-/// The time of day in UTC, to the millisecond.
+/// Formats seconds since 1970 as the time of day in UTC, to the millisecond.
 fn clock(time: f64) -> String {
     let millis = (time * 1e3) as u64;
     let seconds = millis / 1_000;
     format!("{:02}:{:02}:{:02}.{:03}", seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60, millis % 1_000)
 }
 
-/// One line that says what a warning warns of.
+/// Formats a warning as one line.
 pub fn describe(warning: &Warning) -> String {
-    let who = |process: &Option<crate::Process>| {
+    let who = |process: &Option<crate::NamedProcess>| {
         process.as_ref().map_or(String::new(), |process| format!(" {}", process.plain()))
     };
     match warning {
@@ -295,7 +297,7 @@ pub fn describe(warning: &Warning) -> String {
     }
 }
 
-fn details(reset: &Reset, tools: &Tools) -> Text<'static> {
+fn details(reset: &LiveReset, tools: &Tools) -> Text<'static> {
     let candidates: Vec<_> = reset.candidates.iter().map(|cause| cause.name()).collect();
     let mut lines = vec![
         format!("{} ({})", reset.cause, reset.confidence),
@@ -303,7 +305,7 @@ fn details(reset: &Reset, tools: &Tools) -> Text<'static> {
         String::new(),
         format!(
             "{} {} {} -> {}",
-            clock(reset.time),
+            clock(reset.time_seconds),
             reset.direction.name(),
             reset.local,
             reset.remote.map_or("?".into(), |remote| remote.to_string())
@@ -333,9 +335,9 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    fn reset(cause: Cause) -> Reset {
-        Reset {
-            time: 1_700_000_000.5,
+    fn reset(cause: Cause) -> LiveReset {
+        LiveReset {
+            time_seconds: 1_700_000_000.5,
             direction: Direction::Sent,
             local: "10.0.0.1:80".parse().unwrap(),
             remote: Some("10.0.0.2:40000".parse().unwrap()),
@@ -344,7 +346,7 @@ mod tests {
             candidates: vec![cause],
             reason: Some("TCP_ABORT_ON_CLOSE".into()),
             state: Some("CLOSE"),
-            process: Some(crate::Process { pid: 7, name: "httpd".into() }),
+            process: Some(crate::NamedProcess { pid: 7, name: "httpd".into() }),
             bytes: crate::Bytes { unread: Some(6), ..Default::default() },
             listener: None,
             evidence: vec!["it says so".into()],
@@ -374,12 +376,12 @@ mod tests {
         let shown = screen(&mut view);
         assert!(shown.contains("2 resets") && shown.contains("closed-with-unread-data"), "{shown}");
         assert!(shown.contains("httpd[7]") && shown.contains("22:13:20.500"), "{shown}");
-        view.key(Key::Down);
-        view.key(Key::Down);
-        view.key(Key::Open);
+        view.key(ViewKey::Down);
+        view.key(ViewKey::Down);
+        view.key(ViewKey::Open);
         let shown = screen(&mut view);
         assert!(shown.contains("TCP_ABORT_ON_CLOSE") && shown.contains("it says so"), "{shown}");
-        view.key(Key::Back);
+        view.key(ViewKey::Back);
         assert!(!screen(&mut view).contains("it says so"));
     }
 
@@ -395,9 +397,9 @@ mod tests {
                 assert!(shown.contains("2000 resets"), "{shown}");
                 assert!(shown.contains("closed-with-unread-data") && shown.contains("httpd[7]"), "{shown}");
             }
-            view.key(Key::Open);
+            view.key(ViewKey::Open);
             sized(&mut view, width, height);
-            view.key(Key::Back);
+            view.key(ViewKey::Back);
         }
     }
 
@@ -405,14 +407,14 @@ mod tests {
     fn a_process_that_calls_itself_an_escape_sequence_is_shown_as_one() {
         let mut view = View::default();
         let mut reset = reset(Cause::ClosedWithUnreadData);
-        reset.process = Some(crate::Process { pid: 7, name: "\u{1b}[2J\u{202e}".into() });
+        reset.process = Some(crate::NamedProcess { pid: 7, name: "\u{1b}[2J\u{202e}".into() });
         view.add(reset.clone());
         let shown = screen(&mut view);
         assert!(shown.contains("\\u{1b}[2J\\u{202e}"), "{shown}");
         let warning = Warning::ListenerNearLimit {
             local: reset.local,
-            queue: crate::Queue { waiting: 4, limit: 4 },
-            process: Some(crate::Process { pid: 7, name: "x\nsent ok".into() }),
+            queue: crate::AcceptQueue { waiting: 4, limit: 4 },
+            process: Some(crate::NamedProcess { pid: 7, name: "x\nsent ok".into() }),
         };
         assert_eq!(describe(&warning), "10.0.0.1:80 x\\nsent\\x20ok[7]: 4 of 4 wait for accept");
     }

@@ -1,4 +1,4 @@
-//! Tracepoints, destroyed sockets, socket list, counters and processes brought together.
+//! [`Watcher`]: combines tracepoints, destroyed sockets, the socket list, counters and processes into notices.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,19 +11,19 @@ use linger_why::Cause;
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::{Close, Closers};
 use crate::counted::{Comparison, Counted};
-use crate::diagnose::{self, Context, Direction, Opinion, Queue, Reset};
+use crate::diagnose::{self, AcceptQueue, Context, Direction, LiveReset, Opinion};
 use crate::events::{Blind, CannotWatch, Ends, Happening, Kernel, What};
-use crate::held::{Held, Waiting};
+use crate::held::{Held, HeldResets};
 use crate::notice::{Filter, Notice};
-use crate::process::{Process, Processes};
+use crate::process::{NamedProcess, Processes};
 use crate::sockets::Sockets;
+use crate::tcp_state;
 
-/// A reset that this host received as an answer to its own, so soon before or after it, in nanoseconds, is the same
-/// event.
+/// On loopback a reset is seen as sent and as received. The two belong together if less than this apart (nanoseconds).
 const ECHO: u64 = 1_000_000;
-/// While resets wait for the end of their sockets, that is looked for so often.
+/// Polling interval for destroyed sockets while resets are held back for them.
 const WHILE_WAITING: Duration = Duration::from_millis(100);
-/// More destroyed sockets at a time mean a busy host, whose next ones need room sooner.
+/// If one read returns more destroyed sockets than this, the host is busy: read again at once, before the buffer is full.
 const MANY: usize = 200;
 const WHILE_MANY: Duration = Duration::from_millis(50);
 
@@ -35,11 +35,11 @@ pub struct Watcher {
     processes: Processes,
     closers: Closers,
     sockets: Sockets,
-    waiting: Waiting,
+    waiting: HeldResets,
     comparison: Comparison,
     sent_last: VecDeque<(u64, Ends, Opinion)>,
     many: bool,
-    /// What the first look found, for the first call.
+    /// Warnings of the poll at the start, returned by the first call of `next`.
     pending: Vec<Notice>,
 }
 
@@ -55,7 +55,7 @@ impl Watcher {
             processes: Processes::default(),
             closers: Closers::default(),
             sockets: Sockets::default(),
-            waiting: Waiting::default(),
+            waiting: HeldResets::default(),
             comparison: Comparison::start(),
             sent_last: VecDeque::new(),
             many: false,
@@ -68,29 +68,29 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// What this kernel cannot tell.
+    /// The limitations of this kernel and user.
     pub fn blind(&self) -> &[Blind] {
         self.kernel.blind()
     }
 
-    /// Events that the kernel dropped because they were not read fast enough.
+    /// Number of events that the kernel dropped because the ring was full.
     pub fn lost(&self) -> u64 {
         self.kernel.lost()
     }
 
-    /// What the kernel counted beside the events, as of the last comparison.
+    /// The kernel's counters beside the events, as of the last comparison.
     pub fn counted(&self) -> &Counted {
         self.comparison.counted()
     }
 
-    /// The listeners of this network namespace, with their queues and owners, as last looked at.
-    pub fn listeners(&self) -> impl Iterator<Item = (SocketAddr, Queue, Option<&Process>)> {
+    /// The listeners of this network namespace with their accept queues and holders, as of the last poll.
+    pub fn listeners(&self) -> impl Iterator<Item = (SocketAddr, AcceptQueue, Option<&NamedProcess>)> {
         self.sockets.listeners()
     }
 
-    /// Waits for `timeout` at most, and answers what happened.
+    /// Waits for `timeout` at most, and returns what happened.
     ///
-    /// A reset is told when its socket is gone, and after a second at the latest.
+    /// A reset is reported when its socket is destroyed, and after one second at the latest.
     ///
     /// # Errors
     /// Those of waiting for the kernel.
@@ -98,7 +98,7 @@ impl Watcher {
         self.next_or(timeout, None)
     }
 
-    /// The same, and also ends when `other` can be read, such as a terminal.
+    /// As [`next`](Self::next), and returns early when `other` is readable, such as a terminal.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -114,8 +114,8 @@ impl Watcher {
         Ok(self.take_stock(false))
     }
 
-    /// What there is to say at the end: waits for sockets that are not gone yet for `patience` at most, and tells the
-    /// rest without their bytes.
+    /// The last notices. Waits up to `patience` for sockets that are not destroyed yet; remaining resets are reported
+    /// without byte counts.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -124,7 +124,7 @@ impl Watcher {
         let until = Instant::now() + patience;
         let mut notices = self.take_stock(true);
         while !self.waiting.is_empty() && Instant::now() < until {
-            // The kernel's news is read all at once, in an order of its own (`take_stock`), not as it comes.
+            // Only wait here; `take_stock` then reads all sources in the order that it needs.
             std::thread::sleep(STEP);
             notices.extend(self.take_stock(true));
         }
@@ -136,7 +136,7 @@ impl Watcher {
         Ok(notices)
     }
 
-    /// Reads everything that the kernel has to tell, in an order in which nothing is told before what led to it.
+    /// Reads all sources, in an order in which a cause is read before its effect.
     fn take_stock(&mut self, at_end: bool) -> Vec<Notice> {
         let mut notices = std::mem::take(&mut self.pending);
         let mut due = self.sockets.is_due();
@@ -150,7 +150,7 @@ impl Watcher {
             self.comparison.overrun();
         }
         let happenings = self.kernel.drain(|pid, name| self.processes.named(pid, name));
-        // A full queue is soon empty again: look while it lasts.
+        // A full accept queue may be empty a moment later: poll it now.
         due |= happenings.iter().any(|happening| matches!(happening.what, What::Sent { state: 10, .. }));
         if due {
             notices.extend(self.look());
@@ -173,14 +173,13 @@ impl Watcher {
     }
 
     fn take(&mut self, happening: Happening, done: &mut Vec<(Held, Ends)>) {
-        let Happening { time, pid, ends, what } = happening;
+        let Happening { time_ns, pid, ends, what } = happening;
         match what {
-            // The peer's FIN had come, and a reset ended the connection.
-            What::State { new: 7, .. } => self.closers.cut_after_fin(ends),
+            // The peer's FIN had arrived, and then a reset ended the connection.
+            What::State { new: tcp_state::CLOSE, .. } => self.closers.cut_after_fin(ends),
             What::State { new, .. } => {
                 let process = self.processes.of(pid);
-                const LAST_ACK: u8 = 9;
-                self.closers.closed(ends, Close { time, process, after_peer: new == LAST_ACK });
+                self.closers.closed(ends, Close { time_ns, process, after_peer: new == tcp_state::LAST_ACK });
             }
             What::Error { number } => {
                 if let Some(held) = self.waiting.of(&ends) {
@@ -189,18 +188,18 @@ impl Watcher {
             }
             What::Destroyed => self.waiting.destroyed(&ends, || self.processes.of(pid)),
             What::Received => {
-                // For data after close the tracepoint fires at the sender of the reset as well.
+                // For data after close this tracepoint fires at the host that sends the reset, too.
                 let just_sent = |ends: Ends| {
                     let mut last = self.sent_last.iter().rev();
-                    last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time) < ECHO)
+                    last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time_ns) < ECHO)
                 };
                 if just_sent(ends).is_some() {
                     return;
                 }
                 let known = just_sent((ends.1, ends.0)).map(|(.., opinion)| diagnose::of_this_host(opinion));
-                let mut reset = self.reset(time, ends, Direction::Received, diagnose::received(None));
+                let mut reset = self.reset(time_ns, ends, Direction::Received, diagnose::received(None));
                 reset.process = self.closers.of(&ends).and_then(|close| close.process.clone());
-                done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
+                done.extend(self.waiting.hold(ends, time_ns, reset).map(|held| (held, ends)));
                 if let Some(held) = self.waiting.of(&ends) {
                     held.known = known;
                 }
@@ -208,7 +207,8 @@ impl Watcher {
             What::Sent { reason, state, active } => {
                 self.comparison.saw_sent();
                 if let Some(held) = self.waiting.take(&ends) {
-                    let echo = held.reset.direction == Direction::Received && held.time.abs_diff(time) < ECHO;
+                    let echo =
+                        held.reset.direction == Direction::Received && held.time_ns.abs_diff(time_ns) < ECHO;
                     if !echo {
                         done.push((held, ends));
                     }
@@ -216,21 +216,21 @@ impl Watcher {
                 if self.sent_last.len() >= 256 {
                     self.sent_last.pop_front();
                 }
-                let reset = self.sent(time, pid, ends, reason.as_deref(), state, active);
+                let reset = self.sent(time_ns, pid, ends, reason.as_deref(), state, active);
                 let opinion =
                     (reset.cause, reset.confidence, reset.candidates.clone(), reset.evidence.clone());
-                // On loopback it may have been received before it was told of as sent.
+                // On loopback the event of the receiver may come before the one of the sender.
                 if let Some(peer) = self.waiting.of(&(ends.1, ends.0))
                     && peer.reset.direction == Direction::Received
-                    && peer.time.abs_diff(time) < ECHO
+                    && peer.time_ns.abs_diff(time_ns) < ECHO
                 {
                     peer.known = Some(diagnose::of_this_host(&opinion));
                 }
-                self.sent_last.push_back((time, ends, opinion));
+                self.sent_last.push_back((time_ns, ends, opinion));
                 if reset.bytes == Bytes::default() {
-                    done.extend(self.waiting.hold(ends, time, reset).map(|held| (held, ends)));
+                    done.extend(self.waiting.hold(ends, time_ns, reset).map(|held| (held, ends)));
                 } else {
-                    done.push((Held::new(reset, time), ends));
+                    done.push((Held::new(reset, time_ns), ends));
                 }
             }
         }
@@ -238,13 +238,13 @@ impl Watcher {
 
     fn sent(
         &mut self,
-        time: u64,
+        time_ns: u64,
         pid: u32,
         ends: Ends,
         reason: Option<&str>,
         state: u8,
         active: bool,
-    ) -> Reset {
+    ) -> LiveReset {
         let listener = self.sockets.listener(ends.0).cloned();
         let closer = self.closers.of(&ends).cloned();
         let process = if active { self.processes.of(pid) } else { None };
@@ -253,22 +253,22 @@ impl Watcher {
             state,
             listens: listener.is_some(),
             queue: listener.as_ref().map(|(queue, _)| *queue),
-            closed: closer.as_ref().map(|close| time.saturating_sub(close.time) as f64 / 1e9),
+            closed: closer.as_ref().map(|close| time_ns.saturating_sub(close.time_ns) as f64 / 1e9),
             name: process.as_ref().map(|process| process.name.clone()),
         };
         let opinion = diagnose::sent(reason, &context);
         let overflow = opinion.2.contains(&Cause::AcceptQueueOverflow);
-        let mut reset = self.reset(time, ends, Direction::Sent, opinion);
+        let mut reset = self.reset(time_ns, ends, Direction::Sent, opinion);
         reset.bytes = match reason {
-            // The bytes come with the socket's end.
+            // The byte counts come when the socket is destroyed.
             Some("TCP_ABORT_ON_DATA") => Bytes::default(),
-            // Its FIN was acknowledged before the small socket took over.
+            // A time-wait socket sent the reset: the own FIN was acknowledged before it replaced the full socket.
             Some("TCP_TIMEWAIT_SOCKET") => Bytes::all_acknowledged(),
             _ if active => Bytes::default(),
             _ => Bytes::unknown(Unknown::NoSocket),
         };
         reset.reason = reason.map(str::to_owned);
-        reset.state = diagnose::state_name(state);
+        reset.state = tcp_state::name(state);
         reset.process = process
             .or_else(|| closer.and_then(|close| close.process))
             .or_else(|| listener.as_ref().and_then(|(_, process)| process.clone()));
@@ -276,10 +276,10 @@ impl Watcher {
         reset
     }
 
-    fn reset(&self, time: u64, ends: Ends, direction: Direction, opinion: Opinion) -> Reset {
+    fn reset(&self, time_ns: u64, ends: Ends, direction: Direction, opinion: Opinion) -> LiveReset {
         let (cause, confidence, candidates, evidence) = opinion;
-        Reset {
-            time: time as f64 / 1e9,
+        LiveReset {
+            time_seconds: time_ns as f64 / 1e9,
             direction,
             local: ends.0,
             remote: (ends.1.port() != 0).then_some(ends.1),
@@ -296,7 +296,7 @@ impl Watcher {
         }
     }
 
-    /// Completes resets, and adds those that are wanted, in the order of time.
+    /// Completes the settled resets, and appends those that the filter admits, ordered by time.
     fn tell(&mut self, done: Vec<(Held, Ends)>, notices: &mut Vec<Notice>) {
         let mut resets = Vec::with_capacity(done.len());
         for (held, ends) in done {
@@ -322,7 +322,7 @@ impl Watcher {
                 resets.push(reset);
             }
         }
-        resets.sort_by(|a, b| a.time.total_cmp(&b.time));
+        resets.sort_by(|a, b| a.time_seconds.total_cmp(&b.time_seconds));
         notices.extend(resets.into_iter().map(|reset| Notice::Reset(Box::new(reset))));
     }
 }

@@ -1,4 +1,4 @@
-//! What ships in `deploy/` is checked by those it is meant for. The dashboard: `prometheus.rs`.
+//! Checks the files in `deploy/` with the programs they are meant for. The dashboard is checked in `prometheus.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 fn systemd_understands_the_unit() {
     let unit = std::fs::read_to_string(root().join("deploy/linger-watch.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/bin/linger watch --prometheus"), "{unit}");
-    // The program is not installed here; any other that exists will do.
+    // The program is not installed here; use any other that exists.
     let unit = unit.replace("/usr/bin/linger ", "/bin/true ");
     let folder = std::env::temp_dir().join(format!("linger-watch-unit-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! Real resets of this machine's kernel, watched live. It needs the right to open tracepoints: root, mostly.
+//! Real resets of this machine's kernel, watched live. Needs the right to open tracepoints, usually root.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use linger_watch::{Direction, Filter, Notice, Reset, Watcher};
+use linger_watch::{Direction, Filter, LiveReset, Notice, Watcher};
 use linger_why::{Cause, Confidence};
 use socket2::SockRef;
 
@@ -20,9 +20,8 @@ fn watcher(port: u16) -> Option<Watcher> {
     common::watcher(filter)
 }
 
-/// Connections through a listener of our own, and what was seen of them: until `enough`, or a bound that only a
-/// failure meets.
-fn seen(watcher: &mut Watcher, mut enough: impl FnMut(&[Reset]) -> bool) -> Vec<Reset> {
+/// Collects resets until `enough` is true, or until a bound that is reached only by a failure.
+fn seen(watcher: &mut Watcher, mut enough: impl FnMut(&[LiveReset]) -> bool) -> Vec<LiveReset> {
     let bound = Instant::now() + Duration::from_secs(20);
     let mut resets = Vec::new();
     while !enough(&resets) && Instant::now() < bound {
@@ -42,20 +41,20 @@ fn pair(address: &str) -> (TcpListener, TcpStream, TcpStream) {
     (listener, client, server)
 }
 
-/// What the kernel says of the reset that `provoke` brings about, as sent from the server's port.
-fn sent(address: &str, provoke: impl FnOnce(TcpStream, TcpStream)) -> Option<Reset> {
+/// The reset that `provoke` causes, as reported by the kernel for the server's port.
+fn sent(address: &str, provoke: impl FnOnce(TcpStream, TcpStream)) -> Option<LiveReset> {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (listener, client, server) = pair(address);
     let local = listener.local_addr().unwrap();
     let mut watcher = watcher(local.port())?;
     provoke(client, server);
-    let ours = |reset: &Reset| reset.direction == Direction::Sent && reset.local == local;
+    let ours = |reset: &LiveReset| reset.direction == Direction::Sent && reset.local == local;
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     assert_eq!(watcher.lost(), 0);
     Some(resets.into_iter().find(ours).expect("the reset was seen"))
 }
 
-fn own_process(reset: &Reset) -> bool {
+fn own_process(reset: &LiveReset) -> bool {
     reset.process.as_ref().is_some_and(|process| process.pid == std::process::id())
 }
 
@@ -85,7 +84,7 @@ fn what_was_lost_is_told_to_the_byte() {
     let mut written = 0;
     let reset = sent("127.0.0.1:0", |mut client, mut server| {
         client.write_all(b"request").unwrap();
-        // The client has closed its side: that FIN is no byte.
+        // The client has half-closed; its FIN must not be counted as a byte.
         client.shutdown(std::net::Shutdown::Write).unwrap();
         server.peek(&mut [0; 7]).unwrap();
         server.set_nonblocking(true).unwrap();
@@ -93,7 +92,7 @@ fn what_was_lost_is_told_to_the_byte() {
             written += more as u32;
         }
         drop(server);
-        // Read what arrived: that and what never did are all there was.
+        // Bytes that arrived plus bytes that never arrived must be all bytes written.
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut got = 0;
         let mut buffer = [0; 64 << 10];
@@ -105,7 +104,7 @@ fn what_was_lost_is_told_to_the_byte() {
     let Some(reset) = reset else { return };
     assert_eq!(reset.bytes.unread, Some(7), "{reset:?}");
     assert!(written > 100_000, "most of it never arrived: {written}");
-    // What was acknowledged had arrived; what was never sent had not; what is between may have.
+    // Acknowledged bytes have arrived, unsent ones have not; those in between may have.
     let (most, least) = (reset.bytes.unacknowledged.unwrap(), reset.bytes.unsent.unwrap());
     assert!(least <= written && written <= most, "{least} <= {written} <= {most}");
 }
@@ -120,7 +119,7 @@ fn a_received_reset_names_who_had_the_connection() {
     drop(server);
     client.read(&mut [0; 1]).unwrap_err();
     drop(client);
-    let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
+    let ours = |reset: &LiveReset| reset.direction == Direction::Received && reset.remote == Some(local);
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
     assert!(own_process(reset), "{reset:?}");
@@ -134,7 +133,7 @@ fn a_process_that_ends_at_once_has_a_name() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let local = listener.local_addr().unwrap();
     let Some(mut watcher) = watcher(local.port()) else { return };
-    // bash speaks TCP by itself, so that the process that connects is the one that was started.
+    // bash connects by itself (/dev/tcp), so the connecting process is the one that was started.
     let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; printf x >&3; read -r <&3", local.port());
     let Ok(mut bash) =
         std::process::Command::new("bash").args(["-c", &script]).stderr(std::process::Stdio::null()).spawn()
@@ -146,7 +145,7 @@ fn a_process_that_ends_at_once_has_a_name() {
     SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
     drop(server);
     bash.wait().unwrap();
-    let ours = |reset: &Reset| reset.direction == Direction::Received && reset.remote == Some(local);
+    let ours = |reset: &LiveReset| reset.direction == Direction::Received && reset.remote == Some(local);
     let resets = seen(&mut watcher, |resets| resets.iter().any(ours));
     let reset = resets.iter().find(|reset| ours(reset)).expect("the reset was seen");
     assert!(reset.process.as_ref().is_some_and(|process| process.name == *"bash"), "{reset:?}");
@@ -167,7 +166,7 @@ fn the_kernels_counters_stand_beside_what_was_seen() {
     let resets = notices.iter().filter(|notice| matches!(notice, Notice::Reset(_))).count();
     assert_eq!(resets, 14, "seven sent, seven received: {notices:?}");
     let Some(Notice::Counters(counted)) = notices.last() else { panic!("{notices:?}") };
-    // Other tests' resets are counted as well, and seen as well.
+    // Resets of other tests are both counted and seen.
     assert!(counted.kernel["TCPAbortOnClose"] >= 7 && counted.seen_sent >= 7, "{counted:?}");
     assert_eq!((counted.missed, counted.events_lost), (0, 0), "{counted:?}");
 }
@@ -190,7 +189,7 @@ fn an_abort_is_one() {
 fn data_after_close_names_who_had_closed() {
     let reset = sent("127.0.0.1:0", |mut client, server| {
         drop(server);
-        // The FIN is there before the data is sent.
+        // The FIN must arrive before the data is sent.
         assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
         client.write_all(b"late").unwrap();
     });
@@ -209,7 +208,7 @@ fn a_closed_port_is_named_at_both_ends() {
     drop(listener);
     let Some(mut watcher) = watcher(local.port()) else { return };
     TcpStream::connect(local).unwrap_err();
-    let both = |resets: &[Reset]| {
+    let both = |resets: &[LiveReset]| {
         [Direction::Sent, Direction::Received]
             .iter()
             .all(|way| resets.iter().any(|reset| reset.direction == *way))
@@ -232,7 +231,7 @@ fn a_thousand_resets_are_a_thousand() {
         client.write_all(b"unread").unwrap();
         drop(listener.accept().unwrap());
     }
-    let ours = |resets: &[Reset]| {
+    let ours = |resets: &[LiveReset]| {
         resets
             .iter()
             .filter(|reset| reset.cause == Cause::ClosedWithUnreadData && reset.local == local)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use linger_watch::Filter;
 use linger_watch::export::Metrics;
 
-/// Ended by its number when the test ends, however it does.
+/// A child process that is killed when the test ends, also by a panic.
 struct Server(Child);
 
 impl Drop for Server {
@@ -67,7 +67,7 @@ fn prometheus_scrapes_causes_and_queues() {
     let Some(mut watcher) = common::watcher(filter) else { return };
     let metrics = Metrics::default();
     let exporter = metrics.serve(([127, 0, 0, 1], 0).into()).unwrap();
-    // Something to warn of: a metric without a value is not exported at all.
+    // Cause a warning: a metric without a value is not exported.
     let crowded = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     crowded.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     crowded.listen(4).unwrap();
@@ -82,7 +82,7 @@ fn prometheus_scrapes_causes_and_queues() {
          [{{targets: ['{exporter}']}}]}}]\n"
     );
     std::fs::write(&config, text).unwrap();
-    // A free port, which nobody is likely to take in the meantime.
+    // A free port, which is unlikely to be taken in the meantime.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let server = Command::new("prometheus")
         .arg(format!("--config.file={}", config.display()))

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use linger_packet::{LinkType, capture, pcapng};
-use linger_why::{Groups, Limits, examine};
+use linger_why::{AnalyzerLimits, Groups, examine};
 
 /// As the capture on which the others were measured first.
 const PACKETS: u64 = 273_000;
@@ -78,7 +78,7 @@ fn as_pcapng(capture: &Path, ng: &Path) -> io::Result<()> {
     let interface = writer.interface("bench0", LinkType::ETHERNET, 0)?;
     let mut reader = capture::open(capture).map_err(io::Error::other)?;
     while let Some(packet) = reader.next().map_err(io::Error::other)? {
-        writer.packet(interface, packet.time, packet.data, packet.wire_len as u32, None)?;
+        writer.packet(interface, packet.time_ns, packet.data, packet.wire_len as u32, None)?;
     }
     Ok(())
 }
@@ -124,7 +124,8 @@ fn output(command: &mut Command) -> String {
 /// What `linger why` does, and how much memory it took at most.
 fn examine_and_report(path: &Path) {
     let mut groups = Groups::default();
-    let examined = examine(path, Limits::default(), |finding| groups.add(finding)).expect("a capture");
+    let examined =
+        examine(path, AnalyzerLimits::default(), |finding| groups.add(finding)).expect("a capture");
     let groups = groups.sorted();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown").trim();

@@ -8,9 +8,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use linger_packet::capture::{self, Reader};
+use linger_packet::capture::{self, CaptureReader};
 use linger_packet::{LinkType, pcapng};
-use linger_why::{Groups, Limits, Tools, examine_reader, html, text};
+use linger_why::{AnalyzerLimits, Groups, Tools, examine_reader, html, text};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -61,7 +61,7 @@ fn corpus() -> Vec<Vec<(u64, Vec<u8>)>> {
         let mut reader = capture::open(&path).expect("a capture");
         let mut frames = Vec::new();
         while let Some(packet) = reader.next().expect("a whole capture") {
-            frames.push((packet.time, packet.data.to_vec()));
+            frames.push((packet.time_ns, packet.data.to_vec()));
         }
         frames.truncate(24);
         if !frames.is_empty() {
@@ -131,9 +131,9 @@ fn damaged(corpus: &[Vec<(u64, Vec<u8>)>], random: &mut ChaCha8Rng) -> Vec<u8> {
 }
 
 fn look(bytes: &[u8]) -> Option<(u64, u64)> {
-    let reader = Reader::in_memory(bytes).ok()?;
+    let reader = CaptureReader::in_memory(bytes).ok()?;
     let mut groups = Groups::default();
-    let mut limits = Limits::default();
+    let mut limits = AnalyzerLimits::default();
     limits.flows = 8;
     let examined = examine_reader(reader, "fuzz", limits, |finding| groups.add(finding));
     let groups = groups.sorted();

@@ -27,7 +27,7 @@ pub struct Tools {
 /// A further capture or fact that would decide between the causes that remain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Ask {
+pub enum NextEvidence {
     /// A capture that has what this one lacks.
     Capture(Capture),
     /// The kernel of the server, asked live: on the wire these look the same.
@@ -123,7 +123,7 @@ impl Cause {
     }
 }
 
-impl Ask {
+impl NextEvidence {
     /// What to get, as the end of a sentence.
     pub fn words(self, tools: &Tools) -> String {
         match self {
@@ -292,7 +292,7 @@ fn against(cause: Cause) -> &'static str {
     }
 }
 
-impl fmt::Display for Ask {
+impl fmt::Display for NextEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.words(&Tools::default()))
     }
@@ -304,7 +304,7 @@ impl fmt::Display for Remedy {
     }
 }
 
-impl Serialize for Ask {
+impl Serialize for NextEvidence {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -343,11 +343,15 @@ mod tests {
     fn a_tool_that_is_there_is_named() {
         let tools = Tools { live: Some("LIVE"), ..Tools::default() };
         assert!(
-            Ask::Live(Alike::AbortOrUnread)
+            NextEvidence::Live(Alike::AbortOrUnread)
                 .words(&tools)
                 .starts_with("LIVE (or the tcp_send_reset tracepoint) at")
         );
-        assert!(Ask::Live(Alike::AbortOrUnread).to_string().starts_with("the tcp_send_reset tracepoint at"));
-        assert!(Ask::Live(Alike::Aborts).words(&tools).starts_with("LIVE at the server"));
+        assert!(
+            NextEvidence::Live(Alike::AbortOrUnread)
+                .to_string()
+                .starts_with("the tcp_send_reset tracepoint at")
+        );
+        assert!(NextEvidence::Live(Alike::Aborts).words(&tools).starts_with("LIVE at the server"));
     }
 }

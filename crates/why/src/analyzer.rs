@@ -7,12 +7,12 @@ use linger_packet::{Flags, NotTcp, Segment};
 
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
-use crate::flow::{Flow, Step};
-use crate::key::{Dir, Key};
+use crate::flow::{Flow, FlowStep};
+use crate::key::{Dir, FlowKey};
 use crate::record::At;
-use crate::reset::Reset;
+use crate::reset::RecordedReset;
 use crate::surroundings::Surroundings;
-use crate::table::{Slot, Table};
+use crate::table::{FlowSlot, Table};
 use crate::verdict;
 use crate::{Cause, Class, Remedy};
 
@@ -31,13 +31,13 @@ const MAX_COMMENTS: usize = 4_096;
 /// How much may be remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Limits {
+pub struct AnalyzerLimits {
     /// Connections at once. Beyond this number, connections that have ended are forgotten first, the oldest of them
     /// before the others; then those that were silent for longest. Each takes about 600 bytes.
     pub flows: usize,
 }
 
-impl Default for Limits {
+impl Default for AnalyzerLimits {
     fn default() -> Self {
         Self { flows: 100_000 }
     }
@@ -46,7 +46,7 @@ impl Default for Limits {
 /// Counts of packets and connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
-pub struct Counts {
+pub struct PacketCounts {
     /// Packets read.
     pub packets: u64,
     /// Of them, TCP segments.
@@ -75,19 +75,19 @@ pub struct Counts {
 
 /// A segment that was parsed and is not yet judged.
 #[derive(Debug)]
-struct Seen<'a> {
+struct QueuedSegment<'a> {
     segment: Segment<'a>,
-    key: Key,
+    key: FlowKey,
     dir: Dir,
     at: At,
     /// The slot of its flow at the time of parsing.
-    slot: Option<Slot>,
+    slot: Option<FlowSlot>,
 }
 
 /// A ring of segments that wait to be judged.
 #[derive(Debug)]
-struct Waiting<'a> {
-    all: Vec<Seen<'a>>,
+struct SegmentQueue<'a> {
+    all: Vec<QueuedSegment<'a>>,
     oldest: usize,
 }
 
@@ -98,19 +98,19 @@ pub struct Analyzer {
     table: Table,
     surroundings: Surroundings,
     ready: Vec<Finding>,
-    counts: Counts,
+    counts: PacketCounts,
     comments: HashMap<u64, String>,
 }
 
 impl Analyzer {
     /// Begins an analysis; `file` is what findings call the capture.
-    pub fn new(file: impl Into<String>, limits: Limits) -> Self {
+    pub fn new(file: impl Into<String>, limits: AnalyzerLimits) -> Self {
         Self {
             file: file.into(),
             table: Table::new(limits.flows),
             surroundings: Surroundings::default(),
             ready: Vec::new(),
-            counts: Counts::default(),
+            counts: PacketCounts::default(),
             comments: HashMap::new(),
         }
     }
@@ -126,13 +126,13 @@ impl Analyzer {
     /// while it waits for the next header.
     #[inline]
     pub fn packets<'a>(&mut self, packets: impl Iterator<Item = Packet<'a>>) {
-        let mut waiting = Waiting { all: Vec::with_capacity(AHEAD), oldest: 0 };
+        let mut waiting = SegmentQueue { all: Vec::with_capacity(AHEAD), oldest: 0 };
         for packet in packets {
             if self.counts.packets == 0 {
-                self.counts.first = packet.time;
+                self.counts.first = packet.time_ns;
             }
             self.counts.packets += 1;
-            self.counts.last = packet.time;
+            self.counts.last = packet.time_ns;
             match Segment::plain(packet.link, packet.data, packet.wire_len) {
                 Some(segment) => self.queue(&packet, segment, &mut waiting),
                 None => self.look_closer(&packet, &mut waiting),
@@ -145,7 +145,7 @@ impl Analyzer {
     }
 
     #[inline(never)]
-    fn look_closer<'a>(&mut self, packet: &Packet<'a>, waiting: &mut Waiting<'a>) {
+    fn look_closer<'a>(&mut self, packet: &Packet<'a>, waiting: &mut SegmentQueue<'a>) {
         match Segment::from_frame(packet.link, packet.data, packet.wire_len) {
             Ok(segment) => self.queue(packet, segment, waiting),
             Err(NotTcp::OtherProtocol) => {}
@@ -158,13 +158,13 @@ impl Analyzer {
 
     /// Adds a segment to the ring and judges the oldest.
     #[inline(always)]
-    fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut Waiting<'a>) {
+    fn queue<'a>(&mut self, packet: &Packet<'a>, segment: Segment<'a>, waiting: &mut SegmentQueue<'a>) {
         if packet.has_options() && self.comments.len() < MAX_COMMENTS {
             self.comment(packet);
         }
-        let (key, dir) = Key::of(&segment, packet.interface);
-        let at = At { frame: packet.frame, time: packet.time };
-        let seen = Seen { segment, key, dir, at, slot: self.table.find(&key) };
+        let (key, dir) = FlowKey::of(&segment, packet.interface);
+        let at = At { frame: packet.frame, time_ns: packet.time_ns };
+        let seen = QueuedSegment { segment, key, dir, at, slot: self.table.find(&key) };
         if waiting.all.len() < AHEAD {
             waiting.all.push(seen);
         } else if let Some(place) = waiting.all.get_mut(waiting.oldest) {
@@ -182,10 +182,10 @@ impl Analyzer {
         }
     }
 
-    fn segment(&mut self, seen: &Seen<'_>) {
+    fn segment(&mut self, seen: &QueuedSegment<'_>) {
         self.counts.segments += 1;
-        let &Seen { ref segment, key, dir, at, slot } = seen;
-        while let Some(flow) = self.table.due(at.time) {
+        let &QueuedSegment { ref segment, key, dir, at, slot } = seen;
+        while let Some(flow) = self.table.due(at.time_ns) {
             self.settle(flow);
         }
         let mut found = slot.filter(|&slot| self.table.is_at(slot, &key)).or_else(|| self.table.find(&key));
@@ -207,7 +207,7 @@ impl Analyzer {
         let ignored = flow.reset.as_ref().is_some_and(|reset| {
             reset.after.genuine.is_some() && reset.after.packets.iter().all(|&count| count >= IGNORED)
         });
-        if step == Step::Copy {
+        if step == FlowStep::Copy {
             self.counts.duplicates += 1;
             return;
         }
@@ -215,12 +215,12 @@ impl Analyzer {
             self.note_surroundings(slot, segment, dir, at, step);
         }
         match step {
-            Step::Nothing | Step::Copy | Step::SynAckAgain | Step::Fin => {}
-            Step::Reset => {
+            FlowStep::Nothing | FlowStep::Copy | FlowStep::SynAckAgain | FlowStep::Fin => {}
+            FlowStep::Reset => {
                 self.counts.resets += 1;
-                self.table.end_at(slot, at.time.saturating_add(AFTER_RESET));
+                self.table.end_at(slot, at.time_ns.saturating_add(AFTER_RESET));
             }
-            Step::Closed => self.table.end_at(slot, at.time.saturating_add(AFTER_CLOSE)),
+            FlowStep::Closed => self.table.end_at(slot, at.time_ns.saturating_add(AFTER_CLOSE)),
         }
         if ignored {
             self.table.keep(slot);
@@ -231,7 +231,7 @@ impl Analyzer {
     }
 
     #[cold]
-    fn open(&mut self, key: Key, at: At) -> Slot {
+    fn open(&mut self, key: FlowKey, at: At) -> FlowSlot {
         self.counts.connections += 1;
         let (slot, evicted) = self.table.insert(key, at);
         if let Some(flow) = evicted {
@@ -244,27 +244,27 @@ impl Analyzer {
     }
 
     /// Records what this packet shows about its listener.
-    fn note_surroundings(&mut self, slot: Slot, segment: &Segment<'_>, dir: Dir, at: At, step: Step) {
+    fn note_surroundings(&mut self, slot: FlowSlot, segment: &Segment<'_>, dir: Dir, at: At, step: FlowStep) {
         let Some(flow) = self.table.get(slot) else { return };
         let source = (segment.source, flow.connection.key.interface);
         if segment.flags.has(Flags::SYN | Flags::ACK) {
-            self.surroundings.accepts(source, at.time, segment.ttl);
-            if step == Step::SynAckAgain {
-                self.surroundings.repeats(source, at.time);
+            self.surroundings.accepts(source, at.time_ns, segment.ttl);
+            if step == FlowStep::SynAckAgain {
+                self.surroundings.repeats(source, at.time_ns);
             }
             return;
         }
         match step {
-            Step::Fin | Step::Closed if flow.connection.opener() != Some(dir) => {
-                self.surroundings.ends(source, at.time);
+            FlowStep::Fin | FlowStep::Closed if flow.connection.opener() != Some(dir) => {
+                self.surroundings.ends(source, at.time_ns);
             }
-            Step::Reset => {
+            FlowStep::Reset => {
                 let Some(reset) = &flow.reset else { return };
                 let facts = Facts::new(reset);
                 if facts.answers_syn() {
-                    self.surroundings.refuses(source, at.time, at.frame);
+                    self.surroundings.refuses(source, at.time_ns, at.frame);
                 } else if facts.active() && facts.client() != Some(dir) && !facts.sender.has_fin() {
-                    self.surroundings.ends(source, at.time);
+                    self.surroundings.ends(source, at.time_ns);
                 }
             }
             _ => {}
@@ -277,7 +277,7 @@ impl Analyzer {
         }
     }
 
-    fn judge(&mut self, reset: &Reset) {
+    fn judge(&mut self, reset: &RecordedReset) {
         let facts = Facts::new(reset);
         let key = &reset.connection.key;
         let (from, to) = (key.end(reset.by), key.end(1 - reset.by));
@@ -310,7 +310,7 @@ impl Analyzer {
             file: self.file.clone(),
             interface: key.interface,
             frame: reset.at.frame,
-            time: reset.at.time,
+            time_ns: reset.at.time_ns,
             from,
             to,
             client: reset.connection.opener().map(|dir| key.end(dir)),
@@ -346,7 +346,7 @@ impl Analyzer {
     }
 
     /// Ends the analysis. Returns the findings that were still open, and the counts.
-    pub fn finish(mut self) -> (Vec<Finding>, Counts) {
+    pub fn finish(mut self) -> (Vec<Finding>, PacketCounts) {
         let mut open: Vec<Flow> = self.table.drain().filter(|flow| flow.reset.is_some()).collect();
         open.sort_by_key(|flow| flow.reset.as_ref().map(|reset| reset.at.frame));
         for flow in open {

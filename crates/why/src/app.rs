@@ -95,7 +95,7 @@ impl App {
         Some(if missing < 1 << 31 { missing } else { 0 })
     }
 
-    /// Whether a message is under way whose end only a FIN or a last chunk would tell.
+    /// Whether the current message ends only with a FIN or with a last chunk.
     pub(crate) fn open_ended(&self) -> bool {
         matches!(self.extent, Extent::Chunked | Extent::UntilClose)
     }

@@ -2,7 +2,7 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::key::{Dir, Key};
+use crate::key::{Dir, FlowKey};
 use crate::record::{At, Record, Since};
 use crate::side::Side;
 
@@ -11,8 +11,8 @@ const KEPT: usize = 8;
 
 /// A connection, as far as it has been seen.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection {
-    pub(crate) key: Key,
+pub(crate) struct ObservedConnection {
+    pub(crate) key: FlowKey,
     pub(crate) first_time: u64,
     pub(crate) first_frame: u64,
     pub(crate) last_time: u64,
@@ -45,13 +45,13 @@ pub(crate) struct SynAck {
     pub(crate) after_us: u32,
 }
 
-impl Connection {
-    pub(crate) fn new(key: Key, at: At) -> Self {
+impl ObservedConnection {
+    pub(crate) fn new(key: FlowKey, at: At) -> Self {
         Self {
             key,
-            first_time: at.time,
+            first_time: at.time_ns,
             first_frame: at.frame,
-            last_time: at.time,
+            last_time: at.time_ns,
             sides: [Side::default(); 2],
             ring: [Record::default(); KEPT],
             ring_len: 0,
@@ -79,8 +79,8 @@ impl Connection {
     /// Microseconds and frames between the connection's first packet and this one.
     #[inline]
     pub(crate) fn since_first(&mut self, at: At) -> (u64, u32) {
-        self.last_time = self.last_time.max(at.time);
-        let micros = at.time.saturating_sub(self.first_time) / 1_000;
+        self.last_time = self.last_time.max(at.time_ns);
+        let micros = at.time_ns.saturating_sub(self.first_time) / 1_000;
         (micros, at.frame.saturating_sub(self.first_frame).min(u64::from(u32::MAX)) as u32)
     }
 

@@ -3,17 +3,17 @@
 use linger_packet::Flags;
 
 use crate::app::Protocol;
-use crate::connection::Connection;
+use crate::connection::ObservedConnection;
 use crate::finding::Rung;
 use crate::key::Dir;
 use crate::record::Record;
-use crate::reset::Reset;
+use crate::reset::RecordedReset;
 use crate::side::Side;
 
 /// A reset with the two sides of its connection: the sender of the reset and its receiver.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
-    pub(crate) reset: &'a Reset,
+    pub(crate) reset: &'a RecordedReset,
     pub(crate) sender: &'a Side,
     pub(crate) receiver: &'a Side,
     /// The packet that the reset answers, if it is among those kept.
@@ -28,7 +28,7 @@ pub(crate) struct Losses {
 }
 
 impl<'a> Facts<'a> {
-    pub(crate) fn new(reset: &'a Reset) -> Self {
+    pub(crate) fn new(reset: &'a RecordedReset) -> Self {
         let sender = &reset.connection.sides[reset.by];
         let receiver = &reset.connection.sides[1 - reset.by];
         let answers = |record: &&Record| {
@@ -42,7 +42,7 @@ impl<'a> Facts<'a> {
         Self { reset, sender, receiver, trigger }
     }
 
-    pub(crate) fn connection(&self) -> &'a Connection {
+    pub(crate) fn connection(&self) -> &'a ObservedConnection {
         &self.reset.connection
     }
 
@@ -162,7 +162,7 @@ impl<'a> Facts<'a> {
         let trigger = self.trigger?;
         let s = self.sender;
         let answered =
-            self.reset.at.time.saturating_sub(self.connection().first_time + trigger.since_first());
+            self.reset.at.time_ns.saturating_sub(self.connection().first_time + trigger.since_first());
         let round_trip = u64::from(s.quickest_us) * 1_000;
         (s.replies >= 3 && round_trip >= 2_000_000 && answered < round_trip / 4)
             .then_some((answered, round_trip))
@@ -322,7 +322,7 @@ impl<'a> Facts<'a> {
         let reset = self.reset;
         rungs.push(Rung {
             frame: reset.at.frame,
-            time: reset.at.time,
+            time_ns: reset.at.time_ns,
             by_resetter: true,
             flags: reset.flags.to_string(),
             seq: reset.seq.wrapping_sub(self.sender.isn()),
@@ -335,10 +335,10 @@ impl<'a> Facts<'a> {
         rungs
     }
 
-    fn landmark(&self, dir: Dir, frame: u32, time: u64, flags: &str, seq: u32) -> Rung {
+    fn landmark(&self, dir: Dir, frame: u32, time_ns: u64, flags: &str, seq: u32) -> Rung {
         Rung {
             frame: self.frame_at(frame),
-            time,
+            time_ns,
             by_resetter: dir == self.reset.by,
             flags: flags.into(),
             seq,
@@ -365,7 +365,7 @@ impl<'a> Facts<'a> {
         };
         Rung {
             frame,
-            time: self.connection().first_time + record.since_first(),
+            time_ns: self.connection().first_time + record.since_first(),
             by_resetter: record.dir() == self.reset.by,
             flags: record.flags.to_string(),
             seq: record.seq.wrapping_sub(own.isn()),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::{Ask, Cause, Class, Confidence, Remedy};
+use crate::{Cause, Class, Confidence, NextEvidence, Remedy};
 
 /// A reset, why it was sent, and how that is known.
 #[derive(Clone, Debug, Serialize)]
@@ -18,7 +18,7 @@ pub struct Finding {
     pub frame: u64,
     /// When it was seen: seconds since 1970-01-01 00:00 UTC.
     #[serde(serialize_with = "seconds")]
-    pub time: u64,
+    pub time_ns: u64,
     /// Who sent it, or is said to.
     pub from: SocketAddr,
     /// Whom it was sent to.
@@ -42,7 +42,7 @@ pub struct Finding {
     /// The packets and fields that say so.
     pub evidence: Vec<Evidence>,
     /// The further capture or fact that would decide it.
-    pub would_decide: Option<Ask>,
+    pub would_decide: Option<NextEvidence>,
     /// What to do about it.
     pub remedy: Remedy,
     /// Further resets on the same connection, consequences of this one.
@@ -89,7 +89,7 @@ pub struct Rung {
     pub frame: u64,
     /// When it was seen: seconds since 1970-01-01 00:00 UTC.
     #[serde(serialize_with = "seconds")]
-    pub time: u64,
+    pub time_ns: u64,
     /// Whether the sender of the reset sent it.
     pub by_resetter: bool,
     /// The TCP flags.

@@ -2,23 +2,23 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::connection::Connection;
-use crate::key::{Dir, Key};
+use crate::connection::ObservedConnection;
+use crate::key::{Dir, FlowKey};
 use crate::record::{At, Record, Since};
-use crate::reset::Reset;
+use crate::reset::RecordedReset;
 
 /// An entry of the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
-    pub(crate) connection: Connection,
+    pub(crate) connection: ObservedConnection,
     /// Tells this flow's entry in the table's queue from stale ones.
     pub(crate) generation: u32,
-    pub(crate) reset: Option<Box<Reset>>,
+    pub(crate) reset: Option<Box<RecordedReset>>,
 }
 
 /// What a packet did to its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum FlowStep {
     Nothing,
     /// The packet was captured twice.
     Copy,
@@ -33,8 +33,8 @@ pub(crate) enum Step {
 }
 
 impl Flow {
-    pub(crate) fn new(key: Key, at: At, generation: u32) -> Self {
-        Self { connection: Connection::new(key, at), generation, reset: None }
+    pub(crate) fn new(key: FlowKey, at: At, generation: u32) -> Self {
+        Self { connection: ObservedConnection::new(key, at), generation, reset: None }
     }
 
     /// Whether this SYN begins another connection on the same ports.
@@ -50,14 +50,14 @@ impl Flow {
     }
 
     /// Takes a packet of side `dir`.
-    pub(crate) fn observe(&mut self, segment: &Segment<'_>, dir: Dir, at: At) -> Step {
+    pub(crate) fn observe(&mut self, segment: &Segment<'_>, dir: Dir, at: At) -> FlowStep {
         let (micros, frame) = self.connection.since_first(at);
         let record = Record::new(segment, dir, frame, Since::micros(micros));
         if self.connection.is_copy(segment, dir, &record) {
             if !segment.flags.has(Flags::RST) {
                 self.connection.sides[dir].note_ttl(segment.ttl);
             }
-            return Step::Copy;
+            return FlowStep::Copy;
         }
         if segment.flags.has(Flags::RST) {
             return self.observe_reset(segment, dir, at, record);
@@ -68,26 +68,26 @@ impl Flow {
             reset.followed_by(segment, dir, at, record);
         }
         if syn_ack_again {
-            Step::SynAckAgain
+            FlowStep::SynAckAgain
         } else if had_fin || !self.connection.sides[dir].has_fin() {
-            Step::Nothing
+            FlowStep::Nothing
         } else if self.connection.closed() {
-            Step::Closed
+            FlowStep::Closed
         } else {
-            Step::Fin
+            FlowStep::Fin
         }
     }
 
     #[cold]
-    fn observe_reset(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) -> Step {
+    fn observe_reset(&mut self, segment: &Segment<'_>, dir: Dir, at: At, record: Record) -> FlowStep {
         if let Some(reset) = &mut self.reset {
             reset.again(dir, record);
             self.connection.keep(record);
-            return Step::Nothing;
+            return FlowStep::Nothing;
         }
-        self.reset = Some(Box::new(Reset::new(self.connection.clone(), segment, dir, at)));
+        self.reset = Some(Box::new(RecordedReset::new(self.connection.clone(), segment, dir, at)));
         self.connection.keep(record);
-        Step::Reset
+        FlowStep::Reset
     }
 }
 

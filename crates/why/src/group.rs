@@ -65,7 +65,7 @@ pub struct Member {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct GroupKey {
     cause: Cause,
     class: Option<Class>,
     candidates: Vec<Cause>,
@@ -78,7 +78,7 @@ struct Key {
 /// Collects findings into groups.
 #[derive(Debug, Default)]
 pub struct Groups {
-    index: HashMap<Key, usize>,
+    index: HashMap<GroupKey, usize>,
     groups: Vec<Group>,
 }
 
@@ -126,7 +126,7 @@ impl Groups {
     /// The groups: harmful ones first, the largest of them first.
     pub fn sorted(mut self) -> Vec<Group> {
         self.groups.sort_by_key(|group| {
-            (group.harmless, std::cmp::Reverse(group.connections), group.example.time, group.example.frame)
+            (group.harmless, std::cmp::Reverse(group.connections), group.example.time_ns, group.example.frame)
         });
         self.groups
     }
@@ -136,7 +136,7 @@ fn member(finding: &Finding) -> Member {
     Member { file: finding.file.clone(), frame: finding.frame, from: finding.from, to: finding.to }
 }
 
-fn key(finding: &Finding) -> Key {
+fn key(finding: &Finding) -> GroupKey {
     let listener = finding.listener();
     let (place, ttl) = match finding.cause {
         // One box answers for many hosts. Its TTL is the same for all of them.
@@ -145,13 +145,13 @@ fn key(finding: &Finding) -> Key {
         _ => (Some((listener.ip(), listener.port())), None),
     };
     let unknown = finding.cause == Cause::Unknown;
-    Key {
+    GroupKey {
         cause: finding.cause,
         class: unknown.then_some(finding.class),
         candidates: if unknown { finding.candidates.clone() } else { Vec::new() },
         harmless: finding.harmless,
         place,
         ttl,
-        period: if finding.cause == Cause::ProcessGone { finding.time / APART } else { 0 },
+        period: if finding.cause == Cause::ProcessGone { finding.time_ns / APART } else { 0 },
     }
 }

@@ -107,11 +107,11 @@ fn svg(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
         writeln!(out, "<text x=\"{x}\" y=\"14\" text-anchor=\"middle\">{}</text>", escape(&end.to_string()))?;
         writeln!(out, "<line x1=\"{x}\" y1=\"20\" x2=\"{x}\" y2=\"{height}\" stroke-dasharray=\"2 3\"/>")?;
     }
-    let start = finding.ladder.first().map_or(0, |rung| rung.time);
+    let start = finding.ladder.first().map_or(0, |rung| rung.time_ns);
     for (at, (rung, remark)) in finding.ladder.iter().zip(&remarks).enumerate() {
         let y = STEP * (at + 2);
         let class = if rung.flags.contains("RST") { " class=\"reset\"" } else { "" };
-        let seconds = rung.time.saturating_sub(start) as f64 / 1e9;
+        let seconds = rung.time_ns.saturating_sub(start) as f64 / 1e9;
         let (from, to, tip) =
             if rung.by_resetter { (RIGHT, LEFT, LEFT + 8) } else { (LEFT, RIGHT, RIGHT - 8) };
         writeln!(

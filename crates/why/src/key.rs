@@ -7,13 +7,13 @@ use linger_packet::Segment;
 /// A connection's two ends, the lower one first, as seen on one interface. A packet that passes two interfaces of a
 /// capture is in it twice, so each interface has connections of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
+pub(crate) struct FlowKey {
     addresses: [[u64; 2]; 2],
     ports: [u16; 2],
     pub(crate) interface: u32,
 }
 
-impl std::hash::Hash for Key {
+impl std::hash::Hash for FlowKey {
     /// Writes five words. The derived implementation would add a length before each array.
     #[inline]
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
@@ -43,7 +43,7 @@ fn words(address: IpAddr) -> [u64; 2] {
     }
 }
 
-impl Key {
+impl FlowKey {
     /// The key of a segment's connection, and which side sent the segment.
     #[inline]
     pub(crate) fn of(segment: &Segment<'_>, interface: u32) -> (Self, Dir) {
@@ -104,9 +104,9 @@ mod tests {
                 .collect();
         for &one in &ends {
             for &other in ends.iter().filter(|&&other| other != one) {
-                let (key, dir) = Key::between(one, other, 0);
+                let (key, dir) = FlowKey::between(one, other, 0);
                 assert_eq!((key.end(dir), key.end(1 - dir)), (one, other));
-                assert_eq!(Key::between(other, one, 0), (key, 1 - dir));
+                assert_eq!(FlowKey::between(other, one, 0), (key, 1 - dir));
             }
         }
     }

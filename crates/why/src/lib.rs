@@ -32,10 +32,10 @@ mod table;
 pub mod text;
 mod verdict;
 
-pub use advice::{Alike, Ask, Capture, Host, Remedy, Tools};
-pub use analyzer::{Analyzer, Counts, Limits};
+pub use advice::{Alike, Capture, Host, NextEvidence, Remedy, Tools};
+pub use analyzer::{Analyzer, AnalyzerLimits, PacketCounts};
 pub use cause::{Cause, Class, Confidence};
 pub use finding::{Evidence, Finding, Rung};
 pub use group::{Group, Groups, Member};
 pub use pair::compare;
-pub use read::{Examined, Stop, examine, examine_reader, examine_until};
+pub use read::{Examined, ReadStop, examine, examine_reader, examine_until};

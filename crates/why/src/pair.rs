@@ -10,7 +10,7 @@ use linger_packet::capture::{self, ReadError};
 use linger_packet::{Flags, Segment};
 
 use crate::finding::Evidence;
-use crate::key::Key;
+use crate::key::FlowKey;
 use crate::{Cause, Class, Confidence, Finding};
 
 /// Connections compared.
@@ -22,7 +22,7 @@ const KEPT: usize = 512;
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     frame: u64,
-    time: u64,
+    time_ns: u64,
     dir: usize,
     seq: u32,
     ack: u32,
@@ -71,8 +71,8 @@ impl Trace {
 struct Traces {
     file: String,
     interface: u32,
-    flows: HashMap<Key, Trace>,
-    by_isns: HashMap<(u32, u32), Key>,
+    flows: HashMap<FlowKey, Trace>,
+    by_isns: HashMap<(u32, u32), FlowKey>,
     first: u64,
     last: u64,
 }
@@ -87,7 +87,7 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
     let mut keys = HashSet::new();
     let mut isns = HashSet::new();
     for finding in findings.iter().take(MAX_FLOWS) {
-        keys.insert(Key::between(finding.from, finding.to, 0).0);
+        keys.insert(FlowKey::between(finding.from, finding.to, 0).0);
         isns.extend(finding.numbers.isns.into_iter().flatten());
     }
     let mut all = Vec::new();
@@ -95,13 +95,13 @@ pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, 
         all.extend(collect(path, &keys, &isns)?);
     }
     let mut kept: Vec<Finding> = Vec::new();
-    let mut known: HashMap<(usize, Key, u64), usize> = HashMap::new();
+    let mut known: HashMap<(usize, FlowKey, u64), usize> = HashMap::new();
     for mut finding in findings {
         let Some(own) = all.iter().position(|traces| traces.is_where(&finding)) else {
             kept.push(finding);
             continue;
         };
-        let (key, by) = Key::between(finding.from, finding.to, 0);
+        let (key, by) = FlowKey::between(finding.from, finding.to, 0);
         let mut elsewhere = Vec::new();
         for (at, other) in all.iter().enumerate().filter(|&(at, _)| at != own) {
             let found = Comparison::of(&all[own], other, key, by, &finding)
@@ -150,7 +150,7 @@ impl Traces {
 /// The interfaces of a capture that are compared.
 const MAX_INTERFACES: u32 = 64;
 
-fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<Traces>, ReadError> {
+fn collect(path: &Path, keys: &HashSet<FlowKey>, isns: &HashSet<u32>) -> Result<Vec<Traces>, ReadError> {
     let mut reader = capture::open(path)?;
     let file = path.display().to_string();
     let mut all: Vec<Traces> = Vec::new();
@@ -161,12 +161,12 @@ fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<
         }
         while all.len() <= packet.interface as usize {
             let interface = all.len() as u32;
-            all.push(Traces { file: file.clone(), interface, first: packet.time, ..Traces::default() });
+            all.push(Traces { file: file.clone(), interface, first: packet.time_ns, ..Traces::default() });
         }
         let traces = &mut all[packet.interface as usize];
-        traces.last = packet.time;
+        traces.last = packet.time_ns;
         let Ok(segment) = Segment::from_frame(packet.link, packet.data, packet.wire_len) else { continue };
-        let (key, dir) = Key::of(&segment, 0);
+        let (key, dir) = FlowKey::of(&segment, 0);
         let syn = segment.flags.has(Flags::SYN);
         let known = traces.flows.contains_key(&key);
         let wanted = known || keys.contains(&key) || syn && isns.contains(&segment.seq);
@@ -179,7 +179,7 @@ fn collect(path: &Path, keys: &HashSet<Key>, isns: &HashSet<u32>) -> Result<Vec<
         }
         trace.push(Seen {
             frame: packet.frame,
-            time: packet.time,
+            time_ns: packet.time_ns,
             dir,
             seq: segment.seq,
             ack: segment.ack,
@@ -200,7 +200,7 @@ struct Comparison<'a> {
     other: &'a Traces,
     own_trace: &'a Trace,
     trace: &'a Trace,
-    key: Key,
+    key: FlowKey,
     /// The resetting side in the other capture.
     by: usize,
     own_by: usize,
@@ -208,7 +208,13 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn of(own: &'a Traces, other: &'a Traces, key: Key, own_by: usize, finding: &Finding) -> Option<Self> {
+    fn of(
+        own: &'a Traces,
+        other: &'a Traces,
+        key: FlowKey,
+        own_by: usize,
+        finding: &Finding,
+    ) -> Option<Self> {
         let own_trace = own.flows.get(&key)?;
         let (their_key, swapped) = match finding.numbers.isns {
             [Some(low), Some(high)] => {
@@ -228,7 +234,7 @@ impl<'a> Comparison<'a> {
         let mut bounds = [None::<(i64, i64)>; 2];
         for ours in self.own_trace.iter().filter(|seen| !seen.flags.has(Flags::RST)) {
             if let Some(theirs) = self.trace.iter().find(|theirs| ours.same(theirs, self.swapped)) {
-                let difference = theirs.time as i64 - ours.time as i64;
+                let difference = theirs.time_ns as i64 - ours.time_ns as i64;
                 let bound = bounds[ours.dir].get_or_insert((difference, difference));
                 *bound = (bound.0.min(difference), bound.1.max(difference));
             }
@@ -254,9 +260,9 @@ impl<'a> Comparison<'a> {
             let mut asked = None;
             for seen in trace.iter() {
                 if seen.dir != by {
-                    asked = Some(seen.time);
+                    asked = Some(seen.time_ns);
                 } else if let Some(time) = asked.take() {
-                    let answer = seen.time.saturating_sub(time);
+                    let answer = seen.time_ns.saturating_sub(time);
                     quickest = Some(quickest.map_or(answer, |known| known.min(answer)));
                 }
             }
@@ -285,7 +291,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Adds what the other capture shows. Returns where it has the same reset.
-    fn apply(self, finding: &mut Finding) -> Option<(Key, u64)> {
+    fn apply(self, finding: &mut Finding) -> Option<(FlowKey, u64)> {
         let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {
             finding.evidence.push(Evidence { frame: None, says });
@@ -296,7 +302,7 @@ impl<'a> Comparison<'a> {
         let offset = self.clock_offset();
         if let Some(same) = same {
             let delay = offset
-                .map(|offset| same.time as i64 - offset - finding.time as i64)
+                .map(|offset| same.time_ns as i64 - offset - finding.time_ns as i64)
                 .map_or(String::new(), |delay| format!(", {:+.3} ms by aligned clocks", delay as f64 / 1e6));
             say(finding, format!("{file} has it too, as frame {}{delay}", same.frame));
             let before = |seen: &&Seen| seen.frame < same.frame;
@@ -321,7 +327,7 @@ impl<'a> Comparison<'a> {
         }
         let theirs = self.trace.iter().filter(|seen| seen.dir == self.by).count();
         let covered = offset.is_none_or(|offset| {
-            let time = finding.time.saturating_add_signed(offset);
+            let time = finding.time_ns.saturating_add_signed(offset);
             (self.other.first..=self.other.last.saturating_add(1_000_000_000)).contains(&time)
         });
         if theirs == 0 || !covered || self.trace.dropped || self.own_trace.dropped {

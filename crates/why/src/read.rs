@@ -4,10 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use linger_packet::capture::{self, ReadError, Reader, Source, Stopper};
+use linger_packet::capture::{self, CaptureReader, ReadError, Source, Stopper};
 use serde::Serialize;
 
-use crate::{Analyzer, Counts, Finding, Limits};
+use crate::{Analyzer, AnalyzerLimits, Finding, PacketCounts};
 
 /// What was read of a capture.
 #[derive(Clone, Debug, Serialize)]
@@ -17,7 +17,7 @@ pub struct Examined {
     pub file: String,
     /// What went by.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: PacketCounts,
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
     /// Whether packets may follow there: the capture is damaged, not merely cut off, or was left.
@@ -26,7 +26,7 @@ pub struct Examined {
 
 /// Stops an examination from another thread. Clones stop the same examination.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<Mutex<Reading>>);
+pub struct ReadStop(Arc<Mutex<Reading>>);
 
 #[derive(Debug, Default)]
 struct Reading {
@@ -36,7 +36,7 @@ struct Reading {
     stopper: Option<Stopper>,
 }
 
-impl Stop {
+impl ReadStop {
     /// Requests the stop. False if the examination waits for the first bytes of a pipe and cannot stop.
     pub fn request(&self) -> bool {
         let mut reading = self.lock();
@@ -56,7 +56,7 @@ impl Stop {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, path: &Path) -> Result<Reader, ReadError> {
+    fn open(&self, path: &Path) -> Result<CaptureReader, ReadError> {
         {
             let mut reading = self.lock();
             if reading.asked {
@@ -84,8 +84,8 @@ impl Stop {
 /// As [`examine`].
 pub fn examine_until(
     path: &Path,
-    limits: Limits,
-    stop: &Stop,
+    limits: AnalyzerLimits,
+    stop: &ReadStop,
     on_finding: impl FnMut(Finding),
 ) -> Result<Examined, ReadError> {
     let reader = stop.open(path)?;
@@ -101,16 +101,20 @@ pub fn examine_until(
 ///
 /// # Errors
 /// The file cannot be opened, or is no capture. A later error ends the reading and is in [`Examined::stopped`].
-pub fn examine(path: &Path, limits: Limits, on_finding: impl FnMut(Finding)) -> Result<Examined, ReadError> {
+pub fn examine(
+    path: &Path,
+    limits: AnalyzerLimits,
+    on_finding: impl FnMut(Finding),
+) -> Result<Examined, ReadError> {
     let reader = capture::open(path)?;
     Ok(examine_reader(reader, &path.display().to_string(), limits, on_finding))
 }
 
 /// As [`examine`], for a capture that is open already.
 pub fn examine_reader(
-    mut reader: Reader<impl Source>,
+    mut reader: CaptureReader<impl Source>,
     file: &str,
-    limits: Limits,
+    limits: AnalyzerLimits,
     mut on_finding: impl FnMut(Finding),
 ) -> Examined {
     let mut analyzer = Analyzer::new(file, limits);

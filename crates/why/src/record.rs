@@ -94,5 +94,5 @@ impl Record {
 pub(crate) struct At {
     pub(crate) frame: u64,
     /// Nanoseconds since the epoch.
-    pub(crate) time: u64,
+    pub(crate) time_ns: u64,
 }

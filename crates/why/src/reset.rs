@@ -2,7 +2,7 @@
 
 use linger_packet::{Flags, Segment};
 
-use crate::connection::Connection;
+use crate::connection::ObservedConnection;
 use crate::key::Dir;
 use crate::record::{At, Record};
 
@@ -15,8 +15,8 @@ const PLAUSIBLE: u32 = 1 << 26;
 
 /// A reset, with its connection as it was when the reset came.
 #[derive(Clone, Debug)]
-pub(crate) struct Reset {
-    pub(crate) connection: Connection,
+pub(crate) struct RecordedReset {
+    pub(crate) connection: ObservedConnection,
     pub(crate) by: Dir,
     pub(crate) at: At,
     pub(crate) seq: u32,
@@ -50,8 +50,8 @@ pub(crate) enum Genuine {
     NewData,
 }
 
-impl Reset {
-    pub(crate) fn new(connection: Connection, segment: &Segment<'_>, by: Dir, at: At) -> Self {
+impl RecordedReset {
+    pub(crate) fn new(connection: ObservedConnection, segment: &Segment<'_>, by: Dir, at: At) -> Self {
         Self {
             connection,
             by,

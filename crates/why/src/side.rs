@@ -202,15 +202,15 @@ impl Side {
             && !flags.any(Flags::SYN | Flags::FIN)
             && !first;
         if repeated || probe {
-            self.take_run(probe, other, at.time);
+            self.take_run(probe, other, at.time_ns);
         }
         if flags.has(Flags::FIN) && !self.has_fin() {
             self.end = End::Closed { seq: segment.end().wrapping_sub(1), frame, late: 0, since };
         }
         if flags.has(Flags::ACK) {
-            self.take_ack(segment.ack, other, at.time);
+            self.take_ack(segment.ack, other, at.time_ns);
         }
-        self.last_time = at.time;
+        self.last_time = at.time_ns;
         self.last_frame = frame;
         other.run = None;
         debug_assert!(self.seen());

@@ -10,11 +10,11 @@ const MAX_LISTENERS: usize = 8_192;
 const TOGETHER: u64 = 50_000_000;
 
 /// A listener, and the interface it was seen on.
-pub(crate) type Place = (SocketAddr, u32);
+pub(crate) type ListenerAddress = (SocketAddr, u32);
 
 /// What is known of one listener.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Listener {
+pub(crate) struct ListenerHistory {
     /// The latest SYN-ACK.
     pub(crate) accepted: Option<u64>,
     /// The latest SYN that was answered with a reset.
@@ -30,7 +30,7 @@ pub(crate) struct Listener {
     touched: u64,
 }
 
-impl Listener {
+impl ListenerHistory {
     /// How many connections its side ended together around `time`.
     pub(crate) fn ended_together(&self, time: u64) -> u32 {
         [self.burst, self.greatest]
@@ -57,15 +57,15 @@ impl Listener {
 /// The listeners of a capture.
 #[derive(Debug, Default)]
 pub(crate) struct Surroundings {
-    listeners: HashMap<Place, Listener>,
+    listeners: HashMap<ListenerAddress, ListenerHistory>,
 }
 
 impl Surroundings {
-    pub(crate) fn of(&self, listener: Place) -> Listener {
+    pub(crate) fn of(&self, listener: ListenerAddress) -> ListenerHistory {
         self.listeners.get(&listener).copied().unwrap_or_default()
     }
 
-    fn touch(&mut self, listener: Place, time: u64) -> &mut Listener {
+    fn touch(&mut self, listener: ListenerAddress, time: u64) -> &mut ListenerHistory {
         if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains_key(&listener) {
             // Half at once: the search costs little for each listener that is added.
             let mut times: Vec<u64> = self.listeners.values().map(|listener| listener.touched).collect();
@@ -78,23 +78,23 @@ impl Surroundings {
         listener
     }
 
-    pub(crate) fn accepts(&mut self, listener: Place, time: u64, ttl: u8) {
+    pub(crate) fn accepts(&mut self, listener: ListenerAddress, time: u64, ttl: u8) {
         let listener = self.touch(listener, time);
         listener.accepted = Some(time);
         listener.ttl = Some(ttl);
     }
 
-    pub(crate) fn repeats(&mut self, listener: Place, time: u64) {
+    pub(crate) fn repeats(&mut self, listener: ListenerAddress, time: u64) {
         let listener = self.touch(listener, time);
         listener.repeats = listener.repeats.saturating_add(1);
     }
 
-    pub(crate) fn refuses(&mut self, listener: Place, time: u64, frame: u64) {
+    pub(crate) fn refuses(&mut self, listener: ListenerAddress, time: u64, frame: u64) {
         self.touch(listener, time).refused = Some((time, frame));
     }
 
     /// The listener's side ended an open connection, by FIN or by reset.
-    pub(crate) fn ends(&mut self, listener: Place, time: u64) {
+    pub(crate) fn ends(&mut self, listener: ListenerAddress, time: u64) {
         let listener = self.touch(listener, time);
         if time.saturating_sub(listener.burst.0) <= TOGETHER {
             listener.burst.1 = listener.burst.1.saturating_add(1);

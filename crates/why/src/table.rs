@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::flow::Flow;
-use crate::key::Key;
+use crate::key::FlowKey;
 use crate::record::At;
 
 /// Flows per chunk. Chunks are never moved, so growing copies nothing.
@@ -18,21 +18,21 @@ const LOOKS: usize = 64;
 const RECENT: usize = 1024;
 
 /// Where a flow is kept.
-pub(crate) type Slot = u32;
+pub(crate) type FlowSlot = u32;
 
 #[derive(Debug)]
 pub(crate) struct Table {
     hasher: DefaultHashBuilder,
-    index: HashTable<Slot>,
+    index: HashTable<FlowSlot>,
     chunks: Vec<Vec<Option<Flow>>>,
-    free: Vec<Slot>,
+    free: Vec<FlowSlot>,
     /// Flows that have ended, with the time until which stragglers are waited for.
-    ending: VecDeque<(u64, Slot, u32)>,
+    ending: VecDeque<(u64, FlowSlot, u32)>,
     generation: u32,
     limit: usize,
     hand: usize,
     /// A cache of slots: most packets need no lookup in the index.
-    recent: Box<[Slot; RECENT]>,
+    recent: Box<[FlowSlot; RECENT]>,
 }
 
 impl Table {
@@ -55,12 +55,12 @@ impl Table {
     }
 
     #[inline]
-    pub(crate) fn get(&mut self, slot: Slot) -> Option<&mut Flow> {
+    pub(crate) fn get(&mut self, slot: FlowSlot) -> Option<&mut Flow> {
         self.chunks.get_mut(slot as usize / CHUNK)?.get_mut(slot as usize % CHUNK)?.as_mut()
     }
 
     #[inline]
-    pub(crate) fn find(&mut self, key: &Key) -> Option<Slot> {
+    pub(crate) fn find(&mut self, key: &FlowKey) -> Option<FlowSlot> {
         let place = key.blend() as usize % RECENT;
         let recent = self.recent[place];
         if self.is_at(recent, key) {
@@ -74,12 +74,12 @@ impl Table {
 
     /// Whether the flow of `key` is kept at `slot`.
     #[inline]
-    pub(crate) fn is_at(&self, slot: Slot, key: &Key) -> bool {
+    pub(crate) fn is_at(&self, slot: FlowSlot, key: &FlowKey) -> bool {
         flow_at(&self.chunks, slot).is_some_and(|flow| flow.connection.key == *key)
     }
 
     /// Adds a flow for `key`, which has none. Returns the flow that was evicted for it, if any.
-    pub(crate) fn insert(&mut self, key: Key, at: At) -> (Slot, Option<Flow>) {
+    pub(crate) fn insert(&mut self, key: FlowKey, at: At) -> (FlowSlot, Option<Flow>) {
         let evicted = if self.len() >= self.limit { self.evict() } else { None };
         let slot = self.free.pop().unwrap_or_else(|| {
             if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
@@ -87,7 +87,7 @@ impl Table {
             }
             let last = self.chunks.len() - 1;
             self.chunks[last].push(None);
-            (last * CHUNK + self.chunks[last].len() - 1) as Slot
+            (last * CHUNK + self.chunks[last].len() - 1) as FlowSlot
         });
         self.generation = self.generation.wrapping_add(1);
         let flow = Flow::new(key, at, self.generation);
@@ -106,7 +106,7 @@ impl Table {
         self.chunks.len().saturating_sub(1) * CHUNK + last
     }
 
-    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Flow> {
+    pub(crate) fn remove(&mut self, slot: FlowSlot) -> Option<Flow> {
         let key = key_at(&self.chunks, slot)?;
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
@@ -118,7 +118,7 @@ impl Table {
     }
 
     /// Schedules a flow's removal for when the capture's clock has passed `until`. Replaces an earlier schedule.
-    pub(crate) fn end_at(&mut self, slot: Slot, until: u64) {
+    pub(crate) fn end_at(&mut self, slot: FlowSlot, until: u64) {
         self.keep(slot);
         if let Some(generation) = self.get(slot).map(|flow| flow.generation) {
             self.ending.push_back((until, slot, generation));
@@ -133,7 +133,7 @@ impl Table {
     }
 
     /// Cancels a flow's removal.
-    pub(crate) fn keep(&mut self, slot: Slot) {
+    pub(crate) fn keep(&mut self, slot: FlowSlot) {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         if let Some(flow) = self.get(slot) {
@@ -169,10 +169,10 @@ impl Table {
             }
         }
         let places = self.places();
-        let mut oldest: Option<(u64, Slot)> = None;
+        let mut oldest: Option<(u64, FlowSlot)> = None;
         for _ in 0..LOOKS.min(places) {
             self.hand = (self.hand + 1) % places;
-            let slot = self.hand as Slot;
+            let slot = self.hand as FlowSlot;
             if let Some(time) = self.get(slot).map(|flow| flow.connection.last_time)
                 && oldest.is_none_or(|(known, _)| time < known)
             {
@@ -184,11 +184,11 @@ impl Table {
 }
 
 #[inline]
-fn flow_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<&Flow> {
+fn flow_at(chunks: &[Vec<Option<Flow>>], slot: FlowSlot) -> Option<&Flow> {
     chunks.get(slot as usize / CHUNK)?.get(slot as usize % CHUNK)?.as_ref()
 }
 
 #[inline]
-fn key_at(chunks: &[Vec<Option<Flow>>], slot: Slot) -> Option<Key> {
+fn key_at(chunks: &[Vec<Option<Flow>>], slot: FlowSlot) -> Option<FlowKey> {
     flow_at(chunks, slot).map(|flow| flow.connection.key)
 }

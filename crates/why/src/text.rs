@@ -174,14 +174,14 @@ pub fn ladder(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let (left, right) = (finding.to.to_string(), finding.from.to_string());
     let gap = WIDTH.saturating_sub(left.len() + right.len()).max(1);
     writeln!(out, "\n   {:>8} {:>12}  {left}{}{right}", "frame", "seconds", " ".repeat(gap))?;
-    let start = finding.ladder.first().map_or(0, |rung| rung.time);
+    let start = finding.ladder.first().map_or(0, |rung| rung.time_ns);
     let mut previous = None;
     for rung in &finding.ladder {
         if previous.is_some_and(|frame| rung.frame > frame + 1_000_000) {
             writeln!(out, "   {:>8}", "...")?;
         }
         previous = Some(rung.frame);
-        let seconds = rung.time.saturating_sub(start) as f64 / 1e9;
+        let seconds = rung.time_ns.saturating_sub(start) as f64 / 1e9;
         writeln!(out, "   {:>8} {seconds:>12.6}  {}{}", rung.frame, arrow(rung), note(rung))?;
     }
     Ok(())

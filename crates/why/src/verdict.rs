@@ -9,11 +9,11 @@ mod foreign;
 mod opening;
 mod passive;
 
-use crate::advice::{Ask, Capture, Host};
+use crate::advice::{Capture, Host, NextEvidence};
 use crate::facts::Facts;
 use crate::finding::Evidence;
 use crate::side::RunKind;
-use crate::surroundings::Listener;
+use crate::surroundings::ListenerHistory;
 use crate::{Cause, Class, Confidence};
 
 use Cause::*;
@@ -26,18 +26,18 @@ const TOGETHER: u32 = 3;
 
 /// What was decided, and why.
 #[derive(Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct Diagnosis {
     pub(crate) class: Class,
     pub(crate) cause: Cause,
     pub(crate) confidence: Confidence,
     pub(crate) candidates: Vec<Cause>,
     pub(crate) harmless: bool,
     pub(crate) evidence: Vec<Evidence>,
-    pub(crate) would_decide: Option<Ask>,
+    pub(crate) would_decide: Option<NextEvidence>,
 }
 
 /// Decides on one reset.
-pub(crate) fn decide(facts: &Facts<'_>, listener: &Listener) -> Verdict {
+pub(crate) fn decide(facts: &Facts<'_>, listener: &ListenerHistory) -> Diagnosis {
     let mut judge = Judge { f: facts, listener, evidence: Vec::new(), would_decide: None };
     let class = judge.class();
     let (cause, confidence, mut candidates) = judge.cause(class);
@@ -47,7 +47,7 @@ pub(crate) fn decide(facts: &Facts<'_>, listener: &Listener) -> Verdict {
     let class =
         if matches!(cause, Forged) && !matches!(class, Class::AnswerToSyn) { Class::Foreign } else { class };
     let harmless = judge.harmless(class, cause);
-    Verdict {
+    Diagnosis {
         class,
         cause,
         confidence,
@@ -60,9 +60,9 @@ pub(crate) fn decide(facts: &Facts<'_>, listener: &Listener) -> Verdict {
 
 struct Judge<'a> {
     f: &'a Facts<'a>,
-    listener: &'a Listener,
+    listener: &'a ListenerHistory,
     evidence: Vec<Evidence>,
-    would_decide: Option<Ask>,
+    would_decide: Option<NextEvidence>,
 }
 
 type Opinion = (Cause, Confidence, Vec<Cause>);
@@ -72,7 +72,7 @@ impl Judge<'_> {
         self.evidence.push(Evidence { frame: frame.into(), says: says.into() });
     }
 
-    fn ask(&mut self, what: Ask) {
+    fn ask(&mut self, what: NextEvidence) {
         self.would_decide.get_or_insert(what);
     }
 
@@ -158,7 +158,7 @@ impl Judge<'_> {
     /// The capture holds one direction: only the form of the reset is known.
     fn one_direction(&mut self, class: Class) -> Opinion {
         self.say(None, "no packet of the other side is in the capture");
-        self.ask(Ask::Capture(Capture::BothDirections));
+        self.ask(NextEvidence::Capture(Capture::BothDirections));
         let candidates = match class {
             Class::Active | Class::ActiveAfterFin | Class::AfterRetransmissions | Class::AfterKeepalive => {
                 vec![
@@ -208,7 +208,7 @@ impl Judge<'_> {
                 format!("{together} connections of the same port ended within a twentieth of a second"),
             );
         }
-        self.ask(Ask::Host(Host::Journal));
+        self.ask(NextEvidence::Host(Host::Journal));
         let mut candidates = vec![ProcessGone, otherwise];
         if otherwise != Aborted {
             candidates.push(Aborted);

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use linger_packet::capture::{self, Reader};
+use linger_packet::capture::{self, CaptureReader};
 use linger_packet::{LinkType, Segment, pcapng};
-use linger_why::{Cause, Confidence, Finding, Limits, compare, examine_reader};
+use linger_why::{AnalyzerLimits, Cause, Confidence, Finding, compare, examine_reader};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -42,7 +42,7 @@ fn capture_of(name: &str, place: &str) -> PathBuf {
 
 fn findings(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let examined = linger_why::examine(path, Limits::default(), |finding| findings.push(finding))
+    let examined = linger_why::examine(path, AnalyzerLimits::default(), |finding| findings.push(finding))
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(examined.stopped, None);
     findings
@@ -56,14 +56,16 @@ fn changed(path: &Path, mut change: impl FnMut(usize, &[u8]) -> Vec<Vec<u8>>) ->
     let mut at = 0;
     while let Some(packet) = reader.next().unwrap() {
         for frame in change(at, packet.data) {
-            writer.packet(interface, packet.time, &frame, packet.wire_len as u32, None).unwrap();
+            writer.packet(interface, packet.time_ns, &frame, packet.wire_len as u32, None).unwrap();
         }
         at += 1;
     }
     let file = writer.into_inner();
     let mut findings = Vec::new();
-    let reader = Reader::in_memory(&file).unwrap();
-    examine_reader(reader, &path.display().to_string(), Limits::default(), |finding| findings.push(finding));
+    let reader = CaptureReader::in_memory(&file).unwrap();
+    examine_reader(reader, &path.display().to_string(), AnalyzerLimits::default(), |finding| {
+        findings.push(finding)
+    });
     findings
 }
 

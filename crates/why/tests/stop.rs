@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Command;
 use std::thread;
 
-use linger_why::{Limits, Stop, examine_until};
+use linger_why::{AnalyzerLimits, ReadStop, examine_until};
 
 #[test]
 fn a_pipe_that_stays_open_can_be_left() {
@@ -14,9 +14,9 @@ fn a_pipe_that_stays_open_can_be_left() {
     // A pcap's header, and no packet.
     let mut header = 0xa1b2_c3d4_u32.to_le_bytes().to_vec();
     header.extend([2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0, 1, 0, 0, 0]);
-    let stop = Stop::default();
+    let stop = ReadStop::default();
     let (examined, pipe_is_open) = thread::scope(|scope| {
-        let reading = scope.spawn(|| examine_until(&pipe, Limits::default(), &stop, |_| {}));
+        let reading = scope.spawn(|| examine_until(&pipe, AnalyzerLimits::default(), &stop, |_| {}));
         let mut writer = std::fs::File::options().write(true).open(&pipe).unwrap();
         writer.write_all(&header).unwrap();
         // Its end of the pipe was opened by an examination that has begun; how far it is does not matter.

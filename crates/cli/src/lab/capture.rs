@@ -1,4 +1,4 @@
-//! Captures of the lab's links, which appear whole under their names.
+//! Captures of the lab's links: written under a temporary name, renamed when complete.
 
 use std::io;
 use std::path::Path;
@@ -8,14 +8,14 @@ use linger_lab::Capture;
 
 use crate::output::{Content, NewFile, Refused};
 
-/// A capture that grows, and the file that it becomes.
+/// A capture that is being written, and its file.
 pub(super) type Growing = (NewFile, Arc<Mutex<Capture>>);
 
-/// Begins a capture beside its final name.
+/// Begins a capture under a temporary name in the same directory.
 pub(super) fn begin(path: &Path) -> Result<Growing, Refused> {
     let file = NewFile::create(path, Content::Capture, [])?;
     if let Some(growing) = file.growing() {
-        // `Capture::create` replaces nothing. What cannot be removed it says itself.
+        // `Capture::create` replaces no file, and reports one that could not be removed here.
         let _ = std::fs::remove_file(growing);
     }
     match Capture::create(file.growing().unwrap_or(path)) {
@@ -24,7 +24,7 @@ pub(super) fn begin(path: &Path) -> Result<Growing, Refused> {
     }
 }
 
-/// Puts it under its name.
+/// Renames the capture to its final name.
 pub(super) fn finish(capture: Option<Growing>) -> io::Result<()> {
     let Some((file, capture)) = capture else { return Ok(()) };
     capture.lock().unwrap_or_else(PoisonError::into_inner).finish()?;

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
-use linger_lab::{COUNTERS, ExecPlan, ExecReport, IpVersion, Link, Named, any_seed, exec};
+use clap::{Args, ValueHint};
+use linger_lab::{COUNTERS, ExecPlan, ExecReport, Link, exec};
 
 use super::capture;
-use crate::duration::duration;
 use crate::lines::{self, Verb, line};
+use crate::options::{Chance, Family, JsonBeside};
 use crate::output::{say, say_json};
+use crate::typed::{duration, links};
 use crate::{exit, interrupt};
 
-/// Tried by a test, word for word: the first loses, the second does not.
+/// A test runs both commands as they are printed: the first loses data, the second does not.
 const EXAMPLES: &str = "\
 Examples: Python's server leaves the body of a GET unread, and curl gets half of the file
   head -c 500000 /dev/zero > /tmp/big
@@ -35,34 +36,31 @@ Exit status: the client's own; 3 if a command could not be started or the server
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The network: lan, wifi, wifi-lossy, mobile, satellite, overtake, loopback.
-    #[arg(long, default_value = "wifi", value_parser = Link::named)]
+    /// The network.
+    #[arg(long, default_value = "wifi", value_parser = links())]
     link: Link,
     /// The server's command, for sh -c.
-    #[arg(long, value_name = "CMD")]
+    #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString)]
     server: String,
     /// The client's command, for sh -c.
-    #[arg(long, value_name = "CMD")]
+    #[arg(long, value_name = "CMD", value_hint = ValueHint::CommandString)]
     client: String,
-    /// IPv6 addresses instead of IPv4.
-    #[arg(long)]
-    ipv6: bool,
-    /// Feeds the link's chance.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    family: Family,
+    #[command(flatten)]
+    chance: Chance,
     /// How long the server may take to listen; 0 starts the client at once.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     ready: Duration,
     /// Write a capture of the link, pcapng, to this file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pcap: Option<PathBuf>,
-    /// One JSON object on stderr at the end instead of text there.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: JsonBeside,
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let seed = arguments.seed.unwrap_or_else(any_seed);
+    let seed = arguments.chance.seed();
     if arguments.pcap.is_some() && arguments.link.loopback {
         return exit::fail(
             exit::BAD_USAGE,
@@ -81,7 +79,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         link: arguments.link,
         server: arguments.server,
         client: arguments.client,
-        ip: if arguments.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
+        ip: arguments.family.version(),
         seed,
         ready: (!arguments.ready.is_zero()).then_some(arguments.ready),
         capture: capture.as_ref().map(|(_, open)| open.clone()),
@@ -93,14 +91,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if let Err(error) = capture::finish(capture) {
         return exit::io("--pcap", &error);
     }
-    tell(&report, seed, arguments.json);
+    tell(&report, seed, arguments.output.json);
     match report.client.and_then(|status| status.code()) {
         Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(exit::COULD_NOT_TELL)),
         None => ExitCode::from(exit::COULD_NOT_TELL),
     }
 }
 
-/// The commands own stdout; what the lab has to say goes to stderr.
+/// stdout belongs to the two commands, so the report goes to stderr.
 fn tell(report: &ExecReport, seed: u64, json: bool) {
     if json {
         return say_json(&line(Verb::Lab, lines::Exec::new(report, seed)));

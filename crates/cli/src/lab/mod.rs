@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
-use linger_lab::{CellPlan, CellReport, Link, Named, Setting, Stop, any_seed, burst, run_all, side_by_side};
+use clap::{Args, Subcommand, ValueHint};
+use linger_lab::{
+    CellPlan, CellReport, LARGEST_RESPONSE, Link, Named, Setting, Stop, burst, run_all, side_by_side,
+};
 use linger_netns::Isolation;
 use rustix::fs::Access;
 
@@ -25,6 +27,8 @@ use plan::{Grid, Refused, scenarios};
 use results::{Outcome, Plan, Report, Results, Show, Task};
 
 use crate::lines::{self, Verb as Of, line};
+use crate::memory::room_for;
+use crate::options::{AtRisk, Chance, Json};
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::{exit, interrupt, progress};
 
@@ -45,33 +49,34 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
     /// Scenarios to run; what they say cannot be said by options as well.
-    #[arg(value_name = "FILE.toml")]
+    #[arg(
+        value_name = "FILE.toml",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["Cells", "ServerSide", "ClientSide", "Family"]
+    )]
     files: Vec<PathBuf>,
     /// The whole grid: the endings against four peers over three links, and an accept queue that overflows.
     #[arg(long, conflicts_with = "files")]
     all: bool,
     /// One connection, step by step: the loss, or what --ending, --peer and --link say.
-    #[arg(long, conflicts_with_all = ["files", "all", "trials", "decisions"])]
+    #[arg(long, conflicts_with_all = ["files", "all", "trials", "decisions", "concurrency"])]
     one: bool,
     #[command(flatten)]
     grid: Grid,
     /// Try each cell exactly so often [default: until its result is settled, at most 100 times].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
-    /// Feeds the links' chance; the same seed decides the same for the same packet.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Accept responses at risk where none is lost: they do not make the status 1.
-    #[arg(long)]
-    at_risk_ok: bool,
-    /// One JSON object a line instead of the table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    chance: Chance,
+    #[command(flatten)]
+    at_risk: AtRisk,
+    #[command(flatten)]
+    output: Json,
     /// Write a capture of each cell's link, pcapng, to this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pcap: Option<PathBuf>,
     /// Write every decision of each cell's link to this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     decisions: Option<PathBuf>,
 }
 
@@ -81,7 +86,7 @@ enum Verb {
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    // Before the first thread: a process with several cannot enter a user namespace.
+    // Before the first thread: unshare(CLONE_NEWUSER) refuses a process with several (unshare(2)).
     let entered = Isolation::prepare().enter();
     if let Some(Verb::Exec(arguments)) = arguments.verb {
         return match entered {
@@ -89,13 +94,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             Err(refused) => exit::fail(exit::NOT_POSSIBLE_HERE, refused),
         };
     }
-    // Before minutes of trials are lost to a path that was mistyped.
+    // Check the output directories before the trials, which take minutes.
     for directory in [&arguments.pcap, &arguments.decisions].into_iter().flatten() {
         if let Err(error) = can_write_to(directory) {
             return exit::file(format_args!("cannot write to {}", directory.display()), &error);
         }
     }
-    let seed = arguments.seed.unwrap_or_else(any_seed);
+    let seed = arguments.chance.seed();
     if arguments.one {
         return run_one(&arguments, entered, seed);
     }
@@ -103,9 +108,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(tasks) => tasks,
         Err((code, error)) => return exit::fail(code, error),
     };
+    let largest = largest_response(&tasks);
+    if let Err(error) = room_for(largest) {
+        return exit::io(format_args!("cannot hold a response of {largest} bytes"), &error);
+    }
     let shared = entered.is_err();
     if let Err(refused) = entered {
-        let asked_for_more = !arguments.grid.link.is_empty() || !arguments.files.is_empty();
+        let asked_for_more = !arguments.grid.cells.link.is_empty() || !arguments.files.is_empty();
         let needs_link = |task: &Task| !matches!(&task.plan, Plan::Cell(plan) if plan.link.loopback);
         if asked_for_more && tasks.iter().any(needs_link) {
             return exit::fail(exit::NOT_POSSIBLE_HERE, refused);
@@ -126,9 +135,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         |task| try_one(task, &arguments, shared, &stop),
         |_, report| {
             bar.inc(1);
-            if arguments.json && printed.is_ok() {
+            if arguments.output.json && printed.is_ok() {
                 printed = bar.suspend(|| print(&mut out, report));
-                // Nobody reads of the rest.
+                // Stop the rest once stdout has failed.
                 if printed.is_err() {
                     stop.request();
                 }
@@ -137,14 +146,23 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     );
     bar.finish_and_clear();
     let interrupted = stop.requested();
-    let at_risk_ok = arguments.at_risk_ok;
+    let at_risk_ok = arguments.at_risk.at_risk_ok;
     let results = Results { tasks, reports, show, seed, again: again(seed), at_risk_ok, interrupted, shared };
     if let Err(stopped) = printed {
-        // What is not as expected stays so, whatever the rest would have been.
+        // An unexpected result is final, whatever the other cells would have shown.
         let known = (results.outcome() == Outcome::Unexpected).then_some(exit::LOSS_FOUND);
         return stopped.end(known);
     }
-    finish(&mut out, &results, arguments.json)
+    finish(&mut out, &results, arguments.output.json)
+}
+
+/// A server holds its response whole.
+fn largest_response(tasks: &[Task]) -> u64 {
+    let responses = tasks.iter().filter_map(|task| match &task.plan {
+        Plan::Cell(plan) => Some(plan.response),
+        Plan::Backlog(_) => None,
+    });
+    responses.max().unwrap_or(0).min(LARGEST_RESPONSE)
 }
 
 fn print(out: &mut Stdout, report: &Report) -> Result<(), Stopped> {
@@ -156,7 +174,11 @@ fn print(out: &mut Stdout, report: &Report) -> Result<(), Stopped> {
     out.flush()
 }
 
-fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, seed: u64) -> ExitCode {
+fn run_one(
+    arguments: &Arguments,
+    entered: Result<(), linger_netns::IsolationRefused>,
+    seed: u64,
+) -> ExitCode {
     let shared = entered.is_err();
     let plan = match one::cell(&arguments.grid, !shared, seed) {
         Ok(plan) => plan,
@@ -178,7 +200,7 @@ fn run_one(arguments: &Arguments, entered: Result<(), linger_netns::Refused>, se
     };
     let setting =
         Setting { capture: capture.as_ref().map(|(_, open)| open.clone()), decisions: false, shared };
-    let status = one::run(&plan, &setting, &stop, arguments.json, arguments.at_risk_ok);
+    let status = one::run(&plan, &setting, &stop, arguments.output.json, arguments.at_risk.at_risk_ok);
     match finish_capture(capture) {
         Ok(()) => status,
         Err(error) => exit::io("--pcap", &error),
@@ -229,7 +251,7 @@ fn summary(results: &Results) -> lines::Lab {
 /// The cells that were asked for, and how their results are shown.
 fn tasks(arguments: &Arguments, has_links: bool, seed: u64) -> Result<(Vec<Task>, Show), Refused> {
     if !arguments.files.is_empty() {
-        let (tasks, titles) = scenarios(&arguments.files, arguments.trials, arguments.seed, seed)?;
+        let (tasks, titles) = scenarios(&arguments.files, arguments.trials, arguments.chance.typed(), seed)?;
         return Ok((tasks, Show::Grid { titles }));
     }
     if arguments.all || !arguments.grid.names_no_cells() {
@@ -269,12 +291,12 @@ fn try_cell(plan: &CellPlan, arguments: &Arguments, shared: bool, stop: &Stop) -
     Ok(report)
 }
 
-/// What a cell's files are called.
+/// Base name of a cell's files.
 fn name(plan: &CellPlan) -> String {
     format!("{}-{}-{}", plan.ending, plan.peer, plan.link.name)
 }
 
-/// The capture of a cell, where one is wanted; loopback has no wire from which to capture.
+/// Begins the capture of a cell if one was asked for. Loopback has no wire to capture.
 fn capture(plan: &CellPlan, arguments: &Arguments) -> io::Result<Option<Growing>> {
     let directory = arguments.pcap.as_ref().filter(|_| !plan.link.loopback);
     let create = |directory: &PathBuf| {
@@ -305,5 +327,37 @@ fn quoted(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// Beside a scenario an option is obeyed or refused, also one that is added tomorrow.
+    #[test]
+    fn a_scenario_leaves_to_options_what_it_does_not_say() {
+        const OBEYED: [&str; 7] = ["trials", "seed", "at_risk_ok", "json", "pcap", "decisions", "verbose"];
+        let mut program = crate::args::Arguments::command();
+        program.build();
+        let lab = program.find_subcommand("lab").unwrap().clone();
+        let mut tried = 0;
+        for arg in lab.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let Some(long) = arg.get_long() else { continue };
+            let mut words = vec!["linger".to_owned(), "lab".into(), "x.toml".into(), format!("--{long}")];
+            if arg.get_action().takes_values() {
+                let values = arg.get_possible_values();
+                words.push(values.first().map_or("1", |value| value.get_name()).to_owned());
+            }
+            let parsed = program.try_get_matches_from_mut(&words);
+            assert_eq!(
+                parsed.is_ok(),
+                OBEYED.contains(&arg.get_id().as_str()),
+                "{words:?}: {:?}",
+                parsed.err()
+            );
+            tried += 1;
+        }
+        assert!(tried > OBEYED.len() + 10, "{tried}");
     }
 }

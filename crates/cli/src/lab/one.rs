@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io;
 use std::process::ExitCode;
 
-use linger_lab::{Action, Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, Stop, one};
+use linger_lab::{Actor, CellPlan, Ending, Link, Named, OneReport, Peer, Setting, StepAction, Stop, one};
 
 use super::look::network;
 use super::plan::{Grid, Refused};
@@ -16,10 +16,10 @@ use crate::output::Stdout;
 /// The cell of which one connection is shown: what was named, or the loss.
 pub(super) fn cell(grid: &Grid, has_links: bool, seed: u64) -> Result<CellPlan, Refused> {
     let several = |what: &str| (exit::BAD_USAGE, format!("--one: name one {what}, not several"));
-    let ending = only(&grid.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
-    let peer = only(&grid.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;
+    let ending = only(&grid.cells.ending, || Ok(Ending::Close)).map_err(|()| several("ending"))?;
+    let peer = only(&grid.cells.peer, || Ok(Peer::Unread)).map_err(|()| several("peer"))?;
     let usual = || Link::named(if has_links { "wifi" } else { "loopback" }).map_err(drop);
-    let link = only(&grid.link, usual).map_err(|()| several("link"))?;
+    let link = only(&grid.cells.link, usual).map_err(|()| several("link"))?;
     if ending == Ending::Exit {
         let text = "--one: a process that exits takes no notes of its calls; choose another ending";
         return Err((exit::BAD_USAGE, text.to_owned()));
@@ -53,7 +53,7 @@ pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, a
     let status = match report.attempt.verdict() {
         linger_lab::Verdict::Kept => exit::NOTHING_LOST,
         linger_lab::Verdict::AtRisk if at_risk_ok => exit::NOTHING_LOST,
-        // That others lose is what the lab shows.
+        // Other endings are expected to lose.
         _ if !must_keep(plan) => exit::NOTHING_LOST,
         _ => exit::LOSS_FOUND,
     };
@@ -72,9 +72,9 @@ fn ladder(plan: &CellPlan, report: &OneReport) -> String {
     for step in &report.steps {
         let ms = step.at.as_secs_f64() * 1e3;
         let what = step.action.to_string();
-        // What the link carries comes from the server, until it arrives at the client.
+        // The link's steps stand on the server's side, except a reset that reached the client.
         let at_client = match (step.actor, &step.action) {
-            (Actor::Client, _) | (Actor::Link, Action::ResetArrived(_)) => true,
+            (Actor::Client, _) | (Actor::Link, StepAction::ResetArrived(_)) => true,
             (Actor::Server | Actor::Link, _) => false,
         };
         let line = if at_client { what } else { format!("{:SIDE$}{what}", "") };

@@ -4,29 +4,40 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use linger_lab::{
-    BacklogPlan, Bytes, CellPlan, Ending, IpVersion, LARGEST_RESPONSE, Link, Named, Peer, Scenario, Trials,
-};
+use linger_lab::{BacklogPlan, CellPlan, Ending, LARGEST_RESPONSE, Link, Named, Peer, Scenario, Trials};
 
 use super::results::{Plan, Task};
 use crate::exit;
+use crate::options::{ClientSide, Family, ServerSide};
+use crate::typed::{Bytes, endings, links, peers};
 
 /// What describes a grid of cells. A scenario says all of it itself, so none of it goes with a file.
 #[derive(Args, Debug)]
-#[group(id = "grid", multiple = true, conflicts_with = "files")]
+#[group(skip)]
 pub(crate) struct Grid {
-    /// What the server does after its last write: close, shutdown-close, so-linger=SECS, abort, exit, lingering.
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[command(flatten)]
+    pub(crate) cells: Cells,
+    #[command(flatten)]
+    server: ServerSide,
+    #[command(flatten)]
+    clients: ClientSide,
+    #[command(flatten)]
+    family: Family,
+}
+
+/// What only the lab's cells have.
+#[derive(Args, Debug)]
+#[group(multiple = true)]
+pub(crate) struct Cells {
+    /// What the server does after its last write; so-linger=SECS waits that long.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = endings())]
     pub(crate) ending: Vec<Ending>,
-    /// What the client does: reads-all, unread, late, upload, pipelined, never-closes, never-reads.
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = Peer::named)]
+    /// What the client does.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = peers())]
     pub(crate) peer: Vec<Peer>,
-    /// The network: loopback, lan, wifi, wifi-lossy, mobile, satellite, overtake.
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = Link::named)]
+    /// The network.
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = links())]
     pub(crate) link: Vec<Link>,
-    /// Size of the response.
-    #[arg(long, value_name = "BYTES", default_value = "200k")]
-    response: Bytes,
     /// Size of the part of the request that the server reads.
     #[arg(long, value_name = "BYTES", default_value = "100")]
     request: Bytes,
@@ -36,34 +47,22 @@ pub(crate) struct Grid {
     /// What the peer `upload` sends beyond it.
     #[arg(long, value_name = "BYTES", default_value = "256KiB")]
     upload: Bytes,
-    /// Connections at a time in each cell.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    concurrency: u64,
-    /// The servers' backlog.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    backlog: u32,
     /// Congestion control of both ends, as cubic, bbr or reno [default: this machine's].
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
-    /// The clients' receive buffer (SO_RCVBUF).
-    #[arg(long, value_name = "BYTES")]
-    recv_buffer: Option<Bytes>,
-    /// IPv6 instead of IPv4.
-    #[arg(long)]
-    ipv6: bool,
 }
 
 /// Why there is nothing to run: an exit status, and a sentence.
 pub(crate) type Refused = (u8, String);
 
 impl Grid {
-    /// Whether the three cells of the default run are meant.
+    /// Whether no ending, peer or link was named, so that the default run applies.
     pub(crate) fn names_no_cells(&self) -> bool {
-        self.ending.is_empty() && self.peer.is_empty() && self.link.is_empty()
+        self.cells.ending.is_empty() && self.cells.peer.is_empty() && self.cells.link.is_empty()
     }
 
     fn check(&self) -> Result<(), Refused> {
-        if self.response.0 == 0 || self.response.0 > LARGEST_RESPONSE {
+        if self.server.response.0 == 0 || self.server.response.0 > LARGEST_RESPONSE {
             return Err((exit::BAD_USAGE, "--response: name 1 byte to 1GiB".to_owned()));
         }
         Ok(())
@@ -80,16 +79,16 @@ impl Grid {
     ) -> CellPlan {
         let usual = CellPlan::new(ending, peer, link);
         CellPlan {
-            response: self.response.0,
-            request: self.request.0,
-            extra: self.extra.0,
-            upload: self.upload.0,
-            ip: if self.ipv6 { IpVersion::V6 } else { IpVersion::V4 },
-            concurrency: self.concurrency,
+            response: self.server.response.0,
+            request: self.cells.request.0,
+            extra: self.cells.extra.0,
+            upload: self.cells.upload.0,
+            ip: self.family.version(),
+            concurrency: self.clients.concurrency,
             trials: trials.map_or(usual.trials, Trials::Exactly),
-            congestion: self.congestion.clone(),
-            backlog: self.backlog,
-            receive_buffer: self.recv_buffer.map(|bytes| bytes.0 as usize),
+            congestion: self.cells.congestion.clone(),
+            backlog: self.server.backlog,
+            receive_buffer: self.clients.receive_buffer(),
             seed,
             ..usual
         }
@@ -109,15 +108,15 @@ impl Grid {
     pub(crate) fn all(&self, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, Refused> {
         self.check()?;
         let mut tasks = Vec::new();
-        let endings = or(&self.ending, || {
+        let endings = or(&self.cells.ending, || {
             vec![Ending::Close, Ending::ShutdownClose, Ending::SoLinger(5), Ending::Exit, Ending::Lingering]
         });
-        let peers = or(&self.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
-        let links = or(&self.link, || {
+        let peers = or(&self.cells.peer, || vec![Peer::ReadsAll, Peer::Unread, Peer::Late, Peer::Upload]);
+        let links = or(&self.cells.link, || {
             ["loopback", "wifi", "overtake"].into_iter().filter_map(Link::by_name).collect()
         });
         if self.names_no_cells() {
-            // They wait most of the time, so they begin first.
+            // Start these first: they mostly wait.
             let wifi = Link::named("wifi").map_err(|error| (exit::BAD_USAGE, error))?;
             for (backlog, abort) in [(128, false), (8, false), (8, true)] {
                 let plan = BacklogPlan::new(wifi.clone(), backlog, abort);

@@ -77,7 +77,7 @@ impl Results {
     pub(crate) fn is_unexpected(&self, task: &Task, report: &Report) -> bool {
         match report {
             Report::Cell(report) => match task.expect {
-                // Whoever accepts responses at risk does so where a scenario wants every one kept, too.
+                // `--at-risk-ok` applies as well where a scenario expects every response kept.
                 Some(Expectation::NotKept(Share::None)) if self.at_risk_ok => report.tally.lost > 0,
                 Some(expect) => !expect.is_met(&report.tally),
                 None => {

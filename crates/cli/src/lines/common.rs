@@ -104,8 +104,8 @@ pub(crate) struct Process {
     name: String,
 }
 
-impl From<&linger_watch::Process> for Process {
-    fn from(process: &linger_watch::Process) -> Self {
+impl From<&linger_watch::NamedProcess> for Process {
+    fn from(process: &linger_watch::NamedProcess) -> Self {
         Self { pid: process.pid, name: process.name.json().into_owned() }
     }
 }

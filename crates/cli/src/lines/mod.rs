@@ -1,7 +1,7 @@
 //! The contract of `--json`: one type for each kind of line, and what all lines have in common.
 //!
-//! These types are apart from those of the libraries, which may change their fields without anybody's dashboard
-//! noticing. `linger schema` prints the JSON Schema made from them; a change of a field's name, type or meaning, or
+//! These types are separate from the libraries' types, which can change without breaking anybody's dashboard.
+//! `linger schema` prints the JSON Schema made from them; a change of a field's name, type or meaning, or
 //! of what is there always, is a new [`SCHEMA`]. A new field, a new kind of line and a new value of a field are not.
 //!
 //! Names are in snake_case, with their unit where they have one: `_bytes`, `_seconds`. A time stands there twice, as
@@ -11,6 +11,7 @@ mod common;
 mod experiment;
 mod fcgi;
 mod probe;
+mod receipt;
 mod run;
 mod schema;
 mod transfer;
@@ -25,6 +26,7 @@ use serde::{Serialize, Serializer};
 pub(crate) use experiment::{Backlog, Cell, Client, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
 pub(crate) use probe::{Finding, Probe};
+pub(crate) use receipt::{Entry as ReceiptEntry, Summary as ReceiptSummary};
 pub(crate) use run::{Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, Entry, Listening, Served, Transferred, progress};
@@ -44,6 +46,7 @@ pub(crate) enum Verb {
     Ls,
     Probe,
     Put,
+    Receipt,
     Run,
     Server,
     Share,
@@ -62,6 +65,7 @@ impl Verb {
             Self::Ls => "ls",
             Self::Probe => "probe",
             Self::Put => "put",
+            Self::Receipt => "receipt",
             Self::Run => "run",
             Self::Server => "server",
             Self::Share => "share",
@@ -77,7 +81,7 @@ pub(crate) trait Body: Serialize + JsonSchema {
     const KIND: &'static str;
 }
 
-/// A line: `type` first, then what it says, then what it was made by.
+/// A line: `type`, then the body, then the origin.
 pub(crate) struct Line<B> {
     verb: Verb,
     body: B,
@@ -107,7 +111,7 @@ impl<B: Body> Serialize for Line<B> {
     }
 }
 
-/// What every line says of where it comes from.
+/// The origin of a line.
 #[derive(Serialize, JsonSchema)]
 struct Origin {
     /// The version of this schema.

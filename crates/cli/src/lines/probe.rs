@@ -70,8 +70,8 @@ struct Witnessed {
     unsent_bytes: Option<u64>,
 }
 
-impl From<&library::Finding> for Finding {
-    fn from(finding: &library::Finding) -> Self {
+impl From<&library::CheckFinding> for Finding {
+    fn from(finding: &library::CheckFinding) -> Self {
         let witnessed = |seen: &library::Witnessed| Witnessed {
             resets: seen.resets,
             cause: seen.cause.name(),
@@ -128,8 +128,8 @@ impl Body for Probe {
     const KIND: &'static str = "summary";
 }
 
-impl From<&library::Report> for Probe {
-    fn from(report: &library::Report) -> Self {
+impl From<&library::ProbeReport> for Probe {
+    fn from(report: &library::ProbeReport) -> Self {
         Self {
             target: report.target.clone(),
             server: report.server.as_ref().map(|server| server.json().into_owned()),

@@ -55,8 +55,8 @@ impl Body for Report {
     const KIND: &'static str = "report";
 }
 
-impl From<&linger_run::Report> for Report {
-    fn from(report: &linger_run::Report) -> Self {
+impl From<&linger_run::RunReport> for Report {
+    fn from(report: &linger_run::RunReport) -> Self {
         Self {
             closes: report.closes,
             lingered: report.lingered,

@@ -8,7 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::common::Kind;
-use super::{Body, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, run, transfer, watch, why};
+use super::{Body, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, receipt, run, transfer, watch, why};
 use crate::exit;
 use crate::output::{Stdout, Stopped};
 
@@ -55,6 +55,7 @@ fn kinds(verb: Verb) -> Vec<Kind> {
         }
         Verb::Ls => kinds![transfer::Entry],
         Verb::Probe => kinds![probe::Finding, probe::Probe],
+        Verb::Receipt => kinds![receipt::Entry<'_>, receipt::Summary],
         Verb::Run => kinds![run::Report, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
         Verb::Share => {
@@ -67,7 +68,7 @@ fn kinds(verb: Verb) -> Vec<Kind> {
 
 /// One schema for every line of these verbs.
 fn of(verbs: &[Verb]) -> Value {
-    // What is null when unknown is there all the same.
+    // Nullable fields are always serialised, so they are required.
     let mut generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let mut lines = Vec::new();
     for verb in verbs {
@@ -89,7 +90,7 @@ fn of(verbs: &[Verb]) -> Value {
     })
 }
 
-/// Adds `type`, and what every line has.
+/// Adds `type` and the fields common to all lines.
 fn with_origin(kind: &str, mut body: Value, origin: Value) -> Value {
     let mut properties = Map::from_iter([("type".to_owned(), json!({ "const": kind }))]);
     let mut required = vec![json!("type")];

@@ -1,7 +1,7 @@
 //! Lines of `linger put`, `get`, `ls` and `share`.
 
 use linger_transfer as library;
-use linger_transfer::{Confirmation, Error, Item, Progress, Summary, Verdict, hex, printable};
+use linger_transfer::{Confirmation, Error, Item, Progress, Summary, Verdict, hex};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -128,7 +128,7 @@ impl<'a> Confirmed<'a> {
             kind: word(confirmation.kind),
             size_bytes: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
-            name: printable(&confirmation.name),
+            name: confirmation.name.terminal().to_string(),
             durability: word(confirmation.durability),
             at: at(confirmation.time),
             present: confirmation.present,
@@ -295,7 +295,7 @@ impl From<&Item> for Entry {
     fn from(item: &Item) -> Self {
         let modified_seconds = seconds(item.mtime);
         Self {
-            name: printable(&item.name),
+            name: item.name.terminal().to_string(),
             kind: word(item.kind),
             size_bytes: item.size,
             mode: item.mode,

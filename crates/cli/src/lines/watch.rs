@@ -54,14 +54,14 @@ struct Queue {
     limit: u32,
 }
 
-impl From<library::Queue> for Queue {
-    fn from(queue: library::Queue) -> Self {
+impl From<library::AcceptQueue> for Queue {
+    fn from(queue: library::AcceptQueue) -> Self {
         Self { waiting: queue.waiting, limit: queue.limit }
     }
 }
 
-impl From<&library::Reset> for Reset {
-    fn from(reset: &library::Reset) -> Self {
+impl From<&library::LiveReset> for Reset {
+    fn from(reset: &library::LiveReset) -> Self {
         let (local, remote) = (Some(reset.local.to_string()), reset.remote.map(|remote| remote.to_string()));
         let (from, to) = match reset.direction {
             library::Direction::Sent => (local, remote),
@@ -70,7 +70,7 @@ impl From<&library::Reset> for Reset {
         let says = |says: &String| Evidence { frame: None, says: says.clone() };
         Self {
             base: ResetBase {
-                at: At::seconds(reset.time),
+                at: At::seconds(reset.time_seconds),
                 from,
                 to,
                 cause: reset.cause.name(),

@@ -76,7 +76,7 @@ impl From<&library::Finding> for Reset {
         let evidence = finding.evidence.iter();
         Self {
             base: ResetBase {
-                at: at(finding.time),
+                at: at(finding.time_ns),
                 from: Some(finding.from.to_string()),
                 to: Some(finding.to.to_string()),
                 cause: finding.cause.name(),
@@ -106,7 +106,7 @@ impl From<&library::Finding> for Reset {
 fn rung(rung: &library::Rung) -> Rung {
     Rung {
         frame: rung.frame,
-        at: at(rung.time),
+        at: at(rung.time_ns),
         by_resetter: rung.by_resetter,
         flags: rung.flags.clone(),
         seq: rung.seq,

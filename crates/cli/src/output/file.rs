@@ -66,7 +66,7 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    /// Says so, and ends.
+    /// Prints the refusal and returns the exit status.
     pub(crate) fn end(&self) -> ExitCode {
         match self {
             Self::System(path, error) => {
@@ -136,7 +136,7 @@ impl NewFile {
         Ok(Self { out: BufWriter::new(place), path: path.to_owned() })
     }
 
-    /// Where it grows, for those who write it by name. `None` if it is a device or a pipe.
+    /// Path of the temporary file, for writers that need a name. `None` for a device or a pipe.
     pub(crate) fn growing(&self) -> Option<&Path> {
         match self.out.get_ref() {
             Place::Beside(file, _) => Some(file.path()),
@@ -144,12 +144,12 @@ impl NewFile {
         }
     }
 
-    /// What to say of a failed write.
+    /// The refusal for a failed write.
     pub(crate) fn failed(self, error: io::Error) -> Refused {
         Refused::System(self.path, error)
     }
 
-    /// Puts it under its name.
+    /// Flushes the file and renames it to its final name.
     pub(crate) fn finish(self) -> Result<(), Refused> {
         let Self { out, path } = self;
         let finished = match out.into_inner() {
@@ -169,7 +169,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Plac
     }
     let is_device =
         kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device());
-    // `/dev/stdout` may lead to a file; to rename onto that would take it away from who has it open.
+    // `/dev/stdout` may be a regular file: renaming over it would detach it from processes that have it open.
     if is_device || path.starts_with("/dev") || path.starts_with("/proc") {
         return File::options().write(true).open(path).map(Place::Direct).map_err(system);
     }
@@ -182,7 +182,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Plac
             return Err(Refused::Other(path.to_owned(), content));
         }
         mode = there.permissions().mode();
-        // A link stays a link, and what it leads to is replaced.
+        // Replace a symlink's target, not the link.
         last = fs::canonicalize(path).map_err(system)?;
     }
     let directory = match last.parent() {
@@ -194,13 +194,13 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Plac
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(directory)
         .map_err(|error| {
-            // It would name the temporary file.
+            // Without tempfile's message, which names the temporary file.
             system(error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
         })?;
     Ok(Place::Beside(beside, last))
 }
 
-/// By hard link or symbolic link, or by another spelling of the path.
+/// True for one file under two names: a hard link, a symlink, another spelling of the path.
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

@@ -6,12 +6,12 @@ use std::io::Write as _;
 use linger_untrusted::{message, to_json};
 use serde::Serialize;
 
-/// Writes a line, in one piece, and nothing in it that a terminal would obey.
+/// Writes a line with one call, control characters escaped.
 pub(crate) fn say_line(text: Arguments<'_>) {
     write(message(&text.to_string()));
 }
 
-/// Writes a line of JSON where standard output is somebody else's.
+/// Writes a line of JSON, for verbs whose stdout belongs to another program.
 pub(crate) fn say_json(line: &impl Serialize) {
     if let Ok(line) = to_json(line) {
         write(line);
@@ -20,6 +20,6 @@ pub(crate) fn say_json(line: &impl Serialize) {
 
 fn write(mut line: String) {
     line.push('\n');
-    // Nobody is left to be told.
+    // If stderr is closed there is nowhere to report it.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

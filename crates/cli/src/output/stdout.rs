@@ -10,12 +10,12 @@ use signal_hook::consts::SIGPIPE;
 
 use crate::exit;
 
-/// Standard output, without colours where it is no terminal that wants them.
+/// Standard output. Colours are for terminals that support them.
 pub(crate) struct Stdout {
     out: BufWriter<anstream::Stdout>,
 }
 
-/// Why standard output takes no more.
+/// Why standard output failed.
 #[derive(Debug)]
 pub(crate) enum Stopped {
     /// Nobody reads it.
@@ -29,18 +29,18 @@ impl Stdout {
         Self { out: BufWriter::new(anstream::stdout()) }
     }
 
-    /// Writes text, with its newlines; it is out with the next [`flush`](Self::flush).
+    /// Buffers text, newlines included, until the next [`flush`](Self::flush).
     pub(crate) fn text(&mut self, text: Arguments<'_>) -> Result<(), Stopped> {
         Ok(self.out.write_fmt(text)?)
     }
 
-    /// Writes one line of JSON, which is out with the next [`flush`](Self::flush).
+    /// Buffers one line of JSON until the next [`flush`](Self::flush).
     pub(crate) fn json(&mut self, line: &impl Serialize) -> Result<(), Stopped> {
         let line = to_json(line).map_err(io::Error::from)?;
         self.text(format_args!("{line}\n"))
     }
 
-    /// Whoever reads has it, or the file.
+    /// Writes the buffer to the pipe, terminal or file.
     pub(crate) fn flush(&mut self) -> Result<(), Stopped> {
         Ok(self.out.flush()?)
     }
@@ -69,7 +69,7 @@ impl Stopped {
         match (self, known) {
             (Self::Unread, Some(known)) => ExitCode::from(known),
             (Self::Unread, None) => {
-                // Ends this process; only a SIGPIPE that is blocked lets it return.
+                // Returns only if SIGPIPE is blocked.
                 let _ = signal_hook::low_level::emulate_default_handler(SIGPIPE);
                 ExitCode::from(exit::UNREAD)
             }

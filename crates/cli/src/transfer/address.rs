@@ -2,9 +2,10 @@
 //!
 //! `HOST:PORT` means what it means for every other verb, so a number after the host is a port and never a file's name.
 
-use std::net::Ipv6Addr;
+use linger_transfer::{Destination, Error, PORT};
+use linger_untrusted::Untrusted;
 
-use linger_transfer::{Destination, Error, PORT, printable};
+use crate::typed::host_and_rest;
 
 /// A host, its port and what is meant there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ impl Remote {
     /// # Errors
     /// [`Error::Usage`] with what to write instead.
     pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
-        let usage = |why: String| Error::Usage(format!("{}: {why}", printable(text)).into());
-        let (host, rest) = split_host(text).map_err(usage)?;
+        let usage = |why: String| Error::Usage(format!("{}: {why}", Untrusted::from(text).terminal()).into());
+        let (host, rest) = host_and_rest(text, "PATH").map_err(usage)?;
         let (own_port, path) = split_port(host, rest).map_err(usage)?;
         let port = match (own_port, port) {
             (Some(own), Some(other)) if own != other => {
@@ -34,43 +35,6 @@ impl Remote {
     }
 }
 
-/// The host, and what follows its colon.
-fn split_host(text: &[u8]) -> Result<(&str, &[u8]), String> {
-    if let Some(rest) = text.strip_prefix(b"[") {
-        let end = rest.iter().position(|byte| *byte == b']').ok_or("no `]` after the address")?;
-        let path = rest[end + 1..].strip_prefix(b":").ok_or("a `:` has to follow the address")?;
-        return Ok((host(&rest[..end])?, path));
-    }
-    let last = text.iter().rposition(|byte| *byte == b':').map_or(text, |last| &text[..last]);
-    for bare in [last, text] {
-        let bare = std::str::from_utf8(bare).unwrap_or_default();
-        if bare.parse::<Ipv6Addr>().is_ok() {
-            return Err(format!("an IPv6 address goes in brackets, as [{bare}]:PATH"));
-        }
-    }
-    let colon = text.iter().position(|byte| *byte == b':').ok_or("has no `:`; write HOST:PATH")?;
-    let (name, rest) = (&text[..colon], &text[colon + 1..]);
-    match (name, rest) {
-        ([letter], [b'\\', ..]) if letter.is_ascii_alphabetic() => {
-            Err("a path with a drive is no place on another machine; write HOST:PATH".into())
-        }
-        (_, [b'/', b'/', ..]) => Err("an address is no URL; write HOST:PORT:PATH".into()),
-        _ => Ok((host(name)?, rest)),
-    }
-}
-
-fn host(name: &[u8]) -> Result<&str, String> {
-    let host = std::str::from_utf8(name).ok().filter(|host| !host.is_empty());
-    let host = host.ok_or("has no host before the `:`")?;
-    if let Some((_, host)) = host.rsplit_once('@') {
-        return Err(format!("there are no users, keys say who you are; write {host}:PATH"));
-    }
-    if host.contains('/') {
-        return Err("a host has no `/` in its name; write HOST:PATH".into());
-    }
-    Ok(host)
-}
-
 /// The port, if what follows the host begins with one, and the path.
 fn split_port<'a>(host: &str, rest: &'a [u8]) -> Result<(Option<u16>, &'a [u8]), String> {
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -81,7 +45,8 @@ fn split_port<'a>(host: &str, rest: &'a [u8]) -> Result<(Option<u16>, &'a [u8]),
         [] => after,
         [b':', path @ ..] => path,
         [b'/', path @ ..] => {
-            let path = printable(path);
+            let path = Untrusted::from(path);
+            let path = path.terminal();
             return Err(format!(
                 "write {host}:{number}:{path} for a port, {host}:./{number}/{path} for a directory"
             ));
@@ -161,11 +126,11 @@ mod tests {
             ("host:99999:x", "99999 is no port"),
             ("host:8000/x", "write host:8000:x for a port, host:./8000/x for a directory"),
             ("host:8000/", "write host:8000: for a port"),
-            ("user@host:x", "write host:PATH"),
-            ("user@host:8000", "there are no users"),
-            ("[user@::1]:x", "there are no users"),
+            ("user@host:x", "has no user; write host:PATH"),
+            ("user@host:8000", "an address has no user"),
+            ("[user@::1]:x", "an address has no user"),
             ("C:\\x", "a path with a drive"),
-            ("linger://host/x", "is no URL; write HOST:PORT:PATH"),
+            ("linger://host/x", "is no URL; leave out `linger://`"),
             ("./host:x", "a host has no `/`"),
         ] {
             match Remote::parse(text.as_bytes(), None) {

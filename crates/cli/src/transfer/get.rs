@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
-use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, printable};
+use clap::{Args, ValueHint};
+use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output};
 
 use super::show::Show;
 use super::{Connect, Copying, cannot_tell, conclude, is_stdio, refuse};
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "HOST:[PORT:]PATH")]
     from: OsString,
     /// Where to; `-` is standard output.
-    #[arg(value_name = "DEST|-", default_value = "./")]
+    #[arg(value_name = "DEST|-", default_value = "./", value_hint = ValueHint::AnyPath)]
     to: PathBuf,
     #[command(flatten)]
     copying: Copying,
@@ -73,7 +73,7 @@ fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
         Output::Path(to.clone())
     };
     let to_stdout = matches!(output, Output::Stream(_));
-    if to_stdout && connect.json {
+    if to_stdout && connect.output.json {
         return Err(Error::Usage("--json and DEST `-` both want standard output".into()));
     }
     let client = connect.client(&remote)?;
@@ -88,7 +88,8 @@ fn get(arguments: &Arguments) -> Result<ExitCode, Error> {
         Destination::Port(name) => format!("@{name}"),
         _ => String::new(),
     };
-    let mut show = Show::new(Verb::Get, connect.json, &remote.host, top, copying.receipt.as_deref(), None)?;
+    let mut show =
+        Show::new(Verb::Get, connect.output.json, &remote.host, top, copying.receipt.as_deref(), None)?;
     if to_stdout {
         show.keep_stdout();
     }
@@ -114,7 +115,7 @@ pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
         Err(error) => return cannot_tell(&error),
     };
     items.sort_by(|a, b| a.name.cmp(&b.name));
-    match show(&items, connect.json) {
+    match show(&items, connect.output.json) {
         Ok(()) => ExitCode::from(exit::NOTHING_LOST),
         Err(stopped) => stopped.end(Some(exit::NOTHING_LOST)),
     }
@@ -133,7 +134,7 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
             Kind::Pipe => "|",
             _ => "",
         };
-        out.text(format_args!("{:>14}  {}{mark}\n", item.size, printable(&item.name)))?;
+        out.text(format_args!("{:>14}  {}{mark}\n", item.size, item.name.terminal()))?;
     }
     out.flush()
 }

@@ -1,6 +1,7 @@
 //! What to do about a failure, in this program's own verbs and options.
 
-use linger_transfer::{Error, Reason, Remedy, printable};
+use linger_transfer::{Error, Reason, Remedy};
+use linger_untrusted::Untrusted;
 
 /// A failure and, on a line of its own, what to do about it.
 pub(crate) fn with_hint(reason: &Reason) -> String {
@@ -43,8 +44,8 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         Remedy::ShortenName => "the file system there takes shorter names only",
         Remedy::Replace => "--replace overwrites it",
         Remedy::PutInside(directory) => {
-            let directory = printable(directory.as_bytes());
-            return Some(format!("write {directory}/ to put something inside a directory"));
+            let directory = Untrusted::from(directory.as_str());
+            return Some(format!("write {}/ to put something inside a directory", directory.terminal()));
         }
         Remedy::RemoveOrRename => "remove it there, or send to another name",
         Remedy::WaitForOther => "wait for it, or end it; what it has is kept",
@@ -52,12 +53,16 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         Remedy::Encrypt => "leave out --insecure here, or start `linger share --insecure` there",
         Remedy::AskForCode => "`linger share` shows the code where it runs",
         Remedy::ForgetKey { host, file } => {
-            let (host, file) = (printable(host.as_bytes()), printable(file.as_bytes()));
-            let told = "if it was replaced on purpose, remove the line of";
-            return Some(format!("{told} {host} from {file} and pair again"));
+            let (host, file) = (Untrusted::from(host.as_str()), Untrusted::from(file.as_str()));
+            return Some(format!(
+                "if it was replaced on purpose, remove the line of {} from {} and pair again",
+                host.terminal(),
+                file.terminal()
+            ));
         }
         Remedy::SendAgain => "send it again when nobody writes to it",
         Remedy::SendAsPipe => "`linger put - HOST:NAME` sends what comes through a pipe",
+        Remedy::GiveName => "HOST:NAME gives it one",
         Remedy::NameOutput => "name a place for it instead of `-`",
         Remedy::ConfigureName => "the other side names them in its configuration",
         Remedy::RaiseMaxBytes => "max_bytes in the configuration there sets it",
@@ -65,7 +70,7 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         Remedy::InstallCommand => "the configuration there names it; is it installed?",
         Remedy::ReadServerOutput => "what it said is on the standard error of `linger share` there",
         Remedy::StartFromDesktop => "start `linger share` from the desktop, or name a command instead",
-        Remedy::Unknown(told) => return Some(printable(told.as_bytes())),
+        Remedy::Unknown(told) => return Some(Untrusted::from(told.as_str()).terminal().to_string()),
         _ => return None,
     };
     Some(told.to_owned())

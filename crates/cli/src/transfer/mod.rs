@@ -17,15 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use clap::Args;
-use linger_lab::Bytes;
+use clap::{Args, ValueHint};
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
     AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, Keyring, Security, Summary,
     Verdict,
 };
 
+use crate::options::{Json, Silence};
 use crate::output::say;
+use crate::typed::{Names, Rate, duration, one_of, port, rate};
 use crate::{exit, interrupt};
 use address::Remote;
 
@@ -33,7 +34,7 @@ use address::Remote;
 #[derive(Args, Debug)]
 pub(crate) struct Connect {
     /// The port of `linger share` there, 7117 if nothing is said; HOST:PORT:PATH says it too.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = port)]
     port: Option<u16>,
     /// Talk without encryption: whoever is in between can read and change everything.
     #[arg(long, conflicts_with = "tls")]
@@ -42,20 +43,18 @@ pub(crate) struct Connect {
     #[arg(long)]
     tls: bool,
     /// Read the pairing code from a file instead of asking for it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "insecure")]
     code_file: Option<PathBuf>,
     /// How long to go on trying after the connection was lost; 0 for not at all.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    retry_for: u64,
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    retry_for: Duration,
     /// Connections side by side, 1 to 16: for long paths that one connection does not fill.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=16))]
     streams: u64,
-    /// How long the other side may be silent, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds())]
-    timeout: u64,
-    /// One JSON object a line on stdout: what happens, then what it came to.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    silence: Silence,
+    #[command(flatten)]
+    output: Json,
 }
 
 /// How to copy, in either direction.
@@ -71,7 +70,7 @@ pub(crate) struct Copying {
     #[arg(long, short = 'n')]
     dry_run: bool,
     /// What the receiver does before its receipt: `disk` syncs, `memory` does not.
-    #[arg(long, value_name = "LEVEL", default_value = "disk", value_parser = durability)]
+    #[arg(long, value_name = "LEVEL", default_value = "disk", value_parser = durabilities())]
     durability: Durability,
     /// Leave out what matches, as in .gitignore; may be given often.
     #[arg(long, value_name = "PATTERN")]
@@ -80,34 +79,26 @@ pub(crate) struct Copying {
     #[arg(long, value_name = "PATTERN")]
     include: Vec<String>,
     /// Patterns from a file, as .gitignore has them.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     exclude_from: Option<PathBuf>,
-    /// Bytes a second, as 500k or 10MiB.
-    #[arg(long, value_name = "RATE")]
-    limit: Option<Bytes>,
+    /// Most bytes a second, as 500k or 10MiB; 80Mbit are bits.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit: Option<Rate>,
     /// Keep the receipts in a file, one JSON object a line.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     receipt: Option<PathBuf>,
 }
 
-/// Seconds, up to a day.
-fn seconds() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=86_400)
-}
-
-fn deadlines(seconds: u64) -> Deadlines {
+fn deadlines(silence: Silence) -> Deadlines {
     let mut deadlines = Deadlines::default();
-    deadlines.stall = Duration::from_secs(seconds);
+    deadlines.stall = silence.timeout;
     deadlines.ping = deadlines.ping.min(deadlines.stall / 3);
     deadlines
 }
 
-fn durability(text: &str) -> Result<Durability, String> {
-    match text {
-        "disk" => Ok(Durability::Disk),
-        "memory" => Ok(Durability::Memory),
-        _ => Err("is neither `disk` nor `memory`".into()),
-    }
+fn durabilities() -> Names<Durability> {
+    const LEVELS: [(&str, Durability); 2] = [("disk", Durability::Disk), ("memory", Durability::Memory)];
+    Names::new(LEVELS.map(|(name, _)| name), |name| one_of(&LEVELS, name))
 }
 
 impl Copying {
@@ -124,7 +115,7 @@ impl Copying {
     }
 
     fn limit(&self) -> u64 {
-        self.limit.map_or(0, |Bytes(bytes)| bytes)
+        self.limit.map_or(0, |Rate(bytes)| bytes)
     }
 }
 
@@ -135,9 +126,9 @@ impl Connect {
 
     fn client(&self, remote: &Remote) -> Result<Client, Error> {
         let mut options = ClientOptions::default();
-        options.retry.patience = Duration::from_secs(self.retry_for);
+        options.retry.patience = self.retry_for;
         options.streams = self.streams as usize;
-        options.deadlines = deadlines(self.timeout);
+        options.deadlines = deadlines(self.silence);
         options.security = if self.insecure {
             Security::Never
         } else {
@@ -246,12 +237,12 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// An error before anything was sent.
+/// Reports an error before anything was sent.
 fn refuse(error: &Error) -> ExitCode {
     conclude(&Summary::default(), Some(error))
 }
 
-/// An error of a verb that delivers nothing itself.
+/// Reports an error of `share` or `ls`, which deliver nothing themselves.
 fn cannot_tell(error: &Error) -> ExitCode {
     match error {
         Error::Io { doing: "listen on", what, source } => exit::listening(what, source),

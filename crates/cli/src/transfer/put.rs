@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use linger_transfer::{Error, Input, Patterns, Progress, PutOptions, scan};
 
 use super::show::Show;
@@ -23,7 +23,7 @@ use crate::lines::Verb;
 )]
 pub(crate) struct Arguments {
     /// What to send; `-` is standard input.
-    #[arg(value_name = "FILE|DIR|-")]
+    #[arg(value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     from: PathBuf,
     /// Where to.
     #[arg(value_name = "HOST:[PORT:][PATH]")]
@@ -55,8 +55,14 @@ fn put(arguments: &Arguments) -> Result<ExitCode, Error> {
     options.limit = copying.limit();
     let client = connect.client(&remote)?;
     super::end_on_signal(&client)?;
-    let mut show =
-        Show::new(Verb::Put, connect.json, &remote.host, top(from), copying.receipt.as_deref(), Some(from))?;
+    let mut show = Show::new(
+        Verb::Put,
+        connect.output.json,
+        &remote.host,
+        top(from),
+        copying.receipt.as_deref(),
+        Some(from),
+    )?;
     let input = if is_stdio(from) {
         // A duplicate, because std never closes fd 0.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);

@@ -5,11 +5,14 @@ use std::io::{ErrorKind, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use linger_transfer::{Checked, Error, verify_receipt};
+use linger_untrusted::Untrusted;
 
 use super::{refuse, unusable};
 use crate::exit;
+use crate::lines::{self, ReceiptEntry, ReceiptSummary};
+use crate::options::Json;
 use crate::output::Stdout;
 
 /// Checks what is on file against receipts.
@@ -26,32 +29,44 @@ enum Verb {
     /// Exit status: 0 all are the same, 1 something differs, 2 no receipt.
     Verify {
         /// The receipts, as `put --receipt` keeps them.
-        #[arg(value_name = "FILE")]
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         receipt: PathBuf,
         /// What they were given for: the copy or the original.
+        #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
+        #[command(flatten)]
+        output: Json,
     },
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Verb::Verify { receipt, path } = &arguments.verb;
+    let Verb::Verify { receipt, path, output } = &arguments.verb;
     // Without a receipt there is nothing to compare with, which must not count as "nothing differs".
     if let Err(error) = File::open(receipt).and_then(|mut file| file.read(&mut [0])) {
         return refuse(&unusable("read", receipt, &error));
     }
     let (mut out, mut printed) = (Stdout::new(), Ok(()));
     let result = verify_receipt(receipt, path, |line, checked| {
+        if output.json {
+            if printed.is_ok() {
+                printed = out.json(&lines::line(lines::Verb::Receipt, ReceiptEntry::new(line, checked)));
+            }
+            return;
+        }
         let name = if line.path.is_empty() { path.display().to_string() } else { line.path.clone() };
         if let (Checked::Differs(why), true) = (checked, printed.is_ok()) {
-            let name = linger_transfer::printable(name.as_bytes());
-            printed = out.text(format_args!("{name}: {why}\n"));
+            let name = Untrusted::from(name);
+            printed = out.text(format_args!("{}: {why}\n", name.terminal()));
         }
     });
     match result {
         Ok((bad, all)) => {
             let status = if bad == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
             let told = printed.and_then(|()| {
-                if bad == 0 {
+                if output.json {
+                    let summary = ReceiptSummary { checked: all, different: bad };
+                    out.json(&lines::line(lines::Verb::Receipt, summary))?;
+                } else if bad == 0 {
                     out.text(format_args!("{all} of {all} as in the receipt\n"))?;
                 }
                 out.flush()

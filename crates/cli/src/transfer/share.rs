@@ -1,22 +1,23 @@
 //! `linger share`.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use linger_transfer::{
     Config, Displays, Durability, Ending, Error, Identity, Keyring, PORT, Served, Server, ServerKeys,
     Serving, ShareOptions, confine,
 };
 
-use super::{cannot_tell, conclude, durability, hint, home, seconds, unusable};
-use crate::address::address;
+use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
 use crate::lines::{self, Verb, line};
+use crate::options::{Json, Silence};
 use crate::output::{Stdout, Stopped, say};
+use crate::typed::{Address, Names, listen_on, one_of};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
@@ -30,43 +31,42 @@ use crate::{exit, interrupt};
 )]
 pub(crate) struct Arguments {
     /// The directory.
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
     /// Address and port to listen on; systemd's sockets are used if there are any.
-    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([0u16; 8], PORT)), value_parser = address)]
-    listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", default_value_t = everywhere(), value_parser = listen_on)]
+    listen: Address,
     /// Let peers write into it.
     #[arg(long)]
     writable: bool,
     /// Sinks and sources [default: ~/.config/linger/share.toml].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// Accept unencrypted connections from other machines too.
     #[arg(long)]
     insecure: bool,
     /// The least that is done before a receipt: `disk` syncs, `memory` does not.
-    #[arg(long, value_name = "LEVEL", default_value = "memory", value_parser = durability)]
+    #[arg(long, value_name = "LEVEL", default_value = "memory", value_parser = durabilities())]
     durability: Durability,
-    /// How long the other side may be silent, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 45, value_parser = seconds())]
-    timeout: u64,
+    #[command(flatten)]
+    silence: Silence,
     /// Serve one connection and end, with its exit status.
     #[arg(long)]
     once: bool,
-    /// One JSON object a line on stdout.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Json,
     /// How a connection ends: `lingering`, or `close` to see receipts lost.
-    #[arg(long, value_name = "HOW", default_value = "lingering", hide = true, value_parser = ending)]
+    #[arg(long, value_name = "HOW", default_value = "lingering", hide = true, value_parser = endings())]
     ending: Ending,
 }
 
-fn ending(text: &str) -> Result<Ending, String> {
-    match text {
-        "lingering" => Ok(Ending::Lingering),
-        "close" => Ok(Ending::Close),
-        _ => Err("is neither `lingering` nor `close`".into()),
-    }
+fn everywhere() -> Address {
+    Address { host: Ipv6Addr::UNSPECIFIED.to_string(), port: PORT }
+}
+
+fn endings() -> Names<Ending> {
+    const ENDINGS: [(&str, Ending); 2] = [("lingering", Ending::Lingering), ("close", Ending::Close)];
+    Names::new(ENDINGS.map(|(name, _)| name), |name| one_of(&ENDINGS, name))
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -81,13 +81,13 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
     options.durability = arguments.durability;
     options.insecure = arguments.insecure;
     options.ending = arguments.ending;
-    options.deadlines = super::deadlines(arguments.timeout);
+    options.deadlines = super::deadlines(arguments.silence);
     let home = home()?;
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
     let known = Keyring::new(home.join("known_clients"));
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
     options.keys = Some(ServerKeys::new(identity, known));
-    let listener = listener(arguments.listen)?;
+    let listener = listener(&arguments.listen)?;
     let address = listener.local_addr().map_err(|source| Error::Io {
         doing: "use",
         what: "the listener".into(),
@@ -97,7 +97,7 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
     stop_on_signal(&server)?;
     let confined = if has_ports { None } else { confine(&arguments.directory, &home, arguments.writable) };
     let told = |text: &str| {
-        if !arguments.json {
+        if !arguments.output.json {
             say!("{text}");
         }
     };
@@ -106,18 +106,15 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
         arguments.directory.display(),
         if arguments.writable { ", writable" } else { "" }
     ));
-    match (confined, has_ports) {
-        (Some(true), _) => told("confined by Landlock"),
-        (Some(false), _) => told("not confined by Landlock: this kernel has none"),
-        (None, true) => told("not confined by Landlock: commands of sinks and sources would be confined too"),
-        (None, false) => {}
+    if let Some(confinement) = confinement(confined, has_ports) {
+        told(confinement);
     }
     told(&format!("code for a new machine: {}", server.code()));
     let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
     let cancel = server.canceller();
-    // Whoever asked for lines and reads no more has gone: the sharing ends with them.
+    // Stop sharing once the reader of the JSON lines has gone.
     let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
-        if arguments.json && !out.lock().unwrap_or_else(PoisonError::into_inner).print(print) {
+        if arguments.output.json && !out.lock().unwrap_or_else(PoisonError::into_inner).print(print) {
             cancel.cancel();
         }
     };
@@ -135,7 +132,7 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
         }
         Serving::Served(served) => {
             print(&|out| out.json(&line(Verb::Share, lines::Served::from(&*served))));
-            if !arguments.json {
+            if !arguments.output.json {
                 report(&served);
             }
             *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
@@ -149,20 +146,29 @@ fn share(arguments: &Arguments) -> Result<ExitCode, Error> {
     match (stopped, known) {
         (Some(stopped), None) => Ok(stopped.end(None)),
         (Some(stopped @ Stopped::Failed(_)), _) => Ok(stopped.end(None)),
-        // What was done is the verdict, whoever reads of it.
+        // The verdict does not depend on whether anybody reads the output.
         (_, Some(served)) => Ok(status(&served)),
         (None, None) => Ok(ExitCode::from(exit::NOTHING_LOST)),
     }
 }
 
-/// Standard output, and why it takes no more.
+fn confinement(confined: Option<bool>, has_ports: bool) -> Option<&'static str> {
+    match (confined, has_ports) {
+        (Some(true), _) => Some("confined by Landlock"),
+        (Some(false), _) => Some("not confined by Landlock: this kernel has none"),
+        (None, true) => Some("not confined by Landlock: commands of sinks and sources would be confined too"),
+        (None, false) => None,
+    }
+}
+
+/// Standard output, and why it failed.
 struct Lines {
     out: Stdout,
     stopped: Option<Stopped>,
 }
 
 impl Lines {
-    /// False if it takes no more.
+    /// False once stdout has failed.
     fn print(&mut self, print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>) -> bool {
         if self.stopped.is_none() {
             self.stopped = print(&mut self.out).and_then(|()| self.out.flush()).err();
@@ -219,15 +225,16 @@ fn configuration(arguments: &Arguments) -> Result<Config, Error> {
 }
 
 /// systemd's socket if it gave one (`sd_listen_fds(3)`), else one of our own.
-fn listener(address: SocketAddr) -> Result<TcpListener, Error> {
+fn listener(address: &Address) -> Result<TcpListener, Error> {
     let failed = |source| Error::Io { doing: "listen on", what: address.to_string(), source };
     if let Some(given) = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(failed)? {
         return Ok(given);
     }
-    match TcpListener::bind(address) {
+    let to_bind = address.resolve().map_err(failed)?;
+    match TcpListener::bind(to_bind) {
         // A machine without IPv6 can still serve the rest of the world.
-        Err(_) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
-            TcpListener::bind(("0.0.0.0", address.port())).map_err(failed)
+        Err(_) if to_bind.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, to_bind.port())).map_err(failed)
         }
         other => other.map_err(failed),
     }

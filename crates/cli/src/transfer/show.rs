@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linger_transfer::{
-    Confirmation, Durability, Error, Kind, Progress, Reason, Receipts, RelPath, Summary, hex, printable,
+    Confirmation, Durability, Error, Kind, Progress, Reason, Receipts, RelPath, Summary, hex,
 };
 
 use super::hint::{hint, with_hint};
@@ -23,7 +23,7 @@ pub(crate) struct Show {
     top: String,
     bar: ProgressBar,
     receipts: Option<Receipts<NewFile>>,
-    /// Whether a receipt was kept: without one, those of another day are worth more than an empty file.
+    /// Whether any receipt was written; if none was, the old file stays.
     kept: bool,
     /// Whether each receipt is given a line: that of a single file is, those of a tree would be too many.
     single: bool,
@@ -31,12 +31,12 @@ pub(crate) struct Show {
     /// Hints shown so far: each is shown once, however many files fail for the same reason.
     hints: HashSet<String>,
     out: Stdout,
-    /// What could not be written. The transfer goes on: what becomes of it is the verdict.
+    /// The first failed write. The transfer goes on, and its result is the verdict.
     broken: Option<Error>,
 }
 
 impl Show {
-    /// `input` is what is sent: a receipt may not take its place.
+    /// `input` is the path that is sent; the receipt file must be another one.
     pub(crate) fn new(
         verb: Verb,
         json: bool,
@@ -69,12 +69,12 @@ impl Show {
         })
     }
 
-    /// Standard output is the content's.
+    /// Stops printing to stdout, which carries the content.
     pub(crate) fn keep_stdout(&mut self) {
         self.quiet = true;
     }
 
-    /// Whether somebody watches, so that a total is worth counting.
+    /// Whether a progress bar is shown, so that counting a total is worth it.
     pub(crate) fn is_watched(&self) -> bool {
         !self.bar.is_hidden()
     }
@@ -94,7 +94,7 @@ impl Show {
                 self.bar.set_message(format!("scanning: {entries} entries, {bytes} bytes"));
             }
             Progress::Connected { .. } => {
-                // Not earlier: the code may have been asked for on the same terminal.
+                // Start the spinner only now: the pairing code may have been asked for on the same terminal.
                 progress::tick(&self.bar);
                 self.bar.set_message(format!("{} looks what it has", self.host));
             }
@@ -159,7 +159,7 @@ impl Show {
                 _ => "in memory",
             };
             let present = if confirmation.present { ", was there already" } else { "" };
-            let name = printable(&confirmation.name);
+            let name = confirmation.name.terminal();
             self.text(&format!("{name}: {} bytes, {hash}, {where_to}{present}", confirmation.size));
         }
     }

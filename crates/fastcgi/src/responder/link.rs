@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::wire::{Awaited, Wire};
 use super::{Config, Stop};
-use crate::conversation::{Answer, Bounds, Conversation, End, Input, Key, Step, Which};
-use crate::incoming::{Capacity, Start};
+use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
+use crate::incoming::Start;
+use crate::sending::{Output, stopped};
 
 const BUFFER: usize = 64 << 10;
 
@@ -32,13 +33,6 @@ struct Reader {
     end: usize,
 }
 
-/// Whether the next record would begin where one has ended.
-#[derive(Clone, Copy, Debug)]
-enum Output {
-    Whole,
-    Torn,
-}
-
 /// What the thread that serves a connection does next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -50,12 +44,8 @@ pub(super) enum Next {
 
 impl<W: Wire> Link<W> {
     pub(super) fn new(wire: W, config: &Config) -> Self {
-        let requests = if config.multiplex { config.limits.multiplexed } else { 1 };
-        let capacity =
-            Capacity::new(config.connections, config.connections.saturating_mul(requests), config.multiplex);
-        let bounds = Bounds::new(config.policy, config.limits, capacity, config.io_timeout, config.keep_idle);
         Self {
-            state: Mutex::new(Conversation::new(bounds)),
+            state: Mutex::new(Conversation::new(config.bounds(config.multiplex))),
             news: Condvar::new(),
             reader: Mutex::new(Reader { buffer: vec![0; BUFFER].into(), start: 0, end: 0 }),
             writing: Mutex::new(Output::Whole),
@@ -134,27 +124,20 @@ impl<W: Wire + ?Sized> Link<W> {
     }
 
     /// Writes all of it, in one piece among what other requests write.
-    pub(super) fn write(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    pub(super) fn write(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Output::Torn = *output {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        *output = Output::Torn;
-        // An empty slice at the front would never advance.
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
+        let mut sending = output.begin(parts)?;
+        while let Some(parts) = sending.left() {
             match self.wire.send(parts) {
-                Ok(sent) => IoSlice::advance_slices(&mut parts, sent),
+                Ok(sent) => sending.sent(sent),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !self.wire.await_room(self.io_timeout)? {
-                        let message = "the gateway stopped reading the response";
-                        return Err(io::Error::new(ErrorKind::TimedOut, message));
+                        return Err(stopped());
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        *output = Output::Whole;
         Ok(())
     }
 
@@ -164,10 +147,8 @@ impl<W: Wire + ?Sized> Link<W> {
 
     /// Ends a request by what its handler came to; gives the answer's buffer back.
     pub(super) fn finish(&self, key: Key, answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
-        let (status, reason) = match handled {
-            Ok(status) => (Some(status), String::new()),
-            Err(error) => (None, error.to_string()),
-        };
+        let status = handled.as_ref().ok().copied();
+        let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let verdict = self.state().finish(key, status, answer.said(), Instant::now());
         let last = answer.last(verdict, &reason);
         let sent = self.write(&mut [IoSlice::new(last.bytes())]);
@@ -199,30 +180,16 @@ impl<W: Wire + ?Sized> Link<W> {
 
     /// Takes one event, or receives once, waiting until then.
     fn advance(&self, until: Option<Instant>) {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        if reader.start == reader.end {
-            loop {
-                // The bytes are there already more often than not.
-                if self.receive(&mut reader) {
-                    break;
-                }
-                match self.wire.await_input(until) {
-                    Ok(Awaited::Input) => {}
-                    Ok(Awaited::Wake) => return,
-                    Ok(Awaited::Time) => {
-                        self.state().silent(Instant::now());
-                        self.news.notify_all();
-                        return;
-                    }
-                    Err(error) => {
-                        self.state().lost(error.kind());
-                        self.news.notify_all();
-                        return;
-                    }
-                }
+        // The bytes are there already more often than not.
+        while !self.advance_with_what_is_there() {
+            match self.wire.await_input(until) {
+                Ok(Awaited::Input) => continue,
+                Ok(Awaited::Wake) => return,
+                Ok(Awaited::Time) => self.state().silent(Instant::now()),
+                Err(error) => self.state().lost(error.kind()),
             }
+            return self.news.notify_all();
         }
-        self.take(&mut reader);
     }
 
     /// As [`advance`](Self::advance) where that need not wait; `false` where it would.
@@ -231,7 +198,14 @@ impl<W: Wire + ?Sized> Link<W> {
         if reader.start == reader.end && !self.receive(&mut reader) {
             return false;
         }
-        self.take(&mut reader);
+        let mut input = &reader.buffer[reader.start..reader.end];
+        if !input.is_empty() {
+            self.state().take(&mut input, Instant::now());
+            reader.start = reader.end - input.len();
+        }
+        if self.is_shared {
+            self.news.notify_all();
+        }
         true
     }
 
@@ -244,17 +218,6 @@ impl<W: Wire + ?Sized> Link<W> {
             Err(error) => self.state().lost(error.kind()),
         }
         true
-    }
-
-    fn take(&self, reader: &mut Reader) {
-        let mut input = &reader.buffer[reader.start..reader.end];
-        if !input.is_empty() {
-            self.state().take(&mut input, Instant::now());
-            reader.start = reader.end - input.len();
-        }
-        if self.is_shared {
-            self.news.notify_all();
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, Conversation> {

@@ -11,7 +11,6 @@ use super::gate::Gate;
 use super::wire::{Awaited, Wire};
 use super::{Config, Request, Response, Stop, serve};
 use crate::conversation::End;
-use crate::transcripts::expected::Seen;
 use crate::transcripts::memory::Gateway;
 use crate::transcripts::plan::{Act, Done, REASON, pattern};
 
@@ -60,18 +59,10 @@ pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &Stop) -> End {
 
 /// Does what its plan says, in blocking calls.
 pub(crate) fn handle(gateway: &Gateway, request: &mut Request, response: &mut Response) -> io::Result<u32> {
-    let index = request.params().text("PLAN").and_then(|plan| plan.parse().ok()).expect("a plan");
-    gateway.start();
+    let index = gateway.start(request.params());
     let mut read = 0;
     let acted = act(gateway.acts(index), &mut read, request, response);
-    let done = gateway.script.plans[index].done;
-    let failure = match (&acted, done) {
-        (Err(error), _) => Some(error.to_string()),
-        (Ok(()), Done::Status(_)) => None,
-        (Ok(()), Done::Error) => Some(REASON.to_owned()),
-        (Ok(()), Done::Panic) => Some("the handler panicked".to_owned()),
-    };
-    gateway.note(index, Seen { read, failure });
+    let done = gateway.note(index, read, &acted);
     if gateway.is_last(index) {
         gateway.await_all();
     }

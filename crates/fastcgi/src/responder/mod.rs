@@ -24,7 +24,9 @@ use rustix::net::sockopt;
 use socket2::{SockAddr, Socket};
 
 use crate::address::Address;
+use crate::conversation::Bounds;
 use crate::error::ProtocolError;
+use crate::incoming::Capacity;
 use crate::limits::Limits;
 
 pub use exchange::{DataStream, Request, Response};
@@ -69,6 +71,16 @@ impl Default for Config {
             backlog: 1024,
             allowed: None,
         }
+    }
+}
+
+impl Config {
+    /// What bounds the conversation of one connection, which carries several requests at once or one.
+    pub(crate) fn bounds(&self, multiplex: bool) -> Bounds {
+        let requests = if multiplex { self.limits.multiplexed } else { 1 };
+        let requests = self.connections.saturating_mul(requests);
+        let capacity = Capacity::new(self.connections, requests, multiplex);
+        Bounds::new(self.policy, self.limits, capacity, self.io_timeout, self.keep_idle)
     }
 }
 

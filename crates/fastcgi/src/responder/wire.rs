@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use linger::Event;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
 use super::Stop;
@@ -59,16 +58,28 @@ impl SocketWire {
     pub(super) fn into_socket(self) -> Socket {
         self.socket
     }
+
+    /// Waits for the socket and for another descriptor; which of them has something to be read.
+    fn await_either(&self, until: Option<Instant>, other: Option<&OwnedFd>) -> io::Result<(bool, bool)> {
+        // Without another one the second entry watches nothing.
+        let (other, interest) =
+            other.map_or((self.socket.as_fd(), PollFlags::empty()), |other| (other.as_fd(), PollFlags::IN));
+        let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(other, interest)];
+        loop {
+            match poll(&mut ready, left(until).as_ref()) {
+                Err(Errno::INTR) => {}
+                result => {
+                    result?;
+                    return Ok((!ready[0].revents().is_empty(), ready[1].revents().contains(PollFlags::IN)));
+                }
+            }
+        }
+    }
 }
 
 impl Wire for SocketWire {
     fn receive(&self, to: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match recv(&self.socket, &mut *to, RecvFlags::DONTWAIT) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?.0),
-            }
-        }
+        socket::receive(&self.socket, to)
     }
 
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -76,26 +87,13 @@ impl Wire for SocketWire {
     }
 
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited> {
-        loop {
-            // Without a thread to wake, the second entry watches nothing.
-            let (wake, interest) = match &self.wake {
-                Some(wake) => (wake.as_fd(), PollFlags::IN),
-                None => (self.socket.as_fd(), PollFlags::empty()),
-            };
-            let mut ready =
-                [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(wake, interest)];
-            match poll(&mut ready, left(until).as_ref()) {
-                Ok(0) => return Ok(Awaited::Time),
-                Err(Errno::INTR) => continue,
-                result => result?,
-            };
-            if self.wake.is_some() && ready[1].revents().contains(PollFlags::IN) {
-                // Only its being readable says something.
-                let _ = rustix::io::read(wake, &mut [0; 8]);
-                return Ok(Awaited::Wake);
-            }
-            return Ok(Awaited::Input);
+        let (input, woken) = self.await_either(until, self.wake.as_ref())?;
+        if let Some(wake) = self.wake.as_ref().filter(|_| woken) {
+            // Only its being readable says something.
+            let _ = rustix::io::read(wake, &mut [0; 8]);
+            return Ok(Awaited::Wake);
         }
+        Ok(if input { Awaited::Input } else { Awaited::Time })
     }
 
     fn await_room(&self, patience: Duration) -> io::Result<bool> {
@@ -121,15 +119,8 @@ impl Wire for SocketWire {
     }
 
     fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool {
-        loop {
-            let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
-            match poll(&mut ready, left(until).as_ref()) {
-                Err(Errno::INTR) => {}
-                // A request that came together with the end is still served.
-                Ok(_) => return !ready[0].revents().is_empty(),
-                Err(_) => return false,
-            }
-        }
+        // A request that came together with the end is still served.
+        self.await_either(until, Some(stop.fd())).is_ok_and(|(input, _)| input)
     }
 }
 

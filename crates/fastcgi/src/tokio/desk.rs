@@ -1,7 +1,7 @@
 //! What the requests of a connection share: its conversation, and its writing side.
 
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::wire::Wire;
 use crate::conversation::{Conversation, Input, Key, Said, Verdict, Which};
+use crate::sending::{Output, stopped};
 
 /// The conversation, and who waits for it.
 #[derive(Debug)]
@@ -105,14 +106,6 @@ pub(super) struct Out<W: ?Sized> {
     pub(super) wire: W,
 }
 
-/// Whether the next record would begin where one has ended.
-#[derive(Clone, Copy)]
-enum Output {
-    Whole,
-    /// A write failed, or whoever wrote was cancelled.
-    Torn,
-}
-
 impl<W> Out<W> {
     pub(super) fn new(wire: W, io_timeout: Duration) -> Self {
         Self { turn: Turn::new(Output::Whole), io_timeout, wire }
@@ -121,23 +114,14 @@ impl<W> Out<W> {
 
 impl<W: Wire + ?Sized> Out<W> {
     /// Writes all of it, in one piece among what other requests write.
-    pub(super) async fn send(&self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    pub(super) async fn send(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.turn.lock().await;
-        if let Output::Torn = *output {
-            return Err(ErrorKind::BrokenPipe.into());
+        let mut sending = output.begin(parts)?;
+        while let Some(parts) = sending.left() {
+            let sent = poll_fn(|context| self.wire.poll_send(context, parts));
+            let sent = timeout(self.io_timeout, sent).await.map_err(|_| stopped())??;
+            sending.sent(sent);
         }
-        *output = Output::Torn;
-        // An empty slice at the front would never advance.
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            let sending = poll_fn(|context| self.wire.poll_send(context, parts));
-            let Ok(sent) = timeout(self.io_timeout, sending).await else {
-                let message = "the gateway stopped reading the response";
-                return Err(io::Error::new(ErrorKind::TimedOut, message));
-            };
-            IoSlice::advance_slices(&mut parts, sent?);
-        }
-        *output = Output::Whole;
         Ok(())
     }
 }

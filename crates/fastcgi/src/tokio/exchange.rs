@@ -185,10 +185,8 @@ impl Live {
     /// Ends the request by what its handler came to.
     pub(super) async fn finish(self, handled: io::Result<u32>) -> io::Result<()> {
         let Self { key, answer, desk, out } = self;
-        let (status, reason) = match handled {
-            Ok(status) => (Some(status), String::new()),
-            Err(error) => (None, error.to_string()),
-        };
+        let status = handled.as_ref().ok().copied();
+        let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
         let verdict = desk.finish(key, status, answer.said());
         let mut answering = Answering { desk, out: Some(out), sent: false };
         let last = answer.last(verdict, &reason);

@@ -11,7 +11,6 @@ use linger::Event;
 use super::wire::Wire;
 use super::{Config, Request, Response};
 use crate::conversation::End;
-use crate::transcripts::expected::Seen;
 use crate::transcripts::memory::Gateway;
 use crate::transcripts::plan::{Act, Done, REASON, pattern};
 
@@ -54,18 +53,10 @@ pub(crate) async fn handle(
     mut request: Request,
     mut response: Response,
 ) -> io::Result<()> {
-    let index = request.params().text("PLAN").and_then(|plan| plan.parse().ok()).expect("a plan");
-    gateway.start();
+    let index = gateway.start(request.params());
     let mut read = 0;
     let acted = act(gateway.acts(index), &mut read, &mut request, &mut response).await;
-    let done = gateway.script.plans[index].done;
-    let failure = match (&acted, done) {
-        (Err(error), _) => Some(error.to_string()),
-        (Ok(()), Done::Status(_)) => None,
-        (Ok(()), Done::Error) => Some(REASON.to_owned()),
-        (Ok(()), Done::Panic) => Some("the handler panicked".to_owned()),
-    };
-    gateway.note(index, Seen { read, failure });
+    let done = gateway.note(index, read, &acted);
     if gateway.is_last(index) {
         loop {
             let started = gateway.gate.notified();

@@ -25,9 +25,19 @@ macro_rules! wire {
             fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
                 loop {
                     ready!(self.poll_read_ready(context))?;
-                    match self.try_read(to) {
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                        result => return Poll::Ready(result),
+                    let mut got = None;
+                    let read = self.try_io(Interest::READABLE, || match socket::receive(self, to) {
+                        // It is all there was. Told so, the runtime does not ask again before the next event.
+                        Ok(short @ 1..) if short < to.len() => {
+                            got = Some(short);
+                            Err(ErrorKind::WouldBlock.into())
+                        }
+                        result => result,
+                    });
+                    match (read, got) {
+                        (_, Some(got)) => return Poll::Ready(Ok(got)),
+                        (Err(error), None) if error.kind() == ErrorKind::WouldBlock => {}
+                        (result, None) => return Poll::Ready(result),
                     }
                 }
             }

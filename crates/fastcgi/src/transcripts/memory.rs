@@ -7,8 +7,9 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::expected::Seen;
-use super::plan::{Act, Random};
+use super::plan::{Act, Done, REASON, Random};
 use super::script::{Item, Leaving, Script};
+use crate::params::Params;
 
 /// One gateway, and what the handlers of its requests have seen.
 #[derive(Debug)]
@@ -117,11 +118,12 @@ impl Gateway {
     }
 
     /// A handler has started.
-    pub(crate) fn start(&self) {
+    pub(crate) fn start(&self, params: &Params) -> usize {
         let mut started = self.started.lock().unwrap();
         *started += 1;
         self.all_started.notify_all();
         self.gate.notify_waiters();
+        params.text("PLAN").and_then(|plan| plan.parse().ok()).expect("a plan")
     }
 
     /// Whether handler `index` has to wait for [all to have started](Self::has_all).
@@ -139,10 +141,18 @@ impl Gateway {
         drop(self.all_started.wait_while(self.started.lock().unwrap(), |started| *started < most).unwrap());
     }
 
-    /// A handler has ended.
-    pub(crate) fn note(&self, index: usize, seen: Seen) {
-        let before = self.seen.lock().unwrap()[index].replace(seen);
+    /// A handler has done what it does, and read so much of its body; this is how it is to end.
+    pub(crate) fn note(&self, index: usize, read: usize, acted: &io::Result<()>) -> Done {
+        let done = self.script.plans[index].done;
+        let failure = match (acted, done) {
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(()), Done::Status(_)) => None,
+            (Ok(()), Done::Error) => Some(REASON.to_owned()),
+            (Ok(()), Done::Panic) => Some("the handler panicked".to_owned()),
+        };
+        let before = self.seen.lock().unwrap()[index].replace(Seen { read, failure });
         assert_eq!(before, None, "handler {index} ran twice");
+        done
     }
 
     pub(crate) fn acts(&self, index: usize) -> &[Act] {

@@ -5,5 +5,5 @@
 mod port;
 mod process;
 
-pub(crate) use port::{Frame, Pool, Port};
+pub(crate) use port::{Frame, FramePool, Port};
 pub(crate) use process::{contain, serve_and_exit};

@@ -10,10 +10,10 @@ use linger_netns::net;
 /// Longest frame a port carries: 1500 bytes of payload, the Ethernet header, and a VLAN tag.
 pub(crate) const FRAME: usize = 1518;
 
-/// Frames a single system call moves at most.
+/// Most frames moved by one system call.
 const BATCH: usize = 64;
 
-/// What a port asks of the kernel to hold for it; `rmem_max` may grant less.
+/// Requested receive buffer of a port, in bytes; `rmem_max` may limit it.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
 /// One Ethernet frame.
@@ -48,10 +48,10 @@ impl AsRef<[u8]> for Frame {
 
 /// Frames that are not in use, so that a steady stream allocates nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Vec<Frame>);
+pub(crate) struct FramePool(Vec<Frame>);
 
-impl Pool {
-    /// Frames of a few batches are worth keeping; what a burst needed beyond that is not.
+impl FramePool {
+    /// Most frames that are kept, the size of a few batches. More are needed only in a burst.
     const MOST: usize = 64 * BATCH;
 
     /// Takes frames back.
@@ -79,7 +79,7 @@ impl Port {
         // SAFETY: takes no pointers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
         check(fd)?;
-        // SAFETY: the descriptor was just made and is owned by nobody else.
+        // SAFETY: the fd was just made and is owned by nobody else.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
         // Straight to the driver: a queueing discipline would only add a lock.
@@ -104,11 +104,11 @@ impl Port {
         Ok(Self { socket })
     }
 
-    /// Appends the frames that wait, at most 64, and says how many they were.
+    /// Appends the pending frames, at most 64, and returns their number.
     ///
     /// # Errors
     /// `ENETDOWN` after the interface is gone. Nothing waiting is not an error.
-    pub(crate) fn receive(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+    pub(crate) fn receive(&self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let spare = &mut pool.0;
         spare.resize_with(spare.len().max(BATCH), Frame::empty);
         let first = spare.len() - BATCH;
@@ -144,11 +144,11 @@ impl Port {
         Ok(got)
     }
 
-    /// Sends frames in order and returns them to the pool. Says how many the kernel refused.
+    /// Sends frames in order, and puts them back into the pool. Returns how many the kernel refused.
     ///
     /// # Errors
     /// `ENETDOWN` or `ENXIO` after the interface is gone.
-    pub(crate) fn send(&self, pool: &mut Pool, frames: &mut Vec<Frame>) -> io::Result<usize> {
+    pub(crate) fn send(&self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let mut refused = 0;
         let mut from = 0;
         while from < frames.len() {
@@ -187,7 +187,7 @@ impl Port {
         Ok(refused)
     }
 
-    /// How many frames the kernel dropped since the last question because nobody read them in time.
+    /// Number of frames that the kernel dropped since the last call because the receive buffer was full.
     ///
     /// # Errors
     /// Those of `getsockopt(2)`; none is known for an open packet socket.
@@ -276,7 +276,7 @@ mod tests {
     fn frames_pass_from_port_to_port_in_order() {
         sandboxed(|| {
             let (a, b) = pair();
-            let mut pool = Pool::default();
+            let mut pool = FramePool::default();
             let at_a = a.run(|| Port::open("eth0").unwrap()).unwrap();
             let at_b = b.run(|| Port::open("eth0").unwrap()).unwrap();
             // Every TCP segment of a real handshake is seen at both ends.

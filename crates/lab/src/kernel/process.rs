@@ -1,4 +1,4 @@
-//! Processes: one that ends a connection by ending itself, and ones that end with this program.
+//! Processes: one whose exit closes a connection, and commands that end together with this program.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -7,20 +7,24 @@ use std::process::Command;
 
 /// A process that serves one connection and exits. Dropping it waits for its end.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(crate) struct WorkerProcess {
     pid: rustix::process::Pid,
-    /// Bytes of the response that the process has written, as its exit status cannot say.
+    /// A pipe on which the process reports how many bytes of the response it has written.
     wrote: OwnedFd,
 }
 
-/// Lets a process of its own read `consume` bytes, write `response` and exit, which closes the connection.
+/// Starts a process that reads `consume` bytes, writes `response` and exits, which closes the connection.
 ///
-/// The process starts only after this one has closed its descriptor, so that the exit is what ends the
-/// connection: the kernel closes every descriptor of a dying process and lingers for none (`do_exit`).
+/// The process starts only after this one has closed its fd, so that the exit is what ends the
+/// connection: the kernel closes every fd of a dying process and lingers for none (`do_exit`).
 ///
 /// # Errors
-/// Where no process or pipe can be made; the connection is then closed.
-pub(crate) fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8]) -> io::Result<Worker> {
+/// If no process or pipe can be made. The connection is then closed.
+pub(crate) fn serve_and_exit(
+    connection: OwnedFd,
+    consume: u64,
+    response: &[u8],
+) -> io::Result<WorkerProcess> {
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (wrote, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: the child makes system calls only (`child` allocates nothing, takes no lock and never
@@ -33,7 +37,7 @@ pub(crate) fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8])
             // The end of this pipe is the sign to begin.
             drop(go);
             match rustix::process::Pid::from_raw(pid) {
-                Some(pid) => Ok(Worker { pid, wrote }),
+                Some(pid) => Ok(WorkerProcess { pid, wrote }),
                 None => Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
         }
@@ -41,14 +45,14 @@ pub(crate) fn serve_and_exit(connection: OwnedFd, consume: u64, response: &[u8])
 }
 
 fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! {
-    // Connections of other threads were inherited; holding them would keep their close from happening.
+    // Close inherited fds: this process must not be a holder of other threads' connections.
     let mut keep = keep.map(|fd| fd.as_raw_fd());
     let [wait, connection, tell] = keep;
     keep.sort_unstable();
     let mut from = 0;
     for fd in keep.into_iter().chain([libc::c_int::MAX]) {
         if from < fd {
-            // SAFETY: closes descriptors by number; nothing in this process uses them any more.
+            // SAFETY: closes fds by number; nothing in this process uses them any more.
             unsafe { libc::close_range(from as u32, (fd - 1) as u32, 0) };
         }
         from = fd.saturating_add(1);
@@ -83,7 +87,7 @@ fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! 
     unsafe { libc::_exit(0) }
 }
 
-impl Worker {
+impl WorkerProcess {
     /// Waits until the process is gone, and says how many bytes it had written.
     ///
     /// # Errors
@@ -99,7 +103,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         let wait = || rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
         while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
@@ -118,8 +122,8 @@ pub(crate) fn contain(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(enclose) }
 }
 
-/// Puts two processes above the one that goes on to exec: the outer one keeps the link to this program, the inner
-/// one is the first of the PID namespace, without which nothing in it lives.
+/// Puts two processes above the one that calls exec. The outer one is the child of this program. The inner one is the
+/// first process of the PID namespace; when it ends, the kernel kills all others in it.
 fn enclose() -> io::Result<()> {
     let die_with_parent =
         || rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
@@ -140,13 +144,13 @@ fn enclose() -> io::Result<()> {
     }
 }
 
-/// Waits for one child, reaping any other, and ends as it did.
+/// Waits for one child, reaping all others, and exits with its status.
 fn stand_by(child: libc::pid_t) -> ! {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         // SAFETY: ignoring a signal installs no handler. Whom it concerns is the command.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // SAFETY: nothing in this process uses a descriptor any more; the one that tells of a failed exec must go.
+    // SAFETY: nothing in this process uses an fd any more; the one that tells of a failed exec must go.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     loop {
         let mut status = 0;

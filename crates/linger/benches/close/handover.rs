@@ -42,7 +42,8 @@ pub(crate) fn run() {
         let (half, most) = (median(costs), quantile(costs, 0.99));
         note(&format!("{which}: median {half:.2} us, p99 {most:.2} us"));
     }
-    claim("handing over, median", median(&mut burst), " us", Goal::AtMost(5.0));
+    // Of a plain close in the same run: a bound in microseconds would judge the machine.
+    claim("handing over, of a plain close", median(&mut burst) / median(&mut plain), " x", Goal::AtMost(0.9));
     let above = median(&mut asleep) - median(&mut woken);
     claim("after 6 ms of sleep, median above a plain close's", above, " us", Goal::AtMost(5.0));
     ends_per_core();

@@ -38,8 +38,7 @@ mod real {
         /// # Errors
         /// What `timerfd_create` says.
         pub(in crate::closer) fn new() -> rustix::io::Result<Self> {
-            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
-                .map(Self)
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).map(Self)
         }
 
         /// Lets an epoll report each ring with `data`.
@@ -66,6 +65,8 @@ mod real {
     #[cfg(test)]
     mod tests {
         use super::*;
+        use std::os::fd::AsFd;
+
         use rustix::event::{PollFd, PollFlags, poll};
 
         /// Milliseconds until it rings; 0 where it is not set, or has rung.
@@ -88,6 +89,24 @@ mod real {
         }
 
         #[test]
+        fn an_epoll_reports_each_ring_once() {
+            let (alarm, epoll) = (Alarm::new().unwrap(), epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+            alarm.register(epoll.as_fd(), 7).unwrap();
+            let heard = |wait: i64| {
+                let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 2];
+                let timeout = Timespec { tv_sec: wait, tv_nsec: 0 };
+                let (got, _) = epoll::wait(&epoll, &mut events, Some(&timeout)).unwrap();
+                got.iter().map(|event| event.data.u64()).collect::<Vec<_>>()
+            };
+            for _ in 0..2 {
+                alarm.set(1);
+                assert_eq!(heard(10), [7]);
+                // Nobody has read the timer.
+                assert!(heard(0).is_empty());
+            }
+        }
+
+        #[test]
         fn the_clock_counts_nanoseconds() {
             let clock = Clock(Instant::now() - Duration::from_secs(7));
             assert!((7_000_000_000..3_607_000_000_000).contains(&clock.now()));
@@ -95,59 +114,6 @@ mod real {
     }
 }
 
-/// Models of both: time stands still, and an alarm that was set to whichever time rings when it is waited for.
 #[cfg(loom)]
-mod model {
-    use crate::sync::{Condvar, Mutex, lock};
-
-    #[derive(Clone, Copy, Debug)]
-    pub(in crate::closer) struct Clock;
-
-    impl Clock {
-        pub(in crate::closer) fn new() -> Self {
-            Self
-        }
-
-        pub(in crate::closer) fn now(self) -> u64 {
-            1
-        }
-    }
-
-    #[derive(Debug)]
-    pub(in crate::closer) struct Alarm {
-        set: Mutex<Option<u64>>,
-        rings: Condvar,
-    }
-
-    impl Alarm {
-        pub(in crate::closer) fn new() -> rustix::io::Result<Self> {
-            Ok(Self { set: Mutex::new(None), rings: Condvar::new() })
-        }
-
-        pub(in crate::closer) fn register(
-            &self,
-            _epoll: std::os::fd::BorrowedFd<'_>,
-            _data: u64,
-        ) -> rustix::io::Result<()> {
-            Ok(())
-        }
-
-        pub(in crate::closer) fn set(&self, within: u64) {
-            *lock(&self.set) = Some(within);
-            self.rings.notify_one();
-        }
-
-        /// For how long it is set.
-        pub(in crate::closer) fn is_set(&self) -> Option<u64> {
-            *lock(&self.set)
-        }
-
-        /// Waits for it, as the thread waits in `epoll_wait`; each ring is heard once.
-        pub(in crate::closer) fn wait(&self) {
-            let mut set = lock(&self.set);
-            while set.take().is_none() {
-                set = self.rings.wait(set).unwrap_or_else(std::sync::PoisonError::into_inner);
-            }
-        }
-    }
-}
+#[path = "alarm_models.rs"]
+mod model;

@@ -70,6 +70,7 @@ mod tests {
     #[test]
     fn a_connection_is_half_closed_emptied_and_closed() {
         let (mut client, mut server) = pair();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         client.write_all(b"unread").unwrap();
         server.write_all(b"answer").unwrap();
         let mut ready = [rustix::event::PollFd::new(&server, rustix::event::PollFlags::IN)];
@@ -100,6 +101,25 @@ mod tests {
             Some(Box::new(move |outcome| tell.send(outcome).unwrap())),
         );
         assert!(matches!(told.try_recv().unwrap().ended, Ended::Failed(_)));
+    }
+
+    #[test]
+    fn as_much_is_read_as_a_receive_buffer_holds() {
+        let (mut client, server) = pair();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&server, 1 << 18).unwrap();
+        let written = 100_000;
+        let writing = std::thread::spawn(move || client.write_all(&vec![7; written]).map(|()| client));
+        let client = writing.join().unwrap().unwrap();
+        while linger_sys::unread(std::os::fd::AsFd::as_fd(&server)).unwrap() < written as u64 {
+            std::thread::yield_now();
+        }
+        let core = Core::new(&Policy::default(), 0);
+        let (tell, told) = channel();
+        let watcher: Watcher = Box::new(move |outcome| tell.send(outcome).unwrap());
+        end_and_tell(Arrival { socket: Socket::new(server.into()).unwrap(), core, watcher: Some(watcher) });
+        let outcome = told.try_recv().unwrap();
+        assert_eq!((outcome.ended, outcome.discarded), (Ended::Evicted, written as u64));
+        drop(client);
     }
 
     #[test]

@@ -144,6 +144,13 @@ impl<A> Shared<A> {
         lock(&self.board)
     }
 
+    /// How many have not ended, or not been reported.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn unreported(&self) -> u64 {
+        let board = self.lock();
+        board.handed_over - board.reported
+    }
+
     /// Puts a new socket on the board. Where the thread cannot keep up, the socket that has waited longest is
     /// given back, so that the budget holds for those that wait, too: they hold descriptors.
     pub(super) fn bring(&self, arrival: A, is_counted: bool) -> Option<A> {

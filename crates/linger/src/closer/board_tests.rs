@@ -125,10 +125,12 @@ fn orders_are_given_once_or_stay() {
 #[test]
 fn watched_sockets_are_taken_when_their_time_is_over() {
     let shared = board(2);
+    look(&shared, 0);
     let before = shared.clock().now();
     let ticket = shared.watch(Arc::new(Number(1)));
     let until = shared.clock().now();
     let within = |wait: u64| before + wait..=until + wait;
+    assert!(within(WATCH + SLACK).contains(&looks_at(&shared)), "the alarm is set for it");
     let Snapshot { handed_over, lingering, .. } = shared.snapshot();
     assert_eq!((handed_over, lingering), (1, 1));
     // Not yet; the thread looks a little after it.
@@ -245,6 +247,7 @@ fn finish_gives_up_a_second_after_its_deadline() {
     // Nobody has ended it; that a second and no more has passed is the clock's word.
     assert_eq!((summary.handed_over, summary.lingering), (1, 1));
     assert!(shared.clock().now() >= 1_000_000_000);
+    assert_eq!(shared.lock().orders.deadline, None, "its order is gone with it");
 }
 
 /// One close after which so many bytes were discarded.

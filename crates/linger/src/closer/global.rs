@@ -40,3 +40,33 @@ impl Line {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::ptr;
+
+    use linger_sys::testing::forked;
+
+    use super::*;
+
+    #[test]
+    fn each_process_has_one_of_its_own() {
+        static LINE: Line = Line::new();
+        let parents = LINE.of_this_process().unwrap();
+        assert!(ptr::eq(parents, LINE.of_this_process().unwrap()));
+        let said = forked(|| {
+            let own = LINE.of_this_process().unwrap();
+            assert!(own.handle.here().is_some() && !ptr::eq(own, parents));
+            assert!(ptr::eq(own, LINE.of_this_process().unwrap()));
+            // And so on.
+            forked(|| {
+                let third = LINE.of_this_process().unwrap();
+                assert!(third.handle.here().is_some() && !ptr::eq(third, own));
+                String::new()
+            })
+            .unwrap()
+        });
+        assert_eq!(said, Ok(String::new()));
+        assert!(ptr::eq(parents, LINE.of_this_process().unwrap()));
+    }
+}

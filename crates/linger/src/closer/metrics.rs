@@ -58,3 +58,41 @@ impl Collector for Closer {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Budget, Policy};
+
+    #[test]
+    fn each_number_of_a_snapshot_is_exported() {
+        let closer = Closer::new(Budget::default()).unwrap();
+        for _ in 0..3 {
+            closer.close(std::net::UdpSocket::bind("127.0.0.1:0").unwrap(), &Policy::default());
+        }
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(closer));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let numbers: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let ended = ["peer_closed", "acknowledged", "peer_reset", "timed_out_idle", "timed_out_total"]
+            .into_iter()
+            .chain(["timed_out_kernel", "limit", "unwaited", "aborted", "evicted", "gone", "failed"])
+            .map(|how| {
+                format!("linger_ended_total{{how=\"{how}\"}} {}", if how == "failed" { 3 } else { 0 })
+            });
+        let wanted: Vec<_> = [
+            "linger_lingering 0",
+            "linger_lingering_acknowledged 0",
+            "linger_handed_over_total 3",
+            "linger_undelivered_total 3",
+            "linger_discarded_bytes_total 0",
+            "linger_unacknowledged_bytes_total 0",
+        ]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(ended)
+        .collect();
+        assert_eq!(numbers, wanted);
+    }
+}

@@ -234,6 +234,7 @@ impl<const LINK: usize> Ring<LINK> {
 pub(super) mod tests {
     use super::*;
     use crate::Policy;
+    use crate::machine::Event;
 
     pub(in crate::closer) fn entry() -> Entry {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -259,6 +260,58 @@ pub(super) mod tests {
             ring.remove(&mut slab, index);
         }
         assert_eq!(order, [c, a, b]);
+    }
+
+    #[test]
+    fn a_ring_is_whole_whichever_entry_leaves() {
+        let mut slab = Slab::new();
+        let all = [0; 4].map(|_| slab.insert(entry()));
+        for gone in all {
+            let mut ring = Ring::<PEER>::EMPTY;
+            all.into_iter().for_each(|index| ring.push_back(&mut slab, index));
+            ring.remove(&mut slab, gone);
+            let wanted: Vec<_> = all.into_iter().filter(|index| *index != gone).collect();
+            assert_eq!(ring.head(), Some(wanted[0]));
+            for (at, index) in wanted.iter().enumerate() {
+                let Link { previous, next } = *slab.link::<PEER>(*index);
+                assert_eq!((previous, next), (wanted[(at + 2) % 3], wanted[(at + 1) % 3]), "{gone}");
+            }
+            wanted.into_iter().for_each(|index| ring.remove(&mut slab, index));
+            assert_eq!(ring.head(), None);
+        }
+    }
+
+    #[test]
+    fn a_flag_is_new_once_and_alone() {
+        let mut flags = Flags(0);
+        assert!(flags.set(Flags::FAR) && flags.set(Flags::QUEUED));
+        assert!(!flags.set(Flags::FAR) && flags.has(Flags::FAR), "set twice, it stays");
+        assert!(!flags.has(Flags::WATCHED));
+        flags.clear(Flags::FAR);
+        flags.clear(Flags::FAR);
+        assert!(!flags.has(Flags::FAR) && flags.has(Flags::QUEUED));
+        assert!(flags.set(Flags::FAR));
+    }
+
+    #[test]
+    fn a_flood_is_noted_at_its_bound_and_treated_once() {
+        use rustix::net::sockopt::{set_socket_recv_buffer_size, socket_recv_buffer_size};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Socket::new(listener.accept().unwrap().0.into()).unwrap();
+        let mut entry = Entry::new(Core::new(&Policy::default(), 0), socket);
+        let wide = |entry: &Entry| set_socket_recv_buffer_size(&entry.socket, 1 << 17).unwrap();
+        let size = |entry: &Entry| socket_recv_buffer_size(&entry.socket).unwrap();
+        wide(&entry);
+        entry.core.on(Event::HalfClosed, 0);
+        // Where all sockets share a rate, a flood is held back.
+        for (bytes, known, narrow) in [(FLOOD - 1, false, false), (1, true, true), (1, true, false)] {
+            entry.core.on(Event::Discarded(bytes), 0);
+            entry.adjust_buffer(true);
+            let now = (entry.flags.has(Flags::FLOODS), size(&entry) == 128 << 10);
+            assert_eq!(now, (known, narrow), "{}", entry.core.discarded());
+            wide(&entry);
+        }
     }
 
     #[test]

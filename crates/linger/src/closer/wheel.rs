@@ -112,6 +112,94 @@ mod tests {
         slab
     }
 
+    /// Where each time stands, in ticks: `(now, the time, where its slot begins)`.
+    const SLOTS_OF_TIMES: [(u64, u64, u64); 16] = [
+        (0, 0, 1),
+        (0, 1, 1),
+        (0, 63, 63),
+        (0, 64, 64),
+        (0, 127, 64),
+        (0, 4095, 4032),
+        (0, 4096, 4096),
+        (0, 5000, 4096),
+        (63, 65, 64),
+        (100, 7, 101),
+        (100, 127, 127),
+        (100, 128, 128),
+        (100, 200, 192),
+        (100_000, 100_000 + 4096, 102_400),
+        (1 << 40, (1 << 40) + 1, (1 << 40) + 1),
+        (1 << 35, (1 << 41) + 9, 1 << 41),
+    ];
+
+    #[test]
+    fn a_timer_comes_out_when_its_slot_begins() {
+        for (now, when, begin) in SLOTS_OF_TIMES {
+            let (mut slab, mut wheel) = (slab(1), Wheel::new());
+            assert_eq!((wheel.pop(&mut slab, now << TICK), wheel.next()), (None, None));
+            wheel.arm(&mut slab, 0, when << TICK);
+            assert_eq!(wheel.next(), Some(begin << TICK), "{now} {when}");
+            assert_eq!(wheel.pop(&mut slab, (begin << TICK) - 1), None, "{now} {when}");
+            assert_eq!(wheel.next(), Some(begin << TICK));
+            assert_ne!(slab.get(0).unwrap().slot, UNARMED);
+            assert_eq!(wheel.pop(&mut slab, begin << TICK), Some(0), "{now} {when}");
+            assert_eq!((wheel.pop(&mut slab, begin << TICK), wheel.next()), (None, None));
+            assert_eq!(slab.get(0).unwrap().slot, UNARMED);
+        }
+        // A time within a tick is served with the next one: early is worse than late.
+        let (mut slab, mut wheel) = (slab(1), Wheel::new());
+        wheel.arm(&mut slab, 0, (5 << TICK) + 1);
+        assert_eq!(wheel.next(), Some(6 << TICK));
+    }
+
+    #[test]
+    fn a_slot_is_occupied_until_its_last_timer_leaves() {
+        let (mut slab, mut wheel) = (slab(4), Wheel::new());
+        // Two in one slot, one in the next, and one in a slot of the same number a level higher.
+        for (index, tick) in [(0, 5), (1, 5), (2, 6), (3, 5 * 64)] {
+            wheel.arm(&mut slab, index, tick << TICK);
+        }
+        for (gone, next) in [(0, Some(5)), (1, Some(6)), (2, Some(5 * 64)), (2, Some(5 * 64)), (3, None)] {
+            wheel.disarm(&mut slab, gone);
+            assert_eq!(wheel.next(), next.map(|tick| tick << TICK), "without {gone}");
+        }
+        // Moved, it stands in one slot.
+        wheel.arm(&mut slab, 0, 5 << TICK);
+        wheel.arm(&mut slab, 0, 7 << TICK);
+        assert_eq!((wheel.next(), wheel.pop(&mut slab, 6 << TICK)), (Some(7 << TICK), None));
+        assert_eq!(wheel.pop(&mut slab, 7 << TICK), Some(0));
+    }
+
+    #[test]
+    fn time_that_was_slept_through_is_served_in_order() {
+        let (mut slab, mut wheel) = (slab(3), Wheel::new());
+        for (index, tick) in [(0, 5_000), (1, 70), (2, 3)] {
+            wheel.arm(&mut slab, index, tick << TICK);
+        }
+        let mut order = Vec::new();
+        while let Some(index) = wheel.pop(&mut slab, 6_000 << TICK) {
+            order.push(index);
+        }
+        assert_eq!(order, [2, 1, 0]);
+        wheel.arm(&mut slab, 0, 0);
+        assert_eq!(wheel.next(), Some(6_001 << TICK), "what is late is due in the next tick");
+    }
+
+    #[test]
+    fn there_is_a_last_tick() {
+        assert_eq!(LAST, (1 << 42) - 1);
+        for (now, next) in [(0, 63 << 36), (u64::MAX, LAST)] {
+            let (mut slab, mut wheel) = (slab(1), Wheel::new());
+            assert_eq!(wheel.pop(&mut slab, now), None);
+            wheel.arm(&mut slab, 0, u64::MAX);
+            assert_eq!(wheel.next(), Some(next << TICK));
+            // Time stands still there: a timer is never due, and is found all the same.
+            assert_eq!(wheel.pop(&mut slab, now), None);
+            wheel.arm(&mut slab, 0, 0);
+            assert!(wheel.next().is_some());
+        }
+    }
+
     proptest! {
         /// Timers armed, moved, disarmed and served in any order come out once, in time and not a tick late.
         #[test]

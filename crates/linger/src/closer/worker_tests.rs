@@ -50,45 +50,46 @@ fn admit(worker: &mut Worker, server: impl Into<OwnedFd>, policy: &Policy) -> Re
     told
 }
 
-/// Waits for one batch of events, at most until the next timer, and serves it.
+/// Waits for one batch of events, at most until the next timer or for a second, and serves it.
 fn wait(worker: &mut Worker) {
+    let second = worker.now + 1_000_000_000;
+    worker.work.next = Some(worker.work.next.map_or(second, |next| next.min(second)));
     let mut events = Box::new([const { MaybeUninit::<epoll::Event>::uninit() }; BATCH]);
     worker.await_events(&mut events[..]);
 }
 
-/// Serves events and timers until something was told.
-fn told(worker: &mut Worker, told: &Receiver<Outcome>) -> Outcome {
+/// Serves events and timers until it gives something: long before the patience of anything here is over.
+fn until<T>(worker: &mut Worker, what: impl Fn(&mut Worker) -> Option<T>) -> T {
+    let end = std::time::Instant::now() + LONG / 4;
     loop {
-        match told.try_recv() {
-            Ok(outcome) => return outcome,
-            Err(TryRecvError::Empty) => {
-                wait(worker);
-                worker.turn();
-            }
-            Err(TryRecvError::Disconnected) => panic!("nobody will tell"),
+        if let Some(got) = what(worker) {
+            return got;
         }
+        assert!(std::time::Instant::now() < end, "it never came to that");
+        wait(worker);
+        worker.turn();
     }
 }
 
-/// How many sockets the epoll knows, its alarm not counted.
-fn registered(worker: &Worker) -> usize {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fdinfo/{}", worker.epoll.as_raw_fd());
-    let lines = std::fs::read_to_string(path).unwrap();
-    lines.lines().filter(|line| line.starts_with("tfd:")).count() - 1
+/// Serves events and timers until something was told.
+fn told(worker: &mut Worker, told: &Receiver<Outcome>) -> Outcome {
+    until(worker, |_| match told.try_recv() {
+        Ok(outcome) => Some(outcome),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => panic!("nobody will tell"),
+    })
 }
 
-#[test]
-fn a_registration_goes_with_its_socket_though_a_duplicate_stays() {
-    let mut worker = worker(Budget::default());
-    let (client, server) = pair();
-    let duplicate = server.try_clone().unwrap();
-    let ended = admit(&mut worker, server, &patient());
-    assert_eq!(registered(&worker), 1);
-    drop(client);
-    assert_eq!(told(&mut worker, &ended).ended, Ended::PeerClosed);
-    assert_eq!(registered(&worker), 0);
-    drop(duplicate);
+/// What the machine of the only socket knows.
+fn core(worker: &mut Worker) -> &mut Core {
+    &mut worker.slab.get(0).unwrap().core
+}
+
+/// Waits until the kernel says so of a socket.
+fn polled(socket: impl AsFd, flags: rustix::event::PollFlags) {
+    let patience = Timespec { tv_sec: 15, tv_nsec: 0 };
+    let mut ready = [rustix::event::PollFd::new(&socket, flags)];
+    assert_eq!(rustix::event::poll(&mut ready, Some(&patience)).unwrap(), 1, "{flags:?} never came");
 }
 
 #[test]
@@ -100,9 +101,7 @@ fn an_acknowledged_socket_is_the_first_of_its_peers_to_go() {
     let silent = admit(&mut worker, server, &patient());
     let (third, server) = stuffed();
     let also_slow = admit(&mut worker, server, &patient());
-    while worker.report.acknowledged == 0 {
-        wait(&mut worker);
-    }
+    until(&mut worker, |worker| (worker.report.acknowledged > 0).then_some(()));
     let (fourth, server) = stuffed();
     let _last = admit(&mut worker, server, &patient());
     assert_eq!(silent.try_recv().unwrap().ended, Ended::Evicted);
@@ -159,9 +158,11 @@ fn it_goes_on_until_the_last_socket_has_ended() {
     let ended = admit(&mut worker, server, &patient());
     worker.shared.no_more();
     assert!(worker.turn());
+    assert_eq!(worker.shared.unreported(), 1);
     drop(client);
     assert_eq!(told(&mut worker, &ended).ended, Ended::PeerClosed);
     assert!(!worker.turn());
+    assert_eq!(worker.shared.unreported(), 0);
 }
 
 #[test]
@@ -174,6 +175,7 @@ fn a_deadline_hurries_those_that_linger_and_those_that_come() {
     while worker.orders.deadline.is_none() {
         worker.turn();
     }
+    assert!(core(&mut worker).end_at() < worker.now + 1_000_000_000, "the turn that heard of it hurries");
     let (second, server) = stuffed();
     let after = admit(&mut worker, server, &patient());
     for ended in [&before, &after] {
@@ -272,10 +274,10 @@ fn a_large_queue_is_given_back_when_it_is_empty() {
     worker.queue.push_back(7);
     worker.serve_queue();
     assert_eq!(worker.queue.capacity(), 0);
-    worker.queue.reserve(BATCH / 2);
-    let kept = worker.queue.capacity();
+    worker.queue = VecDeque::with_capacity(BATCH);
+    assert_eq!(worker.queue.capacity(), BATCH);
     worker.serve_queue();
-    assert_eq!(worker.queue.capacity(), kept);
+    assert_eq!(worker.queue.capacity(), BATCH, "room for a batch is kept");
     // One batch a turn, so that events are not kept waiting.
     worker.queue.extend(std::iter::repeat_n(7, BATCH + 1));
     worker.serve_queue();
@@ -304,14 +306,7 @@ fn a_turn_is_no_longer_than_a_turn() {
     let _ended = admit(&mut worker, server, &patient());
     let index = worker.slab.indices()[0];
     client.write_all(&[7; 1000]).unwrap();
-    rustix::event::poll(
-        &mut [rustix::event::PollFd::new(
-            &worker.slab.get(index).unwrap().socket,
-            rustix::event::PollFlags::IN,
-        )],
-        None,
-    )
-    .unwrap();
+    polled(&worker.slab.get(index).unwrap().socket, rustix::event::PollFlags::IN);
     let entry = worker.slab.get(index).unwrap();
     let before = entry.core.discarded();
     entry.core.on(Event::Woken, worker.now);
@@ -321,46 +316,5 @@ fn a_turn_is_no_longer_than_a_turn() {
     drop(client);
 }
 
-#[test]
-fn a_socket_that_epoll_refuses_is_an_outcome() {
-    let mut worker = worker(Budget::default());
-    // Not an epoll at all: every registration fails.
-    let (read, _write) = rustix::pipe::pipe().unwrap();
-    worker.epoll = read;
-    let (client, server) = pair();
-    let ended = admit(&mut worker, server, &patient());
-    assert!(matches!(ended.try_recv().unwrap().ended, Ended::Failed(_)));
-    drop(client);
-}
-
-#[test]
-fn a_reset_after_the_end_of_the_stream_is_heard() {
-    let mut worker = worker(Budget::default());
-    let (client, server) = stuffed();
-    client.shutdown(std::net::Shutdown::Write).unwrap();
-    let ended = admit(&mut worker, server, &patient());
-    while !worker.slab.get(0).unwrap().core.end_of_stream() {
-        wait(&mut worker);
-    }
-    // It has not read: the kernel resets.
-    drop(client);
-    assert_eq!(told(&mut worker, &ended).ended, Ended::PeerReset);
-}
-
-#[test]
-fn the_wait_ends_with_the_earliest_of_timers_turns_and_looks() {
-    let mut worker = worker(Budget { discard_per_second: Some(1), ..Budget::default() });
-    worker.turn();
-    // Each alone ends a wait that nothing else would.
-    worker.work.next = Some(worker.now + 1);
-    wait(&mut worker);
-    worker.work.next = None;
-    worker.queue.push_back(7);
-    worker.throttle = Throttle::new(None);
-    wait(&mut worker);
-    worker.queue.clear();
-    let (client, server) = pair();
-    let ended = admit(&mut worker, server, &Policy { grace: Duration::from_millis(1), ..patient() });
-    assert_eq!(told(&mut worker, &ended).ended, Ended::Acknowledged);
-    drop(client);
-}
+#[path = "worker_event_tests.rs"]
+mod events;

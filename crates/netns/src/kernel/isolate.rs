@@ -1,4 +1,4 @@
-//! Getting the right to make network namespaces, as root or not.
+//! Gets the right to make network namespaces, with or without root.
 
 use std::fs;
 use std::io;
@@ -9,19 +9,19 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-/// How this process can get a private network: prepared first, entered later.
+/// The way in which this process can get a private network. Prepared first, entered later.
 ///
 /// Entering makes system calls only and allocates nothing, so that it may happen between `fork` and `exec`.
 #[derive(Debug)]
 pub struct Isolation {
-    /// CAP_SYS_ADMIN is there: a network namespace needs nothing else.
+    /// Whether the process has CAP_SYS_ADMIN, so that it needs no user namespace.
     privileged: bool,
     uid_map: String,
     gid_map: String,
 }
 
 impl Isolation {
-    /// Looks at the capabilities and identity of this process.
+    /// Reads the capabilities and user ids of this process.
     pub fn prepare() -> Self {
         let privileged = rustix::thread::capabilities(None)
             .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
@@ -36,13 +36,13 @@ impl Isolation {
     /// CAP_SYS_ADMIN. It is root there, and may make more network namespaces.
     ///
     /// # Errors
-    /// [`Refused`], with what stands in the way, as far as the machine tells. `EINVAL` where a user namespace
+    /// [`IsolationRefused`], with what stands in the way, as far as the machine tells. `EINVAL` where a user namespace
     /// is needed and the process already has more than one thread (`unshare(2)`).
-    pub fn enter(&self) -> Result<(), Refused> {
-        self.enter_raw().map_err(|error| Refused::with(error.into(), self.privileged))
+    pub fn enter(&self) -> Result<(), IsolationRefused> {
+        self.enter_raw().map_err(|error| IsolationRefused::with(error.into(), self.privileged))
     }
 
-    /// Lets a command enter before it becomes its program; a refusal is then the error of its start.
+    /// Makes a command enter the namespace before `exec`. A refusal becomes the error of `spawn`.
     pub fn enter_before_exec(self, command: &mut Command) {
         // SAFETY: `enter_raw` makes system calls only: no allocation and no lock between fork and exec.
         unsafe { command.pre_exec(move || Ok(self.enter_raw()?)) };
@@ -56,7 +56,7 @@ impl Isolation {
             }
         }
         unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
-        // Without this the kernel does not let an unprivileged process map its group (user_namespaces(7)).
+        // An unprivileged process may write gid_map only after setgroups is denied (user_namespaces(7)).
         write(c"/proc/self/setgroups", "deny")?;
         write(c"/proc/self/uid_map", &self.uid_map)?;
         write(c"/proc/self/gid_map", &self.gid_map)
@@ -64,7 +64,7 @@ impl Isolation {
 }
 
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    // SAFETY: neither flag changes what descriptors or memory this process shares; the caller's
+    // SAFETY: neither flag changes what fds or memory this process shares; the caller's
     // other threads, if any, stay in their own network namespace.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
@@ -74,17 +74,17 @@ fn write(path: &std::ffi::CStr, text: &str) -> Result<(), Errno> {
     rustix::io::write(&file, text.as_bytes()).map(|_| ())
 }
 
-/// The machine does not let this process have a private network.
+/// This process cannot get a private network.
 #[derive(Debug, thiserror::Error)]
 #[error("no private network namespace: {error}; {hint}")]
-pub struct Refused {
+pub struct IsolationRefused {
     error: io::Error,
-    /// What to do about it, as a sentence.
+    /// What the user can do about it, as a sentence.
     pub hint: String,
 }
 
-impl Refused {
-    /// Explains why a command that was to enter first could not be started.
+impl IsolationRefused {
+    /// Explains the error of starting a command with [`Isolation::enter_before_exec`].
     pub fn explain(error: io::Error) -> Self {
         Self::with(error, false)
     }

@@ -1,4 +1,4 @@
-//! A network namespace, and threads that live in it.
+//! A network namespace, and threads in it.
 
 use std::fs::File;
 use std::io;
@@ -9,22 +9,22 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::net;
 
-/// A network namespace of this process, with `lo` up. It ends when the last handle, socket and thread in it does.
+/// A network namespace with `lo` up. The kernel removes it with the last handle, socket and thread in it.
 #[derive(Debug)]
 pub struct Namespace {
-    /// None for the namespace in which the process already is: entering it needs no right.
+    /// `None` for the namespace that the process is already in; entering it needs no privilege.
     fd: Option<OwnedFd>,
 }
 
 impl Namespace {
-    /// Makes a new, empty namespace. Needs the right to do so: see [`Isolation`](crate::Isolation).
+    /// Makes a new, empty namespace. This needs privileges, which [`Isolation`](crate::Isolation) gives.
     ///
     /// # Errors
     /// `EPERM` without CAP_SYS_ADMIN over the present user namespace, `ENOSPC` at `user.max_net_namespaces`.
     pub fn new() -> io::Result<Self> {
         let made = thread::scope(|scope| {
             let maker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<OwnedFd> {
-                // SAFETY: CLONE_NEWNET concerns this short-lived thread alone and no descriptor or memory.
+                // SAFETY: CLONE_NEWNET concerns this short-lived thread alone and no fd or memory.
                 unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
                 net::up("lo")?;
                 Ok(File::open("/proc/thread-self/ns/net")?.into())
@@ -34,22 +34,22 @@ impl Namespace {
         Ok(Self { fd: Some(made) })
     }
 
-    /// The namespace in which this process already is: for experiments over `lo` where none can be made.
+    /// The namespace that this process is already in: for experiments over `lo` where no new one can be made.
     pub const fn shared() -> Self {
         Self { fd: None }
     }
 
-    /// Whether others may use this namespace too, so that counters are not this process's alone.
+    /// Whether other processes may use this namespace too, so that its counters include their connections.
     pub const fn is_shared(&self) -> bool {
         self.fd.is_none()
     }
 
-    /// The descriptor that stands for this namespace; none for a shared one.
+    /// The fd of this namespace; `None` for a shared one.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Runs a closure in this namespace, on a thread of its own, and gives its result.
+    /// Runs a closure in this namespace on a new thread, and returns its result.
     ///
     /// Sockets opened there stay in the namespace when they are moved elsewhere.
     ///
@@ -98,7 +98,7 @@ fn enter(fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     }
 }
 
-/// Hands a panic of the joined thread on to the caller.
+/// Propagates a panic of the joined thread.
 fn join<R>(result: thread::Result<R>) -> R {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

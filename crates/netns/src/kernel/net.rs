@@ -67,7 +67,7 @@ pub fn address(name: &str, address: IpAddr, prefix_len: u8) -> io::Result<()> {
     ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Enters a permanent neighbour, so that neither ARP nor neighbour discovery is ever needed for it.
+/// Adds a permanent neighbour entry, so that neither ARP nor neighbour discovery is needed for it.
 ///
 /// # Errors
 /// `ENODEV` where there is no such interface, `EEXIST` where the neighbour is known.
@@ -103,7 +103,7 @@ pub fn read_sysctl(name: &str) -> io::Result<String> {
     Ok(std::fs::read_to_string(format!("/proc/sys/net/{name}"))?.trim().to_owned())
 }
 
-/// Turns off what would let packets larger than the MTU, or without a checksum, onto a veth.
+/// Turns off the offloads (TSO, GSO, GRO, TX checksums) that let oversized or checksum-less packets onto a veth.
 ///
 /// # Errors
 /// `ENODEV` where there is no such interface.
@@ -134,7 +134,7 @@ pub fn offloads_off(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of an interface of the calling thread's namespace.
+/// The index of an interface of the calling thread's namespace.
 ///
 /// # Errors
 /// `ENODEV` where there is none of that name.

@@ -63,14 +63,14 @@ impl Block {
 
 /// The state that both threads share.
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct AheadShared {
+    state: Mutex<AheadState>,
     /// A block was read or returned, or the consumer is gone.
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct AheadState {
     /// The blocks, from the next one for the consumer on. `None` while a thread reads it.
     ahead: VecDeque<Option<io::Result<Block>>>,
     /// The number of the first block.
@@ -84,7 +84,7 @@ struct State {
     stopped: bool,
 }
 
-impl State {
+impl AheadState {
     /// Claims the next block for reading.
     fn claim(&mut self) -> Option<(u64, Block)> {
         if self.over {
@@ -109,13 +109,13 @@ impl State {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl AheadShared {
+    fn lock(&self) -> MutexGuard<'_, AheadState> {
         // Nothing that is done under the lock can leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, mut state: MutexGuard<'a, AheadState>) -> MutexGuard<'a, AheadState> {
         state.waiting += 1;
         let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
@@ -123,7 +123,7 @@ impl Shared {
     }
 
     /// Wakes the other thread if it waits. The system call is seldom needed.
-    fn announce(&self, state: &State) {
+    fn announce(&self, state: &AheadState) {
         if state.waiting > 0 {
             self.changed.notify_all();
         }
@@ -150,7 +150,7 @@ impl Shared {
 }
 
 /// Tells the consumer, which would wait for ever, that the thread has panicked. A decompressor may panic.
-struct Fallen<'a>(&'a Shared);
+struct Fallen<'a>(&'a AheadShared);
 
 impl Drop for Fallen<'_> {
     fn drop(&mut self) {
@@ -165,9 +165,9 @@ impl Drop for Fallen<'_> {
     }
 }
 
-/// Ends a [`Reader`](super::Reader)'s input from another thread, as if the capture ended there.
+/// Ends a [`CaptureReader`](super::CaptureReader)'s input from another thread, as if the capture ended there.
 #[derive(Clone, Debug)]
-pub struct Stopper(Arc<Shared>);
+pub struct Stopper(Arc<AheadShared>);
 
 impl Stopper {
     /// Ends the input. The reader still returns the packets it has in memory. A thread that waits for a silent pipe
@@ -182,7 +182,7 @@ impl Stopper {
 /// The consumer's end. The thread ends with its input, or when this is dropped.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    shared: Arc<Shared>,
+    shared: Arc<AheadShared>,
     /// The file, where the consumer helps to read it.
     file: Option<Arc<File>>,
 }
@@ -203,7 +203,7 @@ impl Ahead {
         read: impl FnMut(u64, &mut Block) -> io::Result<bool> + Send + 'static,
     ) -> io::Result<Self> {
         let spare = (1..BLOCKS).map(|_| Block::empty()).collect();
-        let state = State {
+        let state = AheadState {
             ahead: VecDeque::with_capacity(BLOCKS),
             first: 0,
             spare,
@@ -211,7 +211,7 @@ impl Ahead {
             over: false,
             stopped: false,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(AheadShared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = shared.clone();
         std::thread::Builder::new().name("read-ahead".into()).spawn(move || theirs.serve(read))?;
         Ok(Self { shared, file })

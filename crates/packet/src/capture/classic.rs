@@ -10,7 +10,7 @@ const NANOSECONDS: u32 = 0xa1b2_3c4d;
 const PATCHED: u32 = 0xa1b2_cd34;
 
 #[derive(Debug)]
-pub(super) struct Header {
+pub(super) struct FileHeader {
     order: Order,
     link: LinkType,
     nanoseconds_per_unit: u64,
@@ -23,7 +23,7 @@ pub(super) fn is_magic(bytes: [u8; 4]) -> bool {
         .any(|magic| [MICROSECONDS, NANOSECONDS, PATCHED].contains(magic))
 }
 
-impl Header {
+impl FileHeader {
     pub(super) fn read(source: &mut impl Source) -> Result<Self, ReadError> {
         let bytes = source.record(24)?.unwrap_or(&[0; 24]);
         let little = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -78,7 +78,7 @@ impl Header {
         let fraction = u64::from(self.order.u32(header, 4));
         let packet = Packet {
             frame: 0,
-            time: seconds * 1_000_000_000 + fraction * self.nanoseconds_per_unit,
+            time_ns: seconds * 1_000_000_000 + fraction * self.nanoseconds_per_unit,
             link: self.link,
             interface: 0,
             data,

@@ -8,19 +8,19 @@ use std::path::Path;
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::ahead::Ahead;
-use super::{ReadError, Reader, Stream};
+use super::{CaptureReader, FileStream, ReadError};
 
 /// How much of a compressed file is read at once.
 const PIECE: usize = 256 << 10;
 
-type Input = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
+type RawInput = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 
 /// Opens a capture; `-` is standard input. gzip (also of several members) and zstd (also of several frames)
 /// are recognised by their first bytes.
 ///
 /// # Errors
 /// [`ReadError`]: the file cannot be opened, is empty, or is no capture.
-pub fn open(path: &Path) -> Result<Reader, ReadError> {
+pub fn open(path: &Path) -> Result<CaptureReader, ReadError> {
     let io = |source| ReadError::Io { offset: 0, source };
     let mut input: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(io::stdin())
@@ -36,7 +36,7 @@ pub fn open(path: &Path) -> Result<Reader, ReadError> {
             && !is_gzip(magic)
             && !is_zstd(magic)
         {
-            return Reader::of(Stream::new(Ahead::of_file(file).map_err(io)?));
+            return CaptureReader::of(FileStream::new(Ahead::of_file(file).map_err(io)?));
         }
         Box::new(file)
     };
@@ -46,12 +46,12 @@ pub fn open(path: &Path) -> Result<Reader, ReadError> {
     let input = io::Cursor::new(magic).chain(input);
     if is_gzip(first) {
         let input = BufReader::with_capacity(PIECE, input);
-        Reader::new(flate2::bufread::MultiGzDecoder::new(input))
+        CaptureReader::new(flate2::bufread::MultiGzDecoder::new(input))
     } else if is_zstd(first) {
         let input = BufReader::with_capacity(PIECE, input);
-        Reader::new(Zstd::Between(Frames { magic: [0; 4], unread: 0, input }))
+        CaptureReader::new(Zstd::Between(Frames { magic: [0; 4], unread: 0, input }))
     } else {
-        Reader::new(input)
+        CaptureReader::new(input)
     }
 }
 
@@ -68,7 +68,7 @@ struct Frames {
     magic: [u8; 4],
     /// How many of the last bytes of `magic` are to be read again.
     unread: usize,
-    input: BufReader<Input>,
+    input: BufReader<RawInput>,
 }
 
 impl Read for Frames {

@@ -55,12 +55,12 @@ impl Interface {
 
 /// The options at the end of a block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Options<'a> {
+pub(super) struct BlockOptions<'a> {
     bytes: &'a [u8],
     order: Order,
 }
 
-impl<'a> Iterator for Options<'a> {
+impl<'a> Iterator for BlockOptions<'a> {
     type Item = (u16, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -158,10 +158,10 @@ impl Section {
         let data = block.get(place.at..place.at + place.captured)?;
         let after = block.get(place.at + place.captured.next_multiple_of(4)..).unwrap_or(&[]);
         let options = (kind != SIMPLE_PACKET && after.len() >= 4)
-            .then_some(Options { bytes: after, order: self.order });
+            .then_some(BlockOptions { bytes: after, order: self.order });
         let packet = Packet {
             frame: 0,
-            time: place.time,
+            time_ns: place.time_ns,
             link: place.link,
             interface: place.interface,
             data,
@@ -181,7 +181,7 @@ impl Section {
             clock: Clock::Coarse(1_000),
             offset: 0,
         };
-        for (code, value) in (Options { bytes: &block[8..], order: self.order }) {
+        for (code, value) in (BlockOptions { bytes: &block[8..], order: self.order }) {
             match (code, value) {
                 (9, [resolution]) => interface.clock = clock(*resolution)?,
                 (14, value) if value.len() == 8 => {
@@ -199,7 +199,7 @@ impl Section {
     }
 
     #[inline]
-    fn place(&self, kind: u32, block: &[u8]) -> Result<Place, String> {
+    fn place(&self, kind: u32, block: &[u8]) -> Result<PacketPlace, String> {
         let (fixed, id) = match kind {
             SIMPLE_PACKET => (4, 0),
             OBSOLETE_PACKET => {
@@ -213,7 +213,7 @@ impl Section {
         let Some(interface) = self.interfaces.get(id as usize) else {
             return Err(format!("a packet of interface {id}, which was never described"));
         };
-        let (time, captured, wire_len) = if kind == SIMPLE_PACKET {
+        let (time_ns, captured, wire_len) = if kind == SIMPLE_PACKET {
             let wire_len = self.order.u32(block, 0);
             let limit = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
             (0, wire_len.min(limit), wire_len)
@@ -229,13 +229,13 @@ impl Section {
             ));
         }
         let (link, wire_len) = (interface.link, wire_len as usize);
-        Ok(Place { time, link, interface: id, at: fixed, captured, wire_len })
+        Ok(PacketPlace { time_ns, link, interface: id, at: fixed, captured, wire_len })
     }
 }
 
 /// The position of a packet in its block.
-struct Place {
-    time: u64,
+struct PacketPlace {
+    time_ns: u64,
     link: LinkType,
     interface: u32,
     at: usize,

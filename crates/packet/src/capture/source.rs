@@ -43,7 +43,7 @@ pub trait Source: sealed::Sealed {
 
 mod sealed {
     pub trait Sealed {}
-    impl Sealed for super::Stream {}
+    impl Sealed for super::FileStream {}
     impl Sealed for super::Memory<'_> {}
 }
 
@@ -96,7 +96,7 @@ impl Source for Memory<'_> {
 /// parsed while they are in a cache. A file that is truncated meanwhile, as by rotation, ends early, where a mapped
 /// one would kill the process with SIGBUS.
 #[derive(Debug)]
-pub struct Stream {
+pub struct FileStream {
     ahead: Ahead,
     block: Block,
     /// How many bytes have come, up to `block.end`.
@@ -104,7 +104,7 @@ pub struct Stream {
     ended: bool,
 }
 
-impl Stream {
+impl FileStream {
     pub(super) fn stopper(&self) -> Stopper {
         self.ahead.stopper()
     }
@@ -149,7 +149,7 @@ impl Stream {
     }
 }
 
-impl Source for Stream {
+impl Source for FileStream {
     #[inline]
     fn offset(&self) -> u64 {
         self.come - (self.block.end - self.block.start) as u64

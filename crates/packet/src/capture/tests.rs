@@ -47,7 +47,7 @@ fn ng() -> Vec<u8> {
 
 fn read(file: Vec<u8>) -> (Vec<Vec<u8>>, Option<ReadError>) {
     let mut seen = Vec::new();
-    let mut reader = match Reader::new(Cursor::new(file)) {
+    let mut reader = match CaptureReader::new(Cursor::new(file)) {
         Ok(reader) => reader,
         Err(error) => return (seen, Some(error)),
     };
@@ -69,9 +69,9 @@ fn read(file: Vec<u8>) -> (Vec<Vec<u8>>, Option<ReadError>) {
 fn pcap_of_both_byte_orders_and_resolutions() {
     for order in [Order::Little, Order::Big] {
         for nanoseconds in [false, true] {
-            let mut reader = Reader::new(Cursor::new(classic(order, nanoseconds))).unwrap();
+            let mut reader = CaptureReader::new(Cursor::new(classic(order, nanoseconds))).unwrap();
             let packet = reader.next().unwrap().unwrap();
-            assert_eq!((packet.time, packet.link, packet.wire_len), (TIME, LinkType::ETHERNET, 65));
+            assert_eq!((packet.time_ns, packet.link, packet.wire_len), (TIME, LinkType::ETHERNET, 65));
             let (seen, error) = read(classic(order, nanoseconds));
             assert_eq!(seen, packets());
             assert!(error.is_none());
@@ -81,11 +81,11 @@ fn pcap_of_both_byte_orders_and_resolutions() {
 
 #[test]
 fn pcapng_with_comments() {
-    let mut reader = Reader::new(Cursor::new(ng())).unwrap();
+    let mut reader = CaptureReader::new(Cursor::new(ng())).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().comments().count(), 0);
     let packet = reader.next().unwrap().unwrap();
     assert_eq!(packet.comments().collect::<Vec<_>>(), ["here"]);
-    assert_eq!((packet.time, packet.wire_len), (TIME, 66));
+    assert_eq!((packet.time_ns, packet.wire_len), (TIME, 66));
     assert_eq!(read(ng()).0, packets());
 }
 
@@ -104,12 +104,16 @@ fn pcapng_in_network_byte_order_with_a_binary_clock_an_offset_and_strange_blocks
     block(1, &[&[0, 101, 0, 0, 0, 0, 0, 2][..], &options].concat());
     block(6, &[&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 2, 0, 0, 0, 9][..], &[1, 2, 0, 0]].concat());
     block(3, &[0, 0, 0, 9, 1, 2, 0, 0]);
-    let mut reader = Reader::new(Cursor::new(file)).unwrap();
+    let mut reader = CaptureReader::new(Cursor::new(file)).unwrap();
     let packet = reader.next().unwrap().unwrap();
-    assert_eq!(packet.time, 11_500_000_000, "0x600 / 1024 s, and 10 s of offset");
+    assert_eq!(packet.time_ns, 11_500_000_000, "0x600 / 1024 s, and 10 s of offset");
     assert_eq!((packet.link, packet.data, packet.wire_len), (LinkType::RAW, &[1, 2][..], 9));
     let packet = reader.next().unwrap().unwrap();
-    assert_eq!((packet.time, packet.data, packet.wire_len), (0, &[1, 2][..], 9), "a simple packet, cut to 2");
+    assert_eq!(
+        (packet.time_ns, packet.data, packet.wire_len),
+        (0, &[1, 2][..], 9),
+        "a simple packet, cut to 2"
+    );
     assert!(reader.next().unwrap().is_none());
 }
 
@@ -179,8 +183,8 @@ fn a_reader_that_panics_is_an_error_and_no_wait_for_ever() {
         }
     }
     let (file, header) = (classic(Order::Little, false), 24);
-    assert!(matches!(Reader::new(Panics), Err(ReadError::Io { offset: 0, .. })));
-    let mut reader = Reader::new(Cursor::new(file[..header].to_vec()).chain(Panics)).unwrap();
+    assert!(matches!(CaptureReader::new(Panics), Err(ReadError::Io { offset: 0, .. })));
+    let mut reader = CaptureReader::new(Cursor::new(file[..header].to_vec()).chain(Panics)).unwrap();
     assert!(matches!(reader.next(), Err(ReadError::Io { offset: 24, .. })));
     assert!(reader.next().unwrap().is_none(), "after an error there is no more to come");
 }
@@ -188,7 +192,7 @@ fn a_reader_that_panics_is_an_error_and_no_wait_for_ever() {
 #[test]
 fn a_silent_pipe_can_be_left() {
     let (silent, _writer) = std::io::pipe().unwrap();
-    let mut reader = Reader::new(Cursor::new(classic(Order::Little, false)).chain(silent)).unwrap();
+    let mut reader = CaptureReader::new(Cursor::new(classic(Order::Little, false)).chain(silent)).unwrap();
     for _ in packets() {
         assert!(reader.next().unwrap().is_some());
     }

@@ -1,4 +1,4 @@
-//! A thread with a table of descriptors of its own.
+//! Starts a thread with an fd table of its own.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,19 +7,19 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::Resource;
 
-/// The least number of the descriptors that a thread started by [`apart`] is given; those below are free in its table.
+/// The lowest fd of those that a thread started by [`apart`] gets; all below are free in its table.
 pub(crate) fn least_of_own() -> RawFd {
     let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     (limit / 4 * 3).min(1 << 18) as RawFd
 }
 
-/// Starts a thread with a table of descriptors of its own, in which there are only `fds`, from [`least_of_own`] on.
+/// Starts a thread with an fd table of its own that contains only `fds`, from [`least_of_own`] on.
 ///
-/// A descriptor of another thread means nothing there, and must not be taken along, nor dropped there. The thread
-/// has no standard streams: what it prints goes nowhere.
+/// Fds of other threads are not valid there and must not be moved into or dropped in it. The thread has no standard
+/// streams: its output goes nowhere.
 ///
 /// # Errors
-/// Where there is no thread to be had, or no table (`unshare(2)`).
+/// The thread cannot be started, or `unshare(2)` fails.
 pub(crate) fn apart<R: Send + 'static>(
     name: &str,
     fds: Vec<OwnedFd>,
@@ -37,15 +37,15 @@ pub(crate) fn apart<R: Send + 'static>(
         mine.map(task)
     };
     let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
-    // The originals are closed here once the thread has its own.
+    // The originals are closed here, after the thread has its copies.
     let done = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")));
     drop(fds);
     done.map(|()| thread)
 }
 
 fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-    // SAFETY: what this thread has until now are numbers and memory; no descriptor of the shared table is used
-    // or dropped here after, and whoever shares it is not affected.
+    // SAFETY: until now this thread has only fd numbers and memory; no fd of the shared table is used
+    // or dropped here afterwards, and the threads that share it are not affected.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }?;
     let least = least_of_own();
     let mut mine = Vec::new();
@@ -54,7 +54,7 @@ fn own_table(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
         let fd = unsafe { BorrowedFd::borrow_raw(*number) };
         mine.push(rustix::io::fcntl_dupfd_cloexec(fd, least)?);
     }
-    // SAFETY: closes the copies of everybody else's descriptors, in this thread's table alone.
+    // SAFETY: closes the copies of everybody else's fds, in this thread's table alone.
     let result = unsafe { libc::close_range(0, least as u32 - 1, 0) };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -1,26 +1,26 @@
-//! The filter: which of a program's system calls are asked about.
+//! The seccomp filter: which of a program's system calls are notified.
 
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::RawFd;
 
-/// One system call to be asked about.
+/// A system call that is notified.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
     /// The call's number on this architecture (`libc::SYS_...`).
     pub(crate) call: i64,
-    /// Which of its uses.
+    /// For which arguments.
     pub(crate) when: When,
 }
 
-/// Which uses of a call, by the low 32 bits of one argument (counted from 0).
+/// Selects calls by the low 32 bits of one argument (arguments are counted from 0).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum When {
     /// All.
     Always,
     /// The argument is one of these.
     Is(u8, &'static [u32]),
-    /// The argument is another than this.
+    /// The argument is not this.
     IsNot(u8, u32),
     /// The argument has none of these bits.
     Lacks(u8, u32),
@@ -31,12 +31,12 @@ const ARCHITECTURE: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
 
-/// A filter: these calls are asked about, everything else is allowed without a notification.
+/// A BPF filter: the calls of its rules are notified, all others are allowed directly.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Vec<libc::sock_filter>);
 
 impl Filter {
-    /// Makes the filter for these rules; calls of another architecture (32-bit) are never asked about.
+    /// Compiles the rules. Calls of another architecture (32-bit) are never notified.
     pub(crate) fn new(rules: &[Rule]) -> Self {
         const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -60,7 +60,7 @@ impl Filter {
                 When::Is(number, values) => {
                     let mut block = vec![argument(number)];
                     for (place, value) in values.iter().enumerate() {
-                        // To the last line, over the tests that follow and the line that allows.
+                        // On a match, jump over the remaining tests and the `allow` line to the `ask` line.
                         block.push(line(EQUAL, *value, (values.len() - place) as u8, 0));
                     }
                     block.extend([allow, ask]);
@@ -76,11 +76,11 @@ impl Filter {
         Self(lines)
     }
 
-    /// Installs the filter for this thread and all it will start; gives the number of the listener.
+    /// Installs the filter for this thread and its future children. Returns the listener's fd.
     ///
-    /// Makes system calls only.
+    /// Makes system calls only, so it may be called between `fork` and `exec`.
     pub(super) fn install(&self) -> io::Result<RawFd> {
-        // Killable: a signal does not interrupt a call that the supervisor has begun to look at (Linux 5.19).
+        // WAIT_KILLABLE_RECV (Linux 5.19): once a notification is received, only a fatal signal interrupts its call.
         let wanted = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
         match self.install_with(wanted | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.install_with(wanted),
@@ -88,7 +88,7 @@ impl Filter {
         }
     }
 
-    /// The same with other flags, without which there is no listener.
+    /// As [`install`](Self::install), with these flags.
     fn install_with(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
         let program = libc::sock_fprog {
             len: self.0.len() as u16,
@@ -103,7 +103,7 @@ impl Filter {
             if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
         };
         match install() {
-            // Without CAP_SYS_ADMIN a filter is for those only who can gain no rights any more.
+            // Without CAP_SYS_ADMIN the kernel requires no_new_privs (seccomp(2)).
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
                 rustix::thread::set_no_new_privs(true)?;
                 install()

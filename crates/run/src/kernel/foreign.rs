@@ -1,14 +1,14 @@
-//! What a supervisor does to and for another process: its threads, its memory, a connection accepted in its place.
+//! System calls on another process: pidfds of its threads, reading and writing its memory, accepting for it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags};
 
-/// A thread of the program, as a descriptor: another that gets its number later is never mistaken for it.
+/// Opens a pidfd of a thread. Unlike the thread id, it never refers to a later thread.
 ///
 /// # Errors
-/// `EINVAL` before Linux 6.9, unless it is its process's first thread.
+/// `EINVAL` before Linux 6.9, unless it is the first thread of its process.
 pub(crate) fn open_thread(thread: u32) -> io::Result<OwnedFd> {
     /// `PIDFD_THREAD`.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
@@ -20,7 +20,7 @@ pub(crate) fn open_thread(thread: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// The process that made the other end of a unix connection, or has it listen (`SO_PEERCRED`).
+/// The process that made the other end of a unix connection, or that listens there (`SO_PEERCRED`).
 ///
 /// `None` for a socket of another kind, or without a peer.
 pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
@@ -39,10 +39,10 @@ pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(peer.pid).ok().filter(|pid| result == 0 && *pid != 0)
 }
 
-/// Reads another process's memory (`process_vm_readv(2)`), all of `into`.
+/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full.
 ///
 /// # Errors
-/// `EFAULT` where it has no such memory, `EPERM`, `ESRCH`.
+/// `EFAULT` for an invalid address, `EPERM`, `ESRCH`.
 pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Result<()> {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
@@ -57,7 +57,7 @@ pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Res
     }
 }
 
-/// Writes another process's memory (`process_vm_writev(2)`), all of `from`.
+/// Writes all of `from` into another process's memory (`process_vm_writev(2)`).
 ///
 /// # Errors
 /// As [`read_memory`].
@@ -75,7 +75,7 @@ pub(crate) fn write_memory(thread: u32, address: u64, from: &[u8]) -> io::Result
     }
 }
 
-/// Accepts a connection; with the peer's address as the kernel writes it (`accept4(2)`).
+/// Accepts a connection. Also returns the peer's address in the kernel's format (`accept4(2)`).
 ///
 /// # Errors
 /// Those of the call.
@@ -90,6 +90,6 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, flags: i32) -> io::Result<(OwnedF
         return Err(io::Error::last_os_error());
     }
     let length = (length as usize).min(address.len());
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new fd that nobody else owns.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address[..length].to_vec()))
 }

@@ -1,4 +1,4 @@
-//! Who answers once the supervisor has died: a process beside it.
+//! The guard: a process that answers notifications once the supervisor has died.
 
 use std::io;
 use std::mem::zeroed;
@@ -7,15 +7,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use super::listener::Listener;
 
 impl Listener {
-    /// Starts a process that takes over once `alive` hangs up: it lets every call happen, those
-    /// first that wait for an answer already.
+    /// Starts a process that takes over once the pipe `alive` hangs up. It continues every call, first those that already
+    /// wait for an answer.
     ///
-    /// Without it the calls of a program whose supervisor has died fail with `ENOSYS`, its exit among them. The
-    /// process ends when the last user of the filter has ended. It blocks all signals, and does not count
-    /// among the children that `wait` waits for (it is a `__WCLONE` child).
+    /// Without it, all notified calls of the program would fail with `ENOSYS` after the supervisor's death, even its exit.
+    /// The guard ends when the last process with the filter has ended. It blocks all signals, and `wait` does not report it
+    /// (it is a `__WCLONE` child).
     ///
     /// # Errors
-    /// Where no process can be made.
+    /// No process can be made.
     pub(crate) fn guard(&self, alive: BorrowedFd<'_>) -> io::Result<()> {
         let nothing = 0usize;
         // SAFETY: a fork that sends no SIGCHLD. The child makes system calls only and never returns.
@@ -31,7 +31,7 @@ impl Listener {
         let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
         for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
             if first <= last {
-                // SAFETY: nothing in this process uses any other descriptor; the write end of `alive` must go.
+                // SAFETY: nothing in this process uses any other fd; the write end of `alive` must go.
                 unsafe { libc::close_range(first, last, 0) };
             }
         }

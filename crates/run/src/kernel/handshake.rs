@@ -1,4 +1,4 @@
-//! How a command installs its filter, and how its listener comes to the thread that serves it.
+//! A command installs its filter before `exec`, and passes the listener to the thread that serves it.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -12,14 +12,14 @@ use super::filter::Filter;
 use super::foreign::read_memory;
 use super::listener::Listener;
 
-/// What the child and the thread that will serve it say to each other before the exec.
+/// The socket over which the child and the serving thread talk before `exec`.
 #[derive(Debug)]
 pub(crate) struct Handshake(UnixStream);
 
-/// Makes a command install the filter before it becomes the program, and wait there until somebody serves it.
+/// Makes a command install the filter before `exec`, and wait until a thread serves the listener.
 ///
-/// Its limit of descriptors is set to `descriptors`. The command must not be started before a thread waits in
-/// [`Handshake::listener`], and must be dropped after.
+/// The child's limit of fds is set to `descriptors`. Start the command only once a thread waits in
+/// [`Handshake::listener`], and drop it afterwards.
 ///
 /// # Errors
 /// Where no socket pair can be made.
@@ -41,7 +41,7 @@ pub(crate) fn before_exec(
         told[4..].copy_from_slice(&number.to_ne_bytes());
         rustix::io::write(&theirs, &told)?;
         installed?;
-        // From here on this process's closes wait for an answer; what is close-on-exec needs no close.
+        // From here on every `close` of the child would wait for an answer. Nothing needs one: the fds are close-on-exec.
         let mut go = [0];
         match rustix::io::read(&theirs, &mut go)? {
             0 => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
@@ -53,79 +53,80 @@ pub(crate) fn before_exec(
     Ok(Handshake(ours))
 }
 
-/// Why nobody can be asked.
+/// Why the child cannot be supervised.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum LaunchRefused {
     /// The kernel, or a filter around this process, refuses the filter.
     Filter(io::Error),
-    /// A call that looks into the child.
+    /// A system call on the child's process is refused.
     Call(&'static str, io::Error),
-    /// This process's own means: it has no descriptor, or no process, to spare.
+    /// This process has no fd or no process left.
     Means(io::Error),
-    /// The command never came so far.
+    /// The command was not started.
     NotStarted,
 }
 
 impl Handshake {
-    /// Waits for the child, and takes its listener. The child waits on, until the second half is dropped or told to go.
+    /// Waits for the child, and copies its listener. The child keeps waiting until the second value is dropped or told to go.
     ///
     /// # Errors
-    /// [`Refused`].
-    pub(crate) fn listener(self) -> Result<(Listener, Waiting), Refused> {
+    /// [`LaunchRefused`].
+    pub(crate) fn listener(self) -> Result<(Listener, WaitingChild), LaunchRefused> {
         let mut told = [0; 8];
         if !rustix::io::read(&self.0, &mut told).is_ok_and(|length| length == told.len()) {
-            return Err(Refused::NotStarted);
+            return Err(LaunchRefused::NotStarted);
         }
         let [a, b, c, d, e, f, g, h] = told;
         let (pid, number) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
         if number < 0 {
-            return Err(Refused::Filter(io::Error::from_raw_os_error(-number)));
+            return Err(LaunchRefused::Filter(io::Error::from_raw_os_error(-number)));
         }
-        let child = Pid::from_raw(pid).ok_or(Refused::NotStarted)?;
+        let child = Pid::from_raw(pid).ok_or(LaunchRefused::NotStarted)?;
         match take(child, number) {
-            Ok(fd) => Ok((Listener::new(fd).map_err(Refused::Means)?, Waiting(self.0))),
+            Ok(fd) => Ok((Listener::new(fd).map_err(LaunchRefused::Means)?, WaitingChild(self.0))),
             Err(refused) => {
-                // It cannot even exit, since nobody can be asked.
+                // Kill it: even its exit would wait for an answer.
                 let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
                 Err(refused)
             }
         }
     }
 
-    /// The descriptor, for [`apart`].
+    /// The fd, to be passed to [`apart`](super::apart::apart).
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0.into()
     }
 
-    /// The reverse.
+    /// The reverse of [`into_fd`](Self::into_fd).
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd.into())
     }
 }
 
-/// Takes a child's descriptor, and tries all that will be done to it later.
-fn take(child: Pid, number: RawFd) -> Result<OwnedFd, Refused> {
-    let refused = |call: &'static str| move |error: rustix::io::Errno| Refused::Call(call, error.into());
+/// Copies the child's listener fd, and tries every system call on the child that will be needed later.
+fn take(child: Pid, number: RawFd) -> Result<OwnedFd, LaunchRefused> {
+    let refused =
+        |call: &'static str| move |error: rustix::io::Errno| LaunchRefused::Call(call, error.into());
     let process = rustix::process::pidfd_open(child, PidfdFlags::empty()).map_err(refused("pidfd_open"))?;
     let fd = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
         .map_err(refused("pidfd_getfd"))?;
-    // The child is a copy of this process as yet: what this one has at an address that one has, too.
+    // Before `exec` the child is a copy of this process, so a variable has the same address in both.
     static SOMETHING: u64 = 1;
     let thread = u32::try_from(child.as_raw_nonzero().get()).unwrap_or_default();
     read_memory(thread, (&raw const SOMETHING) as u64, &mut [0; 8])
-        .map_err(|error| Refused::Call("process_vm_readv", error))?;
+        .map_err(|error| LaunchRefused::Call("process_vm_readv", error))?;
     Ok(fd)
 }
 
-/// A child that waits before its exec.
+/// A child that waits before its `exec`.
 #[derive(Debug)]
-pub(crate) struct Waiting(UnixStream);
+pub(crate) struct WaitingChild(UnixStream);
 
-impl Waiting {
-    /// Lets the child go on to its exec.
+impl WaitingChild {
+    /// Lets the child continue to its `exec`.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// The child is gone.
     pub(crate) fn go(self) -> io::Result<()> {
         rustix::io::write(&self.0, &[1])?;
         Ok(())

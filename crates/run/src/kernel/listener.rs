@@ -1,4 +1,4 @@
-//! The listener of a filter: notifications come from it, answers go to it.
+//! The notification fd of a seccomp filter: receives notifications and sends answers.
 
 use std::io;
 use std::mem::zeroed;
@@ -6,20 +6,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::unanswered::Unanswered;
 
-/// A call that waits for an answer.
+/// A system call that waits for an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Notification {
-    /// For the answer.
+    /// The notification's id, needed for the answer.
     pub(crate) id: u64,
-    /// The thread that calls.
+    /// The calling thread's id.
     pub(crate) thread: u32,
-    /// The call's number.
+    /// The system call number.
     pub(crate) call: i64,
     /// Its arguments.
     pub(crate) arguments: [u64; 6],
 }
 
-/// Where the notifications come from.
+/// A seccomp notification fd.
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: OwnedFd,
@@ -33,33 +33,33 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Takes a descriptor that `seccomp(2)` has given for a listener.
+    /// Wraps an fd returned by `seccomp(2)` with `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
     ///
     /// # Errors
-    /// Where there is no memory to share with the guard.
+    /// No memory for the table that is shared with the guard.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self { fd, unanswered: Unanswered::new()? })
     }
 
-    /// Moves the listener to a descriptor of this number or above.
+    /// Moves the listener to an fd of `least` or above.
     ///
     /// # Errors
-    /// Where there is none.
+    /// No such fd is free.
     pub(crate) fn move_up(self, least: RawFd) -> io::Result<Self> {
         Ok(Self { fd: rustix::io::fcntl_dupfd_cloexec(&self.fd, least)?, ..self })
     }
 
-    /// Asks for the cheaper wake-up of whoever was answered, on this processor (Linux 6.6); a hint.
+    /// Requests `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` (Linux 6.6): the cheaper wake-up on this processor. Errors are ignored.
     pub(crate) fn wake_here(&self) {
         const SYNC_WAKE_UP: libc::c_ulong = 1;
         // SAFETY: takes a number.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
     }
 
-    /// The next notification; waits for it. `None` where it was withdrawn.
+    /// Waits for the next notification. `None` if it was withdrawn before it could be read.
     ///
     /// # Errors
-    /// Those of the request other than that.
+    /// Those of the ioctl, other than ENOENT.
     pub(crate) fn next(&self) -> io::Result<Option<Notification>> {
         // SAFETY: the kernel wants zeroes, which are a valid value of these integers.
         let mut got: libc::seccomp_notif = unsafe { zeroed() };
@@ -82,19 +82,19 @@ impl Listener {
         }))
     }
 
-    /// Lets the call happen; whether it was still waiting.
+    /// Continues the call (`SECCOMP_USER_NOTIF_FLAG_CONTINUE`). True if it was still waiting.
     pub(crate) fn go_on(&self, id: u64) -> bool {
         self.answer(id, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
-    /// Lets all calls happen that wait for an answer.
+    /// Continues all calls that wait for an answer.
     pub(super) fn go_on_with_all(&self) {
         for id in self.unanswered.take_all() {
             self.go_on(id);
         }
     }
 
-    /// Gives the call a result in the kernel's place, an error as its number.
+    /// Answers the call with a result, or with an errno. True if it was still waiting.
     pub(crate) fn result(&self, id: u64, result: Result<i64, i32>) -> bool {
         match result {
             Ok(value) => self.answer(id, value, 0, 0),
@@ -107,15 +107,15 @@ impl Listener {
         // SAFETY: the kernel reads one seccomp_notif_resp from a live one.
         let sent =
             unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) == 0 };
-        // After that: killed in between, the guard answers once more, which does nothing.
+        // Forget the id only after the answer. If this process is killed in between, the guard answers again, which is harmless.
         self.unanswered.forget(id);
         sent
     }
 
-    /// Gives the thread that calls a new descriptor of `fd`, and its number as the call's result.
+    /// Installs a copy of `fd` in the calling process, and returns its number as the call's result.
     ///
     /// # Errors
-    /// Where the thread is gone, or its process has no number free (`EMFILE`); then the call still waits.
+    /// The thread is gone, or its process has no free fd (`EMFILE`). The call then still waits.
     pub(crate) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
         let mut order = libc::seccomp_notif_addfd {
             id,
@@ -134,7 +134,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Whether the call still waits: what was looked up by its thread's number until now was of that thread.
+    /// Whether the call still waits for its answer. If so, what was read by its thread id up to now belongs to that thread.
     pub(crate) fn waits(&self, id: u64) -> bool {
         // SAFETY: the kernel reads one u64 from a live one.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }

@@ -1,6 +1,6 @@
-//! Being asked before a program's system calls (`seccomp_unotify(2)`), and this crate's only unsafe code.
+//! Seccomp notifications (`seccomp_unotify(2)`). The only unsafe code of this crate.
 //!
-//! Which calls are asked about, and what is answered, is `seccomp`'s affair.
+//! The module `seccomp` decides which calls are notified and how they are answered.
 
 mod apart;
 mod filter;
@@ -13,5 +13,5 @@ mod unanswered;
 pub(crate) use apart::{apart, least_of_own};
 pub(crate) use filter::{Filter, Rule, When};
 pub(crate) use foreign::{accept, open_thread, peer_process, read_memory, write_memory};
-pub(crate) use handshake::{Handshake, Refused, before_exec};
+pub(crate) use handshake::{Handshake, LaunchRefused, before_exec};
 pub(crate) use listener::{Listener, Notification};

@@ -1,22 +1,22 @@
-//! The table of what was asked and not answered, shared by the supervisor and its guard.
+//! The table of received and unanswered notifications, shared by the supervisor and its guard.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
-/// The notifications that were received and not answered, in memory that the guard shares: the kernel gives each notification
-/// once, so whoever takes over has to know the names of those that its predecessor left.
+/// Ids of the notifications that were received and not yet answered, in memory shared with the guard. The kernel delivers
+/// each notification once, so after the supervisor's death the guard can answer these only by their ids.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unanswered(&'static [AtomicU64]);
 
 impl Unanswered {
-    /// Names are given in order, so that only calls which wait for long, `accept` with `--hold`, meet in one place.
+    /// Number of places. The kernel assigns ids in order, so only calls that wait for long (a held `accept`) can collide.
     const PLACES: usize = 4096;
-    /// How far from its place a name may stand. One for which there is no place is not noted.
+    /// How far from its own place an id may be stored. If all those places are taken, the id is not stored.
     const NEAR: usize = 16;
 
-    /// Never unmapped: there is one for each program that is supervised.
+    /// The mapping is never unmapped; there is one for each supervised program.
     pub(super) fn new() -> io::Result<Self> {
         let (length, flags) = (Self::PLACES * size_of::<AtomicU64>(), MapFlags::SHARED);
         let access = ProtFlags::READ | ProtFlags::WRITE;

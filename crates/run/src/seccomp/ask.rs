@@ -1,18 +1,18 @@
-//! The notification descriptor: what the program is about to call, and the answers.
+//! The notification fd: receives the program's system calls and answers them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use crate::kernel::{Listener, Notification, read_memory};
 
-/// A call that the program is about to make, as far as it matters here.
+/// A system call of the program, with the arguments that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Close(RawFd),
-    /// From the first to the last, both included.
+    /// From the first fd to the last, both included.
     CloseRange(u32, u32),
     Copy(RawFd),
-    /// `old` is to be found at `new` as well, whatever that was.
+    /// dup2, dup3: `new` becomes a second fd of `old`; the previous file at `new` is closed.
     Replace {
         old: RawFd,
         new: RawFd,
@@ -21,11 +21,11 @@ pub(super) enum Call {
         fd: RawFd,
         how: i32,
     },
-    /// Makes a process with copies of all fds.
+    /// Makes a process with a copy of the fd table.
     Fork,
     Exec,
     Exit,
-    /// So many messages, whose headers stand at an address of the caller.
+    /// sendmsg, sendmmsg: `count` messages, with their headers at an address in the caller's memory.
     Send {
         socket: RawFd,
         headers: u64,
@@ -40,11 +40,11 @@ pub(super) enum Call {
     Other,
 }
 
-/// Messages that one `sendmmsg` sends, at most (`UIO_MAXIOV`).
+/// Most messages of one `sendmmsg` (`UIO_MAXIOV`).
 const MESSAGES: u64 = 1_024;
 
 impl Call {
-    /// The call of a notification; `flags_of_clone3` reads the flags of `clone3` from its caller.
+    /// Decodes a notified call. `flags_of_clone3` reads the flags of `clone3` from the caller's memory.
     fn of(call: i64, arguments: &[u64; 6], flags_of_clone3: impl FnOnce(u64) -> Option<u64>) -> Self {
         let [a, b, c, ..] = *arguments;
         let fd = a as RawFd;
@@ -77,7 +77,7 @@ impl Call {
     }
 }
 
-/// The notification descriptor.
+/// The notification fd.
 #[derive(Debug)]
 pub(super) struct Ask {
     listener: Listener,
@@ -94,7 +94,7 @@ impl Ask {
         Self { listener }
     }
 
-    /// The next notification, with the call; `None` where it was withdrawn.
+    /// The next notification with its decoded call; `None` if it was withdrawn (its thread was killed).
     pub(super) fn next(&self) -> io::Result<Option<(Notification, Call)>> {
         let Some(notification) = self.listener.next()? else { return Ok(None) };
         let flags = |address| {
@@ -105,22 +105,22 @@ impl Ask {
         Ok(Some((notification, Call::of(notification.call, &notification.arguments, flags))))
     }
 
-    /// Lets the call happen. One that was interrupted meanwhile is notified anew, or its thread is gone.
+    /// Continues the call. If it was interrupted meanwhile, it is notified again, or its thread is gone.
     pub(super) fn go_on(&self, id: u64) {
         self.listener.go_on(id);
     }
 
-    /// Gives the call a result in the kernel's place, an error as its number.
+    /// Answers the call with a result, or with an errno.
     pub(super) fn result(&self, id: u64, result: Result<i64, i32>) {
         self.listener.result(id, result);
     }
 
-    /// Gives the caller a new fd, whose number is the call's result.
+    /// Installs a new fd in the caller, and returns its number as the call's result.
     pub(super) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
         self.listener.give(id, fd, close_on_exec)
     }
 
-    /// Whether the call still waits: what was looked up by its thread's number until now was of that thread.
+    /// Whether the call still waits for its answer. If so, what was read by its thread id up to now belongs to that thread.
     pub(super) fn waits(&self, id: u64) -> bool {
         self.listener.waits(id)
     }
@@ -140,7 +140,7 @@ mod tests {
         let thread = libc::CLONE_FILES as u64 | libc::CLONE_VM as u64;
         assert_eq!(call(libc::SYS_clone3, [8, 0, 0], Some(thread)), Call::Other);
         assert_eq!(call(libc::SYS_clone3, [8, 0, 0], Some(libc::CLONE_VM as u64)), Call::Fork);
-        // What cannot be read may be a fork.
+        // Flags that cannot be read may be those of a fork.
         assert_eq!(call(libc::SYS_clone3, [8, 0, 0], None), Call::Fork);
         assert_eq!(call(libc::SYS_clone, [0, 0, 0], None), Call::Fork);
     }

@@ -265,11 +265,18 @@ int main(int count, char **arguments) {
         int c = accept4(listener, NULL, NULL, 0);
         if (c < 0) continue;
         if (is("fork")) {
+            /* The child's exit is no close: it must not come before its parent's, which is one of two. */
+            int closed[2];
+            check(pipe(closed) == 0);
             if (fork() == 0) {
+                await(closed);
                 serve(c);
                 _exit(0);
             }
             close(c);
+            tell(closed);
+            close(closed[0]);
+            close(closed[1]);
         } else if (ordered) {
             pass_in_order(c, pair, received, go);
         } else if (is("pass")) {

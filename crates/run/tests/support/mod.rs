@@ -53,7 +53,7 @@ pub(crate) fn supervise() {
     }
 }
 
-/// Takes a capability from this thread and all that it starts.
+/// Drops a capability of this thread and of its future children.
 fn without(capability: CapabilitySet) {
     let mut own = rustix::thread::capabilities(None).unwrap();
     rustix::thread::remove_capability_from_bounding_set(capability).unwrap();
@@ -77,7 +77,7 @@ pub(crate) struct Server {
 pub(crate) type Report = serde_json::Map<String, serde_json::Value>;
 
 impl Server {
-    /// Starts a command; under a supervisor with these settings, unless there are none.
+    /// Starts a command, under a supervisor if there are settings for one.
     pub(crate) fn start(settings: Option<&str>, command: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let report = directory.path().join("report");
@@ -113,7 +113,7 @@ impl Server {
         let wanted = format!(":{port:04X} ");
         let started = Instant::now();
         loop {
-            // Java listens at an IPv6 socket, whatever the address.
+            // Java listens on an IPv6 socket for every address.
             let table =
                 |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
             let table = table("tcp") + &table("tcp6");
@@ -129,7 +129,7 @@ impl Server {
                 "{ended:?}: {}",
                 self.log()
             );
-            // Nobody outside a program is told that it listens.
+            // There is no event for a program that begins to listen, so this polls.
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -146,15 +146,14 @@ impl Server {
         self.child.wait().unwrap()
     }
 
-    /// Ends it by a signal; what the supervisor reported, if there was one, after checking that it adds up.
+    /// Ends the server by a signal. Returns the supervisor's report, if there is one, after checking its sums.
     pub(crate) fn stop(mut self, signal: Signal) -> Report {
         let _ = kill_process(self.pid(), signal);
         self.wait();
         self.report()
     }
 
-    /// What was reported, unchecked: a process killed in the middle of a close may have handed over what it did not
-    /// live to count.
+    /// The report, unchecked: a process killed in the middle of a close may have handed over a connection without counting it.
     pub(crate) fn said(&self) -> Report {
         let Some(path) = &self.report else { return Report::new() };
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {}", self.log()));
@@ -180,14 +179,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // The supervisor passes it on; killing it would leave the program behind.
+            // SIGTERM, which the supervisor passes on. SIGKILL would leave the program behind.
             let _ = kill_process(self.pid(), Signal::TERM);
             let _ = self.child.wait();
         }
     }
 }
 
-/// What one client got.
+/// What one client received.
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) bytes: Vec<u8>,
@@ -203,7 +202,7 @@ impl Got {
             head.starts_with("http/1.1 200") || head.starts_with("http/1.0 200") || head.contains(" 413 ");
         let length: Option<usize> =
             head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-        // Without a length the sentinel tells.
+        // Without a length, the sentinel marks the end.
         ok && match length {
             Some(length) => self.bytes.len() - end - 4 == length,
             None => self.bytes.ends_with(b"END"),
@@ -211,7 +210,7 @@ impl Got {
     }
 }
 
-/// Runs a server bare and supervised; gives the responses lost and the kernel's aborts of each, and the report.
+/// Runs a server bare and supervised. Returns the lost responses and the kernel's aborts of each, and the report.
 pub(crate) fn compare(
     command: &[&str],
     settings: &str,
@@ -231,7 +230,7 @@ pub(crate) fn compare(
     (lost, aborted, report)
 }
 
-/// Starts a server, and asks it once by a reader that is late: the response is whole unless a reset is expected.
+/// Starts a server, and requests once with a late reader. The response must be complete unless a reset is expected.
 #[track_caller]
 pub(crate) fn asked_once(settings: Option<&str>, command: &[&str], reset_expected: bool) -> Server {
     let server = Server::start_listening(settings, command, PORT);
@@ -246,7 +245,7 @@ pub(crate) fn asked_once(settings: Option<&str>, command: &[&str], reset_expecte
     server
 }
 
-/// Writes a file; its path.
+/// Writes a file, and returns its path.
 pub(crate) fn script(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
     fs::write(&path, text).unwrap();
@@ -272,7 +271,7 @@ pub(crate) fn connect(port: u16, receive: Option<usize>) -> TcpStream {
 
 /// Sends a request whose body the server does not read, waits for a reset that may come, then reads.
 ///
-/// A server that resets does so before the wait is over; one that does not is read from a little later.
+/// A server that resets does so during the wait; otherwise the response is read a little later.
 pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
     let mut stream = connect(port, Some(4_096));
     let _ = stream.write_all(&request(body));
@@ -280,7 +279,7 @@ pub(crate) fn late_reader(port: u16, body: usize, reset_expected: bool) -> Got {
     read(stream)
 }
 
-/// Waits for a reset; for a while only where none should come, which decides nothing: one that comes later is counted.
+/// Waits for a reset. If none is expected the wait is short; that cannot hide one, as a later reset is still counted.
 pub(crate) fn await_reset(stream: &TcpStream, expected: bool) {
     let patience = if expected { 5_000 } else { 300 };
     let mut fds = [PollFd::new(stream, PollFlags::ERR | PollFlags::HUP)];
@@ -316,7 +315,7 @@ pub(crate) fn read(mut stream: TcpStream) -> Got {
     Got { bytes, error }
 }
 
-/// Finds a program in PATH or in where `cargo xtask setup` puts Python servers; says aloud when it is missing.
+/// Finds a program in PATH or where `cargo xtask setup` installs Python servers; skips the test if it is missing.
 pub(crate) fn program(name: &str, package: &str) -> Option<String> {
     let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers/python/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -10,7 +10,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Closes a descriptor under the feet of whoever owns it, as a program with a double close does.
+/// Closes an fd that somebody else owns, as a program with a double close does.
 ///
 /// Only for a test that is alone in its process ([`sandboxed`](crate::sandboxed)) and opens nothing before the
 /// owner has noticed: the number may be given out again.

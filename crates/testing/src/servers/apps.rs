@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::gateways::{is_root, needs_users};
-use super::launch::{Launch, Peer, Unavailable, program};
+use super::launch::{Launch, RunningServer, Unavailable, program};
 
-/// `/usr/sbin/php-fpm8.2` and its like: Debian puts the version into the name.
+/// Finds `/usr/sbin/php-fpm8.2` or similar: Debian puts the version into the name.
 pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
     if let Ok(path) = program("php-fpm", "php-fpm") {
         return Ok(path);
@@ -29,7 +29,7 @@ pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn php_fpm(workers: u32, script: &str) -> Result<Peer, Unavailable> {
+pub fn php_fpm(workers: u32, script: &str) -> Result<RunningServer, Unavailable> {
     let php = php_fpm_program()?;
     needs_users("php-fpm")?;
     let launch = Launch::new("php-fpm");
@@ -55,7 +55,7 @@ listen.backlog = 1024\npm = static\npm.max_children = {workers}\ncatch_workers_o
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<Peer, Unavailable> {
+pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     let uwsgi = program("uwsgi", "uwsgi-core")?;
     let launch = Launch::new("uwsgi");
     let file = launch.file("application.py", application);
@@ -73,15 +73,15 @@ pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<Peer, Unav
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn uwsgi_http(workers: u32, application: &str) -> Result<Peer, Unavailable> {
+pub fn uwsgi_http(workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     uwsgi("http-socket", workers, application)
 }
 
-/// A program on libfcgi, built here with the C compiler and started on a socket by `cgi-fcgi`.
+/// A program with libfcgi, compiled here with the C compiler and started on a socket by `cgi-fcgi`.
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn libfcgi_echo(source: &str, workers: u32) -> Result<Peer, Unavailable> {
+pub fn libfcgi_echo(source: &str, workers: u32) -> Result<RunningServer, Unavailable> {
     let cc = program("cc", "gcc")?;
     let starter = program("cgi-fcgi", "libfcgi-bin")?;
     if !["/usr/include/fcgiapp.h", "/usr/local/include/fcgiapp.h"]
@@ -99,7 +99,7 @@ pub fn libfcgi_echo(source: &str, workers: u32) -> Result<Peer, Unavailable> {
         return Err(failed(String::from_utf8_lossy(&built.stderr).into_owned()));
     }
     let mut command = Command::new("sh");
-    // cgi-fcgi leaves as soon as it has started the program; the shell stays so that the group is known.
+    // cgi-fcgi exits as soon as it has started the program. The shell stays, as the leader of the process group.
     let start = format!(
         "{} -start -connect 127.0.0.1:{} {} {workers}; exec sleep 100000",
         starter.display(),
@@ -110,7 +110,7 @@ pub fn libfcgi_echo(source: &str, workers: u32) -> Result<Peer, Unavailable> {
     launch.start(command)
 }
 
-/// What `cgi-fcgi`, libfcgi's own gateway, gets from the application: its exit status and its output.
+/// Sends a request with `cgi-fcgi`, libfcgi's own gateway. Returns its exit status and its output.
 ///
 /// # Errors
 /// [`Unavailable`], or [`Unavailable::Failed`] where it cannot be run.
@@ -135,7 +135,7 @@ pub fn cgi_fcgi(
     let mut stdin = child.stdin.take();
     let body = body.to_vec();
     let writing = std::thread::spawn(move || {
-        // It may leave without reading all of it.
+        // cgi-fcgi may exit without reading all of its input.
         let _ = stdin.take().map(|mut stdin| std::io::Write::write_all(&mut stdin, &body));
     });
     let output = child.wait_with_output().map_err(failed)?;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::launch::{Launch, Peer, Unavailable, program};
+use super::launch::{Launch, RunningServer, Unavailable, program};
 
-/// How a gateway treats the application.
+/// How a gateway handles the application.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GatewayOptions {
@@ -15,11 +15,11 @@ pub struct GatewayOptions {
     pub request_buffered: bool,
     /// Whether connections to the application are kept.
     pub keep_conn: bool,
-    /// Worker processes, where that can be set.
+    /// Number of worker processes, where it can be set.
     pub workers: u32,
-    /// Seconds it waits for the application.
-    pub timeout: u32,
-    /// The folder of the application's scripts; its own where there are none.
+    /// Longest wait for the application, in seconds.
+    pub timeout_seconds: u32,
+    /// The folder of the application's scripts; `None` for the gateway's own folder.
     pub scripts: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl Default for GatewayOptions {
             request_buffered: true,
             keep_conn: false,
             workers: 1,
-            timeout: 20,
+            timeout_seconds: 20,
             scripts: None,
         }
     }
@@ -40,20 +40,20 @@ fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
 }
 
-/// Whether a server may and must change its user: it runs as root, and other users exist.
+/// Whether a server has to change its user: it runs as root, and other users exist.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root() && !is_alone()
 }
 
-/// Whether this is a user namespace with nobody in it but its maker, as tests without root run in: there is
-/// no other user that a server that starts as root could become.
+/// Whether this is a user namespace in which only one user is mapped, as in tests without root. A server that starts as
+/// root there has no other user to change to.
 fn is_alone() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let ids = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
     ids.sum::<u64>() == 1
 }
 
-/// Refuses servers that insist on changing their user where there is no other.
+/// An error for servers that insist on changing their user, if there is no other user.
 pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
     if !is_alone() {
         return Ok(());
@@ -63,16 +63,16 @@ pub(crate) fn needs_users(name: &str) -> Result<(), Unavailable> {
     Err(Unavailable::Unsuited { name: name.to_owned(), reason })
 }
 
-/// nginx with everything it writes in its folder, and `http` inside its http block.
+/// nginx with all its files in its own folder, and with `http` inside its http block.
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn nginx(name: &str, workers: u32, http: &str) -> Result<Peer, Unavailable> {
+pub fn nginx(name: &str, workers: u32, http: &str) -> Result<RunningServer, Unavailable> {
     let nginx = program("nginx", "nginx")?;
     let launch = Launch::new(name);
     let folder = launch.folder();
     let user = if is_root() { "user root;" } else { "" };
-    // Without a master nobody tries to become somebody else.
+    // Without a master process nginx does not try to change its user.
     let user = if is_alone() { "user root root; master_process off;" } else { user };
     let http = http.replace("PORT", &launch.port.to_string()).replace("FOLDER", &folder.to_string());
     let config = format!(
@@ -106,8 +106,8 @@ const FASTCGI_PARAMS: &str = "
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
-    let timeout = options.timeout;
+pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
+    let timeout = options.timeout_seconds;
     let params = FASTCGI_PARAMS.replace("SCRIPTS", options.scripts.as_deref().unwrap_or("$document_root"));
     let keepalive = if options.keep_conn { "keepalive 8;" } else { "" };
     let (buffered, keep, body) = (on(options.buffered), on(options.keep_conn), on(options.request_buffered));
@@ -132,7 +132,7 @@ pub fn nginx_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn nginx_uwsgi(application: SocketAddr) -> Result<Peer, Unavailable> {
+pub fn nginx_uwsgi(application: SocketAddr) -> Result<RunningServer, Unavailable> {
     let params = FASTCGI_PARAMS.replace("fastcgi_param", "uwsgi_param").replace("SCRIPTS", "$document_root");
     nginx(
         "nginx",
@@ -148,7 +148,7 @@ pub fn nginx_uwsgi(application: SocketAddr) -> Result<Peer, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<Peer, Unavailable> {
+pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<RunningServer, Unavailable> {
     let httpd = program("apache2", "apache2")?;
     needs_users("httpd")?;
     let launch = Launch::new(name);
@@ -176,7 +176,7 @@ pub fn httpd(name: &str, mpm: &str, modules: &[&str], config: &str) -> Result<Pe
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
+pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     httpd(
         "httpd",
         "event",
@@ -185,7 +185,7 @@ pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
             "ServerLimit 2\nThreadsPerChild 32\nMaxRequestWorkers 64\nStartServers 1\nMinSpareThreads 1
              MaxSpareThreads 64\nProxyTimeout {}
              ProxyPass / fcgi://{application}/ enablereuse={} {}",
-            options.timeout,
+            options.timeout_seconds,
             on(options.keep_conn),
             if options.buffered { "" } else { "flushpackets=on" },
         ),
@@ -196,7 +196,7 @@ pub fn httpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Pe
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn lighttpd(name: &str, config: &str) -> Result<Peer, Unavailable> {
+pub fn lighttpd(name: &str, config: &str) -> Result<RunningServer, Unavailable> {
     let lighttpd = program("lighttpd", "lighttpd")?;
     let launch = Launch::new(name);
     let folder = launch.folder();
@@ -216,7 +216,7 @@ pub fn lighttpd(name: &str, config: &str) -> Result<Peer, Unavailable> {
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn lighttpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<Peer, Unavailable> {
+pub fn lighttpd_fcgi(application: SocketAddr, options: GatewayOptions) -> Result<RunningServer, Unavailable> {
     let streaming = u8::from(!options.buffered);
     let body = u8::from(!options.request_buffered);
     lighttpd(

@@ -1,4 +1,4 @@
-//! Finding a program, starting it, knowing when it serves, ending it.
+//! Finds a program, starts it, waits until it serves, and ends it.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,40 +17,40 @@ use tempfile::TempDir;
 
 use crate::skip::skip;
 
-/// A server that cannot be had.
+/// Why a server is not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
-    /// It is not installed: a test says so and goes on.
+    /// It is not installed: the test skips.
     #[error("{program} is not installed (package {package}; `cargo xtask setup` installs it)")]
     Missing {
         /// The program looked for.
         program: String,
-        /// What holds it.
+        /// The package that contains it.
         package: String,
     },
-    /// It is installed, and cannot run where the test runs: a test says so and goes on.
+    /// It is installed, and cannot run in the test's environment: the test skips.
     #[error("{name} cannot run here: {reason}")]
     Unsuited {
         /// The server.
         name: String,
-        /// What stands in the way.
+        /// The obstacle.
         reason: String,
     },
-    /// It is installed, and does not work: an error.
+    /// It is installed and does not work: an error.
     #[error("{name} does not start: {reason}")]
     Failed {
         /// The server.
         name: String,
-        /// What it said.
+        /// Its output.
         reason: String,
     },
 }
 
-/// What is there, or `None` after a [`skip`] of what is not installed or cannot run here.
+/// Unwraps an available server; `None` after a [`skip`] if it is not installed or cannot run here.
 ///
 /// # Panics
-/// For a server that is installed and does not work, and where the skip is not allowed.
+/// If the server is installed and does not work, or if the skip is not allowed.
 #[track_caller]
 pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
     let missing = match server {
@@ -65,7 +65,7 @@ pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
     None
 }
 
-/// Looks a program up in PATH and where Debian keeps daemons.
+/// Finds a program in PATH or in Debian's folders for daemons.
 ///
 /// # Errors
 /// [`Unavailable::Missing`].
@@ -80,15 +80,15 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
 
 /// A port that was free a moment ago.
 ///
-/// Nothing ever listens at it: a child that another thread forks meanwhile has the socket until its exec, and whoever
-/// connects in that time would take it for the server, and be reset.
+/// The port is found by binding only, never by listening. A child that another thread forks meanwhile has a copy of the
+/// socket until its exec; a client that connects to a listening copy would be reset.
 ///
 /// # Panics
 /// Where loopback has none.
 pub fn free_port() -> u16 {
     let port = || -> io::Result<u16> {
         let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // So that the server, which sets it as well, can bind beside such a child's copy.
+        // With SO_REUSEADDR on both sockets, the server can bind although such a copy exists.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         Ok(SocketAddrV4::try_from(net::getsockname(&socket)?)?.port())
@@ -96,7 +96,7 @@ pub fn free_port() -> u16 {
     port().expect("loopback has a free port")
 }
 
-/// A server about to be started: its folder and its port.
+/// A server to be started: its folder and its port.
 #[derive(Debug)]
 pub struct Launch {
     name: String,
@@ -112,7 +112,7 @@ impl Launch {
     /// Where no temporary folder can be made.
     pub fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("linger-").tempdir().expect("a temporary folder");
-        // Servers that start as root give the privilege up, and must still find their files.
+        // Readable for everybody: servers that start as root change their user, and must still find their files.
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(folder.path(), open).expect("the folder is ours");
         Self { name: name.to_owned(), folder, port: free_port() }
@@ -128,7 +128,7 @@ impl Launch {
         self.folder.path().display()
     }
 
-    /// Writes a file into the folder; gives its path.
+    /// Writes a file into the folder, and returns its path.
     ///
     /// # Panics
     /// Where it cannot be written.
@@ -141,16 +141,16 @@ impl Launch {
         path
     }
 
-    /// Starts the server and waits until it takes connections at its port.
+    /// Starts the server, and waits until it accepts connections at its port.
     ///
     /// # Errors
     /// [`Unavailable::Failed`] with the end of what it said.
-    pub fn start(self, command: Command) -> Result<Peer, Unavailable> {
+    pub fn start(self, command: Command) -> Result<RunningServer, Unavailable> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         self.start_when(command, |_| TcpStream::connect(address).is_ok())
     }
 
-    /// Starts the server and waits until `ready` says so, given the folder.
+    /// Starts the server, and waits until `ready` returns true for its folder.
     ///
     /// # Errors
     /// [`Unavailable::Failed`] with the end of what it said.
@@ -158,7 +158,7 @@ impl Launch {
         self,
         mut command: Command,
         ready: impl Fn(&Path) -> bool,
-    ) -> Result<Peer, Unavailable> {
+    ) -> Result<RunningServer, Unavailable> {
         let failed = |reason: String| Unavailable::Failed { name: self.name.clone(), reason };
         let log = self.path("output.log");
         let output = File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
@@ -169,7 +169,7 @@ impl Launch {
         loop {
             if ready(self.folder.path()) {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-                return Ok(Peer { name: self.name, address, child, folder: self.folder });
+                return Ok(RunningServer { name: self.name, address, child, folder: self.folder });
             }
             let ended = child.try_wait().map_err(|error| failed(error.to_string()))?;
             if ended.is_some() || Instant::now() > until {
@@ -179,16 +179,16 @@ impl Launch {
                 let tail: Vec<&str> = tail.into_iter().rev().collect();
                 return Err(failed(format!("{command:?} ({ended:?}): {}", tail.join("\n"))));
             }
-            // Nobody outside a server is told that it listens.
+            // There is no event for a server that begins to listen, so this polls.
             thread::sleep(Duration::from_millis(10));
         }
     }
 }
 
-/// A running server. Dropping it ends it and every process of its group.
+/// A running server. Dropping it ends all processes of its group.
 #[derive(Debug)]
-pub struct Peer {
-    /// What it is.
+pub struct RunningServer {
+    /// Its name.
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
@@ -196,7 +196,7 @@ pub struct Peer {
     folder: TempDir,
 }
 
-impl Peer {
+impl RunningServer {
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -207,20 +207,20 @@ impl Peer {
         self.folder.path().join(file)
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         let read = |file| fs::read_to_string(self.path(file)).unwrap_or_default();
         read("output.log") + &read("error.log")
     }
 }
 
-impl Drop for Peer {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         end(&mut self.child);
     }
 }
 
-/// Asks the group to end, and after a while does not ask any more.
+/// Sends SIGTERM to the process group, and SIGKILL if it does not end in time.
 fn end(child: &mut Child) {
     let Ok(id) = i32::try_from(child.id()) else { return };
     let Some(group) = Pid::from_raw(id) else { return };

@@ -1,7 +1,7 @@
 //! Real servers, each with its own temporary configuration and port on loopback, ended by their process group.
 //!
-//! For tests and for `cargo xtask matrix` only. Whoever starts a peer gets it running or is told what is
-//! missing; what is installed and does not start is an error, never a reason to skip.
+//! For tests and for `cargo xtask matrix` only. A server that is not installed is a reason to skip; one that is installed
+//! and does not start is an error.
 
 mod apps;
 mod gateways;
@@ -12,5 +12,5 @@ pub use apps::{cgi_fcgi, libfcgi_echo, php_fpm, uwsgi, uwsgi_http};
 pub use gateways::{
     GatewayOptions, httpd, httpd_fcgi, lighttpd, lighttpd_fcgi, nginx, nginx_fcgi, nginx_uwsgi,
 };
-pub use launch::{Launch, Peer, Unavailable, available, free_port, program};
+pub use launch::{Launch, RunningServer, Unavailable, available, free_port, program};
 pub use subjects::{LENGTH, SERVERS, Server, Subject, go_program, sample, sample_program};

@@ -1,4 +1,4 @@
-//! The servers that the matrix asks, each answering 300,000 bytes, and how each is asked.
+//! The servers of the matrix, each with a response of 300,000 bytes, and the URL to probe.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,27 +6,27 @@ use std::process::{Command, Stdio};
 
 use super::apps::{php_fpm, uwsgi};
 use super::gateways::{GatewayOptions, httpd, httpd_fcgi, lighttpd, nginx, nginx_fcgi, nginx_uwsgi};
-use super::launch::{Launch, Peer, Unavailable, program};
+use super::launch::{Launch, RunningServer, Unavailable, program};
 
 /// Bytes in each server's response.
 pub const LENGTH: usize = 300_000;
 
-/// A server, and those behind it; the first is asked.
+/// A running server, with the servers behind it. The first one is probed.
 #[derive(Debug)]
 pub struct Subject {
-    /// How it is asked, as a URL.
+    /// The URL to probe.
     pub url: String,
-    /// What runs.
-    pub peers: Vec<Peer>,
+    /// The running servers.
+    pub peers: Vec<RunningServer>,
 }
 
 impl Subject {
-    fn http(front: Peer, behind: Vec<Peer>) -> Self {
+    fn http(front: RunningServer, behind: Vec<RunningServer>) -> Self {
         let url = format!("http://{}/large", front.address);
         Self { url, peers: std::iter::once(front).chain(behind).collect() }
     }
 
-    fn fcgi(application: Peer, script: &str) -> Self {
+    fn fcgi(application: RunningServer, script: &str) -> Self {
         Self { url: format!("fcgi://{}{script}", application.address), peers: vec![application] }
     }
 }
@@ -35,11 +35,11 @@ impl Subject {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Server {
-    /// What it is called.
+    /// Its name in the matrix.
     pub name: &'static str,
     /// Starts it.
     pub start: fn() -> Result<Subject, Unavailable>,
-    /// A program and arguments that tell its version.
+    /// A program and arguments that print its version.
     pub version: (&'static str, &'static [&'static str]),
 }
 
@@ -108,7 +108,7 @@ pub const SERVERS: &[Server] = &[
     }),
 ];
 
-/// Answers without looking at the request's body.
+/// Applications that answer without reading the request's body.
 const WSGI: &str = "
 def application(environ, start_response):
     start_response('200 OK', [('Content-Type', 'application/octet-stream'), ('Content-Length', '300000')])
@@ -229,7 +229,7 @@ fn caddy() -> Result<Subject, Unavailable> {
     launch.start(command).map(|peer| Subject::http(peer, vec![]))
 }
 
-/// A program that `cargo xtask setup` installs from PyPI into `target/peers/python`, or that PATH has.
+/// Finds a program that `cargo xtask setup` installed from PyPI into `target/peers/python`, or that is in PATH.
 fn python_program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
     let own = workspace().join("target/peers/python/bin").join(name);
     if own.is_file() {
@@ -295,11 +295,11 @@ fn go() -> Result<Subject, Unavailable> {
     go_program("go", GO).map(|peer| Subject::http(peer, vec![]))
 }
 
-/// Builds a Go program of the standard library alone, and starts it with its port as the argument.
+/// Builds a Go program that uses only the standard library, and starts it with the port as its argument.
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn go_program(name: &str, source: &str) -> Result<Peer, Unavailable> {
+pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable> {
     let go = program("go", "golang-go")?;
     let launch = Launch::new(name);
     let (source, binary) = (launch.file("main.go", source), launch.path("server"));
@@ -322,11 +322,11 @@ pub fn go_program(name: &str, source: &str) -> Result<Peer, Unavailable> {
     launch.start(command)
 }
 
-/// One of this project's sample servers (of this crate), built when it is not there yet.
+/// Starts one of this crate's sample servers, after building it if needed.
 ///
 /// # Errors
 /// As [`Launch::start`].
-pub fn sample(name: &str) -> Result<Peer, Unavailable> {
+pub fn sample(name: &str) -> Result<RunningServer, Unavailable> {
     let program = sample_program(name)?;
     let launch = Launch::new(name);
     let mut command = Command::new(program);
@@ -334,7 +334,7 @@ pub fn sample(name: &str) -> Result<Peer, Unavailable> {
     launch.start(command)
 }
 
-/// Where a sample server is, built when it is not there yet; its argument is the port.
+/// The path of a sample server, which is built if needed. Its argument is the port.
 ///
 /// # Errors
 /// [`Unavailable::Failed`] where it does not compile.
@@ -361,7 +361,7 @@ pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
     Ok(program)
 }
 
-/// Whether a program is missing or older than what it is made of.
+/// Whether a program is missing or older than its sources.
 fn is_stale(program: &Path) -> bool {
     let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
     let Some(built) = changed(program) else { return true };
@@ -382,7 +382,7 @@ fn is_stale(program: &Path) -> bool {
 }
 
 impl Server {
-    /// Its version's number; empty where it does not tell.
+    /// The version number; empty if the program does not print it.
     pub fn version(&self) -> String {
         let (name, arguments) = self.version;
         let found = match name {
@@ -400,7 +400,7 @@ impl Server {
     }
 }
 
-/// The version of a crate, as the workspace has locked it.
+/// The version of a crate in the workspace's lock file.
 fn locked(name: &str) -> String {
     let text = fs::read_to_string(workspace().join("Cargo.lock")).unwrap_or_default();
     let mut lines = text.lines().skip_while(|line| *line != format!("name = \"{name}\""));
@@ -408,7 +408,7 @@ fn locked(name: &str) -> String {
     version.unwrap_or_default().trim_matches('"').to_owned()
 }
 
-/// The first number with a dot in what a program says.
+/// The first number with a dot in the output of a program.
 fn said(program: &Path, arguments: &[&str]) -> String {
     let Ok(output) = Command::new(program).args(arguments).stdin(Stdio::null()).output() else {
         return String::new();

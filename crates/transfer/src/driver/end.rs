@@ -1,5 +1,9 @@
 //! How a session ends.
 
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Builder};
+
 use super::Session;
 use crate::error::Error;
 use crate::wire::{Kind, reason_bytes};
@@ -30,15 +34,28 @@ impl Session {
     /// bundle, that of its first connection.
     pub fn close(mut self, policy: &linger::Policy) -> Option<linger::Outcome> {
         self.transport.farewell();
-        let sockets = self.transport.into_sockets();
+        let mut sockets = self.transport.into_sockets().into_iter();
+        let first = sockets.next();
+        // In slots: a thread that cannot be had would take its socket with it, and drop it without lingering.
+        let others: Vec<_> = sockets.map(|socket| Mutex::new(Some(socket))).collect();
+        let close = |slot: &Mutex<Option<OwnedFd>>| {
+            let socket = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            socket.map(|socket| linger::close(socket, policy))
+        };
         // Close all connections of a bundle at once: one after the other, each would wait for the peer.
-        std::thread::scope(|scope| {
-            let mut sockets = sockets.into_iter();
-            let first = sockets.next();
-            for socket in sockets {
-                scope.spawn(move || linger::close(socket, policy));
+        thread::scope(|scope| {
+            for slot in &others {
+                if let Err(error) = Builder::new().spawn_scoped(scope, || close(slot)) {
+                    tracing::warn!(%error, "no thread can be had: the connections are closed one after the other");
+                    break;
+                }
             }
-            first.map(|socket| linger::close(socket, policy))
+            let outcome = first.map(|socket| linger::close(socket, policy));
+            // Those without a thread.
+            for slot in &others {
+                close(slot);
+            }
+            outcome
         })
     }
 

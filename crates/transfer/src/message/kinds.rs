@@ -1,5 +1,7 @@
 //! What messages are about, as programs see it too: kinds of entries, reasons, durability, times.
 
+use linger_untrusted::Untrusted;
+
 /// How much the receiver does before it says that a file is there.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -71,7 +73,7 @@ pub struct Time {
 #[non_exhaustive]
 pub struct Item {
     /// The name, one component.
-    pub name: Vec<u8>,
+    pub name: Untrusted,
     /// What it is.
     pub kind: Kind,
     /// Bytes of a file.

@@ -47,7 +47,7 @@ fn examples() -> Vec<Message> {
         Message::Failed { index: 1, refusal: Refusal::NoSpace, text: Reason::default() },
         Message::Total { entries: 4 },
         Message::Done { confirmed: 4, failed: 0 },
-        Message::Item(Item { name: b"i".to_vec(), kind: Kind::File, size: 1, mode: 0o644, mtime: time }),
+        Message::Item(Item { name: "i".into(), kind: Kind::File, size: 1, mode: 0o644, mtime: time }),
         Message::Error { refusal: Refusal::NotFound, text: "no".into() },
     ]
 }

@@ -1,5 +1,7 @@
 //! What is confirmed and what has failed: told to the sender, to the program, and counted.
 
+use linger_untrusted::Untrusted;
+
 use super::Receiver;
 use crate::error::Error;
 use crate::fault::Fault;
@@ -49,7 +51,7 @@ impl Receiver<'_> {
 impl Confirmation {
     pub(crate) fn new(path: RelPath, kind: Kind, receipt: Receipt) -> Self {
         let Receipt { size, hash, durability, time, name, present, .. } = receipt;
-        Self { path, kind, size, hash, durability, time, name, present }
+        Self { path, kind, size, hash, durability, time, name: Untrusted::from(name), present }
     }
 }
 

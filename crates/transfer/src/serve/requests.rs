@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use linger_untrusted::Untrusted;
 use rustix::fs::{Dir, FileType};
 
 use super::{Ending, Served, Server, Serving};
@@ -181,7 +182,7 @@ impl Server {
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             let name = path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
-            let item = item(name, &stat);
+            let item = item(&name, &stat);
             session.message(stream, &Message::Item(item).encode())?;
             return session.finish(stream);
         }
@@ -204,13 +205,13 @@ impl Server {
             else {
                 continue;
             };
-            session.message(stream, &Message::Item(item(name.to_vec(), &stat)).encode())?;
+            session.message(stream, &Message::Item(item(name, &stat)).encode())?;
         }
         session.finish(stream)
     }
 }
 
-fn item(name: Vec<u8>, stat: &rustix::fs::Stat) -> Item {
+fn item(name: &[u8], stat: &rustix::fs::Stat) -> Item {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Directory,
         FileType::Symlink => Kind::Link,
@@ -218,16 +219,16 @@ fn item(name: Vec<u8>, stat: &rustix::fs::Stat) -> Item {
         _ => Kind::Pipe,
     };
     let size = if kind == Kind::File { stat.st_size as u64 } else { 0 };
-    Item { name, kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
+    Item { name: name.into(), kind, size, mode: stat.st_mode & 0o7777, mtime: mtime(stat) }
 }
 
 fn wanted(port: Option<&str>, path: &RelPath) -> String {
-    port.map_or_else(|| path.to_string(), |name| format!("@{}", crate::path::printable(name.as_bytes())))
+    port.map_or_else(|| path.to_string(), |name| format!("@{}", Untrusted::from(name).terminal()))
 }
 
 fn no_port(kind: &str, name: &str) -> Fault {
-    let name = crate::path::printable(name.as_bytes());
-    let told = Reason::from(format!("there is no {kind} `@{name}` here"));
+    let name = Untrusted::from(name);
+    let told = Reason::from(format!("there is no {kind} `@{}` here", name.terminal()));
     Fault(Refusal::NotFound, told.with(Remedy::ConfigureName))
 }
 
@@ -237,10 +238,11 @@ fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
         return Ok(path.clone());
     }
     if name.is_empty() {
-        return Err(Fault(Refusal::Forbidden, "a pipe has no name of its own: write HOST:NAME".into()));
+        let told = Reason::from("a pipe has no name of its own");
+        return Err(Fault(Refusal::Forbidden, told.with(Remedy::GiveName)));
     }
     path.child(name).map_err(|why| {
-        let told = format!("the name {} {why}", crate::path::printable(name));
+        let told = format!("the name {} {why}", Untrusted::from(name).terminal());
         Fault(Refusal::Forbidden, told.into())
     })
 }

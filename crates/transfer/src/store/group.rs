@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
+use linger_untrusted::Untrusted;
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -118,7 +119,7 @@ impl Store<'_> {
                 if let Ok(receipt) = result {
                     let fault = Fault::new(
                         "make durable the directory of",
-                        crate::path::printable(&receipt.name),
+                        Untrusted::from(&*receipt.name).terminal(),
                         error,
                     );
                     *result = Err((receipt.index, fault));

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 
+use linger_untrusted::Untrusted;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
@@ -60,10 +61,10 @@ impl Store<'_> {
     /// Makes a symbolic link whose target stays inside `base`.
     pub(crate) fn make_link(&mut self, entry: &Entry, dest: &RelPath) -> Result<(), Fault> {
         if !entry.path.link_stays_inside(&entry.target) {
-            let to = crate::path::printable(&entry.target);
+            let to = Untrusted::from(&*entry.target);
             return Err(Fault(
                 Refusal::Forbidden,
-                format!("{dest}: the link to {to} would lead outside the tree").into(),
+                format!("{dest}: the link to {} would lead outside the tree", to.terminal()).into(),
             ));
         }
         let (parent, name) = self.parent_of(dest)?;

@@ -1,9 +1,9 @@
-//! What was still in the queues of TCP sockets when the kernel destroyed them.
+//! The bytes that were still in the queues of TCP sockets when the kernel destroyed them.
 //!
-//! `sock_diag(7)` tells each destroyed socket to whoever has joined `SKNLGRP_INET_TCP_DESTROY`. The sequence
+//! `sock_diag(7)` sends a message for each destroyed socket to members of `SKNLGRP_INET_TCP_DESTROY`. The sequence
 //! numbers survive `close()`, a reset and the purge of both queues (`__tcp_close`, `tcp_write_queue_purge`), so
-//! that the byte counts are those of the moment the connection ended. `tcp_disconnect`, by which `SO_LINGER` 0
-//! aborts, wipes them together with the peer's address.
+//! that the byte counts are those of the moment the connection ended. `tcp_disconnect` (an abort by `SO_LINGER` 0)
+//! clears them together with the peer's address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,46 +17,46 @@ use super::sock_diag;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`.
 const GROUPS: [u32; 2] = [1, 3];
-/// The attribute that holds a `struct tcp_info`, and where `tcpi_notsent_bytes` stands in that.
+/// `INET_DIAG_INFO`, the attribute with a `struct tcp_info`, and the offset of `tcpi_notsent_bytes` in it.
 const INET_DIAG_INFO: u16 = 2;
 const NOTSENT: usize = 144;
-/// Room for some 6,000 messages; what the kernel may give without CAP_NET_ADMIN is less.
+/// Receive buffer: room for about 6,000 messages. Without CAP_NET_ADMIN the kernel may give less.
 const ROOM: usize = 8 << 20;
-/// Longest message that is read: header, socket and `tcp_info` are below 500 bytes.
+/// Longest message that is read, in bytes. Header, socket and `tcp_info` together are below 500.
 const LONGEST: usize = 4096;
-/// Most messages of one call, so that a flood cannot keep the caller.
+/// Most messages read in one call, so that a flood of them cannot hold the caller up.
 const AT_ONCE: usize = 100_000;
 
-/// A socket that is gone.
+/// A destroyed socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Leftover {
     /// Its own address.
     pub(crate) local: SocketAddr,
     /// Its peer's.
     pub(crate) remote: SocketAddr,
-    /// Bytes that were received and never read; the peer's FIN counts as one unless it was read.
+    /// Bytes that were received and never read. A FIN of the peer that was not read counts as one.
     pub(crate) unread: u32,
-    /// Bytes that the peer has not acknowledged; a FIN or SYN of our own counts as one.
+    /// Bytes that the peer has not acknowledged. An own FIN or SYN counts as one.
     pub(crate) unacknowledged: u32,
-    /// Of those, bytes that were never sent; `None` where the kernel does not say.
+    /// Those of `unacknowledged` that were never sent; `None` where the kernel does not report it.
     pub(crate) unsent: Option<u32>,
 }
 
-/// How a call of [`Leftovers::drain`] went.
+/// The result of [`Leftovers::drain`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Drained {
     /// Messages read.
     pub(crate) taken: usize,
-    /// Some did not fit into the buffer, and are lost.
+    /// Whether the receive buffer overflowed, so that messages were lost.
     pub(crate) overrun: bool,
 }
 
-/// Listens for sockets that are destroyed.
+/// Receives the kernel's messages about destroyed sockets.
 #[derive(Debug)]
 pub(crate) struct Leftovers {
     socket: Socket,
     buffer: Vec<u8>,
-    /// Whether sockets with empty queues are no longer told of.
+    /// Whether the socket filter lets only sockets with bytes in a queue through.
     only_with_bytes: bool,
 }
 
@@ -75,13 +75,13 @@ impl Leftovers {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        // Older kernels cannot, and tell of this namespace alone.
+        // Without the capability only sockets of this network namespace are reported.
         let _ = socket.set_listen_all_namespaces(true);
         Ok(Self { socket, buffer: vec![0; LONGEST], only_with_bytes: false })
     }
 
-    /// Gives all that wait to `on_leftover`, without waiting for more. After an overrun only sockets that had bytes in
-    /// a queue are told, so that the busiest hosts get along as well.
+    /// Passes all pending messages to `on_leftover` without blocking. After an overflow a socket filter admits only sockets
+    /// with bytes in a queue, which keeps the rate low on the busiest hosts.
     pub(crate) fn drain(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
         let mut drained = Drained::default();
         while drained.taken < AT_ONCE {
@@ -101,7 +101,7 @@ impl Leftovers {
         drained
     }
 
-    /// A classic BPF program: lets through what has a write queue, or more in its read queue than a FIN.
+    /// Attaches a classic BPF filter: admits sockets with a write queue, or with more in the read queue than a FIN.
     fn want_only_with_bytes(&mut self) {
         if self.only_with_bytes {
             return;
@@ -109,7 +109,7 @@ impl Leftovers {
         const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
         const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-        // Loads swap to big-endian what the kernel wrote in its own order.
+        // BPF loads read big-endian; the message is in host order, so the constants are swapped.
         let one = u32::from_be_bytes(1u32.to_ne_bytes());
         let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
         let mut program = [
@@ -136,7 +136,7 @@ impl Leftovers {
     }
 }
 
-/// A netlink message with a `struct inet_diag_msg` and attributes; `None` for listeners and what is no socket.
+/// Parses a netlink message with a `struct inet_diag_msg` and attributes. `None` for listeners and other messages.
 fn parse(message: &[u8]) -> Option<Leftover> {
     let length = u32::from_ne_bytes(*message.first_chunk()?) as usize;
     let body = message.get(16..length.min(message.len()))?;

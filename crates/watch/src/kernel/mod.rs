@@ -1,6 +1,6 @@
-//! Where the events come from: perf rings, tracepoints, `sock_diag`; this crate's only unsafe code.
+//! The kernel interfaces of this crate: perf rings, tracepoints, `sock_diag`. The only unsafe code of the crate.
 //!
-//! Each block says why it is sound. What the events mean is not known here.
+//! This module returns raw events; their meaning is decided in `events` and `diagnose`.
 
 pub(crate) mod leftovers;
 pub(crate) mod perf;

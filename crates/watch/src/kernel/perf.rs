@@ -1,4 +1,4 @@
-//! Kernel tracepoints through perf events: one ring a processor, all events in it, losses counted.
+//! Kernel tracepoints through perf events: one ring for each processor, shared by all tracepoints, with lost events counted.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::ClockId;
 
-/// `PERF_TYPE_TRACEPOINT` and what each sample carries: `PERF_SAMPLE_TID | _TIME | _RAW`.
+/// `PERF_TYPE_TRACEPOINT`, and the fields of each sample: `PERF_SAMPLE_TID | _TIME | _RAW`.
 const TYPE_TRACEPOINT: u32 = 2;
 const SAMPLE: u64 = 1 << 1 | 1 << 2 | 1 << 10;
-/// Attribute bits `watermark` and `use_clockid`, and `comm`, which tells of new names of processes.
+/// Attribute bits `watermark`, `use_clockid` and `comm` (records for new process names).
 const FLAGS: u64 = 1 << 14 | 1 << 25;
 const COMM: u64 = 1 << 9;
 const RECORD_LOST: u32 = 2;
@@ -22,11 +22,11 @@ const RECORD_SAMPLE: u32 = 9;
 /// `PERF_EVENT_IOC_SET_OUTPUT` and `PERF_EVENT_IOC_SET_FILTER`.
 const SET_OUTPUT: libc::c_ulong = 0x2405;
 const SET_FILTER: libc::c_ulong = 0x4008_2406;
-/// Where the ring's head and tail stand in its first page (`struct perf_event_mmap_page`).
+/// Offsets of the ring's head and tail in its first page (`struct perf_event_mmap_page`).
 const HEAD: usize = 1024;
 const TAIL: usize = 1032;
 
-/// `struct perf_event_attr` as of its version 5, which every kernel with these tracepoints takes.
+/// `struct perf_event_attr` in the size of its version 5, which every kernel with these tracepoints accepts.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -51,32 +51,32 @@ struct Attributes {
     reserved: u16,
 }
 
-/// A tracepoint to listen to.
+/// A tracepoint to open.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Source<'a> {
-    /// Its number (`id` in its directory).
+pub(crate) struct Subscription<'a> {
+    /// Its id (the file `id` in its tracefs directory).
     pub(crate) id: u64,
-    /// Which events are wanted, in the language of tracefs's `filter` files.
+    /// A filter in the syntax of tracefs `filter` files.
     pub(crate) filter: Option<&'a str>,
 }
 
-/// One event.
+/// One tracepoint event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample<'a> {
-    /// The process on whose time it happened: the cause of it only where a system call led to it.
+    /// The process that was running. It caused the event only if a system call led to it.
     pub(crate) pid: u32,
     /// Nanoseconds since 1970-01-01 00:00 UTC.
-    pub(crate) time: u64,
-    /// The event as its `format` describes it; the tracepoint's number is in its first two bytes.
+    pub(crate) time_ns: u64,
+    /// The raw event, laid out as in `format`; the first two bytes are the tracepoint's id.
     pub(crate) raw: &'a [u8],
 }
 
-/// What [`Perf::drain`] finds.
+/// A record in the ring.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Record<'a> {
+pub(crate) enum PerfRecord<'a> {
     /// An event of a tracepoint.
     Sample(Sample<'a>),
-    /// A process has got a name, mostly by `execve`.
+    /// A process has a new name, usually after `execve`.
     Name {
         /// Its number.
         pid: u32,
@@ -94,7 +94,7 @@ pub(crate) struct Perf {
 
 #[derive(Debug)]
 struct Ring {
-    /// The first one owns the ring; the others write into it.
+    /// The first event owns the ring; `PERF_EVENT_IOC_SET_OUTPUT` makes the others write into it.
     events: Vec<OwnedFd>,
     start: NonNull<u8>,
     page: usize,
@@ -109,7 +109,7 @@ impl Perf {
     ///
     /// # Errors
     /// `EACCES` or `EPERM` without `CAP_PERFMON`; `EINVAL` for a filter the kernel does not understand.
-    pub(crate) fn open(sources: &[Source<'_>], pages: usize) -> io::Result<Self> {
+    pub(crate) fn open(sources: &[Subscription<'_>], pages: usize) -> io::Result<Self> {
         let rings = processors()?
             .into_iter()
             .map(|cpu| Ring::open(sources, cpu, pages))
@@ -137,13 +137,13 @@ impl Perf {
         }
     }
 
-    /// Gives all that waits to `on_record`, processor by processor.
-    pub(crate) fn drain(&mut self, mut on_record: impl FnMut(Record<'_>)) {
-        // Tracepoints may fire in an interrupt that no clock but the monotonic one can be read in.
+    /// Passes all pending records to `on_record`, one processor after the other.
+    pub(crate) fn drain(&mut self, mut on_record: impl FnMut(PerfRecord<'_>)) {
+        // Tracepoints may fire in an interrupt, where only the monotonic clock can be read.
         let offset = clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic));
-        let mut on_record = |mut record: Record<'_>| {
-            if let Record::Sample(sample) = &mut record {
-                sample.time = sample.time.wrapping_add(offset);
+        let mut on_record = |mut record: PerfRecord<'_>| {
+            if let PerfRecord::Sample(sample) = &mut record {
+                sample.time_ns = sample.time_ns.wrapping_add(offset);
             }
             on_record(record);
         };
@@ -152,7 +152,7 @@ impl Perf {
         }
     }
 
-    /// Events that the kernel threw away because a ring was full.
+    /// Number of events that the kernel dropped because a ring was full.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
@@ -163,7 +163,7 @@ fn clock(clock: ClockId) -> u64 {
     (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 
-/// The processors that are on.
+/// The online processors.
 fn processors() -> io::Result<Vec<i32>> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
     let number = |text: &str| {
@@ -178,7 +178,7 @@ fn processors() -> io::Result<Vec<i32>> {
 }
 
 impl Ring {
-    fn open(sources: &[Source<'_>], cpu: i32, pages: usize) -> io::Result<Self> {
+    fn open(sources: &[Subscription<'_>], cpu: i32, pages: usize) -> io::Result<Self> {
         let page = rustix::param::page_size();
         let size = page * pages.next_power_of_two();
         let mut events: Vec<OwnedFd> = Vec::new();
@@ -187,7 +187,7 @@ impl Ring {
             let flags = if events.is_empty() { FLAGS | COMM } else { FLAGS };
             let event = open_event(source.id, cpu, flags, (size / 4) as u32)?;
             if let Some(first) = events.first() {
-                // SAFETY: two live descriptors of perf events; the call reads nothing of ours.
+                // SAFETY: two live fds of perf events; the call reads nothing of ours.
                 let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_OUTPUT, first.as_raw_fd()) };
                 check(result)?;
             } else {
@@ -224,7 +224,7 @@ impl Ring {
         unsafe { AtomicU64::from_ptr(address.cast()) }
     }
 
-    /// Copies `length` bytes at ring position `from`, around the ring's end if need be.
+    /// Copies `length` bytes from ring position `from`, wrapping at the end of the ring.
     fn copy(&self, from: u64, length: usize, out: &mut Vec<u8>) {
         out.clear();
         let at = (from as usize) & (self.size - 1);
@@ -237,8 +237,8 @@ impl Ring {
         }
     }
 
-    /// Answers how many events were lost.
-    fn drain(&mut self, on_record: &mut impl FnMut(Record<'_>)) -> u64 {
+    /// Returns how many events were lost.
+    fn drain(&mut self, on_record: &mut impl FnMut(PerfRecord<'_>)) -> u64 {
         if self.events.is_empty() {
             return 0;
         }
@@ -250,7 +250,7 @@ impl Ring {
             let kind = u32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
             let length = usize::from(u16::from_ne_bytes([record[6], record[7]]));
             if length < 8 {
-                // The kernel writes no such record; rather lose the rest than spin.
+                // The kernel writes no record of this length. Skip the rest of the ring instead of looping forever.
                 tail = head;
                 break;
             }
@@ -260,12 +260,12 @@ impl Ring {
                 RECORD_LOST => lost += word64(&record, 16).unwrap_or(0),
                 RECORD_SAMPLE => {
                     if let Some(sample) = sample(&record) {
-                        on_record(Record::Sample(sample));
+                        on_record(PerfRecord::Sample(sample));
                     }
                 }
                 RECORD_COMM => {
                     if let Some((pid, name)) = name(&record) {
-                        on_record(Record::Name { pid, name });
+                        on_record(PerfRecord::Name { pid, name });
                     }
                 }
                 _ => {}
@@ -303,7 +303,7 @@ fn open_event(id: u64, cpu: i32, flags: u64, watermark: u32) -> io::Result<Owned
         libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, cpu, -1, CLOSE_ON_EXEC)
     };
     check(fd as libc::c_int)?;
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new fd that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
@@ -319,23 +319,23 @@ fn word32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Header, process and thread, time, length, bytes.
+/// Parses `PERF_RECORD_SAMPLE`: header, pid, tid, time, length, raw bytes.
 fn sample(record: &[u8]) -> Option<Sample<'_>> {
-    let (pid, time, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
-    Some(Sample { pid, time, raw: record.get(28..28 + length)? })
+    let (pid, time_ns, length) = (word32(record, 8)?, word64(record, 16)?, word32(record, 24)? as usize);
+    Some(Sample { pid, time_ns, raw: record.get(28..28 + length)? })
 }
 
-/// Header, process, thread, name up to a zero byte; `None` for a thread that is not the process's first.
+/// Parses `PERF_RECORD_COMM`: header, pid, tid, NUL-terminated name. `None` for threads other than the first.
 fn name(record: &[u8]) -> Option<(u32, &[u8])> {
     let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
     let name = record.get(16..)?.split(|byte| *byte == 0).next()?;
     (pid == thread).then_some((pid, name))
 }
 
-/// Where the kernel's tracepoints are described; mounts tracefs there if nobody has.
+/// The directory of the kernel's tracepoints. Mounts tracefs there if it is not mounted.
 ///
 /// # Errors
-/// Those of `mount`, without the right to.
+/// Those of `mount`, such as `EPERM`.
 pub(crate) fn tracefs() -> io::Result<std::path::PathBuf> {
     for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
         if File::open(format!("{path}/events/header_page")).is_ok() {

@@ -5,26 +5,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
+use crate::tcp_state;
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 
-/// The length of a `struct inet_diag_msg`, and where the two queues stand in it.
+/// The length of a `struct inet_diag_msg`, and the offsets of the two queue lengths in it.
 pub(crate) const MESSAGE: usize = 72;
 pub(crate) const RECEIVE_QUEUE: usize = 56;
 pub(crate) const SEND_QUEUE: usize = 60;
 
-/// The states that a dump can be limited to.
+/// The TCP states that a dump is limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct States(u32);
 
 impl States {
-    /// The peer has closed; this side has not.
-    pub(crate) const CLOSE_WAIT: Self = Self(1 << 8);
+    /// CLOSE_WAIT: the peer has closed, this side has not.
+    pub(crate) const CLOSE_WAIT: Self = Self(1 << tcp_state::CLOSE_WAIT);
     /// Listeners.
-    pub(crate) const LISTEN: Self = Self(1 << 10);
+    pub(crate) const LISTEN: Self = Self(1 << tcp_state::LISTEN);
 }
 
 /// A TCP socket of this network namespace.
@@ -32,22 +34,22 @@ impl States {
 pub(crate) struct TcpSocket {
     /// Its own address.
     pub(crate) local: SocketAddr,
-    /// Its peer's; port 0 of a listener.
+    /// Its peer's; port 0 for a listener.
     pub(crate) remote: SocketAddr,
-    /// The kernel's number of its state (`tcp_states.h`).
+    /// Its state, as numbered in `include/net/tcp_states.h`.
     pub(crate) state: u8,
-    /// Bytes that the application has not read; of a listener the connections that wait for `accept`.
+    /// Bytes that the application has not read. For a listener: connections that wait for `accept`.
     pub(crate) receive_queue: u32,
-    /// Bytes that the peer has not acknowledged; of a listener the limit of its queue.
+    /// Bytes that the peer has not acknowledged. For a listener: the limit of its queue.
     pub(crate) send_queue: u32,
-    /// The socket's inode, by which `/proc/PID/fd` tells its owner; 0 where nobody has it open.
+    /// The inode, by which `/proc/PID/fd` shows the holder; 0 where no process has the socket open.
     pub(crate) inode: u32,
 }
 
 /// Lists the TCP sockets of this network namespace in the given states, IPv4 and IPv6.
 ///
 /// # Errors
-/// Those of the netlink socket; the kernel may be without `sock_diag`.
+/// Those of the netlink socket, such as a kernel without `sock_diag`.
 pub(crate) fn tcp_sockets(states: States) -> io::Result<Vec<TcpSocket>> {
     let mut all = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
@@ -90,7 +92,7 @@ fn dump(family: u8, states: States, all: &mut Vec<TcpSocket>) -> io::Result<()> 
     }
 }
 
-/// Reads a `struct inet_diag_msg`.
+/// Parses a `struct inet_diag_msg`.
 pub(crate) fn parse(body: &[u8]) -> Option<TcpSocket> {
     let body: &[u8; MESSAGE] = body.first_chunk()?;
     let word = |at: usize| u32::from_ne_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
@@ -122,9 +124,6 @@ mod tests {
     use std::io::Write;
     use std::net::{Shutdown, TcpListener, TcpStream};
 
-    /// `include/net/tcp_states.h`.
-    const TCP_LISTEN: u8 = 10;
-
     #[test]
     fn queues_of_listeners_and_unread_bytes_are_told() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -134,7 +133,7 @@ mod tests {
             let _also_waiting = TcpStream::connect(local).unwrap();
             let sockets = tcp_sockets(States::LISTEN).unwrap();
             let own = sockets.iter().find(|socket| socket.local == local).unwrap();
-            assert!(own.state == TCP_LISTEN && own.inode != 0);
+            assert!(own.state == tcp_state::LISTEN && own.inode != 0);
             assert_eq!(own.receive_queue, 2, "two wait for accept");
             assert!(own.send_queue >= 128);
             waiting.write_all(b"unread").unwrap();
@@ -142,7 +141,7 @@ mod tests {
             let (_accepted, peer) = listener.accept().unwrap();
             let sockets = tcp_sockets(States(States::CLOSE_WAIT.0 | States::LISTEN.0)).unwrap();
             let own = sockets.iter().find(|socket| socket.remote == peer).unwrap();
-            // The kernel counts the FIN as one more.
+            // The kernel counts the FIN as one byte.
             assert!((6..=7).contains(&own.receive_queue), "{own:?}");
         }
     }

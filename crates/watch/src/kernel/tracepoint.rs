@@ -1,5 +1,5 @@
-//! What the events of a tracepoint look like on this kernel: their `format`, read anew on each, since the
-//! numbers and offsets shift between versions.
+//! The layout of tracepoint events, read from the `format` files of the running kernel, since ids and offsets differ
+//! between versions.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,10 +8,10 @@ use std::path::Path;
 /// The layout of one tracepoint's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Format {
-    /// The tracepoint's number.
+    /// The tracepoint's id.
     pub(crate) id: u64,
     fields: HashMap<String, Field>,
-    /// The names that the print format gives to values, by field.
+    /// The names that the print format gives to the values of a field.
     symbols: HashMap<String, HashMap<i64, String>>,
 }
 
@@ -19,7 +19,7 @@ impl Format {
     /// Reads the format of `group/name` below the tracefs at `tracefs`.
     ///
     /// # Errors
-    /// `NotFound` where this kernel has no such tracepoint; `InvalidData` for a format of another form.
+    /// `NotFound` where this kernel has no such tracepoint; `InvalidData` for a format that cannot be parsed.
     pub(crate) fn read(tracefs: &Path, group: &str, name: &str) -> io::Result<Self> {
         let text = std::fs::read_to_string(tracefs.join("events").join(group).join(name).join("format"))?;
         Self::parse(&text).ok_or_else(|| {
@@ -27,7 +27,7 @@ impl Format {
         })
     }
 
-    /// Reads the text of a `format` file; `None` where it is of another form.
+    /// Parses the text of a `format` file.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let id = text.lines().find_map(|line| line.strip_prefix("ID:"))?.trim().parse().ok()?;
         let mut fields = HashMap::new();
@@ -56,12 +56,12 @@ impl Format {
         Some(Self { id, fields, symbols })
     }
 
-    /// Whether events have such a field.
+    /// Whether the events have a field of this name.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.fields.contains_key(field)
     }
 
-    /// Where a field stands.
+    /// The place of a field in an event.
     pub(crate) fn field(&self, name: &str) -> Option<Field> {
         self.fields.get(name).copied()
     }
@@ -72,7 +72,7 @@ impl Format {
     }
 }
 
-/// Where a field stands in the events of a tracepoint.
+/// The place of a field in the events of a tracepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Field {
     offset: usize,
@@ -80,12 +80,12 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// Its bytes in an event.
+    /// The field's bytes in an event.
     pub(crate) fn bytes(self, raw: &[u8]) -> Option<&[u8]> {
         raw.get(self.offset..self.offset.checked_add(self.size)?)
     }
 
-    /// Its value as a number.
+    /// The field's value as an integer.
     pub(crate) fn number(self, raw: &[u8]) -> Option<u64> {
         let bytes = self.bytes(raw)?;
         match bytes.len() {

@@ -1,6 +1,6 @@
 //! Resets that no packet triggered: timers and aborts.
 
-use crate::advice::{Alike, Ask, Capture, Host};
+use crate::advice::{Alike, Capture, Host, NextEvidence};
 use crate::side::RunKind;
 use crate::{Cause, Confidence};
 
@@ -21,7 +21,7 @@ impl Judge<'_> {
             ),
         );
         // Even pauses, the one before the reset too, are those of a timer.
-        let last = (f.reset.at.time.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
+        let last = (f.reset.at.time_ns.saturating_sub(run.last) / 1_000_000).min(u64::from(u32::MAX)) as u32;
         let even = longest.max(last) <= shortest.min(last).saturating_mul(2);
         if even {
             return (KeepaliveTimeout, Certain, vec![KeepaliveTimeout]);
@@ -35,7 +35,7 @@ impl Judge<'_> {
         let seconds = run.last.saturating_sub(run.first) as f64 / 1e9;
         let what = if run.kind == RunKind::WindowProbes { "window probes" } else { "retransmissions" };
         self.say(None, format!("{} {what} over {seconds:.1} s went unanswered before it", run.count));
-        self.ask(Ask::Capture(Capture::OtherEnd));
+        self.ask(NextEvidence::Capture(Capture::OtherEnd));
         (RetransmissionTimeout, Likely, vec![RetransmissionTimeout, Aborted])
     }
 
@@ -55,7 +55,7 @@ impl Judge<'_> {
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp, ClosedWithUnreadData]);
             }
-            if let Some(opinion) = self.process_gone(f.reset.at.time, ClosedWithUnreadData) {
+            if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
                 return opinion;
             }
             let confidence = if f.sender_is_client().is_some() { Certain } else { Likely };
@@ -64,16 +64,16 @@ impl Judge<'_> {
         if f.sender_is_client() == Some(true) {
             return self.active_client();
         }
-        if let Some(opinion) = self.process_gone(f.reset.at.time, ClosedWithUnreadData) {
+        if let Some(opinion) = self.process_gone(f.reset.at.time_ns, ClosedWithUnreadData) {
             return opinion;
         }
         if f.whole() && r.payload == 0 {
             self.say(None, "the other side had sent no byte, so none can have been unread");
             if s.payload == 0 {
-                self.ask(Ask::Live(Alike::AbortOrListener));
+                self.ask(NextEvidence::Live(Alike::AbortOrListener));
                 return (Aborted, Likely, vec![Aborted, ProcessGone, Forged]);
             }
-            self.ask(Ask::Live(Alike::Aborts));
+            self.ask(NextEvidence::Live(Alike::Aborts));
             return (Aborted, Likely, vec![Aborted, Forged]);
         }
         if s.late() > 0 && f.acknowledges_all() {
@@ -81,18 +81,18 @@ impl Judge<'_> {
                 f.frame_at(r.last_frame),
                 format!("{} bytes arrived after the sender's half-close, and close() met them", s.late()),
             );
-            self.ask(Ask::Live(Alike::UnreadLikely));
+            self.ask(NextEvidence::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
         if let Some((frame, says)) = f.request_left_unread() {
             self.say(frame, says);
-            self.ask(Ask::Live(Alike::UnreadLikely));
+            self.ask(NextEvidence::Live(Alike::UnreadLikely));
             return (ClosedWithUnreadData, Likely, vec![ClosedWithUnreadData, Aborted, Forged]);
         }
         if f.exchange_complete() {
             self.say(None, "the response was whole and acknowledged before it");
         }
-        self.ask(Ask::Live(Alike::AbortOrUnread));
+        self.ask(NextEvidence::Live(Alike::AbortOrUnread));
         (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ProcessGone, Forged])
     }
 
@@ -114,7 +114,7 @@ impl Judge<'_> {
                 f.frame_at(fin.frame),
                 "the server had ended its side, and the client's system had acknowledged all of it",
             );
-            self.ask(Ask::Host(Host::ClientRead));
+            self.ask(NextEvidence::Host(Host::ClientRead));
             return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ClientGaveUp]);
         }
         // What the reset itself acknowledges had arrived; `tcp_send_active_reset` puts rcv_nxt there.
@@ -124,7 +124,7 @@ impl Judge<'_> {
         } else if r.payload == 0 {
             self.say(None, "the server had not begun to answer");
         }
-        self.ask(Ask::Host(Host::ClientLog));
+        self.ask(NextEvidence::Host(Host::ClientLog));
         (ClientGaveUp, Likely, vec![ClientGaveUp, Aborted, ClosedWithUnreadData, Forged])
     }
 }

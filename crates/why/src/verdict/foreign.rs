@@ -1,6 +1,6 @@
 //! Resets of another sender: reasons that middleboxes give, and fields that do not fit the alleged sender.
 
-use crate::advice::{Ask, Capture, Host};
+use crate::advice::{Capture, Host, NextEvidence};
 use crate::boxes::{self, Said};
 use crate::reset::Genuine;
 use crate::{Cause, Class, Confidence};
@@ -24,12 +24,12 @@ impl Judge<'_> {
         match said {
             Said::NetScaler { code, means } => {
                 self.say(frame, format!("window {code} is a NetScaler's reset code: {means}"));
-                self.ask(Ask::Host(Host::BalancerOtherSide));
+                self.ask(NextEvidence::Host(Host::BalancerOtherSide));
                 Some((Forged, Possible, vec![Forged, Aborted, ClosedWithUnreadData]))
             }
             Said::BigIp(text) => {
                 self.say(frame, format!("the payload is a BIG-IP's: \"{text}\""));
-                self.ask(Ask::Host(Host::BalancerLog));
+                self.ask(NextEvidence::Host(Host::BalancerLog));
                 Some((Forged, Likely, vec![Forged]))
             }
             Said::Diagnostic { code, means } => {
@@ -77,7 +77,7 @@ impl Judge<'_> {
                     reset.ttl
                 ),
             );
-            self.ask(Ask::Capture(Capture::Server));
+            self.ask(NextEvidence::Capture(Capture::Server));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         let id = f.foreign_id();
@@ -101,15 +101,15 @@ impl Judge<'_> {
             );
             // A firewall that answers a packet does not tell the other side either.
             if !f.active() && hops.is_some() && f.trigger.is_some() {
-                self.ask(Ask::Capture(Capture::AllegedSender));
+                self.ask(NextEvidence::Capture(Capture::AllegedSender));
                 return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
             }
             let confidence = if hops.is_some() || id.is_some() { Certain } else { Likely };
-            self.ask(Ask::Capture(Capture::AllegedSender));
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((Forged, confidence, vec![Forged]));
         }
         if hops.is_some() {
-            self.ask(Ask::Capture(Capture::AllegedSender));
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some(if f.active() || f.trigger.is_none() {
                 (Forged, Likely, vec![Forged, FirewallReject])
             } else {
@@ -125,11 +125,11 @@ impl Judge<'_> {
                     round_trip / 1_000
                 ),
             );
-            self.ask(Ask::Capture(Capture::AllegedSender));
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((FirewallReject, Likely, vec![FirewallReject, Forged]));
         }
         if id.is_some() && f.active() {
-            self.ask(Ask::Capture(Capture::AllegedSender));
+            self.ask(NextEvidence::Capture(Capture::AllegedSender));
             return Some((Unknown, Possible, vec![Forged, Aborted, ClosedWithUnreadData]));
         }
         None

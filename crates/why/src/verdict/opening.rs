@@ -1,6 +1,6 @@
 //! Resets before any data was acknowledged: answers to SYN and SYN-ACK, full accept queues.
 
-use crate::advice::{Ask, Capture, Host};
+use crate::advice::{Capture, Host, NextEvidence};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion, REFUSED_WITHIN, TOGETHER};
@@ -9,25 +9,25 @@ use Confidence::{Likely, Possible};
 
 impl Judge<'_> {
     pub(super) fn answer_to_syn(&mut self) -> Opinion {
-        let time = self.f.reset.at.time;
+        let time = self.f.reset.at.time_ns;
         if let Some(accepted) = self.listener.accepted
             && accepted > time
             && accepted - time < 2_000_000_000
         {
             self.say(None, "the same port accepts another connection less than two seconds later");
-            self.ask(Ask::Host(Host::RestartOrOverflow));
+            self.ask(NextEvidence::Host(Host::RestartOrOverflow));
             return (Unknown, Possible, vec![PortClosed, ProcessGone, AcceptQueueOverflow, FirewallReject]);
         }
         let ended = self.listener.ended_within(time, REFUSED_WITHIN);
         if ended >= TOGETHER {
             self.say(None, format!("shortly before, {ended} connections of the same port ended at once"));
-            self.ask(Ask::Host(Host::Journal));
+            self.ask(NextEvidence::Host(Host::Journal));
             return (ProcessGone, Likely, vec![ProcessGone, PortClosed, FirewallReject]);
         }
         if self.listener.accepted.is_some() {
             self.say(None, "the same port accepted connections before");
         }
-        self.ask(Ask::Host(Host::Listener));
+        self.ask(NextEvidence::Host(Host::Listener));
         (PortClosed, Likely, vec![PortClosed, ProcessGone, FirewallReject])
     }
 
@@ -41,7 +41,7 @@ impl Judge<'_> {
             return (HalfOpen, Likely, vec![HalfOpen]);
         }
         self.say(None, "the handshake was never completed");
-        self.ask(Ask::Host(Host::ClientConnect));
+        self.ask(NextEvidence::Host(Host::ClientConnect));
         (ClientGaveUp, Likely, vec![ClientGaveUp, HalfOpen])
     }
 
@@ -49,7 +49,7 @@ impl Judge<'_> {
     pub(super) fn before_ack(&mut self) -> Opinion {
         let f = self.f;
         if f.sender_is_client() == Some(true) {
-            self.ask(Ask::Capture(Capture::Client));
+            self.ask(NextEvidence::Capture(Capture::Client));
             return (Unknown, Possible, vec![ClientGaveUp, HalfOpen, FirewallReject, Forged]);
         }
         let opening = f.connection().opening;
@@ -66,7 +66,7 @@ impl Judge<'_> {
                     format!("the client repeated its data {} times unanswered", f.receiver.repeats),
                 );
             }
-            self.ask(Ask::Host(Host::AcceptQueue));
+            self.ask(NextEvidence::Host(Host::AcceptQueue));
             return (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, FirewallReject]);
         }
         if f.receiver.repeats >= 2 {
@@ -77,21 +77,21 @@ impl Judge<'_> {
                     f.receiver.repeats
                 ),
             );
-            self.ask(Ask::Host(Host::SynCookies));
+            self.ask(NextEvidence::Host(Host::SynCookies));
             return (
                 AcceptQueueOverflow,
                 Likely,
                 vec![AcceptQueueOverflow, FirewallReject, HalfOpen, Forged],
             );
         }
-        if let Some(opinion) = self.process_gone(f.reset.at.time, AcceptQueueOverflow) {
+        if let Some(opinion) = self.process_gone(f.reset.at.time_ns, AcceptQueueOverflow) {
             return opinion;
         }
         self.say(at, "the server had completed the handshake, and refused the client's very next packet");
         if self.listener.repeats > 0 {
             self.say(None, "SYN-ACKs of the same port are repeated in other connections");
         }
-        self.ask(Ask::Host(Host::AbortOnOverflow));
+        self.ask(NextEvidence::Host(Host::AbortOnOverflow));
         (AcceptQueueOverflow, Likely, vec![AcceptQueueOverflow, ProcessGone, FirewallReject, Forged])
     }
 }

@@ -2,7 +2,7 @@
 
 use linger_packet::Flags;
 
-use crate::advice::{Ask, Capture, Host};
+use crate::advice::{Capture, Host, NextEvidence};
 use crate::{Cause, Confidence};
 
 use super::{Judge, Opinion};
@@ -20,7 +20,7 @@ impl Judge<'_> {
         let (s, r) = (f.sender, f.receiver);
         let Some(fin) = s.fin() else { return self.no_memory() };
         let fin_time = f.connection().first_time + fin.since.nanoseconds();
-        let since_fin = f.reset.at.time.saturating_sub(fin_time);
+        let since_fin = f.reset.at.time_ns.saturating_sub(fin_time);
         let late_data = f.trigger.is_some_and(|trigger| trigger.len > 0) || fin.late > 0;
         self.say(
             f.frame_at(fin.frame),
@@ -41,7 +41,7 @@ impl Judge<'_> {
                 );
             }
             if f.sender_is_client() == Some(true) {
-                self.ask(Ask::Host(Host::ClientProcess));
+                self.ask(NextEvidence::Host(Host::ClientProcess));
                 let confidence = if f.whole() { Certain } else { Likely };
                 return (ClientGaveUp, confidence, vec![ClientGaveUp]);
             }
@@ -56,7 +56,7 @@ impl Judge<'_> {
             if let Some(opinion) = self.process_gone(fin_time, Finwait2Expired) {
                 return opinion;
             }
-            self.ask(Ask::Host(Host::FinTimeout));
+            self.ask(NextEvidence::Host(Host::FinTimeout));
             if since_fin >= FIN_TIMEOUT {
                 self.say(None, "tcp_fin_timeout (60 s) had passed");
                 return (Finwait2Expired, Likely, vec![Finwait2Expired, HalfOpen]);
@@ -64,19 +64,19 @@ impl Judge<'_> {
             self.say(None, "sooner than tcp_fin_timeout, unless that was lowered from its 60 s");
             return (Unknown, Possible, vec![DataAfterClose, HalfOpen, Finwait2Expired]);
         }
-        self.ask(Ask::Capture(Capture::SenderBeforeFin));
+        self.ask(NextEvidence::Capture(Capture::SenderBeforeFin));
         (Unknown, Possible, vec![Finwait2Expired, HalfOpen, DataAfterClose, FirewallReject, Forged])
     }
 
     /// A bare reset in the middle of a connection, with no FIN before it.
     pub(super) fn no_memory(&mut self) -> Opinion {
         let f = self.f;
-        if let Some(opinion) = self.process_gone(f.reset.at.time, HalfOpen) {
+        if let Some(opinion) = self.process_gone(f.reset.at.time_ns, HalfOpen) {
             return opinion;
         }
         if !f.whole() || f.sender.gap {
             self.say(None, "the capture lacks part of this connection: a FIN may have gone before");
-            self.ask(Ask::Capture(Capture::Beginning));
+            self.ask(NextEvidence::Capture(Capture::Beginning));
             let mut candidates = vec![HalfOpen, DataAfterClose, FirewallReject, Forged, ProcessGone];
             if f.sender_is_client() != Some(false) {
                 candidates.push(ClientGaveUp);
@@ -87,7 +87,7 @@ impl Judge<'_> {
             None,
             "the sender had never closed: it has no memory of a connection it had acknowledged data of",
         );
-        self.ask(Ask::Capture(Capture::SenderGoodbye));
+        self.ask(NextEvidence::Capture(Capture::SenderGoodbye));
         let mut candidates = vec![HalfOpen, FirewallReject, Forged, ProcessGone, DataAfterClose];
         if f.sender_is_client() == Some(true) {
             candidates.insert(1, ClientGaveUp);

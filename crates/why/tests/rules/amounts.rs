@@ -161,12 +161,12 @@ fn numbers_pass_zero() {
 
 fn ladder(flow: &Flow) -> Vec<String> {
     let finding: &Finding = &flow.findings()[0];
-    let start = finding.ladder[0].time;
+    let start = finding.ladder[0].time_ns;
     let rungs = finding.ladder.iter().map(|rung| {
         format!(
             "{} {:.1}ms {} {} seq {} ack {:?} len {} win {:?} {}",
             rung.frame,
-            (rung.time - start) as f64 / 1e6,
+            (rung.time_ns - start) as f64 / 1e6,
             if rung.by_resetter { "<" } else { ">" },
             rung.flags,
             rung.seq,

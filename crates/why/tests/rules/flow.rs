@@ -4,9 +4,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use linger_packet::capture::Reader;
+use linger_packet::capture::CaptureReader;
 use linger_packet::{Flags, LinkType, pcapng};
-use linger_why::{Finding, Limits, examine_reader};
+use linger_why::{AnalyzerLimits, Finding, examine_reader};
 
 pub(crate) const F: Flags = Flags::FIN;
 pub(crate) const S: Flags = Flags::SYN;
@@ -324,8 +324,9 @@ impl Flow {
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let file = self.file();
         let mut findings = Vec::new();
-        let reader = Reader::in_memory(&file).unwrap();
-        let examined = examine_reader(reader, "built", Limits::default(), |finding| findings.push(finding));
+        let reader = CaptureReader::in_memory(&file).unwrap();
+        let examined =
+            examine_reader(reader, "built", AnalyzerLimits::default(), |finding| findings.push(finding));
         assert_eq!(examined.stopped, None);
         assert_eq!(examined.counts.packets as usize, self.packets.len());
         findings

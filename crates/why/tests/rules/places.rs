@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use linger_why::{Finding, Limits, compare, examine};
+use linger_why::{AnalyzerLimits, Finding, compare, examine};
 
 use crate::GET;
 use crate::flow::{A, Client, F, Flow, Packet, R, Server, Who, flow};
@@ -15,7 +15,7 @@ fn compared(views: &[&Flow]) -> Vec<String> {
     let mut findings: Vec<Finding> = Vec::new();
     for (path, view) in paths.iter().zip(views) {
         fs::write(path, view.file()).unwrap();
-        examine(path, Limits::default(), |finding| findings.push(finding)).unwrap();
+        examine(path, AnalyzerLimits::default(), |finding| findings.push(finding)).unwrap();
     }
     let paths: Vec<&Path> = paths.iter().map(|path| path.as_path()).collect();
     let name = |text: &str| text.replace(&format!("{}/", folder.path().display()), "").replace(".pcapng", "");
@@ -185,6 +185,11 @@ fn a_goodbye_that_never_arrived() {
         let both = [&expected, first];
         is(&[&client, &server], if flags.has(R) { &both } else { &both[..1] });
     }
+    // The reset is no goodbye before itself, though it came here with another identification.
+    let (client, server) = views(A, 900_031);
+    let rewritten = server.with(|reset| reset.id = 9);
+    let expected = format!("view0: half-open likely passive-after-data harmful: {is_there}");
+    is(&[&client, &rewritten], &[&expected]);
     // The goodbye is seen where the finding is, and lacks elsewhere.
     let (client, server) = views(F | A, 900_031);
     is(
@@ -215,6 +220,34 @@ fn places_on_one_link_are_told_apart_by_who_answers_sooner() {
             "view0: unknown possible active harmful: view1 does not have it, and which place is nearer is not known",
         ],
     );
+}
+
+/// As many as are compared, all of them under way at once: none loses its later packets to the bound.
+#[test]
+fn as_many_connections_as_are_compared_are_compared_whole() {
+    const MOST: u16 = 4_096;
+    let all = |seen: fn(&Flow) -> Flow, reset: bool| {
+        let flow_of = |number| {
+            let isn = 100_000 * u32::from(number);
+            let flow = flow().ports(20_000 + number, 80).isns(isn, isn + 50_000).shake();
+            let flow =
+                flow.wait(50).data(Client, GET).wait(50).bytes(Server, 30).wait(50).ack(Client).wait(50);
+            let flow = flow.data(Client, GET);
+            seen(&if reset { flow.rst(Server) } else { flow })
+        };
+        // In pairs, since each is sorted into the other.
+        let mut flows: Vec<Flow> = (0..MOST).map(flow_of).collect();
+        while flows.len() > 1 {
+            flows = flows.chunks(2).map(|pair| pair[0].clone().and(pair[1].clone())).collect();
+        }
+        flows.remove(0)
+    };
+    let at_client = all(|flow| seen_at(flow, 0, 0), true);
+    let at_server = all(|flow| seen_at(flow, 4, 0), false);
+    let forged = "view0: forged certain foreign harmful: view1, nearer to the alleged sender, has 2 packets of it, and not this reset";
+    let found = compared(&[&at_client, &at_server]);
+    assert_eq!(found.len(), usize::from(MOST));
+    assert!(found.iter().all(|said| said == forged), "{:?}", found.iter().find(|said| *said != forged));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What can be seen of the program without touching it: `/proc`, and what a socket says of itself.
+//! Read-only observation of the program: `/proc`, and socket options.
 
 mod proc;
 mod wanted;

@@ -1,4 +1,4 @@
-//! Who has what open: the processes of the program, and their fds, as `/proc` shows them.
+//! Reads from `/proc` which processes the program has and which fds they have.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,9 +7,9 @@ use std::path::Path;
 
 use linger_custody::world::{Census, Inode, Name, Pid};
 
-/// The processes below this one, however far; all processes of the machine where the kernel does not tell children.
+/// All descendants of this process. All processes of the machine where the kernel does not list children.
 ///
-/// A process too many costs time; one too few could end a connection that it has.
+/// A process too many only costs time. A process too few could lead to ending a connection that it holds.
 pub(in crate::seccomp) fn processes() -> Vec<u32> {
     let mut all = Vec::new();
     let mut next = vec![std::process::id()];
@@ -19,7 +19,7 @@ pub(in crate::seccomp) fn processes() -> Vec<u32> {
                 Ok(children) => {
                     next.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()))
                 }
-                // Without CONFIG_PROC_CHILDREN; a task that has just ended says the same.
+                // The kernel has no CONFIG_PROC_CHILDREN, or the task has just ended.
                 Err(_) if task.path().exists() => return everybody(),
                 Err(_) => {}
             }
@@ -37,7 +37,7 @@ fn everybody() -> Vec<u32> {
     all.filter(|pid| *pid != std::process::id()).collect()
 }
 
-/// What an fd refers to, as far as it matters here.
+/// The kind of file that an fd refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::seccomp) enum Open {
     /// A socket, by its inode.
@@ -54,19 +54,19 @@ pub(in crate::seccomp) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open
     })
 }
 
-/// Who has which socket, at one moment, among all processes of the program.
+/// Takes a census of all sockets and their holders among the processes of the program.
 pub(in crate::seccomp) fn census() -> Census {
     census_of(&processes())
 }
 
-/// As [`census`], among these.
+/// As [`census`], among the given processes.
 pub(in crate::seccomp) fn census_of(processes: &[u32]) -> Census {
     let mut census = Census::default();
     for process in processes {
         if add(&mut census, *process, &format!("/proc/{process}/fd")) > 0 {
             continue;
         }
-        // The first thread may have ended, the others not.
+        // The first thread may have ended while others still run.
         for task in fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
             if add(&mut census, *process, &format!("{}/fd", task.path().display())) > 0 {
                 break;
@@ -76,7 +76,7 @@ pub(in crate::seccomp) fn census_of(processes: &[u32]) -> Census {
     census
 }
 
-/// Adds what a directory of fds shows; how many entries it has.
+/// Adds the sockets of an fd directory to the census. Returns the number of entries.
 fn add(census: &mut Census, process: u32, directory: &str) -> usize {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -102,13 +102,13 @@ fn add(census: &mut Census, process: u32, directory: &str) -> usize {
     count
 }
 
-/// The first of these fds that names the socket.
+/// The first of these fds that refers to the socket.
 pub(in crate::seccomp) fn which(Inode(inode): Inode, names: Vec<Name>) -> Option<Name> {
     names.into_iter().find(|name| at(name.pid.0, name.fd) == Some(Open::Socket(inode)))
 }
 
-/// Whether a process forbids to be looked into. One that is ending belongs to root from the moment when it has no memory
-/// any more (`task_dump_owner`): it was asked about before, and has nothing that it could go on with.
+/// Whether access to a process is denied. The `/proc` files of an exiting process belong to root once its memory is freed
+/// (`task_dump_owner`); such a process does not count as denied, as it makes no further calls.
 fn is_refused(process: u32, error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied
         && fs::read_to_string(format!("/proc/{process}/status"))
@@ -128,7 +128,7 @@ pub(in crate::seccomp) fn quiet(processes: &[u32]) -> bool {
     })
 }
 
-/// Whether a thread is in the middle of one of these calls, or may be: of one that runs the kernel tells no call.
+/// Whether a thread may be within one of these system calls. For a running thread the kernel shows none, so it may be.
 pub(in crate::seccomp) fn may_be_in(thread: u32, calls: &[i64]) -> bool {
     match fs::read_to_string(format!("/proc/{thread}/syscall")) {
         Ok(call) => {
@@ -139,7 +139,7 @@ pub(in crate::seccomp) fn may_be_in(thread: u32, calls: &[i64]) -> bool {
     }
 }
 
-/// What one fd of a thread is.
+/// The kind of one fd of a thread.
 fn at(thread: u32, fd: RawFd) -> Option<Open> {
     kind(&fs::read_link(format!("/proc/{thread}/fd/{fd}")).ok()?)
 }
@@ -170,7 +170,7 @@ pub(in crate::seccomp) fn is_alone(thread: u32) -> bool {
     status.lines().find_map(|line| line.strip_prefix("Threads:")).is_some_and(|count| count.trim() == "1")
 }
 
-/// Whether an fd of a process names the same socket as a copy; `None` where that cannot be known.
+/// Whether an fd of a process refers to the same socket as a copy; `None` if that cannot be determined.
 pub(in crate::seccomp) fn names(process: u32, fd: RawFd, copy: BorrowedFd<'_>) -> Option<bool> {
     let inode = rustix::fs::fstat(copy).ok()?.st_ino;
     Some(at(process, fd) == Some(Open::Socket(inode)))

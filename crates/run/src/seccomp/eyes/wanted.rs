@@ -1,4 +1,4 @@
-//! Whether a socket is a connection to be ended well, by what the socket itself says.
+//! Decides from a socket's options and addresses whether it is a connection to be supervised.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,20 +12,20 @@ use rustix::net::{SocketAddr, SocketAddrAny, SocketAddrUnix, sockopt};
 
 use crate::Options;
 
-/// Which connections are meant.
+/// Which connections are supervised.
 #[derive(Debug)]
 pub(in crate::seccomp) struct Wanted {
     only: Vec<u16>,
     except: Vec<u16>,
     outgoing: bool,
-    /// Ports that the program listens on, or once did: an accepted connection has its listener's.
+    /// Ports that the program listens on or has listened on. An accepted connection has the port of its listener.
     listening: HashSet<u16>,
-    /// Sockets that this process has, too: a program's close is not their end.
+    /// Sockets that the supervisor holds itself: a close by the program does not end them.
     own: HashSet<u64>,
 }
 
 impl Wanted {
-    /// `own` are the sockets of this process, some of which the program inherits.
+    /// `own` are the sockets of this process; the program inherits some of them.
     pub(in crate::seccomp) fn new(options: &Options, own: &[OwnedFd]) -> Self {
         let listens = |socket: &&OwnedFd| sockopt::socket_acceptconn(socket).is_ok_and(|listens| listens);
         Self {
@@ -37,7 +37,7 @@ impl Wanted {
         }
     }
 
-    /// Notes a socket that is about to listen; `None` where it has no port yet.
+    /// Notes the port of a socket that is about to listen; `None` if it has none yet.
     pub(in crate::seccomp) fn listens(&mut self, socket: BorrowedFd<'_>) -> Option<()> {
         match port(socket) {
             Some(0) => None,
@@ -49,7 +49,7 @@ impl Wanted {
         }
     }
 
-    /// The cookie of a socket that is a connection, and meant.
+    /// The cookie of a socket, if it is a connection to be supervised.
     pub(in crate::seccomp) fn cookie(&self, socket: BorrowedFd<'_>) -> Option<Cookie> {
         let address = rustix::net::getsockname(socket).ok()?;
         if let Ok(address) = SocketAddr::try_from(address.clone()) {
@@ -60,7 +60,7 @@ impl Wanted {
                 return None;
             }
         } else if !is_named(&address) || !self.only.is_empty() || !self.except.is_empty() {
-            // A unix connection's end that was accepted has its listener's name; the other, and a pair, has none.
+            // The accepted end of a unix connection has the listener's address; the connecting end and a socketpair have none.
             return None;
         }
         let connected = match linger_sys::family(socket).ok()? {
@@ -86,7 +86,7 @@ fn is_named(address: &SocketAddrAny) -> bool {
     })
 }
 
-/// What a socket says of itself.
+/// Reads the state of a socket that the decision about its close needs.
 pub(in crate::seccomp) fn socket(socket: BorrowedFd<'_>) -> Socket {
     let mut one = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::RDHUP)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -99,12 +99,12 @@ pub(in crate::seccomp) fn socket(socket: BorrowedFd<'_>) -> Socket {
     }
 }
 
-/// Received bytes that nobody has read.
+/// Received bytes that are unread (FIONREAD).
 fn unread(socket: BorrowedFd<'_>) -> u32 {
     linger_sys::unread(socket).map_or(0, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
-/// Whether an fd names this connection.
+/// Whether an fd refers to this connection.
 pub(in crate::seccomp) fn is(fd: impl AsFd, cookie: Cookie) -> bool {
     sockopt::socket_cookie(fd).is_ok_and(|other| Cookie(other) == cookie)
 }

@@ -1,7 +1,8 @@
-//! `--hold`: connections are accepted here and given to the program, so that a killed program loses nothing either.
+//! Accepts connections in place of the program ([`Options::hold`](crate::Options::hold)), so that the supervisor holds a
+//! copy of each from the start, and even a program killed by SIGKILL loses nothing.
 //!
-//! There is no other way to have an fd before the program can write to it: what `accept` will return cannot be
-//! known before, nor may the program run between its return and the look at it.
+//! There is no other way to have a copy before the program can write: the fd that `accept` will return cannot be known
+//! before the call, and after it the program runs on.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use super::thread::Thread;
 use crate::kernel::{Notification, accept, read_memory, write_memory};
 use crate::seccomp::ask::Ask;
 
-/// A thread that waits for a connection.
+/// A thread of the program that is blocked in `accept`.
 #[derive(Debug)]
 pub(in crate::seccomp) struct Accepting {
     pub(in crate::seccomp) notification: Notification,
@@ -21,24 +22,24 @@ pub(in crate::seccomp) struct Accepting {
     pub(in crate::seccomp) listener: OwnedFd,
 }
 
-/// What an attempt to accept came to.
+/// The result of an attempt to accept.
 #[derive(Debug)]
 pub(in crate::seccomp) enum Accepted {
-    /// The program has it; the copy is this process's.
+    /// The program has the connection; this is the supervisor's copy.
     Given(OwnedFd),
-    /// Nobody was there to get it any more.
+    /// The thread was gone before it could get the connection.
     Lost(OwnedFd),
-    /// The call was answered, or its thread is gone.
+    /// The call was answered otherwise, or its thread is gone.
     Answered,
-    /// There is no connection yet, and the program wants to wait.
+    /// There is no connection yet, and the listener is blocking.
     NotYet,
 }
 
 impl Accepting {
-    /// Lets a thread that has a signal to handle return with `EINTR`; whether it waits no more.
+    /// Returns EINTR to a thread with a pending signal. True if it no longer waits.
     ///
-    /// The kernel does not: a call that was read from the listener is interrupted by nothing but a fatal signal
-    /// (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`), without which a `close` might be.
+    /// The kernel does not do it: with `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, only a fatal signal interrupts a call whose
+    /// notification was received. The flag is needed so that no signal interrupts a `close`.
     pub(in crate::seccomp) fn give_way(&self, ask: &Ask) -> bool {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.notification.thread)).unwrap_or_default();
@@ -53,7 +54,7 @@ impl Accepting {
         signals != 0 || !ask.waits(self.notification.id)
     }
 
-    /// Accepts a connection for the thread, if there is one.
+    /// Accepts a connection for the thread, if one is pending.
     pub(in crate::seccomp) fn attempt(&self, ask: &Ask) -> Accepted {
         let Notification { id, thread, call, arguments: [_, address, length, flags, ..] } = self.notification;
         if !ask.waits(id) {
@@ -70,7 +71,7 @@ impl Accepting {
             if !is_ready(&self.listener) {
                 return Accepted::NotYet;
             }
-            // Should a process outside the program have taken it meanwhile, this one must not wait.
+            // Accept without blocking: a process outside the program may have taken the connection meanwhile.
             let _ = fcntl_setfl(&self.listener, modes | OFlags::NONBLOCK);
         }
         let accepted = accept(self.listener.as_fd(), flags | libc::SOCK_CLOEXEC);
@@ -104,7 +105,7 @@ fn is_ready(listener: &OwnedFd) -> bool {
     poll(&mut one, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
-/// Writes the peer's address to where the program wants it, cut to its room there (`accept(2)`).
+/// Writes the peer's address into the program's memory, truncated to the program's buffer (`accept(2)`).
 fn tell(thread: u32, address: u64, length: u64, peer: &[u8]) -> std::io::Result<()> {
     let mut room = [0; 4];
     read_memory(thread, length, &mut room)?;

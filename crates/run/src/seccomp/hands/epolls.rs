@@ -1,4 +1,4 @@
-//! The program's epolls, which must not report a connection that the program has closed and this process has not.
+//! Copies of the program's epolls, to remove connections from them that the program has closed and the supervisor keeps.
 
 use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
@@ -8,9 +8,9 @@ use super::thread::Thread;
 /// The epolls of a process.
 #[derive(Debug, Default)]
 struct Epolls {
-    /// By the program's fds.
+    /// Copies of the epolls, by the program's fd.
     fds: Vec<(RawFd, OwnedFd)>,
-    /// There are no others.
+    /// Whether `fds` holds all epolls of the process.
     complete: bool,
 }
 
@@ -26,14 +26,14 @@ impl AllEpolls {
         Self { of: HashMap::new(), least }
     }
 
-    /// The process has made or copied one, or has closed several fds.
+    /// Notes that the process has made or copied an epoll, or closed several fds: its list must be read again.
     pub(super) fn changed(&mut self, process: u32) {
         if let Some(epolls) = self.of.get_mut(&process) {
             epolls.complete = false;
         }
     }
 
-    /// The process is about to close an fd, which may be an epoll.
+    /// Notes that the process is about to close an fd, which may be an epoll.
     pub(super) fn closing(&mut self, process: u32, fd: RawFd) {
         if let Some(epolls) = self.of.get_mut(&process)
             && epolls.fds.iter().any(|(epoll, _)| *epoll == fd)
@@ -43,17 +43,17 @@ impl AllEpolls {
         }
     }
 
-    /// The process has ended, or becomes another program.
+    /// Forgets a process that has ended or has called `execve`.
     pub(super) fn forget(&mut self, process: u32) {
         self.of.remove(&process);
     }
 
-    /// Whether the process has any, as far as is known.
+    /// Whether the process may have an epoll.
     pub(super) fn any(&self, process: u32) -> bool {
         self.of.get(&process).is_some_and(|epolls| !epolls.fds.is_empty())
     }
 
-    /// The epolls of a thread's process, from its `list` of them if they may have changed.
+    /// The epolls of a thread's process. `list` is called if they may have changed.
     pub(super) fn of(
         &mut self,
         thread: &Thread,

@@ -1,4 +1,5 @@
-//! What is done to the program and for it: fds are taken (pidfd), kept, removed from its epolls, half-closed, handed over.
+//! Everything the supervisor does with the program's fds: copies them (`pidfd_getfd`), keeps them, removes them from the
+//! program's epolls, half-closes them and hands them over to the closer.
 
 mod accept;
 mod epolls;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use linger_custody::world::{Cookie, Kept, Pid, Tid};
 use linger_custody::{Discarded, Socket};
-use linger_preload::protocol::{Kind, Message};
+use linger_preload::protocol::{Message, MessageKind};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
 
@@ -24,7 +25,7 @@ use thread::{Threads, has_ended};
 pub(super) use accept::{Accepted, Accepting};
 pub(super) use thread::Thread;
 
-/// An fd of the program's, and the copy that was taken of it.
+/// An fd of the program, and the supervisor's copy of it.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) copy: OwnedFd,
@@ -32,37 +33,37 @@ pub(super) struct Taken {
     pub(super) fd: RawFd,
 }
 
-/// A connection that must not end meanwhile.
+/// A kept copy: while it is open, the kernel does not end the connection.
 #[derive(Debug)]
 struct KeptFd {
     copy: OwnedFd,
-    /// The program's fd that it was copied from, unless it is held since it was accepted.
+    /// The program's fd that it was copied from; `None` if it was held since `accept`.
     from: Option<(Rc<Thread>, RawFd)>,
     cookie: Cookie,
-    /// It is still to be seen that the program's fd is gone.
+    /// Whether the program's fd has still to be watched until it is gone.
     watched: bool,
 }
 
-/// Whether the program's fd still names the connection.
+/// Whether the program's fd still refers to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fd {
     Closed,
     Open,
-    /// It cannot be known any more.
+    /// It can no longer be determined.
     Lost,
 }
 
-/// What this thread has of the program.
+/// All handles that this thread has of the program.
 #[derive(Debug)]
 pub(super) struct Hands {
     least: RawFd,
     intake: OwnedFd,
     threads: Threads,
-    /// Processes whose end is to be told.
+    /// Processes whose end is watched, by pidfd.
     watched: HashMap<u32, OwnedFd>,
     epolls: AllEpolls,
     kept: BTreeMap<Kept, KeptFd>,
-    /// With `--hold`: an fd of every connection that the program has accepted.
+    /// With [`Options::hold`](crate::Options::hold): a copy of every accepted connection.
     held: HashMap<Cookie, OwnedFd>,
 }
 
@@ -80,7 +81,7 @@ impl Hands {
         }
     }
 
-    /// The thread that calls, as long as it is `still` the same call.
+    /// The calling thread; `None` if `still` says that the call is gone.
     pub(super) fn thread(&mut self, thread: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         self.threads.of(thread, eyes::process_of, still)
     }
@@ -90,13 +91,13 @@ impl Hands {
         self.threads.first_of(process, still)
     }
 
-    /// Those of these threads that may be within one of these calls.
+    /// Filters `threads` to those that may be within one of these system calls.
     pub(super) fn within(&self, threads: Vec<Tid>, calls: &[i64]) -> Vec<Tid> {
         let may_be = |tid: &Tid| !self.threads.has_ended(tid.0) && eyes::may_be_in(tid.0, calls);
         threads.into_iter().filter(may_be).collect()
     }
 
-    /// Begins to watch for the end of a process; whether that is possible.
+    /// Begins to watch for the end of a process. False if it cannot be watched.
     pub(super) fn watch(&mut self, Pid(process): Pid) -> bool {
         let handle = open_thread(process).map_err(drop);
         let handle =
@@ -104,17 +105,17 @@ impl Hands {
         handle.map(|handle| self.watched.insert(process, handle)).is_ok()
     }
 
-    /// Whether a process is watched, and lives.
+    /// Whether a process is watched and has not ended.
     pub(super) fn watches(&self, process: u32) -> bool {
         self.watched.get(&process).is_some_and(|handle| !has_ended(handle))
     }
 
-    /// Handles that become readable when a process ends that is watched.
+    /// The pidfds of the watched processes; each is readable once its process has ended.
     pub(super) fn ends(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.watched.values().map(AsFd::as_fd)
     }
 
-    /// The processes that were watched and have ended since.
+    /// Removes and returns the watched processes that have ended.
     pub(super) fn ended(&mut self) -> Vec<Pid> {
         let ended = self.watched.iter().filter(|(_, handle)| has_ended(handle));
         let ended: Vec<Pid> = ended.map(|(process, _)| Pid(*process)).collect();
@@ -148,22 +149,22 @@ impl Hands {
         self.held.remove(&cookie);
     }
 
-    /// An fd of the supervisor's own table that the program's fds never meet.
+    /// Moves an fd above the numbers that the program's fds can have (see [`unwatch`](Self::unwatch)).
     pub(super) fn move_up(&self, fd: &OwnedFd) -> Option<OwnedFd> {
         rustix::io::fcntl_dupfd_cloexec(fd, self.least).ok()
     }
 
-    /// The kept connections whose fds are still to be seen gone.
+    /// The kept connections whose program fd is still watched.
     pub(super) fn called(&self) -> Vec<Kept> {
         self.kept.iter().filter(|(_, one)| one.watched).map(|(kept, _)| *kept).collect()
     }
 
-    /// How many those are.
+    /// Number of kept connections whose program fd is still watched.
     pub(super) fn calls(&self) -> usize {
         self.kept.values().filter(|one| one.watched).count()
     }
 
-    /// Whether the program's fd still names a kept connection; once it does not, it is not watched any more.
+    /// Checks whether the program's fd still refers to a kept connection, and stops watching it once it does not.
     pub(super) fn look_at(&mut self, kept: Kept) -> Fd {
         let Some(one) = self.kept.get_mut(&kept) else { return Fd::Lost };
         let state = one.state();
@@ -206,10 +207,11 @@ impl Hands {
         self.epolls.any(process)
     }
 
-    /// Removes a kept connection from the program's epolls, as the close of its last fd would, were it not kept here as
-    /// well: it would go on to be reported to a program that has forgotten it. Whether that was possible.
+    /// Removes a kept connection from the program's epolls. Normally the kernel does it when the last fd is closed; the copy
+    /// here prevents that, and the program would get events of a closed connection. False if it was not possible.
     ///
-    /// An epoll knows a file by its fd, too, so the copy has to stand at the program's fd in this thread's table.
+    /// The key of an epoll entry is the file and the fd, so for `epoll_ctl` the copy must have the same fd number in this
+    /// thread's own fd table.
     pub(super) fn unwatch(&mut self, kept: Kept) -> bool {
         let Some(KeptFd { from: Some((thread, fd)), .. }) = self.kept.get(&kept) else { return true };
         let (thread, fd) = (Rc::clone(thread), *fd);
@@ -238,29 +240,29 @@ impl Hands {
         }
         let named = at_fd.as_ref().unwrap_or(&one.copy);
         for epoll in epolls {
-            // It may not be there: programs remove what they close, too.
+            // ENOENT is expected: many programs remove an fd before they close it.
             let _ = rustix::event::epoll::delete(epoll, named);
         }
         true
     }
 
-    /// Hands a kept connection over to the closer, and half-closes it; whether the closer has it.
+    /// Hands a kept connection over to the closer, and half-closes it. True if the closer has it.
     pub(super) fn hand_over(&self, kept: Kept, cookie: Cookie, unread: u32) -> bool {
         let Some(one) = self.kept.get(&kept) else { return false };
-        let taken = self.send(Message::about(Kind::Close, cookie.0, unread), one.copy.as_fd());
+        let taken = self.send(Message::about(MessageKind::Close, cookie.0, unread), one.copy.as_fd());
         let _ = rustix::net::shutdown(&one.copy, Shutdown::Write);
         taken
     }
 
-    /// Half-closes the connection of a `shutdown`, and hands it over; whether both were done.
+    /// Half-closes the connection of a `shutdown`, and hands it over. True if both succeeded.
     pub(super) fn hand_over_shutdown(&self, cookie: Cookie, unread: u32, copy: BorrowedFd<'_>) -> bool {
         rustix::net::shutdown(copy, Shutdown::Write).is_ok()
-            && self.send(Message::about(Kind::Shutdown, cookie.0, unread), copy)
+            && self.send(Message::about(MessageKind::Shutdown, cookie.0, unread), copy)
     }
 
-    /// Gives the closer a connection that nobody received any more.
+    /// Hands over an accepted connection that the program did not receive.
     pub(super) fn hand_over_lost(&self, connection: BorrowedFd<'_>) {
-        self.send(Message::about(Kind::Close, 0, 0), connection);
+        self.send(Message::about(MessageKind::Close, 0, 0), connection);
     }
 
     fn send(&self, message: Message, fd: BorrowedFd<'_>) -> bool {
@@ -274,8 +276,8 @@ impl Hands {
             match rustix::net::sendmsg(&self.intake, &bytes, &mut control, SendFlags::NOSIGNAL) {
                 Ok(_) => return true,
                 Err(Errno::INTR) => {}
-                // Too many fds are in flight for this user (unix(7)): they get fewer as they are received, and the
-                // kernel tells nobody when.
+                // ETOOMANYREFS: too many fds of this user are in flight (unix(7)). The number falls as they are received, but the
+                // kernel gives no event for it, so wait a little and try again.
                 Err(Errno::TOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
                 Err(_) => return false,
             }
@@ -289,7 +291,7 @@ impl KeptFd {
         let Some((thread, fd)) = &self.from else { return Fd::Closed };
         match thread.take(*fd) {
             Err(Errno::BADF) => Fd::Closed,
-            // The thread is on its way out; that its process's fds are closed is seen elsewhere.
+            // The thread is exiting. The end of its process is seen through the pidfd.
             Err(Errno::SRCH) => match eyes::names(thread.process, *fd, self.copy.as_fd()) {
                 Some(true) => Fd::Open,
                 Some(false) => Fd::Closed,

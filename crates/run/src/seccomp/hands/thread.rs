@@ -1,4 +1,4 @@
-//! Threads of the program, by handles that cannot come to mean another.
+//! Threads of the program by pidfd: unlike a thread id, a pidfd is never reused for another thread.
 
 use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
@@ -10,7 +10,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use crate::kernel::open_thread;
 
-/// Threads that are remembered, at most.
+/// Most threads in the cache.
 const THREADS: usize = 1_024;
 
 /// A thread of the program.
@@ -22,9 +22,9 @@ pub(in crate::seccomp) struct Thread {
 }
 
 impl Thread {
-    /// Opens the handle of a thread of a process, at `least` or above.
+    /// Opens a pidfd of a thread, with an fd of `least` or above.
     fn open(thread: u32, process: u32, least: RawFd) -> Option<Self> {
-        // Before Linux 6.9 there are handles of processes only.
+        // Before Linux 6.9 (`PIDFD_THREAD`) there are pidfds of processes only.
         let handle = open_thread(thread).or_else(|_| open_thread(process)).ok()?;
         let handle = rustix::io::fcntl_dupfd_cloexec(&handle, least).ok()?;
         Some(Self { handle, process, thread })
@@ -33,31 +33,31 @@ impl Thread {
     /// A copy of one of the program's fds.
     pub(in crate::seccomp) fn take(&self, fd: RawFd) -> rustix::io::Result<OwnedFd> {
         if fd < 0 {
-            // The program's mistake, and its own to be told; rustix takes no such fd.
+            // The program passed a negative fd: the kernel returns EBADF to it. rustix does not accept negative fds.
             return Err(Errno::BADF);
         }
         pidfd_getfd(&self.handle, fd, PidfdGetfdFlags::empty())
     }
 
-    /// Whether the thread, or where the handle is the process's that, has ended.
+    /// Whether the thread has ended; where the pidfd is of the process, whether the process has.
     pub(in crate::seccomp) fn has_ended(&self) -> bool {
         has_ended(&self.handle)
     }
 
-    /// Whether the handle is the thread's own (`PIDFD_THREAD`, shown as `O_EXCL`).
+    /// Whether the pidfd is of the thread itself (`PIDFD_THREAD`, which `fcntl` shows as `O_EXCL`).
     fn is_exact(&self) -> bool {
         rustix::fs::fcntl_getfl(&self.handle).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::EXCL))
     }
 }
 
-/// Whether the thread, or the process, of a handle has ended.
+/// Whether the thread or process of a pidfd has ended.
 pub(super) fn has_ended(handle: &OwnedFd) -> bool {
     let mut one = [PollFd::new(handle, PollFlags::IN)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut one, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
-/// The threads that have called.
+/// Cache of the threads that have made a notified call.
 #[derive(Debug)]
 pub(super) struct Threads {
     known: HashMap<u32, Rc<Thread>>,
@@ -69,7 +69,8 @@ impl Threads {
         Self { known: HashMap::new(), least }
     }
 
-    /// The thread, remembered, or found by the process that it belongs to; `None` unless it is the same `still`.
+    /// The thread from the cache, or opened anew. `None` if `still` says that the notified call is gone: the thread id may then
+    /// belong to another thread.
     pub(super) fn of(
         &mut self,
         thread: u32,
@@ -77,7 +78,7 @@ impl Threads {
         still: impl FnOnce() -> bool,
     ) -> Option<Rc<Thread>> {
         if let Some(known) = self.known.get(&thread) {
-            // Once it has ended its number may be another's.
+            // After its end its thread id may belong to another thread.
             if !known.has_ended() {
                 return Some(Rc::clone(known));
             }
@@ -96,13 +97,13 @@ impl Threads {
         Some(found)
     }
 
-    /// The first thread of a process, whose fds stay its own through `execve`.
+    /// The first thread of a process. Its thread id stays the same through `execve`.
     pub(super) fn first_of(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         let first = Thread::open(process, process, self.least)?;
         still().then(|| Rc::new(first))
     }
 
-    /// Whether a thread has ended, as far as is known.
+    /// Whether a cached thread has ended.
     pub(super) fn has_ended(&self, thread: u32) -> bool {
         self.known.get(&thread).is_some_and(|thread| thread.has_ended())
     }

@@ -1,0 +1,53 @@
+//! Lines of `linger receipt verify`.
+
+use linger_transfer::{Checked, Line};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Body, common};
+
+/// What became of one line of the receipts.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Entry<'a> {
+    /// Path below what was sent, in hexadecimal where it is not UTF-8; empty for a single file.
+    path: &'a str,
+    /// Whether `path` is in hexadecimal.
+    path_is_hex: bool,
+    /// `same`, `differs`, or `unverified`: there is no hash, and length or kind alone are the same.
+    #[schemars(schema_with = "checks")]
+    check: &'static str,
+    /// What differs, in words.
+    text: Option<&'a str>,
+}
+
+impl Body for Entry<'_> {
+    const KIND: &'static str = "entry";
+}
+
+impl<'a> Entry<'a> {
+    pub(crate) fn new(line: &'a Line, checked: &'a Checked) -> Self {
+        let (check, text) = match checked {
+            Checked::Same => ("same", None),
+            Checked::Differs(why) => ("differs", Some(why.as_str())),
+            _ => ("unverified", None),
+        };
+        Self { path: &line.path, path_is_hex: line.path_is_hex, check, text }
+    }
+}
+
+/// What all lines came to.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Summary {
+    /// Lines of the receipts.
+    pub(crate) checked: u64,
+    /// Those of which something differs.
+    pub(crate) different: u64,
+}
+
+impl Body for Summary {
+    const KIND: &'static str = "summary";
+}
+
+fn checks(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    common::one_of(["same", "differs", "unverified"])
+}

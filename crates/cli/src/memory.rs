@@ -1,0 +1,50 @@
+//! Too little memory.
+//!
+//! Buffers whose size somebody chose are asked for first, and refused with a sentence. Where a small allocation fails
+//! inside std, std says "memory allocation of N bytes failed" and aborts. A shell reports that as a crash; here it ends
+//! with the status for a machine that cannot do it.
+
+use std::io;
+use std::panic;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::SIGABRT;
+
+use crate::exit;
+
+/// Gives an abort for want of memory its status. An abort after a panic is a defect and stays an abort.
+pub(crate) fn prepare() {
+    let is_memory = Arc::new(AtomicBool::new(true));
+    // Without it the status is that of the abort.
+    let _ = signal_hook::flag::register_conditional_shutdown(
+        SIGABRT,
+        exit::NOT_POSSIBLE_HERE.into(),
+        is_memory.clone(),
+    );
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        is_memory.store(false, Ordering::Relaxed);
+        usual(info);
+    }));
+}
+
+/// Whether a buffer of so many bytes can be had.
+///
+/// # Errors
+/// [`io::ErrorKind::OutOfMemory`] if it cannot.
+pub(crate) fn room_for(bytes: u64) -> io::Result<()> {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    Ok(Vec::<u8>::new().try_reserve_exact(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_machine_has_is_refused() {
+        assert!(room_for(0).is_ok() && room_for(1 << 20).is_ok());
+        assert_eq!(room_for(u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
+}

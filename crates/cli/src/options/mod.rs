@@ -1,0 +1,9 @@
+//! Options that several verbs have: declared once, and flattened into each.
+
+mod experiment;
+mod output;
+mod time;
+
+pub(crate) use experiment::{Chance, ClientSide, Family, ServerSide};
+pub(crate) use output::{AtRisk, Json, JsonBeside, MetricsAt};
+pub(crate) use time::{RunFor, Silence};

@@ -1,0 +1,74 @@
+//! Places that are not there: /proc, /tmp, a home, somewhere to write at all.
+
+use std::process::Command;
+
+use linger_testing::skip;
+
+use crate::machine::{LINGER, Machine, VERBS};
+
+/// The program in a mount namespace where each of these is an empty directory that nobody can write to.
+fn without(places: &str) -> Command {
+    let script = "for place in $0; do mount -t tmpfs -o ro none $place || exit 99; done; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, places, LINGER]);
+    command
+}
+
+fn has_mount_namespaces() -> bool {
+    let output = Command::new("unshare").args(["-rm", "setpriv", "--version"]).output();
+    match output {
+        Ok(output) if output.status.success() => true,
+        refused => {
+            skip("mount namespaces", &format!("{refused:?}"));
+            false
+        }
+    }
+}
+
+#[test]
+fn every_verb_ends_in_order_where_a_place_is_not_there() {
+    if !has_mount_namespaces() {
+        return;
+    }
+    let machine = Machine::new();
+    for (words, endless) in VERBS {
+        for places in
+            ["/proc", "/sys", "/tmp", "/tmp /dev/shm /run /var/tmp", "/proc /sys /tmp /dev/shm /run /var/tmp"]
+        {
+            let command = machine.prepared(without(places), words);
+            let fault = format!("no {places}");
+            machine.ends_with_a_sentence(command, words, endless, &fault);
+        }
+    }
+}
+
+#[test]
+fn every_verb_ends_in_order_without_a_home_or_temporary_files() {
+    let machine = Machine::new();
+    for (words, endless) in VERBS {
+        let mut homeless = machine.prepared(Command::new(LINGER), words);
+        homeless.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        machine.ends_with_a_sentence(homeless, words, endless, "no environment");
+        let mut nowhere = machine.prepared(Command::new(LINGER), words);
+        nowhere.env("TMPDIR", "/dev/null/none").env("HOME", "/dev/null/none").env_remove("XDG_CONFIG_HOME");
+        machine.ends_with_a_sentence(nowhere, words, endless, "a home and a TMPDIR that are no directories");
+    }
+}
+
+/// The sentence names what is missing where nothing else would say it.
+#[test]
+fn a_missing_proc_is_named() {
+    if !has_mount_namespaces() {
+        return;
+    }
+    let machine = Machine::new();
+    for words in [
+        "lab --link lan --ending close --peer unread --trials 2",
+        "lab exec --link lan --ready 0 --server true --client true",
+    ] {
+        let output = machine.run(machine.prepared(without("/proc"), words), false);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "linger {words}: {said}");
+        assert!(said.contains("/proc"), "linger {words}: {said}");
+    }
+}

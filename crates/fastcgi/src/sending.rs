@@ -1,0 +1,100 @@
+//! Records on their way out of a connection that several requests write to.
+
+use std::io::{self, ErrorKind, IoSlice};
+
+/// Whether the next record would begin where one has ended.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Whole,
+    /// A write failed, or whoever wrote was cancelled.
+    Torn,
+}
+
+impl Output {
+    /// Begins to send these parts, in one piece among what others send.
+    ///
+    /// # Errors
+    /// `BrokenPipe` where an earlier piece was begun and not sent to its end: nobody knows what arrived.
+    pub(crate) fn begin<'a, 'b>(&'a mut self, parts: &'a mut [IoSlice<'b>]) -> io::Result<Sending<'a, 'b>> {
+        match std::mem::replace(self, Self::Torn) {
+            Self::Whole => Ok(Sending { output: self, parts }),
+            Self::Torn => Err(ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// A piece that is being sent. Dropped before nothing is left of it, it has torn the output.
+#[derive(Debug)]
+pub(crate) struct Sending<'a, 'b> {
+    output: &'a mut Output,
+    parts: &'a mut [IoSlice<'b>],
+}
+
+impl<'b> Sending<'_, 'b> {
+    /// What is left to be sent.
+    pub(crate) fn left(&mut self) -> Option<&[IoSlice<'b>]> {
+        // An empty part at the front would never advance.
+        self.sent(0);
+        if self.parts.is_empty() {
+            *self.output = Output::Whole;
+            return None;
+        }
+        Some(self.parts)
+    }
+
+    /// Notes that so many bytes went out.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        IoSlice::advance_slices(&mut self.parts, bytes);
+    }
+}
+
+/// What a handler is told of a gateway that leaves no room for its response.
+pub(crate) fn stopped() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, "the gateway stopped reading the response")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts<'a>(texts: &[&'a str]) -> Vec<IoSlice<'a>> {
+        texts.iter().map(|text| IoSlice::new(text.as_bytes())).collect()
+    }
+
+    /// What is sent where so many bytes go out at once.
+    fn sent(output: &mut Output, texts: &[&str], at_once: &[usize]) -> io::Result<String> {
+        let mut parts = parts(texts);
+        let mut sending = output.begin(&mut parts)?;
+        let (mut all, mut turns) = (String::new(), at_once.iter());
+        while let Some(left) = sending.left() {
+            assert!(!left[0].is_empty(), "a part that would never advance");
+            let Some(bytes) = turns.next() else { return Err(stopped()) };
+            let left: String = left.iter().map(|part| std::str::from_utf8(part).unwrap()).collect();
+            all.push_str(&left[..*bytes]);
+            sending.sent(*bytes);
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn a_piece_goes_out_whole_however_it_is_cut() {
+        let mut output = Output::Whole;
+        for at_once in [&[6][..], &[1, 1, 1, 1, 1, 1], &[2, 4], &[3, 3]] {
+            assert_eq!(sent(&mut output, &["", "ab", "", "cdef", ""], at_once).unwrap(), "abcdef");
+        }
+        assert_eq!(sent(&mut output, &["", ""], &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn what_was_not_sent_to_its_end_is_the_last() {
+        let mut output = Output::Whole;
+        assert_eq!(sent(&mut output, &["ab"], &[1]).unwrap_err().kind(), ErrorKind::TimedOut);
+        for _ in 0..2 {
+            assert_eq!(sent(&mut output, &["cd"], &[2]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        }
+        // Nothing of this one was ever tried.
+        let mut output = Output::Whole;
+        let _ = output.begin(&mut parts(&["ab"])).unwrap();
+        assert!(output.begin(&mut parts(&["cd"])).is_err());
+    }
+}
