@@ -66,14 +66,18 @@ impl<'a> Here<'a> {
         &self.handle.shared
     }
 
-    /// Takes a descriptor over, whose owner may have sent the FIN before.
-    pub(super) fn hand_over(
-        self,
-        fd: OwnedFd,
-        policy: &Policy,
-        watcher: Option<Watcher>,
-        is_half_closed: bool,
-    ) {
+    /// Takes a descriptor over.
+    pub(super) fn hand_over(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
+        self.take(fd, policy, watcher, false);
+    }
+
+    /// Takes a descriptor over whose owner may have sent the FIN.
+    #[cfg(feature = "tokio")]
+    pub(super) fn hand_over_dropped(self, fd: OwnedFd, policy: &Policy, is_half_closed: bool) {
+        self.take(fd, policy, None, is_half_closed);
+    }
+
+    fn take(self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>, is_half_closed: bool) {
         let core = Core::begin(policy, is_half_closed, self.now());
         match Socket::new(fd) {
             Ok(socket) => {

@@ -151,7 +151,7 @@ impl Closer {
 
     fn hand_over(&self, fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
         match self.handle.here() {
-            Some(here) => here.hand_over(fd, policy, watcher, false),
+            Some(here) => here.hand_over(fd, policy, watcher),
             None => at_once::close_at_once(fd, policy, watcher),
         }
     }
@@ -194,7 +194,7 @@ impl Closer {
 pub(crate) fn hand_over(closer: Option<&Closer>, fd: OwnedFd, policy: &Policy, is_half_closed: bool) {
     let here = closer.or_else(|| Closer::global().ok()).and_then(Closer::here);
     match here {
-        Some(here) => here.hand_over(fd, policy, None, is_half_closed),
+        Some(here) => here.hand_over_dropped(fd, policy, is_half_closed),
         // The process has no thread or descriptor left for a closer, or was forked, and this caller cannot wait.
         None => at_once::close_at_once(fd, policy, None),
     }

@@ -215,7 +215,9 @@ impl Worker {
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
         let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
-        let rearm = nearer || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
+        // So may the limit of bytes bring it nearer: who is read no more gets `grace` where it had `idle`.
+        let is_sated = entry.core.is_sated();
+        let rearm = nearer || is_sated || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
         if nearer {
             self.pending.remove(&mut self.slab, index);
             self.acknowledged.push_back(&mut self.slab, index);

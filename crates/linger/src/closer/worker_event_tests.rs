@@ -173,6 +173,21 @@ fn an_acknowledged_socket_is_counted_once_and_its_timer_is_moved_once() {
 }
 
 #[test]
+fn the_limit_of_bytes_brings_the_deadline_nearer() {
+    let mut worker = worker(Budget::default());
+    let (mut client, server) = pair();
+    client.write_all(&[7; 5]).unwrap();
+    let policy = Policy { max_discard: Some(10), grace: LONG / 4, ..patient() };
+    let _ended = admit(&mut worker, server, &policy);
+    until(&mut worker, |worker| (core(worker).acknowledged() && core(worker).discarded() == 5).then_some(()));
+    let soon = |worker: &Worker| worker.now + (LONG / 4).as_nanos() as u64 + (2 << 20);
+    assert!(worker.wheel.next().unwrap() > soon(&worker), "it was sending: `idle` is armed");
+    client.write_all(&[7; 5]).unwrap();
+    until(&mut worker, |worker| core(worker).is_sated().then_some(()));
+    assert!(worker.wheel.next().unwrap() <= soon(&worker), "`grace` is armed");
+}
+
+#[test]
 fn the_wait_ends_with_the_earliest_of_timers_turns_and_looks() {
     let mut worker = worker(Budget { discard_per_second: Some(1), ..Budget::default() });
     worker.turn();
