@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::serve::{Limits, serve};
+use crate::serve::{PeerLimits, serve};
 use crate::{Counted, LiveReset, Notice, Warning, Watcher};
 
 /// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
@@ -194,7 +194,7 @@ impl Metrics {
         let listener = TcpListener::bind(address)?;
         let bound = listener.local_addr()?;
         let metrics = self.clone();
-        serve(listener, Limits::default(), move |request| metrics.answer(request))?;
+        serve(listener, PeerLimits::default(), move |request| metrics.answer(request))?;
         Ok(bound)
     }
 

@@ -15,21 +15,21 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// What peers may use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct PeerLimits {
     /// For one request and its response together, however often bytes arrive.
     pub(crate) patience: Duration,
     /// Number of peers served at once. One more ends the oldest of them, so that slow peers never lock out a new one.
     pub(crate) most_peers: usize,
 }
 
-impl Default for Limits {
+impl Default for PeerLimits {
     fn default() -> Self {
         Self { patience: Duration::from_secs(5), most_peers: 16 }
     }
 }
 
 /// Serves from threads until the process ends. `answer` makes the whole response to a request's head.
-pub(crate) fn serve<A>(listener: TcpListener, limits: Limits, answer: A) -> io::Result<()>
+pub(crate) fn serve<A>(listener: TcpListener, limits: PeerLimits, answer: A) -> io::Result<()>
 where
     A: Fn(&[u8]) -> String + Send + Sync + 'static,
 {
@@ -132,7 +132,7 @@ mod tests {
     fn server(patience: Duration, most_peers: usize) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        serve(listener, Limits { patience, most_peers }, |_| "answer".to_owned()).unwrap();
+        serve(listener, PeerLimits { patience, most_peers }, |_| "answer".to_owned()).unwrap();
         address
     }
 
