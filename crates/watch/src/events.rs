@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
-use crate::kernel::perf::{self, Perf, PerfError, PerfRecord, Sample, Subscription};
-use crate::kernel::tracepoint::{Field, Format};
+use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
+use crate::kernel::tracepoint::{self, Field, Format};
 use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK};
 
 /// Why resets cannot be watched on this machine or by this user.
@@ -147,7 +147,7 @@ type KindOf = fn(&Format) -> Option<TracepointKind>;
 
 impl Kernel {
     pub(crate) fn open() -> Result<Self, CannotWatch> {
-        let tracefs = perf::tracefs().map_err(CannotWatch::NoTracefs)?;
+        let tracefs = tracepoint::tracefs().map_err(CannotWatch::NoTracefs)?;
         let mut blind = Vec::new();
         let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
         let kind = TracepointKind::Sent {

@@ -1,6 +1,5 @@
 //! Kernel tracepoints through perf events: one ring for each processor, shared by all tracepoints, with lost events counted.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -383,29 +382,4 @@ fn name(record: &[u8]) -> Option<(u32, &[u8])> {
     let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
     let name = record.get(16..)?.split(|byte| *byte == 0).next()?;
     (pid == thread).then_some((pid, name))
-}
-
-/// The directory of the kernel's tracepoints. Mounts tracefs there if it is not mounted.
-///
-/// # Errors
-/// Those of `mount`, such as `EPERM`.
-pub(crate) fn tracefs() -> io::Result<std::path::PathBuf> {
-    for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
-        if File::open(format!("{path}/events/header_page")).is_ok() {
-            return Ok(path.into());
-        }
-    }
-    let path = "/sys/kernel/tracing";
-    // SAFETY: terminated constants and no data; what it changes is the mount table, as systemd does at boot.
-    let result = unsafe {
-        libc::mount(
-            c"tracefs".as_ptr(),
-            c"/sys/kernel/tracing".as_ptr(),
-            c"tracefs".as_ptr(),
-            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
-            std::ptr::null(),
-        )
-    };
-    check(result)?;
-    Ok(path.into())
 }
