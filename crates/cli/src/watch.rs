@@ -118,20 +118,35 @@ fn remedy(error: &CannotWatch) -> &'static str {
             ": tracefs is there, and not readable to this user; run as root, or with CAP_DAC_READ_SEARCH"
         }
         CannotWatch::NoTracefs(_) => ": run as root, or `mount -t tracefs tracefs /sys/kernel/tracing` first",
-        CannotWatch::Refused(error) => match Errno::from_io_error(error) {
-            // Debian and Ubuntu refuse unprivileged users before they look for CAP_PERFMON.
-            Some(Errno::ACCESS) => {
-                ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON"
-            }
-            // perf_mmap() of kernel/events/core.c refuses so where RLIMIT_MEMLOCK is reached.
-            Some(Errno::PERM) if has_perfmon() => {
-                ": its buffers need more locked memory: raise `ulimit -l` or sysctl kernel.perf_event_mlock_kb, \
-                 or have CAP_IPC_LOCK"
-            }
-            Some(Errno::PERM) => ": run as root, or with CAP_PERFMON and a readable tracefs",
-            _ => exit::machine_hint(error),
-        },
+        CannotWatch::Refused(error) => {
+            let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+            refused(Errno::from_io_error(error), effective).unwrap_or_else(|| exit::machine_hint(error))
+        }
+        CannotWatch::LockedMemory { .. } => {
+            ": raise `ulimit -l` (LimitMEMLOCK= of a systemd unit, --ulimit memlock= of a container), or have CAP_IPC_LOCK \
+             (--cap-add IPC_LOCK)"
+        }
         _ => "",
+    }
+}
+
+/// What to do where `perf_event_open` fails for a process with these capabilities.
+fn refused(error: Option<Errno>, effective: CapabilitySet) -> Option<&'static str> {
+    match error? {
+        Errno::ACCESS | Errno::PERM if effective.contains(CapabilitySet::SYS_ADMIN) => Some(
+            ": not even CAP_SYS_ADMIN is enough here; allow perf_event_open in the seccomp profile (SystemCallFilter= of a \
+             systemd unit) and in the security module, and watch from outside of containers with a user namespace",
+        ),
+        // Debian from a level of 3 on and Ubuntu of 4 ask for CAP_SYS_ADMIN, whatever else is there.
+        Errno::ACCESS => Some(
+            ": run as root or with CAP_SYS_ADMIN, or set sysctl kernel.perf_event_paranoid to 2 and have CAP_PERFMON \
+             (Debian sets 3 and Ubuntu 4, where CAP_PERFMON alone does not count)",
+        ),
+        Errno::PERM if effective.contains(CapabilitySet::PERFMON) => {
+            Some(": allow perf_event_open in the seccomp profile (SystemCallFilter= of a systemd unit)")
+        }
+        Errno::PERM => Some(": run as root, or with CAP_PERFMON and a readable tracefs"),
+        _ => None,
     }
 }
 
@@ -150,11 +165,6 @@ fn hidden(effective: CapabilitySet) -> Vec<&'static str> {
         ),
     ];
     needs.into_iter().filter(|(need, _)| !effective.contains(*need)).map(|(_, told)| told).collect()
-}
-
-fn has_perfmon() -> bool {
-    let either = CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN;
-    capabilities(None).is_ok_and(|sets| sets.effective.intersects(either))
 }
 
 fn has_tracefs() -> bool {
@@ -323,5 +333,16 @@ mod tests {
         assert!(hidden(CapabilitySet::SYS_PTRACE)[0].contains("CAP_NET_BROADCAST"));
         assert!(hidden(CapabilitySet::NET_BROADCAST)[0].contains("CAP_SYS_PTRACE"));
         assert_eq!(hidden(CapabilitySet::empty()).len(), 2);
+    }
+
+    #[test]
+    fn each_refusal_has_its_remedy() {
+        let perfmon = CapabilitySet::PERFMON;
+        let told = |error, effective| refused(Some(error), effective).unwrap();
+        assert!(told(Errno::ACCESS, perfmon).contains("perf_event_paranoid"));
+        assert!(told(Errno::ACCESS, perfmon | CapabilitySet::SYS_ADMIN).contains("security module"));
+        assert!(told(Errno::PERM, perfmon).contains("seccomp") && told(Errno::PERM, perfmon).len() < 100);
+        assert!(told(Errno::PERM, CapabilitySet::empty()).contains("with CAP_PERFMON"));
+        assert_eq!(refused(Some(Errno::MFILE), perfmon), None);
     }
 }

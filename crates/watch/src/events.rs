@@ -7,12 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::kernel::leftovers::{Drained, Leftover, Leftovers};
-use crate::kernel::perf::{self, Perf, PerfRecord, Sample, Subscription};
-use crate::kernel::tracepoint::{Field, Format};
+use crate::kernel::perf::{Perf, PerfError, PerfRecord, Sample, Subscription};
+use crate::kernel::tracepoint::{self, Field, Format};
 use crate::tcp_state::{CLOSE, CLOSE_WAIT, FIN_WAIT1, LAST_ACK};
-
-/// Pages of the ring of each processor: 2 MiB, about 16,000 events.
-const PAGES: usize = 512;
 
 /// Why resets cannot be watched on this machine or by this user.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +24,35 @@ pub enum CannotWatch {
     /// `perf_event_open` was refused.
     #[error("perf events are refused ({0})")]
     Refused(io::Error),
+    /// The rings for events may not be locked in memory, not even the smallest.
+    #[error(
+        "the rings for kernel events lock {needed_kib} KiB of memory on this host of {processors} processors, which is \
+         more than is free of RLIMIT_MEMLOCK ({limit_kib} KiB) and kernel.perf_event_mlock_kb ({each_kib} KiB a processor)"
+    )]
+    LockedMemory {
+        /// What the smallest rings need, in KiB.
+        needed_kib: u64,
+        /// Number of processors; each has a ring.
+        processors: u64,
+        /// `RLIMIT_MEMLOCK` of this process, in KiB.
+        limit_kib: u64,
+        /// `kernel.perf_event_mlock_kb`: what a user may lock a processor beside that limit.
+        each_kib: u64,
+    },
+}
+
+impl From<PerfError> for CannotWatch {
+    fn from(error: PerfError) -> Self {
+        match error {
+            PerfError::Refused(error) => Self::Refused(error),
+            PerfError::Locked(memory) => Self::LockedMemory {
+                needed_kib: memory.least_kib(),
+                processors: memory.processors,
+                limit_kib: memory.limit.unwrap_or(u64::MAX) / 1024,
+                each_kib: memory.each_kib,
+            },
+        }
+    }
 }
 
 /// A limitation of this kernel or user.
@@ -121,7 +147,7 @@ type KindOf = fn(&Format) -> Option<TracepointKind>;
 
 impl Kernel {
     pub(crate) fn open() -> Result<Self, CannotWatch> {
-        let tracefs = perf::tracefs().map_err(CannotWatch::NoTracefs)?;
+        let tracefs = tracepoint::tracefs().map_err(CannotWatch::NoTracefs)?;
         let mut blind = Vec::new();
         let sent = Format::read(&tracefs, "tcp", "tcp_send_reset").map_err(CannotWatch::NoTracepoint)?;
         let kind = TracepointKind::Sent {
@@ -156,7 +182,7 @@ impl Kernel {
             .zip(&filters)
             .map(|(point, filter)| Subscription { id: point.format.id, filter: filter.as_deref() })
             .collect();
-        let perf = Perf::open(&subscriptions, PAGES).map_err(CannotWatch::Refused)?;
+        let perf = Perf::open(&subscriptions)?;
         let leftovers = Leftovers::open().ok();
         if leftovers.is_none() {
             blind.push(Blind::NoBytes);
@@ -170,6 +196,10 @@ impl Kernel {
 
     pub(crate) fn lost(&self) -> u64 {
         self.perf.lost()
+    }
+
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.perf.ring_bytes()
     }
 
     pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {

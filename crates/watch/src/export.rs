@@ -1,11 +1,9 @@
 //! The exporter: OpenMetrics over HTTP, for Prometheus to scrape.
 
-use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -14,12 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::serve::{PeerLimits, serve};
 use crate::{Counted, LiveReset, Notice, Warning, Watcher};
 
-/// Bound for one request and its response.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest request that is read, in bytes.
-const MAX_REQUEST: usize = 8 << 10;
 /// Largest number of label sets. Further processes are counted as "other", so that the scraper's memory stays bounded.
 const MAX_LABELS: usize = 2_000;
 
@@ -69,6 +64,7 @@ pub struct Metrics {
     waiting: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     limit: Family<ListenerLabels, Gauge<i64, AtomicI64>>,
     lost: Counter<u64, AtomicU64>,
+    ring: Gauge<i64, AtomicI64>,
     bytes: Family<ByteLabels, Counter>,
     kernel: Family<CounterLabels, Counter>,
     seen: Family<DirectionLabels, Counter>,
@@ -90,6 +86,8 @@ impl Default for Metrics {
             "Kernel events dropped because they were not read in time",
             lost.clone(),
         );
+        let ring = Gauge::default();
+        registry.register("ring_bytes", "Size of each processor's ring for kernel events", ring.clone());
         let (bytes, kernel) = (Family::default(), Family::default());
         let (seen, missed) = (Family::default(), Gauge::default());
         let lost_bytes = "Bytes on their way when a connection was reset: unread here, unacknowledged by the peer, of those unsent";
@@ -107,7 +105,7 @@ impl Default for Metrics {
         );
         let registry = Arc::new(Mutex::new(registry));
         let labels = Arc::default();
-        Self { registry, resets, warnings, waiting, limit, lost, bytes, kernel, seen, missed, labels }
+        Self { registry, resets, warnings, waiting, limit, lost, ring, bytes, kernel, seen, missed, labels }
     }
 }
 
@@ -149,6 +147,7 @@ impl Metrics {
             self.limit.get_or_create(&labels).set(queue.limit.into());
         }
         self.lost.inner().store(watcher.lost(), Ordering::Relaxed);
+        self.ring.set(watcher.ring_bytes().try_into().unwrap_or(i64::MAX));
     }
 
     fn record_bytes(&self, reset: &LiveReset, labels: ResetLabels) {
@@ -186,7 +185,7 @@ impl Metrics {
         text
     }
 
-    /// Binds `address` and serves `GET /metrics` from a thread until the process ends. Returns the bound address, which
+    /// Binds `address` and serves `GET /metrics` from threads until the process ends: 16 peers at once, five seconds each. Returns the bound address, which
     /// tells the port if `address` has port 0.
     ///
     /// # Errors
@@ -195,42 +194,21 @@ impl Metrics {
         let listener = TcpListener::bind(address)?;
         let bound = listener.local_addr()?;
         let metrics = self.clone();
-        // One connection at a time is enough: scrapers come every few seconds, and each connection has a bound.
-        let answering = move || {
-            for stream in listener.incoming().flatten() {
-                // An error concerns this scraper only; the next one is served.
-                let _ = metrics.answer(stream);
-            }
-        };
-        std::thread::Builder::new().name("metrics".into()).spawn(answering)?;
+        serve(listener, PeerLimits::default(), move |request| metrics.answer(request))?;
         Ok(bound)
     }
 
-    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut request = Vec::new();
-        let mut piece = [0; 1024];
-        while request.len() < MAX_REQUEST && !request.windows(4).any(|four| four == b"\r\n\r\n") {
-            match stream.read(&mut piece)? {
-                0 => break,
-                read => request.extend_from_slice(&piece[..read]),
-            }
-        }
+    /// The whole response to a request.
+    fn answer(&self, request: &[u8]) -> String {
         let (status, body) = if request.starts_with(b"GET /metrics ") {
             ("200 OK", self.text())
         } else {
             ("404 Not Found", "GET /metrics\n".to_owned())
         };
-        let mut response = String::new();
-        let _ = write!(
-            response,
+        format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
-        );
-        stream.write_all(response.as_bytes())?;
-        linger::close(stream, &linger::Policy::default());
-        Ok(())
+        )
     }
 }

@@ -18,6 +18,8 @@ mod held;
 mod kernel;
 mod notice;
 mod process;
+#[cfg(feature = "export")]
+mod serve;
 mod sockets;
 mod tcp_state;
 #[cfg(feature = "view")]

@@ -78,6 +78,12 @@ impl Watcher {
         self.kernel.lost()
     }
 
+    /// Size of the ring for events that each processor has, in bytes. It is smaller where less memory may be locked
+    /// (`RLIMIT_MEMLOCK`), and then overflows sooner; see [`lost`](Self::lost).
+    pub fn ring_bytes(&self) -> usize {
+        self.kernel.ring_bytes()
+    }
+
     /// The kernel's counters beside the events, as of the last comparison.
     pub fn counted(&self) -> &Counted {
         self.comparison.counted()

@@ -40,3 +40,21 @@ fn kubernetes_understands_the_daemon_set() {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("daemonset/linger-watch"), "{said}");
 }
+
+/// Under the `kernel.perf_event_paranoid` of Debian and Ubuntu CAP_PERFMON is not enough, and many processors need
+/// more locked memory than the defaults allow.
+#[test]
+fn both_are_made_for_debian_ubuntu_and_many_processors() {
+    let unit = std::fs::read_to_string(root().join("deploy/linger-watch.service")).unwrap();
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+    for key in ["CapabilityBoundingSet=", "AmbientCapabilities="] {
+        let capabilities: Vec<&str> = value(key).split(' ').collect();
+        assert!(capabilities.contains(&"CAP_SYS_ADMIN") && capabilities.contains(&"CAP_PERFMON"), "{key}");
+    }
+    assert_eq!(value("LimitMEMLOCK="), "infinity");
+    let pod = std::fs::read_to_string(root().join("deploy/linger-watch.daemonset.yaml")).unwrap();
+    let added = pod.lines().find_map(|line| line.trim().strip_prefix("add: ")).unwrap();
+    assert!(added.contains("\"SYS_ADMIN\"") && added.contains("\"IPC_LOCK\""), "{added}");
+    // Kubernetes' API refuses a container that has both.
+    assert!(!pod.lines().any(|line| line.trim() == "allowPrivilegeEscalation: false"));
+}

@@ -7,8 +7,10 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use linger_watch::{Direction, Filter, LiveReset, Notice, Watcher};
+use linger_watch::{CannotWatch, Direction, Filter, LiveReset, Notice, Watcher};
 use linger_why::{Cause, Confidence};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::SockRef;
 
 /// One watcher at a time: each sees the whole host.
@@ -261,4 +263,54 @@ fn a_listener_near_its_limit_is_warned_of() {
         }
     }
     panic!("no warning");
+}
+
+/// The soft `RLIMIT_MEMLOCK` of this process, as it was before.
+struct LockedMemoryLimit(Rlimit);
+
+impl LockedMemoryLimit {
+    fn set(bytes: u64) -> Self {
+        let before = getrlimit(Resource::Memlock);
+        setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), ..before.clone() }).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for LockedMemoryLimit {
+    fn drop(&mut self) {
+        setrlimit(Resource::Memlock, self.0.clone()).unwrap();
+    }
+}
+
+/// What this process has charged to its `RLIMIT_MEMLOCK`, in bytes.
+fn pinned() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPin:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn rings_are_as_large_as_the_locked_memory_allows() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // Uses up what the user may lock, so that all that follows is charged to the limit of the process.
+    let Some(full) = watcher(1) else { return };
+    let mut sets = capabilities(None).unwrap();
+    sets.effective.remove(CapabilitySet::IPC_LOCK);
+    // Of this thread only: other tests need no limit.
+    set_capabilities(None, sets).unwrap();
+    let page = rustix::param::page_size() as u64;
+    let processors = std::fs::read_to_string("/proc/stat").unwrap().matches("\ncpu").count() as u64;
+    let rings_of = |kib: u64| processors * ((kib << 10) + page);
+    // What is pinned already is not known when a size is chosen: the kernel refuses the first ones.
+    for (room, chosen) in [(rings_of(256), 256), (rings_of(256) - page, 128), (rings_of(64), 64)] {
+        let _limit = LockedMemoryLimit::set(pinned() + room);
+        let watcher = watcher(1).expect("smaller rings pass");
+        assert_eq!(watcher.ring_bytes(), chosen << 10, "{room} bytes of room");
+        assert!(watcher.ring_bytes() < full.ring_bytes());
+    }
+    let _limit = LockedMemoryLimit::set(pinned() + rings_of(64) - page);
+    let refused = Watcher::open(Filter::default()).unwrap_err();
+    assert!(matches!(refused, CannotWatch::LockedMemory { .. }), "{refused:?}");
+    let needed = format!("lock {} KiB", rings_of(64) / 1024);
+    assert!(refused.to_string().contains(&needed), "{refused}");
 }

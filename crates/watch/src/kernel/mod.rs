@@ -3,6 +3,7 @@
 //! This module returns raw events; their meaning is decided in `events` and `diagnose`.
 
 pub(crate) mod leftovers;
+pub(crate) mod locked;
 pub(crate) mod perf;
 pub(crate) mod sock_diag;
 pub(crate) mod tracepoint;

@@ -1,6 +1,5 @@
 //! Kernel tracepoints through perf events: one ring for each processor, shared by all tracepoints, with lost events counted.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -9,6 +8,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::ClockId;
+
+use crate::kernel::locked::LockableMemory;
 
 /// `PERF_TYPE_TRACEPOINT`, and the fields of each sample: `PERF_SAMPLE_TID | _TIME | _RAW`.
 const TYPE_TRACEPOINT: u32 = 2;
@@ -85,6 +86,21 @@ pub(crate) enum PerfRecord<'a> {
     },
 }
 
+/// Why the tracepoints cannot be opened.
+#[derive(Debug)]
+pub(crate) enum PerfError {
+    /// Not even the smallest rings may be locked in memory.
+    Locked(LockableMemory),
+    /// Another call failed.
+    Refused(io::Error),
+}
+
+impl From<io::Error> for PerfError {
+    fn from(error: io::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
 /// Open tracepoints on all processors.
 #[derive(Debug)]
 pub(crate) struct Perf {
@@ -105,16 +121,36 @@ struct Ring {
 unsafe impl Send for Ring {}
 
 impl Perf {
-    /// Opens `sources` on every processor, with a ring of `pages` pages (a power of two) each.
+    /// Opens `sources` on every processor, with the largest rings that the kernel admits.
     ///
     /// # Errors
     /// `EACCES` or `EPERM` without `CAP_PERFMON`; `EINVAL` for a filter the kernel does not understand.
-    pub(crate) fn open(sources: &[Subscription<'_>], pages: usize) -> io::Result<Self> {
-        let rings = processors()?
-            .into_iter()
-            .map(|cpu| Ring::open(sources, cpu, pages))
-            .collect::<io::Result<_>>()?;
-        Ok(Self { rings, lost: 0 })
+    pub(crate) fn open(sources: &[Subscription<'_>]) -> Result<Self, PerfError> {
+        let processors = processors()?;
+        let memory = LockableMemory::now(processors.len());
+        for size in memory.rings() {
+            let rings =
+                processors.iter().map(|cpu| Ring::open(sources, *cpu, size)).collect::<Result<_, _>>();
+            match rings {
+                Ok(rings) => {
+                    tracing::info!(
+                        ring_bytes = size,
+                        processors = processors.len(),
+                        "rings for kernel events"
+                    );
+                    return Ok(Self { rings, lost: 0 });
+                }
+                // Other processes of this user have used the allowance, or some of it.
+                Err(RingError::Locked) => tracing::info!(ring_bytes = size, "too much memory to be locked"),
+                Err(RingError::Other(error)) => return Err(error.into()),
+            }
+        }
+        Err(PerfError::Locked(memory))
+    }
+
+    /// Size of each processor's ring, in bytes.
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.rings.first().map_or(0, |ring| ring.size)
     }
 
     /// Waits until a ring has filled to a quarter, until `other` can be read, or for `timeout`.
@@ -177,10 +213,23 @@ fn processors() -> io::Result<Vec<i32>> {
     Ok(all)
 }
 
+/// Why a ring cannot be made.
+enum RingError {
+    /// It may not be locked in memory.
+    Locked,
+    Other(io::Error),
+}
+
+impl From<io::Error> for RingError {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
 impl Ring {
-    fn open(sources: &[Subscription<'_>], cpu: i32, pages: usize) -> io::Result<Self> {
+    /// `size` in bytes: a power of two, and a page at least.
+    fn open(sources: &[Subscription<'_>], cpu: i32, size: usize) -> Result<Self, RingError> {
         let page = rustix::param::page_size();
-        let size = page * pages.next_power_of_two();
         let mut events: Vec<OwnedFd> = Vec::new();
         let mut start = NonNull::dangling();
         for source in sources {
@@ -203,12 +252,15 @@ impl Ring {
                     )
                 };
                 if address == libc::MAP_FAILED {
-                    return Err(io::Error::last_os_error());
+                    let error = io::Error::last_os_error();
+                    let locked = error.raw_os_error() == Some(libc::EPERM);
+                    return Err(if locked { RingError::Locked } else { error.into() });
                 }
-                start = NonNull::new(address.cast()).ok_or(io::ErrorKind::Other)?;
+                start =
+                    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))?;
             }
             if let Some(filter) = source.filter {
-                let filter = std::ffi::CString::new(filter)?;
+                let filter = std::ffi::CString::new(filter).map_err(io::Error::from)?;
                 // SAFETY: the kernel reads a terminated string that lives until the call returns.
                 check(unsafe { libc::ioctl(event.as_raw_fd(), SET_FILTER, filter.as_ptr()) })?;
             }
@@ -330,29 +382,4 @@ fn name(record: &[u8]) -> Option<(u32, &[u8])> {
     let (pid, thread) = (word32(record, 8)?, word32(record, 12)?);
     let name = record.get(16..)?.split(|byte| *byte == 0).next()?;
     (pid == thread).then_some((pid, name))
-}
-
-/// The directory of the kernel's tracepoints. Mounts tracefs there if it is not mounted.
-///
-/// # Errors
-/// Those of `mount`, such as `EPERM`.
-pub(crate) fn tracefs() -> io::Result<std::path::PathBuf> {
-    for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
-        if File::open(format!("{path}/events/header_page")).is_ok() {
-            return Ok(path.into());
-        }
-    }
-    let path = "/sys/kernel/tracing";
-    // SAFETY: terminated constants and no data; what it changes is the mount table, as systemd does at boot.
-    let result = unsafe {
-        libc::mount(
-            c"tracefs".as_ptr(),
-            c"/sys/kernel/tracing".as_ptr(),
-            c"tracefs".as_ptr(),
-            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
-            std::ptr::null(),
-        )
-    };
-    check(result)?;
-    Ok(path.into())
 }

@@ -2,8 +2,9 @@
 //! between versions.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The layout of one tracepoint's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,30 @@ impl Field {
             _ => None,
         }
     }
+}
+
+/// The directory of the kernel's tracepoints. Mounts tracefs there if it is not mounted.
+///
+/// # Errors
+/// Those of `mount`, such as `EPERM`.
+pub(crate) fn tracefs() -> io::Result<PathBuf> {
+    for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+        if File::open(format!("{path}/events/header_page")).is_ok() {
+            return Ok(path.into());
+        }
+    }
+    let path = "/sys/kernel/tracing";
+    // SAFETY: terminated constants and no data; what it changes is the mount table, as systemd does at boot.
+    let result = unsafe {
+        libc::mount(
+            c"tracefs".as_ptr(),
+            c"/sys/kernel/tracing".as_ptr(),
+            c"tracefs".as_ptr(),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+            std::ptr::null(),
+        )
+    };
+    if result == 0 { Ok(path.into()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
