@@ -210,8 +210,8 @@ impl Conversation {
         End { policy: self.bounds.policy, requests: self.served, fault }
     }
 
-    /// Takes what was received off the front of `input`, up to the next thing that a handler or a driver may want to
-    /// know of. To be called again, after [`next`](Self::next), until all of it is taken.
+    /// Takes received bytes off the front of `input`, up to the next event that concerns a handler or the driver. Call
+    /// it again, after [`next`](Self::next), until `input` is empty.
     pub fn take(&mut self, input: &mut &[u8], now: Instant) {
         debug_assert!(!matches!(self.life, Life::Deaf(_)), "received after the end");
         self.deadline = None;
@@ -313,7 +313,7 @@ impl Conversation {
         self.open.iter_mut().find(|open| open.key == key).ok_or(Gone::Answered)
     }
 
-    /// What a handler gets where nothing waits for it.
+    /// The result of a read by a handler for which no bytes are buffered.
     fn dry<T>(&mut self, key: Key, which: Which) -> Result<Input<T>, Gone> {
         let life = self.life;
         let open = self.find(key)?;
@@ -328,7 +328,8 @@ impl Conversation {
         }
     }
 
-    /// Whether a handler that got [`Input::Later`] would get it again.
+    /// Whether a handler whose last read returned [`Input::Later`] still has to wait: another read would return
+    /// [`Input::Later`] again.
     pub fn is_waiting(&self, key: Key) -> bool {
         let waits = |open: &Open| open.key == key && open.waits_for.is_some() && !open.is_aborted;
         !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)

@@ -17,9 +17,10 @@ use crate::patience::Patience;
 /// Half-closes the client's side, and waits until the server's kernel has acknowledged the FIN or has answered with a
 /// reset. Returns whether it was a reset.
 ///
-/// The packets are those of a plain `close()`: nothing is unread, so the kernel sends a FIN behind what waits to be
-/// sent. A reset that was sent behind the server's FIN is here before the acknowledgement of ours, and a socket
-/// that is no more answers ours with a reset.
+/// On the wire this looks like a plain `close()` by the client: nothing is unread, so its kernel sends a FIN after the
+/// data that waits to be sent. If the server's kernel has sent a reset after its FIN, the reset arrives before any
+/// acknowledgement of the client's FIN. If the server's socket no longer exists, its kernel answers the client's FIN
+/// with a reset.
 ///
 /// # Errors
 /// `TimedOut` where neither came in time, `Interrupted` at the stop.

@@ -199,10 +199,11 @@ impl<S: Source> CaptureReader<S> {
         }
     }
 
-    /// The packets that stand whole in memory already: more than one may be held at a time.
+    /// Iterates over the packets that are completely in memory. Unlike the packets of [`next`](CaptureReader::next),
+    /// several of them may be held at a time.
     ///
-    /// It ends where [`CaptureReader::next`] has to go on: to read, to understand a block that is no packet, to say what
-    /// is wrong, or that the capture has ended.
+    /// The iteration ends where [`CaptureReader::next`] must be called: to read more bytes, to parse a block that is no
+    /// packet, to return an error, or to report the end of the capture.
     pub fn at_hand(&mut self) -> AtHand<'_> {
         let (bytes, at) = self.source.at_hand();
         AtHand { bytes, at, format: &self.format, frame: &mut self.frame }

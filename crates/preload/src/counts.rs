@@ -32,7 +32,8 @@ pub(crate) fn seen(reason: Count) {
     }
 }
 
-/// A connection that is handed over by a `shutdown`. The library alone knows which of two, made at once, is the one.
+/// Counts a connection that a `shutdown` has handed over. If two threads shut it down at the same time, the supervisor
+/// gets two messages; only the library knows which of the two calls is to be counted (`Table::handed`).
 pub(crate) fn shut_down() {
     count(Count::Seen);
     count(Count::Handed);

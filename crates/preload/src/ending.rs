@@ -200,7 +200,7 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
         return None;
     }
     if TABLE.handed(fd, shares()) {
-        // Here, for a process that is killed comes to no close.
+        // Counted here and not at the close, because a process that is killed never reaches its close.
         shut_down();
     }
     Some(0)

@@ -3,7 +3,7 @@
 //! One function for each system call and no policy: *when* to do these things is decided in crate `linger`.
 //! Linux only, because the lingering close relies on `SIOCOUTQ` counting the FIN and on `MSG_TRUNC`
 //! discarding without a copy, and both are Linux's.
-#![allow(unsafe_code)] // One of the three crates where it may live; each block says why it is sound.
+#![allow(unsafe_code)] // One of the crates where it may live; each block says why it is sound.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod close;

@@ -90,7 +90,8 @@ impl Page {
             _ => return Err(io::Error::last_os_error()),
         };
         page.advise(libc::MADV_WIPEONFORK)?;
-        // Emulators that know no advice accept all of it (qemu's user mode does). None has this number.
+        // qemu's user mode accepts every advice, also one that it does not implement. No advice has the number -1: if
+        // that is accepted, the success of MADV_WIPEONFORK means nothing.
         match page.advise(-1) {
             Err(_) => Ok(page),
             Ok(()) => Err(io::ErrorKind::Unsupported.into()),

@@ -9,8 +9,8 @@ const MISSING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/missing
 /// Environment variable with a file to which skips are appended; `cargo xtask test` prints them.
 const SKIPS: &str = "LINGER_SKIPS";
 
-/// Skips a test, or a part of one, because `need` is missing: a package, or a property of the machine, by its name in
-/// `xtask/src/setup.rs`.
+/// Skips a test, or a part of one, because `need` is missing: a package, by its name in `xtask/src/setup.rs`, or a
+/// property of the machine, by its name in `xtask/src/machine.rs`.
 ///
 /// # Panics
 /// If `cargo xtask setup` has not recorded `need` as missing: then a test that does not run is a failure.

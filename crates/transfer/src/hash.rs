@@ -36,8 +36,9 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    /// The contribution of block `number` (from 0), given the chaining values of its pieces in order. There are 2 to 4;
-    /// the last piece may be shorter than [`PIECE`]. One value will do if the file has other blocks.
+    /// The contribution of block `number` (from 0), given the chaining values of its pieces in order: 2 to 4, of which
+    /// the last piece may be shorter than [`PIECE`]. A single value is allowed only if the file has other blocks,
+    /// because [`Sum::alone`] cannot be computed from it.
     pub(crate) fn of_pieces(number: u64, values: &[[u8; 32]]) -> Self {
         let merge = |left: &[u8; 32], right: &[u8; 32]| merge_subtrees_non_root(left, right, Mode::Hash);
         let (left, right) = match values {

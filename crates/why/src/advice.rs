@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 
 use crate::Cause;
 
-/// What the program that reports calls the tools its reader has. `None` where there is none: what every Linux host
-/// has is named then.
+/// The names of the tools that the reader of a report has, as the reporting program calls them. A field is `None` if
+/// the reader has no such tool; the report then names what every Linux host has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tools {

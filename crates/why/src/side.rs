@@ -91,7 +91,8 @@ pub(crate) struct Side {
     /// Retransmitted segments.
     pub(crate) repeats: u16,
     ids: Ids,
-    /// The last TTL and the one before it; two in captures that hold each packet twice.
+    /// The last two different TTLs, the latest first. A capture that holds each packet twice, before and after a
+    /// router, shows two TTLs for one side.
     pub(crate) ttl: [u8; 2],
     pub(crate) scale: u8,
     /// How often it acknowledged something new, and its quickest answer, in microseconds.

@@ -11,7 +11,8 @@ use crate::exit;
 use crate::options::{ClientSide, Family, ServerSide};
 use crate::typed::{Bytes, endings, links, peers};
 
-/// What describes a grid of cells. A scenario says all of it itself, so none of it goes with a file.
+/// The options that describe a grid of cells. A scenario file contains all these settings, so none of the options may
+/// be given together with a file.
 #[derive(Args, Debug)]
 #[group(skip)]
 pub(crate) struct Grid {

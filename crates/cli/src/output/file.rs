@@ -12,9 +12,10 @@ use tempfile::NamedTempFile;
 
 use crate::exit;
 
-/// What a verb writes, so that an old one of the same kind may be replaced and nothing else.
+/// The kind of file that a verb writes. It may replace an existing file of the same kind, and no other.
 ///
-/// `linger why --html *.pcap` gives the first capture for the page's name: the shell knows no better.
+/// In `linger why --html *.pcap` the shell expands the pattern, so `--html` gets the first capture as the name of the
+/// page. Without this check the page would overwrite that capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Text, as a page or a log: replaces text.

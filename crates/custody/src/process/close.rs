@@ -8,12 +8,14 @@ use super::word::{Epolls, Exec, Open, Phase, Record};
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// Nothing: it is no tracked connection, or this process has other fds of it, or it is another's to end.
+    /// Nothing is to be done: the fd is no tracked connection, or this process has other fds of the connection, or
+    /// another process is to end it.
     Leave,
     /// A fork is under way, so nobody can tell whether the child will have the connection: ask again soon. A signal handler
     /// in the middle of its own thread's fork would ask in vain, so after a bound ask with `insist`.
     Wait,
-    /// Nothing, but that the supervisor is to drop it: it was closed behind the library's back.
+    /// The table's connection was closed earlier, unseen by the library. The supervisor is to drop its fd of it;
+    /// nothing else is to be done.
     Unhold(Unhold),
     /// This process's last fd; another process still holds the connection.
     Shared(Option<Unhold>),
@@ -31,7 +33,8 @@ pub struct Last {
     pub cookie: u64,
     /// The supervisor has an fd of it already.
     pub held: bool,
-    /// Which epolls watch it: its file outlives the fd, and would go on to be reported to a program that has forgotten it.
+    /// Which epolls watch the connection. The supervisor's fd keeps its file open, so the kernel would go on reporting
+    /// events to a program that has closed the connection.
     pub epolls: Epolls,
 }
 
@@ -50,8 +53,9 @@ pub enum Shutdown {
     Leave,
     /// The supervisor has it already.
     Done,
-    /// Where more may come, half-close and hand over under this cookie, then say [`Table::handed`]. The fd is passed even
-    /// where one is held: another thread's fork or `execve` may have that dropped meanwhile.
+    /// If the peer may still send, half-close and hand over under this cookie, then call [`Table::handed`]. Pass an fd
+    /// even if the supervisor holds one: a fork or an `execve` in another thread may cause the supervisor to drop it
+    /// meanwhile.
     HandOver {
         /// The connection's.
         cookie: u64,
@@ -68,7 +72,8 @@ impl<const N: usize> Table<N> {
             self.update(open.connection, |record| Some(Record { held: record.held || held, ..record }));
             return None;
         }
-        // What was closed behind the library's back makes room first.
+        // If the table still has another connection at this fd, that one was closed unseen by the library: remove it
+        // first.
         let stale =
             if let Taken::Fd(stale) = self.take(fd, true) { self.forget(stale, shares) } else { None };
         match self.claim(fd, cookie, held) {
@@ -79,11 +84,13 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// The program has received a connection in a message: it may have sent it, or have received it before.
+    /// The program has received a connection in an SCM_RIGHTS message. The table may know the connection already, if
+    /// this process has sent it or received it before.
     pub fn received(&self, fd: i32, cookie: u64, held: bool, shares: Shares<'_>) -> Option<Unhold> {
         let Some(connection) = self.find(cookie) else { return self.accepted(fd, cookie, held, shares) };
-        // What an `execve` under way was decided for stays as it is. And a fork under way takes it along uncounted where
-        // there is no counter: it stays nobody's to end.
+        // Two records stay as they are. Where an `execve` is under way, it has been decided what the call means for the
+        // connection. Where a fork is under way and all counters are in use, the child gets the connection uncounted:
+        // no process can know that it is the last holder, so none ends it.
         let uncounted =
             |record: &Record| record.exec != Exec::None || record.joined && record.share.is_none();
         let before = self.update(connection, |record| {
@@ -98,8 +105,8 @@ impl<const N: usize> Table<N> {
         stale.or(refused.then_some(Unhold { cookie }))
     }
 
-    /// The program has made `new` another fd of what `old` is. Beyond the table's end nobody would see it closed, so then
-    /// nobody ends the connection.
+    /// The program has made `new` another fd of the connection at `old`. If `new` is beyond the table's end, its close
+    /// would not be seen. No process can then know which close is the last, so none ends the connection.
     pub fn copied(&self, old: i32, new: i32, shares: Shares<'_>) -> Option<Unhold> {
         let open = self.open(old)?;
         if !self.has_room_for(new) {
@@ -109,8 +116,8 @@ impl<const N: usize> Table<N> {
         self.publish(new, open.connection).and_then(|stale| self.forget(stale, shares))
     }
 
-    /// The program gives the connection to another process, or to a program that it spawns: it is that one's to end, and
-    /// closed plainly here.
+    /// The program gives the connection to another process, or to a program that it spawns. The receiver is to end the
+    /// connection; this process closes it plainly.
     pub fn given_away(&self, fd: i32) -> Option<Unhold> {
         let Taken::Fd(open) = self.take(fd, true) else { return None };
         let unhold = self.give(open.connection);
@@ -175,11 +182,11 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// The supervisor has taken what a `shutdown` half-closed. Of two that shut it down at once, one is to count it: this
-    /// one, where it is `true`.
+    /// The supervisor has taken the connection that a `shutdown` half-closed. Returns whether the caller is to count
+    /// it: if two threads shut it down at the same time, one of them gets `true`.
     pub fn handed(&self, fd: i32, shares: Shares<'_>) -> bool {
         let Some(open) = self.open(fd) else { return false };
-        // What was held has been handed over.
+        // Nothing is held from now on: with the message the supervisor has taken the connection over, to end it.
         let handed = |record| Some(Record { phase: Phase::Handed, held: false, ..record });
         let Some(before) = self.update(open.connection, handed) else { return false };
         // An `execve` under way in another thread may have counted it.

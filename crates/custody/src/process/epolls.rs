@@ -5,7 +5,7 @@ use super::word::Epolls;
 use crate::sync::Relaxed;
 
 impl<const N: usize> Table<N> {
-    /// The program has made an epoll. When there are more than fit, some are not known.
+    /// The program has made an epoll. If the table has no room, the epoll is not recorded.
     pub fn made_epoll(&self, epoll: i32) {
         for known in &self.epolls {
             let place = known.load(Relaxed);

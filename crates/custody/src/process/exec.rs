@@ -1,7 +1,8 @@
 //! What an `execve` closes, and what must be taken back where it fails.
 //!
-//! As a fork, it [begins](Table::begins) alone. No code of this program runs after an `execve` that succeeds, so everything is said before. Each fd is gone through twice:
-//! a connection is let go of only if no fd of it survives.
+//! Like a fork, an `execve` [begins](Table::begins) only while no other fork or `execve` is under way. No code of this
+//! program runs after an `execve` that succeeds, so the supervisor must be told everything before the call. All fds are
+//! gone through twice, because a connection is given up only if none of its fds survives.
 
 use super::close::Last;
 use super::shares::Shares;
@@ -36,7 +37,8 @@ pub struct TakenBack {
 impl<const N: usize> Table<N> {
     /// Before an `execve`, for each fd: whether it closes this one. What the next program inherits does not end with this one.
     ///
-    /// What another thread gets after this is left alone: nobody knows whether it survives.
+    /// A connection that another thread opens after this is left alone, because nobody knows whether its fd survives
+    /// the `execve`.
     pub fn will_close(&self, fd: i32, closes: bool) -> Option<Unhold> {
         let open = self.open(fd)?;
         let change = |record: Record| {
@@ -57,7 +59,7 @@ impl<const N: usize> Table<N> {
             let Taken::Fd(stale) = self.take(fd, true) else { return Executes::Leave };
             return self.forget(stale, shares).map_or(Executes::Leave, Executes::Unhold);
         }
-        // Claimed first: a close by another thread leaves it alone from here on.
+        // Mark the connection first: from here on a close by another thread does not end it.
         let claim = |record: Record| {
             let free = record.exec == Exec::Closes && record.phase != Phase::Given;
             free.then_some(Record { exec: Exec::LeftToOthers, ..record })
@@ -95,7 +97,8 @@ impl<const N: usize> Table<N> {
     pub fn failed_to_execute(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>) -> TakenBack {
         let nothing = TakenBack::default();
         let Some(open) = self.open(fd) else { return nothing };
-        // Another of its fds takes back what concerns a connection that this fd is no more.
+        // If this fd is no longer the connection, nothing is taken back here: the call for another fd of the connection
+        // does it.
         let Some(cookie) = cookie.filter(|cookie| self.cookie(open.connection) == Some(*cookie)) else {
             return nothing;
         };
@@ -109,7 +112,7 @@ impl<const N: usize> Table<N> {
                 TakenBack { hold, ..nothing }
             }
             Exec::LeftToOthers => {
-                // All others have closed it meanwhile: it has ended.
+                // All other processes have closed the connection meanwhile, and the last of them has ended it.
                 self.update(open.connection, |record| {
                     Some(Record { phase: Phase::Handed, held: false, ..record })
                 });

@@ -6,7 +6,8 @@ use super::word::{Phase, Record};
 use crate::sync::{Acquire, Relaxed, Release};
 
 impl<const N: usize> Table<N> {
-    /// A fork or an `execve` begins; `false` while another thread's is under way: the one would count what the other lets go.
+    /// A fork or an `execve` begins. Returns `false` while one of another thread is under way: a fork must not count a
+    /// holder for a connection that an `execve` is giving up.
     pub fn begins(&self) -> bool {
         self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
     }
@@ -17,13 +18,15 @@ impl<const N: usize> Table<N> {
         self.under_way.store(0, Release);
     }
 
-    /// In the parent, before, for each fd: counted now, so that the parent cannot end what the child is about to have.
+    /// To be called in the parent, before the fork, for each fd. Counts the child as a holder already, so that the
+    /// parent cannot end a connection that the child is about to inherit.
     pub fn prepare(&self, fd: i32, shares: Shares<'_>) -> Option<Unhold> {
         // Marked first: from then on no other thread closes it.
         self.mark_forking(fd, true);
         let open = self.open(fd)?;
         let record = self.record(open.connection)?;
-        // What is given away is counted, too: another thread may receive it back before the child is there.
+        // A connection that was given away is counted too, because another thread may receive it back before the child
+        // exists.
         if record.joined {
             return None;
         }
@@ -35,7 +38,7 @@ impl<const N: usize> Table<N> {
             _ => {
                 let handed = record.phase == Phase::Handed;
                 let share = shares.begin(open.connection, handed);
-                // Without a counter nobody ends it.
+                // Without a counter no process knows that it is the last holder, so none ends the connection.
                 let phase = if share.is_some() { record.phase } else { Phase::Given };
                 let held = record.held && share.is_some();
                 self.update(open.connection, |record| {
@@ -67,7 +70,8 @@ impl<const N: usize> Table<N> {
         for fd in self.fds(0, i32::MAX) {
             match self.open(fd) {
                 Some(open) if open.forking => self.mark_forking(fd, false),
-                // Got by another thread after it was prepared: the parent's alone.
+                // Another thread of the parent has got this connection after the fds were prepared. It was not counted
+                // for the child: only the parent ends it.
                 _ => drop(self.take(fd, true)),
             }
         }
@@ -85,7 +89,7 @@ impl<const N: usize> Table<N> {
             }
             return false;
         }
-        // What is another's to end is not held for this process.
+        // A connection that another process, or the supervisor, is to end is not held for this process.
         let ours = |record: Record| Record { held: record.held && record.phase == Phase::Ours, ..record };
         self.update(open.connection, |record| Some(ours(record))).is_some_and(|record| ours(record).held)
     }

@@ -19,7 +19,8 @@ pub struct Table<const N: usize> {
     /// A [`Slot`] each.
     slots: [AtomicU64; N],
     connections: [Connection; N],
-    /// No slot and no connection from this on was ever used. Zero at first, so that a static table costs no file.
+    /// Slots and connections from this index on have never been used. Its first value is zero like all others, so that
+    /// a static table is in `.bss` and takes no room in the library's file.
     used: AtomicI32,
     /// The process whose fds these are. A child of `vfork` has other fds and the same table.
     process: AtomicI32,
@@ -37,7 +38,8 @@ struct Connection {
     cookie: Published,
 }
 
-/// The supervisor is to drop what it holds under this cookie (`Kind::Release`): it is not this process's to end.
+/// The supervisor is to drop the fd that it holds under this cookie (`Kind::Release`), because this process is not to
+/// end the connection.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unhold {
@@ -124,7 +126,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Whether an fd is a tracked connection. This is all that most calls of a program come to.
+    /// Whether an fd is a tracked connection. For most calls of a program this check is the only cost.
     #[inline]
     pub fn is_tracked(&self, fd: i32) -> bool {
         self.slot(fd).is_some_and(|slot| Slot(slot.load(Relaxed)).is_open())
@@ -223,8 +225,8 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Makes an fd one of a connection that has been counted for it. What the fd was before is given back: it was closed
-    /// behind the library's back.
+    /// Enters an fd of a connection, which must have been counted in the connection's record already. Returns the fd's
+    /// previous entry, if there was one: that fd was closed unseen by the library.
     pub(super) fn publish(&self, fd: i32, connection: usize) -> Option<Open> {
         let slot = self.slot(fd)?;
         self.used.fetch_max(fd + 1, Relaxed);
@@ -244,7 +246,8 @@ impl<const N: usize> Table<N> {
         let near = usize::try_from(near).ok()?;
         (0..N).map(|step| (near + step) % N).find(|at| {
             let Some(place) = self.connections.get(*at) else { return false };
-            // Acquire: those who had the place before have read their cookie.
+            // Acquire: the cookie is overwritten only after all users of the connection that had this place before have
+            // read theirs.
             let free = place.word.load(Relaxed) == 0
                 && place.word.compare_exchange(0, Record::new(held).pack(), Acquire, Relaxed).is_ok();
             if free {
@@ -320,7 +323,9 @@ impl<const N: usize> Table<N> {
     /// Gives up this process's part in a connection; whether others hold it, and whether the supervisor has it.
     pub(super) fn leave(&self, gone: &Gone, shares: Shares<'_>) -> Left {
         let record = &gone.record;
-        // What is given away is nobody's to end here, for who gets it is not counted.
+        // A process that has given the connection away never gives its share back: the receiver is not counted, so no
+        // process that is counted may conclude that it is the last holder. With `LeftToOthers` the `execve` has given
+        // the share back already.
         let counted = record.phase != Phase::Given && record.exec != Exec::LeftToOthers;
         let share = record.share.filter(|_| counted);
         let left = share.map(|share| shares.leave(share)).unwrap_or_default();
@@ -328,7 +333,8 @@ impl<const N: usize> Table<N> {
         Left { handed, ..left }
     }
 
-    /// In a forked child, which has one thread: counts fds anew, for other threads may have been in the middle of it.
+    /// Counts the fds of each connection anew. To be called in a forked child, which has one thread: at the fork, other
+    /// threads of the parent may have changed a slot and not yet the count, or the reverse.
     pub(super) fn recount(&self) {
         let used = usize::try_from(self.used.load(Relaxed)).unwrap_or(0);
         let words = || self.connections.iter().take(used).map(|place| &place.word);

@@ -147,8 +147,8 @@ impl Record {
         Self { fds: 1, held, phase: Phase::Ours, joined: false, exec: Exec::None, share: None }
     }
 
-    /// Whether the supervisor holds it for this process now. What an `execve` under way does not end, it has let go of, and
-    /// takes again should the call fail.
+    /// Whether the supervisor holds an fd of the connection for this process now. If an `execve` is under way that does
+    /// not end the connection, the supervisor has been told to drop its fd; it takes one again if the call fails.
     pub(super) const fn is_held(&self) -> bool {
         self.held && !matches!(self.exec, Exec::Survives | Exec::LeftToOthers)
     }

@@ -130,7 +130,7 @@ struct Drain {
     machine: Machine,
     asked: Asked,
     discarded: u64,
-    /// Those of them that the machine has not been told of.
+    /// The discarded bytes that have not been reported to the machine yet, and are not in `discarded`.
     untold: u64,
     is_unacknowledged: bool,
 }
@@ -171,7 +171,8 @@ impl Drain {
                 }
                 Action::Discard { .. } => (Asked::Look, Need::Look),
                 Action::Measure => (Asked::Measure, Need::Measure),
-                // A machine that reads no more waits for acknowledgement alone, and that is the closer's to await.
+                // Once `max_discard` is used up the machine would wait only for an acknowledgement. The drain gives up
+                // instead: the lingering close of the connection waits for that.
                 Action::Wait { until } if self.left(policy) != Some(0) => {
                     let ask = if self.is_unacknowledged { until.min(now + ASK) } else { until };
                     (Asked::Wait(ask), Need::Wait(ask))

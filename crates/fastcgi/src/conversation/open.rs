@@ -66,7 +66,8 @@ impl Open {
         self.waits_for = self.waits_for.filter(|awaited| *awaited != which);
     }
 
-    /// Whether more is held than its handler may leave unread. One that waits for the other stream is not to blame.
+    /// Whether more unread bytes are held for the handler than the limit allows. False while the handler waits for its
+    /// other stream: it can go on only if the connection is read.
     pub(super) fn is_full(&self, most: usize) -> bool {
         self.waits_for.is_none() && self.stdin.waiting() + self.data.waiting() > most
     }

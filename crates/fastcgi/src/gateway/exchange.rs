@@ -180,7 +180,8 @@ impl Response {
         {
             self.pool.put(socket);
         }
-        // Otherwise it closes here. The application that answered early is draining and waits for that.
+        // Otherwise the connection is closed here. An application that has answered before it read the whole request is
+        // draining, and waits for this close.
     }
 
     /// Waits once, then sends and receives what can be.

@@ -27,7 +27,8 @@ impl Pool {
     pub(super) fn take(&self, kept: bool) -> Result<(Socket, bool), Error> {
         while let Some((socket, since)) = self.idle().pop() {
             if !kept {
-                // It may tie up the very worker that the fresh one needs.
+                // Close the idle connection first: many applications serve one connection a worker, and the idle one
+                // may occupy the worker that the new one needs.
                 break;
             }
             if since.elapsed() < self.config.idle_timeout && is_silent(&socket) {
@@ -58,7 +59,8 @@ impl Pool {
     }
 }
 
-/// An application that has something to say between two requests has closed, or is confused.
+/// Whether an idle connection has nothing to read. Anything readable between two requests is the end of the stream or
+/// bytes that belong to no request; either way the connection cannot be used again.
 fn is_silent(socket: &Socket) -> bool {
     let mut byte = [0u8];
     recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err_and(|error| error == Errno::AGAIN)

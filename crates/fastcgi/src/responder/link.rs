@@ -55,7 +55,8 @@ impl<W: Wire> Link<W> {
         }
     }
 
-    /// The connection, for its close. Handlers are lent what they have of it, so nobody else has it then.
+    /// Takes the connection out, for its close. `None` while another `Arc` of the link exists. Handlers only borrow the
+    /// link, so there is none once they have returned.
     pub(super) fn into_wire(link: Arc<Self>) -> Option<W> {
         Arc::into_inner(link).map(|link| link.wire)
     }

@@ -148,7 +148,8 @@ impl Shared {
     async fn wire(&self, kept: bool) -> Result<Wire, Error> {
         while let Some((wire, since)) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             if !kept {
-                // It may tie up the very worker that the fresh one needs.
+                // Close the idle connection first: many applications serve one connection a worker, and the idle one
+                // may occupy the worker that the new one needs.
                 break;
             }
             if since.elapsed() < self.config.idle_timeout && wire.is_silent() {
@@ -179,7 +180,8 @@ impl Shared {
 }
 
 impl Wire {
-    /// An application that has something to say between two requests has closed, or is confused.
+    /// Whether an idle connection has nothing to read. Anything readable between two requests is the end of the stream
+    /// or bytes that belong to no request; either way the connection cannot be used again.
     fn is_silent(&self) -> bool {
         let mut byte = [0];
         let said = match self {

@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::policy::Policy;
 use crate::socket::Socket;
 
-/// What is read at once of what has arrived: as much as the largest usual receive buffer holds.
+/// Most bytes that are read before a close that cannot wait: as many as the largest usual receive buffer holds.
 const AT_ONCE: u64 = 1 << 20;
 
 /// Ends the connection of a descriptor where no closer can: the process could make none, or was forked from the

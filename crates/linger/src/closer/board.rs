@@ -25,7 +25,8 @@ pub(super) const WATCH: u64 = 100_000_000;
 /// How much later than that the thread may take it over, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
-/// The two together: a bound of the policy that is shorter cannot be kept by a task that watches.
+/// The two together. A task may not watch a close whose policy has a shorter bound than this, because the thread might
+/// take it over too late to keep the bound.
 #[cfg(feature = "tokio")]
 pub(crate) const LONGEST_WATCH: Duration = Duration::from_nanos(WATCH + SLACK);
 
@@ -52,7 +53,7 @@ pub(super) struct Board<A> {
     reported: u64,
     /// Calls of `finish` under way.
     finishing: usize,
-    /// When the thread looks here next, whatever comes.
+    /// When the thread looks here next, even if no caller wakes it.
     look: u64,
 }
 
@@ -229,7 +230,8 @@ impl<A> Shared<A> {
         let all = evict > 0 || deadline.is_some() || no_more || board.lingering() > self.most as u64;
         board.watched.take(if all { u64::MAX } else { now }, &mut work.watched);
         work.next = board.watched.next().map(|until| until.saturating_add(SLACK));
-        // Under the lock that arrivals are taken under: the next caller sees that it has to set the alarm.
+        // Written under the same lock under which new sockets are taken, so that the next caller sees this value and
+        // sets the alarm if it needs the thread earlier.
         board.look = work.next.unwrap_or(u64::MAX);
     }
 
@@ -280,8 +282,8 @@ impl<A> Shared<A> {
             board.orders.deadline = Some(board.orders.deadline.map_or(end, |other| other.min(end)));
             board.snapshot()
         });
-        // The thread closes everything at the deadline. One that was not scheduled for a second more is no
-        // reason to hang at exit.
+        // The thread closes everything at the deadline. If not all ends have been reported one second later, the thread
+        // is not being scheduled or a watcher blocks. Return then, so that the program does not hang at its exit.
         let patience = end.saturating_add(1_000_000_000);
         let mut board = self.lock();
         let mut in_time = true;
@@ -293,7 +295,8 @@ impl<A> Shared<A> {
         if board.finishing == 0 {
             board.orders.deadline = None;
         }
-        // What lingered before counts as handed over to this call.
+        // Sockets that were lingering when this call began count as handed over during it, so that the numbers of the
+        // difference add up.
         board.snapshot().since(&Snapshot { handed_over: before.handed_over - before.lingering, ..before })
     }
 

@@ -38,7 +38,8 @@ pub(super) fn buffer(discarded: u64, sated: bool, bounded: bool, known: bool) ->
 /// What to do with a timer that has fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fired {
-    /// The socket has something to read and waits for its turn, which is no silence: only its end bounds it.
+    /// The socket has bytes to read and waits for its turn. The peer is not silent then, so only the bound of the whole
+    /// close applies.
     UntilItsEnd,
     /// The deadline has moved meanwhile.
     Again,

@@ -5,8 +5,8 @@ use std::task::{Context, Waker};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Who has the socket of one close: the task that watches it, or the thread that took it. The one that takes it out
-/// ends it and tells the other.
+/// Holds the socket of one close while a task watches it. The task or the closer's thread, whichever takes the socket
+/// out, ends the close and tells the other.
 #[derive(Debug)]
 pub(crate) struct Place<W> {
     inside: Mutex<Inside<W>>,
@@ -73,7 +73,8 @@ impl<W> Place<W> {
                 Look::Give => return Next::Give,
                 Look::Over(outcome) => {
                     if let State::Watched(watched) = std::mem::replace(state, State::Over(outcome)) {
-                        // The closer may know of this place a while longer; it has nobody to wake.
+                        // The closer may keep a reference to this place a while longer. Drop the waker now, because
+                        // nobody is to be woken any more.
                         inside.waker = None;
                         return Next::Close(watched, outcome);
                     }
@@ -83,7 +84,8 @@ impl<W> Place<W> {
         if let State::Over(outcome) = inside.state {
             return Next::Over(outcome);
         }
-        // Under the lock that the state was read under, so that no end comes in between unheard.
+        // The waker is stored under the same lock under which the state was read. Otherwise the close could end between
+        // the two, and the task would never be woken.
         if !inside.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             inside.waker = Some(context.waker().clone());
         }

@@ -332,7 +332,8 @@ impl Worker {
 
     fn hurry(&mut self, index: u32, deadline: u64) {
         let Some(entry) = self.slab.get(index) else { return };
-        // One that comes after the deadline still has its unread bytes read before it is closed.
+        // A socket that is handed over after the deadline gets a millisecond, so that its unread bytes are read before
+        // it is closed.
         let left = Duration::from_nanos(deadline.saturating_sub(self.now)).max(Duration::from_millis(1));
         entry.core.hurry(left, left, self.now);
     }
@@ -359,7 +360,8 @@ impl Worker {
         self.peers.leave(&mut self.slab, index, peer);
         let Some(entry) = self.slab.remove(index) else { return };
         if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
-            // While a duplicate is open, closing ours would leave the registration behind (`epoll(7)`).
+            // While another fd of the socket is open anywhere, closing this one would not remove it from the epoll
+            // (`epoll(7)`).
             let _ = epoll::delete(&self.epoll, entry.socket.as_fd());
         }
         entry.socket.close(abort);
@@ -375,7 +377,7 @@ impl Worker {
         self.report.done.record(&outcome);
         outcome.trace();
         if let Some(watcher) = watcher {
-            // Whoever is told of an end finds it counted.
+            // Publish first, so that a watcher that reads the counts finds its own close counted.
             self.publish();
             // A watcher that panics costs its own report, not everybody's close.
             let _ = catch_unwind(AssertUnwindSafe(|| watcher(outcome)));

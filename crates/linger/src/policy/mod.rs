@@ -18,8 +18,10 @@ pub mod defaults {
     /// within a round trip. It is spent for peers whose kernel drops received data at a reset, and for those that
     /// send on.
     pub const GRACE: Duration = Duration::from_millis(500);
-    /// `grace` is never shorter than so many measured round trips, whatever the policy says: the peer's kernel has a
-    /// lost segment of its own to send again, twice if need be, before anything is heard of it.
+    /// `grace` is never shorter than this many measured round trips, whatever the policy says. A segment of the peer's
+    /// that is lost must be retransmitted before this side hears anything. With a retransmission timeout of about two
+    /// round trips, a segment that is lost twice is sent for the third time after 2 + 4 round trips (the timeout
+    /// doubles, RFC 6298) and arrives half a round trip later. Eight leave some room.
     pub const GRACE_ROUND_TRIPS: u32 = 8;
 }
 

@@ -100,7 +100,8 @@ impl AheadState {
         let Some(at) = number.checked_sub(self.first).map(|at| at as usize) else { return };
         if !matches!(more, Ok(true)) {
             self.over = true;
-            // A file that grows: what was read behind the end, as it was then, would leave a hole before it.
+            // If the file grows meanwhile, the other thread may have read a later block. It is dropped: the bytes
+            // between this block's end and that block were not read.
             self.ahead.truncate(at + 1);
         }
         if let Some(place) = self.ahead.get_mut(at) {

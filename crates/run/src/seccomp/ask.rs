@@ -120,7 +120,8 @@ impl Ask {
         self.listener.give(id, fd, close_on_exec)
     }
 
-    /// Whether the call still waits for its answer. If so, what was read by its thread id up to now belongs to that thread.
+    /// Whether the call still waits for its answer. Thread ids are reused: only if the call still waits has everything
+    /// that was read under its thread id (memory, `/proc`) come from the thread that made it.
     pub(super) fn waits(&self, id: u64) -> bool {
         self.listener.waits(id)
     }

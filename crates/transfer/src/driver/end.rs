@@ -36,7 +36,8 @@ impl Session {
         self.transport.farewell();
         let mut sockets = self.transport.into_sockets().into_iter();
         let first = sockets.next();
-        // In slots: a thread that cannot be had would take its socket with it, and drop it without lingering.
+        // Each socket is in a slot that a thread takes it from. If it were moved into the thread's closure and the
+        // thread could not be started, the closure would be dropped, and the socket closed without lingering.
         let others: Vec<_> = sockets.map(|socket| Mutex::new(Some(socket))).collect();
         let close = |slot: &Mutex<Option<OwnedFd>>| {
             let socket = slot.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use super::block::Block;
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 
-/// Less than a block, or one whose value is awaited; and where it is.
+/// The bytes that have arrived and are not stored as a block yet, in memory or in the file: less than a block, or a
+/// whole block whose chaining value is not known yet.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
     tail: Tail,
@@ -87,8 +88,8 @@ impl Arriving {
         self.block.pieces()
     }
 
-    /// The kernel has put `bytes` more into the file; true if that makes a block, after which nothing has arrived of
-    /// the next.
+    /// The kernel has put `bytes` more into the file. True if they complete a block; nothing of the next block has
+    /// arrived then.
     pub(super) fn moved(&mut self, bytes: usize) -> bool {
         debug_assert!(self.block.filled() == 0, "what is moved is not in memory");
         let bytes = self.bytes() + bytes;
@@ -108,8 +109,8 @@ impl Arriving {
         Ok(pipe)
     }
 
-    /// Keeps the pipe for the next frame. It is empty again; one that is not is dropped instead, with what is left in
-    /// it.
+    /// Keeps the pipe for the next frame. The caller must have emptied it. A pipe that still holds bytes must be
+    /// dropped instead.
     pub(super) fn keep_pipe(&mut self, pipe: (OwnedFd, OwnedFd)) {
         self.pipe = Some(pipe);
     }
