@@ -45,7 +45,7 @@ fn the_fin_leaves_with_the_caller_and_the_time_runs_from_then() {
     let (mut client, mut server) = pair();
     server.write_all(b"answer").unwrap();
     let before = handle.clock().now();
-    handle.here().unwrap().hand_over(server.into(), &patient(), None, false);
+    handle.here().unwrap().hand_over(server.into(), &patient(), None);
     let after = handle.clock().now();
     // No thread runs, and the client has all of it.
     let mut got = String::new();
@@ -65,14 +65,14 @@ fn what_is_no_stream_is_counted_before_it_is_told_and_reported_after() {
     let shared = Arc::new(Shared::new(8).unwrap());
     let handle = Handle::new(shared.clone());
     let udp = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
-    handle.here().unwrap().hand_over(udp(), &patient(), None, false);
+    handle.here().unwrap().hand_over(udp(), &patient(), None);
     assert_eq!((handle.here().unwrap().snapshot().ended.failed, shared.unreported()), (1, 0));
     let (tell, told) = channel();
     let inside = shared.clone();
     let watcher: Watcher = Box::new(move |outcome| {
         tell.send((outcome.ended, inside.snapshot().ended.failed, inside.unreported())).unwrap();
     });
-    handle.here().unwrap().hand_over(udp(), &patient(), Some(watcher), false);
+    handle.here().unwrap().hand_over(udp(), &patient(), Some(watcher));
     let (ended, counted, unreported) = told.try_recv().unwrap();
     assert!(matches!(ended, Ended::Failed(_)));
     assert_eq!((counted, unreported), (2, 1));
@@ -86,9 +86,9 @@ fn one_for_whom_there_is_no_room_is_ended_by_the_caller() {
     let ((mut first, mut server), (second, other)) = (pair(), pair());
     server.write_all(b"answer").unwrap();
     let (watcher, told) = teller();
-    handle.here().unwrap().hand_over(server.into(), &patient(), Some(watcher), false);
+    handle.here().unwrap().hand_over(server.into(), &patient(), Some(watcher));
     assert!(told.try_recv().is_err());
-    handle.here().unwrap().hand_over(other.into(), &patient(), None, false);
+    handle.here().unwrap().hand_over(other.into(), &patient(), None);
     assert_eq!(told.try_recv().unwrap().ended, Ended::Evicted);
     let mut got = String::new();
     first.read_to_string(&mut got).unwrap();
@@ -132,7 +132,7 @@ fn after_a_watcher_the_process_may_be_another() {
     let said = forked(|| {
         // In this process the closer is somebody else's; the watcher is called by a method of its parent's `Here`.
         let here = Here { handle: &handle };
-        here.hand_over(udp.into(), &patient(), Some(Box::new(|_| ())), false);
+        here.hand_over(udp.into(), &patient(), Some(Box::new(|_| ())));
         shared.unreported().to_string()
     });
     assert_eq!(said.as_deref(), Ok("1"), "nobody is told of a watcher that returned elsewhere");
