@@ -113,7 +113,9 @@ fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
         let mut seen = trial.finish();
-        if seen.unframed && seen.ended == ConnectionEnd::Closed {
+        // Where nothing came, not even a status, there is no response of length 0, but no response.
+        let is_answer = seen.got > 0 || seen.status.is_some();
+        if seen.unframed && seen.ended == ConnectionEnd::Closed && is_answer {
             seen.expected = Some(seen.got);
         }
         let framed = seen.complete;

@@ -119,7 +119,10 @@ impl Framing {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 128];
             let mut response = httparse::Response::new(&mut headers);
-            let length = match response.parse(&bytes[from..]) {
+            // A line that is no header hides no length from a client such as curl, so it must not hide one here.
+            let mut lenient = httparse::ParserConfig::default();
+            lenient.ignore_invalid_headers_in_responses(true);
+            let length = match lenient.parse_response(&mut response, &bytes[from..]) {
                 Ok(httparse::Status::Complete(length)) => length,
                 Ok(httparse::Status::Partial) => {
                     self.broken = bytes.len() > MOST_HEAD;
@@ -255,6 +258,14 @@ mod tests {
         assert!(at_any_split(plain).iter().all(|seen| *seen == (5, Some(5), true)));
         let cut = &plain[..plain.len() - 1];
         assert!(at_any_split(cut).iter().all(|seen| *seen == (4, Some(5), false)));
+        // A line that is no header hides nothing.
+        for odd in ["X: a\x07b", "Server: a\x1b[31m", "no colon", "a b: c", ": x"] {
+            let response = format!("HTTP/1.1 200 OK\r\n{odd}\r\nContent-Length: 5\r\n\r\nhell");
+            assert!(
+                at_any_split(response.as_bytes()).iter().all(|seen| *seen == (4, Some(5), false)),
+                "{odd:?}"
+            );
+        }
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nT: x\r\n\r\n";
         assert!(at_any_split(chunked).iter().all(|seen| *seen == (15, Some(15), true)));
         let cut = &chunked[..chunked.len() - 1];

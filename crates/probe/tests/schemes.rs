@@ -1,5 +1,7 @@
 //! Every kind of target: TLS, unix sockets, FastCGI, and raw TCP with a payload.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
 
 use linger_fastcgi::{Address, Responder, apps, responder};
@@ -94,6 +96,35 @@ fn bytes_of_ones_own() {
         // For a raw TCP target an HTTP/1.0 response has no framing, so its length is found by repetition.
         config.payload = b"GET /large HTTP/1.0\r\n\r\n".to_vec();
         expect(&url, &config, &[CheckAnswer::Keeps, CheckAnswer::CannotTell, CheckAnswer::Loses]);
+    });
+}
+
+/// Accepts, reads a little, says `response` and closes in order, as often as asked.
+fn says(response: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the process of the test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4_096]);
+            let _ = stream.write_all(response);
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[test]
+fn a_server_that_says_nothing_keeps_nothing() {
+    sandboxed(|| {
+        for (response, answers) in [(&b""[..], false), (b"HTTP/1.1 200 OK\r\n\r\n", true)] {
+            let target: Target = says(response).parse().unwrap();
+            match probe(&target, &config(&[Check::HalfClose]), |_| {}) {
+                Ok(report) => assert!(answers, "{:#?}", report.findings),
+                Err(ProbeError::NoAnswer { .. }) => assert!(!answers, "{response:?}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
     });
 }
 

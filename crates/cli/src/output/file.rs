@@ -45,7 +45,8 @@ impl Content {
                     && head.utf8_chunks().all(|chunk| chunk.invalid().len() < 4)
                     && head.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count() <= 1
             }
-            Self::Receipts => head[0] == b'{',
+            // A receipt's first key; other JSON is somebody else's.
+            Self::Receipts => head.starts_with(b"{\"path\":"),
             Self::Capture => {
                 // pcapng, pcap in both byte orders and both resolutions.
                 let magics = [0x0a0d_0d0a, 0xa1b2_c3d4, 0xd4c3_b2a1, 0xa1b2_3c4d, 0x4d3c_b2a1];
@@ -279,6 +280,7 @@ mod tests {
             ("naïve".as_bytes(), Content::Text, true),
             (b"", Content::Text, true),
             (b"{\"path\":\"\"}", Content::Receipts, true),
+            (b"{\"my\":\"configuration\"}", Content::Receipts, false),
             (b"last week's page", Content::Receipts, false),
             (&pcapng, Content::Capture, true),
             (&pcap, Content::Capture, true),
