@@ -57,7 +57,7 @@ impl fmt::Display for Refusal {
         write!(
             f,
             "process {process} ({}): its connections are closed plainly, for pidfd_getfd is refused ({source}); {remedy}. \
-             The report counts such processes as refused",
+             The report counts such processes as refused once they close something",
             name.terminal()
         )
     }
