@@ -51,7 +51,7 @@ fn options(buffered: bool) -> GatewayOptions {
     let mut options = GatewayOptions::default();
     options.buffered = buffered;
     // What stalls is given up soon; everything else takes milliseconds.
-    options.timeout = 2;
+    options.timeout_seconds = 2;
     options
 }
 

@@ -13,7 +13,7 @@ use linger_fastcgi::responder::Config;
 use linger_testing::Counters;
 use linger_testing::sandboxed;
 use linger_testing::servers::{
-    GatewayOptions, Peer, Unavailable, cgi_fcgi, httpd_fcgi, lighttpd_fcgi, nginx_fcgi,
+    GatewayOptions, RunningServer, Unavailable, cgi_fcgi, httpd_fcgi, lighttpd_fcgi, nginx_fcgi,
 };
 
 fn options(buffered: bool, request_buffered: bool, keep_conn: bool) -> GatewayOptions {
@@ -22,7 +22,7 @@ fn options(buffered: bool, request_buffered: bool, keep_conn: bool) -> GatewayOp
     options
 }
 
-type Start = fn(SocketAddr) -> Result<Peer, Unavailable>;
+type Start = fn(SocketAddr) -> Result<RunningServer, Unavailable>;
 
 /// Every size, unread, half read and read, through each gateway.
 fn behind(gateways: &[(&str, Start)]) {

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use linger_probe::{Answer, Check, Config, probe};
+use linger_probe::{Check, CheckAnswer, ProbeConfig, probe};
 use linger_testing::Counters;
 use linger_testing::sandboxed;
 use rustix::process::Signal;
@@ -24,14 +24,14 @@ const LENGTH: usize = 300_000;
 fn before_and_after(command: &[&str], checks: &[Check]) {
     for settings in [None, Some("")] {
         let server = Server::start_listening(settings, command, PORT);
-        let mut config = Config::default();
+        let mut config = ProbeConfig::default();
         config.only = checks.to_vec();
         let target = format!("http://127.0.0.1:{PORT}/large").parse().unwrap();
         let before = Counters::read().unwrap();
         let asked = probe(&target, &config, |_| {}).unwrap();
         let aborted = aborts(&before);
         let report = server.stop(Signal::TERM);
-        let wanted = if settings.is_none() { Answer::Loses } else { Answer::Keeps };
+        let wanted = if settings.is_none() { CheckAnswer::Loses } else { CheckAnswer::Keeps };
         assert_eq!(asked.findings.len(), checks.len());
         for finding in &asked.findings {
             let said = format!("{command:?}, {settings:?}: {}: {}", finding.check, finding.sentence);

@@ -271,14 +271,14 @@ struct LockedMemoryLimit(Rlimit);
 impl LockedMemoryLimit {
     fn set(bytes: u64) -> Self {
         let before = getrlimit(Resource::Memlock);
-        setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), ..before.clone() }).unwrap();
+        setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), ..before }).unwrap();
         Self(before)
     }
 }
 
 impl Drop for LockedMemoryLimit {
     fn drop(&mut self) {
-        setrlimit(Resource::Memlock, self.0.clone()).unwrap();
+        setrlimit(Resource::Memlock, self.0).unwrap();
     }
 }
 
