@@ -109,6 +109,13 @@ impl Machine {
         let said = String::from_utf8_lossy(&output.stderr);
         let what = format!("linger {words} under {fault}: {} {said}", output.status);
         assert!(!said.contains("panicked"), "{what}");
+        // `run` passes SIGABRT on to the program, as systemd's watchdog wants it, so there std's own abort stays one.
+        let is_std_abort = words.starts_with("run ")
+            && said.contains("memory allocation of")
+            && output.status.signal() == Some(Signal::ABORT.as_raw());
+        if is_std_abort {
+            return;
+        }
         assert!(output.status.signal().is_none(), "{what}");
         assert!(matches!(output.status.code(), Some(0..=4)), "{what}");
         if !matches!(output.status.code(), Some(0 | 1)) {
