@@ -93,7 +93,6 @@ impl<W> Place<W> {
     }
 
     /// Whether the socket is no longer here.
-    #[cfg(any(test, loom))]
     pub(crate) fn is_given(&self) -> bool {
         !matches!(self.lock().state, State::Watched(_))
     }

@@ -85,6 +85,14 @@ impl<S: Stream> Ending<S> {
         }
     }
 
+    /// As [`poll`](Self::poll), for a task that nobody waits for: it is over, too, when the closer has the socket.
+    pub(super) fn poll_here(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self.poll(context) {
+            Poll::Pending if !self.shared.place.is_given() => Poll::Pending,
+            Poll::Pending | Poll::Ready(_) => Poll::Ready(()),
+        }
+    }
+
     /// Leaves it to the closer, unless that has it, or it is over.
     fn give(&self) {
         let Some(arrival) = self.shared.clone().take() else { return };

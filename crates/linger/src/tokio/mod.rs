@@ -200,6 +200,14 @@ const TAKEN: &str = "the stream is taken by value or by the drop, and nothing fo
 impl<S: Stream> Drop for Lingering<S> {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take() else { return };
+        // The runtime has the socket registered, and most peers close within a round trip: a task of its own costs less
+        // than waking the closer's thread. Where the runtime is ending, the task is dropped and the closer has it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (policy, closer) = (self.last_policy(), self.closer.as_ref());
+            let mut ending = Ending::begin(stream, &policy, closer, self.is_half_closed);
+            drop(runtime.spawn(std::future::poll_fn(move |context| ending.poll_here(context))));
+            return;
+        }
         // A descriptor that the runtime does not give back was closed by it: nothing is left to do.
         if let Ok(fd) = stream.into_fd() {
             hand_over(self.closer.as_ref(), fd, &self.last_policy(), self.is_half_closed);
