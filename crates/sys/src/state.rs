@@ -95,27 +95,9 @@ pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
 /// buffers is not in it.
 ///
 /// # Errors
-/// `EOPNOTSUPP` or `ENOPROTOOPT` where the socket is not TCP.
+/// As [`tcp_info`](crate::tcp_info).
 pub fn round_trip(socket: BorrowedFd<'_>) -> io::Result<Duration> {
-    /// `tcpi_rtt` is the 18th word of `struct tcp_info` (uapi/linux/tcp.h), whose layout only ever grows.
-    const RTT: usize = 17;
-    let mut words = [0u32; RTT + 1];
-    let mut length = size_of_val(&words) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes (tcp_getsockopt copies min(len, sizeof info))
-    // to a live array of that size, and the new length to a live socklen_t.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            words.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(Duration::from_micros(u64::from(words[RTT])))
+    Ok(crate::tcp_info(socket)?.round_trip)
 }
 
 #[cfg(all(test, not(loom)))]
