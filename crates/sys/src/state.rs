@@ -3,7 +3,6 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 /// The protocol families for which closing is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,15 +90,6 @@ pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
     })
 }
 
-/// The kernel's smoothed round-trip time (`TCP_INFO`, `tcpi_rtt`), in microseconds. Time in either program's own
-/// buffers is not in it.
-///
-/// # Errors
-/// As [`tcp_info`](crate::tcp_info).
-pub fn round_trip(socket: BorrowedFd<'_>) -> io::Result<Duration> {
-    Ok(crate::tcp_info(socket)?.round_trip)
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -117,7 +107,6 @@ mod tests {
         let (a, _b) = UnixStream::pair().unwrap();
         assert_eq!(family(a.as_fd()).unwrap(), Family::Unix);
         assert!(tcp_state(a.as_fd()).is_err());
-        assert!(round_trip(a.as_fd()).is_err());
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(family(udp.as_fd()).unwrap_err().raw_os_error(), Some(libc::EPROTOTYPE));
         let file = std::fs::File::open("/dev/null").unwrap();
@@ -133,8 +122,6 @@ mod tests {
         assert_eq!(unread(server.as_fd()).unwrap(), 8, "loopback delivers before write returns");
         assert_eq!(send_queue(client.as_fd()).unwrap(), 0);
         assert_eq!(tcp_state(client.as_fd()).unwrap(), TcpState::Established);
-        let round_trip = round_trip(client.as_fd()).unwrap();
-        assert!(!round_trip.is_zero() && round_trip < Duration::from_secs(1), "{round_trip:?} on loopback");
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(tcp_state(server.as_fd()).unwrap(), TcpState::CloseWait);
     }

@@ -82,7 +82,10 @@ mod tests {
         let info = tcp_info(client.as_fd()).unwrap();
         assert!(info.last_ack < Duration::from_millis(50), "{info:?}");
         assert_eq!((info.probes, info.retransmits), (0, 0));
-        assert_eq!(info.round_trip, crate::round_trip(client.as_fd()).unwrap());
+        assert!(
+            !info.round_trip.is_zero() && info.round_trip < Duration::from_secs(1),
+            "{info:?} on loopback"
+        );
         assert_eq!((info.data_segments, tcp_info(server.as_fd()).unwrap().data_segments), (0, 1));
         client.write_all(b"y").unwrap();
         server.read_exact(&mut [0]).unwrap();

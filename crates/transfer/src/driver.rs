@@ -323,7 +323,7 @@ impl Session {
     /// Gives credit for what was taken, if it is time; it goes with the next flush.
     fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
         let socket = self.transport.socket();
-        let round_trip = || linger_sys::round_trip(socket).ok();
+        let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);
         let credit = self.machine.taken(stream, taken as u64, self.heard, round_trip);
         if let Some(credit) = credit {
             self.control(Kind::Credit, stream, credit);
