@@ -3,7 +3,7 @@
 use linger_custody::Count;
 use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
-use super::perform::{copies, within};
+use super::answer::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
 use crate::kernel::{Call, Connection, End, File, Kernel};
 
@@ -97,6 +97,9 @@ impl Driver {
         };
         if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
             return Err("a message is waited for that has arrived".into());
+        }
+        if self.world.remembered() > self.room {
+            return Err(format!("remembers {}, without a look", self.world.remembered()));
         }
         let in_flight =
             (0..kernel.connections.len()).any(|one| self.world.state(cookie_of(one)) == State::InFlight);
@@ -243,7 +246,7 @@ impl Driver {
     }
 
     /// At the end of all: nothing is left, and the counts add up.
-    pub(crate) fn check_end(&self, kernel: &Kernel) -> Result<(), Fault> {
+    pub(crate) fn check_end(&mut self, kernel: &Kernel) -> Result<(), Fault> {
         if !self.kept.is_empty() || !self.held.is_empty() || !self.world.is_idle() {
             return Err(format!("left over: {:?} kept, {:?} held", self.kept, self.held));
         }
@@ -296,7 +299,7 @@ impl Driver {
                 _ => {}
             }
         }
-        Ok(())
+        self.check_forgotten(kernel)
     }
 }
 

@@ -131,6 +131,7 @@ impl Driver {
             if does == Unseen::Closes {
                 self.closed_unseen.insert(process);
             }
+            self.opaque |= does == Unseen::Sends;
             self.on("hidden", None, Event::Hidden { pid: pid(process), does });
             return;
         }
