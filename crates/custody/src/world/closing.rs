@@ -34,9 +34,9 @@ impl World {
             && !self.shut_down.contains_key(&cookie)
             && let Fate::Plain(reason) = fate(&seen.socket)
         {
-            self.release(cookie);
             self.note_end(cookie);
             self.count(cookie, reason);
+            self.release(cookie);
             return Ok(());
         }
         let may_be_last = matches!(way, Way::Close | Way::Replace) && passed == Passed::No;

@@ -137,7 +137,6 @@ impl World {
             Event::Fork { caller, open, hidden, alone } => {
                 self.doubts.forks(caller.tid, alone);
                 if hidden {
-                    self.doubts.forks_unseen();
                     self.hides(caller.pid);
                 }
                 self.inherit_all(caller, open, false);

@@ -29,6 +29,8 @@ impl Driver {
         if names.is_empty() || names.len() > LIMITS.names {
             return Err(format!("asks for {} names", names.len()));
         }
+        self.check_hints(kernel, Some(&names))?;
+        self.asked_which = true;
         let names_it = |name: &Name| {
             let process = &kernel.processes[name.pid.0 as usize];
             !process.hidden
@@ -45,6 +47,9 @@ impl Driver {
         let is_clean = self.clean.is_some_and(|clean| self.about.is_none_or(|about| about >= clean));
         if is_clean && self.world.remembered() < self.room {
             return Err("looks at all fds, and nothing may have two".into());
+        }
+        if self.world.remembered() < self.room {
+            self.check_hints(kernel, None)?;
         }
         if kernel.is_calm() {
             self.clean = Some(kernel.connections.len());

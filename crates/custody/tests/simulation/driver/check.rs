@@ -5,7 +5,7 @@ use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
 use super::answer::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
-use crate::kernel::{Call, Connection, End, File, Kernel};
+use crate::kernel::{Call, Connection, End, File, Kernel, Process};
 
 impl Driver {
     pub(super) fn count(
@@ -166,6 +166,18 @@ impl Driver {
         Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
     }
 
+    /// What was held is let go of once it is over, or where nobody can see when it is.
+    pub(super) fn check_released(kernel: &Kernel, index: usize) -> Result<(), Fault> {
+        let one = &kernel.connections[index];
+        let was_hidden =
+            |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
+        let is_unseen = one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
+        if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
+            return Err(format!("connection {index} is let go of, and is not over"));
+        }
+        Ok(())
+    }
+
     /// The worst error: to end what the program still has.
     pub(super) fn check_over(kernel: &Kernel, index: usize, what: &str) -> Result<(), Fault> {
         let connection = &kernel.connections[index];
@@ -211,6 +223,12 @@ impl Driver {
         let raced = kernel.connections[one.connection].raced;
         if !one.closed && !raced && (0..one.processes).any(stays) {
             return Err(format!("epolls are to forget connection {}, which has another fd", one.connection));
+        }
+        if !one.closed && !one.is_close {
+            return Err(format!("epolls are to forget connection {}, which may stay", one.connection));
+        }
+        if !one.closed && !raced && kernel.is_carried(one.connection) {
+            return Err(format!("epolls are to forget connection {}, which a message has", one.connection));
         }
         Ok(())
     }

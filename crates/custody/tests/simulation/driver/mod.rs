@@ -4,6 +4,7 @@
 mod answer;
 mod check;
 mod forget;
+mod hints;
 mod pace;
 mod perform;
 mod tell;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use linger_custody::Count;
 use linger_custody::world::{Cookie, Event, Inode, Kept, Limits, Pid, Tid, Way, World};
 
+use hints::Hints;
 use pace::Pace;
 
 use crate::kernel::{Call, Kernel, Thread, Told};
@@ -135,6 +137,10 @@ pub(crate) struct Driver {
     counted: BTreeSet<usize>,
     /// One of them has sent a message.
     opaque: bool,
+    hints: Hints,
+    /// The event that is being told is of a close, and which of the known fds has the connection was asked.
+    is_ending: bool,
+    asked_which: bool,
     /// When the world was last told something.
     told_at: Duration,
     /// What an event has shown to be wrong.
@@ -188,6 +194,9 @@ impl Driver {
             closed_unseen: BTreeSet::new(),
             counted: BTreeSet::new(),
             opaque: false,
+            hints: Hints::default(),
+            is_ending: false,
+            asked_which: false,
             told_at: Duration::ZERO,
             fault: None,
             told: Vec::new(),

@@ -16,12 +16,7 @@ impl Driver {
                 if self.tracing {
                     eprintln!("      <- {answer:?}");
                 }
-                let looked = matches!(answer, Answer::Census { .. });
-                self.told_at = self.now;
-                self.world.answer(answer, self.now);
-                if looked {
-                    self.room = LIMITS.shared.max(2 * self.world.remembered());
-                }
+                self.tell_answer(answer);
             }
             Action::Keep(kept) => {
                 let one = self.at_hand.ok_or("keeps an fd, and none is at hand")?;
@@ -42,6 +37,7 @@ impl Driver {
                 if !self.held.remove(&(index as usize)) {
                     return Err(format!("connection {index} is released and not held"));
                 }
+                Self::check_released(kernel, index as usize)?;
             }
             Action::Watch(Pid(process)) => {
                 self.watched.insert(process as usize);
@@ -61,6 +57,15 @@ impl Driver {
             Action::Count { cookie, reason, holder } => self.count(kernel, cookie, reason, holder)?,
         }
         Ok(())
+    }
+
+    fn tell_answer(&mut self, answer: Answer) {
+        self.told_at = self.now;
+        let Answer::Census { census, .. } = &answer else { return self.world.answer(answer, self.now) };
+        let (census, before) = (census.clone(), self.hints.shared(&self.world));
+        self.world.answer(answer, self.now);
+        self.hints.renew(&census, &before, &self.world);
+        self.room = LIMITS.shared.max(2 * self.world.remembered());
     }
 
     fn keep(&mut self, kept: Kept, one: AtHand) {

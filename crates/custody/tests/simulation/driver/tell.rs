@@ -27,6 +27,7 @@ impl Driver {
             eprintln!("    {event:?} [{state:?}]");
         }
         self.silent = false;
+        self.note_hints(&event);
         self.world.on(event, self.now);
     }
 
