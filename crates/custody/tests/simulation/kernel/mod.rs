@@ -18,7 +18,7 @@ pub(crate) enum File {
     Epoll(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fd {
     pub(crate) file: File,
     pub(crate) closes_on_exec: bool,
@@ -72,6 +72,8 @@ pub(crate) enum Thread {
     Continued(Call),
     /// `recvmsg` has taken these out of the queue and not yet installed them.
     Receiving(Vec<File>),
+    /// `fork` has copied the fds, and its child is not to be seen yet (`copy_process`); the flag is for `vfork`.
+    Forking(Vec<Option<Fd>>, bool),
     /// Waits for its child of `vfork`.
     WaitsFor(usize),
 }
@@ -301,6 +303,7 @@ impl Kernel {
                 || process.inbox.iter().flatten().any(|other| *other == file)
                 || process.threads.iter().any(|thread| match thread {
                     Thread::Receiving(files) => files.contains(&file),
+                    Thread::Forking(fds, _) => fds.iter().flatten().any(|fd| fd.file == file),
                     _ => false,
                 })
         })
@@ -334,7 +337,7 @@ impl Kernel {
         let is_calm = |thread: &Thread| match thread {
             Thread::Idle => true,
             Thread::Notified(call) | Thread::Continued(call) => !call.gives(),
-            Thread::Receiving(_) | Thread::WaitsFor(_) => false,
+            Thread::Receiving(_) | Thread::Forking(..) | Thread::WaitsFor(_) => false,
         };
         let idle = |process: &Process| process.inbox.is_empty() && process.threads.iter().all(is_calm);
         !self.ever_hidden && self.processes.iter().all(|one| idle(one) || !one.alive)
