@@ -136,7 +136,8 @@ pub(crate) struct Connection {
     pub(crate) receivers: u8,
     /// One of them was seen to have it.
     pub(crate) arrived: bool,
-    /// A message carried it: if its sender is killed meanwhile, its receiver's is not held any more.
+    /// A message carried it, or a fork under way alone: if its last holder is killed meanwhile, who gets it is not held
+    /// any more.
     pub(crate) was_sent: bool,
     /// Was copied or sent by a call whose fd another thread had made to mean it since the call began: the program's own
     /// race, in which nobody knows which connection is meant.
@@ -363,7 +364,10 @@ impl Kernel {
             if has != 0 {
                 connection.closed_untold = false;
             }
-            if self.connections[index].end == End::Open && !self.is_open(File::Connection(index)) {
+            let is_open = self.is_open(File::Connection(index));
+            // No process has it, and a message or a fork under way does.
+            self.connections[index].was_sent |= has == 0 && is_open;
+            if self.connections[index].end == End::Open && !is_open {
                 let connection = &mut self.connections[index];
                 let seen = connection.fds_gone == Some(true) && !connection.abroad && !connection.sent_unseen;
                 connection.end = if seen { End::Closed } else { End::Unseen };
