@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
     bar.finish_and_clear();
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
-        out.json(&line(Verb::Client, lines::Client::from(&seen)))
+        out.json(&line(Verb::Client, lines::ClientSummary::from(&seen)))
     } else {
         print(&mut out, &seen, &arguments.server)
     };

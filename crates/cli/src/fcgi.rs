@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueHint};
-use linger_fastcgi::gateway::{self, Client, Error, Request};
+use linger_fastcgi::gateway::{self, Client, Error, GatewayRequest};
 use linger_fastcgi::{Address, Responder, apps, responder};
 
 use crate::lines::{self, line};
@@ -94,7 +94,7 @@ impl Get {
         let method = if self.body.is_some() { "POST" } else { "GET" };
         let (file, query) = self.script.split_once('?').unwrap_or((&self.script, ""));
         let mut request =
-            Request::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
+            GatewayRequest::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
         match self.body.as_deref().map(|path| (path, path.as_os_str() == "-")) {
             None => {}
             Some((_, true)) => {

@@ -15,7 +15,7 @@ use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
@@ -89,7 +89,7 @@ impl Client {
         let mut outgoing = Outgoing::new(source);
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
-            let stream = session.open(&Request::Put(put.clone()).encode())?;
+            let stream = session.open(&Operation::Put(put.clone()).encode())?;
             put.again = true;
             Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe).run()?;
             Ok(Farewell::Due)
@@ -123,7 +123,7 @@ impl Client {
         let GetOptions { replace, verify, dry_run, durability, limit, .. } = *options;
         let common = Options { replace, verify, dry_run, durability };
         let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
-        let request = Request::Get(Get { path, source, patterns, limit, options: common }).encode();
+        let request = Operation::Get(Get { path, source, patterns, limit, options: common }).encode();
         let mut summary = Summary::default();
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
@@ -168,7 +168,7 @@ impl Client {
     /// [`Error::Refused`] if there is nothing to list, and what connecting gives.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
         let mut session = self.connect()?;
-        let stream = session.open(&Request::List { path: path.clone() }.encode())?;
+        let stream = session.open(&Operation::List { path: path.clone() }.encode())?;
         let result = loop {
             match session.receive() {
                 Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {

@@ -65,6 +65,6 @@ pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, ReceiptLine, Receipts, verify_receipt};
 pub use remote::{Destination, PORT};
 pub use serve::{Served, Server, Serving, ShareEnding, ShareOptions, is_local};
-pub use sink::{Config, Desktop, Displays, Port};
+pub use sink::{Desktop, Displays, Port, PortsConfig};
 pub use tls::{AskCode, ClientKeys, ServerKeys};
 pub use walk::Patterns;

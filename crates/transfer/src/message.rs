@@ -12,7 +12,7 @@ use crate::reason::Reason;
 use crate::wire::Violation;
 use fields::{Reader, Writer};
 pub use kinds::{Durability, Item, Kind, Refusal, Time};
-pub(crate) use request::{Get, Options, Put, Request};
+pub(crate) use request::{Get, Operation, Options, Put};
 
 /// Longest text of an error, in bytes.
 const MAX_TEXT: usize = 1 << 10;

@@ -91,7 +91,7 @@ impl Pipe {
 }
 
 /// An entry without receipt.
-pub(crate) struct Sent {
+pub(crate) struct SentEntry {
     pub(crate) entry: TreeEntry,
     pub(crate) leave: Option<(u32, Time)>,
     pub(crate) ended: bool,
@@ -102,7 +102,7 @@ pub(crate) struct Sent {
 /// What is to be sent, and what has become of it; outlives sessions.
 pub(crate) struct Outgoing<'a> {
     pub(crate) source: Source<'a>,
-    pub(crate) waiting: BTreeMap<u64, Sent>,
+    pub(crate) waiting: BTreeMap<u64, SentEntry>,
     pub(crate) announced: u64,
     pub(crate) exhausted: bool,
     pub(crate) summary: Summary,

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::hash::{BLOCK, Hash, Tree};
 use crate::limit::Limiter;
 use crate::message::{EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
-use crate::outgoing::{Act, Outgoing, Sent, Source};
+use crate::outgoing::{Act, Outgoing, SentEntry, Source};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::Reason;
@@ -173,7 +173,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         // A directory that was left in an earlier session is left again.
         let leave = self.outgoing.waiting.get(&index).and_then(|sent| sent.leave);
         // Record it before sending: the walk yields it once, and a later session may have to repeat it.
-        let sent = Sent { entry: entry.clone(), leave, ended: false, content: None };
+        let sent = SentEntry { entry: entry.clone(), leave, ended: false, content: None };
         self.outgoing.waiting.insert(index, sent);
         self.say(&Message::Entry(entry.clone()))?;
         if entry.kind == Kind::Link

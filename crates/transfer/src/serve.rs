@@ -24,7 +24,7 @@ use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::root::Root;
-use crate::sink::{Config, Displays};
+use crate::sink::{Displays, PortsConfig};
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::wire::MAX_REASON;
@@ -38,7 +38,7 @@ pub struct ShareOptions {
     /// Whether peers may write into it.
     pub writable: bool,
     /// Sinks and sources.
-    pub config: Config,
+    pub config: PortsConfig,
     /// What the desktop offers to them.
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
@@ -74,7 +74,7 @@ impl ShareOptions {
         Self {
             directory: directory.into(),
             writable: false,
-            config: Config::default(),
+            config: PortsConfig::default(),
             displays: Displays::default(),
             durability: Durability::Memory,
             keys: None,

@@ -428,7 +428,7 @@ fn sinks_get_everything_or_nothing() {
     fs::write(&file, bytes(1_500_000, 5)).unwrap();
     let change = |options: &mut ShareOptions| {
         options.writable = false;
-        options.config = Config::parse(&config).unwrap();
+        options.config = PortsConfig::parse(&config).unwrap();
     };
     share(to.path(), change, |shared| {
         shared.put(&file, "@print");

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 
 /// How a request went.
 #[derive(Default, Serialize, JsonSchema)]
@@ -22,6 +22,6 @@ pub(crate) struct Fcgi {
     pub(crate) log: Option<String>,
 }
 
-impl Body for Fcgi {
+impl LineBody for Fcgi {
     const KIND: &'static str = "summary";
 }

@@ -6,7 +6,7 @@ use linger_probe as library;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 use super::common::{self, Process};
 
 /// The answer to one question.
@@ -39,7 +39,7 @@ pub(crate) struct Finding {
     sentence: String,
 }
 
-impl Body for Finding {
+impl LineBody for Finding {
     const KIND: &'static str = "finding";
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Probe {
     interrupted: bool,
 }
 
-impl Body for Probe {
+impl LineBody for Probe {
     const KIND: &'static str = "summary";
 }
 

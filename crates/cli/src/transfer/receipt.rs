@@ -11,7 +11,7 @@ use linger_untrusted::Untrusted;
 
 use super::{refuse, unusable};
 use crate::exit;
-use crate::lines::{self, ReceiptEntry, VerifySummary};
+use crate::lines::{self, CheckedEntry, VerifySummary};
 use crate::options::Json;
 use crate::output::Stdout;
 
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
     let result = verify_receipt(receipt, path, |line, checked| {
         if output.json {
             if printed.is_ok() {
-                printed = out.json(&lines::line(lines::Verb::Receipt, ReceiptEntry::new(line, checked)));
+                printed = out.json(&lines::line(lines::Verb::Receipt, CheckedEntry::new(line, checked)));
             }
             return;
         }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
-    Config, Displays, Durability, Error, Identity, Keyring, PORT, Served, Server, ServerKeys, Serving,
+    Displays, Durability, Error, Identity, Keyring, PORT, PortsConfig, Served, Server, ServerKeys, Serving,
     ShareEnding, ShareOptions, confine,
 };
 
@@ -212,16 +212,15 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-fn configuration(arguments: &ShareArguments) -> Result<Config, Error> {
+fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
     let (path, named) = match &arguments.config {
         Some(path) => (path.clone(), true),
         None => (home()?.join("share.toml"), false),
     };
     match read_text(&path) {
-        Ok(text) => {
-            Config::parse(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(Config::default()),
+        Ok(text) => PortsConfig::parse(&text)
+            .map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(PortsConfig::default()),
         Err(error) => Err(unusable("read", &path, &error)),
     }
 }

@@ -10,7 +10,7 @@ const MAX_PATTERNS: usize = 256;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum Operation {
     Put(Put),
     Get(Get),
     List { path: RelPath },
@@ -54,7 +54,7 @@ pub(crate) struct Options {
     pub(crate) durability: Durability,
 }
 
-impl Request {
+impl Operation {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         match self {

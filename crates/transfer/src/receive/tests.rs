@@ -22,9 +22,9 @@ use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, EntryAnswer, Time, TreeEntry};
-use crate::sink::{Config, Displays};
+use crate::sink::{Displays, PortsConfig};
 use crate::transport::Plain;
-use crate::wire::{self, HEADER, Header, Kind as Frame, PREFACE};
+use crate::wire::{self, FrameKind as Frame, HEADER, Header, PREFACE};
 
 /// Of an earlier request, and still open.
 const EARLIER: u16 = 1;
@@ -172,7 +172,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
         }
         To::Sink(command) => {
             let config =
-                Config::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
+                PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
             spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
             Target::Sink(&mut spool)
         }

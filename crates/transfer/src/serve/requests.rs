@@ -12,7 +12,7 @@ use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal};
 use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
@@ -38,12 +38,12 @@ impl Server {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
-                    match Request::decode(&request)? {
-                        Request::Put(put) => {
+                    match Operation::decode(&request)? {
+                        Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
                             self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
                         }
-                        Request::Get(get) => {
+                        Operation::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
                             self.get(session, stream, get, &mut served.summary, &mut tell)?;
                             // The side that received last says goodbye: it has the last receipts.
@@ -51,7 +51,7 @@ impl Server {
                             served.summary.peer_knows = true;
                             return Ok(());
                         }
-                        Request::List { path } => {
+                        Operation::List { path } => {
                             served.request = format!("ls {path}");
                             self.list(session, stream, &path)?;
                         }
