@@ -30,8 +30,9 @@ pub(crate) const VERBS: [(&str, bool); 25] = [
     ("run --via preload -- true", false),
     ("run --via seccomp -- true", false),
     ("run --metrics 127.0.0.1:0 -- true", false),
-    ("watch --plain --for 0", false),
-    ("watch --prometheus 127.0.0.1:0 --for 0", false),
+    // Not what others on this host do meanwhile.
+    ("watch --plain --for 0 --process nobody", false),
+    ("watch --prometheus 127.0.0.1:0 --for 0 --process nobody", false),
     ("fcgi get 127.0.0.1:1 /x", false),
     ("fcgi serve --echo --listen 127.0.0.1:0", true),
     ("receipt verify r.json file", false),
