@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
+use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Session};
 use crate::error::Error;
 use crate::machine::{Role, SessionLimits};
@@ -121,6 +122,7 @@ pub struct Server {
     options: ShareOptions,
     root: Root,
     claims: Arc<Claims>,
+    deliveries: Deliveries,
     gathering: Gathering,
     accepted: AtomicU64,
     cancel: Cancel,
@@ -143,6 +145,7 @@ impl Server {
             options,
             root,
             claims: Arc::default(),
+            deliveries: Deliveries::default(),
             gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,

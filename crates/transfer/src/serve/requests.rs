@@ -98,7 +98,12 @@ impl Server {
                     Ok(made) => spool = made,
                     Err(fault) => return self.refuse(session, stream, fault),
                 }
-                Target::Sink(&mut spool)
+                if !put.options.dry_run
+                    && let Err(fault) = self.deliveries.begin(put.id, put.sent)
+                {
+                    return self.refuse(session, stream, fault);
+                }
+                Target::Sink { spool: &mut spool, deliveries: &self.deliveries, id: put.id }
             }
             None if !self.options.writable => {
                 let told = Reason::from("this directory is shared for reading only");
