@@ -124,6 +124,7 @@ pub struct Server {
     gathering: Gathering,
     accepted: AtomicU64,
     cancel: Cancel,
+    last: Cancel,
     codes: Codes,
     running: AtomicUsize,
 }
@@ -135,7 +136,8 @@ impl Server {
     /// [`Error::Io`] if it is not there, [`Error::NotPossibleHere`] on kernels before 5.6.
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
-        let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
+        let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
+        let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
         Ok(Self {
             options,
@@ -144,6 +146,7 @@ impl Server {
             gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,
+            last,
             codes,
             running: AtomicUsize::new(0),
         })
@@ -152,6 +155,11 @@ impl Server {
     /// Ends [`serve`](Self::serve) and every session when it is used.
     pub fn canceller(&self) -> Cancel {
         self.cancel.clone()
+    }
+
+    /// Lets [`serve`](Self::serve) accept nothing more when it is used, and return when the last session has ended.
+    pub fn finisher(&self) -> Cancel {
+        self.last.clone()
     }
 
     /// The code that the next client that is not known has to give; [`Serving::Code`] tells when it changes.
@@ -176,6 +184,9 @@ impl Server {
                 if self.running.load(Ordering::Acquire) >= self.options.connections {
                     std::thread::sleep(Duration::from_millis(5));
                     continue;
+                }
+                if self.last.is_cancelled() {
+                    break;
                 }
                 let (stream, peer) = match listener.accept() {
                     Ok(accepted) => accepted,
@@ -225,9 +236,10 @@ impl Server {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
             PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.last.as_fd(), PollFlags::IN),
         ];
         match rustix::event::poll(&mut fds, None) {
-            Ok(_) => Ok(fds[1].revents().is_empty()),
+            Ok(_) => Ok((fds[1].revents() | fds[2].revents()).is_empty()),
             Err(rustix::io::Errno::INTR) => Ok(true),
             Err(error) => Err(Error::io("wait on", "the listener", error)),
         }

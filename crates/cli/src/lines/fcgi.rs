@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::LineBody;
 
 /// How a request went.
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 pub(crate) struct Fcgi {
     /// Whether the response came with its end.
     pub(crate) complete: bool,
@@ -18,6 +18,8 @@ pub(crate) struct Fcgi {
     pub(crate) write_error: Option<String>,
     /// Why there is no whole response.
     pub(crate) error: Option<String>,
+    /// What the application wrote to STDERR, at most 64 KB of it; null for nothing.
+    pub(crate) log: Option<String>,
 }
 
 impl LineBody for Fcgi {

@@ -122,14 +122,16 @@ pub(crate) struct Probe {
     unwatched: Option<String>,
     /// The worst answer.
     answer: String,
+    /// Whether it was interrupted, so that questions were not asked.
+    interrupted: bool,
 }
 
 impl LineBody for Probe {
     const KIND: &'static str = "summary";
 }
 
-impl From<&library::ProbeReport> for Probe {
-    fn from(report: &library::ProbeReport) -> Self {
+impl Probe {
+    pub(crate) fn new(report: &library::ProbeReport, interrupted: bool) -> Self {
         Self {
             target: report.target.clone(),
             server: report.server.as_ref().map(|server| server.json().into_owned()),
@@ -137,6 +139,7 @@ impl From<&library::ProbeReport> for Probe {
             framing: report.framing,
             unwatched: report.unwatched.clone(),
             answer: identifier(report.overall()),
+            interrupted,
         }
     }
 }

@@ -14,6 +14,7 @@ use linger_transfer::{
 };
 
 use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
+use crate::input::read_text;
 use crate::lines::{self, Verb, line};
 use crate::options::{Json, Silence};
 use crate::output::{Stdout, Stopped, say};
@@ -112,11 +113,11 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     }
     told(&format!("code for a new machine: {}", server.code()));
     let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
-    let cancel = server.canceller();
-    // Stop sharing once the reader of the JSON lines has gone.
+    let finisher = server.finisher();
+    // Once the reader of the JSON lines has gone, what is under way is finished and nothing new is begun.
     let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
         if arguments.output.json && !out.lock().unwrap_or_else(PoisonError::into_inner).print(print) {
-            cancel.cancel();
+            finisher.cancel();
         }
     };
     let listening = lines::Listening { address: address.to_string(), code: server.code() };
@@ -216,7 +217,7 @@ fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
         Some(path) => (path.clone(), true),
         None => (home()?.join("share.toml"), false),
     };
-    match std::fs::read_to_string(&path) {
+    match read_text(&path) {
         Ok(text) => PortsConfig::parse(&text)
             .map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(PortsConfig::default()),
@@ -242,7 +243,9 @@ fn listener(address: &HostPort) -> Result<TcpListener, Error> {
 
 fn stop_on_signal(server: &Server) -> Result<(), Error> {
     let cancel = server.canceller();
-    interrupt::outlive_file_limit()
-        .and_then(|()| interrupt::on_first(move || cancel.cancel()))
-        .map_err(|source| Error::Io { doing: "take", what: "signals".into(), source })
+    interrupt::on_first(move || cancel.cancel()).map_err(|source| Error::Io {
+        doing: "take",
+        what: "signals".into(),
+        source,
+    })
 }
