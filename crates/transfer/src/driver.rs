@@ -35,7 +35,7 @@ const GLANCE: usize = 4 << 10;
 /// Framed streams over one connection.
 ///
 /// ```
-/// use linger_transfer::session::{SessionEvent, Plain, Role, Session};
+/// use linger_transfer::session::{Plain, Role, Session, SessionEvent};
 /// use std::net::{TcpListener, TcpStream};
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
