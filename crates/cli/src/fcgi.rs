@@ -12,9 +12,9 @@ use linger_fastcgi::gateway::{self, Client, Error, GatewayRequest};
 use linger_fastcgi::{Address, Responder, apps, responder};
 
 use crate::lines::{self, line};
-use crate::options::{JsonBeside, Silence};
+use crate::options::{JsonBeside, ListenAt, Silence};
 use crate::output::{Stopped, say, say_json};
-use crate::typed::{fastcgi, listen_on_fastcgi};
+use crate::typed::{ListenOn, fastcgi};
 use crate::{exit, interrupt};
 
 /// Speaks FastCGI: one request to an application, or an application for a gateway.
@@ -54,8 +54,12 @@ struct Get {
     output: JsonBeside,
 }
 
+const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; `inherited` is the socket that a \
+    parent left as descriptor 0";
+
 /// Serves FastCGI requests until Ctrl-C.
 #[derive(Args, Debug)]
+#[command(mut_arg("listen", |arg| arg.default_value("inherited").help(LISTEN)))]
 #[command(after_help = "Examples:\n  linger fcgi serve --echo --listen 127.0.0.1:9000\n  \
     spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www")]
 #[group(skip)]
@@ -66,9 +70,8 @@ struct Serve {
     /// Answer with the request
     #[arg(long)]
     echo: bool,
-    /// HOST:PORT, :PORT for all addresses, or unix:/PATH; without it, the socket inherited as descriptor 0.
-    #[arg(long, value_name = "ADDRESS", value_parser = listen_on_fastcgi)]
-    listen: Option<Address>,
+    #[command(flatten)]
+    at: ListenAt,
     /// Most connections at once
     #[arg(long, value_name = "N", default_value_t = 256)]
     connections: usize,
@@ -212,7 +215,12 @@ impl Serve {
         {
             return exit::file(format_args!("cannot serve {}", root.display()), &error);
         }
-        let responder = match &self.listen {
+        let address = match self.at.listen {
+            ListenOn::Tcp(address) => Some(Address::Tcp(address.to_string())),
+            ListenOn::Unix(path) => Some(Address::Unix(path)),
+            ListenOn::Inherited => None,
+        };
+        let responder = match &address {
             Some(address) => {
                 Responder::bind(address, config).map_err(|error| exit::listening(address, &error))
             }

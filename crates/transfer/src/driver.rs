@@ -35,7 +35,7 @@ const GLANCE: usize = 4 << 10;
 /// Framed streams over one connection.
 ///
 /// ```
-/// use linger_transfer::session::{Event, Plain, Role, Session};
+/// use linger_transfer::session::{Plain, Role, Session, SessionEvent};
 /// use std::net::{TcpListener, TcpStream};
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -44,7 +44,7 @@ const GLANCE: usize = 4 << 10;
 /// type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// let answering = std::thread::spawn(move || -> Result<Option<linger::Outcome>> {
 ///     let mut session = Session::new(Box::new(Plain::new(server)?), Role::Responder)?;
-///     while let Event::Opened { stream, request } = session.receive()? {
+///     while let SessionEvent::Opened { stream, request } = session.receive()? {
 ///         session.message(stream, &[b"you said ", &request[..]].concat())?;
 ///         session.finish(stream)?;
 ///     }
@@ -52,7 +52,7 @@ const GLANCE: usize = 4 << 10;
 /// });
 /// let mut session = Session::new(Box::new(Plain::new(client)?), Role::Initiator)?;
 /// let stream = session.open(b"hello")?;
-/// assert_eq!(session.receive()?, Event::Message { stream, bytes: b"you said hello".to_vec() });
+/// assert_eq!(session.receive()?, SessionEvent::Message { stream, bytes: b"you said hello".to_vec() });
 /// session.end(0, "thank you")?;
 /// assert!(answering.join().unwrap()?.unwrap().delivered());
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())

@@ -9,21 +9,22 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
-    Displays, Durability, Error, Identity, Keyring, PORT, PortsConfig, Served, Server, ServerKeys, Serving,
+    Displays, Durability, Error, Identity, Keyring, PortsConfig, Served, Server, ServerKeys, Serving,
     ShareEnding, ShareOptions, confine,
 };
 
 use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
 use crate::input::read_text;
 use crate::lines::{self, Verb, line};
-use crate::options::{Json, Silence};
+use crate::options::{Json, ListenAt, Silence};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{HostPort, Names, listen_on, one_of};
+use crate::typed::{HostPort, Names, one_of};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
 #[derive(Args, Debug)]
 #[command(
+    mut_arg("listen", |arg| arg.default_value(EVERYWHERE).help(LISTEN)),
     after_help = "The first connection from another machine needs the code that is shown; afterwards both know\n\
     each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
     Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n\n\
@@ -34,9 +35,8 @@ pub(crate) struct ShareArguments {
     /// The directory.
     #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
-    /// Address and port to listen on; systemd's sockets are used if there are any.
-    #[arg(long, value_name = "HOST:PORT", default_value_t = everywhere(), value_parser = listen_on)]
-    listen: HostPort,
+    #[command(flatten)]
+    at: ListenAt,
     /// Let peers write into it.
     #[arg(long)]
     writable: bool,
@@ -61,9 +61,10 @@ pub(crate) struct ShareArguments {
     ending: ShareEnding,
 }
 
-fn everywhere() -> HostPort {
-    HostPort { host: Ipv6Addr::UNSPECIFIED.to_string(), port: PORT }
-}
+/// [`linger_transfer::PORT`] of all addresses.
+const EVERYWHERE: &str = ":7117";
+const LISTEN: &str =
+    "Where to listen: HOST:PORT, or :PORT for all addresses; systemd's sockets are used if there are any";
 
 fn endings() -> Names<ShareEnding> {
     const ENDINGS: [(&str, ShareEnding); 2] =
@@ -89,7 +90,8 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let known = Keyring::new(home.join("known_clients"));
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
     options.keys = Some(ServerKeys::new(identity, known));
-    let listener = listener(&arguments.listen)?;
+    let address = arguments.at.listen.tcp().map_err(|why| Error::Usage(format!("--listen: {why}").into()))?;
+    let listener = listener(address)?;
     let address = listener.local_addr().map_err(|source| Error::Io {
         doing: "use",
         what: "the listener".into(),

@@ -291,6 +291,11 @@ fn unverified_end(index: u64, content: &[u8]) -> Step {
     Say(Message::End { index, size: content.len() as u64, hash: None })
 }
 
+/// The end of an entry, with a hash only where that is agreed.
+fn agreed_end(index: u64, content: &[u8], options: Options) -> Step {
+    if options.verify { end(index, content) } else { unverified_end(index, content) }
+}
+
 fn total(entries: u64) -> Step {
     Say(Message::Total { entries })
 }
