@@ -17,12 +17,6 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
 use support::{PORT, Server, aborts, asked_once, compare, connect, late_reader, program, read, request};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
 
 /// Builds a static C program with a compiler that may be missing.
@@ -175,7 +169,7 @@ fn excluded_ports_are_left_alone() {
     sandboxed(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
-        let server = Server::start_listening(Some("exclude"), &[&program, "close"], PORT);
+        let server = Server::start_listening(Some("exclude=8000"), &[&program, "close"], PORT);
         assert!(!late_reader(PORT, 20_000, true).is_whole());
         assert_eq!(server.stop(Signal::TERM)["closes"], 0);
     });

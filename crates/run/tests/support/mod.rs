@@ -6,62 +6,17 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use linger_run::{Notice, Options, Via};
 use linger_testing::Counters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 
-const COMMAND: &str = "LINGER_TEST_COMMAND";
-
-/// The body of the ignored test `supervisor`: runs the command of the environment, and ends as it did.
-pub(crate) fn supervise() {
-    let Ok(text) = std::env::var(COMMAND) else { return };
-    let mut words = text.split('\u{1f}');
-    let (Some(report), Some(settings), Some(command)) = (words.next(), words.next(), words.next()) else {
-        panic!("{COMMAND}: {text}");
-    };
-    let mut options = Options::default();
-    options.hold = settings.contains("hold");
-    options.via = if settings.contains("seccomp") { Some(Via::Seccomp) } else { None };
-    options.outgoing = settings.contains("outgoing");
-    options.exclude_ports = if settings.contains("exclude") { vec![PORT] } else { Vec::new() };
-    options.ports = settings.split(' ').filter_map(|word| word.strip_prefix("port=")?.parse().ok()).collect();
-    options.policy.max_discard =
-        settings.split(' ').find_map(|word| word.strip_prefix("max-discard=")?.parse().ok());
-    options.search = std::env::var_os("PATH").unwrap_or_default();
-    let arguments: Vec<_> = words.map(Into::into).collect();
-    let write = |text: String| fs::write(report, text).unwrap();
-    if settings.contains("incapable") {
-        without(CapabilitySet::SYS_PTRACE);
-    }
-    let notify = |notice: Notice<'_>| {
-        if let Notice::Refused(refusal) = notice {
-            eprintln!("refused: {refusal}");
-        }
-    };
-    match linger_run::run(command.as_ref(), &arguments, &options, notify) {
-        Ok(ended) => {
-            write(serde_json::to_string(&ended.report).unwrap());
-            std::process::exit(ended.status.code().unwrap_or(255));
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// Drops a capability of this thread and of its future children.
-fn without(capability: CapabilitySet) {
-    let mut own = rustix::thread::capabilities(None).unwrap();
-    rustix::thread::remove_capability_from_bounding_set(capability).unwrap();
-    for set in [&mut own.effective, &mut own.permitted, &mut own.inheritable] {
-        set.remove(capability);
-    }
-    rustix::thread::set_capabilities(None, own).unwrap();
-}
+/// The program that supervises: a process replaces itself by a program only if it has one thread, which a test has not.
+const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 
 /// Where the servers of these tests listen, each in its own network.
 pub(crate) const PORT: u16 = 8_000;
@@ -70,6 +25,9 @@ pub(crate) const PORT: u16 = 8_000;
 pub(crate) struct Server {
     child: Child,
     report: Option<PathBuf>,
+    /// Its stderr and the supervisor's, which may be another process and end later.
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -88,18 +46,22 @@ impl Server {
                 start
             }
             Some(settings) => {
-                let mut start = Command::new(std::env::current_exe().unwrap());
-                start.args(["supervisor", "--exact", "--nocapture", "--include-ignored"]);
-                let mut words = vec![report.to_str().unwrap(), settings];
-                words.extend(command);
-                start.env(COMMAND, words.join("\u{1f}"));
+                let mut start = Command::new(SUPERVISOR);
+                start.arg(&report).arg(settings).args(command);
                 start
             }
         };
-        let log = fs::File::create(directory.path().join("log")).unwrap();
-        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = start.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, report: settings.map(|_| report), directory }
+        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = start.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, told) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        let reader = thread::spawn(move || {
+            let mut piece = [0; 4_096];
+            while let Ok(length @ 1..) = stderr.read(&mut piece) {
+                told.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..length]));
+            }
+        });
+        Self { child, report: settings.map(|_| report), log, reader: Some(reader), directory }
     }
 
     pub(crate) fn start_listening(settings: Option<&str>, command: &[&str], port: u16) -> Self {
@@ -135,7 +97,17 @@ impl Server {
     }
 
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the program, all that it left behind and the supervisor have ended: nobody has their stderr then.
+    pub(crate) fn wait_for_all(&mut self) {
+        self.wait();
+        self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
+    }
+
+    pub(crate) fn has_reported(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.exists())
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -154,10 +126,14 @@ impl Server {
     }
 
     /// The report, unchecked: a process killed in the middle of a close may have handed over a connection without counting it.
-    pub(crate) fn said(&self) -> Report {
+    pub(crate) fn said(&mut self) -> Report {
+        self.wait_for_all();
         let Some(path) = &self.report else { return Report::new() };
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {}", self.log()));
-        serde_json::from_str(&text).unwrap()
+        // The Debug format of a struct: `Name { field: number, field: number }`.
+        let fields = text.trim_end_matches('}').split(['{', ',']).skip(1);
+        let pairs = fields.map(|field| field.split_once(':').unwrap_or_else(|| panic!("{text}")));
+        pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().parse().unwrap())).collect()
     }
 
     pub(crate) fn report(&mut self) -> Report {
@@ -183,6 +159,7 @@ impl Drop for Server {
             let _ = kill_process(self.pid(), Signal::TERM);
             let _ = self.child.wait();
         }
+        self.reader.take().into_iter().for_each(|reader| drop(reader.join()));
     }
 }
 
