@@ -24,8 +24,8 @@ pub(crate) fn pass_on(arrived: Arrived, program: Pid) {
     if to_the_group && in_our_group() {
         return;
     }
-    // Without a handler SIGUSR1 would kill the program, and it asks for a report.
-    if arrived.signal == libc::SIGUSR1 && !catches(program, libc::SIGUSR1) {
+    // It asks for a report, and by default it would end the program.
+    if arrived.signal == libc::SIGUSR1 && !survives(program, libc::SIGUSR1) {
         return;
     }
     // It has ended already, which `wait` is about to report.
@@ -46,9 +46,17 @@ fn is_foreground() -> bool {
     rustix::termios::tcgetpgrp(io::stdin().as_fd()).is_ok_and(|group| group == getpgrp())
 }
 
-fn catches(process: Pid, signal: i32) -> bool {
+/// Whether the process has a handler for the signal, ignores it, or blocks it and may read it (`sigwait(3)`).
+fn survives(process: Pid, signal: i32) -> bool {
+    // In this call the kernel shows what is waited for as not blocked (`do_sigtimedwait` in kernel/signal.c).
+    let call = fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
+    if call.starts_with(&format!("{} ", libc::SYS_rt_sigtimedwait)) {
+        return true;
+    }
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    caught >> (signal - 1) & 1 == 1
+    let masks = status.lines().filter_map(|line| match line.split_once(':')? {
+        ("SigCgt" | "SigIgn" | "SigBlk", mask) => u64::from_str_radix(mask.trim(), 16).ok(),
+        _ => None,
+    });
+    masks.fold(0, |all, mask| all | mask) >> (signal - 1) & 1 == 1
 }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 /// The program that supervises: a process replaces itself by a program only if it has one thread, which a test has not.
-const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
+pub(crate) const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 
 /// Where the servers of these tests listen, each in its own network.
 pub(crate) const PORT: u16 = 8_000;
@@ -72,28 +72,36 @@ impl Server {
 
     /// Waits until something listens on a port, without connecting to it.
     pub(crate) fn await_port(&mut self, port: u16) {
-        let wanted = format!(":{port:04X} ");
+        self.await_that("listens", || listens(port));
+    }
+
+    /// Waits until a line is on stderr.
+    pub(crate) fn await_log(&mut self, line: &str) {
+        let log = Arc::clone(&self.log);
+        self.await_that(line, || log.lock().unwrap().lines().any(|one| one == line));
+    }
+
+    /// There is no event for what another process does in itself, so this polls.
+    fn await_that(&mut self, what: &str, is_so: impl Fn() -> bool) {
         let started = Instant::now();
-        loop {
-            // Java listens on an IPv6 socket for every address.
-            let table =
-                |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-            let table = table("tcp") + &table("tcp6");
-            let listens = |line: &str| {
-                line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
-            };
-            if table.lines().any(listens) {
-                return;
-            }
+        while !is_so() {
             let ended = self.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && started.elapsed() < Duration::from_secs(30),
-                "{ended:?}: {}",
-                self.log()
-            );
-            // There is no event for a program that begins to listen, so this polls.
+            let late = started.elapsed() > Duration::from_secs(30);
+            assert!(ended.is_none() && !late, "{what}: {ended:?}: {}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The supervisor's pid, where the program is the process that was started.
+    pub(crate) fn supervisor(&self) -> Pid {
+        let report = self.report.as_ref().unwrap().to_str().unwrap();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+        let mut found = pids.filter(|pid| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).starts_with(&format!("{SUPERVISOR}\0{report}\0"))
+        });
+        found.next().unwrap_or_else(|| panic!("no supervisor: {}", self.log()))
     }
 
     pub(crate) fn log(&self) -> String {
@@ -160,6 +168,26 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
         self.reader.take().into_iter().for_each(|reader| drop(reader.join()));
+    }
+}
+
+fn listens(port: u16) -> bool {
+    let wanted = format!(":{port:04X} ");
+    // Java listens on an IPv6 socket for every address.
+    let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    let table = table("tcp") + &table("tcp6");
+    let listens = |line: &str| {
+        line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
+    };
+    table.lines().any(listens)
+}
+
+/// Waits until something listens on a port.
+pub(crate) fn await_listener(port: u16) {
+    let started = Instant::now();
+    while !listens(port) {
+        assert!(started.elapsed() < Duration::from_secs(30), "nothing listens on {port}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -349,4 +377,26 @@ pub(crate) fn nginx(listen: &str, directory: &Path, location: &str, settings: &s
         "-c".into(),
         file.display().to_string(),
     ])
+}
+
+pub(crate) const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
+
+/// Builds a C program with a compiler that may be missing.
+pub(crate) fn compiled(
+    name: &str,
+    directory: &Path,
+    compiler: &str,
+    package: &str,
+    options: &[&str],
+) -> Option<String> {
+    let compiler = program(compiler, package)?;
+    let built = directory.join(format!("{name}{}", options.concat())).display().to_string();
+    let source = format!("{SOURCES}/{name}.c");
+    build(Command::new(compiler).args(["-O1", "-pthread", "-w", "-o", &built, &source]).args(options));
+    Some(built)
+}
+
+pub(crate) fn build(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
