@@ -18,8 +18,10 @@ use crate::typed::{Bytes, Names, duration, one_of, port};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
-/// Nothing in the program, its configuration or the kernel changes. Signals, standard streams, terminal and
-/// exit status are passed through; SIGUSR1 also prints a report. Stays until the last connection has ended.
+/// Nothing in the program, its configuration or the kernel changes. Where that can be, the program takes this
+/// process's place: pid, signals, terminal and exit status are its own, and a process apart, `linger-run`, ends its
+/// connections and outlives it. Otherwise this process stays its parent, and passes everything on. -v says which.
+/// SIGUSR1 to `linger-run`, or to the parent, prints a report.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger run -- uwsgi --ini app.ini\n  \
     linger run --ports 80,443 --metrics 127.0.0.1:9188 -- nginx -g 'daemon off;'\n\

@@ -80,6 +80,7 @@ pub(crate) fn leave(status: i32) -> ! {
 fn settle() -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
+    rustix::thread::set_name(c"linger-run")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
