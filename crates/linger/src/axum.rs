@@ -31,14 +31,14 @@
 //! ```
 
 use std::io::{self, ErrorKind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::tokio::Lingering;
+use crate::tokio::{Connection, Lingering};
 use crate::{Closer, Policy};
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
@@ -172,19 +172,25 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 pub struct Peer<Address = std::net::SocketAddr> {
     /// Where the connection comes from.
     pub address: Address,
-    instead: Arc<OnceLock<Policy>>,
+    connection: Connection,
 }
 
 impl<Address> Peer<Address> {
     /// Ends this connection by another policy than the listener's; the first call counts.
     pub fn close_with(&self, policy: Policy) {
-        // A second call is no mistake: several requests of one connection may ask for it.
-        let _ = self.instead.set(policy);
+        self.connection.close_with(policy);
     }
 }
 
 impl<L: Accept> Connected<IncomingStream<'_, Listener<L>>> for Peer<L::Addr> {
     fn connect_info(stream: IncomingStream<'_, Listener<L>>) -> Self {
-        Self { address: stream.remote_addr().clone(), instead: stream.io().instead() }
+        Self { address: stream.remote_addr().clone(), connection: stream.io().connection() }
     }
+}
+
+/// The connection of a request, where its connect info names it.
+#[cfg(feature = "http")]
+pub(crate) fn connection(extensions: &axum::http::Extensions) -> Option<Connection> {
+    let info = extensions.get::<axum::extract::ConnectInfo<Peer>>()?;
+    Some(info.0.connection.clone())
 }

@@ -5,16 +5,18 @@
 //! streams that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, one [`Budget`](crate::Budget) holds for all
 //! connections, and a runtime that is busy or shuts down delays or takes no close with it.
 
+mod connection;
 mod ending;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use self::connection::Connection;
 use self::ending::Ending;
 use crate::closer::hand_over;
 use crate::{Closer, Outcome, Policy};
@@ -118,14 +120,14 @@ pub struct Lingering<S: Stream> {
     policy: Policy,
     /// `None` for the global one, which is made when first needed.
     closer: Option<Closer>,
-    /// Set by whoever holds a handle of this connection.
-    instead: OnceLock<Arc<OnceLock<Policy>>>,
+    /// Made when first asked for.
+    connection: OnceLock<Connection>,
 }
 
 impl<S: Stream> Lingering<S> {
     /// Wraps a stream that the [global closer](Closer::global) is to end.
     pub fn new(stream: S, policy: Policy) -> Self {
-        Self { stream: Some(stream), is_half_closed: false, policy, closer: None, instead: OnceLock::new() }
+        Self { stream: Some(stream), is_half_closed: false, policy, closer: None, connection: OnceLock::new() }
     }
 
     /// Wraps a stream that `closer` is to end.
@@ -179,15 +181,14 @@ impl<S: Stream> Lingering<S> {
         }
     }
 
-    /// A handle through which another policy can be set while the stream is somewhere else.
-    #[cfg(feature = "axum")]
-    pub(crate) fn instead(&self) -> Arc<OnceLock<Policy>> {
-        self.instead.get_or_init(Arc::default).clone()
+    /// A handle to the connection, for whoever learns something of it while the stream is somewhere else.
+    pub fn connection(&self) -> Connection {
+        self.connection.get_or_init(Connection::default).clone()
     }
 
     /// The policy by which it is to be ended.
     fn last_policy(&self) -> Policy {
-        self.instead.get().and_then(|instead| instead.get()).copied().unwrap_or(self.policy)
+        self.connection.get().map_or(self.policy, |connection| connection.policy(self.policy))
     }
 
     fn pinned(&mut self) -> Pin<&mut S> {
