@@ -127,7 +127,13 @@ pub struct Lingering<S: Stream> {
 impl<S: Stream> Lingering<S> {
     /// Wraps a stream that the [global closer](Closer::global) is to end.
     pub fn new(stream: S, policy: Policy) -> Self {
-        Self { stream: Some(stream), is_half_closed: false, policy, closer: None, connection: OnceLock::new() }
+        Self {
+            stream: Some(stream),
+            is_half_closed: false,
+            policy,
+            closer: None,
+            connection: OnceLock::new(),
+        }
     }
 
     /// Wraps a stream that `closer` is to end.
