@@ -64,13 +64,19 @@
 //! ```
 
 mod answer;
+#[cfg(feature = "axum")]
+mod connect_info;
 mod drain;
+#[cfg(feature = "hyper")]
+mod serve;
 mod service;
 mod upload;
 
 use std::time::Duration;
 
 pub use self::answer::Answer;
+#[cfg(feature = "hyper")]
+pub use self::serve::{Handshake, Plain, Serve, serve};
 pub use self::service::{Answering, Service};
 pub use self::upload::Upload;
 
