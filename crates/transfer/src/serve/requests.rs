@@ -38,7 +38,11 @@ impl Server {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
-                    match Operation::decode(&request)? {
+                    let operation = Operation::decode(&request)?;
+                    if !served.has_asked() {
+                        self.admit(session, claimant.session)?;
+                    }
+                    match operation {
                         Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
                             self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
