@@ -33,7 +33,7 @@ pub fn head<'a>(
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Head {
-    /// From `Status:`; 302 where there is only a `Location:`, 200 where there is neither.
+    /// The value of `Status:`. Without one it is 302 if there is a `Location:`, else 200.
     pub status: u16,
     /// Every header but `Status:`, in order.
     pub headers: Vec<(String, Vec<u8>)>,
@@ -85,7 +85,7 @@ impl Head {
         Ok(Some((head, length)))
     }
 
-    /// The first header of that name, whatever its case.
+    /// The first header of that name; case does not matter.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.headers
             .iter()

@@ -39,7 +39,7 @@ use open::OpenRequest;
 
 /// What the gateway's log says of a handler that panicked.
 pub const PANICKED: &str = "the handler panicked";
-/// What it says of one that returned and left no response.
+/// Reported to the gateway if a handler returned without a response.
 pub const SILENT: &str = "the handler gave no response";
 
 /// What bounds a conversation. Plain data.
@@ -48,9 +48,9 @@ pub const SILENT: &str = "the handler gave no response";
 pub struct Bounds {
     /// The end of the connection, and of each body that is not read on a kept one.
     pub policy: Policy,
-    /// What it may hold in memory.
+    /// Bounds on the memory of this connection.
     pub limits: Limits,
-    /// What it tells a gateway that asks.
+    /// The answer to a gateway's FCGI_GET_VALUES.
     pub capacity: Capacity,
     /// Longest silence in the middle of a request, and before the first.
     pub io_timeout: Duration,
@@ -97,7 +97,7 @@ pub struct End {
     pub policy: Policy,
     /// Requests that were served.
     pub requests: u64,
-    /// What the gateway did wrong, if that ended it.
+    /// The gateway's violation of the protocol, if that ended the conversation.
     pub fault: Option<ProtocolError>,
 }
 
@@ -124,7 +124,7 @@ pub struct Conversation {
 enum Life {
     /// Requests come and go.
     Open,
-    /// No new request is taken; those that run get what they need.
+    /// No new request is accepted; the running requests are served to their end.
     Last,
     /// Nothing more can be read; those that run may answer.
     Deaf(Gone),
@@ -282,8 +282,8 @@ impl Conversation {
         self.life = Life::Deaf(Gone::Failed(kind));
     }
 
-    /// What is unacknowledged: [`linger::Event::Unacknowledged`], its `fin` true where it is nothing, or
-    /// [`linger::Event::Unknown`].
+    /// Reports how many bytes are sent and not acknowledged: [`linger::Event::Unacknowledged`], with `fin` true where
+    /// there are none, or [`linger::Event::Unknown`].
     pub fn measured(&mut self, event: linger::Event, now: Instant) {
         self.drains.measured(event, now);
     }

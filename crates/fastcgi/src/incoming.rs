@@ -130,7 +130,7 @@ impl Incoming {
         Ok(None)
     }
 
-    /// Bytes that are to be sent to the gateway before anything else; whoever sends them clears them.
+    /// Bytes to be sent to the gateway before anything else. The sender clears the buffer.
     pub fn replies(&mut self) -> &mut Vec<u8> {
         &mut self.replies
     }

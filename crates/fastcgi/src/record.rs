@@ -18,7 +18,7 @@ pub const FULL: usize = 65_528;
 pub enum Role {
     /// Answers an HTTP request.
     Responder,
-    /// Allows or refuses one; gets no body.
+    /// Decides whether a request is allowed; has no body.
     Authorizer,
     /// Turns a file, sent as the DATA stream, into a response.
     Filter,
@@ -113,7 +113,7 @@ impl EndRequest {
 pub struct Header {
     /// What the record is.
     pub kind: RecordType,
-    /// Which request it belongs to; 0 for management records.
+    /// The request's id; 0 for management records.
     pub id: u16,
     /// Bytes of content.
     pub content: u16,

@@ -6,15 +6,15 @@ use std::io::{self, ErrorKind, IoSlice};
 #[derive(Debug)]
 pub(crate) enum Output {
     Whole,
-    /// A write failed, or whoever wrote was cancelled.
+    /// A write failed, or was cancelled in the middle.
     Torn,
 }
 
 impl Output {
-    /// Begins to send these parts, in one piece among what others send.
+    /// Begins to send these parts without a gap between them.
     ///
     /// # Errors
-    /// `BrokenPipe` where an earlier piece was begun and not sent to its end: nobody knows what arrived.
+    /// `BrokenPipe` if an earlier write was not finished: nobody knows how much of it arrived.
     pub(crate) fn begin<'a, 'b>(&'a mut self, parts: &'a mut [IoSlice<'b>]) -> io::Result<Sending<'a, 'b>> {
         match std::mem::replace(self, Self::Torn) {
             Self::Whole => Ok(Sending { output: self, parts }),

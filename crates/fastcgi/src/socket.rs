@@ -7,7 +7,7 @@ use linger::Event;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
-/// Receives what is there; `WouldBlock` where nothing is, 0 at the end.
+/// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
 pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
     loop {
         match recv(&socket, &mut *to, RecvFlags::DONTWAIT) {

@@ -96,7 +96,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Whether a bound of ours ended it, not the peer: where [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
+    /// Whether one of our bounds ended the close, and not the peer: then [`AtLimit::Abort`](crate::AtLimit::Abort)
+    /// applies.
     pub(crate) fn is_a_limit(self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Limit | Self::Evicted)
     }
@@ -106,9 +107,10 @@ impl Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
-    /// [`Policy::idle`](crate::Policy::idle): the peer's kernel answered nothing any more, or could not be asked.
+    /// [`Policy::idle`](crate::Policy::idle): the peer's kernel no longer answered, or could not be asked.
     Idle,
-    /// [`Policy::total`](crate::Policy::total): the peer lived, and never read to the end or never stopped sending.
+    /// [`Policy::total`](crate::Policy::total): the peer was alive, but did not read to the end, or did not stop
+    /// sending.
     Total,
     /// The kernel's own: it gave up retransmitting (`ETIMEDOUT`).
     Kernel,

@@ -1,4 +1,4 @@
-//! Doing to a real socket what the machine asks for: one action in, one event out.
+//! Does one action of the machine on a real socket, and returns the event that follows.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};

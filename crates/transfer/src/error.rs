@@ -1,4 +1,4 @@
-//! What can go wrong, said so that a person can act on it, and what it means for the exit status.
+//! Errors: a sentence that a person can act on, and the exit status that follows.
 
 use std::io;
 

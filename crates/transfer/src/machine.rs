@@ -64,9 +64,10 @@ enum Ends {
     HalfClosedRemote,
 }
 
-/// What the peer may send on a stream.
+/// The receive window of one stream.
 ///
-/// Its size is what is granted, what the program has to take, and what it took since credit was last given.
+/// Its size is the sum of three: credit granted, bytes that the program has still to take, and bytes that it took
+/// since credit was last granted.
 #[derive(Debug)]
 struct Window {
     /// Bytes the peer may have sent and not got back as credit.
@@ -281,7 +282,7 @@ impl Machine {
         self.streams.get(&id).filter(|stream| stream.may_send()).map(|stream| stream.credit)
     }
 
-    /// Payload of ours leaves; [`sendable`](Self::sendable) allowed it.
+    /// Counts payload that we send. [`sendable`](Self::sendable) has allowed it.
     pub(crate) fn sent(&mut self, id: u16, bytes: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             debug_assert!(stream.may_send() && bytes <= stream.credit, "sendable() was asked");
@@ -316,7 +317,7 @@ impl Machine {
         true
     }
 
-    /// We send CANCEL; false if there is no such stream.
+    /// Cancels a stream: we send CANCEL. False if there is no such stream.
     pub(crate) fn cancel(&mut self, id: u16) -> bool {
         if self.streams.remove(&id).is_none() {
             return false;

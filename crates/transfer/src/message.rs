@@ -1,4 +1,4 @@
-//! What sender and receiver say to each other, and its encoding; no I/O.
+//! The messages between sender and receiver, and their encoding. No I/O.
 
 mod fields;
 mod kinds;

@@ -42,7 +42,7 @@ pub enum Security {
     Remote(ClientKeys),
     /// TLS always.
     Always(ClientKeys),
-    /// Plain always: whoever is in between can read and change what is sent.
+    /// Never: everybody on the path can read and change the bytes.
     Never,
 }
 
@@ -118,7 +118,7 @@ impl Default for PutOptions {
     }
 }
 
-/// Where what is got goes, and how.
+/// How `get` stores what it receives.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GetOptions {

@@ -1,4 +1,4 @@
-//! What is to be sent, and what has become of it: it outlives sessions.
+//! The entries to be sent, and the state of each: outlives sessions, so that a cut transfer goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -51,7 +51,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new(input: OwnedFd) -> Self {
         let mut token = [0; 16];
-        // It only has to be unique; it is no secret.
+        // The token must be unique, not secret.
         let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
         let entry = TreeEntry {
             index: 0,
@@ -99,7 +99,7 @@ pub(crate) struct SentEntry {
     pub(crate) content: Option<(u64, Option<Hash>)>,
 }
 
-/// What is to be sent, and what has become of it; outlives sessions.
+/// The entries to be sent, and the state of each. Outlives sessions.
 pub(crate) struct Outgoing<'a> {
     pub(crate) source: Source<'a>,
     pub(crate) waiting: BTreeMap<u64, SentEntry>,

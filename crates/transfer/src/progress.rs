@@ -1,4 +1,4 @@
-//! What a transfer tells while it goes on, and what it came to.
+//! The events of a running transfer, and its summary.
 
 use linger_untrusted::Untrusted;
 
@@ -90,7 +90,7 @@ pub struct Confirmation {
     pub size: u64,
     /// BLAKE3 of the content; missing for directories, links and unverified transfers.
     pub hash: Option<[u8; 32]>,
-    /// What the receiver did before it said so.
+    /// How durable the file was when the receiver confirmed it.
     pub durability: Durability,
     /// The receiver's clock.
     pub time: Time,
@@ -122,7 +122,7 @@ pub struct Summary {
     pub peer_knows: bool,
 }
 
-/// What a transfer came to, in one word.
+/// The verdict on one transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ItemVerdict {
@@ -135,7 +135,7 @@ pub enum ItemVerdict {
 }
 
 impl Summary {
-    /// Judges what is known; `error` is what ended the transfer, if it did not end by itself.
+    /// The verdict on the transfer. `error` ended it, if it did not end by itself.
     pub fn verdict(&self, error: Option<&Error>) -> ItemVerdict {
         if self.failed > 0 || self.unsent > 0 {
             return ItemVerdict::NotDelivered;

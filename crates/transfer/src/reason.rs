@@ -56,11 +56,11 @@ pub enum Remedy {
     },
     /// Send it again when nobody writes to it.
     SendAgain,
-    /// Send what comes through a pipe, as such.
+    /// Send the content through a pipe (`-`).
     SendAsPipe,
     /// Name a place in the file system for it.
     NameOutput,
-    /// What comes through a pipe has no name of its own: give it one there.
+    /// Give a name at the destination: what comes through a pipe has none.
     GiveName,
     /// The other side names its sinks and sources in its configuration.
     ConfigureName,
@@ -74,7 +74,7 @@ pub enum Remedy {
     ReadServerOutput,
     /// Start the server from the desktop, or configure a command instead.
     StartFromDesktop,
-    /// What a peer of another version says; show it as it is.
+    /// A remedy in words, from a peer of another version; shown as it is.
     Unknown(String),
 }
 

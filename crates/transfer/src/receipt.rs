@@ -87,10 +87,10 @@ impl<W: Write> Receipts<W> {
         Self { to, receiver: receiver.into() }
     }
 
-    /// Keeps one.
+    /// Writes a receipt.
     ///
     /// # Errors
-    /// What writing says.
+    /// Those of the writer.
     pub fn keep(&mut self, confirmation: &Confirmation) -> io::Result<()> {
         serde_json::to_writer(&mut self.to, &ReceiptLine::new(confirmation, &self.receiver))?;
         self.to.write_all(b"\n")
@@ -106,7 +106,7 @@ impl<W: Write> Receipts<W> {
     }
 }
 
-/// What a check of one line came to.
+/// The result of checking one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checked {

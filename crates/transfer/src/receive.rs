@@ -208,7 +208,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Handles one message; true after the last.
+    /// Handles one message. Returns true after the last one.
     fn message(&mut self, message: Message) -> Result<bool, Error> {
         match message {
             Message::Entry(entry) => self.entry(entry)?,
@@ -355,7 +355,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// The file that is arriving cannot be written; what still comes of it is dropped.
+    /// Gives up the current file, which cannot be written. The rest of its bytes is dropped.
     fn fail_current(&mut self, fault: Fault) -> Result<(), Error> {
         self.arriving.clear();
         let Some(waiting) = self.files.front_mut() else { return Ok(()) };

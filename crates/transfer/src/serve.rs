@@ -93,11 +93,11 @@ impl ShareOptions {
 pub struct Served {
     /// Who it was.
     pub peer: SocketAddr,
-    /// What was asked for, in words; empty if it did not come to that.
+    /// The request in words; empty if there was none.
     pub request: String,
     /// What it came to.
     pub summary: Summary,
-    /// What ended it early, if something did.
+    /// The error that ended it early, if one did.
     pub error: Option<Error>,
     /// How the connection itself ended.
     pub outcome: Option<linger::Outcome>,

@@ -100,7 +100,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer to request `id`; uses `buffer`, whatever is in it.
+    /// An empty answer to request `id`. `buffer` is reused for its memory; its contents are dropped.
     pub fn new(id: u16, buffer: Vec<u8>) -> Self {
         Self { id, said: Said::Nothing, gathered: emptied(buffer) }
     }

@@ -237,10 +237,10 @@ impl Client {
         Self { pool: Arc::new(Pool::new(address, config)), config }
     }
 
-    /// Sends a request; gives the response as soon as it begins.
+    /// Sends a request. Returns the response as soon as its first bytes arrive.
     ///
     /// # Errors
-    /// Whatever happens before the response begins; what happens later comes with reading it.
+    /// Those before the first byte of the response. Later errors come from reading it.
     pub fn send(&self, request: GatewayRequest) -> Result<GatewayResponse, Error> {
         let mut request = request;
         let mut retries = self.config.retries;

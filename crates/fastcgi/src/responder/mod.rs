@@ -38,7 +38,7 @@ pub struct Config {
     /// How long, and for how many bytes, the end of a connection may wait for the gateway. The same bounds
     /// hold for the rest of a request body on a connection that is kept.
     pub policy: linger::Policy,
-    /// What one connection may hold in memory.
+    /// Bounds on the memory of one connection.
     pub limits: Limits,
     /// Most connections served at once; more wait in the listener's queue. Raising it costs a thread each.
     pub connections: usize,
@@ -75,7 +75,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What bounds the conversation of one connection, which carries several requests at once or one.
+    /// The bounds for one connection. `multiplex`: it may carry several requests at once.
     pub(crate) fn bounds(&self, multiplex: bool) -> Bounds {
         let requests = if multiplex { self.limits.multiplexed } else { 1 };
         let requests = self.connections.saturating_mul(requests);
@@ -111,7 +111,7 @@ impl<F: Fn(&mut Request, &mut Response) -> io::Result<u32> + Send + Sync> Handle
 pub struct Closed {
     /// Requests served on it.
     pub requests: u64,
-    /// What the peer did wrong, if that ended it.
+    /// The peer's violation of the protocol, if that ended the connection.
     pub fault: Option<ProtocolError>,
     /// What its close came to.
     pub outcome: linger::Outcome,

@@ -15,9 +15,9 @@ use crate::socket;
 
 /// A connection that never waits, and ways to wait for it.
 pub(super) trait Wire: Debug + Send + Sync {
-    /// Receives what is there; `WouldBlock` where nothing is, 0 at the end.
+    /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
     fn receive(&self, to: &mut [u8]) -> io::Result<usize>;
-    /// Sends what there is room for; `WouldBlock` where there is none.
+    /// Sends as much as the send buffer takes; `WouldBlock` if it is full.
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Waits until there may be something to receive, for a [wake](Self::wake), or until the time has come.
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited>;

@@ -1,7 +1,7 @@
 //! Threads that take turns at accepting.
 //!
-//! One at a time waits at the listener; before it serves what it accepted, it sees to it that another can
-//! take its place. No connection is handed from thread to thread.
+//! One thread at a time waits in accept. Before it serves the connection it has got, it makes sure that another
+//! thread waits in its place. No connection moves between threads.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

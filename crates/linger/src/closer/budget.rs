@@ -6,10 +6,10 @@
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Budget {
-    /// Most sockets that linger at once; one more evicts another.
+    /// Most sockets that linger at once. One more evicts one of them.
     ///
-    /// Raising it holds more descriptors: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A socket
-    /// costs 96 bytes here and whatever its send queue holds in the kernel.
+    /// Raising it holds more fds: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A socket costs 96
+    /// bytes here, and its send queue in the kernel.
     pub sockets: usize,
     /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
     ///
@@ -32,10 +32,10 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Checks that the fields make sense; [`Closer::new`](crate::Closer::new) does it too.
+    /// Checks the fields. [`Closer::new`](crate::Closer::new) does the same.
     ///
     /// # Errors
-    /// Names the field: a zero anywhere, or more `sockets` than 2^31, more than any system has descriptors.
+    /// Names the field that is wrong: any field of zero, or more `sockets` than 2^31, which no system has fds for.
     pub fn validate(&self) -> Result<(), InvalidBudget> {
         let wrong = |field, reason| Err(InvalidBudget { field, reason });
         if self.sockets == 0 {

@@ -142,8 +142,8 @@ impl Snapshot {
         self.undelivered += more.undelivered;
     }
 
-    /// What happened between an earlier snapshot of the same closer and this one; what
-    /// lingers is that of now.
+    /// The difference to an earlier snapshot of the same closer. The number of sockets that linger is the present
+    /// one.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             handed_over: self.handed_over.saturating_sub(earlier.handed_over),

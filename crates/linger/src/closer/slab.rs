@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub(super) core: Core,
     pub(super) socket: Socket,
     links: [Neighbours; 3],
-    /// Hash of the peer's address; 0 where it is not counted.
+    /// Hash of the peer's address; 0 if the peer is not counted.
     pub(super) peer: u32,
     /// The slot in which its timer is armed, or [`UNARMED`].
     pub(super) slot: u16,
@@ -137,7 +137,7 @@ impl Slab {
         index
     }
 
-    /// Takes an entry out; the last one to leave takes the memory with it.
+    /// Removes an entry. Removing the last one frees the memory.
     pub(super) fn remove(&mut self, index: u32) -> Option<Entry> {
         let free = self.free;
         let slot = self.slot(index);

@@ -21,8 +21,8 @@ use super::{Arrival, Watcher};
 use crate::machine::{Action, Event};
 use crate::outcome::Outcome;
 
-/// What one socket may discard before the next one has its turn: a flooding peer holds up the others for the
-/// time it takes to throw this away, some 30 us.
+/// Most bytes that are discarded for one socket before the next socket's turn. A flooding peer delays the others by
+/// the time that takes, about 30 us.
 const TURN: u64 = 512 << 10;
 
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
@@ -186,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// Gives a socket its turn later; its time goes on.
+    /// Gives a socket another turn later. Its deadline does not move.
     fn enqueue(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index) else { return };
         if entry.flags.set(Flags::QUEUED) {
@@ -215,7 +215,8 @@ impl Worker {
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
         let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
-        // So may the limit of bytes bring it nearer: who is read no more gets `grace` where it had `idle`.
+        // The limit of bytes can bring the deadline nearer, too: once nothing more is read, `grace` applies and not
+        // `idle`.
         let is_sated = entry.core.is_sated();
         let rearm = nearer || is_sated || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
         if nearer {
@@ -299,7 +300,8 @@ impl Worker {
                 false => Event::Woken,
             };
             entry.core.on(seen, self.now);
-            // Whatever ends a connection shuts its receiving side (`tcp_done`, `unix_release_sock`), which is RDHUP.
+            // The end of a connection, for whatever reason, shuts its receiving side (`tcp_done`,
+            // `unix_release_sock`): epoll reports RDHUP.
             self.drive(index, TURN, !flags.contains(epoll::EventFlags::RDHUP));
         }
     }

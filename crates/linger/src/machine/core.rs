@@ -66,7 +66,7 @@ enum CloseState {
     },
     /// The peer has closed its side, and may not have acknowledged everything.
     PeerClosed { sent: Sent },
-    /// It is decided how it ends; what is left may have to be asked for the outcome.
+    /// How the close ends is decided. The send queue may still have to be measured for the outcome.
     Ended { ended: Ended, sent: Sent },
 }
 
@@ -230,7 +230,7 @@ impl Core {
         }
     }
 
-    /// Tightens the bounds; never loosens one.
+    /// Shortens the bounds. A bound that is shorter already stays.
     pub(crate) fn hurry(&mut self, idle: Duration, total: Duration, now: u64) {
         let elapsed = now.saturating_sub(self.started).div_ceil(NANOS);
         let total = elapsed.saturating_add(u64::from(millis(total)));

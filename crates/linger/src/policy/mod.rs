@@ -87,8 +87,8 @@ pub enum Mode {
     /// Half-close, discard and wait within the bounds.
     #[default]
     Linger,
-    /// Half-close, read once what has arrived, close. What arrives later makes the kernel reset, and the
-    /// response may be lost; nothing is held for the peer.
+    /// Half-close, one read of the bytes that have arrived, close. Bytes that arrive later make the kernel reset, and
+    /// the response may be lost. Nothing is held for the peer.
     None,
     /// Reset at once (`SO_LINGER 0`): what the peer has not received is lost, and that is meant.
     Abort,

@@ -118,7 +118,7 @@ pub struct Lingering<S: Stream> {
     policy: Policy,
     /// `None` for the global one, which is made when first needed.
     closer: Option<Closer>,
-    /// Set by whoever holds a handle of this connection.
+    /// The policy that a handle of this connection has set, if any.
     instead: OnceLock<Arc<OnceLock<Policy>>>,
 }
 

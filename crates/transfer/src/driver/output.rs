@@ -1,4 +1,4 @@
-//! What leaves: from frames to bytes, while what arrives meanwhile is read.
+//! Output: from frames to bytes. While it waits for room, it reads what arrives.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
