@@ -55,7 +55,7 @@ pub enum InvalidHead {
 }
 
 impl Head {
-    /// Reads a block from the front of `bytes`; gives it with its length, or `None` where it has not all come.
+    /// Reads a header block from the front of `bytes`. Returns it with its length; `None` if it is not complete yet.
     ///
     /// # Errors
     /// The block is malformed or too long.

@@ -42,7 +42,7 @@ pub const PANICKED: &str = "the handler panicked";
 /// Reported to the gateway if a handler returned without a response.
 pub const SILENT: &str = "the handler gave no response";
 
-/// What bounds a conversation. Plain data.
+/// The bounds of a conversation. Plain data.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Bounds {
@@ -77,7 +77,7 @@ impl Bounds {
 pub enum Step {
     /// Send these records.
     Send(Vec<u8>),
-    /// Receive, and wait for it until then; `None` for as long as handlers run.
+    /// Receive, and wait until then; `None`: as long as handlers run.
     Receive(Option<Instant>),
     /// As `Receive`, between two requests: nothing is under way.
     Rest(Option<Instant>),
@@ -126,7 +126,7 @@ enum Life {
     Open,
     /// No new request is accepted; the running requests are served to their end.
     Last,
-    /// Nothing more can be read; those that run may answer.
+    /// Nothing more can be read; running requests may still answer.
     Deaf(Gone),
 }
 
@@ -201,7 +201,7 @@ impl Conversation {
         if rests { Step::Rest(until) } else { Step::Receive(until) }
     }
 
-    /// How the connection is to end where its driver cannot keep it.
+    /// How the driver has to end the connection.
     pub fn end(&self) -> End {
         let fault = match self.life {
             Life::Deaf(Gone::Protocol(error)) => Some(error),
@@ -288,10 +288,10 @@ impl Conversation {
         self.drains.measured(event, now);
     }
 
-    /// Reads from one of a request's streams; `to` must have room.
+    /// Reads from one of a request's streams. `to` must not be empty.
     ///
     /// # Errors
-    /// Why nothing more comes, after everything that came.
+    /// The reason why no more bytes will come. Bytes that have arrived are returned first.
     pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
         let open = self.find(key)?;
         match open.body(which).read(to) {
@@ -382,7 +382,7 @@ impl Conversation {
         }
     }
 
-    /// Takes no new request; the connection ends with those that run.
+    /// Accepts no new request. The connection ends with the running ones.
     fn last(&mut self) {
         if let Life::Open = self.life {
             self.life = Life::Last;

@@ -75,7 +75,7 @@ impl Params {
     }
 }
 
-/// Reads a length at `at`; gives it with the position after it.
+/// Reads a length at `at`. Returns it, and the position behind it.
 fn length(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let first = *bytes.get(at)?;
     if first < 128 {

@@ -12,7 +12,7 @@ pub const MAX_CONTENT: usize = 65_535;
 /// Most content this crate puts in one record: a multiple of 8, so that full records need no padding.
 pub const FULL: usize = 65_528;
 
-/// What the application is asked to be (specification section 6).
+/// The role of the application (specification section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
@@ -159,7 +159,7 @@ pub enum Part<'a> {
     End(Header),
 }
 
-/// Cuts a stream of bytes into [`Part`]s. Holds at most one header, whatever comes.
+/// Cuts a stream of bytes into [`Part`]s. Buffers one header at most.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     /// The header that is being received.

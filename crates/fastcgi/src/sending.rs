@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
-/// Whether the next record would begin where one has ended.
+/// Whether the stream stands between two records.
 #[derive(Debug)]
 pub(crate) enum Output {
     Whole,
@@ -31,7 +31,7 @@ pub(crate) struct Sending<'a, 'b> {
 }
 
 impl<'b> Sending<'_, 'b> {
-    /// What is left to be sent.
+    /// The parts that are not sent yet.
     pub(crate) fn left(&mut self) -> Option<&[IoSlice<'b>]> {
         // An empty part at the front would never advance.
         self.sent(0);

@@ -1,4 +1,4 @@
-//! What both drivers do to a socket in the same way.
+//! System calls that both drivers use in the same way.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Sends what there is room for; `WouldBlock` where there is none. A gateway that is gone raises no signal.
+/// Sends as much as the send buffer takes; `WouldBlock` if it is full. No SIGPIPE if the gateway is gone.
 pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {

@@ -94,7 +94,7 @@ where
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) if is_passing(&error) => {
-                // It stays in the queue; a connection that ends makes room.
+                // The connection stays in the listener's queue until another one ends and frees an fd.
                 ::tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }

@@ -55,7 +55,7 @@ pub struct Listener<L> {
 }
 
 impl<L: Accept> Listener<L> {
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Closes the connections with this closer and its budget instead of the global one.
     pub fn with_closer(self, closer: &Closer) -> Self {
         Self { closer: Some(closer.clone()), ..self }
     }

@@ -12,7 +12,7 @@ use rustix::net::{Shutdown, sockopt};
 
 use crate::machine::Event;
 
-/// A socket that is being closed, and what is known of its kind.
+/// A socket that is being closed, with its family.
 #[derive(Debug)]
 pub(crate) struct Socket<F = OwnedFd> {
     fd: F,

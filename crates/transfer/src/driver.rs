@@ -1,7 +1,7 @@
 //! A session: framed streams in both directions over one connection.
 //!
-//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; what it buffers then is
-//! bounded by the credit it gave. The payload of large frames is read from the socket directly into the caller's
+//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; its buffer is bounded by
+//! the credit that it has granted. The payload of large frames is read from the socket directly into the caller's
 //! buffer.
 
 mod end;
@@ -207,11 +207,11 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for what the peer does next; sends first what is in the buffer.
+    /// Sends what is buffered, and waits for the peer's next event.
     ///
     /// # Errors
-    /// [`Error::Cut`] when the connection ends or is silent for too long, [`Error::Violation`] when the peer
-    /// breaks the rules, [`Error::Cancelled`].
+    /// [`Error::Cut`] if the connection ends or is silent for too long, [`Error::Violation`] if the peer breaks the
+    /// rules, [`Error::Cancelled`].
     pub fn receive(&mut self) -> Result<SessionEvent, Error> {
         loop {
             if let Some(event) = self.try_receive()? {

@@ -25,7 +25,7 @@ pub(crate) static ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// The BLAKE3 of a whole file.
 pub type Hash = [u8; 32];
 
-/// What one block contributes to the hash of its file.
+/// The contribution of one block to the hash of its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
     /// The chaining value of the block at its place in the file.

@@ -53,7 +53,7 @@ struct Stream {
     ends: Ends,
 }
 
-/// Who may still send on a stream; the names are those of RFC 9113, section 5.1.
+/// Which side may still send on a stream. The names are those of RFC 9113, section 5.1.
 #[derive(Debug)]
 enum Ends {
     /// Both sides.
@@ -72,7 +72,7 @@ enum Ends {
 struct Window {
     /// Bytes the peer may have sent and not got back as credit.
     size: u64,
-    /// Bytes of it that may still come.
+    /// Bytes that the peer may still send.
     granted: u64,
     /// Bytes taken by the program since credit was last given.
     taken: u64,
@@ -108,7 +108,7 @@ impl Stream {
 }
 
 impl Window {
-    /// The peer uses credit; false if it has not so much.
+    /// The peer uses credit. False if it has too little.
     fn spend(&mut self, bytes: u64) -> bool {
         let Some(left) = self.granted.checked_sub(bytes) else { return false };
         self.granted = left;
@@ -183,7 +183,7 @@ impl Machine {
         }
     }
 
-    /// Judges a header that arrived; its payload follows.
+    /// Judges a received header; its payload follows.
     pub(crate) fn arrived(&mut self, header: Header) -> Result<Disposal, Violation> {
         if self.peer_bye {
             return Err(Violation::AfterBye);

@@ -42,7 +42,7 @@ pub(crate) struct TreeEntry {
     pub(crate) target: Vec<u8>,
 }
 
-/// What the receiver has of a file that was announced.
+/// How much of an announced file the receiver has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EntryAnswer {
     Fresh,
@@ -52,7 +52,7 @@ pub(crate) enum EntryAnswer {
     Refused(Refusal, Reason),
 }
 
-/// What a receipt says of a file.
+/// The contents of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
     pub(crate) index: u64,

@@ -10,7 +10,7 @@ use crate::path::RelPath;
 use crate::progress::Summary;
 use crate::walk::{Walk, WalkedEntry};
 
-/// Where the bytes come from.
+/// The source of the bytes.
 pub(crate) enum Source<'a> {
     Tree(Walk<'a>),
     Pipe(Box<Pipe>),

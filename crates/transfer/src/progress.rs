@@ -20,7 +20,7 @@ pub enum Progress {
     },
     /// A connection is up, or up again.
     Connected {
-        /// Whether it is encrypted and the peer is who it was before.
+        /// Whether the connection is encrypted, and the peer has the key that it had before.
         secure: bool,
     },
     /// A file, directory or link is next.
@@ -57,7 +57,7 @@ pub enum Progress {
         path: RelPath,
         /// Why, as a class.
         refusal: Refusal,
-        /// Why, in words, and what can be done.
+        /// The reason in words, and the remedy.
         text: Reason,
     },
     /// In a dry run: what would be done.

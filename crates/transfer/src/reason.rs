@@ -1,13 +1,13 @@
-//! Why something failed: a sentence for a person, and what can be done about it as data.
+//! Why something failed: a sentence for a person, and the remedy as data.
 //!
-//! No sentence here names an option or a verb of a program: whoever shows a [`Reason`] knows its own, and words the
-//! [`Remedy`]. Between two machines both travel as one text, the remedy as a word on a last line of its own; see
+//! No sentence here names a program's option or verb: the program that shows a [`Reason`] puts the [`Remedy`] into
+//! its own words. Between machines both travel as one text, the remedy as one word on the last line; see
 //! `docs/transfer-protocol.md`.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// What can be done about a failure.
+/// What the user can do about a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
@@ -21,7 +21,7 @@ pub enum Remedy {
     CheckService,
     /// It is not there: list what is. A directory to put something into has to exist.
     ListFirst,
-    /// A directory is meant, and a file stands there: list what is there.
+    /// A directory was named, but the path is a file: list what is there.
     FileInTheWay,
     /// The user that the program runs as may not.
     CheckPermissions,
@@ -54,7 +54,7 @@ pub enum Remedy {
         /// The file with its key.
         file: String,
     },
-    /// Send it again when nobody writes to it.
+    /// Send it again when no program writes to it.
     SendAgain,
     /// Send the content through a pipe (`-`).
     SendAsPipe,
@@ -144,11 +144,11 @@ pub struct Reason {
     remedy: Option<Remedy>,
 }
 
-/// What stands before the remedy in a text between machines.
+/// Separates the sentence from the remedy in the text between machines.
 const BEFORE_REMEDY: &str = "\nhint: ";
 
 impl Reason {
-    /// Adds what can be done.
+    /// Adds a remedy.
     #[must_use]
     pub fn with(self, remedy: impl Into<Option<Remedy>>) -> Self {
         Self { remedy: remedy.into(), ..self }

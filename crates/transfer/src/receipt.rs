@@ -33,18 +33,18 @@ pub struct ReceiptLine {
     pub blake3: Option<String>,
     /// The name at the receiver, as far as it can be printed.
     pub name: String,
-    /// What the receiver had done when it wrote this.
+    /// How durable the file was when the receipt was written.
     pub durability: Durability,
     /// The receiver's clock, in seconds since 1970.
     pub time: f64,
     /// The same content was there already.
     pub present: bool,
-    /// Who the receiver is: the host as it was named.
+    /// The receiver's host, as the user named it.
     pub receiver: String,
 }
 
 impl ReceiptLine {
-    /// Says in a line what a receiver confirmed.
+    /// The line for a confirmed file.
     pub fn new(confirmation: &Confirmation, receiver: &str) -> Self {
         let path = std::str::from_utf8(confirmation.path.as_bytes());
         Self {

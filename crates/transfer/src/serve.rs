@@ -43,7 +43,7 @@ pub struct ShareOptions {
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
     pub durability: Durability,
-    /// Who we are and whom we know; without, only this machine can connect.
+    /// Our key and the known peers. Without them only this machine can connect.
     pub keys: Option<ServerKeys>,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
@@ -87,7 +87,7 @@ impl ShareOptions {
     }
 }
 
-/// What one connection came to, at the listening side.
+/// The result of one connection, at the listening side.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served {
@@ -111,7 +111,7 @@ pub enum Serving<'a> {
     Progress(SocketAddr, &'a Progress),
     /// A connection is over.
     Served(Box<Served>),
-    /// A new code has to be told to whoever wants to pair.
+    /// There is a new code: tell it to the person who wants to pair.
     Code(String),
 }
 
@@ -162,15 +162,15 @@ impl Server {
         self.last.clone()
     }
 
-    /// The code that the next client that is not known has to give; [`Serving::Code`] tells when it changes.
+    /// The code for the next unknown client. [`Serving::Code`] reports every change.
     pub fn code(&self) -> String {
         self.codes.current()
     }
 
-    /// Serves connections, `most` of them if it is said, and returns when the last has ended.
+    /// Serves connections, and returns when the last one has ended. `most`: accepts only so many.
     ///
     /// # Errors
-    /// What `accept(2)` says, other than what concerns one connection only.
+    /// Those of `accept(2)` that do not concern a single connection.
     pub fn serve(
         &self,
         listener: &TcpListener,

@@ -52,7 +52,7 @@ impl Patterns {
     }
 }
 
-/// What the walk comes to.
+/// One step of the walk.
 pub(crate) enum WalkedEntry {
     /// One entry; a regular file comes with its open fd. A directory's contents follow it.
     Entry(TreeEntry, Option<OwnedFd>),

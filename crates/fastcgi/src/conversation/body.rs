@@ -1,4 +1,4 @@
-//! What of a request's two streams has come and was not read.
+//! Bytes of a request's two streams that have arrived and were not read.
 
 use std::io::{self, ErrorKind};
 
@@ -66,9 +66,9 @@ impl From<Gone> for io::Error {
 pub(super) enum InputStream {
     /// More may come.
     Coming(Queue),
-    /// All of it has come.
+    /// All of it has arrived.
     Whole(Queue),
-    /// Its handler reads no more: it is dropped as it comes.
+    /// The handler reads no more; bytes that arrive are dropped.
     Unwanted,
 }
 

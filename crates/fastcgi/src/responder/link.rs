@@ -161,7 +161,7 @@ impl<W: Wire + ?Sized> Link<W> {
         last.into_buffer()
     }
 
-    /// Does what the conversation asks for.
+    /// Does the step that the conversation asks for.
     fn obey(&self, step: Step) {
         match step {
             Step::Send(records) => {

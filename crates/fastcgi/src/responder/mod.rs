@@ -1,8 +1,8 @@
 //! The application's end on blocking threads: accepts, serves, and ends each request so that nothing is lost.
 //!
-//! One thread serves a connection; while it does, another accepts, and a [`linger::Closer`] ends what has been
-//! served, so that nobody who waits for a peer ever keeps the next one waiting. Where the gateway may multiplex ([`Config::multiplex`]) that thread only
-//! reads, and each request has a thread of its own.
+//! One thread serves a connection while another accepts. A [`linger::Closer`] closes served connections in the
+//! background, so a slow peer never delays the next one. If the gateway may multiplex ([`Config::multiplex`]), the
+//! connection's thread only reads, and each request has a thread of its own.
 
 mod exchange;
 mod gate;
@@ -113,7 +113,7 @@ pub struct Closed {
     pub requests: u64,
     /// The peer's violation of the protocol, if that ended the connection.
     pub fault: Option<ProtocolError>,
-    /// What its close came to.
+    /// The outcome of its close.
     pub outcome: linger::Outcome,
 }
 
@@ -132,7 +132,7 @@ pub struct Stop(Arc<OwnedFd>);
 impl Stop {
     /// Lets the responder accept no more; [`Responder::run`] returns when its connections have ended.
     pub fn stop(&self) {
-        // The counter of an eventfd takes 2^64 - 2 such writes before it refuses one.
+        // An eventfd counts up to 2^64 - 2 before a write fails.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 

@@ -22,7 +22,7 @@ pub(super) const LULL: u64 = 3_000_000;
 /// continent and back. Most peers close within one, and then the socket never leaves the task's processor.
 pub(super) const WATCH: u64 = 100_000_000;
 
-/// How much later than that the thread may take it over, so that one wake-up serves many.
+/// The thread may take a socket over later by this much, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
 /// The two together. A task may not watch a close whose policy has a shorter bound than this, because the thread might
@@ -68,7 +68,7 @@ pub(super) struct Report {
     pub(super) acknowledged: u64,
 }
 
-/// What the thread is to do beside taking new sockets.
+/// Orders to the thread, beside new sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Orders {
     pub(super) evict: usize,
@@ -116,7 +116,7 @@ impl<A> Board<A> {
 
 impl<A> Shared<A> {
     /// # Errors
-    /// What `timerfd_create` says.
+    /// Those of `timerfd_create(2)`.
     pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
         let board = Board {
             arrivals: Vec::new(),

@@ -1,4 +1,4 @@
-//! What a closer may spend.
+//! Bounds on what a closer may hold.
 
 /// The bounds of all lingering sockets together. Plain data; every field may be set directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub struct Budget {
     /// Raising it lets one peer evict more of the others. Leave it out behind a proxy or a load balancer, which
     /// is one peer for all. Unix sockets have no address and are not counted.
     pub sockets_per_peer: Option<usize>,
-    /// Most bytes to discard a second, over all sockets; `None` for no bound.
+    /// Most bytes to discard per second, over all sockets; `None` for no bound.
     ///
-    /// At the bound the sockets take turns, their receive windows close and the peers wait. Raising it costs
-    /// bandwidth and CPU for uploads that nobody wants; lowering it delays peers that read the response only
-    /// after they have sent everything.
+    /// At the bound the sockets take turns: their receive windows close, and the peers wait. Raising it costs
+    /// bandwidth and CPU for uploads that nobody wants. Lowering it delays peers that read the response only after
+    /// they have sent everything.
     pub discard_per_second: Option<u64>,
 }
 
@@ -64,7 +64,7 @@ impl Budget {
 pub struct InvalidBudget {
     /// The name of the field, as it stands in [`Budget`].
     pub field: &'static str,
-    /// What is wrong with it, as the rest of a sentence.
+    /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
 
@@ -112,7 +112,7 @@ impl Throttle {
         self.tokens = self.tokens.saturating_sub(bytes);
     }
 
-    /// When there will be something to share again; the past where there is now.
+    /// The time at which bytes may be discarded again; a time in the past if they may be now.
     pub(super) fn refilled(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
         let enough = if self.dry { Self::batch(rate) } else { Self::least_read(rate) };

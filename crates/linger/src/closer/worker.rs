@@ -51,11 +51,11 @@ pub(super) struct Worker {
     throttle: Throttle,
     discarder: Discarder,
     now: u64,
-    /// What there was to do at the last look at the board.
+    /// The work from the last look at the board.
     work: Work,
     /// The orders that have been carried out.
     orders: Orders,
-    /// What is to be published.
+    /// Counts to be published.
     report: Report,
 }
 
@@ -312,7 +312,8 @@ impl Worker {
         }
     }
 
-    /// Gives a socket up. What has arrived is read first: unread, it would cost the peer the response.
+    /// Evicts a socket. Bytes that have arrived are read first: a close with unread bytes would reset, and the peer
+    /// might lose the response.
     fn evict(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index) else { return };
         if let discarded @ Event::Discarded(_) = entry.socket.discard(&mut self.discarder, TURN) {
@@ -334,8 +335,8 @@ impl Worker {
 
     fn hurry(&mut self, index: u32, deadline: u64) {
         let Some(entry) = self.slab.get(index) else { return };
-        // A socket that is handed over after the deadline gets a millisecond, so that its unread bytes are read before
-        // it is closed.
+        // A socket that is handed over after the deadline gets a millisecond: its unread bytes must be read before it
+        // is closed.
         let left = Duration::from_nanos(deadline.saturating_sub(self.now)).max(Duration::from_millis(1));
         entry.core.hurry(left, left, self.now);
     }

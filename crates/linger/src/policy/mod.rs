@@ -55,7 +55,7 @@ pub struct Policy {
     pub idle: Duration,
     /// Longest time for the whole close, whatever the peer does.
     ///
-    /// Raising it gives slow peers longer, and lets a hostile one hold a descriptor and its send buffer longer.
+    /// Raising it gives slow peers more time, and lets a hostile peer hold an fd and its send buffer for longer.
     pub total: Duration,
     /// Most bytes to read and discard; `None` for no bound but time.
     ///
@@ -198,7 +198,7 @@ impl Policy {
 pub struct InvalidPolicy {
     /// The name of the field, as it stands in [`Policy`].
     pub field: &'static str,
-    /// What is wrong with it, as the rest of a sentence.
+    /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
 

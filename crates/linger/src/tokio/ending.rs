@@ -93,7 +93,7 @@ impl<S: Stream> LingeringClose<S> {
         }
     }
 
-    /// Leaves it to the closer, unless that has it, or it is over.
+    /// Hands the close over to the closer, unless the closer has it already or it has ended.
     fn give(&self) {
         let Some(arrival) = self.shared.clone().take() else { return };
         match self.shared.here() {

@@ -40,7 +40,7 @@ mod sealed {
         fn into_fd(self) -> io::Result<OwnedFd>;
         /// Waits until there may be something to read.
         fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
-        /// Reads in a way of one's own; the runtime takes note when there is nothing.
+        /// Reads with a function of the caller's. On `WouldBlock` the runtime clears its readiness.
         fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
     }
 
