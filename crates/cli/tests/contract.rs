@@ -381,7 +381,9 @@ fn receipts() {
     fs::create_dir(at("tree")).unwrap();
     fs::write(at("tree/same"), "text").unwrap();
     let lines_of = |receipt: &str, status: i32| {
-        fs::write(at("r.json"), receipt).unwrap();
+        let (count, hash) = (receipt.lines().count(), blake3::hash(receipt.as_bytes()).to_hex());
+        let last = format!("{{\"receipts\":{count},\"blake3\":\"{hash}\"}}\n");
+        fs::write(at("r.json"), receipt.to_owned() + &last).unwrap();
         let output = linger(home.path(), &["receipt", "verify", "--json", &at("r.json"), &at("tree")]);
         assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
         lines("receipt", &text(&output.stdout))

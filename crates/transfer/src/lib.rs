@@ -15,6 +15,7 @@ mod cancel;
 mod claim;
 mod client;
 mod confine;
+mod delivery;
 mod driver;
 mod error;
 mod fault;
@@ -62,7 +63,7 @@ pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, S
 pub use path::{BadPath, RelPath};
 pub use progress::{Confirmation, ItemVerdict, Progress, Summary};
 pub use reason::{Reason, Remedy};
-pub use receipt::{Checked, ReceiptLine, Receipts, verify_receipt};
+pub use receipt::{Checked, ReceiptLine, Receipts, Verified, verify_receipt};
 pub use remote::{Destination, PORT};
 pub use serve::{Served, Server, Serving, ShareEnding, ShareOptions, is_local};
 pub use sink::{Desktop, Displays, Port, PortsConfig};

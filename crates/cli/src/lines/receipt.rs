@@ -42,6 +42,8 @@ pub(crate) struct VerifySummary {
     pub(crate) checked: u64,
     /// Those of which something differs.
     pub(crate) different: u64,
+    /// Files whose receipt has no hash, and of which only the length was compared.
+    pub(crate) length_only: u64,
 }
 
 impl LineBody for VerifySummary {

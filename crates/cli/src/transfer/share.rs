@@ -51,7 +51,7 @@ pub(crate) struct ShareArguments {
     durability: Durability,
     #[command(flatten)]
     silence: Silence,
-    /// Serve one connection and end, with its exit status.
+    /// Serve one request and end, with its exit status; connections that ask for nothing do not count.
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -139,7 +139,9 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             if !arguments.output.json {
                 report(&served);
             }
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
+            if served.has_asked() {
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
+            }
         }
         _ => {}
     });

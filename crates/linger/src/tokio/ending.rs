@@ -40,10 +40,8 @@ impl<S: Stream> LingeringClose<S> {
     pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) -> Self {
         let closer = closer.or_else(|| Closer::global().ok()).filter(|closer| closer.here().is_some());
         let now = closer.map_or(0, Closer::now);
-        let (socket, mut core) = (
-            Socket::of(S::FAMILY, stream).half_closed(is_half_closed),
-            Core::begin(policy, is_half_closed, now),
-        );
+        let socket = Socket::of(stream.known().family(&stream), stream).half_closed(is_half_closed);
+        let mut core = Core::begin(policy, is_half_closed, now);
         if core.next(now) == Action::HalfClose {
             core.on(socket.half_close(), now);
         }

@@ -18,9 +18,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::cancel::Cancel;
 use crate::claim::Claims;
+use crate::delivery::Deliveries;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
 use crate::machine::{Role, SessionLimits};
+use crate::message::Kind;
 use crate::message::{Durability, EntryAnswer, Time, TreeEntry};
 use crate::sink::{Displays, PortsConfig};
 use crate::transport::Plain;
@@ -174,7 +176,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
             let config =
                 PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
             spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
-            Target::Sink(&mut spool)
+            Target::Sink { spool: &mut spool, deliveries: &Deliveries::default(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };

@@ -38,7 +38,11 @@ impl Server {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
-                    match Operation::decode(&request)? {
+                    let operation = Operation::decode(&request)?;
+                    if !served.has_asked() {
+                        self.admit(session, claimant.session)?;
+                    }
+                    match operation {
                         Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
                             self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
@@ -98,7 +102,12 @@ impl Server {
                     Ok(made) => spool = made,
                     Err(fault) => return self.refuse(session, stream, fault),
                 }
-                Target::Sink(&mut spool)
+                if !put.options.dry_run
+                    && let Err(fault) = self.deliveries.begin(put.id, put.sent)
+                {
+                    return self.refuse(session, stream, fault);
+                }
+                Target::Sink { spool: &mut spool, deliveries: &self.deliveries, id: put.id }
             }
             None if !self.options.writable => {
                 let told = Reason::from("this directory is shared for reading only");
