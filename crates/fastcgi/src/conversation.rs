@@ -39,18 +39,18 @@ use open::OpenRequest;
 
 /// What the gateway's log says of a handler that panicked.
 pub const PANICKED: &str = "the handler panicked";
-/// What it says of one that returned and left no response.
+/// Reported to the gateway if a handler returned without a response.
 pub const SILENT: &str = "the handler gave no response";
 
-/// What bounds a conversation. Plain data.
+/// The bounds of a conversation. Plain data.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Bounds {
     /// The end of the connection, and of each body that is not read on a kept one.
     pub policy: Policy,
-    /// What it may hold in memory.
+    /// Bounds on the memory of this connection.
     pub limits: Limits,
-    /// What it tells a gateway that asks.
+    /// The answer to a gateway's FCGI_GET_VALUES.
     pub capacity: Capacity,
     /// Longest silence in the middle of a request, and before the first.
     pub io_timeout: Duration,
@@ -77,7 +77,7 @@ impl Bounds {
 pub enum Step {
     /// Send these records.
     Send(Vec<u8>),
-    /// Receive, and wait for it until then; `None` for as long as handlers run.
+    /// Receive, and wait until then; `None`: as long as handlers run.
     Receive(Option<Instant>),
     /// As `Receive`, between two requests: nothing is under way.
     Rest(Option<Instant>),
@@ -97,7 +97,7 @@ pub struct End {
     pub policy: Policy,
     /// Requests that were served.
     pub requests: u64,
-    /// What the gateway did wrong, if that ended it.
+    /// The gateway's violation of the protocol, if that ended the conversation.
     pub fault: Option<ProtocolError>,
 }
 
@@ -124,9 +124,9 @@ pub struct Conversation {
 enum Life {
     /// Requests come and go.
     Open,
-    /// No new request is taken; those that run get what they need.
+    /// No new request is accepted; the running requests are served to their end.
     Last,
-    /// Nothing more can be read; those that run may answer.
+    /// Nothing more can be read; running requests may still answer.
     Deaf(Gone),
 }
 
@@ -201,7 +201,7 @@ impl Conversation {
         if rests { Step::Rest(until) } else { Step::Receive(until) }
     }
 
-    /// How the connection is to end where its driver cannot keep it.
+    /// How the driver has to end the connection.
     pub fn end(&self) -> End {
         let fault = match self.life {
             Life::Deaf(Gone::Protocol(error)) => Some(error),
@@ -282,16 +282,16 @@ impl Conversation {
         self.life = Life::Deaf(Gone::Failed(kind));
     }
 
-    /// What is unacknowledged: [`linger::Event::Unacknowledged`], its `fin` true where it is nothing, or
-    /// [`linger::Event::Unknown`].
+    /// Reports how many bytes are sent and not acknowledged: [`linger::Event::Unacknowledged`], with `fin` true where
+    /// there are none, or [`linger::Event::Unknown`].
     pub fn measured(&mut self, event: linger::Event, now: Instant) {
         self.drains.measured(event, now);
     }
 
-    /// Reads from one of a request's streams; `to` must have room.
+    /// Reads from one of a request's streams. `to` must not be empty.
     ///
     /// # Errors
-    /// Why nothing more comes, after everything that came.
+    /// The reason why no more bytes will come. Bytes that have arrived are returned first.
     pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
         let open = self.find(key)?;
         match open.body(which).read(to) {
@@ -382,7 +382,7 @@ impl Conversation {
         }
     }
 
-    /// Takes no new request; the connection ends with those that run.
+    /// Accepts no new request. The connection ends with the running ones.
     fn last(&mut self) {
         if let Life::Open = self.life {
             self.life = Life::Last;

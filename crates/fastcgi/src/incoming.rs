@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::params::{Params, push_pair};
 use crate::record::{self, Decoder, EndRequest, Header, Part, ProtocolStatus, RecordType, Role};
 
-/// A request whose parameters are complete; its body is still to come.
+/// A request with complete parameters. Its body follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Start {
@@ -112,10 +112,10 @@ impl Incoming {
         }
     }
 
-    /// Takes the next event off the front of `input`; `None` once all of it is taken.
+    /// Takes the next event off the front of `input`; `None` once `input` is used up.
     ///
     /// # Errors
-    /// Whatever makes the connection unreadable from here on; requests that run may still be answered.
+    /// A violation after which the rest of the connection cannot be read. Running requests may still be answered.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Received<'a>>, ProtocolError> {
         while let Some(part) = self.decoder.next(input)? {
             let event = match part {
@@ -130,7 +130,7 @@ impl Incoming {
         Ok(None)
     }
 
-    /// Bytes that are to be sent to the gateway before anything else; whoever sends them clears them.
+    /// Bytes to be sent to the gateway before anything else. The sender clears the buffer.
     pub fn replies(&mut self) -> &mut Vec<u8> {
         &mut self.replies
     }
@@ -245,8 +245,7 @@ impl Incoming {
             RecordType::AbortRequest => return Ok(self.abort(header.id)),
             RecordType::GetValues => self.answer_values()?,
             RecordType::Other(kind) if header.id == 0 => record::push_unknown(&mut self.replies, kind),
-            // A request that is not running has ended or was refused: what still comes for it is ignored
-            // (specification section 3.3).
+            // The request has ended or was refused: its late records are ignored (specification section 3.3).
             _ => {}
         }
         Ok(None)

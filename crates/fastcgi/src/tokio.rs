@@ -94,7 +94,7 @@ where
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) if is_passing(&error) => {
-                // It stays in the queue; a connection that ends makes room.
+                // The connection stays in the listener's queue until another one ends and frees an fd.
                 ::tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
@@ -210,7 +210,7 @@ where
     let _ = live.finish(Err(error)).await;
 }
 
-/// What a future comes to; `None` where it, or the making of it, panics.
+/// Awaits a future and returns its output; `None` if the future, or `make`, panics.
 async fn caught<F: Future>(make: impl FnOnce() -> F) -> Option<F::Output> {
     let mut future = pin!(catch_unwind(AssertUnwindSafe(make)).ok()?);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {

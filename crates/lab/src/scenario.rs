@@ -17,7 +17,7 @@ use crate::units::Bytes;
 /// A scenario: cells, and what is expected of them.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// One line about what it shows.
+    /// What the scenario shows, in one line.
     pub title: String,
     /// The cells, in the order in which the file names endings and peers.
     pub cells: Vec<(CellPlan, Option<Expectation>)>,

@@ -92,7 +92,7 @@ pub fn say_goodbye<D>(
     Ok(())
 }
 
-/// As [`say_goodbye`]; what could not be sent is measured, not described.
+/// As [`say_goodbye`], but only counts the bytes that could not be sent.
 fn send_all<D>(
     connection: &mut ConnectionCommon<D>,
     socket: BorrowedFd<'_>,

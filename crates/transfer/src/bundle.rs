@@ -181,7 +181,7 @@ fn wait(socket: BorrowedFd<'_>, interest: PollFlags, until: Instant) -> Result<(
     }
 }
 
-/// What the first bytes of a connection say it is.
+/// The kind of a connection, by its first bytes.
 pub(crate) enum Greeted {
     /// The only connection of its session, with the bytes already read from it.
     Single(Box<dyn Transport>, [u8; PREFACE]),

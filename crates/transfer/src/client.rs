@@ -172,7 +172,7 @@ impl Client {
     /// Lists a directory or one file; calls `each` for every item.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is nothing to list, and what connecting gives.
+    /// [`Error::Refused`] if there is nothing to list; those of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
         let mut session = self.connect()?;
         let stream = session.open(&Operation::List { path: path.clone() }.encode())?;

@@ -1,7 +1,7 @@
 //! A session: framed streams in both directions over one connection.
 //!
-//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; what it buffers then is
-//! bounded by the credit it gave. The payload of large frames is read from the socket directly into the caller's
+//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; its buffer is bounded by
+//! the credit that it has granted. The payload of large frames is read from the socket directly into the caller's
 //! buffer.
 
 mod end;
@@ -196,10 +196,10 @@ impl Session {
         if self.machine.finish(stream) { self.frame(FrameKind::Finish, stream, &[]) } else { Ok(()) }
     }
 
-    /// Gives a stream up in both directions; what the peer still sends on it is dropped.
+    /// Cancels a stream in both directions. What the peer still sends on it is dropped.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush); a stream that is closed already is none.
+    /// As [`flush`](Self::flush). Cancelling a closed stream is no error.
     pub fn cancel(&mut self, stream: u16, reason: &str) -> Result<(), Error> {
         if self.machine.cancel(stream) {
             return self.frame(FrameKind::Cancel, stream, &reason_bytes(0, reason));
@@ -207,11 +207,11 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for what the peer does next; sends first what is in the buffer.
+    /// Sends what is buffered, and waits for the peer's next event.
     ///
     /// # Errors
-    /// [`Error::Cut`] when the connection ends or is silent for too long, [`Error::Violation`] when the peer
-    /// breaks the rules, [`Error::Cancelled`].
+    /// [`Error::Cut`] if the connection ends or is silent for too long, [`Error::Violation`] if the peer breaks the
+    /// rules, [`Error::Cancelled`].
     pub fn receive(&mut self) -> Result<SessionEvent, Error> {
         loop {
             if let Some(event) = self.try_receive()? {
@@ -320,7 +320,7 @@ impl Session {
         Ok(())
     }
 
-    /// Gives credit for what was taken, if it is time; it goes with the next flush.
+    /// Grants credit for bytes that the program took, once they are many enough. The frame goes with the next flush.
     fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
         let socket = self.transport.socket();
         let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);

@@ -1,4 +1,4 @@
-//! What sender and receiver say to each other, and its encoding; no I/O.
+//! The messages between sender and receiver, and their encoding. No I/O.
 
 mod fields;
 mod kinds;
@@ -45,7 +45,7 @@ pub(crate) struct TreeEntry {
     pub(crate) target: Vec<u8>,
 }
 
-/// What the receiver has of a file that was announced.
+/// How much of an announced file the receiver has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EntryAnswer {
     Fresh,
@@ -55,7 +55,7 @@ pub(crate) enum EntryAnswer {
     Refused(Refusal, Reason),
 }
 
-/// What a receipt says of a file.
+/// The contents of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
     pub(crate) index: u64,

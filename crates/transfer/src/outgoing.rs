@@ -1,4 +1,4 @@
-//! What is to be sent, and what has become of it: it outlives sessions.
+//! The entries to be sent, and the state of each: outlives sessions, so that a cut transfer goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use crate::progress::Summary;
 use crate::reason::Reason;
 use crate::walk::{Walk, WalkedEntry};
 
-/// Where the bytes come from.
+/// The source of the bytes.
 pub(crate) enum Source<'a> {
     Tree(Walk<'a>),
     Pipe(Box<Pipe>),
@@ -52,7 +52,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new(input: OwnedFd) -> Self {
         let mut token = [0; 16];
-        // It only has to be unique; it is no secret.
+        // The token must be unique, not secret.
         let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
         let entry = TreeEntry {
             index: 0,
@@ -100,7 +100,7 @@ pub(crate) struct SentEntry {
     pub(crate) content: Option<(u64, Option<Hash>)>,
 }
 
-/// What is to be sent, and what has become of it; outlives sessions.
+/// The entries to be sent, and the state of each. Outlives sessions.
 pub(crate) struct Outgoing<'a> {
     pub(crate) source: Source<'a>,
     pub(crate) waiting: BTreeMap<u64, SentEntry>,

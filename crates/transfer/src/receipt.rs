@@ -41,18 +41,18 @@ pub struct ReceiptLine {
     pub target_is_hex: bool,
     /// The name at the receiver, as far as it can be printed.
     pub name: String,
-    /// What the receiver had done when it wrote this.
+    /// How durable the file was when the receipt was written.
     pub durability: Durability,
     /// The receiver's clock, in seconds since 1970.
     pub time: f64,
     /// The same content was there already.
     pub present: bool,
-    /// Who the receiver is: the host as it was named.
+    /// The receiver's host, as the user named it.
     pub receiver: String,
 }
 
 impl ReceiptLine {
-    /// Says in a line what a receiver confirmed.
+    /// The line for a confirmed file.
     pub fn new(confirmation: &Confirmation, receiver: &str) -> Self {
         let (path, path_is_hex) = to_text(confirmation.path.as_bytes());
         let target = (confirmation.kind == Kind::Link).then(|| to_text(confirmation.target.raw()));
@@ -115,10 +115,10 @@ impl<W: Write> Receipts<W> {
         Self { to, receiver: receiver.into(), count: 0, hasher: blake3::Hasher::new() }
     }
 
-    /// Keeps one.
+    /// Writes a receipt.
     ///
     /// # Errors
-    /// What writing says.
+    /// Those of the writer.
     pub fn keep(&mut self, confirmation: &Confirmation) -> io::Result<()> {
         let mut line = serde_json::to_vec(&ReceiptLine::new(confirmation, &self.receiver))?;
         line.push(b'\n');
@@ -140,7 +140,7 @@ impl<W: Write> Receipts<W> {
     }
 }
 
-/// What a check of one line came to.
+/// The result of checking one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checked {

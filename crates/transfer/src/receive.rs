@@ -41,8 +41,8 @@ pub(crate) enum Target<'a> {
     Tree { root: &'a Root, base: RelPath },
     /// To a command of the receiver's, as a whole and once for each transfer.
     Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
-    /// To a descriptor, block by block, each verified before it goes; what was verified so far is kept here
-    /// over sessions.
+    /// To an fd, block by block. Each block is verified before it is written; the hashes so far are kept here for
+    /// later sessions.
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
@@ -95,7 +95,7 @@ impl Waits {
         if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
     }
 
-    /// The sender has something else than what is here: it comes as a new file.
+    /// The sender's file differs from the one that is here: it is received as a new file.
     fn differs(&mut self) {
         if let Self::Complete { .. } = self
             && let Self::Complete { landing, .. } = std::mem::replace(self, Self::Dropped)
@@ -138,9 +138,9 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Receives until the sender says that was all and has said goodbye.
+    /// Receives until the sender has sent its last entry and said goodbye.
     ///
-    /// What is verified is kept for a later session, whatever happens.
+    /// Verified blocks are kept for a later session, however this one ends.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let result = self.receive();
         for waiting in std::mem::take(&mut self.files) {
@@ -218,7 +218,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Handles one message; true after the last.
+    /// Handles one message. Returns true after the last one.
     fn message(&mut self, message: Message) -> Result<bool, Error> {
         match message {
             Message::Entry(entry) => self.entry(entry)?,
@@ -275,7 +275,7 @@ impl<'a> Receiver<'a> {
         hash: Option<Hash>,
     ) -> Result<(), Error> {
         let index = landing.entry.index;
-        // A tree's files get their names, and their receipts, in groups; whatever else lands is there at once.
+        // The files of a tree get their names and receipts in groups; anything else at once.
         let landed = match &mut self.place {
             OpenTarget::Tree { store, .. } => match store.land(landing, tail, size, hash) {
                 Ok(()) if store.is_due() => return self.commit(),
@@ -308,7 +308,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Gives what is complete its final name, and sends the receipts.
+    /// Gives complete files their final names, and sends the receipts.
     fn commit(&mut self) -> Result<(), Error> {
         let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(()) };
         if !store.waits() {
@@ -387,7 +387,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// The file that is arriving cannot be written; what still comes of it is dropped.
+    /// Gives up the current file, which cannot be written. The rest of its bytes is dropped.
     fn fail_current(&mut self, fault: Fault) -> Result<(), Error> {
         self.arriving.clear();
         let Some(waiting) = self.files.front_mut() else { return Ok(()) };

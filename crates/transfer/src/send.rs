@@ -227,7 +227,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         Ok(())
     }
 
-    /// Takes the next answer and does what it asks for.
+    /// Takes the next answer, and sends what it asks for.
     fn transfer_next(&mut self) -> Result<(), Error> {
         let (index, answer) = loop {
             match self.answers.pop_front() {

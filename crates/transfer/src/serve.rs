@@ -94,17 +94,17 @@ impl ShareOptions {
     }
 }
 
-/// What one connection came to, at the listening side.
+/// The result of one connection, at the listening side.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served {
     /// Who it was.
     pub peer: SocketAddr,
-    /// What was asked for, in words; empty if it did not come to that.
+    /// The request in words; empty if there was none.
     pub request: String,
     /// What it came to.
     pub summary: Summary,
-    /// What ended it early, if something did.
+    /// The error that ended it early, if one did.
     pub error: Option<Error>,
     /// How the connection itself ended.
     pub outcome: Option<linger::Outcome>,
@@ -128,7 +128,7 @@ pub enum Serving<'a> {
     Progress(SocketAddr, &'a Progress),
     /// A connection is over.
     Served(Box<Served>),
-    /// A new code has to be told to whoever wants to pair.
+    /// There is a new code: tell it to the person who wants to pair.
     Code(String),
 }
 
@@ -187,16 +187,16 @@ impl Server {
         self.last.clone()
     }
 
-    /// The code that the next client that is not known has to give; [`Serving::Code`] tells when it changes.
+    /// The code for the next unknown client. [`Serving::Code`] reports every change.
     pub fn code(&self) -> String {
         self.codes.current()
     }
 
-    /// Serves connections until `most` of them have asked for something and ended, if it is said, and returns when the last
-    /// has ended. A connection that asks for nothing, as a port scan's, does not count.
+    /// Serves connections, and returns when the last one has ended. `most`: accepts no more once so many have asked for
+    /// something and ended. A connection that asks for nothing, as a port scan's, does not count.
     ///
     /// # Errors
-    /// What `accept(2)` says, other than what concerns one connection only.
+    /// Those of `accept(2)` that do not concern a single connection.
     pub fn serve(
         &self,
         listener: &TcpListener,

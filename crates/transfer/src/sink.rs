@@ -70,7 +70,7 @@ pub enum Desktop {
     Clipboard,
 }
 
-/// Which display servers this user's session has; whoever starts the server knows its environment.
+/// The display servers of this user's session. The program that starts the server knows its environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Displays {

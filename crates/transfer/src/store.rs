@@ -103,7 +103,8 @@ impl<'a> Store<'a> {
         Ok((fd, name))
     }
 
-    /// What is here of a file: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a refusal.
+    /// The part of a file that is here: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a
+    /// refusal.
     pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {

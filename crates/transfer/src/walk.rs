@@ -52,9 +52,9 @@ impl Patterns {
     }
 }
 
-/// What the walk comes to.
+/// One step of the walk.
 pub(crate) enum WalkedEntry {
-    /// A file, open; a link; a directory whose contents follow.
+    /// One entry; a regular file comes with its open fd. A directory's contents follow it.
     Entry(TreeEntry, Option<OwnedFd>),
     /// A directory is complete.
     Leave { index: u64, mode: u32, mtime: Time },

@@ -88,7 +88,7 @@ fn parity(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum ^ byte)
 }
 
-/// Whether the payload of a frame other than DATA is what its header was written for.
+/// Whether the payload of a frame other than DATA fits its header.
 pub(crate) fn check_payload(header: [u8; HEADER], payload: &[u8]) -> Result<(), Violation> {
     if header[0] == parity(payload) { Ok(()) } else { Err(Violation::Damaged("payload")) }
 }
@@ -171,7 +171,7 @@ pub enum Violation {
     /// A frame after BYE.
     #[error("sent a frame after its goodbye")]
     AfterBye,
-    /// A payload that cannot be read as what it should be.
+    /// A payload that does not have the form of its frame.
     #[error("sent a malformed {0}")]
     Malformed(&'static str),
     /// A message that makes no sense at this point.

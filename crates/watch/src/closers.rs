@@ -7,7 +7,8 @@ use crate::process::NamedProcess;
 
 /// Number of connections remembered; the oldest are dropped first.
 const MAX: usize = 65_536;
-/// A state change and the reset that belongs to it happen within one system call or one packet, so less apart than this.
+/// A state change and its reset happen within one system call or one packet, so there are fewer events than this
+/// between them.
 const JUST_NOW: usize = 256;
 
 /// A `close()`, or a `shutdown()` of the sending side.

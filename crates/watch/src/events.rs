@@ -36,7 +36,7 @@ pub enum CannotWatch {
         processors: u64,
         /// `RLIMIT_MEMLOCK` of this process, in KiB.
         limit_kib: u64,
-        /// `kernel.perf_event_mlock_kb`: what a user may lock a processor beside that limit.
+        /// `kernel.perf_event_mlock_kb`: how much a user may lock for each processor, beside that limit.
         each_kib: u64,
     },
 }
@@ -75,7 +75,7 @@ pub enum Blind {
 }
 
 impl Blind {
-    /// What the user does not see because of it.
+    /// What the user misses without it.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoReason => {
@@ -124,7 +124,7 @@ pub(crate) struct Kernel {
     blind: Vec<Blind>,
 }
 
-/// An open tracepoint: its format, and what its events mean.
+/// An open tracepoint: its format, and the meaning of its events.
 #[derive(Debug)]
 struct Point {
     format: Format,

@@ -29,7 +29,7 @@ pub(crate) struct Held {
     /// The cause of a received reset whose sender is on this host too.
     pub(crate) known: Option<Opinion>,
     since: Instant,
-    /// The socket is destroyed; the message with its byte counts is still to come.
+    /// The socket is destroyed. The message with its byte counts has not arrived yet.
     closed: bool,
     /// The socket was disconnected (`tcp_disconnect`): its byte counts are lost.
     gone: bool,

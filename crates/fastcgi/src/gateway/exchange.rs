@@ -93,7 +93,7 @@ impl GatewayResponse {
         self.more().map(drop)
     }
 
-    /// Whether not one byte has come back.
+    /// Whether no byte has come back yet.
     pub(super) fn is_untouched(&self) -> bool {
         self.replies.offset() == 0
     }
@@ -129,12 +129,12 @@ impl GatewayResponse {
         self.write_error.as_ref()
     }
 
-    /// What the application said on STDERR so far, at most 64 KB of it.
+    /// The application's STDERR so far, at most 64 KB.
     pub fn stderr(&self) -> &[u8] {
         &self.stderr
     }
 
-    /// Makes STDOUT ready to be read; `false` at its true end.
+    /// Waits for more STDOUT. Returns false after END_REQUEST.
     fn more(&mut self) -> Result<bool, Error> {
         while self.ready.is_empty() {
             if self.end.is_some() {
@@ -184,7 +184,7 @@ impl GatewayResponse {
         // draining, and waits for this close.
     }
 
-    /// Waits once, then sends and receives what can be.
+    /// Waits once, then sends and receives as much as the socket allows.
     fn pump(&mut self) -> Result<(), Error> {
         self.refill()?;
         let Some(socket) = &self.socket else { return Err(self.cut(Cause::Closed)) };
@@ -202,7 +202,7 @@ impl GatewayResponse {
             match send(socket, &self.out[self.out_at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(sent) => self.out_at += sent,
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // What the application said before is still there to be read.
+                // Earlier bytes of the application can still be read.
                 Err(error) => self.write_error = Some(error.into()),
             }
         }

@@ -81,7 +81,7 @@ impl fmt::Debug for Body {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GatewayRequest {
-    /// What the application is to be.
+    /// The role in which the application is called.
     pub role: Role,
     /// The environment: names and values.
     pub params: Vec<(Vec<u8>, Vec<u8>)>,
@@ -134,7 +134,7 @@ impl GatewayRequest {
         self.param("CONTENT_LENGTH", length)
     }
 
-    /// Sends what `source` gives as the body. The caller sets CONTENT_LENGTH where it is known.
+    /// Sends the output of `source` as the body. The caller sets CONTENT_LENGTH if it is known.
     #[must_use]
     pub fn stream(mut self, source: impl Read + Send + 'static) -> Self {
         self.body = Body::Stream(Box::new(source));
@@ -167,7 +167,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The application said that it will not serve the request; it has done nothing.
+    /// The application refused the request, and has done nothing for it.
     #[error("the application refused the request: {0:?}")]
     Refused(ProtocolStatus),
     /// The connection ended before END_REQUEST: what arrived is not the whole response.
@@ -237,10 +237,10 @@ impl Client {
         Self { pool: Arc::new(Pool::new(address, config)), config }
     }
 
-    /// Sends a request; gives the response as soon as it begins.
+    /// Sends a request. Returns the response as soon as its first bytes arrive.
     ///
     /// # Errors
-    /// Whatever happens before the response begins; what happens later comes with reading it.
+    /// Those before the first byte of the response. Later errors come from reading it.
     pub fn send(&self, request: GatewayRequest) -> Result<GatewayResponse, Error> {
         let mut request = request;
         let mut retries = self.config.retries;

@@ -1,4 +1,4 @@
-//! The life of one connection: request after request, and the one right end.
+//! The life of one connection: its requests, one after the other, and its end.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

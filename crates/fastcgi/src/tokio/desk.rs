@@ -14,7 +14,7 @@ use super::wire::AsyncWire;
 use crate::conversation::{Conversation, Input, Key, RequestEnd, Said, Which};
 use crate::sending::{Output, stopped};
 
-/// The conversation, and who waits for it.
+/// The conversation, and the handlers that wait for input from it.
 #[derive(Debug)]
 pub(super) struct Desk {
     state: Mutex<DeskState>,
@@ -113,7 +113,7 @@ impl<W> Out<W> {
 }
 
 impl<W: AsyncWire + ?Sized> Out<W> {
-    /// Writes all of it, in one piece among what other requests write.
+    /// Writes all parts without a gap: no record of another request comes in between.
     pub(super) async fn send(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.turn.lock().await;
         let mut sending = output.begin(parts)?;

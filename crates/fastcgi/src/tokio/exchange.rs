@@ -15,7 +15,7 @@ use crate::incoming::Start;
 use crate::params::Params;
 use crate::record::Role;
 
-/// A request. Its body comes in pieces; none need be taken.
+/// A request. Its body arrives in pieces and need not be read.
 #[derive(Debug)]
 pub struct Request {
     desk: Arc<Desk>,
@@ -108,7 +108,7 @@ impl Drop for Response {
 }
 
 impl Response {
-    /// A response, and where it comes when it is dropped without having been ended.
+    /// A response, and a receiver that gets it back if it is dropped before it was ended.
     pub(super) fn new(
         key: Key,
         id: u16,
@@ -182,7 +182,7 @@ impl Live {
         Ok(())
     }
 
-    /// Ends the request by what its handler came to.
+    /// Ends the request with the handler's result.
     pub(super) async fn finish(self, handled: io::Result<u32>) -> io::Result<()> {
         let Self { key, answer, desk, out } = self;
         let status = handled.as_ref().ok().copied();

@@ -199,7 +199,7 @@ fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error
 
 type Told = oneshot::Sender<Result<http::Response<ResponseBody>, Error>>;
 
-/// Carries one request and its response, and puts the connection back where both were complete.
+/// Carries one request and its response. If both were complete, keeps the connection for the next request.
 async fn drive<B>(shared: Arc<Application>, wire: ApplicationStream, head: Vec<u8>, body: B, tell: Told)
 where
     B: http_body::Body,
@@ -246,7 +246,7 @@ where
                         outbox.fail(Error::Body(error)).await;
                         return false;
                     }
-                    // What the application said before is still there to be read.
+                    // Earlier bytes of the application can still be read.
                     Err(Sending::Wire(error)) => write_error = Some(error.kind()),
                 }
                 continue;
@@ -303,7 +303,7 @@ enum Sending {
     Wire(io::Error),
 }
 
-/// Sends the request; gives whether it had a body.
+/// Sends the request. Returns whether it had a body.
 async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B) -> Result<bool, Sending>
 where
     W: AsyncWrite + Unpin,

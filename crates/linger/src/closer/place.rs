@@ -5,8 +5,8 @@ use std::task::{Context, Waker};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Holds the socket of one close while a task watches it. The task or the closer's thread, whichever takes the socket
-/// out, ends the close and tells the other.
+/// Holds the socket of one close while a task drives it. Either the task or the closer's thread takes the socket out,
+/// ends the close, and tells the other.
 #[derive(Debug)]
 pub(crate) struct Place<W> {
     inside: Mutex<Inside<W>>,
@@ -26,7 +26,7 @@ enum State<W> {
     Over(Outcome),
 }
 
-/// What a task's look at its socket came to.
+/// The result of a task's attempt to drive its socket.
 pub(crate) enum Look {
     /// The task waits on.
     Wait,
@@ -97,7 +97,7 @@ impl<W> Place<W> {
         !matches!(self.lock().state, State::Watched(_))
     }
 
-    /// How it ended, if it has.
+    /// The outcome, if the close has ended.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         if let State::Over(outcome) = self.lock().state { Some(outcome) } else { None }
     }

@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub(super) core: Core,
     pub(super) socket: Socket,
     links: [Neighbours; 3],
-    /// Hash of the peer's address; 0 where it is not counted.
+    /// Hash of the peer's address; 0 if the peer is not counted.
     pub(super) peer: u32,
     /// The slot in which its timer is armed, or [`UNARMED`].
     pub(super) slot: u16,
@@ -41,7 +41,7 @@ impl Entry {
         Self { core, socket, links: [UNLINKED; 3], peer: 0, slot: UNARMED, flags: Flags(0) }
     }
 
-    /// Fits the receive buffer to what is still to be read.
+    /// Sets the receive buffer for what is still to be read.
     pub(super) fn adjust_buffer(&mut self, bounded: bool) {
         let known = self.flags.has(Flags::FLOODS);
         let discarded = self.core.discarded();
@@ -56,14 +56,14 @@ impl Entry {
     }
 }
 
-/// What the worker remembers of an entry beside its machine.
+/// Flags that the worker keeps for an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flags(u8);
 
 impl Flags {
-    /// It waits for its turn to read.
+    /// It waits for its next turn to read.
     pub(super) const QUEUED: u8 = 1;
-    /// It stands among those whose peers have everything.
+    /// It is in the ring of sockets whose peers have acknowledged everything.
     pub(super) const ACKNOWLEDGED: u8 = 2;
     /// Somebody wants its outcome.
     pub(super) const WATCHED: u8 = 4;
@@ -137,7 +137,7 @@ impl Slab {
         index
     }
 
-    /// Takes an entry out; the last one to leave takes the memory with it.
+    /// Removes an entry. Removing the last one frees the memory.
     pub(super) fn remove(&mut self, index: u32) -> Option<Entry> {
         let free = self.free;
         let slot = self.slot(index);
@@ -186,7 +186,7 @@ impl Slab {
     }
 }
 
-/// A ring of entries, chained by one of their three links; the head is the first to be taken.
+/// A ring of entries, chained by one of their three links. The head is taken first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<const LINK: usize> {
     head: u32,

@@ -66,7 +66,7 @@ enum CloseState {
     },
     /// The peer has closed its side, and may not have acknowledged everything.
     PeerClosed { sent: Sent },
-    /// It is decided how it ends; what is left may have to be asked for the outcome.
+    /// How the close ends is decided. The send queue may still have to be measured for the outcome.
     Ended { ended: Ended, sent: Sent },
 }
 
@@ -104,7 +104,7 @@ impl Core {
 
     pub(crate) fn on(&mut self, event: Event, now: u64) {
         if let CloseState::Ended { sent, .. } = &mut self.state {
-            // Only the last question is still open: what is left unacknowledged.
+            // Only the last measurement is open: how much is left unacknowledged.
             *sent = match event {
                 Event::Unacknowledged { bytes, fin } => sent.measured(bytes, fin),
                 _ => sent.asking(false),
@@ -121,7 +121,7 @@ impl Core {
             Event::Discarded(bytes) => {
                 self.discarded = self.discarded.saturating_add(bytes);
                 self.allowance = self.allowance.saturating_sub(bytes);
-                // Without lingering one read is enough: a peer that floods cannot make it stay.
+                // Without lingering one read is enough; a flooding peer must not keep the close open.
                 if self.mode == Mode::None {
                     self.set_readable(false);
                 }
@@ -230,7 +230,7 @@ impl Core {
         }
     }
 
-    /// Tightens the bounds; never loosens one.
+    /// Shortens the bounds. A bound that is shorter already stays.
     pub(crate) fn hurry(&mut self, idle: Duration, total: Duration, now: u64) {
         let elapsed = now.saturating_sub(self.started).div_ceil(NANOS);
         let total = elapsed.saturating_add(u64::from(millis(total)));
@@ -336,7 +336,7 @@ impl Core {
         }
     }
 
-    /// Takes note of what the kernel knows of the peer.
+    /// Notes what the kernel reports about the peer.
     fn inspected(
         &mut self,
         answers: bool,
@@ -349,7 +349,7 @@ impl Core {
             self.progressed(now.saturating_sub(nanos(millis(last_ack))));
         }
         self.grace = self.grace.max(millis(round_trip.saturating_mul(defaults::GRACE_ROUND_TRIPS)));
-        // Where nothing is read any more, what it sends on would meet the reset in any case.
+        // Once nothing more is read, further bytes of the peer meet a reset in any case.
         if data_segments > WHOLE_REQUEST && !self.is_sated() {
             self.grace = self.idle;
         }
@@ -384,8 +384,8 @@ impl Core {
     }
 }
 
-/// A request that came in one segment is whole. Of a longer one more may come, however much of it the program had
-/// read when it answered: of that nothing is known here.
+/// A request of one segment is taken for whole. A longer one may continue: how much of it the program has read is not
+/// known here.
 const WHOLE_REQUEST: u32 = 1;
 
 /// What there is to wait for.

@@ -27,7 +27,7 @@ struct SharedClose<S: Stream> {
     place: Place<Watching<S>>,
 }
 
-/// What the task drives; the runtime still has the socket.
+/// A close that its task drives. The socket is still registered with the runtime.
 #[derive(Debug)]
 struct Watching<S> {
     socket: Socket<S>,
@@ -91,7 +91,7 @@ impl<S: Stream> LingeringClose<S> {
         }
     }
 
-    /// Leaves it to the closer, unless that has it, or it is over.
+    /// Hands the close over to the closer, unless the closer has it already or it has ended.
     fn give(&self) {
         let Some(arrival) = self.shared.clone().take() else { return };
         match self.shared.here() {
@@ -169,8 +169,8 @@ impl<S: Stream> Watching<S> {
     }
 }
 
-/// Reads what has come; without anything, sees to it that the task is woken when something does. Nothing where the
-/// runtime reports no events any more.
+/// Reads and discards what has arrived. If nothing has, registers the task to be woken. `None` if the runtime reports
+/// no events any more.
 fn discard<S: Stream>(socket: &Socket<S>, max: u64, context: &mut Context<'_>) -> Option<Event> {
     loop {
         match socket.get_ref().poll_readable(context) {

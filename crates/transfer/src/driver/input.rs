@@ -26,7 +26,7 @@ impl Session {
         }
     }
 
-    /// Takes one frame from the buffer; `None` if no whole one is there.
+    /// Takes one frame from the buffer; `None` if no whole frame is there.
     pub(super) fn parse(&mut self) -> Result<Option<SessionEvent>, Error> {
         loop {
             let waiting = &self.input[self.parsed..self.filled];
@@ -123,7 +123,7 @@ impl Session {
         while self.payload == 0 && self.inbox_has_room() {
             match self.parse()? {
                 Some(SessionEvent::Data { stream, length }) => {
-                    // The caller takes it later; credit is given back then.
+                    // Credit is granted once the caller has taken these bytes.
                     let mut bytes = vec![0; length];
                     self.payload = 0;
                     self.read_ahead(&mut bytes)?;

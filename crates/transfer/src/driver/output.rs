@@ -1,4 +1,4 @@
-//! What leaves: from frames to bytes, while what arrives meanwhile is read.
+//! Output: from frames to bytes. While it waits for room, it reads what arrives.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -163,7 +163,7 @@ impl Session {
         aside.extend(payload);
     }
 
-    /// Writes what the socket takes now; the next flush sends the rest.
+    /// Writes as much as the socket takes now. The next flush sends the rest.
     pub(super) fn try_flush(&mut self) {
         if !self.writing
             && let Ok(bytes) = self.transport.write(&self.output, &[])

@@ -47,10 +47,11 @@ impl Session {
         if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Waits until the peer did something, `other` is readable or `timeout` is over; says whether `other` is.
+    /// Waits until the peer has sent something, `other` is readable, or `timeout` has passed. Returns whether `other`
+    /// is readable.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], or what `poll` gives.
+    /// [`Error::Cancelled`], or those of `poll(2)`.
     pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
         self.flush()?;
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });

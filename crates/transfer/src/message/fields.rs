@@ -1,4 +1,4 @@
-//! The fields that messages are made of: integers, strings, options, and what stands for each choice.
+//! The fields of messages: integers, strings, options, and the numbers of enum values.
 
 use super::{Durability, EntryAnswer, Kind, MAX_TEXT, Options, Refusal, Time, TreeEntry};
 use crate::hash::Tree;

@@ -33,7 +33,7 @@ pub enum Refusal {
     ReadOnly,
     /// The disk or the quota is full, or a size limit was reached.
     NoSpace,
-    /// What arrived is not what was sent.
+    /// The content that arrived differs from the content that was sent.
     Corrupt,
     /// The source could not be read, or changed while it was read.
     Source,

@@ -8,7 +8,7 @@ use crate::wire::Violation;
 /// Most patterns in one request.
 const MAX_PATTERNS: usize = 256;
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Put(Put),
@@ -23,7 +23,7 @@ pub(crate) struct Put {
     pub(crate) path: RelPath,
     /// Whether the path was typed with a final `/`, so that only a directory will do.
     pub(crate) into: bool,
-    /// The name it has at the sender; empty for a pipe.
+    /// Its name at the sender; empty for a pipe.
     pub(crate) name: Vec<u8>,
     /// A sink of the receiver, instead of a path.
     pub(crate) sink: Option<String>,

@@ -124,7 +124,7 @@ impl Receiver<'_> {
         result
     }
 
-    /// Puts a block where it belongs; `None` is one of zeros.
+    /// Writes a block at its place. `None` is a block of zeros.
     fn put_block(&mut self, block: Option<Pieces<'_>>, sum: Sum) -> Result<(), Error> {
         let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut() else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What is announced: whether it may come, what of it is here already, and where it will land.
+//! Announced entries: whether each may be stored, what of it is here already, and where it will land.
 
 use super::account::{Announced, receipt};
 use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits};
@@ -171,7 +171,7 @@ impl Receiver<'_> {
     }
 }
 
-/// Names a partial file: what is sent, and what it is to become.
+/// Names a partial file by its source and its destination.
 fn bound(token: Token, dest: &RelPath) -> Token {
     let named = [&b"linger-transfer partial file\0"[..], &token, dest.as_bytes()].concat();
     short(blake3::hash(&named))

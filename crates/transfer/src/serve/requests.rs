@@ -241,7 +241,7 @@ fn no_port(kind: &str, name: &str) -> Fault {
     Fault(Refusal::NotFound, told.with(Remedy::ConfigureName))
 }
 
-/// Where the top of what is put goes.
+/// The path under which the top entry of a `put` is stored.
 fn base(path: &RelPath, into: bool, name: &[u8]) -> Result<RelPath, Fault> {
     if !into && !path.is_root() {
         return Ok(path.clone());

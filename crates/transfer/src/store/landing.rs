@@ -212,7 +212,7 @@ impl Landing {
         &self.dest
     }
 
-    /// A file without a temporary file of its own: one for a sink or stream, or one that is complete here.
+    /// A file without a temporary file: one for a sink or stream, or one that is here already.
     pub(crate) fn bare(entry: TreeEntry, dest: RelPath, tree: Tree) -> Self {
         Self { entry, dest, tree, opened: None, claim: None }
     }

@@ -11,7 +11,7 @@ use super::{Store, log_name};
 use crate::fault::Fault;
 use crate::path::RelPath;
 
-/// A directory for what is not complete yet.
+/// A directory for incomplete files.
 pub(super) struct WorkDir {
     pub(super) dir: OwnedFd,
     pub(super) device: u64,
@@ -119,7 +119,7 @@ impl Store<'_> {
 /// Gives a nameless file a name.
 pub(super) fn link(file: &OwnedFd, dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
     match rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
-        // Before Linux 6.10 this took CAP_DAC_READ_SEARCH; open(2) names the other way.
+        // Before Linux 6.10 this needed CAP_DAC_READ_SEARCH; open(2) names the other way.
         Err(Errno::NOENT) => {
             let link = format!("/proc/self/fd/{}", file.as_raw_fd());
             rustix::fs::linkat(rustix::fs::CWD, link, dir, name, AtFlags::SYMLINK_FOLLOW)
