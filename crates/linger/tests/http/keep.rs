@@ -72,7 +72,7 @@ impl Client {
     }
 
     /// Whether the server ends the connection, and cleanly, without having been asked for more.
-    fn is_ended(mut self) -> bool {
+    fn is_ended(&mut self) -> bool {
         self.stream.read(&mut [0]).is_ok_and(|read| read == 0)
     }
 
