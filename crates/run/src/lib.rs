@@ -8,6 +8,7 @@
 //! `lingerd` (1999) did this for Apache 1.3 with a patched server; here the program is unmodified.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod assignment;
 mod child;
 mod command;
 mod error;
@@ -16,6 +17,7 @@ mod itself;
 #[allow(unsafe_code)]
 mod kernel;
 mod leftovers;
+mod lingerd;
 mod metrics;
 mod notice;
 mod options;
@@ -29,6 +31,7 @@ mod signals;
 pub use command::{ProgramEnd, run};
 pub use error::RunError;
 pub use kernel::die_of;
+pub use lingerd::{Served, serve};
 pub use notice::{Notice, Refusal};
 pub use options::{Options, Via};
 pub use place::Place;
