@@ -139,7 +139,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             print(&|out| lines::progress(Verb::Share, progress, &peer.ip().to_string(), out));
         }
         Serving::Served(served) => {
-            print(&|out| out.json(&line(Verb::Share, lines::Served::from(&*served))));
+            print(&|out| out.json(&line(Verb::Share, lines::ServedLine::from(&*served))));
             if !arguments.output.json {
                 report(&served);
             }
