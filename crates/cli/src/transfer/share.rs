@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
@@ -80,20 +80,9 @@ pub(crate) fn run(arguments: &ShareArguments) -> ExitCode {
 }
 
 fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
-    let mut options = ShareOptions::new(&arguments.directory);
-    options.writable = arguments.writable;
-    options.config = configuration(arguments)?;
-    options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
-    options.durability = arguments.durability;
-    options.insecure = arguments.insecure;
-    options.insecure_loopback = arguments.insecure_loopback;
-    options.ending = arguments.ending;
-    options.deadlines = super::deadlines(arguments.silence);
     let home = home()?;
-    let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
-    let known = Keyring::new(home.join("known_clients"));
+    let options = options(arguments, &home)?;
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
-    options.keys = Some(ServerKeys::new(identity, known));
     let address = arguments.at.listen.tcp().map_err(|why| Error::Usage(format!("--listen: {why}").into()))?;
     let listener = listener(address)?;
     let address = listener.local_addr().map_err(|source| Error::Io {
@@ -160,6 +149,21 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
         (_, Some(served)) => Ok(status(&served)),
         (None, None) => Ok(ExitCode::from(exit::NOTHING_LOST)),
     }
+}
+
+fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Error> {
+    let mut options = ShareOptions::new(&arguments.directory);
+    options.writable = arguments.writable;
+    options.config = configuration(arguments)?;
+    options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
+    options.durability = arguments.durability;
+    options.insecure = arguments.insecure;
+    options.insecure_loopback = arguments.insecure_loopback;
+    options.ending = arguments.ending;
+    options.deadlines = super::deadlines(arguments.silence);
+    let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
+    options.keys = Some(ServerKeys::new(identity, Keyring::new(home.join("known_clients"))));
+    Ok(options)
 }
 
 fn confinement(confined: Option<bool>, has_ports: bool) -> Option<&'static str> {
