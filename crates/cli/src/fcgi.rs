@@ -27,7 +27,7 @@ pub(crate) struct FcgiArguments {
 #[derive(Debug, Subcommand)]
 enum FcgiVerb {
     Get(Get),
-    Serve(Serve),
+    Serve(ServeArguments),
 }
 
 /// Sends one request; headers and body go to stdout, the application's log to stderr.
@@ -63,7 +63,7 @@ const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or un
 #[command(after_help = "Examples:\n  linger fcgi serve --echo --listen 127.0.0.1:9000\n  \
     spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www")]
 #[group(skip)]
-struct Serve {
+struct ServeArguments {
     /// Serve the files of this folder
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "echo", conflicts_with = "echo")]
     root: Option<PathBuf>,
@@ -200,7 +200,7 @@ fn status_of(error: &Error) -> u8 {
     }
 }
 
-impl Serve {
+impl ServeArguments {
     fn run(self) -> ExitCode {
         let mut config = responder::Config::default();
         config.connections = self.connections.max(1);

@@ -33,23 +33,23 @@ use wire::AsyncWire;
 const BUFFER: usize = 64 << 10;
 
 /// A stream that can carry a conversation: [`TcpStream`] or [`UnixStream`].
-pub trait Connection: Stream + sealed::Connection {}
+pub trait ConversationStream: Stream + sealed::ConversationStream {}
 
-impl Connection for TcpStream {}
-impl Connection for UnixStream {}
+impl ConversationStream for TcpStream {}
+impl ConversationStream for UnixStream {}
 
 mod sealed {
     use ::tokio::net::{TcpStream, UnixStream};
 
-    pub trait Connection: super::AsyncWire {}
-    impl Connection for TcpStream {}
-    impl Connection for UnixStream {}
+    pub trait ConversationStream: super::AsyncWire {}
+    impl ConversationStream for TcpStream {}
+    impl ConversationStream for UnixStream {}
 }
 
 /// Where connections come from.
 pub trait Acceptor {
     /// What it gives.
-    type Connection: Connection;
+    type Connection: ConversationStream;
     /// Waits for the next one.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::command::{Job, Supervision, raise_descriptor_limit};
+use crate::job::{Job, Supervision, raise_descriptor_limit};
 use crate::kernel::{Caller, Departed, Mask, Side, Signals, as_at_start, depart, leave, own_pidfd};
 use crate::{Notice, Options, ProgramEnd, RunError, leftovers};
 

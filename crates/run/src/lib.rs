@@ -13,6 +13,7 @@ mod command;
 mod error;
 mod intake;
 mod itself;
+mod job;
 #[allow(unsafe_code)]
 mod kernel;
 mod leftovers;
@@ -26,8 +27,9 @@ mod report;
 mod seccomp;
 mod signals;
 
-pub use command::{ProgramEnd, run};
+pub use command::run;
 pub use error::RunError;
+pub use job::ProgramEnd;
 pub use kernel::die_of;
 pub use notice::{Notice, Refusal};
 pub use options::{Options, Via};

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &ShareArguments) -> ExitCode {
     share(arguments).unwrap_or_else(|error| cannot_tell(&error))
 }
 
-fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
+fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Error> {
     let mut options = ShareOptions::new(&arguments.directory);
     options.writable = arguments.writable;
     options.config = configuration(arguments)?;
@@ -85,11 +85,15 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     options.insecure = arguments.insecure;
     options.ending = arguments.ending;
     options.deadlines = super::deadlines(arguments.silence);
-    let home = home()?;
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
-    let known = Keyring::new(home.join("known_clients"));
+    options.keys = Some(ServerKeys::new(identity, Keyring::new(home.join("known_clients"))));
+    Ok(options)
+}
+
+fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
+    let home = home()?;
+    let options = options(arguments, &home)?;
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
-    options.keys = Some(ServerKeys::new(identity, known));
     let address = arguments.at.listen.tcp().map_err(|why| Error::Usage(format!("--listen: {why}").into()))?;
     let listener = listener(address)?;
     let address = listener.local_addr().map_err(|source| Error::Io {

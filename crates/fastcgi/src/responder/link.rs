@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::wire::{Awaited, Wire};
-use super::{Config, Stop};
+use super::{Config, Stopper};
 use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
 use crate::incoming::Start;
 use crate::sending::{Output, stopped};
@@ -35,7 +35,7 @@ struct Reader {
 
 /// What the thread that serves a connection does next.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum NextStep {
     Serve(Key, Start),
     /// Nothing is under way: wait without a slot.
     Rest(Option<Instant>),
@@ -64,20 +64,20 @@ impl<W: Wire> Link<W> {
 
 impl<W: Wire + ?Sized> Link<W> {
     /// Reads until there is a request to serve, or nothing to do.
-    pub(super) fn next(&self) -> Next {
+    pub(super) fn next(&self) -> NextStep {
         loop {
             let mut state = self.state();
             if let Some((key, start)) = state.request() {
-                return Next::Serve(key, start);
+                return NextStep::Serve(key, start);
             }
             match state.next(Instant::now()) {
-                Step::End(end) => return Next::End(end),
+                Step::End(end) => return NextStep::End(end),
                 Step::Hold => drop(self.news.wait(state).unwrap_or_else(PoisonError::into_inner)),
                 Step::Rest(until) if !self.is_shared => {
                     drop(state);
                     // The next request is often there already.
                     if !self.advance_with_what_is_there() {
-                        return Next::Rest(until);
+                        return NextStep::Rest(until);
                     }
                 }
                 step => {
@@ -89,7 +89,7 @@ impl<W: Wire + ?Sized> Link<W> {
     }
 
     /// Waits between two requests; whether the gateway has said something.
-    pub(super) fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool {
+    pub(super) fn rest(&self, until: Option<Instant>, stop: &Stopper) -> bool {
         self.wire.rest(until, stop)
     }
 

@@ -99,18 +99,18 @@ struct Neighbours {
 const UNLINKED: Neighbours = Neighbours { previous: NONE, next: NONE };
 
 #[derive(Debug)]
-enum Slot {
+enum SlabSlot {
     Live(Entry),
     Free { next: u32 },
 }
 
 /// 96 bytes a lingering socket, of which three are for each of the peers and timers of the worst case.
-const _: () = assert!(size_of::<Slot>() <= 96);
+const _: () = assert!(size_of::<SlabSlot>() <= 96);
 
 /// All entries, by index.
 #[derive(Debug)]
 pub(super) struct Slab {
-    chunks: Vec<Box<[Slot]>>,
+    chunks: Vec<Box<[SlabSlot]>>,
     free: u32,
     live: usize,
 }
@@ -130,8 +130,8 @@ impl Slab {
         }
         let index = self.free;
         let slot = self.slot(index);
-        let Slot::Free { next } = *slot else { unreachable!("the free list leads to free slots") };
-        *slot = Slot::Live(entry);
+        let SlabSlot::Free { next } = *slot else { unreachable!("the free list leads to free slots") };
+        *slot = SlabSlot::Live(entry);
         self.free = next;
         self.live += 1;
         index
@@ -141,10 +141,12 @@ impl Slab {
     pub(super) fn remove(&mut self, index: u32) -> Option<Entry> {
         let free = self.free;
         let slot = self.slot(index);
-        if matches!(slot, Slot::Free { .. }) {
+        if matches!(slot, SlabSlot::Free { .. }) {
             return None;
         }
-        let Slot::Live(entry) = std::mem::replace(slot, Slot::Free { next: free }) else { return None };
+        let SlabSlot::Live(entry) = std::mem::replace(slot, SlabSlot::Free { next: free }) else {
+            return None;
+        };
         self.free = index;
         self.live -= 1;
         if self.live == 0 {
@@ -156,32 +158,32 @@ impl Slab {
     pub(super) fn get(&mut self, index: u32) -> Option<&mut Entry> {
         let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
         match &mut chunk[index as usize % CHUNK] {
-            Slot::Live(entry) => Some(entry),
-            Slot::Free { .. } => None,
+            SlabSlot::Live(entry) => Some(entry),
+            SlabSlot::Free { .. } => None,
         }
     }
 
     /// The indices of all live entries, for the rare walk over all.
     pub(super) fn indices(&self) -> Vec<u32> {
         let slots = self.chunks.iter().flat_map(|chunk| chunk.iter());
-        slots.zip(0..).filter(|(slot, _)| matches!(slot, Slot::Live(_))).map(|(_, index)| index).collect()
+        slots.zip(0..).filter(|(slot, _)| matches!(slot, SlabSlot::Live(_))).map(|(_, index)| index).collect()
     }
 
     fn grow(&mut self) {
         let first = (self.chunks.len() * CHUNK) as u32;
         let next = |place: u32| if place + 1 < CHUNK as u32 { first + place + 1 } else { NONE };
-        self.chunks.push((0..CHUNK as u32).map(|place| Slot::Free { next: next(place) }).collect());
+        self.chunks.push((0..CHUNK as u32).map(|place| SlabSlot::Free { next: next(place) }).collect());
         self.free = first;
     }
 
-    fn slot(&mut self, index: u32) -> &mut Slot {
+    fn slot(&mut self, index: u32) -> &mut SlabSlot {
         &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
     }
 
     fn link<const LINK: usize>(&mut self, index: u32) -> &mut Neighbours {
         match self.slot(index) {
-            Slot::Live(entry) => &mut entry.links[LINK],
-            Slot::Free { .. } => unreachable!("only live entries are linked"),
+            SlabSlot::Live(entry) => &mut entry.links[LINK],
+            SlabSlot::Free { .. } => unreachable!("only live entries are linked"),
         }
     }
 }
@@ -243,7 +245,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Slot>() <= 96, "{} bytes a lingering socket", size_of::<Slot>());
+        assert!(size_of::<SlabSlot>() <= 96, "{} bytes a lingering socket", size_of::<SlabSlot>());
     }
 
     #[test]
