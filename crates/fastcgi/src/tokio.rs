@@ -33,29 +33,29 @@ use wire::AsyncWire;
 const BUFFER: usize = 64 << 10;
 
 /// A stream that can carry a conversation: [`TcpStream`] or [`UnixStream`].
-pub trait ConversationStream: Stream + sealed::ConversationStream {}
+pub trait GatewayStream: Stream + sealed::GatewayStream {}
 
-impl ConversationStream for TcpStream {}
-impl ConversationStream for UnixStream {}
+impl GatewayStream for TcpStream {}
+impl GatewayStream for UnixStream {}
 
 mod sealed {
     use ::tokio::net::{TcpStream, UnixStream};
 
-    pub trait ConversationStream: super::AsyncWire {}
-    impl ConversationStream for TcpStream {}
-    impl ConversationStream for UnixStream {}
+    pub trait GatewayStream: super::AsyncWire {}
+    impl GatewayStream for TcpStream {}
+    impl GatewayStream for UnixStream {}
 }
 
 /// Where connections come from.
 pub trait Acceptor {
     /// What it gives.
-    type Connection: ConversationStream;
+    type Stream: GatewayStream;
     /// Waits for the next one.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
 impl Acceptor for TcpListener {
-    type Connection = TcpStream;
+    type Stream = TcpStream;
 
     async fn accept(&self) -> io::Result<TcpStream> {
         let (stream, _) = TcpListener::accept(self).await?;
@@ -65,7 +65,7 @@ impl Acceptor for TcpListener {
 }
 
 impl Acceptor for UnixListener {
-    type Connection = UnixStream;
+    type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
         UnixListener::accept(self).await.map(|(stream, _)| stream)

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process};
@@ -22,7 +23,8 @@ pub(crate) fn run(
     options: &Options,
     mut notify: impl FnMut(Notice<'_>),
 ) -> Result<ProgramEnd, RunError> {
-    let Job { program, name: called, mut command, limit, address, metrics, way } = job;
+    let Job { program, name: called, mut command, parts } = job;
+    let (limit, way) = (parts.limit, Arc::clone(&parts.way));
     let what = "cannot take signals";
     // Before there are threads, which inherit it.
     let mask = Mask::block_all().map_err(RunError::system(what))?;
@@ -32,8 +34,8 @@ pub(crate) fn run(
     if ignores_children {
         set_default(libc::SIGCHLD).map_err(RunError::system(what))?;
     }
-    let (name, token) = (address.name.clone(), address.token);
-    let supervision = Supervision::start(address, metrics, &way, limit, options)?;
+    let (name, token) = (parts.address.name.clone(), parts.address.token);
+    let supervision = Supervision::start(parts, options)?;
     // A child subreaper: orphans of the program become children of this process, so that it sees the last one end.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(RunError::system("cannot adopt the program's orphans"))?;

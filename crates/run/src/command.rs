@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, getrlimit};
 
 use crate::intake::Address;
-use crate::job::{Job, ProgramEnd, Way};
+use crate::job::{Job, Parts, ProgramEnd, Way};
 use crate::kernel::has_one_thread;
 use crate::options::Via;
 use crate::preload::Preload;
@@ -51,15 +51,8 @@ pub fn run(
     };
     let mut prepared = Command::new(&program.path);
     prepared.arg0(command).args(arguments);
-    let job = Job {
-        name: command.to_owned(),
-        command: prepared,
-        program,
-        limit: getrlimit(Resource::Nofile),
-        address,
-        metrics,
-        way: Arc::new(way),
-    };
+    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way) };
+    let job = Job { name: command.to_owned(), command: prepared, program, parts };
     match place {
         Place::Itself => itself::run(job, options, notify),
         Place::Child => child::run(job, options, notify),

@@ -33,6 +33,11 @@ pub(crate) struct Job {
     /// The command as it was given, which is its first argument.
     pub(crate) name: OsString,
     pub(crate) command: Command,
+    pub(crate) parts: Parts,
+}
+
+/// What a supervisor is made from.
+pub(crate) struct Parts {
     /// The limit of fds that the program is to have.
     pub(crate) limit: Rlimit,
     pub(crate) address: Address,
@@ -49,20 +54,15 @@ pub(crate) struct Supervision {
 }
 
 impl Supervision {
-    pub(crate) fn start(
-        address: Address,
-        metrics: Option<TcpListener>,
-        way: &Arc<Way>,
-        limit: Rlimit,
-        options: &Options,
-    ) -> Result<Self, RunError> {
+    pub(crate) fn start(parts: Parts, options: &Options) -> Result<Self, RunError> {
+        let Parts { limit, address, metrics, way } = parts;
         let mut budget = options.budget;
         let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
         budget.sockets = budget.sockets.min(usize::try_from(most).unwrap_or(usize::MAX));
         let closer = Closer::new(budget).map_err(RunError::system("cannot start the closer"))?;
         let tally = Arc::new(Tally::default());
         let report = {
-            let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(way));
+            let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
             Arc::new(move || RunReport::new(way.counts(&tally), way.looks(), &closer.snapshot(), &tally))
         };
         if let Some(listener) = metrics {
@@ -71,7 +71,7 @@ impl Supervision {
         }
         let intake = Intake::start(address, closer.clone(), options.policy, tally)
             .map_err(RunError::system("cannot start the intake"))?;
-        Ok(Self { closer, intake, way: Arc::clone(way), report })
+        Ok(Self { closer, intake, way, report })
     }
 
     pub(crate) fn report(&self) -> RunReport {
@@ -91,6 +91,12 @@ impl Supervision {
 pub(crate) enum Way {
     Preload(Preload),
     Seccomp(Arc<Counts>),
+}
+
+impl From<Preload> for Arc<Way> {
+    fn from(preload: Preload) -> Self {
+        Self::new(Way::Preload(preload))
+    }
 }
 
 impl Way {
@@ -129,12 +135,17 @@ impl Way {
         }
     }
 
-    /// What the memory maps of every process of the program name.
-    pub(crate) fn mark(&self) -> Option<String> {
+    /// The preloaded library.
+    pub(crate) fn preload(&self) -> Option<&Preload> {
         match self {
-            Self::Preload(preload) => Some(preload.mark()),
+            Self::Preload(preload) => Some(preload),
             Self::Seccomp(_) => None,
         }
+    }
+
+    /// What the memory maps of every process of the program name.
+    pub(crate) fn mark(&self) -> Option<String> {
+        self.preload().map(Preload::mark)
     }
 
     /// Removes what was unpacked.

@@ -8,6 +8,7 @@
 //! `lingerd` (1999) did this for Apache 1.3 with a patched server; here the program is unmodified.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod assignment;
 mod child;
 mod command;
 mod error;
@@ -17,6 +18,7 @@ mod job;
 #[allow(unsafe_code)]
 mod kernel;
 mod leftovers;
+mod lingerd;
 mod metrics;
 mod notice;
 mod options;
@@ -31,6 +33,7 @@ pub use command::run;
 pub use error::RunError;
 pub use job::ProgramEnd;
 pub use kernel::die_of;
+pub use lingerd::{Served, serve};
 pub use notice::{Notice, Refusal};
 pub use options::{Options, Via};
 pub use place::Place;

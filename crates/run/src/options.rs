@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use linger::{Budget, Policy};
@@ -43,6 +44,11 @@ pub struct Options {
     pub hold: bool,
     /// Address at which the counts are served in OpenMetrics format.
     pub metrics: Option<SocketAddr>,
+    /// The address of a `SOCK_SEQPACKET` socket at which the host's service manager starts a supervisor for each connection
+    /// ([`serve`](crate::serve)). Where nothing listens, the supervisor is a process of this one's control group.
+    pub lingerd: Option<PathBuf>,
+    /// Given to [`serve`](crate::serve)'s caller in the supervisor; it says nothing here.
+    pub manner: String,
     /// The directories in which a command without a slash is searched: the value of PATH.
     pub search: OsString,
     /// The present value of LD_PRELOAD, which is kept.
@@ -65,6 +71,8 @@ impl Default for Options {
             outgoing: false,
             hold: false,
             metrics: None,
+            lingerd: None,
+            manner: String::new(),
             search: "/usr/local/bin:/usr/bin:/bin".into(),
             preloaded: OsString::new(),
         }

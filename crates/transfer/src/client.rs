@@ -185,6 +185,7 @@ impl Client {
                     Err(error) => break Err(error.into()),
                 },
                 Ok(SessionEvent::Finished { .. }) => break Ok(()),
+                Ok(SessionEvent::Bye { code, reason }) => break Err(Error::goodbye(code, reason)),
                 Ok(_) => break Err(Violation::Unexpected("a frame").into()),
                 Err(error) => break Err(error),
             }

@@ -17,13 +17,13 @@ const MOST: usize = 4096;
 /// The transfers to sinks that this server remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
-    known: Mutex<KnownDeliveries>,
+    known: Mutex<Remembered>,
     /// A command has ended.
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct KnownDeliveries {
+struct Remembered {
     deliveries: HashMap<TransferId, Delivery>,
     /// In the order in which they began.
     order: VecDeque<TransferId>,
@@ -40,7 +40,7 @@ enum Delivery {
 }
 
 impl Deliveries {
-    fn lock(&self) -> MutexGuard<'_, KnownDeliveries> {
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -142,6 +142,8 @@ pub(crate) fn connect(
         socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let server = greeting.handshake()?;
+    // A server with our own key is this user's, in this home.
+    let pinned = if server == keys.identity.public() { Some(server) } else { pinned };
     if let Some(pinned) = pinned
         && pinned != server
     {
@@ -227,7 +229,8 @@ pub(crate) fn accept(
         socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let client = greeting.handshake()?;
-    let known = keys.known_clients.knows(&client)?;
+    // A client with our own key is this user's, in this home.
+    let known = client == keys.identity.public() || keys.known_clients.knows(&client)?;
     let knows_us = greeting.hear()? == Word::Known;
     greeting.say(if known { Word::Known } else { Word::Stranger })?;
     if !(known && knows_us) {

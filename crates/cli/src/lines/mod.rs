@@ -29,7 +29,7 @@ pub(crate) use probe::{Finding, Probe};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
 pub(crate) use run::{Refused, Report};
 pub(crate) use schema::Schema;
-pub(crate) use transfer::{Code, ListedEntry, Listening, Served, Transferred, progress};
+pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
 pub(crate) use watch::notice;
 pub(crate) use why::{CauseEntry, Group, Reset, Summary};
 

@@ -61,7 +61,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Run => kinds![run::Report, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
         Verb::Share => {
-            [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::Served]].concat()
+            [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()
         }
         Verb::Watch => kinds![watch::Reset, watch::Warned, watch::Counters],
         Verb::Why => kinds![why::Reset, why::Group, why::CauseEntry, why::Summary],

@@ -242,7 +242,7 @@ impl Transferred {
 
 /// The end of one connection of `share`.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Served {
+pub(crate) struct ServedLine {
     /// The other machine.
     peer: String,
     /// What was asked for, in words; empty if it did not come to that.
@@ -253,11 +253,11 @@ pub(crate) struct Served {
     close: Option<String>,
 }
 
-impl LineBody for Served {
+impl LineBody for ServedLine {
     const KIND: &'static str = "served";
 }
 
-impl From<&library::Served> for Served {
+impl From<&library::Served> for ServedLine {
     fn from(served: &library::Served) -> Self {
         Self {
             peer: served.peer.to_string(),

@@ -105,12 +105,12 @@ impl std::error::Error for Refused {}
 /// A file that is being written. Dropped without [`finish`](Self::finish), it leaves what was there before.
 #[derive(Debug)]
 pub(crate) struct NewFile {
-    out: BufWriter<OutputPlace>,
+    out: BufWriter<WritePlace>,
     path: PathBuf,
 }
 
 #[derive(Debug)]
-enum OutputPlace {
+enum WritePlace {
     /// Beside its final name.
     Beside(NamedTempFile, PathBuf),
     /// A device or a pipe, which nothing can be renamed onto.
@@ -142,8 +142,8 @@ impl NewFile {
     /// The same file, for a writer with a buffer of its own.
     pub(crate) fn try_clone(&self) -> io::Result<File> {
         match self.out.get_ref() {
-            OutputPlace::Beside(file, _) => file.as_file().try_clone(),
-            OutputPlace::Direct(file) => file.try_clone(),
+            WritePlace::Beside(file, _) => file.as_file().try_clone(),
+            WritePlace::Direct(file) => file.try_clone(),
         }
     }
 
@@ -156,15 +156,15 @@ impl NewFile {
     pub(crate) fn finish(self) -> Result<(), Refused> {
         let Self { out, path } = self;
         let finished = match out.into_inner() {
-            Ok(OutputPlace::Beside(file, path)) => file.persist(path).map(drop).map_err(|error| error.error),
-            Ok(OutputPlace::Direct(_)) => Ok(()),
+            Ok(WritePlace::Beside(file, path)) => file.persist(path).map(drop).map_err(|error| error.error),
+            Ok(WritePlace::Direct(_)) => Ok(()),
             Err(error) => Err(error.into_error()),
         };
         finished.map_err(|error| Refused::System(path, error))
     }
 }
 
-fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<OutputPlace, Refused> {
+fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<WritePlace, Refused> {
     let system = |error| Refused::System(path.to_owned(), error);
     let kind = there.map(Metadata::file_type);
     if kind.is_some_and(|kind| kind.is_dir()) {
@@ -174,9 +174,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Outp
         kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device());
     // `/dev/stdout` may be a regular file: renaming over it would detach it from processes that have it open.
     if is_device || path.starts_with("/dev") || path.starts_with("/proc") {
-        return direct(path, kind.is_some_and(|kind| kind.is_fifo()))
-            .map(OutputPlace::Direct)
-            .map_err(system);
+        return direct(path, kind.is_some_and(|kind| kind.is_fifo())).map(WritePlace::Direct).map_err(system);
     }
     let mut mode = 0o666;
     let mut last = path.to_owned();
@@ -202,7 +200,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Outp
             // Without tempfile's message, which names the temporary file.
             system(error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
         })?;
-    Ok(OutputPlace::Beside(beside, last))
+    Ok(WritePlace::Beside(beside, last))
 }
 
 /// Opens a device or a pipe. A FIFO that nobody reads is an error: waiting for a reader could not be interrupted.
@@ -221,7 +219,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-impl Write for OutputPlace {
+impl Write for WritePlace {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Beside(file, _) => file.write(bytes),

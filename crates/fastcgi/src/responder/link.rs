@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::wire::{Awaited, Wire};
-use super::{Config, Stopper};
+use super::{Config, StopResponder};
 use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
 use crate::incoming::Start;
 use crate::sending::{Output, stopped};
@@ -89,7 +89,7 @@ impl<W: Wire + ?Sized> Link<W> {
     }
 
     /// Waits between two requests; whether the gateway has said something.
-    pub(super) fn rest(&self, until: Option<Instant>, stop: &Stopper) -> bool {
+    pub(super) fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
         self.wire.rest(until, stop)
     }
 

@@ -122,14 +122,14 @@ pub struct Closed {
 pub struct Responder {
     listener: Socket,
     config: Config,
-    stop: Stopper,
+    stop: StopResponder,
 }
 
 /// Ends a running [`Responder`] from elsewhere.
 #[derive(Clone, Debug)]
-pub struct Stopper(Arc<OwnedFd>);
+pub struct StopResponder(Arc<OwnedFd>);
 
-impl Stopper {
+impl StopResponder {
     /// Lets the responder accept no more; [`Responder::run`] returns when its connections have ended.
     pub fn stop(&self) {
         // An eventfd counts up to 2^64 - 2 before a write fails.
@@ -174,7 +174,7 @@ impl Responder {
     }
 
     fn new(listener: Socket, config: Config) -> io::Result<Self> {
-        let stop = Stopper(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let stop = StopResponder(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
         Ok(Self { listener, config, stop })
     }
 
@@ -187,11 +187,11 @@ impl Responder {
     }
 
     /// A way to end it from another thread or a signal handler's thread.
-    pub fn stopper(&self) -> Stopper {
+    pub fn stopper(&self) -> StopResponder {
         self.stop.clone()
     }
 
-    /// Serves until [`Stopper::stop`], then waits for the connections that are open, and for those that linger.
+    /// Serves until [`StopResponder::stop`], then waits for the connections that are open, and for those that linger.
     ///
     /// # Errors
     /// The listener failed for good, or no thread can be started.
@@ -201,8 +201,8 @@ impl Responder {
 }
 
 #[cfg(all(test, feature = "tokio"))]
-pub(crate) fn memory_stop() -> Stopper {
-    Stopper(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
+pub(crate) fn memory_stop() -> StopResponder {
+    StopResponder(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
 }
 
 fn address_of(address: &SockAddr) -> Address {

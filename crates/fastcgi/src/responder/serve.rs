@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::gate::Gate;
 use super::link::{Link, NextStep};
 use super::wire::{SocketWire, Wire};
-use super::{Closed, Config, Handler, Request, Response, Stopper};
+use super::{Closed, Config, Handler, Request, Response, StopResponder};
 use crate::conversation::{Answer, End, Key, PANICKED};
 use crate::incoming::Start;
 
@@ -19,7 +19,7 @@ use crate::incoming::Start;
 pub(super) struct Surroundings<'a> {
     pub(super) closer: &'a Closer,
     pub(super) gate: &'a Gate,
-    pub(super) stop: &'a Stopper,
+    pub(super) stop: &'a StopResponder,
 }
 
 /// Serves a connection to its end, and hands it over to be closed.
@@ -47,7 +47,7 @@ pub(super) fn converse<W: Wire + 'static>(
     config: &Config,
     handler: &impl Handler,
     gate: &Gate,
-    stop: &Stopper,
+    stop: &StopResponder,
 ) -> Option<(W, End)> {
     let link = Arc::new(Link::new(wire, config));
     let end = if config.multiplex {
@@ -62,7 +62,7 @@ fn one_at_a_time<W: Wire + 'static>(
     link: &Arc<Link<W>>,
     handler: &impl Handler,
     gate: &Gate,
-    stop: &Stopper,
+    stop: &StopResponder,
 ) -> End {
     let mut buffer = Vec::new();
     loop {

@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
-use super::Stopper;
+use super::StopResponder;
 use crate::socket;
 
 /// A connection that never waits, and ways to wait for it.
@@ -28,7 +28,7 @@ pub(super) trait Wire: Debug + Send + Sync {
     /// What was sent and is not acknowledged.
     fn unacknowledged(&self) -> Event;
     /// Waits between two requests; whether the gateway has said something.
-    fn rest(&self, until: Option<Instant>, stop: &Stopper) -> bool;
+    fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool;
 }
 
 /// The result of a wait for input.
@@ -118,7 +118,7 @@ impl Wire for SocketWire {
         socket::unacknowledged(&self.socket)
     }
 
-    fn rest(&self, until: Option<Instant>, stop: &Stopper) -> bool {
+    fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
         // A request that came together with the end is still served.
         self.await_either(until, Some(stop.fd())).is_ok_and(|(input, _)| input)
     }

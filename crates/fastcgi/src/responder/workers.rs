@@ -14,7 +14,7 @@ use socket2::Socket;
 
 use super::gate::Gate;
 use super::serve::{self, Surroundings};
-use super::{Config, Handler, Stopper};
+use super::{Config, Handler, StopResponder};
 
 /// Threads that stay when there is nothing to do.
 const SPARE: usize = 16;
@@ -22,7 +22,7 @@ const SPARE: usize = 16;
 struct Pool<'a, H> {
     listener: &'a Socket,
     config: &'a Config,
-    stop: &'a Stopper,
+    stop: &'a StopResponder,
     handler: Arc<H>,
     closer: Closer,
     gate: Gate,
@@ -43,7 +43,7 @@ struct Count {
 pub(super) fn run(
     listener: &Socket,
     config: &Config,
-    stop: &Stopper,
+    stop: &StopResponder,
     handler: impl Handler + 'static,
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
@@ -120,7 +120,7 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     None
 }
 
-fn accept(listener: &Socket, stop: &Stopper) -> io::Result<Option<Socket>> {
+fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>> {
     loop {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
         match poll(&mut ready, None) {

@@ -242,12 +242,12 @@ where
             result = &mut sending, if !done_sending => {
                 match result {
                     Ok(body) => (sent, had_body) = (true, body),
-                    Err(SendFailure::Body(error)) => {
+                    Err(SendFailed::Body(error)) => {
                         outbox.fail(Error::Body(error)).await;
                         return false;
                     }
                     // Earlier bytes of the application can still be read.
-                    Err(SendFailure::Wire(error)) => write_error = Some(error.kind()),
+                    Err(SendFailed::Wire(error)) => write_error = Some(error.kind()),
                 }
                 continue;
             }
@@ -298,13 +298,13 @@ where
     }
 }
 
-enum SendFailure {
+enum SendFailed {
     Body(io::Error),
     Wire(io::Error),
 }
 
 /// Sends the request. Returns whether it had a body.
-async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B) -> Result<bool, SendFailure>
+async fn send<W, B>(writer: &mut W, head: Vec<u8>, body: B) -> Result<bool, SendFailed>
 where
     W: AsyncWrite + Unpin,
     B: http_body::Body,
@@ -315,7 +315,7 @@ where
     let mut body = pin!(body);
     if !body.is_end_stream() {
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| SendFailure::Body(io::Error::other(error)))?;
+            let frame = frame.map_err(|error| SendFailed::Body(io::Error::other(error)))?;
             let Ok(mut data) = frame.into_data() else { continue };
             while data.has_remaining() {
                 had_body = true;
@@ -323,13 +323,13 @@ where
                 let taken = chunk.len().min(FULL);
                 record::push(&mut out, RecordType::Stdin, ID, &chunk[..taken]);
                 data.advance(taken);
-                writer.write_all(&out).await.map_err(SendFailure::Wire)?;
+                writer.write_all(&out).await.map_err(SendFailed::Wire)?;
                 out.clear();
             }
         }
     }
     record::push(&mut out, RecordType::Stdin, ID, &[]);
-    writer.write_all(&out).await.map_err(SendFailure::Wire)?;
+    writer.write_all(&out).await.map_err(SendFailed::Wire)?;
     Ok(had_body)
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use linger_fastcgi::incoming::{Capacity, Incoming, Received};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
-use linger_fastcgi::responder::{Config, Handler, Stopper};
+use linger_fastcgi::responder::{Config, Handler, StopResponder};
 use linger_fastcgi::{Address, Limits, Params, Request, Responder, Response, cgi};
 #[allow(unused_imports)] // As above.
 pub(crate) use linger_testing::servers::available;
@@ -37,7 +37,7 @@ pub(crate) fn sized(request: &mut Request, response: &mut Response) -> io::Resul
 /// A responder of ours that runs until it is dropped.
 pub(crate) struct Running {
     pub(crate) address: Address,
-    stop: Stopper,
+    stop: StopResponder,
     thread: Option<thread::JoinHandle<io::Result<()>>>,
 }
 

@@ -149,6 +149,15 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn half_of_the_descriptors_may_linger() {
+        for (limit, sockets) in
+            [(Some(0), 1), (Some(3), 1), (Some(8191), 4095), (Some(8192), 4096), (None, 4096)]
+        {
+            assert_eq!(sockets_for(limit), sockets, "{limit:?}");
+        }
+    }
+
+    #[test]
     fn a_bad_field_is_named() {
         let good = Budget::default();
         good.validate().unwrap();

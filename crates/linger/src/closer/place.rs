@@ -14,13 +14,13 @@ pub(crate) struct Place<W> {
 
 #[derive(Debug)]
 struct Inside<W> {
-    state: WatchState<W>,
+    state: PlaceState<W>,
     /// The task's, while it waits.
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
-enum WatchState<W> {
+enum PlaceState<W> {
     Watched(W),
     Given,
     Over(Outcome),
@@ -50,7 +50,7 @@ pub(crate) enum Next<W> {
 
 impl<W> Place<W> {
     pub(crate) fn new(watched: W) -> Self {
-        Self { inside: Mutex::new(Inside { state: WatchState::Watched(watched), waker: None }) }
+        Self { inside: Mutex::new(Inside { state: PlaceState::Watched(watched), waker: None }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside<W>> {
@@ -67,12 +67,12 @@ impl<W> Place<W> {
     ) -> Next<W> {
         let mut inside = self.lock();
         let state = &mut inside.state;
-        if let WatchState::Watched(watched) = state {
+        if let PlaceState::Watched(watched) = state {
             match look(watched, context) {
                 Look::Wait => {}
                 Look::Give => return Next::Give,
                 Look::Over(outcome) => {
-                    if let WatchState::Watched(watched) = std::mem::replace(state, WatchState::Over(outcome))
+                    if let PlaceState::Watched(watched) = std::mem::replace(state, PlaceState::Over(outcome))
                     {
                         // The closer may keep a reference to this place a while longer. Drop the waker now, because
                         // nobody is to be woken any more.
@@ -82,7 +82,7 @@ impl<W> Place<W> {
                 }
             }
         }
-        if let WatchState::Over(outcome) = inside.state {
+        if let PlaceState::Over(outcome) = inside.state {
             return Next::Over(outcome);
         }
         // The waker is stored under the same lock under which the state was read. Otherwise the close could end between
@@ -95,21 +95,21 @@ impl<W> Place<W> {
 
     /// Whether the socket is no longer here.
     pub(crate) fn is_given(&self) -> bool {
-        !matches!(self.lock().state, WatchState::Watched(_))
+        !matches!(self.lock().state, PlaceState::Watched(_))
     }
 
     /// The outcome, if the close has ended.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        if let WatchState::Over(outcome) = self.lock().state { Some(outcome) } else { None }
+        if let PlaceState::Over(outcome) = self.lock().state { Some(outcome) } else { None }
     }
 
     /// Takes the socket out, if it is here, and wakes the task, which need not look at it any more.
     pub(crate) fn take(&self) -> Option<W> {
         let mut inside = self.lock();
-        if !matches!(inside.state, WatchState::Watched(_)) {
+        if !matches!(inside.state, PlaceState::Watched(_)) {
             return None;
         }
-        let WatchState::Watched(watched) = std::mem::replace(&mut inside.state, WatchState::Given) else {
+        let PlaceState::Watched(watched) = std::mem::replace(&mut inside.state, PlaceState::Given) else {
             return None;
         };
         let waker = inside.waker.take();
@@ -122,10 +122,10 @@ impl<W> Place<W> {
     pub(crate) fn over(&self, outcome: Outcome) {
         let mut inside = self.lock();
         debug_assert!(
-            matches!(inside.state, WatchState::Given),
+            matches!(inside.state, PlaceState::Given),
             "an end is told of a socket that was not taken"
         );
-        inside.state = WatchState::Over(outcome);
+        inside.state = PlaceState::Over(outcome);
         let waker = inside.waker.take();
         drop(inside);
         waker.into_iter().for_each(Waker::wake);

@@ -73,18 +73,13 @@ async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiv
     let mut timer = pin!(sleep_until(end.min(Instant::now() + unread.idle)));
     let mut before = left;
     poll_fn(|context| {
-        loop {
-            if poll_discard(&mut body, &mut left, context).is_ready() {
-                return Poll::Ready(());
-            }
-            if std::mem::replace(&mut before, left) != left {
-                timer.as_mut().reset(end.min(Instant::now() + unread.idle));
-            }
-            match timer.as_mut().poll(context) {
-                Poll::Ready(()) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
+        if poll_discard(&mut body, &mut left, context).is_ready() {
+            return Poll::Ready(());
         }
+        if std::mem::replace(&mut before, left) != left {
+            timer.as_mut().reset(end.min(Instant::now() + unread.idle));
+        }
+        timer.as_mut().poll(context)
     })
     .await;
 }

@@ -1,12 +1,14 @@
 //! HTTP/1: when a connection is kept, and when its end is announced.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
+use linger::Closer;
 use linger_testing::sandboxed;
 
 use crate::server::{Kind, Server};
-use crate::support::LONG;
+use crate::support::{LONG, until};
 
 /// A client of one connection that reads no more than one response at a time.
 struct Client {
@@ -70,7 +72,7 @@ impl Client {
     }
 
     /// Whether the server ends the connection, and cleanly, without having been asked for more.
-    fn is_ended(mut self) -> bool {
+    fn is_ended(&mut self) -> bool {
         self.stream.read(&mut [0]).is_ok_and(|read| read == 0)
     }
 
@@ -119,9 +121,11 @@ fn cases() -> Vec<(&'static str, Vec<u8>, bool)> {
 #[test]
 fn a_connection_is_kept_exactly_if_nothing_more_of_the_request_can_come() {
     sandboxed(|| {
-        let [bare, layer] = [Kind::Bare, Kind::Layer].map(Server::start);
-        for (what, request, is_kept) in cases() {
-            let mut client = Client::new(&layer);
+        let [bare, layer, serve] = [Kind::Bare, Kind::Layer, Kind::Serve].map(Server::start);
+        for ((what, request, is_kept), server) in
+            cases().into_iter().flat_map(|case| [(case.clone(), &layer), (case, &serve)])
+        {
+            let mut client = Client::new(server);
             let response = client.ask(&request);
             assert_eq!(response.closes(), !is_kept, "{what}: {}", response.head);
             assert!(!response.head.contains("100 Continue"), "{what}: {}", response.head);
@@ -186,5 +190,55 @@ fn kept_connections_are_the_same_ones() {
             assert!(!client.ask(sized("/unread", 1000, 1000)).closes());
         }
         assert_eq!(server.accepted(), 1);
+    });
+}
+
+/// A client that sends the head of an upload alone, pauses, then sends the body and only then reads: whether it could
+/// write all of it, and what it got.
+fn pauses_before_its_body(server: &Server, head: &str) -> (Result<(), ErrorKind>, Option<Vec<u8>>) {
+    let mut client = Client::new(server);
+    let mut wrote = client.stream.write_all(head.as_bytes());
+    // Longer than `grace`, shorter than `idle`; the client's own clock.
+    std::thread::sleep(Duration::from_millis(900));
+    for _ in 0..8 {
+        wrote = wrote.and_then(|()| client.stream.write_all(&[b'u'; 16 << 10]));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let response = client.response();
+    (wrote.map_err(|error| error.kind()), response.map(|response| response.body))
+}
+
+#[test]
+fn an_announced_upload_is_waited_for_as_long_as_idle() {
+    sandboxed(|| {
+        // The answer is small, and acknowledged long before the client reads it.
+        let head = "POST /unread HTTP/1.1\r\nhost: t\r\ncontent-length: 131072\r\n\r\n";
+        let server = Server::start(Kind::Serve);
+        assert_eq!(pauses_before_its_body(&server, head), (Ok(()), Some(b"unread".to_vec())));
+        // Nobody has told the stream.
+        let server = Server::start(Kind::Listen);
+        assert!(pauses_before_its_body(&server, head).0.is_err());
+        // Nothing is owed to one that asks for leave and does not wait for it.
+        let head = head.replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
+        let server = Server::start(Kind::Serve);
+        assert!(pauses_before_its_body(&server, &head).0.is_err());
+    });
+}
+
+#[test]
+fn a_response_says_how_its_connection_ends() {
+    sandboxed(|| {
+        let request = "GET /aborted HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+        for (kind, ends, is_reset) in [(Kind::Serve, 1, true), (Kind::Listen, 2, false)] {
+            let server = Server::start(kind);
+            let mut client = Client::new(&server);
+            client.ask(request);
+            let end = client.stream.read(&mut [0]).map_err(|error| error.kind());
+            // A FIN goes before the reset, and may be read first.
+            assert!(end == Ok(0) || is_reset, "{kind:?} {end:?}");
+            drop(client);
+            let snapshot = until(Closer::global().unwrap(), |snapshot| snapshot.ended.total() == ends);
+            assert_eq!(snapshot.ended.aborted, 1, "{kind:?} {snapshot:?}");
+        }
     });
 }

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Listen,
     /// And the layer.
     Layer,
+    /// A server of this crate, which has both, and tells the stream what was announced.
+    Serve,
 }
 
 /// A server on a runtime of its own that lives as long as this.
@@ -64,6 +66,7 @@ impl Server {
                     let listener = listen(listener, Policy::default()).tap_io(move |_| count());
                     axum::serve(listener, app.layer(linger::http::layer().unread(unread))).await
                 }
+                Kind::Serve => linger::http::serve(listener, app).unread(unread).await.map(drop),
             }
         });
         Self { address, accepted, gate, _runtime: runtime }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{Mode, OFlags};
@@ -101,7 +101,18 @@ fn settle() -> io::Result<()> {
     Ok(())
 }
 
+impl AsFd for Departed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Departed {
+    /// A supervisor that was there before, at the other end of a connection.
+    pub(crate) fn new(connection: UnixStream) -> Self {
+        Self(connection)
+    }
+
     /// Waits until the new process is ready.
     ///
     /// # Errors
@@ -123,6 +134,11 @@ impl Departed {
 }
 
 impl Caller {
+    /// The process at the other end of a connection.
+    pub(crate) fn new(connection: UnixStream) -> Self {
+        Self(connection)
+    }
+
     /// Tells the caller to become the program. False if it could not; true also if it was killed on the way.
     pub(crate) fn go(mut self) -> bool {
         // If the caller is gone, the read says so, too.

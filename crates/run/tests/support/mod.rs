@@ -390,7 +390,7 @@ pub(crate) fn compiled(
     options: &[&str],
 ) -> Option<String> {
     let compiler = program(compiler, package)?;
-    let built = directory.join(format!("{name}{}", options.concat())).display().to_string();
+    let built = directory.join(name).display().to_string();
     let source = format!("{SOURCES}/{name}.c");
     build(Command::new(compiler).args(["-O1", "-pthread", "-w", "-o", &built, &source]).args(options));
     Some(built)

@@ -13,16 +13,17 @@ fn main() {
     let arguments: Vec<OsString> = words.collect();
     let settings = settings.to_string_lossy();
     let has = |wanted: &str| settings.split(' ').any(|word| word == wanted);
-    let value = |key: &str| settings.split(' ').find_map(|word| word.strip_prefix(key)?.parse::<u64>().ok());
+    let values =
+        |key| settings.split(' ').filter_map(move |word: &str| word.strip_prefix(key)?.parse::<u64>().ok());
     let mut options = Options::default();
     options.hold = has("hold");
     options.stay = has("stay");
     options.via = has("seccomp").then_some(Via::Seccomp);
     options.outgoing = has("outgoing");
-    let port = |key: &str| value(key).and_then(|port| u16::try_from(port).ok()).into_iter().collect();
-    options.exclude_ports = port("exclude=");
-    options.ports = port("port=");
-    options.policy.max_discard = value("max-discard=");
+    let ports = |key| values(key).filter_map(|port| u16::try_from(port).ok()).collect();
+    options.exclude_ports = ports("exclude=");
+    options.ports = ports("port=");
+    options.policy.max_discard = values("max-discard=").next();
     options.search = std::env::var_os("PATH").unwrap_or_default();
     if has("incapable") {
         without(CapabilitySet::SYS_PTRACE);

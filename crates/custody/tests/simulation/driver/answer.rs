@@ -44,17 +44,23 @@ impl Driver {
     }
 
     fn look(&mut self, kernel: &Kernel, copying: &[Tid]) -> Result<Answer, Fault> {
+        if !copying.iter().all(|tid| self.copying.contains(tid)) {
+            return Err("asks whether a thread copies that has made another call".into());
+        }
         let is_clean = self.clean.is_some_and(|clean| self.about.is_none_or(|about| about >= clean));
         if is_clean && self.world.remembered() < self.room {
             return Err("looks at all fds, and nothing may have two".into());
         }
         if self.world.remembered() < self.room {
             self.check_hints(kernel, None)?;
+            self.check_waits()?;
         }
         if kernel.is_calm() {
             self.clean = Some(kernel.connections.len());
         }
-        Ok(Answer::Census { copying: within(kernel, copying, copies), census: census(kernel) })
+        let copying = within(kernel, copying, copies);
+        self.saw_copying |= !copying.is_empty();
+        Ok(Answer::Census { copying, census: census(kernel) })
     }
 
     fn look_for_flights(
@@ -197,7 +203,7 @@ pub(super) fn copies(call: &Call) -> bool {
 pub(super) fn within(kernel: &Kernel, threads: &[Tid], is: fn(&Call) -> bool) -> Vec<Tid> {
     let in_it = |tid: &&Tid| match &kernel.processes[tid.0 as usize / 2].threads[tid.0 as usize % 2] {
         Thread::Notified(call) | Thread::Continued(call) => is(call),
-        Thread::WaitsFor(_) => true,
+        Thread::Forking(..) | Thread::WaitsFor(_) => is(&Call::Fork),
         _ => false,
     };
     threads.iter().filter(in_it).copied().collect()

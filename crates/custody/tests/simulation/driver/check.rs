@@ -1,11 +1,16 @@
 //! What must never be, and what must be at the end.
 
+use std::time::Duration;
+
 use linger_custody::Count;
 use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
 use super::answer::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
 use crate::kernel::{Call, Connection, End, File, Kernel, Process};
+
+/// How long a call that may fail is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn count(
@@ -92,6 +97,13 @@ impl Driver {
         if self.named != self.hidden || self.counted != self.closed_unseen {
             return Err(format!("{:?} cannot be looked at, and {:?} are named", self.hidden, self.named));
         }
+        let looked_for =
+            self.about.filter(|one| self.is_ending && self.world.state(cookie_of(*one)) == State::InFlight);
+        if let Some(index) = looked_for.filter(|_| self.state != State::InFlight && !self.saw_copying)
+            && !kernel.connections[index].told_sent
+        {
+            return Err(format!("connection {index} is looked for, and nobody can have it"));
+        }
         let is_awaited = |(index, one): &(usize, &Connection)| {
             one.arrived && !kernel.ever_hidden && self.world.state(cookie_of(*index)) == State::Sent
         };
@@ -130,6 +142,10 @@ impl Driver {
     /// A close by one of several holders is counted.
     pub(super) fn check_dropped(&self, kernel: &Kernel, one: &KeptFd) -> Result<(), Fault> {
         let Some((process, _)) = one.name else { return Ok(()) };
+        let waits = one.open_since.map(|since| self.now.saturating_sub(since));
+        if one.may_fail && !one.closed && self.is_late && waits.is_some_and(|waits| waits <= PATIENCE) {
+            return Err(format!("connection {} is given up early, after {waits:?}", one.connection));
+        }
         let still = kernel.others(one.connection, process) & one.others;
         let connection = &kernel.connections[one.connection];
         if one.is_close && still != 0 && connection.shared + connection.refused == 0 {

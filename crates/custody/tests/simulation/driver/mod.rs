@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use linger_custody::Count;
-use linger_custody::world::{Cookie, Event, Inode, Kept, Limits, Pid, Tid, Way, World};
+use linger_custody::world::{Cookie, Event, Inode, Kept, Limits, Pid, State, Tid, Way, World};
 
 use hints::Hints;
 use pace::Pace;
@@ -141,11 +141,18 @@ pub(crate) struct Driver {
     /// The event that is being told is of a close, and which of the known fds has the connection was asked.
     is_ending: bool,
     asked_which: bool,
+    /// What was known of its connection before, and a look has shown since that something may be copied.
+    state: State,
+    saw_copying: bool,
+    /// The event is that a kept fd is open still.
+    is_late: bool,
+    /// Threads whose last call copies.
+    copying: BTreeSet<Tid>,
     /// When the world was last told something.
     told_at: Duration,
     /// What an event has shown to be wrong.
     fault: Option<Fault>,
-    pub(crate) told: Vec<(&'static str, linger_custody::world::State)>,
+    pub(crate) told: Vec<(&'static str, State)>,
     pub(crate) tracing: bool,
 }
 
@@ -197,6 +204,10 @@ impl Driver {
             hints: Hints::default(),
             is_ending: false,
             asked_which: false,
+            state: State::Unknown,
+            saw_copying: false,
+            is_late: false,
+            copying: BTreeSet::new(),
             told_at: Duration::ZERO,
             fault: None,
             told: Vec::new(),

@@ -22,13 +22,9 @@ impl Kernel {
                     self.connections[index].socket.over = true;
                 }
             }
-            Call::Fork => {
-                self.fork(process);
-            }
-            Call::Vfork => {
-                if let Some(child) = self.fork(process) {
-                    self.processes[process].threads[thread] = Thread::WaitsFor(child);
-                }
+            Call::Fork | Call::Vfork => {
+                let this = &mut self.processes[process];
+                this.threads[thread] = Thread::Forking(this.fds.clone(), call == Call::Vfork);
             }
             Call::Exec { fails: true } => {}
             Call::Exec { fails: false } => self.execute(process),
@@ -143,27 +139,36 @@ impl Kernel {
         }
     }
 
-    fn fork(&mut self, process: usize) -> Option<usize> {
-        if self.processes.len() >= PROCESSES {
-            return None;
+    /// The second half of `fork`: its child is there.
+    pub(crate) fn bear(&mut self, process: usize, thread: usize) {
+        let state = std::mem::replace(&mut self.processes[process].threads[thread], Thread::Idle);
+        let Thread::Forking(fds, waits) = state else { return };
+        let hidden = self.processes[process].hidden;
+        if self.processes.len() < PROCESSES {
+            let mut child = Process::new(fds);
+            child.hidden = hidden;
+            child.hidden_once = hidden;
+            child.single = self.processes.len() % 2 == 1;
+            if waits {
+                self.processes[process].threads[thread] = Thread::WaitsFor(self.processes.len());
+            }
+            self.processes.push(child);
         }
-        let mut child = Process::new(self.processes[process].fds.clone());
-        child.hidden = self.processes[process].hidden;
-        child.hidden_once = child.hidden;
-        child.single = self.processes.len() % 2 == 1;
-        self.processes.push(child);
-        Some(self.processes.len() - 1)
+        self.note(!hidden);
     }
 
     /// The other threads are killed on their way back from a call that they were let go on with.
     fn finish_calls(&mut self, process: usize, besides: usize) {
         for thread in 0..2 {
-            if thread != besides
-                && let Thread::Continued(call) = self.processes[process].threads[thread].clone()
+            if thread == besides {
+                continue;
+            }
+            if let Thread::Continued(call) = self.processes[process].threads[thread].clone()
                 && !matches!(call, Call::Exec { .. } | Call::Exit)
             {
                 self.make(process, thread, call);
             }
+            self.bear(process, thread);
         }
     }
 
@@ -192,6 +197,14 @@ impl Kernel {
         fds.into_iter().for_each(|(_, index, _)| self.connections[index].fds_closed += 1);
         self.end(process);
         self.note(false);
+    }
+
+    /// A process does not let itself be looked at any more; whether it did before.
+    pub(crate) fn hide(&mut self, process: usize) -> bool {
+        self.ever_hidden = true;
+        let this = &mut self.processes[process];
+        this.hidden_once = true;
+        !std::mem::replace(&mut this.hidden, true)
     }
 
     /// The second half of `recvmsg`.
