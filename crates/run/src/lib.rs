@@ -28,6 +28,7 @@ mod program;
 mod report;
 mod seccomp;
 mod signals;
+mod supervise;
 
 pub use command::run;
 pub use error::RunError;

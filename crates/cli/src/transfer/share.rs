@@ -79,21 +79,6 @@ pub(crate) fn run(arguments: &ShareArguments) -> ExitCode {
     share(arguments).unwrap_or_else(|error| cannot_tell(&error))
 }
 
-fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Error> {
-    let mut options = ShareOptions::new(&arguments.directory);
-    options.writable = arguments.writable;
-    options.config = configuration(arguments)?;
-    options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
-    options.durability = arguments.durability;
-    options.insecure = arguments.insecure;
-    options.insecure_loopback = arguments.insecure_loopback;
-    options.ending = arguments.ending;
-    options.deadlines = super::deadlines(arguments.silence);
-    let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
-    options.keys = Some(ServerKeys::new(identity, Keyring::new(home.join("known_clients"))));
-    Ok(options)
-}
-
 fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let home = home()?;
     let options = options(arguments, &home)?;
@@ -164,6 +149,21 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
         (_, Some(served)) => Ok(status(&served)),
         (None, None) => Ok(ExitCode::from(exit::NOTHING_LOST)),
     }
+}
+
+fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Error> {
+    let mut options = ShareOptions::new(&arguments.directory);
+    options.writable = arguments.writable;
+    options.config = configuration(arguments)?;
+    options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
+    options.durability = arguments.durability;
+    options.insecure = arguments.insecure;
+    options.insecure_loopback = arguments.insecure_loopback;
+    options.ending = arguments.ending;
+    options.deadlines = super::deadlines(arguments.silence);
+    let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
+    options.keys = Some(ServerKeys::new(identity, Keyring::new(home.join("known_clients"))));
+    Ok(options)
 }
 
 fn confinement(confined: Option<bool>, has_ports: bool) -> Option<&'static str> {
