@@ -6,7 +6,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::logger::Verbosity;
 use crate::output::Stdout;
-use crate::{client, exit, fcgi, generate, lab, lines, memory, probe, run, server, transfer, watch, why};
+use crate::{
+    client, exit, fcgi, generate, interrupt, lab, lines, memory, probe, run, server, transfer, watch, why,
+};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -27,6 +29,7 @@ enum Verb {
     Fcgi(fcgi::FcgiArguments),
     Get(Box<transfer::get::GetArguments>),
     Lab(Box<lab::LabArguments>),
+    Lingerd(run::LingerdArguments),
     Ls(transfer::get::ListArguments),
     Man(generate::Man),
     Probe(probe::ProbeArguments),
@@ -66,6 +69,8 @@ impl Arguments {
         // Not for the supervisor: systemd's watchdog sends SIGABRT to it and expects a core dump.
         if !matches!(self.verb, Verb::Run(_)) {
             memory::prepare();
+            // Without it a write beyond `ulimit -f` kills, and leaves the temporary file.
+            let _ = interrupt::outlive_file_limit();
         }
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),
@@ -73,6 +78,7 @@ impl Arguments {
             Verb::Fcgi(arguments) => fcgi::run(arguments),
             Verb::Get(arguments) => transfer::get::run(&arguments),
             Verb::Lab(arguments) => lab::run(*arguments),
+            Verb::Lingerd(arguments) => run::serve(arguments),
             Verb::Ls(arguments) => transfer::get::list(&arguments),
             Verb::Man(arguments) => arguments.run(Self::command()),
             Verb::Probe(arguments) => probe::run(arguments),

@@ -1,14 +1,18 @@
 //! `linger run`: an unmodified program, every close of an accepted connection a lingering close.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use linger::Policy;
-use linger_run::{Notice, Options, Refusal, RunError, RunReport, Via};
+use linger_run::{Notice, Options, RunError, RunReport, Via};
 
 use crate::exit;
 use crate::lines::{self, Verb, line};
@@ -18,8 +22,10 @@ use crate::typed::{Bytes, Names, duration, one_of, port};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
-/// Nothing in the program, its configuration or the kernel changes. Signals, standard streams, terminal and
-/// exit status are passed through; SIGUSR1 also prints a report. Stays until the last connection has ended.
+/// Nothing in the program, its configuration or the kernel changes. Where that can be, the program takes this
+/// process's place: pid, signals, terminal and exit status are its own, and a process apart, `linger-run`, ends its
+/// connections and outlives it. Otherwise this process stays its parent, and passes everything on. -v says which.
+/// SIGUSR1 to `linger-run`, or to the parent, prints a report.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger run -- uwsgi --ini app.ini\n  \
     linger run --ports 80,443 --metrics 127.0.0.1:9188 -- nginx -g 'daemon off;'\n\
@@ -61,6 +67,12 @@ pub(crate) struct RunArguments {
     /// Take connections when they are accepted, so that a killed program loses nothing either.
     #[arg(long)]
     hold: bool,
+    /// Stay the program's parent until its last connection has ended, instead of letting it take this process's place.
+    #[arg(long)]
+    stay: bool,
+    /// Where systemd starts a supervisor in a unit of its own, if linger.socket is installed.
+    #[arg(long, value_name = "SOCKET", default_value = SOCKET, value_hint = ValueHint::FilePath)]
+    lingerd: PathBuf,
     #[command(flatten)]
     counts: MetricsAt,
     #[command(flatten)]
@@ -83,25 +95,22 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
         Ok(metrics) => metrics,
         Err(error) => return exit::io("run: cannot find the address of --metrics", &error),
     };
-    let options = options(&arguments, metrics);
+    let manner = Manner { json: arguments.output.json, quiet: arguments.quiet };
+    let mut options = options(&arguments, metrics);
+    options.manner = manner.to_string();
     let Some((command, rest)) = arguments.command.split_first() else {
         return exit::fail(exit::BAD_USAGE, "run: name a command after `--`");
     };
-    let notify = |notice: Notice<'_>| match notice {
-        Notice::Report(report) => tell(report, arguments.output.json),
-        Notice::Refused(refusal) => warn(refusal, arguments.output.json),
-        _ => {}
-    };
-    match linger_run::run(command, rest, &options, notify) {
+    match linger_run::run(command, rest, &options, |notice| manner.tell(&notice)) {
         Ok(ended) => {
-            if !arguments.quiet {
-                tell(&ended.report, arguments.output.json);
-            }
-            if let Some(signal) = ended.status.signal() {
+            manner.tell_end(&ended.report);
+            // Without a status this is the supervisor, apart from the program and its starter: nobody waits for it.
+            let Some(status) = ended.status else { return ExitCode::SUCCESS };
+            if let Some(signal) = status.signal() {
                 // Die by the same signal as the program: the parent sees the same wait status.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                linger_run::die_of(signal);
             }
-            ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+            ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
         Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
     }
@@ -122,6 +131,8 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     options.exclude_ports.clone_from(&arguments.exclude_ports);
     options.outgoing = arguments.outgoing;
     options.hold = arguments.hold;
+    options.lingerd = Some(arguments.lingerd.clone());
+    options.stay = arguments.stay;
     options.metrics = metrics;
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
@@ -151,20 +162,81 @@ fn code(error: &RunError) -> u8 {
     }
 }
 
-fn warn(refusal: &Refusal, json: bool) {
-    if json {
-        say_json(&line(Verb::Run, lines::Refused::from(refusal)));
-    } else {
-        say!("linger: {refusal}");
+/// How reports are given, wherever the supervisor runs.
+#[derive(Clone, Copy)]
+struct Manner {
+    json: bool,
+    quiet: bool,
+}
+
+impl fmt::Display for Manner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.json { "json" } else { "text" })?;
+        f.write_str(if self.quiet { " quiet" } else { "" })
     }
 }
 
-/// stdout belongs to the supervised program, so reports go to stderr.
-fn tell(report: &RunReport, json: bool) {
-    if json {
-        return say_json(&line(Verb::Run, lines::Report::from(report)));
+impl Manner {
+    /// The reverse of its text.
+    fn of(text: &str) -> Self {
+        let has = |wanted| text.split(' ').any(|word| word == wanted);
+        Self { json: has("json"), quiet: has("quiet") }
     }
-    for text in report.to_string().lines() {
-        say!("linger: {text}");
+
+    fn tell(self, notice: &Notice<'_>) {
+        match notice {
+            Notice::Report(report) => self.report(report),
+            Notice::Refused(refusal) if self.json => {
+                say_json(&line(Verb::Run, lines::Refused::from(*refusal)))
+            }
+            Notice::Refused(refusal) => say!("linger: {refusal}"),
+            _ => {}
+        }
+    }
+
+    fn tell_end(self, report: &RunReport) {
+        if !self.quiet {
+            self.report(report);
+        }
+    }
+
+    /// stdout belongs to the supervised program, so reports go to stderr.
+    fn report(self, report: &RunReport) {
+        if self.json {
+            return say_json(&line(Verb::Run, lines::Report::from(report)));
+        }
+        for text in report.to_string().lines() {
+            say!("linger: {text}");
+        }
+    }
+}
+
+/// Where the unit linger.socket listens.
+const SOCKET: &str = "/run/linger.sock";
+
+/// Supervises one program of `linger run` for the service manager; its socket is stdin.
+///
+/// systemd starts it for each program if linger.socket and linger@.service are installed. `linger run` finds it at
+/// /run/linger.sock, and the program's unit can be stopped and restarted without waiting for lingering connections.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit status: 0 the program and its connections have ended; 3 stdin is not the socket of a\n\
+    `linger run`; 4 this machine does not allow it."
+)]
+pub(crate) struct LingerdArguments {}
+
+pub(crate) fn serve(LingerdArguments {}: LingerdArguments) -> ExitCode {
+    let connection = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(connection) => connection,
+        Err(error) => return exit::io("lingerd: stdin", &error),
+    };
+    match linger_run::serve(connection, |manner, notice| Manner::of(manner).tell(&notice)) {
+        Ok(served) => {
+            if let Some(report) = &served.report {
+                Manner::of(&served.manner).tell_end(report);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => exit::fail(exit::COULD_NOT_TELL, format_args!("lingerd: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! Doing to a real socket what the machine asks for: one action in, one event out.
+//! Does one action of the machine on a real socket, and returns the event that follows.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -12,7 +12,7 @@ use rustix::net::{Shutdown, sockopt};
 
 use crate::machine::Event;
 
-/// A socket that is being closed, and what is known of its kind.
+/// A socket that is being closed, with its family.
 #[derive(Debug)]
 pub(crate) struct Socket<F = OwnedFd> {
     fd: F,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
@@ -60,6 +60,15 @@ impl Address {
         rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         rustix::net::listen(&listener, 4_096)?;
         Ok(Self { name, token: token.try_into().unwrap_or_default(), listener })
+    }
+
+    /// One that another process listens at, with a copy of its listener.
+    pub(crate) fn received(name: String, token: [u8; 16], listener: OwnedFd) -> Self {
+        Self { name, token, listener }
+    }
+
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

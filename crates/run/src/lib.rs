@@ -8,14 +8,20 @@
 //! `lingerd` (1999) did this for Apache 1.3 with a patched server; here the program is unmodified.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod assignment;
+mod child;
 mod command;
 mod error;
 mod intake;
+mod itself;
 #[allow(unsafe_code)]
 mod kernel;
+mod leftovers;
+mod lingerd;
 mod metrics;
 mod notice;
 mod options;
+mod place;
 mod preload;
 mod program;
 mod report;
@@ -24,7 +30,10 @@ mod signals;
 
 pub use command::{ProgramEnd, run};
 pub use error::RunError;
+pub use kernel::die_of;
+pub use lingerd::{Served, serve};
 pub use notice::{Notice, Refusal};
 pub use options::{Options, Via};
+pub use place::Place;
 pub use program::{Program, ProgramKind};
 pub use report::RunReport;

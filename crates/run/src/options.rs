@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use linger::{Budget, Policy};
@@ -26,6 +27,9 @@ pub struct Options {
     pub policy: Policy,
     /// Limits for all lingering connections together. By default only this process's limit of fds counts.
     pub budget: Budget,
+    /// Whether this process stays the program's parent until its last connection has ended, even where the program could take
+    /// its place. Needed where everything ends with this process and that cannot be seen from here.
+    pub stay: bool,
     /// Longest time that connections may linger after the program has ended.
     ///
     /// A higher value gives the last peers more time, and delays a restart by as much.
@@ -40,6 +44,11 @@ pub struct Options {
     pub hold: bool,
     /// Address at which the counts are served in OpenMetrics format.
     pub metrics: Option<SocketAddr>,
+    /// The address of a `SOCK_SEQPACKET` socket at which the host's service manager starts a supervisor for each connection
+    /// ([`serve`](crate::serve)). Where nothing listens, the supervisor is a process of this one's control group.
+    pub lingerd: Option<PathBuf>,
+    /// Given to [`serve`](crate::serve)'s caller in the supervisor; it says nothing here.
+    pub manner: String,
     /// The directories in which a command without a slash is searched: the value of PATH.
     pub search: OsString,
     /// The present value of LD_PRELOAD, which is kept.
@@ -53,6 +62,7 @@ impl Default for Options {
         budget.sockets = 16_384;
         Self {
             via: None,
+            stay: false,
             linger_at_exit: policy.total,
             policy,
             budget,
@@ -61,6 +71,8 @@ impl Default for Options {
             outgoing: false,
             hold: false,
             metrics: None,
+            lingerd: None,
+            manner: String::new(),
             search: "/usr/local/bin:/usr/bin:/bin".into(),
             preloaded: OsString::new(),
         }

@@ -1,4 +1,4 @@
-//! What a closer may spend.
+//! Bounds on what a closer may hold.
 
 use rustix::process::{Resource, getrlimit};
 
@@ -8,21 +8,22 @@ use rustix::process::{Resource, getrlimit};
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Budget {
-    /// Most sockets that linger at once; one more evicts another.
+    /// Most sockets that linger at once. One more evicts one of them.
     ///
-    /// Raising it holds more descriptors: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A program that
-    /// raises its limit does so before the first closer is made. A socket costs 96 bytes here and whatever its send queue holds in the kernel.
+    /// Raising it holds more fds: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A program that raises
+    /// its limit does so before it makes the first closer. A socket costs 96 bytes here, and its send queue in the
+    /// kernel.
     pub sockets: usize,
     /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
     ///
     /// Raising it lets one peer evict more of the others. Leave it out behind a proxy or a load balancer, which
     /// is one peer for all. Unix sockets have no address and are not counted.
     pub sockets_per_peer: Option<usize>,
-    /// Most bytes to discard a second, over all sockets; `None` for no bound.
+    /// Most bytes to discard per second, over all sockets; `None` for no bound.
     ///
-    /// At the bound the sockets take turns, their receive windows close and the peers wait. Raising it costs
-    /// bandwidth and CPU for uploads that nobody wants; lowering it delays peers that read the response only
-    /// after they have sent everything.
+    /// At the bound the sockets take turns: their receive windows close, and the peers wait. Raising it costs
+    /// bandwidth and CPU for uploads that nobody wants. Lowering it delays peers that read the response only after
+    /// they have sent everything.
     pub discard_per_second: Option<u64>,
 }
 
@@ -42,10 +43,10 @@ fn sockets_for(limit: Option<u64>) -> usize {
 }
 
 impl Budget {
-    /// Checks that the fields make sense; [`Closer::new`](crate::Closer::new) does it too.
+    /// Checks the fields. [`Closer::new`](crate::Closer::new) does the same.
     ///
     /// # Errors
-    /// Names the field: a zero anywhere, or more `sockets` than 2^31, more than any system has descriptors.
+    /// Names the field that is wrong: any field of zero, or more `sockets` than 2^31, which no system has fds for.
     pub fn validate(&self) -> Result<(), InvalidBudget> {
         let wrong = |field, reason| Err(InvalidBudget { field, reason });
         if self.sockets == 0 {
@@ -74,7 +75,7 @@ impl Budget {
 pub struct InvalidBudget {
     /// The name of the field, as it stands in [`Budget`].
     pub field: &'static str,
-    /// What is wrong with it, as the rest of a sentence.
+    /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
 
@@ -122,7 +123,7 @@ impl Throttle {
         self.tokens = self.tokens.saturating_sub(bytes);
     }
 
-    /// When there will be something to share again; the past where there is now.
+    /// The time at which bytes may be discarded again; a time in the past if they may be now.
     pub(super) fn refilled(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
         let enough = if self.dry { Self::batch(rate) } else { Self::least_read(rate) };

@@ -55,7 +55,7 @@ pub struct Policy {
     pub idle: Duration,
     /// Longest time for the whole close, whatever the peer does.
     ///
-    /// Raising it gives slow peers longer, and lets a hostile one hold a descriptor and its send buffer longer.
+    /// Raising it gives slow peers more time, and lets a hostile peer hold an fd and its send buffer for longer.
     pub total: Duration,
     /// Most bytes to read and discard; `None` for no bound but time.
     ///
@@ -87,8 +87,8 @@ pub enum Mode {
     /// Half-close, discard and wait within the bounds.
     #[default]
     Linger,
-    /// Half-close, read once what has arrived, close. What arrives later makes the kernel reset, and the
-    /// response may be lost; nothing is held for the peer.
+    /// Half-close, one read of the bytes that have arrived, close. Bytes that arrive later make the kernel reset, and
+    /// the response may be lost. Nothing is held for the peer.
     None,
     /// Reset at once (`SO_LINGER 0`): what the peer has not received is lost, and that is meant.
     Abort,
@@ -238,7 +238,7 @@ impl Policy {
 pub struct InvalidPolicy {
     /// The name of the field, as it stands in [`Policy`].
     pub field: &'static str,
-    /// What is wrong with it, as the rest of a sentence.
+    /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
 

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 pub use self::connection::Connection;
-use self::ending::Ending;
+use self::ending::LingeringClose;
 pub use self::listener::{Accept, Listener};
 #[cfg(feature = "hyper")]
 pub(crate) use self::serve::{Life, run};
@@ -160,7 +160,7 @@ stream!(UnixStream, Family::Unix);
 /// # Ok(()) }
 /// ```
 pub fn close<S: Stream>(stream: S, policy: &Policy) -> impl Future<Output = Outcome> + Send + use<S> {
-    let mut ending = Ending::begin(stream, policy, None, false);
+    let mut ending = LingeringClose::begin(stream, policy, None, false);
     std::future::poll_fn(move |context| ending.poll(context))
 }
 
@@ -227,7 +227,7 @@ impl<S: Stream> Lingering<S> {
         let is_half_closed = self.is_half_closed;
         let stream = self.stream.take();
         let mut ending =
-            stream.map(|stream| Ending::begin(stream, &policy, self.closer.as_ref(), is_half_closed));
+            stream.map(|stream| LingeringClose::begin(stream, &policy, self.closer.as_ref(), is_half_closed));
         std::future::poll_fn(move |context| match &mut ending {
             Some(ending) => ending.poll(context),
             None => unreachable!("{TAKEN}"),
@@ -287,7 +287,7 @@ impl<S: Stream> Drop for Lingering<S> {
         // than waking the closer's thread. Where the runtime is ending, the task is dropped and the closer has it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (policy, closer) = (self.last_policy(), self.closer.as_ref());
-            let mut ending = Ending::begin(stream, &policy, closer, self.is_half_closed);
+            let mut ending = LingeringClose::begin(stream, &policy, closer, self.is_half_closed);
             drop(runtime.spawn(std::future::poll_fn(move |context| ending.poll_here(context))));
             return;
         }

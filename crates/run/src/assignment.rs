@@ -1,0 +1,135 @@
+//! What a program's starter gives to a supervisor that another process has started: fds and a few words, in one message.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use linger::{Budget, Policy};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use rustix::process::{Resource, getrlimit};
+
+use crate::Options;
+use crate::command::Parts;
+use crate::intake::Address;
+use crate::preload::Preload;
+
+/// Bytes of the longest message.
+const LONGEST: usize = 4_096;
+
+/// Fds of a message: the program's pidfd, the listener for its processes, stderr, the library's, and the one for scrapers.
+const MOST: usize = 8;
+
+/// Everything of a message but its fds.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Words {
+    /// Both sides must be of one version: the preloaded library comes from the sender, and speaks with the receiver.
+    version: String,
+    policy: Policy,
+    budget: Budget,
+    linger_at_exit: Duration,
+    manner: String,
+    name: String,
+    token: [u8; 16],
+    library: String,
+    scraped: bool,
+}
+
+/// An assignment that was received.
+pub(crate) struct Assignment {
+    /// A pidfd of the process that becomes the program.
+    pub(crate) program: OwnedFd,
+    /// Where reports go.
+    pub(crate) stderr: OwnedFd,
+    pub(crate) parts: Parts,
+    pub(crate) options: Options,
+}
+
+/// Sends an assignment over a `SOCK_SEQPACKET` connection.
+///
+/// # Errors
+/// The other side is gone, or the program is not one that has a library.
+pub(crate) fn send(
+    connection: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    parts: &Parts,
+    options: &Options,
+) -> io::Result<()> {
+    let Some(library) = parts.way.preload() else { return Err(io::ErrorKind::Unsupported.into()) };
+    let words = Words {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        policy: options.policy,
+        budget: options.budget,
+        linger_at_exit: options.linger_at_exit,
+        manner: options.manner.clone(),
+        name: parts.address.name.clone(),
+        token: parts.address.token,
+        library: library.name().to_owned(),
+        scraped: parts.metrics.is_some(),
+    };
+    let text = serde_json::to_vec(&words)?;
+    if text.len() > LONGEST {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let stderr = io::stderr();
+    let files = library.lend()?;
+    let mut fds = vec![program, parts.address.listener(), stderr.as_fd()];
+    fds.extend(files.iter().map(AsFd::as_fd));
+    fds.extend(parts.metrics.as_ref().map(AsFd::as_fd));
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    rustix::net::sendmsg(connection, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives an assignment. The sender may be anybody.
+///
+/// # Errors
+/// `InvalidData` for anything but an assignment by the same version.
+pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
+    let mut text = [0; LONGEST];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(
+        connection,
+        &mut [IoSliceMut::new(&mut text)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let words: Words = serde_json::from_slice(text.get(..got.bytes).unwrap_or_default())?;
+    if words.version != env!("CARGO_PKG_VERSION") {
+        return Err(invalid("the program's starter is of another version"));
+    }
+    words.policy.validate().map_err(|error| invalid(&error.to_string()))?;
+    words.budget.validate().map_err(|error| invalid(&error.to_string()))?;
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| invalid("an fd is missing"));
+    let (program, listener, stderr) = (next()?, next()?, next()?);
+    let library = Preload::borrowed(words.library, &mut next)?;
+    let metrics = if words.scraped { Some(TcpListener::from(next()?)) } else { None };
+    let options = Options {
+        policy: words.policy,
+        budget: words.budget,
+        linger_at_exit: words.linger_at_exit,
+        manner: words.manner,
+        ..Options::default()
+    };
+    let address = Address::received(words.name, words.token, listener);
+    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: library.into() };
+    Ok(Assignment { program, stderr, parts, options })
+}

@@ -1,0 +1,95 @@
+//! A supervisor that the host's service manager has started, in a unit of its own: stopping or restarting the program's unit
+//! neither waits for lingering connections nor ends them.
+//!
+//! One process supervises one program, as the user that has started the program.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::assignment;
+use crate::command::Parts;
+use crate::kernel::{Caller, Departed};
+use crate::{Notice, Options, RunError, RunReport, itself};
+
+/// How long a program's starter waits for the supervisor, which the service manager may have to start.
+const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// Asks for a supervisor at the address of a `SOCK_SEQPACKET` socket, and waits until it is ready.
+///
+/// # Errors
+/// There is none. It will not supervise the program, even if it comes too late.
+pub(crate) fn ask(
+    address: &Path,
+    program: &OwnedFd,
+    parts: &Parts,
+    options: &Options,
+) -> io::Result<Departed> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(address)?)?;
+    assignment::send(socket.as_fd(), program.as_fd(), parts, options)?;
+    let mut supervisor = Departed::new(UnixStream::from(socket));
+    let late = matches!(poll(&mut [PollFd::new(&supervisor, PollFlags::IN)], Some(&PATIENCE)), Ok(0));
+    let ready = if late { Err(io::ErrorKind::TimedOut.into()) } else { supervisor.ready() };
+    match ready {
+        Ok(()) => Ok(supervisor),
+        Err(error) => {
+            supervisor.not_started();
+            Err(error)
+        }
+    }
+}
+
+/// How a program that was supervised for another process has ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Served {
+    /// What the starter has said of its manner: [`Options::manner`].
+    pub manner: String,
+    /// Counts of the program's closes. `None` if the program was not started.
+    pub report: Option<RunReport>,
+}
+
+/// Supervises the program of the process at the other end of a `SOCK_SEQPACKET` connection, to its end and that of its
+/// connections. `stderr` is replaced by the program's stderr before `notify` is called; its first argument is the starter's
+/// [`Options::manner`].
+///
+/// This process becomes the user that the other end runs as, and must have one thread.
+///
+/// # Errors
+/// What was received is no assignment, or the supervisor cannot start.
+pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> Result<Served, RunError> {
+    let failed = RunError::system("cannot supervise for another process");
+    let received = become_user(&connection).and_then(|()| assignment::receive(connection.as_fd()));
+    let caller = Caller::new(UnixStream::from(connection));
+    let assignment::Assignment { program, stderr, parts, options } = match received {
+        Ok(received) => received,
+        Err(error) => {
+            caller.refuse(&error);
+            return Err(failed(error));
+        }
+    };
+    rustix::stdio::dup2_stderr(&stderr).map_err(RunError::system("cannot take the program's stderr"))?;
+    drop(stderr);
+    let manner = options.manner.clone();
+    let report = itself::supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))?;
+    Ok(Served { manner, report })
+}
+
+/// Becomes the peer's user and group. A process that is not root can serve its own user only.
+fn become_user(connection: &OwnedFd) -> io::Result<()> {
+    let peer = socket_peercred(connection)?;
+    if rustix::process::geteuid() == peer.uid {
+        return Ok(());
+    }
+    rustix::thread::set_thread_groups(&[peer.gid])?;
+    rustix::thread::set_thread_res_gid(peer.gid, peer.gid, peer.gid)?;
+    rustix::thread::set_thread_res_uid(peer.uid, peer.uid, peer.uid)?;
+    Ok(())
+}
