@@ -197,3 +197,18 @@ fn what_a_container_does_not_permit_is_named() {
         assert!(output.stdout.is_empty(), "the program was not to be started: {output:?}");
     }
 }
+
+/// What the profiles of containers refuse without a capability, and what is not needed.
+#[test]
+fn what_a_container_does_not_permit_is_not_always_needed() {
+    for options in [&["--quiet"][..], &["--quiet", "--via", "seccomp"]] {
+        for (call, works) in [("unshare", true), ("setns", true), ("kcmp", true), ("clone", false)] {
+            let mut command = Command::new(LINGER);
+            command.arg("run").args(options).args(["--", "/bin/echo", "started"]).stdin(Stdio::null());
+            linger_testing::refuse(&mut command, call, rustix::io::Errno::PERM);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.success(), works, "{options:?}, {call}: {output:?}");
+            assert_eq!(output.stdout == b"started\n", works, "{options:?}, {call}: {output:?}");
+        }
+    }
+}
