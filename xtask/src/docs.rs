@@ -65,7 +65,40 @@ fn faults(line: &str, folder: &Path, packages: &[&Package]) -> Vec<String> {
             wrong.push(format!("`{name}` does not exist"));
         }
     }
+    wrong.extend(cells(line));
     wrong.extend(commands(line, packages));
+    wrong
+}
+
+/// Checks a row of a table: a file without its full path is in the folder of the full path before it in the same cell,
+/// and what is said to be "in" a Rust file stands there.
+fn cells(line: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for cell in line.split(" | ").filter(|_| line.starts_with('|')) {
+        let mut folder: Option<PathBuf> = None;
+        // Texts outside and inside of back-ticks take turns.
+        let parts: Vec<&str> = cell.split('`').collect();
+        for at in (1..parts.len()).step_by(2) {
+            let is_full = parts[at].starts_with("crates/") || parts[at].starts_with("xtask/");
+            let file = match &folder {
+                _ if is_full => root().join(parts[at]),
+                Some(folder) if parts[at].ends_with(".rs") => folder.join(parts[at]),
+                _ => continue,
+            };
+            if is_full {
+                let is_folder = file.is_dir();
+                folder = if is_folder { Some(file.clone()) } else { file.parent().map(Path::to_owned) };
+            } else if !file.exists() {
+                wrong.push(format!("`{}` is not in the folder of the path before it", parts[at]));
+            }
+            if at > 2 && parts[at - 1] == " in " && file.extension().is_some_and(|ending| ending == "rs") {
+                let name = parts[at - 2].rsplit("::").next().unwrap_or_default();
+                if !fs::read_to_string(&file).is_ok_and(|text| text.contains(name)) {
+                    wrong.push(format!("`{}` is not in `{}`", parts[at - 2], parts[at]));
+                }
+            }
+        }
+    }
     wrong
 }
 
@@ -148,6 +181,18 @@ mod tests {
         let faults = |line| faults(line, root(), &[]).len();
         assert_eq!(faults("in `xtask/src/docs.rs`, `crates/*/tests` and `nginx.conf`"), 0);
         assert_eq!(faults("in `xtask/src/documents.rs`"), 1);
+    }
+
+    #[test]
+    fn a_row_names_files_and_what_stands_in_them() {
+        let faults = |line| faults(line, root(), &[]);
+        assert_eq!(
+            faults("| a rule | `cells` in `xtask/src/docs.rs`, `names.rs`; `Names::of` is elsewhere |"),
+            [""; 0]
+        );
+        assert_eq!(faults("| a rule | `xtask/src/docs.rs`, `nomen.rs` |").len(), 1);
+        assert_eq!(faults("| a rule | `xtask/src/docs.rs` | `nomen.rs` |").len(), 0, "another cell");
+        assert_eq!(faults("| a rule | `Documents::cellar` in `xtask/src/names.rs` |").len(), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The long run of the simulation: `simulate_world SCHEDULES [FIRST_SEED]`, on all processors.
 //!
+//! It goes on from seed to seed until so many schedules had 30 events or more; shorter ones are run, and not counted.
 //! Exit status 1 if anything went wrong, with the shrunk schedule and the seed that repeats it.
 
 #[path = "../tests/simulation/coverage.rs"]
@@ -24,32 +25,37 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let first = first.and_then(Result::ok).unwrap_or(0);
-    let (next, coverage) = (AtomicU64::new(first), Mutex::new(Coverage::default()));
+    let (next, long_enough) = (AtomicU64::new(first), AtomicU64::new(0));
+    let coverage = Mutex::new(Coverage::default());
     let fault: Mutex<Option<u64>> = Mutex::new(None);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
+                while long_enough.load(Relaxed) < schedules && fault.lock().is_ok_and(|fault| fault.is_none())
+                {
                     let seed = next.fetch_add(1, Relaxed);
-                    if seed >= first.saturating_add(schedules)
-                        || fault.lock().is_ok_and(|fault| fault.is_some())
-                    {
-                        return;
-                    }
                     let (hold, steps) = schedule::random(seed);
                     let outcome = schedule::run(hold, &steps, false);
                     if outcome.fault.is_some() {
                         fault.lock().expect("no thread panics with it").get_or_insert(seed);
                         return;
                     }
+                    long_enough.fetch_add(u64::from(outcome.events >= coverage::LEAST), Relaxed);
                     coverage.lock().expect("no thread panics with it").add(&outcome);
                 }
             });
         }
     });
-    println!("{}", coverage.lock().expect("all threads have ended"));
-    println!("never met: {:?}", coverage.lock().expect("all threads have ended").missing());
+    let coverage = coverage.into_inner().expect("all threads have ended");
+    let last = next.into_inner() - 1;
+    println!(
+        "seeds {first} to {last}, of which {} schedules had fewer than {} events",
+        coverage.short,
+        coverage::LEAST
+    );
+    println!("{coverage}");
+    println!("never met: {:?}", coverage.missing());
     let Some(seed) = fault.into_inner().expect("all threads have ended") else { return ExitCode::SUCCESS };
     println!("seed {seed} goes wrong; shrinking");
     let (hold, steps) = schedule::random(seed);

@@ -59,7 +59,7 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Every socket address it stands for.
+    /// The socket addresses of its name.
     pub(crate) fn resolve(&self) -> io::Result<Vec<SockAddr>> {
         Ok(match self {
             Self::Tcp(address) => address.to_socket_addrs()?.map(SockAddr::from).collect(),

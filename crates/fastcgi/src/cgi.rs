@@ -33,7 +33,7 @@ pub fn head<'a>(
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Head {
-    /// From `Status:`; 302 where there is only a `Location:`, 200 where there is neither.
+    /// The value of `Status:`. Without one it is 302 if there is a `Location:`, else 200.
     pub status: u16,
     /// Every header but `Status:`, in order.
     pub headers: Vec<(String, Vec<u8>)>,
@@ -55,7 +55,7 @@ pub enum InvalidHead {
 }
 
 impl Head {
-    /// Reads a block from the front of `bytes`; gives it with its length, or `None` where it has not all come.
+    /// Reads a header block from the front of `bytes`. Returns it with its length; `None` if it is not complete yet.
     ///
     /// # Errors
     /// The block is malformed or too long.
@@ -85,7 +85,7 @@ impl Head {
         Ok(Some((head, length)))
     }
 
-    /// The first header of that name, whatever its case.
+    /// The first header of that name; case does not matter.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.headers
             .iter()

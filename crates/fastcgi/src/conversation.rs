@@ -28,29 +28,29 @@ use std::time::{Duration, Instant};
 use linger::Policy;
 
 use crate::error::ProtocolError;
-use crate::incoming::{Capacity, Event, Incoming, Start};
+use crate::incoming::{Capacity, Incoming, Received, Start};
 use crate::limits::Limits;
 
-pub use answer::{Accepted, Answer, Large, Last, Said, Verdict};
+pub use answer::{Accepted, Answer, Large, Last, RequestEnd, Said};
 pub use body::{Gone, Input, Which};
 use drain::{Drains, Need};
 pub use open::Key;
-use open::Open;
+use open::OpenRequest;
 
 /// What the gateway's log says of a handler that panicked.
 pub const PANICKED: &str = "the handler panicked";
-/// What it says of one that returned and left no response.
+/// Reported to the gateway if a handler returned without a response.
 pub const SILENT: &str = "the handler gave no response";
 
-/// What bounds a conversation. Plain data.
+/// The bounds of a conversation. Plain data.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Bounds {
     /// The end of the connection, and of each body that is not read on a kept one.
     pub policy: Policy,
-    /// What it may hold in memory.
+    /// Bounds on the memory of this connection.
     pub limits: Limits,
-    /// What it tells a gateway that asks.
+    /// The answer to a gateway's FCGI_GET_VALUES.
     pub capacity: Capacity,
     /// Longest silence in the middle of a request, and before the first.
     pub io_timeout: Duration,
@@ -77,7 +77,7 @@ impl Bounds {
 pub enum Step {
     /// Send these records.
     Send(Vec<u8>),
-    /// Receive, and wait for it until then; `None` for as long as handlers run.
+    /// Receive, and wait until then; `None`: as long as handlers run.
     Receive(Option<Instant>),
     /// As `Receive`, between two requests: nothing is under way.
     Rest(Option<Instant>),
@@ -97,7 +97,7 @@ pub struct End {
     pub policy: Policy,
     /// Requests that were served.
     pub requests: u64,
-    /// What the gateway did wrong, if that ended it.
+    /// The gateway's violation of the protocol, if that ended the conversation.
     pub fault: Option<ProtocolError>,
 }
 
@@ -109,7 +109,7 @@ pub struct Conversation {
     life: Life,
     /// Begun, and not yet given to the driver.
     fresh: VecDeque<(Key, Start)>,
-    open: Vec<Open>,
+    open: Vec<OpenRequest>,
     /// Requests whose last records were not sent yet, fresh ones among them.
     running: usize,
     served: u64,
@@ -124,9 +124,9 @@ pub struct Conversation {
 enum Life {
     /// Requests come and go.
     Open,
-    /// No new request is taken; those that run get what they need.
+    /// No new request is accepted; the running requests are served to their end.
     Last,
-    /// Nothing more can be read; those that run may answer.
+    /// Nothing more can be read; running requests may still answer.
     Deaf(Gone),
 }
 
@@ -201,7 +201,7 @@ impl Conversation {
         if rests { Step::Rest(until) } else { Step::Receive(until) }
     }
 
-    /// How the connection is to end where its driver cannot keep it.
+    /// How the driver has to end the connection.
     pub fn end(&self) -> End {
         let fault = match self.life {
             Life::Deaf(Gone::Protocol(error)) => Some(error),
@@ -217,7 +217,7 @@ impl Conversation {
         self.deadline = None;
         loop {
             match self.incoming.next(input) {
-                Ok(Some(Event::Discarded(bytes))) => {
+                Ok(Some(Received::Discarded(bytes))) => {
                     self.drains.discarded(self.incoming.record_id(), bytes);
                     continue;
                 }
@@ -230,21 +230,21 @@ impl Conversation {
         self.drains.settle(|id| self.incoming.drains(id), now);
     }
 
-    fn apply(&mut self, event: Event<'_>) {
+    fn apply(&mut self, event: Received<'_>) {
         let (id, which, bytes) = match event {
-            Event::Start(start) => return self.begin(start),
-            Event::Abort(id) => {
+            Received::Start(start) => return self.begin(start),
+            Received::Abort(id) => {
                 return self
                     .open
                     .iter_mut()
                     .filter(|open| open.id == id)
                     .for_each(|open| open.is_aborted = true);
             }
-            Event::Stdin(id, bytes) => (id, Which::Stdin, Some(bytes)),
-            Event::StdinEnd(id) => (id, Which::Stdin, None),
-            Event::Data(id, bytes) => (id, Which::Data, Some(bytes)),
-            Event::DataEnd(id) => (id, Which::Data, None),
-            Event::Discarded(_) => return,
+            Received::Stdin(id, bytes) => (id, Which::Stdin, Some(bytes)),
+            Received::StdinEnd(id) => (id, Which::Stdin, None),
+            Received::Data(id, bytes) => (id, Which::Data, Some(bytes)),
+            Received::DataEnd(id) => (id, Which::Data, None),
+            Received::Discarded(_) => return,
         };
         let open = self.open.iter_mut().find(|open| open.id == id);
         debug_assert!(open.is_some(), "a body for request {id}, which does not run");
@@ -260,7 +260,7 @@ impl Conversation {
         self.served += 1;
         self.running += 1;
         let key = Key::new(self.served);
-        self.open.push(Open::new(key, &start));
+        self.open.push(OpenRequest::new(key, &start));
         self.fresh.push_back((key, start));
     }
 
@@ -282,16 +282,16 @@ impl Conversation {
         self.life = Life::Deaf(Gone::Failed(kind));
     }
 
-    /// What is unacknowledged: [`linger::Event::Unacknowledged`], its `fin` true where it is nothing, or
-    /// [`linger::Event::Unknown`].
+    /// Reports how many bytes are sent and not acknowledged: [`linger::Event::Unacknowledged`], with `fin` true where
+    /// there are none, or [`linger::Event::Unknown`].
     pub fn measured(&mut self, event: linger::Event, now: Instant) {
         self.drains.measured(event, now);
     }
 
-    /// Reads from one of a request's streams; `to` must have room.
+    /// Reads from one of a request's streams. `to` must not be empty.
     ///
     /// # Errors
-    /// Why nothing more comes, after everything that came.
+    /// The reason why no more bytes will come. Bytes that have arrived are returned first.
     pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
         let open = self.find(key)?;
         match open.body(which).read(to) {
@@ -309,7 +309,7 @@ impl Conversation {
         if piece.is_empty() { self.dry(key, which) } else { Ok(Input::Got(piece)) }
     }
 
-    fn find(&mut self, key: Key) -> Result<&mut Open, Gone> {
+    fn find(&mut self, key: Key) -> Result<&mut OpenRequest, Gone> {
         self.open.iter_mut().find(|open| open.key == key).ok_or(Gone::Answered)
     }
 
@@ -331,7 +331,7 @@ impl Conversation {
     /// Whether a handler whose last read returned [`Input::Later`] still has to wait: another read would return
     /// [`Input::Later`] again.
     pub fn is_waiting(&self, key: Key) -> bool {
-        let waits = |open: &Open| open.key == key && open.waits_for.is_some() && !open.is_aborted;
+        let waits = |open: &OpenRequest| open.key == key && open.waits_for.is_some() && !open.is_aborted;
         !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
     }
 
@@ -355,15 +355,15 @@ impl Conversation {
     /// A handler is done: with this status, or with `None` where it failed. Says how to end the request.
     ///
     /// It must come before the last records are sent: with END_REQUEST the gateway may use the id again.
-    pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> Verdict {
+    pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> RequestEnd {
         let Some(at) = self.open.iter().position(|open| open.key == key) else {
             debug_assert!(false, "{key:?} was finished before");
-            return Verdict::Cut;
+            return RequestEnd::Cut;
         };
         let open = self.open.swap_remove(at);
-        let verdict = Verdict::of(status, said, open.is_aborted);
+        let verdict = RequestEnd::of(status, said, open.is_aborted);
         let draining = self.incoming.finish(open.id);
-        if verdict == Verdict::Cut || !open.keep_conn {
+        if verdict == RequestEnd::Cut || !open.keep_conn {
             self.last();
         }
         if draining && matches!(self.life, Life::Open) {
@@ -382,7 +382,7 @@ impl Conversation {
         }
     }
 
-    /// Takes no new request; the connection ends with those that run.
+    /// Accepts no new request. The connection ends with the running ones.
     fn last(&mut self) {
         if let Life::Open = self.life {
             self.life = Life::Last;

@@ -1,4 +1,4 @@
-//! What can be wrong with received bytes, and where.
+//! Errors in received bytes, and their position.
 
 use crate::record_type::RecordType;
 

@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::params::{Params, push_pair};
 use crate::record::{self, Decoder, EndRequest, Header, Part, ProtocolStatus, RecordType, Role};
 
-/// A request whose parameters are complete; its body is still to come.
+/// A request with complete parameters. Its body follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Start {
@@ -25,7 +25,7 @@ pub struct Start {
 /// What the gateway said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event<'a> {
+pub enum Received<'a> {
     /// A request is to be served.
     Start(Start),
     /// Some of a request's body.
@@ -112,11 +112,11 @@ impl Incoming {
         }
     }
 
-    /// Takes the next event off the front of `input`; `None` once all of it is taken.
+    /// Takes the next event off the front of `input`; `None` once `input` is used up.
     ///
     /// # Errors
-    /// Whatever makes the connection unreadable from here on; requests that run may still be answered.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+    /// A violation after which the rest of the connection cannot be read. Running requests may still be answered.
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Received<'a>>, ProtocolError> {
         while let Some(part) = self.decoder.next(input)? {
             let event = match part {
                 Part::Begin(header) => self.begin(header)?,
@@ -130,7 +130,7 @@ impl Incoming {
         Ok(None)
     }
 
-    /// Bytes that are to be sent to the gateway before anything else; whoever sends them clears them.
+    /// Bytes to be sent to the gateway before anything else. The sender clears the buffer.
     pub fn replies(&mut self) -> &mut Vec<u8> {
         &mut self.replies
     }
@@ -187,7 +187,7 @@ impl Incoming {
         self.active.iter_mut().find(|active| active.id == id)
     }
 
-    fn begin(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
+    fn begin(&mut self, header: Header) -> Result<Option<Received<'static>>, ProtocolError> {
         self.whole.clear();
         self.record_id = header.id;
         match header.kind {
@@ -204,7 +204,11 @@ impl Incoming {
         }
     }
 
-    fn content<'a>(&mut self, header: Header, bytes: &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+    fn content<'a>(
+        &mut self,
+        header: Header,
+        bytes: &'a [u8],
+    ) -> Result<Option<Received<'a>>, ProtocolError> {
         let (id, limit) = (header.id, self.limits.params_bytes);
         match header.kind {
             RecordType::BeginRequest | RecordType::GetValues => self.whole.extend_from_slice(bytes),
@@ -221,9 +225,9 @@ impl Incoming {
                     _ => active.data_open && active.stage == Stage::Running,
                 });
                 return Ok(Some(match (running, header.kind) {
-                    (false, _) => Event::Discarded(bytes.len()),
-                    (true, RecordType::Stdin) => Event::Stdin(id, bytes),
-                    (true, _) => Event::Data(id, bytes),
+                    (false, _) => Received::Discarded(bytes.len()),
+                    (true, RecordType::Stdin) => Received::Stdin(id, bytes),
+                    (true, _) => Received::Data(id, bytes),
                 }));
             }
             _ => {}
@@ -231,7 +235,7 @@ impl Incoming {
         Ok(None)
     }
 
-    fn end(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
+    fn end(&mut self, header: Header) -> Result<Option<Received<'static>>, ProtocolError> {
         match header.kind {
             RecordType::BeginRequest => self.begin_request(header.id)?,
             RecordType::Params if header.content == 0 => return self.start(header.id),
@@ -241,8 +245,7 @@ impl Incoming {
             RecordType::AbortRequest => return Ok(self.abort(header.id)),
             RecordType::GetValues => self.answer_values()?,
             RecordType::Other(kind) if header.id == 0 => record::push_unknown(&mut self.replies, kind),
-            // A request that is not running has ended or was refused: what still comes for it is ignored
-            // (specification section 3.3).
+            // The request has ended or was refused: its late records are ignored (specification section 3.3).
             _ => {}
         }
         Ok(None)
@@ -280,7 +283,7 @@ impl Incoming {
         Ok(())
     }
 
-    fn start(&mut self, id: u16) -> Result<Option<Event<'static>>, ProtocolError> {
+    fn start(&mut self, id: u16) -> Result<Option<Received<'static>>, ProtocolError> {
         let limits = self.limits;
         let end = self.decoder.offset();
         let Some(active) = self.find(id) else { return Ok(None) };
@@ -289,21 +292,21 @@ impl Incoming {
         let params = Params::parse(std::mem::take(params), &limits)
             .map_err(|error| ProtocolError::new(end, error.fault))?;
         active.stage = Stage::Running;
-        Ok(Some(Event::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
+        Ok(Some(Received::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
     }
 
     /// The gateway sends no more of a request that it aborts (specification section 5.4).
-    fn abort(&mut self, id: u16) -> Option<Event<'static>> {
+    fn abort(&mut self, id: u16) -> Option<Received<'static>> {
         let at = self.active.iter().position(|active| active.id == id)?;
         let active = &mut self.active[at];
         match active.stage {
             Stage::Running => {
                 (active.stdin_open, active.data_open) = (false, false);
-                Some(Event::Abort(id))
+                Some(Received::Abort(id))
             }
             Stage::Draining => {
                 self.active.swap_remove(at);
-                Some(Event::Discarded(0))
+                Some(Received::Discarded(0))
             }
             // Nobody serves it yet, and the gateway waits for its end.
             Stage::Params(_) => {
@@ -315,7 +318,7 @@ impl Incoming {
         }
     }
 
-    fn stream_ended(&mut self, header: Header) -> Option<Event<'static>> {
+    fn stream_ended(&mut self, header: Header) -> Option<Received<'static>> {
         let active = self.find(header.id)?;
         let open =
             if header.kind == RecordType::Stdin { &mut active.stdin_open } else { &mut active.data_open };
@@ -323,13 +326,13 @@ impl Incoming {
             return None;
         }
         match active.stage {
-            Stage::Running if header.kind == RecordType::Stdin => Some(Event::StdinEnd(header.id)),
-            Stage::Running => Some(Event::DataEnd(header.id)),
+            Stage::Running if header.kind == RecordType::Stdin => Some(Received::StdinEnd(header.id)),
+            Stage::Running => Some(Received::DataEnd(header.id)),
             Stage::Draining => {
                 self.active.retain(|active| {
                     active.stage != Stage::Draining || active.stdin_open || active.data_open
                 });
-                Some(Event::Discarded(0))
+                Some(Received::Discarded(0))
             }
             Stage::Params(_) => None,
         }

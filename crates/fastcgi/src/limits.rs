@@ -1,6 +1,6 @@
 //! How much a peer may make this side remember.
 
-/// Bounds on what one connection may hold in memory. Plain data; every field may be set directly.
+/// Bounds on the memory of one connection. Plain data; every field may be set directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -11,9 +11,8 @@ pub struct Limits {
     pub params_count: usize,
     /// Most requests at once on one connection; more are answered with `OVERLOADED`.
     pub multiplexed: usize,
-    /// Most bytes of request body held for a handler that does not read, where requests are multiplexed.
-    /// At the bound the connection is not read, and its other requests wait too: FastCGI has no flow
-    /// control of its own.
+    /// Most bytes of request bodies held for handlers that do not read, on a multiplexed connection. At the bound the
+    /// connection is not read, so its other requests wait, too: FastCGI has no flow control.
     pub buffered: usize,
 }
 

@@ -48,7 +48,7 @@ impl Params {
         })
     }
 
-    /// The value of `name`; the last one where it repeats, as `putenv` would leave it.
+    /// The value of `name`. If the name repeats, the last value counts, as with `putenv`.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let mut found = None;
         for (this, value) in self.iter() {
@@ -75,7 +75,7 @@ impl Params {
     }
 }
 
-/// Reads a length at `at`; gives it with the position after it.
+/// Reads a length at `at`. Returns it, and the position behind it.
 fn length(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let first = *bytes.get(at)?;
     if first < 128 {

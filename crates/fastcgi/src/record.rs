@@ -12,13 +12,13 @@ pub const MAX_CONTENT: usize = 65_535;
 /// Most content this crate puts in one record: a multiple of 8, so that full records need no padding.
 pub const FULL: usize = 65_528;
 
-/// What the application is asked to be (specification section 6).
+/// The role of the application (specification section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
     /// Answers an HTTP request.
     Responder,
-    /// Allows or refuses one; gets no body.
+    /// Decides whether a request is allowed; has no body.
     Authorizer,
     /// Turns a file, sent as the DATA stream, into a response.
     Filter,
@@ -113,7 +113,7 @@ impl EndRequest {
 pub struct Header {
     /// What the record is.
     pub kind: RecordType,
-    /// Which request it belongs to; 0 for management records.
+    /// The request's id; 0 for management records.
     pub id: u16,
     /// Bytes of content.
     pub content: u16,
@@ -159,7 +159,7 @@ pub enum Part<'a> {
     End(Header),
 }
 
-/// Cuts a stream of bytes into [`Part`]s. Holds at most one header, whatever comes.
+/// Cuts a stream of bytes into [`Part`]s. Buffers one header at most.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     /// The header that is being received.

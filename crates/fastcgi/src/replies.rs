@@ -11,7 +11,7 @@ pub enum Reply<'a> {
     Stdout(&'a [u8]),
     /// The end of the response, *announced*: it is true only once [`Reply::End`] follows.
     StdoutEnd,
-    /// Some of what the application says to the server's log.
+    /// A piece of the application's log.
     Stderr(&'a [u8]),
     /// The request ended; the response is complete.
     End(EndRequest),

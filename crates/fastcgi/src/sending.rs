@@ -2,19 +2,19 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
-/// Whether the next record would begin where one has ended.
+/// Whether the stream stands between two records.
 #[derive(Debug)]
 pub(crate) enum Output {
     Whole,
-    /// A write failed, or whoever wrote was cancelled.
+    /// A write failed, or was cancelled in the middle.
     Torn,
 }
 
 impl Output {
-    /// Begins to send these parts, in one piece among what others send.
+    /// Begins to send these parts without a gap between them.
     ///
     /// # Errors
-    /// `BrokenPipe` where an earlier piece was begun and not sent to its end: nobody knows what arrived.
+    /// `BrokenPipe` if an earlier write was not finished: nobody knows how much of it arrived.
     pub(crate) fn begin<'a, 'b>(&'a mut self, parts: &'a mut [IoSlice<'b>]) -> io::Result<Sending<'a, 'b>> {
         match std::mem::replace(self, Self::Torn) {
             Self::Whole => Ok(Sending { output: self, parts }),
@@ -31,7 +31,7 @@ pub(crate) struct Sending<'a, 'b> {
 }
 
 impl<'b> Sending<'_, 'b> {
-    /// What is left to be sent.
+    /// The parts that are not sent yet.
     pub(crate) fn left(&mut self) -> Option<&[IoSlice<'b>]> {
         // An empty part at the front would never advance.
         self.sent(0);

@@ -1,4 +1,4 @@
-//! What both drivers do to a socket in the same way.
+//! System calls that both drivers use in the same way.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use linger::Event;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
-/// Receives what is there; `WouldBlock` where nothing is, 0 at the end.
+/// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
 pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
     loop {
         match recv(&socket, &mut *to, RecvFlags::DONTWAIT) {
@@ -17,7 +17,7 @@ pub(crate) fn receive(socket: impl AsFd, to: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Sends what there is room for; `WouldBlock` where there is none. A gateway that is gone raises no signal.
+/// Sends as much as the send buffer takes; `WouldBlock` if it is full. No SIGPIPE if the gateway is gone.
 pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {

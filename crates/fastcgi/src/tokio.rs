@@ -28,34 +28,34 @@ use crate::incoming::Start;
 use crate::responder::Config;
 use desk::{Desk, Out};
 pub use exchange::{Request, Response};
-use wire::Wire;
+use wire::AsyncWire;
 
 const BUFFER: usize = 64 << 10;
 
 /// A stream that can carry a conversation: [`TcpStream`] or [`UnixStream`].
-pub trait Connection: Stream + sealed::Connection {}
+pub trait GatewayStream: Stream + sealed::GatewayStream {}
 
-impl Connection for TcpStream {}
-impl Connection for UnixStream {}
+impl GatewayStream for TcpStream {}
+impl GatewayStream for UnixStream {}
 
 mod sealed {
     use ::tokio::net::{TcpStream, UnixStream};
 
-    pub trait Connection: super::Wire {}
-    impl Connection for TcpStream {}
-    impl Connection for UnixStream {}
+    pub trait GatewayStream: super::AsyncWire {}
+    impl GatewayStream for TcpStream {}
+    impl GatewayStream for UnixStream {}
 }
 
 /// Where connections come from.
-pub trait Listener {
+pub trait Acceptor {
     /// What it gives.
-    type Connection: Connection;
+    type Stream: GatewayStream;
     /// Waits for the next one.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-impl Listener for TcpListener {
-    type Connection = TcpStream;
+impl Acceptor for TcpListener {
+    type Stream = TcpStream;
 
     async fn accept(&self) -> io::Result<TcpStream> {
         let (stream, _) = TcpListener::accept(self).await?;
@@ -64,8 +64,8 @@ impl Listener for TcpListener {
     }
 }
 
-impl Listener for UnixListener {
-    type Connection = UnixStream;
+impl Acceptor for UnixListener {
+    type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
         UnixListener::accept(self).await.map(|(stream, _)| stream)
@@ -82,7 +82,7 @@ impl Listener for UnixListener {
 /// The listener's, where waiting does not help.
 pub async fn serve<L, H, F>(listener: L, config: Config, handler: H) -> io::Result<()>
 where
-    L: Listener,
+    L: Acceptor,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -94,7 +94,7 @@ where
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) if is_passing(&error) => {
-                // It stays in the queue; a connection that ends makes room.
+                // The connection stays in the listener's queue until another one ends and frees an fd.
                 ::tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
@@ -123,7 +123,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// Holds the conversation on a connection; gives the connection back, and says how it is to end.
 async fn converse<W, H, F>(wire: W, config: &Config, handler: &Arc<H>) -> Option<(W, End)>
 where
-    W: Wire,
+    W: AsyncWire,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -182,7 +182,7 @@ where
 }
 
 /// Receives, and waits for it until then.
-async fn receive(wire: &impl Wire, to: &mut [u8], until: Option<Instant>) -> Option<io::Result<usize>> {
+async fn receive(wire: &impl AsyncWire, to: &mut [u8], until: Option<Instant>) -> Option<io::Result<usize>> {
     let receiving = poll_fn(|context| wire.poll_receive(context, to));
     match until {
         Some(until) => timeout_at(until.into(), receiving).await.ok(),
@@ -191,7 +191,7 @@ async fn receive(wire: &impl Wire, to: &mut [u8], until: Option<Instant>) -> Opt
 }
 
 /// Serves one request.
-async fn one<H, F>(key: Key, start: Start, desk: Arc<Desk>, out: Arc<Out<dyn Wire>>, handler: Arc<H>)
+async fn one<H, F>(key: Key, start: Start, desk: Arc<Desk>, out: Arc<Out<dyn AsyncWire>>, handler: Arc<H>)
 where
     H: Fn(Request, Response) -> F,
     F: Future<Output = io::Result<()>>,
@@ -210,7 +210,7 @@ where
     let _ = live.finish(Err(error)).await;
 }
 
-/// What a future comes to; `None` where it, or the making of it, panics.
+/// Awaits a future and returns its output; `None` if the future, or `make`, panics.
 async fn caught<F: Future>(make: impl FnOnce() -> F) -> Option<F::Output> {
     let mut future = pin!(catch_unwind(AssertUnwindSafe(make)).ok()?);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {

@@ -44,7 +44,7 @@ pub struct First {
 /// What the clients saw.
 #[derive(Clone, Debug, Default)]
 pub struct Campaign {
-    /// What became of the connections.
+    /// The results of the connections.
     pub tally: Tally,
     /// The first connection that was lost.
     pub first_loss: Option<First>,

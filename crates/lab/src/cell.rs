@@ -166,7 +166,7 @@ pub struct CellReport {
     pub elapsed: Duration,
 }
 
-/// Where a cell runs, and what it records in addition to its result.
+/// Where a cell runs, and what else is recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Setting {
     /// Records the packets that cross the link.

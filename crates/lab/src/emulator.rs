@@ -32,7 +32,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// The packet's comment in a capture; none for one that just passes.
+    /// The packet's comment in a capture; none for a packet that only passes.
     pub fn comment(self) -> Option<&'static str> {
         Some(match self {
             Self::Pass => return None,
@@ -57,7 +57,7 @@ pub struct Departure<P> {
     pub direction: Direction,
     /// When the packet was due. The caller's clock is at or past that time.
     pub due: Nanos,
-    /// What happened to it on the way.
+    /// What the link did with it.
     pub decision: Decision,
     /// The packet as it was given.
     pub packet: P,
@@ -103,7 +103,7 @@ struct SeenSegment {
     data: bool,
 }
 
-/// The link's queues and decisions. `P` is an Ethernet frame, in whatever form the caller sends it later.
+/// The link's queues and decisions. `P` is the caller's form of an Ethernet frame.
 pub struct Emulator<P> {
     link: Link,
     seed: u64,

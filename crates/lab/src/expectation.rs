@@ -50,7 +50,7 @@ impl fmt::Display for Share {
 pub enum Expectation {
     /// Of those that are lost or at risk, counted together.
     NotKept(Share),
-    /// Of each by itself; what is not named may be any.
+    /// One for each verdict; a verdict that is not named may have any share.
     Each {
         /// Those with bytes missing.
         lost: Option<Share>,

@@ -17,7 +17,7 @@ use crate::link::Direction;
 pub struct Identity {
     /// 0 towards the client, 1 towards the server.
     pub direction: u8,
-    /// The client's port and the server's; 0 for what is not TCP.
+    /// The ports of client and server; 0 for packets that are not TCP.
     pub flow: u32,
     /// Sequence number after the sender's SYN.
     pub sequence: u32,
@@ -61,7 +61,7 @@ impl Identity {
     }
 }
 
-/// What identifying packets needs to know of one connection.
+/// What is remembered of one connection, to identify its packets.
 #[derive(Debug, Default)]
 struct Flow {
     /// Each direction's first sequence number, once seen.

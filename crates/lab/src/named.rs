@@ -2,7 +2,7 @@
 
 /// A thing that is chosen by name.
 pub trait Named: Sized {
-    /// What it is, for messages.
+    /// The kind of thing, for messages.
     const WHAT: &'static str;
 
     /// The names to choose from.

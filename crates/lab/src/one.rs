@@ -19,7 +19,7 @@ use crate::stop::Stop;
 pub struct OneReport {
     /// What both ends and the link did, in order of time.
     pub steps: Vec<Step>,
-    /// The client's result; `expected` is what the server wrote.
+    /// The client's result. `expected` is the number of bytes that the server wrote.
     pub attempt: Attempt,
     /// The error of a call of the server, if one failed.
     pub server_error: Option<io::Error>,

@@ -29,7 +29,7 @@ pub enum Consume {
 /// What the server does with every connection.
 #[derive(Clone, Debug)]
 pub struct ServerPlan {
-    /// What it does after its last write.
+    /// How the server ends the connection after its last write.
     pub ending: Ending,
     /// How much of the request it reads first.
     pub consume: Consume,
@@ -111,7 +111,7 @@ pub fn work(
     Ok(())
 }
 
-/// Accepts and serves one connection, and takes notes; `None` if the stop was requested before one came.
+/// Accepts and serves one connection, and notes each step; `None` if the stop was requested first.
 pub(crate) fn serve_one(
     listener: &TcpListener,
     plan: &ServerPlan,

@@ -20,7 +20,7 @@ pub enum Actor {
     Client,
     /// The server program.
     Server,
-    /// The link: what the server's kernel sent, and what reached the client's.
+    /// The link: segments that left the server's kernel, and segments that reached the client's.
     Link,
 }
 
@@ -83,7 +83,8 @@ impl Steps {
         lock(&self.noted).push((at, actor, action));
     }
 
-    /// All steps in order of time. Consecutive writes of one side are one step; so are consecutive reads.
+    /// All steps in order of time. Consecutive writes of one side are joined into one step, and so are consecutive
+    /// reads.
     pub(crate) fn take(&self) -> Vec<Step> {
         let mut noted = std::mem::take(&mut *lock(&self.noted));
         noted.sort_by_key(|(at, _, _)| *at);

@@ -1,18 +1,18 @@
-//! hyper over TLS, HTTP/1 and HTTP/2: the lingering stream stands below TLS.
+//! hyper's own connections over TLS, HTTP/1 and HTTP/2: the lingering stream stands below TLS, the layer above HTTP.
 //!
 //! `cargo run --example hyper_tls --features hyper`, then `curl -k https://127.0.0.1:8443/`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http_body_util::Full;
-use hyper::Response;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use linger::Policy;
-use linger::tokio::Lingering;
+use linger::http::Upload;
+use linger::tokio::Listener;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
@@ -26,15 +26,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8443").await?;
+    // Where descriptors run out, it makes room and tries again.
+    let mut listener = Listener::new(listener, Policy::default());
     loop {
-        let (stream, peer) = listener.accept().await?;
+        let (stream, peer) = listener.accept().await;
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            let answer = service_fn(async |_: hyper::Request<Incoming>| {
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
+            let answer = service_fn(async |_: Request<Upload<Incoming>>| {
+                Ok::<_, Infallible>(Response::new("hello\n".to_owned()))
             });
+            let answer = linger::http::layer().of(&stream.connection()).wrap(answer);
             // hyper shuts the TLS stream down, which says goodbye and sends the FIN, and drops it: then it lingers.
-            let stream = match acceptor.accept(Lingering::new(stream, Policy::default())).await {
+            let stream = match acceptor.accept(stream).await {
                 Ok(stream) => stream,
                 Err(error) => return eprintln!("{peer}: {error}"),
             };

@@ -15,7 +15,7 @@ use crate::policy::Policy;
 
 pub(crate) use self::core::Core;
 
-/// What the driver is to do next.
+/// The driver's next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action<Time = Instant> {
@@ -43,12 +43,12 @@ pub enum Action<Time = Instant> {
     Close {
         /// Set `SO_LINGER 0` first, so that the kernel sends a reset and keeps nothing.
         abort: bool,
-        /// What the close came to.
+        /// How the close ended.
         outcome: Outcome,
     },
 }
 
-/// What the driver has seen.
+/// An event that the driver has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -71,7 +71,7 @@ pub enum Event {
     },
     /// The kernel cannot tell what is acknowledged.
     Unknown,
-    /// What the kernel knows of the peer and the path.
+    /// The kernel's report on the peer and the path.
     Inspected {
         /// Window probes that the peer's kernel has not answered (`tcpi_probes`).
         probes: u8,
@@ -127,9 +127,9 @@ impl Machine {
         Self { started: now, core: Core::new(policy, 0) }
     }
 
-    /// Reports what was seen at `now`.
+    /// Reports an event seen at `now`.
     ///
-    /// Time that runs backwards is read as standing still.
+    /// If `now` is earlier than before, time stands still.
     pub fn on(&mut self, event: Event, now: Instant) {
         self.core.on(event, self.since_start(now));
     }

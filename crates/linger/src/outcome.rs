@@ -1,4 +1,4 @@
-//! What a close came to.
+//! The outcome of a close.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -12,17 +12,17 @@ pub struct Outcome {
     pub ended: Ended,
     /// Bytes of the peer that were read and discarded.
     pub discarded: u64,
-    /// Bytes written by us that the peer never acknowledged, the FIN not counted; `None` where the kernel
-    /// cannot say (streams that are neither TCP nor AF_UNIX).
+    /// Bytes written by us that the peer never acknowledged, without the FIN; `None` if the kernel cannot say
+    /// (streams that are neither TCP nor AF_UNIX).
     ///
-    /// On AF_UNIX this is the kernel's memory for what the peer has not read: 0 exactly when it has read all,
-    /// otherwise more than the bytes.
+    /// On AF_UNIX this is the memory that the kernel uses for unread bytes: 0 exactly if the peer has read
+    /// everything, otherwise more than the bytes.
     pub unacknowledged: Option<u64>,
-    /// Whether the peer closed its side when it had everything, as far as that was seen: its program, and not its
-    /// kernel alone, has had the response before it. Stronger than [`delivered`](Self::delivered).
+    /// Whether the peer closed its side after it had received everything: then its program, and not only its kernel,
+    /// had the response. Stronger than [`delivered`](Self::delivered).
     ///
-    /// False where the peer had closed its side before, as a client that ends its request with a half-close does:
-    /// its FIN then says nothing of the response.
+    /// False if the peer closed its side earlier, as a client does that ends its request with a half-close: such a
+    /// FIN says nothing about the response.
     pub closed_after: bool,
     /// From the call to the end, as the driver's clock saw it.
     pub elapsed: Duration,
@@ -59,8 +59,8 @@ impl Outcome {
 
     /// Whether every byte written is known to have reached the peer's kernel.
     ///
-    /// On Linux the peer can read them then even if a reset follows; other systems may drop them. Whether its program
-    /// has read them nobody on this side can know; [`closed_after`](Self::closed_after) comes nearest.
+    /// On Linux the peer can then read them even after a reset; other systems may drop them. This side cannot know
+    /// whether the peer's program has read them; [`closed_after`](Self::closed_after) comes nearest.
     pub fn delivered(&self) -> bool {
         self.unacknowledged == Some(0)
     }
@@ -96,7 +96,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Whether a bound of ours ended it, not the peer: where [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
+    /// Whether one of our bounds ended the close, and not the peer: then [`AtLimit::Abort`](crate::AtLimit::Abort)
+    /// applies.
     pub(crate) fn is_a_limit(self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Limit | Self::Evicted)
     }
@@ -106,9 +107,10 @@ impl Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bound {
-    /// [`Policy::idle`](crate::Policy::idle): the peer's kernel answered nothing any more, or could not be asked.
+    /// [`Policy::idle`](crate::Policy::idle): the peer's kernel no longer answered, or could not be asked.
     Idle,
-    /// [`Policy::total`](crate::Policy::total): the peer lived, and never read to the end or never stopped sending.
+    /// [`Policy::total`](crate::Policy::total): the peer was alive, but did not read to the end, or did not stop
+    /// sending.
     Total,
     /// The kernel's own: it gave up retransmitting (`ETIMEDOUT`).
     Kernel,

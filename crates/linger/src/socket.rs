@@ -1,4 +1,4 @@
-//! Doing to a real socket what the machine asks for: one action in, one event out.
+//! Does one action of the machine on a real socket, and returns the event that follows.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -12,16 +12,28 @@ use rustix::net::{Shutdown, sockopt};
 
 use crate::machine::Event;
 
-/// A socket that is being closed, and what is known of its kind.
+/// A socket that is being closed, with its family.
 #[derive(Debug)]
 pub(crate) struct Socket<F = OwnedFd> {
     fd: F,
     family: Family,
-    /// A local peer is gone with bytes unread: the kernel has freed them and now says 0.
-    queue_is_gone: Cell<bool>,
     /// Somebody else has closed the descriptor.
     is_lost: Cell<bool>,
     fin: Cell<Fin>,
+    ends: Cell<Ends>,
+}
+
+/// Which directions of a connection have come to their ends, as far as the kernel has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    Neither,
+    /// A local peer is gone with bytes unread: the kernel has freed them, and says now that there are none.
+    Unread,
+    /// The peer's FIN was read. No handshake is under way then.
+    Peers,
+    /// And everything is acknowledged, the FIN of this side included: the state is CLOSE, and the connection, if it is
+    /// remembered, a TIME_WAIT of its own (`tcp_time_wait`).
+    Both,
 }
 
 /// Whether the FIN stands in the send queue, which counts it.
@@ -52,14 +64,18 @@ impl Socket {
     /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one, until the FIN is acknowledged; with
     /// `SO_LINGER 0` it resets, also where everything is acknowledged (`__tcp_close`).
     ///
+    /// Where both directions have ended it does neither (`__tcp_close` asks the state first), so the option is left.
+    ///
     /// A descriptor that the kernel no longer knows is left alone: by now its fd may be another's.
     pub(crate) fn close(self, abort: bool) {
         if self.is_lost.get() {
             let _lost = self.fd.into_raw_fd();
             return;
         }
-        // A socket that refuses the option has no linger to get rid of.
-        let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
+        if abort || self.ends.get() != Ends::Both {
+            // A socket that refuses the option has no linger to get rid of.
+            let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
+        }
         drop(self.fd);
     }
 }
@@ -67,8 +83,8 @@ impl Socket {
 impl<F: AsFd> Socket<F> {
     /// Takes over what is known to be a stream socket of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
-        let [queue_is_gone, is_lost] = [false; 2].map(Cell::new);
-        Self { fd, family, queue_is_gone, is_lost, fin: Cell::new(Fin::Unsent) }
+        let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(Ends::Neither));
+        Self { fd, family, is_lost, fin, ends }
     }
 
     /// The same, half-closed by its owner.
@@ -80,8 +96,8 @@ impl<F: AsFd> Socket<F> {
     /// The same socket held by another owner.
     #[cfg(feature = "tokio")]
     pub(crate) fn map<G: AsFd>(self, owner: impl FnOnce(F) -> io::Result<G>) -> io::Result<Socket<G>> {
-        let Self { fd, family, queue_is_gone, is_lost, fin } = self;
-        Ok(Socket { fd: owner(fd)?, family, queue_is_gone, is_lost, fin })
+        let Self { fd, family, is_lost, fin, ends } = self;
+        Ok(Socket { fd: owner(fd)?, family, is_lost, fin, ends })
     }
 
     #[cfg(feature = "tokio")]
@@ -107,13 +123,20 @@ impl<F: AsFd> Socket<F> {
 
     fn discarded(&self, result: io::Result<u64>) -> Event {
         match result {
-            Ok(0) => Event::EndOfStream,
+            Ok(0) => {
+                if self.ends.get() == Ends::Neither {
+                    self.ends.set(Ends::Peers);
+                }
+                Event::EndOfStream
+            }
             Ok(bytes) => Event::Discarded(bytes),
             // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
             Err(error) => {
                 let event = self.failure(&error);
-                self.queue_is_gone.set(event == Event::Reset && self.family == Family::Unix);
+                if event == Event::Reset && self.family == Family::Unix {
+                    self.ends.set(Ends::Unread);
+                }
                 event
             }
         }
@@ -164,20 +187,26 @@ impl<F: AsFd> Socket<F> {
     /// whatever was written (`tcp_ioctl`), as with Fast Open, where a server may read, answer and half-close in
     /// SYN_RECV: there 0 says nothing.
     pub(crate) fn measure(&self) -> Event {
-        if self.queue_is_gone.get() {
+        if self.ends.get() == Ends::Unread {
             return Event::Unknown;
         }
         let Ok(queue) = linger_sys::send_queue(self.fd.as_fd()) else { return Event::Unknown };
         match self.family {
-            Family::Tcp if queue == 0 && self.is_in_handshake() => Event::Unknown,
-            Family::Tcp => {
+            Family::Tcp if queue > 0 => {
                 let is_counted = match self.fin.get() {
                     Fin::Unsent => false,
                     Fin::Queued => true,
                     // Of a connection that was reset it is not known: no byte of the program's is taken for a FIN.
                     Fin::Said => self.state() != Some(TcpState::Close),
                 };
-                Event::Unacknowledged { bytes: queue.saturating_sub(u64::from(is_counted)), fin: queue == 0 }
+                Event::Unacknowledged { bytes: queue - u64::from(is_counted), fin: false }
+            }
+            Family::Tcp if self.ends.get() == Ends::Neither && self.is_in_handshake() => Event::Unknown,
+            Family::Tcp => {
+                if self.ends.get() == Ends::Peers && self.fin.get() != Fin::Unsent {
+                    self.ends.set(Ends::Both);
+                }
+                Event::Unacknowledged { bytes: 0, fin: true }
             }
             Family::Unix => Event::Unacknowledged { bytes: queue, fin: queue == 0 },
             _ => Event::Unknown,

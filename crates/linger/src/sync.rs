@@ -1,4 +1,4 @@
-//! What threads share: the standard library's, or in the models loom's.
+//! Mutexes and condition variables: those of the standard library, or loom's in models.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
@@ -7,7 +7,8 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 use std::sync::PoisonError;
 
-/// Locks. What these mutexes guard is whole between any two statements, so a panic under one spoils nothing.
+/// Locks a mutex, also a poisoned one: the guarded data is consistent after each statement, so a panic in between
+/// does no harm.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

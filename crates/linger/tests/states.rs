@@ -97,6 +97,24 @@ fn an_abort_that_only_the_program_asked_for_resets_nothing() {
             let mut got = String::new();
             client.read_to_string(&mut got).unwrap();
             assert_eq!(got, "answer");
+
+            // With a peer that has closed before, and with one that closes after it has read.
+            for is_before in [true, false] {
+                let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (mut server, _) = listener.accept().unwrap();
+                SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+                if is_before {
+                    client.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                server.write_all(b"answer").unwrap();
+                let reader = std::thread::spawn(move || {
+                    let mut got = String::new();
+                    client.read_to_string(&mut got).map(|_| got)
+                });
+                let outcome = close(server, &Policy::default());
+                assert_eq!((outcome.ended, outcome.delivered()), (Ended::PeerClosed, true), "{outcome}");
+                assert_eq!(reader.join().unwrap().unwrap(), "answer");
+            }
         }
         assert_eq!(Counters::read().unwrap().since(&before).of("OutRsts"), 0);
     });

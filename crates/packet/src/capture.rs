@@ -78,12 +78,12 @@ pub enum ReadError {
         /// Its first bytes, at most four.
         first: Vec<u8>,
     },
-    /// A record is damaged. What follows it cannot be found.
+    /// A record is damaged. The next record cannot be found.
     #[error("damaged at byte {offset}: {what}; compare the file with where it was copied from")]
     Damaged {
         /// Where the record begins.
         offset: u64,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// The file ends inside a record, as it does when a capture is cut off or still being written.
@@ -95,7 +95,7 @@ pub enum ReadError {
     /// The operating system or the decompressor failed.
     #[error("cannot read on after byte {offset}: {source}{}", remedy(source))]
     Io {
-        /// How far reading had come.
+        /// The offset at which reading failed.
         offset: u64,
         /// What it said.
         source: io::Error,
@@ -147,16 +147,16 @@ enum Format {
 }
 
 impl CaptureReader {
-    /// Begins to read what `input` holds, uncompressed; [`open`] opens files and undoes compression.
+    /// Begins to read an uncompressed capture. [`open`] opens files, also compressed ones.
     ///
     /// # Errors
-    /// [`ReadError`], for instance that this is no capture.
+    /// [`ReadError`], for instance because this is not a capture.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
         let ahead = Ahead::of_stream(input).map_err(|source| ReadError::Io { offset: 0, source })?;
         Self::of(FileStream::new(ahead))
     }
 
-    /// What ends the input from another thread.
+    /// A handle that ends the input from another thread.
     pub fn stopper(&self) -> Stopper {
         self.source.stopper()
     }

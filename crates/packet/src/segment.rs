@@ -29,7 +29,7 @@ pub struct Segment<'a> {
     pub ack: u32,
     /// The control bits.
     pub flags: Flags,
-    /// The window field, unscaled; `None` where the frame was cut before it.
+    /// The window field, unscaled; `None` if the frame was cut before it.
     pub window: Option<u16>,
     /// The bytes between the fixed header and the payload, as far as captured.
     pub options: &'a [u8],
@@ -437,7 +437,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// What of the IP header a segment keeps.
+/// The fields of the IP header that a segment needs.
 struct Ip {
     source: IpAddr,
     destination: IpAddr,

@@ -9,11 +9,11 @@ const MOST: u64 = i32::MAX as u64;
 /// Size of the buffer for sockets that cannot discard without one. A call that discards more than this used none.
 pub const SCRATCH: u64 = 64 << 10;
 
-/// Discards what a socket has received, without copying where the kernel can do that.
+/// Discards received bytes, without copying them if the kernel can do that.
 ///
-/// On TCP `recv(fd, NULL, n, MSG_TRUNC)` moves the read position and copies nothing (`tcp(7)`). AF_UNIX
-/// and kernel TLS answer `EFAULT` to the missing buffer and leave the data where it was; the same call is
-/// then made with a buffer, which is allocated once and kept for the next socket.
+/// On TCP `recv(fd, NULL, n, MSG_TRUNC)` moves the read position and copies nothing (`tcp(7)`). AF_UNIX and kernel
+/// TLS answer `EFAULT` to the missing buffer and leave the data queued. The call is then repeated with a buffer,
+/// which is kept for the next socket.
 #[derive(Debug, Default)]
 pub struct Discarder {
     scratch: Vec<u8>,
@@ -25,13 +25,13 @@ impl Discarder {
         Self { scratch: Vec::new() }
     }
 
-    /// Discards at most `max` received bytes and says how many it was; 0 is the end of the stream.
+    /// Discards at most `max` received bytes. Returns their number; 0 is the end of the stream.
     ///
-    /// Never waits, whether the socket is blocking or not, and starts again after `EINTR`.
+    /// Never waits, even on a blocking socket. Repeats the call after `EINTR`.
     ///
     /// # Errors
-    /// `WouldBlock` where nothing has arrived; otherwise what `recv(2)` says, a pending socket error
-    /// (`ECONNRESET`, `EPIPE`, `ETIMEDOUT`) among it, which the call consumes.
+    /// `WouldBlock` if nothing has arrived; else those of `recv(2)`. A pending socket error (`ECONNRESET`, `EPIPE`,
+    /// `ETIMEDOUT`) is among them, and the call consumes it.
     pub fn discard(&mut self, socket: BorrowedFd<'_>, max: u64) -> io::Result<u64> {
         let max = max.clamp(1, MOST) as usize;
         // SAFETY: with MSG_TRUNC the kernel treats the null buffer as "discard"; where it does not

@@ -1,8 +1,7 @@
-//! What a stream socket tells before it is closed, and what it takes; and which process it is in.
+//! System calls on a stream socket that is about to be closed, and the identity of the process.
 //!
-//! One function for each system call and no policy: *when* to do these things is decided in crate `linger`.
-//! Linux only, because the lingering close relies on `SIOCOUTQ` counting the FIN and on `MSG_TRUNC`
-//! discarding without a copy, and both are Linux's.
+//! One function for each system call and no policy: crate `linger` decides *when* they are made. Linux only, because
+//! the lingering close relies on `SIOCOUTQ` counting the FIN and on `MSG_TRUNC` discarding without a copy.
 #![allow(unsafe_code)] // One of the crates where it may live; each block says why it is sound.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 

@@ -23,7 +23,7 @@ impl Process {
     /// The calling process.
     pub fn current() -> Self {
         static PAGE: SetOnce<Page> = SetOnce::new();
-        /// A child goes on from its parent's, so that no ancestor has had the same number.
+        /// A child continues its parent's count, so no ancestor has had the same number.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         if PAGE.get().is_none()
             && let Ok(page) = Page::new()
@@ -72,7 +72,7 @@ impl Page {
     const LENGTH: usize = size_of::<AtomicU64>();
 
     /// # Errors
-    /// What `mmap(2)` and `madvise(2)` say; `Unsupported` where any advice is accepted.
+    /// Those of `mmap(2)` and `madvise(2)`; `Unsupported` if the system accepts any advice, as qemu does.
     fn new() -> io::Result<Self> {
         // SAFETY: a new private mapping at an address of the kernel's choice touches no memory of ours.
         let address = unsafe {

@@ -4,11 +4,11 @@ use std::marker::PhantomData;
 
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// A place for a value that is set at most once and never dropped, for statics that a `fork` must not break.
+/// A value that is set at most once and never dropped, for statics that must survive a `fork`.
 ///
-/// `std::sync::OnceLock` has a moment in which one thread sets it and all others wait. In a child that was forked
-/// at that moment nobody ends the wait. Here the value is made first and published by one compare-exchange, so
-/// that a child finds it set or not set.
+/// `std::sync::OnceLock` has a moment in which one thread sets it and all others wait. In a child that is forked at
+/// that moment, nobody ends the wait. Here the value is made first and then published by one compare-exchange: a
+/// child finds it set or not set.
 #[derive(Debug)]
 pub struct SetOnce<T> {
     value: AtomicPtr<T>,
@@ -33,10 +33,10 @@ impl<T: Send + Sync + 'static> SetOnce<T> {
         unsafe { value.as_ref() }
     }
 
-    /// Sets the value, unless there is one.
+    /// Sets the value, unless it is set.
     ///
     /// # Errors
-    /// Gives the value back where another was first.
+    /// Returns the value if another thread was first.
     pub fn set(&self, value: Box<T>) -> Result<(), Box<T>> {
         let value = Box::into_raw(value);
         if publish(&self.value, value) {
@@ -48,12 +48,12 @@ impl<T: Send + Sync + 'static> SetOnce<T> {
 }
 
 fn load<T>(place: &impl Pointer<T>) -> *mut T {
-    // Acquire: whoever sees the pointer sees what was made (model `loom_a_value_is_seen_whole`).
+    // Acquire: a thread that sees the pointer sees the whole value (model `loom_a_value_is_seen_whole`).
     place.load(Ordering::Acquire)
 }
 
 fn publish<T>(place: &impl Pointer<T>, value: *mut T) -> bool {
-    // Release: see `load`. Who loses reads nothing by it: a failure needs no ordering.
+    // Release: see `load`. A failed attempt reads nothing through the pointer, so it needs no ordering.
     place.fill(value, Ordering::Release, Ordering::Relaxed)
 }
 

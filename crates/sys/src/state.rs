@@ -1,4 +1,4 @@
-//! What kind of socket this is, and how far its connection has come.
+//! The kind of a socket, and the state of its connection.
 
 use std::io;
 use std::mem::size_of;
@@ -43,7 +43,7 @@ pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
     use rustix::net::{AddressFamily, SocketType, sockopt};
     let protocol = sockopt::socket_protocol(socket)?;
     if protocol == Some(rustix::net::ipproto::TCP) {
-        // The usual case needs one question.
+        // For TCP, the usual case, this is the only call.
         return Ok(Family::Tcp);
     }
     if sockopt::socket_type(socket)? != SocketType::STREAM {

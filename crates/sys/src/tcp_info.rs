@@ -1,11 +1,11 @@
-//! What the kernel knows of a connection's peer and path (`TCP_INFO`).
+//! The kernel's facts about a connection's peer and path (`TCP_INFO`).
 
 use std::io;
 use std::mem::size_of_val;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// A part of the kernel's `struct tcp_info`: what tells a living peer from one that is gone.
+/// The fields of the kernel's `struct tcp_info` that tell a living peer from one that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpInfo {
@@ -15,7 +15,7 @@ pub struct TcpInfo {
     pub retransmits: u8,
     /// Time since the last acknowledgement, an answer to a probe and one of nothing new among them (`rcv_tstamp`).
     pub last_ack: Duration,
-    /// The smoothed round-trip time; time in either program's own buffers is not in it.
+    /// The smoothed round-trip time. Time in the programs' own buffers is not included.
     pub round_trip: Duration,
     /// Segments with data that the peer has sent; 0 before Linux 4.6.
     pub data_segments: u32,

@@ -1,7 +1,7 @@
 //! A thread that hashes half a block while its owner receives the other half.
 //!
 //! The owner lends it one job at a time. If the thread has not begun when the result is needed, the owner takes the
-//! job back and does it, so a thread that gets no processor costs only two locks.
+//! job back and does it: a thread that gets no processor costs only two locks.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;

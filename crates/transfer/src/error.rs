@@ -1,4 +1,4 @@
-//! What can go wrong, said so that a person can act on it, and what it means for the exit status.
+//! Errors: a sentence that a person can act on, and the exit status that follows.
 
 use std::io;
 
@@ -34,7 +34,7 @@ pub enum Error {
     /// The peer broke the protocol.
     #[error("the peer {0}")]
     Violation(#[from] Violation),
-    /// The peer refused, or what it sent cannot be accepted.
+    /// The peer refused, or sent something that cannot be accepted.
     #[error("{1}")]
     Refused(Refusal, Reason),
     /// The peer ended the session for a reason of its own.
@@ -81,7 +81,7 @@ impl Error {
         }
     }
 
-    /// What can be done about it.
+    /// What the user can do about it.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::Unreachable { source, .. } => Some(reach(source)),
@@ -121,7 +121,7 @@ impl Error {
     }
 }
 
-/// What to do about a host that cannot be reached.
+/// The remedy for a host that cannot be reached.
 fn reach(error: &io::Error) -> Remedy {
     use io::ErrorKind as E;
     match error.kind() {

@@ -13,7 +13,7 @@ use crate::reason::{Reason, Remedy};
 pub(crate) struct Fault(pub(crate) Refusal, pub(crate) Reason);
 
 impl Fault {
-    /// A call of the system failed on `what`.
+    /// A system call failed on `what`.
     pub(crate) fn new(doing: &str, what: impl Display, error: Errno) -> Self {
         let error = io::Error::from(error);
         Self::io(format!("cannot {doing} {what}: {error}"), &error)
@@ -25,7 +25,7 @@ impl Fault {
     }
 }
 
-/// What to do about a file that the system refused.
+/// The remedy for an error of the file system.
 fn remedy(error: &io::Error) -> Option<Remedy> {
     use io::ErrorKind as E;
     Some(match error.kind() {

@@ -25,7 +25,7 @@ pub(crate) static ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// The BLAKE3 of a whole file.
 pub type Hash = [u8; 32];
 
-/// What one block contributes to the hash of its file.
+/// The contribution of one block to the hash of its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
     /// The chaining value of the block at its place in the file.
@@ -120,8 +120,8 @@ impl Tree {
         Self { blocks: 0, stack: Vec::new(), alone: None }
     }
 
-    /// Takes up a state from [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone);
-    /// `None` if they do not belong together.
+    /// Restores a state from [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone); `None` if
+    /// they are not of one state.
     pub(crate) fn restore(blocks: u64, stack: Vec<[u8; 32]>, alone: Option<Hash>) -> Option<Self> {
         let depth = if blocks == 0 { 0 } else { (blocks - 1).count_ones() as usize + 1 };
         let fits = stack.len() == depth && alone.is_some() == (blocks == 1) && blocks <= 1 << 44;
@@ -198,7 +198,7 @@ pub fn hex(hash: &[u8]) -> String {
     })
 }
 
-/// Reads what [`hex`] wrote; `None` for anything else.
+/// Reads the output of [`hex`]; `None` for any other text.
 pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;

@@ -14,7 +14,7 @@ use crate::hash::{hex, unhex};
 /// A public key.
 pub type PublicKey = [u8; 32];
 
-/// What comes before an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
+/// The bytes before an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The key pair of this user on this machine.

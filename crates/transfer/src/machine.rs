@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::wire::{Header, Kind, MAX_DATA, Violation};
+use crate::wire::{FrameKind, Header, MAX_DATA, Violation};
 
 /// Bounds of a session. Both sides use the defaults unless their program agrees on others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ struct Stream {
     ends: Ends,
 }
 
-/// Who may still send on a stream; the names are those of RFC 9113, section 5.1.
+/// Which side may still send on a stream. The names are those of RFC 9113, section 5.1.
 #[derive(Debug)]
 enum Ends {
     /// Both sides.
@@ -64,14 +64,15 @@ enum Ends {
     HalfClosedRemote,
 }
 
-/// What the peer may send on a stream.
+/// The receive window of one stream.
 ///
-/// Its size is what is granted, what the program has to take, and what it took since credit was last given.
+/// Its size is the sum of three: credit granted, bytes that the program has still to take, and bytes that it took
+/// since credit was last granted.
 #[derive(Debug)]
 struct Window {
     /// Bytes the peer may have sent and not got back as credit.
     size: u64,
-    /// Bytes of it that may still come.
+    /// Bytes that the peer may still send.
     granted: u64,
     /// Bytes taken by the program since credit was last given.
     taken: u64,
@@ -107,7 +108,7 @@ impl Stream {
 }
 
 impl Window {
-    /// The peer uses credit; false if it has not so much.
+    /// The peer uses credit. False if it has too little.
     fn spend(&mut self, bytes: u64) -> bool {
         let Some(left) = self.granted.checked_sub(bytes) else { return false };
         self.granted = left;
@@ -182,22 +183,22 @@ impl Machine {
         }
     }
 
-    /// Judges a header that arrived; its payload follows.
+    /// Judges a received header; its payload follows.
     pub(crate) fn arrived(&mut self, header: Header) -> Result<Disposal, Violation> {
         if self.peer_bye {
             return Err(Violation::AfterBye);
         }
         let id = header.stream;
         match header.kind {
-            Kind::Ping | Kind::Pong | Kind::Bye => {
+            FrameKind::Ping | FrameKind::Pong | FrameKind::Bye => {
                 if id != 0 {
                     return Err(Violation::BadStream(id));
                 }
-                self.peer_bye = header.kind == Kind::Bye;
+                self.peer_bye = header.kind == FrameKind::Bye;
                 Ok(Disposal::Deliver)
             }
-            Kind::Open => self.opened(id),
-            Kind::Message | Kind::Data => {
+            FrameKind::Open => self.opened(id),
+            FrameKind::Message | FrameKind::Data => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
                 let window = stream.window().ok_or(Violation::BadStream(id))?;
                 if !window.spend(header.length.into()) {
@@ -205,7 +206,7 @@ impl Machine {
                 }
                 Ok(Disposal::Deliver)
             }
-            Kind::Finish => {
+            FrameKind::Finish => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
                 match stream.ends {
                     Ends::Open(_) => stream.ends = Ends::HalfClosedRemote,
@@ -214,14 +215,14 @@ impl Machine {
                 }
                 Ok(Disposal::Deliver)
             }
-            Kind::Cancel => {
+            FrameKind::Cancel => {
                 if self.streams.remove(&id).is_none() {
                     return self.late(id);
                 }
                 Ok(Disposal::Deliver)
             }
             // Credit for a stream that has ended may cross our FINISH.
-            Kind::Credit => {
+            FrameKind::Credit => {
                 Ok(if self.streams.contains_key(&id) { Disposal::Deliver } else { Disposal::Drop })
             }
         }
@@ -281,7 +282,7 @@ impl Machine {
         self.streams.get(&id).filter(|stream| stream.may_send()).map(|stream| stream.credit)
     }
 
-    /// Payload of ours leaves; [`sendable`](Self::sendable) allowed it.
+    /// Counts payload that we send. [`sendable`](Self::sendable) has allowed it.
     pub(crate) fn sent(&mut self, id: u16, bytes: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             debug_assert!(stream.may_send() && bytes <= stream.credit, "sendable() was asked");
@@ -316,7 +317,7 @@ impl Machine {
         true
     }
 
-    /// We send CANCEL; false if there is no such stream.
+    /// Cancels a stream: we send CANCEL. False if there is no such stream.
     pub(crate) fn cancel(&mut self, id: u16) -> bool {
         if self.streams.remove(&id).is_none() {
             return false;

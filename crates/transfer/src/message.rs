@@ -1,4 +1,4 @@
-//! What sender and receiver say to each other, and its encoding; no I/O.
+//! The messages between sender and receiver, and their encoding. No I/O.
 
 mod fields;
 mod kinds;
@@ -12,13 +12,16 @@ use crate::reason::Reason;
 use crate::wire::Violation;
 use fields::{Reader, Writer};
 pub use kinds::{Durability, Item, Kind, Refusal, Time};
-pub(crate) use request::{Get, Options, Put, Request};
+pub(crate) use request::{Get, Operation, Options, Put};
 
 /// Longest text of an error, in bytes.
 const MAX_TEXT: usize = 1 << 10;
 
 /// Names what is sent, so that a later session can go on with it: see `docs/transfer-protocol.md`.
 pub(crate) type Token = [u8; 16];
+
+/// Tells one transfer from every other, over all its sessions: drawn at random by the client.
+pub(crate) type TransferId = [u8; 16];
 
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub(crate) struct TreeEntry {
     pub(crate) target: Vec<u8>,
 }
 
-/// What the receiver has of a file that was announced.
+/// How much of an announced file the receiver has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EntryAnswer {
     Fresh,
@@ -52,7 +55,7 @@ pub(crate) enum EntryAnswer {
     Refused(Refusal, Reason),
 }
 
-/// What a receipt says of a file.
+/// The contents of a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
     pub(crate) index: u64,
@@ -104,6 +107,12 @@ pub(crate) enum Message {
     /// The sender cannot send this entry.
     Abort {
         index: u64,
+        refusal: Refusal,
+        text: Reason,
+    },
+    /// The sender cannot send what has this path, and has not announced it.
+    Unsent {
+        path: RelPath,
         refusal: Refusal,
         text: Reason,
     },
@@ -162,6 +171,7 @@ impl Message {
             Self::Done { .. } => 15,
             Self::Item(_) => 16,
             Self::Error { .. } => 17,
+            Self::Unsent { .. } => 18,
         }
     }
 
@@ -226,6 +236,10 @@ impl Message {
                 out.time(item.mtime);
             }
             Self::Error { refusal, text } => out.refusal(*refusal, text),
+            Self::Unsent { path, refusal, text } => {
+                out.bytes(path.as_bytes());
+                out.refusal(*refusal, text);
+            }
         }
         out.0
     }
@@ -264,6 +278,7 @@ impl Message {
                 mtime: from.time()?,
             }),
             17 => Self::Error { refusal: from.refusal()?, text: from.reason()? },
+            18 => Self::Unsent { path: from.path()?, refusal: from.refusal()?, text: from.reason()? },
             _ => return Err(from.malformed()),
         };
         from.end()?;

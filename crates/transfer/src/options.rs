@@ -38,11 +38,9 @@ impl Default for Retry {
 pub enum Security {
     /// Plain, to this machine only; other machines are refused.
     Local,
-    /// Plain to this machine, TLS to others.
-    Remote(ClientKeys),
-    /// TLS always.
+    /// TLS, also to this machine: who listens on loopback may be another user, or a forward to another machine.
     Always(ClientKeys),
-    /// Plain always: whoever is in between can read and change what is sent.
+    /// Never: everybody on the path can read and change the bytes.
     Never,
 }
 
@@ -97,7 +95,7 @@ pub struct PutOptions {
     pub verify: bool,
     /// Send nothing, say what would be sent.
     pub dry_run: bool,
-    /// What the receiver has to do before its receipt, at least.
+    /// How durable a file has to be before its receipt, at least.
     pub durability: Durability,
     /// What of a directory to leave out.
     pub patterns: Patterns,
@@ -118,7 +116,7 @@ impl Default for PutOptions {
     }
 }
 
-/// Where what is got goes, and how.
+/// How `get` stores what it receives.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GetOptions {
@@ -149,7 +147,7 @@ impl Default for GetOptions {
     }
 }
 
-/// Where what is got goes.
+/// The destination of a `get`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Output {

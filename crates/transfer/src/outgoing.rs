@@ -1,4 +1,4 @@
-//! What is to be sent, and what has become of it: it outlives sessions.
+//! The entries to be sent, and the state of each: outlives sessions, so that a cut transfer goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -8,9 +8,10 @@ use crate::hash::{Hash, Tree};
 use crate::message::{Kind, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
+use crate::reason::Reason;
 use crate::walk::{Walk, WalkedEntry};
 
-/// Where the bytes come from.
+/// The source of the bytes.
 pub(crate) enum Source<'a> {
     Tree(Walk<'a>),
     Pipe(Box<Pipe>),
@@ -51,7 +52,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new(input: OwnedFd) -> Self {
         let mut token = [0; 16];
-        // It only has to be unique; it is no secret.
+        // The token must be unique, not secret.
         let _ = rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty());
         let entry = TreeEntry {
             index: 0,
@@ -91,7 +92,7 @@ impl Pipe {
 }
 
 /// An entry without receipt.
-pub(crate) struct Sent {
+pub(crate) struct SentEntry {
     pub(crate) entry: TreeEntry,
     pub(crate) leave: Option<(u32, Time)>,
     pub(crate) ended: bool,
@@ -99,11 +100,13 @@ pub(crate) struct Sent {
     pub(crate) content: Option<(u64, Option<Hash>)>,
 }
 
-/// What is to be sent, and what has become of it; outlives sessions.
+/// The entries to be sent, and the state of each. Outlives sessions.
 pub(crate) struct Outgoing<'a> {
     pub(crate) source: Source<'a>,
-    pub(crate) waiting: BTreeMap<u64, Sent>,
+    pub(crate) waiting: BTreeMap<u64, SentEntry>,
     pub(crate) announced: u64,
+    /// What could not be sent: the receiver of each session is told, so that it counts the same.
+    pub(crate) problems: Vec<(RelPath, Refusal, Reason)>,
     pub(crate) exhausted: bool,
     pub(crate) summary: Summary,
 }
@@ -118,7 +121,14 @@ pub(crate) enum Act {
 impl<'a> Outgoing<'a> {
     pub(crate) fn new(source: Source<'a>) -> Self {
         let summary = Summary::default();
-        Self { source, waiting: BTreeMap::new(), announced: 0, exhausted: false, summary }
+        Self {
+            source,
+            waiting: BTreeMap::new(),
+            announced: 0,
+            problems: Vec::new(),
+            exhausted: false,
+            summary,
+        }
     }
 
     /// Counts, after the last session, entries that were sent whole without a receipt, and those that were not.

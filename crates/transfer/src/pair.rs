@@ -16,7 +16,7 @@ pub(crate) const MESSAGE: usize = 33;
 /// Length of a proof.
 pub(crate) const PROOF: usize = 32;
 
-/// What binds a proof to its connection.
+/// Binds a proof to its connection.
 pub(crate) struct Binding {
     /// Keying material exported from the TLS connection (RFC 8446, section 7.5).
     pub(crate) exporter: [u8; 32],
@@ -48,7 +48,7 @@ impl Attempt {
         (Self { state }, message)
     }
 
-    /// Takes the other side's message; `None` if it is no group element.
+    /// Takes the other side's message; `None` if it is not a group element.
     pub(crate) fn finish(self, message: &[u8], binding: &Binding) -> Option<Proofs> {
         let shared = self.state.finish(message).ok()?;
         let key = blake3::derive_key("linger-transfer 2026 proof of a pairing code", &shared);
@@ -105,7 +105,7 @@ impl Codes {
 
     /// Takes the code for one attempt, which uses it up; the reason if there is none now.
     ///
-    /// The attempt counts as failed until it succeeds: a peer that just disconnects has guessed as well.
+    /// The attempt counts as failed until it succeeds: a peer that just disconnects has made a guess, too.
     pub(crate) fn take(&self, now: Instant) -> Result<String, String> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.failures >= MAX_FAILURES {

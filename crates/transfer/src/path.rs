@@ -74,10 +74,10 @@ impl RelPath {
         Ok(Self(bytes))
     }
 
-    /// Takes a path as a person types it: `./a//b/` is `a/b`.
+    /// Reads a path as a person types it: `./a//b/` is `a/b`.
     ///
     /// # Errors
-    /// Says what is wrong with it; `..` stays an error.
+    /// Says what is wrong with it. `..` is an error here, too.
     pub fn typed(path: &[u8]) -> Result<Self, BadPath> {
         if path.first() == Some(&b'/') {
             return Err(BadPath::Absolute);

@@ -1,4 +1,4 @@
-//! What a transfer tells while it goes on, and what it came to.
+//! The events of a running transfer, and its summary.
 
 use linger_untrusted::Untrusted;
 
@@ -20,7 +20,7 @@ pub enum Progress {
     },
     /// A connection is up, or up again.
     Connected {
-        /// Whether it is encrypted and the peer is who it was before.
+        /// Whether the connection is encrypted, and the peer has the key that it had before.
         secure: bool,
     },
     /// A file, directory or link is next.
@@ -57,7 +57,7 @@ pub enum Progress {
         path: RelPath,
         /// Why, as a class.
         refusal: Refusal,
-        /// Why, in words, and what can be done.
+        /// The reason in words, and the remedy.
         text: Reason,
     },
     /// In a dry run: what would be done.
@@ -86,11 +86,13 @@ pub struct Confirmation {
     pub path: RelPath,
     /// What it is.
     pub kind: Kind,
+    /// Where a link leads; empty for anything else.
+    pub target: Untrusted,
     /// Length in bytes.
     pub size: u64,
     /// BLAKE3 of the content; missing for directories, links and unverified transfers.
     pub hash: Option<[u8; 32]>,
-    /// What the receiver did before it said so.
+    /// How durable the file was when the receiver confirmed it.
     pub durability: Durability,
     /// The receiver's clock.
     pub time: Time,
@@ -122,7 +124,7 @@ pub struct Summary {
     pub peer_knows: bool,
 }
 
-/// What a transfer came to, in one word.
+/// The verdict on one transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ItemVerdict {
@@ -135,7 +137,7 @@ pub enum ItemVerdict {
 }
 
 impl Summary {
-    /// Judges what is known; `error` is what ended the transfer, if it did not end by itself.
+    /// The verdict on the transfer. `error` ended it, if it did not end by itself.
     pub fn verdict(&self, error: Option<&Error>) -> ItemVerdict {
         if self.failed > 0 || self.unsent > 0 {
             return ItemVerdict::NotDelivered;

@@ -1,13 +1,13 @@
-//! Why something failed: a sentence for a person, and what can be done about it as data.
+//! Why something failed: a sentence for a person, and the remedy as data.
 //!
-//! No sentence here names an option or a verb of a program: whoever shows a [`Reason`] knows its own, and words the
-//! [`Remedy`]. Between two machines both travel as one text, the remedy as a word on a last line of its own; see
+//! No sentence here names a program's option or verb: the program that shows a [`Reason`] puts the [`Remedy`] into
+//! its own words. Between machines both travel as one text, the remedy as one word on the last line; see
 //! `docs/transfer-protocol.md`.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// What can be done about a failure.
+/// What the user can do about a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
@@ -21,7 +21,7 @@ pub enum Remedy {
     CheckService,
     /// It is not there: list what is. A directory to put something into has to exist.
     ListFirst,
-    /// A directory is meant, and a file stands there: list what is there.
+    /// A directory was named, but the path is a file: list what is there.
     FileInTheWay,
     /// The user that the program runs as may not.
     CheckPermissions,
@@ -54,13 +54,15 @@ pub enum Remedy {
         /// The file with its key.
         file: String,
     },
-    /// Send it again when nobody writes to it.
+    /// Send it again when no program writes to it.
     SendAgain,
-    /// Send what comes through a pipe, as such.
+    /// It may have been done: look, and send it anew if it was not.
+    LookBeforeSending,
+    /// Send the content through a pipe (`-`).
     SendAsPipe,
     /// Name a place in the file system for it.
     NameOutput,
-    /// What comes through a pipe has no name of its own: give it one there.
+    /// Give a name at the destination: what comes through a pipe has none.
     GiveName,
     /// The other side names its sinks and sources in its configuration.
     ConfigureName,
@@ -74,12 +76,12 @@ pub enum Remedy {
     ReadServerOutput,
     /// Start the server from the desktop, or configure a command instead.
     StartFromDesktop,
-    /// What a peer of another version says; show it as it is.
+    /// A remedy in words, from a peer of another version; shown as it is.
     Unknown(String),
 }
 
 /// The remedies that carry nothing, and the words that stand for them on the wire.
-const WORDS: [(Remedy, &str); 27] = [
+const WORDS: [(Remedy, &str); 28] = [
     (Remedy::StartServer, "start-server"),
     (Remedy::OpenTheWay, "open-the-way"),
     (Remedy::CheckHost, "check-host"),
@@ -97,6 +99,7 @@ const WORDS: [(Remedy, &str); 27] = [
     (Remedy::ShareWritable, "share-writable"),
     (Remedy::Encrypt, "encrypt"),
     (Remedy::AskForCode, "ask-for-code"),
+    (Remedy::LookBeforeSending, "look-before-sending"),
     (Remedy::SendAgain, "send-again"),
     (Remedy::SendAsPipe, "send-as-pipe"),
     (Remedy::NameOutput, "name-output"),
@@ -144,11 +147,11 @@ pub struct Reason {
     remedy: Option<Remedy>,
 }
 
-/// What stands before the remedy in a text between machines.
+/// Separates the sentence from the remedy in the text between machines.
 const BEFORE_REMEDY: &str = "\nhint: ";
 
 impl Reason {
-    /// Adds what can be done.
+    /// Adds a remedy.
     #[must_use]
     pub fn with(self, remedy: impl Into<Option<Remedy>>) -> Self {
         Self { remedy: remedy.into(), ..self }

@@ -119,7 +119,7 @@ impl Root {
         }
     }
 
-    /// The directory for what is not complete yet, made if it is not there.
+    /// The directory for incomplete files; made if it does not exist.
     pub(crate) fn work(&self) -> Result<OwnedFd, Errno> {
         let path = RelPath::new(WORK).map_err(|_| Errno::INVAL)?;
         let mut tries = 0;

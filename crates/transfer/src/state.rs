@@ -37,7 +37,7 @@ enum Trust {
     Log,
     /// The file has to be read and compared with the log.
     Content,
-    /// Nobody can tell what is in the file.
+    /// The contents of the file are unknown.
     Nothing,
 }
 
@@ -55,7 +55,7 @@ impl Trust {
     }
 }
 
-/// What an earlier session left.
+/// The state that an earlier session left.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) state: PartLog,

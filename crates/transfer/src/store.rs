@@ -25,14 +25,14 @@ use crate::root::{self, Links, Root};
 use crate::state::PartLog;
 use group::Landed;
 pub(crate) use landing::Landing;
-use temporary::{Work, umask};
+use temporary::{WorkDir, umask};
 
 /// Stores the files of one transfer below one directory.
 pub(crate) struct Store<'a> {
     root: &'a Root,
     options: Options,
     claimant: Claimant,
-    work: Option<Rc<Work>>,
+    work: Option<Rc<WorkDir>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
     /// Directories with new subdirectories, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,
@@ -103,7 +103,8 @@ impl<'a> Store<'a> {
         Ok((fd, name))
     }
 
-    /// What is here of a file: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a refusal.
+    /// The part of a file that is here: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a
+    /// refusal.
     pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {

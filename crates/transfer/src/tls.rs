@@ -84,7 +84,7 @@ fn client_config(identity: &Identity) -> Result<ClientConfig, Error> {
 /// Asks a person for the code, given the host and the fingerprint of its key. `None` gives up.
 pub type AskCode = Arc<dyn Fn(&str, &str) -> Option<String> + Send + Sync>;
 
-/// What a client needs to talk TLS.
+/// The keys with which a client encrypts.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ClientKeys {
@@ -92,12 +92,12 @@ pub struct ClientKeys {
     pub identity: Arc<Identity>,
     /// Whom we know.
     pub known_hosts: Keyring,
-    /// Where a code comes from.
+    /// Asks the user for a code.
     pub ask: AskCode,
 }
 
 impl ClientKeys {
-    /// Puts together what is needed.
+    /// The keys of a client.
     pub fn new(identity: Arc<Identity>, known_hosts: Keyring, ask: AskCode) -> Self {
         Self { identity, known_hosts, ask }
     }
@@ -109,7 +109,7 @@ impl std::fmt::Debug for ClientKeys {
     }
 }
 
-/// What a server needs to talk TLS.
+/// The keys with which a server encrypts.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerKeys {
@@ -120,7 +120,7 @@ pub struct ServerKeys {
 }
 
 impl ServerKeys {
-    /// Puts together what is needed.
+    /// The keys of a server.
     pub fn new(identity: Arc<Identity>, known_clients: Keyring) -> Self {
         Self { identity, known_clients }
     }
@@ -142,6 +142,8 @@ pub(crate) fn connect(
         socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let server = greeting.handshake()?;
+    // A server with our own key is this user's, in this home.
+    let pinned = if server == keys.identity.public() { Some(server) } else { pinned };
     if let Some(pinned) = pinned
         && pinned != server
     {
@@ -227,7 +229,8 @@ pub(crate) fn accept(
         socket: Deadline { stream: &stream, until: Instant::now() + PATIENCE, cancel },
     };
     let client = greeting.handshake()?;
-    let known = keys.known_clients.knows(&client)?;
+    // A client with our own key is this user's, in this home.
+    let known = client == keys.identity.public() || keys.known_clients.knows(&client)?;
     let knows_us = greeting.hear()? == Word::Known;
     greeting.say(if known { Word::Known } else { Word::Stranger })?;
     if !(known && knows_us) {

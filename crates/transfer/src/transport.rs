@@ -26,10 +26,10 @@ pub trait Transport: Send {
     /// As `send(2)`.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// What to poll before reading.
+    /// The fd to poll before reading.
     fn socket(&self) -> BorrowedFd<'_>;
 
-    /// What to poll before writing.
+    /// The fd to poll before writing.
     fn socket_to_write(&self) -> BorrowedFd<'_> {
         self.socket()
     }

@@ -109,3 +109,46 @@ fn a_server_whose_client_forgot_it_asks_for_a_code_again() {
     let known = fs::read_to_string(theirs.path().join("known_clients")).unwrap();
     assert_eq!(known.lines().count(), 1, "the server knew the client all the time");
 }
+
+/// The same home at both ends is the same user: no code. Another home on the same machine is a stranger's.
+#[test]
+fn the_same_users_ends_know_each_other_and_other_users_do_not() {
+    let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let change = |options: &mut ShareOptions| options.keys = Some(server_keys(mine.path()));
+    share(to.path(), change, |shared| {
+        let (own, asked) = client(shared.port, mine.path(), Arc::default());
+        own.list(&RelPath::root(), &mut |_| {}).unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        // Also where another server had this port before.
+        let name = format!("127.0.0.1:{}", shared.port);
+        Keyring::new(mine.path().join("known_hosts")).add(&name, &[7; 32]).unwrap();
+        own.list(&RelPath::root(), &mut |_| {}).unwrap();
+        let (other, asked) = client(shared.port, theirs.path(), Arc::default());
+        let error = other.list(&RelPath::root(), &mut |_| {}).unwrap_err();
+        assert!(matches!(&error, Error::Identity(_)), "{error}");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    });
+    assert!(!mine.path().join("known_clients").exists(), "nobody was added");
+}
+
+/// A forward on the sharing machine makes strangers come from loopback.
+#[test]
+fn loopback_alone_is_no_credential() {
+    let (to, mine) = (tempdir().unwrap(), tempdir().unwrap());
+    for (believed, keys) in [(true, false), (false, true), (true, true)] {
+        let change = |options: &mut ShareOptions| {
+            options.keys = keys.then(|| server_keys(mine.path()));
+            options.insecure_loopback = keys && believed;
+        };
+        share(to.path(), change, |shared| {
+            let told = shared.client().list(&RelPath::root(), &mut |_| {});
+            match told {
+                Ok(()) => assert!(believed, "with keys {keys}"),
+                Err(error) => {
+                    assert!(!believed && error.to_string().contains("encrypted"), "{error}");
+                    assert_eq!(error.remedy(), Some(Remedy::Encrypt));
+                }
+            }
+        });
+    }
+}

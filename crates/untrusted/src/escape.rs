@@ -10,7 +10,7 @@ pub struct Terminal<'a>(pub(crate) &'a [u8]);
 /// See [`Untrusted::plain`](crate::Untrusted::plain).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Plain<'a>(pub(crate) &'a [u8]);
+pub struct EscapedLine<'a>(pub(crate) &'a [u8]);
 
 /// See [`Untrusted::html`](crate::Untrusted::html).
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ impl Display for Terminal<'_> {
     }
 }
 
-impl Display for Plain<'_> {
+impl Display for EscapedLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         padded(f, |out| visible(self.0, out, char::is_whitespace))
     }

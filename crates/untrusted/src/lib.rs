@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
-pub use escape::{Html, Plain, Terminal, message};
+pub use escape::{EscapedLine, Html, Terminal, message};
 pub use json::to_json;
 
 /// Text that a stranger chose.
@@ -52,8 +52,8 @@ impl Untrusted {
     }
 
     /// As [`terminal`](Self::terminal), with blanks escaped too: exactly one word of a line.
-    pub fn plain(&self) -> Plain<'_> {
-        Plain(&self.0)
+    pub fn plain(&self) -> EscapedLine<'_> {
+        EscapedLine(&self.0)
     }
 
     /// The value of a Prometheus label, escaped as [`terminal`](Self::terminal). The encoder adds what the exposition

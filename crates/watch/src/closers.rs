@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::events::Ends;
+use crate::events::Endpoints;
 use crate::process::NamedProcess;
 
 /// Number of connections remembered; the oldest are dropped first.
 const MAX: usize = 65_536;
-/// A state change and the reset that belongs to it happen within one system call or one packet, so less apart than this.
+/// A state change and its reset happen within one system call or one packet, so there are fewer events than this
+/// between them.
 const JUST_NOW: usize = 256;
 
 /// A `close()`, or a `shutdown()` of the sending side.
@@ -23,14 +24,14 @@ pub(crate) struct Close {
 /// The latest closes of this host.
 #[derive(Debug, Default)]
 pub(crate) struct Closers {
-    closes: HashMap<Ends, Close>,
-    order: VecDeque<Ends>,
+    closes: HashMap<Endpoints, Close>,
+    order: VecDeque<Endpoints>,
     /// Connections that went from CLOSE_WAIT to CLOSE. Only a reset causes that transition.
-    cut_after_fin: VecDeque<Ends>,
+    cut_after_fin: VecDeque<Endpoints>,
 }
 
 impl Closers {
-    pub(crate) fn closed(&mut self, ends: Ends, close: Close) {
+    pub(crate) fn closed(&mut self, ends: Endpoints, close: Close) {
         if self.closes.insert(ends, close).is_none() {
             self.order.push_back(ends);
         }
@@ -41,19 +42,19 @@ impl Closers {
         }
     }
 
-    pub(crate) fn cut_after_fin(&mut self, ends: Ends) {
+    pub(crate) fn cut_after_fin(&mut self, ends: Endpoints) {
         if self.cut_after_fin.len() >= JUST_NOW {
             self.cut_after_fin.pop_front();
         }
         self.cut_after_fin.push_back(ends);
     }
 
-    pub(crate) fn of(&self, ends: &Ends) -> Option<&Close> {
+    pub(crate) fn of(&self, ends: &Endpoints) -> Option<&Close> {
         self.closes.get(ends)
     }
 
     /// Whether this side had sent its FIN, and whether the peer's had arrived, when the reset ended the connection.
-    pub(crate) fn fins(&self, ends: &Ends) -> (bool, bool) {
+    pub(crate) fn fins(&self, ends: &Endpoints) -> (bool, bool) {
         let close = self.closes.get(ends);
         let after_peer = close.is_some_and(|close| close.after_peer);
         (close.is_some(), after_peer || self.cut_after_fin.iter().rev().any(|cut| cut == ends))

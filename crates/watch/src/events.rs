@@ -36,7 +36,7 @@ pub enum CannotWatch {
         processors: u64,
         /// `RLIMIT_MEMLOCK` of this process, in KiB.
         limit_kib: u64,
-        /// `kernel.perf_event_mlock_kb`: what a user may lock a processor beside that limit.
+        /// `kernel.perf_event_mlock_kb`: how much a user may lock for each processor, beside that limit.
         each_kib: u64,
     },
 }
@@ -75,7 +75,7 @@ pub enum Blind {
 }
 
 impl Blind {
-    /// What the user does not see because of it.
+    /// What the user misses without it.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoReason => {
@@ -93,7 +93,7 @@ impl Blind {
 }
 
 /// A connection as seen from this host: local address, then remote address.
-pub(crate) type Ends = (SocketAddr, SocketAddr);
+pub(crate) type Endpoints = (SocketAddr, SocketAddr);
 
 /// A kernel event about a TCP socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub(crate) struct Happening {
     /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
     /// The remote port is 0 where the kernel does not report the peer.
-    pub(crate) ends: Ends,
+    pub(crate) ends: Endpoints,
     pub(crate) what: What,
 }
 
@@ -124,7 +124,7 @@ pub(crate) struct Kernel {
     blind: Vec<Blind>,
 }
 
-/// An open tracepoint: its format, and what its events mean.
+/// An open tracepoint: its format, and the meaning of its events.
 #[derive(Debug)]
 struct Point {
     format: Format,
@@ -296,7 +296,7 @@ impl Addresses {
         })
     }
 
-    fn ends(self, raw: &[u8]) -> Option<Ends> {
+    fn ends(self, raw: &[u8]) -> Option<Endpoints> {
         match self {
             Self::Sockets { source, destination } => {
                 Some((socket_address(source.bytes(raw)?)?, socket_address(destination.bytes(raw)?)?))

@@ -9,7 +9,7 @@ use linger_why::Cause;
 use crate::bytes::{Bytes, Unknown};
 use crate::closers::Closers;
 use crate::diagnose::{self, Direction, LiveReset, Opinion};
-use crate::events::Ends;
+use crate::events::Endpoints;
 use crate::process::NamedProcess;
 
 /// Longest time a reset is held back. After a sent reset the socket is destroyed within microseconds; after a received
@@ -29,7 +29,7 @@ pub(crate) struct Held {
     /// The cause of a received reset whose sender is on this host too.
     pub(crate) known: Option<Opinion>,
     since: Instant,
-    /// The socket is destroyed; the message with its byte counts is still to come.
+    /// The socket is destroyed. The message with its byte counts has not arrived yet.
     closed: bool,
     /// The socket was disconnected (`tcp_disconnect`): its byte counts are lost.
     gone: bool,
@@ -38,10 +38,10 @@ pub(crate) struct Held {
 /// All resets held back, by connection.
 #[derive(Debug, Default)]
 pub(crate) struct HeldResets {
-    held: HashMap<Ends, Held>,
+    held: HashMap<Endpoints, Held>,
     /// Destroyed sockets of the previous round that have no reset yet. For data after close the kernel destroys the socket
     /// first and sends the reset afterwards.
-    early: HashMap<Ends, Leftover>,
+    early: HashMap<Endpoints, Leftover>,
 }
 
 impl HeldResets {
@@ -50,20 +50,20 @@ impl HeldResets {
     }
 
     /// Holds a reset back. Returns an earlier reset of the same connection that was still held.
-    pub(crate) fn hold(&mut self, ends: Ends, time_ns: u64, reset: LiveReset) -> Option<Held> {
+    pub(crate) fn hold(&mut self, ends: Endpoints, time_ns: u64, reset: LiveReset) -> Option<Held> {
         self.held.insert(ends, Held::new(reset, time_ns))
     }
 
-    pub(crate) fn of(&mut self, ends: &Ends) -> Option<&mut Held> {
+    pub(crate) fn of(&mut self, ends: &Endpoints) -> Option<&mut Held> {
         self.held.get_mut(ends)
     }
 
-    pub(crate) fn take(&mut self, ends: &Ends) -> Option<Held> {
+    pub(crate) fn take(&mut self, ends: &Endpoints) -> Option<Held> {
         self.held.remove(ends)
     }
 
     /// Notes that a socket was destroyed while `process` was running. For a received reset that process closed it.
-    pub(crate) fn destroyed(&mut self, ends: &Ends, process: impl FnOnce() -> Option<NamedProcess>) {
+    pub(crate) fn destroyed(&mut self, ends: &Endpoints, process: impl FnOnce() -> Option<NamedProcess>) {
         if ends.1.port() == 0 {
             return self.disconnected(ends.0.port(), process);
         }
@@ -92,7 +92,7 @@ impl HeldResets {
 
     /// Matches held resets with the destroyed sockets in `leftovers`. Returns the resets that are complete or have been
     /// held for their longest time.
-    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, closers: &Closers) -> Vec<(Held, Ends)> {
+    pub(crate) fn settle(&mut self, leftovers: Vec<Leftover>, closers: &Closers) -> Vec<(Held, Endpoints)> {
         let mut settled = Vec::new();
         let mut unmatched = HashMap::new();
         let told = leftovers.into_iter().map(|leftover| ((leftover.local, leftover.remote), leftover));
@@ -122,7 +122,7 @@ impl HeldResets {
     }
 
     /// Returns all resets that are still held.
-    pub(crate) fn give_up(&mut self) -> Vec<(Held, Ends)> {
+    pub(crate) fn give_up(&mut self) -> Vec<(Held, Endpoints)> {
         self.held.drain().map(|(ends, held)| (held, ends)).collect()
     }
 }

@@ -153,7 +153,8 @@ impl Sockets {
             self.owners.clear();
         }
         let mut found = processes.owners(&unknown);
-        // No holder found, such as a process of another pid namespace: remember that, so that it is not searched for each time.
+        // No holder was found: it may be in another pid namespace. Remember that, so that it is not searched for
+        // again.
         self.owners.extend(unknown.into_iter().map(|inode| (inode, found.remove(&inode))));
         self.search.done(started);
     }

@@ -12,7 +12,7 @@ use crate::bytes::{Bytes, Unknown};
 use crate::closers::{Close, Closers};
 use crate::counted::{Comparison, Counted};
 use crate::diagnose::{self, AcceptQueue, Context, Direction, LiveReset, Opinion};
-use crate::events::{Blind, CannotWatch, Ends, Happening, Kernel, What};
+use crate::events::{Blind, CannotWatch, Endpoints, Happening, Kernel, What};
 use crate::held::{Held, HeldResets};
 use crate::notice::{Filter, Notice};
 use crate::process::{NamedProcess, Processes};
@@ -37,7 +37,7 @@ pub struct Watcher {
     sockets: Sockets,
     waiting: HeldResets,
     comparison: Comparison,
-    sent_last: VecDeque<(u64, Ends, Opinion)>,
+    sent_last: VecDeque<(u64, Endpoints, Opinion)>,
     many: bool,
     /// Warnings of the poll at the start, returned by the first call of `next`.
     pending: Vec<Notice>,
@@ -178,7 +178,7 @@ impl Watcher {
         self.sockets.look(&mut self.processes).into_iter().map(Notice::Warning).collect()
     }
 
-    fn take(&mut self, happening: Happening, done: &mut Vec<(Held, Ends)>) {
+    fn take(&mut self, happening: Happening, done: &mut Vec<(Held, Endpoints)>) {
         let Happening { time_ns, pid, ends, what } = happening;
         match what {
             // The peer's FIN had arrived, and then a reset ended the connection.
@@ -195,7 +195,7 @@ impl Watcher {
             What::Destroyed => self.waiting.destroyed(&ends, || self.processes.of(pid)),
             What::Received => {
                 // For data after close this tracepoint fires at the host that sends the reset, too.
-                let just_sent = |ends: Ends| {
+                let just_sent = |ends: Endpoints| {
                     let mut last = self.sent_last.iter().rev();
                     last.find(|(sent, last, _)| *last == ends && sent.abs_diff(time_ns) < ECHO)
                 };
@@ -246,7 +246,7 @@ impl Watcher {
         &mut self,
         time_ns: u64,
         pid: u32,
-        ends: Ends,
+        ends: Endpoints,
         reason: Option<&str>,
         state: u8,
         active: bool,
@@ -282,7 +282,7 @@ impl Watcher {
         reset
     }
 
-    fn reset(&self, time_ns: u64, ends: Ends, direction: Direction, opinion: Opinion) -> LiveReset {
+    fn reset(&self, time_ns: u64, ends: Endpoints, direction: Direction, opinion: Opinion) -> LiveReset {
         let (cause, confidence, candidates, evidence) = opinion;
         LiveReset {
             time_seconds: time_ns as f64 / 1e9,
@@ -303,7 +303,7 @@ impl Watcher {
     }
 
     /// Completes the settled resets, and appends those that the filter admits, ordered by time.
-    fn tell(&mut self, done: Vec<(Held, Ends)>, notices: &mut Vec<Notice>) {
+    fn tell(&mut self, done: Vec<(Held, Endpoints)>, notices: &mut Vec<Notice>) {
         let mut resets = Vec::with_capacity(done.len());
         for (held, ends) in done {
             let mut reset = held.finish();

@@ -1,5 +1,5 @@
-//! What would decide between causes, and what to do about one. Both are data; [`Tools`] names what the reader has
-//! at hand when they are put into words.
+//! Advice as data: what would decide between causes, and the remedy of a cause. [`Tools`] names the reader's tools
+//! when advice is put into words.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ pub struct Tools {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NextEvidence {
-    /// A capture that has what this one lacks.
+    /// Another capture, which has what this one lacks.
     Capture(Capture),
     /// The kernel of the server, asked live: on the wire these look the same.
     Live(Alike),
@@ -112,7 +112,7 @@ pub enum Remedy {
     Nothing,
     /// What helps against the cause.
     Against(Cause),
-    /// First find out; and what helps if it was unread data.
+    /// Decide the cause first; also the remedy for unread data, in case it was that.
     DecideFirst,
 }
 

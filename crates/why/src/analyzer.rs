@@ -103,7 +103,7 @@ pub struct Analyzer {
 }
 
 impl Analyzer {
-    /// Begins an analysis; `file` is what findings call the capture.
+    /// Begins an analysis. Findings name the capture `file`.
     pub fn new(file: impl Into<String>, limits: AnalyzerLimits) -> Self {
         Self {
             file: file.into(),

@@ -4,7 +4,7 @@
 
 use linger_packet::Segment;
 
-/// What a stream is, and what only that protocol has.
+/// The protocol of a stream, with the facts that only this protocol has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Protocol {
     #[default]
@@ -46,7 +46,7 @@ enum Extent {
 /// The longest message whose end is followed.
 const LONGEST: u64 = (1 << 31) - (1 << 20);
 
-/// What is known of one side's stream.
+/// The facts about one side's stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct App {
     pub(crate) protocol: Protocol,
@@ -161,7 +161,7 @@ impl App {
         Extent::Known(end)
     }
 
-    /// Reads the head that `bytes`, which stand at `at`, begin with; says where its message ends.
+    /// Reads the head at the start of `bytes`, whose offset in the stream is `at`. Returns where the message ends.
     fn head(&mut self, at: u32, bytes: &[u8], peer: &Self) -> Extent {
         if !matches!(sniff(bytes), Protocol::Http { .. }) {
             return Extent::Lost;

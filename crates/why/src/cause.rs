@@ -71,9 +71,9 @@ pub enum Class {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Confidence {
-    /// It fits; others fit as well.
+    /// It fits, and so do others.
     Possible,
-    /// It fits best; what else would fit is rarer.
+    /// It fits best; the other causes that fit are rarer.
     Likely,
     /// Nothing else explains the packets.
     Certain,

@@ -1,4 +1,4 @@
-//! What the packets of one connection have shown so far: bounded, and copied when a reset comes.
+//! The facts about one connection so far: bounded in size, and copied at a reset.
 
 use linger_packet::{Flags, Segment};
 

@@ -75,7 +75,7 @@ impl Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
-    /// The frame that shows it. `None` where the evidence is that no such frame exists, or a count.
+    /// The frame that shows it; `None` if the evidence is a count, or that no such frame exists.
     pub frame: Option<u64>,
     /// What it says.
     pub says: String,
@@ -100,7 +100,7 @@ pub struct Rung {
     pub ack: Option<u32>,
     /// Bytes of payload.
     pub len: u32,
-    /// The window field as it stands in the header; `None` where it was not kept or not captured.
+    /// The window field of the header, unscaled; `None` if it was not kept or not captured.
     pub window: Option<u16>,
     /// A remark.
     pub note: Option<String>,

@@ -16,7 +16,7 @@ pub(crate) struct Flow {
     pub(crate) reset: Option<Box<RecordedReset>>,
 }
 
-/// What a packet did to its flow.
+/// The effect of a packet on its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlowStep {
     Nothing,
@@ -26,7 +26,7 @@ pub(crate) enum FlowStep {
     SynAckAgain,
     /// The first FIN of its side.
     Fin,
-    /// The first FIN of its side; the other has sent one before.
+    /// The first FIN of its side, after the other side's FIN.
     Closed,
     /// The first reset of the connection.
     Reset,

@@ -290,7 +290,8 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// Adds what the other capture shows. Returns where it has the same reset.
+    /// Adds the facts from the other capture. Returns the connection and the frame of the same reset there, if it has
+    /// one.
     fn apply(self, finding: &mut Finding) -> Option<(FlowKey, u64)> {
         let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {

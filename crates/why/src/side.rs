@@ -118,7 +118,7 @@ impl Side {
         matches!(self.start, Start::Syn(_))
     }
 
-    /// Its initial sequence number; without its SYN, one less than the first number seen.
+    /// The initial sequence number. If the SYN was not captured: one less than the first number seen.
     #[inline]
     pub(crate) fn isn(&self) -> u32 {
         match self.start {

@@ -12,7 +12,7 @@ const TOGETHER: u64 = 50_000_000;
 /// A listener, and the interface it was seen on.
 pub(crate) type ListenerAddress = (SocketAddr, u32);
 
-/// What is known of one listener.
+/// The facts about one listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ListenerHistory {
     /// The latest SYN-ACK.

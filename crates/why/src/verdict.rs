@@ -24,7 +24,7 @@ const REFUSED_WITHIN: u64 = 10_000_000_000;
 /// This many connections that end in one moment were ended by one process, or one administrator.
 const TOGETHER: u32 = 3;
 
-/// What was decided, and why.
+/// The verdict and its reasons.
 #[derive(Debug)]
 pub(crate) struct Diagnosis {
     pub(crate) class: Class,
@@ -76,7 +76,7 @@ impl Judge<'_> {
         self.would_decide.get_or_insert(what);
     }
 
-    /// What the wire proves, whatever the cause.
+    /// The part of the verdict that the packets prove, whatever the cause.
     fn class(&self) -> Class {
         let f = self.f;
         let (s, r) = (f.sender, f.receiver);

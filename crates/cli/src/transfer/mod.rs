@@ -24,6 +24,7 @@ use linger_transfer::{
     Summary,
 };
 
+use crate::input::read_text;
 use crate::options::{Json, Silence};
 use crate::output::say;
 use crate::typed::{Names, Rate, duration, one_of, port, rate};
@@ -37,11 +38,8 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "N", value_parser = port)]
     port: Option<u16>,
     /// Talk without encryption: whoever is in between can read and change everything.
-    #[arg(long, conflicts_with = "tls")]
-    insecure: bool,
-    /// Encrypt even to this machine itself.
     #[arg(long)]
-    tls: bool,
+    insecure: bool,
     /// Read the pairing code from a file instead of asking for it.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "insecure")]
     code_file: Option<PathBuf>,
@@ -106,7 +104,7 @@ impl Copying {
     fn patterns(&self) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         if let Some(file) = &self.exclude_from {
-            let text = std::fs::read_to_string(file).map_err(|error| unusable("read", file, &error))?;
+            let text = read_text(file).map_err(|error| unusable("read", file, &error))?;
             lines.extend(text.lines().map(str::to_owned));
         }
         lines.extend(self.exclude.iter().cloned());
@@ -135,7 +133,7 @@ impl Connect {
             let home = home()?;
             let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
             let keys = ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), self.ask()?);
-            if self.tls { Security::Always(keys) } else { Security::Remote(keys) }
+            Security::Always(keys)
         };
         Client::new(remote.host.clone(), remote.port, options)
     }
@@ -144,7 +142,7 @@ impl Connect {
         let file = self
             .code_file
             .as_ref()
-            .map(|path| std::fs::read_to_string(path).map_err(|error| unusable("read", path, &error)));
+            .map(|path| read_text(path).map_err(|error| unusable("read", path, &error)));
         let code = file.transpose()?.map(|code| code.trim().to_owned());
         Ok(Arc::new(move |host, fingerprint| match &code {
             Some(code) => Some(code.clone()),
@@ -190,14 +188,17 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&code).trim().to_owned())
 }
 
-/// The directory of keys and configuration.
+/// The directory of keys and configuration: of the environment, or else of the user's home in the passwd database, because
+/// a service of systemd's has no `HOME` without `User=`.
 fn home() -> Result<PathBuf, Error> {
-    let absolute =
-        |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
-    absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config"))).map_or_else(
-        || Err(Error::NotPossibleHere("neither XDG_CONFIG_HOME nor HOME says where to keep keys".into())),
-        |config| Ok(config.join("linger")),
-    )
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(absolute);
+    let config = config.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(".config")));
+    config.map(|config| config.join("linger")).ok_or_else(|| {
+        let told =
+            "this user has no home directory, and neither XDG_CONFIG_HOME nor HOME says where to keep keys";
+        Error::NotPossibleHere(told.into())
+    })
 }
 
 /// The error for a file named by an option that cannot be used.

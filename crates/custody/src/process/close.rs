@@ -2,7 +2,7 @@
 
 use super::shares::Shares;
 use super::table::{Gone, Table, Taken, Unhold};
-use super::word::{Epolls, Exec, Open, Phase, Record};
+use super::word::{Epolls, Exec, OpenFd, Phase, Record};
 
 /// What a close of an fd means.
 #[must_use]
@@ -141,7 +141,7 @@ impl<const N: usize> Table<N> {
                 Epolls::One(known) if known == epoll => open.epolls,
                 _ => Epolls::Many,
             };
-            Open { epolls, ..open }
+            OpenFd { epolls, ..open }
         });
     }
 

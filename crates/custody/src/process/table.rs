@@ -1,7 +1,7 @@
 //! The table itself: fds, the connections that they are, and the only operations that change either.
 
 use super::shares::{Left, Shares};
-use super::word::{Epolls, Exec, Open, Phase, Record, Slot};
+use super::word::{Epolls, Exec, OpenFd, Phase, Record, Slot};
 use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed, Release};
 
 /// Epolls of a process that are remembered.
@@ -18,7 +18,7 @@ const EPOLLS: usize = if cfg!(loom) { 2 } else { 64 };
 pub struct Table<const N: usize> {
     /// A [`Slot`] each.
     slots: [AtomicU64; N],
-    connections: [Connection; N],
+    connections: [ConnectionSlot; N],
     /// Slots and connections from this index on have never been used. Its first value is zero like all others, so that
     /// a static table is in `.bss` and takes no room in the library's file.
     used: AtomicI32,
@@ -31,7 +31,7 @@ pub struct Table<const N: usize> {
 }
 
 /// A connection's place.
-struct Connection {
+struct ConnectionSlot {
     /// A [`Record`].
     word: AtomicU64,
     /// `SO_COOKIE`.
@@ -89,7 +89,7 @@ pub(super) enum Taken {
     Nothing,
     /// A fork is under way.
     Forking,
-    Fd(Open),
+    Fd(OpenFd),
 }
 
 impl<const N: usize> Default for Table<N> {
@@ -104,7 +104,7 @@ impl<const N: usize> Table<N> {
     pub const fn new() -> Self {
         Self {
             slots: [const { AtomicU64::new(0) }; N],
-            connections: [const { Connection { word: AtomicU64::new(0), cookie: Published::new() } }; N],
+            connections: [const { ConnectionSlot { word: AtomicU64::new(0), cookie: Published::new() } }; N],
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
             under_way: AtomicI32::new(0),
@@ -118,7 +118,7 @@ impl<const N: usize> Table<N> {
         use core::array::from_fn;
         Self {
             slots: from_fn(|_| AtomicU64::new(0)),
-            connections: from_fn(|_| Connection { word: AtomicU64::new(0), cookie: Published::new() }),
+            connections: from_fn(|_| ConnectionSlot { word: AtomicU64::new(0), cookie: Published::new() }),
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
             under_way: AtomicI32::new(0),
@@ -157,7 +157,7 @@ impl<const N: usize> Table<N> {
         let open = self.open(fd)?;
         let record = self.record(open.connection)?;
         let (Record { fds, phase, share, .. }, held) = (record, record.is_held());
-        let Open { epolls, forking, .. } = open;
+        let OpenFd { epolls, forking, .. } = open;
         Some(Entry { fds, held, phase, shared: share.is_some(), epolls, forking })
     }
 
@@ -188,12 +188,12 @@ impl<const N: usize> Table<N> {
     /// What is known of an fd.
     ///
     /// Acquire, so that the cookie of its connection is seen that was written before it was published.
-    pub(super) fn open(&self, fd: i32) -> Option<Open> {
+    pub(super) fn open(&self, fd: i32) -> Option<OpenFd> {
         Slot(self.slot(fd)?.load(Acquire)).open()
     }
 
     /// Changes an open fd's word.
-    pub(super) fn change(&self, fd: i32, change: impl Fn(Open) -> Open) {
+    pub(super) fn change(&self, fd: i32, change: impl Fn(OpenFd) -> OpenFd) {
         let Some(slot) = self.slot(fd) else { return };
         let mut word = Slot(slot.load(Relaxed));
         while let Some(open) = word.open() {
@@ -206,7 +206,7 @@ impl<const N: usize> Table<N> {
 
     /// Marks an fd for the fork under way, or takes the mark away.
     pub(super) fn mark_forking(&self, fd: i32, forking: bool) {
-        self.change(fd, |open| Open { forking, ..open });
+        self.change(fd, |open| OpenFd { forking, ..open });
     }
 
     /// Takes an fd out of the table; of two that come at once, one gets it.
@@ -227,12 +227,12 @@ impl<const N: usize> Table<N> {
 
     /// Enters an fd of a connection, which must have been counted in the connection's record already. Returns the fd's
     /// previous entry, if there was one: that fd was closed unseen by the library.
-    pub(super) fn publish(&self, fd: i32, connection: usize) -> Option<Open> {
+    pub(super) fn publish(&self, fd: i32, connection: usize) -> Option<OpenFd> {
         let slot = self.slot(fd)?;
         self.used.fetch_max(fd + 1, Relaxed);
         let mut word = Slot(slot.load(Acquire));
         loop {
-            let open = Open { connection, epolls: Epolls::Unknown, forking: false };
+            let open = OpenFd { connection, epolls: Epolls::Unknown, forking: false };
             // Release, for those who find the connection here and read its cookie.
             match slot.compare_exchange(word.0, word.next().with(open).0, Release, Acquire) {
                 Ok(_) => return word.open(),
@@ -288,7 +288,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Lets go of an fd that was taken. The last one frees the connection's place.
-    pub(super) fn let_go(&self, fd: Open) -> Option<Gone> {
+    pub(super) fn let_go(&self, fd: OpenFd) -> Option<Gone> {
         let cookie = self.cookie(fd.connection)?;
         let record = self.update(fd.connection, |record| Some(Record { fds: record.fds - 1, ..record }))?;
         Some(Gone { record, cookie, epolls: fd.epolls })
@@ -299,7 +299,7 @@ impl<const N: usize> Table<N> {
         self.fds(0, i32::MAX).find_map(|fd| {
             let slot = self.slot(fd)?;
             let word = slot.load(Acquire);
-            let Open { connection, .. } = Slot(word).open()?;
+            let OpenFd { connection, .. } = Slot(word).open()?;
             if self.connections.get(connection)?.cookie.peek() != cookie {
                 return None;
             }
@@ -314,7 +314,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// What an fd was that has been closed behind the library's back.
-    pub(super) fn forget(&self, fd: Open, shares: Shares<'_>) -> Option<Unhold> {
+    pub(super) fn forget(&self, fd: OpenFd, shares: Shares<'_>) -> Option<Unhold> {
         let gone = self.let_go(fd).filter(Gone::was_last)?;
         self.leave(&gone, shares);
         gone.unhold()

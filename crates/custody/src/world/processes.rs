@@ -125,9 +125,11 @@ impl World {
             let Some(connection) = self.connections.get_mut(&cookie) else { continue };
             let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
             let shared = connection.shared.is_some();
+            // Killed while a message holds it, perhaps, or the child of another's fork.
+            let waits = sent || (shared || blind) && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
-                None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !sent => {
+                None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !waits => {
                     self.leave(cookie);
                 }
                 None => {
@@ -139,12 +141,11 @@ impl World {
                         unread: 0,
                         passed: sent,
                         unwatched: true,
-                        stage: if sent { Stage::Closed } else { Stage::Over },
+                        stage: if waits { Stage::Closed } else { Stage::Over },
                     };
                     let kept = self.new_ending(inode, ending);
                     self.act(Action::KeepHeld(kept, cookie));
-                    if sent {
-                        // Killed while a message holds it, perhaps.
+                    if waits {
                         self.put_off(kept);
                     } else {
                         self.push(Task::End(kept));

@@ -66,7 +66,12 @@ fn cannot_be(event: &str, state: State) -> Option<&'static str> {
 pub(crate) struct Coverage {
     met: BTreeMap<(&'static str, State), u64>,
     pub(crate) schedules: u64,
+    /// How many were too short to be counted.
+    pub(crate) short: u64,
     pub(crate) events: u64,
+    /// Connections, and those that were excused: the program copied or sent them in a race with itself.
+    connections: u64,
+    raced: u64,
     pub(crate) fewest: Option<usize>,
 }
 
@@ -76,10 +81,13 @@ impl Coverage {
             *self.met.entry(*what).or_default() += times;
         }
         if outcome.events < LEAST {
+            self.short += 1;
             return;
         }
         self.schedules += 1;
         self.events += outcome.events as u64;
+        self.connections += outcome.connections as u64;
+        self.raced += outcome.raced as u64;
         self.fewest = Some(self.fewest.map_or(outcome.events, |fewest| fewest.min(outcome.events)));
     }
 
@@ -95,10 +103,12 @@ impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} schedules, {} events, at least {} in one",
+            "{} schedules of {LEAST} events or more: {} events, at least {} in one; {} connections, {} of them excused",
             self.schedules,
             self.events,
-            self.fewest.unwrap_or(0)
+            self.fewest.unwrap_or(0),
+            self.connections,
+            self.raced
         )?;
         write!(f, "{:12}", "")?;
         for state in STATES {

@@ -4,10 +4,10 @@ use std::io::IoSlice;
 
 use crate::record::{self, EndRequest, FULL, HEADER, Header, ProtocolStatus, RecordType};
 
-/// Content gathered before it is sent; what is written in larger pieces goes out without a copy.
+/// Small writes are gathered up to this size; larger ones are sent without a copy.
 const GATHER: usize = 16 << 10;
 
-/// What a gateway's client gets where a handler failed before it said anything.
+/// The client's response if a handler fails before it has written anything.
 const REFUSAL: &[u8] =
     b"Status: 500\r\nContent-Type: text/plain\r\n\r\nThe application failed; its log says why.\n";
 
@@ -23,10 +23,10 @@ pub enum Said {
     Torn,
 }
 
-/// How a request ends: what its last records are.
+/// How a request ends: its last records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum RequestEnd {
     /// The rest of the response, the end of STDOUT, END_REQUEST with the handler's status.
     Complete(u32),
     /// Why, to the gateway's log; a `500`, END_REQUEST.
@@ -37,9 +37,9 @@ pub enum Verdict {
     Cut,
 }
 
-impl Verdict {
-    /// Decides by what the handler came to (its status, or `None` where it failed), by what was sent, and by
-    /// whether the gateway aborted the request.
+impl RequestEnd {
+    /// Decides by the handler's status (`None` if it failed), by what was already sent, and by whether the gateway
+    /// aborted the request.
     pub(super) fn of(status: Option<u32>, said: Said, aborted: bool) -> Self {
         match (status, said) {
             (_, Said::Torn) => Self::Cut,
@@ -51,7 +51,7 @@ impl Verdict {
     }
 }
 
-/// One record, with content that was not copied.
+/// One record that borrows its content.
 #[derive(Clone, Copy, Debug)]
 pub struct Large<'a> {
     header: [u8; HEADER],
@@ -76,7 +76,7 @@ impl<'a> Large<'a> {
     }
 }
 
-/// What became of bytes that a handler wrote.
+/// The result of a handler's write.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Accepted<'a> {
@@ -90,7 +90,7 @@ pub enum Accepted<'a> {
     Torn,
 }
 
-/// The response to one request: gathers what is written into STDOUT records.
+/// The response to one request: gathers writes into STDOUT records.
 #[derive(Debug)]
 pub struct Answer {
     id: u16,
@@ -100,7 +100,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer to request `id`; uses `buffer`, whatever is in it.
+    /// An empty answer to request `id`. `buffer` is reused for its memory; its contents are dropped.
     pub fn new(id: u16, buffer: Vec<u8>) -> Self {
         Self { id, said: Said::Nothing, gathered: emptied(buffer) }
     }
@@ -133,7 +133,7 @@ impl Answer {
         self.said = Said::Part;
     }
 
-    /// The gathered content as one record, to be sent and then [reported](Self::sent); `None` without any.
+    /// The gathered content as one record, to be sent and then [reported](Self::sent); `None` if nothing is gathered.
     pub fn gathered(&mut self) -> Option<Vec<u8>> {
         if self.gathered.len() == HEADER || self.said == Said::Torn {
             return None;
@@ -160,21 +160,21 @@ impl Answer {
     /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
     ///
     /// `reason` goes to the gateway's log where the verdict says so.
-    pub fn last(mut self, verdict: Verdict, reason: &str) -> Last {
-        let verdict = if self.said == Said::Torn { Verdict::Cut } else { verdict };
-        if let Verdict::Complete(status) = verdict {
+    pub fn last(mut self, verdict: RequestEnd, reason: &str) -> Last {
+        let verdict = if self.said == Said::Torn { RequestEnd::Cut } else { verdict };
+        if let RequestEnd::Complete(status) = verdict {
             let from = if self.gathered.len() > HEADER { 0 } else { HEADER };
             self.seal();
             return self.ended(status, from);
         }
         self.gathered = emptied(self.gathered);
-        if verdict != Verdict::Bare {
+        if verdict != RequestEnd::Bare {
             record::push_stream(&mut self.gathered, RecordType::Stderr, self.id, reason.as_bytes());
         }
         match verdict {
-            Verdict::Cut => return Last { buffer: self.gathered, from: HEADER },
-            Verdict::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
-            Verdict::Bare | Verdict::Complete(_) => {}
+            RequestEnd::Cut => return Last { buffer: self.gathered, from: HEADER },
+            RequestEnd::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
+            RequestEnd::Bare | RequestEnd::Complete(_) => {}
         }
         self.ended(1, HEADER)
     }

@@ -1,4 +1,4 @@
-//! What of a request's two streams has come and was not read.
+//! Bytes of a request's two streams that have arrived and were not read.
 
 use std::io::{self, ErrorKind};
 
@@ -14,7 +14,7 @@ pub enum Which {
     Data,
 }
 
-/// What a handler that reads gets.
+/// The result of a handler's read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Input<T> {
@@ -32,7 +32,7 @@ pub enum Input<T> {
 pub enum Gone {
     /// The gateway aborted the request.
     Aborted,
-    /// The request has been answered; what still comes for it is discarded.
+    /// The request has been answered; the rest of its body is discarded.
     Answered,
     /// The gateway has closed its side.
     Closed,
@@ -63,16 +63,16 @@ impl From<Gone> for io::Error {
 
 /// One stream of one request.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum InputStream {
     /// More may come.
     Coming(Queue),
-    /// All of it has come.
+    /// All of it has arrived.
     Whole(Queue),
-    /// Its handler reads no more: it is dropped as it comes.
+    /// The handler reads no more; bytes that arrive are dropped.
     Unwanted,
 }
 
-impl Body {
+impl InputStream {
     /// A stream that this request has, or one that is empty from the start.
     pub(super) fn new(has_one: bool) -> Self {
         if has_one { Self::Coming(Queue::default()) } else { Self::Whole(Queue::default()) }
@@ -99,7 +99,7 @@ impl Body {
         }
     }
 
-    /// Copies what fits; 0 where nothing waits.
+    /// Copies as much as fits, and returns its length; 0 if no bytes are queued.
     pub(super) fn read(&mut self, to: &mut [u8]) -> usize {
         match self {
             Self::Coming(queue) | Self::Whole(queue) => queue.take(to),

@@ -22,13 +22,13 @@ pub(super) struct Drains {
 pub(super) enum Need {
     /// Nothing: there are none.
     Nothing,
-    /// To be told what comes until then.
+    /// How many bytes arrive until then.
     Wait(Instant),
-    /// To be told what has come already.
+    /// How many bytes have arrived already.
     Look,
-    /// To be told what is acknowledged.
+    /// How many bytes are not acknowledged.
     Measure,
-    /// An end of the connection; this is what is left of the policy.
+    /// To end the connection, with the rest of the policy.
     GiveUp(Policy),
 }
 

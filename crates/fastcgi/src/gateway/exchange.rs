@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
 use super::pool::Pool;
-use super::{Body, Cause, Config, Error, Request};
+use super::{Body, Cause, Config, Error, GatewayRequest};
 use crate::cgi::Head;
 use crate::params::push_pair;
 use crate::record::{self, EndRequest, FULL, ProtocolStatus, RecordType, Role};
@@ -17,13 +17,13 @@ use crate::replies::{Replies, Reply};
 
 const ID: u16 = 1;
 const BUFFER: usize = 64 << 10;
-/// Most of the application's log lines that are kept for [`Response::stderr`].
+/// Most of the application's log lines that are kept for [`GatewayResponse::stderr`].
 const MOST_STDERR: usize = 64 << 10;
 
-/// A response. Reading gives STDOUT, the CGI header block first (see [`Response::head`]); the end of stream
+/// A response. Reading gives STDOUT, the CGI header block first (see [`GatewayResponse::head`]); the end of stream
 /// is reported **only after END_REQUEST**, everything else is an error that wraps [`Error`].
 #[derive(Debug)]
-pub struct Response {
+pub struct GatewayResponse {
     /// Gone once it is back in the pool.
     socket: Option<Socket>,
     pool: Arc<Pool>,
@@ -50,8 +50,8 @@ pub struct Response {
     end: Option<EndRequest>,
 }
 
-impl Response {
-    pub(super) fn start(socket: Socket, request: Request, pool: Arc<Pool>, config: Config) -> Self {
+impl GatewayResponse {
+    pub(super) fn start(socket: Socket, request: GatewayRequest, pool: Arc<Pool>, config: Config) -> Self {
         let mut out = Vec::with_capacity(1024);
         record::push_begin(&mut out, ID, request.role, config.keep_conn);
         let mut pairs = Vec::new();
@@ -93,7 +93,7 @@ impl Response {
         self.more().map(drop)
     }
 
-    /// Whether not one byte has come back.
+    /// Whether no byte has come back yet.
     pub(super) fn is_untouched(&self) -> bool {
         self.replies.offset() == 0
     }
@@ -129,12 +129,12 @@ impl Response {
         self.write_error.as_ref()
     }
 
-    /// What the application said on STDERR so far, at most 64 KB of it.
+    /// The application's STDERR so far, at most 64 KB.
     pub fn stderr(&self) -> &[u8] {
         &self.stderr
     }
 
-    /// Makes STDOUT ready to be read; `false` at its true end.
+    /// Waits for more STDOUT. Returns false after END_REQUEST.
     fn more(&mut self) -> Result<bool, Error> {
         while self.ready.is_empty() {
             if self.end.is_some() {
@@ -184,7 +184,7 @@ impl Response {
         // draining, and waits for this close.
     }
 
-    /// Waits once, then sends and receives what can be.
+    /// Waits once, then sends and receives as much as the socket allows.
     fn pump(&mut self) -> Result<(), Error> {
         self.refill()?;
         let Some(socket) = &self.socket else { return Err(self.cut(Cause::Closed)) };
@@ -202,7 +202,7 @@ impl Response {
             match send(socket, &self.out[self.out_at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(sent) => self.out_at += sent,
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                // What the application said before is still there to be read.
+                // Earlier bytes of the application can still be read.
                 Err(error) => self.write_error = Some(error.into()),
             }
         }
@@ -267,7 +267,7 @@ impl Response {
     }
 }
 
-impl Read for Response {
+impl Read for GatewayResponse {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         if !self.pushed_back.is_empty() {
             let taken = to.len().min(self.pushed_back.len());

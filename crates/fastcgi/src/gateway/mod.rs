@@ -18,7 +18,7 @@ use crate::cgi::InvalidHead;
 use crate::error::ProtocolError;
 use crate::record::{ProtocolStatus, Role};
 
-pub use exchange::Response;
+pub use exchange::GatewayResponse;
 use pool::Pool;
 
 /// How a client connects and waits. Plain data; every field may be set directly.
@@ -80,8 +80,8 @@ impl fmt::Debug for Body {
 /// A request to an application.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Request {
-    /// What the application is to be.
+pub struct GatewayRequest {
+    /// The role in which the application is called.
     pub role: Role,
     /// The environment: names and values.
     pub params: Vec<(Vec<u8>, Vec<u8>)>,
@@ -91,7 +91,7 @@ pub struct Request {
     pub data: Option<Arc<[u8]>>,
 }
 
-impl Request {
+impl GatewayRequest {
     /// A request for the script at `filename`, with the parameters that every application expects.
     pub fn new(method: &str, filename: &str) -> Self {
         let request =
@@ -134,7 +134,7 @@ impl Request {
         self.param("CONTENT_LENGTH", length)
     }
 
-    /// Sends what `source` gives as the body. The caller sets CONTENT_LENGTH where it is known.
+    /// Sends the output of `source` as the body. The caller sets CONTENT_LENGTH if it is known.
     #[must_use]
     pub fn stream(mut self, source: impl Read + Send + 'static) -> Self {
         self.body = Body::Stream(Box::new(source));
@@ -167,7 +167,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The application said that it will not serve the request; it has done nothing.
+    /// The application refused the request, and has done nothing for it.
     #[error("the application refused the request: {0:?}")]
     Refused(ProtocolStatus),
     /// The connection ended before END_REQUEST: what arrived is not the whole response.
@@ -237,17 +237,17 @@ impl Client {
         Self { pool: Arc::new(Pool::new(address, config)), config }
     }
 
-    /// Sends a request; gives the response as soon as it begins.
+    /// Sends a request. Returns the response as soon as its first bytes arrive.
     ///
     /// # Errors
-    /// Whatever happens before the response begins; what happens later comes with reading it.
-    pub fn send(&self, request: Request) -> Result<Response, Error> {
+    /// Those before the first byte of the response. Later errors come from reading it.
+    pub fn send(&self, request: GatewayRequest) -> Result<GatewayResponse, Error> {
         let mut request = request;
         let mut retries = self.config.retries;
         loop {
             let (again, repeatable) = (request.again(), request.is_repeatable());
             let (socket, reused) = self.pool.take(repeatable || self.config.trusting)?;
-            let mut response = Response::start(socket, request, self.pool.clone(), self.config);
+            let mut response = GatewayResponse::start(socket, request, self.pool.clone(), self.config);
             let error = match response.begin() {
                 Ok(()) => return Ok(response),
                 Err(error) => error,

@@ -10,7 +10,7 @@ use crate::incoming::Start;
 use crate::params::Params;
 use crate::record::Role;
 
-/// A request. Reading from it reads the body (STDIN) as it comes; nothing needs to be read.
+/// A request. Reading from it reads the body (STDIN) as it arrives. It need not be read.
 #[derive(Debug)]
 pub struct Request {
     link: Arc<Link<dyn Wire>>,
@@ -43,7 +43,7 @@ impl Request {
         self.params().text("CONTENT_LENGTH")?.parse().ok()
     }
 
-    /// The file a Filter works on (DATA); for other roles it is empty.
+    /// The file for a Filter (DATA); empty for other roles.
     pub fn data(&mut self) -> DataStream<'_> {
         DataStream { request: self }
     }
@@ -75,8 +75,7 @@ impl Read for DataStream<'_> {
     }
 }
 
-/// A response. What is written to it goes to the gateway as STDOUT, gathered into records; `flush` sends
-/// what is gathered.
+/// A response. Written bytes are gathered into STDOUT records; `flush` sends them at once.
 #[derive(Debug)]
 pub struct Response {
     link: Arc<Link<dyn Wire>>,

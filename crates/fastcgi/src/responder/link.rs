@@ -1,11 +1,11 @@
-//! One connection as its requests share it: drives its conversation, on the threads of those that need it.
+//! One connection, shared by its requests. Drives the conversation on the threads of the requests that wait.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::wire::{Awaited, Wire};
-use super::{Config, Stop};
+use super::{Config, StopResponder};
 use crate::conversation::{Answer, Conversation, End, Input, Key, Step, Which};
 use crate::incoming::Start;
 use crate::sending::{Output, stopped};
@@ -35,7 +35,7 @@ struct Reader {
 
 /// What the thread that serves a connection does next.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum NextStep {
     Serve(Key, Start),
     /// Nothing is under way: wait without a slot.
     Rest(Option<Instant>),
@@ -64,20 +64,20 @@ impl<W: Wire> Link<W> {
 
 impl<W: Wire + ?Sized> Link<W> {
     /// Reads until there is a request to serve, or nothing to do.
-    pub(super) fn next(&self) -> Next {
+    pub(super) fn next(&self) -> NextStep {
         loop {
             let mut state = self.state();
             if let Some((key, start)) = state.request() {
-                return Next::Serve(key, start);
+                return NextStep::Serve(key, start);
             }
             match state.next(Instant::now()) {
-                Step::End(end) => return Next::End(end),
+                Step::End(end) => return NextStep::End(end),
                 Step::Hold => drop(self.news.wait(state).unwrap_or_else(PoisonError::into_inner)),
                 Step::Rest(until) if !self.is_shared => {
                     drop(state);
                     // The next request is often there already.
                     if !self.advance_with_what_is_there() {
-                        return Next::Rest(until);
+                        return NextStep::Rest(until);
                     }
                 }
                 step => {
@@ -89,7 +89,7 @@ impl<W: Wire + ?Sized> Link<W> {
     }
 
     /// Waits between two requests; whether the gateway has said something.
-    pub(super) fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool {
+    pub(super) fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
         self.wire.rest(until, stop)
     }
 
@@ -98,7 +98,7 @@ impl<W: Wire + ?Sized> Link<W> {
         self.state().end()
     }
 
-    /// Reads from one of a request's streams; 0 is its end.
+    /// Reads from one of a request's streams. Returns 0 at its end.
     pub(super) fn read(&self, key: Key, which: Which, to: &mut [u8]) -> io::Result<usize> {
         if to.is_empty() {
             return Ok(0);
@@ -124,7 +124,7 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Writes all of it, in one piece among what other requests write.
+    /// Writes all parts without a gap: no record of another request comes in between.
     pub(super) fn write(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sending = output.begin(parts)?;
@@ -146,7 +146,7 @@ impl<W: Wire + ?Sized> Link<W> {
         self.state().is_aborted(key)
     }
 
-    /// Ends a request by what its handler came to; gives the answer's buffer back.
+    /// Ends a request with its handler's result. Returns the answer's buffer, for reuse.
     pub(super) fn finish(&self, key: Key, answer: Answer, handled: io::Result<u32>) -> Vec<u8> {
         let status = handled.as_ref().ok().copied();
         let reason = handled.err().map(|error| error.to_string()).unwrap_or_default();
@@ -161,7 +161,7 @@ impl<W: Wire + ?Sized> Link<W> {
         last.into_buffer()
     }
 
-    /// Does what the conversation asks for.
+    /// Does the step that the conversation asks for.
     fn obey(&self, step: Step) {
         match step {
             Step::Send(records) => {
@@ -193,7 +193,8 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// As [`advance`](Self::advance) where that need not wait; `false` where it would.
+    /// Does what [`advance`](Self::advance) does, but only as far as that needs no waiting. Returns false where it
+    /// had to wait.
     fn advance_with_what_is_there(&self) -> bool {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         if reader.start == reader.end && !self.receive(&mut reader) {
@@ -210,7 +211,7 @@ impl<W: Wire + ?Sized> Link<W> {
         true
     }
 
-    /// Fills the reader; `false` where nothing is there.
+    /// Receives into the reader. Returns false if nothing has arrived.
     fn receive(&self, reader: &mut Reader) -> bool {
         match self.wire.receive(&mut reader.buffer) {
             Ok(0) => self.state().closed(),

@@ -9,7 +9,7 @@ use linger::Event;
 
 use super::gate::Gate;
 use super::wire::{Awaited, Wire};
-use super::{Config, Request, Response, Stop, serve};
+use super::{Config, Request, Response, StopResponder, serve};
 use crate::conversation::End;
 use crate::transcripts::memory::Gateway;
 use crate::transcripts::plan::{Act, Done, REASON, pattern};
@@ -43,13 +43,13 @@ impl Wire for Arc<Gateway> {
         Event::Unacknowledged { bytes: 0, fin: true }
     }
 
-    fn rest(&self, until: Option<Instant>, _: &Stop) -> bool {
+    fn rest(&self, until: Option<Instant>, _: &StopResponder) -> bool {
         Gateway::await_input(self, until) == Some(true)
     }
 }
 
 /// Holds a conversation on this thread, and those of its handlers where they have any.
-pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &Stop) -> End {
+pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &StopResponder) -> End {
     let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
     let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);
     serve::converse(gateway.clone(), &config, &handler, &Gate::new(1, 1), stop)

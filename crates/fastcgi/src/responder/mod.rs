@@ -1,8 +1,8 @@
 //! The application's end on blocking threads: accepts, serves, and ends each request so that nothing is lost.
 //!
-//! One thread serves a connection; while it does, another accepts, and a [`linger::Closer`] ends what has been
-//! served, so that nobody who waits for a peer ever keeps the next one waiting. Where the gateway may multiplex ([`Config::multiplex`]) that thread only
-//! reads, and each request has a thread of its own.
+//! One thread serves a connection while another accepts. A [`linger::Closer`] closes served connections in the
+//! background, so a slow peer never delays the next one. If the gateway may multiplex ([`Config::multiplex`]), the
+//! connection's thread only reads, and each request has a thread of its own.
 
 mod exchange;
 mod gate;
@@ -38,7 +38,7 @@ pub struct Config {
     /// How long, and for how many bytes, the end of a connection may wait for the gateway. The same bounds
     /// hold for the rest of a request body on a connection that is kept.
     pub policy: linger::Policy,
-    /// What one connection may hold in memory.
+    /// Bounds on the memory of one connection.
     pub limits: Limits,
     /// Most connections served at once; more wait in the listener's queue. Raising it costs a thread each.
     pub connections: usize,
@@ -75,7 +75,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What bounds the conversation of one connection, which carries several requests at once or one.
+    /// The bounds for one connection. `multiplex`: it may carry several requests at once.
     pub(crate) fn bounds(&self, multiplex: bool) -> Bounds {
         let requests = if multiplex { self.limits.multiplexed } else { 1 };
         let requests = self.connections.saturating_mul(requests);
@@ -111,9 +111,9 @@ impl<F: Fn(&mut Request, &mut Response) -> io::Result<u32> + Send + Sync> Handle
 pub struct Closed {
     /// Requests served on it.
     pub requests: u64,
-    /// What the peer did wrong, if that ended it.
+    /// The peer's violation of the protocol, if that ended the connection.
     pub fault: Option<ProtocolError>,
-    /// What its close came to.
+    /// The outcome of its close.
     pub outcome: linger::Outcome,
 }
 
@@ -122,17 +122,17 @@ pub struct Closed {
 pub struct Responder {
     listener: Socket,
     config: Config,
-    stop: Stop,
+    stop: StopResponder,
 }
 
 /// Ends a running [`Responder`] from elsewhere.
 #[derive(Clone, Debug)]
-pub struct Stop(Arc<OwnedFd>);
+pub struct StopResponder(Arc<OwnedFd>);
 
-impl Stop {
+impl StopResponder {
     /// Lets the responder accept no more; [`Responder::run`] returns when its connections have ended.
     pub fn stop(&self) {
-        // The counter of an eventfd takes 2^64 - 2 such writes before it refuses one.
+        // An eventfd counts up to 2^64 - 2 before a write fails.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 
@@ -174,7 +174,7 @@ impl Responder {
     }
 
     fn new(listener: Socket, config: Config) -> io::Result<Self> {
-        let stop = Stop(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let stop = StopResponder(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
         Ok(Self { listener, config, stop })
     }
 
@@ -187,11 +187,11 @@ impl Responder {
     }
 
     /// A way to end it from another thread or a signal handler's thread.
-    pub fn stopper(&self) -> Stop {
+    pub fn stopper(&self) -> StopResponder {
         self.stop.clone()
     }
 
-    /// Serves until [`Stop::stop`], then waits for the connections that are open, and for those that linger.
+    /// Serves until [`StopResponder::stop`], then waits for the connections that are open, and for those that linger.
     ///
     /// # Errors
     /// The listener failed for good, or no thread can be started.
@@ -201,8 +201,8 @@ impl Responder {
 }
 
 #[cfg(all(test, feature = "tokio"))]
-pub(crate) fn memory_stop() -> Stop {
-    Stop(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
+pub(crate) fn memory_stop() -> StopResponder {
+    StopResponder(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
 }
 
 fn address_of(address: &SockAddr) -> Address {

@@ -1,4 +1,4 @@
-//! The life of one connection: request after request, and the one right end.
+//! The life of one connection: its requests, one after the other, and its end.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,9 +9,9 @@ use linger::Closer;
 use socket2::Socket;
 
 use super::gate::Gate;
-use super::link::{Link, Next};
+use super::link::{Link, NextStep};
 use super::wire::{SocketWire, Wire};
-use super::{Closed, Config, Handler, Request, Response, Stop};
+use super::{Closed, Config, Handler, Request, Response, StopResponder};
 use crate::conversation::{Answer, End, Key, PANICKED};
 use crate::incoming::Start;
 
@@ -19,7 +19,7 @@ use crate::incoming::Start;
 pub(super) struct Surroundings<'a> {
     pub(super) closer: &'a Closer,
     pub(super) gate: &'a Gate,
-    pub(super) stop: &'a Stop,
+    pub(super) stop: &'a StopResponder,
 }
 
 /// Serves a connection to its end, and hands it over to be closed.
@@ -47,7 +47,7 @@ pub(super) fn converse<W: Wire + 'static>(
     config: &Config,
     handler: &impl Handler,
     gate: &Gate,
-    stop: &Stop,
+    stop: &StopResponder,
 ) -> Option<(W, End)> {
     let link = Arc::new(Link::new(wire, config));
     let end = if config.multiplex {
@@ -62,18 +62,18 @@ fn one_at_a_time<W: Wire + 'static>(
     link: &Arc<Link<W>>,
     handler: &impl Handler,
     gate: &Gate,
-    stop: &Stop,
+    stop: &StopResponder,
 ) -> End {
     let mut buffer = Vec::new();
     loop {
         match link.next() {
-            Next::Serve(key, start) => buffer = request(link, key, start, handler, buffer),
-            Next::Rest(until) => {
+            NextStep::Serve(key, start) => buffer = request(link, key, start, handler, buffer),
+            NextStep::Rest(until) => {
                 if !gate.rest(|| link.rest(until, stop)).unwrap_or(false) {
                     return link.end();
                 }
             }
-            Next::End(end) => return end,
+            NextStep::End(end) => return end,
         }
     }
 }
@@ -82,9 +82,9 @@ fn many_at_once<W: Wire + 'static>(link: &Arc<Link<W>>, handler: &impl Handler) 
     thread::scope(|scope| {
         loop {
             let (key, start) = match link.next() {
-                Next::Serve(key, start) => (key, start),
-                Next::Rest(_) => continue,
-                Next::End(end) => return end,
+                NextStep::Serve(key, start) => (key, start),
+                NextStep::Rest(_) => continue,
+                NextStep::End(end) => return end,
             };
             let id = start.id;
             let served = thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, move || {

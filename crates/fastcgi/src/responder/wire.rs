@@ -1,4 +1,4 @@
-//! What a conversation on threads needs of its connection.
+//! The connection, as a conversation on threads uses it.
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -10,28 +10,28 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
-use super::Stop;
+use super::StopResponder;
 use crate::socket;
 
 /// A connection that never waits, and ways to wait for it.
 pub(super) trait Wire: Debug + Send + Sync {
-    /// Receives what is there; `WouldBlock` where nothing is, 0 at the end.
+    /// Receives without waiting. Returns 0 at the end of the stream; `WouldBlock` if nothing has arrived.
     fn receive(&self, to: &mut [u8]) -> io::Result<usize>;
-    /// Sends what there is room for; `WouldBlock` where there is none.
+    /// Sends as much as the send buffer takes; `WouldBlock` if it is full.
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Waits until there may be something to receive, for a [wake](Self::wake), or until the time has come.
     fn await_input(&self, until: Option<Instant>) -> io::Result<Awaited>;
-    /// Waits until there may be room to send; `false` where there was none for that long.
+    /// Waits until the send buffer has room. Returns false if it had none for `patience`.
     fn await_room(&self, patience: Duration) -> io::Result<bool>;
     /// Ends the present or the next wait for input.
     fn wake(&self);
     /// What was sent and is not acknowledged.
     fn unacknowledged(&self) -> Event;
     /// Waits between two requests; whether the gateway has said something.
-    fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool;
+    fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool;
 }
 
-/// What a wait for input came to.
+/// The result of a wait for input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
     Input,
@@ -39,7 +39,7 @@ pub(super) enum Awaited {
     Time,
 }
 
-/// A socket, and what wakes the thread that reads it where handlers have threads of their own.
+/// A socket, and an eventfd that wakes its reading thread if handlers have threads of their own.
 #[derive(Debug)]
 pub(super) struct SocketWire {
     socket: Socket,
@@ -48,7 +48,7 @@ pub(super) struct SocketWire {
 
 impl SocketWire {
     pub(super) fn new(socket: Socket, multiplex: bool) -> io::Result<Self> {
-        // AF_UNIX has no such option, and no need of it.
+        // AF_UNIX has no TCP_NODELAY and does not need it.
         let _ = socket.set_tcp_nodelay(true);
         let wake =
             multiplex.then(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)).transpose()?;
@@ -118,7 +118,7 @@ impl Wire for SocketWire {
         socket::unacknowledged(&self.socket)
     }
 
-    fn rest(&self, until: Option<Instant>, stop: &Stop) -> bool {
+    fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
         // A request that came together with the end is still served.
         self.await_either(until, Some(stop.fd())).is_ok_and(|(input, _)| input)
     }

@@ -1,7 +1,7 @@
 //! Threads that take turns at accepting.
 //!
-//! One at a time waits at the listener; before it serves what it accepted, it sees to it that another can
-//! take its place. No connection is handed from thread to thread.
+//! One thread at a time waits in accept. Before it serves the connection it has got, it makes sure that another
+//! thread waits in its place. No connection moves between threads.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use socket2::Socket;
 
 use super::gate::Gate;
 use super::serve::{self, Surroundings};
-use super::{Config, Handler, Stop};
+use super::{Config, Handler, StopResponder};
 
 /// Threads that stay when there is nothing to do.
 const SPARE: usize = 16;
@@ -22,7 +22,7 @@ const SPARE: usize = 16;
 struct Pool<'a, H> {
     listener: &'a Socket,
     config: &'a Config,
-    stop: &'a Stop,
+    stop: &'a StopResponder,
     handler: Arc<H>,
     closer: Closer,
     gate: Gate,
@@ -43,7 +43,7 @@ struct Count {
 pub(super) fn run(
     listener: &Socket,
     config: &Config,
-    stop: &Stop,
+    stop: &StopResponder,
     handler: impl Handler + 'static,
 ) -> io::Result<()> {
     let (handler, closer) = (Arc::new(handler), Closer::new(Budget::default())?);
@@ -51,7 +51,7 @@ pub(super) fn run(
     let gate = Gate::new(config.connections, config.resting);
     let pool = Pool { listener, config, stop, handler, closer, gate, count, turn: Condvar::new() };
     thread::scope(|scope| work(&pool, scope));
-    // A process that ended now would take what still lingers with it.
+    // If the process exited now, the kernel would reset the connections that still linger.
     pool.closer.finish(config.policy.total);
     let count = pool.count.into_inner().unwrap_or_else(PoisonError::into_inner);
     count.failure.map_or(Ok(()), Err)
@@ -74,7 +74,7 @@ fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_
             let started =
                 thread::Builder::new().name("fastcgi".into()).spawn_scoped(scope, || work(pool, scope));
             if started.is_err() {
-                // Whoever is free next accepts.
+                // The next free thread accepts.
                 let mut count = lock(pool);
                 count.threads -= 1;
                 count.idle -= 1;
@@ -120,7 +120,7 @@ fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     None
 }
 
-fn accept(listener: &Socket, stop: &Stop) -> io::Result<Option<Socket>> {
+fn accept(listener: &Socket, stop: &StopResponder) -> io::Result<Option<Socket>> {
     loop {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.fd(), PollFlags::IN)];
         match poll(&mut ready, None) {
@@ -136,7 +136,7 @@ fn accept(listener: &Socket, stop: &Stop) -> io::Result<Option<Socket>> {
                 // Another process took it, or the peer gave up before it was taken (accept(2)).
                 Some(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
                 Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    // It stays in the queue; a connection that ends makes room.
+                    // The connection stays in the listener's queue until another one ends and frees an fd.
                     thread::sleep(std::time::Duration::from_millis(20));
                 }
                 _ => return Err(error),

@@ -9,13 +9,13 @@ use ::tokio::sync::oneshot;
 use bytes::Bytes;
 
 use super::desk::{Desk, Out};
-use super::wire::Wire;
-use crate::conversation::{Accepted, Answer, Key, Verdict, Which};
+use super::wire::AsyncWire;
+use crate::conversation::{Accepted, Answer, Key, RequestEnd, Which};
 use crate::incoming::Start;
 use crate::params::Params;
 use crate::record::Role;
 
-/// A request. Its body comes in pieces; none need be taken.
+/// A request. Its body arrives in pieces and need not be read.
 #[derive(Debug)]
 pub struct Request {
     desk: Arc<Desk>,
@@ -85,7 +85,7 @@ pub(super) struct Live {
     key: Key,
     answer: Answer,
     desk: Arc<Desk>,
-    out: Arc<Out<dyn Wire>>,
+    out: Arc<Out<dyn AsyncWire>>,
 }
 
 impl std::fmt::Debug for Response {
@@ -108,12 +108,12 @@ impl Drop for Response {
 }
 
 impl Response {
-    /// A response, and where it comes when it is dropped without having been ended.
+    /// A response, and a receiver that gets it back if it is dropped before it was ended.
     pub(super) fn new(
         key: Key,
         id: u16,
         desk: Arc<Desk>,
-        out: Arc<Out<dyn Wire>>,
+        out: Arc<Out<dyn AsyncWire>>,
     ) -> (Self, oneshot::Receiver<Live>) {
         let (back, dropped) = oneshot::channel();
         let live = Live { key, answer: Answer::new(id, Vec::new()), desk, out };
@@ -182,7 +182,7 @@ impl Live {
         Ok(())
     }
 
-    /// Ends the request by what its handler came to.
+    /// Ends the request with the handler's result.
     pub(super) async fn finish(self, handled: io::Result<u32>) -> io::Result<()> {
         let Self { key, answer, desk, out } = self;
         let status = handled.as_ref().ok().copied();
@@ -195,7 +195,7 @@ impl Live {
             answering.sent = true;
         }
         match (status, verdict) {
-            (Some(_), Verdict::Cut) => Err(ErrorKind::BrokenPipe.into()),
+            (Some(_), RequestEnd::Cut) => Err(ErrorKind::BrokenPipe.into()),
             _ => Ok(()),
         }
     }
@@ -211,7 +211,7 @@ impl Live {
 /// hears of it, and nothing of this request holds the connection then.
 struct Answering {
     desk: Arc<Desk>,
-    out: Option<Arc<Out<dyn Wire>>>,
+    out: Option<Arc<Out<dyn AsyncWire>>>,
     sent: bool,
 }
 

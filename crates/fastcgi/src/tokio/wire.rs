@@ -1,4 +1,4 @@
-//! What a conversation on tokio needs of its connection.
+//! The connection, as a conversation on tokio uses it.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::task::{Context, Poll, ready};
@@ -10,10 +10,10 @@ use linger::Event;
 use crate::socket;
 
 /// A connection that is read and written at once, by one task each at a time.
-pub trait Wire: Send + Sync + 'static {
+pub trait AsyncWire: Send + Sync + 'static {
     /// Receives; 0 at the end.
     fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>>;
-    /// Sends what there is room for.
+    /// Sends as much as the send buffer takes.
     fn poll_send(&self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
     /// What was sent and is not acknowledged.
     fn unacknowledged(&self) -> Event;
@@ -21,7 +21,7 @@ pub trait Wire: Send + Sync + 'static {
 
 macro_rules! wire {
     ($stream:ty) => {
-        impl Wire for $stream {
+        impl AsyncWire for $stream {
             fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
                 loop {
                     ready!(self.poll_read_ready(context))?;

@@ -152,8 +152,8 @@ pub(super) fn with_threads(gateway: &Arc<Gateway>, place: Place) -> Vec<u8> {
 /// Gives one connection, then waits for ever.
 struct Once<S>(Mutex<Option<S>>);
 
-impl<S: crate::tokio::Connection> crate::tokio::Listener for Once<S> {
-    type Connection = S;
+impl<S: crate::tokio::GatewayStream> crate::tokio::Acceptor for Once<S> {
+    type Stream = S;
 
     async fn accept(&self) -> io::Result<S> {
         let stream = self.0.lock().unwrap().take();

@@ -110,12 +110,13 @@ impl Drop for WorkerProcess {
     }
 }
 
-/// Makes a command and everything it ever starts end with the thread that starts it, also when this program is
-/// killed: it runs in a PID namespace, whose first process is told by the kernel (`PR_SET_PDEATHSIG`).
+/// Makes a command, and everything that it starts, end with the thread that starts it, even if this program is
+/// killed. The command runs in a PID namespace; the kernel tells the first process there about the thread's end
+/// (`PR_SET_PDEATHSIG`).
 ///
-/// The thread must live as long as the command is to run. The command's own end ends what it left behind; its
-/// status is passed on, 128 and the signal's number where a signal ended it. It leads a process group.
-/// Needs what [`Isolation`](linger_netns::Isolation) gives.
+/// The thread must live as long as the command is to run. When the command ends, the processes that it left behind
+/// are killed. Its exit status is passed on: 128 plus the number of the signal, if a signal ended it. The command
+/// leads a process group. Needs what [`Isolation`](linger_netns::Isolation) gives.
 pub(crate) fn contain(command: &mut Command) -> &mut Command {
     command.process_group(0);
     // SAFETY: `enclose` makes system calls only; nothing is allocated and no lock taken between fork and exec.

@@ -36,7 +36,7 @@ mod real {
 
     impl Alarm {
         /// # Errors
-        /// What `timerfd_create` says.
+        /// Those of `timerfd_create(2)`.
         pub(in crate::closer) fn new() -> rustix::io::Result<Self> {
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).map(Self)
         }
@@ -48,7 +48,7 @@ mod real {
             epoll::add(epoll, &self.0, epoll::EventData::new_u64(data), interest)
         }
 
-        /// Sets it to ring in `within` nanoseconds, whatever was set before.
+        /// Sets the alarm to ring in `within` nanoseconds. An earlier setting is replaced.
         pub(in crate::closer) fn set(&self, within: u64) {
             let timer = Itimerspec {
                 it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
@@ -69,7 +69,7 @@ mod real {
 
         use rustix::event::{PollFd, PollFlags, poll};
 
-        /// Milliseconds until it rings; 0 where it is not set, or has rung.
+        /// Milliseconds until the alarm rings; 0 if it is not set or has rung.
         fn left(alarm: &Alarm) -> i64 {
             let value = rustix::time::timerfd_gettime(&alarm.0).unwrap().it_value;
             (value.tv_sec * 1_000_000_000 + value.tv_nsec).div_euclid(1_000_000)

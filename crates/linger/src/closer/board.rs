@@ -22,7 +22,7 @@ pub(super) const LULL: u64 = 3_000_000;
 /// continent and back. Most peers close within one, and then the socket never leaves the task's processor.
 pub(super) const WATCH: u64 = 100_000_000;
 
-/// How much later than that the thread may take it over, so that one wake-up serves many.
+/// The thread may take a socket over later by this much, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
 /// The two together. A task may not watch a close whose policy has a shorter bound than this, because the thread might
@@ -57,7 +57,7 @@ pub(super) struct Board<A> {
     look: u64,
 }
 
-/// What the thread has done since it published it last.
+/// What the thread has done since it last published.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// The closes that have ended.
@@ -68,7 +68,7 @@ pub(super) struct Report {
     pub(super) acknowledged: u64,
 }
 
-/// What the thread is to do beside taking new sockets.
+/// Orders to the thread, beside new sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Orders {
     pub(super) evict: usize,
@@ -78,7 +78,7 @@ pub(super) struct Orders {
     pub(super) no_more: bool,
 }
 
-/// What the thread takes from the board at one look.
+/// The new work that the thread takes from the board.
 pub(super) struct Work<A = Arrival> {
     pub(super) arrivals: Vec<A>,
     /// Those whose tasks have watched long enough.
@@ -116,7 +116,7 @@ impl<A> Board<A> {
 
 impl<A> Shared<A> {
     /// # Errors
-    /// What `timerfd_create` says.
+    /// Those of `timerfd_create(2)`.
     pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
         let board = Board {
             arrivals: Vec::new(),
@@ -219,7 +219,7 @@ impl<A> Shared<A> {
         result
     }
 
-    /// For the thread: publishes what it has done and takes what there is to do.
+    /// Called by the thread: publishes what it has done, and takes new work.
     pub(super) fn look(&self, now: u64, report: &mut Report, work: &mut Work<A>) {
         let mut board = self.lock();
         self.publish_to(&mut board, report);
@@ -235,7 +235,7 @@ impl<A> Shared<A> {
         board.look = work.next.unwrap_or(u64::MAX);
     }
 
-    /// For the thread: publishes what it has done.
+    /// Called by the thread: publishes what it has done.
     pub(super) fn publish(&self, report: &mut Report) {
         self.publish_to(&mut self.lock(), report);
     }
@@ -256,7 +256,7 @@ impl<A> Shared<A> {
         self.lock().done.record(outcome);
     }
 
-    /// Notes that the watcher of such an end, if it has one, has returned.
+    /// Notes that the callback of an ended close has returned, if there was one.
     pub(super) fn reported(&self) {
         let mut board = self.lock();
         board.reported += 1;

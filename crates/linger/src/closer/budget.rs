@@ -1,4 +1,6 @@
-//! What a closer may spend.
+//! Bounds on what a closer may hold.
+
+use rustix::process::{Resource, getrlimit};
 
 /// The bounds of all lingering sockets together. Plain data; every field may be set directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -6,36 +8,45 @@
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Budget {
-    /// Most sockets that linger at once; one more evicts another.
+    /// Most sockets that linger at once. One more evicts one of them.
     ///
-    /// Raising it holds more descriptors: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A socket
-    /// costs 96 bytes here and whatever its send queue holds in the kernel.
+    /// Raising it holds more fds: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A program that raises
+    /// its limit does so before it makes the first closer. A socket costs 96 bytes here, and its send queue in the
+    /// kernel.
     pub sockets: usize,
     /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
     ///
     /// Raising it lets one peer evict more of the others. Leave it out behind a proxy or a load balancer, which
     /// is one peer for all. Unix sockets have no address and are not counted.
     pub sockets_per_peer: Option<usize>,
-    /// Most bytes to discard a second, over all sockets; `None` for no bound.
+    /// Most bytes to discard per second, over all sockets; `None` for no bound.
     ///
-    /// At the bound the sockets take turns, their receive windows close and the peers wait. Raising it costs
-    /// bandwidth and CPU for uploads that nobody wants; lowering it delays peers that read the response only
-    /// after they have sent everything.
+    /// At the bound the sockets take turns: their receive windows close, and the peers wait. Raising it costs
+    /// bandwidth and CPU for uploads that nobody wants. Lowering it delays peers that read the response only after
+    /// they have sent everything.
     pub discard_per_second: Option<u64>,
 }
 
 impl Default for Budget {
-    /// 4,096 sockets, no other bound: 400 KB here, and far from the usual server's descriptor limit.
+    /// Half of the descriptors that the process may have now (the soft `RLIMIT_NOFILE`), at most 4,096 sockets: 400 KB
+    /// here. No other bound.
     fn default() -> Self {
-        Self { sockets: 4_096, sockets_per_peer: None, discard_per_second: None }
+        let limit = getrlimit(Resource::Nofile).current;
+        Self { sockets: sockets_for(limit), sockets_per_peer: None, discard_per_second: None }
     }
 }
 
+/// How many sockets may linger under this limit of descriptors; `None` for no limit.
+fn sockets_for(limit: Option<u64>) -> usize {
+    let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    half.clamp(1, 4_096)
+}
+
 impl Budget {
-    /// Checks that the fields make sense; [`Closer::new`](crate::Closer::new) does it too.
+    /// Checks the fields. [`Closer::new`](crate::Closer::new) does the same.
     ///
     /// # Errors
-    /// Names the field: a zero anywhere, or more `sockets` than 2^31, more than any system has descriptors.
+    /// Names the field that is wrong: any field of zero, or more `sockets` than 2^31, which no system has fds for.
     pub fn validate(&self) -> Result<(), InvalidBudget> {
         let wrong = |field, reason| Err(InvalidBudget { field, reason });
         if self.sockets == 0 {
@@ -64,7 +75,7 @@ impl Budget {
 pub struct InvalidBudget {
     /// The name of the field, as it stands in [`Budget`].
     pub field: &'static str,
-    /// What is wrong with it, as the rest of a sentence.
+    /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
 
@@ -112,7 +123,7 @@ impl Throttle {
         self.tokens = self.tokens.saturating_sub(bytes);
     }
 
-    /// When there will be something to share again; the past where there is now.
+    /// The time at which bytes may be discarded again; a time in the past if they may be now.
     pub(super) fn refilled(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
         let enough = if self.dry { Self::batch(rate) } else { Self::least_read(rate) };
@@ -136,6 +147,15 @@ impl Throttle {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn half_of_the_descriptors_may_linger() {
+        for (limit, sockets) in
+            [(Some(0), 1), (Some(3), 1), (Some(8191), 4095), (Some(8192), 4096), (None, 4096)]
+        {
+            assert_eq!(sockets_for(limit), sockets, "{limit:?}");
+        }
+    }
 
     #[test]
     fn a_bad_field_is_named() {

@@ -1,8 +1,8 @@
-//! What a closer has done so far.
+//! What a closer has done: its counts.
 
 use crate::outcome::{Bound, Ended, Outcome};
 
-/// What a [`Closer`](crate::Closer) has done since it was made, at one moment.
+/// The counts of a [`Closer`](crate::Closer) at one moment.
 ///
 /// `handed_over` is always `lingering` plus the sum of `ended`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Snapshot {
         self.undelivered += u64::from(!outcome.delivered());
     }
 
-    /// Adds what has ended meanwhile.
+    /// Adds the ends since then.
     pub(super) fn add(&mut self, more: &Self) {
         self.ended.add(&more.ended);
         self.discarded += more.discarded;
@@ -142,8 +142,8 @@ impl Snapshot {
         self.undelivered += more.undelivered;
     }
 
-    /// What happened between an earlier snapshot of the same closer and this one; what
-    /// lingers is that of now.
+    /// The difference to an earlier snapshot of the same closer. The number of sockets that linger is the present
+    /// one.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             handed_over: self.handed_over.saturating_sub(earlier.handed_over),

@@ -12,7 +12,7 @@ pub(super) fn is_emptied(fresh: bool, bytes: u64, share: u64) -> bool {
     fresh && bytes < share && bytes > linger_sys::SCRATCH
 }
 
-/// What a socket's receive buffer should be after a read.
+/// The size that a receive buffer should have after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buffer {
     /// As it is.
@@ -35,7 +35,7 @@ pub(super) fn buffer(discarded: u64, sated: bool, bounded: bool, known: bool) ->
     }
 }
 
-/// What to do with a timer that has fired.
+/// What a fired timer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fired {
     /// The socket has bytes to read and waits for its turn. The peer is not silent then, so only the bound of the whole

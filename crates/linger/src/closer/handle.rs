@@ -18,10 +18,11 @@ use crate::outcome::Outcome;
 use crate::policy::Policy;
 use crate::socket::Socket;
 
-/// A closer as all its clones know it, in its own process or in a child that was forked since.
+/// A closer, shared by its clones in this process and in forked children.
 ///
-/// A child has the memory but not the thread, and the lock may have been held when it was forked. So the board is
-/// private to this type, and [`here`](Self::here) is the only way to it. Its drop says that no more sockets come.
+/// A child has the memory but not the thread, and the lock may have been held at the fork. So the board is private to
+/// this type, and [`here`](Self::here) is the only way to it. Dropping the last handle tells the thread that no more
+/// sockets come.
 pub(super) struct Handle {
     shared: Arc<Shared>,
     process: Process,
@@ -92,7 +93,7 @@ impl<'a> Here<'a> {
         }
     }
 
-    /// Gives a socket to the thread; its FIN is sent here, so that the peer has it at once.
+    /// Hands a socket over to the thread. The FIN is sent here, so that the peer has it at once.
     fn bring(self, mut arrival: Arrival, is_counted: bool) {
         if arrival.core.next(self.now()) == Action::HalfClose {
             arrival.core.on(arrival.socket.half_close(), self.now());

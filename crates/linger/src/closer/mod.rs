@@ -51,7 +51,7 @@ pub(crate) use place::{Look, Next, Place};
 pub(crate) use watched::{Ticket, Watched};
 use worker::{ALARM, Worker};
 
-/// What is called with the outcome.
+/// The callback for the outcome.
 type Watcher = Box<dyn FnOnce(Outcome) + Send>;
 
 /// A socket on its way from the caller to the thread.
@@ -104,8 +104,8 @@ impl Closer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// `InvalidInput` with an [`InvalidBudget`] inside; what `epoll_create1`, `timerfd_create` or the start of a
-    /// thread say, usually that there are too many.
+    /// `InvalidInput` with an [`InvalidBudget`] inside; the errors of `epoll_create1`, `timerfd_create` and of
+    /// starting a thread, usually because a limit is reached.
     pub fn new(budget: Budget) -> io::Result<Self> {
         budget.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -128,18 +128,18 @@ impl Closer {
         LINE.of_this_process()
     }
 
-    /// Takes a connected stream socket and ends it by `policy`; returns at once.
+    /// Takes a connected stream socket, blocking or not, and closes it by `policy`. Returns at once.
     ///
-    /// What was written before is sent, then a FIN. The socket may be blocking or not. As with
-    /// [`close`](crate::close), a descriptor that is no stream socket is closed plainly, and counted as failed.
+    /// Bytes that were written before are sent, then a FIN. As with [`close`](crate::close), an fd that is not a
+    /// stream socket is closed plainly and counted as failed.
     pub fn close(&self, stream: impl Into<OwnedFd>, policy: &Policy) {
         self.hand_over(stream.into(), policy, None);
     }
 
-    /// As [`close`](Self::close), and calls `watcher` with what it came to.
+    /// As [`close`](Self::close), and calls `watcher` with the outcome.
     ///
-    /// It is called once, on the closer's thread: everything else waits meanwhile, so it should send, count or
-    /// log, and not block.
+    /// It is called once, on the closer's thread. All other sockets wait meanwhile: send, count or log there, but do
+    /// not block.
     pub fn close_then(
         &self,
         stream: impl Into<OwnedFd>,
@@ -168,7 +168,7 @@ impl Closer {
         self.handle.clock().now()
     }
 
-    /// What has been done so far.
+    /// The counts so far.
     pub fn snapshot(&self) -> Snapshot {
         self.handle.here().map_or_else(Snapshot::default, |here| here.snapshot())
     }
@@ -179,11 +179,12 @@ impl Closer {
         self.handle.here().into_iter().for_each(|here| here.evict(count));
     }
 
-    /// Waits until every socket has ended, for at most `deadline`, and says how those ended that it waited for.
+    /// Waits until every socket has ended, but at most for `deadline`. Returns the counts of the closes that it
+    /// waited for.
     ///
-    /// For the time before the process exits. The bounds of all sockets, those handed over while it waits
-    /// among them, are shortened to what is left until the deadline; what is there then is closed. The closer
-    /// can be used on. Stop accepting and let the handlers end before, so that nothing comes after.
+    /// Call it before the process exits. It shortens the bounds of all sockets to the time that is left, also those
+    /// of sockets handed over meanwhile; sockets that are left at the deadline are closed. The closer can still be
+    /// used afterwards. Stop accepting first, and let the handlers end, so that no socket is handed over too late.
     pub fn finish(&self, deadline: Duration) -> Snapshot {
         self.handle.here().map_or_else(Snapshot::default, |here| here.finish(deadline))
     }

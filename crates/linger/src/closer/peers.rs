@@ -27,7 +27,7 @@ impl Peers {
         (self.key.hash_one(whom) as u32).max(1)
     }
 
-    /// The socket to evict before this peer may have another one, if it has as many as it may.
+    /// The socket to evict before this peer may have another one, if the peer has as many as allowed.
     pub(super) fn to_evict(&self, peer: u32, most: usize) -> Option<u32> {
         let (ring, count) = self.of.get(&peer)?;
         if *count as usize >= most { ring.head() } else { None }

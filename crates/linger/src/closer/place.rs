@@ -5,8 +5,8 @@ use std::task::{Context, Waker};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Holds the socket of one close while a task watches it. The task or the closer's thread, whichever takes the socket
-/// out, ends the close and tells the other.
+/// Holds the socket of one close while a task drives it. Either the task or the closer's thread takes the socket out,
+/// ends the close, and tells the other.
 #[derive(Debug)]
 pub(crate) struct Place<W> {
     inside: Mutex<Inside<W>>,
@@ -14,19 +14,19 @@ pub(crate) struct Place<W> {
 
 #[derive(Debug)]
 struct Inside<W> {
-    state: State<W>,
+    state: PlaceState<W>,
     /// The task's, while it waits.
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
-enum State<W> {
+enum PlaceState<W> {
     Watched(W),
     Given,
     Over(Outcome),
 }
 
-/// What a task's look at its socket came to.
+/// The result of a task's attempt to drive its socket.
 pub(crate) enum Look {
     /// The task waits on.
     Wait,
@@ -50,7 +50,7 @@ pub(crate) enum Next<W> {
 
 impl<W> Place<W> {
     pub(crate) fn new(watched: W) -> Self {
-        Self { inside: Mutex::new(Inside { state: State::Watched(watched), waker: None }) }
+        Self { inside: Mutex::new(Inside { state: PlaceState::Watched(watched), waker: None }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside<W>> {
@@ -67,12 +67,13 @@ impl<W> Place<W> {
     ) -> Next<W> {
         let mut inside = self.lock();
         let state = &mut inside.state;
-        if let State::Watched(watched) = state {
+        if let PlaceState::Watched(watched) = state {
             match look(watched, context) {
                 Look::Wait => {}
                 Look::Give => return Next::Give,
                 Look::Over(outcome) => {
-                    if let State::Watched(watched) = std::mem::replace(state, State::Over(outcome)) {
+                    if let PlaceState::Watched(watched) = std::mem::replace(state, PlaceState::Over(outcome))
+                    {
                         // The closer may keep a reference to this place a while longer. Drop the waker now, because
                         // nobody is to be woken any more.
                         inside.waker = None;
@@ -81,7 +82,7 @@ impl<W> Place<W> {
                 }
             }
         }
-        if let State::Over(outcome) = inside.state {
+        if let PlaceState::Over(outcome) = inside.state {
             return Next::Over(outcome);
         }
         // The waker is stored under the same lock under which the state was read. Otherwise the close could end between
@@ -94,21 +95,23 @@ impl<W> Place<W> {
 
     /// Whether the socket is no longer here.
     pub(crate) fn is_given(&self) -> bool {
-        !matches!(self.lock().state, State::Watched(_))
+        !matches!(self.lock().state, PlaceState::Watched(_))
     }
 
-    /// How it ended, if it has.
+    /// The outcome, if the close has ended.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        if let State::Over(outcome) = self.lock().state { Some(outcome) } else { None }
+        if let PlaceState::Over(outcome) = self.lock().state { Some(outcome) } else { None }
     }
 
     /// Takes the socket out, if it is here, and wakes the task, which need not look at it any more.
     pub(crate) fn take(&self) -> Option<W> {
         let mut inside = self.lock();
-        if !matches!(inside.state, State::Watched(_)) {
+        if !matches!(inside.state, PlaceState::Watched(_)) {
             return None;
         }
-        let State::Watched(watched) = std::mem::replace(&mut inside.state, State::Given) else { return None };
+        let PlaceState::Watched(watched) = std::mem::replace(&mut inside.state, PlaceState::Given) else {
+            return None;
+        };
         let waker = inside.waker.take();
         drop(inside);
         waker.into_iter().for_each(Waker::wake);
@@ -118,8 +121,11 @@ impl<W> Place<W> {
     /// Tells the task how the socket that was taken out has ended.
     pub(crate) fn over(&self, outcome: Outcome) {
         let mut inside = self.lock();
-        debug_assert!(matches!(inside.state, State::Given), "an end is told of a socket that was not taken");
-        inside.state = State::Over(outcome);
+        debug_assert!(
+            matches!(inside.state, PlaceState::Given),
+            "an end is told of a socket that was not taken"
+        );
+        inside.state = PlaceState::Over(outcome);
         let waker = inside.waker.take();
         drop(inside);
         waker.into_iter().for_each(Waker::wake);

@@ -28,8 +28,8 @@ pub(super) const PEER: usize = 2;
 pub(super) struct Entry {
     pub(super) core: Core,
     pub(super) socket: Socket,
-    links: [Link; 3],
-    /// Hash of the peer's address; 0 where it is not counted.
+    links: [Neighbours; 3],
+    /// Hash of the peer's address; 0 if the peer is not counted.
     pub(super) peer: u32,
     /// The slot in which its timer is armed, or [`UNARMED`].
     pub(super) slot: u16,
@@ -41,7 +41,7 @@ impl Entry {
         Self { core, socket, links: [UNLINKED; 3], peer: 0, slot: UNARMED, flags: Flags(0) }
     }
 
-    /// Fits the receive buffer to what is still to be read.
+    /// Sets the receive buffer for what is still to be read.
     pub(super) fn adjust_buffer(&mut self, bounded: bool) {
         let known = self.flags.has(Flags::FLOODS);
         let discarded = self.core.discarded();
@@ -56,14 +56,14 @@ impl Entry {
     }
 }
 
-/// What the worker remembers of an entry beside its machine.
+/// Flags that the worker keeps for an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flags(u8);
 
 impl Flags {
-    /// It waits for its turn to read.
+    /// It waits for its next turn to read.
     pub(super) const QUEUED: u8 = 1;
-    /// It stands among those whose peers have everything.
+    /// It is in the ring of sockets whose peers have acknowledged everything.
     pub(super) const ACKNOWLEDGED: u8 = 2;
     /// Somebody wants its outcome.
     pub(super) const WATCHED: u8 = 4;
@@ -91,26 +91,26 @@ impl Flags {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct Neighbours {
     previous: u32,
     next: u32,
 }
 
-const UNLINKED: Link = Link { previous: NONE, next: NONE };
+const UNLINKED: Neighbours = Neighbours { previous: NONE, next: NONE };
 
 #[derive(Debug)]
-enum Slot {
+enum SlabSlot {
     Live(Entry),
     Free { next: u32 },
 }
 
 /// 96 bytes a lingering socket, of which three are for each of the peers and timers of the worst case.
-const _: () = assert!(size_of::<Slot>() <= 96);
+const _: () = assert!(size_of::<SlabSlot>() <= 96);
 
 /// All entries, by index.
 #[derive(Debug)]
 pub(super) struct Slab {
-    chunks: Vec<Box<[Slot]>>,
+    chunks: Vec<Box<[SlabSlot]>>,
     free: u32,
     live: usize,
 }
@@ -130,21 +130,23 @@ impl Slab {
         }
         let index = self.free;
         let slot = self.slot(index);
-        let Slot::Free { next } = *slot else { unreachable!("the free list leads to free slots") };
-        *slot = Slot::Live(entry);
+        let SlabSlot::Free { next } = *slot else { unreachable!("the free list leads to free slots") };
+        *slot = SlabSlot::Live(entry);
         self.free = next;
         self.live += 1;
         index
     }
 
-    /// Takes an entry out; the last one to leave takes the memory with it.
+    /// Removes an entry. Removing the last one frees the memory.
     pub(super) fn remove(&mut self, index: u32) -> Option<Entry> {
         let free = self.free;
         let slot = self.slot(index);
-        if matches!(slot, Slot::Free { .. }) {
+        if matches!(slot, SlabSlot::Free { .. }) {
             return None;
         }
-        let Slot::Live(entry) = std::mem::replace(slot, Slot::Free { next: free }) else { return None };
+        let SlabSlot::Live(entry) = std::mem::replace(slot, SlabSlot::Free { next: free }) else {
+            return None;
+        };
         self.free = index;
         self.live -= 1;
         if self.live == 0 {
@@ -156,37 +158,37 @@ impl Slab {
     pub(super) fn get(&mut self, index: u32) -> Option<&mut Entry> {
         let chunk = self.chunks.get_mut(index as usize / CHUNK)?;
         match &mut chunk[index as usize % CHUNK] {
-            Slot::Live(entry) => Some(entry),
-            Slot::Free { .. } => None,
+            SlabSlot::Live(entry) => Some(entry),
+            SlabSlot::Free { .. } => None,
         }
     }
 
     /// The indices of all live entries, for the rare walk over all.
     pub(super) fn indices(&self) -> Vec<u32> {
         let slots = self.chunks.iter().flat_map(|chunk| chunk.iter());
-        slots.zip(0..).filter(|(slot, _)| matches!(slot, Slot::Live(_))).map(|(_, index)| index).collect()
+        slots.zip(0..).filter(|(slot, _)| matches!(slot, SlabSlot::Live(_))).map(|(_, index)| index).collect()
     }
 
     fn grow(&mut self) {
         let first = (self.chunks.len() * CHUNK) as u32;
         let next = |place: u32| if place + 1 < CHUNK as u32 { first + place + 1 } else { NONE };
-        self.chunks.push((0..CHUNK as u32).map(|place| Slot::Free { next: next(place) }).collect());
+        self.chunks.push((0..CHUNK as u32).map(|place| SlabSlot::Free { next: next(place) }).collect());
         self.free = first;
     }
 
-    fn slot(&mut self, index: u32) -> &mut Slot {
+    fn slot(&mut self, index: u32) -> &mut SlabSlot {
         &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
     }
 
-    fn link<const LINK: usize>(&mut self, index: u32) -> &mut Link {
+    fn link<const LINK: usize>(&mut self, index: u32) -> &mut Neighbours {
         match self.slot(index) {
-            Slot::Live(entry) => &mut entry.links[LINK],
-            Slot::Free { .. } => unreachable!("only live entries are linked"),
+            SlabSlot::Live(entry) => &mut entry.links[LINK],
+            SlabSlot::Free { .. } => unreachable!("only live entries are linked"),
         }
     }
 }
 
-/// A ring of entries, chained by one of their three links; the head is the first to be taken.
+/// A ring of entries, chained by one of their three links. The head is taken first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<const LINK: usize> {
     head: u32,
@@ -201,12 +203,12 @@ impl<const LINK: usize> Ring<LINK> {
 
     pub(super) fn push_back(&mut self, slab: &mut Slab, index: u32) {
         if self.head == NONE {
-            *slab.link::<LINK>(index) = Link { previous: index, next: index };
+            *slab.link::<LINK>(index) = Neighbours { previous: index, next: index };
             self.head = index;
             return;
         }
         let last = slab.link::<LINK>(self.head).previous;
-        *slab.link::<LINK>(index) = Link { previous: last, next: self.head };
+        *slab.link::<LINK>(index) = Neighbours { previous: last, next: self.head };
         slab.link::<LINK>(last).next = index;
         slab.link::<LINK>(self.head).previous = index;
     }
@@ -217,7 +219,7 @@ impl<const LINK: usize> Ring<LINK> {
     }
 
     pub(super) fn remove(&mut self, slab: &mut Slab, index: u32) {
-        let Link { previous, next } = std::mem::replace(slab.link::<LINK>(index), UNLINKED);
+        let Neighbours { previous, next } = std::mem::replace(slab.link::<LINK>(index), UNLINKED);
         if next == index {
             self.head = NONE;
             return;
@@ -243,7 +245,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Slot>() <= 96, "{} bytes a lingering socket", size_of::<Slot>());
+        assert!(size_of::<SlabSlot>() <= 96, "{} bytes a lingering socket", size_of::<SlabSlot>());
     }
 
     #[test]
@@ -273,7 +275,7 @@ pub(super) mod tests {
             let wanted: Vec<_> = all.into_iter().filter(|index| *index != gone).collect();
             assert_eq!(ring.head(), Some(wanted[0]));
             for (at, index) in wanted.iter().enumerate() {
-                let Link { previous, next } = *slab.link::<PEER>(*index);
+                let Neighbours { previous, next } = *slab.link::<PEER>(*index);
                 assert_eq!((previous, next), (wanted[(at + 2) % 3], wanted[(at + 1) % 3]), "{gone}");
             }
             wanted.into_iter().for_each(|index| ring.remove(&mut slab, index));

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::Arrival;
 
-/// A socket that a task watches until the thread takes it over. Whichever of the two takes the socket first ends its
-/// close.
+/// A socket that a task drives until the thread takes it over. The one that takes the socket first ends its close.
 pub(crate) trait Watched<A = Arrival>: Send + Sync {
     /// Takes the socket, unless its close is over already.
     fn take(self: Arc<Self>) -> Option<A>;

@@ -62,7 +62,7 @@ impl Wheel {
         self.first().map(|(_, tick)| tick << TICK)
     }
 
-    /// Takes out one entry whose slot has begun, if there is one; its timer is no longer armed.
+    /// Removes one entry whose slot has begun, if there is one, and disarms its timer.
     pub(super) fn pop(&mut self, slab: &mut Slab, now: u64) -> Option<u32> {
         let now = (now >> TICK).min(LAST - 1);
         match self.first() {

@@ -21,8 +21,8 @@ use super::{Arrival, Watcher};
 use crate::machine::{Action, Event};
 use crate::outcome::Outcome;
 
-/// What one socket may discard before the next one has its turn: a flooding peer holds up the others for the
-/// time it takes to throw this away, some 30 us.
+/// Most bytes that are discarded for one socket before the next socket's turn. A flooding peer delays the others by
+/// the time that takes, about 30 us.
 const TURN: u64 = 512 << 10;
 
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
@@ -51,11 +51,11 @@ pub(super) struct Worker {
     throttle: Throttle,
     discarder: Discarder,
     now: u64,
-    /// What there was to do at the last look at the board.
+    /// The work from the last look at the board.
     work: Work,
     /// The orders that have been carried out.
     orders: Orders,
-    /// What is to be published.
+    /// Counts to be published.
     report: Report,
 }
 
@@ -186,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// Gives a socket its turn later; its time goes on.
+    /// Gives a socket another turn later. Its deadline does not move.
     fn enqueue(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index) else { return };
         if entry.flags.set(Flags::QUEUED) {
@@ -215,7 +215,8 @@ impl Worker {
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
         let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
-        // So may the limit of bytes bring it nearer: who is read no more gets `grace` where it had `idle`.
+        // The limit of bytes can bring the deadline nearer, too: once nothing more is read, `grace` applies and not
+        // `idle`.
         let is_sated = entry.core.is_sated();
         let rearm = nearer || is_sated || entry.flags.has(Flags::FAR) || entry.slot == UNARMED;
         if nearer {
@@ -299,7 +300,8 @@ impl Worker {
                 false => Event::Woken,
             };
             entry.core.on(seen, self.now);
-            // Whatever ends a connection shuts its receiving side (`tcp_done`, `unix_release_sock`), which is RDHUP.
+            // The end of a connection, for whatever reason, shuts its receiving side (`tcp_done`,
+            // `unix_release_sock`): epoll reports RDHUP.
             self.drive(index, TURN, !flags.contains(epoll::EventFlags::RDHUP));
         }
     }
@@ -310,7 +312,8 @@ impl Worker {
         }
     }
 
-    /// Gives a socket up. What has arrived is read first: unread, it would cost the peer the response.
+    /// Evicts a socket. Bytes that have arrived are read first: a close with unread bytes would reset, and the peer
+    /// might lose the response.
     fn evict(&mut self, index: u32) {
         let Some(entry) = self.slab.get(index) else { return };
         if let discarded @ Event::Discarded(_) = entry.socket.discard(&mut self.discarder, TURN) {
@@ -332,8 +335,8 @@ impl Worker {
 
     fn hurry(&mut self, index: u32, deadline: u64) {
         let Some(entry) = self.slab.get(index) else { return };
-        // A socket that is handed over after the deadline gets a millisecond, so that its unread bytes are read before
-        // it is closed.
+        // A socket that is handed over after the deadline gets a millisecond: its unread bytes must be read before it
+        // is closed.
         let left = Duration::from_nanos(deadline.saturating_sub(self.now)).max(Duration::from_millis(1));
         entry.core.hurry(left, left, self.now);
     }

@@ -1,6 +1,6 @@
 //! What is known of the bytes that were sent.
 
-/// What is known of the bytes that were sent; `ask`: the send queue may have changed since.
+/// What is known of the bytes that were sent. `ask`: the send queue may have changed since it was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// The kernel cannot tell, or has not been asked.
@@ -27,7 +27,7 @@ impl Sent {
         }
     }
 
-    /// What a look at the queue makes of it.
+    /// The new state after the send queue was measured.
     pub(super) fn measured(self, bytes: u64, fin: bool) -> Self {
         match self {
             Self::Acknowledged => self,

@@ -21,9 +21,9 @@ const HEADROOM: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) bytes: Vec<u8>,
-    /// Where in `bytes` it begins.
+    /// The content is `bytes[start..end]`. The space before it takes the rest of the previous block.
     pub(super) start: usize,
-    /// Where in `bytes` it ends.
+    /// The end of the content.
     pub(super) end: usize,
 }
 
@@ -71,7 +71,7 @@ struct AheadShared {
 
 #[derive(Debug)]
 struct AheadState {
-    /// The blocks, from the next one for the consumer on. `None` while a thread reads it.
+    /// The blocks, beginning with the consumer's next one. `None`: a thread is reading it.
     ahead: VecDeque<Option<io::Result<Block>>>,
     /// The number of the first block.
     first: u64,
@@ -112,7 +112,7 @@ impl AheadState {
 
 impl AheadShared {
     fn lock(&self) -> MutexGuard<'_, AheadState> {
-        // Nothing that is done under the lock can leave it half done.
+        // No statement under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,7 +184,7 @@ impl Stopper {
 #[derive(Debug)]
 pub(super) struct Ahead {
     shared: Arc<AheadShared>,
-    /// The file, where the consumer helps to read it.
+    /// The file, if the consumer helps to read it.
     file: Option<Arc<File>>,
 }
 

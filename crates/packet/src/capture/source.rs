@@ -92,14 +92,14 @@ impl Source for Memory<'_> {
 
 /// A capture that is read ahead in blocks.
 ///
-/// Reading copies, which mapping the file would not. It is as fast here: two cores share the copying, and headers are
-/// parsed while they are in a cache. A file that is truncated meanwhile, as by rotation, ends early, where a mapped
-/// one would kill the process with SIGBUS.
+/// Reading copies, which mapping the file would not. It is as fast here: two threads share the copying, and headers
+/// are parsed while they are in a cache. If the file is truncated meanwhile, as by rotation, reading ends early; with
+/// a mapping, SIGBUS would kill the process.
 #[derive(Debug)]
 pub struct FileStream {
     ahead: Ahead,
     block: Block,
-    /// How many bytes have come, up to `block.end`.
+    /// Bytes that have been received, up to `block.end`.
     come: u64,
     ended: bool,
 }

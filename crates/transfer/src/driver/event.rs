@@ -1,4 +1,4 @@
-//! What a session tells its program.
+//! The events that a session reports to its program.
 
 /// Something the peer did.
 #[derive(Debug, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum SessionEvent {
     Opened {
         /// The stream.
         stream: u16,
-        /// What it opened it for; at most 64 KiB.
+        /// The request with which the peer opened the stream; at most 64 KiB.
         request: Vec<u8>,
     },
     /// A message, whole.
@@ -18,7 +18,7 @@ pub enum SessionEvent {
         /// At most 64 KiB.
         bytes: Vec<u8>,
     },
-    /// Data has begun to arrive: take it with [`Session::read_data`](super::Session::read_data); what is not taken is dropped.
+    /// Data has begun to arrive. Take it with [`Session::read_data`](super::Session::read_data), or it is dropped.
     Data {
         /// Its stream.
         stream: u16,
@@ -37,7 +37,7 @@ pub enum SessionEvent {
         /// Its reason, as text.
         reason: String,
     },
-    /// The peer's last frame: it has what it wanted, or says why not.
+    /// The peer's last frame: it is done, or says why it gives up.
     Bye {
         /// 0 if all is well.
         code: u16,

@@ -44,8 +44,9 @@ impl Session {
         Ok(length)
     }
 
-    /// Moves announced data from the socket into a file without copying it here (`splice(2)`), at `offset`;
-    /// `pipe` is one of the caller's, empty. Says how many bytes it was: all that were announced.
+    /// Moves announced data from the socket into a file at `offset`, without copying it through this process
+    /// (`splice(2)`). `pipe` is the caller's, and empty. Returns the number of bytes, which is all that were
+    /// announced.
     ///
     /// # Errors
     /// As [`receive`](Self::receive); [`Error::Io`] if the file does not take them.

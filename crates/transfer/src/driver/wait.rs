@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Session;
 use crate::error::Error;
-use crate::wire::Kind;
+use crate::wire::FrameKind;
 
 /// How long a session waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Session {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn ping(&mut self) -> Result<(), Error> {
-        self.control(Kind::Ping, 0, 0);
+        self.control(FrameKind::Ping, 0, 0);
         self.flush()
     }
 
@@ -47,10 +47,11 @@ impl Session {
         if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Waits until the peer did something, `other` is readable or `timeout` is over; says whether `other` is.
+    /// Waits until the peer has sent something, `other` is readable, or `timeout` has passed. Returns whether `other`
+    /// is readable.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], or what `poll` gives.
+    /// [`Error::Cancelled`], or those of `poll(2)`.
     pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
         self.flush()?;
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -101,7 +102,7 @@ impl Session {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Error::io("wait for", "the connection", error)),
                 Ok(0) if ping => {
-                    self.control(Kind::Ping, 0, 0);
+                    self.control(FrameKind::Ping, 0, 0);
                     self.try_flush();
                 }
                 Ok(0) => {}

@@ -1,4 +1,4 @@
-//! The block that is arriving. It is hashed piece by piece as it fills; with an assistant, half of it on its thread.
+//! The block that is being received. It is hashed in pieces as it fills; an assistant's thread hashes half of it.
 
 use std::cell::OnceCell;
 
@@ -107,7 +107,7 @@ impl Block {
         tree.finish(Some(self.sum(tree.blocks())))
     }
 
-    /// What has arrived, and is not lent.
+    /// The pieces that have arrived and are not lent to the assistant.
     pub(super) fn pieces(&self) -> Pieces<'_> {
         debug_assert!(matches!(self.hashed, Hashed::Here(_)), "lent pieces are empty");
         let mut left = self.filled;
@@ -124,7 +124,7 @@ impl Block {
         (self.filled, self.hashed) = (0, Hashed::Here(0));
     }
 
-    /// Hashes the next piece, or what there is of it.
+    /// Hashes the next piece, or as much of it as has arrived.
     fn hash(&mut self, number: u64) {
         let piece = self.hashed.pieces();
         let start = piece * PIECE;

@@ -60,7 +60,7 @@ impl Sender<'_, '_> {
         }
     }
 
-    /// Reads what the pipe has and sends it.
+    /// Reads the bytes that the pipe has, and sends them.
     fn read_pipe(&mut self, entry: &TreeEntry) -> Result<Reading, Error> {
         let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(Reading::Ended) };
         if pipe.ended {

@@ -13,7 +13,7 @@ use crate::cancel::{Cancel, Stopped};
 use crate::error::Error;
 use crate::identity::{PublicKey, key_of_spki};
 
-/// What a side says once it has seen the other's key.
+/// A side's answer once it has seen the other's key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
     Known = 1,

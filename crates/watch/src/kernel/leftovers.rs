@@ -38,7 +38,7 @@ pub(crate) struct Leftover {
     pub(crate) unread: u32,
     /// Bytes that the peer has not acknowledged. An own FIN or SYN counts as one.
     pub(crate) unacknowledged: u32,
-    /// Those of `unacknowledged` that were never sent; `None` where the kernel does not report it.
+    /// The part of `unacknowledged` that was never sent; `None` if the kernel does not report it.
     pub(crate) unsent: Option<u32>,
 }
 
@@ -175,8 +175,8 @@ mod tests {
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    /// Closes with bytes unread and unsent; all that the kernel tells until it tells of that, last, and how many
-    /// bytes were written.
+    /// Closes a connection with bytes unread and unsent. Returns all messages of the kernel up to the one for it, and
+    /// how many bytes were written.
     fn closed_with_bytes(leftovers: &mut Leftovers) -> (Vec<Leftover>, u32) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -224,7 +224,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, clean) = listener.accept().unwrap();
         drop(client);
-        // Its FIN is there, unread: it counts as one.
+        // The peer's FIN is in the queue, unread: the kernel counts it as one byte.
         let mut byte = [0];
         assert_eq!(server.peek(&mut byte).unwrap(), 0);
         drop(server);

@@ -12,7 +12,7 @@ const MOST: u64 = 2 << 20;
 /// Size of the smallest ring, in bytes: about 500 events. With less, a burst of resets is lost before it can be read.
 const LEAST: u64 = 64 << 10;
 
-/// What bounds the locked memory of the rings.
+/// The bounds on the locked memory of the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LockableMemory {
     /// Size of a page in bytes.
@@ -26,7 +26,8 @@ pub(crate) struct LockableMemory {
 }
 
 impl LockableMemory {
-    /// What this process may lock. The kernel does not tell how much of it the user's other processes have used.
+    /// How much this process may lock. The kernel does not tell how much the user's other processes have locked
+    /// already.
     pub(crate) fn now(processors: usize) -> Self {
         let sysctl = |name: &str| {
             let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn one_page_less_or_one_processor_more_halves_the_ring() {
-        // Eight rings of 256 pages and one each are 2,056 pages; eight times 129 are the user's; 1,024 are the limit's.
+        // Eight rings of 257 pages are 2,056 pages: eight times 129 count for the user, 1,024 against the limit.
         let exact = LockableMemory { limit: Some(1_024 * 4096), ..USUAL };
         assert_eq!(largest(exact), 1024 * KIB);
         assert_eq!(largest(LockableMemory { limit: Some(1_023 * 4096), ..exact }), 512 * KIB);

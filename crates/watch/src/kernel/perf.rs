@@ -110,7 +110,7 @@ pub(crate) struct Perf {
 
 #[derive(Debug)]
 struct Ring {
-    /// The first event owns the ring; `PERF_EVENT_IOC_SET_OUTPUT` makes the others write into it.
+    /// The first event owns the ring. `PERF_EVENT_IOC_SET_OUTPUT` makes the other events write into it.
     events: Vec<OwnedFd>,
     start: NonNull<u8>,
     page: usize,

@@ -117,7 +117,7 @@ impl Judge<'_> {
             self.ask(NextEvidence::Host(Host::ClientRead));
             return (Unknown, Possible, vec![ClosedWithUnreadData, Aborted, ClientGaveUp]);
         }
-        // What the reset itself acknowledges had arrived; `tcp_send_active_reset` puts rcv_nxt there.
+        // Bytes up to the reset's own acknowledgement had arrived: `tcp_send_active_reset` sends rcv_nxt.
         let undelivered = r.payload_after(f.reset.ack);
         if undelivered > 0 {
             self.say(f.reset.at.frame, format!("{undelivered} bytes of the response were on the way to it"));

@@ -1,11 +1,16 @@
 //! What must never be, and what must be at the end.
 
+use std::time::Duration;
+
 use linger_custody::Count;
 use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
-use super::perform::{copies, within};
+use super::answer::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
-use crate::kernel::{Call, Connection, End, File, Kernel};
+use crate::kernel::{Call, Connection, End, File, Kernel, Process};
+
+/// How long a call that may fail is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn count(
@@ -92,11 +97,21 @@ impl Driver {
         if self.named != self.hidden || self.counted != self.closed_unseen {
             return Err(format!("{:?} cannot be looked at, and {:?} are named", self.hidden, self.named));
         }
+        let looked_for =
+            self.about.filter(|one| self.is_ending && self.world.state(cookie_of(*one)) == State::InFlight);
+        if let Some(index) = looked_for.filter(|_| self.state != State::InFlight && !self.saw_copying)
+            && !kernel.connections[index].told_sent
+        {
+            return Err(format!("connection {index} is looked for, and nobody can have it"));
+        }
         let is_awaited = |(index, one): &(usize, &Connection)| {
             one.arrived && !kernel.ever_hidden && self.world.state(cookie_of(*index)) == State::Sent
         };
         if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
             return Err("a message is waited for that has arrived".into());
+        }
+        if self.world.remembered() > self.room {
+            return Err(format!("remembers {}, without a look", self.world.remembered()));
         }
         let in_flight =
             (0..kernel.connections.len()).any(|one| self.world.state(cookie_of(one)) == State::InFlight);
@@ -127,6 +142,10 @@ impl Driver {
     /// A close by one of several holders is counted.
     pub(super) fn check_dropped(&self, kernel: &Kernel, one: &KeptFd) -> Result<(), Fault> {
         let Some((process, _)) = one.name else { return Ok(()) };
+        let waits = one.open_since.map(|since| self.now.saturating_sub(since));
+        if one.may_fail && !one.closed && self.is_late && waits.is_some_and(|waits| waits <= PATIENCE) {
+            return Err(format!("connection {} is given up early, after {waits:?}", one.connection));
+        }
         let still = kernel.others(one.connection, process) & one.others;
         let connection = &kernel.connections[one.connection];
         if one.is_close && still != 0 && connection.shared + connection.refused == 0 {
@@ -161,6 +180,18 @@ impl Driver {
         }
         // Of several one may be confirmed already, or be waited for.
         Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
+    }
+
+    /// What was held is let go of once it is over, or where nobody can see when it is.
+    pub(super) fn check_released(kernel: &Kernel, index: usize) -> Result<(), Fault> {
+        let one = &kernel.connections[index];
+        let was_hidden =
+            |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
+        let is_unseen = one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
+        if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
+            return Err(format!("connection {index} is let go of, and is not over"));
+        }
+        Ok(())
     }
 
     /// The worst error: to end what the program still has.
@@ -209,6 +240,12 @@ impl Driver {
         if !one.closed && !raced && (0..one.processes).any(stays) {
             return Err(format!("epolls are to forget connection {}, which has another fd", one.connection));
         }
+        if !one.closed && !one.is_close {
+            return Err(format!("epolls are to forget connection {}, which may stay", one.connection));
+        }
+        if !one.closed && !raced && kernel.is_carried(one.connection) {
+            return Err(format!("epolls are to forget connection {}, which a message has", one.connection));
+        }
         Ok(())
     }
 
@@ -243,7 +280,7 @@ impl Driver {
     }
 
     /// At the end of all: nothing is left, and the counts add up.
-    pub(crate) fn check_end(&self, kernel: &Kernel) -> Result<(), Fault> {
+    pub(crate) fn check_end(&mut self, kernel: &Kernel) -> Result<(), Fault> {
         if !self.kept.is_empty() || !self.held.is_empty() || !self.world.is_idle() {
             return Err(format!("left over: {:?} kept, {:?} held", self.kept, self.held));
         }
@@ -296,7 +333,7 @@ impl Driver {
                 _ => {}
             }
         }
-        Ok(())
+        self.check_forgotten(kernel)
     }
 }
 

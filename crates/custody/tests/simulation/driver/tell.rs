@@ -1,11 +1,12 @@
 //! What the driver tells the world, and when the program goes on.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use linger_custody::Rights;
-use linger_custody::world::{Caller, Event, Kept, Open, Seen, Unseen, Way};
+use linger_custody::world::{Caller, Event, Kept, Open, Seen, State, Unseen, Way};
 
+use super::answer::copies;
+use super::check::PATIENCE;
 use super::{AtHand, Driver, KeptFd, Notification, Telling, cookie, inode, pid, tid};
 use crate::kernel::{Call, File, HIDDEN, Kernel, Thread};
 
@@ -19,7 +20,8 @@ impl Driver {
             _ => true,
         };
         self.clean = self.clean.filter(|_| is_clean);
-        let state = about.map_or(linger_custody::world::State::Unknown, |one| self.world.state(cookie(one)));
+        let state = about.map_or(State::Unknown, |one| self.world.state(cookie(one)));
+        (self.state, self.saw_copying, self.is_late) = (state, false, false);
         self.told.push((what, state));
         self.fault = about.and_then(|one| self.check_state(one, state).err());
         self.told_at = self.now;
@@ -27,11 +29,16 @@ impl Driver {
             eprintln!("    {event:?} [{state:?}]");
         }
         self.silent = false;
+        self.note_hints(&event);
         self.world.on(event, self.now);
     }
 
     pub(super) fn begin(&mut self, kernel: &Kernel, process: usize, thread: usize, call: Call) {
         self.on("calls", None, Event::Calls(tid(process, thread)));
+        self.copying.remove(&tid(process, thread));
+        if copies(&call) {
+            self.copying.insert(tid(process, thread));
+        }
         let mut rest = VecDeque::new();
         if !self.world.knows(pid(process)) {
             if !self.known.insert(process) {
@@ -89,66 +96,80 @@ impl Driver {
         let Some(telling) = current.rest.pop_front().filter(|_| waits) else {
             return self.reply(kernel, waits);
         };
-        let this = &kernel.processes[process];
-        if let Telling::Appeared | Telling::Fork = telling {
-            let open: Vec<Open> = this
-                .connections()
-                .filter(|_| !this.hidden)
-                .map(|(fd, index)| Open {
-                    fd,
-                    inode: inode(index),
-                    cookie: (!self.world.shares(inode(index))).then_some(cookie(index)),
-                })
-                .collect();
-            let about = this.connections().next().map(|(_, index)| index);
-            let hidden = this.hidden;
-            if hidden {
-                self.hidden.insert(process);
-            }
-            return match telling {
-                Telling::Fork => {
-                    let alone = this.single;
-                    self.on("fork", about, Event::Fork { caller, open: &open, hidden, alone });
+        match telling {
+            Telling::Appeared | Telling::Fork => self.tell_process(kernel, process, caller, telling),
+            _ if this.hidden => self.tell_hidden(process, telling),
+            Telling::Copy(fd) | Telling::Close(fd, _) | Telling::Shutdown(fd, _) | Telling::Send(fd, _) => {
+                if let Some(File::Connection(index)) = this.file(fd) {
+                    self.tell_fd(kernel, (process, fd), index, caller, telling);
                 }
-                _ => self.on("appeared", about, Event::Appeared { caller, open: &open, hidden }),
-            };
+            }
         }
-        let (Telling::Copy(fd) | Telling::Close(fd, _) | Telling::Shutdown(fd, _) | Telling::Send(fd, _)) =
-            telling
-        else {
-            return;
+    }
+
+    /// Tells of a process, with all that it has open.
+    fn tell_process(&mut self, kernel: &Kernel, process: usize, caller: Caller, telling: Telling) {
+        let this = &kernel.processes[process];
+        let known = |(fd, index)| Open {
+            fd,
+            inode: inode(index),
+            cookie: (!self.world.shares(inode(index))).then_some(cookie(index)),
         };
-        if this.hidden {
+        let open: Vec<Open> = this.connections().filter(|_| !this.hidden).map(known).collect();
+        let about = this.connections().next().map(|(_, index)| index);
+        let (hidden, alone) = (this.hidden, this.single);
+        if hidden {
+            self.hidden.insert(process);
+        }
+        if let Telling::Fork = telling {
+            self.on("fork", about, Event::Fork { caller, open: &open, hidden, alone });
+        } else {
+            self.on("appeared", about, Event::Appeared { caller, open: &open, hidden });
+        }
+    }
+
+    /// Tells what a process does that cannot be looked at.
+    fn tell_hidden(&mut self, process: usize, telling: Telling) {
+        if let Some(current) = &mut self.current {
             // `pidfd_getfd` is refused before it looks whether there is such an fd.
             current.told.push(HIDDEN);
-            let does = match telling {
-                Telling::Copy(_) => Unseen::Copies,
-                Telling::Send(..) => Unseen::Sends,
-                Telling::Close(..) => Unseen::Closes,
-                _ => return,
-            };
-            self.hidden.insert(process);
-            if does == Unseen::Closes {
-                self.closed_unseen.insert(process);
-            }
-            self.on("hidden", None, Event::Hidden { pid: pid(process), does });
-            return;
         }
-        let Some(File::Connection(index)) = this.file(fd) else { return };
-        let unread = kernel.connections[index].socket.unread;
-        let way = if let Telling::Close(_, way) = telling { Some(way) } else { None };
-        let sole = kernel.is_sole(index);
+        let does = match telling {
+            Telling::Copy(_) => Unseen::Copies,
+            Telling::Send(..) => Unseen::Sends,
+            Telling::Close(..) => Unseen::Closes,
+            _ => return,
+        };
+        self.hidden.insert(process);
+        if does == Unseen::Closes {
+            self.closed_unseen.insert(process);
+        }
+        self.opaque |= does == Unseen::Sends;
+        self.on("hidden", None, Event::Hidden { pid: pid(process), does });
+    }
+
+    /// Tells what is about to be done with the fd of a connection.
+    fn tell_fd(
+        &mut self,
+        kernel: &mut Kernel,
+        name: (usize, i32),
+        index: usize,
+        caller: Caller,
+        telling: Telling,
+    ) {
+        let Some(current) = &mut self.current else { return };
+        let (process, fd) = name;
+        let socket = kernel.connections[index].socket;
         self.at_hand = Some(AtHand {
             connection: index,
-            name: (process, fd),
-            unread,
-            way,
-            sole,
+            name,
+            unread: socket.unread,
+            way: if let Telling::Close(_, way) = telling { Some(way) } else { None },
+            sole: kernel.is_sole(index),
             serials: kernel.serials,
             processes: kernel.processes.len(),
         });
-        current.told.push((fd, index, this.serial(fd)));
-        let (socket, hidden) = (kernel.connections[index].socket, kernel.ever_hidden);
+        current.told.push((fd, index, kernel.processes[process].serial(fd)));
         let seen = Seen { fd, cookie: cookie(index), inode: inode(index), socket };
         match telling {
             Telling::Copy(_) => self.on("copy", Some(index), Event::Copy { caller, seen }),
@@ -172,6 +193,7 @@ impl Driver {
                 // Whether it got there nobody will know.
                 kernel.connections[index].sent_unseen |= abroad;
                 let known = self.known.iter().fold(0, |bits, process| bits | 1_u8 << process);
+                let hidden = kernel.ever_hidden;
                 let connection = &mut kernel.connections[index];
                 let is_first = !std::mem::replace(&mut connection.told_sent, true);
                 connection.receivers =
@@ -227,9 +249,10 @@ impl Driver {
         } else if this.file(fd) == Some(File::Connection(connection)) {
             if let Some(one) = self.kept.get_mut(&kept) {
                 let since = *one.open_since.get_or_insert(self.now);
-                one.told_late += u32::from(self.now.saturating_sub(since) > Duration::from_secs(5));
+                one.told_late += u32::from(self.now.saturating_sub(since) > PATIENCE);
             }
             self.on("still open", Some(connection), Event::StillOpen(kept));
+            self.is_late = true;
         } else {
             let is_other = |one: &&KeptFd| one.connection == connection && !one.closed;
             let alone = self.kept.values().filter(is_other).count() == 1;

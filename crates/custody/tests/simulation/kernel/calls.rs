@@ -22,13 +22,9 @@ impl Kernel {
                     self.connections[index].socket.over = true;
                 }
             }
-            Call::Fork => {
-                self.fork(process);
-            }
-            Call::Vfork => {
-                if let Some(child) = self.fork(process) {
-                    self.processes[process].threads[thread] = Thread::WaitsFor(child);
-                }
+            Call::Fork | Call::Vfork => {
+                let this = &mut self.processes[process];
+                this.threads[thread] = Thread::Forking(this.fds.clone(), call == Call::Vfork);
             }
             Call::Exec { fails: true } => {}
             Call::Exec { fails: false } => self.execute(process),
@@ -49,7 +45,10 @@ impl Kernel {
         for closed in before.iter().filter(|one| !after.contains(one)) {
             let connection = &mut self.connections[closed.1];
             connection.fds_closed += 1;
-            connection.closed_untold |= !told.contains(closed);
+            if !told.contains(closed) {
+                connection.closed_untold = true;
+                self.closed_untold.insert(closed.2);
+            }
         }
         self.note(!hidden);
     }
@@ -60,7 +59,7 @@ impl Kernel {
         if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
             && let Some(file) = self.processes[process].file(fd)
         {
-            self.note_race(process, fd, file, told);
+            self.note_race(process, fd, file, told, false);
         }
         let this = &mut self.processes[process];
         match *call {
@@ -99,17 +98,23 @@ impl Kernel {
     }
 
     /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
-    fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told]) {
+    fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told], is_send: bool) {
         let serial = self.processes[process].serial(fd);
+        // Of a copy only where the supervisor could not see it coming: it was told of no connection at that fd, or of one that
+        // was closed in such a race itself.
+        let was_seen =
+            told.iter().any(|(other, _, serial)| *other == fd && !self.closed_untold.contains(serial));
+        let race = is_send || !was_seen;
         if let File::Connection(index) = file {
-            self.connections[index].raced |= !told.contains(&(fd, index, serial)) && !told.contains(&HIDDEN);
+            self.connections[index].raced |=
+                race && !told.contains(&(fd, index, serial)) && !told.contains(&HIDDEN);
         }
     }
 
     fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[Told]) {
         for fd in parse(control) {
             if let Some(file) = self.processes[process].file(fd) {
-                self.note_race(process, fd, file, told);
+                self.note_race(process, fd, file, told, true);
             }
         }
         let this = &self.processes[process];
@@ -134,27 +139,36 @@ impl Kernel {
         }
     }
 
-    fn fork(&mut self, process: usize) -> Option<usize> {
-        if self.processes.len() >= PROCESSES {
-            return None;
+    /// The second half of `fork`: its child is there.
+    pub(crate) fn bear(&mut self, process: usize, thread: usize) {
+        let state = std::mem::replace(&mut self.processes[process].threads[thread], Thread::Idle);
+        let Thread::Forking(fds, waits) = state else { return };
+        let hidden = self.processes[process].hidden;
+        if self.processes.len() < PROCESSES {
+            let mut child = Process::new(fds);
+            child.hidden = hidden;
+            child.hidden_once = hidden;
+            child.single = self.processes.len() % 2 == 1;
+            if waits {
+                self.processes[process].threads[thread] = Thread::WaitsFor(self.processes.len());
+            }
+            self.processes.push(child);
         }
-        let mut child = Process::new(self.processes[process].fds.clone());
-        child.hidden = self.processes[process].hidden;
-        child.hidden_once = child.hidden;
-        child.single = self.processes.len() % 2 == 1;
-        self.processes.push(child);
-        Some(self.processes.len() - 1)
+        self.note(!hidden);
     }
 
     /// The other threads are killed on their way back from a call that they were let go on with.
     fn finish_calls(&mut self, process: usize, besides: usize) {
         for thread in 0..2 {
-            if thread != besides
-                && let Thread::Continued(call) = self.processes[process].threads[thread].clone()
+            if thread == besides {
+                continue;
+            }
+            if let Thread::Continued(call) = self.processes[process].threads[thread].clone()
                 && !matches!(call, Call::Exec { .. } | Call::Exit)
             {
                 self.make(process, thread, call);
             }
+            self.bear(process, thread);
         }
     }
 
@@ -183,6 +197,14 @@ impl Kernel {
         fds.into_iter().for_each(|(_, index, _)| self.connections[index].fds_closed += 1);
         self.end(process);
         self.note(false);
+    }
+
+    /// A process does not let itself be looked at any more; whether it did before.
+    pub(crate) fn hide(&mut self, process: usize) -> bool {
+        self.ever_hidden = true;
+        let this = &mut self.processes[process];
+        this.hidden_once = true;
+        !std::mem::replace(&mut this.hidden, true)
     }
 
     /// The second half of `recvmsg`.

@@ -18,7 +18,7 @@ pub(crate) enum File {
     Epoll(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fd {
     pub(crate) file: File,
     pub(crate) closes_on_exec: bool,
@@ -72,6 +72,8 @@ pub(crate) enum Thread {
     Continued(Call),
     /// `recvmsg` has taken these out of the queue and not yet installed them.
     Receiving(Vec<File>),
+    /// `fork` has copied the fds, and its child is not to be seen yet (`copy_process`); the flag is for `vfork`.
+    Forking(Vec<Option<Fd>>, bool),
     /// Waits for its child of `vfork`.
     WaitsFor(usize),
 }
@@ -134,7 +136,8 @@ pub(crate) struct Connection {
     pub(crate) receivers: u8,
     /// One of them was seen to have it.
     pub(crate) arrived: bool,
-    /// A message carried it: if its sender is killed meanwhile, its receiver's is not held any more.
+    /// A message carried it, or a fork under way alone: if its last holder is killed meanwhile, who gets it is not held
+    /// any more.
     pub(crate) was_sent: bool,
     /// Was copied or sent by a call whose fd another thread had made to mean it since the call began: the program's own
     /// race, in which nobody knows which connection is meant.
@@ -164,6 +167,8 @@ pub(crate) struct Kernel {
     pub(crate) connections: Vec<Connection>,
     pub(crate) epolls: usize,
     pub(crate) serials: u32,
+    /// Of fds that were closed by a call that the supervisor had been told another meaning of.
+    closed_untold: BTreeSet<u32>,
     /// Some process was hidden at some time.
     pub(crate) ever_hidden: bool,
 }
@@ -248,6 +253,7 @@ impl Kernel {
             connections: Vec::new(),
             epolls: 0,
             serials: 0,
+            closed_untold: BTreeSet::new(),
             ever_hidden: false,
         }
     }
@@ -298,9 +304,17 @@ impl Kernel {
                 || process.inbox.iter().flatten().any(|other| *other == file)
                 || process.threads.iter().any(|thread| match thread {
                     Thread::Receiving(files) => files.contains(&file),
+                    Thread::Forking(fds, _) => fds.iter().flatten().any(|fd| fd.file == file),
                     _ => false,
                 })
         })
+    }
+
+    /// Whether a message to a process that lives carries a connection, and one that the supervisor knows of.
+    pub(crate) fn is_carried(&self, index: usize) -> bool {
+        let one = &self.connections[index];
+        let mut messages = self.processes.iter().flat_map(|process| process.inbox.iter().flatten());
+        one.told_sent && !one.sent_unseen && messages.any(|file| *file == File::Connection(index))
     }
 
     /// The processes that have a connection besides this one, as bits; none where they cannot be told or it has it, too.
@@ -324,7 +338,7 @@ impl Kernel {
         let is_calm = |thread: &Thread| match thread {
             Thread::Idle => true,
             Thread::Notified(call) | Thread::Continued(call) => !call.gives(),
-            Thread::Receiving(_) | Thread::WaitsFor(_) => false,
+            Thread::Receiving(_) | Thread::Forking(..) | Thread::WaitsFor(_) => false,
         };
         let idle = |process: &Process| process.inbox.is_empty() && process.threads.iter().all(is_calm);
         !self.ever_hidden && self.processes.iter().all(|one| idle(one) || !one.alive)
@@ -350,7 +364,10 @@ impl Kernel {
             if has != 0 {
                 connection.closed_untold = false;
             }
-            if self.connections[index].end == End::Open && !self.is_open(File::Connection(index)) {
+            let is_open = self.is_open(File::Connection(index));
+            // No process has it, and a message or a fork under way does.
+            self.connections[index].was_sent |= has == 0 && is_open;
+            if self.connections[index].end == End::Open && !is_open {
                 let connection = &mut self.connections[index];
                 let seen = connection.fds_gone == Some(true) && !connection.abroad && !connection.sent_unseen;
                 connection.end = if seen { End::Closed } else { End::Unseen };

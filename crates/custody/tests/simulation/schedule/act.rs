@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Step, What};
 use crate::driver::{Driver, Fault};
-use crate::kernel::{Call, End, File, Kernel, Thread, control};
+use crate::kernel::{Call, End, File, Kernel, Process, Thread, control};
 
 /// No call takes so long that does not wait.
 const LONG: Duration = Duration::from_millis(50);
@@ -15,7 +15,7 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
     match what {
         What::Supervise => return driver.step(kernel, a, b),
         What::Wait => {
-            let wait = [1, 25, 60, 1_000, 6_000][usize::from(a) % 5];
+            let wait = [1, 25, 60, 1_000, 5_000][usize::from(a) % 5];
             driver.now += Duration::from_millis(wait);
             if driver.now.saturating_sub(driver.went_on) >= LONG {
                 go_on_all(kernel);
@@ -34,84 +34,86 @@ pub(super) fn act(kernel: &mut Kernel, driver: &mut Driver, step: Step) -> Resul
     let Some(process) = alive.get(usize::from(who >> 1) % alive.len().max(1)).copied() else {
         return Ok(false);
     };
-    let thread = usize::from(who & 1);
     // The end of the last process is the end of the schedule: seldom before its time.
     if alive.len() == 1 && matches!(what, What::Kill | What::Exit) && b < 240 {
         return Ok(false);
     }
-    let processes = kernel.processes.len();
-    let this = &mut kernel.processes[process];
-    let thread = if this.single { 0 } else { thread };
+    let thread = if kernel.processes[process].single { 0 } else { usize::from(who & 1) };
     match what {
         What::Kill => {
             kernel.kill(process);
             return Ok(true);
         }
-        What::Hide => {
-            let changed = !std::mem::replace(&mut this.hidden, true);
-            this.hidden_once = true;
-            kernel.ever_hidden = true;
-            return Ok(changed);
-        }
+        What::Hide => return Ok(kernel.hide(process)),
         What::Run => return Ok(go_on(kernel, process, thread)),
+        _ if kernel.processes[process].threads[thread] != Thread::Idle => return Ok(false),
         _ => {}
     }
-    if this.threads[thread] != Thread::Idle {
-        return Ok(false);
+    match what {
+        What::Accept if !driver.is_held() => Ok(kernel.accept(process).is_some()),
+        What::Receive | What::CloseOnExec | What::EpollAdd => Ok(do_untold(kernel, process, thread, step)),
+        _ => {
+            let call = call(kernel, process, step);
+            let does = call.is_some();
+            call.into_iter().for_each(|call| kernel.processes[process].call(thread, call));
+            Ok(does)
+        }
     }
+}
+
+/// The fd of a connection that a step means.
+fn chosen(this: &Process, choice: u8) -> Option<i32> {
     let open: Vec<i32> = this.connections().map(|(fd, _)| fd).collect();
-    let fd = open.get(usize::from(a) % open.len().max(1)).copied();
-    let call = match what {
-        What::Accept if driver.is_held() => Call::Accept,
-        What::Accept => return Ok(kernel.accept(process).is_some()),
+    open.get(usize::from(choice) % open.len().max(1)).copied()
+}
+
+/// The call that a thread makes, of those that the supervisor is notified of.
+fn call(kernel: &Kernel, process: usize, Step { what, a, b, .. }: Step) -> Option<Call> {
+    let this = &kernel.processes[process];
+    Some(match what {
+        What::Accept => Call::Accept,
         What::EpollCreate => Call::EpollCreate,
         What::Fork => Call::Fork,
-        What::Vfork => Call::Vfork,
-        What::Spawn => Call::Vfork,
+        What::Vfork | What::Spawn => Call::Vfork,
         What::Exec => Call::Exec { fails: b & 3 == 0 },
         What::Exit => Call::Exit,
         What::CloseRange => Call::CloseRange(i32::from(a % 4), i32::from(b % 8)),
-        What::Receive => {
-            let Some(files) = this.inbox.pop_front() else { return Ok(false) };
-            this.threads[thread] = Thread::Receiving(files);
-            return Ok(true);
+        What::Close => Call::Close(chosen(this, a)?),
+        What::Dup => Call::Dup(chosen(this, a)?),
+        What::Dup2 => Call::Dup2(chosen(this, a)?, i32::from(b % 8)),
+        What::Shutdown => Call::Shutdown(chosen(this, a)?, b & 1 == 0),
+        What::Send => {
+            let fd = chosen(this, a)?;
+            let more = chosen(this, b >> 4).filter(|more| *more != fd);
+            let fds: Vec<i32> = [Some(fd), more].into_iter().flatten().collect();
+            let to = usize::from(b & 7) % kernel.processes.len();
+            Call::Send(control(&fds, b >> 2), (b & 0x80 == 0 || b & 7 != 0).then_some(to))
         }
-        _ => {
-            let Some(fd) = fd else { return Ok(false) };
-            match what {
-                What::Close => Call::Close(fd),
-                What::Dup => Call::Dup(fd),
-                What::Dup2 => Call::Dup2(fd, i32::from(b % 8)),
-                What::Shutdown => Call::Shutdown(fd, b & 1 == 0),
-                What::Send => {
-                    let more = open.get(usize::from(b >> 4) % open.len()).copied();
-                    let fds: Vec<i32> =
-                        [Some(fd), more.filter(|more| *more != fd)].into_iter().flatten().collect();
-                    let to = (b & 0x80 == 0 || b & 7 != 0).then_some(usize::from(b & 7) % processes);
-                    Call::Send(control(&fds, b >> 2), to)
-                }
-                What::CloseOnExec => {
-                    if let Some(Some(fd)) = this.fds.get_mut(fd as usize) {
-                        fd.closes_on_exec = true;
-                    }
-                    return Ok(true);
-                }
-                What::EpollAdd => {
-                    let Some(File::Connection(index)) = this.file(fd) else { return Ok(false) };
-                    let Some(epoll) = this.epolls().next() else { return Ok(false) };
-                    // What another thread is closing meanwhile is the program's own race.
-                    let closes = |thread: &Thread| matches!(thread, Thread::Notified(call) | Thread::Continued(call) if call.closes(fd));
-                    if this.threads.iter().any(closes) {
-                        return Ok(false);
-                    }
-                    return Ok(kernel.connections[index].watched_by.insert(epoll));
-                }
-                _ => return Ok(false),
-            }
+        _ => return None,
+    })
+}
+
+/// What a thread does without that the supervisor is notified; whether it does.
+fn do_untold(kernel: &mut Kernel, process: usize, thread: usize, Step { what, a, .. }: Step) -> bool {
+    let this = &mut kernel.processes[process];
+    if what == What::Receive {
+        let Some(files) = this.inbox.pop_front() else { return false };
+        this.threads[thread] = Thread::Receiving(files);
+        return true;
+    }
+    let Some(fd) = chosen(this, a) else { return false };
+    if what == What::CloseOnExec {
+        if let Some(Some(fd)) = this.fds.get_mut(fd as usize) {
+            fd.closes_on_exec = true;
         }
+        return true;
+    }
+    let (Some(File::Connection(index)), Some(epoll)) = (this.file(fd), this.epolls().next()) else {
+        return false;
     };
-    this.call(thread, call);
-    Ok(true)
+    // What another thread is closing meanwhile is the program's own race.
+    let closes = |thread: &Thread| matches!(thread, Thread::Notified(call) | Thread::Continued(call) if call.closes(fd));
+    !this.threads.iter().any(closes) && kernel.connections[index].watched_by.insert(epoll)
 }
 
 /// Changes what a socket says, by its peer or its program.
@@ -139,6 +141,7 @@ fn go_on(kernel: &mut Kernel, process: usize, thread: usize) -> bool {
     match kernel.processes[process].threads[thread].clone() {
         Thread::Continued(call) => kernel.make(process, thread, call),
         Thread::Receiving(_) => kernel.install(process, thread),
+        Thread::Forking(..) => kernel.bear(process, thread),
         _ => return false,
     }
     true

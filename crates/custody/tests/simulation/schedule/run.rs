@@ -16,6 +16,9 @@ pub(crate) struct Outcome {
     pub(crate) fault: Option<Fault>,
     /// Steps that did something: of the program, of the peers, of the supervisor.
     pub(crate) events: usize,
+    pub(crate) connections: usize,
+    /// Of which what is wrong was excused.
+    pub(crate) raced: usize,
     pub(crate) covered: BTreeMap<(&'static str, State), u64>,
 }
 
@@ -45,6 +48,8 @@ fn run_unguarded(hold: bool, steps: &[Step], tracing: bool) -> Outcome {
         })
         .and_then(|()| finish(&mut kernel, &mut driver, &mut outcome.events));
     outcome.fault = result.err();
+    outcome.connections = kernel.connections.len();
+    outcome.raced = kernel.connections.iter().filter(|one| one.raced).count();
     for told in &driver.told {
         *outcome.covered.entry(*told).or_default() += 1;
     }

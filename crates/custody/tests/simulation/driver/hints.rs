@@ -1,0 +1,128 @@
+//! Which fds of a shared connection the world may know from before: said here once more, apart from its own memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use linger_custody::world::{Census, Event, Inode, Name, Pid, World};
+
+use super::{Driver, Fault, KeptFd, LIMITS, cookie, inode, pid};
+use crate::kernel::{File, Kernel};
+
+/// The first fds of each shared connection that were told of, or seen in a look at all; `None` where it is not sure that
+/// one is remembered, which takes the place of another.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    names: BTreeMap<Inode, Vec<Option<Name>>>,
+    /// Who has sent a connection, while nobody else is known to have it; `None` afterwards.
+    senders: BTreeMap<Inode, Option<Pid>>,
+}
+
+impl Hints {
+    /// An fd of a shared connection was told of; `is_sure` if it is one that stays.
+    fn note(&mut self, inode: Inode, name: Name, is_sure: bool) {
+        let names = self.names.entry(inode).or_default();
+        if names.len() < LIMITS.names && !names.contains(&Some(name)) {
+            names.push(is_sure.then_some(name));
+        }
+    }
+
+    /// A process is seen to have a connection, or to send it.
+    fn meet(&mut self, inode: Inode, pid: Pid, sends: bool) {
+        if sends {
+            self.senders.entry(inode).or_insert(Some(pid));
+        }
+        if let Some(sender) = self.senders.get_mut(&inode) {
+            *sender = sender.filter(|sender| *sender == pid);
+        }
+    }
+
+    /// The shared connections of which fds are remembered.
+    pub(super) fn shared(&self, world: &World) -> BTreeSet<Inode> {
+        self.names.keys().copied().filter(|inode| world.shares(*inode)).collect()
+    }
+
+    /// All fds were looked at; `before` were shared until then.
+    pub(super) fn renew(&mut self, census: &Census, before: &BTreeSet<Inode>, world: &World) {
+        for inode in before {
+            let names = census.names(*inode).iter().filter(|_| world.shares(*inode));
+            let mut names: Vec<_> = names.take(LIMITS.names).copied().map(Some).collect();
+            // The fd that is being closed may be remembered as well.
+            if names.len() < LIMITS.names {
+                names.push(None);
+            }
+            self.names.insert(*inode, names);
+        }
+    }
+}
+
+impl Driver {
+    /// Notes the fds that an event tells of.
+    pub(super) fn note_hints(&mut self, event: &Event<'_>) {
+        self.is_ending = matches!(event, Event::Close { .. } | Event::Closed(_));
+        self.asked_which = false;
+        // What is not shared any more is not remembered.
+        self.hints.names.retain(|inode, _| self.world.shares(*inode));
+        match event {
+            Event::Copy { caller, seen } => {
+                self.hints.meet(seen.inode, caller.pid, false);
+                self.hints.note(seen.inode, Name { pid: caller.pid, fd: seen.fd }, true);
+            }
+            Event::Send { caller, seen, abroad } => {
+                self.hints.meet(seen.inode, caller.pid, true);
+                if *abroad {
+                    self.hints.senders.insert(seen.inode, None);
+                }
+                self.hints.note(seen.inode, Name { pid: caller.pid, fd: seen.fd }, true);
+            }
+            Event::Tick => self.hints.senders.values_mut().for_each(|sender| *sender = None),
+            Event::Close { caller, seen, .. } => {
+                self.hints.meet(seen.inode, caller.pid, false);
+                self.hints.note(seen.inode, Name { pid: caller.pid, fd: seen.fd }, false);
+            }
+            Event::Appeared { caller, open, .. } | Event::Fork { caller, open, .. } => {
+                for one in *open {
+                    self.hints.meet(one.inode, caller.pid, false);
+                    self.hints.note(one.inode, Name { pid: caller.pid, fd: one.fd }, true);
+                }
+            }
+            Event::Closed(kept) => {
+                if let Some(KeptFd { connection, name: Some((process, fd)), .. }) = self.kept.get(kept) {
+                    self.hints.note(inode(*connection), Name { pid: pid(*process), fd: *fd }, false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the closing process has sent is most likely in flight, and to look for it can wait.
+    pub(super) fn check_waits(&self) -> Result<(), Fault> {
+        let Some(index) = self.about.filter(|_| self.is_ending) else { return Ok(()) };
+        let mut kept = self.kept.values().filter(|one| one.connection == index);
+        let (Some(KeptFd { closed: true, name: Some((process, _)), .. }), None) = (kept.next(), kept.next())
+        else {
+            return Ok(());
+        };
+        if self.hints.senders.get(&inode(index)) == Some(&Some(pid(*process))) {
+            return Err(format!("connection {index} was sent by who closes it, and is looked for"));
+        }
+        Ok(())
+    }
+
+    /// Of a close all fds are looked at only if none that is remembered has the connection, and those are asked for.
+    pub(super) fn check_hints(&self, kernel: &Kernel, asked: Option<&[Name]>) -> Result<(), Fault> {
+        let Some(index) = self.about.filter(|_| self.is_ending && !self.asked_which) else { return Ok(()) };
+        let names = self.hints.names.get(&inode(index)).into_iter().flatten().flatten();
+        let is_closing = |name: &Name| {
+            let this = (name.pid.0 as usize, name.fd);
+            self.at_hand.is_some_and(|one| one.name == this)
+                || self.kept.values().any(|one| !one.closed && one.name == Some(this))
+        };
+        let stays = |name: &&Name| {
+            let process = &kernel.processes[name.pid.0 as usize];
+            !process.hidden && process.file(name.fd) == Some(File::Connection(index)) && !is_closing(name)
+        };
+        match names.filter(stays).find(|name| asked.is_none_or(|asked| !asked.contains(name))) {
+            Some(name) => Err(format!("has forgotten that {name:?} is connection {:?}", cookie(index))),
+            None => Ok(()),
+        }
+    }
+}

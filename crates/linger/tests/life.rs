@@ -1,0 +1,340 @@
+//! The life of a server: its stop, its accept queue, and the shipped examples when descriptors run out.
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use linger::tokio::Accept;
+use linger::{Policy, Snapshot};
+use linger_testing::{sandboxed, skip};
+use support::{LONG, RESPONSE};
+use tokio::sync::oneshot;
+
+/// A server that is stopped by a call.
+struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: thread::JoinHandle<Snapshot>,
+}
+
+impl Server {
+    fn start<L: Accept<Addr: Clone + Sync>>(
+        listener: impl FnOnce(tokio::net::TcpListener) -> L + Send + 'static,
+        app: Router,
+        deadline: Duration,
+    ) -> Self {
+        let bound = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = bound.local_addr().unwrap();
+        bound.set_nonblocking(true).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let summary = runtime.block_on(async move {
+                let listener = listener(tokio::net::TcpListener::from_std(bound).unwrap());
+                let stopped = async { _ = stopped.await };
+                linger::http::serve(listener, app).stop_when(stopped).within(deadline).await.unwrap()
+            });
+            // What an orderly end does not wait for.
+            runtime.shutdown_background();
+            summary
+        });
+        Self { address, stop: Some(stop), thread }
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// How long the stop takes, and what it comes to.
+    fn stopped(mut self) -> (Duration, Snapshot) {
+        let started = Instant::now();
+        self.stop();
+        let summary = self.thread.join().unwrap();
+        (started.elapsed(), summary)
+    }
+}
+
+fn app() -> Router {
+    Router::new()
+        .route("/hello", get(|| async { "hello" }))
+        .route("/refused", post(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; RESPONSE]) }))
+        .route("/never", get(std::future::pending::<()>))
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// Much less than the policy's `total`, and much more than the deadline that is given.
+const SOON: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Each has its answer and goes on sending, a byte now and then, until the server closes.
+fn drip(mut stream: TcpStream) {
+    while stream.write_all(b".").is_ok() {
+        // Its own clock.
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_stop_ends_within_its_deadline_lingering_included() {
+    sandboxed(|| {
+        assert!(Policy::default().total >= 2 * SOON);
+        let server = Server::start(|listener| listener, app(), DEADLINE);
+        let drips: Vec<_> = (0..50)
+            .map(|_| {
+                let mut stream = connect(server.address);
+                stream
+                    .write_all(b"POST /refused HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n")
+                    .unwrap();
+                stream.read_exact(&mut [0; RESPONSE]).unwrap();
+                thread::spawn(|| drip(stream))
+            })
+            .collect();
+        let (took, summary) = server.stopped();
+        assert!(took < SOON, "{took:?}");
+        assert_eq!((summary.ended.total(), summary.lingering), (50, 0), "{summary:?}");
+        drips.into_iter().for_each(|drip| drip.join().unwrap());
+    });
+}
+
+#[test]
+fn a_handler_that_never_answers_holds_a_stop_until_its_deadline_and_an_idle_client_not_at_all() {
+    sandboxed(|| {
+        let server = Server::start(|listener| listener, app(), DEADLINE);
+        let mut stuck = connect(server.address);
+        stuck.write_all(b"GET /never HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+        let mut idle = connect(server.address);
+        idle.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"hello") {
+            let mut chunk = [0; 512];
+            let read = idle.read(&mut chunk).unwrap();
+            got.extend(&chunk[..read]);
+        }
+        let (took, _) = server.stopped();
+        assert!(took < SOON, "{took:?}");
+        // Neither meets a reset.
+        assert_eq!(stuck.read(&mut [0]).unwrap(), 0);
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+
+        // Without the stuck one, the deadline is not used.
+        let server = Server::start(|listener| listener, app(), LONG);
+        let mut idle = connect(server.address);
+        idle.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+        idle.read_exact(&mut [0; 50]).unwrap();
+        let (took, _) = server.stopped();
+        assert!(took < SOON, "{took:?}");
+    });
+}
+
+/// tokio's listener without its close: the queue goes with it.
+struct Forgetful(tokio::net::TcpListener);
+
+impl Accept for Forgetful {
+    type Io = tokio::net::TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> io::Result<(Self::Io, SocketAddr)> {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// What clients got that connected and asked while the only thread of the server was busy, and it was stopped then.
+fn queued<L: Accept<Addr: Clone + Sync>>(
+    listener: impl FnOnce(tokio::net::TcpListener) -> L + Send + 'static,
+) -> Vec<Result<bool, ErrorKind>> {
+    let (begun, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = Arc::new(std::sync::Mutex::new(may_go));
+    let block = move || {
+        let (begun, may_go) = (begun.clone(), may_go.clone());
+        async move {
+            begun.send(()).unwrap();
+            // The whole runtime waits.
+            may_go.lock().unwrap().recv().unwrap();
+            "done"
+        }
+    };
+    let mut server = Server::start(listener, app().route("/block", get(block)), LONG);
+    let mut first = connect(server.address);
+    first.write_all(b"GET /block HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
+    has_begun.recv().unwrap();
+    let clients: Vec<_> = (0..10)
+        .map(|_| {
+            let mut client = connect(server.address);
+            client.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+            client
+        })
+        .collect();
+    server.stop();
+    go.send(()).unwrap();
+    let clients = clients.into_iter().map(|mut client| {
+        let mut got = Vec::new();
+        let read = client.read_to_end(&mut got).map_err(|error| error.kind());
+        read.map(|_| got.ends_with(b"hello"))
+    });
+    let got = clients.collect();
+    server.thread.join().unwrap();
+    // Refused, not reset.
+    assert_eq!(TcpStream::connect(server.address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    got
+}
+
+#[test]
+fn who_is_in_the_accept_queue_at_a_stop_is_served() {
+    sandboxed(|| {
+        assert_eq!(queued(|listener| listener), [Ok(true); 10]);
+        assert_eq!(queued(Forgetful), [Err(ErrorKind::ConnectionReset); 10]);
+    });
+}
+
+/// An example as it is shipped, with 64 descriptors.
+struct Example(Child);
+
+impl Example {
+    fn start(name: &str, port: u16) -> Self {
+        let folder = std::env::current_exe().unwrap();
+        let path = folder.parent().unwrap().parent().unwrap().join("examples").join(name);
+        assert!(path.exists(), "{}: `cargo build --examples --all-features` first", path.display());
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n 64; exec {}", path.display()));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + LONG;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "{name} does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Self(child)
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Ninety clients that take what they get and then send a byte now and then; each that is gone is replaced.
+fn attack(port: u16, request: &[u8], stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+    let request = request.to_vec();
+    thread::spawn(move || {
+        let mut clients: Vec<TcpStream> = Vec::new();
+        let connect = || {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let mut client = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+            client.write_all(&request)?;
+            client.set_nonblocking(true)?;
+            io::Result::Ok(client)
+        };
+        while !stop.load(Ordering::SeqCst) {
+            while clients.len() < 90 {
+                let Ok(client) = connect() else { break };
+                clients.push(client);
+            }
+            clients.retain_mut(|client| match client.write(b".") {
+                Ok(_) => true,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            });
+            // Its own clock.
+            thread::sleep(Duration::from_millis(10));
+        }
+    })
+}
+
+/// What an honest client gets.
+fn ask(port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(LONG))?;
+    stream.write_all(request)?;
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got)?;
+    Ok(got)
+}
+
+fn example(name: &str, port: u16, attacks: &[u8], honest: impl Fn() -> bool) {
+    sandboxed(|| {
+        let mut example = Example::start(name, port);
+        let stop = Arc::new(AtomicBool::new(false));
+        let attackers = attack(port, attacks, stop.clone());
+        let served = (0..36).filter(|_| example.is_running() && honest()).count();
+        stop.store(true, Ordering::SeqCst);
+        attackers.join().unwrap();
+        assert!(example.is_running(), "{name} has exited");
+        assert_eq!(served, 36, "{name}");
+    });
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+
+#[test]
+fn axum_limit_outlives_an_attack_with_64_descriptors() {
+    let served = || ask(8080, GET).is_ok_and(|got| got.starts_with(b"HTTP/1.1 405"));
+    // More than the limit, and less than what is announced.
+    let mut upload = b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000\r\n\r\n".to_vec();
+    upload.extend([b'u'; 70_000]);
+    example("axum_limit", 8080, &upload, served);
+}
+
+#[test]
+fn sigterm_outlives_an_attack_with_64_descriptors() {
+    example("sigterm", 8080, GET, || ask(8080, GET).is_ok_and(|got| got.ends_with(b"hello\n")));
+}
+
+#[test]
+fn threads_outlives_an_attack_with_64_descriptors() {
+    let served = || ask(8080, GET).is_ok_and(|got| got.starts_with(b"HTTP/1.1 413"));
+    example("threads", 8080, GET, served);
+}
+
+#[test]
+fn tokio_echo_outlives_an_attack_with_64_descriptors() {
+    let served = || {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", 7007)) else { return false };
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let mut got = [0; 2];
+        stream.write_all(b"hi").is_ok() && stream.read_exact(&mut got).is_ok() && got == *b"hi"
+    };
+    example("tokio_echo", 7007, b"quit", served);
+}
+
+fn curl(arguments: &[&str]) -> bool {
+    match Command::new("curl").args(["-s", "-k", "--max-time", "60"]).args(arguments).output() {
+        Ok(output) => output.stdout.starts_with(b"hello"),
+        Err(error) => {
+            skip("curl", &error.to_string());
+            true
+        }
+    }
+}
+
+#[test]
+fn hyper_tls_outlives_an_attack_with_64_descriptors() {
+    example("hyper_tls", 8443, GET, || curl(&["https://127.0.0.1:8443/"]));
+}
+
+#[test]
+fn axum_tls_outlives_an_attack_with_64_descriptors() {
+    example("axum_tls", 8443, GET, || curl(&["https://127.0.0.1:8443/"]));
+}
