@@ -74,7 +74,7 @@ impl Deliveries {
         matches!(self.lock().deliveries.get(&id), Some(Delivery::Running))
     }
 
-    /// What its command came to, if that is over.
+    /// The result of its command, if it has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
         match self.lock().deliveries.get(&id) {
             Some(Delivery::Ended(outcome)) => Some(outcome.clone()),

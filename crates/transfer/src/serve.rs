@@ -107,11 +107,11 @@ pub struct Served {
     pub outcome: Option<linger::Outcome>,
 }
 
-/// What is said of one connection of several; the last of them has the request.
+/// The request of a connection that is one of several; the last of them has the real request.
 const PART: &str = "one connection of several";
 
 impl Served {
-    /// Whether it came to a request.
+    /// Whether the connection has made a request.
     pub fn has_asked(&self) -> bool {
         !self.request.is_empty() && self.request != PART
     }
