@@ -50,8 +50,9 @@ pub struct ShareOptions {
     pub keys: Option<ServerKeys>,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// Most requests served at once; others wait in the accept queue. Each costs up to 20 MiB. Connections that have asked
-    /// for nothing yet do not count: there may be 256 of them, and the oldest has to go for one more.
+    /// The largest number of requests that are served at the same time. Further clients wait in the accept queue. A request
+    /// costs up to 20 MiB. Connections that have not sent a request yet do not count; there may be 256 of them, and one
+    /// more makes the oldest end.
     pub connections: usize,
     /// How long a session may be silent.
     pub deadlines: Deadlines,

@@ -74,8 +74,8 @@ impl Drop for Request {
 
 /// A response: gathers what is written into STDOUT records, and must be [ended](Self::end).
 ///
-/// One that is dropped without that becomes a `500` where nothing of it was sent, and otherwise
-/// ends the connection without END_REQUEST, so that no gateway takes the part for the whole.
+/// If a response is dropped before it was ended and nothing of it was sent, the gateway gets a `500`. If a part of it
+/// was sent, the connection is closed without END_REQUEST, so that no gateway takes the part for the whole response.
 pub struct Response {
     live: Option<(Live, oneshot::Sender<Live>)>,
 }
