@@ -79,7 +79,7 @@ impl Acceptor for UnixListener {
 /// [`Config::allowed`] is left to the listener.
 ///
 /// # Errors
-/// The listener's, where waiting does not help.
+/// Returns the errors of accepting that waiting does not cure.
 pub async fn serve<L, H, F>(listener: L, config: Config, handler: H) -> io::Result<()>
 where
     L: Acceptor,

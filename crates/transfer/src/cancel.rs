@@ -23,7 +23,7 @@ impl Cancel {
     /// Makes a handle that has not fired.
     ///
     /// # Errors
-    /// If the process has no descriptors left.
+    /// Returns an error if the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         use rustix::event::EventfdFlags;
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -33,7 +33,7 @@ impl Cancel {
     /// Makes a child: it fires with this one, and can be fired alone without affecting this one.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Returns the errors of [`new`](Self::new).
     pub fn also(&self) -> io::Result<Self> {
         Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
     }
@@ -59,7 +59,7 @@ impl Cancel {
     /// Waits until an fd is ready. False after the timeout.
     ///
     /// # Errors
-    /// [`Stopped`] if this fires first, or the error of `poll(2)`.
+    /// Returns [`Stopped`] if this is cancelled first, or the error of `poll(2)`.
     pub(crate) fn wait_beside(
         &self,
         fd: BorrowedFd<'_>,

@@ -42,7 +42,7 @@ impl Client {
     /// A client of the server at `host`; nothing is connected yet.
     ///
     /// # Errors
-    /// If the process has no descriptors left.
+    /// Returns an error if the process has no descriptors left.
     pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
         Ok(Self { host: host.into(), port, options, cancel })
@@ -172,7 +172,7 @@ impl Client {
     /// Lists a directory or one file; calls `each` for every item.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is nothing to list; those of connecting.
+    /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
         let mut session = self.connect()?;
         let stream = session.open(&Operation::List { path: path.clone() }.encode())?;
@@ -332,7 +332,7 @@ fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
 /// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
 ///
 /// # Errors
-/// [`Error::Io`] if there is nothing at `path`.
+/// Returns [`Error::Io`] if there is nothing at `path`.
 pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
     let (root, top) = local(path)?;
     let mut walk = Walk::new(&root, top, patterns.clone());

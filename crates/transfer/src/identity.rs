@@ -33,7 +33,7 @@ impl Identity {
     /// Makes a new key pair.
     ///
     /// # Errors
-    /// [`Error::NotPossibleHere`] if the system gives no random numbers.
+    /// Returns [`Error::NotPossibleHere`] if the system gives no random numbers.
     pub fn generate() -> Result<Self, Error> {
         let random = ring::rand::SystemRandom::new();
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random)
@@ -44,7 +44,8 @@ impl Identity {
     /// Reads the key pair from a file, and makes the file (mode 0600) if it is not there.
     ///
     /// # Errors
-    /// [`Error::Io`] if that is not possible, [`Error::Identity`] if the file holds something else.
+    /// Returns [`Error::Io`] if the file can be neither read nor made, and [`Error::Identity`] if it does not hold a
+    /// key pair.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         let failed = |doing| move |error: io::Error| Error::io(doing, path.display().to_string(), error);
         match File::open(path) {
@@ -153,7 +154,7 @@ impl Keyring {
     /// The key that is known under a name.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
+    /// Returns [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
     pub fn of(&self, name: &str) -> Result<Option<PublicKey>, Error> {
         let name = word(name);
         Ok(self.keys()?.into_iter().rev().find(|(known, _)| *known == name).map(|(_, key)| key))
@@ -162,7 +163,7 @@ impl Keyring {
     /// Whether a key is known under any name.
     ///
     /// # Errors
-    /// As [`of`](Self::of).
+    /// Returns the errors of [`of`](Self::of).
     pub fn knows(&self, key: &PublicKey) -> Result<bool, Error> {
         Ok(self.keys()?.iter().any(|(_, known)| known == key))
     }
@@ -170,7 +171,7 @@ impl Keyring {
     /// Adds a key.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be written.
+    /// Returns [`Error::Io`] if the file cannot be written.
     pub fn add(&self, name: &str, key: &PublicKey) -> Result<(), Error> {
         let failed = |error| Error::io("write", self.0.display().to_string(), error);
         if let Some(parent) = self.0.parent() {

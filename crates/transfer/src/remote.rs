@@ -24,7 +24,7 @@ impl Destination {
     /// Reads `PATH`, `PATH/` or `@NAME`; a path that begins with `@` is written `./@NAME`.
     ///
     /// # Errors
-    /// Says what is wrong with the path.
+    /// Returns an error that says what is wrong with the path.
     pub fn typed(text: &[u8]) -> Result<Self, BadPath> {
         Ok(match text {
             [b'@', name @ ..] => Self::Port(String::from_utf8_lossy(name).into_owned()),

@@ -34,7 +34,7 @@ impl Root {
     /// Opens a directory as the root.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is no such directory, [`Error::NotPossibleHere`] before Linux 5.6.
+    /// Returns [`Error::Io`] if there is no such directory, and [`Error::NotPossibleHere`] before Linux 5.6.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())

@@ -153,7 +153,7 @@ impl Server {
     /// Opens the directory.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is not there, [`Error::NotPossibleHere`] on kernels before 5.6.
+    /// Returns [`Error::Io`] if the directory cannot be opened, and [`Error::NotPossibleHere`] on kernels before 5.6.
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
@@ -194,7 +194,7 @@ impl Server {
     /// something and ended. A connection that asks for nothing, as a port scan's, does not count.
     ///
     /// # Errors
-    /// Those of `accept(2)` that do not concern a single connection.
+    /// Returns the errors of `accept(2)` that do not concern a single connection.
     pub fn serve(
         &self,
         listener: &TcpListener,

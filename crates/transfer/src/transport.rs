@@ -11,19 +11,19 @@ pub trait Transport: Send {
     /// Reads some bytes; 0 is the end of the stream.
     ///
     /// # Errors
-    /// As `recv(2)`; a TLS peer that closes without close_notify gives `UnexpectedEof`.
+    /// Returns the errors of `recv(2)`, and `UnexpectedEof` if a TLS peer closes without close_notify.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
     /// Takes some bytes of `head`, then of `body`, and says how many.
     ///
     /// # Errors
-    /// As `send(2)`.
+    /// Returns the errors of `send(2)`.
     fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize>;
 
     /// Hands to the kernel what [`write`](Self::write) took and kept.
     ///
     /// # Errors
-    /// As `send(2)`.
+    /// Returns the errors of `send(2)`.
     fn flush(&mut self) -> io::Result<()>;
 
     /// The fd to poll before reading.
@@ -57,7 +57,7 @@ impl Plain {
     /// Takes over a connected socket.
     ///
     /// # Errors
-    /// If the socket cannot be made non-blocking.
+    /// Returns an error if the socket cannot be made non-blocking.
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         // TCP_NODELAY: the session gathers small frames itself, and a flush should leave at once.

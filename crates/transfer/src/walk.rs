@@ -32,7 +32,7 @@ impl Patterns {
     /// Reads lines of `.gitignore` syntax; the last that matches decides, `!` takes back.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the line that cannot be read.
+    /// Returns [`Error::Usage`], which names the line that cannot be read.
     pub fn new<S: AsRef<str>>(lines: &[S]) -> Result<Self, Error> {
         if lines.is_empty() {
             return Ok(Self(None));

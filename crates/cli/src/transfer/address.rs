@@ -19,7 +19,7 @@ impl Remote {
     /// Reads what was typed; `port` is that of an option, if it was given.
     ///
     /// # Errors
-    /// [`Error::Usage`] with what to write instead.
+    /// Returns [`Error::Usage`], which says what to write instead.
     pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
         let usage = |why: String| Error::Usage(format!("{}: {why}", Untrusted::from(text).terminal()).into());
         let (host, rest) = host_and_rest(text, "PATH").map_err(usage)?;

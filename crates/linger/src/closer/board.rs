@@ -116,7 +116,7 @@ impl<A> Board<A> {
 
 impl<A> Shared<A> {
     /// # Errors
-    /// Those of `timerfd_create(2)`.
+    /// Returns the errors of `timerfd_create(2)`.
     pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
         let board = Board {
             arrivals: Vec::new(),

@@ -52,7 +52,7 @@ pub trait Accept: Send + 'static {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
     /// Closes the listener, and gives the connections that were still in its accept queue: what is closed with the
@@ -194,7 +194,7 @@ impl<L: Accept> Listener<L> {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }

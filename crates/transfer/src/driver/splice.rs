@@ -14,7 +14,7 @@ impl Session {
     /// frame is zeros, for a header cannot be taken back.
     ///
     /// # Errors
-    /// As [`message`](Self::message), and what reading the file gives.
+    /// Returns the errors of [`message`](Self::message) and of reading the file.
     pub fn data_from(
         &mut self,
         stream: u16,
@@ -49,7 +49,7 @@ impl Session {
     /// announced.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive); [`Error::Io`] if the file does not take them.
+    /// Returns the errors of [`receive`](Self::receive), and [`Error::Io`] if the bytes cannot be written to the file.
     pub fn data_into(
         &mut self,
         pipe: &(OwnedFd, OwnedFd),

@@ -32,7 +32,7 @@ impl Session {
     /// Sends a ping, so that the peer knows we are there while we wait for something else.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Returns the errors of [`flush`](Self::flush).
     pub fn ping(&mut self) -> Result<(), Error> {
         self.control(FrameKind::Ping, 0, 0);
         self.flush()
@@ -41,7 +41,8 @@ impl Session {
     /// Sends what is in the buffer and then nothing for `pause`.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] as soon as that is asked for, else as [`flush`](Self::flush).
+    /// Returns [`Error::Cancelled`] as soon as a cancellation is asked for; otherwise the errors of
+    /// [`flush`](Self::flush).
     pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
         self.flush()?;
         if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
@@ -51,7 +52,7 @@ impl Session {
     /// is readable.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], or those of `poll(2)`.
+    /// Returns [`Error::Cancelled`], or the errors of `poll(2)`.
     pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
         self.flush()?;
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
