@@ -1,8 +1,8 @@
 //! A session: framed streams in both directions over one connection.
 //!
-//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; its buffer is bounded by
-//! the credit that it has granted. The payload of large frames is read from the socket directly into the caller's
-//! buffer.
+//! One thread drives a session. While a session waits to write, it reads, so two sessions cannot deadlock. What it has
+//! read is bounded by the credit that it has granted. The payload of large frames is read from the socket directly into
+//! the caller's buffer.
 
 mod end;
 mod event;
@@ -80,7 +80,7 @@ pub struct Session {
     bulk: bool,
     received: u64,
     sent: u64,
-    /// `write_out` is under way: nothing else may be written before its bytes.
+    /// `write_out` is under way: nothing else may be written before the bytes that it writes.
     writing: bool,
     /// Bytes of a DATA frame that are still to be sent: no other frame may come before them.
     unfinished: usize,
@@ -162,8 +162,8 @@ impl Session {
         Ok(stream)
     }
 
-    /// Sends a message on a stream, waiting for credit where it must. It may stay in the buffer until
-    /// [`flush`](Self::flush) or the next wait.
+    /// Sends a message on a stream; waits for credit if the stream has too little. The message may stay in the buffer
+    /// until [`flush`](Self::flush) or the next wait.
     ///
     /// # Errors
     /// Returns [`Error::Usage`] if the message is longer than 64 KiB, [`Error::Ended`] if the stream is closed, and the
@@ -190,7 +190,7 @@ impl Session {
         Ok(())
     }
 
-    /// Says that nothing more will come on the stream from here.
+    /// Tells the peer that this side sends nothing more on the stream.
     ///
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush). Closing a stream that is closed already is no error.
@@ -248,8 +248,8 @@ impl Session {
         }
     }
 
-    /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or the data is taken;
-    /// says how many.
+    /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or all data is taken.
+    /// Returns how many bytes were taken.
     ///
     /// # Errors
     /// Returns the errors of [`receive`](Self::receive).
@@ -293,17 +293,17 @@ impl Session {
         self.write_out(&[])
     }
 
-    /// Whether the peer has begun as this protocol does.
+    /// Whether the peer has sent this protocol's preface.
     pub(crate) fn is_greeted(&self) -> bool {
         self.preface_read
     }
 
-    /// Payload and framing that arrived, in bytes.
+    /// Bytes that have arrived, payload and framing.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Payload and framing handed to the kernel, in bytes.
+    /// Bytes that were handed to the kernel, payload and framing.
     pub fn sent(&self) -> u64 {
         self.sent
     }
@@ -322,7 +322,8 @@ impl Session {
         Ok(())
     }
 
-    /// Grants credit for bytes that the program took, once they are many enough. The frame goes with the next flush.
+    /// Grants the peer credit for bytes that the program has taken, once they are many enough. The CREDIT frame is sent
+    /// by the next flush.
     fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
         let socket = self.transport.socket();
         let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);

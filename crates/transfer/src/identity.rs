@@ -101,7 +101,7 @@ impl Identity {
     }
 }
 
-/// The key in a SubjectPublicKeyInfo; `None` if it is of another kind.
+/// The key in a SubjectPublicKeyInfo; `None` if it is no Ed25519 key.
 pub(crate) fn key_of_spki(spki: &[u8]) -> Option<PublicKey> {
     spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()
 }
@@ -116,12 +116,12 @@ pub fn fingerprint(key: &PublicKey) -> String {
 pub struct Keyring(PathBuf);
 
 impl Keyring {
-    /// The keys in a file, which need not be there yet.
+    /// The keyring in the file at `path`. The file need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -142,7 +142,7 @@ impl Keyring {
             }
             let mut words = line.split_whitespace();
             let key = words.clone().nth(1).and_then(|word| word.strip_prefix("ed25519:")).and_then(unhex);
-            // Fail: the unreadable line may hold the key that should have been compared.
+            // An unreadable line is an error: it may hold the key that should have been compared.
             match (words.next(), key) {
                 (Some(name), Some(key)) => keys.push((name.to_owned(), key)),
                 _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1).into())),

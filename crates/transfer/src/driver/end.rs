@@ -52,7 +52,7 @@ impl Session {
                 }
             }
             let outcome = first.map(|socket| linger::close(socket, policy));
-            // Those without a thread.
+            // Close here the sockets for which no thread could be started.
             for slot in &others {
                 close(slot);
             }

@@ -14,10 +14,10 @@ use crate::wire::FrameKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deadlines {
-    /// Silence after which the peer is asked whether it is there. Raising it saves a few bytes an hour.
+    /// Silence after which a ping asks the peer whether it is still there. A longer time saves a few bytes an hour.
     pub ping: Duration,
-    /// Time without one byte in either direction after which the connection counts as lost. Raising it
-    /// outlasts longer outages without reconnecting, and keeps dead peers' memory longer.
+    /// Time without one byte in either direction after which the connection counts as lost. With a longer time a
+    /// session outlasts longer outages without reconnecting, and the memory of dead peers is kept longer.
     pub stall: Duration,
 }
 
@@ -29,7 +29,7 @@ impl Default for Deadlines {
 }
 
 impl Session {
-    /// Sends a ping, so that the peer knows we are there while we wait for something else.
+    /// Sends a ping, so that the peer knows that this side is alive while it waits for something else.
     ///
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush).
@@ -38,7 +38,7 @@ impl Session {
         self.flush()
     }
 
-    /// Sends what is in the buffer and then nothing for `pause`.
+    /// Sends what is in the buffer, and then sends nothing more for `pause`.
     ///
     /// # Errors
     /// Returns [`Error::Cancelled`] as soon as a cancellation is asked for; otherwise the errors of
