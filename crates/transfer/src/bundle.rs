@@ -70,8 +70,8 @@ impl Transport for Bundle {
                 self.written += bytes as u64;
                 (taken, part) = (taken + bytes, &part[bytes..]);
                 if bytes == left {
-                    // This member is written again only after all others. If its socket is full, the flush at the end
-                    // of the frame sends the rest.
+                    // After this stripe the member is written again only after all others. If its socket is full, the
+                    // flush at the end of the frame sends the rest.
                     match self.members[member].flush() {
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                         _ => {}

@@ -146,7 +146,7 @@ impl<W: Write> Receipts<W> {
 pub enum Checked {
     /// Length and hash are those of the receipt.
     Same,
-    /// They are not.
+    /// Length or hash differ from the receipt; the text says how.
     Differs(String),
     /// The receipt has no hash: length or kind alone are the same.
     Unverified,
@@ -158,7 +158,7 @@ pub enum Checked {
 pub struct Verified {
     /// Receipts.
     pub receipts: u64,
-    /// Those that say something else than is there.
+    /// Receipts that differ from what is there.
     pub different: u64,
     /// Files whose receipt has no hash: their length is the same, and nobody knows of their content.
     pub length_only: u64,

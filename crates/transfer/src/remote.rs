@@ -13,7 +13,7 @@ pub enum Destination {
     Path {
         /// The path.
         path: RelPath,
-        /// It was typed with a final `/`, or is empty: inside this directory.
+        /// The path is empty or was typed with a final `/`: it names a directory into which something is put.
         into: bool,
     },
     /// A sink or source by name.

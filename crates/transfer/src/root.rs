@@ -130,14 +130,14 @@ impl Root {
             }
             tries += 1;
             match self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse) {
-                // Another session has removed it in between, being empty.
+                // Another session has removed the directory in between, because it was empty.
                 Err(Errno::NOENT) if tries < 10 => {}
                 other => return other,
             }
         }
     }
 
-    /// The same, if it is there.
+    /// The directory for incomplete files, if it exists.
     pub(crate) fn existing_work(&self) -> Option<OwnedFd> {
         let path = RelPath::new(WORK).ok()?;
         self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse).ok()

@@ -113,7 +113,7 @@ impl Session {
         if self.output.is_empty() {
             self.output = head;
         }
-        // The peer may have sent its reason before it left; that says more than EPIPE.
+        // The peer may have sent a reason before it left, which says more than EPIPE.
         if matches!(result, Err(Error::Cut(_))) {
             self.read_last_words();
         }
