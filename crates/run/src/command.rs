@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use linger::Closer;
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
@@ -13,8 +14,8 @@ use signal_hook::consts::{SIGCHLD, SIGUSR1};
 use crate::intake::{Address, Intake};
 use crate::options::Via;
 use crate::preload::Preload;
-use crate::report::Tally;
 use crate::seccomp::{Counts, Seccomp};
+use crate::tally::Tally;
 use crate::{Notice, Options, Program, RunError, RunReport, metrics, signals};
 
 /// How a supervised program ended.
@@ -63,12 +64,12 @@ pub fn run(
     let way = Arc::new(way);
     let report = {
         let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
-        Arc::new(move || RunReport::new(way.counts(&tally), way.looks(), &closer.snapshot(), &tally))
+        Arc::new(move || RunReport::new(way.counts(&tally), way.looks(&tally), &closer.snapshot(), &tally))
     };
     if let Some(address) = options.metrics {
         metrics::serve(address, closer.clone(), Arc::clone(&report) as _)?;
     }
-    let intake = Intake::start(address, closer.clone(), options.policy, tally)
+    let intake = Intake::start(address, closer.clone(), options.policy, Arc::clone(&tally))
         .map_err(RunError::system("cannot start the intake"))?;
     let mut signals = signals::take().map_err(RunError::system("cannot take signals"))?;
     // A child subreaper: orphans of the program become children of this process, so that it sees the last one end.
@@ -86,7 +87,7 @@ pub fn run(
     let child = started?;
     raise_descriptor_limit(limit);
     let status = wait(child, &mut signals, |asked| {
-        if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal) {
+        if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| tally.refusal()) {
             notify(Notice::Refused(&refusal));
         }
         if asked {
@@ -144,14 +145,14 @@ enum Way {
 impl Way {
     fn counts(&self, tally: &Tally) -> [u64; linger_preload::protocol::COUNTS] {
         match self {
-            Self::Preload(preload) => tally.complete(preload.counts()),
+            Self::Preload(_) => tally.all(),
             Self::Seccomp(counts) => counts.all(),
         }
     }
 
-    fn looks(&self) -> u64 {
+    fn looks(&self, tally: &Tally) -> u64 {
         match self {
-            Self::Preload(_) => 0,
+            Self::Preload(_) => tally.looks.load(Relaxed),
             Self::Seccomp(counts) => counts.looks(),
         }
     }

@@ -5,20 +5,23 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use linger::{Closer, Ended, Policy};
-use linger_preload::protocol::{Message, MessageKind};
+use linger::{Closer, Policy};
+use linger_custody::world::{Name, Pid};
+use linger_custody::{Count, Origin};
+use linger_preload::protocol::{Message, MessageKind, Nomination};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, SocketAddrUnix,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 
-use crate::report::Tally;
+use crate::ender::Ender;
+use crate::prover::{Nominee, Proof, Prover};
+use crate::tally::Tally;
 
 /// Pause after each round of work, so that the next messages arrive as one batch. A wake-up costs the program's processor
 /// more than all work for one connection. Peers do not notice: the program has already sent the FIN.
@@ -83,7 +86,8 @@ impl Intake {
             processes: HashMap::new(),
             strangers: 0,
             next: STOP + 1,
-            ender: Ender { closer, policy, tally },
+            prover: Prover::new(),
+            ender: Ender::new(closer, policy, tally),
         };
         let thread = thread::Builder::new().name("linger-intake".into()).spawn(move || worker.run())?;
         Ok(Self { thread, stop })
@@ -106,6 +110,7 @@ struct Worker {
     /// Number of processes that have not sent the token yet.
     strangers: usize,
     next: u64,
+    prover: Prover,
     ender: Ender,
 }
 
@@ -120,12 +125,16 @@ struct ConnectedProcess {
 /// A socket that is ended when the process that sent it ends.
 struct HeldFd {
     fd: OwnedFd,
-    /// Whether the process has said that it is the only holder. Otherwise another process may still hold the socket.
+    by: Name,
+    origin: Origin,
+    unread: u32,
+    /// Whether the process has announced its end. Otherwise it is killed.
     last: bool,
 }
 
 enum Received {
-    Message(Message, Option<OwnedFd>),
+    /// With the fd that it carries, and the process that sent it.
+    Message(Message, Option<OwnedFd>, u32),
     Nothing,
     End,
 }
@@ -134,19 +143,21 @@ impl Worker {
     fn run(mut self) {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
         loop {
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = self.stopping.then_some(&at_once);
-            let got = match epoll::wait(&self.epoll, &mut events, timeout) {
+            let due = self.prover.due().map(|due| due.saturating_duration_since(Instant::now()));
+            let idle = self.stopping && due.is_none();
+            let timeout = if idle { Some(Duration::ZERO) } else { due };
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            let got = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Ok((got, _)) => got,
                 Err(_) => continue,
             };
-            if self.stopping && got.is_empty() {
+            if idle && got.is_empty() {
                 return;
             }
             let mut worked = false;
             for event in got {
                 match event.data.u64() {
-                    LISTENER => self.accept(),
+                    LISTENER => worked |= self.accept(),
                     STOP => {
                         self.stopping = true;
                         let _ = epoll::delete(&self.epoll, self.stop.as_fd());
@@ -154,13 +165,28 @@ impl Worker {
                     id => worked |= self.serve(id),
                 }
             }
+            let (ender, processes) = (&self.ender, &self.processes);
+            self.prover.judge(|proof| {
+                // What another process has announced, or is held for it, ends with that one.
+                let waits = |nominee: &Nominee| {
+                    processes.values().any(|process| process.waiting.contains_key(&nominee.cookie))
+                };
+                match proof {
+                    Proof::Sole(nominee) if waits(&nominee) => ender.conclude(Proof::Shared(nominee)),
+                    proof => ender.conclude(proof),
+                }
+            });
+            self.ender.looked(self.prover.looks());
             if worked && !self.stopping {
                 thread::sleep(NAP);
             }
         }
     }
 
-    fn accept(&mut self) {
+    /// Accepts processes, and reads what they have sent: one that has ended already is heard before its connections are
+    /// judged. True if there were any messages.
+    fn accept(&mut self) -> bool {
+        let first = self.next;
         while let Ok(connection) = rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
             if self.strangers >= STRANGERS {
                 tracing::info!(
@@ -170,13 +196,17 @@ impl Worker {
                 continue;
             }
             let data = epoll::EventData::new_u64(self.next);
-            if epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok() {
+            // Each message then says which process has sent it: a forked child has its parent's connection, too.
+            if rustix::net::sockopt::set_socket_passcred(&connection, true).is_ok()
+                && epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok()
+            {
                 let process = ConnectedProcess { connection, known: false, waiting: HashMap::new() };
                 self.processes.insert(self.next, process);
                 self.strangers += 1;
                 self.next += 1;
             }
         }
+        (first..self.next).fold(false, |worked, id| worked | self.serve(id))
     }
 
     /// Handles pending messages of one process. True if there were any.
@@ -185,7 +215,7 @@ impl Worker {
         for turn in 0..TURN {
             match receive(&process.connection) {
                 Received::Nothing => return turn > 0,
-                Received::Message(message, _) if !process.known => {
+                Received::Message(message, ..) if !process.known => {
                     if message != Message::hello(self.address.token) {
                         tracing::info!(id, "process turned away: it does not know the token");
                         break;
@@ -194,7 +224,9 @@ impl Worker {
                     process.known = true;
                     self.strangers -= 1;
                 }
-                Received::Message(message, fd) => process.obey(&message, fd, &self.ender),
+                Received::Message(message, fd, by) => {
+                    process.obey(&message, fd, by, &mut self.prover, &self.ender);
+                }
                 Received::End => break,
             }
             if turn + 1 == TURN {
@@ -206,42 +238,46 @@ impl Worker {
             self.strangers -= 1;
         }
         tracing::debug!(id, waiting = process.waiting.len(), "process has ended");
-        for (cookie, HeldFd { fd, last }) in process.waiting {
-            // Another process may still hold it.
-            if last || !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
-                tracing::info!(cookie, "lingers: the last process that had it has ended");
-                self.ender.end(fd);
-            } else {
-                tracing::info!(cookie, "left plain: another process has it");
-            }
+        for (cookie, HeldFd { fd, by, origin, unread, last }) in process.waiting {
+            tracing::info!(cookie, last, "nominated: its process has ended");
+            self.prover.nominate(Nominee { fd, cookie, by, origin, unread, closed: false });
         }
         true
     }
 }
 
 impl ConnectedProcess {
-    fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, ender: &Ender) {
+    fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, by: u32, prover: &mut Prover, ender: &Ender) {
         // For a held connection the fd arrived with the `Hold` message.
         let waiting = self.waiting.remove(&message.cookie);
-        let was_last = waiting.as_ref().is_some_and(|waiting| waiting.last);
         let fd = waiting.map(|waiting| waiting.fd).or(fd);
-        match MessageKind::of(message.kind) {
-            Some(MessageKind::Close) => match fd {
-                Some(fd) => ender.end(fd),
-                None => ender.missed(),
-            },
-            Some(MessageKind::Shutdown) => {
-                if let Some(fd) = fd {
-                    // The library counts what it shuts down, unless it had announced it.
-                    ender.end_and_shut_down(fd, was_last);
+        let Nomination { origin, process, fd: closing, .. } = message.nomination();
+        // In a pid namespace of its own a process does not know the pids that are known here.
+        let origin = if i64::from(process) == i64::from(by) { origin } else { Origin::UNKNOWN };
+        // The socket's own word, not the process's.
+        let own = fd.as_ref().and_then(|fd| rustix::net::sockopt::socket_cookie(fd).ok());
+        let (by, cookie) = (Name { pid: Pid(by), fd: closing }, own.unwrap_or(message.cookie));
+        match (MessageKind::of(message.kind), fd) {
+            (Some(MessageKind::Close), Some(fd)) if by.pid.0 == std::process::id() => ender.end_proved(fd),
+            (Some(MessageKind::Close), Some(fd)) => {
+                prover.nominate(Nominee { fd, cookie, by, origin, unread: message.unread, closed: true });
+            }
+            (Some(MessageKind::Close), None) => ender.missed(),
+            (Some(MessageKind::Shutdown), Some(fd)) => {
+                ender.end_and_shut_down(fd, cookie, message.unread);
+            }
+            (Some(kind @ (MessageKind::Last | MessageKind::Hold)), Some(fd)) => {
+                let last = kind == MessageKind::Last;
+                self.waiting.insert(cookie, HeldFd { fd, by, origin, unread: message.unread, last });
+            }
+            (Some(kind @ (MessageKind::Counted | MessageKind::Uncounted)), _) => {
+                let count = Count::EACH.into_iter().find(|count| *count as u64 == cookie);
+                match count.filter(|count| *count != Count::Seen) {
+                    Some(count) if kind == MessageKind::Counted => ender.count(count, message.unread.into()),
+                    Some(count) => ender.uncount(count),
+                    None => {}
                 }
             }
-            Some(kind @ (MessageKind::Last | MessageKind::Hold)) => {
-                if let Some(fd) = fd {
-                    self.waiting.insert(message.cookie, HeldFd { fd, last: kind == MessageKind::Last });
-                }
-            }
-            Some(MessageKind::Release) => drop(fd),
             _ => {}
         }
     }
@@ -249,7 +285,7 @@ impl ConnectedProcess {
 
 fn receive(connection: &OwnedFd) -> Received {
     let mut bytes = [0; Message::SIZE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let got = loop {
@@ -258,60 +294,22 @@ fn receive(connection: &OwnedFd) -> Received {
             other => break other,
         }
     };
-    let mut fd = None;
+    let (mut fd, mut by) = (None, 0);
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            fd = fd.or(fds.last());
+        match message {
+            RecvAncillaryMessage::ScmRights(fds) => fd = fd.or(fds.last()),
+            RecvAncillaryMessage::ScmCredentials(sender) => {
+                by = sender.pid.as_raw_nonzero().get().cast_unsigned()
+            }
+            _ => {}
         }
     }
     match got {
-        Ok(received) if received.bytes == Message::SIZE => Received::Message(Message::from_bytes(&bytes), fd),
+        Ok(received) if received.bytes == Message::SIZE => {
+            Received::Message(Message::from_bytes(&bytes), fd, by)
+        }
         Err(Errno::AGAIN) => Received::Nothing,
         // The library only sends messages of this length; anything else comes from a stranger.
         Ok(_) | Err(_) => Received::End,
-    }
-}
-
-/// Hands sockets over to the closer, and counts the outcomes.
-struct Ender {
-    closer: Closer,
-    policy: Policy,
-    tally: Arc<Tally>,
-}
-
-impl Ender {
-    /// One that the library has not counted.
-    fn end(&self, fd: OwnedFd) {
-        self.tally.taken.fetch_add(1, Relaxed);
-        self.end_then(fd, || {});
-    }
-
-    /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
-    fn end_and_shut_down(&self, fd: OwnedFd, is_to_be_counted: bool) {
-        self.tally.taken.fetch_add(is_to_be_counted.into(), Relaxed);
-        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
-        self.end_then(fd, move || {
-            let _ = rustix::net::shutdown(&other, Shutdown::Both);
-        });
-    }
-
-    /// One that was to be held here, and is not.
-    fn missed(&self) {
-        self.tally.not_held.fetch_add(1, Relaxed);
-    }
-
-    fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
-        // SIOCOUTQ counts the FIN of the half-close as one byte.
-        let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
-        let tally = Arc::clone(&self.tally);
-        self.closer.close_then(fd, &self.policy, move |outcome| {
-            tally
-                .bytes_saved
-                .fetch_add(before.saturating_sub(outcome.unacknowledged.unwrap_or(before)), Relaxed);
-            if outcome.ended == Ended::Gone && outcome.delivered() {
-                tally.closed_before.fetch_add(1, Relaxed);
-            }
-            then();
-        });
     }
 }

@@ -9,6 +9,7 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod command;
+mod ender;
 mod error;
 mod intake;
 #[allow(unsafe_code)]
@@ -17,14 +18,21 @@ mod metrics;
 mod notice;
 mod options;
 mod preload;
+mod proc;
 mod program;
+mod prover;
+mod refusal;
+mod relatives;
 mod report;
 mod seccomp;
 mod signals;
+mod socket;
+mod tally;
 
 pub use command::{ProgramEnd, run};
 pub use error::RunError;
-pub use notice::{Notice, Refusal};
+pub use notice::Notice;
 pub use options::{Options, Via};
 pub use program::{Program, ProgramKind};
+pub use refusal::Refusal;
 pub use report::RunReport;
