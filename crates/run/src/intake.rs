@@ -23,9 +23,18 @@ use crate::ender::Ender;
 use crate::prover::{Nominee, Proof, Prover};
 use crate::tally::Tally;
 
-/// Pause after each round of work, so that the next messages arrive as one batch. A wake-up costs the program's processor
-/// more than all work for one connection. Peers do not notice: the program has already sent the FIN.
+/// Pause after each round of work while much arrives, so that the next messages arrive as one batch. A wake-up costs the
+/// program's processor more than all work for one connection.
 const NAP: Duration = Duration::from_millis(1);
+
+/// Messages in the time of a [`NAP`] that are much.
+const MUCH: usize = 8;
+
+/// The part of the time that may be spent on proofs: one in so many.
+const SHARE: u32 = 10;
+
+/// Longest pause after a proof.
+const LONGEST: Duration = Duration::from_millis(50);
 
 /// Messages read from one process before the next process has its turn.
 const TURN: usize = 256;
@@ -88,6 +97,7 @@ impl Intake {
             next: STOP + 1,
             prover: Prover::new(),
             ender: Ender::new(closer, policy, tally),
+            pace: Pace::new(),
         };
         let thread = thread::Builder::new().name("linger-intake".into()).spawn(move || worker.run())?;
         Ok(Self { thread, stop })
@@ -112,6 +122,7 @@ struct Worker {
     next: u64,
     prover: Prover,
     ender: Ender,
+    pace: Pace,
 }
 
 /// A process of the program that is connected.
@@ -154,38 +165,46 @@ impl Worker {
             if idle && got.is_empty() {
                 return;
             }
-            let mut worked = false;
+            let started = Instant::now();
+            let mut messages = 0;
             for event in got {
                 match event.data.u64() {
-                    LISTENER => worked |= self.accept(),
+                    LISTENER => messages += self.accept(),
                     STOP => {
                         self.stopping = true;
                         let _ = epoll::delete(&self.epoll, self.stop.as_fd());
                     }
-                    id => worked |= self.serve(id),
+                    id => messages += self.serve(id),
                 }
             }
-            let (ender, processes) = (&self.ender, &self.processes);
-            self.prover.judge(|proof| {
-                // What another process has announced, or is held for it, ends with that one.
-                let waits = |nominee: &Nominee| {
-                    processes.values().any(|process| process.waiting.contains_key(&nominee.cookie))
-                };
-                match proof {
-                    Proof::Sole(nominee) if waits(&nominee) => ender.conclude(Proof::Shared(nominee)),
-                    proof => ender.conclude(proof),
-                }
-            });
-            self.ender.looked(self.prover.looks());
-            if worked && !self.stopping {
-                thread::sleep(NAP);
+            let proofs = self.judge();
+            if messages > 0 && !self.stopping {
+                thread::sleep(self.pace.pause(started, messages).max((proofs * (SHARE - 1)).min(LONGEST)));
             }
         }
     }
 
+    /// Judges what was nominated. Returns how long that took.
+    fn judge(&mut self) -> Duration {
+        let started = Instant::now();
+        let (ender, processes) = (&self.ender, &self.processes);
+        self.prover.judge(|proof| {
+            // What another process has announced, or is held for it, ends with that one.
+            let waits = |nominee: &Nominee| {
+                processes.values().any(|process| process.waiting.contains_key(&nominee.cookie))
+            };
+            match proof {
+                Proof::Sole(nominee) if waits(&nominee) => ender.conclude(Proof::Shared(nominee)),
+                proof => ender.conclude(proof),
+            }
+        });
+        self.ender.looked(self.prover.looks());
+        started.elapsed()
+    }
+
     /// Accepts processes, and reads what they have sent: one that has ended already is heard before its connections are
-    /// judged. True if there were any messages.
-    fn accept(&mut self) -> bool {
+    /// judged. Returns the number of messages.
+    fn accept(&mut self) -> usize {
         let first = self.next;
         while let Ok(connection) = rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
             if self.strangers >= STRANGERS {
@@ -206,15 +225,16 @@ impl Worker {
                 self.next += 1;
             }
         }
-        (first..self.next).fold(false, |worked, id| worked | self.serve(id))
+        (first..self.next).map(|id| self.serve(id)).sum()
     }
 
-    /// Handles pending messages of one process. True if there were any.
-    fn serve(&mut self, id: u64) -> bool {
-        let Some(process) = self.processes.get_mut(&id) else { return false };
+    /// Handles pending messages of one process. Returns their number; the end is one.
+    fn serve(&mut self, id: u64) -> usize {
+        let Some(process) = self.processes.get_mut(&id) else { return 0 };
+        let mut messages = 0;
         for turn in 0..TURN {
             match receive(&process.connection) {
-                Received::Nothing => return turn > 0,
+                Received::Nothing => return turn,
                 Received::Message(message, ..) if !process.known => {
                     if message != Message::hello(self.address.token) {
                         tracing::info!(id, "process turned away: it does not know the token");
@@ -229,11 +249,12 @@ impl Worker {
                 }
                 Received::End => break,
             }
-            if turn + 1 == TURN {
-                return true;
+            messages = turn + 1;
+            if messages == TURN {
+                return TURN;
             }
         }
-        let Some(process) = self.processes.remove(&id) else { return true };
+        let Some(process) = self.processes.remove(&id) else { return messages };
         if !process.known {
             self.strangers -= 1;
         }
@@ -242,7 +263,29 @@ impl Worker {
             tracing::info!(cookie, last, "nominated: its process has ended");
             self.prover.nominate(Nominee { fd, cookie, by, origin, unread, closed: false });
         }
-        true
+        messages + 1
+    }
+}
+
+/// How many messages have arrived lately.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    messages: usize,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), messages: 0 }
+    }
+
+    /// The pause after a round that began at `started`.
+    fn pause(&mut self, started: Instant, messages: usize) -> Duration {
+        if started.duration_since(self.since) >= NAP {
+            *self = Self { since: started, messages: 0 };
+        }
+        self.messages += messages;
+        if self.messages >= MUCH { NAP } else { Duration::ZERO }
     }
 }
 

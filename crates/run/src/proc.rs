@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use linger_custody::world::{Census, Inode, Name, Pid};
@@ -62,6 +63,12 @@ fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
     // The fields 5 to 21 lie between the parent and the start.
     let start: u64 = words.nth(17)?.parse().ok()?;
     Some(Stat { parent, born_by_ms: (start + 1) * 1_000 / ticks_per_second.max(1) })
+}
+
+/// The inode of a process's directory; `Some(None)` for a thread that is not its process's first, `None` for neither.
+pub(crate) fn process(pid: u32) -> Option<Option<u64>> {
+    let inode = fs::metadata(format!("/proc/{pid}")).ok()?.ino();
+    Some((process_of(pid)? == pid).then_some(inode))
 }
 
 /// The sockets that a process has open, by inode, with their fds; `None` where it does not let itself be looked at.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,12 @@ use linger_custody::world::Pid;
 
 use crate::proc;
 
-/// How long the pid that was given last says that no process has been made: the kernel gives all pids anew after a while,
-/// 32,768 by default, and no machine makes as many processes in this time.
-const RECENT: Duration = Duration::from_millis(50);
+/// How long a process may take to appear in `/proc` after it was given its pid (`copy_process` in Linux gives it late, and
+/// shows the process at its end; a busy machine may run others in between).
+const BIRTH: Duration = Duration::from_secs(1);
+
+/// Most pids since the last look that are looked at one by one.
+const FEW: u32 = 256;
 
 /// All processes below this one, kept current.
 ///
@@ -24,24 +28,46 @@ pub(crate) struct Relatives {
     /// program's. The inode is new for each process, also for one that gets the pid of another.
     known: HashMap<u32, (u64, bool)>,
     last_pid: LastPid,
-    listed: Option<Instant>,
+    /// Pids that were given and did not belong to a process yet, and when that was seen.
+    unborn: HashMap<u32, Instant>,
+    /// When the next list of all is due at the latest.
+    list_by: Instant,
+    /// Until when every look takes a list of all.
+    list_until: Instant,
 }
 
 impl Relatives {
     pub(crate) fn new() -> Self {
-        Self { family: Family::default(), known: HashMap::new(), last_pid: LastPid::open(), listed: None }
+        let now = Instant::now();
+        Self {
+            family: Family::default(),
+            known: HashMap::new(),
+            last_pid: LastPid::open(),
+            unborn: HashMap::new(),
+            list_by: now,
+            list_until: now,
+        }
     }
 
     /// The processes at a moment after this call began; `None` where `/proc` cannot be read.
     pub(crate) fn now(&mut self) -> Option<&Family> {
         let now = Instant::now();
-        let recent = self.listed.is_some_and(|listed| now.duration_since(listed) < RECENT);
-        // Read before the list: what is made meanwhile is noticed the next time.
-        let changed = self.last_pid.has_changed();
-        if !recent || changed {
-            self.list()?;
-            self.listed = Some(now);
+        match self.last_pid.given() {
+            Some(given) => self.unborn.extend(given.map(|pid| (pid, now))),
+            None => self.list_until = now + BIRTH,
         }
+        self.unborn.retain(|_, seen| now.duration_since(*seen) < BIRTH);
+        // A list costs about as much for each process as a look at one pid.
+        if now < self.list_until || now >= self.list_by || self.unborn.len() * 2 > self.known.len() {
+            self.list()?;
+            self.list_by = now + BIRTH;
+            return Some(&self.family);
+        }
+        let pids: Vec<u32> = self.unborn.keys().copied().collect();
+        let born: HashMap<u32, u64> =
+            pids.into_iter().filter_map(|pid| Some((pid, proc::process(pid)?.unwrap_or(THREAD)))).collect();
+        self.unborn.retain(|pid, _| !born.contains_key(pid));
+        self.add(born.into_iter().filter(|(_, inode)| *inode != THREAD).collect());
         Some(&self.family)
     }
 
@@ -49,38 +75,40 @@ impl Relatives {
         let listing: HashMap<u32, u64> = fs::read_dir("/proc").ok()?.flatten().filter_map(numbered).collect();
         // Mounted with `hidepid`: only the kernel's lists of children name processes of other users.
         let children = if listing.contains_key(&1) { Vec::new() } else { proc::processes() };
-        let gone: Vec<u32> = self
-            .known
-            .iter()
-            .filter(|(pid, known)| listing.get(pid) != Some(&known.0))
-            .map(|(pid, _)| *pid)
-            .collect();
+        let is_gone =
+            |(pid, known): (&u32, &(u64, bool))| (listing.get(pid) != Some(&known.0)).then_some(*pid);
+        let gone: Vec<u32> = self.known.iter().filter_map(is_gone).collect();
         for pid in gone {
             self.known.remove(&pid);
             self.family.remove(Pid(pid));
         }
-        let mut parents = HashMap::new();
-        for (pid, inode) in &listing {
-            if !self.known.contains_key(pid) && *pid != std::process::id() {
-                // `None`: it has ended since, or is ending.
-                if let Some(stat) = proc::stat(*pid) {
-                    parents.insert(*pid, (*inode, stat));
-                }
+        self.unborn.retain(|pid, _| !listing.contains_key(pid));
+        let new = listing.iter().filter(|(pid, _)| !self.known.contains_key(pid));
+        self.add(new.map(|(pid, inode)| (*pid, *inode)).collect());
+        for pid in children.into_iter().filter(|pid| !listing.contains_key(pid)) {
+            self.family.insert(Pid(pid), u64::MAX);
+        }
+        Some(())
+    }
+
+    /// Adds processes, by the inodes of their directories.
+    fn add(&mut self, new: HashMap<u32, u64>) {
+        let mut stats = HashMap::new();
+        for (pid, inode) in new {
+            // `None`: it has ended since.
+            if pid != std::process::id()
+                && let Some(stat) = proc::stat(pid)
+            {
+                stats.insert(pid, (inode, stat));
             }
         }
-        for (pid, (inode, stat)) in &parents {
-            let ours = self.is_ours(stat.parent, &parents);
+        for (pid, (inode, stat)) in &stats {
+            let ours = self.is_ours(stat.parent, &stats);
             self.known.insert(*pid, (*inode, ours));
             if ours {
                 self.family.insert(Pid(*pid), stat.born_by_ms);
             }
         }
-        for pid in children {
-            if !listing.contains_key(&pid) {
-                self.family.insert(Pid(pid), u64::MAX);
-            }
-        }
-        Some(())
     }
 
     /// Whether a process with this parent is one of the program's. One whose descent cannot be followed may be.
@@ -106,6 +134,9 @@ impl Relatives {
     }
 }
 
+/// In place of the inode of a process's directory: the pid is a thread's.
+const THREAD: u64 = 0;
+
 fn numbered(entry: fs::DirEntry) -> Option<(u32, u64)> {
     Some((entry.file_name().to_str()?.parse().ok()?, entry.ino()))
 }
@@ -115,7 +146,7 @@ fn numbered(entry: fs::DirEntry) -> Option<(u32, u64)> {
 #[derive(Debug)]
 struct LastPid {
     file: Option<File>,
-    seen: Vec<u8>,
+    seen: Option<u32>,
 }
 
 impl LastPid {
@@ -124,23 +155,19 @@ impl LastPid {
         // Not one that a container's runtime has put in its place (lxcfs), which may show another number.
         let is_real =
             |file: &File| rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC);
-        Self { file: file.filter(is_real), seen: Vec::new() }
+        Self { file: file.filter(is_real), seen: None }
     }
 
-    fn has_changed(&mut self) -> bool {
+    /// The pids that were given since the last call; `None` where nobody knows, or they are many.
+    fn given(&mut self) -> Option<RangeInclusive<u32>> {
         let mut line = [0; 128];
-        let read = self.file.as_ref().and_then(|file| file.read_at(&mut line, 0).ok()).unwrap_or(0);
-        let words = line[..read].trim_ascii_end();
-        let last = words.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        let read = self.file.as_ref()?.read_at(&mut line, 0).ok()?;
+        let line = std::str::from_utf8(&line[..read]).ok()?;
         // gVisor's is a constant line of zeros.
-        if last.is_empty() || last == b"0" {
-            return true;
-        }
-        let changed = last != self.seen;
-        if changed {
-            self.seen = last.to_vec();
-        }
-        changed
+        let last = line.split_whitespace().next_back()?.parse().ok().filter(|last| *last != 0)?;
+        let seen = self.seen.replace(last)?;
+        // Pids are given in their order, and begin anew at the end.
+        (last.checked_sub(seen)? <= FEW).then_some(seen + 1..=last)
     }
 }
 
