@@ -18,32 +18,6 @@ const TOO_MANY_FILES: usize = 3;
 /// The longest function, in lines from `fn` to its closing brace.
 const LONGEST_FUNCTION: usize = 80;
 
-/// Names that stand in too many files today, each with the number of files. A name leaves the list with its cure;
-/// none is added.
-const KNOWN: [(&str, usize); 21] = [
-    ("Body", 4),
-    ("Cause", 3),
-    ("Client", 3),
-    ("Config", 3),
-    ("Connection", 3),
-    ("Ending", 4),
-    ("Entry", 4),
-    ("Event", 4),
-    ("Kind", 3),
-    ("Link", 4),
-    ("Listener", 3),
-    ("Open", 4),
-    ("Request", 4),
-    ("Response", 3),
-    ("Sent", 3),
-    ("Shared", 4),
-    ("Socket", 3),
-    ("State", 6),
-    ("Verdict", 4),
-    ("Wire", 4),
-    ("Work", 3),
-];
-
 /// What one file of a crate's `src` defines.
 #[derive(Debug, Default)]
 struct Contents {
@@ -96,32 +70,14 @@ pub(crate) fn collect(source: &Path, definitions: &mut Definitions) -> anyhow::R
     Ok(too_long)
 }
 
-/// The names that are defined in too many files, and those of the list of exceptions that are so no longer.
+/// The names that are defined in too many files.
 pub(crate) fn ambiguous(definitions: &Definitions) -> Vec<String> {
-    judge(definitions, &KNOWN)
-}
-
-fn judge(definitions: &Definitions, known: &[(&str, usize)]) -> Vec<String> {
-    let known: BTreeMap<&str, usize> = known.iter().copied().collect();
-    let mut wrong = Vec::new();
-    for (name, files) in definitions {
-        let allowed = known.get(name.as_str()).copied().unwrap_or(TOO_MANY_FILES - 1);
-        if files.len() > allowed {
-            let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-            wrong.push(format!(
-                "the type name `{name}` is defined in {} files: {}",
-                files.len(),
-                files.join(", ")
-            ));
-        }
-    }
-    for name in known.keys() {
-        if definitions.get(*name).map_or(0, Vec::len) < TOO_MANY_FILES {
-            wrong
-                .push(format!("the type name `{name}` is cured: take it off the list in xtask/src/names.rs"));
-        }
-    }
-    wrong
+    let too_many = definitions.iter().filter(|(_, files)| files.len() >= TOO_MANY_FILES);
+    let told = too_many.map(|(name, files)| {
+        let all: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        format!("the type name `{name}` is defined in {} files: {}", files.len(), all.join(", "))
+    });
+    told.collect()
 }
 
 fn test_modules(modules: &BTreeMap<String, (PathBuf, Contents)>) -> BTreeSet<String> {
@@ -232,12 +188,9 @@ mod tests {
 
     #[test]
     fn a_name_in_three_files_is_wrong() {
-        let of = |count, known: &[(&str, usize)]| {
-            judge(&Definitions::from([("State".to_owned(), files(count))]), known).len()
-        };
-        assert_eq!((of(2, &[]), of(3, &[])), (0, 1));
-        assert_eq!((of(4, &[("State", 4)]), of(5, &[("State", 4)])), (0, 1));
-        assert_eq!(of(2, &[("State", 4)]), 1, "an exception that is needed no more");
+        let of = |count| ambiguous(&Definitions::from([("State".to_owned(), files(count))]));
+        assert_eq!(of(2), [""; 0]);
+        assert_eq!(of(3), ["the type name `State` is defined in 3 files: 0.rs, 1.rs, 2.rs"]);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::logger::Verbosity;
 use crate::output::Stdout;
-use crate::{client, exit, fcgi, generate, lab, lines, memory, probe, run, server, transfer, watch, why};
+use crate::{
+    client, exit, fcgi, generate, interrupt, lab, lines, memory, probe, run, server, transfer, watch, why,
+};
 
 /// Shows, finds, explains and cures responses lost at close().
 #[derive(Debug, Parser)]
@@ -66,6 +68,8 @@ impl Arguments {
         // Not for the supervisor: systemd's watchdog sends SIGABRT to it and expects a core dump.
         if !matches!(self.verb, Verb::Run(_)) {
             memory::prepare();
+            // Without it a write beyond `ulimit -f` kills, and leaves the temporary file.
+            let _ = interrupt::outlive_file_limit();
         }
         match self.verb {
             Verb::Client(arguments) => client::run(arguments),

@@ -43,7 +43,7 @@ pub(crate) struct ClientArguments {
     #[arg(long, group = "end")]
     until_reset: bool,
     /// Make so many connections [default: 100].
-    #[arg(long, value_name = "N", group = "end")]
+    #[arg(long, value_name = "N", group = "end", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     #[command(flatten)]
     end: RunFor,
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
     bar.finish_and_clear();
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
-        out.json(&line(Verb::Client, lines::Client::from(&seen)))
+        out.json(&line(Verb::Client, lines::ClientSummary::from(&seen)))
     } else {
         print(&mut out, &seen, &arguments.server)
     };

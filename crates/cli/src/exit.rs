@@ -86,6 +86,8 @@ pub(crate) fn address_hint(error: &io::Error) -> &'static str {
 /// What to do about a file or directory that cannot be used.
 pub(crate) fn file_hint(error: &io::Error) -> &'static str {
     match error.kind() {
+        // open(2) of a FIFO for writing.
+        _ if Errno::from_io_error(error) == Some(Errno::NXIO) => "; nobody reads it: start its reader first",
         io::ErrorKind::NotFound => "; is the path right?",
         io::ErrorKind::IsADirectory => "; name a file",
         io::ErrorKind::NotADirectory => "; name a directory that exists",

@@ -1,5 +1,6 @@
 //! `linger fcgi`: one request to a FastCGI application, or an application to try a gateway with.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -7,13 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueHint};
-use linger_fastcgi::gateway::{self, Client, Error, Request};
+use linger_fastcgi::gateway::{self, Client, Error, GatewayRequest};
 use linger_fastcgi::{Address, Responder, apps, responder};
 
 use crate::lines::{self, line};
-use crate::options::{JsonBeside, Silence};
+use crate::options::{JsonBeside, ListenAt, Silence};
 use crate::output::{Stopped, say, say_json};
-use crate::typed::{fastcgi, listen_on_fastcgi};
+use crate::typed::{ListenOn, fastcgi};
 use crate::{exit, interrupt};
 
 /// Speaks FastCGI: one request to an application, or an application for a gateway.
@@ -53,8 +54,12 @@ struct Get {
     output: JsonBeside,
 }
 
+const LISTEN: &str = "Where to listen: HOST:PORT, :PORT for all addresses, or unix:/PATH; `inherited` is the socket that a \
+    parent left as descriptor 0";
+
 /// Serves FastCGI requests until Ctrl-C.
 #[derive(Args, Debug)]
+#[command(mut_arg("listen", |arg| arg.default_value("inherited").help(LISTEN)))]
 #[command(after_help = "Examples:\n  linger fcgi serve --echo --listen 127.0.0.1:9000\n  \
     spawn-fcgi -n -p 9000 -- linger fcgi serve --root /srv/www")]
 #[group(skip)]
@@ -65,9 +70,8 @@ struct Serve {
     /// Answer with the request
     #[arg(long)]
     echo: bool,
-    /// HOST:PORT, :PORT for all addresses, or unix:/PATH; without it, the socket inherited as descriptor 0.
-    #[arg(long, value_name = "ADDRESS", value_parser = listen_on_fastcgi)]
-    listen: Option<Address>,
+    #[command(flatten)]
+    at: ListenAt,
     /// Most connections at once
     #[arg(long, value_name = "N", default_value_t = 256)]
     connections: usize,
@@ -93,7 +97,7 @@ impl Get {
         let method = if self.body.is_some() { "POST" } else { "GET" };
         let (file, query) = self.script.split_once('?').unwrap_or((&self.script, ""));
         let mut request =
-            Request::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
+            GatewayRequest::new(method, file).param("QUERY_STRING", query).param("REQUEST_URI", &self.script);
         match self.body.as_deref().map(|path| (path, path.as_os_str() == "-")) {
             None => {}
             Some((_, true)) => {
@@ -119,51 +123,81 @@ impl Get {
         config.io_timeout = self.silence.timeout;
         let mut response = match Client::new(self.address, config).send(request) {
             Ok(response) => response,
-            Err(error) => return refuse(&error),
+            Err(error) => {
+                let told = lines::Fcgi { error: Some(error.to_string()), ..lines::Fcgi::default() };
+                return self.output.end(told, status_of(&error), &error);
+            }
         };
         let copied = io::copy(&mut response, &mut io::stdout().lock());
         let flushed = copied.and_then(|bytes| io::stdout().flush().map(|()| bytes));
-        if !response.stderr().is_empty() {
-            say!("{}", String::from_utf8_lossy(response.stderr()).trim_end());
-        }
+        let log = String::from_utf8_lossy(response.stderr()).trim_end().to_owned();
         let app_status = response.end().map(|end| end.app_status);
         let write_error = response.write_error().map(ToString::to_string);
-        if self.output.json {
-            let bytes = flushed.as_ref().ok();
-            let error = flushed.as_ref().err().map(ToString::to_string);
-            let summary = lines::Fcgi {
-                complete: app_status.is_some(),
-                response_bytes: bytes.copied(),
-                app_status,
-                write_error,
-                error,
-            };
-            say_json(&line(lines::Verb::Fcgi, summary));
-        } else if let Some(error) = write_error {
-            say!(
-                "linger: the application did not read all of the request ({error}); its response is complete"
-            );
+        if !self.output.json {
+            if !log.is_empty() {
+                say!("{log}");
+            }
+            if let Some(error) = &write_error {
+                say!(
+                    "linger: the application did not read all of the request ({error}); its response is complete"
+                );
+            }
         }
+        let told = lines::Fcgi {
+            complete: app_status.is_some(),
+            response_bytes: flushed.as_ref().ok().copied(),
+            app_status,
+            write_error,
+            error: flushed.as_ref().err().map(ToString::to_string),
+            log: (!log.is_empty()).then_some(log),
+        };
         match (flushed, app_status) {
-            (Ok(_), Some(0)) => ExitCode::from(exit::NOTHING_LOST),
-            (Ok(_), status) => exit::fail(
-                exit::LOSS_FOUND,
-                format_args!("the application ended with status {}", status.unwrap_or(0)),
-            ),
+            (Ok(_), Some(0)) => {
+                self.output.line(told);
+                ExitCode::from(exit::NOTHING_LOST)
+            }
+            (Ok(_), status) => {
+                let status = status.unwrap_or(0);
+                self.output.end(
+                    told,
+                    exit::LOSS_FOUND,
+                    format_args!("the application ended with status {status}"),
+                )
+            }
             (Err(error), _) => match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-                Some(error) => refuse(error),
-                None => Stopped::from(error).end(None),
+                Some(error) => self.output.end(told, status_of(error), error),
+                None => {
+                    self.output.line(told);
+                    Stopped::from(error).end(None)
+                }
             },
         }
     }
 }
 
-fn refuse(error: &Error) -> ExitCode {
-    let code = match error {
+impl JsonBeside {
+    /// Prints the line, if lines were asked for.
+    fn line(self, told: lines::Fcgi) {
+        if self.json {
+            say_json(&line(lines::Verb::Fcgi, told));
+        }
+    }
+
+    /// Ends with a fault: in the line if lines were asked for, else in a sentence.
+    fn end(self, told: lines::Fcgi, status: u8, error: impl Display) -> ExitCode {
+        if !self.json {
+            return exit::fail(status, error);
+        }
+        self.line(told);
+        ExitCode::from(status)
+    }
+}
+
+fn status_of(error: &Error) -> u8 {
+    match error {
         Error::Cut { .. } => exit::LOSS_FOUND,
         _ => exit::COULD_NOT_TELL,
-    };
-    exit::fail(code, error)
+    }
 }
 
 impl Serve {
@@ -181,7 +215,12 @@ impl Serve {
         {
             return exit::file(format_args!("cannot serve {}", root.display()), &error);
         }
-        let responder = match &self.listen {
+        let address = match self.at.listen {
+            ListenOn::Tcp(address) => Some(Address::Tcp(address.to_string())),
+            ListenOn::Unix(path) => Some(Address::Unix(path)),
+            ListenOn::Inherited => None,
+        };
+        let responder = match &address {
             Some(address) => {
                 Responder::bind(address, config).map_err(|error| exit::listening(address, &error))
             }

@@ -1,4 +1,5 @@
-//! Ctrl-C: the first asks the work to stop, the second ends the process.
+//! Ctrl-C: the first asks the work to stop, the second ends the process. A terminal that is closed (SIGHUP) asks too,
+//! unless the program was started by nohup(1).
 
 use std::io;
 use std::sync::Arc;
@@ -6,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use linger_lab::Stop;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Returns a [`Stop`] that SIGINT and SIGTERM request; a second signal ends the process at once.
+/// Returns a [`Stop`] that SIGINT, SIGTERM and SIGHUP request; a second signal ends the process at once.
 pub(crate) fn stop() -> io::Result<Arc<Stop>> {
     let stop = Arc::new(Stop::new()?);
     let asked = stop.clone();
@@ -17,16 +18,17 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
     Ok(stop)
 }
 
-/// Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once.
+/// Calls `first` at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let signals = if outlives_terminal() { &[SIGINT, SIGTERM][..] } else { &[SIGINT, SIGTERM, SIGHUP] };
+    let mut taken = Signals::new(signals)?;
     let wait = move || {
-        if signals.forever().next().is_none() {
+        if taken.forever().next().is_none() {
             return;
         }
         first();
         // Register only now: timeout(1) signals the process and its group, which must count as one request.
-        for signal in [SIGINT, SIGTERM] {
+        for &signal in signals {
             // 130 is a shell's status for SIGINT. If registering fails, a second signal has no effect.
             let _ = signal_hook::flag::register_conditional_shutdown(
                 signal,
@@ -36,6 +38,14 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
+}
+
+/// Whether SIGHUP was ignored when the program started (`SigIgn` of proc_pid_status(5)); true also where nothing tells.
+fn outlives_terminal() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    ignored.is_none_or(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
 /// Returns a flag that SIGINT and SIGTERM set, beside whatever else they do.

@@ -24,6 +24,13 @@ pub(crate) fn prepare() {
     );
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
+        // A new thread has no room for its signal stack, and std panics before the thread's code runs.
+        let told = info.payload().downcast_ref::<String>();
+        if told.is_some_and(|told| told.starts_with("failed to allocate an alternative stack")) {
+            let error = io::ErrorKind::OutOfMemory.into();
+            exit::io("cannot start a thread", &error);
+            std::process::exit(exit::NOT_POSSIBLE_HERE.into());
+        }
         is_memory.store(false, Ordering::Relaxed);
         usual(info);
     }));

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -88,25 +87,26 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     let (json, at_risk_ok) = (arguments.output.json, arguments.at_risk.at_risk_ok);
     let bar = progress::spinner();
     bar.set_message(format!("asking {}", arguments.target));
-    let fault = Arc::new(AtomicBool::new(false));
-    let (so_far, line) = (fault.clone(), bar.clone());
+    let told = Arc::new(Mutex::new(Told { out: Stdout::new(), printed: Ok(()), report: None }));
+    let (so_far, line) = (told.clone(), bar.clone());
     // A check may take half a minute; the answers so far are already printed.
     let ended = interrupt::on_first(move || {
         line.finish_and_clear();
+        let mut told = so_far.lock().unwrap_or_else(PoisonError::into_inner);
         say!("linger: interrupted; the other questions were not asked");
-        let found = so_far.load(Ordering::Relaxed);
+        let report = told.report.take();
+        if let Some(report) = report.as_ref().filter(|_| json && told.printed.is_ok()) {
+            // Whether it can be written or not: the status says that this is not all.
+            let _ = summary(&mut told.out, report, true);
+        }
+        let found = report.is_some_and(|report| has_faults(&report, at_risk_ok));
         std::process::exit(i32::from(if found { exit::LOSS_FOUND } else { exit::COULD_NOT_TELL }));
     });
     if let Err(error) = ended {
         return exit::io("cannot take signals", &error);
     }
-    let (mut out, mut headed, mut printed) = (Stdout::new(), json, Ok(()));
-    let report = linger_probe::probe(&arguments.target, &config, |finding| {
-        fault.fetch_or(status(finding.answer, at_risk_ok) == exit::LOSS_FOUND, Ordering::Relaxed);
-        if printed.is_ok() {
-            let head = !std::mem::replace(&mut headed, true);
-            printed = bar.suspend(|| print(&mut out, finding, json, head));
-        }
+    let report = linger_probe::probe(&arguments.target, &config, |report| {
+        bar.suspend(|| told.lock().unwrap_or_else(PoisonError::into_inner).print(report, json));
     });
     bar.finish_and_clear();
     let report = match report {
@@ -124,24 +124,52 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     if let Some(why) = &report.unwatched {
         say!("linger: causes and processes are not shown: {why}");
     }
-    let printed = printed.and_then(|()| conclude(&mut out, &report, json));
-    // An accepted risk must not hide a fault.
-    let faults = report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND);
-    let status = if faults { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
+    // To the end: whoever interrupts from here on has the whole report already.
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let printed = std::mem::replace(&mut told.printed, Ok(()));
+    let printed = printed.and_then(|()| conclude(&mut told.out, &report, json));
+    let status = if has_faults(&report, at_risk_ok) { exit::LOSS_FOUND } else { status(overall, at_risk_ok) };
     match printed {
         Ok(()) => ExitCode::from(status),
         Err(stopped) => stopped.end(Some(status)),
     }
 }
 
+/// What was printed of the answers, and what is known so far.
+struct Told {
+    out: Stdout,
+    printed: Result<(), Stopped>,
+    report: Option<ProbeReport>,
+}
+
+impl Told {
+    /// Prints the last answer of a report.
+    fn print(&mut self, report: &ProbeReport, json: bool) {
+        let head = !json && self.report.is_none();
+        self.report = Some(report.clone());
+        if let (Ok(()), Some(finding)) = (&self.printed, report.findings.last()) {
+            self.printed = print(&mut self.out, finding, json, head);
+        }
+    }
+}
+
+/// An accepted risk must not hide a fault.
+fn has_faults(report: &ProbeReport, at_risk_ok: bool) -> bool {
+    report.findings.iter().any(|finding| status(finding.answer, at_risk_ok) == exit::LOSS_FOUND)
+}
+
+fn summary(out: &mut Stdout, report: &ProbeReport, interrupted: bool) -> Result<(), Stopped> {
+    out.json(&line(Verb::Probe, lines::Probe::new(report, interrupted)))?;
+    out.flush()
+}
+
 fn conclude(out: &mut Stdout, report: &ProbeReport, json: bool) -> Result<(), Stopped> {
     if json {
-        out.json(&line(Verb::Probe, lines::Probe::from(report)))?;
-    } else {
-        let server = report.server.as_ref().map(|server| server.terminal().to_string());
-        let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
-        out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
+        return summary(out, report, false);
     }
+    let server = report.server.as_ref().map(|server| server.terminal().to_string());
+    let (server, overall) = (server.as_deref().unwrap_or("this server"), report.overall());
+    out.text(format_args!("\n{server}: {}{overall}{:#}\n", style(overall), style(overall)))?;
     out.flush()
 }
 

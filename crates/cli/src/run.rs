@@ -18,8 +18,10 @@ use crate::typed::{Bytes, Names, duration, one_of, port};
 
 /// Runs an unmodified program with every close of its accepted connections made a lingering close.
 ///
-/// Nothing in the program, its configuration or the kernel changes. Signals, standard streams, terminal and
-/// exit status are passed through; SIGUSR1 also prints a report. Stays until the last connection has ended.
+/// Nothing in the program, its configuration or the kernel changes. Where that can be, the program takes this
+/// process's place: pid, signals, terminal and exit status are its own, and a process apart, `linger-run`, ends its
+/// connections and outlives it. Otherwise this process stays its parent, and passes everything on. -v says which.
+/// SIGUSR1 to `linger-run`, or to the parent, prints a report.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  linger run -- uwsgi --ini app.ini\n  \
     linger run --ports 80,443 --metrics 127.0.0.1:9188 -- nginx -g 'daemon off;'\n\
@@ -61,6 +63,9 @@ pub(crate) struct RunArguments {
     /// Take connections when they are accepted, so that a killed program loses nothing either.
     #[arg(long)]
     hold: bool,
+    /// Stay the program's parent until its last connection has ended, instead of letting it take this process's place.
+    #[arg(long)]
+    stay: bool,
     #[command(flatten)]
     counts: MetricsAt,
     #[command(flatten)]
@@ -97,11 +102,13 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             if !arguments.quiet {
                 tell(&ended.report, arguments.output.json);
             }
-            if let Some(signal) = ended.status.signal() {
+            // Without a status this is the supervisor, apart from the program and its starter: nobody waits for it.
+            let Some(status) = ended.status else { return ExitCode::SUCCESS };
+            if let Some(signal) = status.signal() {
                 // Die by the same signal as the program: the parent sees the same wait status.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                linger_run::die_of(signal);
             }
-            ExitCode::from(ended.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+            ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
         Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
     }
@@ -122,6 +129,7 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     options.exclude_ports.clone_from(&arguments.exclude_ports);
     options.outgoing = arguments.outgoing;
     options.hold = arguments.hold;
+    options.stay = arguments.stay;
     options.metrics = metrics;
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();

@@ -8,20 +8,20 @@ use linger_netns::net;
 
 use crate::lines::{self, Verb, line};
 use crate::memory::room_for;
-use crate::options::{Json, ServerSide};
+use crate::options::{Json, ListenAt, ServerSide};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{Bytes, HostPort, Names, endings, listen_on};
+use crate::typed::{Bytes, Names, endings};
 use crate::{exit, interrupt, progress};
 
 /// Serves responses and ends each connection in a given way, until Ctrl-C.
 #[derive(Args, Debug)]
+#[command(mut_arg("listen", |arg| arg.default_value("127.0.0.1:8080")))]
 #[command(after_help = "Examples:\n  linger server --listen 0.0.0.0:8080 --ending close --consume 100\n  \
     linger server --listen [::]:8080 --ending lingering --consume 100\n\
     and on the other machine: linger client HOST:8080 --request 108 --until-loss")]
 pub(crate) struct ServerArguments {
-    /// Address and port to listen on.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = listen_on)]
-    listen: HostPort,
+    #[command(flatten)]
+    at: ListenAt,
     /// What to do after the last write; so-linger=SECS waits that long.
     #[arg(long, default_value = "close", value_parser = endings())]
     ending: Ending,
@@ -50,13 +50,17 @@ pub(crate) fn run(arguments: ServerArguments) -> ExitCode {
         return exit::io(format_args!("cannot hold a response of {response} bytes"), &error);
     }
     let plan = ServerPlan::new(arguments.ending, arguments.consume, response);
-    let listener = arguments.listen.resolve().and_then(|address| {
+    let wanted_at = match arguments.at.listen.tcp() {
+        Ok(address) => address,
+        Err(why) => return exit::fail(exit::BAD_USAGE, format_args!("--listen: {why}")),
+    };
+    let listener = wanted_at.resolve().and_then(|address| {
         let listener = listen(address, wanted, None)?;
         Ok((listener.local_addr()?, listener))
     });
     let (address, listener) = match listener {
         Ok(listener) => listener,
-        Err(error) => return exit::listening(&arguments.listen, &error),
+        Err(error) => return exit::listening(wanted_at, &error),
     };
     let stop = match interrupt::stop() {
         Ok(stop) => stop,

@@ -211,7 +211,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
 fn causes(out: &mut Stdout, json: bool) -> Result<(), Stopped> {
     for cause in Cause::ALL {
         if json {
-            out.json(&line(Verb::Why, lines::Cause::from(cause)))?;
+            out.json(&line(Verb::Why, lines::CauseEntry::from(cause)))?;
         } else {
             let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy().words(&tools()));
             out.text(format_args!("{name}\n    {meaning}\n    Remedy: {remedy}\n\n"))?;

@@ -289,9 +289,30 @@ fn fcgi() {
     });
     let cut = linger(home.path(), &["fcgi", "get", &address, "/x", "--json"]);
     let said = text(&cut.stderr);
-    let told: String = said.lines().filter(|line| line.starts_with('{')).collect();
-    assert_eq!(lines("fcgi", &told).len(), 1, "{said}");
+    assert_eq!(lines("fcgi", &said).len(), 1, "{said}");
     assert_eq!(cut.status.code(), Some(1), "{said}");
+    // One whose log looks like a line of ours.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _): (TcpStream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"\x01\x07\x00\x01\x00\x03\x00\x00{}\n");
+        let _ = stream.write_all(b"\x01\x06\x00\x01\x00\x04\x00\x00\r\n\r\n");
+        let _ = stream.write_all(b"\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00");
+    });
+    let logged = linger(home.path(), &["fcgi", "get", &address, "/x", "--json"]);
+    let told = lines("fcgi", &text(&logged.stderr));
+    assert_eq!(
+        (told.len(), &told[0]["log"], &told[0]["app_status"]),
+        (1, &"{}".into(), &7.into()),
+        "{told:?}"
+    );
+    assert_eq!(logged.status.code(), Some(1));
+    let nobody = linger(home.path(), &["fcgi", "get", "127.0.0.1:1", "/x", "--json"]);
+    let told = lines("fcgi", &text(&nobody.stderr));
+    assert!(told.len() == 1 && told[0]["error"].as_str().unwrap().contains("cannot connect"), "{told:?}");
+    assert_eq!(nobody.status.code(), Some(3));
 }
 
 #[test]
@@ -360,7 +381,9 @@ fn receipts() {
     fs::create_dir(at("tree")).unwrap();
     fs::write(at("tree/same"), "text").unwrap();
     let lines_of = |receipt: &str, status: i32| {
-        fs::write(at("r.json"), receipt).unwrap();
+        let (count, hash) = (receipt.lines().count(), blake3::hash(receipt.as_bytes()).to_hex());
+        let last = format!("{{\"receipts\":{count},\"blake3\":\"{hash}\"}}\n");
+        fs::write(at("r.json"), receipt.to_owned() + &last).unwrap();
         let output = linger(home.path(), &["receipt", "verify", "--json", &at("r.json"), &at("tree")]);
         assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
         lines("receipt", &text(&output.stdout))

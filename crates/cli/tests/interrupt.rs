@@ -1,6 +1,7 @@
 //! SIGINT and SIGTERM: every verb that runs for long ends in order, says what is known by then, and its exit
 //! status says that this is not all.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -12,8 +13,11 @@ const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
 /// Starts the program with a standard input that stays silent, and waits until it takes both signals.
 fn start(words: &str, home: &Path) -> Child {
-    let child = Command::new(LINGER)
-        .args(words.split(' '))
+    started(Command::new(LINGER).args(words.split(' ')), home)
+}
+
+fn started(command: &mut Command, home: &Path) -> Child {
+    let child = command
         .env("XDG_CONFIG_HOME", home)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -87,4 +91,68 @@ fn a_watch_ends_with_its_counts() {
         assert!(matches!(code, Some(0 | 1)), "{code:?} {stderr}");
         assert!(stderr.contains("resets sent and ") && stderr.contains("the kernel counted"), "{stderr}");
     }
+}
+
+/// A closed terminal asks as Ctrl-C does; under nohup(1) it asks nothing.
+#[test]
+fn a_closed_terminal_ends_a_verb_in_order() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port().to_string();
+    let temporary = tempfile::tempdir().unwrap();
+    let home = temporary.path();
+    for (state, ends) in [("--default-signal=HUP", true), ("--ignore-signal=HUP", false)] {
+        let mut put = started(
+            Command::new("env").arg(state).args([LINGER, "put", "--port", &port, "--receipt"]).args([
+                home.join("receipt").as_os_str(),
+                home.as_os_str(),
+                "127.0.0.1:".as_ref(),
+            ]),
+            home,
+        );
+        // It has begun the receipt once it has connected.
+        let (_stream, _) = silent.accept().unwrap();
+        let id = Pid::from_child(&put);
+        kill_process(id, Signal::HUP).unwrap();
+        if !ends {
+            kill_process(id, Signal::TERM).unwrap();
+        }
+        let silent_input = put.stdin.take();
+        let output = put.wait_with_output().unwrap();
+        drop(silent_input);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{state}: {said}");
+        assert!(said.contains("stopped on request"), "{state}: {said}");
+        let left = std::fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(".linger-")).collect();
+        assert!(left.is_empty(), "{state}: {left:?}");
+    }
+}
+
+/// What a check found is on stdout; the summary says that there were more questions.
+#[test]
+fn an_interrupted_probe_has_its_summary() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = start("server --listen 127.0.0.1:0 --ending lingering", home.path());
+    let mut line = String::new();
+    let mut said = BufReader::new(server.stderr.take().unwrap());
+    while !line.contains("127.0.0.1:") {
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "{line}");
+    }
+    let at = line.split("127.0.0.1:").nth(1).unwrap();
+    let port: String = at.chars().take_while(char::is_ascii_digit).collect();
+    let mut probe = start(&format!("probe http://127.0.0.1:{port}/ --json --hold 600"), home.path());
+    let mut out = BufReader::new(probe.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    kill_process(Pid::from_child(&probe), Signal::INT).unwrap();
+    let rest: Vec<_> = out.lines().map(|line| line.unwrap()).collect();
+    let last: serde_json::Value = serde_json::from_str(rest.last().unwrap()).unwrap();
+    assert!(matches!(probe.wait().unwrap().code(), Some(1 | 3)), "{first}{rest:?}");
+    assert_eq!(
+        (&last["type"], &last["interrupted"]),
+        (&"probe-summary".into(), &true.into()),
+        "{first}{rest:?}"
+    );
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    server.wait().unwrap();
 }

@@ -35,40 +35,67 @@ fn start(options: &[&str], script: &str) -> (Child, BufReader<std::process::Chil
     (child, output)
 }
 
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
 }
+
+/// In the program's place, and as its parent.
+const PLACES: [&[&str]; 2] = [&["--quiet"], &["--quiet", "--stay"]];
 
 #[test]
 fn signals_are_passed_on() {
     let script = "trap 'echo got HUP' HUP; trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.01; done";
-    let (mut child, mut output) = start(&["--quiet"], script);
-    signal(&child, "-HUP");
-    let mut line = String::new();
-    output.read_line(&mut line).unwrap();
-    assert_eq!(line, "got HUP\n");
-    signal(&child, "-TERM");
-    assert_eq!(child.wait().unwrap().code(), Some(9));
+    for options in PLACES {
+        let (mut child, mut output) = start(options, script);
+        signal(child.id(), "-HUP");
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "got HUP\n");
+        signal(child.id(), "-TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(9));
+    }
 }
 
 #[test]
-fn a_program_that_a_signal_ends_ends_the_supervisor_so() {
-    let ended = linger(&["--quiet", "--", "sh", "-c", "kill -KILL $$"]);
-    assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
+fn a_program_that_a_signal_ends_ends_its_parent_so() {
+    for signal in [1, 9, 11, 15, 40] {
+        let script = format!("kill -{signal} $$");
+        for options in PLACES {
+            let ended = linger(&[options, &["--", "sh", "-c", &script]].concat());
+            assert_eq!(ended.status.signal(), Some(signal), "{ended:?}");
+        }
+    }
+}
+
+/// The process called `linger-run` that was given this report's pipe.
+fn supervisor(of: &Child) -> u32 {
+    let stderr = fs::read_link(format!("/proc/{}/fd/2", of.id())).unwrap();
+    let pids =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut found = pids.filter(|pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == "linger-run\n"
+            && fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|other| other == stderr)
+    });
+    found.next().expect("a supervisor")
 }
 
 #[test]
 fn a_report_is_given_on_request() {
-    let (mut child, _output) = start(&["--json"], "echo ready; while :; do sleep 0.01; done");
-    let mut errors = BufReader::new(child.stderr.take().unwrap());
-    // The shell has no handler for it and must survive.
-    signal(&child, "-USR1");
-    let mut line = String::new();
-    errors.read_line(&mut line).unwrap();
-    let report = common::contract::line("run", &line);
-    assert_eq!((&report["type"], &report["closes"]), (&"run-report".into(), &0.into()), "{line}");
-    signal(&child, "-TERM");
-    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    for stay in [false, true] {
+        let options: &[&str] = if stay { &["--json", "--stay"] } else { &["--json"] };
+        let (mut child, _output) = start(options, "echo ready; while :; do sleep 0.01; done");
+        let asked = if stay { child.id() } else { supervisor(&child) };
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        // As a parent, it must not pass it on: the shell has no handler for it.
+        signal(asked, "-USR1");
+        let mut line = String::new();
+        errors.read_line(&mut line).unwrap();
+        let report = common::contract::line("run", &line);
+        assert_eq!((&report["type"], &report["closes"]), (&"run-report".into(), &0.into()), "{line}");
+        signal(child.id(), "-TERM");
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
+    }
 }
 
 #[test]
@@ -83,7 +110,7 @@ fn prometheus_is_answered() {
         for line in ["# TYPE linger_closes counter", "linger_closes_total 0", "linger_lingering 0", "# EOF"] {
             assert!(text.lines().any(|one| one == line), "{line}: {text}");
         }
-        signal(&child, "-TERM");
+        signal(child.id(), "-TERM");
         child.wait().unwrap();
     });
 }

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -229,6 +230,35 @@ fn a_sender_at_a_limited_rate_is_interrupted_at_once() {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!to.join("copy").exists());
     assert_eq!(server.wait(), Some(1));
+}
+
+/// As `linger share --json | head -1`.
+#[test]
+fn a_share_whose_lines_nobody_reads_any_more_finishes_what_is_under_way() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    let sent = content(3 * BLOCK as usize);
+    fs::write(&file, &sent).unwrap();
+    let mut share = Command::new(env!("CARGO_BIN_EXE_linger"))
+        .args(["share", "--writable", "--json", "--listen", "127.0.0.1:0"])
+        .arg(&to)
+        .env("XDG_CONFIG_HOME", &home)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(share.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let value: Value = common::contract::line("share", &line);
+    let port = value["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let output = put(&home, port, &file, "copy", &["--limit", "2MiB"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read(to.join("copy")).unwrap(), sent);
+    // Then it ends as any program does whose output nobody reads.
+    assert_eq!(share.wait().unwrap().signal(), Some(Signal::PIPE.as_raw()));
 }
 
 #[test]

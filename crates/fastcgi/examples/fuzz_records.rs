@@ -6,7 +6,7 @@
 use std::env;
 use std::time::Instant;
 
-use linger_fastcgi::incoming::{Capacity, Event, Incoming};
+use linger_fastcgi::incoming::{Capacity, Incoming, Received};
 use linger_fastcgi::params::push_pair;
 use linger_fastcgi::record::{self, RecordType, Role};
 use linger_fastcgi::replies::Replies;
@@ -101,7 +101,7 @@ fn main() {
                 match incoming.next(&mut input) {
                     Ok(Some(event)) => {
                         events += 1;
-                        if let Event::Start(start) = event {
+                        if let Received::Start(start) = event {
                             let held: usize =
                                 start.params.iter().map(|(name, value)| name.len() + value.len()).sum();
                             assert!(held <= limits.params_bytes && start.params.len() <= limits.params_count);

@@ -28,14 +28,14 @@ use std::time::{Duration, Instant};
 use linger::Policy;
 
 use crate::error::ProtocolError;
-use crate::incoming::{Capacity, Event, Incoming, Start};
+use crate::incoming::{Capacity, Incoming, Received, Start};
 use crate::limits::Limits;
 
-pub use answer::{Accepted, Answer, Large, Last, Said, Verdict};
+pub use answer::{Accepted, Answer, Large, Last, RequestEnd, Said};
 pub use body::{Gone, Input, Which};
 use drain::{Drains, Need};
 pub use open::Key;
-use open::Open;
+use open::OpenRequest;
 
 /// What the gateway's log says of a handler that panicked.
 pub const PANICKED: &str = "the handler panicked";
@@ -109,7 +109,7 @@ pub struct Conversation {
     life: Life,
     /// Begun, and not yet given to the driver.
     fresh: VecDeque<(Key, Start)>,
-    open: Vec<Open>,
+    open: Vec<OpenRequest>,
     /// Requests whose last records were not sent yet, fresh ones among them.
     running: usize,
     served: u64,
@@ -217,7 +217,7 @@ impl Conversation {
         self.deadline = None;
         loop {
             match self.incoming.next(input) {
-                Ok(Some(Event::Discarded(bytes))) => {
+                Ok(Some(Received::Discarded(bytes))) => {
                     self.drains.discarded(self.incoming.record_id(), bytes);
                     continue;
                 }
@@ -230,21 +230,21 @@ impl Conversation {
         self.drains.settle(|id| self.incoming.drains(id), now);
     }
 
-    fn apply(&mut self, event: Event<'_>) {
+    fn apply(&mut self, event: Received<'_>) {
         let (id, which, bytes) = match event {
-            Event::Start(start) => return self.begin(start),
-            Event::Abort(id) => {
+            Received::Start(start) => return self.begin(start),
+            Received::Abort(id) => {
                 return self
                     .open
                     .iter_mut()
                     .filter(|open| open.id == id)
                     .for_each(|open| open.is_aborted = true);
             }
-            Event::Stdin(id, bytes) => (id, Which::Stdin, Some(bytes)),
-            Event::StdinEnd(id) => (id, Which::Stdin, None),
-            Event::Data(id, bytes) => (id, Which::Data, Some(bytes)),
-            Event::DataEnd(id) => (id, Which::Data, None),
-            Event::Discarded(_) => return,
+            Received::Stdin(id, bytes) => (id, Which::Stdin, Some(bytes)),
+            Received::StdinEnd(id) => (id, Which::Stdin, None),
+            Received::Data(id, bytes) => (id, Which::Data, Some(bytes)),
+            Received::DataEnd(id) => (id, Which::Data, None),
+            Received::Discarded(_) => return,
         };
         let open = self.open.iter_mut().find(|open| open.id == id);
         debug_assert!(open.is_some(), "a body for request {id}, which does not run");
@@ -260,7 +260,7 @@ impl Conversation {
         self.served += 1;
         self.running += 1;
         let key = Key::new(self.served);
-        self.open.push(Open::new(key, &start));
+        self.open.push(OpenRequest::new(key, &start));
         self.fresh.push_back((key, start));
     }
 
@@ -309,7 +309,7 @@ impl Conversation {
         if piece.is_empty() { self.dry(key, which) } else { Ok(Input::Got(piece)) }
     }
 
-    fn find(&mut self, key: Key) -> Result<&mut Open, Gone> {
+    fn find(&mut self, key: Key) -> Result<&mut OpenRequest, Gone> {
         self.open.iter_mut().find(|open| open.key == key).ok_or(Gone::Answered)
     }
 
@@ -331,7 +331,7 @@ impl Conversation {
     /// Whether a handler whose last read returned [`Input::Later`] still has to wait: another read would return
     /// [`Input::Later`] again.
     pub fn is_waiting(&self, key: Key) -> bool {
-        let waits = |open: &Open| open.key == key && open.waits_for.is_some() && !open.is_aborted;
+        let waits = |open: &OpenRequest| open.key == key && open.waits_for.is_some() && !open.is_aborted;
         !matches!(self.life, Life::Deaf(_)) && self.open.iter().any(waits)
     }
 
@@ -355,15 +355,15 @@ impl Conversation {
     /// A handler is done: with this status, or with `None` where it failed. Says how to end the request.
     ///
     /// It must come before the last records are sent: with END_REQUEST the gateway may use the id again.
-    pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> Verdict {
+    pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> RequestEnd {
         let Some(at) = self.open.iter().position(|open| open.key == key) else {
             debug_assert!(false, "{key:?} was finished before");
-            return Verdict::Cut;
+            return RequestEnd::Cut;
         };
         let open = self.open.swap_remove(at);
-        let verdict = Verdict::of(status, said, open.is_aborted);
+        let verdict = RequestEnd::of(status, said, open.is_aborted);
         let draining = self.incoming.finish(open.id);
-        if verdict == Verdict::Cut || !open.keep_conn {
+        if verdict == RequestEnd::Cut || !open.keep_conn {
             self.last();
         }
         if draining && matches!(self.life, Life::Open) {

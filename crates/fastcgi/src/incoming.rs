@@ -25,7 +25,7 @@ pub struct Start {
 /// What the gateway said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event<'a> {
+pub enum Received<'a> {
     /// A request is to be served.
     Start(Start),
     /// Some of a request's body.
@@ -116,7 +116,7 @@ impl Incoming {
     ///
     /// # Errors
     /// Whatever makes the connection unreadable from here on; requests that run may still be answered.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Received<'a>>, ProtocolError> {
         while let Some(part) = self.decoder.next(input)? {
             let event = match part {
                 Part::Begin(header) => self.begin(header)?,
@@ -187,7 +187,7 @@ impl Incoming {
         self.active.iter_mut().find(|active| active.id == id)
     }
 
-    fn begin(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
+    fn begin(&mut self, header: Header) -> Result<Option<Received<'static>>, ProtocolError> {
         self.whole.clear();
         self.record_id = header.id;
         match header.kind {
@@ -204,7 +204,11 @@ impl Incoming {
         }
     }
 
-    fn content<'a>(&mut self, header: Header, bytes: &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+    fn content<'a>(
+        &mut self,
+        header: Header,
+        bytes: &'a [u8],
+    ) -> Result<Option<Received<'a>>, ProtocolError> {
         let (id, limit) = (header.id, self.limits.params_bytes);
         match header.kind {
             RecordType::BeginRequest | RecordType::GetValues => self.whole.extend_from_slice(bytes),
@@ -221,9 +225,9 @@ impl Incoming {
                     _ => active.data_open && active.stage == Stage::Running,
                 });
                 return Ok(Some(match (running, header.kind) {
-                    (false, _) => Event::Discarded(bytes.len()),
-                    (true, RecordType::Stdin) => Event::Stdin(id, bytes),
-                    (true, _) => Event::Data(id, bytes),
+                    (false, _) => Received::Discarded(bytes.len()),
+                    (true, RecordType::Stdin) => Received::Stdin(id, bytes),
+                    (true, _) => Received::Data(id, bytes),
                 }));
             }
             _ => {}
@@ -231,7 +235,7 @@ impl Incoming {
         Ok(None)
     }
 
-    fn end(&mut self, header: Header) -> Result<Option<Event<'static>>, ProtocolError> {
+    fn end(&mut self, header: Header) -> Result<Option<Received<'static>>, ProtocolError> {
         match header.kind {
             RecordType::BeginRequest => self.begin_request(header.id)?,
             RecordType::Params if header.content == 0 => return self.start(header.id),
@@ -280,7 +284,7 @@ impl Incoming {
         Ok(())
     }
 
-    fn start(&mut self, id: u16) -> Result<Option<Event<'static>>, ProtocolError> {
+    fn start(&mut self, id: u16) -> Result<Option<Received<'static>>, ProtocolError> {
         let limits = self.limits;
         let end = self.decoder.offset();
         let Some(active) = self.find(id) else { return Ok(None) };
@@ -289,21 +293,21 @@ impl Incoming {
         let params = Params::parse(std::mem::take(params), &limits)
             .map_err(|error| ProtocolError::new(end, error.fault))?;
         active.stage = Stage::Running;
-        Ok(Some(Event::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
+        Ok(Some(Received::Start(Start { id, role: active.role, keep_conn: active.keep_conn, params })))
     }
 
     /// The gateway sends no more of a request that it aborts (specification section 5.4).
-    fn abort(&mut self, id: u16) -> Option<Event<'static>> {
+    fn abort(&mut self, id: u16) -> Option<Received<'static>> {
         let at = self.active.iter().position(|active| active.id == id)?;
         let active = &mut self.active[at];
         match active.stage {
             Stage::Running => {
                 (active.stdin_open, active.data_open) = (false, false);
-                Some(Event::Abort(id))
+                Some(Received::Abort(id))
             }
             Stage::Draining => {
                 self.active.swap_remove(at);
-                Some(Event::Discarded(0))
+                Some(Received::Discarded(0))
             }
             // Nobody serves it yet, and the gateway waits for its end.
             Stage::Params(_) => {
@@ -315,7 +319,7 @@ impl Incoming {
         }
     }
 
-    fn stream_ended(&mut self, header: Header) -> Option<Event<'static>> {
+    fn stream_ended(&mut self, header: Header) -> Option<Received<'static>> {
         let active = self.find(header.id)?;
         let open =
             if header.kind == RecordType::Stdin { &mut active.stdin_open } else { &mut active.data_open };
@@ -323,13 +327,13 @@ impl Incoming {
             return None;
         }
         match active.stage {
-            Stage::Running if header.kind == RecordType::Stdin => Some(Event::StdinEnd(header.id)),
-            Stage::Running => Some(Event::DataEnd(header.id)),
+            Stage::Running if header.kind == RecordType::Stdin => Some(Received::StdinEnd(header.id)),
+            Stage::Running => Some(Received::DataEnd(header.id)),
             Stage::Draining => {
                 self.active.retain(|active| {
                     active.stage != Stage::Draining || active.stdin_open || active.data_open
                 });
-                Some(Event::Discarded(0))
+                Some(Received::Discarded(0))
             }
             Stage::Params(_) => None,
         }

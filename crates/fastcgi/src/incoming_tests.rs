@@ -15,7 +15,7 @@ fn hear(incoming: &mut Incoming, mut bytes: &[u8]) -> Result<Vec<String>, Fault>
     let mut events = Vec::new();
     while let Some(event) = incoming.next(&mut bytes).map_err(|error| error.fault)? {
         events.push(match event {
-            Event::Start(start) => format!("start {} {:?} {}", start.id, start.role, start.keep_conn),
+            Received::Start(start) => format!("start {} {:?} {}", start.id, start.role, start.keep_conn),
             event => format!("{event:?}"),
         });
     }

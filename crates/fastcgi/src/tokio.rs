@@ -28,7 +28,7 @@ use crate::incoming::Start;
 use crate::responder::Config;
 use desk::{Desk, Out};
 pub use exchange::{Request, Response};
-use wire::Wire;
+use wire::AsyncWire;
 
 const BUFFER: usize = 64 << 10;
 
@@ -41,20 +41,20 @@ impl Connection for UnixStream {}
 mod sealed {
     use ::tokio::net::{TcpStream, UnixStream};
 
-    pub trait Connection: super::Wire {}
+    pub trait Connection: super::AsyncWire {}
     impl Connection for TcpStream {}
     impl Connection for UnixStream {}
 }
 
 /// Where connections come from.
-pub trait Listener {
+pub trait Acceptor {
     /// What it gives.
     type Connection: Connection;
     /// Waits for the next one.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 }
 
-impl Listener for TcpListener {
+impl Acceptor for TcpListener {
     type Connection = TcpStream;
 
     async fn accept(&self) -> io::Result<TcpStream> {
@@ -64,7 +64,7 @@ impl Listener for TcpListener {
     }
 }
 
-impl Listener for UnixListener {
+impl Acceptor for UnixListener {
     type Connection = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
@@ -82,7 +82,7 @@ impl Listener for UnixListener {
 /// The listener's, where waiting does not help.
 pub async fn serve<L, H, F>(listener: L, config: Config, handler: H) -> io::Result<()>
 where
-    L: Listener,
+    L: Acceptor,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -123,7 +123,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// Holds the conversation on a connection; gives the connection back, and says how it is to end.
 async fn converse<W, H, F>(wire: W, config: &Config, handler: &Arc<H>) -> Option<(W, End)>
 where
-    W: Wire,
+    W: AsyncWire,
     H: Fn(Request, Response) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -182,7 +182,7 @@ where
 }
 
 /// Receives, and waits for it until then.
-async fn receive(wire: &impl Wire, to: &mut [u8], until: Option<Instant>) -> Option<io::Result<usize>> {
+async fn receive(wire: &impl AsyncWire, to: &mut [u8], until: Option<Instant>) -> Option<io::Result<usize>> {
     let receiving = poll_fn(|context| wire.poll_receive(context, to));
     match until {
         Some(until) => timeout_at(until.into(), receiving).await.ok(),
@@ -191,7 +191,7 @@ async fn receive(wire: &impl Wire, to: &mut [u8], until: Option<Instant>) -> Opt
 }
 
 /// Serves one request.
-async fn one<H, F>(key: Key, start: Start, desk: Arc<Desk>, out: Arc<Out<dyn Wire>>, handler: Arc<H>)
+async fn one<H, F>(key: Key, start: Start, desk: Arc<Desk>, out: Arc<Out<dyn AsyncWire>>, handler: Arc<H>)
 where
     H: Fn(Request, Response) -> F,
     F: Future<Output = io::Result<()>>,

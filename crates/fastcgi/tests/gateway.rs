@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::thread;
 
 use common::{Ending, Raw, SIZES, available};
-use linger_fastcgi::gateway::{Client, Config, Error, Request};
+use linger_fastcgi::gateway::{Client, Config, Error, GatewayRequest};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_testing::sandboxed;
 use linger_testing::servers::{RunningServer, Unavailable, libfcgi_echo, php_fpm, uwsgi};
@@ -65,7 +65,7 @@ fn in_front_of(name: &str, start: impl Fn() -> Result<RunningServer, Unavailable
             for body in SIZES {
                 for read in [0, body / 2, body] {
                     for answer in [0, 67_000, 2 << 20] {
-                        let request = Request::new("POST", &script.to_string_lossy())
+                        let request = GatewayRequest::new("POST", &script.to_string_lossy())
                             .param("X_READ", read.to_string())
                             .param("X_ANSWER", answer.to_string())
                             .param("CONTENT_TYPE", "application/octet-stream")
@@ -102,7 +102,7 @@ fn in_front_of_libfcgi() {
 
 /// Sends `body` bytes to a responder that reads none and answers 67,000; what came, or why not.
 fn ask(address: SocketAddr, body: usize) -> Result<u64, String> {
-    let request = Request::new("POST", "/").param("HTTP_X_READ", "0").param("HTTP_X_ANSWER", "67000");
+    let request = GatewayRequest::new("POST", "/").param("HTTP_X_READ", "0").param("HTTP_X_ANSWER", "67000");
     let mut response =
         client(address, false).send(request.body(vec![b'b'; body])).map_err(|error| error.to_string())?;
     response.head().map_err(|error| error.to_string())?;
@@ -158,7 +158,7 @@ fn what_arrived_before_a_reset_is_salvaged_and_what_is_cut_is_refused() {
         for answer in [0, 1000, 60_000] {
             for round in 0..20 {
                 let (address, thread) = resetting(answer, 0);
-                let request = Request::new("POST", "/").body(vec![b'b'; 4 << 20]);
+                let request = GatewayRequest::new("POST", "/").body(vec![b'b'; 4 << 20]);
                 let mut response = client(address, false).send(request).unwrap();
                 let head = response.head().unwrap();
                 let mut body = Vec::new();
@@ -168,7 +168,7 @@ fn what_arrived_before_a_reset_is_salvaged_and_what_is_cut_is_refused() {
             }
             for cut in [1, 8, 16, 17, 24] {
                 let (address, thread) = resetting(answer, cut);
-                let request = Request::new("POST", "/").body(vec![b'b'; 4 << 20]);
+                let request = GatewayRequest::new("POST", "/").body(vec![b'b'; 4 << 20]);
                 let error = match client(address, false).send(request) {
                     Ok(mut response) => {
                         let error = response.read_to_end(&mut Vec::new()).unwrap_err();
@@ -218,9 +218,9 @@ fn only_what_can_be_repeated_is_sent_again() {
         response.read_to_end(&mut all).map_err(Error::System)?;
         Ok(all.len())
     };
-    finish(Request::new("GET", "/")).unwrap();
+    finish(GatewayRequest::new("GET", "/")).unwrap();
     // The kept connection ends under the second request, which is sent again on a fresh one.
-    finish(Request::new("GET", "/")).unwrap();
+    finish(GatewayRequest::new("GET", "/")).unwrap();
     drop(client);
     let mut config = Config::default();
     (config.keep_conn, config.trusting) = (true, true);
@@ -229,9 +229,9 @@ fn only_what_can_be_repeated_is_sent_again() {
         client.send(request)?.read_to_end(&mut Vec::new()).map_err(Error::System)?;
         Ok(())
     };
-    finish(Request::new("POST", "/")).unwrap();
+    finish(GatewayRequest::new("POST", "/")).unwrap();
     // A POST may have been done: it is not.
-    let error = finish(Request::new("POST", "/")).unwrap_err();
+    let error = finish(GatewayRequest::new("POST", "/")).unwrap_err();
     assert!(matches!(error, Error::Cut { received: 0, .. }), "{error}");
     assert_eq!(served.join().unwrap(), 3);
 }

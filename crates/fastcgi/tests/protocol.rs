@@ -1,6 +1,6 @@
 //! The protocol without sockets: any split gives the same events, hostile bytes give errors with offsets.
 
-use linger_fastcgi::incoming::{Capacity, Event, Incoming};
+use linger_fastcgi::incoming::{Capacity, Incoming, Received};
 use linger_fastcgi::params::push_pair;
 use linger_fastcgi::record::{
     self, Decoder, EndRequest, Header, Part, ProtocolStatus, RecordType, Role, push, push_begin, push_end,
@@ -33,13 +33,13 @@ fn see(incoming: &mut Incoming, pieces: &[&[u8]]) -> Result<Vec<Seen>, linger_fa
         let mut input = *piece;
         while let Some(event) = incoming.next(&mut input)? {
             let next = match event {
-                Event::Start(start) => Seen::Start(
+                Received::Start(start) => Seen::Start(
                     start.id,
                     start.role,
                     start.keep_conn,
                     start.params.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
                 ),
-                Event::Stdin(id, bytes) => {
+                Received::Stdin(id, bytes) => {
                     if let Some(Seen::Stdin(last, all)) = seen.last_mut()
                         && *last == id
                     {
@@ -48,7 +48,7 @@ fn see(incoming: &mut Incoming, pieces: &[&[u8]]) -> Result<Vec<Seen>, linger_fa
                     }
                     Seen::Stdin(id, bytes.to_vec())
                 }
-                Event::StdinEnd(id) => Seen::StdinEnd(id),
+                Received::StdinEnd(id) => Seen::StdinEnd(id),
                 other => Seen::Other(format!("{other:?}")),
             };
             seen.push(next);
@@ -272,7 +272,7 @@ fn a_filter_gets_both_streams_and_an_authorizer_none() {
     push(&mut wire, RecordType::Data, 1, b"file");
     push(&mut wire, RecordType::Data, 1, &[]);
     let seen = see(&mut incoming(), &[&wire]).unwrap();
-    assert_eq!(seen[3], Seen::Other(format!("{:?}", Event::Data(1, b"file"))));
+    assert_eq!(seen[3], Seen::Other(format!("{:?}", Received::Data(1, b"file"))));
     assert_eq!(seen.len(), 5);
 
     let mut wire = Vec::new();

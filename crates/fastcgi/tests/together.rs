@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::Running;
-use linger_fastcgi::gateway::{Client, Config as ClientConfig, Error, Request as Call};
+use linger_fastcgi::gateway::{Client, Config as ClientConfig, Error, GatewayRequest as Call};
 use linger_fastcgi::record::{ProtocolStatus, RecordType, Role, push, push_begin};
 use linger_fastcgi::responder::{Closed, Config, Handler};
 use linger_fastcgi::{Address, Request, Response, cgi};

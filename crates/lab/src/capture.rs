@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter};
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use linger_packet::LinkType;
@@ -22,13 +21,13 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Makes the file, which must not exist yet.
+    /// Begins a capture in an empty file, a pipe or a device.
     ///
     /// # Errors
-    /// Those of creating and writing it.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let file = BufWriter::new(File::create_new(path)?);
-        let mut writer = Writer::new(file, concat!("linger lab ", env!("CARGO_PKG_VERSION")))?;
+    /// Those of writing to it.
+    pub fn begin(file: File) -> io::Result<Self> {
+        let mut writer =
+            Writer::new(BufWriter::new(file), concat!("linger lab ", env!("CARGO_PKG_VERSION")))?;
         let server = writer.interface("server", LinkType::ETHERNET, 0)?;
         let client = writer.interface("client", LinkType::ETHERNET, 0)?;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

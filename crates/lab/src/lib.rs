@@ -40,6 +40,7 @@ pub use campaign::{Campaign, First, Hosting, Until, campaign, host};
 pub use capture::Capture;
 pub use cell::{CellPlan, CellReport, Setting, Trials, run};
 pub use client::{ClientPlan, attempt};
+pub use duration::duration;
 pub use emulator::{Decision, Departure, Emulator, Nanos};
 pub use ending::Ending;
 pub use exec::{ExecPlan, ExecReport, exec};

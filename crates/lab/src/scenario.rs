@@ -199,6 +199,14 @@ lingering = "none"
     }
 
     #[test]
+    fn times_are_written_as_for_options() {
+        for text in ["5ms", "5000us", "0.005"] {
+            let scenario = Scenario::parse("t.toml", &GOOD.replace("5ms", text)).unwrap();
+            assert_eq!(scenario.cells[0].0.link.paths[0].delay, Duration::from_millis(5), "{text}");
+        }
+    }
+
+    #[test]
     fn lost_and_at_risk_can_be_expected_apart() {
         let text = GOOD.replace("\"most\"", "{ lost = \"none\", at-risk = \"all\" }");
         let scenario = Scenario::parse("good.toml", &text).unwrap();
@@ -221,7 +229,9 @@ lingering = "none"
         refused("title", "titel", &["bad.toml", "line 2", "titel"]);
         refused("loss = 0.1", "loss = 1.5", &["bad.toml", "line 8", "loss", "between 0 and 1"]);
         refused("delay = \"5ms\"", "rate = -4", &["bad.toml", "line 8", "rate"]);
-        refused("delay = \"5ms\"", "delay = \"-5ms\"", &["line 8", "delay"]);
+        refused("delay = \"5ms\"", "delay = \"-5ms\"", &["line 8", "delay", "write a time as 30ms"]);
+        refused("delay = \"5ms\"", "delay = \"11y\"", &["line 8", "delay", "ten years"]);
+        refused("delay = \"5ms\"", "delay = 5", &["line 8", "delay", "expected a string"]);
         refused("\"wifi\"", "\"wify\"", &["wify", "wifi-lossy"]);
         refused("\"unread\"", "\"rude\"", &["line 4", "rude", "reads-all"]);
         refused("\"close\", ", "\"closed\", ", &["line 3", "closed", "shutdown-close"]);

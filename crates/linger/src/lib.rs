@@ -35,6 +35,8 @@
 pub mod axum;
 mod blocking;
 mod closer;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod machine;

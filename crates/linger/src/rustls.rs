@@ -85,7 +85,7 @@ pub fn say_goodbye<D>(
     patience: Duration,
 ) -> io::Result<()> {
     connection.send_close_notify();
-    let mut socket = Socket { fd: socket.as_fd(), until: Instant::now() + patience };
+    let mut socket = DeadlineSocket { fd: socket.as_fd(), until: Instant::now() + patience };
     while connection.wants_write() {
         connection.write_tls(&mut socket)?;
     }
@@ -107,12 +107,12 @@ fn send_all<D>(
 }
 
 /// A socket that is written without blocking for longer than until a given time.
-struct Socket<'a> {
+struct DeadlineSocket<'a> {
     fd: BorrowedFd<'a>,
     until: Instant,
 }
 
-impl Write for Socket<'_> {
+impl Write for DeadlineSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match rustix::net::send(self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -129,7 +129,7 @@ impl Write for Socket<'_> {
     }
 }
 
-impl Socket<'_> {
+impl DeadlineSocket<'_> {
     fn wait(&self) -> io::Result<()> {
         let left = self.until.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });

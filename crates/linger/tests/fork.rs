@@ -461,10 +461,10 @@ mod tasks {
                     runtime().block_on(async {
                         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                         let address = listener.local_addr().unwrap();
-                        let mut listener = linger::axum::listen(listener, policy());
-                        if let Some(closer) = closer {
-                            listener = listener.with_closer(closer);
-                        }
+                        let listener = match closer {
+                            Some(closer) => linger::axum::listen_with(listener, policy(), closer),
+                            None => linger::axum::listen(listener, policy()),
+                        };
                         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
                         let app = axum::Router::new().route("/", axum::routing::get(|| async { "answer" }));
                         let serving = tokio::spawn(

@@ -1,40 +1,19 @@
 //! Namespaces, veth pairs, settings and counters, on the real kernel, without root.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 
 use linger_netns::{Counters, Namespace, net};
-use linger_testing::sandboxed;
-
-const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1));
-const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2));
-
-/// Two hosts joined by one veth pair.
-fn pair() -> (Namespace, Namespace) {
-    let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
-    a.run(|| {
-        net::veth("eth0", [2, 0, 0, 0, 0, 1], "eth0", b.descriptor().unwrap()).unwrap();
-        net::address("eth0", A, 24).unwrap();
-        net::offloads_off("eth0").unwrap();
-        net::up("eth0").unwrap();
-    })
-    .unwrap();
-    b.run(|| {
-        net::address("eth0", B, 24).unwrap();
-        net::up("eth0").unwrap();
-    })
-    .unwrap();
-    (a, b)
-}
+use linger_testing::{HOSTS, sandboxed, two_hosts};
 
 #[test]
 fn tcp_crosses_a_veth_pair_and_counters_are_private() {
     sandboxed(|| {
-        let (a, b) = pair();
-        let listener = b.run(|| TcpListener::bind((B, 80)).unwrap()).unwrap();
-        let mut client = a.run(|| TcpStream::connect((B, 80)).unwrap()).unwrap();
+        let [a, b] = two_hosts();
+        let listener = b.run(|| TcpListener::bind((HOSTS[1], 80)).unwrap()).unwrap();
+        let mut client = a.run(|| TcpStream::connect((HOSTS[1], 80)).unwrap()).unwrap();
         let (mut server, peer) = listener.accept().unwrap();
-        assert_eq!(peer.ip(), A);
+        assert_eq!(peer.ip(), HOSTS[0]);
         client.write_all(b"unread").unwrap();
         server.read_exact(&mut [0; 5]).unwrap();
         drop(server);

@@ -150,33 +150,6 @@ impl<W: Write> Writer<W> {
 mod tests {
     use super::*;
 
-    fn capture() -> Vec<u8> {
-        let mut writer = Writer::new(Vec::new(), "linger test").unwrap();
-        let wire = writer.interface("wire", LinkType::ETHERNET, 0).unwrap();
-        let short = writer.interface("short", LinkType::RAW, 20).unwrap();
-        let frame: Vec<u8> = [&[2; 12][..], &[8, 0], &[0x45, 0, 0, 20], &[1; 16], &[0; 7]].concat();
-        let time = 1_700_000_000_123_456_789;
-        writer.packet(wire, time, &frame, frame.len() as u32, Some("a comment, ünïcödé")).unwrap();
-        writer.packet(short, time + 1, &frame[14..], 9_000, None).unwrap();
-        writer.into_inner()
-    }
-
-    #[test]
-    fn blocks_are_aligned_and_framed() {
-        let bytes = capture();
-        let mut rest = &bytes[..];
-        let mut kinds = Vec::new();
-        while !rest.is_empty() {
-            let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
-            let length = word(4) as usize;
-            assert_eq!(length % 4, 0);
-            assert_eq!(word(length - 4) as usize, length);
-            kinds.push(word(0));
-            rest = &rest[length..];
-        }
-        assert_eq!(kinds, [SECTION_HEADER, 1, 1, 6, 6]);
-    }
-
     #[test]
     fn an_interface_of_another_writer_is_refused() {
         let mut writer = Writer::new(Vec::new(), "x").unwrap();

@@ -1,21 +1,11 @@
 //! What is written is read by the program that most people read captures with.
 
+mod common;
+
 use std::process::Command;
 
-use linger_packet::LinkType;
-use linger_packet::pcapng::Writer;
+use common::capture;
 use linger_testing::skip;
-
-fn capture() -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new(), "linger test").unwrap();
-    let wire = writer.interface("wire", LinkType::ETHERNET, 0).unwrap();
-    let short = writer.interface("short", LinkType::RAW, 20).unwrap();
-    let frame: Vec<u8> = [&[2; 12][..], &[8, 0], &[0x45, 0, 0, 20], &[1; 16], &[0; 7]].concat();
-    let time = 1_700_000_000_123_456_789;
-    writer.packet(wire, time, &frame, frame.len() as u32, Some("a comment, ünïcödé")).unwrap();
-    writer.packet(short, time + 1, &frame[14..], 9_000, None).unwrap();
-    writer.into_inner()
-}
 
 #[test]
 fn tshark_reads_it_without_a_warning() {

@@ -28,7 +28,7 @@ const STUCK: Duration = Duration::from_millis(300);
 pub fn probe(
     target: &Target,
     config: &ProbeConfig,
-    mut told: impl FnMut(&CheckFinding),
+    mut told: impl FnMut(&ProbeReport),
 ) -> Result<ProbeReport, ProbeError> {
     let name = target.to_string();
     let address = target.resolve().map_err(|source| ProbeError::Resolve { target: name.clone(), source })?;
@@ -96,8 +96,8 @@ pub fn probe(
             trials = finding.trials,
             "answered"
         );
-        told(&finding);
         report.findings.push(finding);
+        told(&report);
     }
     Ok(report)
 }

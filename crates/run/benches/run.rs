@@ -58,7 +58,7 @@ fn supervise(command: &OsStr) {
     options.hold = settings == "hold";
     options.via = (settings == "seccomp").then_some(Via::Seccomp);
     let ended = linger_run::run(&command, &arguments, &options, |_| ()).expect("the command starts");
-    std::process::exit(ended.status.code().unwrap_or(1));
+    std::process::exit(ended.status.and_then(|status| status.code()).unwrap_or(1));
 }
 
 /// Who runs where: processors of this process's.

@@ -86,6 +86,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// The calling process has more than one thread.
+    #[error("a program can be run only by a process with one thread")]
+    Threads,
     /// The policy or the budget contradicts itself, or a list of ports is too long.
     #[error("{0}")]
     Options(String),
@@ -100,6 +103,14 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// What the system said; `EIO` where that is not known.
+    pub(crate) fn number(&self) -> i32 {
+        match self {
+            Self::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            _ => libc::EIO,
+        }
+    }
+
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { what, source: source.into() }
     }

@@ -58,10 +58,12 @@ pub(crate) struct Address {
     pub(crate) name: String,
     pub(crate) token: [u8; 16],
     listener: OwnedFd,
+    /// The program, or the process whose child it is.
+    root: u32,
 }
 
 impl Address {
-    /// Listens on a new abstract unix address (unix(7)).
+    /// Listens on a new abstract unix address (unix(7)), for the process that this one becomes and for its own children.
     pub(crate) fn new() -> io::Result<Self> {
         let mut random = [0; 24];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -71,7 +73,7 @@ impl Address {
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         rustix::net::listen(&listener, 4_096)?;
-        Ok(Self { name, token: token.try_into().unwrap_or_default(), listener })
+        Ok(Self { name, token: token.try_into().unwrap_or_default(), listener, root: std::process::id() })
     }
 }
 
@@ -87,6 +89,7 @@ impl Intake {
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, &address.listener, epoll::EventData::new_u64(LISTENER), readable)?;
         epoll::add(&epoll, stop.as_fd(), epoll::EventData::new_u64(STOP), readable)?;
+        let root = address.root;
         let worker = Worker {
             address,
             epoll,
@@ -95,7 +98,7 @@ impl Intake {
             processes: HashMap::new(),
             strangers: 0,
             next: STOP + 1,
-            prover: Prover::new(),
+            prover: Prover::new(root),
             ender: Ender::new(closer, policy, tally),
             pace: Pace::new(),
         };

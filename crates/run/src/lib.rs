@@ -8,15 +8,19 @@
 //! `lingerd` (1999) did this for Apache 1.3 with a patched server; here the program is unmodified.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod child;
 mod command;
 mod ender;
 mod error;
 mod intake;
+mod itself;
 #[allow(unsafe_code)]
 mod kernel;
+mod leftovers;
 mod metrics;
 mod notice;
 mod options;
+mod place;
 mod preload;
 mod proc;
 mod program;
@@ -31,8 +35,10 @@ mod tally;
 
 pub use command::{ProgramEnd, run};
 pub use error::RunError;
+pub use kernel::die_of;
 pub use notice::Notice;
 pub use options::{Options, Via};
+pub use place::Place;
 pub use program::{Program, ProgramKind};
 pub use refusal::Refusal;
 pub use report::RunReport;

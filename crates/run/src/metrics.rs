@@ -1,6 +1,6 @@
 //! Serves the counts in OpenMetrics format over HTTP.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
@@ -17,10 +17,13 @@ use crate::{RunError, RunReport};
 
 type ReportSource = Arc<dyn Fn() -> RunReport + Send + Sync>;
 
+/// Listens at the address.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source })
+}
+
 /// Starts a thread that serves the report until the process ends.
-pub(crate) fn serve(address: SocketAddr, closer: Closer, source: ReportSource) -> Result<(), RunError> {
-    let failed = |source| RunError::Metrics { address, source };
-    let listener = TcpListener::bind(address).map_err(failed)?;
+pub(crate) fn serve(listener: TcpListener, closer: Closer, source: ReportSource) -> io::Result<()> {
     let mut registry = Registry::with_prefix("linger");
     registry.register_collector(Box::new(Reports(source)));
     let task = move || {
@@ -39,8 +42,7 @@ pub(crate) fn serve(address: SocketAddr, closer: Closer, source: ReportSource) -
             closer.close(stream, &Policy::short());
         }
     };
-    thread::Builder::new().name("linger-metrics".into()).spawn(task).map_err(failed)?;
-    Ok(())
+    thread::Builder::new().name("linger-metrics".into()).spawn(task).map(drop)
 }
 
 struct Reports(ReportSource);

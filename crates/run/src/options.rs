@@ -26,6 +26,9 @@ pub struct Options {
     pub policy: Policy,
     /// Limits for all lingering connections together. By default only this process's limit of fds counts.
     pub budget: Budget,
+    /// Whether this process stays the program's parent until its last connection has ended, even where the program could take
+    /// its place. Needed where everything ends with this process and that cannot be seen from here.
+    pub stay: bool,
     /// Longest time that connections may linger after the program has ended.
     ///
     /// A higher value gives the last peers more time, and delays a restart by as much.
@@ -53,6 +56,7 @@ impl Default for Options {
         budget.sockets = 16_384;
         Self {
             via: None,
+            stay: false,
             linger_at_exit: policy.total,
             policy,
             budget,

@@ -65,6 +65,11 @@ impl Preload {
         command.env("LD_PRELOAD", all).env(VARIABLE, &self.settings);
     }
 
+    /// What the memory maps of every process with the library name.
+    pub(crate) fn mark(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
     /// Removes the files. Needed because the metrics thread may keep this value until the end.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(self.directory.path());

@@ -65,6 +65,11 @@ fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
     Some(Stat { parent, born_by_ms: (start + 1) * 1_000 / ticks_per_second.max(1) })
 }
 
+/// The control groups of a process, which every user may read (cgroups(7)).
+pub(crate) fn control_group(process: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{process}/cgroup")).ok()
+}
+
 /// The inode of a process's directory; `Some(None)` for a thread that is not its process's first, `None` for neither.
 pub(crate) fn process(pid: u32) -> Option<Option<u64>> {
     let inode = fs::metadata(format!("/proc/{pid}")).ok()?.ino();

@@ -72,9 +72,10 @@ pub(crate) struct Prover {
 }
 
 impl Prover {
-    pub(crate) fn new() -> Self {
+    /// For the program of this process, or of its children.
+    pub(crate) fn new(root: u32) -> Self {
         Self {
-            relatives: Relatives::new(),
+            relatives: Relatives::new(root),
             fresh: Vec::new(),
             pending: HashMap::new(),
             pause: SOON,

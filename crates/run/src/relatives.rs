@@ -18,11 +18,16 @@ const BIRTH: Duration = Duration::from_secs(1);
 /// Most pids since the last look that are looked at one by one.
 const FEW: u32 = 256;
 
-/// All processes below this one, kept current.
+/// The root and all processes below it, kept current.
 ///
-/// One that this process cannot see is none of them, unless a process of the program names it as its child.
+/// An orphan that was not seen before has a new parent: an ancestor of the root's, or the first process of the namespace.
+/// So the children of those count as well, where they are in the root's control group. That a process stays in, unless it is
+/// moved.
 #[derive(Debug)]
 pub(crate) struct Relatives {
+    root: u32,
+    forebears: Vec<u32>,
+    control_group: Option<String>,
     family: Family,
     /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
     /// program's. The inode is new for each process, also for one that gets the pid of another.
@@ -37,9 +42,15 @@ pub(crate) struct Relatives {
 }
 
 impl Relatives {
-    pub(crate) fn new() -> Self {
+    /// The program's process, or the one whose children are the program.
+    pub(crate) fn new(root: u32) -> Self {
         let now = Instant::now();
+        let parent = |pid: &u32| proc::stat(*pid).map(|stat| stat.parent).filter(|parent| *parent != 0);
+        let forebears = std::iter::successors(parent(&root), parent).chain([1]);
         Self {
+            root,
+            forebears: forebears.filter(|pid| *pid != root).collect(),
+            control_group: proc::control_group(root),
             family: Family::default(),
             known: HashMap::new(),
             last_pid: LastPid::open(),
@@ -103,7 +114,7 @@ impl Relatives {
             }
         }
         for (pid, (inode, stat)) in &stats {
-            let ours = self.is_ours(stat.parent, &stats);
+            let ours = self.is_ours(*pid, &stats);
             self.known.insert(*pid, (*inode, ours));
             if ours {
                 self.family.insert(Pid(*pid), stat.born_by_ms);
@@ -111,26 +122,35 @@ impl Relatives {
         }
     }
 
-    /// Whether a process with this parent is one of the program's. One whose descent cannot be followed may be.
-    fn is_ours(&self, parent: u32, new: &HashMap<u32, (u64, proc::Stat)>) -> bool {
-        let mut parent = parent;
+    /// Whether a new process is one of the program's. One whose descent cannot be followed may be.
+    fn is_ours(&self, pid: u32, new: &HashMap<u32, (u64, proc::Stat)>) -> bool {
+        let mut at = pid;
         // No line of descent is longer than the processes are many.
         for _ in 0..=new.len() {
-            if parent == std::process::id() {
+            let Some((_, stat)) = new.get(&at) else { return true };
+            let known = self.known.get(&stat.parent);
+            if at == self.root || stat.parent == self.root || known.is_some_and(|(_, ours)| *ours) {
                 return true;
             }
-            if parent == 0 {
+            if self.forebears.contains(&stat.parent) {
+                // No forebear itself, and no kernel thread.
+                return !self.forebears.contains(&at) && self.is_in_control_group(at);
+            }
+            if stat.parent == 0 || known.is_some() || stat.parent == std::process::id() {
                 return false;
             }
-            if let Some((_, ours)) = self.known.get(&parent) {
-                return *ours;
-            }
-            match new.get(&parent) {
-                Some((_, stat)) => parent = stat.parent,
-                None => return true,
-            }
+            at = stat.parent;
         }
         true
+    }
+
+    fn is_in_control_group(&self, pid: u32) -> bool {
+        let both = self.control_group.as_ref().zip(proc::control_group(pid));
+        both.is_none_or(|(root, other)| {
+            other.trim_end().strip_prefix(root.trim_end()).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') || root.trim_end().ends_with('/')
+            })
+        })
     }
 }
 

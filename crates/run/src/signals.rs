@@ -1,66 +1,62 @@
-//! Passes signals on to the program. SIGUSR1 asks the supervisor for a report.
+//! Passes signals on to a program that is a child, as its starter would have sent them.
 
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process};
-use signal_hook::consts::{
-    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
-};
-use signal_hook::iterator::{SignalsInfo, exfiltrator::SignalOnly};
+use rustix::process::{Pid, getpgid, getpgrp};
 
-const PASSED_ON: [i32; 9] = [SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+use crate::kernel::{Arrived, send};
 
-/// Installs the handlers. Signals that were ignored at the start (`nohup`) stay ignored, here and in the program.
-pub(crate) fn take() -> io::Result<SignalsInfo<SignalOnly>> {
-    let ignored = mask("/proc/self/status", "SigIgn:");
-    let wanted = PASSED_ON.into_iter().filter(|signal| !has(ignored, *signal));
-    SignalsInfo::new(wanted.chain([SIGCHLD]))
-}
+/// What a terminal sends to a process group (termios(3), setpgid(2)).
+const OF_TERMINALS: [i32; 7] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH];
 
-/// Passes a signal on to the program.
-pub(crate) fn pass_on(signal: i32, program: Pid) {
-    if from_the_terminal(signal) && getpgid(Some(program)).is_ok_and(|group| group == getpgrp()) {
-        // The terminal signals its whole foreground process group. If the program is still in it, it got the signal already; a
-        // program such as php-fpm leaves the group.
+/// Passes a signal on to the program, unless it has it already.
+pub(crate) fn pass_on(arrived: Arrived, program: Pid) {
+    let in_our_group = || getpgid(Some(program)).is_ok_and(|group| group == getpgrp());
+    // The terminal signals its whole foreground process group, and a shell continues it. A program that is still in the group
+    // got the signal already; one such as php-fpm leaves the group.
+    let to_the_group = match arrived.signal {
+        libc::SIGCONT => arrived.from_kernel || is_foreground(),
+        signal => arrived.from_kernel && OF_TERMINALS.contains(&signal),
+    };
+    if to_the_group && in_our_group() {
         return;
     }
-    // Without a handler SIGUSR1 would kill the program.
-    if signal == SIGUSR1 && !has(mask(&format!("/proc/{program}/status"), "SigCgt:"), SIGUSR1) {
+    // It asks for a report, and by default it would end the program.
+    if arrived.signal == libc::SIGUSR1 && !survives(program, libc::SIGUSR1) {
         return;
     }
-    send(signal, program);
+    // It has ended already, which `wait` is about to report.
+    let _ = send(program, arrived);
 }
 
 /// Passes a signal on to the processes that the program left behind, which this process has adopted as subreaper.
-pub(crate) fn pass_on_to_orphans(signal: i32) {
+pub(crate) fn pass_on_to_orphans(arrived: Arrived) {
     for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?)) {
-            send(signal, child);
+            let _ = send(child, arrived);
         }
     }
 }
 
-fn send(signal: i32, process: Pid) {
-    if let Some(signal) = Signal::from_named_raw(signal) {
-        // It has ended already, which `wait` is about to report.
-        let _ = kill_process(process, signal);
+fn is_foreground() -> bool {
+    rustix::termios::tcgetpgrp(io::stdin().as_fd()).is_ok_and(|group| group == getpgrp())
+}
+
+/// Whether the process has a handler for the signal, ignores it, or blocks it and may read it (`sigwait(3)`).
+fn survives(process: Pid, signal: i32) -> bool {
+    // In this call the kernel shows what is waited for as not blocked (`do_sigtimedwait` in kernel/signal.c).
+    let call = fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
+    if call.starts_with(&format!("{} ", libc::SYS_rt_sigtimedwait)) {
+        return true;
     }
-}
-
-fn from_the_terminal(signal: i32) -> bool {
-    matches!(signal, SIGINT | SIGQUIT | SIGWINCH | SIGCONT)
-        && rustix::termios::tcgetpgrp(io::stdin().as_fd()).is_ok_and(|group| group == getpgrp())
-}
-
-fn mask(path: &str, name: &str) -> u64 {
-    let status = fs::read_to_string(path).unwrap_or_default();
-    let value = status.lines().find_map(|line| line.strip_prefix(name));
-    value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0)
-}
-
-fn has(mask: u64, signal: i32) -> bool {
-    mask >> (signal - 1) & 1 == 1
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let masks = status.lines().filter_map(|line| match line.split_once(':')? {
+        ("SigCgt" | "SigIgn" | "SigBlk", mask) => u64::from_str_radix(mask.trim(), 16).ok(),
+        _ => None,
+    });
+    masks.fold(0, |all, mask| all | mask) >> (signal - 1) & 1 == 1
 }

@@ -11,12 +11,6 @@ use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, aborts, gunicorn, nginx, program, script, uwsgi, words};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 /// Bytes of every response: more than the probe's window and its loopback segments hold.
 const LENGTH: usize = 300_000;
 

@@ -18,12 +18,6 @@ use support::{
     Got, PORT, Report, Server, aborts, connect, gunicorn, nginx, read, request, script, uwsgi, words,
 };
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 const TRIALS: usize = 10;
 
 /// Answers without reading the body, with 400,000 bytes: more than nginx buffers here.

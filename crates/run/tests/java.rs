@@ -7,12 +7,6 @@ use std::process::Command;
 use linger_testing::{sandboxed, skip};
 use support::{PORT, compare, late_reader, program, script};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 /// Blocking sockets, which the runtime closes by `dup2`, and channels, which it closes by `close`.
 const SERVER: &str = r#"
 import java.io.*;

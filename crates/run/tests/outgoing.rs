@@ -11,12 +11,6 @@ use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 use support::{PORT, Server, await_reset, late_reader, program, read, script};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 /// Sends a file, and closes with the greeting unread.
 const CLIENT: &str = "import select, socket
 c = socket.create_connection(('127.0.0.1', 8000))

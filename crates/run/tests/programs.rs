@@ -10,12 +10,6 @@ use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, asked_once, compare, late_reader, late_sender, nginx, program, script, words};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 const HTTP_SERVER: &str = r#"
 import http.server, os, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -133,20 +127,31 @@ fn a_worker_that_exits_after_its_last_write() {
     });
 }
 
-/// A daemon, as php-fpm is: the supervisor waits for it as well.
+/// A daemon, as php-fpm is: the supervisor waits for it as well. The starter waits for the first process only, as without
+/// one, unless the supervisor is the parent.
 #[test]
 fn a_program_that_leaves_the_process_group() {
     sandboxed(|| {
         let Some(python) = program("python3", "python3") else { return };
-        for leaving in ["os.setpgid(0, 0)", "os.fork() and os._exit(7); os.setsid()"] {
-            let directory = tempfile::tempdir().unwrap();
-            let done = directory.path().join("done");
-            // Long enough that a supervisor which does not wait would have ended before.
-            let end = "open(sys.argv[1], 'x').close(); os._exit(7)";
-            let script = format!("import os, sys, time; {leaving}; time.sleep(0.3); {end}");
-            let mut server = Server::start(Some(""), &[&python, "-c", &script, done.to_str().unwrap()]);
-            assert_eq!(server.wait().code(), Some(7), "{leaving}: {}", server.log());
-            assert!(done.exists(), "{leaving}: the supervisor ended before its program");
+        for settings in ["", "stay"] {
+            for leaving in ["os.setpgid(0, 0)", "os.fork() and os._exit(7); os.setsid()"] {
+                let directory = tempfile::tempdir().unwrap();
+                let done = directory.path().join("done");
+                // Long enough that a supervisor which does not wait would have ended before.
+                let end = "open(sys.argv[1], 'x').close(); os._exit(7)";
+                let script = format!("import os, sys, time; {leaving}; time.sleep(0.3); {end}");
+                let mut server =
+                    Server::start(Some(settings), &[&python, "-c", &script, done.to_str().unwrap()]);
+                assert_eq!(server.wait().code(), Some(7), "{leaving}: {}", server.log());
+                let sooner = settings != "stay" && leaving.contains("fork");
+                assert_eq!(done.exists(), !sooner, "{settings}, {leaving}: when the starter was told");
+                assert!(
+                    !server.has_reported() || done.exists(),
+                    "{settings}, {leaving}: the report came too early"
+                );
+                server.wait_for_all();
+                assert!(done.exists() && server.has_reported(), "{settings}, {leaving}: {}", server.log());
+            }
         }
     });
 }
@@ -185,7 +190,7 @@ fn excluded_ports_are_left_alone() {
         let Some(python) = program("python3", "python3") else { return };
         let directory = tempfile::tempdir().unwrap();
         let script = script(directory.path(), "server.py", HTTP_SERVER);
-        let server = Server::start_listening(Some("exclude"), &[&python, &script], PORT);
+        let server = Server::start_listening(Some("exclude=8000"), &[&python, &script], PORT);
         assert!(!late_reader(PORT, 20_000, true).is_whole());
         assert_eq!(server.stop(Signal::TERM)["closes"], 0);
     });

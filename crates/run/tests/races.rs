@@ -15,12 +15,6 @@ use linger_testing::sandboxed;
 use rustix::process::Signal;
 use support::{PORT, Server, connect, program, script};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 /// How often the number sent by a client is repeated in the response.
 const COPIES: usize = 20_000;
 

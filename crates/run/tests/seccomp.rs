@@ -15,27 +15,14 @@ use linger_testing::Counters;
 use linger_testing::sandboxed;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, waitpid};
-use support::{PORT, Server, aborts, asked_once, compare, connect, late_reader, program, read, request};
-
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
+use support::{
+    PORT, SOURCES, Server, aborts, asked_once, build, compare, compiled, connect, late_reader, program, read,
+    request,
+};
 
 /// Builds a static C program with a compiler that may be missing.
 fn ways(directory: &Path, compiler: &str, package: &str) -> Option<String> {
-    compiled("ways", directory, compiler, package)
-}
-
-fn compiled(name: &str, directory: &Path, compiler: &str, package: &str) -> Option<String> {
-    let compiler = program(compiler, package)?;
-    let built = directory.join(name).display().to_string();
-    let source = format!("{SOURCES}/{name}.c");
-    build(Command::new(compiler).args(["-O1", "-static", "-pthread", "-w", "-o", &built, &source]));
-    Some(built)
+    compiled("ways", directory, compiler, package, &["-static"])
 }
 
 fn early(directory: &Path) -> Option<String> {
@@ -46,11 +33,6 @@ fn early(directory: &Path) -> Option<String> {
     command.args(["build", "-o", &built, &format!("{SOURCES}/early.go")]);
     build(command.env("CGO_ENABLED", "0").env("GOCACHE", cache).env("GO111MODULE", "off"));
     Some(built)
-}
-
-fn build(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -175,7 +157,7 @@ fn excluded_ports_are_left_alone() {
     sandboxed(|| {
         let directory = tempfile::tempdir().unwrap();
         let Some(program) = ways(directory.path(), "gcc", "gcc") else { return };
-        let server = Server::start_listening(Some("exclude"), &[&program, "close"], PORT);
+        let server = Server::start_listening(Some("exclude=8000"), &[&program, "close"], PORT);
         assert!(!late_reader(PORT, 20_000, true).is_whole());
         assert_eq!(server.stop(Signal::TERM)["closes"], 0);
     });
@@ -362,7 +344,7 @@ fn a_fork_with_many_connections_costs_few_looks() {
     const CONNECTIONS: u64 = 1_000;
     sandboxed(|| {
         let directory = tempfile::tempdir().unwrap();
-        let Some(program) = compiled("crowd", directory.path(), "gcc", "gcc") else { return };
+        let Some(program) = compiled("crowd", directory.path(), "gcc", "gcc", &["-static"]) else { return };
         for settings in ["seccomp", "seccomp hold"] {
             let mut server = Server::start(Some(settings), &[&program, &CONNECTIONS.to_string()]);
             assert!(server.wait().success(), "{}", server.log());

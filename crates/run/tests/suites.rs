@@ -11,12 +11,6 @@ use std::path::Path;
 use linger_testing::{sandboxed, skip};
 use support::{Server, program};
 
-#[test]
-#[ignore = "no test, but the supervisor that the others start"]
-fn supervisor() {
-    support::supervise();
-}
-
 /// The result of a run of a suite.
 struct Run {
     failed: BTreeSet<String>,

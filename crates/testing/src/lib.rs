@@ -3,6 +3,7 @@
 //! For tests, benches and `cargo xtask` only. As a part of the test runner it may print, panic and read the environment,
 //! which the other libraries never do.
 
+mod hosts;
 #[allow(unsafe_code)]
 mod kernel;
 #[cfg(feature = "samples")]
@@ -11,6 +12,7 @@ mod sandbox;
 pub mod servers;
 mod skip;
 
+pub use hosts::{HOSTS, two_hosts};
 pub use kernel::{allocated, close_under_its_owner, refuse, run_last};
 pub use linger_netns::{Counters, Isolation, Namespace, net};
 pub use sandbox::{all_descriptors, sandboxed};

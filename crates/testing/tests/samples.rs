@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use linger_fastcgi::gateway::{Client, Config, Request};
+use linger_fastcgi::gateway::{Client, Config, GatewayRequest};
 use linger_testing::samples::LENGTH;
 use linger_testing::servers::Launch;
 
@@ -49,7 +49,7 @@ fn actix() {
 fn fastcgi() {
     with(env!("CARGO_BIN_EXE_fastcgi"), |address| {
         let mut response =
-            Client::new(address.into(), Config::default()).send(Request::new("GET", "/")).unwrap();
+            Client::new(address.into(), Config::default()).send(GatewayRequest::new("GET", "/")).unwrap();
         assert_eq!(response.head().unwrap().status, 200);
         let mut body = Vec::new();
         response.read_to_end(&mut body).unwrap();

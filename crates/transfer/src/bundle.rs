@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::transport::Transport;
 use crate::wire::{PREFACE, Violation};
@@ -144,7 +145,7 @@ pub(crate) fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> Resu
     }
 }
 
-fn read_exact<const N: usize>(transport: &mut dyn Transport) -> Result<[u8; N], Error> {
+fn read_exact<const N: usize>(transport: &mut dyn Transport, cancel: &Cancel) -> Result<[u8; N], Error> {
     let until = Instant::now() + PATIENCE;
     let mut bytes = [0; N];
     let mut done = 0;
@@ -153,7 +154,16 @@ fn read_exact<const N: usize>(transport: &mut dyn Transport) -> Result<[u8; N], 
             Ok(0) => return Err(Error::Cut(io::ErrorKind::UnexpectedEof.into())),
             Ok(read) => done += read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(transport.socket(), PollFlags::IN, until)?;
+                let left = until.saturating_duration_since(Instant::now());
+                match cancel.wait_beside(transport.socket(), PollFlags::IN, left) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let told = io::Error::new(io::ErrorKind::TimedOut, "the connection said nothing");
+                        return Err(Error::Cut(told));
+                    }
+                    Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
+                    Err(error) => return Err(Error::Cut(error)),
+                }
             }
             Err(error) => return Err(Error::Cut(error)),
         }
@@ -198,13 +208,13 @@ impl std::fmt::Debug for Gathering {
 
 impl Gathering {
     /// Reads the first bytes of a connection.
-    pub(crate) fn greet(&self, mut transport: Box<dyn Transport>) -> Result<Greeted, Error> {
-        let first: [u8; PREFACE] = read_exact(&mut *transport)?;
+    pub(crate) fn greet(&self, mut transport: Box<dyn Transport>, cancel: &Cancel) -> Result<Greeted, Error> {
+        let first: [u8; PREFACE] = read_exact(&mut *transport, cancel)?;
         let [magic @ .., index, count] = first;
         if magic != MAGIC {
             return Ok(Greeted::Single(transport, first));
         }
-        let name: Name = read_exact(&mut *transport)?;
+        let name: Name = read_exact(&mut *transport, cancel)?;
         let (index, count) = (usize::from(index), usize::from(count));
         if !(1..=MOST).contains(&count) || index >= count {
             return Err(Violation::Malformed("bundle").into());

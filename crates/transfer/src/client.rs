@@ -15,7 +15,7 @@ use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, TransferId};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
@@ -85,11 +85,16 @@ impl Client {
             Destination::Path { path, into } => (path, into, None),
             Destination::Port(name) => (RelPath::root(), true, Some(name)),
         };
-        let mut put = Put { path, into, name, sink, again: false, options: common(options) };
+        let mut id = TransferId::default();
+        // It only has to be unique, and hard to guess for others who may use the same sink.
+        let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
+        let options_of_both = common(options);
+        let mut put = Put { path, into, name, sink, id, again: false, sent: false, options: options_of_both };
         let mut outgoing = Outgoing::new(source);
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
-            let stream = session.open(&Request::Put(put.clone()).encode())?;
+            put.sent |= outgoing.waiting.values().any(|sent| sent.ended);
+            let stream = session.open(&Operation::Put(put.clone()).encode())?;
             put.again = true;
             Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe).run()?;
             Ok(Farewell::Due)
@@ -120,10 +125,14 @@ impl Client {
             Destination::Path { path, .. } => (path, None),
             Destination::Port(name) => (RelPath::root(), Some(name)),
         };
+        let asked = match &source {
+            Some(name) => name.clone().into_bytes(),
+            None => path.split().map_or_else(Vec::new, |(_, name)| name.to_vec()),
+        };
         let GetOptions { replace, verify, dry_run, durability, limit, .. } = *options;
         let common = Options { replace, verify, dry_run, durability };
         let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
-        let request = Request::Get(Get { path, source, patterns, limit, options: common }).encode();
+        let request = Operation::Get(Get { path, source, patterns, limit, options: common }).encode();
         let mut summary = Summary::default();
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
@@ -131,15 +140,13 @@ impl Client {
             // The sender of a get starts from the first entry in every session. What is here is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
             let stream = session.open(&request)?;
-            let (offered, directory) = offer(session)?;
+            let directory = offer(session)?;
             let target = match (&place, output) {
                 (None, Output::Stream(_)) if directory => {
                     let told = Reason::from("a directory cannot go to standard output");
                     return Err(Error::Usage(told.with(Remedy::NameOutput)));
                 }
-                (Some((root, name)), _) => {
-                    Target::Tree { root, base: landing_name(name.as_ref(), &offered)? }
-                }
+                (Some((root, name)), _) => Target::Tree { root, base: landing_name(name.as_ref(), &asked)? },
                 (None, Output::Stream(out)) => Target::Stream { out, so_far: &mut kept },
                 (None, Output::Path(_)) => return Err(Error::Usage("nowhere to put it".into())),
             };
@@ -168,7 +175,7 @@ impl Client {
     /// [`Error::Refused`] if there is nothing to list, and what connecting gives.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
         let mut session = self.connect()?;
-        let stream = session.open(&Request::List { path: path.clone() }.encode())?;
+        let stream = session.open(&Operation::List { path: path.clone() }.encode())?;
         let result = loop {
             match session.receive() {
                 Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
@@ -198,15 +205,23 @@ impl Client {
     ) -> Result<(), Error> {
         let retry = self.options.retry;
         let mut pause = retry.first;
-        let mut last_progress = Instant::now();
+        // Since when nothing has been gained that lasts. Bytes that are sent again and again are no gain.
+        let mut in_vain: Option<Instant> = None;
+        let mut furthest = 0;
         let (mut connected, mut greeted) = (false, false);
         loop {
-            let mut moved = false;
+            let mut gained = false;
             let result = self.connect().and_then(|mut session| {
                 connected = true;
                 observe(Progress::Connected { secure: !session.is_plain() });
                 let mut watch = |progress: Progress| {
-                    moved |= matches!(progress, Progress::Moved { .. } | Progress::Confirmed(_));
+                    match progress {
+                        Progress::Confirmed(_) => (gained, furthest) = (true, 0),
+                        Progress::Started { resumed, .. } if resumed > furthest => {
+                            (gained, furthest) = (true, resumed);
+                        }
+                        _ => {}
+                    }
                     observe(progress);
                 };
                 let result = once(&mut session, &mut watch);
@@ -224,10 +239,10 @@ impl Client {
             if connected && !greeted && is_stranger(&error) {
                 return Err(self.stranger(&error));
             }
-            if moved {
-                (pause, last_progress) = (retry.first, Instant::now());
+            if gained {
+                (pause, in_vain) = (retry.first, None);
             }
-            let waited = last_progress.elapsed() + pause;
+            let waited = in_vain.get_or_insert_with(Instant::now).elapsed() + pause;
             let temporary = error.is_temporary();
             tracing::info!(%error, connected, temporary, waited_seconds = waited.as_secs_f64(), "session ended early");
             // Only an established transfer waits out an outage; the first connection has to succeed.
@@ -249,12 +264,12 @@ enum Farewell {
     Said,
 }
 
-/// Waits for the offer: the name, and whether it is a directory.
-fn offer(session: &mut Session) -> Result<(Vec<u8>, bool), Error> {
+/// Waits for the offer: whether it is a directory. The name in it is the server's, and names come from the request alone.
+fn offer(session: &mut Session) -> Result<bool, Error> {
     loop {
         match session.receive()? {
             SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
-                Message::Offer { name, directory } => return Ok((name, directory)),
+                Message::Offer { directory, .. } => return Ok(directory),
                 Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),
                 _ => return Err(Violation::Unexpected("a message before its offer").into()),
             },
@@ -275,13 +290,14 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
     Ok((root, Some(name)))
 }
 
-fn landing_name(given: Option<&RelPath>, offered: &[u8]) -> Result<RelPath, Error> {
+/// The name here: the one that was given, or the last one of what was asked for.
+fn landing_name(given: Option<&RelPath>, asked: &[u8]) -> Result<RelPath, Error> {
     match given {
         Some(name) => Ok(name.clone()),
-        // The shared directory itself is offered without a name.
-        None if offered.is_empty() => Ok(RelPath::root()),
-        None => RelPath::root().child(offered).map_err(|why| {
-            Error::Usage(format!("the name {} {why}", Untrusted::from(offered).terminal()).into())
+        // The shared directory itself has no name.
+        None if asked.is_empty() => Ok(RelPath::root()),
+        None => RelPath::root().child(asked).map_err(|why| {
+            Error::Usage(format!("the name {} {why}", Untrusted::from(asked).terminal()).into())
         }),
     }
 }
@@ -338,3 +354,6 @@ fn common(options: &PutOptions) -> Options {
     let PutOptions { replace, verify, dry_run, durability, .. } = *options;
     Options { replace, verify, dry_run, durability }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::machine::{Machine, Role, SessionLimits};
 use crate::transport::Transport;
-use crate::wire::{self, Kind, MAX_MESSAGE, reason_bytes};
+use crate::wire::{self, FrameKind, MAX_MESSAGE, reason_bytes};
 pub use event::SessionEvent;
 pub use wait::Deadlines;
 
@@ -35,7 +35,7 @@ const GLANCE: usize = 4 << 10;
 /// Framed streams over one connection.
 ///
 /// ```
-/// use linger_transfer::session::{Event, Plain, Role, Session};
+/// use linger_transfer::session::{Plain, Role, Session, SessionEvent};
 /// use std::net::{TcpListener, TcpStream};
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -44,7 +44,7 @@ const GLANCE: usize = 4 << 10;
 /// type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// let answering = std::thread::spawn(move || -> Result<Option<linger::Outcome>> {
 ///     let mut session = Session::new(Box::new(Plain::new(server)?), Role::Responder)?;
-///     while let Event::Opened { stream, request } = session.receive()? {
+///     while let SessionEvent::Opened { stream, request } = session.receive()? {
 ///         session.message(stream, &[b"you said ", &request[..]].concat())?;
 ///         session.finish(stream)?;
 ///     }
@@ -52,7 +52,7 @@ const GLANCE: usize = 4 << 10;
 /// });
 /// let mut session = Session::new(Box::new(Plain::new(client)?), Role::Initiator)?;
 /// let stream = session.open(b"hello")?;
-/// assert_eq!(session.receive()?, Event::Message { stream, bytes: b"you said hello".to_vec() });
+/// assert_eq!(session.receive()?, SessionEvent::Message { stream, bytes: b"you said hello".to_vec() });
 /// session.end(0, "thank you")?;
 /// assert!(answering.join().unwrap()?.unwrap().delivered());
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
@@ -157,7 +157,7 @@ impl Session {
         }
         let stream =
             self.machine.open().ok_or_else(|| Error::Usage("no stream is left in this session".into()))?;
-        self.frame(Kind::Open, stream, request)?;
+        self.frame(FrameKind::Open, stream, request)?;
         Ok(stream)
     }
 
@@ -173,7 +173,7 @@ impl Session {
             ));
         }
         self.await_credit(stream, bytes.len())?;
-        self.frame(Kind::Message, stream, bytes)
+        self.frame(FrameKind::Message, stream, bytes)
     }
 
     /// Sends data on a stream, in frames of at most 1 MiB, waiting for credit and for the socket.
@@ -193,7 +193,7 @@ impl Session {
     /// # Errors
     /// As [`flush`](Self::flush); a stream that is closed already is none.
     pub fn finish(&mut self, stream: u16) -> Result<(), Error> {
-        if self.machine.finish(stream) { self.frame(Kind::Finish, stream, &[]) } else { Ok(()) }
+        if self.machine.finish(stream) { self.frame(FrameKind::Finish, stream, &[]) } else { Ok(()) }
     }
 
     /// Gives a stream up in both directions; what the peer still sends on it is dropped.
@@ -202,7 +202,7 @@ impl Session {
     /// As [`flush`](Self::flush); a stream that is closed already is none.
     pub fn cancel(&mut self, stream: u16, reason: &str) -> Result<(), Error> {
         if self.machine.cancel(stream) {
-            return self.frame(Kind::Cancel, stream, &reason_bytes(0, reason));
+            return self.frame(FrameKind::Cancel, stream, &reason_bytes(0, reason));
         }
         Ok(())
     }
@@ -326,7 +326,7 @@ impl Session {
         let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);
         let credit = self.machine.taken(stream, taken as u64, self.heard, round_trip);
         if let Some(credit) = credit {
-            self.control(Kind::Credit, stream, credit);
+            self.control(FrameKind::Credit, stream, credit);
         }
         credit.is_some()
     }

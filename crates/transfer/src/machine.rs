@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::wire::{Header, Kind, MAX_DATA, Violation};
+use crate::wire::{FrameKind, Header, MAX_DATA, Violation};
 
 /// Bounds of a session. Both sides use the defaults unless their program agrees on others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,15 +189,15 @@ impl Machine {
         }
         let id = header.stream;
         match header.kind {
-            Kind::Ping | Kind::Pong | Kind::Bye => {
+            FrameKind::Ping | FrameKind::Pong | FrameKind::Bye => {
                 if id != 0 {
                     return Err(Violation::BadStream(id));
                 }
-                self.peer_bye = header.kind == Kind::Bye;
+                self.peer_bye = header.kind == FrameKind::Bye;
                 Ok(Disposal::Deliver)
             }
-            Kind::Open => self.opened(id),
-            Kind::Message | Kind::Data => {
+            FrameKind::Open => self.opened(id),
+            FrameKind::Message | FrameKind::Data => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
                 let window = stream.window().ok_or(Violation::BadStream(id))?;
                 if !window.spend(header.length.into()) {
@@ -205,7 +205,7 @@ impl Machine {
                 }
                 Ok(Disposal::Deliver)
             }
-            Kind::Finish => {
+            FrameKind::Finish => {
                 let Some(stream) = self.streams.get_mut(&id) else { return self.late(id) };
                 match stream.ends {
                     Ends::Open(_) => stream.ends = Ends::HalfClosedRemote,
@@ -214,14 +214,14 @@ impl Machine {
                 }
                 Ok(Disposal::Deliver)
             }
-            Kind::Cancel => {
+            FrameKind::Cancel => {
                 if self.streams.remove(&id).is_none() {
                     return self.late(id);
                 }
                 Ok(Disposal::Deliver)
             }
             // Credit for a stream that has ended may cross our FINISH.
-            Kind::Credit => {
+            FrameKind::Credit => {
                 Ok(if self.streams.contains_key(&id) { Disposal::Deliver } else { Disposal::Drop })
             }
         }

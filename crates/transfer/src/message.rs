@@ -12,13 +12,16 @@ use crate::reason::Reason;
 use crate::wire::Violation;
 use fields::{Reader, Writer};
 pub use kinds::{Durability, Item, Kind, Refusal, Time};
-pub(crate) use request::{Get, Options, Put, Request};
+pub(crate) use request::{Get, Operation, Options, Put};
 
 /// Longest text of an error, in bytes.
 const MAX_TEXT: usize = 1 << 10;
 
 /// Names what is sent, so that a later session can go on with it: see `docs/transfer-protocol.md`.
 pub(crate) type Token = [u8; 16];
+
+/// Tells one transfer from every other, over all its sessions: drawn at random by the client.
+pub(crate) type TransferId = [u8; 16];
 
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +110,12 @@ pub(crate) enum Message {
         refusal: Refusal,
         text: Reason,
     },
+    /// The sender cannot send what has this path, and has not announced it.
+    Unsent {
+        path: RelPath,
+        refusal: Refusal,
+        text: Reason,
+    },
     /// A directory is complete: these are its final mode and time.
     Leave {
         index: u64,
@@ -162,6 +171,7 @@ impl Message {
             Self::Done { .. } => 15,
             Self::Item(_) => 16,
             Self::Error { .. } => 17,
+            Self::Unsent { .. } => 18,
         }
     }
 
@@ -226,6 +236,10 @@ impl Message {
                 out.time(item.mtime);
             }
             Self::Error { refusal, text } => out.refusal(*refusal, text),
+            Self::Unsent { path, refusal, text } => {
+                out.bytes(path.as_bytes());
+                out.refusal(*refusal, text);
+            }
         }
         out.0
     }
@@ -264,6 +278,7 @@ impl Message {
                 mtime: from.time()?,
             }),
             17 => Self::Error { refusal: from.refusal()?, text: from.reason()? },
+            18 => Self::Unsent { path: from.path()?, refusal: from.refusal()?, text: from.reason()? },
             _ => return Err(from.malformed()),
         };
         from.end()?;

@@ -8,6 +8,7 @@ use crate::hash::{Hash, Tree};
 use crate::message::{Kind, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
+use crate::reason::Reason;
 use crate::walk::{Walk, WalkedEntry};
 
 /// Where the bytes come from.
@@ -91,7 +92,7 @@ impl Pipe {
 }
 
 /// An entry without receipt.
-pub(crate) struct Sent {
+pub(crate) struct SentEntry {
     pub(crate) entry: TreeEntry,
     pub(crate) leave: Option<(u32, Time)>,
     pub(crate) ended: bool,
@@ -102,8 +103,10 @@ pub(crate) struct Sent {
 /// What is to be sent, and what has become of it; outlives sessions.
 pub(crate) struct Outgoing<'a> {
     pub(crate) source: Source<'a>,
-    pub(crate) waiting: BTreeMap<u64, Sent>,
+    pub(crate) waiting: BTreeMap<u64, SentEntry>,
     pub(crate) announced: u64,
+    /// What could not be sent: the receiver of each session is told, so that it counts the same.
+    pub(crate) problems: Vec<(RelPath, Refusal, Reason)>,
     pub(crate) exhausted: bool,
     pub(crate) summary: Summary,
 }
@@ -118,7 +121,14 @@ pub(crate) enum Act {
 impl<'a> Outgoing<'a> {
     pub(crate) fn new(source: Source<'a>) -> Self {
         let summary = Summary::default();
-        Self { source, waiting: BTreeMap::new(), announced: 0, exhausted: false, summary }
+        Self {
+            source,
+            waiting: BTreeMap::new(),
+            announced: 0,
+            problems: Vec::new(),
+            exhausted: false,
+            summary,
+        }
     }
 
     /// Counts, after the last session, entries that were sent whole without a receipt, and those that were not.

@@ -86,6 +86,8 @@ pub struct Confirmation {
     pub path: RelPath,
     /// What it is.
     pub kind: Kind,
+    /// Where a link leads; empty for anything else.
+    pub target: Untrusted,
     /// Length in bytes.
     pub size: u64,
     /// BLAKE3 of the content; missing for directories, links and unverified transfers.

@@ -56,6 +56,8 @@ pub enum Remedy {
     },
     /// Send it again when nobody writes to it.
     SendAgain,
+    /// It may have been done: look, and send it anew if it was not.
+    LookBeforeSending,
     /// Send what comes through a pipe, as such.
     SendAsPipe,
     /// Name a place in the file system for it.
@@ -79,7 +81,7 @@ pub enum Remedy {
 }
 
 /// The remedies that carry nothing, and the words that stand for them on the wire.
-const WORDS: [(Remedy, &str); 27] = [
+const WORDS: [(Remedy, &str); 28] = [
     (Remedy::StartServer, "start-server"),
     (Remedy::OpenTheWay, "open-the-way"),
     (Remedy::CheckHost, "check-host"),
@@ -97,6 +99,7 @@ const WORDS: [(Remedy, &str); 27] = [
     (Remedy::ShareWritable, "share-writable"),
     (Remedy::Encrypt, "encrypt"),
     (Remedy::AskForCode, "ask-for-code"),
+    (Remedy::LookBeforeSending, "look-before-sending"),
     (Remedy::SendAgain, "send-again"),
     (Remedy::SendAsPipe, "send-as-pipe"),
     (Remedy::NameOutput, "name-output"),

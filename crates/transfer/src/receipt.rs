@@ -5,6 +5,8 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use linger_untrusted::Untrusted;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -31,6 +33,12 @@ pub struct ReceiptLine {
     /// BLAKE3, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Where a link leads, in hexadecimal where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// `target` is in hexadecimal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub target_is_hex: bool,
     /// The name at the receiver, as far as it can be printed.
     pub name: String,
     /// What the receiver had done when it wrote this.
@@ -46,10 +54,13 @@ pub struct ReceiptLine {
 impl ReceiptLine {
     /// Says in a line what a receiver confirmed.
     pub fn new(confirmation: &Confirmation, receiver: &str) -> Self {
-        let path = std::str::from_utf8(confirmation.path.as_bytes());
+        let (path, path_is_hex) = to_text(confirmation.path.as_bytes());
+        let target = (confirmation.kind == Kind::Link).then(|| to_text(confirmation.target.raw()));
         Self {
-            path: path.map_or_else(|_| hex(confirmation.path.as_bytes()), str::to_owned),
-            path_is_hex: path.is_err(),
+            path,
+            path_is_hex,
+            target_is_hex: target.as_ref().is_some_and(|(_, is_hex)| *is_hex),
+            target: target.map(|(target, _)| target),
             kind: confirmation.kind,
             length: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
@@ -62,16 +73,31 @@ impl ReceiptLine {
     }
 
     fn path(&self) -> Option<RelPath> {
-        let bytes = if self.path_is_hex {
-            let digits = self.path.as_bytes().chunks(2);
-            digits
-                .map(|two| unhex::<1>(std::str::from_utf8(two).ok()?).map(|[byte]| byte))
-                .collect::<Option<Vec<u8>>>()?
-        } else {
-            self.path.clone().into_bytes()
-        };
-        RelPath::new(bytes).ok()
+        RelPath::new(from_text(&self.path, self.path_is_hex)?).ok()
     }
+}
+
+/// Bytes as they stand in a receipt, and whether that is in hexadecimal.
+fn to_text(bytes: &[u8]) -> (String, bool) {
+    std::str::from_utf8(bytes).map_or_else(|_| (hex(bytes), true), |text| (text.to_owned(), false))
+}
+
+fn from_text(text: &str, is_hex: bool) -> Option<Vec<u8>> {
+    if !is_hex {
+        return Some(text.as_bytes().to_vec());
+    }
+    let digits = text.as_bytes().chunks(2);
+    digits.map(|two| unhex::<1>(std::str::from_utf8(two).ok()?).map(|[byte]| byte)).collect()
+}
+
+/// The last line of a receipt file, by which a file that lost a line is told from a whole one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LastLine {
+    /// How many receipts stand before it.
+    receipts: u64,
+    /// BLAKE3 of those lines, in hexadecimal.
+    blake3: String,
 }
 
 /// A receipt file that is being written.
@@ -79,12 +105,14 @@ impl ReceiptLine {
 pub struct Receipts<W: Write> {
     to: W,
     receiver: String,
+    count: u64,
+    hasher: blake3::Hasher,
 }
 
 impl<W: Write> Receipts<W> {
     /// Receipts from `receiver` go to `to`.
     pub fn new(to: W, receiver: impl Into<String>) -> Self {
-        Self { to, receiver: receiver.into() }
+        Self { to, receiver: receiver.into(), count: 0, hasher: blake3::Hasher::new() }
     }
 
     /// Keeps one.
@@ -92,15 +120,21 @@ impl<W: Write> Receipts<W> {
     /// # Errors
     /// What writing says.
     pub fn keep(&mut self, confirmation: &Confirmation) -> io::Result<()> {
-        serde_json::to_writer(&mut self.to, &ReceiptLine::new(confirmation, &self.receiver))?;
-        self.to.write_all(b"\n")
+        let mut line = serde_json::to_vec(&ReceiptLine::new(confirmation, &self.receiver))?;
+        line.push(b'\n');
+        self.count += 1;
+        self.hasher.update(&line);
+        self.to.write_all(&line)
     }
 
-    /// Ends the file, and gives the writer back.
+    /// Ends the file with a line that counts the others, and gives the writer back.
     ///
     /// # Errors
     /// What writing says.
     pub fn finish(mut self) -> io::Result<W> {
+        let last = LastLine { receipts: self.count, blake3: hex(self.hasher.finalize().as_bytes()) };
+        serde_json::to_writer(&mut self.to, &last)?;
+        self.to.write_all(b"\n")?;
         self.to.flush()?;
         Ok(self.to)
     }
@@ -118,22 +152,36 @@ pub enum Checked {
     Unverified,
 }
 
+/// What a check of all lines came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// Receipts.
+    pub receipts: u64,
+    /// Those that say something else than is there.
+    pub different: u64,
+    /// Files whose receipt has no hash: their length is the same, and nobody knows of their content.
+    pub length_only: u64,
+}
+
 /// Longer than a line with the longest paths, each byte escaped.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// Checks every line of the receipt file at `receipt` against `path`, the file or directory it was given for;
-/// `each` gets every line and what came of it. Returns how many lines differ, of how many.
+/// `each` gets every line and what came of it.
 ///
 /// # Errors
-/// [`Error::Io`] if the receipt cannot be read, [`Error::Usage`] if it is none.
+/// [`Error::Io`] if the receipt cannot be read, [`Error::Usage`] if it is none, or one that has lost lines.
 pub fn verify_receipt(
     receipt: &Path,
     path: &Path,
     mut each: impl FnMut(&ReceiptLine, &Checked),
-) -> Result<(u64, u64), Error> {
+) -> Result<Verified, Error> {
     let shown = receipt.display().to_string();
     let file = File::open(receipt).map_err(|error| Error::io("open", &shown, error))?;
-    let (mut bad, mut all) = (0, 0);
+    let mut verified = Verified::default();
+    let mut hasher = blake3::Hasher::new();
+    let mut last: Option<LastLine> = None;
     let mut file = BufReader::new(file);
     let mut text = String::new();
     loop {
@@ -142,20 +190,51 @@ pub fn verify_receipt(
         if read.map_err(|error| Error::io("read", &shown, error))? == 0 {
             break;
         }
-        let usage = |why: String| Error::Usage(format!("{shown}, line {}: {why}", all + 1).into());
+        let usage =
+            |why: String| Error::Usage(format!("{shown}, line {}: {why}", verified.receipts + 1).into());
         if text.len() as u64 == LONGEST_LINE && !text.ends_with('\n') {
             return Err(usage("is longer than any receipt".into()));
         }
+        if last.is_some() {
+            return Err(usage("stands behind the last line".into()));
+        }
+        last = serde_json::from_str(&text).ok();
+        if last.is_some() {
+            continue;
+        }
+        hasher.update(text.as_bytes());
         let line: ReceiptLine = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
         let checked = check(&line, path)?;
-        all += 1;
-        bad += u64::from(matches!(checked, Checked::Differs(_)));
+        verified.receipts += 1;
+        verified.different += u64::from(matches!(checked, Checked::Differs(_)));
+        let has_content = matches!(line.kind, Kind::File | Kind::Pipe);
+        verified.length_only += u64::from(has_content && checked == Checked::Unverified);
         each(&line, &checked);
     }
-    if all == 0 {
-        return Err(Error::Usage(format!("{shown} has no receipt in it").into()));
-    }
-    Ok((bad, all))
+    let whole = match last {
+        _ if verified.receipts == 0 => {
+            return Err(Error::Usage(format!("{shown} has no receipt in it").into()));
+        }
+        None => Err("its last line is missing, which counts the others".to_owned()),
+        Some(last) if last.receipts != verified.receipts => {
+            Err(format!("it has {} receipts, and its last line counts {}", verified.receipts, last.receipts))
+        }
+        Some(last) if last.blake3 != hex(hasher.finalize().as_bytes()) => {
+            Err("its lines are not those that its last line was made for".to_owned())
+        }
+        Some(_) => Ok(verified),
+    };
+    whole.map_err(|why| Error::Usage(format!("{shown} is not the whole receipt: {why}").into()))
+}
+
+/// Where a link below `top` leads; nothing on the way to it may be a link.
+fn read_link(top: &Path, below: &RelPath) -> Result<Vec<u8>, Errno> {
+    let Some((parent, name)) = below.split() else {
+        return rustix::fs::readlink(top, Vec::new()).map(|target| target.into_bytes());
+    };
+    let root = Root::open(top).map_err(|_| Errno::NOTDIR)?;
+    let parent = root.directory(&parent, Links::Refuse)?;
+    rustix::fs::readlinkat(parent, name, Vec::new()).map(|target| target.into_bytes())
 }
 
 fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
@@ -163,17 +242,25 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         return Err(Error::Usage(format!("the receipt names a path that cannot be: {}", line.path).into()));
     };
     let differs = |text: String| Ok(Checked::Differs(text));
-    if line.kind != Kind::File && line.kind != Kind::Pipe {
-        let there = std::fs::symlink_metadata(if below.is_root() {
-            top.to_owned()
+    if line.kind == Kind::Link {
+        let expected = line.target.as_ref().and_then(|target| from_text(target, line.target_is_hex));
+        return match (read_link(top, &below), expected) {
+            (Ok(there), Some(expected)) if there == expected => Ok(Checked::Same),
+            (Ok(there), Some(expected)) => {
+                let [there, expected] = [there, expected].map(Untrusted::from);
+                differs(format!("leads to {}, the receipt says {}", there.terminal(), expected.terminal()))
+            }
+            (Ok(_), None) => Ok(Checked::Unverified),
+            (Err(error), _) => differs(format!("is no link any more: {}", io::Error::from(error))),
+        };
+    }
+    if line.kind == Kind::Directory {
+        let is_there = if below.is_root() {
+            top.is_dir()
         } else {
-            top.join(below.as_path())
-        });
-        let same =
-            there.is_ok_and(
-                |there| if line.kind == Kind::Directory { there.is_dir() } else { there.is_symlink() },
-            );
-        return if same { Ok(Checked::Unverified) } else { differs("is not there any more".into()) };
+            Root::open(top)?.directory(&below, Links::Refuse).is_ok()
+        };
+        return if is_there { Ok(Checked::Unverified) } else { differs("is not there any more".into()) };
     }
     let opened = if below.is_root() {
         File::open(top).map(Into::into)

@@ -8,21 +8,24 @@ mod entry;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use crate::alive::keep_alive;
 use crate::claim::Claimant;
+use crate::delivery::Deliveries;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
-use crate::message::{Kind, Message, Options, Receipt, Refusal};
+use crate::message::{Durability, Message, Options, Receipt, Refusal, TransferId};
 use crate::path::RelPath;
 use crate::progress::{Progress, Summary};
 use crate::reason::Reason;
 use crate::root::Root;
 use crate::sink::Spool;
-use crate::store::{Landing, Store};
+use crate::store::{Landing, Store, now};
 use crate::wire::Violation;
+pub(crate) use account::Announced;
 use account::receipt;
 use arriving::Arriving;
 use content::write_stream;
@@ -36,8 +39,8 @@ const MAX_DIRECTORIES: usize = crate::path::MAX_DEPTH + 1;
 pub(crate) enum Target<'a> {
     /// Below a directory, the top of the transfer under this path.
     Tree { root: &'a Root, base: RelPath },
-    /// To a command of the receiver's, as a whole.
-    Sink(&'a mut Spool),
+    /// To a command of the receiver's, as a whole and once for each transfer.
+    Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
     /// To a descriptor, block by block, each verified before it goes; what was verified so far is kept here
     /// over sessions.
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
@@ -46,7 +49,7 @@ pub(crate) enum Target<'a> {
 /// The same while it is received.
 enum OpenTarget<'a> {
     Tree { base: RelPath, store: Box<Store<'a>> },
-    Sink(&'a mut Spool),
+    Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
@@ -66,7 +69,7 @@ pub(crate) struct Receiver<'a> {
     /// Every answer that is due has been given before data arrives.
     ask: bool,
     arriving: Arriving,
-    paths: BTreeMap<u64, (RelPath, Kind)>,
+    paths: BTreeMap<u64, Announced>,
 }
 
 /// A file that was announced and has not ended.
@@ -116,7 +119,7 @@ impl<'a> Receiver<'a> {
             Target::Tree { root, base } => {
                 OpenTarget::Tree { base, store: Box::new(Store::new(root, options, claimant)) }
             }
-            Target::Sink(spool) => OpenTarget::Sink(spool),
+            Target::Sink { spool, deliveries, id } => OpenTarget::Sink { spool, deliveries, id },
             Target::Stream { out, so_far } => OpenTarget::Stream { out, so_far },
         };
         Self {
@@ -156,7 +159,14 @@ impl<'a> Receiver<'a> {
         self.ask = match &self.place {
             OpenTarget::Tree { base, store } => self.again || store.must_ask(base),
             OpenTarget::Stream { so_far, .. } => so_far.blocks() > 0,
-            OpenTarget::Sink(_) => false,
+            OpenTarget::Sink { deliveries, id, .. } => {
+                // An earlier session's, which outlives its connection.
+                while deliveries.is_running(*id) {
+                    self.session.rest(Duration::from_millis(100))?;
+                    self.session.ping()?;
+                }
+                deliveries.outcome(*id).is_some()
+            }
         };
         self.say(&Message::Accept { ask: self.ask })?;
         loop {
@@ -218,6 +228,10 @@ impl<'a> Receiver<'a> {
             Message::Same { index } => self.same(index)?,
             Message::Abort { index, refusal, text } => self.abort(index, refusal, text)?,
             Message::Leave { index, mode, mtime } => self.leave(index, mode, mtime)?,
+            Message::Unsent { path, refusal, text } => {
+                self.note_failure(&text);
+                (self.observe)(Progress::NotDelivered { path, refusal, text });
+            }
             Message::Total { .. } if self.files.is_empty() => return Ok(true),
             _ => return Err(Violation::Unexpected("a message").into()),
         }
@@ -268,23 +282,28 @@ impl<'a> Receiver<'a> {
                 Ok(()) => return Ok(()),
                 Err(fault) => Err(fault),
             },
-            OpenTarget::Sink(spool) => {
-                let name = format!("@{}", spool.name()).into_bytes();
+            OpenTarget::Sink { spool, deliveries, id } => {
+                let receipt = Receipt {
+                    name: format!("@{}", spool.name()).into_bytes(),
+                    durability: Durability::Handed,
+                    ..receipt(index, size, hash, self.options, &RelPath::root())
+                };
                 match spool.write(tail) {
-                    Ok(()) => keep_alive(self.session, u64::MAX, || spool.deliver())?.map(|()| name),
+                    Ok(()) => {
+                        let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
+                        keep_alive(self.session, u64::MAX, || deliveries.run(*id, command))?
+                    }
                     Err(fault) => Err(fault),
                 }
             }
             OpenTarget::Stream { out, so_far } => write_stream(out, tail).map(|()| {
                 **so_far = Tree::new();
-                Vec::new()
+                let receipt = receipt(index, size, hash, self.options, &RelPath::root());
+                Receipt { name: Vec::new(), durability: Durability::Handed, ..receipt }
             }),
         };
         match landed {
-            Ok(name) => {
-                let receipt = receipt(index, size, hash, self.options, &RelPath::root());
-                self.confirm(Receipt { name, ..receipt })
-            }
+            Ok(receipt) => self.confirm(receipt),
             Err(fault) => self.failed_entry(index, fault),
         }
     }
@@ -311,6 +330,17 @@ impl<'a> Receiver<'a> {
             Waits::Complete { hash, landing } => {
                 let size = landing.entry.size.unwrap_or(0);
                 let hash = self.options.verify.then_some(hash);
+                if let OpenTarget::Sink { deliveries, id, .. } = &self.place {
+                    return match deliveries.outcome(*id) {
+                        Some(Ok(receipt)) => self.confirm(Receipt { index, ..receipt }),
+                        _ => Err(Violation::Unexpected("the same of nothing").into()),
+                    };
+                }
+                if let OpenTarget::Tree { store, .. } = &mut self.place
+                    && let Err(fault) = keep_alive(self.session, size, store.settler(&landing))?
+                {
+                    return self.failed_entry(index, fault);
+                }
                 let mut receipt = receipt(index, size, hash, self.options, landing.dest());
                 receipt.present = true;
                 self.confirm(receipt)
@@ -321,13 +351,15 @@ impl<'a> Receiver<'a> {
 
     fn abort(&mut self, index: u64, refusal: Refusal, text: Reason) -> Result<(), Error> {
         self.arriving.clear();
-        let waiting = self.take(index)?;
-        if let Waits::Landing(landing) = waiting.state {
-            landing.abandon(refusal == Refusal::Source);
-            let (path, _) = self.paths.remove(&index).unwrap_or((RelPath::root(), Kind::File));
-            self.note_failure(&text);
-            (self.observe)(Progress::NotDelivered { path, refusal, text });
+        match self.take(index)?.state {
+            Waits::Landing(landing) => landing.abandon(refusal == Refusal::Source),
+            Waits::Complete { .. } => {}
+            // Noted when it was dropped.
+            Waits::Dropped => return Ok(()),
         }
+        let Announced { path, .. } = self.paths.remove(&index).unwrap_or_default();
+        self.note_failure(&text);
+        (self.observe)(Progress::NotDelivered { path, refusal, text });
         Ok(())
     }
 
@@ -340,7 +372,7 @@ impl<'a> Receiver<'a> {
         };
         let left = match &mut self.place {
             OpenTarget::Tree { store, .. } => store.leave_directory(&dest, mode, mtime),
-            OpenTarget::Sink(_) | OpenTarget::Stream { .. } => Ok(()),
+            OpenTarget::Sink { .. } | OpenTarget::Stream { .. } => Ok(()),
         };
         match left {
             Ok(()) => self.confirm(receipt(index, 0, None, self.options, &dest)),

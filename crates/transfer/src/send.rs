@@ -15,11 +15,11 @@ use crate::error::Error;
 use crate::hash::{BLOCK, Hash, Tree};
 use crate::limit::Limiter;
 use crate::message::{EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
-use crate::outgoing::{Act, Outgoing, Sent, Source};
+use crate::outgoing::{Act, Outgoing, SentEntry, Source};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
-use crate::reason::Reason;
-use crate::receive::MAX_ANNOUNCED;
+use crate::reason::{Reason, Remedy};
+use crate::receive::{Announced, MAX_ANNOUNCED};
 use crate::store::hash_file;
 use crate::wire::Violation;
 
@@ -93,6 +93,9 @@ impl<'s, 'a> Sender<'s, 'a> {
 
     fn send(&mut self) -> Result<(), Error> {
         self.await_accept()?;
+        for at in 0..self.outgoing.problems.len() {
+            self.say_problem(at)?;
+        }
         let mut again = self.outgoing.again();
         while let Some(act) = again.pop_front().or_else(|| self.outgoing.next()) {
             match act {
@@ -110,7 +113,12 @@ impl<'s, 'a> Sender<'s, 'a> {
                         self.say(&Message::Leave { index, mode, mtime })?;
                     }
                 }
-                Act::Problem(path, refusal, text) => self.not_delivered(path, refusal, text.into()),
+                Act::Problem(path, refusal, text) => {
+                    let text = Reason::from(text);
+                    self.outgoing.problems.push((path.clone(), refusal, text.clone()));
+                    self.not_delivered(path, refusal, text);
+                    self.say_problem(self.outgoing.problems.len() - 1)?;
+                }
             }
             while self.outgoing.waiting.len() >= MAX_WAITING {
                 self.await_event()?;
@@ -156,6 +164,11 @@ impl<'s, 'a> Sender<'s, 'a> {
         self.session.message(self.stream, &message.encode())
     }
 
+    fn say_problem(&mut self, at: usize) -> Result<(), Error> {
+        let Some((path, refusal, text)) = self.outgoing.problems.get(at).cloned() else { return Ok(()) };
+        self.say(&Message::Unsent { path, refusal, text })
+    }
+
     fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
         self.outgoing.summary.failed += 1;
         self.outgoing.summary.first_failure.get_or_insert_with(|| text.clone());
@@ -173,7 +186,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         // A directory that was left in an earlier session is left again.
         let leave = self.outgoing.waiting.get(&index).and_then(|sent| sent.leave);
         // Record it before sending: the walk yields it once, and a later session may have to repeat it.
-        let sent = Sent { entry: entry.clone(), leave, ended: false, content: None };
+        let sent = SentEntry { entry: entry.clone(), leave, ended: false, content: None };
         self.outgoing.waiting.insert(index, sent);
         self.say(&Message::Entry(entry.clone()))?;
         if entry.kind == Kind::Link
@@ -267,8 +280,13 @@ impl<'s, 'a> Sender<'s, 'a> {
             return Ok(file);
         }
         let Source::Tree(walk) = &self.outgoing.source else { return Ok(None) };
-        match walk.reopen(&entry.path) {
-            Ok(file) => Ok(Some(file)),
+        match walk.reopen(entry) {
+            Ok(Some(file)) => Ok(Some(file)),
+            Ok(None) => {
+                let text = format!("{} was replaced or changed while the connection was down", entry.path);
+                self.abort(entry, Reason::from(text).with(Remedy::SendAgain))?;
+                Ok(None)
+            }
             Err(error) => {
                 let text = format!("cannot open {}: {}", entry.path, std::io::Error::from(error));
                 self.abort(entry, text.into())?;
@@ -390,8 +408,8 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
         self.outgoing.summary.confirmed += 1;
         self.outgoing.summary.bytes += receipt.size;
-        let TreeEntry { path, kind, .. } = sent.entry;
-        (self.observe)(Progress::Confirmed(Confirmation::new(path, kind, receipt)));
+        let announced = Announced::from(&sent.entry);
+        (self.observe)(Progress::Confirmed(Confirmation::new(announced, receipt)));
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The side that listens: one directory, some sinks and sources, a thread for each connection.
 
+mod lobby;
 mod requests;
 
 use std::io;
@@ -16,6 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
+use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Session};
 use crate::error::Error;
 use crate::machine::{Role, SessionLimits};
@@ -24,10 +26,11 @@ use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::root::Root;
-use crate::sink::{Config, Displays};
+use crate::sink::{Displays, PortsConfig};
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::wire::MAX_REASON;
+use lobby::Lobby;
 
 /// How to share.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ pub struct ShareOptions {
     /// Whether peers may write into it.
     pub writable: bool,
     /// Sinks and sources.
-    pub config: Config,
+    pub config: PortsConfig,
     /// What the desktop offers to them.
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
@@ -47,7 +50,8 @@ pub struct ShareOptions {
     pub keys: Option<ServerKeys>,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// Most connections served at once; others wait in the accept queue. Each costs up to 20 MiB.
+    /// Most requests served at once; others wait in the accept queue. Each costs up to 20 MiB. Connections that have asked
+    /// for nothing yet do not count: there may be 256 of them, and the oldest has to go for one more.
     pub connections: usize,
     /// How long a session may be silent.
     pub deadlines: Deadlines,
@@ -74,7 +78,7 @@ impl ShareOptions {
         Self {
             directory: directory.into(),
             writable: false,
-            config: Config::default(),
+            config: PortsConfig::default(),
             displays: Displays::default(),
             durability: Durability::Memory,
             keys: None,
@@ -103,6 +107,16 @@ pub struct Served {
     pub outcome: Option<linger::Outcome>,
 }
 
+/// What is said of one connection of several; the last of them has the request.
+const PART: &str = "one connection of several";
+
+impl Served {
+    /// Whether it came to a request.
+    pub fn has_asked(&self) -> bool {
+        !self.request.is_empty() && self.request != PART
+    }
+}
+
 /// Something to tell while serving.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -121,11 +135,17 @@ pub struct Server {
     options: ShareOptions,
     root: Root,
     claims: Arc<Claims>,
+    deliveries: Deliveries,
     gathering: Gathering,
     accepted: AtomicU64,
     cancel: Cancel,
+    last: Cancel,
     codes: Codes,
+    lobby: Lobby,
+    /// Sessions with a request.
     running: AtomicUsize,
+    /// Requests that have ended.
+    ended: AtomicUsize,
 }
 
 impl Server {
@@ -135,17 +155,22 @@ impl Server {
     /// [`Error::Io`] if it is not there, [`Error::NotPossibleHere`] on kernels before 5.6.
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
-        let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
+        let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
+        let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
         Ok(Self {
             options,
             root,
             claims: Arc::default(),
+            deliveries: Deliveries::default(),
             gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,
+            last,
             codes,
+            lobby: Lobby::default(),
             running: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
         })
     }
 
@@ -154,12 +179,18 @@ impl Server {
         self.cancel.clone()
     }
 
+    /// Lets [`serve`](Self::serve) accept nothing more when it is used, and return when the last session has ended.
+    pub fn finisher(&self) -> Cancel {
+        self.last.clone()
+    }
+
     /// The code that the next client that is not known has to give; [`Serving::Code`] tells when it changes.
     pub fn code(&self) -> String {
         self.codes.current()
     }
 
-    /// Serves connections, `most` of them if it is said, and returns when the last has ended.
+    /// Serves connections until `most` of them have asked for something and ended, if it is said, and returns when the last
+    /// has ended. A connection that asks for nothing, as a port scan's, does not count.
     ///
     /// # Errors
     /// What `accept(2)` says, other than what concerns one connection only.
@@ -170,12 +201,14 @@ impl Server {
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
         listener.set_nonblocking(true).map_err(|error| Error::io("set up", "the listener", error))?;
-        let mut accepted = 0;
         std::thread::scope(|scope| {
-            while most.is_none_or(|most| accepted < most) {
+            while most.is_none_or(|most| self.ended.load(Ordering::Acquire) < most) {
                 if self.running.load(Ordering::Acquire) >= self.options.connections {
                     std::thread::sleep(Duration::from_millis(5));
                     continue;
+                }
+                if self.last.is_cancelled() {
+                    break;
                 }
                 let (stream, peer) = match listener.accept() {
                     Ok(accepted) => accepted,
@@ -198,16 +231,20 @@ impl Server {
                 };
                 // A dual-stack socket reports IPv4 peers as mapped addresses.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                accepted += 1;
-                self.running.fetch_add(1, Ordering::AcqRel);
                 // In a slot: a thread that cannot be had would take the connection with it, and reset it.
                 let slot = Arc::new(Mutex::new(Some(stream)));
                 let serve = move |slot: &Mutex<Option<TcpStream>>| {
                     let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let served = stream.map(|stream| self.connection(stream, peer, observe));
-                    self.running.fetch_sub(1, Ordering::AcqRel);
-                    if let Some(served) = served {
-                        observe(Serving::Served(Box::new(served)));
+                    let Some(served) = stream.map(|stream| self.connection(stream, peer, observe)) else {
+                        return;
+                    };
+                    let counts = served.has_asked();
+                    observe(Serving::Served(Box::new(served)));
+                    if counts
+                        && most.is_some_and(|most| self.ended.fetch_add(1, Ordering::AcqRel) + 1 >= most)
+                    {
+                        self.last.cancel();
+                        self.lobby.clear();
                     }
                 };
                 let its = slot.clone();
@@ -225,9 +262,10 @@ impl Server {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
             PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.last.as_fd(), PollFlags::IN),
         ];
         match rustix::event::poll(&mut fds, None) {
-            Ok(_) => Ok(fds[1].revents().is_empty()),
+            Ok(_) => Ok((fds[1].revents() | fds[2].revents()).is_empty()),
             Err(rustix::io::Errno::INTR) => Ok(true),
             Err(error) => Err(Error::io("wait on", "the listener", error)),
         }
@@ -242,26 +280,6 @@ impl Server {
     ) -> Served {
         let mut served =
             Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
-        let transport = match self.transport(stream, peer, observe) {
-            Ok(transport) => transport,
-            Err(error) => {
-                served.error = Some(error);
-                return served;
-            }
-        };
-        let (transport, first) = match self.gathering.greet(transport) {
-            Ok(Greeted::Single(transport, first)) => (transport, Some(first)),
-            Ok(Greeted::Complete(transport)) => (transport, None),
-            Ok(Greeted::Waiting) => {
-                served.request = "one connection of several".into();
-                served.summary.peer_knows = true;
-                return served;
-            }
-            Err(error) => {
-                served.error = Some(error);
-                return served;
-            }
-        };
         // One handle a session, so that a newer session for the same file can cancel this one alone.
         let cancel = match self.cancel.also() {
             Ok(cancel) => cancel,
@@ -270,15 +288,43 @@ impl Server {
                 return served;
             }
         };
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.lobby.enter(number, cancel.clone());
+        if let Err(error) = self.session(stream, (number, cancel), &mut served, observe) {
+            served.error = Some(error);
+        }
+        self.lobby.leave(number);
+        if served.has_asked() {
+            self.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        served
+    }
+
+    fn session(
+        &self,
+        stream: TcpStream,
+        (number, cancel): (u64, Cancel),
+        served: &mut Served,
+        observe: &(dyn Fn(Serving<'_>) + Sync),
+    ) -> Result<(), Error> {
+        let transport = self.transport(stream, served.peer, &cancel, observe)?;
+        let (transport, first) = match self.gathering.greet(transport, &cancel)? {
+            Greeted::Single(transport, first) => (transport, Some(first)),
+            Greeted::Complete(transport) => (transport, None),
+            Greeted::Waiting => {
+                served.request = PART.into();
+                served.summary.peer_knows = true;
+                return Ok(());
+            }
+        };
         let deadlines = self.options.deadlines;
         let mut session =
             Session::with(transport, Role::Responder, SessionLimits::default(), deadlines, cancel.clone());
         if let Some(first) = first {
             session.prepend(&first);
         }
-        let session_number = self.accepted.fetch_add(1, Ordering::Relaxed);
-        let claimant = Claimant { claims: self.claims.clone(), session: session_number, cancel };
-        let result = self.requests(&mut session, &claimant, &mut served, observe);
+        let claimant = Claimant { claims: self.claims.clone(), session: number, cancel };
+        let result = self.requests(&mut session, &claimant, served, observe);
         if self.options.ending == ShareEnding::Close {
             session.close_carelessly();
         } else {
@@ -290,26 +336,37 @@ impl Server {
             }
             served.outcome = session.close(&self.options.policy);
         }
-        served.error = result.err();
-        served
+        result
+    }
+
+    /// Lets a session have its first request answered, once there is room for it.
+    fn admit(&self, session: &mut Session, number: u64) -> Result<(), Error> {
+        self.lobby.leave(number);
+        let room = |running| (running < self.options.connections).then_some(running + 1);
+        while self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
+            session.rest(Duration::from_millis(100))?;
+            session.ping()?;
+        }
+        Ok(())
     }
 
     fn transport(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
+        cancel: &Cancel,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<Box<dyn Transport>, Error> {
         // The greeting blocks. Linux does not inherit O_NONBLOCK over accept(2), others do.
         let set_up = |error| Error::io("set up", peer.to_string(), error);
         stream.set_nonblocking(false).map_err(set_up)?;
-        let wants_tls = first_byte(&stream, &self.cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
+        let wants_tls = first_byte(&stream, cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
         match &self.options.keys {
             Some(keys) if wants_tls => {
                 let new_code = || observe(Serving::Code(self.codes.current()));
                 let kept = stream.try_clone().map_err(set_up)?;
                 let name = peer.ip().to_string();
-                match tls::accept(stream, &name, keys, &self.codes, &new_code, &self.cancel) {
+                match tls::accept(stream, &name, keys, &self.codes, &new_code, cancel) {
                     Ok(tls) => Ok(Box::new(tls)),
                     Err(error) => {
                         // Linger: the peer may have sent more than was read, and a reset would destroy the reason.

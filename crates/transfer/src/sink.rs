@@ -20,7 +20,7 @@ use crate::reason::{Reason, Remedy};
 /// The receiver's configuration file.
 ///
 /// ```
-/// let config = linger_transfer::Config::parse(r#"
+/// let config = linger_transfer::PortsConfig::parse(r#"
 ///     [sink.print]
 ///     command = ["lp", "-"]
 ///     max_bytes = 10_000_000
@@ -29,13 +29,13 @@ use crate::reason::{Reason, Remedy};
 ///     [source.clipboard]
 ///     desktop = "clipboard"
 /// "#)?;
-/// assert!(linger_transfer::Config::parse("[sink.print]\ncommand = 'lp -'").is_err());
+/// assert!(linger_transfer::PortsConfig::parse("[sink.print]\ncommand = 'lp -'").is_err());
 /// # Ok::<(), linger_transfer::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Config {
+pub struct PortsConfig {
     /// What `put - HOST:@NAME` may reach.
     pub sink: BTreeMap<String, Port>,
     /// What `get HOST:@NAME` may reach.
@@ -95,7 +95,7 @@ fn default_seconds() -> u64 {
     60
 }
 
-impl Config {
+impl PortsConfig {
     /// Reads a configuration.
     ///
     /// # Errors

@@ -25,14 +25,14 @@ use crate::root::{self, Links, Root};
 use crate::state::PartLog;
 use group::Landed;
 pub(crate) use landing::Landing;
-use temporary::{Work, umask};
+use temporary::{WorkDir, umask};
 
 /// Stores the files of one transfer below one directory.
 pub(crate) struct Store<'a> {
     root: &'a Root,
     options: Options,
     claimant: Claimant,
-    work: Option<Rc<Work>>,
+    work: Option<Rc<WorkDir>>,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
     /// Directories with new subdirectories, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,

@@ -92,10 +92,11 @@ impl<'a> Walk<'a> {
         top.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
-    /// Opens a file of the walk again, for another session.
-    pub(crate) fn reopen(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
-        let path = self.top.join(path).map_err(|_| Errno::NAMETOOLONG)?;
-        self.root.file(&path).map(|(fd, _)| fd)
+    /// Opens a file of the walk again, for another session. `None` if another file, or another content, has its name by now.
+    pub(crate) fn reopen(&self, entry: &TreeEntry) -> Result<Option<OwnedFd>, Errno> {
+        let path = self.top.join(&entry.path).map_err(|_| Errno::NAMETOOLONG)?;
+        let (fd, stat) = self.root.file(&path)?;
+        Ok((token(&stat, &entry.path) == entry.token).then_some(fd))
     }
 
     fn entry(&mut self, kind: Kind, path: RelPath, stat: &Stat) -> TreeEntry {
@@ -159,15 +160,28 @@ impl<'a> Walk<'a> {
                     });
                 }
             };
-            // Skip the work directory of a transfer into this tree.
             if name == WORK.as_bytes() {
-                continue;
+                if self.is_work_directory() {
+                    continue;
+                }
+                let text = format!("{path}: receivers use this name themselves; give it another one");
+                return Some(WalkedEntry::Problem { path, refusal: Refusal::Source, text });
             }
             let kind = entry.file_type();
             if let Some(found) = self.visit(path, entry.file_name().to_bytes(), kind) {
                 return Some(found);
             }
         }
+    }
+
+    /// Whether `.linger` of the current directory is the work directory of a transfer into it, and nothing of the user's.
+    fn is_work_directory(&self) -> bool {
+        let Some(level) = self.levels.last() else { return false };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&level.fd, WORK, flags, Mode::empty());
+        opened.and_then(|fd| Dir::read_from(&fd)).is_ok_and(|dir| {
+            dir.into_iter().all(|entry| entry.is_ok_and(|entry| is_work(entry.file_name().to_bytes())))
+        })
     }
 
     fn first(&mut self) -> WalkedEntry {
@@ -269,6 +283,14 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Whether a file in a work directory is a receiver's: see `store`.
+fn is_work(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+        || name.starts_with(b"tmp-")
+        || name.ends_with(b".part")
+        || name.ends_with(b".state")
+}
+
 fn describe(kind: FileType) -> &'static str {
     match kind {
         FileType::Fifo => "a named pipe",
@@ -278,8 +300,9 @@ fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// Identifies the content of a file without reading it: device, inode, size, ctime and mtime. A write changes it.
-fn token(stat: &Stat, path: &RelPath) -> Token {
+/// Identifies the content of a file without reading it: device, inode, size, ctime and mtime. A write changes it, and so
+/// does whatever else changes the ctime, which no program can set.
+pub(crate) fn token(stat: &Stat, path: &RelPath) -> Token {
     let mut identity = b"linger-transfer source file\0".to_vec();
     for number in [
         stat.st_dev,

@@ -17,7 +17,7 @@ pub(crate) const MAX_REASON: usize = 1 << 10;
 
 /// The kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FrameKind {
     Open = 1,
     Message = 2,
     Data = 3,
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
 /// The header of one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    pub(crate) kind: Kind,
+    pub(crate) kind: FrameKind,
     pub(crate) stream: u16,
     /// Bytes of the payload.
     pub(crate) length: u32,
@@ -43,7 +43,7 @@ impl Header {
     pub(crate) fn encode(self, payload: &[u8]) -> [u8; HEADER] {
         let [_, b, c, d] = self.length.to_be_bytes();
         let [s, t] = self.stream.to_be_bytes();
-        let sum = if self.kind == Kind::Data { 0 } else { parity(payload) };
+        let sum = if self.kind == FrameKind::Data { 0 } else { parity(payload) };
         let header = [sum, b, c, d, self.kind as u8, 0, s, t];
         [sum, b, c, d, self.kind as u8, parity(&header), s, t]
     }
@@ -56,23 +56,23 @@ impl Header {
         let [_, b, c, d, kind, _, s, t] = bytes;
         let length = u32::from_be_bytes([0, b, c, d]);
         let kind = match kind {
-            1 => Kind::Open,
-            2 => Kind::Message,
-            3 => Kind::Data,
-            4 => Kind::Finish,
-            5 => Kind::Cancel,
-            6 => Kind::Credit,
-            7 => Kind::Ping,
-            8 => Kind::Pong,
-            9 => Kind::Bye,
+            1 => FrameKind::Open,
+            2 => FrameKind::Message,
+            3 => FrameKind::Data,
+            4 => FrameKind::Finish,
+            5 => FrameKind::Cancel,
+            6 => FrameKind::Credit,
+            7 => FrameKind::Ping,
+            8 => FrameKind::Pong,
+            9 => FrameKind::Bye,
             other => return Err(Violation::UnknownFrame(other)),
         };
         let allowed = match kind {
-            Kind::Open | Kind::Message => 0..=MAX_MESSAGE,
-            Kind::Data => 1..=MAX_DATA,
-            Kind::Finish => 0..=0,
-            Kind::Cancel | Kind::Bye => 2..=2 + MAX_REASON,
-            Kind::Credit | Kind::Ping | Kind::Pong => 8..=8,
+            FrameKind::Open | FrameKind::Message => 0..=MAX_MESSAGE,
+            FrameKind::Data => 1..=MAX_DATA,
+            FrameKind::Finish => 0..=0,
+            FrameKind::Cancel | FrameKind::Bye => 2..=2 + MAX_REASON,
+            FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => 8..=8,
         };
         if !allowed.contains(&(length as usize)) {
             return Err(Violation::BadLength { kind: kind as u8, length });
@@ -185,9 +185,11 @@ mod tests {
 
     #[test]
     fn no_flipped_bit_goes_unnoticed() {
-        for (kind, payload) in
-            [(Kind::Credit, &[0, 0, 0, 0, 0, 8, 0, 0][..]), (Kind::Message, b"accept"), (Kind::Finish, b"")]
-        {
+        for (kind, payload) in [
+            (FrameKind::Credit, &[0, 0, 0, 0, 0, 8, 0, 0][..]),
+            (FrameKind::Message, b"accept"),
+            (FrameKind::Finish, b""),
+        ] {
             let header = Header { kind, stream: 1, length: payload.len() as u32 };
             let frame = [&header.encode(payload)[..], payload].concat();
             let read = |frame: &[u8]| {
@@ -208,15 +210,15 @@ mod tests {
     #[test]
     fn every_kind_has_its_lengths() {
         for (number, kind, shortest, longest) in [
-            (1, Kind::Open, 0, 65_536),
-            (2, Kind::Message, 0, 65_536),
-            (3, Kind::Data, 1, 1_048_576),
-            (4, Kind::Finish, 0, 0),
-            (5, Kind::Cancel, 2, 1_026),
-            (6, Kind::Credit, 8, 8),
-            (7, Kind::Ping, 8, 8),
-            (8, Kind::Pong, 8, 8),
-            (9, Kind::Bye, 2, 1_026),
+            (1, FrameKind::Open, 0, 65_536),
+            (2, FrameKind::Message, 0, 65_536),
+            (3, FrameKind::Data, 1, 1_048_576),
+            (4, FrameKind::Finish, 0, 0),
+            (5, FrameKind::Cancel, 2, 1_026),
+            (6, FrameKind::Credit, 8, 8),
+            (7, FrameKind::Ping, 8, 8),
+            (8, FrameKind::Pong, 8, 8),
+            (9, FrameKind::Bye, 2, 1_026),
         ] {
             let read = |length| Header::decode(Header { kind, stream: 0x1234, length }.encode(b"payload"));
             for length in [shortest, longest] {
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn a_kind_that_nobody_knows_is_refused() {
         for number in [0, 10, 255] {
-            let mut bytes = Header { kind: Kind::Ping, stream: 0, length: 8 }.encode(b"");
+            let mut bytes = Header { kind: FrameKind::Ping, stream: 0, length: 8 }.encode(b"");
             bytes[5] ^= bytes[4] ^ number;
             bytes[4] = number;
             assert_eq!(Header::decode(bytes), Err(Violation::UnknownFrame(number)));
@@ -242,7 +244,7 @@ mod tests {
     #[test]
     fn data_has_no_check_but_its_blocks_own() {
         let header = |kind| Header { kind, stream: 1, length: 3 }.encode(b"\x01\x02\x04")[0];
-        assert_eq!((header(Kind::Data), header(Kind::Message)), (0, 7));
+        assert_eq!((header(FrameKind::Data), header(FrameKind::Message)), (0, 7));
     }
 
     #[test]

@@ -14,11 +14,7 @@ pub(super) type Growing = (NewFile, Arc<Mutex<Capture>>);
 /// Begins a capture under a temporary name in the same directory.
 pub(super) fn begin(path: &Path) -> Result<Growing, Refused> {
     let file = NewFile::create(path, Content::Capture, [])?;
-    if let Some(growing) = file.growing() {
-        // `Capture::create` replaces no file, and reports one that could not be removed here.
-        let _ = std::fs::remove_file(growing);
-    }
-    match Capture::create(file.growing().unwrap_or(path)) {
+    match file.try_clone().and_then(Capture::begin) {
         Ok(capture) => Ok((file, Arc::new(Mutex::new(capture)))),
         Err(error) => Err(file.failed(error)),
     }

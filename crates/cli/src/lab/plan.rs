@@ -1,6 +1,5 @@
 //! What was typed becomes cells: the three of the default run, a grid, or scenarios.
 
-use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +7,7 @@ use linger_lab::{BacklogPlan, CellPlan, Ending, LARGEST_RESPONSE, Link, Named, P
 
 use super::results::{Plan, Task};
 use crate::exit;
+use crate::input::read_text;
 use crate::options::{ClientSide, Family, ServerSide};
 use crate::typed::{Bytes, endings, links, peers};
 
@@ -157,7 +157,7 @@ pub(crate) fn scenarios(
         let name = file.display().to_string();
         let unreadable =
             |error| (exit::COULD_NOT_TELL, format!("cannot read {name}: {error}{}", exit::file_hint(&error)));
-        let text = fs::read_to_string(file).map_err(unreadable)?;
+        let text = read_text(file).map_err(unreadable)?;
         let scenario = Scenario::parse(&name, &text).map_err(|error| (exit::BAD_USAGE, error))?;
         titles.push(scenario.title);
         for (mut plan, expect) in scenario.cells {

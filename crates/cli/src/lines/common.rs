@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
 /// A kind of line: what follows the verb in `type`, and the schema of its body.
-pub(super) type Kind = (&'static str, fn(&mut SchemaGenerator) -> Schema);
+pub(super) type LineKind = (&'static str, fn(&mut SchemaGenerator) -> Schema);
 
 /// When something was.
 #[derive(Clone, Debug, Serialize, JsonSchema)]

@@ -9,7 +9,7 @@ use linger_lab::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 use super::common::{Counted, counted};
 
 /// What became of connections.
@@ -109,7 +109,7 @@ pub(crate) struct Cell {
     seconds: f64,
 }
 
-impl Body for Cell {
+impl LineBody for Cell {
     const KIND: &'static str = "cell";
 }
 
@@ -156,7 +156,7 @@ pub(crate) struct Backlog {
     seconds: f64,
 }
 
-impl Body for Backlog {
+impl LineBody for Backlog {
     const KIND: &'static str = "backlog";
 }
 
@@ -193,7 +193,7 @@ pub(crate) struct Lab {
     pub(crate) namespaces: bool,
 }
 
-impl Body for Lab {
+impl LineBody for Lab {
     const KIND: &'static str = "summary";
 }
 
@@ -212,7 +212,7 @@ pub(crate) struct Exec {
     carried: Carried,
 }
 
-impl Body for Exec {
+impl LineBody for Exec {
     const KIND: &'static str = "exec-summary";
 }
 
@@ -253,7 +253,7 @@ pub(crate) struct One {
     seed: u64,
 }
 
-impl Body for One {
+impl LineBody for One {
     const KIND: &'static str = "one";
 }
 
@@ -299,7 +299,7 @@ impl One {
 
 /// What became of a client's connections.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Client {
+pub(crate) struct ClientSummary {
     #[serde(flatten)]
     counts: Counts,
     /// The first loss.
@@ -325,11 +325,11 @@ struct FirstSeen {
     fate: &'static str,
 }
 
-impl Body for Client {
+impl LineBody for ClientSummary {
     const KIND: &'static str = "summary";
 }
 
-impl From<&Campaign> for Client {
+impl From<&Campaign> for ClientSummary {
     fn from(seen: &Campaign) -> Self {
         let seen_first = |first: First| FirstSeen {
             trial: first.trial,
@@ -362,7 +362,7 @@ pub(crate) struct Hosting {
     counters: Counted,
 }
 
-impl Body for Hosting {
+impl LineBody for Hosting {
     const KIND: &'static str = "summary";
 }
 

@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 
 /// How a request went.
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 pub(crate) struct Fcgi {
     /// Whether the response came with its end.
     pub(crate) complete: bool,
@@ -18,8 +18,10 @@ pub(crate) struct Fcgi {
     pub(crate) write_error: Option<String>,
     /// Why there is no whole response.
     pub(crate) error: Option<String>,
+    /// What the application wrote to STDERR, at most 64 KB of it; null for nothing.
+    pub(crate) log: Option<String>,
 }
 
-impl Body for Fcgi {
+impl LineBody for Fcgi {
     const KIND: &'static str = "summary";
 }

@@ -23,15 +23,15 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-pub(crate) use experiment::{Backlog, Cell, Client, Exec, Hosting, Lab, One};
+pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
 pub(crate) use probe::{Finding, Probe};
-pub(crate) use receipt::{Entry as ReceiptEntry, VerifySummary};
+pub(crate) use receipt::{CheckedEntry, VerifySummary};
 pub(crate) use run::{Refused, Report};
 pub(crate) use schema::Schema;
-pub(crate) use transfer::{Code, Entry, Listening, Served, Transferred, progress};
+pub(crate) use transfer::{Code, ListedEntry, Listening, Served, Transferred, progress};
 pub(crate) use watch::notice;
-pub(crate) use why::{Cause, Group, Reset, Summary};
+pub(crate) use why::{CauseEntry, Group, Reset, Summary};
 
 /// The version of the contract.
 pub(crate) const SCHEMA: u32 = 1;
@@ -76,7 +76,7 @@ impl Verb {
 }
 
 /// A kind of line.
-pub(crate) trait Body: Serialize + JsonSchema {
+pub(crate) trait LineBody: Serialize + JsonSchema {
     /// What follows the verb's name in `type`.
     const KIND: &'static str;
 }
@@ -88,7 +88,7 @@ pub(crate) struct Line<B> {
 }
 
 /// A line of `verb`.
-pub(crate) fn line<B: Body>(verb: Verb, body: B) -> Line<B> {
+pub(crate) fn line<B: LineBody>(verb: Verb, body: B) -> Line<B> {
     Line { verb, body }
 }
 
@@ -96,7 +96,7 @@ fn kind(verb: Verb, kind: &str) -> String {
     format!("{}-{kind}", verb.name())
 }
 
-impl<B: Body> Serialize for Line<B> {
+impl<B: LineBody> Serialize for Line<B> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Flat<'a, B> {
@@ -129,6 +129,6 @@ impl Origin {
     }
 }
 
-impl<B: Body> Body for &B {
+impl<B: LineBody> LineBody for &B {
     const KIND: &'static str = B::KIND;
 }

@@ -6,7 +6,7 @@ use linger_probe as library;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 use super::common::{self, Process};
 
 /// The answer to one question.
@@ -39,7 +39,7 @@ pub(crate) struct Finding {
     sentence: String,
 }
 
-impl Body for Finding {
+impl LineBody for Finding {
     const KIND: &'static str = "finding";
 }
 
@@ -122,14 +122,16 @@ pub(crate) struct Probe {
     unwatched: Option<String>,
     /// The worst answer.
     answer: String,
+    /// Whether it was interrupted, so that questions were not asked.
+    interrupted: bool,
 }
 
-impl Body for Probe {
+impl LineBody for Probe {
     const KIND: &'static str = "summary";
 }
 
-impl From<&library::ProbeReport> for Probe {
-    fn from(report: &library::ProbeReport) -> Self {
+impl Probe {
+    pub(crate) fn new(report: &library::ProbeReport, interrupted: bool) -> Self {
         Self {
             target: report.target.clone(),
             server: report.server.as_ref().map(|server| server.json().into_owned()),
@@ -137,6 +139,7 @@ impl From<&library::ProbeReport> for Probe {
             framing: report.framing,
             unwatched: report.unwatched.clone(),
             answer: identifier(report.overall()),
+            interrupted,
         }
     }
 }

@@ -4,11 +4,11 @@ use linger_transfer::{Checked, ReceiptLine};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Body, common};
+use super::{LineBody, common};
 
 /// What became of one line of the receipts.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct CheckedEntry<'a> {
     /// Path below what was sent, in hexadecimal where it is not UTF-8; empty for a single file.
     path: &'a str,
     /// Whether `path` is in hexadecimal.
@@ -20,11 +20,11 @@ pub(crate) struct Entry<'a> {
     text: Option<&'a str>,
 }
 
-impl Body for Entry<'_> {
+impl LineBody for CheckedEntry<'_> {
     const KIND: &'static str = "entry";
 }
 
-impl<'a> Entry<'a> {
+impl<'a> CheckedEntry<'a> {
     pub(crate) fn new(line: &'a ReceiptLine, checked: &'a Checked) -> Self {
         let (check, text) = match checked {
             Checked::Same => ("same", None),
@@ -42,9 +42,11 @@ pub(crate) struct VerifySummary {
     pub(crate) checked: u64,
     /// Those of which something differs.
     pub(crate) different: u64,
+    /// Files whose receipt has no hash, and of which only the length was compared.
+    pub(crate) length_only: u64,
 }
 
-impl Body for VerifySummary {
+impl LineBody for VerifySummary {
     const KIND: &'static str = "summary";
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 
 /// What a supervised program closed, and what became of it.
 #[derive(Serialize, JsonSchema)]
@@ -51,7 +51,7 @@ pub(crate) struct Report {
     looks: u64,
 }
 
-impl Body for Report {
+impl LineBody for Report {
     const KIND: &'static str = "report";
 }
 
@@ -93,7 +93,7 @@ pub(crate) struct Refused {
     text: String,
 }
 
-impl Body for Refused {
+impl LineBody for Refused {
     const KIND: &'static str = "refused";
 }
 

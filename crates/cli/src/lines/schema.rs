@@ -7,8 +7,10 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::common::Kind;
-use super::{Body, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, receipt, run, transfer, watch, why};
+use super::common::LineKind;
+use super::{
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, receipt, run, transfer, watch, why,
+};
 use crate::exit;
 use crate::output::{Stdout, Stopped};
 
@@ -41,28 +43,28 @@ impl Schema {
     }
 }
 
-fn kinds(verb: Verb) -> Vec<Kind> {
+fn kinds(verb: Verb) -> Vec<LineKind> {
     macro_rules! kinds {
         ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
     }
     let progress = transfer::kinds_of_progress;
     match verb {
-        Verb::Client => kinds![experiment::Client],
+        Verb::Client => kinds![experiment::ClientSummary],
         Verb::Fcgi => kinds![fcgi::Fcgi],
         Verb::Get | Verb::Put => [progress(), kinds![transfer::Transferred]].concat(),
         Verb::Lab => {
             kinds![experiment::Cell, experiment::Backlog, experiment::Lab, experiment::One, experiment::Exec]
         }
-        Verb::Ls => kinds![transfer::Entry],
+        Verb::Ls => kinds![transfer::ListedEntry],
         Verb::Probe => kinds![probe::Finding, probe::Probe],
-        Verb::Receipt => kinds![receipt::Entry<'_>, receipt::VerifySummary],
+        Verb::Receipt => kinds![receipt::CheckedEntry<'_>, receipt::VerifySummary],
         Verb::Run => kinds![run::Report, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
         Verb::Share => {
             [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::Served]].concat()
         }
         Verb::Watch => kinds![watch::Reset, watch::Warned, watch::Counters],
-        Verb::Why => kinds![why::Reset, why::Group, why::Cause, why::Summary],
+        Verb::Why => kinds![why::Reset, why::Group, why::CauseEntry, why::Summary],
     }
 }
 

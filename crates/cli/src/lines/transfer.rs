@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{self, At};
-use super::{Body, Verb, line};
+use super::{LineBody, Verb, line};
 use crate::output::{Stdout, Stopped};
 use crate::transfer::hint::{error_with_hint, with_hint};
 
@@ -19,7 +19,7 @@ pub(crate) struct Listening {
     pub(crate) code: String,
 }
 
-impl Body for Listening {
+impl LineBody for Listening {
     const KIND: &'static str = "listening";
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Code {
     pub(crate) code: String,
 }
 
-impl Body for Code {
+impl LineBody for Code {
     const KIND: &'static str = "code";
 }
 
@@ -43,7 +43,7 @@ struct Connected<'a> {
     encrypted: bool,
 }
 
-impl Body for Connected<'_> {
+impl LineBody for Connected<'_> {
     const KIND: &'static str = "connected";
 }
 
@@ -61,7 +61,7 @@ struct Started {
     resumed_bytes: u64,
 }
 
-impl Body for Started {
+impl LineBody for Started {
     const KIND: &'static str = "started";
 }
 
@@ -72,7 +72,7 @@ struct Waiting {
     entries: u64,
 }
 
-impl Body for Waiting {
+impl LineBody for Waiting {
     const KIND: &'static str = "waiting";
 }
 
@@ -83,7 +83,7 @@ struct Verifying {
     path: String,
 }
 
-impl Body for Verifying {
+impl LineBody for Verifying {
     const KIND: &'static str = "verifying";
 }
 
@@ -113,7 +113,7 @@ struct Confirmed<'a> {
     present: bool,
 }
 
-impl Body for Confirmed<'_> {
+impl LineBody for Confirmed<'_> {
     const KIND: &'static str = "confirmed";
 }
 
@@ -147,7 +147,7 @@ struct NotDelivered {
     text: String,
 }
 
-impl Body for NotDelivered {
+impl LineBody for NotDelivered {
     const KIND: &'static str = "not-delivered";
 }
 
@@ -163,7 +163,7 @@ struct WouldSend {
     size_bytes: u64,
 }
 
-impl Body for WouldSend {
+impl LineBody for WouldSend {
     const KIND: &'static str = "would-send";
 }
 
@@ -176,7 +176,7 @@ struct Retrying {
     pause_seconds: f64,
 }
 
-impl Body for Retrying {
+impl LineBody for Retrying {
     const KIND: &'static str = "retrying";
 }
 
@@ -225,7 +225,7 @@ pub(crate) struct Transferred {
     account: Account,
 }
 
-impl Body for Transferred {
+impl LineBody for Transferred {
     const KIND: &'static str = "summary";
 }
 
@@ -253,7 +253,7 @@ pub(crate) struct Served {
     close: Option<String>,
 }
 
-impl Body for Served {
+impl LineBody for Served {
     const KIND: &'static str = "served";
 }
 
@@ -270,7 +270,7 @@ impl From<&library::Served> for Served {
 
 /// One entry of a shared directory.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Entry {
+pub(crate) struct ListedEntry {
     /// Its name, as far as it can be printed.
     name: String,
     /// What it is.
@@ -287,11 +287,11 @@ pub(crate) struct Entry {
     modified_seconds: f64,
 }
 
-impl Body for Entry {
+impl LineBody for ListedEntry {
     const KIND: &'static str = "entry";
 }
 
-impl From<&Item> for Entry {
+impl From<&Item> for ListedEntry {
     fn from(item: &Item) -> Self {
         let modified_seconds = seconds(item.mtime);
         Self {
@@ -352,7 +352,7 @@ fn at(time: library::Time) -> At {
 }
 
 /// The kinds of lines that [`progress`] prints.
-pub(super) fn kinds_of_progress() -> Vec<common::Kind> {
+pub(super) fn kinds_of_progress() -> Vec<common::LineKind> {
     macro_rules! kinds {
         ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
     }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{At, Evidence, Process, ResetBase, names};
-use super::{Body, Verb, line};
+use super::{LineBody, Verb, line};
 use crate::output::{Stdout, Stopped};
 use crate::tools::tools;
 
@@ -41,7 +41,7 @@ pub(crate) struct Reset {
     listener: Option<Queue>,
 }
 
-impl Body for Reset {
+impl LineBody for Reset {
     const KIND: &'static str = "reset";
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct Warned {
     process: Option<Process>,
 }
 
-impl Body for Warned {
+impl LineBody for Warned {
     const KIND: &'static str = "warning";
 }
 
@@ -157,7 +157,7 @@ pub(crate) struct Counters {
     overruns: u64,
 }
 
-impl Body for Counters {
+impl LineBody for Counters {
     const KIND: &'static str = "counters";
 }
 

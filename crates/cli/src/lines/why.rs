@@ -4,7 +4,7 @@ use linger_why as library;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Body;
+use super::LineBody;
 use super::common::{self, At, Evidence, ResetBase, names};
 use crate::tools::tools;
 
@@ -39,7 +39,7 @@ pub(crate) struct Reset {
     ttl: u8,
 }
 
-impl Body for Reset {
+impl LineBody for Reset {
     const KIND: &'static str = "reset";
 }
 
@@ -143,7 +143,7 @@ pub(crate) struct Group {
     members: Vec<Member>,
 }
 
-impl Body for Group {
+impl LineBody for Group {
     const KIND: &'static str = "group";
 }
 
@@ -223,7 +223,7 @@ pub(crate) struct Summary {
     unread: bool,
 }
 
-impl Body for Summary {
+impl LineBody for Summary {
     const KIND: &'static str = "summary";
 }
 
@@ -256,7 +256,7 @@ impl From<&library::Examined> for Summary {
 
 /// A cause, as `--causes` lists them.
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Cause {
+pub(crate) struct CauseEntry {
     /// Its name.
     #[schemars(schema_with = "common::cause")]
     cause: &'static str,
@@ -266,11 +266,11 @@ pub(crate) struct Cause {
     remedy: String,
 }
 
-impl Body for Cause {
+impl LineBody for CauseEntry {
     const KIND: &'static str = "cause";
 }
 
-impl From<library::Cause> for Cause {
+impl From<library::Cause> for CauseEntry {
     fn from(cause: library::Cause) -> Self {
         Self {
             cause: cause.name(),

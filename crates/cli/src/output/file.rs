@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read as _, Write};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use linger_untrusted::Untrusted;
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 use crate::exit;
@@ -138,11 +139,11 @@ impl NewFile {
         Ok(Self { out: BufWriter::new(place), path: path.to_owned() })
     }
 
-    /// Path of the temporary file, for writers that need a name. `None` for a device or a pipe.
-    pub(crate) fn growing(&self) -> Option<&Path> {
+    /// The same file, for a writer with a buffer of its own.
+    pub(crate) fn try_clone(&self) -> io::Result<File> {
         match self.out.get_ref() {
-            Place::Beside(file, _) => Some(file.path()),
-            Place::Direct(_) => None,
+            Place::Beside(file, _) => file.as_file().try_clone(),
+            Place::Direct(file) => file.try_clone(),
         }
     }
 
@@ -173,7 +174,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Plac
         kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device());
     // `/dev/stdout` may be a regular file: renaming over it would detach it from processes that have it open.
     if is_device || path.starts_with("/dev") || path.starts_with("/proc") {
-        return File::options().write(true).open(path).map(Place::Direct).map_err(system);
+        return direct(path, kind.is_some_and(|kind| kind.is_fifo())).map(Place::Direct).map_err(system);
     }
     let mut mode = 0o666;
     let mut last = path.to_owned();
@@ -200,6 +201,17 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Plac
             system(error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
         })?;
     Ok(Place::Beside(beside, last))
+}
+
+/// Opens a device or a pipe. A FIFO that nobody reads is an error: waiting for a reader could not be interrupted.
+fn direct(path: &Path, is_fifo: bool) -> io::Result<File> {
+    if !is_fifo {
+        return File::options().write(true).open(path);
+    }
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().write(true).custom_flags(nonblocking).open(path)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 /// True for one file under two names: a hard link, a symlink, another spelling of the path.
@@ -317,5 +329,21 @@ mod tests {
         file.write_all(b"text").unwrap();
         let Err(refused) = file.finish() else { panic!("it took it") };
         assert!(refused.to_string().starts_with("cannot write /dev/full: No space"), "{refused}");
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_is_an_error_and_no_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        let refused = write(&path, Content::Text, &[]).unwrap_err();
+        assert!(refused.to_string().contains("start its reader first"), "{refused}");
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let mut reader = File::options().read(true).custom_flags(nonblocking).open(&path).unwrap();
+        write(&path, Content::Text, &[]).unwrap();
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "<!doctype html>");
     }
 }

@@ -125,7 +125,7 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     for item in items {
         if json {
-            out.json(&line(Verb::Ls, lines::Entry::from(item)))?;
+            out.json(&line(Verb::Ls, lines::ListedEntry::from(item)))?;
             continue;
         }
         let mark = match item.kind {

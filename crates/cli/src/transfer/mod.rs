@@ -24,6 +24,7 @@ use linger_transfer::{
     Summary,
 };
 
+use crate::input::read_text;
 use crate::options::{Json, Silence};
 use crate::output::say;
 use crate::typed::{Names, Rate, duration, one_of, port, rate};
@@ -106,7 +107,7 @@ impl Copying {
     fn patterns(&self) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         if let Some(file) = &self.exclude_from {
-            let text = std::fs::read_to_string(file).map_err(|error| unusable("read", file, &error))?;
+            let text = read_text(file).map_err(|error| unusable("read", file, &error))?;
             lines.extend(text.lines().map(str::to_owned));
         }
         lines.extend(self.exclude.iter().cloned());
@@ -144,7 +145,7 @@ impl Connect {
         let file = self
             .code_file
             .as_ref()
-            .map(|path| std::fs::read_to_string(path).map_err(|error| unusable("read", path, &error)));
+            .map(|path| read_text(path).map_err(|error| unusable("read", path, &error)));
         let code = file.transpose()?.map(|code| code.trim().to_owned());
         Ok(Arc::new(move |host, fingerprint| match &code {
             Some(code) => Some(code.clone()),
@@ -190,14 +191,17 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&code).trim().to_owned())
 }
 
-/// The directory of keys and configuration.
+/// The directory of keys and configuration: of the environment, or else of the user's home in the passwd database, because
+/// a service of systemd's has no `HOME` without `User=`.
 fn home() -> Result<PathBuf, Error> {
-    let absolute =
-        |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
-    absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config"))).map_or_else(
-        || Err(Error::NotPossibleHere("neither XDG_CONFIG_HOME nor HOME says where to keep keys".into())),
-        |config| Ok(config.join("linger")),
-    )
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(absolute);
+    let config = config.or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(".config")));
+    config.map(|config| config.join("linger")).ok_or_else(|| {
+        let told =
+            "this user has no home directory, and neither XDG_CONFIG_HOME nor HOME says where to keep keys";
+        Error::NotPossibleHere(told.into())
+    })
 }
 
 /// The error for a file named by an option that cannot be used.

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueHint};
-use linger_transfer::{Checked, Error, verify_receipt};
+use linger_transfer::{Checked, Error, Verified, verify_receipt};
 use linger_untrusted::Untrusted;
 
 use super::{refuse, unusable};
 use crate::exit;
-use crate::lines::{self, ReceiptEntry, VerifySummary};
+use crate::lines::{self, CheckedEntry, VerifySummary};
 use crate::options::Json;
 use crate::output::Stdout;
 
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
     let result = verify_receipt(receipt, path, |line, checked| {
         if output.json {
             if printed.is_ok() {
-                printed = out.json(&lines::line(lines::Verb::Receipt, ReceiptEntry::new(line, checked)));
+                printed = out.json(&lines::line(lines::Verb::Receipt, CheckedEntry::new(line, checked)));
             }
             return;
         }
@@ -60,14 +60,19 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
         }
     });
     match result {
-        Ok((bad, all)) => {
+        Ok(verified) => {
+            let Verified { receipts: all, different: bad, length_only, .. } = verified;
             let status = if bad == 0 { exit::NOTHING_LOST } else { exit::LOSS_FOUND };
             let told = printed.and_then(|()| {
                 if output.json {
-                    let summary = VerifySummary { checked: all, different: bad };
+                    let summary = VerifySummary { checked: all, different: bad, length_only };
                     out.json(&lines::line(lines::Verb::Receipt, summary))?;
                 } else if bad == 0 {
-                    out.text(format_args!("{all} of {all} as in the receipt\n"))?;
+                    let unknown = match length_only {
+                        0 => String::new(),
+                        some => format!("; {some} by length alone, their content is unverified"),
+                    };
+                    out.text(format_args!("{all} of {all} as in the receipt{unknown}\n"))?;
                 }
                 out.flush()
             });

@@ -9,20 +9,22 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
-    Config, Displays, Durability, Error, Identity, Keyring, PORT, Served, Server, ServerKeys, Serving,
+    Displays, Durability, Error, Identity, Keyring, PortsConfig, Served, Server, ServerKeys, Serving,
     ShareEnding, ShareOptions, confine,
 };
 
 use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
+use crate::input::read_text;
 use crate::lines::{self, Verb, line};
-use crate::options::{Json, Silence};
+use crate::options::{Json, ListenAt, Silence};
 use crate::output::{Stdout, Stopped, say};
-use crate::typed::{HostPort, Names, listen_on, one_of};
+use crate::typed::{HostPort, Names, one_of};
 use crate::{exit, interrupt};
 
 /// Shares a directory: `put`, `get` and `ls` on other machines reach it, and nothing outside of it.
 #[derive(Args, Debug)]
 #[command(
+    mut_arg("listen", |arg| arg.default_value(EVERYWHERE).help(LISTEN)),
     after_help = "The first connection from another machine needs the code that is shown; afterwards both know\n\
     each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
     Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n\n\
@@ -33,9 +35,8 @@ pub(crate) struct ShareArguments {
     /// The directory.
     #[arg(default_value = ".", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
-    /// Address and port to listen on; systemd's sockets are used if there are any.
-    #[arg(long, value_name = "HOST:PORT", default_value_t = everywhere(), value_parser = listen_on)]
-    listen: HostPort,
+    #[command(flatten)]
+    at: ListenAt,
     /// Let peers write into it.
     #[arg(long)]
     writable: bool,
@@ -50,7 +51,7 @@ pub(crate) struct ShareArguments {
     durability: Durability,
     #[command(flatten)]
     silence: Silence,
-    /// Serve one connection and end, with its exit status.
+    /// Serve one request and end, with its exit status; connections that ask for nothing do not count.
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -60,9 +61,10 @@ pub(crate) struct ShareArguments {
     ending: ShareEnding,
 }
 
-fn everywhere() -> HostPort {
-    HostPort { host: Ipv6Addr::UNSPECIFIED.to_string(), port: PORT }
-}
+/// [`linger_transfer::PORT`] of all addresses.
+const EVERYWHERE: &str = ":7117";
+const LISTEN: &str =
+    "Where to listen: HOST:PORT, or :PORT for all addresses; systemd's sockets are used if there are any";
 
 fn endings() -> Names<ShareEnding> {
     const ENDINGS: [(&str, ShareEnding); 2] =
@@ -88,7 +90,8 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let known = Keyring::new(home.join("known_clients"));
     let has_ports = !(options.config.sink.is_empty() && options.config.source.is_empty());
     options.keys = Some(ServerKeys::new(identity, known));
-    let listener = listener(&arguments.listen)?;
+    let address = arguments.at.listen.tcp().map_err(|why| Error::Usage(format!("--listen: {why}").into()))?;
+    let listener = listener(address)?;
     let address = listener.local_addr().map_err(|source| Error::Io {
         doing: "use",
         what: "the listener".into(),
@@ -112,11 +115,11 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     }
     told(&format!("code for a new machine: {}", server.code()));
     let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
-    let cancel = server.canceller();
-    // Stop sharing once the reader of the JSON lines has gone.
+    let finisher = server.finisher();
+    // Once the reader of the JSON lines has gone, what is under way is finished and nothing new is begun.
     let print = |print: &dyn Fn(&mut Stdout) -> Result<(), Stopped>| {
         if arguments.output.json && !out.lock().unwrap_or_else(PoisonError::into_inner).print(print) {
-            cancel.cancel();
+            finisher.cancel();
         }
     };
     let listening = lines::Listening { address: address.to_string(), code: server.code() };
@@ -136,7 +139,9 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
             if !arguments.output.json {
                 report(&served);
             }
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
+            if served.has_asked() {
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(served);
+            }
         }
         _ => {}
     });
@@ -211,16 +216,15 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-fn configuration(arguments: &ShareArguments) -> Result<Config, Error> {
+fn configuration(arguments: &ShareArguments) -> Result<PortsConfig, Error> {
     let (path, named) = match &arguments.config {
         Some(path) => (path.clone(), true),
         None => (home()?.join("share.toml"), false),
     };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            Config::parse(&text).map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(Config::default()),
+    match read_text(&path) {
+        Ok(text) => PortsConfig::parse(&text)
+            .map_err(|error| Error::Usage(format!("{}: {error}", path.display()).into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(PortsConfig::default()),
         Err(error) => Err(unusable("read", &path, &error)),
     }
 }
@@ -243,7 +247,9 @@ fn listener(address: &HostPort) -> Result<TcpListener, Error> {
 
 fn stop_on_signal(server: &Server) -> Result<(), Error> {
     let cancel = server.canceller();
-    interrupt::outlive_file_limit()
-        .and_then(|()| interrupt::on_first(move || cancel.cancel()))
-        .map_err(|source| Error::Io { doing: "take", what: "signals".into(), source })
+    interrupt::on_first(move || cancel.cancel()).map_err(|source| Error::Io {
+        doing: "take",
+        what: "signals".into(),
+        source,
+    })
 }

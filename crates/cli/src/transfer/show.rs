@@ -156,6 +156,7 @@ impl Show {
                 .map_or_else(|| "not verified".to_owned(), |hash| format!("blake3 {}", hex(&hash)));
             let where_to = match confirmation.durability {
                 Durability::Disk => "on disk",
+                Durability::Handed => "handed on",
                 _ => "in memory",
             };
             let present = if confirmation.present { ", was there already" } else { "" };

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use linger_fastcgi::Address as FastCgi;
 use linger_untrusted::Untrusted;
@@ -59,23 +60,54 @@ pub(crate) fn listen_on(text: &str) -> Result<HostPort, String> {
 
 /// Where a FastCGI application listens: an address as above, or the path of a unix socket.
 pub(crate) fn fastcgi(text: &str) -> Result<FastCgi, String> {
-    fastcgi_by(text, connect_to)
-}
-
-/// Where a FastCGI application is to listen.
-pub(crate) fn listen_on_fastcgi(text: &str) -> Result<FastCgi, String> {
-    fastcgi_by(text, listen_on)
-}
-
-fn fastcgi_by(text: &str, tcp: fn(&str) -> Result<HostPort, String>) -> Result<FastCgi, String> {
-    match text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text)) {
-        Some("") => Err("the socket's path is missing; write unix:/PATH".to_owned()),
-        Some(path) => Ok(FastCgi::Unix(PathBuf::from(path))),
-        None => match tcp(text) {
+    match unix(text) {
+        Some(path) => path.map(FastCgi::Unix),
+        None => match connect_to(text) {
             Ok(address) => Ok(FastCgi::Tcp(address.to_string())),
             Err(why) => Err(format!("{why}, or unix:/PATH")),
         },
     }
+}
+
+/// What `--listen` means, for every verb that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ListenOn {
+    Tcp(HostPort),
+    Unix(PathBuf),
+    /// The socket that the parent left as fd 0.
+    Inherited,
+}
+
+impl ListenOn {
+    /// The address, for a verb that speaks over TCP alone.
+    pub(crate) fn tcp(&self) -> Result<&HostPort, &'static str> {
+        match self {
+            Self::Tcp(address) => Ok(address),
+            Self::Unix(_) | Self::Inherited => Err("this verb listens on TCP alone; write HOST:PORT"),
+        }
+    }
+}
+
+impl FromStr for ListenOn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match unix(text) {
+            _ if text == "inherited" => Ok(Self::Inherited),
+            Some(path) => path.map(Self::Unix),
+            None => listen_on(text).map(Self::Tcp),
+        }
+    }
+}
+
+/// The path, where an address is that of a unix socket.
+fn unix(text: &str) -> Option<Result<PathBuf, String>> {
+    let path = text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text))?;
+    Some(if path.is_empty() {
+        Err("the socket's path is missing; write unix:/PATH".to_owned())
+    } else {
+        Ok(PathBuf::from(path))
+    })
 }
 
 /// The number of a port that something can listen on.
@@ -207,16 +239,32 @@ mod tests {
         for text in [":8080", "*:8080", "127.0.0.1:0"] {
             assert!(connect_to(text).is_err(), "{text}");
         }
-        assert_eq!(listen_on_fastcgi(":9000"), Ok(FastCgi::Tcp("[::]:9000".to_owned())));
+        assert_eq!(":9000".parse(), Ok(ListenOn::Tcp(at("::", 9000))));
         assert!(fastcgi(":9000").is_err());
     }
 
     #[test]
-    fn a_fastcgi_application_may_listen_on_a_path() {
+    fn a_path_is_an_address_too() {
         for text in ["unix:/run/app.sock", "/run/app.sock"] {
             assert_eq!(fastcgi(text), Ok(FastCgi::Unix("/run/app.sock".into())));
+            assert_eq!(text.parse(), Ok(ListenOn::Unix("/run/app.sock".into())));
         }
-        assert_eq!(listen_on_fastcgi("unix:app.sock"), Ok(FastCgi::Unix("app.sock".into())));
-        assert!(fastcgi("unix:").is_err());
+        assert_eq!("unix:app.sock".parse(), Ok(ListenOn::Unix("app.sock".into())));
+        assert!(fastcgi("unix:").is_err() && "unix:".parse::<ListenOn>().is_err());
+    }
+
+    #[test]
+    fn inherited_is_a_word_and_only_to_listen_on() {
+        assert_eq!("inherited".parse(), Ok(ListenOn::Inherited));
+        assert_eq!("inherited:1".parse(), Ok(ListenOn::Tcp(at("inherited", 1))));
+        assert!("inherit".parse::<ListenOn>().is_err() && listen_on("inherited").is_err());
+        assert!(fastcgi("inherited").is_err());
+    }
+
+    #[test]
+    fn a_verb_over_tcp_takes_no_other_socket() {
+        let tcp = |text: &str| text.parse::<ListenOn>().unwrap().tcp().cloned();
+        assert_eq!(tcp("localhost:1"), Ok(at("localhost", 1)));
+        assert!(tcp("/localhost:1").is_err() && tcp("inherited").is_err());
     }
 }

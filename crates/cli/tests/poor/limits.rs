@@ -39,8 +39,8 @@ fn smallest() -> u64 {
         .expect("a gigabyte is enough to print a version")
 }
 
-/// What cannot be done without memory is not possible here; where an allocation fails that std cannot do without, the
-/// sentence is std's and the status ours.
+/// What cannot be done without memory is not possible here; where an allocation fails that std or glibc cannot do without,
+/// the sentence is theirs and the status ours.
 #[test]
 fn every_verb_ends_in_order_with_any_amount_of_memory() {
     if Command::new("prlimit").arg("--version").output().is_err() {
@@ -55,10 +55,9 @@ fn every_verb_ends_in_order_with_any_amount_of_memory() {
             let limit = format!("--as={}", smallest + (more << 20));
             let command = machine.prepared(limited(&limit), words);
             let output = machine.ends_with_a_sentence(command, words, endless, &limit);
-            bitten += usize::from(output.status != usual);
-            if more == 64 {
-                assert_eq!(output.status, usual, "linger {words} under {limit}");
-            }
+            let is_usual = output.status == usual;
+            bitten += usize::from(!is_usual);
+            assert!(is_usual || more < 64, "linger {words} under {limit}: {}, not {usual}", output.status);
         }
     }
     assert!(bitten > VERBS.len(), "{bitten} is no limit");

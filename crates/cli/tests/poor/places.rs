@@ -1,5 +1,6 @@
 //! Places that are not there: /proc, /tmp, a home, somewhere to write at all.
 
+use std::path::Path;
 use std::process::Command;
 
 use linger_testing::skip;
@@ -42,13 +43,58 @@ fn every_verb_ends_in_order_where_a_place_is_not_there() {
     }
 }
 
+/// A user without an environment, who has this home by the passwd database, or whom that does not know.
+fn homeless(machine: &Machine, home: Option<&Path>, words: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--user");
+    match home {
+        Some(home) => {
+            let passwd = machine.home.path().join("passwd");
+            std::fs::write(&passwd, format!("root:x:0:0::{}:/bin/sh\n", home.display())).unwrap();
+            let script = "mount --bind \"$0\" /etc/passwd || exit 99; exec \"$@\"";
+            command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(passwd);
+        }
+        None => {
+            command.arg("--map-user=54321");
+        }
+    }
+    command.arg(LINGER);
+    let mut command = machine.prepared(command, words);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
+
 #[test]
-fn every_verb_ends_in_order_without_a_home_or_temporary_files() {
+fn every_verb_ends_in_order_without_an_environment() {
+    if !has_mount_namespaces() {
+        return;
+    }
     let machine = Machine::new();
     for (words, endless) in VERBS {
-        let mut homeless = machine.prepared(Command::new(LINGER), words);
-        homeless.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        machine.ends_with_a_sentence(homeless, words, endless, "no environment");
+        machine.ends_with_a_sentence(homeless(&machine, None, words), words, endless, "no home");
+    }
+}
+
+/// A service of systemd's without `User=` has no `HOME`.
+#[test]
+fn keys_are_kept_in_the_home_of_the_passwd_database() {
+    if !has_mount_namespaces() {
+        return;
+    }
+    let machine = Machine::new();
+    let words = "share . --listen 127.0.0.1:0";
+    let none = machine.run(homeless(&machine, None, words), true);
+    assert_eq!(none.status.code(), Some(4), "{}", String::from_utf8_lossy(&none.stderr));
+    let home = machine.home.path().join("user");
+    let some = machine.run(homeless(&machine, Some(&home), words), true);
+    assert_eq!(some.status.code(), Some(0), "{}", String::from_utf8_lossy(&some.stderr));
+    assert!(home.join(".config/linger/key").exists());
+}
+
+#[test]
+fn every_verb_ends_in_order_without_temporary_files() {
+    let machine = Machine::new();
+    for (words, endless) in VERBS {
         let mut nowhere = machine.prepared(Command::new(LINGER), words);
         nowhere.env("TMPDIR", "/dev/null/none").env("HOME", "/dev/null/none").env_remove("XDG_CONFIG_HOME");
         machine.ends_with_a_sentence(nowhere, words, endless, "a home and a TMPDIR that are no directories");

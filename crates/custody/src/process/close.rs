@@ -1,7 +1,7 @@
 //! What it means that the program has got a connection, copies it, passes it on, shuts it down, or closes it.
 
 use super::table::{Gone, Table, Unhold};
-use super::word::{Epolls, Exec, Open, Phase, Record};
+use super::word::{Epolls, Exec, OpenFd, Phase, Record};
 use crate::Origin;
 
 /// What a close of an fd means.
@@ -140,7 +140,7 @@ impl<const N: usize> Table<N> {
                 Epolls::One(known) if known == epoll => open.epolls,
                 _ => Epolls::Many,
             };
-            Open { epolls, ..open }
+            OpenFd { epolls, ..open }
         });
     }
 

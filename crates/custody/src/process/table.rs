@@ -1,6 +1,6 @@
 //! The table itself: fds, the connections that they are, and the only operations that change either.
 
-use super::word::{Epolls, Open, Phase, Record, Slot};
+use super::word::{Epolls, OpenFd, Phase, Record, Slot};
 use crate::Origin;
 use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed, Release};
 
@@ -18,7 +18,7 @@ const EPOLLS: usize = if cfg!(loom) { 2 } else { 64 };
 pub struct Table<const N: usize> {
     /// A [`Slot`] each.
     slots: [AtomicU64; N],
-    connections: [Connection; N],
+    connections: [ConnectionSlot; N],
     /// Slots and connections from this index on have never been used. Its first value is zero like all others, so that
     /// a static table is in `.bss` and takes no room in the library's file.
     used: AtomicI32,
@@ -31,7 +31,7 @@ pub struct Table<const N: usize> {
 }
 
 /// A connection's place.
-struct Connection {
+struct ConnectionSlot {
     /// A [`Record`].
     word: AtomicU64,
     /// `SO_COOKIE`.
@@ -40,7 +40,7 @@ struct Connection {
     origin: Published,
 }
 
-impl Connection {
+impl ConnectionSlot {
     #[cfg(not(loom))]
     const fn new() -> Self {
         Self { word: AtomicU64::new(0), cookie: Published::new(), origin: Published::new() }
@@ -109,7 +109,7 @@ impl<const N: usize> Table<N> {
     pub const fn new() -> Self {
         Self {
             slots: [const { AtomicU64::new(0) }; N],
-            connections: [const { Connection::new() }; N],
+            connections: [const { ConnectionSlot::new() }; N],
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
             under_way: AtomicI32::new(0),
@@ -123,7 +123,7 @@ impl<const N: usize> Table<N> {
         use core::array::from_fn;
         Self {
             slots: from_fn(|_| AtomicU64::new(0)),
-            connections: from_fn(|_| Connection::new()),
+            connections: from_fn(|_| ConnectionSlot::new()),
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
             under_way: AtomicI32::new(0),
@@ -194,12 +194,12 @@ impl<const N: usize> Table<N> {
     /// What is known of an fd.
     ///
     /// Acquire, so that the cookie of its connection is seen that was written before it was published.
-    pub(super) fn open(&self, fd: i32) -> Option<Open> {
+    pub(super) fn open(&self, fd: i32) -> Option<OpenFd> {
         Slot(self.slot(fd)?.load(Acquire)).open()
     }
 
     /// Changes an open fd's word.
-    pub(super) fn change(&self, fd: i32, change: impl Fn(Open) -> Open) {
+    pub(super) fn change(&self, fd: i32, change: impl Fn(OpenFd) -> OpenFd) {
         let Some(slot) = self.slot(fd) else { return };
         let mut word = Slot(slot.load(Relaxed));
         while let Some(open) = word.open() {
@@ -211,7 +211,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Takes an fd out of the table; of two that come at once, one gets it.
-    pub(super) fn take(&self, fd: i32) -> Option<Open> {
+    pub(super) fn take(&self, fd: i32) -> Option<OpenFd> {
         let slot = self.slot(fd)?;
         let mut word = Slot(slot.load(Acquire));
         loop {
@@ -225,12 +225,12 @@ impl<const N: usize> Table<N> {
 
     /// Enters an fd of a connection, which must have been counted in the connection's record already. Returns the fd's
     /// previous entry, if there was one: that fd was closed unseen by the library.
-    pub(super) fn publish(&self, fd: i32, connection: usize) -> Option<Open> {
+    pub(super) fn publish(&self, fd: i32, connection: usize) -> Option<OpenFd> {
         let slot = self.slot(fd)?;
         self.used.fetch_max(fd + 1, Relaxed);
         let mut word = Slot(slot.load(Acquire));
         loop {
-            let open = Open { connection, epolls: Epolls::Unknown };
+            let open = OpenFd { connection, epolls: Epolls::Unknown };
             // Release, for those who find the connection here and read its cookie.
             match slot.compare_exchange(word.0, word.next().with(open).0, Release, Acquire) {
                 Ok(_) => return word.open(),
@@ -293,7 +293,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Lets go of an fd that was taken. The last one frees the connection's place.
-    pub(super) fn let_go(&self, fd: Open) -> Option<Gone> {
+    pub(super) fn let_go(&self, fd: OpenFd) -> Option<Gone> {
         let cookie = self.cookie(fd.connection)?;
         let origin = Origin::from_word(self.connections.get(fd.connection)?.origin.get());
         let record = self.update(fd.connection, |record| Some(Record { fds: record.fds - 1, ..record }))?;
@@ -306,7 +306,7 @@ impl<const N: usize> Table<N> {
         self.fds(0, i32::MAX).find_map(|fd| {
             let slot = self.slot(fd)?;
             let word = slot.load(Acquire);
-            let Open { connection, .. } = Slot(word).open()?;
+            let OpenFd { connection, .. } = Slot(word).open()?;
             if self.connections.get(connection)?.cookie.peek() != cookie {
                 return None;
             }
@@ -321,7 +321,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// What an fd was that has been closed behind the library's back.
-    pub(super) fn forget(&self, fd: Open) -> Option<Unhold> {
+    pub(super) fn forget(&self, fd: OpenFd) -> Option<Unhold> {
         self.let_go(fd).filter(Gone::was_last)?.unhold()
     }
 

@@ -16,7 +16,7 @@ pub enum Epolls {
 
 /// An fd that is a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Open {
+pub(super) struct OpenFd {
     /// Where the table has the connection.
     pub(super) connection: usize,
     pub(super) epolls: Epolls,
@@ -43,18 +43,18 @@ impl Slot {
         Self::OPEN.of(self.0) == 1
     }
 
-    pub(super) fn open(self) -> Option<Open> {
+    pub(super) fn open(self) -> Option<OpenFd> {
         const MANY: u64 = Slot::EPOLL.most();
         let epolls = match Self::EPOLL.of(self.0) {
             0 => Epolls::Unknown,
             MANY => Epolls::Many,
             epoll => Epolls::One(epoll as i32 - 1),
         };
-        self.is_open().then_some(Open { connection: Self::CONNECTION.of(self.0) as usize, epolls })
+        self.is_open().then_some(OpenFd { connection: Self::CONNECTION.of(self.0) as usize, epolls })
     }
 
     /// The same generation with other contents.
-    pub(super) fn with(self, open: Open) -> Self {
+    pub(super) fn with(self, open: OpenFd) -> Self {
         let epolls = match open.epolls {
             Epolls::Unknown => 0,
             // Greater numbers than fit are treated as many: all known epolls are gone through.

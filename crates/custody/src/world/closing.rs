@@ -1,7 +1,7 @@
 //! What a call means that closes an fd: before it is made, and once the fd is gone.
 
 use super::World;
-use super::connection::{Connection, Passed};
+use super::connection::Passed;
 use super::ending::{Ending, Stage};
 use super::sharing::Holder;
 use super::task::{Known, Task};
@@ -29,15 +29,14 @@ impl World {
         }
         let connection = self.connections.get(&cookie);
         let sole = connection.is_none_or(|one| one.shared.is_none());
-        let handed = connection.is_some_and(|one| one.handed);
         if sole
             && way == Way::Close
-            && !handed
+            && !self.shut_down.contains_key(&cookie)
             && let Fate::Plain(reason) = fate(&seen.socket)
         {
-            self.release(cookie);
             self.note_end(cookie);
             self.count(cookie, reason);
+            self.release(cookie);
             return Ok(());
         }
         let may_be_last = matches!(way, Way::Close | Way::Replace) && passed == Passed::No;
@@ -139,15 +138,14 @@ impl World {
             return Ok(());
         }
         // What still comes is not to be answered with a reset while the program writes.
-        let handed = self.connections.get(&cookie).is_some_and(|one| one.handed);
-        if !both || handed {
+        if !both || self.shut_down.contains_key(&cookie) {
             self.act(Action::Pretend);
             return Ok(());
         }
+        self.make_room(known)?;
         let unread = seen.socket.unread;
         if known.done.ok_or(Ask::HandOverShutdown { cookie, unread })? {
-            let fresh = || Connection::new(seen.inode);
-            self.connections.entry(cookie).or_insert_with(fresh).handed = true;
+            self.shut_down.insert(cookie, seen.inode);
             // Counted here, for a process that is killed comes to no close.
             self.count(cookie, Count::Handed);
             if unread > 0 {

@@ -11,8 +11,6 @@ pub(super) struct Connection {
     pub(super) inode: Inode,
     /// `None` while it has one fd: it was never copied, inherited or passed, as far as the kernel has told.
     pub(super) shared: Option<Shared>,
-    /// The closer has it already (`shutdown` was called), and the program still has its fd.
-    pub(super) handed: bool,
     /// The driver has an fd since it was accepted; the process that has one, too.
     pub(super) held: Option<Pid>,
     /// Kept fds of it.
@@ -59,12 +57,12 @@ pub(super) enum Passed {
 
 impl Connection {
     pub(super) fn new(inode: Inode) -> Self {
-        Self { inode, shared: None, handed: false, held: None, kept: Vec::new() }
+        Self { inode, shared: None, held: None, kept: Vec::new() }
     }
 
     /// Whether nothing is worth remembering.
     pub(super) fn is_blank(&self) -> bool {
-        self.shared.is_none() && !self.handed && self.held.is_none() && self.kept.is_empty()
+        self.shared.is_none() && self.held.is_none() && self.kept.is_empty()
     }
 
     /// Notes that there may be more fds than this one.

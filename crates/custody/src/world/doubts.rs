@@ -10,15 +10,13 @@ use super::vocabulary::{Census, Inode, Pid, Tid};
 pub(super) struct Doubts {
     /// Threads that were let copy fds, and may still be about it.
     copying: BTreeSet<Tid>,
-    /// A process with several threads was let fork, and its child has not been looked at since: what the other threads
-    /// accepted meanwhile it may have as well.
-    births: bool,
+    /// No look at all fds has shown yet what was copied: by a fork also what another thread accepted meanwhile, and by a
+    /// copy what another thread has put at the fd since.
+    stray: bool,
     /// Sockets with several fds at the last look that are not known as connections.
     several: BTreeSet<Inode>,
     /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
     obscure: BTreeMap<Pid, Obscure>,
-    /// One of them has made a child, which may have any connection of its parent's.
-    blind: bool,
     /// One of them has sent a message that cannot be read: it may carry any shared connection.
     opaque: bool,
 }
@@ -36,20 +34,15 @@ impl Doubts {
         self.copying.remove(&tid);
     }
 
-    /// A thread is let copy fds.
+    /// A thread is let copy an fd.
     pub(super) fn copies(&mut self, tid: Tid) {
-        self.copying.insert(tid);
+        self.forks(tid, false);
     }
 
     /// A process is let fork that has one thread (`alone`), or several.
     pub(super) fn forks(&mut self, tid: Tid, alone: bool) {
-        self.copies(tid);
-        self.births |= !alone;
-    }
-
-    /// A process that cannot be looked at has made a child.
-    pub(super) fn forks_unseen(&mut self) {
-        self.blind = true;
+        self.copying.insert(tid);
+        self.stray |= !alone;
     }
 
     /// A process that cannot be looked at sends a message.
@@ -86,7 +79,7 @@ impl Doubts {
 
     /// Whether a connection with one known fd may have others.
     pub(super) fn about(&self, inode: Inode) -> bool {
-        self.blind || self.opaque || self.births || self.any_hides() || self.several.contains(&inode)
+        self.opaque || self.stray || self.any_hides() || self.several.contains(&inode)
     }
 
     /// Whether some fd may be about to be copied, so that the copy cannot be seen yet.
@@ -108,7 +101,7 @@ impl Doubts {
     /// known to be shared.
     pub(super) fn look(&mut self, census: &Census, is_known: impl Fn(Inode) -> bool) {
         if !census.hidden {
-            self.births &= self.is_copying();
+            self.stray &= self.is_copying();
             self.several.clear();
         }
         let several = census.names.iter().filter(|(_, names)| names.len() > 1);

@@ -118,7 +118,7 @@ impl World {
 
     /// Counts a plain end, unless `shutdown` was counted as the connection's.
     pub(super) fn leave(&mut self, cookie: Cookie) {
-        if self.connections.get(&cookie).is_none_or(|one| !one.handed) {
+        if !self.shut_down.contains_key(&cookie) {
             self.count(cookie, Count::Refused);
         }
         self.release(cookie);

@@ -89,10 +89,7 @@ impl World {
             return Ok(());
         };
         debug_assert_eq!(stage, Stage::Over, "it is known that nobody holds it");
-        if self.connections.get(&cookie).is_some_and(|one| one.handed) {
-            if let Some(connection) = self.connections.get_mut(&cookie) {
-                connection.handed = false;
-            }
+        if self.shut_down.remove(&cookie).is_some() {
             self.note_end(cookie);
             self.release(cookie);
             self.forget_ending(kept);

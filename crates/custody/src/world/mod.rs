@@ -36,7 +36,7 @@ pub use vocabulary::{
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "plain data: every field has a default to start from")]
 pub struct Limits {
-    /// Shared connections before those that are gone are looked for; at each power of two from here on.
+    /// Connections that are shared or shut down before those that are gone are looked for; more, if more are still there.
     pub shared: usize,
     /// Fds that are remembered of one shared connection: more save looks at all fds of the program.
     pub names: usize,
@@ -81,6 +81,10 @@ pub struct World {
     connections: BTreeMap<Cookie, Connection>,
     /// The connections that are shared, by inode.
     inodes: BTreeMap<Inode, Cookie>,
+    /// The connections that the closer has already (`shutdown` was called), and of which the program still has an fd.
+    shut_down: BTreeMap<Cookie, Inode>,
+    /// How many of both to remember before those that are gone are looked for.
+    room: usize,
     endings: BTreeMap<Kept, Ending>,
     next_kept: u64,
     flights: Flights,
@@ -108,6 +112,8 @@ impl World {
             now: Duration::ZERO,
             connections: BTreeMap::new(),
             inodes: BTreeMap::new(),
+            shut_down: BTreeMap::new(),
+            room: limits.shared,
             endings: BTreeMap::new(),
             next_kept: 0,
             flights: Flights::new(limits.in_flight),
@@ -131,7 +137,6 @@ impl World {
             Event::Fork { caller, open, hidden, alone } => {
                 self.doubts.forks(caller.tid, alone);
                 if hidden {
-                    self.doubts.forks_unseen();
                     self.hides(caller.pid);
                 }
                 self.inherit_all(caller, open, false);
@@ -221,7 +226,11 @@ impl World {
     /// What is known of a connection, for tests and for those who watch.
     pub fn state(&self, cookie: Cookie) -> State {
         let Some(connection) = self.connections.get(&cookie) else {
-            return if self.lately.contains(&cookie) { State::Ended } else { State::Unknown };
+            return match (self.shut_down.contains_key(&cookie), self.lately.contains(&cookie)) {
+                (true, _) => State::ShutDown,
+                (_, true) => State::Ended,
+                (false, false) => State::Unknown,
+            };
         };
         let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
         if self.flights.contains(cookie) {
@@ -232,7 +241,7 @@ impl World {
             State::Sent
         } else if connection.shared.is_some() {
             State::Shared
-        } else if connection.handed {
+        } else if self.shut_down.contains_key(&cookie) {
             State::ShutDown
         } else {
             State::Held
@@ -242,6 +251,11 @@ impl World {
     /// Whether it matters when a process dies: something is held, or a process did something unseen.
     pub fn heeds_deaths(&self) -> bool {
         self.doubts.any_hides() || self.connections.values().any(|connection| connection.held.is_some())
+    }
+
+    /// How many connections are remembered because they may have several fds, or because `shutdown` was called.
+    pub fn remembered(&self) -> usize {
+        self.inodes.len() + self.shut_down.len()
     }
 
     /// Whether nothing is kept or held any more.

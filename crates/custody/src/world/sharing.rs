@@ -30,10 +30,8 @@ impl World {
         name: Name,
         known: &Known,
     ) -> Result<(), Ask> {
-        let shared = self.connections.get(&cookie).is_some_and(|one| one.shared.is_some());
-        if !shared && self.inodes.len() >= self.limits.shared && self.inodes.len().is_power_of_two() {
-            let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
-            self.forget_what_is_gone(census);
+        if !self.shares(inode) {
+            self.make_room(known)?;
         }
         self.inodes.insert(inode, cookie);
         let most = self.limits.names;
@@ -41,18 +39,10 @@ impl World {
         Ok(())
     }
 
-    /// Forgets shared connections that nobody has open, nor a message, and that nobody was let close.
-    fn forget_what_is_gone(&mut self, census: &Census) {
-        if census.hidden {
-            return;
-        }
-        let gone = |(inode, cookie): &(&Inode, &Cookie)| {
-            let known = self.connections.get(*cookie);
-            let sent = known.and_then(|one| one.shared.as_ref()).is_some_and(|shared| shared.sent.is_some());
-            census.names(**inode).is_empty() && !sent && known.is_none_or(|one| one.kept.is_empty())
-        };
-        let gone: Vec<Cookie> = self.inodes.iter().filter(gone).map(|(_, cookie)| *cookie).collect();
-        gone.into_iter().for_each(|cookie| self.unshare(cookie));
+    /// Has all fds looked at, which shows what is gone, before there are twice as many to remember as after the last look.
+    pub(super) fn make_room(&self, known: &Known) -> Result<(), Ask> {
+        let is_full = self.remembered() >= self.room;
+        if is_full && known.census.is_none() { Err(self.census_ask()) } else { Ok(()) }
     }
 
     pub(super) fn send(
@@ -103,8 +93,8 @@ impl World {
         }
     }
 
-    /// Renews what is known of shared connections. One with a single fd is shared no more, unless a call that copies,
-    /// or a message, may be about to give it another.
+    /// Renews what is known of connections. One with a single fd is shared no more, and one without any has no holder to
+    /// wait for, unless a call that copies, or a message, may be about to give it another.
     pub(super) fn take_census(&mut self, census: &Census) {
         let certain = !self.doubts.is_copying() && !census.hidden;
         self.doubts.look(census, |inode| self.inodes.contains_key(&inode));
@@ -120,6 +110,14 @@ impl World {
             }
         }
         sole.into_iter().for_each(|cookie| self.unshare(cookie));
+        if certain && !self.doubts.is_opaque() {
+            let (connections, tasks) = (&self.connections, &self.tasks);
+            self.shut_down.retain(|cookie, inode| {
+                let is_told = tasks.iter().any(|(task, _)| task.is_about(*cookie));
+                is_told || connections.contains_key(cookie) || !census.names(*inode).is_empty()
+            });
+        }
+        self.room = self.limits.shared.max(self.remembered() * 2);
         // Who was thought to have it may have let go of it unseen.
         let mut heirs = Vec::new();
         for (cookie, connection) in &self.connections {

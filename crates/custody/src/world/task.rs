@@ -34,6 +34,18 @@ pub(super) enum Task {
     EndFlight(Cookie),
 }
 
+impl Task {
+    /// Whether an event is being told of this connection.
+    pub(super) fn is_about(&self, cookie: Cookie) -> bool {
+        match self {
+            Self::Share(seen, _) | Self::Send(seen, ..) | Self::Close(seen, ..) | Self::Shutdown(seen, _) => {
+                seen.cookie == cookie
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What a task has been told.
 #[derive(Debug, Default)]
 pub(super) struct Known {

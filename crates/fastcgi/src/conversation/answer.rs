@@ -26,7 +26,7 @@ pub enum Said {
 /// How a request ends: what its last records are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum RequestEnd {
     /// The rest of the response, the end of STDOUT, END_REQUEST with the handler's status.
     Complete(u32),
     /// Why, to the gateway's log; a `500`, END_REQUEST.
@@ -37,7 +37,7 @@ pub enum Verdict {
     Cut,
 }
 
-impl Verdict {
+impl RequestEnd {
     /// Decides by what the handler came to (its status, or `None` where it failed), by what was sent, and by
     /// whether the gateway aborted the request.
     pub(super) fn of(status: Option<u32>, said: Said, aborted: bool) -> Self {
@@ -160,21 +160,21 @@ impl Answer {
     /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
     ///
     /// `reason` goes to the gateway's log where the verdict says so.
-    pub fn last(mut self, verdict: Verdict, reason: &str) -> Last {
-        let verdict = if self.said == Said::Torn { Verdict::Cut } else { verdict };
-        if let Verdict::Complete(status) = verdict {
+    pub fn last(mut self, verdict: RequestEnd, reason: &str) -> Last {
+        let verdict = if self.said == Said::Torn { RequestEnd::Cut } else { verdict };
+        if let RequestEnd::Complete(status) = verdict {
             let from = if self.gathered.len() > HEADER { 0 } else { HEADER };
             self.seal();
             return self.ended(status, from);
         }
         self.gathered = emptied(self.gathered);
-        if verdict != Verdict::Bare {
+        if verdict != RequestEnd::Bare {
             record::push_stream(&mut self.gathered, RecordType::Stderr, self.id, reason.as_bytes());
         }
         match verdict {
-            Verdict::Cut => return Last { buffer: self.gathered, from: HEADER },
-            Verdict::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
-            Verdict::Bare | Verdict::Complete(_) => {}
+            RequestEnd::Cut => return Last { buffer: self.gathered, from: HEADER },
+            RequestEnd::Refused => record::push(&mut self.gathered, RecordType::Stdout, self.id, REFUSAL),
+            RequestEnd::Bare | RequestEnd::Complete(_) => {}
         }
         self.ended(1, HEADER)
     }

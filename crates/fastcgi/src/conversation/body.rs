@@ -63,7 +63,7 @@ impl From<Gone> for io::Error {
 
 /// One stream of one request.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum InputStream {
     /// More may come.
     Coming(Queue),
     /// All of it has come.
@@ -72,7 +72,7 @@ pub(super) enum Body {
     Unwanted,
 }
 
-impl Body {
+impl InputStream {
     /// A stream that this request has, or one that is empty from the start.
     pub(super) fn new(has_one: bool) -> Self {
         if has_one { Self::Coming(Queue::default()) } else { Self::Whole(Queue::default()) }

@@ -1,6 +1,6 @@
 //! A request between its parameters and its answer.
 
-use super::body::{Body, Which};
+use super::body::{InputStream, Which};
 use crate::incoming::Start;
 use crate::record::Role;
 
@@ -16,31 +16,31 @@ impl Key {
 
 /// A request that was begun and is not finished.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenRequest {
     pub(super) key: Key,
     pub(super) id: u16,
     pub(super) keep_conn: bool,
     pub(super) is_aborted: bool,
-    stdin: Body,
-    data: Body,
+    stdin: InputStream,
+    data: InputStream,
     /// The stream that its handler waits for.
     pub(super) waits_for: Option<Which>,
 }
 
-impl Open {
+impl OpenRequest {
     pub(super) fn new(key: Key, start: &Start) -> Self {
         Self {
             key,
             id: start.id,
             keep_conn: start.keep_conn,
             is_aborted: false,
-            stdin: Body::new(start.role != Role::Authorizer),
-            data: Body::new(start.role == Role::Filter),
+            stdin: InputStream::new(start.role != Role::Authorizer),
+            data: InputStream::new(start.role == Role::Filter),
             waits_for: None,
         }
     }
 
-    pub(super) fn body(&mut self, which: Which) -> &mut Body {
+    pub(super) fn body(&mut self, which: Which) -> &mut InputStream {
         match which {
             Which::Stdin => &mut self.stdin,
             Which::Data => &mut self.data,
@@ -59,7 +59,7 @@ impl Open {
 
     /// Its handler reads no more.
     pub(super) fn unwanted(&mut self) {
-        (self.stdin, self.data) = (Body::Unwanted, Body::Unwanted);
+        (self.stdin, self.data) = (InputStream::Unwanted, InputStream::Unwanted);
     }
 
     fn has_come(&mut self, which: Which) {

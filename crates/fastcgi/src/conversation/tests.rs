@@ -104,13 +104,13 @@ impl Talk {
         self.conversation.silent(self.now);
     }
 
-    fn finish(&mut self, key: Key, status: Option<u32>, said: Said) -> Verdict {
+    fn finish(&mut self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
         self.conversation.finish(key, status, said, self.now)
     }
 
     /// A request is answered, and its last records sent.
     fn answer(&mut self, key: Key) {
-        assert_eq!(self.finish(key, Some(0), Said::Part), Verdict::Complete(0));
+        assert_eq!(self.finish(key, Some(0), Said::Part), RequestEnd::Complete(0));
         self.conversation.answered(true);
     }
 

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
 use super::pool::Pool;
-use super::{Body, Cause, Config, Error, Request};
+use super::{Body, Cause, Config, Error, GatewayRequest};
 use crate::cgi::Head;
 use crate::params::push_pair;
 use crate::record::{self, EndRequest, FULL, ProtocolStatus, RecordType, Role};
@@ -17,13 +17,13 @@ use crate::replies::{Replies, Reply};
 
 const ID: u16 = 1;
 const BUFFER: usize = 64 << 10;
-/// Most of the application's log lines that are kept for [`Response::stderr`].
+/// Most of the application's log lines that are kept for [`GatewayResponse::stderr`].
 const MOST_STDERR: usize = 64 << 10;
 
-/// A response. Reading gives STDOUT, the CGI header block first (see [`Response::head`]); the end of stream
+/// A response. Reading gives STDOUT, the CGI header block first (see [`GatewayResponse::head`]); the end of stream
 /// is reported **only after END_REQUEST**, everything else is an error that wraps [`Error`].
 #[derive(Debug)]
-pub struct Response {
+pub struct GatewayResponse {
     /// Gone once it is back in the pool.
     socket: Option<Socket>,
     pool: Arc<Pool>,
@@ -50,8 +50,8 @@ pub struct Response {
     end: Option<EndRequest>,
 }
 
-impl Response {
-    pub(super) fn start(socket: Socket, request: Request, pool: Arc<Pool>, config: Config) -> Self {
+impl GatewayResponse {
+    pub(super) fn start(socket: Socket, request: GatewayRequest, pool: Arc<Pool>, config: Config) -> Self {
         let mut out = Vec::with_capacity(1024);
         record::push_begin(&mut out, ID, request.role, config.keep_conn);
         let mut pairs = Vec::new();
@@ -267,7 +267,7 @@ impl Response {
     }
 }
 
-impl Read for Response {
+impl Read for GatewayResponse {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         if !self.pushed_back.is_empty() {
             let taken = to.len().min(self.pushed_back.len());

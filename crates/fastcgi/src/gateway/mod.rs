@@ -18,7 +18,7 @@ use crate::cgi::InvalidHead;
 use crate::error::ProtocolError;
 use crate::record::{ProtocolStatus, Role};
 
-pub use exchange::Response;
+pub use exchange::GatewayResponse;
 use pool::Pool;
 
 /// How a client connects and waits. Plain data; every field may be set directly.
@@ -80,7 +80,7 @@ impl fmt::Debug for Body {
 /// A request to an application.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Request {
+pub struct GatewayRequest {
     /// What the application is to be.
     pub role: Role,
     /// The environment: names and values.
@@ -91,7 +91,7 @@ pub struct Request {
     pub data: Option<Arc<[u8]>>,
 }
 
-impl Request {
+impl GatewayRequest {
     /// A request for the script at `filename`, with the parameters that every application expects.
     pub fn new(method: &str, filename: &str) -> Self {
         let request =
@@ -241,13 +241,13 @@ impl Client {
     ///
     /// # Errors
     /// Whatever happens before the response begins; what happens later comes with reading it.
-    pub fn send(&self, request: Request) -> Result<Response, Error> {
+    pub fn send(&self, request: GatewayRequest) -> Result<GatewayResponse, Error> {
         let mut request = request;
         let mut retries = self.config.retries;
         loop {
             let (again, repeatable) = (request.again(), request.is_repeatable());
             let (socket, reused) = self.pool.take(repeatable || self.config.trusting)?;
-            let mut response = Response::start(socket, request, self.pool.clone(), self.config);
+            let mut response = GatewayResponse::start(socket, request, self.pool.clone(), self.config);
             let error = match response.begin() {
                 Ok(()) => return Ok(response),
                 Err(error) => error,

@@ -6,20 +6,20 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// idle ones never keep a new one waiting.
 #[derive(Debug)]
 pub(super) struct Gate {
-    state: Mutex<State>,
+    state: Mutex<Slots>,
     freed: Condvar,
     most_resting: usize,
 }
 
 #[derive(Debug)]
-struct State {
+struct Slots {
     free: usize,
     resting: usize,
 }
 
 impl Gate {
     pub(super) fn new(slots: usize, most_resting: usize) -> Self {
-        let state = Mutex::new(State { free: slots.max(1), resting: 0 });
+        let state = Mutex::new(Slots { free: slots.max(1), resting: 0 });
         Self { state, freed: Condvar::new(), most_resting }
     }
 
@@ -54,7 +54,7 @@ impl Gate {
         Some(result)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Slots> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,25 +10,25 @@ use ::tokio::sync::{Mutex as Turn, Notify};
 use ::tokio::time::timeout;
 use bytes::Bytes;
 
-use super::wire::Wire;
-use crate::conversation::{Conversation, Input, Key, Said, Verdict, Which};
+use super::wire::AsyncWire;
+use crate::conversation::{Conversation, Input, Key, RequestEnd, Said, Which};
 use crate::sending::{Output, stopped};
 
 /// The conversation, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Desk {
-    state: Mutex<State>,
+    state: Mutex<DeskState>,
     /// A handler has read or ended: the task that reads the connection should ask what to do.
     pub(super) news: Notify,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct DeskState {
     pub(super) conversation: Conversation,
     waiting: Vec<(Key, Waker)>,
 }
 
-impl State {
+impl DeskState {
     /// Wakes the handlers whose input has come, or will not come.
     pub(super) fn wake(&mut self) {
         let conversation = &self.conversation;
@@ -44,10 +44,10 @@ impl State {
 
 impl Desk {
     pub(super) fn new(conversation: Conversation) -> Self {
-        Self { state: Mutex::new(State { conversation, waiting: Vec::new() }), news: Notify::new() }
+        Self { state: Mutex::new(DeskState { conversation, waiting: Vec::new() }), news: Notify::new() }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, DeskState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +85,7 @@ impl Desk {
         }
     }
 
-    pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> Verdict {
+    pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
         let mut state = self.lock();
         let verdict = state.conversation.finish(key, status, said, Instant::now());
         // One that reads on after its answer is told.
@@ -112,7 +112,7 @@ impl<W> Out<W> {
     }
 }
 
-impl<W: Wire + ?Sized> Out<W> {
+impl<W: AsyncWire + ?Sized> Out<W> {
     /// Writes all of it, in one piece among what other requests write.
     pub(super) async fn send(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut output = self.turn.lock().await;

@@ -9,8 +9,8 @@ use ::tokio::sync::oneshot;
 use bytes::Bytes;
 
 use super::desk::{Desk, Out};
-use super::wire::Wire;
-use crate::conversation::{Accepted, Answer, Key, Verdict, Which};
+use super::wire::AsyncWire;
+use crate::conversation::{Accepted, Answer, Key, RequestEnd, Which};
 use crate::incoming::Start;
 use crate::params::Params;
 use crate::record::Role;
@@ -85,7 +85,7 @@ pub(super) struct Live {
     key: Key,
     answer: Answer,
     desk: Arc<Desk>,
-    out: Arc<Out<dyn Wire>>,
+    out: Arc<Out<dyn AsyncWire>>,
 }
 
 impl std::fmt::Debug for Response {
@@ -113,7 +113,7 @@ impl Response {
         key: Key,
         id: u16,
         desk: Arc<Desk>,
-        out: Arc<Out<dyn Wire>>,
+        out: Arc<Out<dyn AsyncWire>>,
     ) -> (Self, oneshot::Receiver<Live>) {
         let (back, dropped) = oneshot::channel();
         let live = Live { key, answer: Answer::new(id, Vec::new()), desk, out };
@@ -195,7 +195,7 @@ impl Live {
             answering.sent = true;
         }
         match (status, verdict) {
-            (Some(_), Verdict::Cut) => Err(ErrorKind::BrokenPipe.into()),
+            (Some(_), RequestEnd::Cut) => Err(ErrorKind::BrokenPipe.into()),
             _ => Ok(()),
         }
     }
@@ -211,7 +211,7 @@ impl Live {
 /// hears of it, and nothing of this request holds the connection then.
 struct Answering {
     desk: Arc<Desk>,
-    out: Option<Arc<Out<dyn Wire>>>,
+    out: Option<Arc<Out<dyn AsyncWire>>>,
     sent: bool,
 }
 

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use linger::Event;
 
-use super::wire::Wire;
+use super::wire::AsyncWire;
 use super::{Config, Request, Response};
 use crate::conversation::End;
 use crate::transcripts::memory::Gateway;
 use crate::transcripts::plan::{Act, Done, REASON, pattern};
 
-impl Wire for Arc<Gateway> {
+impl AsyncWire for Arc<Gateway> {
     fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
         match Gateway::receive(self, to, Some(context.waker())) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,

@@ -10,7 +10,7 @@ use linger::Event;
 use crate::socket;
 
 /// A connection that is read and written at once, by one task each at a time.
-pub trait Wire: Send + Sync + 'static {
+pub trait AsyncWire: Send + Sync + 'static {
     /// Receives; 0 at the end.
     fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>>;
     /// Sends what there is room for.
@@ -21,7 +21,7 @@ pub trait Wire: Send + Sync + 'static {
 
 macro_rules! wire {
     ($stream:ty) => {
-        impl Wire for $stream {
+        impl AsyncWire for $stream {
             fn poll_receive(&self, context: &mut Context<'_>, to: &mut [u8]) -> Poll<io::Result<usize>> {
                 loop {
                     ready!(self.poll_read_ready(context))?;

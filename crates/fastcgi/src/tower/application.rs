@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::params::Params;
 use crate::responder::Config;
-use crate::tokio::{Listener, Request, Response, serve as serve_fastcgi};
+use crate::tokio::{Acceptor, Request, Response, serve as serve_fastcgi};
 
 /// The body of a request: STDIN, as it comes.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl http_body::Body for Body {
 /// As [`tokio::serve`](crate::tokio::serve).
 pub async fn serve<L, S, B>(listener: L, config: Config, service: S) -> io::Result<()>
 where
-    L: Listener,
+    L: Acceptor,
     S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
     S::Error: Display,
     S::Future: Send,

@@ -34,19 +34,19 @@ const BUFFER: usize = 64 << 10;
 /// arrived before a reset, and ends a response's body without error only after END_REQUEST.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    shared: Arc<Application>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Application {
     address: Address,
     document_root: String,
     config: Config,
-    idle: Mutex<Vec<(Wire, Instant)>>,
+    idle: Mutex<Vec<(ApplicationStream, Instant)>>,
 }
 
 #[derive(Debug)]
-enum Wire {
+enum ApplicationStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -54,7 +54,8 @@ enum Wire {
 impl Gateway {
     /// A gateway to the application at `address`, which finds its scripts under `document_root`.
     pub fn new(address: Address, document_root: impl Into<String>, config: Config) -> Self {
-        let shared = Shared { address, document_root: document_root.into(), config, idle: Mutex::default() };
+        let shared =
+            Application { address, document_root: document_root.into(), config, idle: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -103,7 +104,7 @@ where
     }
 }
 
-impl Shared {
+impl Application {
     fn head(&self, parts: &http::request::Parts, length: Option<u64>) -> Vec<u8> {
         let mut pairs = Vec::new();
         let mut pair = |name: &str, value: &[u8]| push_pair(&mut pairs, name.as_bytes(), value);
@@ -145,7 +146,7 @@ impl Shared {
         out
     }
 
-    async fn wire(&self, kept: bool) -> Result<Wire, Error> {
+    async fn wire(&self, kept: bool) -> Result<ApplicationStream, Error> {
         while let Some((wire, since)) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             if !kept {
                 // Close the idle connection first: many applications serve one connection a worker, and the idle one
@@ -161,9 +162,9 @@ impl Shared {
                 Address::Tcp(address) => {
                     let stream = TcpStream::connect(address).await?;
                     stream.set_nodelay(true)?;
-                    Ok(Wire::Tcp(stream))
+                    Ok(ApplicationStream::Tcp(stream))
                 }
-                Address::Unix(path) => UnixStream::connect(path).await.map(Wire::Unix),
+                Address::Unix(path) => UnixStream::connect(path).await.map(ApplicationStream::Unix),
             }
         };
         let connected = timeout(self.config.connect_timeout, connecting).await;
@@ -171,7 +172,7 @@ impl Shared {
         connected.map_err(|source| Error::Connect { address: self.address.clone(), source })
     }
 
-    fn put(&self, wire: Wire) {
+    fn put(&self, wire: ApplicationStream) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.config.idle_connections {
             idle.push((wire, Instant::now()));
@@ -179,7 +180,7 @@ impl Shared {
     }
 }
 
-impl Wire {
+impl ApplicationStream {
     /// Whether an idle connection has nothing to read. Anything readable between two requests is the end of the stream
     /// or bytes that belong to no request; either way the connection cannot be used again.
     fn is_silent(&self) -> bool {
@@ -199,7 +200,7 @@ fn cut(received: u64, cause: Cause, write_error: Option<io::ErrorKind>) -> Error
 type Told = oneshot::Sender<Result<http::Response<ResponseBody>, Error>>;
 
 /// Carries one request and its response, and puts the connection back where both were complete.
-async fn drive<B>(shared: Arc<Shared>, wire: Wire, head: Vec<u8>, body: B, tell: Told)
+async fn drive<B>(shared: Arc<Application>, wire: ApplicationStream, head: Vec<u8>, body: B, tell: Told)
 where
     B: http_body::Body,
     B::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
@@ -211,13 +212,13 @@ where
         }
     };
     match wire {
-        Wire::Tcp(mut stream) => {
+        ApplicationStream::Tcp(mut stream) => {
             let kept = exchange(&mut stream, &config, head, body, tell).await;
-            reusable(kept, Wire::Tcp(stream));
+            reusable(kept, ApplicationStream::Tcp(stream));
         }
-        Wire::Unix(mut stream) => {
+        ApplicationStream::Unix(mut stream) => {
             let kept = exchange(&mut stream, &config, head, body, tell).await;
-            reusable(kept, Wire::Unix(stream));
+            reusable(kept, ApplicationStream::Unix(stream));
         }
     }
 }

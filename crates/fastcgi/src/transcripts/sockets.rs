@@ -152,7 +152,7 @@ pub(super) fn with_threads(gateway: &Arc<Gateway>, place: Place) -> Vec<u8> {
 /// Gives one connection, then waits for ever.
 struct Once<S>(Mutex<Option<S>>);
 
-impl<S: crate::tokio::Connection> crate::tokio::Listener for Once<S> {
+impl<S: crate::tokio::Connection> crate::tokio::Acceptor for Once<S> {
     type Connection = S;
 
     async fn accept(&self) -> io::Result<S> {

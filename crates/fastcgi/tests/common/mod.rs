@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linger_fastcgi::incoming::{Capacity, Event, Incoming};
+use linger_fastcgi::incoming::{Capacity, Incoming, Received};
 use linger_fastcgi::record::{self, EndRequest, ProtocolStatus, RecordType};
 use linger_fastcgi::responder::{Config, Handler, Stop};
 use linger_fastcgi::{Address, Limits, Params, Request, Responder, Response, cgi};
@@ -148,9 +148,9 @@ fn raw_request(mut stream: TcpStream, ending: Ending) -> io::Result<()> {
             let mut input = &buffer[..received];
             while let Some(event) = incoming.next(&mut input)? {
                 match event {
-                    Event::Start(start) => *request = Some(wanted(&start.params)),
-                    Event::Stdin(_, bytes) => *got += bytes.len() as u64,
-                    Event::StdinEnd(_) => *ended = true,
+                    Received::Start(start) => *request = Some(wanted(&start.params)),
+                    Received::Stdin(_, bytes) => *got += bytes.len() as u64,
+                    Received::StdinEnd(_) => *ended = true,
                     _ => {}
                 }
             }

@@ -246,42 +246,20 @@ fn check(result: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{IpAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
 
-    use linger_netns::{Namespace, net};
-    use linger_testing::sandboxed;
-
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2));
-
-    /// Two hosts joined by one veth pair.
-    fn pair() -> (Namespace, Namespace) {
-        let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
-        a.run(|| {
-            net::veth("eth0", [2, 0, 0, 0, 0, 1], "eth0", b.descriptor().unwrap()).unwrap();
-            net::address("eth0", A, 24).unwrap();
-            net::offloads_off("eth0").unwrap();
-            net::up("eth0").unwrap();
-        })
-        .unwrap();
-        b.run(|| {
-            net::address("eth0", B, 24).unwrap();
-            net::up("eth0").unwrap();
-        })
-        .unwrap();
-        (a, b)
-    }
+    use linger_testing::{HOSTS, sandboxed, two_hosts};
 
     #[test]
     fn frames_pass_from_port_to_port_in_order() {
         sandboxed(|| {
-            let (a, b) = pair();
+            let [a, b] = two_hosts();
             let mut pool = FramePool::default();
             let at_a = a.run(|| Port::open("eth0").unwrap()).unwrap();
             let at_b = b.run(|| Port::open("eth0").unwrap()).unwrap();
             // Every TCP segment of a real handshake is seen at both ends.
-            let _listener = b.run(|| TcpListener::bind((B, 80)).unwrap()).unwrap();
-            let _client = a.run(|| TcpStream::connect((B, 80)).unwrap()).unwrap();
+            let _listener = b.run(|| TcpListener::bind((HOSTS[1], 80)).unwrap()).unwrap();
+            let _client = a.run(|| TcpStream::connect((HOSTS[1], 80)).unwrap()).unwrap();
             let mut seen: Vec<Frame> = Vec::new();
             while at_b.receive(&mut pool, &mut seen).unwrap() > 0 {}
             // At least the SYN and the ACK; what is sent at an end is not seen by that end's port.

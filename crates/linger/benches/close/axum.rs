@@ -37,7 +37,7 @@ impl Server {
                     match lingering {
                         None => axum::serve(listener, app).await,
                         Some((policy, closer)) => {
-                            let listener = linger::axum::listen(listener, policy).with_closer(&closer);
+                            let listener = linger::axum::listen_with(listener, policy, &closer);
                             axum::serve(listener, app).await
                         }
                     }

@@ -1,5 +1,7 @@
 //! What a closer may spend.
 
+use rustix::process::{Resource, getrlimit};
+
 /// The bounds of all lingering sockets together. Plain data; every field may be set directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -8,8 +10,8 @@
 pub struct Budget {
     /// Most sockets that linger at once; one more evicts another.
     ///
-    /// Raising it holds more descriptors: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A socket
-    /// costs 96 bytes here and whatever its send queue holds in the kernel.
+    /// Raising it holds more descriptors: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A program that
+    /// raises its limit does so before the first closer is made. A socket costs 96 bytes here and whatever its send queue holds in the kernel.
     pub sockets: usize,
     /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
     ///
@@ -25,10 +27,18 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 4,096 sockets, no other bound: 400 KB here, and far from the usual server's descriptor limit.
+    /// Half of the descriptors that the process may have now (the soft `RLIMIT_NOFILE`), at most 4,096 sockets: 400 KB
+    /// here. No other bound.
     fn default() -> Self {
-        Self { sockets: 4_096, sockets_per_peer: None, discard_per_second: None }
+        let limit = getrlimit(Resource::Nofile).current;
+        Self { sockets: sockets_for(limit), sockets_per_peer: None, discard_per_second: None }
     }
+}
+
+/// How many sockets may linger under this limit of descriptors; `None` for no limit.
+fn sockets_for(limit: Option<u64>) -> usize {
+    let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    half.clamp(1, 4_096)
 }
 
 impl Budget {

@@ -8,9 +8,9 @@ use super::Closer;
 use super::budget::Budget;
 
 /// The global closers of a line of processes, each forked from the one before, the present one last.
-pub(super) struct Line(SetOnce<Link>);
+pub(super) struct Line(SetOnce<Generation>);
 
-struct Link {
+struct Generation {
     closer: Closer,
     /// The closer of a child.
     next: Line,
@@ -29,10 +29,10 @@ impl Line {
         let mut place = &self.0;
         loop {
             match place.get() {
-                Some(Link { closer, .. }) if closer.handle.here().is_some() => return Ok(closer),
-                Some(Link { next, .. }) => place = &next.0,
+                Some(Generation { closer, .. }) if closer.handle.here().is_some() => return Ok(closer),
+                Some(Generation { next, .. }) => place = &next.0,
                 None => {
-                    let link = Link { closer: Closer::new(Budget::default())?, next: Self::new() };
+                    let link = Generation { closer: Closer::new(Budget::default())?, next: Self::new() };
                     // Racing callers may each make a closer; the thread of the one that is late exits.
                     let _ = place.set(Box::new(link));
                 }

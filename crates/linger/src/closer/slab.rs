@@ -28,7 +28,7 @@ pub(super) const PEER: usize = 2;
 pub(super) struct Entry {
     pub(super) core: Core,
     pub(super) socket: Socket,
-    links: [Link; 3],
+    links: [Neighbours; 3],
     /// Hash of the peer's address; 0 where it is not counted.
     pub(super) peer: u32,
     /// The slot in which its timer is armed, or [`UNARMED`].
@@ -91,12 +91,12 @@ impl Flags {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct Neighbours {
     previous: u32,
     next: u32,
 }
 
-const UNLINKED: Link = Link { previous: NONE, next: NONE };
+const UNLINKED: Neighbours = Neighbours { previous: NONE, next: NONE };
 
 #[derive(Debug)]
 enum Slot {
@@ -178,7 +178,7 @@ impl Slab {
         &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
     }
 
-    fn link<const LINK: usize>(&mut self, index: u32) -> &mut Link {
+    fn link<const LINK: usize>(&mut self, index: u32) -> &mut Neighbours {
         match self.slot(index) {
             Slot::Live(entry) => &mut entry.links[LINK],
             Slot::Free { .. } => unreachable!("only live entries are linked"),
@@ -201,12 +201,12 @@ impl<const LINK: usize> Ring<LINK> {
 
     pub(super) fn push_back(&mut self, slab: &mut Slab, index: u32) {
         if self.head == NONE {
-            *slab.link::<LINK>(index) = Link { previous: index, next: index };
+            *slab.link::<LINK>(index) = Neighbours { previous: index, next: index };
             self.head = index;
             return;
         }
         let last = slab.link::<LINK>(self.head).previous;
-        *slab.link::<LINK>(index) = Link { previous: last, next: self.head };
+        *slab.link::<LINK>(index) = Neighbours { previous: last, next: self.head };
         slab.link::<LINK>(last).next = index;
         slab.link::<LINK>(self.head).previous = index;
     }
@@ -217,7 +217,7 @@ impl<const LINK: usize> Ring<LINK> {
     }
 
     pub(super) fn remove(&mut self, slab: &mut Slab, index: u32) {
-        let Link { previous, next } = std::mem::replace(slab.link::<LINK>(index), UNLINKED);
+        let Neighbours { previous, next } = std::mem::replace(slab.link::<LINK>(index), UNLINKED);
         if next == index {
             self.head = NONE;
             return;
@@ -273,7 +273,7 @@ pub(super) mod tests {
             let wanted: Vec<_> = all.into_iter().filter(|index| *index != gone).collect();
             assert_eq!(ring.head(), Some(wanted[0]));
             for (at, index) in wanted.iter().enumerate() {
-                let Link { previous, next } = *slab.link::<PEER>(*index);
+                let Neighbours { previous, next } = *slab.link::<PEER>(*index);
                 assert_eq!((previous, next), (wanted[(at + 2) % 3], wanted[(at + 1) % 3]), "{gone}");
             }
             wanted.into_iter().for_each(|index| ring.remove(&mut slab, index));

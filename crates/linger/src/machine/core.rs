@@ -25,7 +25,7 @@ pub(crate) struct Core {
     at_limit: AtLimit,
     look: Look,
     peer_end: PeerEnd,
-    state: State,
+    state: CloseState,
 }
 
 /// How the present look at the socket came about.
@@ -55,7 +55,7 @@ enum PeerEnd {
 
 /// How far a close has come.
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum CloseState {
     /// The FIN has not been sent.
     Open,
     /// The FIN is out, and the peer may still send.
@@ -74,8 +74,8 @@ impl Core {
     pub(crate) fn new(policy: &Policy, now: u64) -> Self {
         let state = match policy.mode {
             // A reset needs no half-close, and asks only what it costs.
-            Mode::Abort => State::Ended { ended: Ended::Aborted, sent: Sent::UNASKED },
-            Mode::Linger | Mode::None => State::Open,
+            Mode::Abort => CloseState::Ended { ended: Ended::Aborted, sent: Sent::UNASKED },
+            Mode::Linger | Mode::None => CloseState::Open,
         };
         Self {
             started: now,
@@ -103,7 +103,7 @@ impl Core {
     }
 
     pub(crate) fn on(&mut self, event: Event, now: u64) {
-        if let State::Ended { sent, .. } = &mut self.state {
+        if let CloseState::Ended { sent, .. } = &mut self.state {
             // Only the last question is still open: what is left unacknowledged.
             *sent = match event {
                 Event::Unacknowledged { bytes, fin } => sent.measured(bytes, fin),
@@ -113,8 +113,8 @@ impl Core {
         }
         match event {
             Event::HalfClosed => {
-                if let State::Open = self.state {
-                    self.state = State::Draining { readable: true, sent: Sent::UNASKED };
+                if let CloseState::Open = self.state {
+                    self.state = CloseState::Draining { readable: true, sent: Sent::UNASKED };
                 }
                 self.progressed(now);
             }
@@ -129,13 +129,13 @@ impl Core {
             }
             Event::Empty => {
                 self.set_readable(false);
-                if let State::Draining { .. } = self.state {
+                if let CloseState::Draining { .. } = self.state {
                     self.peer_end = PeerEnd::Open;
                 }
             }
             Event::EndOfStream => {
-                if let State::Draining { sent, .. } = self.state {
-                    self.state = State::PeerClosed { sent: sent.asking(true) };
+                if let CloseState::Draining { sent, .. } = self.state {
+                    self.state = CloseState::PeerClosed { sent: sent.asking(true) };
                 }
             }
             Event::Unacknowledged { bytes, fin } => {
@@ -173,22 +173,24 @@ impl Core {
     pub(crate) fn next(&mut self, now: u64) -> Action<u64> {
         loop {
             match self.state {
-                State::Open => return Action::HalfClose,
-                State::Draining { readable: true, .. } if now < self.end_at() && !self.is_sated() => {
+                CloseState::Open => return Action::HalfClose,
+                CloseState::Draining { readable: true, .. } if now < self.end_at() && !self.is_sated() => {
                     return Action::Discard { max: self.allowance };
                 }
                 // Even when time is over the truth about the last bytes is worth one question.
-                State::Draining { sent, .. } | State::PeerClosed { sent } | State::Ended { sent, .. }
+                CloseState::Draining { sent, .. }
+                | CloseState::PeerClosed { sent }
+                | CloseState::Ended { sent, .. }
                     if sent.asks() =>
                 {
                     return Action::Measure;
                 }
-                State::Draining { .. } | State::PeerClosed { .. } => match self.wait(now) {
+                CloseState::Draining { .. } | CloseState::PeerClosed { .. } => match self.wait(now) {
                     Wait::Until(until) => return Action::Wait { until },
                     Wait::Inspect => return Action::Inspect,
                     Wait::Over(ended) => self.end(ended, false),
                 },
-                State::Ended { ended, sent } => return self.close(ended, sent, now),
+                CloseState::Ended { ended, sent } => return self.close(ended, sent, now),
             }
         }
     }
@@ -200,7 +202,7 @@ impl Core {
         if self.mode == Mode::None {
             return Wait::Over(Ended::Unwaited);
         }
-        if let State::PeerClosed { sent: Sent::Unknown { .. } | Sent::Acknowledged } = self.state {
+        if let CloseState::PeerClosed { sent: Sent::Unknown { .. } | Sent::Acknowledged } = self.state {
             return Wait::Over(Ended::PeerClosed);
         }
         let until = self.patience();
@@ -239,7 +241,7 @@ impl Core {
 
     /// Gives the close up for the sake of others.
     pub(crate) fn evict(&mut self) {
-        if !matches!(self.state, State::Ended { .. }) {
+        if !matches!(self.state, CloseState::Ended { .. }) {
             self.end_early(Ended::Evicted);
         }
     }
@@ -250,7 +252,7 @@ impl Core {
     }
 
     pub(crate) fn half_closed(&self) -> bool {
-        !matches!(self.state, State::Open)
+        !matches!(self.state, CloseState::Open)
     }
 
     pub(crate) fn discarded(&self) -> u64 {
@@ -259,7 +261,7 @@ impl Core {
 
     /// Whether the peer has closed its side.
     pub(crate) fn end_of_stream(&self) -> bool {
-        matches!(self.state, State::PeerClosed { .. })
+        matches!(self.state, CloseState::PeerClosed { .. })
     }
 
     /// Whether everything was read that the policy lets be read.
@@ -288,20 +290,22 @@ impl Core {
 
     fn sent(&self) -> Sent {
         match self.state {
-            State::Open => Sent::UNASKED,
-            State::Draining { sent, .. } | State::PeerClosed { sent } | State::Ended { sent, .. } => sent,
+            CloseState::Open => Sent::UNASKED,
+            CloseState::Draining { sent, .. }
+            | CloseState::PeerClosed { sent }
+            | CloseState::Ended { sent, .. } => sent,
         }
     }
 
     fn sent_mut(&mut self) -> Option<&mut Sent> {
         match &mut self.state {
-            State::Draining { sent, .. } | State::PeerClosed { sent } => Some(sent),
-            State::Open | State::Ended { .. } => None,
+            CloseState::Draining { sent, .. } | CloseState::PeerClosed { sent } => Some(sent),
+            CloseState::Open | CloseState::Ended { .. } => None,
         }
     }
 
     fn set_readable(&mut self, is_readable: bool) {
-        if let State::Draining { readable, .. } = &mut self.state {
+        if let CloseState::Draining { readable, .. } = &mut self.state {
             *readable = is_readable;
         }
     }
@@ -312,8 +316,8 @@ impl Core {
     }
 
     fn end(&mut self, ended: Ended, ask: bool) {
-        debug_assert!(!matches!(self.state, State::Ended { .. }), "a close ends once");
-        self.state = State::Ended { ended, sent: self.sent().asking(ask) };
+        debug_assert!(!matches!(self.state, CloseState::Ended { .. }), "a close ends once");
+        self.state = CloseState::Ended { ended, sent: self.sent().asking(ask) };
     }
 
     fn progressed(&mut self, now: u64) {

@@ -107,7 +107,25 @@ pub enum AtLimit {
 }
 
 impl Default for Policy {
+    /// As [`new`](Self::new).
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Policies of others, and for connections that deserve less.
+///
+/// All of them, and the methods that change one field, are `const`:
+///
+/// ```
+/// use std::time::Duration;
+/// use linger::Policy;
+///
+/// static POLICY: Policy = Policy::new().with_total(Duration::from_secs(10));
+/// ```
+impl Policy {
+    /// The default: what [`defaults`] says, no bound on bytes, and a plain close at a bound.
+    pub const fn new() -> Self {
         Self {
             idle: defaults::IDLE,
             total: defaults::TOTAL,
@@ -117,39 +135,61 @@ impl Default for Policy {
             mode: Mode::Linger,
         }
     }
-}
 
-/// Policies of others, and for connections that deserve less.
-impl Policy {
+    /// The same with another [`idle`](Self::idle).
+    pub const fn with_idle(self, idle: Duration) -> Self {
+        Self { idle, ..self }
+    }
+
+    /// The same with another [`total`](Self::total).
+    pub const fn with_total(self, total: Duration) -> Self {
+        Self { total, ..self }
+    }
+
+    /// The same with another [`grace`](Self::grace).
+    pub const fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// The same with another [`max_discard`](Self::max_discard).
+    pub const fn with_max_discard(self, max_discard: Option<u64>) -> Self {
+        Self { max_discard, ..self }
+    }
+
+    /// The same with another [`at_limit`](Self::at_limit).
+    pub const fn with_at_limit(self, at_limit: AtLimit) -> Self {
+        Self { at_limit, ..self }
+    }
+
     /// As nginx with `lingering_close always` and its defaults: 5 s of silence (`lingering_timeout`), 30 s in
     /// all (`lingering_time`), whether or not the peer has everything.
-    pub fn nginx() -> Self {
+    pub const fn nginx() -> Self {
         let idle = Duration::from_secs(5);
-        Self { idle, grace: idle, total: Duration::from_secs(30), ..Self::default() }
+        Self { idle, grace: idle, total: Duration::from_secs(30), ..Self::new() }
     }
 
     /// As Apache httpd, prefork: 2 s of silence (`SECONDS_TO_LINGER`), 30 s in all (`MAX_SECS_TO_LINGER`),
     /// whether or not the peer has everything. Its event module has the 30 s alone.
-    pub fn httpd() -> Self {
+    pub const fn httpd() -> Self {
         let idle = Duration::from_secs(2);
-        Self { idle, grace: idle, total: Duration::from_secs(30), ..Self::default() }
+        Self { idle, grace: idle, total: Duration::from_secs(30), ..Self::new() }
     }
 
     /// 2 s in all, as httpd's `short-lingering-close`: for peers whose requests were refused, and for a server
     /// under load.
-    pub fn short() -> Self {
+    pub const fn short() -> Self {
         let all = Duration::from_secs(2);
-        Self { idle: all, total: all, ..Self::default() }
+        Self { idle: all, total: all, ..Self::new() }
     }
 
     /// No lingering: see [`Mode::None`].
-    pub fn none() -> Self {
-        Self { mode: Mode::None, ..Self::default() }
+    pub const fn none() -> Self {
+        Self { mode: Mode::None, ..Self::new() }
     }
 
     /// A reset at once: see [`Mode::Abort`]. For peers that misbehave; they cost nothing any more.
-    pub fn abort() -> Self {
-        Self { mode: Mode::Abort, ..Self::default() }
+    pub const fn abort() -> Self {
+        Self { mode: Mode::Abort, ..Self::new() }
     }
 }
 

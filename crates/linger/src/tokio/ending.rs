@@ -14,14 +14,14 @@ use crate::{Closer, Outcome, Policy};
 
 /// A connection that is being ended. Dropped before it is over, it is left to the closer.
 #[derive(Debug)]
-pub(super) struct Ending<S: Stream> {
-    shared: Arc<Shared<S>>,
+pub(super) struct LingeringClose<S: Stream> {
+    shared: Arc<SharedClose<S>>,
     ticket: Ticket,
 }
 
 /// What the task and the closer's thread share.
 #[derive(Debug)]
-struct Shared<S: Stream> {
+struct SharedClose<S: Stream> {
     /// `None` where there is none in this process.
     closer: Option<Closer>,
     place: Place<Watching<S>>,
@@ -35,20 +35,18 @@ struct Watching<S> {
     abort: bool,
 }
 
-impl<S: Stream> Ending<S> {
+impl<S: Stream> LingeringClose<S> {
     /// Half-closes, unless that has been done, so that the peer has the FIN whenever the task runs next.
     pub(super) fn begin(stream: S, policy: &Policy, closer: Option<&Closer>, is_half_closed: bool) -> Self {
         let closer = closer.or_else(|| Closer::global().ok()).filter(|closer| closer.here().is_some());
         let now = closer.map_or(0, Closer::now);
-        let (socket, mut core) = (
-            Socket::of(S::FAMILY, stream).half_closed(is_half_closed),
-            Core::begin(policy, is_half_closed, now),
-        );
+        let socket = Socket::of(stream.known().family(&stream), stream).half_closed(is_half_closed);
+        let mut core = Core::begin(policy, is_half_closed, now);
         if core.next(now) == Action::HalfClose {
             core.on(socket.half_close(), now);
         }
         let place = Place::new(Watching { socket, core, abort: false });
-        let shared = Arc::new(Shared { closer: closer.cloned(), place });
+        let shared = Arc::new(SharedClose { closer: closer.cloned(), place });
         let ticket = shared.here().map(|here| here.watch(shared.clone()));
         let this = Self { shared, ticket: ticket.unwrap_or_default() };
         let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
@@ -61,7 +59,7 @@ impl<S: Stream> Ending<S> {
 
     /// Drives the close while the socket is here, and waits for the closer's report afterwards.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        let Shared { closer, place } = &*self.shared;
+        let SharedClose { closer, place } = &*self.shared;
         if closer.is_some() && self.shared.here().is_none() {
             // The process was forked since: nobody here bounds the wait, or reports.
             self.give();
@@ -103,19 +101,19 @@ impl<S: Stream> Ending<S> {
     }
 }
 
-impl<S: Stream> Drop for Ending<S> {
+impl<S: Stream> Drop for LingeringClose<S> {
     fn drop(&mut self) {
         self.give();
     }
 }
 
-impl<S: Stream> Shared<S> {
+impl<S: Stream> SharedClose<S> {
     fn here(&self) -> Option<Here<'_>> {
         self.closer.as_ref()?.here()
     }
 }
 
-impl<S: Stream> Watched for Shared<S> {
+impl<S: Stream> Watched for SharedClose<S> {
     fn take(self: Arc<Self>) -> Option<Arrival> {
         let Watching { socket, core, .. } = self.place.take()?;
         let this = self.clone();
@@ -211,7 +209,7 @@ mod tests {
                 (Policy { total: short, ..good }, true),
             ] {
                 let (stream, _peer) = UnixStream::pair().unwrap();
-                let ending = Ending::begin(stream, &policy, Some(&closer), false);
+                let ending = LingeringClose::begin(stream, &policy, Some(&closer), false);
                 assert_eq!(ending.shared.place.is_given(), is_given, "{policy:?}");
             }
         });

@@ -5,68 +5,146 @@
 //! streams that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, one [`Budget`](crate::Budget) holds for all
 //! connections, and a runtime that is busy or shuts down delays or takes no close with it.
 
+mod connection;
 mod ending;
+mod listener;
+mod serve;
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use linger_sys::Family;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use self::ending::Ending;
+pub use self::connection::Connection;
+use self::ending::LingeringClose;
+pub use self::listener::{Accept, Listener};
+#[cfg(feature = "hyper")]
+pub(crate) use self::serve::{Life, run};
+pub use self::serve::{Serve, Stop, serve};
 use crate::closer::hand_over;
 use crate::{Closer, Outcome, Policy};
 
-/// A stream of tokio's that can be closed lingering: [`TcpStream`] or [`UnixStream`].
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + sealed::Stream {}
+/// A stream on a socket that the runtime has: [`TcpStream`], [`UnixStream`], and types of one's own over them, as an enum
+/// of both.
+///
+/// ```
+/// use std::io;
+/// use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+/// use std::task::{Context, Poll};
+/// # use std::pin::Pin;
+/// # use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+/// use linger::tokio::Stream;
+///
+/// /// A stream with its number; it is read and written as what it wraps.
+/// struct Numbered(tokio::net::TcpStream, u64);
+/// # impl AsyncRead for Numbered {
+/// #     fn poll_read(mut self: Pin<&mut Self>, c: &mut Context<'_>, b: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+/// #         Pin::new(&mut self.0).poll_read(c, b)
+/// #     }
+/// # }
+/// # impl AsyncWrite for Numbered {
+/// #     fn poll_write(mut self: Pin<&mut Self>, c: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+/// #         Pin::new(&mut self.0).poll_write(c, b)
+/// #     }
+/// #     fn poll_flush(mut self: Pin<&mut Self>, c: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// #         Pin::new(&mut self.0).poll_flush(c)
+/// #     }
+/// #     fn poll_shutdown(mut self: Pin<&mut Self>, c: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// #         Pin::new(&mut self.0).poll_shutdown(c)
+/// #     }
+/// # }
+///
+/// impl AsFd for Numbered {
+///     fn as_fd(&self) -> BorrowedFd<'_> {
+///         self.0.as_fd()
+///     }
+/// }
+///
+/// impl Stream for Numbered {
+///     fn into_fd(self) -> io::Result<OwnedFd> {
+///         self.0.into_fd()
+///     }
+///
+///     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+///         self.0.poll_readable(context)
+///     }
+///
+///     fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+///         self.0.reading(read)
+///     }
+/// }
+/// ```
+///
+/// A stream that keeps bytes above its socket, such as TLS, is none: it goes above the [`Lingering`] one.
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
+    /// Takes the descriptor out of the runtime.
+    ///
+    /// # Errors
+    /// What the runtime says; the descriptor is closed then.
+    fn into_fd(self) -> io::Result<OwnedFd>
+    where
+        Self: Sized;
 
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
+    /// Waits until there may be something to read.
+    ///
+    /// # Errors
+    /// Where the runtime reports no events any more.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-mod sealed {
-    use std::io;
-    use std::os::fd::{AsFd, OwnedFd};
-    use std::task::{Context, Poll};
+    /// Reads from the socket by `read`; where that says `WouldBlock`, the runtime takes note that nothing is there.
+    ///
+    /// # Errors
+    /// Those of `read`, and `WouldBlock` where the runtime knows of nothing to read.
+    fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
-    use linger_sys::Family;
-    use tokio::io::Interest;
-    use tokio::net::{TcpStream, UnixStream};
-
-    pub trait Stream: AsFd + Send + 'static {
-        const FAMILY: Family;
-        /// Takes the descriptor out of the runtime.
-        fn into_fd(self) -> io::Result<OwnedFd>;
-        /// Waits until there may be something to read.
-        fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
-        /// Reads in a way of one's own; the runtime takes note when there is nothing.
-        fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
+    /// What is known of the socket without asking the kernel.
+    #[doc(hidden)]
+    fn known(&self) -> Known {
+        Known(None)
     }
-
-    macro_rules! stream {
-        ($stream:ty, $family:expr) => {
-            impl Stream for $stream {
-                const FAMILY: Family = $family;
-
-                fn into_fd(self) -> io::Result<OwnedFd> {
-                    self.into_std().map(Into::into)
-                }
-
-                fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-                    self.poll_read_ready(context)
-                }
-
-                fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-                    self.try_io(Interest::READABLE, read)
-                }
-            }
-        };
-    }
-
-    stream!(TcpStream, Family::Tcp);
-    stream!(UnixStream, Family::Unix);
 }
+
+/// What is known of a socket without asking the kernel.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Known(pub(crate) Option<Family>);
+
+impl Known {
+    /// The family of this socket. What is no stream socket fails at the first call that would need one.
+    fn family(self, stream: &impl AsFd) -> Family {
+        self.0.or_else(|| linger_sys::family(stream.as_fd()).ok()).unwrap_or(Family::Other)
+    }
+}
+
+macro_rules! stream {
+    ($stream:ty, $family:expr) => {
+        impl Stream for $stream {
+            fn into_fd(self) -> io::Result<OwnedFd> {
+                self.into_std().map(Into::into)
+            }
+
+            fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_read_ready(context)
+            }
+
+            fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+                self.try_io(Interest::READABLE, read)
+            }
+
+            fn known(&self) -> Known {
+                Known(Some($family))
+            }
+        }
+    };
+}
+
+stream!(TcpStream, Family::Tcp);
+stream!(UnixStream, Family::Unix);
 
 /// Ends a connection so that the peer gets every byte that was written, and says what became of it: what
 /// [`linger::close`](crate::close) does for a thread, for a task.
@@ -82,7 +160,7 @@ mod sealed {
 /// # Ok(()) }
 /// ```
 pub fn close<S: Stream>(stream: S, policy: &Policy) -> impl Future<Output = Outcome> + Send + use<S> {
-    let mut ending = Ending::begin(stream, policy, None, false);
+    let mut ending = LingeringClose::begin(stream, policy, None, false);
     std::future::poll_fn(move |context| ending.poll(context))
 }
 
@@ -118,14 +196,20 @@ pub struct Lingering<S: Stream> {
     policy: Policy,
     /// `None` for the global one, which is made when first needed.
     closer: Option<Closer>,
-    /// Set by whoever holds a handle of this connection.
-    instead: OnceLock<Arc<OnceLock<Policy>>>,
+    /// Made when first asked for.
+    connection: OnceLock<Connection>,
 }
 
 impl<S: Stream> Lingering<S> {
     /// Wraps a stream that the [global closer](Closer::global) is to end.
     pub fn new(stream: S, policy: Policy) -> Self {
-        Self { stream: Some(stream), is_half_closed: false, policy, closer: None, instead: OnceLock::new() }
+        Self {
+            stream: Some(stream),
+            is_half_closed: false,
+            policy,
+            closer: None,
+            connection: OnceLock::new(),
+        }
     }
 
     /// Wraps a stream that `closer` is to end.
@@ -143,7 +227,7 @@ impl<S: Stream> Lingering<S> {
         let is_half_closed = self.is_half_closed;
         let stream = self.stream.take();
         let mut ending =
-            stream.map(|stream| Ending::begin(stream, &policy, self.closer.as_ref(), is_half_closed));
+            stream.map(|stream| LingeringClose::begin(stream, &policy, self.closer.as_ref(), is_half_closed));
         std::future::poll_fn(move |context| match &mut ending {
             Some(ending) => ending.poll(context),
             None => unreachable!("{TAKEN}"),
@@ -179,15 +263,14 @@ impl<S: Stream> Lingering<S> {
         }
     }
 
-    /// A handle through which another policy can be set while the stream is somewhere else.
-    #[cfg(feature = "axum")]
-    pub(crate) fn instead(&self) -> Arc<OnceLock<Policy>> {
-        self.instead.get_or_init(Arc::default).clone()
+    /// A handle to the connection, for whoever learns something of it while the stream is somewhere else.
+    pub fn connection(&self) -> Connection {
+        self.connection.get_or_init(Connection::default).clone()
     }
 
     /// The policy by which it is to be ended.
     fn last_policy(&self) -> Policy {
-        self.instead.get().and_then(|instead| instead.get()).copied().unwrap_or(self.policy)
+        self.connection.get().map_or(self.policy, |connection| connection.policy(self.policy))
     }
 
     fn pinned(&mut self) -> Pin<&mut S> {
@@ -204,7 +287,7 @@ impl<S: Stream> Drop for Lingering<S> {
         // than waking the closer's thread. Where the runtime is ending, the task is dropped and the closer has it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (policy, closer) = (self.last_policy(), self.closer.as_ref());
-            let mut ending = Ending::begin(stream, &policy, closer, self.is_half_closed);
+            let mut ending = LingeringClose::begin(stream, &policy, closer, self.is_half_closed);
             drop(runtime.spawn(std::future::poll_fn(move |context| ending.poll_here(context))));
             return;
         }

@@ -38,7 +38,7 @@ impl Server {
                 .route("/refused", post(|| async { (StatusCode::UNAUTHORIZED, vec![b'r'; RESPONSE]) }))
                 .layer(DefaultBodyLimit::max(1024));
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(linger::axum::listen(listener, policy).with_closer(&closer), app).await
+            axum::serve(linger::axum::listen_with(listener, policy, &closer), app).await
         });
         Self { address, _runtime: runtime }
     }

@@ -1,17 +1,27 @@
-//! Seccomp notifications (`seccomp_unotify(2)`). The only unsafe code of this crate.
+//! The only unsafe code of this crate: seccomp notifications (`seccomp_unotify(2)`), and what starting a program needs (signals,
+//! a process apart, `exec`).
 //!
 //! The module `seccomp` decides which calls are notified and how they are answered.
 
 mod apart;
+mod depart;
 mod filter;
 mod foreign;
 mod guard;
 mod handshake;
+mod image;
 mod listener;
+mod origin;
+mod signals;
 mod unanswered;
 
 pub(crate) use apart::{apart, least_of_own};
+pub(crate) use depart::{Caller, Departed, Side, depart, has_one_thread, leave, own_pidfd};
 pub(crate) use filter::{Filter, Rule, When};
 pub(crate) use foreign::{accept, open_thread, peer_process, read_memory, write_memory};
 pub(crate) use handshake::{Handshake, LaunchRefused, before_exec};
+pub(crate) use image::Image;
 pub(crate) use listener::{Listener, Notification};
+pub(crate) use origin::{as_at_start, exec_with_own_pid, is_ignored};
+pub use signals::die_of;
+pub(crate) use signals::{Arrived, Mask, Signals, send, set_default};

@@ -6,62 +6,17 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use linger_run::{Notice, Options, Via};
 use linger_testing::Counters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 
-const COMMAND: &str = "LINGER_TEST_COMMAND";
-
-/// The body of the ignored test `supervisor`: runs the command of the environment, and ends as it did.
-pub(crate) fn supervise() {
-    let Ok(text) = std::env::var(COMMAND) else { return };
-    let mut words = text.split('\u{1f}');
-    let (Some(report), Some(settings), Some(command)) = (words.next(), words.next(), words.next()) else {
-        panic!("{COMMAND}: {text}");
-    };
-    let mut options = Options::default();
-    options.hold = settings.contains("hold");
-    options.via = if settings.contains("seccomp") { Some(Via::Seccomp) } else { None };
-    options.outgoing = settings.contains("outgoing");
-    options.exclude_ports = if settings.contains("exclude") { vec![PORT] } else { Vec::new() };
-    options.ports = settings.split(' ').filter_map(|word| word.strip_prefix("port=")?.parse().ok()).collect();
-    options.policy.max_discard =
-        settings.split(' ').find_map(|word| word.strip_prefix("max-discard=")?.parse().ok());
-    options.search = std::env::var_os("PATH").unwrap_or_default();
-    let arguments: Vec<_> = words.map(Into::into).collect();
-    let write = |text: String| fs::write(report, text).unwrap();
-    if settings.contains("incapable") {
-        without(CapabilitySet::SYS_PTRACE);
-    }
-    let notify = |notice: Notice<'_>| {
-        if let Notice::Refused(refusal) = notice {
-            eprintln!("refused: {refusal}");
-        }
-    };
-    match linger_run::run(command.as_ref(), &arguments, &options, notify) {
-        Ok(ended) => {
-            write(serde_json::to_string(&ended.report).unwrap());
-            std::process::exit(ended.status.code().unwrap_or(255));
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// Drops a capability of this thread and of its future children.
-fn without(capability: CapabilitySet) {
-    let mut own = rustix::thread::capabilities(None).unwrap();
-    rustix::thread::remove_capability_from_bounding_set(capability).unwrap();
-    for set in [&mut own.effective, &mut own.permitted, &mut own.inheritable] {
-        set.remove(capability);
-    }
-    rustix::thread::set_capabilities(None, own).unwrap();
-}
+/// The program that supervises: a process replaces itself by a program only if it has one thread, which a test has not.
+pub(crate) const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 
 /// Where the servers of these tests listen, each in its own network.
 pub(crate) const PORT: u16 = 8_000;
@@ -70,6 +25,9 @@ pub(crate) const PORT: u16 = 8_000;
 pub(crate) struct Server {
     child: Child,
     report: Option<PathBuf>,
+    /// Its stderr and the supervisor's, which may be another process and end later.
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -88,18 +46,22 @@ impl Server {
                 start
             }
             Some(settings) => {
-                let mut start = Command::new(std::env::current_exe().unwrap());
-                start.args(["supervisor", "--exact", "--nocapture", "--include-ignored"]);
-                let mut words = vec![report.to_str().unwrap(), settings];
-                words.extend(command);
-                start.env(COMMAND, words.join("\u{1f}"));
+                let mut start = Command::new(SUPERVISOR);
+                start.arg(&report).arg(settings).args(command);
                 start
             }
         };
-        let log = fs::File::create(directory.path().join("log")).unwrap();
-        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = start.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, report: settings.map(|_| report), directory }
+        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = start.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, told) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        let reader = thread::spawn(move || {
+            let mut piece = [0; 4_096];
+            while let Ok(length @ 1..) = stderr.read(&mut piece) {
+                told.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..length]));
+            }
+        });
+        Self { child, report: settings.map(|_| report), log, reader: Some(reader), directory }
     }
 
     pub(crate) fn start_listening(settings: Option<&str>, command: &[&str], port: u16) -> Self {
@@ -110,32 +72,50 @@ impl Server {
 
     /// Waits until something listens on a port, without connecting to it.
     pub(crate) fn await_port(&mut self, port: u16) {
-        let wanted = format!(":{port:04X} ");
+        self.await_that("listens", || listens(port));
+    }
+
+    /// Waits until a line is on stderr.
+    pub(crate) fn await_log(&mut self, line: &str) {
+        let log = Arc::clone(&self.log);
+        self.await_that(line, || log.lock().unwrap().lines().any(|one| one == line));
+    }
+
+    /// There is no event for what another process does in itself, so this polls.
+    fn await_that(&mut self, what: &str, is_so: impl Fn() -> bool) {
         let started = Instant::now();
-        loop {
-            // Java listens on an IPv6 socket for every address.
-            let table =
-                |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-            let table = table("tcp") + &table("tcp6");
-            let listens = |line: &str| {
-                line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
-            };
-            if table.lines().any(listens) {
-                return;
-            }
+        while !is_so() {
             let ended = self.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && started.elapsed() < Duration::from_secs(30),
-                "{ended:?}: {}",
-                self.log()
-            );
-            // There is no event for a program that begins to listen, so this polls.
+            let late = started.elapsed() > Duration::from_secs(30);
+            assert!(ended.is_none() && !late, "{what}: {ended:?}: {}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
     }
 
+    /// The supervisor's pid, where the program is the process that was started.
+    pub(crate) fn supervisor(&self) -> Pid {
+        let report = self.report.as_ref().unwrap().to_str().unwrap();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+        let mut found = pids.filter(|pid| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).starts_with(&format!("{SUPERVISOR}\0{report}\0"))
+        });
+        found.next().unwrap_or_else(|| panic!("no supervisor: {}", self.log()))
+    }
+
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the program, all that it left behind and the supervisor have ended: nobody has their stderr then.
+    pub(crate) fn wait_for_all(&mut self) {
+        self.wait();
+        self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
+    }
+
+    pub(crate) fn has_reported(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.exists())
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -154,10 +134,14 @@ impl Server {
     }
 
     /// The report, unchecked: a process killed in the middle of a close may have handed over a connection without counting it.
-    pub(crate) fn said(&self) -> Report {
+    pub(crate) fn said(&mut self) -> Report {
+        self.wait_for_all();
         let Some(path) = &self.report else { return Report::new() };
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {}", self.log()));
-        serde_json::from_str(&text).unwrap()
+        // The Debug format of a struct: `Name { field: number, field: number }`.
+        let fields = text.trim_end_matches('}').split(['{', ',']).skip(1);
+        let pairs = fields.map(|field| field.split_once(':').unwrap_or_else(|| panic!("{text}")));
+        pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().parse().unwrap())).collect()
     }
 
     pub(crate) fn report(&mut self) -> Report {
@@ -183,6 +167,27 @@ impl Drop for Server {
             let _ = kill_process(self.pid(), Signal::TERM);
             let _ = self.child.wait();
         }
+        self.reader.take().into_iter().for_each(|reader| drop(reader.join()));
+    }
+}
+
+fn listens(port: u16) -> bool {
+    let wanted = format!(":{port:04X} ");
+    // Java listens on an IPv6 socket for every address.
+    let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    let table = table("tcp") + &table("tcp6");
+    let listens = |line: &str| {
+        line.split(" 0A ").next().is_some_and(|left| left.contains(&wanted)) && line.contains(" 0A ")
+    };
+    table.lines().any(listens)
+}
+
+/// Waits until something listens on a port.
+pub(crate) fn await_listener(port: u16) {
+    let started = Instant::now();
+    while !listens(port) {
+        assert!(started.elapsed() < Duration::from_secs(30), "nothing listens on {port}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -372,4 +377,26 @@ pub(crate) fn nginx(listen: &str, directory: &Path, location: &str, settings: &s
         "-c".into(),
         file.display().to_string(),
     ])
+}
+
+pub(crate) const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs");
+
+/// Builds a C program with a compiler that may be missing.
+pub(crate) fn compiled(
+    name: &str,
+    directory: &Path,
+    compiler: &str,
+    package: &str,
+    options: &[&str],
+) -> Option<String> {
+    let compiler = program(compiler, package)?;
+    let built = directory.join(format!("{name}{}", options.concat())).display().to_string();
+    let source = format!("{SOURCES}/{name}.c");
+    build(Command::new(compiler).args(["-O1", "-pthread", "-w", "-o", &built, &source]).args(options));
+    Some(built)
+}
+
+pub(crate) fn build(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

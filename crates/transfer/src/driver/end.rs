@@ -6,7 +6,7 @@ use std::thread::{self, Builder};
 
 use super::Session;
 use crate::error::Error;
-use crate::wire::{Kind, reason_bytes};
+use crate::wire::{FrameKind, reason_bytes};
 
 impl Session {
     /// Ends the session in order: says goodbye, then a lingering close. The socket is closed on return.
@@ -26,7 +26,7 @@ impl Session {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
-        self.frame(Kind::Bye, 0, &reason_bytes(code, reason))?;
+        self.frame(FrameKind::Bye, 0, &reason_bytes(code, reason))?;
         self.flush()
     }
 

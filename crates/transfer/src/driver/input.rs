@@ -8,7 +8,7 @@ use rustix::event::PollFlags;
 use super::{BUFFER, DIRECT, GLANCE, Session, SessionEvent, eof};
 use crate::error::Error;
 use crate::machine::Disposal;
-use crate::wire::{self, HEADER, Header, Kind, PREFACE, read_reason};
+use crate::wire::{self, FrameKind, HEADER, Header, PREFACE, read_reason};
 
 impl Session {
     pub(super) fn parse_waits(&self) -> bool {
@@ -18,7 +18,7 @@ impl Session {
     pub(super) fn whole_frame(&self) -> bool {
         let waiting = &self.input[self.parsed..self.filled];
         match waiting.first_chunk::<HEADER>().map(|bytes| Header::decode(*bytes)) {
-            Some(Ok(header)) if self.preface_read && header.kind != Kind::Data => {
+            Some(Ok(header)) if self.preface_read && header.kind != FrameKind::Data => {
                 waiting.len() >= HEADER + header.length as usize
             }
             Some(_) => true,
@@ -40,7 +40,7 @@ impl Session {
             let Some(bytes) = waiting.first_chunk::<HEADER>() else { return Ok(None) };
             let header = Header::decode(*bytes)?;
             let length = header.length as usize;
-            let is_data = header.kind == Kind::Data;
+            let is_data = header.kind == FrameKind::Data;
             if !is_data && waiting.len() < HEADER + length {
                 return Ok(None);
             }
@@ -64,32 +64,32 @@ impl Session {
                 continue;
             }
             match header.kind {
-                Kind::Open => return Ok(Some(SessionEvent::Opened { stream, request: payload })),
-                Kind::Message => {
+                FrameKind::Open => return Ok(Some(SessionEvent::Opened { stream, request: payload })),
+                FrameKind::Message => {
                     self.give_credit(stream, length);
                     return Ok(Some(SessionEvent::Message { stream, bytes: payload }));
                 }
-                Kind::Finish => return Ok(Some(SessionEvent::Finished { stream })),
-                Kind::Cancel => {
+                FrameKind::Finish => return Ok(Some(SessionEvent::Finished { stream })),
+                FrameKind::Cancel => {
                     let (_, reason) = read_reason(&payload)?;
                     return Ok(Some(SessionEvent::Cancelled { stream, reason }));
                 }
-                Kind::Bye => {
+                FrameKind::Bye => {
                     let (code, reason) = read_reason(&payload)?;
                     return Ok(Some(SessionEvent::Bye { code, reason }));
                 }
-                Kind::Credit => {
+                FrameKind::Credit => {
                     let bytes = payload.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
                     self.machine.credited(stream, bytes)?;
                 }
                 // Bounded: a peer that only pings and never reads must not fill our memory.
-                Kind::Ping if self.aside().len() < BUFFER / 2 => self.aside().extend(
-                    Header { kind: Kind::Pong, stream: 0, length: 8 }
+                FrameKind::Ping if self.aside().len() < BUFFER / 2 => self.aside().extend(
+                    Header { kind: FrameKind::Pong, stream: 0, length: 8 }
                         .encode(&payload)
                         .into_iter()
                         .chain(payload),
                 ),
-                Kind::Ping | Kind::Pong | Kind::Data => {}
+                FrameKind::Ping | FrameKind::Pong | FrameKind::Data => {}
             }
         }
     }

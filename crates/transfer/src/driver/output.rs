@@ -7,7 +7,7 @@ use rustix::event::PollFlags;
 
 use super::{BUFFER, DIRECT, Session};
 use crate::error::Error;
-use crate::wire::{Header, Kind, MAX_DATA};
+use crate::wire::{FrameKind, Header, MAX_DATA};
 
 impl Session {
     /// Begins a DATA frame of `length` bytes, at most 1 MiB. Its payload has to follow by
@@ -15,7 +15,7 @@ impl Session {
     pub(crate) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
         debug_assert!(self.unfinished == 0 && length <= MAX_DATA);
         self.await_credit(stream, length)?;
-        self.header(Kind::Data, stream, length, &[]);
+        self.header(FrameKind::Data, stream, length, &[]);
         self.unfinished = length;
         Ok(())
     }
@@ -49,15 +49,15 @@ impl Session {
         }
     }
 
-    pub(super) fn header(&mut self, kind: Kind, stream: u16, length: usize, payload: &[u8]) {
-        if matches!(kind, Kind::Data | Kind::Message) {
+    pub(super) fn header(&mut self, kind: FrameKind, stream: u16, length: usize, payload: &[u8]) {
+        if matches!(kind, FrameKind::Data | FrameKind::Message) {
             self.machine.sent(stream, length as u64);
         }
         self.output.extend(Header { kind, stream, length: length as u32 }.encode(payload));
     }
 
     /// Sends one frame. Fails after a frame that was sent in part: the peer would take this one for its rest.
-    pub(super) fn frame(&mut self, kind: Kind, stream: u16, payload: &[u8]) -> Result<(), Error> {
+    pub(super) fn frame(&mut self, kind: FrameKind, stream: u16, payload: &[u8]) -> Result<(), Error> {
         if self.torn || self.unfinished > 0 {
             let told = "it was given up in the middle of a frame";
             return Err(Error::Cut(io::Error::new(ErrorKind::BrokenPipe, told)));
@@ -156,7 +156,7 @@ impl Session {
     }
 
     /// Adds a frame with a payload of eight bytes, which uses no credit.
-    pub(super) fn control(&mut self, kind: Kind, stream: u16, value: u64) {
+    pub(super) fn control(&mut self, kind: FrameKind, stream: u16, value: u64) {
         let aside = self.aside();
         let payload = value.to_be_bytes();
         aside.extend(Header { kind, stream, length: 8 }.encode(&payload));
@@ -198,7 +198,7 @@ mod tests {
         (session, stream, peer)
     }
 
-    fn frame(kind: Kind, stream: u16, payload: &[u8]) -> Vec<u8> {
+    fn frame(kind: FrameKind, stream: u16, payload: &[u8]) -> Vec<u8> {
         [&Header { kind, stream, length: payload.len() as u32 }.encode(payload)[..], payload].concat()
     }
 
@@ -215,7 +215,7 @@ mod tests {
         session.begin_data(stream, 8).unwrap();
         session.continue_data(b"1234").unwrap();
         session.flush().unwrap();
-        peer.write_all(&[&preface()[..], &frame(Kind::Ping, 0, b"are you?")].concat()).unwrap();
+        peer.write_all(&[&preface()[..], &frame(FrameKind::Ping, 0, b"are you?")].concat()).unwrap();
         while !session.service().unwrap() {
             session.wait(PollFlags::IN, false).unwrap();
         }
@@ -225,9 +225,9 @@ mod tests {
         drop(session);
         let expected = [
             preface().to_vec(),
-            frame(Kind::Open, stream, b""),
-            frame(Kind::Data, stream, b"12345678"),
-            frame(Kind::Pong, 0, b"are you?"),
+            frame(FrameKind::Open, stream, b""),
+            frame(FrameKind::Data, stream, b"12345678"),
+            frame(FrameKind::Pong, 0, b"are you?"),
         ];
         assert_eq!(rest(peer), expected.concat());
     }
@@ -285,9 +285,9 @@ mod tests {
         let padded = [&b"1"[..], &vec![0; goodbye.len() + 8]].concat();
         let expected = [
             preface().to_vec(),
-            frame(Kind::Open, stream, b""),
-            frame(Kind::Data, stream, &padded),
-            frame(Kind::Bye, 0, &goodbye),
+            frame(FrameKind::Open, stream, b""),
+            frame(FrameKind::Data, stream, &padded),
+            frame(FrameKind::Bye, 0, &goodbye),
         ];
         assert_eq!(rest(peer), expected.concat());
     }

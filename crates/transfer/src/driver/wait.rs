@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Session;
 use crate::error::Error;
-use crate::wire::Kind;
+use crate::wire::FrameKind;
 
 /// How long a session waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Session {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub fn ping(&mut self) -> Result<(), Error> {
-        self.control(Kind::Ping, 0, 0);
+        self.control(FrameKind::Ping, 0, 0);
         self.flush()
     }
 
@@ -101,7 +101,7 @@ impl Session {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Error::io("wait for", "the connection", error)),
                 Ok(0) if ping => {
-                    self.control(Kind::Ping, 0, 0);
+                    self.control(FrameKind::Ping, 0, 0);
                     self.try_flush();
                 }
                 Ok(0) => {}

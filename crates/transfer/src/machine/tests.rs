@@ -3,13 +3,13 @@
 use super::*;
 use proptest::prelude::*;
 
-fn frame(kind: Kind, stream: u16, length: u32) -> Header {
+fn frame(kind: FrameKind, stream: u16, length: u32) -> Header {
     Header { kind, stream, length }
 }
 
 /// A header of any kind, whose own check fits.
 fn sealed(kind: u8, stream: u16, length: u32) -> [u8; crate::wire::HEADER] {
-    let mut bytes = frame(Kind::Open, stream, length).encode(&[]);
+    let mut bytes = frame(FrameKind::Open, stream, length).encode(&[]);
     bytes[5] ^= bytes[4] ^ kind;
     bytes[4] = kind;
     bytes
@@ -18,12 +18,12 @@ fn sealed(kind: u8, stream: u16, length: u32) -> [u8; crate::wire::HEADER] {
 #[test]
 fn a_stream_lives_from_open_to_both_finishes() {
     let mut machine = Machine::new(Role::Responder, SessionLimits::default());
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
-    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Disposal::Deliver));
-    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Err(Violation::BadStream(1)));
-    assert_eq!(machine.arrived(frame(Kind::Open, 2, 0)), Err(Violation::BadStream(2)));
-    assert_eq!(machine.arrived(frame(Kind::Finish, 1, 0)), Ok(Disposal::Deliver));
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 5)), Err(Violation::BadStream(1)));
+    assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 5)), Err(Violation::BadStream(1)));
+    assert_eq!(machine.arrived(frame(FrameKind::Open, 1, 0)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Open, 1, 0)), Err(Violation::BadStream(1)));
+    assert_eq!(machine.arrived(frame(FrameKind::Open, 2, 0)), Err(Violation::BadStream(2)));
+    assert_eq!(machine.arrived(frame(FrameKind::Finish, 1, 0)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 5)), Err(Violation::BadStream(1)));
     assert!(machine.sendable(1).is_some());
     assert!(machine.finish(1));
     assert_eq!(machine.sendable(1), None);
@@ -33,10 +33,10 @@ fn a_stream_lives_from_open_to_both_finishes() {
 #[test]
 fn frames_that_cross_a_cancel_are_dropped() {
     let mut machine = Machine::new(Role::Responder, SessionLimits::default());
-    machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
+    machine.arrived(frame(FrameKind::Open, 1, 0)).unwrap();
     assert!(machine.cancel(1));
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 9)), Ok(Disposal::Drop));
-    assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Disposal::Drop));
+    assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 9)), Ok(Disposal::Drop));
+    assert_eq!(machine.arrived(frame(FrameKind::Cancel, 1, 2)), Ok(Disposal::Drop));
 }
 
 /// Takes data in pieces of 64 KiB, each `step` after the one before; returns the credit that was given.
@@ -44,7 +44,7 @@ fn take(machine: &mut Machine, bytes: u64, step: Duration, round_trip: Duration)
     let mut now = Instant::now();
     let mut credit = 0;
     for _ in 0..bytes / (64 << 10) {
-        assert_eq!(machine.arrived(frame(Kind::Data, 1, 64 << 10)), Ok(Disposal::Deliver));
+        assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 64 << 10)), Ok(Disposal::Deliver));
         now += step;
         credit += machine.taken(1, 64 << 10, now, || Some(round_trip)).unwrap_or(0);
     }
@@ -56,7 +56,7 @@ fn the_window_grows_on_a_long_path_alone() {
     let limits = SessionLimits { window: 1 << 20, most: 4 << 20, streams: 1 };
     for (round_trip, grown) in [(1, 0), (100, 3 << 20)] {
         let mut machine = Machine::new(Role::Responder, limits);
-        machine.arrived(frame(Kind::Open, 1, 0)).unwrap();
+        machine.arrived(frame(FrameKind::Open, 1, 0)).unwrap();
         // A window in 16 ms.
         let round_trip = Duration::from_millis(round_trip);
         let credit = take(&mut machine, 64 << 20, Duration::from_millis(1), round_trip);
@@ -75,7 +75,7 @@ proptest! {
             let Ok(header) = Header::decode(sealed(kind, stream, length)) else { continue };
             let Ok(verdict) = machine.arrived(header) else { break };
             prop_assert!(machine.streams.len() <= limits.streams);
-            if verdict == Disposal::Deliver && matches!(header.kind, Kind::Data | Kind::Message) {
+            if verdict == Disposal::Deliver && matches!(header.kind, FrameKind::Data | FrameKind::Message) {
                 accepted += u64::from(length);
             }
         }
@@ -89,7 +89,7 @@ const WINDOW: u64 = 4 << 20;
 /// A machine that accepted one stream, number 1.
 fn responder(limits: SessionLimits) -> Machine {
     let mut machine = Machine::new(Role::Responder, limits);
-    assert_eq!(machine.arrived(frame(Kind::Open, 1, 0)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Open, 1, 0)), Ok(Disposal::Deliver));
     machine
 }
 
@@ -106,14 +106,22 @@ fn a_peer_opens_its_own_numbers_upwards() {
     for (role, good, bad) in [(Role::Responder, [1, 3, 9], 4), (Role::Initiator, [2, 4, 10], 3)] {
         let mut machine = Machine::new(role, SessionLimits::default());
         for id in [0, bad] {
-            assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Err(Violation::BadStream(id)), "{role:?}");
+            assert_eq!(
+                machine.arrived(frame(FrameKind::Open, id, 0)),
+                Err(Violation::BadStream(id)),
+                "{role:?}"
+            );
         }
         for id in good {
-            assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Ok(Disposal::Deliver), "{role:?}");
+            assert_eq!(machine.arrived(frame(FrameKind::Open, id, 0)), Ok(Disposal::Deliver), "{role:?}");
         }
         let [_, lower, last] = good;
         for id in [last, lower + 2] {
-            assert_eq!(machine.arrived(frame(Kind::Open, id, 0)), Err(Violation::BadStream(id)), "{role:?}");
+            assert_eq!(
+                machine.arrived(frame(FrameKind::Open, id, 0)),
+                Err(Violation::BadStream(id)),
+                "{role:?}"
+            );
         }
     }
 }
@@ -123,10 +131,10 @@ fn streams_at_once_are_limited_and_the_end_of_one_makes_room() {
     let mut machine = responder(limits(WINDOW, WINDOW, 2));
     assert_eq!(machine.open(), Some(2));
     assert_eq!(machine.open(), None);
-    assert_eq!(machine.arrived(frame(Kind::Open, 3, 0)), Err(Violation::TooManyStreams));
+    assert_eq!(machine.arrived(frame(FrameKind::Open, 3, 0)), Err(Violation::TooManyStreams));
     assert!(machine.cancel(2));
-    assert_eq!(machine.arrived(frame(Kind::Open, 3, 0)), Ok(Disposal::Deliver));
-    assert_eq!(machine.arrived(frame(Kind::Finish, 3, 0)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Open, 3, 0)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Finish, 3, 0)), Ok(Disposal::Deliver));
     assert_eq!(machine.open(), None, "half-closed streams count");
     assert!(machine.finish(3));
     assert_eq!(machine.open(), Some(4), "and closed ones do not");
@@ -148,21 +156,21 @@ fn our_numbers_go_up_and_end() {
 
 #[test]
 fn a_peer_may_send_what_it_was_granted_and_not_a_byte_more() {
-    for kind in [Kind::Data, Kind::Message] {
+    for kind in [FrameKind::Data, FrameKind::Message] {
         for (second, expected) in
             [(WINDOW - 5, Ok(Disposal::Deliver)), (WINDOW - 4, Err(Violation::OverCredit(1)))]
         {
             let mut machine = responder(limits(WINDOW, WINDOW, 1));
             assert_eq!(machine.arrived(frame(kind, 1, 5)), Ok(Disposal::Deliver));
-            assert_eq!(machine.arrived(frame(Kind::Data, 1, second as u32)), expected, "{kind:?}");
+            assert_eq!(machine.arrived(frame(FrameKind::Data, 1, second as u32)), expected, "{kind:?}");
         }
     }
 }
 
 #[test]
 fn who_may_still_send_depends_on_who_has_finished() {
-    let data = frame(Kind::Data, 1, 1);
-    let finish = frame(Kind::Finish, 1, 0);
+    let data = frame(FrameKind::Data, 1, 1);
+    let finish = frame(FrameKind::Finish, 1, 0);
     let bad = Err(Violation::BadStream(1));
 
     let mut local = responder(SessionLimits::default());
@@ -184,36 +192,42 @@ fn who_may_still_send_depends_on_who_has_finished() {
 #[test]
 fn frames_for_streams_that_never_were_break_the_rules_and_late_credit_does_not() {
     let mut machine = Machine::new(Role::Responder, SessionLimits::default());
-    for kind in [Kind::Message, Kind::Data, Kind::Finish, Kind::Cancel] {
+    for kind in [FrameKind::Message, FrameKind::Data, FrameKind::Finish, FrameKind::Cancel] {
         assert_eq!(machine.arrived(frame(kind, 1, 1)), Err(Violation::BadStream(1)), "{kind:?}");
     }
-    assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Disposal::Drop));
+    assert_eq!(machine.arrived(frame(FrameKind::Credit, 1, 8)), Ok(Disposal::Drop));
     let mut machine = responder(SessionLimits::default());
-    assert_eq!(machine.arrived(frame(Kind::Credit, 1, 8)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Credit, 1, 8)), Ok(Disposal::Deliver));
 }
 
 #[test]
 fn the_peer_cancels_in_both_directions() {
     let mut machine = responder(SessionLimits::default());
-    assert_eq!(machine.arrived(frame(Kind::Cancel, 1, 2)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Cancel, 1, 2)), Ok(Disposal::Deliver));
     assert_eq!((machine.sendable(1), machine.finish(1), machine.cancel(1)), (None, false, false));
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::BadStream(1)), "it cancelled itself");
+    assert_eq!(
+        machine.arrived(frame(FrameKind::Data, 1, 1)),
+        Err(Violation::BadStream(1)),
+        "it cancelled itself"
+    );
 }
 
 #[test]
 fn as_many_of_our_cancels_are_remembered_as_streams_may_be_open() {
     let mut machine = Machine::new(Role::Responder, limits(WINDOW, WINDOW, 2));
     for id in [1, 3, 5] {
-        machine.arrived(frame(Kind::Open, id, 0)).unwrap();
+        machine.arrived(frame(FrameKind::Open, id, 0)).unwrap();
         assert!(machine.cancel(id));
     }
     assert_eq!(
-        machine.arrived(frame(Kind::Data, 1, 1)),
+        machine.arrived(frame(FrameKind::Data, 1, 1)),
         Err(Violation::BadStream(1)),
         "the oldest is forgotten"
     );
     for id in [3, 5] {
-        for kind in [Kind::Message, Kind::Data, Kind::Finish, Kind::Cancel, Kind::Credit] {
+        for kind in
+            [FrameKind::Message, FrameKind::Data, FrameKind::Finish, FrameKind::Cancel, FrameKind::Credit]
+        {
             assert_eq!(machine.arrived(frame(kind, id, 1)), Ok(Disposal::Drop), "{kind:?}");
         }
     }
@@ -221,12 +235,12 @@ fn as_many_of_our_cancels_are_remembered_as_streams_may_be_open() {
 
 #[test]
 fn frames_of_the_session_belong_to_no_stream_and_nothing_follows_a_goodbye() {
-    for kind in [Kind::Ping, Kind::Pong, Kind::Bye] {
+    for kind in [FrameKind::Ping, FrameKind::Pong, FrameKind::Bye] {
         let mut machine = responder(SessionLimits::default());
         assert_eq!(machine.arrived(frame(kind, 1, 8)), Err(Violation::BadStream(1)), "{kind:?}");
         assert_eq!(machine.arrived(frame(kind, 0, 8)), Ok(Disposal::Deliver));
-        let after = machine.arrived(frame(Kind::Data, 1, 1));
-        let expected = if kind == Kind::Bye { Err(Violation::AfterBye) } else { Ok(Disposal::Deliver) };
+        let after = machine.arrived(frame(FrameKind::Data, 1, 1));
+        let expected = if kind == FrameKind::Bye { Err(Violation::AfterBye) } else { Ok(Disposal::Deliver) };
         assert_eq!(after, expected, "{kind:?}");
     }
 }
@@ -265,7 +279,7 @@ fn arrive_and_take(
     now: Instant,
     round_trip: Option<Duration>,
 ) -> Option<u64> {
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, bytes as u32)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Data, 1, bytes as u32)), Ok(Disposal::Deliver));
     machine.taken(1, bytes, now, || round_trip)
 }
 
@@ -281,19 +295,19 @@ fn credit_comes_back_by_half_a_window_or_by_a_mebibyte() {
             assert_eq!(arrive_and_take(&mut machine, 1, now, None), Some(portion), "{window}");
         }
         assert_eq!(
-            machine.arrived(frame(Kind::Data, 1, window as u32)),
+            machine.arrived(frame(FrameKind::Data, 1, window as u32)),
             Ok(Disposal::Deliver),
             "all is granted again"
         );
-        assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::OverCredit(1)));
+        assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 1)), Err(Violation::OverCredit(1)));
     }
 }
 
 #[test]
 fn a_peer_that_has_finished_gets_no_credit() {
     let mut machine = responder(limits(WINDOW, WINDOW, 1));
-    machine.arrived(frame(Kind::Data, 1, WINDOW as u32)).unwrap();
-    machine.arrived(frame(Kind::Finish, 1, 0)).unwrap();
+    machine.arrived(frame(FrameKind::Data, 1, WINDOW as u32)).unwrap();
+    machine.arrived(frame(FrameKind::Finish, 1, 0)).unwrap();
     assert_eq!(machine.taken(1, WINDOW, Instant::now(), never_asked), None);
     assert_eq!(machine.taken(3, WINDOW, Instant::now(), never_asked), None, "nor does no stream");
 }
@@ -322,7 +336,7 @@ fn the_window_grows_when_it_is_taken_in_less_than_two_round_trips() {
 fn at_its_most_a_window_is_not_measured_any_more() {
     for most in [1 << 20, 1 << 19] {
         let mut machine = responder(limits(1 << 20, most, 1));
-        machine.arrived(frame(Kind::Data, 1, 1 << 20)).unwrap();
+        machine.arrived(frame(FrameKind::Data, 1, 1 << 20)).unwrap();
         assert_eq!(machine.taken(1, 1 << 20, Instant::now(), never_asked), Some(1 << 20));
     }
 }
@@ -343,8 +357,8 @@ fn a_pause_between_two_windows_belongs_to_the_second() {
     now += trip;
     assert_eq!(arrive_and_take(&mut machine, 1 << 20, now, Some(trip)), Some(2 << 20), "and the third grows");
     // What grew is granted: two windows of the old size may come now.
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 2 << 20)), Ok(Disposal::Deliver));
-    assert_eq!(machine.arrived(frame(Kind::Data, 1, 1)), Err(Violation::OverCredit(1)));
+    assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 2 << 20)), Ok(Disposal::Deliver));
+    assert_eq!(machine.arrived(frame(FrameKind::Data, 1, 1)), Err(Violation::OverCredit(1)));
 }
 
 #[test]

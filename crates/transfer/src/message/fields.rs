@@ -58,6 +58,7 @@ impl Writer {
         self.u8(match durability {
             Durability::Memory => 0,
             Durability::Disk => 1,
+            Durability::Handed => 2,
         });
     }
 
@@ -211,7 +212,12 @@ impl Reader<'_> {
     }
 
     pub(super) fn durability(&mut self) -> Result<Durability, Violation> {
-        Ok(if self.flag()? { Durability::Disk } else { Durability::Memory })
+        Ok(match self.u8()? {
+            0 => Durability::Memory,
+            1 => Durability::Disk,
+            2 => Durability::Handed,
+            _ => return Err(self.malformed()),
+        })
     }
 
     pub(super) fn options(&mut self) -> Result<Options, Violation> {
@@ -219,7 +225,11 @@ impl Reader<'_> {
             replace: self.flag()?,
             verify: self.flag()?,
             dry_run: self.flag()?,
-            durability: self.durability()?,
+            durability: match self.durability()? {
+                // Nobody can ask for it.
+                Durability::Handed => return Err(self.malformed()),
+                asked => asked,
+            },
         })
     }
 

@@ -1,7 +1,7 @@
 //! What a client asks for, in the frame that opens a stream.
 
 use super::fields::{Reader, Writer};
-use super::{Durability, MAX_TEXT};
+use super::{Durability, MAX_TEXT, TransferId};
 use crate::path::RelPath;
 use crate::wire::Violation;
 
@@ -10,7 +10,7 @@ const MAX_PATTERNS: usize = 256;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum Operation {
     Put(Put),
     Get(Get),
     List { path: RelPath },
@@ -27,8 +27,12 @@ pub(crate) struct Put {
     pub(crate) name: Vec<u8>,
     /// A sink of the receiver, instead of a path.
     pub(crate) sink: Option<String>,
+    /// The same in every session of one transfer.
+    pub(crate) id: TransferId,
     /// An earlier session of the same transfer was cut.
     pub(crate) again: bool,
+    /// An earlier session sent something to its end, so that what it was for may have been done.
+    pub(crate) sent: bool,
     pub(crate) options: Options,
 }
 
@@ -54,7 +58,7 @@ pub(crate) struct Options {
     pub(crate) durability: Durability,
 }
 
-impl Request {
+impl Operation {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         match self {
@@ -64,7 +68,9 @@ impl Request {
                 out.flag(put.into);
                 out.bytes(&put.name);
                 out.option(put.sink.as_ref(), |out, name| out.bytes(name.as_bytes()));
+                out.fixed(&put.id);
                 out.flag(put.again);
+                out.flag(put.sent);
                 out.options(put.options);
             }
             Self::Get(get) => {
@@ -94,7 +100,9 @@ impl Request {
                 into: from.flag()?,
                 name: from.bytes(255)?,
                 sink: from.option(|from| from.text(64))?,
+                id: from.fixed()?,
                 again: from.flag()?,
+                sent: from.flag()?,
                 options: from.options()?,
             }),
             2 => Self::Get(Get {

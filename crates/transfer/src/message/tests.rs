@@ -76,6 +76,6 @@ proptest! {
         if let Ok(message) = Message::decode(&bytes) {
             prop_assert_eq!(message.encode(), bytes.clone());
         }
-        let _ = Request::decode(&bytes);
+        let _ = Operation::decode(&bytes);
     }
 }

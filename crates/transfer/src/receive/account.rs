@@ -6,7 +6,7 @@ use super::Receiver;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Hash;
-use crate::message::{Kind, Message, Options, Receipt};
+use crate::message::{Kind, Message, Options, Receipt, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::Reason;
@@ -14,11 +14,11 @@ use crate::store::now;
 
 impl Receiver<'_> {
     pub(super) fn confirm(&mut self, receipt: Receipt) -> Result<(), Error> {
-        let (path, kind) = self.paths.remove(&receipt.index).unwrap_or((RelPath::root(), Kind::File));
+        let announced = self.paths.remove(&receipt.index).unwrap_or_default();
         self.summary.confirmed += 1;
         self.summary.bytes += receipt.size;
         self.say(&Message::Receipt(receipt.clone()))?;
-        (self.observe)(Progress::Confirmed(Confirmation::new(path, kind, receipt)));
+        (self.observe)(Progress::Confirmed(Confirmation::new(announced, receipt)));
         Ok(())
     }
 
@@ -43,15 +43,48 @@ impl Receiver<'_> {
 
     /// The same, of an entry whose path is on record.
     pub(super) fn failed_entry(&mut self, index: u64, fault: Fault) -> Result<(), Error> {
-        let path = self.paths.get(&index).map(|(path, _)| path.clone()).unwrap_or_default();
+        let path = self.paths.get(&index).map(|announced| announced.path.clone()).unwrap_or_default();
         self.failed(index, &path, fault)
     }
 }
 
+/// What was announced under an index.
+#[derive(Clone, Debug)]
+pub(crate) struct Announced {
+    pub(crate) path: RelPath,
+    pub(crate) kind: Kind,
+    /// Where a link leads; empty for anything else.
+    pub(crate) target: Vec<u8>,
+}
+
+impl Default for Announced {
+    /// One file, as for a sink.
+    fn default() -> Self {
+        Self { path: RelPath::root(), kind: Kind::File, target: Vec::new() }
+    }
+}
+
+impl From<&TreeEntry> for Announced {
+    fn from(entry: &TreeEntry) -> Self {
+        Self { path: entry.path.clone(), kind: entry.kind, target: entry.target.clone() }
+    }
+}
+
 impl Confirmation {
-    pub(crate) fn new(path: RelPath, kind: Kind, receipt: Receipt) -> Self {
+    pub(crate) fn new(announced: Announced, receipt: Receipt) -> Self {
+        let Announced { path, kind, target } = announced;
         let Receipt { size, hash, durability, time, name, present, .. } = receipt;
-        Self { path, kind, size, hash, durability, time, name: Untrusted::from(name), present }
+        Self {
+            path,
+            kind,
+            target: Untrusted::from(target),
+            size,
+            hash,
+            durability,
+            time,
+            name: Untrusted::from(name),
+            present,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -13,6 +14,9 @@ use crate::message::{Kind, Message, Refusal};
 use crate::progress::Progress;
 use crate::store::Landing;
 use crate::wire::Violation;
+
+/// Blocks of a hole that are worked on without a look around: a tenth of a second's work.
+const PORTION: u64 = 256;
 
 impl Receiver<'_> {
     /// The landing of the file whose data arrives; `None` if it is dropped.
@@ -128,7 +132,7 @@ impl Receiver<'_> {
         let bytes = || block.unwrap_or([&ZEROS, &[], &[], &[]]);
         let stored = match &mut self.place {
             OpenTarget::Tree { store, .. } => store.block(landing, block, sum),
-            OpenTarget::Sink(spool) => spool.write(bytes()).map(|()| landing.tree.push(sum)),
+            OpenTarget::Sink { spool, .. } => spool.write(bytes()).map(|()| landing.tree.push(sum)),
             OpenTarget::Stream { out, so_far } => write_stream(out, bytes()).map(|()| {
                 landing.tree.push(sum);
                 so_far.push(sum);
@@ -157,15 +161,25 @@ impl Receiver<'_> {
             return Err(Violation::Unexpected("a hole inside a block").into());
         }
         let verify = self.options.verify;
-        for _ in 0..bytes / BLOCK as u64 {
-            let Some(landing) = self.current()? else { return Ok(()) };
-            // Zeros cost the sender nothing: a file may not grow beyond its announced size.
-            if landing.entry.size.is_none_or(|size| landing.tree.bytes() + BLOCK as u64 > size) {
-                return Err(Violation::Unexpected("a hole beyond the end").into());
+        let Some(landing) = self.current()? else { return Ok(()) };
+        let (first, blocks) = (landing.tree.blocks(), bytes / BLOCK as u64);
+        // Zeros cost the sender nothing: a file may not grow beyond its announced size.
+        let end = landing.tree.bytes().checked_add(bytes);
+        if end.is_none_or(|end| landing.entry.size.is_none_or(|size| end > size)) {
+            return Err(Violation::Unexpected("a hole beyond the end").into());
+        }
+        for number in first..first + blocks {
+            // A hole may be hours of work: the peer hears of us, and whoever asks for the end is heard.
+            if number % PORTION == 0 {
+                self.session.ping()?;
+                self.session.rest(Duration::ZERO)?;
             }
-            let sum = if verify { Sum::of(landing.tree.blocks(), &ZEROS) } else { Sum::default() };
+            let sum = if verify { Sum::of(number, &ZEROS) } else { Sum::default() };
             self.put_block(None, sum)?;
             (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
+            if self.current()?.is_none() {
+                return Ok(());
+            }
         }
         Ok(())
     }

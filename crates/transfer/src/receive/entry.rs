@@ -1,6 +1,6 @@
 //! What is announced: whether it may come, what of it is here already, and where it will land.
 
-use super::account::receipt;
+use super::account::{Announced, receipt};
 use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits};
 use crate::error::Error;
 use crate::fault::Fault;
@@ -35,7 +35,7 @@ impl Receiver<'_> {
                 Fault(Refusal::Forbidden, "one file can be sent there, no directory".into()),
             );
         }
-        self.paths.insert(index, (entry.path.clone(), kind));
+        self.paths.insert(index, Announced::from(&entry));
         let started =
             |resumed| Progress::Started { path: entry.path.clone(), kind, size: entry.size, resumed };
         if !matches!(kind, Kind::File | Kind::Pipe) {
@@ -81,7 +81,7 @@ impl Receiver<'_> {
     fn dry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
             OpenTarget::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
-            OpenTarget::Sink(spool) => spool.begin(entry.size).map(|()| Ok(Tree::new())),
+            OpenTarget::Sink { spool, .. } => spool.begin(entry.size).map(|()| Ok(Tree::new())),
             _ => Ok(Ok(Tree::new())),
         });
         let answer = match looked {
@@ -144,7 +144,16 @@ impl Receiver<'_> {
         }
         let store = match &mut self.place {
             OpenTarget::Tree { store, .. } => store,
-            OpenTarget::Sink(spool) => {
+            OpenTarget::Sink { spool, deliveries, id } => {
+                match deliveries.outcome(*id) {
+                    // What an earlier session did is not done again, whatever the sender has by now.
+                    Some(Ok(receipt)) => {
+                        let landing = Box::new(Landing::bare(entry, dest, Tree::new()));
+                        return Ok(Waits::Complete { hash: receipt.hash.unwrap_or_default(), landing });
+                    }
+                    Some(Err(fault)) => return Err(fault),
+                    None => {}
+                }
                 spool.begin(entry.size)?;
                 return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
             }

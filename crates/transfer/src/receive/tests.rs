@@ -18,13 +18,15 @@ use tempfile::TempDir;
 use super::*;
 use crate::cancel::Cancel;
 use crate::claim::Claims;
+use crate::delivery::Deliveries;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
 use crate::machine::{Role, SessionLimits};
+use crate::message::Kind;
 use crate::message::{Durability, EntryAnswer, Time, TreeEntry};
-use crate::sink::{Config, Displays};
+use crate::sink::{Displays, PortsConfig};
 use crate::transport::Plain;
-use crate::wire::{self, HEADER, Header, Kind as Frame, PREFACE};
+use crate::wire::{self, FrameKind as Frame, HEADER, Header, PREFACE};
 
 /// Of an earlier request, and still open.
 const EARLIER: u16 = 1;
@@ -172,9 +174,9 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
         }
         To::Sink(command) => {
             let config =
-                Config::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
+                PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
             spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
-            Target::Sink(&mut spool)
+            Target::Sink { spool: &mut spool, deliveries: &Deliveries::default(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };
@@ -287,6 +289,11 @@ fn end(index: u64, content: &[u8]) -> Step {
 
 fn unverified_end(index: u64, content: &[u8]) -> Step {
     Say(Message::End { index, size: content.len() as u64, hash: None })
+}
+
+/// The end of an entry, with a hash only where that is agreed.
+fn agreed_end(index: u64, content: &[u8], options: Options) -> Step {
+    if options.verify { end(index, content) } else { unverified_end(index, content) }
 }
 
 fn total(entries: u64) -> Step {

@@ -11,11 +11,15 @@ use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
 use crate::message::{Message, TreeEntry};
 use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
-use crate::root::{mtime, read_full};
+use crate::root::read_full;
+use crate::walk::token;
 
 /// Payload bytes of a frame. Fewer frames mean fewer wake-ups at both ends; two fit into half of the smallest window,
 /// so that one is in transit while the other is read.
 const FRAME: usize = 512 << 10;
+
+/// Most blocks that one Hole is for: a tenth of a second's hashing.
+const HOLE: u64 = 256;
 
 /// What was read of a file.
 enum Read {
@@ -144,11 +148,15 @@ impl Sender<'_, '_> {
             *data_until = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
             return Ok(false);
         }
-        for _ in 0..blocks {
+        // In portions, so that the receiver works while the next is hashed here, and both hear whoever asks for the end.
+        let portion = blocks.min(HOLE);
+        for _ in 0..portion {
             tree.push(Sum::of(tree.blocks(), &ZEROS));
         }
-        self.say(&Message::Hole { bytes: blocks * BLOCK as u64 })?;
-        (self.observe)(Progress::Moved { bytes: blocks * BLOCK as u64 });
+        self.say(&Message::Hole { bytes: portion * BLOCK as u64 })?;
+        (self.observe)(Progress::Moved { bytes: portion * BLOCK as u64 });
+        self.session.rest(Duration::ZERO)?;
+        self.look_around(BLOCK as u64)?;
         Ok(true)
     }
 
@@ -221,9 +229,9 @@ impl Sender<'_, '_> {
     }
 }
 
+/// Whether the file is what was announced: not its length and time alone, which a program can set.
 fn unchanged(entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstat(file)
-        .is_ok_and(|stat| Some(stat.st_size as u64) == entry.size && Some(mtime(&stat)) == entry.mtime)
+    rustix::fs::fstat(file).is_ok_and(|stat| token(&stat, &entry.path) == entry.token)
 }
 
 fn changed(entry: &TreeEntry) -> Reason {

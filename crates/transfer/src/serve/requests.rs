@@ -12,7 +12,7 @@ use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Options, Put, Refusal, Request};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal};
 use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
@@ -38,12 +38,16 @@ impl Server {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
-                    match Request::decode(&request)? {
-                        Request::Put(put) => {
+                    let operation = Operation::decode(&request)?;
+                    if !served.has_asked() {
+                        self.admit(session, claimant.session)?;
+                    }
+                    match operation {
+                        Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
                             self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
                         }
-                        Request::Get(get) => {
+                        Operation::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
                             self.get(session, stream, get, &mut served.summary, &mut tell)?;
                             // The side that received last says goodbye: it has the last receipts.
@@ -51,7 +55,7 @@ impl Server {
                             served.summary.peer_knows = true;
                             return Ok(());
                         }
-                        Request::List { path } => {
+                        Operation::List { path } => {
                             served.request = format!("ls {path}");
                             self.list(session, stream, &path)?;
                         }
@@ -98,7 +102,12 @@ impl Server {
                     Ok(made) => spool = made,
                     Err(fault) => return self.refuse(session, stream, fault),
                 }
-                Target::Sink(&mut spool)
+                if !put.options.dry_run
+                    && let Err(fault) = self.deliveries.begin(put.id, put.sent)
+                {
+                    return self.refuse(session, stream, fault);
+                }
+                Target::Sink { spool: &mut spool, deliveries: &self.deliveries, id: put.id }
             }
             None if !self.options.writable => {
                 let told = Reason::from("this directory is shared for reading only");

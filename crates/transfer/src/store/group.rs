@@ -44,7 +44,7 @@ impl Store<'_> {
     pub(crate) fn is_due(&self) -> bool {
         self.group.len() >= GROUP
             || self.group_bytes >= GROUP_BYTES
-            || (self.waits() && self.options.durability == Durability::Memory)
+            || (self.waits() && self.options.durability != Durability::Disk)
     }
 
     /// Bytes about to be synced, by which the caller decides whether that needs a thread.

@@ -11,9 +11,9 @@ use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
-use crate::message::{Receipt, Refusal, Time, TreeEntry};
+use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
-use crate::root;
+use crate::root::{self, Links};
 use crate::state::PartLog;
 
 /// A file that is being received.
@@ -117,6 +117,32 @@ impl Store<'_> {
         }
         landing.tree.push(sum);
         Ok(())
+    }
+
+    /// What makes a file that is complete here what its receipt will say: its mode, and on disk if that was asked for.
+    pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
+        let dest = landing.dest.clone();
+        let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
+        // The mode that a pipe is announced with is nobody's wish.
+        let wished = landing.entry.kind == Kind::File;
+        let (root, options) = (self.root, self.options);
+        move || {
+            let io = |doing: &'static str| {
+                let dest = &dest;
+                move |error: Errno| Fault::new(doing, dest, error)
+            };
+            let (file, stat) = root.file(&dest).map_err(io("open"))?;
+            if wished && Mode::from_raw_mode(stat.st_mode & 0o777) != mode {
+                rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
+            }
+            if options.durability != Durability::Disk {
+                return Ok(());
+            }
+            let parent = dest.split().map_or_else(RelPath::root, |(parent, _)| parent);
+            rustix::fs::fsync(&file)
+                .and_then(|()| rustix::fs::fsync(root.directory(&parent, Links::Refuse)?))
+                .map_err(io("make durable"))
+        }
     }
 
     /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::path::RelPath;
 
 /// A directory for what is not complete yet.
-pub(super) struct Work {
+pub(super) struct WorkDir {
     pub(super) dir: OwnedFd,
     pub(super) device: u64,
 }
@@ -20,7 +20,7 @@ pub(super) struct Work {
 /// The name of a file before its final one: none, or one in a work directory.
 pub(super) enum Temporary {
     Nameless,
-    Named { work: Rc<Work>, name: String },
+    Named { work: Rc<WorkDir>, name: String },
 }
 
 impl Temporary {
@@ -37,7 +37,7 @@ impl Temporary {
 
 impl Store<'_> {
     /// The directory for unfinished files on the file system of `parent`.
-    pub(super) fn work_for(&mut self, parent: &Rc<OwnedFd>) -> Result<Rc<Work>, Fault> {
+    pub(super) fn work_for(&mut self, parent: &Rc<OwnedFd>) -> Result<Rc<WorkDir>, Fault> {
         let fault = |error| {
             Fault::new("make the work directory", self.root.path().join(crate::path::WORK).display(), error)
         };
@@ -46,7 +46,7 @@ impl Store<'_> {
             Some(work) => work.clone(),
             None => {
                 let dir = self.root.work().map_err(fault)?;
-                let work = Rc::new(Work { device: device(dir.as_fd())?, dir });
+                let work = Rc::new(WorkDir { device: device(dir.as_fd())?, dir });
                 self.work = Some(work.clone());
                 work
             }
@@ -64,15 +64,15 @@ impl Store<'_> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&**parent, crate::path::WORK, flags, Mode::empty()).map_err(fault)?;
-        Ok(Rc::new(Work { dir, device }))
+        Ok(Rc::new(WorkDir { dir, device }))
     }
 
     /// Calls `act` with the work directory; again, up to 5 times, if another session has removed the empty directory.
     pub(super) fn in_work<T>(
         &mut self,
         parent: &Rc<OwnedFd>,
-        mut act: impl FnMut(&Work) -> Result<T, Errno>,
-    ) -> Result<(Rc<Work>, Result<T, Errno>), Fault> {
+        mut act: impl FnMut(&WorkDir) -> Result<T, Errno>,
+    ) -> Result<(Rc<WorkDir>, Result<T, Errno>), Fault> {
         let mut tries = 0;
         loop {
             let work = self.work_for(parent)?;

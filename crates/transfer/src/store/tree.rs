@@ -52,7 +52,7 @@ impl Store<'_> {
             .and_then(|()| root::set_mtime(dir.as_fd(), time))
             .and_then(|()| match self.options.durability {
                 Durability::Disk => rustix::fs::fsync(&dir),
-                Durability::Memory => Ok(()),
+                Durability::Memory | Durability::Handed => Ok(()),
             });
         let set = set.and_then(|()| self.sync_grown());
         set.map_err(|error| Fault::new("set mode and time of", dest, error))

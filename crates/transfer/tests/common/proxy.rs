@@ -46,6 +46,20 @@ impl Drop for Proxy {
 
 impl Proxy {
     pub(crate) fn new(server: u16, fault: Option<(Way, u64, Fault)>) -> Self {
+        Self::start([server, server], fault, false)
+    }
+
+    /// The first connection goes to the first server, all others to the second.
+    pub(crate) fn to_two(servers: [u16; 2], fault: (Way, u64, Fault)) -> Self {
+        Self::start(servers, Some(fault), false)
+    }
+
+    /// The fault meets every connection.
+    pub(crate) fn always(server: u16, fault: (Way, u64, Fault)) -> Self {
+        Self::start([server, server], Some(fault), true)
+    }
+
+    fn start([first, later]: [u16; 2], fault: Option<(Way, u64, Fault)>, always: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (done, forwarded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -61,16 +75,18 @@ impl Proxy {
             over: over.clone(),
         };
         std::thread::spawn(move || {
-            for client in listener.incoming() {
+            for (number, client) in listener.incoming().enumerate() {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
+                let server = if number == 0 { first } else { later };
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
                     return;
                 };
                 for way in [Way::ToServer, Way::ToClient] {
                     let (client, server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                    let (done, forwarded) = (done.clone(), forwarded.clone());
+                    let done = if always { Arc::default() } else { done.clone() };
+                    let forwarded = forwarded.clone();
                     let recorded = if way == Way::ToServer { recorded.clone() } else { answered.clone() };
                     let fault = fault.filter(|(at, ..)| *at == way);
                     std::thread::spawn(move || {

@@ -3,9 +3,9 @@
 use linger_custody::Count;
 use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
-use super::perform::{copies, within};
+use super::answer::{copies, within};
 use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
-use crate::kernel::{Call, Connection, End, File, Kernel};
+use crate::kernel::{Call, Connection, End, File, Kernel, Process};
 
 impl Driver {
     pub(super) fn count(
@@ -98,6 +98,9 @@ impl Driver {
         if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
             return Err("a message is waited for that has arrived".into());
         }
+        if self.world.remembered() > self.room {
+            return Err(format!("remembers {}, without a look", self.world.remembered()));
+        }
         let in_flight =
             (0..kernel.connections.len()).any(|one| self.world.state(cookie_of(one)) == State::InFlight);
         if in_flight != self.world.due().is_some() {
@@ -163,6 +166,18 @@ impl Driver {
         Ok((self.kept.len() == 1 && self.kept.values().all(|one| one.looked_for == 1)).then_some(true))
     }
 
+    /// What was held is let go of once it is over, or where nobody can see when it is.
+    pub(super) fn check_released(kernel: &Kernel, index: usize) -> Result<(), Fault> {
+        let one = &kernel.connections[index];
+        let was_hidden =
+            |(process, this): (usize, &Process)| one.had & (1 << process) != 0 && this.hidden_once;
+        let is_unseen = one.sent_unseen || kernel.processes.iter().enumerate().any(was_hidden);
+        if one.counted + one.refused + one.handed == 0 && !is_unseen && !one.raced {
+            return Err(format!("connection {index} is let go of, and is not over"));
+        }
+        Ok(())
+    }
+
     /// The worst error: to end what the program still has.
     pub(super) fn check_over(kernel: &Kernel, index: usize, what: &str) -> Result<(), Fault> {
         let connection = &kernel.connections[index];
@@ -209,6 +224,12 @@ impl Driver {
         if !one.closed && !raced && (0..one.processes).any(stays) {
             return Err(format!("epolls are to forget connection {}, which has another fd", one.connection));
         }
+        if !one.closed && !one.is_close {
+            return Err(format!("epolls are to forget connection {}, which may stay", one.connection));
+        }
+        if !one.closed && !raced && kernel.is_carried(one.connection) {
+            return Err(format!("epolls are to forget connection {}, which a message has", one.connection));
+        }
         Ok(())
     }
 
@@ -243,7 +264,7 @@ impl Driver {
     }
 
     /// At the end of all: nothing is left, and the counts add up.
-    pub(crate) fn check_end(&self, kernel: &Kernel) -> Result<(), Fault> {
+    pub(crate) fn check_end(&mut self, kernel: &Kernel) -> Result<(), Fault> {
         if !self.kept.is_empty() || !self.held.is_empty() || !self.world.is_idle() {
             return Err(format!("left over: {:?} kept, {:?} held", self.kept, self.held));
         }
@@ -296,7 +317,7 @@ impl Driver {
                 _ => {}
             }
         }
-        Ok(())
+        self.check_forgotten(kernel)
     }
 }
 

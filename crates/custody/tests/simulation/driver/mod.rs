@@ -1,7 +1,10 @@
 //! The supervisor's driver over the simulated kernel: what it is told, it is told as the real one is, and what it does
 //! takes as many steps, between which the program goes on.
 
+mod answer;
 mod check;
+mod forget;
+mod hints;
 mod pace;
 mod perform;
 mod tell;
@@ -12,6 +15,7 @@ use std::time::Duration;
 use linger_custody::Count;
 use linger_custody::world::{Cookie, Event, Inode, Kept, Limits, Pid, Tid, Way, World};
 
+use hints::Hints;
 use pace::Pace;
 
 use crate::kernel::{Call, Kernel, Thread, Told};
@@ -48,7 +52,7 @@ enum Telling {
     Send(i32, bool),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct KeptFd {
     connection: usize,
     /// The program's fd; `None` for what was held.
@@ -109,6 +113,8 @@ pub(crate) struct Driver {
     watched: BTreeSet<usize>,
     known: BTreeSet<usize>,
     counts: [u64; Count::ALL],
+    /// How many connections may be remembered before the next look.
+    room: usize,
     ended: bool,
     /// The world has nothing more to say of what it was told.
     silent: bool,
@@ -129,6 +135,12 @@ pub(crate) struct Driver {
     dead_told: BTreeSet<usize>,
     closed_unseen: BTreeSet<usize>,
     counted: BTreeSet<usize>,
+    /// One of them has sent a message.
+    opaque: bool,
+    hints: Hints,
+    /// The event that is being told is of a close, and which of the known fds has the connection was asked.
+    is_ending: bool,
+    asked_which: bool,
     /// When the world was last told something.
     told_at: Duration,
     /// What an event has shown to be wrong.
@@ -168,6 +180,7 @@ impl Driver {
             watched: BTreeSet::new(),
             known: BTreeSet::new(),
             counts: [0; Count::ALL],
+            room: LIMITS.shared,
             ended: false,
             silent: true,
             pace: Pace::default(),
@@ -180,6 +193,10 @@ impl Driver {
             dead_told: BTreeSet::new(),
             closed_unseen: BTreeSet::new(),
             counted: BTreeSet::new(),
+            opaque: false,
+            hints: Hints::default(),
+            is_ending: false,
+            asked_which: false,
             told_at: Duration::ZERO,
             fault: None,
             told: Vec::new(),

@@ -27,6 +27,7 @@ impl Driver {
             eprintln!("    {event:?} [{state:?}]");
         }
         self.silent = false;
+        self.note_hints(&event);
         self.world.on(event, self.now);
     }
 
@@ -131,6 +132,7 @@ impl Driver {
             if does == Unseen::Closes {
                 self.closed_unseen.insert(process);
             }
+            self.opaque |= does == Unseen::Sends;
             self.on("hidden", None, Event::Hidden { pid: pid(process), does });
             return;
         }

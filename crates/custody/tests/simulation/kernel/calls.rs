@@ -49,7 +49,10 @@ impl Kernel {
         for closed in before.iter().filter(|one| !after.contains(one)) {
             let connection = &mut self.connections[closed.1];
             connection.fds_closed += 1;
-            connection.closed_untold |= !told.contains(closed);
+            if !told.contains(closed) {
+                connection.closed_untold = true;
+                self.closed_untold.insert(closed.2);
+            }
         }
         self.note(!hidden);
     }
@@ -60,7 +63,7 @@ impl Kernel {
         if let Call::Dup(fd) | Call::Dup2(fd, _) = *call
             && let Some(file) = self.processes[process].file(fd)
         {
-            self.note_race(process, fd, file, told);
+            self.note_race(process, fd, file, told, false);
         }
         let this = &mut self.processes[process];
         match *call {
@@ -99,17 +102,23 @@ impl Kernel {
     }
 
     /// Notes a connection that a call copies or sends, and that the supervisor was not told of.
-    fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told]) {
+    fn note_race(&mut self, process: usize, fd: i32, file: File, told: &[Told], is_send: bool) {
         let serial = self.processes[process].serial(fd);
+        // Of a copy only where the supervisor could not see it coming: it was told of no connection at that fd, or of one that
+        // was closed in such a race itself.
+        let was_seen =
+            told.iter().any(|(other, _, serial)| *other == fd && !self.closed_untold.contains(serial));
+        let race = is_send || !was_seen;
         if let File::Connection(index) = file {
-            self.connections[index].raced |= !told.contains(&(fd, index, serial)) && !told.contains(&HIDDEN);
+            self.connections[index].raced |=
+                race && !told.contains(&(fd, index, serial)) && !told.contains(&HIDDEN);
         }
     }
 
     fn send(&mut self, process: usize, control: &[u8], to: Option<usize>, told: &[Told]) {
         for fd in parse(control) {
             if let Some(file) = self.processes[process].file(fd) {
-                self.note_race(process, fd, file, told);
+                self.note_race(process, fd, file, told, true);
             }
         }
         let this = &self.processes[process];

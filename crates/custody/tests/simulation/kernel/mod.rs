@@ -164,6 +164,8 @@ pub(crate) struct Kernel {
     pub(crate) connections: Vec<Connection>,
     pub(crate) epolls: usize,
     pub(crate) serials: u32,
+    /// Of fds that were closed by a call that the supervisor had been told another meaning of.
+    closed_untold: BTreeSet<u32>,
     /// Some process was hidden at some time.
     pub(crate) ever_hidden: bool,
 }
@@ -248,6 +250,7 @@ impl Kernel {
             connections: Vec::new(),
             epolls: 0,
             serials: 0,
+            closed_untold: BTreeSet::new(),
             ever_hidden: false,
         }
     }
@@ -301,6 +304,13 @@ impl Kernel {
                     _ => false,
                 })
         })
+    }
+
+    /// Whether a message to a process that lives carries a connection, and one that the supervisor knows of.
+    pub(crate) fn is_carried(&self, index: usize) -> bool {
+        let one = &self.connections[index];
+        let mut messages = self.processes.iter().flat_map(|process| process.inbox.iter().flatten());
+        one.told_sent && !one.sent_unseen && messages.any(|file| *file == File::Connection(index))
     }
 
     /// The processes that have a connection besides this one, as bits; none where they cannot be told or it has it, too.

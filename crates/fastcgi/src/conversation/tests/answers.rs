@@ -4,7 +4,7 @@ const END: u8 = 3;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 
-fn said(answer: Answer, verdict: Verdict, reason: &str) -> Vec<(u8, u16, Vec<u8>)> {
+fn said(answer: Answer, verdict: RequestEnd, reason: &str) -> Vec<(u8, u16, Vec<u8>)> {
     records(answer.last(verdict, reason).bytes())
 }
 
@@ -18,8 +18,8 @@ fn end(status: u8) -> (u8, u16, Vec<u8>) {
 
 #[test]
 fn every_verdict_has_its_reason() {
+    use RequestEnd::{Bare, Complete, Cut, Refused};
     use Said::{Nothing, Part, Torn};
-    use Verdict::{Bare, Complete, Cut, Refused};
     for (status, said, aborted, verdict) in [
         (Some(3), Nothing, false, Complete(3)),
         (Some(3), Part, false, Complete(3)),
@@ -32,7 +32,7 @@ fn every_verdict_has_its_reason() {
         (None, Torn, false, Cut),
         (None, Torn, true, Cut),
     ] {
-        assert_eq!(Verdict::of(status, said, aborted), verdict, "{status:?} {said:?} aborted {aborted}");
+        assert_eq!(RequestEnd::of(status, said, aborted), verdict, "{status:?} {said:?} aborted {aborted}");
     }
 }
 
@@ -45,27 +45,27 @@ fn the_last_records_of_each_verdict() {
     };
     let stdout = |content: &[u8]| (STDOUT, 7, content.to_vec());
     let why = (STDERR, 7, b"why".to_vec());
-    assert_eq!(said(answer(b"rest"), Verdict::Complete(2), "why"), [stdout(b"rest"), stdout(b""), end(2)]);
-    assert_eq!(said(answer(b""), Verdict::Complete(0), "why"), [stdout(b""), end(0)]);
+    assert_eq!(said(answer(b"rest"), RequestEnd::Complete(2), "why"), [stdout(b"rest"), stdout(b""), end(2)]);
+    assert_eq!(said(answer(b""), RequestEnd::Complete(0), "why"), [stdout(b""), end(0)]);
     let page = b"Status: 500\r\nContent-Type: text/plain\r\n\r\nThe application failed; its log says why.\n";
     assert_eq!(
-        said(answer(b"rest"), Verdict::Refused, "why"),
+        said(answer(b"rest"), RequestEnd::Refused, "why"),
         [why.clone(), stdout(page), stdout(b""), end(1)]
     );
-    assert_eq!(said(answer(b"rest"), Verdict::Bare, "why"), [stdout(b""), end(1)]);
-    assert_eq!(said(answer(b"rest"), Verdict::Cut, "why"), [why]);
-    assert_eq!(said(answer(b"rest"), Verdict::Cut, ""), []);
+    assert_eq!(said(answer(b"rest"), RequestEnd::Bare, "why"), [stdout(b""), end(1)]);
+    assert_eq!(said(answer(b"rest"), RequestEnd::Cut, "why"), [why]);
+    assert_eq!(said(answer(b"rest"), RequestEnd::Cut, ""), []);
 }
 
 #[test]
 fn a_buffer_is_used_again() {
     let mut answer = Answer::new(7, Vec::new());
     gather(&mut answer, &[b'x'; 1000]);
-    let buffer = answer.last(Verdict::Complete(0), "").into_buffer();
+    let buffer = answer.last(RequestEnd::Complete(0), "").into_buffer();
     assert!(buffer.capacity() >= 1000);
     let mut answer = Answer::new(7, buffer);
     gather(&mut answer, b"second");
-    assert_eq!(said(answer, Verdict::Complete(0), "")[0].2, b"second");
+    assert_eq!(said(answer, RequestEnd::Complete(0), "")[0].2, b"second");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn what_was_torn_cannot_be_completed() {
     let mut answer = Answer::new(7, Vec::new());
     gather(&mut answer, b"lost");
     let _cancelled = answer.gathered().unwrap();
-    assert_eq!(said(answer, Verdict::Complete(0), "why"), [(STDERR, 7, b"why".to_vec())]);
+    assert_eq!(said(answer, RequestEnd::Complete(0), "why"), [(STDERR, 7, b"why".to_vec())]);
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn it_ends_with_the_last_of_those_that_run() {
     talk.record(RecordType::Stdin, 2, b"body");
     assert_eq!(talk.read(two, Which::Stdin), Ok(Input::Got(b"body".to_vec())));
     talk.record(RecordType::Stdin, 2, b"");
-    assert_eq!(talk.finish(two, Some(0), Said::Part), Verdict::Complete(0));
+    assert_eq!(talk.finish(two, Some(0), Said::Part), RequestEnd::Complete(0));
     assert_eq!(talk.next(), Step::Receive(None), "its last records are not sent yet");
     talk.conversation.answered(true);
     let Step::End(end) = talk.next() else { panic!() };
@@ -164,10 +164,10 @@ fn one_that_ends_takes_no_new_request() {
 #[test]
 fn a_failure_before_the_response_costs_the_request_and_one_within_it_the_connection() {
     for (said, aborted, verdict, kept) in [
-        (Said::Nothing, false, Verdict::Refused, true),
-        (Said::Part, false, Verdict::Cut, false),
-        (Said::Part, true, Verdict::Bare, true),
-        (Said::Torn, true, Verdict::Cut, false),
+        (Said::Nothing, false, RequestEnd::Refused, true),
+        (Said::Part, false, RequestEnd::Cut, false),
+        (Said::Part, true, RequestEnd::Bare, true),
+        (Said::Torn, true, RequestEnd::Cut, false),
     ] {
         let mut talk = Talk::new();
         let key = talk.whole(1);

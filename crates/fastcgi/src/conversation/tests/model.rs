@@ -291,10 +291,10 @@ impl Model {
         let Stage::Running(key) = request.stage else { return };
         let cut = said == Said::Torn || (status.is_none() && said == Said::Part && !request.aborted);
         let want = match status {
-            _ if cut => Verdict::Cut,
-            Some(status) => Verdict::Complete(status),
-            None if request.aborted => Verdict::Bare,
-            None => Verdict::Refused,
+            _ if cut => RequestEnd::Cut,
+            Some(status) => RequestEnd::Complete(status),
+            None if request.aborted => RequestEnd::Bare,
+            None => RequestEnd::Refused,
         };
         assert_eq!(self.talk.finish(key, status, said), want);
         self.unsent += 1;

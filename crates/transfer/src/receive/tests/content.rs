@@ -211,11 +211,7 @@ fn a_file_that_cannot_be_written_does_not_end_the_session() {
         let mut script = vec![directory(0, ""), file(1, "a", whole.len() as u64)];
         script.extend(content(&whole, BLOCK, options.verify));
         script.extend([end(1, &whole), file(2, "b", 3), Data(b"new".to_vec())]);
-        script.extend([Say(Message::End {
-            index: 2,
-            size: 3,
-            hash: hash(b"new").filter(|_| options.verify),
-        })]);
+        script.extend([agreed_end(2, b"new", options)]);
         script.extend([leave(0), total(3)]);
         let received = receive(To::Directory(to.path()), with(options), &script);
         assert_eq!(received.failures(), [(1, Refusal::Forbidden)], "{received:?}");
@@ -237,14 +233,7 @@ fn a_pipe_is_told_block_by_block_what_it_need_not_keep() {
             let (to, whole) = (tempdir(), bytes(2 * BLOCK + 3));
             let mut script = vec![Say(Message::Entry(entry(0, kind, "", None)))];
             script.extend(content(&whole, 400_000, options.verify));
-            script.extend([
-                Say(Message::End {
-                    index: 0,
-                    size: whole.len() as u64,
-                    hash: hash(&whole).filter(|_| options.verify),
-                }),
-                total(1),
-            ]);
+            script.extend([agreed_end(0, &whole, options), total(1)]);
             let received = receive(To::Directory(to.path()), with(options), &script);
             let said = received.done(1, 0);
             let told = said.iter().filter_map(|message| match message {
@@ -277,14 +266,7 @@ fn a_stream_gets_verified_blocks_and_the_end() {
         let mut script = vec![file(0, "", whole.len() as u64)];
         script.extend(content(&whole[..BLOCK], BLOCK, options.verify));
         script.extend([hole(SIZE), Data(bytes(77))]);
-        script.extend([
-            Say(Message::End {
-                index: 0,
-                size: whole.len() as u64,
-                hash: hash(&whole).filter(|_| options.verify),
-            }),
-            total(1),
-        ]);
+        script.extend([agreed_end(0, &whole, options), total(1)]);
         let mut so_far = Tree::new();
         let received = receive(To::Stream(&out, &mut so_far), with(options), &script);
         drop(out);

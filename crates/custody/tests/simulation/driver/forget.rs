@@ -1,0 +1,60 @@
+//! Nothing is remembered for good: what is gone is forgotten at the next look, and the next look comes.
+
+use linger_custody::Socket;
+use linger_custody::world::{Action, Answer, Ask, Cookie, Event, Inode, Name, Seen, State};
+
+use super::answer::census;
+use super::{Driver, Fault, cookie, pid};
+use crate::kernel::Kernel;
+
+/// Cookies and inodes that no connection of a schedule has.
+const OTHERS: u64 = 1_000;
+
+impl Driver {
+    /// After the end another process calls `shutdown` on connections of its own, until all fds are looked at: what the
+    /// schedule has left is forgotten.
+    pub(super) fn check_forgotten(&mut self, kernel: &Kernel) -> Result<(), Fault> {
+        let mut own: Vec<Seen> = Vec::new();
+        let mut looked = false;
+        while !looked {
+            let id = OTHERS + own.len() as u64;
+            let socket = Socket::default();
+            let seen = Seen { fd: own.len() as i32, cookie: Cookie(id), inode: Inode(id), socket };
+            own.push(seen);
+            self.world.on(Event::Shutdown { seen, both: true }, self.now);
+            while let Some(action) = self.world.next() {
+                match action {
+                    Action::Ask(Ask::Census { .. }) => {
+                        let mut census = census(kernel);
+                        for one in &own {
+                            let name = Name { pid: pid(kernel.processes.len()), fd: one.fd };
+                            census.names.entry(one.inode).or_default().push(name);
+                        }
+                        looked = true;
+                        self.world.answer(Answer::Census { copying: Vec::new(), census }, self.now);
+                    }
+                    Action::Ask(Ask::HandOverShutdown { .. }) => {
+                        self.world.answer(Answer::Done(true), self.now)
+                    }
+                    _ => {}
+                }
+            }
+            if !looked && own.len() > self.room {
+                return Err("remembers more and more, and does not look".into());
+            }
+        }
+        for (index, connection) in kernel.connections.iter().enumerate() {
+            let state = self.world.state(cookie(index));
+            // A message that never arrived may have gone to a program that has it still.
+            let may_be_sent = connection.told_sent || self.opaque;
+            if !matches!(state, State::Unknown | State::Ended) && !may_be_sent {
+                return Err(format!("connection {index} is gone, and remembered as {state:?}"));
+            }
+        }
+        let still = own.iter().filter(|one| self.world.state(one.cookie) == State::ShutDown).count();
+        if still != own.len() {
+            return Err(format!("forgets {} connections that somebody has", own.len() - still));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! Reading on behind a response, and discarding what comes.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use http_body::Body;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use super::Unread;
+use super::upload::Rest;
+
+/// What is to become of a body that a handler drops after its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Late {
+    /// It is dropped: the connection is upgraded, or the client still waits for `100 Continue`.
+    Drop,
+    /// The rest is discarded within the bounds, unless nobody has read of a body that waits for `100 Continue`.
+    Discard { unread: Unread, expects: bool },
+}
+
+impl Late {
+    pub(super) fn discard<B: Body + Unpin + Send + 'static>(self, rest: Rest<B>) {
+        if let Self::Discard { unread, expects } = self
+            && (rest.was_polled || !expects)
+        {
+            drop(discard(rest.body, unread));
+        }
+    }
+}
+
+/// Held while a response is being sent.
+#[derive(Debug)]
+pub(super) struct Sending {
+    _over: oneshot::Sender<()>,
+}
+
+/// Discards the body in a task, within its bounds, which begin when the response has been sent. Without a runtime the
+/// body is dropped.
+pub(super) fn discard<B: Body + Unpin + Send + 'static>(body: B, unread: Unread) -> Option<Sending> {
+    let runtime = Handle::try_current().ok()?;
+    let (over, is_over) = oneshot::channel();
+    drop(runtime.spawn(run(body, unread, is_over)));
+    Some(Sending { _over: over })
+}
+
+async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiver<()>) {
+    let mut left = unread.bytes;
+    let mut sent = pin!(sent);
+    // While the response is being sent, the stream is open in any case.
+    let is_done = poll_fn(|context| {
+        let is_done = poll_discard(&mut body, &mut left, context);
+        if is_done.is_ready() {
+            return Poll::Ready(true);
+        }
+        // The sender says nothing: it is dropped.
+        sent.as_mut().poll(context).map(|_| false)
+    });
+    if is_done.await {
+        return;
+    }
+    let end = Instant::now() + unread.time;
+    let mut timer = pin!(sleep_until(end.min(Instant::now() + unread.idle)));
+    let mut before = left;
+    poll_fn(|context| {
+        loop {
+            if poll_discard(&mut body, &mut left, context).is_ready() {
+                return Poll::Ready(());
+            }
+            if std::mem::replace(&mut before, left) != left {
+                timer.as_mut().reset(end.min(Instant::now() + unread.idle));
+            }
+            match timer.as_mut().poll(context) {
+                Poll::Ready(()) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+/// Discards what is here. Ready when nothing more is to be read: at the end, at an error, or when no bytes are left.
+fn poll_discard<B: Body + Unpin>(body: &mut B, left: &mut u64, context: &mut Context<'_>) -> Poll<Discarded> {
+    loop {
+        match Pin::new(&mut *body).poll_frame(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(Discarded::All),
+            Poll::Ready(Some(Err(_))) => return Poll::Ready(Discarded::Part),
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                match left.checked_sub(bytes) {
+                    Some(fewer) => *left = fewer,
+                    None => return Poll::Ready(Discarded::Part),
+                }
+                if body.is_end_stream() {
+                    return Poll::Ready(Discarded::All);
+                }
+            }
+        }
+    }
+}
+
+/// How discarding a body has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Discarded {
+    /// At its end.
+    All,
+    /// Before.
+    Part,
+}
+
+/// Discards what has arrived of a body, and no more.
+#[derive(Debug)]
+pub(super) struct Emptying<B> {
+    body: B,
+    left: u64,
+    /// The server has been given a turn to read the connection since the last byte.
+    has_yielded: bool,
+}
+
+impl<B: Body + Unpin> Emptying<B> {
+    pub(super) fn new(body: B, bytes: u64) -> Self {
+        Self { body, left: bytes, has_yielded: false }
+    }
+
+    /// Ready with [`Discarded::Part`] when nothing more is here.
+    ///
+    /// The server reads the connection between two polls of its service: hyper's dispatcher does, in the same task
+    /// (`poll_loop`), and only after somebody has asked for a frame. So two polls in a row without one say that none
+    /// has arrived, and no clock is needed.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Discarded> {
+        let before = self.left;
+        match poll_discard(&mut self.body, &mut self.left, context) {
+            Poll::Ready(discarded) => return Poll::Ready(discarded),
+            Poll::Pending if self.has_yielded && self.left == before => return Poll::Ready(Discarded::Part),
+            Poll::Pending => {}
+        }
+        self.has_yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

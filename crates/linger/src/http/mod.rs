@@ -1,0 +1,161 @@
+//! The HTTP half of an early answer: what becomes of the rest of the request, and of the client's next one.
+//!
+//! A handler may answer before it has read the request's body: `413` from a body limit, `401` from a guard. The
+//! lingering close gets that answer to the client; what the connection is still good for is HTTP's to say. hyper reads
+//! what it has at hand of such a body and then closes, and does not announce it in a response that it has already
+//! begun (`poll_drain_or_close_read`): the next request of a pooled client dies. Over HTTP/2, h2 resets the stream
+//! as soon as the response is out, and some clients drop the response for it (curl 7.88: every third).
+//!
+//! [`layer`] puts this right, as the outermost layer of a service:
+//!
+//! ```no_run
+//! # #[cfg(feature = "axum")]
+//! # async fn serve(app: axum::Router) -> std::io::Result<()> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! let listener = linger::axum::listen(listener, linger::Policy::default());
+//! axum::serve(listener, app.layer(linger::http::layer())).await
+//! # }
+//! ```
+//!
+//! | the handler has answered and | HTTP/1 | HTTP/2 |
+//! |---|---|---|
+//! | the body was read, or there is none | the connection is kept | nothing to do |
+//! | at most [`Unread::keep`] bytes are left, and here | they are discarded, the connection is kept | as below |
+//! | more may come | the response says `Connection: close` (RFC 9112 section 9.6) | discarded within [`Unread::bytes`] and [`Unread::time`], then `RST_STREAM` with `NO_ERROR` (RFC 9113 section 8.1) |
+//! | the client waits for `100 Continue` | `Connection: close`; nothing is read, since reading would ask for the body | nothing is read |
+//! | it has upgraded the connection | left alone | left alone |
+//! | it goes on reading in another task | left alone until it stops; the rest is discarded within the bounds | the same |
+//!
+//! A response can say for itself what its request's body is worth, and how its connection is to end:
+//!
+//! ```
+//! use http::{Response, StatusCode};
+//! use linger::{Policy, http::Unread};
+//!
+//! let mut response = Response::new("come back without the body");
+//! *response.status_mut() = StatusCode::UNAUTHORIZED;
+//! let mut unread = Unread::default();
+//! unread.keep = 0; // never read on for the sake of the connection
+//! response.extensions_mut().insert(unread);
+//! response.extensions_mut().insert(Policy::short());
+//! ```
+//!
+//! The policy needs to reach the stream, and so does the news that an announced upload is unfinished, for which the
+//! close waits [`idle`](crate::Policy::idle) and not only [`grace`](crate::Policy::grace). [`Layer::of`] names the
+//! connection; [`linger::axum::serve`](crate::axum::serve) does it, and so does the layer alone where handlers get a
+//! [`linger::axum::Peer`](crate::axum::Peer) for connect info.
+//!
+//! With hyper the layer wraps the service of a connection; the request's body is an [`Upload`] of hyper's then:
+//!
+//! ```no_run
+//! # #[cfg(feature = "hyper")]
+//! # async fn serve(stream: tokio::net::TcpStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! use hyper::{Request, Response, body::Incoming, service::service_fn};
+//! use hyper_util::{rt::TokioExecutor, server::conn::auto};
+//! use linger::http::Upload;
+//!
+//! let io = linger::hyper::io(stream, linger::Policy::default());
+//! let answer = service_fn(async |_: Request<Upload<Incoming>>| {
+//!     Ok::<_, std::convert::Infallible>(Response::new("early".to_owned()))
+//! });
+//! let answer = linger::http::layer().of(&io.inner().connection()).wrap(answer);
+//! auto::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await
+//! # }
+//! ```
+
+mod answer;
+#[cfg(feature = "axum")]
+mod connect_info;
+mod drain;
+#[cfg(feature = "hyper")]
+mod serve;
+mod service;
+mod upload;
+
+use std::time::Duration;
+
+pub use self::answer::Answer;
+#[cfg(feature = "hyper")]
+pub use self::serve::{Handshake, Plain, Serve, serve};
+pub use self::service::{Answering, Service};
+pub use self::upload::Upload;
+
+use crate::tokio::Connection;
+
+/// What is done about the rest of a request's body that its handler has answered without reading. Plain data; every
+/// field may be set directly.
+///
+/// Given to the [`Layer`] for all, or as an extension of a response for that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unread {
+    /// HTTP/1: most bytes to read and discard in order to keep the connection; 0 for none.
+    ///
+    /// Only what has arrived: the response never waits for a byte. Raising it saves new connections after refused
+    /// requests with small bodies, and costs the reading.
+    pub keep: u64,
+    /// HTTP/2: most bytes to read and discard of one stream before it is reset.
+    ///
+    /// Raising it costs the bandwidth of uploads that nobody wants; below the size of a client's upload, the client
+    /// may take the reset for a failure and drop the response.
+    pub bytes: u64,
+    /// HTTP/2: longest time to discard, from the end of the response on.
+    ///
+    /// Raising it lets a slow client finish, and a hostile one hold a stream of its own connection.
+    pub time: Duration,
+    /// HTTP/2: longest time without a byte of the body, once the response has ended.
+    ///
+    /// A client that stops its upload and waits for the server's reset waits as long as this (curl 8.10).
+    pub idle: Duration,
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        Self {
+            // As in Go's net/http (`maxPostHandlerReadBytes`).
+            keep: 256 << 10,
+            bytes: 256 << 20,
+            // As `Policy::total`.
+            time: Duration::from_secs(30),
+            idle: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A layer that sees to the rest of bodies that handlers leave unread, by the default [`Unread`].
+pub fn layer() -> Layer {
+    Layer::default()
+}
+
+/// Wraps services; see [`layer`].
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    unread: Unread,
+    connection: Option<Connection>,
+}
+
+impl Layer {
+    /// Does so by this for every response that says nothing else.
+    pub fn unread(self, unread: Unread) -> Self {
+        Self { unread, ..self }
+    }
+
+    /// Names the connection on which the service answers, so that its close knows of unfinished uploads and of the
+    /// policies of single responses.
+    pub fn of(self, connection: &Connection) -> Self {
+        Self { connection: Some(connection.clone()), ..self }
+    }
+
+    /// Wraps a service, of tower or of hyper.
+    pub fn wrap<S>(&self, service: S) -> Service<S> {
+        Service::new(service, self.clone())
+    }
+}
+
+impl<S> tower_layer::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, service: S) -> Service<S> {
+        self.wrap(service)
+    }
+}

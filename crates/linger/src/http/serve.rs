@@ -1,0 +1,267 @@
+//! The life of an HTTP server, and of each of its connections.
+
+use std::fmt;
+use std::future::{Future, IntoFuture, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use bytes::Buf;
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{sleep_until, timeout};
+
+use super::{Layer, Unread, Upload};
+use crate::tokio::{Accept, Life, Lingering, Stop, Stream, run};
+use crate::{Closer, Policy, Snapshot};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves HTTP on what a listener accepts, with a service of tower: an axum `Router`, or any other.
+///
+/// Awaited, it serves until the signal of [`stop_when`](Serve::stop_when), or for ever.
+///
+/// Every connection lingers, the [layer](super::layer) stands around the service, lingering sockets make room when
+/// descriptors run out, and with the feature `axum` each request has `ConnectInfo` of the peer's address and of a
+/// [`Peer`](crate::axum::Peer). With the feature `http2` it speaks HTTP/2 to clients that begin with it.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tokio::signal::unix::{SignalKind, signal};
+///
+/// # #[cfg(feature = "axum")]
+/// #[tokio::main]
+/// async fn main() -> std::io::Result<()> {
+///     let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+///     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+///     let mut terminated = signal(SignalKind::terminate())?;
+///     let summary = linger::http::serve(listener, app)
+///         .stop_when(async move { _ = terminated.recv().await })
+///         .within(Duration::from_secs(20))
+///         .await?;
+///     eprintln!("{} answers not known to have arrived", summary.undelivered);
+///     Ok(())
+/// }
+/// # #[cfg(not(feature = "axum"))] fn main() {}
+/// ```
+pub fn serve<L: Accept, S>(listener: L, service: S) -> Serve<L, S> {
+    Serve { listener, service, handshake: Plain, layer: Layer::default(), life: Life::default() }
+}
+
+/// Longest time for the handshake of TLS, which costs the client nothing to leave unfinished.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A server; see [`serve`].
+#[must_use = "a server does nothing unless awaited"]
+pub struct Serve<L, S, T = Plain> {
+    listener: L,
+    service: S,
+    handshake: T,
+    layer: Layer,
+    life: Life,
+}
+
+impl<L, S, T> fmt::Debug for Serve<L, S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Life { policy, deadline, .. } = &self.life;
+        f.debug_struct("Serve").field("policy", policy).field("deadline", deadline).finish_non_exhaustive()
+    }
+}
+
+impl<L, S, T> Serve<L, S, T> {
+    /// Ends connections by this policy.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.life.policy = policy;
+        self
+    }
+
+    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    pub fn with_closer(mut self, closer: &Closer) -> Self {
+        self.life.closer = Some(closer.clone());
+        self
+    }
+
+    /// Does so by this about bodies that handlers leave unread, unless a response says something else.
+    pub fn unread(self, unread: Unread) -> Self {
+        Self { layer: self.layer.unread(unread), ..self }
+    }
+
+    /// Stops when this is ready, as at SIGTERM.
+    ///
+    /// No connection is accepted any more but those in the accept queue. Idle connections end, others after the
+    /// request that they are serving; what then lingers is waited for. All of it is bounded by
+    /// [`within`](Self::within).
+    pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.life.signal = Some(Box::pin(signal));
+        self
+    }
+
+    /// How long a stop may take, lingering included; 9 s if not said, since Docker allows 10.
+    ///
+    /// Handlers get four fifths of it. Those that have not answered then are dropped, and their connections linger for
+    /// the rest.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.life.deadline = deadline;
+        self
+    }
+}
+
+impl<L, S> Serve<L, S> {
+    /// Serves above TLS: the handshake gets the lingering stream, and gives what HTTP is spoken on.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "axum")]
+    /// # async fn serve(listener: tokio::net::TcpListener, app: axum::Router, tls: tokio_rustls::TlsAcceptor) -> std::io::Result<()> {
+    /// linger::http::serve(listener, app).above(move |stream| tls.accept(stream)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// It runs in the connection's own task, and has ten seconds.
+    pub fn above<T>(self, handshake: T) -> Serve<L, S, T>
+    where
+        L: Accept,
+        T: Handshake<Lingering<L::Io>>,
+    {
+        let Self { listener, service, layer, life, .. } = self;
+        Serve { listener, service, handshake, layer, life }
+    }
+}
+
+/// What makes a stream for HTTP of an accepted one, as TLS does. Closures are, whose future gives `io::Result` of a stream.
+pub trait Handshake<S>: Clone + Send + Sync + 'static {
+    /// What HTTP is spoken on.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Makes it.
+    fn begin(&self, stream: S) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+/// No handshake: HTTP on the stream itself.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Plain;
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Handshake<S> for Plain {
+    type Io = S;
+
+    async fn begin(&self, stream: S) -> io::Result<S> {
+        Ok(stream)
+    }
+}
+
+impl<S, T, F, I> Handshake<S> for T
+where
+    T: Fn(S) -> F + Clone + Send + Sync + 'static,
+    F: IntoFuture<Output = io::Result<I>, IntoFuture: Send>,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Io = I;
+
+    fn begin(&self, stream: S) -> impl Future<Output = io::Result<I>> + Send {
+        self(stream).into_future()
+    }
+}
+
+impl<L, S, T, R> IntoFuture for Serve<L, S, T>
+where
+    L: Accept<Addr: Clone + Sync + 'static>,
+    S: tower_service::Service<Request<Upload<Incoming>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError> + 'static,
+    R: Body<Data: Buf + Send, Error: Into<BoxError>> + Send + 'static,
+    T: Handshake<Lingering<L::Io>>,
+{
+    /// How the closes ended that the stop has waited for.
+    ///
+    /// An error is one of [`Closer::global`], which was never needed then.
+    type Output = io::Result<Snapshot>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { listener, service, handshake, layer, life } = self;
+        let handler = move |stream, address, stop| {
+            connection(stream, address, stop, service.clone(), handshake.clone(), layer.clone())
+        };
+        Box::pin(run(listener, handler, life))
+    }
+}
+
+/// Serves one connection. When told to stop, it ends after the request under way.
+async fn connection<I, A, S, T, R>(
+    mut stream: Lingering<I>,
+    address: A,
+    mut stop: Stop,
+    service: S,
+    handshake: T,
+    layer: Layer,
+) where
+    I: Stream,
+    A: Clone + Send + Sync + 'static,
+    S: tower_service::Service<Request<Upload<Incoming>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError> + 'static,
+    R: Body<Data: Buf + Send, Error: Into<BoxError>> + Send + 'static,
+    T: Handshake<Lingering<I>>,
+{
+    if !has_begun(&mut stream, &mut stop).await {
+        return;
+    }
+    let connection = stream.connection();
+    let Ok(Ok(stream)) = timeout(HANDSHAKE, handshake.begin(stream)).await else { return };
+    let service = layer.of(&connection).wrap(service);
+    #[cfg(feature = "axum")]
+    let service = super::connect_info::ConnectInfo::new(service, address, connection);
+    #[cfg(not(feature = "axum"))]
+    drop(address);
+    #[allow(unused_mut)] // Without HTTP/2.
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // WebSockets over HTTP/2 (RFC 8441).
+    #[cfg(feature = "http2")]
+    builder.http2().enable_connect_protocol();
+    let serving =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let (mut serving, mut stop) = (pin!(serving), pin!(stop.requested()));
+    let mut is_stopping = false;
+    // How a connection fails is its peer's to see; how it ends, the closer's to tell.
+    let _ = poll_fn(|context| {
+        // First, so that a request that is here is taken before the stop.
+        let served = serving.as_mut().poll(context);
+        if served.is_ready() || is_stopping || stop.as_mut().poll(context).is_pending() {
+            return served;
+        }
+        is_stopping = true;
+        serving.as_mut().graceful_shutdown();
+        serving.as_mut().poll(context)
+    })
+    .await;
+}
+
+/// Whether the peer sends anything, or its end, before a stop lets no connection begin any more.
+///
+/// hyper drops a connection that is told to stop before it has seen a byte, also one whose request has arrived: the
+/// runtime reports it only later.
+async fn has_begun<I: Stream>(stream: &mut Lingering<I>, stop: &mut Stop) -> bool {
+    let mut until = pin!(stop.begun_until());
+    let mut timer = None;
+    poll_fn(|context| {
+        if stream.get_mut().poll_readable(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        if timer.is_none()
+            && let Poll::Ready(until) = until.as_mut().poll(context)
+        {
+            timer = Some(Box::pin(sleep_until(until)));
+        }
+        match &mut timer {
+            Some(timer) => timer.as_mut().poll(context).map(|()| false),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}

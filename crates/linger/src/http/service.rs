@@ -1,0 +1,210 @@
+//! The service between the server and the program's own.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::http::header::{CONNECTION, EXPECT};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::drain::{Discarded, Emptying, Late, discard};
+use super::upload::{Rest, Slot};
+use super::{Answer, Layer, Unread, Upload};
+use crate::Policy;
+use crate::tokio::Connection;
+
+/// A service of tower or hyper whose unread bodies are seen to; made by [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Service<S> {
+    service: S,
+    layer: Layer,
+}
+
+impl<S> Service<S> {
+    pub(super) fn new(service: S, layer: Layer) -> Self {
+        Self { service, layer }
+    }
+
+    fn begin<B: Body + Unpin + Send + 'static>(&self, request: Request<B>) -> (Request<Upload<B>>, Asked<B>) {
+        let asked = self.layer.asked(&request);
+        let (head, body) = request.into_parts();
+        let (body, slot) = Upload::new(body);
+        (Request::from_parts(head, body), Asked { slot, ..asked })
+    }
+}
+
+impl<S, B, R> tower_service::Service<Request<B>> for Service<S>
+where
+    S: tower_service::Service<Request<Upload<B>>, Response = Response<R>>,
+    B: Body + Unpin + Send + 'static,
+{
+    type Response = Response<Answer<R>>;
+    type Error = S::Error;
+    type Future = Answering<S::Future, B, R>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (request, asked) = self.begin(request);
+        Answering { answer: self.service.call(request), asked, emptying: None }
+    }
+}
+
+#[cfg(feature = "hyper")]
+impl<S, B, R> hyper::service::Service<Request<B>> for Service<S>
+where
+    S: hyper::service::Service<Request<Upload<B>>, Response = Response<R>>,
+    B: Body + Unpin + Send + 'static,
+{
+    type Response = Response<Answer<R>>;
+    type Error = S::Error;
+    type Future = Answering<S::Future, B, R>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let (request, asked) = self.begin(request);
+        Answering { answer: self.service.call(request), asked, emptying: None }
+    }
+}
+
+impl Layer {
+    fn asked<B>(&self, request: &Request<B>) -> Asked<B> {
+        #[cfg(feature = "axum")]
+        let connection = self.connection.clone().or_else(|| crate::axum::connection(request.extensions()));
+        #[cfg(not(feature = "axum"))]
+        let connection = self.connection.clone();
+        Asked {
+            slot: None,
+            connection,
+            unread: self.unread,
+            is_http2: request.version() >= Version::HTTP_2,
+            is_connect: request.method() == Method::CONNECT,
+            expects: says(request.headers(), &EXPECT, "100-continue"),
+            closes: says(request.headers(), &CONNECTION, "close"),
+        }
+    }
+}
+
+/// What of a request matters to its end.
+#[derive(Debug)]
+struct Asked<B> {
+    /// `None` where the request has no body.
+    slot: Option<Arc<Slot<B>>>,
+    connection: Option<Connection>,
+    unread: Unread,
+    is_http2: bool,
+    is_connect: bool,
+    expects: bool,
+    closes: bool,
+}
+
+pin_project! {
+    /// A response to come.
+    #[derive(Debug)]
+    pub struct Answering<F, B, R> {
+        #[pin]
+        answer: F,
+        asked: Asked<B>,
+        // The response, which waits for what has arrived of the body to be discarded.
+        emptying: Option<(Response<R>, Emptying<B>)>,
+    }
+}
+
+impl<F, B, R, E> Future for Answering<F, B, R>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    B: Body + Unpin + Send + 'static,
+{
+    type Output = Result<Response<Answer<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.emptying.is_none() {
+            match this.asked.answered(ready!(this.answer.poll(context))?) {
+                Next::Send(response) => return Poll::Ready(Ok(response)),
+                Next::Empty(response, emptying) => *this.emptying = Some((response, emptying)),
+            }
+        }
+        let Some((_, emptying)) = this.emptying else { return Poll::Pending };
+        let discarded = ready!(emptying.poll(context));
+        let Some((mut response, rest)) = this.emptying.take() else { return Poll::Pending };
+        if discarded == Discarded::Part {
+            this.asked.ends_with(&mut response, true);
+        }
+        // hyper stops reading the connection when the rest is dropped.
+        drop(rest);
+        Poll::Ready(Ok(sent(response)))
+    }
+}
+
+/// What to do with a response.
+enum Next<B, R> {
+    Send(Response<Answer<R>>),
+    Empty(Response<R>, Emptying<B>),
+}
+
+impl<B: Body + Unpin + Send + 'static> Asked<B> {
+    fn answered<R>(&mut self, mut response: Response<R>) -> Next<B, R> {
+        let extensions = response.extensions();
+        if let (Some(connection), Some(policy)) = (&self.connection, extensions.get::<Policy>()) {
+            connection.close_with(*policy);
+        }
+        let Some(slot) = self.slot.take() else { return Next::Send(sent(response)) };
+        let unread = extensions.get().copied().unwrap_or(self.unread);
+        let status = response.status();
+        let is_upgraded =
+            status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success());
+        if is_upgraded {
+            // The connection is the program's from here on.
+            drop(slot.answered(Late::Drop));
+            return Next::Send(sent(response));
+        }
+        let late = if self.is_http2 { unread } else { Unread { bytes: unread.keep, ..unread } };
+        let Some(rest) = slot.answered(Late::Discard { unread: late, expects: self.expects }) else {
+            return Next::Send(sent(response));
+        };
+        if self.expects && !rest.was_polled {
+            // The client has not begun, and to read would tell it to.
+            self.ends_with(&mut response, false);
+            return Next::Send(sent(response));
+        }
+        if self.is_http2 {
+            let sending = discard(rest.body, unread);
+            return Next::Send(response.map(|body| Answer::new(body, sending)));
+        }
+        self.keep_or_close(response, rest, unread)
+    }
+
+    fn keep_or_close<R>(&self, mut response: Response<R>, rest: Rest<B>, unread: Unread) -> Next<B, R> {
+        let is_last = self.closes || says(response.headers(), &CONNECTION, "close");
+        if is_last || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
+            self.ends_with(&mut response, true);
+            return Next::Send(sent(response));
+        }
+        Next::Empty(response, Emptying::new(rest.body, unread.keep))
+    }
+
+    /// Says that the connection ends with this response, and to the stream, whether an upload is under way on it.
+    fn ends_with<R>(&self, response: &mut Response<R>, is_uploading: bool) {
+        if self.is_http2 {
+            return;
+        }
+        if let (Some(connection), true) = (&self.connection, is_uploading) {
+            connection.expects_more();
+        }
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+fn sent<R>(response: Response<R>) -> Response<Answer<R>> {
+    response.map(|body| Answer::new(body, None))
+}
+
+/// Whether a header's list has this word (RFC 9110 section 5.6.1).
+fn says(headers: &HeaderMap, name: &::http::HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
+}

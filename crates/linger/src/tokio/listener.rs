@@ -1,0 +1,241 @@
+//! Accepting connections that linger, also when descriptors run out, up to the last one in the accept queue.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockFilter, SockRef};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::{Lingering, Stream};
+use crate::{Closer, Policy};
+
+/// What accepts streams: tokio's listeners, and one's own, as for "TCP or unix" or for a listener with options.
+///
+/// ```
+/// use std::io;
+/// use linger::tokio::Accept;
+/// use tokio::net::{TcpListener, TcpStream};
+///
+/// /// Sets TCP_NODELAY on all that it accepts.
+/// struct NoDelay(TcpListener);
+///
+/// impl Accept for NoDelay {
+///     type Io = TcpStream;
+///     type Addr = std::net::SocketAddr;
+///
+///     async fn accept(&mut self) -> io::Result<(TcpStream, Self::Addr)> {
+///         let (stream, address) = self.0.accept().await?;
+///         stream.set_nodelay(true)?;
+///         Ok((stream, address))
+///     }
+///
+///     fn local_addr(&self) -> io::Result<Self::Addr> {
+///         self.0.local_addr()
+///     }
+///
+///     async fn close(self) -> Vec<(TcpStream, Self::Addr)> {
+///         self.0.close().await
+///     }
+/// }
+/// ```
+pub trait Accept: Send + 'static {
+    /// What it accepts.
+    type Io: Stream;
+    /// Where that comes from.
+    type Addr: Send;
+
+    /// Accepts one connection. Dropped before it is ready, it has accepted none.
+    ///
+    /// An error ends nothing: the caller makes room, or waits, and tries again.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    fn local_addr(&self) -> io::Result<Self::Addr>;
+
+    /// Closes the listener, and gives the connections that were still in its accept queue: what is closed with the
+    /// listener is reset (`inet_csk_listen_stop`), although the client's `connect` has succeeded.
+    ///
+    /// Without an implementation of one's own the listener is dropped, and the queue is lost.
+    fn close(self) -> impl Future<Output = Vec<(Self::Io, Self::Addr)>> + Send
+    where
+        Self: Sized,
+    {
+        std::future::ready(Vec::new())
+    }
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, Self::Addr)> {
+        Self::accept(self).await
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.local_addr()
+    }
+
+    async fn close(self) -> Vec<(TcpStream, Self::Addr)> {
+        // Without the runtime, which knows of new connections only after its next turn.
+        let Ok(listener) = self.into_std() else { return Vec::new() };
+        refuse_new(&listener);
+        let accept = || {
+            let (stream, address) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(stream)?, address))
+        };
+        rest(accept)
+    }
+}
+
+impl Accept for UnixListener {
+    type Io = UnixStream;
+    type Addr = Arc<tokio::net::unix::SocketAddr>;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, Self::Addr)> {
+        Self::accept(self).await.map(|(stream, address)| (stream, Arc::new(address)))
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.local_addr().map(Arc::new)
+    }
+
+    async fn close(self) -> Vec<(UnixStream, Self::Addr)> {
+        let Ok(listener) = self.into_std() else { return Vec::new() };
+        let accept = || {
+            let (stream, address) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((UnixStream::from_std(stream)?, Arc::new(tokio::net::unix::SocketAddr::from(address))))
+        };
+        rest(accept)
+    }
+}
+
+/// Lets no handshake begin any more: those that were done are all in the queue then. A client that comes now repeats
+/// its SYN after a second (RFC 6298) and is refused, or finds the next process.
+fn refuse_new(listener: &std::net::TcpListener) {
+    let filter = [
+        // BPF_LD | BPF_B | BPF_ABS: the flags of the TCP header, at which a TCP socket's filter begins.
+        SockFilter::new(0x30, 0, 0, 13),
+        // BPF_JMP | BPF_JSET | BPF_K: SYN. What a client sends later has none.
+        SockFilter::new(0x45, 0, 1, 0x02),
+        // BPF_RET | BPF_K: nothing, or all.
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    // Refused, as in some sandboxes, it leaves the few that come between the last accept and the close.
+    let _ = SockRef::from(listener).attach_filter(&filter);
+}
+
+/// Accepts until nothing is left.
+fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
+    let mut rest = Vec::new();
+    loop {
+        match accept() {
+            Ok(connection) => rest.push(connection),
+            Err(error) if error.kind() == ErrorKind::Interrupted || concerns_one_connection(&error) => {}
+            Err(_) => return rest,
+        }
+    }
+}
+
+/// Accepts connections that linger; what fails is tried again.
+///
+/// ```no_run
+/// # async fn serve(listener: tokio::net::TcpListener) {
+/// let mut listener = linger::tokio::Listener::new(listener, linger::Policy::default());
+/// loop {
+///     let (stream, peer) = listener.accept().await;
+///     tokio::spawn(async move {
+///         // A `Lingering` stream, as it was a `TcpStream`.
+///         # drop((stream, peer));
+///     });
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Listener<L> {
+    listener: L,
+    policy: Policy,
+    closer: Option<Closer>,
+}
+
+impl<L: Accept> Listener<L> {
+    /// Wraps a listener, so that every connection it accepts is ended by `policy`, on the global closer.
+    pub fn new(listener: L, policy: Policy) -> Self {
+        Self { listener, policy, closer: None }
+    }
+
+    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    pub fn with_closer(self, closer: &Closer) -> Self {
+        Self { closer: Some(closer.clone()), ..self }
+    }
+
+    /// Accepts one connection.
+    ///
+    /// Where descriptors or memory have run out, lingering sockets make room ([`Closer::evict`]); the accept queue
+    /// holds the clients meanwhile. Dropped before it is ready, it has accepted none. Needs the runtime's timer.
+    pub async fn accept(&mut self) -> (Lingering<L::Io>, L::Addr) {
+        // While there are descriptors for it: it needs two.
+        let _ = self.closer();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => return (self.lingering(stream), address),
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(_) => {
+                    if let Some(closer) = self.closer() {
+                        closer.evict(ROOM);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<L::Addr> {
+        self.listener.local_addr()
+    }
+
+    /// Closes the listener, and gives the connections that were still in its accept queue; see [`Accept::close`].
+    pub async fn close(self) -> Vec<(Lingering<L::Io>, L::Addr)> {
+        let Self { listener, policy, closer } = self;
+        let rest = listener.close().await.into_iter();
+        rest.map(|(stream, address)| (lingering(stream, policy, closer.as_ref()), address)).collect()
+    }
+
+    /// The closer that ends the connections; `None` where the process can have none now.
+    pub(crate) fn closer(&self) -> Option<&Closer> {
+        self.closer.as_ref().or_else(|| Closer::global().ok())
+    }
+
+    fn lingering(&self, stream: L::Io) -> Lingering<L::Io> {
+        lingering(stream, self.policy, self.closer.as_ref())
+    }
+}
+
+fn lingering<S: Stream>(stream: S, policy: Policy, closer: Option<&Closer>) -> Lingering<S> {
+    match closer {
+        Some(closer) => Lingering::with_closer(stream, policy, closer),
+        None => Lingering::new(stream, policy),
+    }
+}
+
+/// How many lingering sockets make room when there are no descriptors left.
+const ROOM: usize = 64;
+
+/// Between two tries to accept without descriptors.
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    let kinds = [ErrorKind::ConnectionRefused, ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset];
+    kinds.contains(&error.kind())
+}

@@ -1,0 +1,232 @@
+//! A server's whole life: accepting, handling, and a stop that is bounded, lingering included.
+
+use std::fmt;
+use std::future::{IntoFuture, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Accept, Lingering, Listener};
+use crate::{Closer, Policy, Snapshot};
+
+/// Handles what a listener accepts, each connection by a future of its own in a task of its own.
+///
+/// Awaited, it goes on until the signal of [`stop_when`](Serve::stop_when), or for ever. Lingering sockets make room when
+/// descriptors run out. For HTTP there is [`linger::http::serve`](crate::http::serve), which has the same life.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tokio::io::AsyncWriteExt;
+/// use tokio::signal::unix::{SignalKind, signal};
+///
+/// #[tokio::main]
+/// async fn main() -> std::io::Result<()> {
+///     let listener = tokio::net::TcpListener::bind("127.0.0.1:7007").await?;
+///     let mut terminated = signal(SignalKind::terminate())?;
+///     linger::tokio::serve(listener, async |mut stream, _, _| {
+///         let _ = stream.write_all(b"hello\n").await; // and it lingers when it is dropped
+///     })
+///     .stop_when(async move { _ = terminated.recv().await })
+///     .within(Duration::from_secs(20))
+///     .await?;
+///     Ok(())
+/// }
+/// ```
+pub fn serve<L, H, F>(listener: L, handler: H) -> Serve<L, H>
+where
+    L: Accept,
+    H: Fn(Lingering<L::Io>, L::Addr, Stop) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    Serve { listener, handler, life: Life::default() }
+}
+
+/// A server; see [`serve`].
+#[must_use = "a server does nothing unless awaited"]
+pub struct Serve<L, H> {
+    listener: L,
+    handler: H,
+    life: Life,
+}
+
+/// All of a server but what it accepts and how it is handled.
+pub(crate) struct Life {
+    pub(crate) policy: Policy,
+    pub(crate) closer: Option<Closer>,
+    pub(crate) signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pub(crate) deadline: Duration,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self { policy: Policy::default(), closer: None, signal: None, deadline: DEADLINE }
+    }
+}
+
+/// Docker kills after 10 s; Kubernetes (`terminationGracePeriodSeconds`) allows 30 s, systemd 90 s.
+const DEADLINE: Duration = Duration::from_secs(9);
+
+/// The part of the deadline of a stop that is left to lingering when handlers use up the rest: one in so many.
+const LINGERING_SHARE: u32 = 5;
+
+/// How long a connection out of the accept queue, or a new one, may take for its first byte after a stop.
+const FIRST_BYTE: Duration = Duration::from_secs(1);
+
+impl<L, H> fmt::Debug for Serve<L, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Life { policy, deadline, .. } = &self.life;
+        f.debug_struct("Serve").field("policy", policy).field("deadline", deadline).finish_non_exhaustive()
+    }
+}
+
+impl<L, H> Serve<L, H> {
+    /// Ends connections by this policy.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.life.policy = policy;
+        self
+    }
+
+    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    pub fn with_closer(mut self, closer: &Closer) -> Self {
+        self.life.closer = Some(closer.clone());
+        self
+    }
+
+    /// Stops when this is ready, as at SIGTERM.
+    ///
+    /// No connection is accepted any more but those in the accept queue. Handlers are told by their [`Stop`], and
+    /// waited for; then what lingers is waited for. All of it is bounded by [`within`](Self::within).
+    pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.life.signal = Some(Box::pin(signal));
+        self
+    }
+
+    /// How long a stop may take, lingering included; 9 s if not said, since Docker allows 10.
+    ///
+    /// Handlers get four fifths of it. Those that have not ended then are dropped, and with them their streams, which
+    /// linger for the rest.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.life.deadline = deadline;
+        self
+    }
+}
+
+impl<L, H, F> IntoFuture for Serve<L, H>
+where
+    L: Accept,
+    H: Fn(Lingering<L::Io>, L::Addr, Stop) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    /// How the closes ended that the stop has waited for.
+    ///
+    /// An error is one of [`Closer::global`], which was never needed then.
+    type Output = io::Result<Snapshot>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(run(self.listener, self.handler, self.life))
+    }
+}
+
+pub(crate) async fn run<L, H, F>(listener: L, handler: H, life: Life) -> io::Result<Snapshot>
+where
+    L: Accept,
+    H: Fn(Lingering<L::Io>, L::Addr, Stop) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let Life { policy, closer, mut signal, deadline } = life;
+    let mut listener = Listener::new(listener, policy);
+    if let Some(closer) = &closer {
+        listener = listener.with_closer(closer);
+    }
+    let (stop, stopped) = watch::channel(None);
+    let stopped = Stop { time: stopped };
+    let mut connections = Connections(JoinSet::new());
+    while let Some((stream, address)) = next(&mut listener, &mut signal, &mut connections).await {
+        connections.0.spawn(handler(stream, address, stopped.clone()));
+    }
+    let started = Instant::now();
+    let (end, last_answer) = (started + deadline, started + (deadline - deadline / LINGERING_SHARE));
+    let queue = listener.close().await;
+    stop.send_replace(Some((started + FIRST_BYTE).min(last_answer)));
+    for (stream, address) in queue {
+        connections.0.spawn(handler(stream, address, stopped.clone()));
+    }
+    if timeout_at(last_answer, connections.ended()).await.is_err() {
+        // Each drops its stream, which lingers. A handler that blocks its thread is not waited for.
+        connections.0.abort_all();
+        let _ = timeout_at(end, connections.ended()).await;
+    }
+    finish(closer, end.saturating_duration_since(Instant::now())).await
+}
+
+async fn finish(closer: Option<Closer>, deadline: Duration) -> io::Result<Snapshot> {
+    let finish = move || match closer {
+        Some(closer) => Ok(closer.finish(deadline)),
+        None => Closer::global().map(|closer| closer.finish(deadline)),
+    };
+    tokio::task::spawn_blocking(finish).await.map_err(io::Error::other)?
+}
+
+/// The connections that are being handled. Where the server is dropped, they go on.
+struct Connections(JoinSet<()>);
+
+impl Connections {
+    async fn ended(&mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.detach_all();
+    }
+}
+
+/// The next connection, or nothing when the server is to stop. Meanwhile it forgets those that have ended.
+async fn next<L: Accept>(
+    listener: &mut Listener<L>,
+    signal: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    connections: &mut Connections,
+) -> Option<(Lingering<L::Io>, L::Addr)> {
+    let mut accept = pin!(listener.accept());
+    poll_fn(|context| {
+        while let Poll::Ready(Some(_)) = connections.0.poll_join_next(context) {}
+        if let Some(signal) = signal
+            && signal.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(None);
+        }
+        accept.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Tells a handler that its server is to stop.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// Until when a connection may begin.
+    time: watch::Receiver<Option<Instant>>,
+}
+
+impl Stop {
+    /// Waits until the server is to stop: for ever, if it never is.
+    pub async fn requested(&mut self) {
+        self.begun_until().await;
+    }
+
+    /// As [`requested`](Self::requested); until when a connection that is open may still begin to send.
+    pub(crate) async fn begun_until(&mut self) -> Instant {
+        let time = self.time.wait_for(Option::is_some).await.ok().and_then(|time| *time);
+        match time {
+            Some(time) => time,
+            // The server was dropped, and its connections go on.
+            None => std::future::pending().await,
+        }
+    }
+}

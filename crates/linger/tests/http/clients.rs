@@ -1,0 +1,98 @@
+//! Clients that people use, each with its pool.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use linger_testing::{Counters, sandboxed, skip};
+
+use crate::server::{Kind, Server};
+use crate::support::{RESPONSE, no_resets};
+
+/// Rounds of a client: an upload that is refused, and the next request.
+const ROUNDS: usize = 60;
+
+/// What a client has said, each line with its count; `None` where the client is not there.
+fn said(program: &str, package: &str, arguments: &[String]) -> Option<BTreeMap<String, usize>> {
+    let output = match Command::new(program).args(arguments).output() {
+        Ok(output) => output,
+        Err(error) => {
+            skip(package, &error.to_string());
+            return None;
+        }
+    };
+    let mut counts = BTreeMap::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        *counts.entry(line.to_owned()).or_default() += 1;
+    }
+    assert!(!counts.is_empty(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(counts)
+}
+
+fn script(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/http").join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+/// With the layer all is right. With the close alone, the next request meets a connection that ends unannounced: else
+/// this would show nothing.
+fn next_requests(program: &str, package: &str, name: &str) {
+    sandboxed(|| {
+        let right = |kind| {
+            let server = Server::start(kind);
+            let before = Counters::read().unwrap();
+            let arguments = [script(name), server.address.port().to_string(), ROUNDS.to_string()];
+            let said = said(program, package, &arguments)?;
+            if kind != Kind::Bare {
+                no_resets(&before);
+            }
+            let of = |line: &str| said.get(line).copied().unwrap_or_default();
+            Some(([of(&format!("upload 413 {REFUSAL}")), of("next 200 5")], said))
+        };
+        let Some((layer, layer_said)) = right(Kind::Layer) else { return };
+        let Some((listen, listen_said)) = right(Kind::Listen) else { return };
+        assert_eq!(layer, [ROUNDS, ROUNDS], "{layer_said:?}");
+        assert!(listen[1] < ROUNDS, "{listen_said:?}");
+    });
+}
+
+/// What axum says to a body that is too large.
+const REFUSAL: usize = 56;
+
+#[test]
+fn nodes_agent_gets_each_answer_and_each_next_one() {
+    next_requests("node", "nodejs", "pool.mjs");
+}
+
+#[test]
+fn pythons_connection_gets_each_answer_and_each_next_one() {
+    next_requests("python3", "python3", "pool.py");
+}
+
+#[test]
+fn curl_gets_each_early_answer_over_http_2() {
+    sandboxed(|| {
+        const UPLOADS: usize = 40;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![b'u'; 3_000_000]).unwrap();
+        let body = format!("@{}", file.path().display());
+        let whole = |kind| {
+            let server = Server::start(kind);
+            let url = format!("http://{}/refused", server.address);
+            let mut whole = 0;
+            for _ in 0..UPLOADS {
+                let arguments = ["-s", "--http2-prior-knowledge", "-o", "/dev/null"];
+                let format = "%{http_code} %{size_download} %{exitcode}\n";
+                let more = ["-w", format, "-H", "expect:", "--data-binary", &body, &url];
+                let arguments: Vec<_> =
+                    arguments.iter().chain(&more).map(|word| (*word).to_owned()).collect();
+                let said = said("curl", "curl", &arguments)?;
+                whole += said.get(&format!("401 {RESPONSE} 0")).copied().unwrap_or_default();
+            }
+            Some(whole)
+        };
+        let (Some(layer), Some(bare)) = (whole(Kind::Layer), whole(Kind::Bare)) else { return };
+        assert_eq!(layer, UPLOADS);
+        eprintln!("curl over HTTP/2: bare {bare} of {UPLOADS}, with the layer {layer}");
+    });
+}

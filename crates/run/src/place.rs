@@ -1,0 +1,62 @@
+//! Where the program runs: in this process's place, or as its child.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::kernel::own_pidfd;
+use crate::{Options, Via};
+
+/// Which process becomes the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// The calling process. Everything that its starter gave it is the program's: the pid, signals, the terminal, sockets.
+    /// The supervisor is a process apart, which outlives the program.
+    Itself,
+    /// A child of the calling process, which is the supervisor and stays until the last connection has ended.
+    Child,
+}
+
+/// The inode of the first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const FIRST_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+impl Place {
+    /// Chooses, and says why.
+    pub(crate) fn choose(via: Via, options: &Options) -> (Self, &'static str) {
+        if options.stay {
+            return (Self::Child, "as asked");
+        }
+        if via == Via::Seccomp {
+            return (
+                Self::Child,
+                "holders of a connection are found among descendants, and Yama permits pidfd_getfd on those",
+            );
+        }
+        if rustix::process::getpid().is_init() {
+            return (
+                Self::Child,
+                "this is the first process of its pid namespace, and all others end with it",
+            );
+        }
+        if ends_with_us() {
+            return (
+                Self::Child,
+                "the parent is the init of a container, which ends with its child, and all others with it",
+            );
+        }
+        match own_pidfd() {
+            Ok(_) => (Self::Itself, "nothing prevents it"),
+            Err(_) => (Self::Child, "pidfd_open is refused, so that the program's end could not be seen"),
+        }
+    }
+}
+
+/// Whether the parent is the first process of a container. Those that containers have (tini, dumb-init, a shell) end with
+/// their child; systemd does not.
+fn ends_with_us() -> bool {
+    let container =
+        fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() != FIRST_NAMESPACE);
+    let child_of_first = rustix::process::getppid().is_some_and(rustix::process::Pid::is_init);
+    container && child_of_first && !Path::new("/run/systemd/system").exists()
+}

@@ -1,0 +1,95 @@
+//! Connections of people who want nothing: they end no service and take nobody's place.
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
+
+use common::*;
+use linger_transfer::*;
+use tempfile::tempdir;
+
+#[test]
+fn one_request_is_served_whoever_else_knocks() {
+    for streams in [1, 4] {
+        let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+        let file = from.path().join("file");
+        fs::write(&file, bytes(3 * BLOCK, 5)).unwrap();
+        let mut options = ShareOptions::new(to.path());
+        options.writable = true;
+        let server = Server::new(options).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| {
+                server.serve(&listener, Some(1), &|serving| {
+                    if let Serving::Served(served) = serving
+                        && served.has_asked()
+                    {
+                        asked.lock().unwrap().push(served.summary);
+                    }
+                })
+            });
+            // A port scan, one that says a byte and waits, one that says nothing at all.
+            drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
+            let mut begun = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            begun.write_all(b"L").unwrap();
+            let _silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let mut options = ClientOptions::default();
+            options.streams = streams;
+            let client = Client::new("127.0.0.1", port, options).unwrap();
+            let (summary, error) =
+                client.put(Input::Path(file.clone()), &place("copy"), &PutOptions::default(), &mut |_| {});
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
+            // While the strangers are still there.
+            serving.join().unwrap().unwrap();
+        });
+        let [summary] = &asked.into_inner().unwrap()[..] else { panic!("one request") };
+        assert_eq!((summary.confirmed, summary.peer_knows), (1, true), "{streams} connections");
+    }
+}
+
+#[test]
+fn hundreds_of_idle_connections_lock_nobody_out() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, bytes(BLOCK, 6)).unwrap();
+    let served = share(
+        to.path(),
+        |options| options.connections = 2,
+        |shared| {
+            let mut strangers: Vec<_> =
+                (0..300).map(|_| TcpStream::connect(("127.0.0.1", shared.port)).unwrap()).collect();
+            for stranger in strangers.iter_mut().step_by(2) {
+                // The oldest have been sent away already.
+                let _ = stranger.write_all(b"LN");
+            }
+            shared.put(&file, "copy");
+        },
+    );
+    assert_eq!(served.iter().filter(|served| served.has_asked()).count(), 1);
+    assert_eq!(served.len(), 301, "each of them has ended");
+}
+
+#[test]
+fn requests_beyond_the_bound_wait_for_their_turn() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, bytes(4 * BLOCK, 7)).unwrap();
+    share(
+        to.path(),
+        |options| options.connections = 1,
+        |shared| {
+            std::thread::scope(|scope| {
+                for number in 0..8 {
+                    let file = &file;
+                    scope.spawn(move || shared.put(file, &format!("copy{number}")));
+                }
+            });
+        },
+    );
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 8);
+}
