@@ -2,14 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use linger_preload::protocol::{COUNTS, COUNTS_SIZE, VARIABLE};
+use linger_preload::protocol::VARIABLE;
 use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, statvfs};
 use tempfile::TempDir;
 
@@ -18,11 +18,10 @@ use crate::{Options, RunError};
 /// Directories to unpack the library into; the first that allows it is used.
 const PLACES: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
 
-/// The unpacked library, and the file of counts that all processes with the library share. Removed when dropped.
+/// The unpacked library. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Preload {
     files: Files,
-    counts: File,
     settings: String,
 }
 
@@ -62,12 +61,11 @@ impl Preload {
             return Err(RunError::NowhereToUnpack { tried: PLACES.join(", ") });
         };
         tracing::debug!(directory = %directory.path().display(), "unpacked the library");
-        let counts = write(&directory).map_err(RunError::system("cannot unpack the preloaded library"))?;
+        write(&directory).map_err(RunError::system("cannot unpack the preloaded library"))?;
         let mut settings = format!("name={name};token=");
         for byte in token {
             let _ = write!(settings, "{byte:02x}");
         }
-        let _ = write!(settings, ";counts={}", directory.path().join(COUNTED).display());
         for (on, key) in [(options.hold, ";hold=1"), (options.outgoing, ";outgoing=1")] {
             settings.push_str(if on { key } else { "" });
         }
@@ -77,7 +75,7 @@ impl Preload {
                 let _ = write!(settings, ";{key}={}", ports.join(","));
             }
         }
-        Ok(Self { files: Files::Own(directory), counts, settings })
+        Ok(Self { files: Files::Own(directory), settings })
     }
 
     /// Puts the library into a command's LD_PRELOAD, before what is already there.
@@ -104,12 +102,12 @@ impl Preload {
     ///
     /// # Errors
     /// No fd is left.
-    pub(crate) fn lend(&self) -> io::Result<[OwnedFd; 3]> {
+    pub(crate) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
         let path = self.files.path();
         let open = |path: &Path| -> io::Result<OwnedFd> {
             Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
         };
-        Ok([open(path.parent().unwrap_or(path))?, open(path)?, self.counts.try_clone()?.into()])
+        Ok([open(path.parent().unwrap_or(path))?, open(path)?])
     }
 
     /// Takes over what another process has unpacked.
@@ -126,49 +124,30 @@ impl Preload {
             ));
         }
         let files = Files::Lent { path, parent: next()?, directory: next()? };
-        Ok(Self { files, counts: next()?.into(), settings: String::new() })
+        Ok(Self { files, settings: String::new() })
     }
 
-    /// Removes the files; the counts stay readable. Needed because the metrics thread may keep this value until the end.
+    /// Removes the files. Needed because the metrics thread may keep this value until the end.
     pub(crate) fn remove(&self) {
         match &self.files {
             Files::Own(directory) => drop(fs::remove_dir_all(directory.path())),
             Files::Lent { path, parent, directory } => {
-                for name in [LIBRARY, COUNTED] {
-                    let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
-                }
+                let _ = rustix::fs::unlinkat(directory, LIBRARY, AtFlags::empty());
                 if let Some(name) = path.file_name() {
                     let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
                 }
             }
         }
     }
-
-    /// The counts of all processes with the library, in the order of `protocol::Count`.
-    pub(crate) fn counts(&self) -> [u64; COUNTS] {
-        let mut bytes = [0; COUNTS * 8];
-        // The file has exactly this length, and shares its pages with the mappings of the libraries.
-        let _ = self.counts.read_exact_at(&mut bytes, 0);
-        let mut counts = [0; COUNTS];
-        for (count, bytes) in counts.iter_mut().zip(bytes.chunks_exact(8)) {
-            *count = bytes.try_into().map_or(0, u64::from_ne_bytes);
-        }
-        counts
-    }
 }
 
 const LIBRARY: &str = "liblinger_preload.so";
-const COUNTED: &str = "counts";
 const PREFIX: &str = "linger-run-";
 
-fn write(directory: &TempDir) -> std::io::Result<File> {
+fn write(directory: &TempDir) -> std::io::Result<()> {
     let path = directory.path();
     // Readable for everybody: a program that has changed its user still starts other programs.
     fs::set_permissions(path, Permissions::from_mode(0o711))?;
     fs::write(path.join(LIBRARY), linger_preload::LIBRARY)?;
-    fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))?;
-    let counts = File::options().read(true).write(true).create_new(true).open(path.join(COUNTED))?;
-    counts.set_len(COUNTS_SIZE as u64)?;
-    counts.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(counts)
+    fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))
 }
