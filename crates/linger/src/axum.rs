@@ -9,8 +9,8 @@
 //!
 //! hyper half-closes at the end of a connection and closes at once: a client that is still uploading when an
 //! early answer (`413` from a body limit, `401` from a guard) is sent gets a reset instead of it.
-//! [`linger::http::serve`](crate::http::serve) serves as `axum::serve` does, and every connection, HTTP/1 or HTTP/2,
-//! lingers within its policy; the rest of unread bodies is [seen to](crate::http); a stop is one call, with a deadline.
+//! [`linger::http::serve`](../http/fn.serve.html) serves as `axum::serve` does, and every connection, HTTP/1 or HTTP/2,
+//! lingers within its policy; the rest of unread bodies is [seen to](../http/index.html); a stop is one call, with a deadline.
 //!
 //! **On `axum::serve`** it is a line for each of these:
 //!

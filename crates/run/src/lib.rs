@@ -15,6 +15,7 @@ mod ender;
 mod error;
 mod intake;
 mod itself;
+mod job;
 #[allow(unsafe_code)]
 mod kernel;
 mod leftovers;
@@ -33,10 +34,12 @@ mod report;
 mod seccomp;
 mod signals;
 mod socket;
+mod supervise;
 mod tally;
 
-pub use command::{ProgramEnd, run};
+pub use command::run;
 pub use error::RunError;
+pub use job::ProgramEnd;
 pub use kernel::die_of;
 pub use lingerd::{Served, serve};
 pub use notice::Notice;

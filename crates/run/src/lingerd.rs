@@ -13,9 +13,10 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::assignment;
-use crate::command::Parts;
+use crate::job::Parts;
 use crate::kernel::{Caller, Departed};
-use crate::{Notice, Options, RunError, RunReport, itself};
+use crate::supervise::supervise;
+use crate::{Notice, Options, RunError, RunReport};
 
 /// How long a program's starter waits for the supervisor, which the service manager may have to start.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -78,7 +79,7 @@ pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> R
     rustix::stdio::dup2_stderr(&stderr).map_err(RunError::system("cannot take the program's stderr"))?;
     drop(stderr);
     let manner = options.manner.clone();
-    let report = itself::supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))?;
+    let report = supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))?;
     Ok(Served { manner, report })
 }
 

@@ -38,7 +38,9 @@ impl Default for Retry {
 pub enum Security {
     /// Plain, to this machine only; other machines are refused.
     Local,
-    /// TLS, also to this machine: who listens on loopback may be another user, or a forward to another machine.
+    /// Plain to this machine, TLS to others.
+    Remote(ClientKeys),
+    /// TLS always.
     Always(ClientKeys),
     /// Never: everybody on the path can read and change the bytes.
     Never,

@@ -46,12 +46,10 @@ pub struct ShareOptions {
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
     pub durability: Durability,
-    /// Who we are and whom we know; without, only this machine can connect, and is believed.
+    /// Who we are and whom we know; without, only this machine can connect.
     pub keys: Option<ServerKeys>,
-    /// Accept unencrypted connections from anywhere.
+    /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// Accept unencrypted connections from this machine: from each of its users, and from whoever a forward on it lets in.
-    pub insecure_loopback: bool,
     /// Most requests served at once; others wait in the accept queue. Each costs up to 20 MiB. Connections that have asked
     /// for nothing yet do not count: there may be 256 of them, and the oldest has to go for one more.
     pub connections: usize,
@@ -85,7 +83,6 @@ impl ShareOptions {
             durability: Durability::Memory,
             keys: None,
             insecure: false,
-            insecure_loopback: false,
             connections: 64,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
@@ -381,18 +378,12 @@ impl Server {
             _ if wants_tls => {
                 Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key").into()))
             }
-            _ if !self.believes(peer.ip()) => {
+            _ if !self.options.insecure && !is_local(peer.ip()) => {
                 self.turn_away(Plain::new(stream).map_err(set_up)?);
                 Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
             }
             _ => Ok(Box::new(Plain::new(stream).map_err(set_up)?)),
         }
-    }
-
-    /// Whether a peer at this address need not encrypt.
-    fn believes(&self, peer: IpAddr) -> bool {
-        let ShareOptions { insecure, insecure_loopback, .. } = self.options;
-        insecure || (is_local(peer) && (insecure_loopback || self.options.keys.is_none()))
     }
 
     /// Tells a client that does not encrypt why it is not served.

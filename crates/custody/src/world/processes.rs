@@ -125,8 +125,8 @@ impl World {
             let Some(connection) = self.connections.get_mut(&cookie) else { continue };
             let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
             let shared = connection.shared.is_some();
-            // Killed while a message holds it, perhaps, or the child of another's fork.
-            let waits = sent || (shared || blind) && self.doubts.is_copying();
+            // Killed while a message holds it, perhaps, or the child of a fork whose caller has closed it in another thread.
+            let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
                 None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !waits => {

@@ -11,7 +11,14 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::Unread;
-use super::upload::Rest;
+
+/// What a handler has left of a body.
+#[derive(Debug)]
+pub(super) struct Rest<B> {
+    pub(super) body: B,
+    /// The handler has read of it, or tried to: hyper has answered an `Expect: 100-continue` then.
+    pub(super) was_polled: bool,
+}
 
 /// What is to become of a body that a handler drops after its answer.
 #[derive(Clone, Copy, Debug)]

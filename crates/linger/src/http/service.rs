@@ -9,8 +9,8 @@ use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Vers
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::drain::{Discarded, Emptying, Late, discard};
-use super::upload::{Rest, Slot};
+use super::drain::{Discarded, Emptying, Late, Rest, discard};
+use super::upload::Slot;
 use super::{Answer, Layer, Unread, Upload};
 use crate::Policy;
 use crate::tokio::Connection;

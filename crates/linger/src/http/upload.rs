@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 
-use super::drain::Late;
+use super::drain::{Late, Rest};
 use crate::sync::{Mutex, lock};
 
 /// A request's body. What a handler drops of it unread comes back to the layer.
@@ -32,14 +32,6 @@ enum State<B> {
     Dropped(Rest<B>),
     /// The handler has answered, and may still have the body.
     Answered(Late),
-}
-
-/// What a handler has left of a body.
-#[derive(Debug)]
-pub(super) struct Rest<B> {
-    pub(super) body: B,
-    /// The handler has read of it, or tried to: hyper has answered an `Expect: 100-continue` then.
-    pub(super) was_polled: bool,
 }
 
 impl<B: Body + Unpin + Send + 'static> Upload<B> {

@@ -81,6 +81,7 @@ impl Client {
     fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
         let keys = match &self.options.security {
             Security::Always(keys) => Some(keys),
+            Security::Remote(keys) if !is_local(address.ip()) => Some(keys),
             Security::Local if !is_local(address.ip()) => {
                 let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
                 return Err(Error::Identity(told.into()));
