@@ -17,7 +17,7 @@ use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics};
 /// Runs a command to its end. Then waits until its last connection has ended, at most for [`Options::linger_at_exit`].
 ///
 /// Where possible ([`Place::Itself`]) the calling process becomes the command, and this function returns in another process:
-/// the supervisor, which was forked off before, in a session of its own, with stderr alone of the caller's fds. It returns once
+/// the supervisor, which was forked off before, in a session of its own and at `/`, with stderr alone of the caller's fds. It returns once
 /// in any case: an error is returned to the caller. SIGUSR1 to the supervisor calls `notify` with a report, and it ignores all
 /// other signals: it ends with the program and its connections.
 ///
