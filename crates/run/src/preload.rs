@@ -2,15 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use linger_preload::protocol::VARIABLE;
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, statvfs};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, StatVfsMountFlags, statvfs};
 use tempfile::TempDir;
 
 use crate::{Options, RunError};
@@ -35,33 +35,44 @@ enum Files {
         parent: OwnedFd,
         directory: OwnedFd,
     },
+    /// Nowhere, but in this process's memory, as long as it lives.
+    Memory {
+        path: PathBuf,
+        _library: OwnedFd,
+    },
 }
 
 impl Files {
     fn path(&self) -> &Path {
         match self {
             Self::Own(directory) => directory.path(),
-            Self::Lent { path, .. } => path,
+            Self::Lent { path, .. } | Self::Memory { path, .. } => path,
         }
     }
 }
 
 impl Preload {
     pub(crate) fn unpack(name: &str, token: [u8; 16], options: &Options) -> Result<Self, RunError> {
-        let executable = |place: &&&str| {
-            statvfs(Path::new(place)).is_ok_and(|file_system| {
+        let executable = |place: &&Path| {
+            statvfs(*place).is_ok_and(|file_system| {
                 !file_system.f_flag.intersects(StatVfsMountFlags::NOEXEC | StatVfsMountFlags::RDONLY)
             })
         };
-        let made = PLACES
-            .iter()
+        let failed = RunError::system("cannot unpack the preloaded library");
+        let wished = options.unpack_into.as_deref().into_iter();
+        let made = wished
+            .chain(PLACES.map(Path::new))
             .filter(executable)
             .find_map(|place| tempfile::Builder::new().prefix(PREFIX).tempdir_in(place).ok());
-        let Some(directory) = made else {
-            return Err(RunError::NowhereToUnpack { tried: PLACES.join(", ") });
+        let files = match made {
+            Some(directory) => {
+                tracing::debug!(directory = %directory.path().display(), "unpacked the library");
+                write(&directory).map_err(failed)?;
+                Files::Own(directory)
+            }
+            None => in_memory()
+                .map_err(|source| RunError::NowhereToUnpack { tried: PLACES.join(", "), source })?,
         };
-        tracing::debug!(directory = %directory.path().display(), "unpacked the library");
-        write(&directory).map_err(RunError::system("cannot unpack the preloaded library"))?;
         let mut settings = format!("name={name};token=");
         for byte in token {
             let _ = write!(settings, "{byte:02x}");
@@ -75,17 +86,23 @@ impl Preload {
                 let _ = write!(settings, ";{key}={}", ports.join(","));
             }
         }
-        Ok(Self { files: Files::Own(directory), settings })
+        Ok(Self { files, settings })
     }
 
     /// Puts the library into a command's LD_PRELOAD, before what is already there.
     pub(crate) fn put_into(&self, command: &mut Command, preloaded: &OsStr) {
-        let mut all = OsString::from(self.files.path().join(LIBRARY));
+        let path = self.files.path();
+        let mut all = OsString::from(if self.is_in_memory() { path.to_owned() } else { path.join(LIBRARY) });
         if !preloaded.is_empty() {
             all.push(":");
             all.push(preloaded);
         }
         command.env("LD_PRELOAD", all).env(VARIABLE, &self.settings);
+    }
+
+    /// Whether the library is there only as long as the process that has unpacked it.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.files, Files::Memory { .. })
     }
 
     /// The path at which it was unpacked.
@@ -131,6 +148,7 @@ impl Preload {
     pub(crate) fn remove(&self) {
         match &self.files {
             Files::Own(directory) => drop(fs::remove_dir_all(directory.path())),
+            Files::Memory { .. } => {}
             Files::Lent { path, parent, directory } => {
                 let _ = rustix::fs::unlinkat(directory, LIBRARY, AtFlags::empty());
                 if let Some(name) = path.file_name() {
@@ -150,4 +168,13 @@ fn write(directory: &TempDir) -> std::io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o711))?;
     fs::write(path.join(LIBRARY), linger_preload::LIBRARY)?;
     fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))
+}
+
+/// Makes the library a file without a name, which the program's loader opens by way of this process.
+fn in_memory() -> io::Result<Files> {
+    let library = rustix::fs::memfd_create(LIBRARY, MemfdFlags::CLOEXEC)?;
+    File::from(library.try_clone()?).write_all(linger_preload::LIBRARY)?;
+    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), library.as_raw_fd()));
+    tracing::info!(path = %path.display(), "no directory is writable and executable: the library is in memory");
+    Ok(Files::Memory { path, _library: library })
 }
