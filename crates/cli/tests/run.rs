@@ -237,7 +237,7 @@ fn no_writable_place_is_needed() {
         let output = command.env("TMPDIR", temporary).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         if output.status.code() == Some(99) {
-            return skip("mounts in a user namespace", &String::from_utf8_lossy(&output.stderr));
+            return skip("mount namespaces", &String::from_utf8_lossy(&output.stderr));
         }
         let (library, mapped) = said.trim().split_once('\n').unwrap_or_else(|| panic!("{output:?}"));
         assert!(library.starts_with(place), "{temporary}: {output:?}");

@@ -12,7 +12,7 @@ use crate::world::{Name, Pid};
 
 /// The processes that may have a connection, and when each was made.
 #[derive(Clone, Debug, Default)]
-pub struct Family {
+pub struct Relations {
     born_by_ms: BTreeMap<Pid, u64>,
     youngest_ms: u64,
 }
@@ -28,7 +28,7 @@ pub enum Heirs {
     All,
 }
 
-impl Family {
+impl Relations {
     /// Adds a process, made at `born_by_ms` of `CLOCK_BOOTTIME` at the latest; `u64::MAX` where that is not known.
     pub fn insert(&mut self, pid: Pid, born_by_ms: u64) {
         self.born_by_ms.insert(pid, born_by_ms);
@@ -85,7 +85,7 @@ pub enum Sight {
 
 /// What the looks at all heirs come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Standing {
     /// Nobody has the connection.
     Sole,
     /// Only fds that are being closed: look again.
@@ -97,21 +97,21 @@ pub enum Verdict {
 }
 
 /// Judges what was seen of a connection; `closing` are the fds of which was said that they are being closed.
-pub fn judge(seen: &[(Pid, Sight)], closing: &[Name]) -> Verdict {
+pub fn judge(seen: &[(Pid, Sight)], closing: &[Name]) -> Standing {
     let names = seen.iter().flat_map(|(pid, sight)| {
         let fds = if let Sight::Fds(fds) = sight { fds.as_slice() } else { &[] };
         fds.iter().map(|fd| Name { pid: *pid, fd: *fd })
     });
-    let mut verdict = Verdict::Sole;
+    let mut verdict = Standing::Sole;
     for name in names {
         if !closing.contains(&name) {
-            return Verdict::Held(name);
+            return Standing::Held(name);
         }
-        verdict = Verdict::Closing;
+        verdict = Standing::Closing;
     }
-    if verdict == Verdict::Closing {
+    if verdict == Standing::Closing {
         return verdict;
     }
     let hidden = seen.iter().find(|(_, sight)| *sight == Sight::Hidden);
-    hidden.map_or(verdict, |(pid, _)| Verdict::Hidden(*pid))
+    hidden.map_or(verdict, |(pid, _)| Standing::Hidden(*pid))
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use linger_custody::Origin;
-use linger_custody::proof::{Heirs, Sight, Verdict, judge};
+use linger_custody::proof::{Heirs, Sight, Standing, judge};
 use linger_custody::world::{Name, Pid};
 
 use crate::proc;
@@ -188,16 +188,16 @@ impl Prover {
             };
             let sights: Vec<(Pid, Sight)> = heirs.iter().map(|pid| (*pid, sight(pid))).collect();
             match judge(&sights, &pending.closing) {
-                Verdict::Held(name) => pending.held = Some(name),
-                Verdict::Closing => {}
-                Verdict::Sole => pending.proved = true,
+                Standing::Held(name) => pending.held = Some(name),
+                Standing::Closing => {}
+                Standing::Sole => pending.proved = true,
                 verdict => over.push((*cookie, Some(verdict))),
             }
         }
         for (cookie, verdict) in over {
             let Some(Pending { nominee, .. }) = self.pending.remove(&cookie) else { continue };
             tell(match verdict {
-                Some(Verdict::Hidden(pid)) => Proof::Hidden(nominee, Some(pid)),
+                Some(Standing::Hidden(pid)) => Proof::Hidden(nominee, Some(pid)),
                 _ => Proof::Shared(nominee),
             });
         }

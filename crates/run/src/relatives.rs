@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::time::{Duration, Instant};
 
-use linger_custody::proof::Family;
+use linger_custody::proof::Relations;
 use linger_custody::world::Pid;
 
 use crate::proc;
@@ -28,7 +28,7 @@ pub(crate) struct Relatives {
     root: u32,
     forebears: Vec<u32>,
     control_group: Option<String>,
-    family: Family,
+    family: Relations,
     /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
     /// program's. The inode is new for each process, also for one that gets the pid of another.
     known: HashMap<u32, (u64, bool)>,
@@ -51,7 +51,7 @@ impl Relatives {
             root,
             forebears: forebears.filter(|pid| *pid != root).collect(),
             control_group: proc::control_group(root),
-            family: Family::default(),
+            family: Relations::default(),
             known: HashMap::new(),
             last_pid: LastPid::open(),
             unborn: HashMap::new(),
@@ -61,7 +61,7 @@ impl Relatives {
     }
 
     /// The processes at a moment after this call began; `None` where `/proc` cannot be read.
-    pub(crate) fn now(&mut self) -> Option<&Family> {
+    pub(crate) fn now(&mut self) -> Option<&Relations> {
         let now = Instant::now();
         match self.last_pid.given() {
             Some(given) => self.unborn.extend(given.map(|pid| (pid, now))),
