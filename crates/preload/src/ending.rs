@@ -26,7 +26,7 @@ pub(crate) fn hold_again(fd: c_int, cookie: u64) {
 }
 
 fn hold(fd: c_int, cookie: u64, origin: Origin) -> bool {
-    channel::send(Message::about(MessageKind::Hold, cookie, 0).by(sys::pid(), fd, origin), Some(fd))
+    channel::send(Message::about(MessageKind::Hold, cookie, 0).by(TABLE.process(), fd, origin), Some(fd))
 }
 
 /// Notes a connection that the program has accepted.
@@ -36,7 +36,7 @@ fn hold(fd: c_int, cookie: u64, origin: Origin) -> bool {
 pub(crate) fn accepted(fd: c_int) {
     note(
         fd,
-        || Origin::new(sys::pid(), sys::since_start_ms()),
+        || Origin::new(TABLE.process(), sys::since_start_ms()),
         |cookie, origin, held| TABLE.accepted(fd, cookie, origin, held),
     );
 }
@@ -129,10 +129,10 @@ fn finish(fd: c_int, last: Last) {
     }
 }
 
-/// Tells the supervisor that this process lets go of a connection.
+/// Tells the supervisor that this process, of which the table is, lets go of a connection.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
-    channel::send(Message::about(kind, last.cookie, unread).by(sys::pid(), fd, last.origin), passed)
+    channel::send(Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin), passed)
 }
 
 /// For this process's last fd of a connection: the number of unread bytes, or why a plain close loses nothing. What is

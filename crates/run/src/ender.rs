@@ -60,7 +60,6 @@ impl Ender {
             Proof::Hidden(nominee, process) => {
                 tracing::info!(nominee.cookie, ?process, "left plain: a process cannot be looked at");
                 self.tally.count(Count::Refused, 1);
-                self.tally.count(Count::Unread, (nominee.unread > 0).into());
                 if let Some(Pid(process)) = process
                     && self.tally.refuse(process)
                 {

@@ -74,6 +74,9 @@ impl Relatives {
             self.list_by = now + BIRTH;
             return Some(&self.family);
         }
+        if self.unborn.is_empty() {
+            return Some(&self.family);
+        }
         let pids: Vec<u32> = self.unborn.keys().copied().collect();
         let born: HashMap<u32, u64> =
             pids.into_iter().filter_map(|pid| Some((pid, proc::process(pid)?.unwrap_or(THREAD)))).collect();

@@ -152,6 +152,11 @@ impl<const N: usize> Table<N> {
         self.process.store(process, Relaxed);
     }
 
+    /// Whose fds these are.
+    pub fn process(&self) -> i32 {
+        self.process.load(Relaxed)
+    }
+
     /// Whether these are the fds of this process: not so in a child of `vfork`, where nothing is to be done.
     pub fn is_of(&self, process: i32) -> bool {
         self.process.load(Relaxed) == process

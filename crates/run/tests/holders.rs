@@ -1,0 +1,164 @@
+//! Who else may have a connection when a process closes it: the supervisor ends it if nobody has, however a child was made.
+//!
+//! Each way has its counter-example: the child goes on with the connection, or lets go of it.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use linger_testing::{Counters, sandboxed};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, kill_process};
+use support::{PORT, Report, Server, aborts, compiled, connect, late_reader, program, script};
+
+/// How a child is made. The C library tells a preloaded library of the first and the last alone.
+const HOW: [&str; 7] = ["fork", "_Fork", "raw-clone", "isolated", "clone", "spawn", "fork-exec"];
+
+const SETTINGS: [&str; 4] = ["", "hold", "stay", "seccomp"];
+
+fn holders(directory: &Path) -> Option<String> {
+    compiled("holders", directory, "gcc", "gcc", &[])
+}
+
+/// Sends a request of 4,096 bytes in two halves, the second once the parent has closed. Returns what came, and whether the
+/// connection's end was seen before the second half was sent.
+fn ask(server: &mut Server) -> (String, bool) {
+    let mut stream = connect(PORT, None);
+    stream.write_all(&[b'y'; 2_048]).unwrap();
+    server.await_log("closed");
+    // Nothing tells that the supervisor leaves it alone. Did it not, the end would be here long before; one that came later
+    // would still be seen by what the child answers.
+    let mut end = [PollFd::new(&stream, PollFlags::RDHUP)];
+    let patience = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
+    let ended = poll(&mut end, Some(&patience)).unwrap() > 0;
+    let _ = stream.write_all(&[b'y'; 2_048]);
+    let mut got = String::new();
+    let _ = stream.read_to_string(&mut got);
+    (got, ended)
+}
+
+/// Stops a server whose processes may not all be supervised.
+fn stop(server: &mut Server) -> Report {
+    let _ = kill_process(server.pid(), Signal::TERM);
+    server.wait();
+    server.said()
+}
+
+#[test]
+fn a_child_that_goes_on_is_left_alone() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        for settings in SETTINGS {
+            for how in HOW {
+                let before = Counters::read().unwrap();
+                let mut server = Server::start_listening(Some(settings), &[&holders, how, "child"], PORT);
+                let (got, ended) = ask(&mut server);
+                assert_eq!((got.as_str(), ended), ("saw 4096 of 4096", false), "{settings:?} {how}");
+                let report = stop(&mut server);
+                // The parent's close is one of two, and no end.
+                assert_eq!(report["shared"], 1, "{settings:?} {how}: {report:?}");
+                assert_eq!(report["would_have_reset"], 0, "{settings:?} {how}: {report:?}");
+                assert_eq!(aborts(&before), 0, "{settings:?} {how}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_child_that_is_gone_keeps_nothing_from_being_cured() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        for settings in SETTINGS {
+            for who in ["parent", "killed"] {
+                for how in HOW {
+                    let before = Counters::read().unwrap();
+                    let mut server = Server::start_listening(Some(settings), &[&holders, how, who], PORT);
+                    for _ in 0..3 {
+                        assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings:?} {how} {who}");
+                    }
+                    let report = stop(&mut server);
+                    let counts = (&report["lingered"], &report["shared"], &report["refused"]);
+                    assert_eq!(
+                        counts,
+                        (&3.into(), &0.into(), &0.into()),
+                        "{settings:?} {how} {who}: {report:?}"
+                    );
+                    assert_eq!(aborts(&before), 0, "{settings:?} {how} {who}");
+                }
+            }
+        }
+    });
+}
+
+/// A child that cannot be looked at may have the connection: that is left plain, counted, and named. With the right to look
+/// it is seen to have it.
+#[test]
+fn what_cannot_be_proved_is_left_plain_and_named() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        for (settings, refused) in [("incapable", 1), ("stay incapable", 1), ("", 0)] {
+            let mut server = Server::start_listening(Some(settings), &[&holders, "fork", "hidden"], PORT);
+            let (got, ended) = ask(&mut server);
+            assert_eq!((got.as_str(), ended), ("saw 4096 of 4096", false), "{settings:?}");
+            let report = stop(&mut server);
+            assert_eq!(report["refused"], refused, "{settings:?}: {report:?}");
+            assert_eq!(report["shared"], 1 - refused, "{settings:?}: {report:?}");
+            let log = server.log();
+            let named = log.lines().filter(|line| line.starts_with("refused: ")).count();
+            assert_eq!(named as u64, refused, "{settings:?}: {log}");
+            assert_eq!(log.contains("CAP_SYS_PTRACE is missing"), refused > 0, "{settings:?}: {log}");
+        }
+    });
+}
+
+/// Gives each connection to a helper by its number, or runs a helper that has nothing to do with it.
+const PASS_FDS: &str = r#"
+import socket, subprocess, sys
+HELPER = '''
+import socket, sys
+s = socket.socket(fileno=int(sys.argv[1])); got = 0
+while got < 4096:
+    b = s.recv(4096)
+    if not b: break
+    got += len(b)
+s.sendall(b"saw %d of 4096" % got)
+'''
+l = socket.create_server(('127.0.0.1', 8000))
+while True:
+    c, _ = l.accept()
+    if sys.argv[1] == 'passed':
+        p = subprocess.Popen([sys.executable, "-c", HELPER, str(c.fileno())], pass_fds=[c.fileno()])
+        c.close()
+        print("closed", file=sys.stderr, flush=True)
+        p.wait()
+    else:
+        c.recv(10)
+        subprocess.run(["true"])
+        c.sendall(b'HTTP/1.0 200 OK\r\n\r\n' + b'x' * 600000 + b'END')
+        c.close()
+"#;
+
+#[test]
+fn a_helper_that_is_passed_the_fd() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let script = script(directory.path(), "server.py", PASS_FDS);
+        for settings in SETTINGS {
+            let mut server = Server::start_listening(Some(settings), &[&python, &script, "passed"], PORT);
+            assert_eq!(ask(&mut server), ("saw 4096 of 4096".into(), false), "{settings:?}");
+            assert_eq!(stop(&mut server)["shared"], 1, "{settings:?}");
+            let mut server = Server::start_listening(Some(settings), &[&python, &script, "not"], PORT);
+            assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings:?}");
+            let report = stop(&mut server);
+            // With seccomp the helper's own close of what it has inherited is seen, and is one of two.
+            let shared = u64::from(settings == "seccomp");
+            let counts = (&report["lingered"], &report["shared"]);
+            assert_eq!(counts, (&1.into(), &shared.into()), "{settings:?}: {report:?}");
+        }
+    });
+}
