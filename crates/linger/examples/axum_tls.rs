@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::{Router, routing::get};
@@ -28,7 +27,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     linger::http::serve(listener, app)
         .above(move |stream| tls.accept(stream))
         .stop_when(async move { _ = terminated.recv().await })
-        .within(Duration::from_secs(20))
         .await?;
     Ok(())
 }

@@ -9,8 +9,8 @@
 //!
 //! hyper half-closes at the end of a connection and closes at once: a client that is still uploading when an
 //! early answer (`413` from a body limit, `401` from a guard) is sent gets a reset instead of it.
-//! [`linger::http::serve`](crate::http::serve) serves as `axum::serve` does, and every connection, HTTP/1 or HTTP/2,
-//! lingers within its policy; the rest of unread bodies is [seen to](crate::http); a stop is one call, with a deadline.
+//! [`linger::http::serve`](../http/fn.serve.html) serves as `axum::serve` does, and every connection, HTTP/1 or HTTP/2,
+//! lingers within its policy; the rest of unread bodies is [seen to](../http/index.html); a stop is one call, with a deadline.
 //!
 //! **On `axum::serve`** it is a line for each of these:
 //!
@@ -41,18 +41,18 @@ use crate::{Closer, Policy};
 /// A listener for `axum::serve` whose connections linger; see [`listen`].
 ///
 /// The outer type is axum's, so that `ConnectInfo<SocketAddr>` stays what it was.
-pub type Listening<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accept>::Io>)>;
+pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accept>::Io>)>;
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
 ///
 /// [`TcpListener`], [`UnixListener`], either with axum's `tap_io`, or an [`Accept`] of one's own. TLS goes above it: a
 /// listener of one's own that implements `axum::serve::Listener` over this one.
-pub fn listen<L: Accept>(listener: L, policy: Policy) -> Listening<L> {
+pub fn listen<L: Accept>(listener: L, policy: Policy) -> LingeringListener<L> {
     Listener::new(listener, policy).tap_io(|_| ())
 }
 
 /// As [`listen`], with a closer of one's own, and its budget, instead of the global one.
-pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> Listening<L> {
+pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> LingeringListener<L> {
     Listener::new(listener, policy).with_closer(closer).tap_io(|_| ())
 }
 

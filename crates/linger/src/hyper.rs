@@ -4,24 +4,26 @@
 //! FIN and the other hands over to the closer, so nothing else is to be done. HTTP/1, HTTP/2 and either of them by
 //! `hyper_util::server::conn::auto`. `serve_connection_with_upgrades` gives an upgraded connection's stream to the
 //! handler, and it lingers when that drops it. After `graceful_shutdown`, wait for
-//! [`Closer::finish`](crate::Closer::finish) before the process exits.
+//! [`Closer::finish`](crate::Closer::finish) before the process exits. What becomes of requests that are answered before
+//! their bodies are read is the [layer's](crate::http); [`linger::http::serve`](crate::http::serve) is all of it together.
 //!
 //! ```no_run
 //! use std::convert::Infallible;
 //! use http_body_util::Full;
 //! use hyper::{Response, body::{Bytes, Incoming}, service::service_fn};
-//! use hyper_util::{rt::TokioExecutor, server::conn::auto};
+//! use hyper_util::{rt::{TokioExecutor, TokioIo}, server::conn::auto};
+//! use linger::http::Upload;
 //!
 //! # async fn serve(listener: tokio::net::TcpListener) -> std::io::Result<()> {
-//! let policy = linger::Policy::default();
+//! let mut listener = linger::tokio::Listener::new(listener, linger::Policy::default());
 //! loop {
-//!     let (stream, _) = listener.accept().await?;
-//!     let io = linger::hyper::io(stream, policy); // was: TokioIo::new(stream)
+//!     let (stream, _) = listener.accept().await; // makes room where descriptors run out
 //!     tokio::spawn(async move {
-//!         let answer = service_fn(async |_: hyper::Request<Incoming>| {
+//!         let answer = service_fn(async |_: hyper::Request<Upload<Incoming>>| {
 //!             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("early"))))
 //!         });
-//!         auto::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await
+//!         let answer = linger::http::layer().of(&stream.connection()).wrap(answer);
+//!         auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await
 //!     });
 //! }
 //! # }
@@ -39,7 +41,8 @@ use hyper_util::rt::TokioIo;
 use crate::Policy;
 use crate::tokio::{Lingering, Stream};
 
-/// Wraps an accepted stream for hyper, so that the connection ends by `policy` on the global closer.
+/// Wraps an accepted stream for hyper, so that the connection ends by `policy` on the global closer: what stood as
+/// `TokioIo::new(stream)`.
 pub fn io<S: Stream>(stream: S, policy: Policy) -> TokioIo<Lingering<S>> {
     TokioIo::new(Lingering::new(stream, policy))
 }

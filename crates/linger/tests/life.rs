@@ -279,10 +279,18 @@ fn example(name: &str, port: u16, attacks: &[u8], honest: impl Fn() -> bool) {
         let stop = Arc::new(AtomicBool::new(false));
         let attackers = attack(port, attacks, stop.clone());
         let served = (0..36).filter(|_| example.is_running() && honest()).count();
-        stop.store(true, Ordering::SeqCst);
-        attackers.join().unwrap();
         assert!(example.is_running(), "{name} has exited");
         assert_eq!(served, 36, "{name}");
+        if let "axum_tls" | "sigterm" = name {
+            // In the middle of it.
+            let started = Instant::now();
+            let id = rustix::process::Pid::from_child(&example.0);
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+            assert!(example.0.wait().unwrap().success(), "{name}");
+            assert!(started.elapsed() < 2 * SOON, "{name} {:?}", started.elapsed());
+        }
+        stop.store(true, Ordering::SeqCst);
+        attackers.join().unwrap();
     });
 }
 

@@ -42,7 +42,7 @@
 //!
 //! The policy needs to reach the stream, and so does the news that an announced upload is unfinished, for which the
 //! close waits [`idle`](crate::Policy::idle) and not only [`grace`](crate::Policy::grace). [`Layer::of`] names the
-//! connection; [`linger::axum::serve`](crate::axum::serve) does it, and so does the layer alone where handlers get a
+//! connection; [`serve`] does it, and so does the layer alone where handlers get a
 //! [`linger::axum::Peer`](crate::axum::Peer) for connect info.
 //!
 //! With hyper the layer wraps the service of a connection; the request's body is an [`Upload`] of hyper's then:
@@ -74,10 +74,10 @@ mod upload;
 
 use std::time::Duration;
 
-pub use self::answer::Answer;
+pub use self::answer::ResponseBody;
 #[cfg(feature = "hyper")]
-pub use self::serve::{Handshake, Plain, Serve, serve};
-pub use self::service::{Answering, Service};
+pub use self::serve::{Handshake, NoHandshake, Serve, serve};
+pub use self::service::{ResponseFuture, Service};
 pub use self::upload::Upload;
 
 use crate::tokio::Connection;

@@ -41,7 +41,8 @@
 //! a reset, their write fails, and they never look at the answer that has arrived. So a peer of which the close has
 //! discarded anything is waited for as long as `idle`, as nginx does. So is one that has sent more than one segment:
 //! the program may have read the beginning of an upload to the last byte that was there, so that nothing is left to
-//! discard during the pause. That leaves `grace` to those whose only request came in one piece.
+//! discard during the pause. And so is one whose HTTP request has announced more than has come, where a server of this
+//! crate reads it. That leaves `grace` to those whose only request came in one piece.
 //!
 //! | a peer that has everything and keeps its socket open | is let go after |
 //! |---|---|
@@ -72,9 +73,10 @@
 //! At a bound the kernel still delivers what it holds, if nothing is unread. `abort` frees its memory at once,
 //! for servers whose `tcp_mem` is under attack.
 //!
-//! # `Budget::sockets`: 4,096
+//! # `Budget::sockets`: half of the descriptors, at most 4,096
 //!
-//! 400 KB here, and well below the usual descriptor limit. A lingering socket costs 96 bytes, with
+//! 400 KB here. The other half is for those who are served: clients that take their answers and then drip a byte now
+//! and then cannot keep a server from accepting. A lingering socket costs 96 bytes, with
 //! `sockets_per_peer` at most 128, and no CPU while nothing happens; nginx needs some 10 KB for a connection that
 //! has ended, httpd 41 KB. The kernel's share is its send queue.
 //!
@@ -82,3 +84,13 @@
 //!
 //! The caller that hands a socket over sends its FIN; a thread does the rest and looks every 3 ms while it is busy.
 //! By then most peers have closed, and one look ends the close. A thread that sleeps is woken.
+//!
+//! # `http::Unread`: 256 KiB, 256 MiB, 30 s, 1 s
+//!
+//! An unread body of up to 256 KiB that has arrived is discarded for the sake of its HTTP/1 connection: what Go's
+//! net/http reads. It waits for none of it: two turns of the server without a byte say that none is here.
+//!
+//! Over HTTP/2 a stream that is reset before its upload has ended is a lost response with some clients (curl 7.88: every
+//! third, none with the discarding). A client must read to get window updates, so that by the end of 256 MiB
+//! it has seen the response. 30 s are [`Policy::total`](crate::Policy::total). The second of silence is for clients that
+//! stop their upload without saying so, and wait for the server's reset.

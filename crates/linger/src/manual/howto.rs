@@ -4,11 +4,13 @@
 //! |---|---|
 //! | a thread for each connection | [`linger::close(stream, &policy)`](crate::close) where the stream was dropped |
 //! | an event loop, or threads that must not wait | a [`Closer`](crate::Closer); `closer.close(stream, &policy)` |
-//! | tokio, own protocol | [`linger::tokio::Lingering`](../../tokio/index.html) around each accepted stream |
-//! | axum | `axum::serve(linger::axum::listen(listener, policy), app)` |
-//! | hyper, hyper-util | `linger::hyper::io(stream, policy)` instead of `TokioIo::new(stream)` |
+//! | tokio, own protocol | [`linger::tokio::serve(listener, handler)`](../../tokio/index.html), or a `Lingering` stream around each accepted one |
+//! | axum, any tower service | `linger::http::serve(listener, app)` instead of `axum::serve(listener, app)` |
+//! | axum on `axum::serve` | `axum::serve(linger::axum::listen(listener, policy), app.layer(linger::http::layer()))` |
+//! | hyper, hyper-util | `linger::hyper::io(stream, policy)` instead of `TokioIo::new(stream)`, and `linger::http::layer()` around the service |
 //! | tonic | a `Lingering` stream in what `serve_with_incoming` gets (see the module `hyper`) |
 //! | TLS with threads | `linger::rustls::close(&mut connection, socket, &policy)` |
+//! | axum over TLS | `linger::http::serve(listener, app).above(move \|stream\| tls.accept(stream))` |
 //! | TLS with tokio-rustls | the `Lingering` stream below, `shutdown().await` on the TLS stream, then the drop |
 //! | something else altogether | drive a [`Machine`](crate::Machine): it owns no socket and reads no clock |
 //!
@@ -31,8 +33,10 @@
 //!
 //! # At the end of the process
 //!
-//! The kernel closes every descriptor of a process that exits and lingers for none of them. So, when told to
-//! stop: stop accepting, let the handlers end, wait for the closer, exit.
+//! The kernel closes every descriptor of a process that exits and lingers for none of them, and resets what is in the
+//! accept queue of a listener. So, when told to stop: take what is in the queue, stop accepting, let the handlers end,
+//! wait for the closer, exit. `linger::http::serve` and `linger::tokio::serve` do all of it in one call, within one
+//! deadline: `.stop_when(sigterm).within(deadline)`. Where they are not used, the last part is:
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,14 +58,15 @@
 //!
 //! A policy belongs to a close, not to the server: [`Policy::short`](crate::Policy::short) for requests that
 //! were refused, [`Policy::none`](crate::Policy::none) where nothing is owed, [`Policy::abort`](crate::Policy::abort)
-//! for a peer that misbehaves. In an axum handler, `linger::axum::Peer::close_with`; on a stream,
-//! `Lingering::set_policy`.
+//! for a peer that misbehaves. In an axum handler, `linger::axum::Peer::close_with`, or a policy as an extension of
+//! the response; on a stream, `Lingering::set_policy`; while the stream is somewhere else, `Lingering::connection`.
 //!
 //! # When descriptors run out
 //!
-//! A [`Budget`](crate::Budget) bounds what lingers; above it the closer evicts, first those whose peers have
-//! everything. A server whose `accept` fails with `EMFILE` calls [`Closer::evict`](crate::Closer::evict) and
-//! tries again; the axum listener does.
+//! A [`Budget`](crate::Budget) bounds what lingers, by default to half of the descriptors; above it the closer evicts,
+//! first those whose peers have everything. A server whose `accept` fails with `EMFILE` calls
+//! [`Closer::evict`](crate::Closer::evict) and tries again; `linger::tokio::Listener`, and with it all that this crate
+//! accepts, does. [`linger::close`](crate::close) needs no descriptor of its own.
 //!
 //! # Watching it
 //!

@@ -10,7 +10,7 @@ use super::Stream;
 use crate::closer::{Arrival, Here, LONGEST_WATCH, Look, Next, Place, Ticket, Watched, end_and_tell};
 use crate::machine::{Action, Core, Event};
 use crate::socket::Socket;
-use crate::{Closer, Outcome, Policy};
+use crate::{Closer, Mode, Outcome, Policy};
 
 /// A connection that is being ended. Dropped before it is over, it is left to the closer.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ struct Watching<S> {
     socket: Socket<S>,
     core: Core,
     abort: bool,
+    /// The policy is to wait for the peer at all.
+    lingers: bool,
+    /// The task has waited for the peer.
+    has_waited: bool,
 }
 
 impl<S: Stream> LingeringClose<S> {
@@ -45,7 +49,8 @@ impl<S: Stream> LingeringClose<S> {
         if core.next(now) == Action::HalfClose {
             core.on(socket.half_close(), now);
         }
-        let place = Place::new(Watching { socket, core, abort: false });
+        let lingers = policy.mode == Mode::Linger;
+        let place = Place::new(Watching { socket, core, abort: false, lingers, has_waited: false });
         let shared = Arc::new(SharedClose { closer: closer.cloned(), place });
         let ticket = shared.here().map(|here| here.watch(shared.clone()));
         let this = Self { shared, ticket: ticket.unwrap_or_default() };
@@ -137,8 +142,9 @@ const LOOK: u64 = 64 << 10;
 impl<S: Stream> Watching<S> {
     /// Follows the machine as long as that is little work.
     fn drive(&mut self, now: u64, context: &mut Context<'_>) -> Look {
-        let Self { socket, core, abort } = self;
-        if let Action::Wait { .. } | Action::Inspect = core.next(now) {
+        let Self { socket, core, abort, lingers, has_waited } = self;
+        let mut is_empty = false;
+        if *has_waited {
             core.on(Event::Woken, now);
         }
         loop {
@@ -150,17 +156,27 @@ impl<S: Stream> Watching<S> {
                     // The runtime of this stream has ended, and this task is another's.
                     None => return Look::Give,
                 },
+                // What is acknowledged matters when the peer has closed, or to the closer. Most peers close next, so
+                // that it is asked once.
+                Action::Measure if is_empty && *lingers => {
+                    *has_waited = true;
+                    return Look::Wait;
+                }
                 Action::Measure => socket.measure(),
                 Action::Inspect => socket.inspect(),
                 // It is slow to acknowledge.
                 Action::Wait { .. } if core.end_of_stream() => return Look::Give,
-                Action::Wait { .. } => return Look::Wait,
+                Action::Wait { .. } => {
+                    *has_waited = true;
+                    return Look::Wait;
+                }
                 Action::Close { abort: wanted, outcome } => {
                     *abort = wanted;
                     return Look::Over(outcome);
                 }
             };
             core.on(event, now);
+            is_empty = event == Event::Empty;
             if let Event::Discarded(_) = event {
                 // The peer goes on sending.
                 return Look::Give;

@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{Lingering, Stream};
@@ -53,11 +52,15 @@ pub trait Accept: Send + 'static {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
     /// Closes the listener, and gives the connections that were still in its accept queue: what is closed with the
     /// listener is reset (`inet_csk_listen_stop`), although the client's `connect` has succeeded.
+    ///
+    /// What comes in the microseconds between the last look and the close is reset all the same. A socket filter that
+    /// drops SYNs would prevent it, and would also stop every other process that has the listener: a supervisor that
+    /// keeps it over a restart, or another worker. Where one has it, nothing is lost: the queue goes on.
     ///
     /// Without an implementation of one's own the listener is dropped, and the queue is lost.
     fn close(self) -> impl Future<Output = Vec<(Self::Io, Self::Addr)>> + Send
@@ -83,7 +86,6 @@ impl Accept for TcpListener {
     async fn close(self) -> Vec<(TcpStream, Self::Addr)> {
         // Without the runtime, which knows of new connections only after its next turn.
         let Ok(listener) = self.into_std() else { return Vec::new() };
-        refuse_new(&listener);
         let accept = || {
             let (stream, address) = listener.accept()?;
             stream.set_nonblocking(true)?;
@@ -116,27 +118,15 @@ impl Accept for UnixListener {
     }
 }
 
-/// Lets no handshake begin any more: those that were done are all in the queue then. A client that comes now repeats
-/// its SYN after a second (RFC 6298) and is refused, or finds the next process.
-fn refuse_new(listener: &std::net::TcpListener) {
-    let filter = [
-        // BPF_LD | BPF_B | BPF_ABS: the flags of the TCP header, at which a TCP socket's filter begins.
-        SockFilter::new(0x30, 0, 0, 13),
-        // BPF_JMP | BPF_JSET | BPF_K: SYN. What a client sends later has none.
-        SockFilter::new(0x45, 0, 1, 0x02),
-        // BPF_RET | BPF_K: nothing, or all.
-        SockFilter::new(0x06, 0, 0, 0),
-        SockFilter::new(0x06, 0, 0, u32::MAX),
-    ];
-    // Refused, as in some sandboxes, it leaves the few that come between the last accept and the close.
-    let _ = SockRef::from(listener).attach_filter(&filter);
-}
+/// More than any accept queue holds: a flood of new ones does not keep a stop from going on.
+const QUEUE: usize = 1 << 16;
 
 /// Accepts until nothing is left.
 fn rest<C>(accept: impl Fn() -> io::Result<C>) -> Vec<C> {
     let mut rest = Vec::new();
     loop {
         match accept() {
+            Ok(_) if rest.len() >= QUEUE => return rest,
             Ok(connection) => rest.push(connection),
             Err(error) if error.kind() == ErrorKind::Interrupted || concerns_one_connection(&error) => {}
             Err(_) => return rest,
@@ -163,12 +153,14 @@ pub struct Listener<L> {
     listener: L,
     policy: Policy,
     closer: Option<Closer>,
+    /// The last try has failed for want of descriptors or memory.
+    lacks_room: bool,
 }
 
 impl<L: Accept> Listener<L> {
     /// Wraps a listener, so that every connection it accepts is ended by `policy`, on the global closer.
     pub fn new(listener: L, policy: Policy) -> Self {
-        Self { listener, policy, closer: None }
+        Self { listener, policy, closer: None, lacks_room: false }
     }
 
     /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
@@ -178,20 +170,22 @@ impl<L: Accept> Listener<L> {
 
     /// Accepts one connection.
     ///
-    /// Where descriptors or memory have run out, lingering sockets make room ([`Closer::evict`]); the accept queue
-    /// holds the clients meanwhile. Dropped before it is ready, it has accepted none. Needs the runtime's timer.
+    /// If descriptors or memory have run out, lingering sockets are closed to make room ([`Closer::evict`]), and accepting
+    /// is tried again; new clients wait in the accept queue meanwhile. If this future is dropped before it is ready, it
+    /// has accepted no connection. Needs the runtime's timer.
     pub async fn accept(&mut self) -> (Lingering<L::Io>, L::Addr) {
-        // While there are descriptors for it: it needs two.
+        // Start the global closer while there are descriptors left: it needs two.
         let _ = self.closer();
         loop {
             match self.listener.accept().await {
-                Ok((stream, address)) => return (self.lingering(stream), address),
+                Ok((stream, address)) => {
+                    self.lacks_room = false;
+                    return (lingering(stream, self.policy, self.closer.as_ref()), address);
+                }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(_) => {
-                    if let Some(closer) = self.closer() {
-                        closer.evict(ROOM);
-                    }
-                    tokio::time::sleep(PAUSE).await;
+                    self.lacks_room = true;
+                    self.make_room().await;
                 }
             }
         }
@@ -200,25 +194,31 @@ impl<L: Accept> Listener<L> {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }
 
-    /// Closes the listener, and gives the connections that were still in its accept queue; see [`Accept::close`].
-    pub async fn close(self) -> Vec<(Lingering<L::Io>, L::Addr)> {
-        let Self { listener, policy, closer } = self;
+    /// Closes the listener, and returns the connections that were still in its accept queue; see [`Accept::close`].
+    pub async fn close(mut self) -> Vec<(Lingering<L::Io>, L::Addr)> {
+        if self.lacks_room {
+            self.make_room().await;
+        }
+        let Self { listener, policy, closer, .. } = self;
         let rest = listener.close().await.into_iter();
         rest.map(|(stream, address)| (lingering(stream, policy, closer.as_ref()), address)).collect()
     }
 
-    /// The closer that ends the connections; `None` where the process can have none now.
-    pub(crate) fn closer(&self) -> Option<&Closer> {
-        self.closer.as_ref().or_else(|| Closer::global().ok())
+    async fn make_room(&mut self) {
+        if let Some(closer) = self.closer() {
+            closer.evict(ROOM);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 
-    fn lingering(&self, stream: L::Io) -> Lingering<L::Io> {
-        lingering(stream, self.policy, self.closer.as_ref())
+    /// The closer that ends the connections; `None` if none was given and the global one cannot be started now.
+    fn closer(&self) -> Option<&Closer> {
+        self.closer.as_ref().or_else(|| Closer::global().ok())
     }
 }
 
@@ -232,7 +232,7 @@ fn lingering<S: Stream>(stream: S, policy: Policy, closer: Option<&Closer>) -> L
 /// How many lingering sockets make room when there are no descriptors left.
 const ROOM: usize = 64;
 
-/// Between two tries to accept without descriptors.
+/// Pause between two tries to accept while descriptors are lacking.
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn concerns_one_connection(error: &io::Error) -> bool {
