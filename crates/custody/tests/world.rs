@@ -270,6 +270,26 @@ fn what_was_shut_down_and_is_gone_is_forgotten_at_the_next_look() {
 }
 
 #[test]
+fn what_is_seen_between_two_looks_has_been_nowhere_for_one_look_only() {
+    for seen_again in [true, false] {
+        let mut bed = Bed { names: vec![name(1, 3)], ..Bed::default() };
+        bed.appear(1, &[3]);
+        bed.tell(Event::Send { caller: caller(1), seen: seen(3), abroad: false });
+        bed.close(1, 3);
+        bed.now = bed.world.due().expect("it is looked for");
+        assert!(!hands_over(&bed.tell(Event::Tick)), "one look is not enough");
+        if seen_again {
+            // Its sender has received it, and sends it on.
+            bed.names = vec![name(1, 4)];
+            bed.tell(Event::Send { caller: caller(1), seen: seen(4), abroad: false });
+            bed.close(1, 4);
+        }
+        bed.now = bed.world.due().expect("it is looked for still");
+        assert_eq!(hands_over(&bed.tell(Event::Tick)), !seen_again, "seen again: {seen_again}");
+    }
+}
+
+#[test]
 fn what_nobody_can_prove_is_left_alone_and_counted() {
     for hidden in [true, false] {
         let mut bed = Bed { names: vec![name(1, 3), name(2, 3)], ..Bed::default() };

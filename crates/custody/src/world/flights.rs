@@ -90,6 +90,13 @@ impl Flights {
         Verdict::InFlight
     }
 
+    /// A process has a connection that is looked for: that no message was found before says nothing of later ones.
+    pub(super) fn seen(&mut self, cookie: Cookie) {
+        if let Some(flight) = self.flights.get_mut(&cookie) {
+            flight.quiet_since = None;
+        }
+    }
+
     /// Sets the time of the next look, after one.
     pub(super) fn looked(&mut self, took: Duration, now: Duration) {
         self.took = took;

@@ -76,6 +76,7 @@ impl World {
     pub(super) fn seen_at(&mut self, cookie: Cookie, pid: Pid) -> Passed {
         let Some(connection) = self.connections.get_mut(&cookie) else { return Passed::No };
         let passed = connection.seen_at(pid);
+        self.flights.seen(cookie);
         if passed == Passed::No
             && let Some(kept) = self.flights.end(cookie)
         {

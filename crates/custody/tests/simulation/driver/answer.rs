@@ -79,6 +79,7 @@ impl Driver {
     ) -> Result<Answer, Fault> {
         let took = Duration::from_micros(if self.luck & 3 == 0 { 10_000 } else { 100 });
         let confirms = self.check_waiting(kernel, copying, sending)?;
+        self.kept.values_mut().for_each(|one| one.looks += 1);
         let copying = within(kernel, copying, copies);
         self.pace.looked(took, if copying.is_empty() { confirms } else { Some(false) }, self.now);
         Ok(Answer::Flights {
@@ -91,7 +92,11 @@ impl Driver {
     }
 
     fn ask_socket(&mut self, kernel: &Kernel, kept: Kept) -> Result<Answer, Fault> {
-        let socket = kernel.connections[self.connection(kept)?].socket;
+        let index = self.connection(kept)?;
+        if self.kept[&kept].looks < 2 && self.told.last().is_some_and(|(what, _)| *what == "tick") {
+            return Err(format!("connection {index} is over after one look since it was seen"));
+        }
+        let socket = kernel.connections[index].socket;
         if let Some(one) = self.kept.get_mut(&kept).filter(|one| one.name.is_none()) {
             one.unread = socket.unread;
         }

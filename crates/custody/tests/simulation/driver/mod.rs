@@ -74,6 +74,8 @@ struct KeptFd {
     told_late: u32,
     /// Looks in a row that found nobody who has it, nor a call that may give it to somebody.
     looked_for: u32,
+    /// Looks since its connection was last told of: two that agree show that it is nowhere.
+    looks: u32,
     /// Unread bytes when it was kept, or, of what was held, when the socket was asked.
     unread: u32,
     /// The fd was seen to be gone.

@@ -174,6 +174,11 @@ impl Driver {
             processes: kernel.processes.len(),
         });
         current.told.push((fd, index, kernel.processes[process].serial(fd)));
+        if let Telling::Close(..) | Telling::Send(..) = telling {
+            // It is not over: what looks have found before says nothing of later.
+            let same = self.kept.values_mut().filter(|one| one.connection == index);
+            same.for_each(|one| (one.looked_for, one.looks) = (0, 0));
+        }
         let seen = Seen { fd, cookie: cookie(index), inode: inode(index), socket };
         match telling {
             Telling::Copy(_) => self.on("copy", Some(index), Event::Copy { caller, seen }),
@@ -262,6 +267,7 @@ impl Driver {
             let alone = self.kept.values().filter(is_other).count() == 1;
             if let Some(one) = self.kept.get_mut(&kept) {
                 one.closed = true;
+                one.looks = 0;
                 one.others = if alone { kernel.others(connection, process) } else { 0 };
             }
             self.on("closed", Some(connection), Event::Closed(kept));
