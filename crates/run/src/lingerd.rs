@@ -57,14 +57,15 @@ pub struct Served {
     pub report: Option<RunReport>,
 }
 
-/// Supervises the program of the process at the other end of a `SOCK_SEQPACKET` connection, to its end and that of its
-/// connections. `stderr` is replaced by the program's stderr before `notify` is called; its first argument is the starter's
-/// [`Options::manner`].
+/// Supervises a program for the process at the other end of `connection`, a `SOCK_SEQPACKET` socket, until the program and
+/// its connections have ended.
 ///
-/// This process becomes the user that the other end runs as, and must have one thread.
+/// This process's stderr is replaced by the program's before `notify` is called. The first argument of `notify` is the
+/// [`Options::manner`] that the other process has sent. This process becomes the user of the other process, and must have
+/// only one thread.
 ///
 /// # Errors
-/// What was received is no assignment, or the supervisor cannot start.
+/// Returns an error if the message received is no assignment, or if the supervisor cannot start.
 pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> Result<Served, RunError> {
     let failed = RunError::system("cannot supervise for another process");
     let received = become_user(&connection).and_then(|()| assignment::receive(connection.as_fd()));

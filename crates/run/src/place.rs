@@ -56,8 +56,8 @@ impl Place {
     }
 }
 
-/// Whether the parent is the first process of a container. Those that containers have (tini, dumb-init, a shell) end with
-/// their child; systemd does not.
+/// Whether the parent is likely to end when this process ends: whether it is the first process of a container, and not
+/// systemd. The first processes that containers have (tini, dumb-init, a shell) end with their child; systemd does not.
 fn ends_with_us() -> bool {
     let container =
         fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() != FIRST_NAMESPACE);

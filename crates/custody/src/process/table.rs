@@ -246,8 +246,8 @@ impl<const N: usize> Table<N> {
         let near = usize::try_from(near).ok()?;
         (0..N).map(|step| (near + step) % N).find(|at| {
             let Some(place) = self.connections.get(*at) else { return false };
-            // Acquire: the cookie is overwritten only after all users of the connection that had this place before have
-            // read theirs.
+            // Acquire, for the Release in `update`: all users of the connection that had this place before have read
+            // that connection's cookie before it is overwritten here.
             let free = place.word.load(Relaxed) == 0
                 && place.word.compare_exchange(0, Record::new(held).pack(), Acquire, Relaxed).is_ok();
             if free {

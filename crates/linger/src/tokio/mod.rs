@@ -23,9 +23,9 @@ use tokio::net::{TcpStream, UnixStream};
 pub use self::connection::Connection;
 use self::ending::LingeringClose;
 pub use self::listener::{Accept, Listener};
+pub use self::serve::{Serve, StopNotice, serve};
 #[cfg(feature = "hyper")]
-pub(crate) use self::serve::{Life, run};
-pub use self::serve::{Serve, Stop, serve};
+pub(crate) use self::serve::{ServerLife, run};
 use crate::closer::hand_over;
 use crate::{Closer, Outcome, Policy};
 
@@ -85,7 +85,7 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Takes the descriptor out of the runtime.
     ///
     /// # Errors
-    /// What the runtime says; the descriptor is closed then.
+    /// Returns the error of registering with the runtime. The descriptor is closed in that case.
     fn into_fd(self) -> io::Result<OwnedFd>
     where
         Self: Sized;
@@ -93,28 +93,28 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Waits until there may be something to read.
     ///
     /// # Errors
-    /// Where the runtime reports no events any more.
+    /// Returns an error if the runtime reports no events any more.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Reads from the socket by `read`; where that says `WouldBlock`, the runtime takes note that nothing is there.
     ///
     /// # Errors
-    /// Those of `read`, and `WouldBlock` where the runtime knows of nothing to read.
+    /// Returns the errors of `read`, and `WouldBlock` if the runtime knows of nothing to read.
     fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
     /// What is known of the socket without asking the kernel.
     #[doc(hidden)]
-    fn known(&self) -> Known {
-        Known(None)
+    fn known(&self) -> KnownFamily {
+        KnownFamily(None)
     }
 }
 
 /// What is known of a socket without asking the kernel.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
-pub struct Known(pub(crate) Option<Family>);
+pub struct KnownFamily(pub(crate) Option<Family>);
 
-impl Known {
+impl KnownFamily {
     /// The family of this socket. What is no stream socket fails at the first call that would need one.
     fn family(self, stream: &impl AsFd) -> Family {
         self.0.or_else(|| linger_sys::family(stream.as_fd()).ok()).unwrap_or(Family::Other)
@@ -136,8 +136,8 @@ macro_rules! stream {
                 self.try_io(Interest::READABLE, read)
             }
 
-            fn known(&self) -> Known {
-                Known(Some($family))
+            fn known(&self) -> KnownFamily {
+                KnownFamily(Some($family))
             }
         }
     };
