@@ -241,7 +241,7 @@ impl ConnectedProcess {
             },
             Some(MessageKind::Shutdown) => {
                 if let Some(fd) = fd {
-                    // The library counts what it shuts down, unless it had announced it.
+                    // The library counts this connection, unless it has announced it.
                     ender.end_and_shut_down(fd, was_last);
                 }
             }
