@@ -75,7 +75,7 @@ pub enum Ended {
     /// The peer acknowledged everything, then stayed silent with its socket open for `grace`, or for `idle` if it had
     /// been sending.
     Acknowledged,
-    /// The peer reset the connection; what it had acknowledged before is in [`Outcome::unacknowledged`].
+    /// The peer reset the connection. [`Outcome::unacknowledged`] tells what it had not acknowledged before.
     PeerReset,
     /// A bound of time ran out.
     TimedOut(Bound),

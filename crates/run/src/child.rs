@@ -140,9 +140,10 @@ fn wait(child: Pid, signals: &Signals, mut awake: impl FnMut(bool)) -> io::Resul
     }
 }
 
-/// Job control: a stop that was meant for the program's whole group, and what the program did.
+/// Job control: stop signals for the whole process group, and stops of the program.
 ///
-/// A program that somebody has stopped by its own pid does not stop the supervisor: who continues it would not continue both.
+/// If somebody stops the program by its own pid, the supervisor does not stop: whoever continues the program would
+/// not continue the supervisor.
 #[derive(Debug, Default)]
 struct Stops {
     arrived: Option<i32>,

@@ -47,7 +47,7 @@ pub struct Options {
     /// The address of a `SOCK_SEQPACKET` socket at which the host's service manager starts a supervisor for each connection
     /// ([`serve`](crate::serve)). Where nothing listens, the supervisor is a process of this one's control group.
     pub lingerd: Option<PathBuf>,
-    /// Given to [`serve`](crate::serve)'s caller in the supervisor; it says nothing here.
+    /// A word for the caller of [`serve`](crate::serve) in the supervisor. It has no meaning here.
     pub manner: String,
     /// The directory that the preloaded library is unpacked into, if it allows that; otherwise one of the usual ones.
     pub unpack_into: Option<PathBuf>,

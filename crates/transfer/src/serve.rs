@@ -100,7 +100,7 @@ pub struct Served {
     pub peer: SocketAddr,
     /// The request in words; empty if there was none.
     pub request: String,
-    /// What the transfer came to.
+    /// The summary of the transfer.
     pub summary: Summary,
     /// The error that ended the session early, if one did.
     pub error: Option<Error>,

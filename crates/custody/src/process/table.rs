@@ -77,7 +77,7 @@ pub struct Entry {
     pub epolls: Epolls,
 }
 
-/// What an fd was that is one no more.
+/// The record of an fd that was closed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
     /// Its connection before; with one fd if this was the last.

@@ -22,7 +22,7 @@ impl World {
         }
         let name = Name { pid: caller.pid, fd: seen.fd };
         self.forget_endings_of(cookie, name);
-        // Two fds that are being closed are two; and what was looked for once is looked at by what was found.
+        // Two fds that are being closed at once are two holders. After a census, decide by what it has found.
         let several = self.connections.get(&cookie).is_some_and(|one| !one.kept.is_empty());
         if self.doubts.about(seen.inode) || several || known.census.is_some() {
             self.share(cookie, seen.inode, name, known)?;

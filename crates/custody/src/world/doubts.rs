@@ -62,7 +62,7 @@ impl Doubts {
         self.obscure.get_mut(&pid).is_some_and(|one| !std::mem::replace(&mut one.counted, true))
     }
 
-    /// The process is gone; its number may be given again. What its children have of it the next look may show.
+    /// The process has died; its pid may be reused. The next census shows what its children hold.
     pub(super) fn forget(&mut self, pid: Pid) {
         self.stray |= self.obscure.remove(&pid).is_some();
     }

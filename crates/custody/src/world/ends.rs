@@ -47,7 +47,8 @@ impl World {
         Ok(())
     }
 
-    /// Ends what was in flight, and is over, unless somebody who cannot be looked at may have it.
+    /// Ends a connection that was in flight and that no message carries any more, unless a process that cannot be
+    /// looked at may hold it.
     pub(super) fn end_flight(&mut self, cookie: Cookie, hidden: bool) {
         let Some(kept) = self.flights.end(cookie) else { return };
         if self.is_abroad(cookie) {
@@ -66,8 +67,8 @@ impl World {
     pub(super) fn end_shared(&mut self, cookie: Cookie, kept: Kept) {
         self.unshare(cookie);
         if let Some(ending) = self.endings.get_mut(&kept) {
-            // Since the epolls were looked at before the call, whoever else had it may have added it to one: an epoll
-            // may be shared, too.
+            // Another holder may have added it to an epoll after the epolls were looked at: an epoll may be shared,
+            // too.
             ending.unwatched = false;
         }
         self.begin_end(kept);

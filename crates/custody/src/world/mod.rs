@@ -223,7 +223,7 @@ impl World {
         self.alive.get(&pid) == Some(&true)
     }
 
-    /// What is known of a connection, for tests and for those who watch.
+    /// The state of a connection, for tests and observers.
     pub fn state(&self, cookie: Cookie) -> State {
         let Some(connection) = self.connections.get(&cookie) else {
             return match (self.shut_down.contains_key(&cookie), self.lately.contains(&cookie)) {

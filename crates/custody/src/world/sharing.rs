@@ -57,11 +57,12 @@ impl World {
         let shared = self.connections.get(&seen.cookie).and_then(|one| one.shared.as_ref());
         let mut had = Vec::new();
         if shared.map_or(self.doubts.about(seen.inode), |shared| shared.sent.is_none()) {
-            // Who has it now has it not by this message. One that surely was never shared only its sender has.
+            // Processes that have it now did not get it by this message. If it was never shared, only its sender has
+            // it.
             let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
             had.extend(census.names(seen.inode).iter().map(|name| name.pid));
             if census.hidden {
-                // Any that could not be looked at may have it as well.
+                // A process that could not be looked at may have it as well.
                 had.extend(self.alive.keys().copied());
             }
         }
@@ -119,7 +120,7 @@ impl World {
             });
         }
         self.room = self.limits.shared.max(self.remembered() * 2);
-        // Who was thought to have it may have let go of it unseen.
+        // A process that was counted as holder may have closed it unseen.
         let mut heirs = Vec::new();
         for (cookie, connection) in &self.connections {
             let names = census.names(connection.inode);

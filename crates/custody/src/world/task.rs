@@ -9,7 +9,7 @@ use std::vec::Vec;
 use super::vocabulary::{Answer, Caller, Census, Cookie, Kept, Name, Seen, Tid, Way};
 use crate::{Discarded, Socket};
 
-/// What is to be decided.
+/// The pending decision.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
     /// A connection may get one more fd.

@@ -150,7 +150,8 @@ pub enum Action {
     Hidden(Pid),
     /// Answer `shutdown` with success instead of making the call.
     Pretend,
-    /// Count this, beside [`Count::Seen`] unless it is [`Count::Unread`]; for whom, and who else holds the connection.
+    /// Count `reason`, and [`Count::Seen`] unless it is [`Count::Unread`]. `holder` is another process with the
+    /// connection.
     Count { cookie: Option<Cookie>, reason: Count, holder: Option<Pid> },
 }
 
@@ -160,14 +161,14 @@ pub enum Action {
 pub enum Ask {
     /// Which of these fds names the socket: [`Answer::Name`].
     Which { inode: Inode, names: Vec<Name> },
-    /// First which of these threads may be within a call that copies fds; then who has what open: [`Answer::Census`].
+    /// First find which of these threads may be in a call that copies fds, then take a census: [`Answer::Census`].
     Census { copying: Vec<Tid> },
-    /// First which of these threads may be within a call that copies, or that sends; then whether any fd is in flight to
-    /// the program; then who has what open: [`Answer::Flights`].
+    /// First find which of these threads may be in a call that copies or sends; then whether any fd is in flight to
+    /// the program; then take a census: [`Answer::Flights`].
     Flights { copying: Vec<Tid>, sending: Vec<Tid> },
-    /// What a kept socket says of itself: [`Answer::Socket`].
+    /// Ask a kept socket for its state: [`Answer::Socket`].
     Socket(Kept),
-    /// Discard what is unread: [`Answer::Discarded`].
+    /// Discard unread bytes: [`Answer::Discarded`].
     Discard(Kept),
     /// Remove the kept fd from the program's epolls, which would go on to report it: [`Answer::Done`].
     Unwatch(Kept),
@@ -183,20 +184,20 @@ pub enum Ask {
 pub enum Answer {
     /// The first of the fds that names the socket.
     Name(Option<Name>),
-    /// The threads that may be within a call that copies, and who has what open.
+    /// The threads that may be in a call that copies, and the census.
     Census { copying: Vec<Tid>, census: Census },
     /// The threads that may be within such a call, whether no fd is in flight, the census, and how long the answer
     /// took.
     Flights { copying: Vec<Tid>, sending: Vec<Tid>, quiet: bool, census: Census, took: Duration },
-    /// What the socket says.
+    /// The socket's state.
     Socket(Socket),
-    /// What came of it.
+    /// The result.
     Discarded(Discarded),
     /// Whether it was done.
     Done(bool),
 }
 
-/// Who has which socket open, at one moment.
+/// A census: which process has which socket open, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// By inode.

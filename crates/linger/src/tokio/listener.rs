@@ -55,14 +55,15 @@ pub trait Accept: Send + 'static {
     /// Returns the errors of `getsockname(2)`.
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
-    /// Closes the listener, and gives the connections that were still in its accept queue: what is closed with the
-    /// listener is reset (`inet_csk_listen_stop`), although the client's `connect` has succeeded.
+    /// Closes the listener, and returns the connections that were still in its accept queue. The kernel resets those
+    /// that are closed with the listener (`inet_csk_listen_stop`), although the client's `connect` has succeeded.
     ///
-    /// What comes in the microseconds between the last look and the close is reset all the same. A socket filter that
-    /// drops SYNs would prevent it, and would also stop every other process that has the listener: a supervisor that
-    /// keeps it over a restart, or another worker. Where one has it, nothing is lost: the queue goes on.
+    /// Connections that arrive in the microseconds between the last look and the close are reset all the same. A
+    /// socket filter that drops SYNs would prevent that, but would also stop every other process that has the
+    /// listener: a supervisor that keeps it over a restart, or another worker. If another process has it, nothing is
+    /// lost: the queue lives on.
     ///
-    /// Without an implementation of one's own the listener is dropped, and the queue is lost.
+    /// The default implementation drops the listener and loses the queue.
     fn close(self) -> impl Future<Output = Vec<(Self::Io, Self::Addr)>> + Send
     where
         Self: Sized,

@@ -255,7 +255,7 @@ impl<S: Stream> Lingering<S> {
         }
     }
 
-    /// Gives the stream back; it no longer lingers.
+    /// Returns the stream. It no longer lingers.
     pub fn into_inner(mut self) -> S {
         match self.stream.take() {
             Some(stream) => stream,

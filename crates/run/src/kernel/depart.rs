@@ -1,4 +1,4 @@
-//! Makes a process that is not this one's child and keeps nothing of what the program will have.
+//! Makes a process that is not a child of this one, and has none of the fds that the program will have.
 
 use std::fs;
 use std::io::{self, Read, Write};
