@@ -7,11 +7,12 @@ use crate::record_type::RecordType;
 #[error("FastCGI: {fault}, at byte {offset} of what the peer sent")]
 #[non_exhaustive]
 pub struct ProtocolError {
-    /// Where, counted in bytes from the beginning of the connection (of the pairs, for [`Params::parse`]).
+    /// The place of the error, counted in bytes from the beginning of the connection (for [`Params::parse`], from the
+    /// beginning of the pairs).
     ///
     /// [`Params::parse`]: crate::Params::parse
     pub offset: u64,
-    /// What.
+    /// What is wrong there.
     pub fault: Fault,
 }
 

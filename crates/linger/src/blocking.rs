@@ -60,7 +60,7 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
 /// Waits for events of one socket.
 #[derive(Default)]
 struct Waiter {
-    /// Made on the first wait, since many closes need none.
+    /// The epoll, made at the first wait, because many closes never wait.
     epoll: Option<OwnedFd>,
     /// Without an epoll: something was read since the last wait, so that `POLLIN` means more.
     has_read: bool,
@@ -72,7 +72,7 @@ struct Waiter {
 const SLICES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl Waiter {
-    /// Takes note of what came of an action.
+    /// Notes the event that came of an action.
     fn noted(&mut self, event: Event) {
         if let Event::Discarded(_) | Event::Empty = event {
             self.has_read = true;
@@ -109,7 +109,7 @@ impl Waiter {
     fn poll(&mut self, socket: &Socket, until: Instant) -> io::Result<()> {
         let (shortest, longest) = SLICES;
         self.slice = (self.slice * 2).clamp(shortest, longest);
-        // What stays unread, or the peer's end once seen, is reported at once and for ever.
+        // `poll` would report bytes that stay unread, and the peer's end once it was seen, at once and for ever.
         let events = if std::mem::take(&mut self.has_read) { PollFlags::IN } else { PollFlags::empty() };
         let until = until.min(Instant::now() + self.slice);
         match poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), events)], Some(&timeout(until))) {

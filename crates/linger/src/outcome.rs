@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-/// What a lingering close came to: true, not hopeful.
+/// What a lingering close came to. It says only what is known, not what is likely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -12,14 +12,14 @@ pub struct Outcome {
     pub ended: Ended,
     /// Bytes of the peer that were read and discarded.
     pub discarded: u64,
-    /// Bytes written by us that the peer never acknowledged, without the FIN; `None` if the kernel cannot say
+    /// Bytes that this side wrote and the peer never acknowledged, without the FIN; `None` if the kernel cannot say
     /// (streams that are neither TCP nor AF_UNIX).
     ///
     /// On AF_UNIX this is the memory that the kernel uses for unread bytes: 0 exactly if the peer has read
     /// everything, otherwise more than the bytes.
     pub unacknowledged: Option<u64>,
-    /// Whether the peer closed its side after it had received everything: then its program, and not only its kernel,
-    /// had the response. Stronger than [`delivered`](Self::delivered).
+    /// Whether the peer closed its side after it had received everything. If so, the peer's program, and not only its
+    /// kernel, had the response, which is more than [`delivered`](Self::delivered) says.
     ///
     /// False if the peer closed its side earlier, as a client does that ends its request with a half-close: such a
     /// FIN says nothing about the response.
@@ -59,8 +59,8 @@ impl Outcome {
 
     /// Whether every byte written is known to have reached the peer's kernel.
     ///
-    /// On Linux the peer can then read them even after a reset; other systems may drop them. This side cannot know
-    /// whether the peer's program has read them; [`closed_after`](Self::closed_after) comes nearest.
+    /// If the peer runs Linux, its program can then read them even after a reset; other systems may drop them. This side
+    /// cannot know whether the program has read them; [`closed_after`](Self::closed_after) comes nearest.
     pub fn delivered(&self) -> bool {
         self.unacknowledged == Some(0)
     }
@@ -72,8 +72,8 @@ impl Outcome {
 pub enum Ended {
     /// The peer closed its side, and everything was acknowledged where that can be known.
     PeerClosed,
-    /// The peer acknowledged everything, then stayed silent with its socket open for `grace`, or for `idle` if it had
-    /// been sending.
+    /// The peer acknowledged everything and then stayed silent, with its socket open, for [`grace`](crate::Policy::grace),
+    /// or, if it had been sending, for [`idle`](crate::Policy::idle).
     Acknowledged,
     /// The peer reset the connection; what it had acknowledged before is in [`Outcome::unacknowledged`].
     PeerReset,
@@ -96,8 +96,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Whether one of our bounds ended the close, and not the peer: then [`AtLimit::Abort`](crate::AtLimit::Abort)
-    /// applies.
+    /// Whether a bound of the policy ended the close, and not the peer. Only then
+    /// [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
     pub(crate) fn is_a_limit(self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Limit | Self::Evicted)
     }

@@ -128,11 +128,11 @@ impl<B: Body + Unpin> Emptying<B> {
         Self { body, left: bytes, has_yielded: false }
     }
 
-    /// Ready with [`Discarded::Part`] when nothing more is here.
+    /// Discards what has arrived of the body. Returns [`Discarded::Part`] when no more of it has arrived.
     ///
-    /// The server reads the connection between two polls of its service: hyper's dispatcher does, in the same task
-    /// (`poll_loop`), and only after somebody has asked for a frame. So two polls in a row without one say that none
-    /// has arrived, and no clock is needed.
+    /// hyper's dispatcher reads the connection between two polls of its service, in the same task (`poll_loop`), but only
+    /// after somebody has asked for a frame of the body. So if two polls in a row return no frame, none has arrived. No
+    /// clock is needed for that.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Discarded> {
         let before = self.left;
         match poll_discard(&mut self.body, &mut self.left, context) {

@@ -39,14 +39,14 @@ use crate::{Closer, Policy};
 /// }
 /// ```
 pub trait Accept: Send + 'static {
-    /// What it accepts.
+    /// The stream of an accepted connection.
     type Io: Stream;
-    /// Where that comes from.
+    /// The address from which a connection comes.
     type Addr: Send;
 
-    /// Accepts one connection. Dropped before it is ready, it has accepted none.
+    /// Accepts one connection. If the future is dropped before it is ready, it has accepted none.
     ///
-    /// An error ends nothing: the caller makes room, or waits, and tries again.
+    /// The listener can still be used after an error: the caller makes room, or waits, and tries again.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
 
     /// Where it listens.
@@ -55,14 +55,16 @@ pub trait Accept: Send + 'static {
     /// Returns the errors of `getsockname(2)`.
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
-    /// Closes the listener, and gives the connections that were still in its accept queue: what is closed with the
-    /// listener is reset (`inet_csk_listen_stop`), although the client's `connect` has succeeded.
+    /// Closes the listener, and returns the connections that were still in its accept queue. The kernel resets connections
+    /// that are in the queue when the listener is closed (`inet_csk_listen_stop`), although the clients' `connect` has
+    /// succeeded.
     ///
-    /// What comes in the microseconds between the last look and the close is reset all the same. A socket filter that
-    /// drops SYNs would prevent it, and would also stop every other process that has the listener: a supervisor that
-    /// keeps it over a restart, or another worker. Where one has it, nothing is lost: the queue goes on.
+    /// Connections that come in the microseconds between the last look and the close are reset all the same. A socket
+    /// filter that drops SYNs would prevent that, but it would also stop every other process that has the listener: a
+    /// supervisor that keeps it over a restart, or another worker. If there is such a process, nothing is lost, because
+    /// the queue lives on.
     ///
-    /// Without an implementation of one's own the listener is dropped, and the queue is lost.
+    /// The default implementation drops the listener, and the connections in the queue are lost.
     fn close(self) -> impl Future<Output = Vec<(Self::Io, Self::Addr)>> + Send
     where
         Self: Sized,
@@ -84,7 +86,7 @@ impl Accept for TcpListener {
     }
 
     async fn close(self) -> Vec<(TcpStream, Self::Addr)> {
-        // Without the runtime, which knows of new connections only after its next turn.
+        // Accept without the runtime, which knows of new connections only after its next turn.
         let Ok(listener) = self.into_std() else { return Vec::new() };
         let accept = || {
             let (stream, address) = listener.accept()?;
@@ -229,7 +231,7 @@ fn lingering<S: Stream>(stream: S, policy: Policy, closer: Option<&Closer>) -> L
     }
 }
 
-/// How many lingering sockets make room when there are no descriptors left.
+/// How many lingering sockets are evicted when there are no descriptors left.
 const ROOM: usize = 64;
 
 /// Pause between two tries to accept while descriptors are lacking.

@@ -96,7 +96,7 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Returns an error if the runtime reports no events any more.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Reads from the socket by `read`; where that says `WouldBlock`, the runtime takes note that nothing is there.
+    /// Reads from the socket by `read`. If `read` returns `WouldBlock`, the runtime notes that nothing is there to read.
     ///
     /// # Errors
     /// Returns the errors of `read`, and `WouldBlock` if the runtime knows of nothing to read.
@@ -219,9 +219,10 @@ impl<S: Stream> Lingering<S> {
         this
     }
 
-    /// Ends the connection as [`close`] does a plain stream, and says what became of it.
+    /// Ends the connection in the way in which [`close`] ends a plain stream. The future's output is what became of it.
     ///
-    /// The half-close has been done when this returns. A future that is dropped only stops listening.
+    /// When this function returns, the half-close has been done. If the future is dropped, the close goes on, and only its
+    /// outcome is not learnt.
     pub fn close(mut self) -> impl Future<Output = Outcome> + Send + use<S> {
         let policy = self.last_policy();
         let is_half_closed = self.is_half_closed;
