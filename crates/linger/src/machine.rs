@@ -129,7 +129,7 @@ impl Machine {
 
     /// Reports an event seen at `now`.
     ///
-    /// If `now` is earlier than in an earlier call, the earlier call's time is used.
+    /// A `now` that is earlier than that of an earlier call sets no time back.
     pub fn on(&mut self, event: Event, now: Instant) {
         self.core.on(event, self.since_start(now));
     }
