@@ -135,7 +135,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     }
 }
 
-/// What was printed of the answers, and what is known so far.
+/// The report so far, and how many of its answers have been printed.
 struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,

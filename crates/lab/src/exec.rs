@@ -54,7 +54,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Starts the server, waits until it listens, runs the client, ends the server.
 ///
-/// Both find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`; their standard streams are this program's.
+/// Both commands find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`, and have the standard streams of this program.
 ///
 /// # Errors
 /// Returns an error if the bed cannot be built or a command cannot be started, `TimedOut` if the server does not listen

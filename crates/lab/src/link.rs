@@ -20,7 +20,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both, in the order in which arrays hold them.
+    /// Both directions, in the order in which arrays hold them.
     pub const BOTH: [Self; 2] = [Self::ToClient, Self::ToServer];
 
     /// The position in an array with an element for each direction.

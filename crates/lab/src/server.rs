@@ -22,7 +22,7 @@ pub const LARGEST_RESPONSE: u64 = 1 << 30;
 pub enum Consume {
     /// This many bytes.
     Bytes(u64),
-    /// As many as the request states.
+    /// As many bytes as the request states.
     All,
 }
 
@@ -111,7 +111,7 @@ pub fn work(
     Ok(())
 }
 
-/// Accepts and serves one connection, and notes each step; `None` if the stop was requested first.
+/// Accepts and serves one connection, and notes each step. Returns `None` if the stop was requested first.
 pub(crate) fn serve_one(
     listener: &TcpListener,
     plan: &ServerPlan,
@@ -123,7 +123,7 @@ pub(crate) fn serve_one(
     Ok(accepted.map(|(stream, peer)| serve(stream, peer, plan, stop, notes)))
 }
 
-/// The next connection; `None` once the stop is requested.
+/// Waits for the next connection. Returns `None` once the stop is requested.
 fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     while !stop.requested() {
         if !stop.wait_readable(listener.as_fd(), None)? {

@@ -58,7 +58,7 @@ impl Check {
         Self::Backlog,
     ];
 
-    /// Its name.
+    /// The question's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::UnreadBody => "unread-body",
@@ -123,7 +123,7 @@ pub enum CheckAnswer {
 }
 
 impl CheckAnswer {
-    /// Its name in words.
+    /// The answer's name in words.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keeps => "keeps",
@@ -156,7 +156,7 @@ pub struct CheckFinding {
     pub check: Check,
     /// The answer.
     pub answer: CheckAnswer,
-    /// The verdict on the response of the deciding trial; `None` where no response was judged.
+    /// The verdict on the response of the deciding trial; `None` if no response was judged.
     pub verdict: Option<Verdict>,
     /// Bytes of the response's body that arrived in the deciding trial.
     pub got: u64,

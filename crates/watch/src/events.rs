@@ -75,7 +75,7 @@ pub enum Blind {
 }
 
 impl Blind {
-    /// What the user misses without it.
+    /// What the user misses without this source of events.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoReason => {
@@ -132,7 +132,7 @@ struct Point {
     addresses: Addresses,
 }
 
-/// Which tracepoint it is, with its fields other than the addresses.
+/// The kind of a tracepoint, with the fields that it has besides the addresses.
 #[derive(Clone, Copy, Debug)]
 enum TracepointKind {
     Sent { reason: Option<Field>, state: Option<Field>, packet: Option<Field> },
@@ -142,7 +142,7 @@ enum TracepointKind {
     Destroyed,
 }
 
-/// Makes a tracepoint's kind from its format; `None` where a field is missing.
+/// Makes a tracepoint's kind from its format. Returns `None` if the format lacks a field.
 type KindOf = fn(&Format) -> Option<TracepointKind>;
 
 impl Kernel {

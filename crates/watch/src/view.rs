@@ -73,7 +73,7 @@ impl View {
         Self { tools, ..Self::default() }
     }
 
-    /// Adds notices. True if the view has to be drawn again.
+    /// Adds notices. Returns whether the view has to be drawn again.
     pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) -> bool {
         let news = !notices.is_empty() || self.lost != watcher.lost();
         self.lost = watcher.lost();

@@ -104,8 +104,8 @@ impl ObservedConnection {
                 || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack.unwrap_or(0)))
     }
 
-    /// Takes a packet of side `dir` that is no reset; answers the record kept of it, and whether it is a SYN-ACK
-    /// that was sent again after its answer.
+    /// Takes a packet of side `dir` that is no reset. Returns the record that is kept of the packet, and whether the packet is
+    /// a SYN-ACK that was sent again after the opener had answered the first SYN-ACK.
     #[inline]
     pub(crate) fn take(
         &mut self,

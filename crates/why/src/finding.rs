@@ -60,7 +60,7 @@ pub struct Finding {
 pub(crate) struct Numbers {
     /// The reset's sequence number.
     pub(crate) seq: u32,
-    /// The initial sequence numbers of the two sides, where their SYNs were seen.
+    /// The initial sequence number of each side whose SYN was seen.
     pub(crate) isns: [Option<u32>; 2],
 }
 
@@ -75,7 +75,7 @@ impl Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
-    /// The frame that shows it; `None` if the evidence is a count, or that no such frame exists.
+    /// The frame that shows the evidence; `None` if the evidence is a count, or that there is no such frame.
     pub frame: Option<u64>,
     /// What it says.
     pub says: String,

@@ -39,7 +39,7 @@ pub(crate) enum Show {
 pub(crate) enum Outcome {
     /// Every cell came out as expected.
     AsExpected,
-    /// One did not.
+    /// At least one result was not as expected.
     Unexpected,
     /// Someone asked to stop before everything was tried; what was tried is as expected.
     Interrupted,

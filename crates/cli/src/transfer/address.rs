@@ -1,4 +1,4 @@
-//! What is typed for a place on another machine: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`.
+//! The text that a user types for a place on another machine: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`.
 //!
 //! `HOST:PORT` means what it means for every other verb, so a number after the host is a port and never a file's name.
 
@@ -16,7 +16,7 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Reads what was typed; `port` is that of an option, if it was given.
+    /// Reads what was typed. `port` is the value of the option `--port`, if it was given.
     ///
     /// # Errors
     /// Returns [`Error::Usage`], which says what to write instead.

@@ -19,7 +19,7 @@ pub(crate) struct Show {
     verb: Verb,
     json: bool,
     host: String,
-    /// What the top of the transfer is called here; its path below itself is empty.
+    /// The name under which the top of the transfer is shown. Its own path, relative to the top, is empty.
     top: String,
     bar: ProgressBar,
     receipts: Option<Receipts<NewFile>>,
@@ -79,7 +79,7 @@ impl Show {
         !self.bar.is_hidden()
     }
 
-    /// What there is to do, as far as it was counted.
+    /// Sets the number of bytes that are to be transferred, as far as they have been counted.
     pub(crate) fn total(&self, bytes: u64) {
         self.bar.set_length(bytes);
         self.bar.set_style(style("{bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}"));

@@ -12,15 +12,15 @@ use seccompiler::{
 
 /// Closes an fd that somebody else owns, as a program with a double close does.
 ///
-/// Only for a test that is alone in its process ([`sandboxed`](crate::sandboxed)) and opens nothing before the
-/// owner has noticed: the number may be given out again.
+/// Only for a test that is alone in its process ([`sandboxed`](crate::sandboxed)), and that opens nothing before the owner has
+/// noticed the close: otherwise the kernel may give the same fd number to another file.
 pub fn close_under_its_owner(descriptor: i32) {
     // SAFETY: the kernel checks the number. That the owner's next call gets EBADF is what is tested.
     unsafe { libc::close(descriptor) };
 }
 
-/// Bytes that the C library's allocator has given out and not got back, for benches that count them without
-/// slowing every allocation down.
+/// Returns how many bytes the C library's allocator has given out and not got back. Benches count memory with it, because it
+/// does not slow allocations down.
 pub fn allocated() -> usize {
     // SAFETY: it takes no arguments and returns numbers by value; each arena is locked while it is counted.
     let info = unsafe { libc::mallinfo2() };

@@ -21,7 +21,7 @@ use crate::skip::skip;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
-    /// It is not installed: the test skips.
+    /// The server is not installed: the test skips.
     #[error("{program} is not installed (package {package}; `cargo xtask setup` installs it)")]
     Missing {
         /// The program looked for.
@@ -29,7 +29,7 @@ pub enum Unavailable {
         /// The package that contains it.
         package: String,
     },
-    /// It is installed, and cannot run in the test's environment: the test skips.
+    /// The server is installed, but cannot run in the test's environment: the test skips.
     #[error("{name} cannot run here: {reason}")]
     Unsuited {
         /// The server.
@@ -37,7 +37,7 @@ pub enum Unavailable {
         /// The obstacle.
         reason: String,
     },
-    /// It is installed and does not work: an error.
+    /// The server is installed, but does not work: an error.
     #[error("{name} does not start: {reason}")]
     Failed {
         /// The server.
@@ -47,7 +47,7 @@ pub enum Unavailable {
     },
 }
 
-/// Unwraps an available server; `None` after a [`skip`] if it is not installed or cannot run here.
+/// Unwraps an available server. If it is not installed or cannot run here, calls [`skip`] and returns `None`.
 ///
 /// # Panics
 /// If the server is installed and does not work, or if the skip is not allowed.
@@ -80,8 +80,8 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
 
 /// A port that was free a moment ago.
 ///
-/// The port is found by binding only, never by listening. A child that another thread forks meanwhile has a copy of the
-/// socket until its exec; a client that connects to a listening copy would be reset.
+/// The port is found by binding a socket, without listening on it. A child that another thread forks meanwhile has a copy of
+/// that socket until its exec; a client that connected to a listening copy would be reset.
 ///
 /// # Panics
 /// Where loopback has none.
@@ -101,7 +101,7 @@ pub fn free_port() -> u16 {
 pub struct Launch {
     name: String,
     folder: TempDir,
-    /// Where it is to listen, on 127.0.0.1.
+    /// The port on 127.0.0.1 at which the server is to listen.
     pub port: u16,
 }
 

@@ -55,7 +55,7 @@ struct Attributes {
 /// A tracepoint to open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription<'a> {
-    /// Its id (the file `id` in its tracefs directory).
+    /// The tracepoint's id (the file `id` in its tracefs directory).
     pub(crate) id: u64,
     /// A filter in the syntax of tracefs `filter` files.
     pub(crate) filter: Option<&'a str>,
@@ -215,7 +215,7 @@ fn processors() -> io::Result<Vec<i32>> {
 
 /// Why a ring cannot be made.
 enum RingError {
-    /// It may not be locked in memory.
+    /// The kernel does not let this process lock the ring in memory.
     Locked,
     Other(io::Error),
 }

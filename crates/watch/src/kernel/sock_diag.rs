@@ -32,11 +32,11 @@ impl States {
 /// A TCP socket of this network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TcpSocket {
-    /// Its own address.
+    /// The socket's own address.
     pub(crate) local: SocketAddr,
-    /// Its peer's; port 0 for a listener.
+    /// The address of the socket's peer; port 0 for a listener.
     pub(crate) remote: SocketAddr,
-    /// Its state, as numbered in `include/net/tcp_states.h`.
+    /// The socket's state, as numbered in `include/net/tcp_states.h`.
     pub(crate) state: u8,
     /// Bytes that the application has not read. For a listener: connections that wait for `accept`.
     pub(crate) receive_queue: u32,
