@@ -245,7 +245,7 @@ fn the_program_is_the_main_process() {
     }
     let units: Vec<(&str, &str)> = units.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let Some(host) = Host::boot(&units) else { return };
-    for number in 0..runs.len() {
+    for (number, run) in runs.iter().enumerate() {
         for (name, ignored) in [("ignored", true), ("default", false)] {
             let name = format!("{name}{number}");
             host.systemctl(&["start", &format!("{name}.socket"), &format!("{name}.service")]);
@@ -254,14 +254,14 @@ fn the_program_is_the_main_process() {
                 "-c",
                 &format!("until grep listen /run/{name}; do sleep 0.01; done; cat /run/{name}"),
             ]);
-            assert!(said.contains("watchdog 1 listen 1 1"), "{}: {said}", runs[number]);
+            assert!(said.contains("watchdog 1 listen 1 1"), "{run}: {said}");
             let mask = said.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
             let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
-            assert_eq!(mask >> 12 & 1 == 1, ignored, "{}: SIGPIPE, {said}", runs[number]);
+            assert_eq!(mask >> 12 & 1 == 1, ignored, "{run}: SIGPIPE, {said}");
         }
         // A child's word is not the main process's (NotifyAccess=main): that one of them must differ.
         let started = host.command(&["systemctl", "start", &format!("notify{number}")]).status().unwrap();
-        assert_eq!(started.success(), number < 2, "{}: Type=notify", runs[number]);
+        assert_eq!(started.success(), number < 2, "{run}: Type=notify");
         let _ = host.command(&["systemctl", "stop", &format!("notify{number}")]).status();
     }
 }

@@ -41,18 +41,18 @@ use crate::{Closer, Policy};
 /// A listener for `axum::serve` whose connections linger; see [`listen`].
 ///
 /// The outer type is axum's, so that `ConnectInfo<SocketAddr>` stays what it was.
-pub type Listening<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accept>::Io>)>;
+pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accept>::Io>)>;
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
 ///
 /// [`TcpListener`], [`UnixListener`], either with axum's `tap_io`, or an [`Accept`] of one's own. TLS goes above it: a
 /// listener of one's own that implements `axum::serve::Listener` over this one.
-pub fn listen<L: Accept>(listener: L, policy: Policy) -> Listening<L> {
+pub fn listen<L: Accept>(listener: L, policy: Policy) -> LingeringListener<L> {
     Listener::new(listener, policy).tap_io(|_| ())
 }
 
 /// As [`listen`], with a closer of one's own, and its budget, instead of the global one.
-pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> Listening<L> {
+pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> LingeringListener<L> {
     Listener::new(listener, policy).with_closer(closer).tap_io(|_| ())
 }
 

@@ -20,12 +20,12 @@ pub(crate) struct Socket<F = OwnedFd> {
     /// Somebody else has closed the descriptor.
     is_lost: Cell<bool>,
     fin: Cell<Fin>,
-    ends: Cell<Ends>,
+    ends: Cell<EndsSeen>,
 }
 
 /// Which directions of a connection have come to their ends, as far as the kernel has said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ends {
+enum EndsSeen {
     Neither,
     /// A local peer is gone with bytes unread: the kernel has freed them, and says now that there are none.
     Unread,
@@ -73,7 +73,7 @@ impl Socket {
             let _lost = self.fd.into_raw_fd();
             return;
         }
-        if abort || self.ends.get() != Ends::Both {
+        if abort || self.ends.get() != EndsSeen::Both {
             // A socket that refuses the option has no linger to get rid of.
             let _ = sockopt::set_socket_linger(&self.fd, abort.then_some(Duration::ZERO));
         }
@@ -84,7 +84,7 @@ impl Socket {
 impl<F: AsFd> Socket<F> {
     /// Takes over what is known to be a stream socket of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
-        let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(Ends::Neither));
+        let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(EndsSeen::Neither));
         Self { fd, family, is_lost, fin, ends }
     }
 
@@ -125,8 +125,8 @@ impl<F: AsFd> Socket<F> {
     fn discarded(&self, result: io::Result<u64>) -> Event {
         match result {
             Ok(0) => {
-                if self.ends.get() == Ends::Neither {
-                    self.ends.set(Ends::Peers);
+                if self.ends.get() == EndsSeen::Neither {
+                    self.ends.set(EndsSeen::Peers);
                 }
                 Event::EndOfStream
             }
@@ -136,7 +136,7 @@ impl<F: AsFd> Socket<F> {
             Err(error) => {
                 let event = self.failure(&error);
                 if event == Event::Reset && self.family == Family::Unix {
-                    self.ends.set(Ends::Unread);
+                    self.ends.set(EndsSeen::Unread);
                 }
                 event
             }
@@ -188,7 +188,7 @@ impl<F: AsFd> Socket<F> {
     /// whatever was written (`tcp_ioctl`), as with Fast Open, where a server may read, answer and half-close in
     /// SYN_RECV: there 0 says nothing.
     pub(crate) fn measure(&self) -> Event {
-        if self.ends.get() == Ends::Unread {
+        if self.ends.get() == EndsSeen::Unread {
             return Event::Unknown;
         }
         let Ok(queue) = linger_sys::send_queue(self.fd.as_fd()) else { return Event::Unknown };
@@ -202,10 +202,10 @@ impl<F: AsFd> Socket<F> {
                 };
                 Event::Unacknowledged { bytes: queue - u64::from(is_counted), fin: false }
             }
-            Family::Tcp if self.ends.get() == Ends::Neither && self.is_in_handshake() => Event::Unknown,
+            Family::Tcp if self.ends.get() == EndsSeen::Neither && self.is_in_handshake() => Event::Unknown,
             Family::Tcp => {
-                if self.ends.get() == Ends::Peers && self.fin.get() != Fin::Unsent {
-                    self.ends.set(Ends::Both);
+                if self.ends.get() == EndsSeen::Peers && self.fin.get() != Fin::Unsent {
+                    self.ends.set(EndsSeen::Both);
                 }
                 Event::Unacknowledged { bytes: 0, fin: true }
             }

@@ -219,7 +219,7 @@ fn tcp_or_unix_as_the_configuration_says() {
 
 /// TLS as a listener of axum's, over the lingering one.
 struct Tls {
-    listener: linger::axum::Listening<TcpListener>,
+    listener: linger::axum::LingeringListener<TcpListener>,
     tls: tokio_rustls::TlsAcceptor,
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Job {
     pub(crate) parts: Parts,
 }
 
-/// What a supervisor is made from.
+/// The parts of a supervisor.
 pub(crate) struct Parts {
     /// The limit of fds that the program is to have.
     pub(crate) limit: Rlimit,

@@ -51,7 +51,7 @@ pub(crate) fn ask(
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served {
-    /// What the starter has said of its manner: [`Options::manner`].
+    /// The starter's [`Options::manner`].
     pub manner: String,
     /// Counts of the program's closes. `None` if the program was not started.
     pub report: Option<RunReport>,

@@ -292,7 +292,7 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
     Ok((root, Some(name)))
 }
 
-/// The name on this machine: the name that the user gave, or the last component of the path that was asked for.
+/// The name of the local file: the given one, else the last component of the requested path.
 fn landing_name(given: Option<&RelPath>, asked: &[u8]) -> Result<RelPath, Error> {
     match given {
         Some(name) => Ok(name.clone()),

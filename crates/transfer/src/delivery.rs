@@ -78,7 +78,7 @@ impl Deliveries {
         matches!(self.lock().deliveries.get(&id), Some(Delivery::Running))
     }
 
-    /// The result of the transfer's command, if the command has ended.
+    /// The result of its command, if it has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
         match self.lock().deliveries.get(&id) {
             Some(Delivery::Ended(outcome)) => Some(outcome.clone()),

@@ -94,7 +94,7 @@ fn from_text(text: &str, is_hex: bool) -> Option<Vec<u8>> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LastLine {
-    /// How many receipts stand before it.
+    /// The number of receipts before it.
     receipts: u64,
     /// BLAKE3 of those lines, in hexadecimal.
     blake3: String,
@@ -152,7 +152,7 @@ pub enum Checked {
     Unverified,
 }
 
-/// What a check of all lines came to.
+/// The result of checking all lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verified {

@@ -108,7 +108,7 @@ pub struct Served {
     pub outcome: Option<linger::Outcome>,
 }
 
-/// Stands for the request of a connection that is one of a bundle; the bundle's last connection has the request.
+/// The request of a connection that is one of several; the last of them has the real request.
 const PART: &str = "one connection of several";
 
 impl Served {

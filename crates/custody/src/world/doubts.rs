@@ -57,7 +57,7 @@ impl Doubts {
         is_new
     }
 
-    /// Notes that such a process closes something; whether it is the first time.
+    /// Notes that such a process closes something. Returns whether it is the first time.
     pub(super) fn closes_unseen(&mut self, pid: Pid) -> bool {
         self.obscure.get_mut(&pid).is_some_and(|one| !std::mem::replace(&mut one.counted, true))
     }

@@ -1,4 +1,5 @@
-//! The program's processes: which there are, what they have from their parents, and what becomes of what the dead held.
+//! The processes of the program: which there are, what they inherit, and what becomes of the connections of dead
+//! ones.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
@@ -63,7 +64,7 @@ impl World {
         match does {
             Unseen::Copies => {}
             Unseen::Sends => self.doubts.sends_unseen(),
-            // One a process, for what it closes may be anything.
+            // Count one for each process: it may close anything unseen.
             Unseen::Closes if self.doubts.closes_unseen(pid) => {
                 self.act(Action::Count { cookie: None, reason: Count::Refused, holder: Some(pid) });
             }

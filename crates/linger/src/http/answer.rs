@@ -6,26 +6,26 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::drain::Sending;
+use super::drain::ResponseInFlight;
 
 pin_project! {
     /// A response's body. Its end is told to whoever discards the rest of the request meanwhile.
     #[derive(Debug)]
-    pub struct Answer<B> {
+    pub struct ResponseBody<B> {
         #[pin]
         body: B,
         // Dropped with the body: the server drops that when it has sent it, or never will.
-        sending: Option<Sending>,
+        sending: Option<ResponseInFlight>,
     }
 }
 
-impl<B> Answer<B> {
-    pub(super) fn new(body: B, sending: Option<Sending>) -> Self {
+impl<B> ResponseBody<B> {
+    pub(super) fn new(body: B, sending: Option<ResponseInFlight>) -> Self {
         Self { body, sending }
     }
 }
 
-impl<B: Body> Body for Answer<B> {
+impl<B: Body> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -45,7 +45,7 @@ impl<B: Body> Body for Answer<B> {
     }
 }
 
-impl<B: Default> Default for Answer<B> {
+impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self::new(B::default(), None)
     }

@@ -1,4 +1,4 @@
-//! Reading on behind a response, and discarding what comes.
+//! Reads and discards the rest of a request's body after the response.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -41,17 +41,17 @@ impl Late {
 
 /// Held while a response is being sent.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct ResponseInFlight {
     _over: oneshot::Sender<()>,
 }
 
 /// Discards the body in a task, within its bounds, which begin when the response has been sent. Without a runtime the
 /// body is dropped.
-pub(super) fn discard<B: Body + Unpin + Send + 'static>(body: B, unread: Unread) -> Option<Sending> {
+pub(super) fn discard<B: Body + Unpin + Send + 'static>(body: B, unread: Unread) -> Option<ResponseInFlight> {
     let runtime = Handle::try_current().ok()?;
     let (over, is_over) = oneshot::channel();
     drop(runtime.spawn(run(body, unread, is_over)));
-    Some(Sending { _over: over })
+    Some(ResponseInFlight { _over: over })
 }
 
 async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiver<()>) {
@@ -85,20 +85,24 @@ async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiv
 }
 
 /// Discards what is here. Ready when nothing more is to be read: at the end, at an error, or when no bytes are left.
-fn poll_discard<B: Body + Unpin>(body: &mut B, left: &mut u64, context: &mut Context<'_>) -> Poll<Discarded> {
+fn poll_discard<B: Body + Unpin>(
+    body: &mut B,
+    left: &mut u64,
+    context: &mut Context<'_>,
+) -> Poll<HowDiscarded> {
     loop {
         match Pin::new(&mut *body).poll_frame(context) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Poll::Ready(Discarded::All),
-            Poll::Ready(Some(Err(_))) => return Poll::Ready(Discarded::Part),
+            Poll::Ready(None) => return Poll::Ready(HowDiscarded::All),
+            Poll::Ready(Some(Err(_))) => return Poll::Ready(HowDiscarded::Part),
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 match left.checked_sub(bytes) {
                     Some(fewer) => *left = fewer,
-                    None => return Poll::Ready(Discarded::Part),
+                    None => return Poll::Ready(HowDiscarded::Part),
                 }
                 if body.is_end_stream() {
-                    return Poll::Ready(Discarded::All);
+                    return Poll::Ready(HowDiscarded::All);
                 }
             }
         }
@@ -107,7 +111,7 @@ fn poll_discard<B: Body + Unpin>(body: &mut B, left: &mut u64, context: &mut Con
 
 /// How discarding a body has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Discarded {
+pub(super) enum HowDiscarded {
     /// At its end.
     All,
     /// Before.
@@ -128,16 +132,18 @@ impl<B: Body + Unpin> Emptying<B> {
         Self { body, left: bytes, has_yielded: false }
     }
 
-    /// Discards what has arrived of the body. Returns [`Discarded::Part`] when no more of it has arrived.
+    /// Discards what has arrived of the body. Returns [`HowDiscarded::Part`] when no more of it has arrived.
     ///
     /// hyper's dispatcher reads the connection between two polls of its service, in the same task (`poll_loop`), but only
     /// after somebody has asked for a frame of the body. So if two polls in a row return no frame, none has arrived. No
     /// clock is needed for that.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Discarded> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<HowDiscarded> {
         let before = self.left;
         match poll_discard(&mut self.body, &mut self.left, context) {
             Poll::Ready(discarded) => return Poll::Ready(discarded),
-            Poll::Pending if self.has_yielded && self.left == before => return Poll::Ready(Discarded::Part),
+            Poll::Pending if self.has_yielded && self.left == before => {
+                return Poll::Ready(HowDiscarded::Part);
+            }
             Poll::Pending => {}
         }
         self.has_yielded = true;

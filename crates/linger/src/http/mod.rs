@@ -74,10 +74,10 @@ mod upload;
 
 use std::time::Duration;
 
-pub use self::answer::Answer;
+pub use self::answer::ResponseBody;
 #[cfg(feature = "hyper")]
-pub use self::serve::{Handshake, Plain, Serve, serve};
-pub use self::service::{Answering, Service};
+pub use self::serve::{Handshake, NoHandshake, Serve, serve};
+pub use self::service::{ResponseFuture, Service};
 pub use self::upload::Upload;
 
 use crate::tokio::Connection;

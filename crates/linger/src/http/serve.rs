@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep_until, timeout};
 
 use super::{Layer, Unread, Upload};
-use crate::tokio::{Accept, Life, Lingering, Stop, Stream, run};
+use crate::tokio::{Accept, Lingering, ServerLife, StopNotice, Stream, run};
 use crate::{Closer, Policy, Snapshot};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -51,7 +51,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// # #[cfg(not(feature = "axum"))] fn main() {}
 /// ```
 pub fn serve<L: Accept, S>(listener: L, service: S) -> Serve<L, S> {
-    Serve { listener, service, handshake: Plain, layer: Layer::default(), life: Life::default() }
+    Serve { listener, service, handshake: NoHandshake, layer: Layer::default(), life: ServerLife::default() }
 }
 
 /// Longest time for the handshake of TLS, which costs the client nothing to leave unfinished.
@@ -59,17 +59,17 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A server; see [`serve`].
 #[must_use = "a server does nothing unless awaited"]
-pub struct Serve<L, S, T = Plain> {
+pub struct Serve<L, S, T = NoHandshake> {
     listener: L,
     service: S,
     handshake: T,
     layer: Layer,
-    life: Life,
+    life: ServerLife,
 }
 
 impl<L, S, T> fmt::Debug for Serve<L, S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Life { policy, deadline, .. } = &self.life;
+        let ServerLife { policy, deadline, .. } = &self.life;
         f.debug_struct("Serve").field("policy", policy).field("deadline", deadline).finish_non_exhaustive()
     }
 }
@@ -146,9 +146,9 @@ pub trait Handshake<S>: Clone + Send + Sync + 'static {
 /// No handshake: HTTP on the stream itself.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Plain;
+pub struct NoHandshake;
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Handshake<S> for Plain {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Handshake<S> for NoHandshake {
     type Io = S;
 
     async fn begin(&self, stream: S) -> io::Result<S> {
@@ -197,7 +197,7 @@ where
 async fn connection<I, A, S, T, R>(
     mut stream: Lingering<I>,
     address: A,
-    mut stop: Stop,
+    mut stop: StopNotice,
     service: S,
     handshake: T,
     layer: Layer,
@@ -247,7 +247,7 @@ async fn connection<I, A, S, T, R>(
 ///
 /// If hyper is told to stop before it has seen a byte of a connection, it drops the connection, even if a request has
 /// arrived that the runtime has not reported yet.
-async fn has_begun<I: Stream>(stream: &mut Lingering<I>, stop: &mut Stop) -> bool {
+async fn has_begun<I: Stream>(stream: &mut Lingering<I>, stop: &mut StopNotice) -> bool {
     let mut until = pin!(stop.begun_until());
     let mut timer = None;
     poll_fn(|context| {

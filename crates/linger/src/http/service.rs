@@ -9,9 +9,9 @@ use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Vers
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::drain::{Discarded, Emptying, Late, Rest, discard};
-use super::upload::Slot;
-use super::{Answer, Layer, Unread, Upload};
+use super::drain::{Emptying, HowDiscarded, Late, Rest, discard};
+use super::upload::UploadSlot;
+use super::{Layer, ResponseBody, Unread, Upload};
 use crate::Policy;
 use crate::tokio::Connection;
 
@@ -27,11 +27,14 @@ impl<S> Service<S> {
         Self { service, layer }
     }
 
-    fn begin<B: Body + Unpin + Send + 'static>(&self, request: Request<B>) -> (Request<Upload<B>>, Asked<B>) {
+    fn begin<B: Body + Unpin + Send + 'static>(
+        &self,
+        request: Request<B>,
+    ) -> (Request<Upload<B>>, RequestInHand<B>) {
         let asked = self.layer.asked(&request);
         let (head, body) = request.into_parts();
         let (body, slot) = Upload::new(body);
-        (Request::from_parts(head, body), Asked { slot, ..asked })
+        (Request::from_parts(head, body), RequestInHand { slot, ..asked })
     }
 }
 
@@ -40,9 +43,9 @@ where
     S: tower_service::Service<Request<Upload<B>>, Response = Response<R>>,
     B: Body + Unpin + Send + 'static,
 {
-    type Response = Response<Answer<R>>;
+    type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = Answering<S::Future, B, R>;
+    type Future = ResponseFuture<S::Future, B, R>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.service.poll_ready(context)
@@ -50,7 +53,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (request, asked) = self.begin(request);
-        Answering { answer: self.service.call(request), asked, emptying: None }
+        ResponseFuture { answer: self.service.call(request), asked, emptying: None }
     }
 }
 
@@ -60,23 +63,23 @@ where
     S: hyper::service::Service<Request<Upload<B>>, Response = Response<R>>,
     B: Body + Unpin + Send + 'static,
 {
-    type Response = Response<Answer<R>>;
+    type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = Answering<S::Future, B, R>;
+    type Future = ResponseFuture<S::Future, B, R>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
         let (request, asked) = self.begin(request);
-        Answering { answer: self.service.call(request), asked, emptying: None }
+        ResponseFuture { answer: self.service.call(request), asked, emptying: None }
     }
 }
 
 impl Layer {
-    fn asked<B>(&self, request: &Request<B>) -> Asked<B> {
+    fn asked<B>(&self, request: &Request<B>) -> RequestInHand<B> {
         #[cfg(feature = "axum")]
         let connection = self.connection.clone().or_else(|| crate::axum::connection(request.extensions()));
         #[cfg(not(feature = "axum"))]
         let connection = self.connection.clone();
-        Asked {
+        RequestInHand {
             slot: None,
             connection,
             unread: self.unread,
@@ -88,11 +91,11 @@ impl Layer {
     }
 }
 
-/// What of a request matters to its end.
+/// The facts of a request that decide how it ends.
 #[derive(Debug)]
-struct Asked<B> {
+struct RequestInHand<B> {
     /// `None` where the request has no body.
-    slot: Option<Arc<Slot<B>>>,
+    slot: Option<Arc<UploadSlot<B>>>,
     connection: Option<Connection>,
     unread: Unread,
     is_http2: bool,
@@ -104,34 +107,34 @@ struct Asked<B> {
 pin_project! {
     /// A response to come.
     #[derive(Debug)]
-    pub struct Answering<F, B, R> {
+    pub struct ResponseFuture<F, B, R> {
         #[pin]
         answer: F,
-        asked: Asked<B>,
+        asked: RequestInHand<B>,
         // The response, which waits for what has arrived of the body to be discarded.
         emptying: Option<(Response<R>, Emptying<B>)>,
     }
 }
 
-impl<F, B, R, E> Future for Answering<F, B, R>
+impl<F, B, R, E> Future for ResponseFuture<F, B, R>
 where
     F: Future<Output = Result<Response<R>, E>>,
     B: Body + Unpin + Send + 'static,
 {
-    type Output = Result<Response<Answer<R>>, E>;
+    type Output = Result<Response<ResponseBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.emptying.is_none() {
             match this.asked.answered(ready!(this.answer.poll(context))?) {
-                Next::Send(response) => return Poll::Ready(Ok(response)),
-                Next::Empty(response, emptying) => *this.emptying = Some((response, emptying)),
+                ResponseStep::Send(response) => return Poll::Ready(Ok(response)),
+                ResponseStep::Empty(response, emptying) => *this.emptying = Some((response, emptying)),
             }
         }
         let Some((_, emptying)) = this.emptying else { return Poll::Pending };
         let discarded = ready!(emptying.poll(context));
         let Some((mut response, rest)) = this.emptying.take() else { return Poll::Pending };
-        if discarded == Discarded::Part {
+        if discarded == HowDiscarded::Part {
             this.asked.ends_with(&mut response, true);
         }
         // hyper stops reading the connection when the rest is dropped.
@@ -141,18 +144,18 @@ where
 }
 
 /// What to do with a response.
-enum Next<B, R> {
-    Send(Response<Answer<R>>),
+enum ResponseStep<B, R> {
+    Send(Response<ResponseBody<R>>),
     Empty(Response<R>, Emptying<B>),
 }
 
-impl<B: Body + Unpin + Send + 'static> Asked<B> {
-    fn answered<R>(&mut self, mut response: Response<R>) -> Next<B, R> {
+impl<B: Body + Unpin + Send + 'static> RequestInHand<B> {
+    fn answered<R>(&mut self, mut response: Response<R>) -> ResponseStep<B, R> {
         let extensions = response.extensions();
         if let (Some(connection), Some(policy)) = (&self.connection, extensions.get::<Policy>()) {
             connection.close_with(*policy);
         }
-        let Some(slot) = self.slot.take() else { return Next::Send(sent(response)) };
+        let Some(slot) = self.slot.take() else { return ResponseStep::Send(sent(response)) };
         let unread = extensions.get().copied().unwrap_or(self.unread);
         let status = response.status();
         let is_upgraded =
@@ -160,31 +163,36 @@ impl<B: Body + Unpin + Send + 'static> Asked<B> {
         if is_upgraded {
             // The connection is the program's from here on.
             drop(slot.answered(Late::Drop));
-            return Next::Send(sent(response));
+            return ResponseStep::Send(sent(response));
         }
         let late = if self.is_http2 { unread } else { Unread { bytes: unread.keep, ..unread } };
         let Some(rest) = slot.answered(Late::Discard { unread: late, expects: self.expects }) else {
-            return Next::Send(sent(response));
+            return ResponseStep::Send(sent(response));
         };
         if self.expects && !rest.was_polled {
             // The client has not begun, and to read would tell it to.
             self.ends_with(&mut response, false);
-            return Next::Send(sent(response));
+            return ResponseStep::Send(sent(response));
         }
         if self.is_http2 {
             let sending = discard(rest.body, unread);
-            return Next::Send(response.map(|body| Answer::new(body, sending)));
+            return ResponseStep::Send(response.map(|body| ResponseBody::new(body, sending)));
         }
         self.keep_or_close(response, rest, unread)
     }
 
-    fn keep_or_close<R>(&self, mut response: Response<R>, rest: Rest<B>, unread: Unread) -> Next<B, R> {
+    fn keep_or_close<R>(
+        &self,
+        mut response: Response<R>,
+        rest: Rest<B>,
+        unread: Unread,
+    ) -> ResponseStep<B, R> {
         let is_last = self.closes || says(response.headers(), &CONNECTION, "close");
         if is_last || unread.keep == 0 || rest.body.size_hint().lower() > unread.keep {
             self.ends_with(&mut response, true);
-            return Next::Send(sent(response));
+            return ResponseStep::Send(sent(response));
         }
-        Next::Empty(response, Emptying::new(rest.body, unread.keep))
+        ResponseStep::Empty(response, Emptying::new(rest.body, unread.keep))
     }
 
     /// Says that the connection ends with this response, and to the stream, whether an upload is under way on it.
@@ -199,8 +207,8 @@ impl<B: Body + Unpin + Send + 'static> Asked<B> {
     }
 }
 
-fn sent<R>(response: Response<R>) -> Response<Answer<R>> {
-    response.map(|body| Answer::new(body, None))
+fn sent<R>(response: Response<R>) -> Response<ResponseBody<R>> {
+    response.map(|body| ResponseBody::new(body, None))
 }
 
 /// Whether a header's list has this word (RFC 9110 section 5.6.1).

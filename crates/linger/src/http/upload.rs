@@ -9,23 +9,23 @@ use http_body::{Body, Frame, SizeHint};
 use super::drain::{Late, Rest};
 use crate::sync::{Mutex, lock};
 
-/// A request's body. What a handler drops of it unread comes back to the layer.
+/// A request's body. The part that a handler drops unread comes back to the layer.
 #[derive(Debug)]
 pub struct Upload<B: Body + Unpin + Send + 'static> {
     /// Taken only by the drop.
     body: Option<B>,
     /// `None` where nothing can be left unread.
-    slot: Option<Arc<Slot<B>>>,
+    slot: Option<Arc<UploadSlot<B>>>,
     was_polled: bool,
     is_over: bool,
 }
 
 /// Where the two sides of one request meet: the handler with the body, and the layer with the response.
 #[derive(Debug)]
-pub(super) struct Slot<B>(Mutex<State<B>>);
+pub(super) struct UploadSlot<B>(Mutex<UploadState<B>>);
 
 #[derive(Debug)]
-enum State<B> {
+enum UploadState<B> {
     /// The handler has the body, and has not answered.
     Reading,
     /// The handler has dropped the body, and has not answered.
@@ -36,8 +36,8 @@ enum State<B> {
 
 impl<B: Body + Unpin + Send + 'static> Upload<B> {
     /// Watches a body; the slot is where its rest will be.
-    pub(super) fn new(body: B) -> (Self, Option<Arc<Slot<B>>>) {
-        let slot = (!body.is_end_stream()).then(|| Arc::new(Slot(Mutex::new(State::Reading))));
+    pub(super) fn new(body: B) -> (Self, Option<Arc<UploadSlot<B>>>) {
+        let slot = (!body.is_end_stream()).then(|| Arc::new(UploadSlot(Mutex::new(UploadState::Reading))));
         let this = Self { body: Some(body), slot: slot.clone(), was_polled: false, is_over: false };
         (this, slot)
     }
@@ -50,25 +50,25 @@ impl<B: Body + Unpin + Send + 'static> Upload<B> {
     }
 }
 
-impl<B: Body + Unpin + Send + 'static> Slot<B> {
+impl<B: Body + Unpin + Send + 'static> UploadSlot<B> {
     /// Called by the layer when the handler has answered. Takes what the handler has dropped of the body until now. What
     /// the handler drops from now on is treated as `late` says.
     pub(super) fn answered(&self, late: Late) -> Option<Rest<B>> {
-        match std::mem::replace(&mut *lock(&self.0), State::Answered(late)) {
-            State::Dropped(rest) => Some(rest),
-            State::Reading | State::Answered(_) => None,
+        match std::mem::replace(&mut *lock(&self.0), UploadState::Answered(late)) {
+            UploadState::Dropped(rest) => Some(rest),
+            UploadState::Reading | UploadState::Answered(_) => None,
         }
     }
 
     fn dropped(&self, rest: Rest<B>) {
         let mut state = lock(&self.0);
         match &*state {
-            State::Answered(late) => {
+            UploadState::Answered(late) => {
                 let late = *late;
                 drop(state);
                 late.discard(rest);
             }
-            State::Reading | State::Dropped(_) => *state = State::Dropped(rest),
+            UploadState::Reading | UploadState::Dropped(_) => *state = UploadState::Dropped(rest),
         }
     }
 }

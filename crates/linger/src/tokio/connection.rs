@@ -9,11 +9,11 @@ use crate::Policy;
 /// is to end while the stream itself is out of reach, inside a server or below TLS.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
-    facts: Arc<Facts>,
+    facts: Arc<ConnectionFacts>,
 }
 
 #[derive(Debug, Default)]
-struct Facts {
+struct ConnectionFacts {
     instead: OnceLock<Policy>,
     expects_more: AtomicBool,
 }

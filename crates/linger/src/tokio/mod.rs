@@ -23,9 +23,9 @@ use tokio::net::{TcpStream, UnixStream};
 pub use self::connection::Connection;
 use self::ending::LingeringClose;
 pub use self::listener::{Accept, Listener};
+pub use self::serve::{Serve, StopNotice, serve};
 #[cfg(feature = "hyper")]
-pub(crate) use self::serve::{Life, run};
-pub use self::serve::{Serve, Stop, serve};
+pub(crate) use self::serve::{ServerLife, run};
 use crate::closer::hand_over;
 use crate::{Closer, Outcome, Policy};
 
@@ -104,17 +104,17 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
 
     /// What is known of the socket without asking the kernel.
     #[doc(hidden)]
-    fn known(&self) -> Known {
-        Known(None)
+    fn known(&self) -> KnownFamily {
+        KnownFamily(None)
     }
 }
 
 /// What is known of a socket without asking the kernel.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
-pub struct Known(pub(crate) Option<Family>);
+pub struct KnownFamily(pub(crate) Option<Family>);
 
-impl Known {
+impl KnownFamily {
     /// The family of this socket. What is no stream socket fails at the first call that would need one.
     fn family(self, stream: &impl AsFd) -> Family {
         self.0.or_else(|| linger_sys::family(stream.as_fd()).ok()).unwrap_or(Family::Other)
@@ -136,8 +136,8 @@ macro_rules! stream {
                 self.try_io(Interest::READABLE, read)
             }
 
-            fn known(&self) -> Known {
-                Known(Some($family))
+            fn known(&self) -> KnownFamily {
+                KnownFamily(Some($family))
             }
         }
     };

@@ -40,10 +40,10 @@ use crate::{Closer, Policy, Snapshot};
 pub fn serve<L, H, F>(listener: L, handler: H) -> Serve<L, H>
 where
     L: Accept,
-    H: Fn(Lingering<L::Io>, L::Addr, Stop) -> F,
+    H: Fn(Lingering<L::Io>, L::Addr, StopNotice) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    Serve { listener, handler, life: Life::default() }
+    Serve { listener, handler, life: ServerLife::default() }
 }
 
 /// A server; see [`serve`].
@@ -51,18 +51,18 @@ where
 pub struct Serve<L, H> {
     listener: L,
     handler: H,
-    life: Life,
+    life: ServerLife,
 }
 
-/// All of a server but what it accepts and how it is handled.
-pub(crate) struct Life {
+/// A server, except for its listener and its handler.
+pub(crate) struct ServerLife {
     pub(crate) policy: Policy,
     pub(crate) closer: Option<Closer>,
     pub(crate) signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub(crate) deadline: Duration,
 }
 
-impl Default for Life {
+impl Default for ServerLife {
     fn default() -> Self {
         Self { policy: Policy::default(), closer: None, signal: None, deadline: DEADLINE }
     }
@@ -79,7 +79,7 @@ const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 impl<L, H> fmt::Debug for Serve<L, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Life { policy, deadline, .. } = &self.life;
+        let ServerLife { policy, deadline, .. } = &self.life;
         f.debug_struct("Serve").field("policy", policy).field("deadline", deadline).finish_non_exhaustive()
     }
 }
@@ -99,7 +99,7 @@ impl<L, H> Serve<L, H> {
 
     /// Stops when this is ready, as at SIGTERM.
     ///
-    /// After that no connection is accepted but those in the accept queue. Handlers are told by their [`Stop`] and are
+    /// After that no connection is accepted but those in the accept queue. Handlers are told by their [`StopNotice`] and are
     /// waited for; then the lingering closes are waited for. [`within`](Self::within) bounds the whole stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
@@ -119,7 +119,7 @@ impl<L, H> Serve<L, H> {
 impl<L, H, F> IntoFuture for Serve<L, H>
 where
     L: Accept,
-    H: Fn(Lingering<L::Io>, L::Addr, Stop) -> F + Send + 'static,
+    H: Fn(Lingering<L::Io>, L::Addr, StopNotice) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     /// Counts of the closes for which the stop has waited.
@@ -133,19 +133,19 @@ where
     }
 }
 
-pub(crate) async fn run<L, H, F>(listener: L, handler: H, life: Life) -> io::Result<Snapshot>
+pub(crate) async fn run<L, H, F>(listener: L, handler: H, life: ServerLife) -> io::Result<Snapshot>
 where
     L: Accept,
-    H: Fn(Lingering<L::Io>, L::Addr, Stop) -> F,
+    H: Fn(Lingering<L::Io>, L::Addr, StopNotice) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let Life { policy, closer, mut signal, deadline } = life;
+    let ServerLife { policy, closer, mut signal, deadline } = life;
     let mut listener = Listener::new(listener, policy);
     if let Some(closer) = &closer {
         listener = listener.with_closer(closer);
     }
     let (stop, stopped) = watch::channel(None);
-    let stopped = Stop { time: stopped };
+    let stopped = StopNotice { time: stopped };
     let mut connections = Connections(JoinSet::new());
     while let Some((stream, address)) = next(&mut listener, &mut signal, &mut connections).await {
         connections.0.spawn(handler(stream, address, stopped.clone()));
@@ -209,12 +209,12 @@ async fn next<L: Accept>(
 
 /// Tells a handler that its server is to stop.
 #[derive(Clone, Debug)]
-pub struct Stop {
+pub struct StopNotice {
     /// Until when a connection may begin.
     time: watch::Receiver<Option<Instant>>,
 }
 
-impl Stop {
+impl StopNotice {
     /// Waits until the server is to stop: for ever, if it never is.
     pub async fn requested(&mut self) {
         self.begun_until().await;

@@ -31,7 +31,7 @@ pub(crate) struct Put {
     pub(crate) id: TransferId,
     /// An earlier session of the same transfer was cut.
     pub(crate) again: bool,
-    /// An earlier session sent something to its end, so that what it was for may have been done.
+    /// An earlier session has sent something completely, so its command may have run already.
     pub(crate) sent: bool,
     pub(crate) options: Options,
 }

@@ -113,7 +113,10 @@ impl Driver {
             return Err(format!("connection {index} is looked for, and nobody can have it"));
         }
         let is_awaited = |(index, one): &(usize, &Connection)| {
-            one.arrived && !kernel.ever_hidden && self.world.state(cookie_of(*index)) == State::Sent
+            one.arrived
+                && !one.raced
+                && !kernel.ever_hidden
+                && self.world.state(cookie_of(*index)) == State::Sent
         };
         if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
             return Err("a message is waited for that has arrived".into());

@@ -165,7 +165,7 @@ pub(in crate::seccomp) fn process_of(thread: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
-/// Whether a thread is the only one of its process; `false` where that cannot be seen.
+/// Whether a thread is the only one of its process. False if `/proc` cannot tell.
 pub(in crate::seccomp) fn is_alone(thread: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Threads:")).is_some_and(|count| count.trim() == "1")
