@@ -28,7 +28,7 @@ pub enum Fault {
     Size {
         /// The record's type.
         kind: RecordType,
-        /// Its content length.
+        /// The record's content length.
         length: u16,
     },
     /// BEGIN_REQUEST for an id whose request has not ended, or with id 0.
@@ -39,7 +39,7 @@ pub enum Fault {
     ForeignId {
         /// The record's type.
         kind: RecordType,
-        /// Its request id.
+        /// The record's request id.
         id: u16,
     },
     /// A record that only the other side may send.

@@ -56,7 +56,7 @@ pub enum Event {
     HalfClosed,
     /// `shutdown(SHUT_WR)` said that there is no connection (`ENOTCONN`, `EPIPE`, `ECONNRESET`).
     Gone,
-    /// So many bytes were read and discarded; never 0.
+    /// This many bytes were read and discarded; never 0.
     Discarded(u64),
     /// There is nothing to read now (`EAGAIN`).
     Empty,

@@ -66,7 +66,7 @@ pub(crate) struct Receipt {
     pub(crate) time: Time,
     /// The name it has at the receiver.
     pub(crate) name: Vec<u8>,
-    /// It was there already, and was compared.
+    /// The same content was there already: it was compared, not sent.
     pub(crate) present: bool,
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum Message {
         index: u64,
         answer: EntryAnswer,
     },
-    /// So many zero bytes, a whole number of blocks.
+    /// A hole: this many zero bytes, a whole number of blocks.
     Hole {
         bytes: u64,
     },

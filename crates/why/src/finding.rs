@@ -94,9 +94,9 @@ pub struct Rung {
     pub by_resetter: bool,
     /// The TCP flags.
     pub flags: String,
-    /// Its sequence number, counted from the sender's initial one.
+    /// The packet's sequence number, counted from the sender's initial one.
     pub seq: u32,
-    /// Its acknowledgement number, counted from the receiver's initial one.
+    /// The packet's acknowledgement number, counted from the receiver's initial one.
     pub ack: Option<u32>,
     /// Bytes of payload.
     pub len: u32,

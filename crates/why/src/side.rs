@@ -98,7 +98,7 @@ pub(crate) struct Side {
     /// How often it acknowledged something new, and its quickest answer, in microseconds.
     pub(crate) replies: u8,
     pub(crate) quickest_us: u32,
-    /// Its packets carry timestamps.
+    /// Whether the side's packets carry timestamps.
     pub(crate) timestamps: bool,
     /// Some of its bytes are not in the capture, or out of order.
     pub(crate) gap: bool,
@@ -112,7 +112,7 @@ impl Side {
         self.start != Start::Unseen
     }
 
-    /// Its SYN was seen.
+    /// Whether the side's SYN was seen.
     #[inline]
     pub(crate) fn syn(&self) -> bool {
         matches!(self.start, Start::Syn(_))
@@ -132,7 +132,7 @@ impl Side {
         matches!(self.end, End::Closed { .. })
     }
 
-    /// Its FIN, if it has sent one.
+    /// The side's FIN, if it has sent one.
     pub(crate) fn fin(&self) -> Option<Fin> {
         match self.end {
             End::Open => None,

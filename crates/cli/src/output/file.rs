@@ -139,7 +139,7 @@ impl NewFile {
         Ok(Self { out: BufWriter::new(place), path: path.to_owned() })
     }
 
-    /// The same file, for a writer with a buffer of its own.
+    /// Another handle to the same file, for a writer with a buffer of its own.
     pub(crate) fn try_clone(&self) -> io::Result<File> {
         match self.out.get_ref() {
             WritePlace::Beside(file, _) => file.as_file().try_clone(),

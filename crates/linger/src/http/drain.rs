@@ -23,7 +23,7 @@ pub(super) struct Rest<B> {
 /// What is to become of a body that a handler drops after its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Late {
-    /// It is dropped: the connection is upgraded, or the client still waits for `100 Continue`.
+    /// The body is dropped: the connection is upgraded, or the client still waits for `100 Continue`.
     Drop,
     /// The rest is discarded within the bounds, unless nobody has read of a body that waits for `100 Continue`.
     Discard { unread: Unread, expects: bool },

@@ -42,7 +42,7 @@ pub enum Unavailable {
     Failed {
         /// The server.
         name: String,
-        /// Its output.
+        /// The server's output.
         reason: String,
     },
 }
@@ -188,7 +188,7 @@ impl Launch {
 /// A running server. Dropping it ends all processes of its group.
 #[derive(Debug)]
 pub struct RunningServer {
-    /// Its name.
+    /// The server's name.
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
@@ -197,7 +197,7 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Its process.
+    /// The pid of the server's process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -207,7 +207,7 @@ impl RunningServer {
         self.folder.path().join(file)
     }
 
-    /// Its output so far.
+    /// The server's output so far.
     pub fn log(&self) -> String {
         let read = |file| fs::read_to_string(self.path(file)).unwrap_or_default();
         read("output.log") + &read("error.log")
