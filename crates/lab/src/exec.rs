@@ -142,7 +142,7 @@ impl Program {
     fn end(&self) -> io::Result<()> {
         use std::os::fd::AsFd;
         let patient = Stop::new()?;
-        // Fails only where the group has ended already.
+        // Fails only if the group has ended already.
         let _ = kill_process_group(self.pid, Signal::TERM);
         if !patient.wait_readable(self.ended.as_fd(), Some(GRACE))? {
             let _ = kill_process_group(self.pid, Signal::KILL);

@@ -6,7 +6,7 @@ const HEADER: usize = 40;
 const REQUEST: &str = "linger-request ";
 const RESPONSE: &str = "linger-response ";
 
-/// A request of `size` bytes that says so in its first line, where it is long enough.
+/// A request of `size` bytes. If it is long enough, its first line states its size.
 pub fn request(size: u64, most: usize) -> Vec<u8> {
     build(REQUEST, size, most)
 }

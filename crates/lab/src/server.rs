@@ -47,7 +47,7 @@ impl ServerPlan {
     /// A server that answers `response` bytes after reading `consume`.
     ///
     /// # Panics
-    /// Never. A response larger than [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
+    /// Does not panic. A response larger than [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
     pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
         Self {
             ending,
@@ -67,7 +67,7 @@ pub struct ServerReport {
     pub peer: SocketAddr,
     /// Bytes of the response accepted by `write`.
     pub written: u64,
-    /// The error of a read, a write or the ending. Normally there is none, also where the response is lost.
+    /// The error of a read, a write or the ending. Normally there is none, even if the response is lost.
     pub error: Option<io::Error>,
     /// The outcome of the lingering close, if that was the ending.
     pub outcome: Option<Outcome>,

@@ -27,7 +27,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The close begins where the stream is dropped, which hyper does at the end of a connection, also after a
+//! The close begins when the stream is dropped, which hyper does at the end of a connection, also after a
 //! malformed request. An upgraded connection (CONNECT, WebSocket) keeps its stream, and its close begins when the
 //! handler drops that; until then a half-close of either side leaves the other direction as it is.
 
@@ -51,7 +51,7 @@ pub fn listen<L: Accept>(listener: L, policy: Policy) -> LingeringListener<L> {
     Listener::new(listener, policy).tap_io(|_| ())
 }
 
-/// As [`listen`], with a closer of one's own, and its budget, instead of the global one.
+/// Does what [`listen`] does, but `closer` ends the connections, within its budget, instead of the global closer.
 pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> LingeringListener<L> {
     Listener::new(listener, policy).with_closer(closer).tap_io(|_| ())
 }
@@ -70,7 +70,7 @@ impl<L: Accept> axum::serve::Listener for Listener<L> {
 }
 
 /// A listener that was tapped before it is wrapped. It tries again by axum's rules: at EMFILE it sleeps for a second, and
-/// only the closer's [budget](crate::Budget) makes room. Tap what [`listen`] gives instead where that matters.
+/// only the closer's [budget](crate::Budget) makes room. Tap what [`listen`] gives instead if that matters.
 impl<L, F> Accept for TapIo<L, F>
 where
     L: axum::serve::Listener<Io: Stream, Addr: Clone + Sync>,

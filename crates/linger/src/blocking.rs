@@ -83,8 +83,8 @@ impl Waiter {
     ///
     /// `poll(2)` cannot await that acknowledgement: after a half-close it reports POLLOUT for ever. An
     /// edge-triggered epoll with EPOLLOUT is woken by the change from FIN_WAIT1 to FIN_WAIT2
-    /// (`tcp_rcv_state_process`). It is another descriptor: where the process may have none, the socket is polled, and
-    /// what is acknowledged is asked again and again.
+    /// (`tcp_rcv_state_process`). The epoll takes another descriptor. If the process may not have one, the socket is polled,
+    /// and the kernel is asked again and again what is acknowledged.
     fn wait(&mut self, socket: &Socket, until: Instant) -> io::Result<()> {
         let epoll = match &self.epoll {
             Some(epoll) => epoll,

@@ -70,7 +70,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
-    /// The peer closed its side, and everything was acknowledged where that can be known.
+    /// The peer closed its side. Everything was acknowledged, as far as the kernel can tell that for this kind of socket.
     PeerClosed,
     /// The peer acknowledged everything and then stayed silent, with its socket open, for [`grace`](crate::Policy::grace),
     /// or, if it had been sending, for [`idle`](crate::Policy::idle).

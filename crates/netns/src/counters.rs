@@ -44,7 +44,7 @@ impl Counters {
         Self(self.0.iter().map(grown).collect())
     }
 
-    /// The value of one counter; 0 where this kernel does not have it.
+    /// The value of one counter; 0 if this kernel does not have it.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }

@@ -222,7 +222,7 @@ impl CheckFinding {
 pub struct ProbeReport {
     /// The target, as a URL.
     pub target: String,
-    /// The `Server` header, where there is one.
+    /// The `Server` header, if there is one.
     pub server: Option<Untrusted>,
     /// Length of the body of the plain response, in bytes.
     pub response_bytes: u64,

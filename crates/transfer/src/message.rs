@@ -34,7 +34,7 @@ pub(crate) struct TreeEntry {
     /// Permission bits, 0o7777 at most.
     pub(crate) mode: u32,
     pub(crate) mtime: Option<Time>,
-    /// Length in bytes, where it is known before the end.
+    /// Length in bytes, if it is known before the end.
     pub(crate) size: Option<u64>,
     pub(crate) token: Token,
     /// The hash of a pipe that an earlier session read to its end.

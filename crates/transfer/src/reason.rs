@@ -140,7 +140,7 @@ impl Remedy {
     }
 }
 
-/// A sentence about a failure, and its remedy where there is one. It is shown, and used as text, without the remedy.
+/// A sentence about a failure, and its remedy if there is one. It is shown, and used as text, without the remedy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     text: String,

@@ -83,7 +83,7 @@ pub struct LiveReset {
     /// The bytes that were unread or unacknowledged.
     #[serde(flatten)]
     pub bytes: Bytes,
-    /// The accept queue, where the reset concerns a listener.
+    /// The accept queue, if the reset concerns a listener.
     pub listener: Option<AcceptQueue>,
     /// The observations that the cause rests on.
     pub evidence: Vec<String>,

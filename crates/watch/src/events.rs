@@ -101,7 +101,7 @@ pub(crate) struct Happening {
     pub(crate) time_ns: u64,
     /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
-    /// The remote port is 0 where the kernel does not report the peer.
+    /// The remote port is 0 if the kernel does not report the peer.
     pub(crate) ends: Endpoints,
     pub(crate) what: What,
 }
@@ -318,7 +318,7 @@ impl Addresses {
     }
 }
 
-/// Parses a `struct sockaddr_in` or `sockaddr_in6`. All zero where the kernel knows no peer.
+/// Parses a `struct sockaddr_in` or `sockaddr_in6`. All zero if the kernel knows no peer.
 fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
     let bytes: &[u8; 28] = bytes.first_chunk()?;
     let family = u16::from_ne_bytes([bytes[0], bytes[1]]);

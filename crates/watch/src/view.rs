@@ -203,7 +203,7 @@ impl View {
     }
 }
 
-/// A column of the list. It is shown where the terminal has at least `from` columns.
+/// A column of the list. It is shown if the terminal has at least `from` columns.
 struct Column {
     title: &'static str,
     width: Constraint,

@@ -228,7 +228,7 @@ impl App {
 }
 
 /// Walks the records that begin in a segment, the first of them at `end`. `body` reads a header and returns the
-/// length of what follows, or `None` where there is no such record.
+/// length of what follows, or `None` if there is no such record.
 fn records<const HEADER: usize>(
     mut end: u32,
     segment: &Segment<'_>,

@@ -30,7 +30,7 @@ pub(crate) enum Opening {
     Unseen,
     /// A SYN, and no SYN-ACK.
     Asked { opener: u8, syn_frame: u32 },
-    /// A SYN-ACK, and no answer to it. `syn_frame` means nothing where the SYN was not seen.
+    /// A SYN-ACK, and no answer to it. `syn_frame` means nothing if the SYN was not seen.
     Accepted { opener: u8, syn_frame: u32, syn_ack: SynAck },
     /// The opener has answered the SYN-ACK. `repeats` counts SYN-ACKs that were sent again all the same.
     Answered { opener: u8, syn_frame: u32, syn_ack: SynAck, repeats: u16 },

@@ -121,7 +121,7 @@ impl<'a> Facts<'a> {
         self.delivered(self.receiver, self.sender)
     }
 
-    /// Whether the sender is the client, from the handshake, or where that is missing from the ports.
+    /// Whether the sender is the client. The handshake tells; if the capture lacks it, the ports do.
     pub(crate) fn sender_is_client(&self) -> Option<bool> {
         self.client().map(|client| client == self.reset.by)
     }

@@ -12,7 +12,7 @@ use crate::{Cause, Class, Confidence, NextEvidence, Remedy};
 pub struct Finding {
     /// The capture it was found in.
     pub file: String,
-    /// The interface it was seen on, by its number in the capture; 0 where there is one only.
+    /// The interface it was seen on, by its number in the capture; 0 if there is one only.
     pub interface: u32,
     /// The number of its frame, from 1, as Wireshark counts.
     pub frame: u64,
@@ -23,7 +23,7 @@ pub struct Finding {
     pub from: SocketAddr,
     /// Whom it was sent to.
     pub to: SocketAddr,
-    /// The side that opened the connection, where that is known.
+    /// The side that opened the connection, if that is known.
     pub client: Option<SocketAddr>,
     /// What the wire proves.
     pub class: Class,
@@ -65,7 +65,7 @@ pub(crate) struct Numbers {
 }
 
 impl Finding {
-    /// The listening end: the one that is not the client, or the sender of the reset where the client is not known.
+    /// The listening end: the one that is not the client, or the sender of the reset if the client is not known.
     pub fn listener(&self) -> SocketAddr {
         if self.client == Some(self.from) { self.to } else { self.from }
     }

@@ -77,7 +77,7 @@ impl Results {
     pub(crate) fn is_unexpected(&self, task: &Task, report: &TaskReport) -> bool {
         match report {
             TaskReport::Cell(report) => match task.expect {
-                // `--at-risk-ok` applies as well where a scenario expects every response kept.
+                // `--at-risk-ok` applies as well if a scenario expects every response kept.
                 Some(Expectation::NotKept(Share::None)) if self.at_risk_ok => report.tally.lost > 0,
                 Some(expect) => !expect.is_met(&report.tally),
                 None => {

@@ -100,7 +100,7 @@ impl FromStr for ListenOn {
     }
 }
 
-/// The path, where an address is that of a unix socket.
+/// The path, if an address is that of a unix socket.
 fn unix(text: &str) -> Option<Result<PathBuf, String>> {
     let path = text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text))?;
     Some(if path.is_empty() {

@@ -38,7 +38,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub io_timeout: Duration,
-    /// How often a request is sent again where that is safe: the application refused it, or a kept
+    /// How often a request is sent again if that is safe: the application refused it, or a kept
     /// connection had ended before any byte of the response and the request changes nothing or can be
     /// repeated (RFC 9110 section 9.2.2).
     pub retries: u32,

@@ -53,7 +53,7 @@ pub struct Config {
     pub io_timeout: Duration,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
-    /// The listener's queue, where this responder makes the listener; the kernel caps it at `somaxconn`.
+    /// The listener's queue, if this responder makes the listener; the kernel caps it at `somaxconn`.
     pub backlog: i32,
     /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
     pub allowed: Option<Vec<IpAddr>>,

@@ -274,7 +274,7 @@ impl<A> Shared<A> {
         self.lock().snapshot()
     }
 
-    /// Waits until every socket has ended and been reported, for at most `deadline`, and says what happened
+    /// Waits until every socket has ended and been reported, for at most `deadline`. Returns the counts of what happened
     /// meanwhile.
     pub(super) fn finish(&self, deadline: Duration) -> Snapshot {
         let end = self.clock.now().saturating_add(u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX));
@@ -301,7 +301,7 @@ impl<A> Shared<A> {
         board.snapshot().since(&Snapshot { handed_over: before.handed_over - before.lingering, ..before })
     }
 
-    /// Waits for the next end, at most until `end`, and says whether there was time left.
+    /// Waits for the next end, at most until `end`, and returns whether there was time left.
     fn await_end<'a>(&self, board: MutexGuard<'a, Board<A>>, end: u64) -> (MutexGuard<'a, Board<A>>, bool) {
         let left = end.saturating_sub(self.clock.now());
         if left == 0 {

@@ -81,7 +81,7 @@ impl<L, S, T> Serve<L, S, T> {
         self
     }
 
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(mut self, closer: &Closer) -> Self {
         self.life.closer = Some(closer.clone());
         self
@@ -122,7 +122,7 @@ impl<L, S> Serve<L, S> {
     /// # Ok(()) }
     /// ```
     ///
-    /// It runs in the connection's own task, and has ten seconds.
+    /// The handshake runs in the connection's own task, and has ten seconds.
     pub fn above<T>(self, handshake: T) -> Serve<L, S, T>
     where
         L: Accept,

@@ -14,7 +14,7 @@ use crate::sync::{Mutex, lock};
 pub struct Upload<B: Body + Unpin + Send + 'static> {
     /// Taken only by the drop.
     body: Option<B>,
-    /// `None` where nothing can be left unread.
+    /// `None` if nothing can be left unread.
     slot: Option<Arc<UploadSlot<B>>>,
     was_polled: bool,
     is_over: bool,

@@ -310,7 +310,8 @@ impl Core {
         }
     }
 
-    /// Ends where the peer or the kernel decided it. `SIOCOUTQ` still answers after a reset: ask once more.
+    /// Ends the close because the peer or the kernel has ended the connection. `SIOCOUTQ` still answers after a reset: ask
+    /// once more.
     fn end_early(&mut self, ended: Ended) {
         self.end(ended, true);
     }

@@ -22,7 +22,7 @@ pub(super) struct LingeringClose<S: Stream> {
 /// What the task and the closer's thread share.
 #[derive(Debug)]
 struct SharedClose<S: Stream> {
-    /// `None` where there is none in this process.
+    /// `None` if there is none in this process.
     closer: Option<Closer>,
     place: Place<Watching<S>>,
 }

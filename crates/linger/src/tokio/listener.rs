@@ -165,7 +165,7 @@ impl<L: Accept> Listener<L> {
         Self { listener, policy, closer: None, lacks_room: false }
     }
 
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(self, closer: &Closer) -> Self {
         Self { closer: Some(closer.clone()), ..self }
     }

@@ -1,9 +1,10 @@
 //! The close for tokio: a future, and a stream that cannot be dropped wrongly.
 //!
-//! A task that awaits the end of its connection sees to it itself where the peer closes within a tenth of a second,
-//! as most do: the runtime has the socket registered already, and no other thread need wake up. All others, and the
-//! streams that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, one [`Budget`](crate::Budget) holds for all
-//! connections, and a runtime that is busy or shuts down delays or takes no close with it.
+//! A task that awaits the end of its connection drives the close itself for a tenth of a second, in which most peers close:
+//! the runtime has the socket registered already, and no other thread need wake up. Closes that take longer, and streams
+//! that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, and one
+//! [`Budget`](crate::Budget) holds for all connections. A runtime that is busy delays no close, and one that shuts down
+//! ends none.
 
 mod connection;
 mod ending;

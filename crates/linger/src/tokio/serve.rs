@@ -91,7 +91,7 @@ impl<L, H> Serve<L, H> {
         self
     }
 
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(mut self, closer: &Closer) -> Self {
         self.life.closer = Some(closer.clone());
         self

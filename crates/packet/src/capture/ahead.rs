@@ -219,7 +219,7 @@ impl Ahead {
         Ok(Self { shared, file })
     }
 
-    /// The next block, never an empty one; `None` at the end.
+    /// Returns the next block, which is never empty, or `None` at the end.
     pub(super) fn next(&self) -> Option<io::Result<Block>> {
         let mut state = self.shared.lock();
         loop {

@@ -32,7 +32,7 @@ pub fn allocated() -> usize {
 /// that make threads and processes (`clone`), and others by their names.
 ///
 /// # Panics
-/// For another call, and where this architecture is unknown to the filter's compiler.
+/// Panics for another call, and if the filter's compiler does not know this architecture.
 pub fn refuse(command: &mut Command, call: &str, error: Errno) {
     // The C library reserves the stack of a thread without access, then opens all of it but the guard.
     const NO_ACCESS: u32 = libc::PROT_NONE as u32;

@@ -50,7 +50,7 @@ pub enum Unavailable {
 /// Unwraps an available server. If it is not installed or cannot run here, calls [`skip`] and returns `None`.
 ///
 /// # Panics
-/// If the server is installed and does not work, or if the skip is not allowed.
+/// Panics if the server is installed and does not work, or if the skip is not allowed.
 #[track_caller]
 pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
     let missing = match server {
@@ -84,7 +84,7 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
 /// that socket until its exec; a client that connected to a listening copy would be reset.
 ///
 /// # Panics
-/// Where loopback has none.
+/// Panics if loopback has no free port.
 pub fn free_port() -> u16 {
     let port = || -> io::Result<u16> {
         let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -109,7 +109,7 @@ impl Launch {
     /// Makes the folder and picks the port.
     ///
     /// # Panics
-    /// Where no temporary folder can be made.
+    /// Panics if no temporary folder can be made.
     pub fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("linger-").tempdir().expect("a temporary folder");
         // Readable for everybody: servers that start as root change their user, and must still find their files.
@@ -131,7 +131,7 @@ impl Launch {
     /// Writes a file into the folder, and returns its path.
     ///
     /// # Panics
-    /// Where it cannot be written.
+    /// Panics if the file cannot be written.
     pub fn file(&self, file: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(file);
         if let Some(parent) = path.parent() {

@@ -79,7 +79,7 @@ pub(crate) enum PerfRecord<'a> {
     Sample(Sample<'a>),
     /// A process has a new name, usually after `execve`.
     Name {
-        /// Its number.
+        /// The process's pid.
         pid: u32,
         /// The name, at most 15 bytes.
         name: &'a [u8],

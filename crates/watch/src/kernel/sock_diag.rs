@@ -42,7 +42,7 @@ pub(crate) struct TcpSocket {
     pub(crate) receive_queue: u32,
     /// Bytes that the peer has not acknowledged. For a listener: the limit of its queue.
     pub(crate) send_queue: u32,
-    /// The inode, by which `/proc/PID/fd` shows the holder; 0 where no process has the socket open.
+    /// The inode, by which `/proc/PID/fd` shows the holder; 0 if no process has the socket open.
     pub(crate) inode: u32,
 }
 
