@@ -16,7 +16,7 @@ use crate::exit;
 /// Gives an abort for want of memory its status. An abort after a panic is a defect and stays an abort.
 pub(crate) fn prepare() {
     let is_memory = Arc::new(AtomicBool::new(true));
-    // Without it the status is that of the abort.
+    // If this fails, the program ends with the status of the abort.
     let _ = signal_hook::flag::register_conditional_shutdown(
         SIGABRT,
         exit::NOT_POSSIBLE_HERE.into(),

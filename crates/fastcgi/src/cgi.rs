@@ -33,7 +33,7 @@ pub fn head<'a>(
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Head {
-    /// The value of `Status:`. Without one it is 302 if there is a `Location:`, else 200.
+    /// The value of `Status:`. If there is no such line, 302 if there is a `Location:`, otherwise 200.
     pub status: u16,
     /// Every header but `Status:`, in order.
     pub headers: Vec<(String, Vec<u8>)>,

@@ -12,9 +12,9 @@ use crate::record::{self, Decoder, EndRequest, Header, Part, ProtocolStatus, Rec
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Start {
-    /// The gateway's number for it, unique among those that run on the connection.
+    /// The gateway's id for the request, unique among the requests that run on the connection.
     pub id: u16,
-    /// What the application is asked to be.
+    /// The role in which the application is asked to act.
     pub role: Role,
     /// Whether the gateway wants to use the connection again.
     pub keep_conn: bool,

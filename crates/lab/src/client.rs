@@ -172,7 +172,7 @@ impl Conversation {
         }
     }
 
-    /// Sends and reads at the same time. One after the other could deadlock with the server.
+    /// Sends and reads at the same time: to do one after the other could deadlock with the server.
     fn run(
         &mut self,
         mut stream: &TcpStream,

@@ -165,7 +165,7 @@ impl Named for Link {
 }
 
 impl Link {
-    /// One direction.
+    /// The path of the link in this direction.
     pub fn path(&self, direction: Direction) -> &Path {
         &self.paths[direction.index()]
     }

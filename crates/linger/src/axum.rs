@@ -45,8 +45,8 @@ pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accep
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
 ///
-/// [`TcpListener`], [`UnixListener`], either with axum's `tap_io`, or an [`Accept`] of one's own. TLS goes above it: a
-/// listener of one's own that implements `axum::serve::Listener` over this one.
+/// The listener is a [`TcpListener`] or a [`UnixListener`], each also with axum's `tap_io`, or any type that implements
+/// [`Accept`]. TLS goes above the result: write a listener that implements `axum::serve::Listener` over it.
 pub fn listen<L: Accept>(listener: L, policy: Policy) -> LingeringListener<L> {
     Listener::new(listener, policy).tap_io(|_| ())
 }

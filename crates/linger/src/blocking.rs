@@ -62,13 +62,13 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
 struct Waiter {
     /// The epoll, made at the first wait, because many closes never wait.
     epoll: Option<OwnedFd>,
-    /// Without an epoll: something was read since the last wait, so that `POLLIN` means more.
+    /// If there is no epoll: something was read since the last wait, so that `POLLIN` means that more has come.
     has_read: bool,
-    /// Without an epoll: how long the last wait was.
+    /// If there is no epoll: how long the last wait was.
     slice: Duration,
 }
 
-/// Without an epoll, the shortest wait for an acknowledgement, which `poll(2)` does not report, and the longest.
+/// If there is no epoll: the shortest and the longest wait for an acknowledgement, which `poll(2)` does not report.
 const SLICES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl Waiter {

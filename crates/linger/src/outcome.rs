@@ -40,7 +40,7 @@ impl Outcome {
         }
     }
 
-    /// Emits an event: at `debug`, or at `warn` where bytes may be lost and the policy did not ask for that.
+    /// Emits an event: at `warn` if bytes may be lost and the policy did not ask for that, otherwise at `debug`.
     #[cfg(feature = "tracing")]
     pub(crate) fn trace(&self) {
         let Self { ended, discarded, unacknowledged, closed_after, elapsed } = *self;
@@ -53,7 +53,7 @@ impl Outcome {
         }
     }
 
-    /// Without the feature `tracing` nobody listens.
+    /// Does nothing: the feature `tracing` is off.
     #[cfg(not(feature = "tracing"))]
     pub(crate) fn trace(&self) {}
 

@@ -111,7 +111,7 @@ const WORDS: [(Remedy, &str); 28] = [
     (Remedy::ReadServerOutput, "read-server-output"),
     (Remedy::StartFromDesktop, "start-from-desktop"),
 ];
-/// The words of those that carry something.
+/// The words on the wire of the remedies that carry something.
 const PUT_INSIDE: &str = "put-inside ";
 const FORGET_KEY: &str = "forget-key ";
 

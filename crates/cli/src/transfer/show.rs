@@ -25,7 +25,7 @@ pub(crate) struct Show {
     receipts: Option<Receipts<NewFile>>,
     /// Whether any receipt was written; if none was, the old file stays.
     kept: bool,
-    /// Whether each receipt is given a line: that of a single file is, those of a tree would be too many.
+    /// Whether each receipt is given a line: the receipt of a single file is, the receipts of a tree would be too many.
     single: bool,
     quiet: bool,
     /// Hints shown so far: each is shown once, however many files fail for the same reason.

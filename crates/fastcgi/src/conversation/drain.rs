@@ -98,7 +98,7 @@ impl Drains {
         }
     }
 
-    /// The state of the send queue, for those that asked.
+    /// Reports the state of the send queue to the drains that have asked for it.
     pub(super) fn measured(&mut self, event: Event, now: Instant) {
         for drain in self.list.iter_mut().filter(|drain| drain.asked == Asked::Measure) {
             drain.is_unacknowledged = matches!(event, Event::Unacknowledged { bytes, .. } if bytes > 0);

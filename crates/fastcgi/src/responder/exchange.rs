@@ -28,7 +28,7 @@ impl Request {
         &self.start.params
     }
 
-    /// What the application is asked to be.
+    /// The role in which the application is asked to act.
     pub fn role(&self) -> Role {
         self.start.role
     }

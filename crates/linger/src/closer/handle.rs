@@ -1,4 +1,4 @@
-//! From a handle to the board, for those whose process has the thread.
+//! The way from a handle to the board, which only the process that has the closer's thread may take.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

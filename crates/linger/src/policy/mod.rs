@@ -15,8 +15,8 @@ pub mod defaults {
     /// Thirty seconds, as in nginx (`lingering_time`) and httpd (`MAX_SECS_TO_LINGER`).
     pub const TOTAL: Duration = Duration::from_secs(30);
     /// Half a second: once everything is acknowledged nothing can be lost on Linux, and most peers close
-    /// within a round trip. It is spent for peers whose kernel drops received data at a reset, and for those that
-    /// send on.
+    /// within a round trip. The time is spent for peers whose kernel drops received data at a reset, and for peers that
+    /// send more.
     pub const GRACE: Duration = Duration::from_millis(500);
     /// `grace` lasts at least this many measured round trips, whatever the policy says. A segment of the peer's
     /// that is lost must be retransmitted before this side hears anything. With a retransmission timeout of about two

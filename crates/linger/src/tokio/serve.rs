@@ -188,7 +188,8 @@ impl Drop for Connections {
     }
 }
 
-/// The next connection, or nothing when the server is to stop. Meanwhile it forgets those that have ended.
+/// Waits for the next connection. Returns nothing when the server is to stop. Meanwhile forgets connections that have
+/// ended.
 async fn next<L: Accept>(
     listener: &mut Listener<L>,
     signal: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,

@@ -36,7 +36,7 @@ pub(crate) struct Leftover {
     pub(crate) remote: SocketAddr,
     /// Bytes that were received and never read. A FIN of the peer that was not read counts as one.
     pub(crate) unread: u32,
-    /// Bytes that the peer has not acknowledged. An own FIN or SYN counts as one.
+    /// Bytes that the peer has not acknowledged. A FIN or SYN of this side counts as one.
     pub(crate) unacknowledged: u32,
     /// The part of `unacknowledged` that was never sent; `None` if the kernel does not report it.
     pub(crate) unsent: Option<u32>,
