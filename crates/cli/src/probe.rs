@@ -135,7 +135,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     }
 }
 
-/// The report so far, and how many of its answers have been printed.
+/// The report so far, and standard output, on which its answers are printed.
 struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,

@@ -1,8 +1,8 @@
 //! The lingering close as a state machine: no socket, no clock, no allocation.
 //!
-//! A driver asks for an [`Action`], does it, and reports the [`Event`] that came of it; time is an argument. The order
-//! that it keeps, whatever happens: the half-close comes before the first read, reads go on while the policy allows waiting, and exactly one
-//! close ends it. The read side is never shut.
+//! A driver asks for an [`Action`], does it, and reports the [`Event`] that came of it; time is an argument. Whatever
+//! happens, the machine keeps this order: the half-close comes before the first read, reads go on while the policy allows
+//! waiting, and exactly one close comes last. The read side is never shut.
 
 mod core;
 mod sent;

@@ -9,17 +9,17 @@ pub enum ProbeError {
     /// The host name has no address.
     #[error("cannot find {target}: {source} (is the name right?)")]
     Resolve {
-        /// Where.
+        /// The target of the probe.
         target: String,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// The connection failed.
     #[error("cannot connect to {target}: {source} (is the server running?)")]
     Connect {
-        /// Where.
+        /// The target of the probe.
         target: String,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// A plain request gets no understandable response.
