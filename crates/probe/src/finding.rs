@@ -17,9 +17,10 @@ use crate::witness::Witnessed;
 pub enum Check {
     /// Does the response arrive when the server leaves the request's body unread?
     UnreadBody,
-    /// Does the response arrive when 8 bytes follow a complete request? (FastCGI: the empty STDIN record in a packet of its own.)
+    /// Does the response arrive when 8 bytes follow a complete request? (FastCGI: the empty STDIN record in a packet of its
+    /// own.)
     TrailingBytes,
-    /// Does the response arrive when the response is larger than the client's window, and is read late?
+    /// Does the response arrive when it is larger than the client's window, and is read late?
     LargeResponse,
     /// Does the response arrive when the server refuses an upload that the client is still sending?
     UploadInProgress,
