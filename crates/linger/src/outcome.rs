@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// How it ended.
+    /// How the close ended.
     pub ended: Ended,
     /// Bytes of the peer that were read and discarded.
     pub discarded: u64,

@@ -71,7 +71,7 @@ pub enum Progress {
     },
     /// The connection was lost; another is made after a pause.
     Retrying {
-        /// Why.
+        /// Why the connection was lost.
         error: String,
         /// Seconds until the next attempt.
         pause: f64,

@@ -17,7 +17,7 @@ const REFUSAL: &[u8] =
 pub enum Said {
     /// Nothing was sent: another response can still take its place.
     Nothing,
-    /// Some of it.
+    /// A part of the response was sent.
     Part,
     /// Records were handed out to be sent, and their sending was not reported: nobody knows what arrived.
     Torn,

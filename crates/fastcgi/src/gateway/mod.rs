@@ -163,7 +163,7 @@ pub enum Error {
     Connect {
         /// The address of the application.
         address: Address,
-        /// Why.
+        /// The error of connecting.
         source: io::Error,
     },
     /// The application refused the request, and has done nothing for it.
@@ -174,7 +174,7 @@ pub enum Error {
     Cut {
         /// Bytes of STDOUT that had arrived.
         received: u64,
-        /// How it ended.
+        /// How the connection ended.
         cause: Cause,
         /// The error that a write had met before, if one had.
         write_error: Option<io::ErrorKind>,

@@ -395,7 +395,7 @@ enum Wait {
     Until(u64),
     /// The kernel's word about a peer that has been silent too long.
     Inspect,
-    /// Nothing.
+    /// There is nothing to wait for: the close is over.
     Over(Ended),
 }
 
