@@ -134,6 +134,7 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     options.lingerd = Some(arguments.lingerd.clone());
     options.stay = arguments.stay;
     options.metrics = metrics;
+    options.unpack_into = std::env::var_os("TMPDIR").map(Into::into);
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options

@@ -220,3 +220,27 @@ fn what_a_container_does_not_permit_is_not_always_needed() {
         assert_eq!(output.stdout == b"started\n", works, "{options:?}, {call}: {output:?}");
     }
 }
+
+/// As in a pod with a read-only root: the library is in memory, unless TMPDIR names a place for it.
+#[test]
+fn no_writable_place_is_needed() {
+    let writable = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let read_only = "for place in /tmp /var/tmp /run /dev/shm; do \
+        mount -t tmpfs -o ro,noexec tmpfs $place || exit 99; done";
+    let run = format!(
+        "exec {LINGER} run --quiet -- /bin/sh -c 'echo $LD_PRELOAD; grep -c liblinger /proc/$$/maps'"
+    );
+    let cases = [("/tmp", "/proc/"), (writable.path().to_str().unwrap(), writable.path().to_str().unwrap())];
+    for (temporary, place) in cases {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", &format!("{read_only}; {run}")]);
+        let output = command.env("TMPDIR", temporary).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        if output.status.code() == Some(99) {
+            return skip("mounts in a user namespace", &String::from_utf8_lossy(&output.stderr));
+        }
+        let (library, mapped) = said.trim().split_once('\n').unwrap_or_else(|| panic!("{output:?}"));
+        assert!(library.starts_with(place), "{temporary}: {output:?}");
+        assert_ne!(mapped, "0", "{temporary}: it is loaded");
+    }
+}

@@ -17,10 +17,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let (mut coverage, started) = (Coverage::default(), Instant::now());
-    let found = simulate(schedules, seed, Mode::Seen, None, &mut coverage).or_else(|| {
-        let beside = Mode::FailedExecButHalfCloses;
-        simulate(schedules / 4, seed, beside, None, &mut Coverage::default())
-    });
+    let found = simulate(schedules, seed, Mode::Seen, None, &mut coverage);
     println!("{}", coverage.table());
     let empty = coverage.empty(true);
     if !empty.is_empty() {

@@ -6,7 +6,8 @@
 //!
 //! - [`process`]: what one process knows of itself. It runs inside the foreign program, preloaded, so it allocates nothing,
 //!   takes no lock and needs no standard library.
-//! - `world` (feature): what the supervisor knows of all processes of the program.
+//! - `world` (feature): what the supervisor knows of all processes of the program, of whose calls it is notified.
+//! - `proof` (feature): who may have a connection that one process has let go of, where nobody notifies of calls.
 //! - [`fate`](fate()), [`Rights`] and [`Count`]: what both share.
 #![no_std]
 
@@ -15,7 +16,10 @@ extern crate std;
 
 mod count;
 mod fate;
+mod origin;
 pub mod process;
+#[cfg(feature = "world")]
+pub mod proof;
 mod rights;
 mod sync;
 #[cfg(feature = "world")]
@@ -23,4 +27,5 @@ pub mod world;
 
 pub use count::Count;
 pub use fate::{Discarded, Fate, Socket, after_discarding, fate};
+pub use origin::Origin;
 pub use rights::Rights;

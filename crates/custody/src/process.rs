@@ -10,12 +10,10 @@ mod field;
 mod fork;
 #[cfg(all(test, loom))]
 mod loom;
-mod shares;
 mod table;
 mod word;
 
 pub use close::{Close, Last, Shutdown};
 pub use exec::{Executes, TakenBack};
-pub use shares::{ShareWord, Shares};
 pub use table::{Entry, Table, Unhold};
 pub use word::{Epolls, Phase};

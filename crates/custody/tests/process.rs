@@ -1,25 +1,19 @@
 //! What each event of a process means, each rule with a counter-example one step away.
 
-use linger_custody::Count;
-use linger_custody::process::{
-    Close, Epolls, Executes, Last, Phase, ShareWord, Shares, Shutdown, Table, TakenBack, Unhold,
-};
+use linger_custody::process::{Close, Epolls, Executes, Last, Phase, Shutdown, Table, TakenBack, Unhold};
+use linger_custody::{Count, Origin};
 
-const LAST: Close = Close::Last(Last { cookie: 7, held: false, epolls: Epolls::Unknown });
+const ORIGIN: Origin = Origin::new(1, 5_000);
+const ENDED: Last = Last { cookie: 7, origin: ORIGIN, held: false, epolls: Epolls::Unknown };
+const LAST: Close = Close::Last(ENDED);
 
 struct Process {
     table: Table<16>,
-    shares: &'static [ShareWord],
 }
 
 impl Process {
     fn new() -> Self {
-        Self::with_counters(4)
-    }
-
-    fn with_counters(counters: usize) -> Self {
-        let words: Vec<ShareWord> = (0..counters).map(|_| ShareWord::new()).collect();
-        let process = Self { table: Table::new(), shares: words.leak() };
+        let process = Self { table: Table::new() };
         process.table.belongs_to(1);
         process
     }
@@ -27,37 +21,25 @@ impl Process {
     /// With one connection: fd 3, cookie 7.
     fn accepting(held: bool) -> Self {
         let process = Self::new();
-        assert_eq!(process.table.accepted(3, 7, held, process.shares()), None);
+        assert_eq!(process.accept(3, 7, held), None);
         process
     }
 
-    fn shares(&self) -> Shares<'static> {
-        Shares::new(self.shares)
+    fn accept(&self, fd: i32, cookie: u64, held: bool) -> Option<Unhold> {
+        self.table.accepted(fd, cookie, ORIGIN, held)
     }
 
     fn close(&self, fd: i32) -> Close {
-        self.table.close(fd, Some(7), self.shares(), false)
+        self.table.close(fd, Some(7))
     }
 
     fn copy(&self, old: i32, new: i32) {
-        assert_eq!(self.table.copied(old, new, self.shares()), None);
-    }
-
-    fn prepare(&self) -> Vec<Unhold> {
-        assert!(self.table.begins());
-        self.table.fds(0, i32::MAX).filter_map(|fd| self.table.prepare(fd, self.shares())).collect()
-    }
-
-    fn child(&self) -> Self {
-        let child = Self { table: self.table.forked(), shares: self.shares };
-        child.table.child(2);
-        child
+        assert_eq!(self.table.copied(old, new), None);
     }
 
     fn fork(&self) -> Self {
-        assert_eq!(self.prepare(), []);
-        let child = self.child();
-        self.table.parent();
+        let child = Self { table: self.table.forked() };
+        child.table.child(2);
         child
     }
 
@@ -70,7 +52,7 @@ impl Process {
             all.extend(unhold.map(Executes::Unhold));
         }
         for fd in self.table.fds(0, i32::MAX) {
-            all.push(self.table.executes(fd, Some(7), self.shares()));
+            all.push(self.table.executes(fd, Some(7)));
         }
         all.retain(|decision| *decision != Executes::Leave);
         all
@@ -78,7 +60,7 @@ impl Process {
 
     fn fails(&self) -> Vec<TakenBack> {
         let each = self.table.fds(0, i32::MAX);
-        let all = each.map(|fd| self.table.failed_to_execute(fd, Some(7), self.shares())).collect();
+        let all = each.map(|fd| self.table.failed_to_execute(fd, Some(7))).collect();
         self.table.goes_on();
         all
     }
@@ -109,30 +91,30 @@ fn another_file_under_the_number_is_left_alone() {
         (Some(7), false, LAST),
     ] {
         let process = Process::accepting(held);
-        assert_eq!(process.table.close(3, cookie, process.shares(), false), expected);
+        assert_eq!(process.table.close(3, cookie), expected);
     }
 }
 
 #[test]
 fn what_was_closed_by_a_bare_call_makes_room() {
     let process = Process::accepting(true);
-    let stale = process.table.accepted(3, 8, true, process.shares());
+    let stale = process.accept(3, 8, true);
     assert_eq!(stale, Some(Unhold { cookie: 7 }));
     // The same one again, as after a second `connect`.
-    assert_eq!(process.table.accepted(3, 8, true, process.shares()), None);
-    let last = Last { cookie: 8, held: true, epolls: Epolls::Unknown };
-    assert_eq!(process.table.close(3, Some(8), process.shares(), false), Close::Last(last));
+    assert_eq!(process.accept(3, 8, true), None);
+    let last = Last { cookie: 8, held: true, ..ENDED };
+    assert_eq!(process.table.close(3, Some(8)), Close::Last(last));
 }
 
 #[test]
 fn a_full_table_tracks_no_more_and_holds_nothing() {
     let process = Process::new();
     for fd in 0..16 {
-        assert_eq!(process.table.accepted(fd, 100 + fd as u64, true, process.shares()), None);
+        assert_eq!(process.accept(fd, 100 + fd as u64, true), None);
     }
     assert!(!process.table.has_room_for(16) && process.table.has_room_for(15));
-    assert_eq!(process.table.accepted(16, 7, true, process.shares()), Some(Unhold { cookie: 7 }));
-    assert_eq!(process.table.accepted(16, 7, false, process.shares()), None);
+    assert_eq!(process.accept(16, 7, true), Some(Unhold { cookie: 7 }));
+    assert_eq!(process.accept(16, 7, false), None);
     assert_eq!(process.close(16), Close::Leave);
 }
 
@@ -145,83 +127,36 @@ fn a_copy_beyond_the_table_makes_it_nobody_s() {
         assert_eq!(process.close(3), expected);
     }
     let process = Process::accepting(true);
-    assert_eq!(process.table.copied(3, 16, process.shares()), Some(Unhold { cookie: 7 }));
+    assert_eq!(process.table.copied(3, 16), Some(Unhold { cookie: 7 }));
 }
 
+/// Whether the other has it is not for the table to say: each says when it has let go.
 #[test]
-fn of_two_processes_the_last_ends() {
-    let parent = Process::accepting(false);
-    let child = parent.fork();
-    assert_eq!((parent.close(3), child.close(3)), (Close::Shared(None), LAST));
-    let parent = Process::accepting(false);
-    let child = parent.fork();
-    assert_eq!((child.close(3), parent.close(3)), (Close::Shared(None), LAST));
-}
-
-#[test]
-fn copies_are_one_share() {
+fn of_two_processes_each_lets_go() {
     let parent = Process::accepting(false);
     parent.copy(3, 4);
     let child = parent.fork();
-    let grandchild = child.fork();
-    for process in [&child, &grandchild] {
-        assert_eq!((process.close(3), process.close(4)), (Close::Leave, Close::Shared(None)));
-    }
-    assert_eq!((parent.close(3), parent.close(4)), (Close::Leave, LAST));
-}
-
-#[test]
-fn a_close_waits_for_a_fork() {
-    let process = Process::accepting(false);
-    assert_eq!(process.prepare(), []);
-    assert_eq!(process.close(3), Close::Wait);
-    process.table.parent();
-    // There was no child, which nobody tells.
-    assert_eq!(process.close(3), Close::Shared(None));
-    let process = Process::accepting(false);
-    assert_eq!(process.prepare(), []);
-    assert_eq!(process.table.close(3, Some(7), process.shares(), true), Close::Shared(None));
-}
-
-#[test]
-fn a_child_has_nothing_that_came_late() {
-    let process = Process::new();
-    assert_eq!(process.prepare(), []);
-    assert_eq!(process.table.accepted(3, 7, false, process.shares()), None);
-    let child = process.child();
-    process.table.parent();
-    assert_eq!((child.close(3), process.close(3)), (Close::Leave, LAST));
     assert!(child.table.is_of(2) && !child.table.is_of(1));
-}
-
-#[test]
-fn without_a_counter_nobody_ends_it() {
-    for (held, expected) in [(true, vec![Unhold { cookie: 7 }]), (false, vec![])] {
-        let process = Process::with_counters(0);
-        assert_eq!(process.table.accepted(3, 7, held, process.shares()), None);
-        assert_eq!(process.prepare(), expected);
-        let child = process.child();
-        process.table.parent();
-        assert_eq!((process.close(3), child.close(3)), (Close::Leave, Close::Leave));
+    for process in [&child, &parent] {
+        assert_eq!((process.close(3), process.close(4)), (Close::Leave, LAST));
     }
 }
 
 #[test]
-fn counters_come_back() {
-    let process = Process::with_counters(1);
-    for _ in 0..3 {
-        assert_eq!(process.table.accepted(3, 7, false, process.shares()), None);
-        let child = process.fork();
-        assert_eq!((process.close(3), child.close(3)), (Close::Shared(None), LAST));
-    }
+fn a_child_has_no_execve_under_way() {
+    let parent = Process::accepting(false);
+    assert_eq!(parent.executes(&[]), [Executes::Last(ENDED)]);
+    let child = parent.fork();
+    assert_eq!((parent.close(3), child.close(3)), (Close::Leave, LAST));
+    assert!(!parent.table.begins() && child.table.begins());
 }
 
 #[test]
-fn forks_are_one_at_a_time() {
+fn an_execve_waits_for_another() {
     let process = Process::accepting(false);
     assert!(process.table.begins());
     assert!(!process.table.begins());
-    process.table.parent();
+    process.table.goes_on();
     assert!(process.table.begins());
 }
 
@@ -230,16 +165,51 @@ fn a_child_is_held_for_as_its_parent() {
     for held in [true, false] {
         let parent = Process::accepting(held);
         let child = parent.fork();
-        assert_eq!(child.table.child_holds(3, Some(7), child.shares()), held);
-        let unhold = held.then_some(Unhold { cookie: 7 });
-        assert_eq!(parent.close(3), Close::Shared(unhold));
+        assert_eq!(child.table.child_holds(3, Some(7)), held);
         child.table.not_held(3);
-        assert_eq!(child.close(3), LAST);
+        assert_eq!((parent.close(3), child.close(3)), (Close::Last(Last { held, ..ENDED }), LAST));
     }
     // Closed by a bare call: nothing is held under its cookie.
     let child = Process::accepting(true).fork();
-    assert!(!child.table.child_holds(3, Some(8), child.shares()));
+    assert!(!child.table.child_holds(3, Some(8)));
     assert_eq!(child.close(3), Close::Leave);
+}
+
+#[test]
+fn where_it_comes_from_is_known_until_it_is_passed() {
+    let origin = |process: &Process| process.table.entry(3).unwrap().origin;
+    let process = Process::accepting(false);
+    assert_eq!((origin(&process), origin(&process.fork())), (ORIGIN, ORIGIN));
+    // Received from another, for the first time and again.
+    assert_eq!(process.table.received(5, 7, false), None);
+    assert_eq!(origin(&process), Origin::UNKNOWN);
+    let last = Last { origin: Origin::UNKNOWN, ..ENDED };
+    assert_eq!((process.close(3), process.close(5)), (Close::Leave, Close::Last(last)));
+    let process = Process::new();
+    assert_eq!(process.table.received(3, 7, false), None);
+    assert_eq!(process.close(3), Close::Last(last));
+}
+
+#[test]
+fn an_origin_is_what_it_was_made_of() {
+    assert_eq!(Origin::new(4_194_303, 5).known(), Some((4_194_303, 5)));
+    assert_eq!(Origin::from_word(Origin::new(7, u64::MAX >> 22).word()).known(), Some((7, u64::MAX >> 22)));
+    // What does not fit, and the start of the machine, are unknown.
+    for (process, ms) in [(4_194_304, 5), (0, 5), (-1, 5), (7, 1 << 42), (7, 0)] {
+        assert_eq!(Origin::new(process, ms).known(), None, "{process} {ms}");
+    }
+}
+
+#[test]
+fn a_shutdown_hands_over_once() {
+    let process = Process::accepting(true);
+    let hand_over = Shutdown::HandOver { cookie: 7 };
+    assert_eq!(process.table.shutdown(4, Some(7)), Shutdown::Leave);
+    assert_eq!(process.table.shutdown(3, Some(8)), Shutdown::Leave);
+    assert_eq!(process.table.shutdown(3, Some(7)), hand_over);
+    process.table.handed(3);
+    assert_eq!(process.table.shutdown(3, Some(7)), Shutdown::Done);
+    assert_eq!(process.close(3), Close::Handed(Epolls::Unknown, None));
 }
 
 #[test]
@@ -260,45 +230,15 @@ fn what_comes_back_is_ours_again() {
     let process = Process::accepting(false);
     process.copy(3, 4);
     assert_eq!(process.table.given_away(3), None);
-    assert_eq!(process.table.received(5, 7, false, process.shares()), None);
-    assert_eq!((process.close(5), process.close(4)), (Close::Leave, LAST));
+    assert_eq!(process.table.received(5, 7, false), None);
+    let last = Last { origin: Origin::UNKNOWN, ..ENDED };
+    assert_eq!((process.close(5), process.close(4)), (Close::Leave, Close::Last(last)));
     // Another connection does not make it so.
     let process = Process::accepting(false);
     process.copy(3, 4);
     assert_eq!(process.table.given_away(3), None);
-    assert_eq!(process.table.received(5, 8, false, process.shares()), None);
+    assert_eq!(process.table.received(5, 8, false), None);
     assert_eq!(process.close(4), Close::Leave);
-}
-
-#[test]
-fn a_shutdown_hands_over_once() {
-    let process = Process::accepting(true);
-    let hand_over = Shutdown::HandOver { cookie: 7 };
-    assert_eq!(process.table.shutdown(4, Some(7), process.shares()), Shutdown::Leave);
-    assert_eq!(process.table.shutdown(3, Some(8), process.shares()), Shutdown::Leave);
-    assert_eq!(process.table.shutdown(3, Some(7), process.shares()), hand_over);
-    assert!(process.table.handed(3, process.shares()));
-    assert!(!process.table.handed(3, process.shares()));
-    assert_eq!(process.table.shutdown(3, Some(7), process.shares()), Shutdown::Done);
-    assert_eq!(process.close(3), Close::Handed(Epolls::Unknown, None));
-}
-
-#[test]
-fn a_shutdown_is_known_in_other_processes() {
-    let parent = Process::accepting(true);
-    let child = parent.fork();
-    assert!(parent.table.handed(3, parent.shares()));
-    assert_eq!(child.table.shutdown(3, Some(7), child.shares()), Shutdown::Done);
-    assert!(!child.table.handed(3, child.shares()));
-    assert_eq!(parent.close(3), Close::Handed(Epolls::Unknown, None));
-    assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, None));
-    // Not handed over by the child itself: its hold is still there.
-    let parent = Process::accepting(true);
-    let child = parent.fork();
-    assert!(parent.table.handed(3, parent.shares()));
-    let unhold = Some(Unhold { cookie: 7 });
-    assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, unhold));
-    assert_eq!(parent.close(3), Close::Handed(Epolls::Unknown, None));
 }
 
 #[test]
@@ -328,10 +268,9 @@ fn epolls_are_remembered() {
 
 #[test]
 fn an_exec_announces_what_it_closes() {
-    let last = Last { cookie: 7, held: false, epolls: Epolls::Unknown };
     let process = Process::accepting(false);
     process.copy(3, 4);
-    assert_eq!(process.executes(&[]), [Executes::Last(last)]);
+    assert_eq!(process.executes(&[]), [Executes::Last(ENDED)]);
     process.table.announced(3, Count::Handed);
     let back = TakenBack { unhold: Some(Unhold { cookie: 7 }), hold: None, uncount: Some(Count::Handed) };
     assert_eq!(process.fails(), [back, TakenBack::default()]);
@@ -350,17 +289,6 @@ fn an_exec_that_fails_holds_again() {
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[3]), [Executes::Unhold(Unhold { cookie: 7 })]);
     assert_eq!(process.fails(), [again]);
-    let parent = Process::accepting(true);
-    let child = parent.fork();
-    assert_eq!(child.executes(&[]), [Executes::Unhold(Unhold { cookie: 7 })]);
-    assert_eq!(child.fails(), [again]);
-    assert_eq!(
-        (parent.close(3), child.close(3)),
-        (
-            Close::Shared(Some(Unhold { cookie: 7 })),
-            Close::Last(Last { cookie: 7, held: true, epolls: Epolls::Unknown }),
-        )
-    );
     // What is held is announced as well, so it is held again.
     let process = Process::accepting(true);
     assert_eq!(process.executes(&[]).len(), 1);
@@ -375,26 +303,10 @@ fn an_exec_that_fails_holds_again() {
 }
 
 #[test]
-fn an_exec_that_fails_takes_its_part_again() {
-    let parent = Process::accepting(false);
-    let child = parent.fork();
-    assert_eq!(child.executes(&[]), []);
-    assert_eq!(child.fails(), [TakenBack::default()]);
-    assert_eq!((child.close(3), parent.close(3)), (Close::Shared(None), LAST));
-    // The others have closed it meanwhile.
-    let parent = Process::accepting(false);
-    let child = parent.fork();
-    assert_eq!(child.executes(&[]), []);
-    assert_eq!(parent.close(3), LAST);
-    assert_eq!(child.fails(), [TakenBack::default()]);
-    assert_eq!(child.close(3), Close::Handed(Epolls::Unknown, None));
-}
-
-#[test]
 fn fds_are_gone_through_in_their_bounds() {
     let process = Process::new();
     for fd in [2, 5, 9] {
-        assert_eq!(process.table.accepted(fd, fd as u64, false, process.shares()), None);
+        assert_eq!(process.accept(fd, fd as u64, false), None);
     }
     let fds = |first, last| process.table.fds(first, last).collect::<Vec<_>>();
     assert_eq!((fds(0, i32::MAX), fds(-4, 5), fds(3, 8)), (vec![2, 5, 9], vec![2, 5], vec![5]));

@@ -88,6 +88,11 @@ pub(crate) fn send(message: Message, fd: Option<c_int>) -> bool {
     false
 }
 
+/// Sends a message without an fd, unless that would wait.
+pub(crate) fn try_send(message: Message) -> bool {
+    current().is_some_and(|channel| message::send(channel, &message.to_bytes(), None).is_ok())
+}
+
 /// In a forked child: closes the copy of the parent's connection, which would delay its hang-up.
 pub(crate) fn leave() {
     if let Some(fd) = descriptor() {

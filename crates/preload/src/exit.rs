@@ -2,49 +2,45 @@
 
 use core::ffi::c_int;
 
+use linger_custody::Count;
 use linger_custody::process::{Close, Executes, Last};
-use linger_custody::{Count, Fate};
 
-use crate::counts::{seen, unseen};
-use crate::ending::{close, hold_again, patiently, settle, unhold};
-use crate::protocol::{Message, MessageKind};
-use crate::state::{TABLE, is_this_process, shares, unwatch};
-use crate::{channel, sys};
+use crate::counts::{count, uncount};
+use crate::ending::{close, hold_again, nominate, settle, unhold};
+use crate::protocol::MessageKind;
+use crate::state::{TABLE, is_this_process, unwatch};
+use crate::sys;
+
+/// How often an `execve` waits 50 us for one of another thread: a tenth of a second in all.
+const PATIENCE: u32 = 2_000;
 
 /// Announces every connection, before the process ends.
 pub(crate) fn exit() {
     let _errno = sys::Errno::keep();
     for fd in TABLE.fds(0, c_int::MAX) {
         match close(fd) {
-            // Not counted: the exit of a child that inherited the connection and never used it.
-            Close::Shared(held) => unhold(held),
             Close::Unhold(held) => unhold(Some(held)),
             Close::Handed(epolls, held) => {
                 unwatch(fd, epolls);
                 unhold(held);
             }
             Close::Last(last) => drop(announce(fd, last)),
-            Close::Leave | Close::Wait => {}
+            Close::Leave => {}
         }
     }
 }
 
-/// Announces a connection that is closed without a further call. Returns the count that was incremented for it.
+/// Announces a connection that is closed without a further call. Returns what was counted for it here, or will be by the
+/// supervisor.
 fn announce(fd: c_int, last: Last) -> Count {
-    let (fate, unread) = settle(fd);
-    let reason = match fate {
-        Fate::Plain(reason) => reason,
-        _ => {
-            // Also sent for a held connection: it ends the supervisor's assumption that another process may hold it.
-            let passed = (!last.held).then_some(fd);
-            let sent = channel::send(Message::about(MessageKind::Last, last.cookie, unread), passed);
-            if sent || last.held { Count::Handed } else { Count::Refused }
-        }
+    let reason = match settle(fd) {
+        Err(reason) => reason,
+        // Also sent for a held connection: the supervisor then knows how its process ends.
+        Ok(unread) if nominate(MessageKind::Last, fd, &last, unread) || last.held => return Count::Handed,
+        Ok(_) => Count::Refused,
     };
-    if reason != Count::Handed {
-        unhold(last.unhold());
-    }
-    seen(reason);
+    unhold(last.unhold());
+    count(reason);
     reason
 }
 
@@ -54,14 +50,19 @@ pub(crate) fn before_exec() {
     if !is_this_process() {
         return;
     }
-    patiently(|_| TABLE.begins().then_some(()));
+    for _ in 0..PATIENCE {
+        if TABLE.begins() {
+            break;
+        }
+        sys::pause();
+    }
     for fd in TABLE.fds(0, c_int::MAX) {
         if let Some(closes) = sys::closes_on_exec(fd) {
             unhold(TABLE.will_close(fd, closes));
         }
     }
     for fd in TABLE.fds(0, c_int::MAX) {
-        match TABLE.executes(fd, sys::cookie(fd), shares()) {
+        match TABLE.executes(fd, sys::cookie(fd)) {
             Executes::Leave => {}
             Executes::Unhold(held) => unhold(Some(held)),
             Executes::Last(last) => TABLE.announced(fd, announce(fd, last)),
@@ -76,11 +77,12 @@ pub(crate) fn after_exec() {
         return;
     }
     for fd in TABLE.fds(0, c_int::MAX) {
-        let back = TABLE.failed_to_execute(fd, sys::cookie(fd), shares());
+        let back = TABLE.failed_to_execute(fd, sys::cookie(fd));
         unhold(back.unhold);
         back.hold.into_iter().for_each(|cookie| hold_again(fd, cookie));
-        if let Some(reason) = back.uncount {
-            unseen(reason);
+        // The supervisor counts what it was told to end, once it does.
+        if let Some(reason) = back.uncount.filter(|reason| *reason != Count::Handed) {
+            uncount(reason);
         }
     }
     TABLE.goes_on();

@@ -7,7 +7,7 @@ use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
-use crate::message::{MsgHdr, rights};
+use crate::message::{MMsgHdr, MsgHdr, rights};
 use crate::state::{TABLE, is_this_process, program_lingers};
 use crate::{channel, ending, exit, settings, sys};
 
@@ -48,7 +48,7 @@ real! {
     CONNECT c"connect", SETSOCKOPT c"setsockopt", SENDMSG c"sendmsg", RECVMSG c"recvmsg",
     EPOLL_CREATE c"epoll_create", EPOLL_CREATE1 c"epoll_create1", EPOLL_CTL c"epoll_ctl",
     EXECVE c"execve", EXECV c"execv", EXECVP c"execvp", EXECVPE c"execvpe", FEXECVE c"fexecve",
-    QUICK_EXIT c"quick_exit", SPAWN_DUP2 c"posix_spawn_file_actions_adddup2",
+    QUICK_EXIT c"quick_exit", SENDMMSG c"sendmmsg", RECVMMSG c"recvmmsg",
 }
 
 /// Calls the real function with its C type.
@@ -198,7 +198,7 @@ extern "C" fn fclose(file: *mut c_void) -> c_int {
 extern "C" fn accept(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_int {
     let got = call!(ACCEPT as fn(c_int, *mut c_void, *mut c_uint) -> c_int, fd, address, length);
     if got >= 0 {
-        ending::begin(got);
+        ending::accepted(got);
     }
     got
 }
@@ -208,7 +208,7 @@ extern "C" fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flag
     let got =
         call!(ACCEPT4 as fn(c_int, *mut c_void, *mut c_uint, c_int) -> c_int, fd, address, length, flags);
     if got >= 0 {
-        ending::begin(got);
+        ending::accepted(got);
     }
     got
 }
@@ -221,7 +221,7 @@ extern "C" fn connect(fd: c_int, address: *const c_void, length: c_uint) -> c_in
     if outgoing && (result == 0 || sys::errno() == EINPROGRESS) {
         let _errno = sys::Errno::keep();
         if sys::is_tcp(fd) {
-            ending::begin(fd);
+            ending::connected(fd);
         }
     }
     result
@@ -265,6 +265,40 @@ extern "C" fn recvmsg(fd: c_int, message: *mut MsgHdr, flags: c_int) -> isize {
     if got >= 0 {
         // SAFETY: the kernel has filled the program's message.
         unsafe { rights(message) }.for_each(ending::received);
+    }
+    got
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn sendmmsg(fd: c_int, messages: *mut MMsgHdr, count: c_uint, flags: c_int) -> c_int {
+    let sent = call!(SENDMMSG as fn(c_int, *mut MMsgHdr, c_uint, c_int) -> c_int, fd, messages, count, flags);
+    for place in 0..usize::try_from(sent).unwrap_or(0) {
+        // SAFETY: as many of the program's messages as the kernel has read.
+        let passed = unsafe { rights(messages.wrapping_add(place).cast()) };
+        passed.filter(|fd| TABLE.is_tracked(*fd)).for_each(ending::given_away);
+    }
+    sent
+}
+
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn recvmmsg(
+    fd: c_int,
+    messages: *mut MMsgHdr,
+    count: c_uint,
+    flags: c_int,
+    timeout: *mut c_void,
+) -> c_int {
+    let got = call!(
+        RECVMMSG as fn(c_int, *mut MMsgHdr, c_uint, c_int, *mut c_void) -> c_int,
+        fd,
+        messages,
+        count,
+        flags,
+        timeout
+    );
+    for place in 0..usize::try_from(got).unwrap_or(0) {
+        // SAFETY: as many of the program's messages as the kernel has filled.
+        unsafe { rights(messages.wrapping_add(place).cast()) }.for_each(ending::received);
     }
     got
 }
@@ -333,15 +367,6 @@ extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_
     executing(|| call!(FEXECVE as fn(c_int, Strings, Strings) -> c_int, fd, arguments, environment))
 }
 
-// A connection that becomes standard input or output of a spawned program belongs to that program.
-#[cfg_attr(preloaded, unsafe(no_mangle))]
-extern "C" fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int, new: c_int) -> c_int {
-    if TABLE.is_tracked(old) {
-        ending::given_away(old);
-    }
-    call!(SPAWN_DUP2 as fn(*mut c_void, c_int, c_int) -> c_int, actions, old, new)
-}
-
 // Variadic in C: arguments that the caller did not pass are undefined and not used. Some libraries (libuv) call
 // `syscall(SYS_close, fd)` to avoid a cancellation point.
 #[cfg_attr(preloaded, unsafe(no_mangle))]
@@ -356,6 +381,12 @@ extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
         sys::number::ACCEPT => accept(fd, b as *mut c_void, c as *mut c_uint).into(),
         sys::number::ACCEPT4 => accept4(fd, b as *mut c_void, c as *mut c_uint, d as c_int).into(),
         sys::number::EPOLL_CTL => epoll_ctl(fd, b as c_int, c as c_int, d as *mut c_void).into(),
+        sys::number::SENDMSG => sendmsg(fd, b as *const MsgHdr, c as c_int) as c_long,
+        sys::number::RECVMSG => recvmsg(fd, b as *mut MsgHdr, c as c_int) as c_long,
+        sys::number::SENDMMSG => sendmmsg(fd, b as *mut MMsgHdr, c as c_uint, d as c_int).into(),
+        sys::number::RECVMMSG => {
+            recvmmsg(fd, b as *mut MMsgHdr, c as c_uint, d as c_int, e as *mut c_void).into()
+        }
         sys::number::EXECVE => execve(a as *const c_char, b as Strings, c as Strings).into(),
         sys::number::EXIT_GROUP => leave(fd),
         // SAFETY: the program's own call.

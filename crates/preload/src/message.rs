@@ -36,6 +36,13 @@ pub(crate) struct MsgHdr {
     flags: c_int,
 }
 
+/// One of several messages, with its length (`struct mmsghdr`).
+#[repr(C)]
+pub(crate) struct MMsgHdr {
+    message: MsgHdr,
+    length: c_uint,
+}
+
 /// Sends a message, with or without an fd. The error is an errno.
 pub(crate) fn send(channel: c_int, bytes: &[u8], fd: Option<c_int>) -> Result<(), c_int> {
     let iov = IoVec { base: bytes.as_ptr(), length: bytes.len() };

@@ -5,11 +5,11 @@
 //! connection tells the supervisor that the process has exited or called `execve`.
 //! Only `core` is used here: the file is compiled into the library too.
 
-pub use linger_custody::Count;
+pub use linger_custody::{Count, Origin};
 
 /// The environment variable that configures the library: the settings as text.
 ///
-/// `name=HEX;token=HEX;counts=PATH;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
+/// `name=HEX;token=HEX;hold=1;outgoing=1;ports=80,443;exclude=22`, in any order, the last four optional.
 pub const VARIABLE: &str = "LINGER_RUN";
 
 /// The kind of a message.
@@ -19,18 +19,24 @@ pub const VARIABLE: &str = "LINGER_RUN";
 pub enum MessageKind {
     /// The first message of every connection, with the token that keeps strangers out.
     Hello = 1,
-    /// A socket that the program closes and has half-closed: drain and close it now.
+    /// A socket whose last known fd in this process is about to be closed. If nobody else has it, half-close it, drain it
+    /// and close it. Carries no fd if the socket is held.
     Close = 2,
-    /// As `Close`, but the program still has the socket open: at the end, shut down both directions.
+    /// A socket that the program has shut down and half-closed, and has still open: drain it, and at the end shut down both
+    /// directions.
     Shutdown = 3,
-    /// A socket that is closed by the process's exit or by the next `execve`: end it when this connection hangs up. Carries no
-    /// fd if the socket is held.
+    /// A socket that is closed by the process's exit or by the next `execve`: as `Close`, when this connection hangs up.
+    /// Carries no fd if the socket is held.
     Last = 4,
     /// Sent at `accept`: hold this socket, and end it when this connection hangs up, unless it is also held for another
     /// process.
     Hold = 5,
     /// Carries no fd: drop the socket that is held or announced under this cookie, without ending it.
     Release = 6,
+    /// Carries no fd: closes that the library has ended itself, `unread` of them; the [`Count`] is the cookie.
+    Counted = 7,
+    /// As `Counted`, to be taken back: an `execve` has failed.
+    Uncounted = 8,
 }
 
 impl MessageKind {
@@ -43,6 +49,8 @@ impl MessageKind {
             4 => Self::Last,
             5 => Self::Hold,
             6 => Self::Release,
+            7 => Self::Counted,
+            8 => Self::Uncounted,
             _ => return None,
         })
     }
@@ -58,8 +66,20 @@ pub struct Message {
     pub unread: u32,
     /// The socket's cookie (`SO_COOKIE`), which the kernel never reuses.
     pub cookie: u64,
-    /// For `Hello`; otherwise zero.
-    pub token: [u8; 16],
+    /// For `Hello`: the token. For what is let go of: see [`Nomination`].
+    pub rest: [u8; 16],
+}
+
+/// Who lets go of a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Nomination {
+    /// Where it was accepted.
+    pub origin: Origin,
+    /// The process's own pid, in its own namespace.
+    pub process: i32,
+    /// The fd that is closed.
+    pub fd: i32,
 }
 
 impl Message {
@@ -68,12 +88,30 @@ impl Message {
 
     /// A message about a socket.
     pub const fn about(kind: MessageKind, cookie: u64, unread: u32) -> Self {
-        Self { kind: kind as u32, unread, cookie, token: [0; 16] }
+        Self { kind: kind as u32, unread, cookie, rest: [0; 16] }
+    }
+
+    /// The same message, with who lets go of the socket.
+    pub fn by(mut self, process: i32, fd: i32, origin: Origin) -> Self {
+        self.rest[..8].copy_from_slice(&origin.word().to_ne_bytes());
+        self.rest[8..12].copy_from_slice(&process.to_ne_bytes());
+        self.rest[12..].copy_from_slice(&fd.to_ne_bytes());
+        self
+    }
+
+    /// Who lets go of the socket.
+    pub const fn nomination(&self) -> Nomination {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.rest;
+        Nomination {
+            origin: Origin::from_word(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
+            process: i32::from_ne_bytes([i, j, k, l]),
+            fd: i32::from_ne_bytes([m, n, o, p]),
+        }
     }
 
     /// The first message.
     pub const fn hello(token: [u8; 16]) -> Self {
-        Self { kind: MessageKind::Hello as u32, unread: 0, cookie: 0, token }
+        Self { kind: MessageKind::Hello as u32, unread: 0, cookie: 0, rest: token }
     }
 
     /// Encodes the message.
@@ -82,20 +120,20 @@ impl Message {
         bytes[..4].copy_from_slice(&self.kind.to_ne_bytes());
         bytes[4..8].copy_from_slice(&self.unread.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.cookie.to_ne_bytes());
-        bytes[16..].copy_from_slice(&self.token);
+        bytes[16..].copy_from_slice(&self.rest);
         bytes
     }
 
     /// Decodes a message.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let [a, b, c, d, e, f, g, h, cookie @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = *bytes;
-        let mut token = [0; 16];
-        token.copy_from_slice(&bytes[16..]);
+        let mut rest = [0; 16];
+        rest.copy_from_slice(&bytes[16..]);
         Self {
             kind: u32::from_ne_bytes([a, b, c, d]),
             unread: u32::from_ne_bytes([e, f, g, h]),
             cookie: u64::from_ne_bytes(cookie),
-            token,
+            rest,
         }
     }
 }
@@ -103,16 +141,16 @@ impl Message {
 /// Number of counts.
 pub const COUNTS: usize = Count::ALL;
 
-/// Size in bytes of the file of counts that every process maps: a `u64` for each [`Count`], in their order.
-pub const COUNTS_SIZE: usize = 4096;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_message_survives_the_way() {
-        for message in [Message::about(MessageKind::Hold, u64::MAX - 1, 77), Message::hello([9; 16])] {
+        let origin = Origin::new(1_234, 77_000);
+        let close = Message::about(MessageKind::Close, 5, 6).by(1_235, 900, origin);
+        assert_eq!(close.nomination(), Nomination { origin, process: 1_235, fd: 900 });
+        for message in [Message::about(MessageKind::Hold, u64::MAX - 1, 77), Message::hello([9; 16]), close] {
             assert_eq!(Message::from_bytes(&message.to_bytes()), message);
             assert!(MessageKind::of(message.kind).is_some());
         }

@@ -1,12 +1,10 @@
 //! The supervisor's settings, read once before `main`.
 
 use core::cell::UnsafeCell;
-use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 const NAME: usize = 32;
 const PORTS: usize = 64;
-const PATH: usize = 512;
 
 /// The settings, as described at [`VARIABLE`](crate::protocol::VARIABLE).
 pub(crate) struct Settings {
@@ -15,7 +13,6 @@ pub(crate) struct Settings {
     pub(crate) token: [u8; 16],
     pub(crate) hold: bool,
     pub(crate) outgoing: bool,
-    counts: Path,
     only: Ports,
     except: Ports,
 }
@@ -40,7 +37,6 @@ impl Settings {
         token: [0; 16],
         hold: false,
         outgoing: false,
-        counts: Path::NONE,
         only: Ports::NONE,
         except: Ports::NONE,
     };
@@ -48,11 +44,6 @@ impl Settings {
     /// The supervisor's abstract address.
     pub(crate) fn name(&self) -> &[u8] {
         self.name.get(..self.name_length).unwrap_or_default()
-    }
-
-    /// The file in which all processes count.
-    pub(crate) fn counts(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.counts.0).unwrap_or_default()
     }
 
     pub(crate) fn filters_ports(&self) -> bool {
@@ -79,7 +70,6 @@ impl Settings {
                         *byte = digits.iter().fold(0, |byte, digit| byte << 4 | digit_of(*digit));
                     }
                 }
-                b"counts" => self.counts = Path::new(value),
                 b"hold" => self.hold = true,
                 b"outgoing" => self.outgoing = true,
                 b"ports" => read_ports(&mut self.only, value),
@@ -108,22 +98,6 @@ fn read_ports(ports: &mut Ports, text: &[u8]) {
     }
 }
 
-/// A NUL-terminated path; empty if it was too long.
-struct Path([u8; PATH]);
-
-impl Path {
-    const NONE: Self = Self([0; PATH]);
-
-    fn new(path: &[u8]) -> Self {
-        let mut whole = [0; PATH];
-        // One byte stays free for the terminating zero.
-        if let Some(place) = whole[..PATH - 1].get_mut(..path.len()) {
-            place.copy_from_slice(path);
-        }
-        Self(whole)
-    }
-}
-
 static READY: AtomicBool = AtomicBool::new(false);
 static SETTINGS: Once = Once(UnsafeCell::new(Settings::NONE));
 
@@ -141,11 +115,11 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 
 /// Reads the variable's text, before `main`. True if it names a supervisor. `then` runs before the settings are visible to
 /// other threads.
-pub(crate) fn read(text: &[u8], then: impl FnOnce(&Settings)) {
+pub(crate) fn read(text: &[u8], then: impl FnOnce()) {
     // SAFETY: nobody reads it before READY is set, and there is one thread.
     let settings = unsafe { &mut *SETTINGS.0.get() };
     if settings.read(text) {
-        then(settings);
+        then();
         READY.store(true, Ordering::Release);
     }
 }
@@ -162,11 +136,9 @@ mod tests {
 
     #[test]
     fn settings_are_read_in_any_order() {
-        let (all, named) =
-            read("ports=80,443;name=0af;hold=1;token=00ff10;outgoing=1;exclude=22;counts=/tmp/c");
+        let (all, named) = read("ports=80,443;name=0af;hold=1;token=00ff10;outgoing=1;exclude=22");
         assert!(named && all.hold && all.outgoing && all.filters_ports());
         assert_eq!((all.name(), &all.token[..4]), (&b"0af"[..], &[0, 0xff, 0x10, 0][..]));
-        assert_eq!(all.counts(), c"/tmp/c");
         assert_eq!([80, 443, 22, 8080].map(|port| all.wants(port)), [true, true, false, false]);
         let (few, named) = read("name=1;exclude=22");
         assert!(named && !few.hold && !few.outgoing && few.filters_ports());
@@ -180,9 +152,5 @@ mod tests {
         for text in ["", "name=", "hold=1;token=00", &long, ";;=;"] {
             assert!(!read(text).1, "{text}");
         }
-        // A path that does not fit is none.
-        let (settings, named) = read(&format!("name=1;counts=/{}", "x".repeat(PATH)));
-        assert!(named);
-        assert_eq!(settings.counts(), c"");
     }
 }

@@ -2,16 +2,15 @@
 
 use core::ffi::c_int;
 
-use crate::{counts, exit, fork, hooks, settings, state, sys};
+use crate::{exit, fork, hooks, settings, state, sys};
 
 /// Runs before `main`, when the program has one thread.
 extern "C" fn start(_: c_int, _: *const (), _: *const ()) {
     hooks::resolve();
     let Some(text) = sys::environment(c"LINGER_RUN") else { return };
-    settings::read(text.to_bytes(), |settings| {
-        counts::prepare(settings.counts());
+    settings::read(text.to_bytes(), || {
         state::prepare();
-        sys::at_fork(fork::prepare, fork::parent, fork::child);
+        sys::at_fork(fork::child);
     });
 }
 

@@ -1,10 +1,9 @@
-//! The state of this process: the table of its connections, and the counters that it shares with its children.
+//! What this process knows of its connections: the one table.
 
 use core::ffi::c_int;
-use core::mem::size_of;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use linger_custody::process::{Epolls, ShareWord, Shares, Table};
+use linger_custody::process::{Epolls, Table};
 
 use crate::sys;
 
@@ -13,26 +12,12 @@ const FDS: usize = 1 << 18;
 
 pub(crate) static TABLE: Table<FDS> = Table::new();
 
-static SHARES: AtomicPtr<ShareWord> = AtomicPtr::new(core::ptr::null_mut());
-
 /// Whether the program has ever set `SO_LINGER`; an accepted socket inherits it.
 static LINGERS: AtomicBool = AtomicBool::new(false);
 
-/// Maps the shared memory, before `main`.
+/// Before `main`.
 pub(crate) fn prepare() {
-    if let Some(memory) = sys::map(None, Shares::MOST * size_of::<ShareWord>()) {
-        SHARES.store(memory.cast(), Relaxed);
-    }
     TABLE.belongs_to(sys::pid());
-}
-
-pub(crate) fn shares() -> Shares<'static> {
-    let memory = SHARES.load(Relaxed);
-    if memory.is_null() {
-        return Shares::new(&[]);
-    }
-    // SAFETY: the mapping has MOST zeroed words, is page-aligned and never unmapped.
-    Shares::new(unsafe { core::slice::from_raw_parts(memory, Shares::MOST) })
 }
 
 pub(crate) fn is_this_process() -> bool {

@@ -15,8 +15,13 @@ unsafe extern "C" {
     fn c_fileno(file: *mut c_void) -> c_int;
     #[link_name = "fflush"]
     fn c_fflush(file: *mut c_void) -> c_int;
-    fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> c_int;
+    fn pthread_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+    ) -> c_int;
     fn getenv(name: *const c_char) -> *const c_char;
+    fn clock_gettime(clock: c_int, time: *mut i64) -> c_int;
 }
 
 // pthread_atfork lives in the static part of the C library, which the linker script of this name includes.
@@ -76,7 +81,6 @@ pub(crate) use syscall;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod number {
     pub(crate) const CLOSE: i64 = 3;
-    pub(crate) const MMAP: i64 = 9;
     pub(crate) const IOCTL: i64 = 16;
     pub(crate) const DUP: i64 = 32;
     pub(crate) const DUP2: i64 = 33;
@@ -88,14 +92,15 @@ pub(crate) mod number {
     pub(crate) const SOCKET: i64 = 41;
     pub(crate) const CONNECT: i64 = 42;
     pub(crate) const SENDMSG: i64 = 46;
-    pub(crate) const RECVFROM: i64 = 45;
+    pub(crate) const RECVMSG: i64 = 47;
+    pub(crate) const RECVMMSG: i64 = 299;
+    pub(crate) const SENDMMSG: i64 = 307;
     pub(crate) const SHUTDOWN: i64 = 48;
     pub(crate) const GETSOCKNAME: i64 = 51;
     pub(crate) const GETSOCKOPT: i64 = 55;
     pub(crate) const FCNTL: i64 = 72;
     pub(crate) const EXIT_GROUP: i64 = 231;
     pub(crate) const EPOLL_CTL: i64 = 233;
-    pub(crate) const OPENAT: i64 = 257;
     pub(crate) const PPOLL: i64 = 271;
     pub(crate) const CLOSE_RANGE: i64 = 436;
 }
@@ -112,7 +117,6 @@ pub(crate) mod number {
     pub(crate) const EXECVE: i64 = 221;
     pub(crate) const FCNTL: i64 = 25;
     pub(crate) const IOCTL: i64 = 29;
-    pub(crate) const OPENAT: i64 = 56;
     pub(crate) const CLOSE: i64 = 57;
     pub(crate) const PPOLL: i64 = 73;
     pub(crate) const EXIT_GROUP: i64 = 94;
@@ -120,11 +124,12 @@ pub(crate) mod number {
     pub(crate) const SOCKET: i64 = 198;
     pub(crate) const CONNECT: i64 = 203;
     pub(crate) const GETSOCKNAME: i64 = 204;
-    pub(crate) const RECVFROM: i64 = 207;
     pub(crate) const GETSOCKOPT: i64 = 209;
     pub(crate) const SHUTDOWN: i64 = 210;
     pub(crate) const SENDMSG: i64 = 211;
-    pub(crate) const MMAP: i64 = 222;
+    pub(crate) const RECVMSG: i64 = 212;
+    pub(crate) const RECVMMSG: i64 = 243;
+    pub(crate) const SENDMMSG: i64 = 269;
     pub(crate) const CLOSE_RANGE: i64 = 436;
 }
 
@@ -157,7 +162,6 @@ const AF_INET6: u16 = 10;
 const SOCK_SEQPACKET: c_int = 5;
 const SOCK_NONBLOCK: c_int = 0o4000;
 const SOCK_CLOEXEC: c_int = 0o2000000;
-const MSG_TRUNC: c_int = 0x20;
 pub(crate) const MSG_DONTWAIT: c_int = 0x40;
 const FIONREAD: c_int = 0x541b;
 pub(crate) const F_DUPFD: c_int = 0;
@@ -210,9 +214,21 @@ pub(crate) fn environment(name: &core::ffi::CStr) -> Option<&'static core::ffi::
     (!value.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(value) })
 }
 
-pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
-    // SAFETY: the functions are of this library, which is never unloaded (`-z nodelete`).
-    unsafe { pthread_atfork(prepare, parent, child) };
+/// Has a function called in each forked child.
+pub(crate) fn at_fork(child: extern "C" fn()) {
+    // SAFETY: the function is of this library, which is never unloaded (`-z nodelete`).
+    unsafe { pthread_atfork(None, None, Some(child)) };
+}
+
+/// The time since the machine's start, in milliseconds (`CLOCK_BOOTTIME`); without a system call where the kernel offers
+/// that (vdso(7)).
+pub(crate) fn since_start_ms() -> u64 {
+    const BOOTTIME: c_int = 7;
+    let mut time: [i64; 2] = [0; 2];
+    // SAFETY: writes one timespec of two longs.
+    let result = unsafe { clock_gettime(BOOTTIME, time.as_mut_ptr()) };
+    let [seconds, nanoseconds] = time;
+    if result == 0 { seconds as u64 * 1_000 + nanoseconds as u64 / 1_000_000 } else { 0 }
 }
 
 /// The fd of a `FILE`.
@@ -320,15 +336,6 @@ pub(crate) fn unread(fd: c_int) -> u32 {
     if result == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
-/// Discards received bytes. Returns their number (0 at the end of the stream), or an errno.
-pub(crate) fn discard(fd: c_int) -> Result<u64, c_int> {
-    let (most, flags) = (c_long::from(c_int::MAX), MSG_TRUNC | MSG_DONTWAIT);
-    let nothing = core::ptr::null_mut::<c_void>();
-    // SAFETY: on TCP the null buffer with MSG_TRUNC means "discard"; elsewhere it is answered with EFAULT.
-    let got = unsafe { syscall!(number::RECVFROM, fd, nothing, most, flags, nothing, nothing) };
-    u64::try_from(got).map_err(|_| errno())
-}
-
 #[repr(C)]
 struct PollFd {
     fd: c_int,
@@ -382,30 +389,4 @@ pub(crate) fn connect(name: &[u8]) -> Option<c_int> {
         return None;
     }
     Some(fd)
-}
-
-/// Maps `size` bytes, anonymous and shared with forked children, or of a file.
-pub(crate) fn map(path: Option<&core::ffi::CStr>, size: usize) -> Option<*mut c_void> {
-    const READ_WRITE: c_long = 3;
-    const SHARED: c_long = 1;
-    const ANONYMOUS: c_long = 0x20;
-    let mut fd = -1;
-    let mut flags = SHARED | ANONYMOUS;
-    if let Some(path) = path {
-        const AT_FDCWD: c_long = -100;
-        const READ_WRITE_CLOEXEC: c_long = 0o2 | 0o2000000;
-        // SAFETY: the path ends in a zero.
-        fd = unsafe { syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), READ_WRITE_CLOEXEC) as c_int };
-        if fd < 0 {
-            return None;
-        }
-        flags = SHARED;
-    }
-    let (anywhere, offset) = (core::ptr::null::<c_void>(), c_long::from(0));
-    // SAFETY: a new mapping, which overlaps nothing.
-    let got = unsafe { syscall!(number::MMAP, anywhere, size, READ_WRITE, flags, c_long::from(fd), offset) };
-    if fd >= 0 {
-        close(fd);
-    }
-    (got != -1).then_some(got as *mut c_void)
 }

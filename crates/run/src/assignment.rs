@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use linger::{Budget, Policy};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -129,7 +130,9 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
         manner: words.manner,
         ..Options::default()
     };
-    let address = Address::received(words.name, words.token, listener);
+    // As seen from here: the sender may live in another pid namespace.
+    let sender = socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs();
+    let address = Address::received(words.name, words.token, listener, sender);
     let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: library.into() };
     Ok(Assignment { program, stderr, parts, options })
 }

@@ -51,7 +51,7 @@ pub(crate) fn run(
     let child = started?;
     raise_descriptor_limit(limit);
     let status = wait(child, &signals, |asked| {
-        if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal) {
+        if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| supervision.refusal()) {
             notify(Notice::Refused(&refusal));
         }
         if asked {

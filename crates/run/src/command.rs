@@ -17,7 +17,7 @@ use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics};
 /// Runs a command to its end. Then waits until its last connection has ended, at most for [`Options::linger_at_exit`].
 ///
 /// Where possible ([`Place::Itself`]) the calling process becomes the command, and this function returns in another process:
-/// the supervisor, which was forked off before, in a session of its own, with stderr alone of the caller's fds. It returns once
+/// the supervisor, which was forked off before, in a session of its own and at `/`, with stderr alone of the caller's fds. It returns once
 /// in any case: an error is returned to the caller. SIGUSR1 to the supervisor calls `notify` with a report, and it ignores all
 /// other signals: it ends with the program and its connections.
 ///
@@ -40,8 +40,6 @@ pub fn run(
     check(options)?;
     let program = Program::find(command, &options.search)?;
     let via = way_in(&program, options)?;
-    let (place, reason) = Place::choose(via, options);
-    tracing::info!(?place, reason, "where the program is to run");
     let address = Address::new().map_err(RunError::system("cannot listen for the program's connections"))?;
     let metrics = options.metrics.map(metrics::listen).transpose()?;
     let (name, token) = (address.name.clone(), address.token);
@@ -49,6 +47,12 @@ pub fn run(
         Via::Preload => Way::Preload(Preload::unpack(&name, token, options)?),
         Via::Seccomp => Way::Seccomp(Arc::default()),
     };
+    let (place, reason) = if way.preload().is_some_and(Preload::is_in_memory) {
+        (Place::Child, "the preloaded library is in this process's memory")
+    } else {
+        Place::choose(via, options)
+    };
+    tracing::info!(?place, reason, "where the program is to run");
     let mut prepared = Command::new(&program.path);
     prepared.arg0(command).args(arguments);
     let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way) };

@@ -71,12 +71,14 @@ pub enum RunError {
     },
     /// No directory for the preloaded library: none of those tried allows writing and executing.
     #[error(
-        "no directory for the preloaded library: {tried} are read-only or mounted noexec; mount one of them without \
-         noexec"
+        "no directory for the preloaded library: {tried} are read-only or mounted noexec, and it cannot be kept in memory \
+         ({source}); mount one of them without noexec, or name another by TMPDIR"
     )]
     NowhereToUnpack {
         /// The directories tried.
         tried: String,
+        /// Why not in memory.
+        source: io::Error,
     },
     /// The metrics endpoint cannot listen.
     #[error("the counts cannot be served on {address}: {source}")]

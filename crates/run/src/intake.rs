@@ -5,24 +5,36 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use linger::{Closer, Ended, Policy};
-use linger_preload::protocol::{Message, MessageKind};
+use linger::{Closer, Policy};
+use linger_custody::world::{Name, Pid};
+use linger_custody::{Count, Origin};
+use linger_preload::protocol::{Message, MessageKind, Nomination};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, SocketAddrUnix,
-    SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 
-use crate::report::Tally;
+use crate::ender::Ender;
+use crate::prover::{Nominee, Proof, Prover};
+use crate::tally::Tally;
 
-/// Pause after each round of work, so that the next messages arrive as one batch. A wake-up costs the program's processor
-/// more than all work for one connection. Peers do not notice: the program has already sent the FIN.
+/// Pause after each round of work while much arrives, so that the next messages arrive as one batch. A wake-up costs the
+/// program's processor more than all work for one connection.
 const NAP: Duration = Duration::from_millis(1);
+
+/// Messages in the time of a [`NAP`] that are much.
+const MUCH: usize = 8;
+
+/// The part of the time that may be spent on proofs: one in so many.
+const SHARE: u32 = 10;
+
+/// Longest pause after a proof.
+const LONGEST: Duration = Duration::from_millis(50);
 
 /// Messages read from one process before the next process has its turn.
 const TURN: usize = 256;
@@ -46,10 +58,12 @@ pub(crate) struct Address {
     pub(crate) name: String,
     pub(crate) token: [u8; 16],
     listener: OwnedFd,
+    /// The program, or the process whose child it is.
+    root: u32,
 }
 
 impl Address {
-    /// Listens on a new abstract unix address (unix(7)).
+    /// Listens on a new abstract unix address (unix(7)), for the process that this one becomes and for its own children.
     pub(crate) fn new() -> io::Result<Self> {
         let mut random = [0; 24];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -59,12 +73,12 @@ impl Address {
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
         rustix::net::listen(&listener, 4_096)?;
-        Ok(Self { name, token: token.try_into().unwrap_or_default(), listener })
+        Ok(Self { name, token: token.try_into().unwrap_or_default(), listener, root: std::process::id() })
     }
 
-    /// One that another process listens at, with a copy of its listener.
-    pub(crate) fn received(name: String, token: [u8; 16], listener: OwnedFd) -> Self {
-        Self { name, token, listener }
+    /// One that the process `root` listens at, with a copy of its listener.
+    pub(crate) fn received(name: String, token: [u8; 16], listener: OwnedFd, root: u32) -> Self {
+        Self { name, token, listener, root }
     }
 
     pub(crate) fn listener(&self) -> BorrowedFd<'_> {
@@ -84,6 +98,7 @@ impl Intake {
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, &address.listener, epoll::EventData::new_u64(LISTENER), readable)?;
         epoll::add(&epoll, stop.as_fd(), epoll::EventData::new_u64(STOP), readable)?;
+        let root = address.root;
         let worker = Worker {
             address,
             epoll,
@@ -92,7 +107,9 @@ impl Intake {
             processes: HashMap::new(),
             strangers: 0,
             next: STOP + 1,
-            ender: Ender { closer, policy, tally },
+            prover: Prover::new(root),
+            ender: Ender::new(closer, policy, tally),
+            pace: Pace::new(),
         };
         let thread = thread::Builder::new().name("linger-intake".into()).spawn(move || worker.run())?;
         Ok(Self { thread, stop })
@@ -115,7 +132,9 @@ struct Worker {
     /// Number of processes that have not sent the token yet.
     strangers: usize,
     next: u64,
+    prover: Prover,
     ender: Ender,
+    pace: Pace,
 }
 
 /// A process of the program that is connected.
@@ -129,12 +148,16 @@ struct ConnectedProcess {
 /// A socket that is ended when the process that sent it ends.
 struct HeldFd {
     fd: OwnedFd,
-    /// Whether the process has said that it is the only holder. Otherwise another process may still hold the socket.
+    by: Name,
+    origin: Origin,
+    unread: u32,
+    /// Whether the process has announced its end. Otherwise it is killed.
     last: bool,
 }
 
 enum Received {
-    Message(Message, Option<OwnedFd>),
+    /// With the fd that it carries, and the process that sent it.
+    Message(Message, Option<OwnedFd>, u32),
     Nothing,
     End,
 }
@@ -143,33 +166,58 @@ impl Worker {
     fn run(mut self) {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
         loop {
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = self.stopping.then_some(&at_once);
-            let got = match epoll::wait(&self.epoll, &mut events, timeout) {
+            let due = self.prover.due().map(|due| due.saturating_duration_since(Instant::now()));
+            let idle = self.stopping && due.is_none();
+            let timeout = if idle { Some(Duration::ZERO) } else { due };
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            let got = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Ok((got, _)) => got,
                 Err(_) => continue,
             };
-            if self.stopping && got.is_empty() {
+            if idle && got.is_empty() {
                 return;
             }
-            let mut worked = false;
+            let started = Instant::now();
+            let mut messages = 0;
             for event in got {
                 match event.data.u64() {
-                    LISTENER => self.accept(),
+                    LISTENER => messages += self.accept(),
                     STOP => {
                         self.stopping = true;
                         let _ = epoll::delete(&self.epoll, self.stop.as_fd());
                     }
-                    id => worked |= self.serve(id),
+                    id => messages += self.serve(id),
                 }
             }
-            if worked && !self.stopping {
-                thread::sleep(NAP);
+            let proofs = self.judge();
+            if messages > 0 && !self.stopping {
+                thread::sleep(self.pace.pause(started, messages).max((proofs * (SHARE - 1)).min(LONGEST)));
             }
         }
     }
 
-    fn accept(&mut self) {
+    /// Judges what was nominated. Returns how long that took.
+    fn judge(&mut self) -> Duration {
+        let started = Instant::now();
+        let (ender, processes) = (&self.ender, &self.processes);
+        self.prover.judge(|proof| {
+            // What another process has announced, or is held for it, ends with that one.
+            let waits = |nominee: &Nominee| {
+                processes.values().any(|process| process.waiting.contains_key(&nominee.cookie))
+            };
+            match proof {
+                Proof::Sole(nominee) if waits(&nominee) => ender.conclude(Proof::Shared(nominee)),
+                proof => ender.conclude(proof),
+            }
+        });
+        self.ender.looked(self.prover.looks());
+        started.elapsed()
+    }
+
+    /// Accepts processes, and reads what they have sent: one that has ended already is heard before its connections are
+    /// judged. Returns the number of messages.
+    fn accept(&mut self) -> usize {
+        let first = self.next;
         while let Ok(connection) = rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
             if self.strangers >= STRANGERS {
                 tracing::info!(
@@ -179,22 +227,27 @@ impl Worker {
                 continue;
             }
             let data = epoll::EventData::new_u64(self.next);
-            if epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok() {
+            // Each message then says which process has sent it: a forked child has its parent's connection, too.
+            if rustix::net::sockopt::set_socket_passcred(&connection, true).is_ok()
+                && epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok()
+            {
                 let process = ConnectedProcess { connection, known: false, waiting: HashMap::new() };
                 self.processes.insert(self.next, process);
                 self.strangers += 1;
                 self.next += 1;
             }
         }
+        (first..self.next).map(|id| self.serve(id)).sum()
     }
 
-    /// Handles pending messages of one process. True if there were any.
-    fn serve(&mut self, id: u64) -> bool {
-        let Some(process) = self.processes.get_mut(&id) else { return false };
+    /// Handles pending messages of one process. Returns their number; the end is one.
+    fn serve(&mut self, id: u64) -> usize {
+        let Some(process) = self.processes.get_mut(&id) else { return 0 };
+        let mut messages = 0;
         for turn in 0..TURN {
             match receive(&process.connection) {
-                Received::Nothing => return turn > 0,
-                Received::Message(message, _) if !process.known => {
+                Received::Nothing => return turn,
+                Received::Message(message, ..) if !process.known => {
                     if message != Message::hello(self.address.token) {
                         tracing::info!(id, "process turned away: it does not know the token");
                         break;
@@ -203,54 +256,83 @@ impl Worker {
                     process.known = true;
                     self.strangers -= 1;
                 }
-                Received::Message(message, fd) => process.obey(&message, fd, &self.ender),
+                Received::Message(message, fd, by) => {
+                    process.obey(&message, fd, by, &mut self.prover, &self.ender);
+                }
                 Received::End => break,
             }
-            if turn + 1 == TURN {
-                return true;
+            messages = turn + 1;
+            if messages == TURN {
+                return TURN;
             }
         }
-        let Some(process) = self.processes.remove(&id) else { return true };
+        let Some(process) = self.processes.remove(&id) else { return messages };
         if !process.known {
             self.strangers -= 1;
         }
         tracing::debug!(id, waiting = process.waiting.len(), "process has ended");
-        for (cookie, HeldFd { fd, last }) in process.waiting {
-            // Another process may still hold it.
-            if last || !self.processes.values().any(|other| other.waiting.contains_key(&cookie)) {
-                tracing::info!(cookie, "lingers: the last process that had it has ended");
-                self.ender.end(fd);
-            } else {
-                tracing::info!(cookie, "left plain: another process has it");
-            }
+        for (cookie, HeldFd { fd, by, origin, unread, last }) in process.waiting {
+            tracing::info!(cookie, last, "nominated: its process has ended");
+            self.prover.nominate(Nominee { fd, cookie, by, origin, unread, closed: false });
         }
-        true
+        messages + 1
+    }
+}
+
+/// How many messages have arrived lately.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    messages: usize,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), messages: 0 }
+    }
+
+    /// The pause after a round that began at `started`.
+    fn pause(&mut self, started: Instant, messages: usize) -> Duration {
+        if started.duration_since(self.since) >= NAP {
+            *self = Self { since: started, messages: 0 };
+        }
+        self.messages += messages;
+        if self.messages >= MUCH { NAP } else { Duration::ZERO }
     }
 }
 
 impl ConnectedProcess {
-    fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, ender: &Ender) {
+    fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, by: u32, prover: &mut Prover, ender: &Ender) {
         // For a held connection the fd arrived with the `Hold` message.
         let waiting = self.waiting.remove(&message.cookie);
-        let was_last = waiting.as_ref().is_some_and(|waiting| waiting.last);
         let fd = waiting.map(|waiting| waiting.fd).or(fd);
-        match MessageKind::of(message.kind) {
-            Some(MessageKind::Close) => match fd {
-                Some(fd) => ender.end(fd),
-                None => ender.missed(),
-            },
-            Some(MessageKind::Shutdown) => {
-                if let Some(fd) = fd {
-                    // The library counts what it shuts down, unless it had announced it.
-                    ender.end_and_shut_down(fd, was_last);
+        let Nomination { origin, process, fd: closing, .. } = message.nomination();
+        // In a pid namespace of its own a process does not know the pids that are known here.
+        let origin = if i64::from(process) == i64::from(by) { origin } else { Origin::UNKNOWN };
+        // The socket's own word, not the process's.
+        let own = fd.as_ref().and_then(|fd| rustix::net::sockopt::socket_cookie(fd).ok());
+        let (by, cookie) = (Name { pid: Pid(by), fd: closing }, own.unwrap_or(message.cookie));
+        match (MessageKind::of(message.kind), fd) {
+            (Some(MessageKind::Close), Some(fd)) if by.pid.0 == std::process::id() => ender.end_proved(fd),
+            (Some(MessageKind::Close), Some(fd)) => {
+                prover.nominate(Nominee { fd, cookie, by, origin, unread: message.unread, closed: true });
+            }
+            (Some(MessageKind::Close), None) => ender.missed(),
+            (Some(MessageKind::Shutdown), Some(fd)) => {
+                ender.end_and_shut_down(fd, cookie, message.unread);
+            }
+            (Some(kind @ (MessageKind::Last | MessageKind::Hold)), Some(fd)) => {
+                let last = kind == MessageKind::Last;
+                self.waiting.insert(cookie, HeldFd { fd, by, origin, unread: message.unread, last });
+            }
+            (Some(kind @ (MessageKind::Counted | MessageKind::Uncounted)), _) => {
+                let count = Count::EACH.into_iter().find(|count| *count as u64 == cookie);
+                match count.filter(|count| *count != Count::Seen) {
+                    Some(count) if kind == MessageKind::Counted => ender.count(count, message.unread.into()),
+                    Some(count) => ender.uncount(count),
+                    None => {}
                 }
             }
-            Some(kind @ (MessageKind::Last | MessageKind::Hold)) => {
-                if let Some(fd) = fd {
-                    self.waiting.insert(message.cookie, HeldFd { fd, last: kind == MessageKind::Last });
-                }
-            }
-            Some(MessageKind::Release) => drop(fd),
             _ => {}
         }
     }
@@ -258,7 +340,7 @@ impl ConnectedProcess {
 
 fn receive(connection: &OwnedFd) -> Received {
     let mut bytes = [0; Message::SIZE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let got = loop {
@@ -267,60 +349,22 @@ fn receive(connection: &OwnedFd) -> Received {
             other => break other,
         }
     };
-    let mut fd = None;
+    let (mut fd, mut by) = (None, 0);
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            fd = fd.or(fds.last());
+        match message {
+            RecvAncillaryMessage::ScmRights(fds) => fd = fd.or(fds.last()),
+            RecvAncillaryMessage::ScmCredentials(sender) => {
+                by = sender.pid.as_raw_nonzero().get().cast_unsigned()
+            }
+            _ => {}
         }
     }
     match got {
-        Ok(received) if received.bytes == Message::SIZE => Received::Message(Message::from_bytes(&bytes), fd),
+        Ok(received) if received.bytes == Message::SIZE => {
+            Received::Message(Message::from_bytes(&bytes), fd, by)
+        }
         Err(Errno::AGAIN) => Received::Nothing,
         // The library only sends messages of this length; anything else comes from a stranger.
         Ok(_) | Err(_) => Received::End,
-    }
-}
-
-/// Hands sockets over to the closer, and counts the outcomes.
-struct Ender {
-    closer: Closer,
-    policy: Policy,
-    tally: Arc<Tally>,
-}
-
-impl Ender {
-    /// One that the library has not counted.
-    fn end(&self, fd: OwnedFd) {
-        self.tally.taken.fetch_add(1, Relaxed);
-        self.end_then(fd, || {});
-    }
-
-    /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
-    fn end_and_shut_down(&self, fd: OwnedFd, is_to_be_counted: bool) {
-        self.tally.taken.fetch_add(is_to_be_counted.into(), Relaxed);
-        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
-        self.end_then(fd, move || {
-            let _ = rustix::net::shutdown(&other, Shutdown::Both);
-        });
-    }
-
-    /// One that was to be held here, and is not.
-    fn missed(&self) {
-        self.tally.not_held.fetch_add(1, Relaxed);
-    }
-
-    fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
-        // SIOCOUTQ counts the FIN of the half-close as one byte.
-        let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
-        let tally = Arc::clone(&self.tally);
-        self.closer.close_then(fd, &self.policy, move |outcome| {
-            tally
-                .bytes_saved
-                .fetch_add(before.saturating_sub(outcome.unacknowledged.unwrap_or(before)), Relaxed);
-            if outcome.ended == Ended::Gone && outcome.delivered() {
-                tally.closed_before.fetch_add(1, Relaxed);
-            }
-            then();
-        });
     }
 }

@@ -4,15 +4,16 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use linger::Closer;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::intake::{Address, Intake};
 use crate::preload::Preload;
-use crate::report::Tally;
 use crate::seccomp::{Counts, Seccomp};
-use crate::{Options, Program, RunError, RunReport, metrics};
+use crate::tally::Tally;
+use crate::{Options, Program, Refusal, RunError, RunReport, metrics};
 
 /// How a supervised program ended.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
 pub(crate) struct Supervision {
     closer: Closer,
     intake: Intake,
+    tally: Arc<Tally>,
     way: Arc<Way>,
     report: Arc<dyn Fn() -> RunReport + Send + Sync>,
 }
@@ -63,19 +65,26 @@ impl Supervision {
         let tally = Arc::new(Tally::default());
         let report = {
             let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
-            Arc::new(move || RunReport::new(way.counts(&tally), way.looks(), &closer.snapshot(), &tally))
+            Arc::new(move || {
+                RunReport::new(way.counts(&tally), way.looks(&tally), &closer.snapshot(), &tally)
+            })
         };
         if let Some(listener) = metrics {
             metrics::serve(listener, closer.clone(), Arc::clone(&report) as _)
                 .map_err(RunError::system("cannot serve the counts"))?;
         }
-        let intake = Intake::start(address, closer.clone(), options.policy, tally)
+        let intake = Intake::start(address, closer.clone(), options.policy, Arc::clone(&tally))
             .map_err(RunError::system("cannot start the intake"))?;
-        Ok(Self { closer, intake, way, report })
+        Ok(Self { closer, intake, tally, way, report })
     }
 
     pub(crate) fn report(&self) -> RunReport {
         (self.report)()
+    }
+
+    /// The first process that could not be looked at, once. SIGCHLD to this process says that there is one.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.tally.refusal()
     }
 
     /// Waits until the last connection has ended, after the last process of the program has.
@@ -102,14 +111,14 @@ impl From<Preload> for Arc<Way> {
 impl Way {
     pub(crate) fn counts(&self, tally: &Tally) -> [u64; linger_preload::protocol::COUNTS] {
         match self {
-            Self::Preload(preload) => tally.complete(preload.counts()),
+            Self::Preload(_) => tally.all(),
             Self::Seccomp(counts) => counts.all(),
         }
     }
 
-    pub(crate) fn looks(&self) -> u64 {
+    pub(crate) fn looks(&self, tally: &Tally) -> u64 {
         match self {
-            Self::Preload(_) => 0,
+            Self::Preload(_) => tally.looks.load(Relaxed),
             Self::Seccomp(counts) => counts.looks(),
         }
     }

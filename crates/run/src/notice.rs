@@ -1,11 +1,7 @@
 //! What the supervisor has to say while the program runs.
 
-use std::fmt;
-use std::io;
-
-use linger_untrusted::Untrusted;
-
-use crate::RunReport;
+use crate::refusal::Refusal;
+use crate::report::RunReport;
 
 /// What the supervisor has to say while the program runs.
 #[derive(Debug)]
@@ -13,52 +9,6 @@ use crate::RunReport;
 pub enum Notice<'a> {
     /// The counts, as requested by SIGUSR1.
     Report(&'a RunReport),
-    /// The fds of a process cannot be copied. Reported for the first such process of a run.
+    /// The fds of a process cannot be looked at. Reported for the first such process of a run.
     Refused(&'a Refusal),
-}
-
-/// A process whose closes stay plain, because its fds cannot be copied (`pidfd_getfd(2)`).
-///
-/// Its `Display` says which permission is missing and what to do.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Refusal {
-    /// The pid.
-    pub process: u32,
-    /// Its name (`/proc/PID/comm`).
-    pub name: Untrusted,
-    /// The error of the call.
-    pub source: io::Error,
-    /// Whether the supervisor lacks CAP_SYS_PTRACE. With it, only a security module can refuse.
-    pub lacks_capability: bool,
-}
-
-impl Refusal {
-    pub(crate) fn new(process: u32, source: io::Error) -> Self {
-        let name = std::fs::read(format!("/proc/{process}/comm")).unwrap_or_default();
-        let name = Untrusted::from(name.strip_suffix(b"\n").unwrap_or(&name));
-        let capable = rustix::thread::capabilities(None)
-            .is_ok_and(|own| own.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE));
-        Self { process, name, source, lacks_capability: !capable }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { process, name, source, .. } = self;
-        let remedy = if self.lacks_capability {
-            "it runs as another user or forbids to be looked into (PR_SET_DUMPABLE), and CAP_SYS_PTRACE is missing: run \
-             `linger run` with it (--cap-add SYS_PTRACE, AmbientCapabilities=CAP_SYS_PTRACE), or as the user that the \
-             program becomes"
-        } else {
-            "CAP_SYS_PTRACE is there: a security profile (AppArmor, SELinux) or a user namespace forbids ptrace of it; permit \
-             that, or run both in one profile and namespace"
-        };
-        write!(
-            f,
-            "process {process} ({}): its connections are closed plainly, for pidfd_getfd is refused ({source}); {remedy}. \
-             The report counts such processes as refused once they close something",
-            name.terminal()
-        )
-    }
 }

@@ -49,6 +49,8 @@ pub struct Options {
     pub lingerd: Option<PathBuf>,
     /// Given to [`serve`](crate::serve)'s caller in the supervisor; it says nothing here.
     pub manner: String,
+    /// The directory that the preloaded library is unpacked into, if it allows that; otherwise one of the usual ones.
+    pub unpack_into: Option<PathBuf>,
     /// The directories in which a command without a slash is searched: the value of PATH.
     pub search: OsString,
     /// The present value of LD_PRELOAD, which is kept.
@@ -72,6 +74,7 @@ impl Default for Options {
             hold: false,
             metrics: None,
             lingerd: None,
+            unpack_into: None,
             manner: String::new(),
             search: "/usr/local/bin:/usr/bin:/bin".into(),
             preloaded: OsString::new(),

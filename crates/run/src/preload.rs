@@ -3,14 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use linger_preload::protocol::{COUNTS, COUNTS_SIZE, VARIABLE};
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, statvfs};
+use linger_preload::protocol::VARIABLE;
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, StatVfsMountFlags, statvfs};
 use tempfile::TempDir;
 
 use crate::{Options, RunError};
@@ -18,11 +18,10 @@ use crate::{Options, RunError};
 /// Directories to unpack the library into; the first that allows it is used.
 const PLACES: [&str; 4] = ["/tmp", "/dev/shm", "/var/tmp", "/run"];
 
-/// The unpacked library, and the file of counts that all processes with the library share. Removed when dropped.
+/// The unpacked library. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Preload {
     files: Files,
-    counts: File,
     settings: String,
 }
 
@@ -36,38 +35,48 @@ enum Files {
         parent: OwnedFd,
         directory: OwnedFd,
     },
+    /// Nowhere, but in this process's memory, as long as it lives.
+    Memory {
+        path: PathBuf,
+        _library: OwnedFd,
+    },
 }
 
 impl Files {
     fn path(&self) -> &Path {
         match self {
             Self::Own(directory) => directory.path(),
-            Self::Lent { path, .. } => path,
+            Self::Lent { path, .. } | Self::Memory { path, .. } => path,
         }
     }
 }
 
 impl Preload {
     pub(crate) fn unpack(name: &str, token: [u8; 16], options: &Options) -> Result<Self, RunError> {
-        let executable = |place: &&&str| {
-            statvfs(Path::new(place)).is_ok_and(|file_system| {
+        let executable = |place: &&Path| {
+            statvfs(*place).is_ok_and(|file_system| {
                 !file_system.f_flag.intersects(StatVfsMountFlags::NOEXEC | StatVfsMountFlags::RDONLY)
             })
         };
-        let made = PLACES
-            .iter()
+        let failed = RunError::system("cannot unpack the preloaded library");
+        let wished = options.unpack_into.as_deref().into_iter();
+        let made = wished
+            .chain(PLACES.map(Path::new))
             .filter(executable)
             .find_map(|place| tempfile::Builder::new().prefix(PREFIX).tempdir_in(place).ok());
-        let Some(directory) = made else {
-            return Err(RunError::NowhereToUnpack { tried: PLACES.join(", ") });
+        let files = match made {
+            Some(directory) => {
+                tracing::debug!(directory = %directory.path().display(), "unpacked the library");
+                write(&directory).map_err(failed)?;
+                Files::Own(directory)
+            }
+            None => in_memory()
+                .map_err(|source| RunError::NowhereToUnpack { tried: PLACES.join(", "), source })?,
         };
-        tracing::debug!(directory = %directory.path().display(), "unpacked the library");
-        let counts = write(&directory).map_err(RunError::system("cannot unpack the preloaded library"))?;
         let mut settings = format!("name={name};token=");
         for byte in token {
             let _ = write!(settings, "{byte:02x}");
         }
-        let _ = write!(settings, ";counts={}", directory.path().join(COUNTED).display());
         for (on, key) in [(options.hold, ";hold=1"), (options.outgoing, ";outgoing=1")] {
             settings.push_str(if on { key } else { "" });
         }
@@ -77,17 +86,23 @@ impl Preload {
                 let _ = write!(settings, ";{key}={}", ports.join(","));
             }
         }
-        Ok(Self { files: Files::Own(directory), counts, settings })
+        Ok(Self { files, settings })
     }
 
     /// Puts the library into a command's LD_PRELOAD, before what is already there.
     pub(crate) fn put_into(&self, command: &mut Command, preloaded: &OsStr) {
-        let mut all = OsString::from(self.files.path().join(LIBRARY));
+        let path = self.files.path();
+        let mut all = OsString::from(if self.is_in_memory() { path.to_owned() } else { path.join(LIBRARY) });
         if !preloaded.is_empty() {
             all.push(":");
             all.push(preloaded);
         }
         command.env("LD_PRELOAD", all).env(VARIABLE, &self.settings);
+    }
+
+    /// Whether the library is there only as long as the process that has unpacked it.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.files, Files::Memory { .. })
     }
 
     /// The path at which it was unpacked.
@@ -104,12 +119,12 @@ impl Preload {
     ///
     /// # Errors
     /// No fd is left.
-    pub(crate) fn lend(&self) -> io::Result<[OwnedFd; 3]> {
+    pub(crate) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
         let path = self.files.path();
         let open = |path: &Path| -> io::Result<OwnedFd> {
             Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
         };
-        Ok([open(path.parent().unwrap_or(path))?, open(path)?, self.counts.try_clone()?.into()])
+        Ok([open(path.parent().unwrap_or(path))?, open(path)?])
     }
 
     /// Takes over files that another process has unpacked.
@@ -126,49 +141,40 @@ impl Preload {
             ));
         }
         let files = Files::Lent { path, parent: next()?, directory: next()? };
-        Ok(Self { files, counts: next()?.into(), settings: String::new() })
+        Ok(Self { files, settings: String::new() })
     }
 
-    /// Removes the files; the counts stay readable. Needed because the metrics thread may keep this value until the end.
+    /// Removes the files. Needed because the metrics thread may keep this value until the end.
     pub(crate) fn remove(&self) {
         match &self.files {
             Files::Own(directory) => drop(fs::remove_dir_all(directory.path())),
+            Files::Memory { .. } => {}
             Files::Lent { path, parent, directory } => {
-                for name in [LIBRARY, COUNTED] {
-                    let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
-                }
+                let _ = rustix::fs::unlinkat(directory, LIBRARY, AtFlags::empty());
                 if let Some(name) = path.file_name() {
                     let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
                 }
             }
         }
     }
-
-    /// The counts of all processes with the library, in the order of `protocol::Count`.
-    pub(crate) fn counts(&self) -> [u64; COUNTS] {
-        let mut bytes = [0; COUNTS * 8];
-        // The file has exactly this length, and shares its pages with the mappings of the libraries.
-        let _ = self.counts.read_exact_at(&mut bytes, 0);
-        let mut counts = [0; COUNTS];
-        for (count, bytes) in counts.iter_mut().zip(bytes.chunks_exact(8)) {
-            *count = bytes.try_into().map_or(0, u64::from_ne_bytes);
-        }
-        counts
-    }
 }
 
 const LIBRARY: &str = "liblinger_preload.so";
-const COUNTED: &str = "counts";
 const PREFIX: &str = "linger-run-";
 
-fn write(directory: &TempDir) -> std::io::Result<File> {
+fn write(directory: &TempDir) -> std::io::Result<()> {
     let path = directory.path();
     // Readable for everybody: a program that has changed its user still starts other programs.
     fs::set_permissions(path, Permissions::from_mode(0o711))?;
     fs::write(path.join(LIBRARY), linger_preload::LIBRARY)?;
-    fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))?;
-    let counts = File::options().read(true).write(true).create_new(true).open(path.join(COUNTED))?;
-    counts.set_len(COUNTS_SIZE as u64)?;
-    counts.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(counts)
+    fs::set_permissions(path.join(LIBRARY), Permissions::from_mode(0o755))
+}
+
+/// Makes the library a file without a name, which the program's loader opens by way of this process.
+fn in_memory() -> io::Result<Files> {
+    let library = rustix::fs::memfd_create(LIBRARY, MemfdFlags::CLOEXEC)?;
+    File::from(library.try_clone()?).write_all(linger_preload::LIBRARY)?;
+    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), library.as_raw_fd()));
+    tracing::info!(path = %path.display(), "no directory is writable and executable: the library is in memory");
+    Ok(Files::Memory { path, _library: library })
 }

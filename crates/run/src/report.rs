@@ -1,10 +1,12 @@
 //! Counts of what the supervisor has seen and done.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use linger::Snapshot;
 use linger_preload::protocol::{COUNTS, Count};
+
+use crate::tally::Tally;
 
 /// Counts of a supervised program's closes and of what became of the connections.
 ///
@@ -26,7 +28,7 @@ pub struct RunReport {
     pub aborted: u64,
     /// Already over: reset by the peer, or timed out.
     pub gone: u64,
-    /// Closed plainly: the supervisor could not take them.
+    /// Closed plainly: the supervisor could not take them, or could not prove that nobody else has them.
     pub refused: u64,
     /// Had unread bytes when closed. A plain close would have reset them and lost what was unsent.
     pub would_have_reset: u64,
@@ -50,33 +52,9 @@ pub struct RunReport {
     pub evicted: u64,
     /// Ended by an error of a system call.
     pub failed: u64,
-    /// With seccomp: number of searches through all fds of the program for other holders of a connection. The program's
-    /// system call waits meanwhile, for a time proportional to the number of fds.
+    /// Number of searches through the fds of processes for other holders of a connection, each for a time proportional to the
+    /// number of fds. With seccomp the program's system call waits meanwhile.
     pub looks: u64,
-}
-
-/// Counts that the supervisor keeps itself, in addition to those of its closer.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) bytes_saved: AtomicU64,
-    /// Connections that the peer closed between the program's half-close and the supervisor's first check.
-    pub(crate) closed_before: AtomicU64,
-    /// Taken from the preloaded library, which does not count them: its process may be killed before it could.
-    pub(crate) taken: AtomicU64,
-    /// Said to be held here, and not: closed plainly by the process.
-    pub(crate) not_held: AtomicU64,
-}
-
-impl Tally {
-    /// Adds the supervisor's own counts to those of the preloaded libraries.
-    pub(crate) fn complete(&self, mut seen: [u64; COUNTS]) -> [u64; COUNTS] {
-        for (count, number) in [(Count::Handed, &self.taken), (Count::Refused, &self.not_held)] {
-            let number = number.load(Relaxed);
-            seen[Count::Seen as usize] += number;
-            seen[count as usize] += number;
-        }
-        seen
-    }
 }
 
 impl RunReport {
@@ -118,7 +96,7 @@ impl RunReport {
             ("shared", "Closed plainly, another process has the connection", self.shared),
             ("aborted", "Reset as the program asked", self.aborted),
             ("gone", "Over before the close", self.gone),
-            ("refused", "Closed plainly, the supervisor did not take them", self.refused),
+            ("refused", "Closed plainly, not taken or not proved to be nobody's", self.refused),
             ("would_have_reset", "Had unread bytes at the close", self.would_have_reset),
             ("bytes_saved", "Bytes unacknowledged at the close and acknowledged later", self.bytes_saved),
             ("bytes_unacknowledged", "Bytes never acknowledged", self.bytes_unacknowledged),
@@ -130,7 +108,7 @@ impl RunReport {
             ("misbehaved", "Ended by a bound", self.misbehaved),
             ("evicted", "Given up for others", self.evicted),
             ("failed", "Ended by an error of the system", self.failed),
-            ("looks", "Times all descriptors of the program were looked at", self.looks),
+            ("looks", "Times the descriptors of processes were searched", self.looks),
         ]
     }
 }

@@ -46,16 +46,19 @@ fn is_foreground() -> bool {
     rustix::termios::tcgetpgrp(io::stdin().as_fd()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Whether the process has a handler for the signal, ignores it, or blocks it and may read it (`sigwait(3)`).
+/// Whether the process has a handler for the signal, ignores it, or waits for signals (`sigwait(3)`).
+///
+/// That it blocks the signal says nothing: shells do so around each fork.
 fn survives(process: Pid, signal: i32) -> bool {
-    // In this call the kernel shows what is waited for as not blocked (`do_sigtimedwait` in kernel/signal.c).
-    let call = fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
-    if call.starts_with(&format!("{} ", libc::SYS_rt_sigtimedwait)) {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let waits = format!("{} ", libc::SYS_rt_sigtimedwait);
+    let mut calls = tasks.filter_map(|task| fs::read_to_string(task.path().join("syscall")).ok());
+    if calls.any(|call| call.starts_with(&waits)) {
         return true;
     }
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let masks = status.lines().filter_map(|line| match line.split_once(':')? {
-        ("SigCgt" | "SigIgn" | "SigBlk", mask) => u64::from_str_radix(mask.trim(), 16).ok(),
+        ("SigCgt" | "SigIgn", mask) => u64::from_str_radix(mask.trim(), 16).ok(),
         _ => None,
     });
     masks.fold(0, |all, mask| all | mask) >> (signal - 1) & 1 == 1

@@ -51,6 +51,9 @@ pub(crate) fn supervise(
                 if arrived.signal == libc::SIGUSR1 {
                     notify(Notice::Report(&supervision.report()));
                 }
+                if let Some(refusal) = supervision.refusal() {
+                    notify(Notice::Refused(&refusal));
+                }
             }
         }
     };

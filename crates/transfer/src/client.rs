@@ -91,16 +91,28 @@ impl Client {
         let options_of_both = common(options);
         let mut put = Put { path, into, name, sink, id, again: false, sent: false, options: options_of_both };
         let mut outgoing = Outgoing::new(source);
+        let mut heard_all = true;
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
             put.sent |= outgoing.waiting.values().any(|sent| sent.ended);
             let stream = session.open(&Operation::Put(put.clone()).encode())?;
             put.again = true;
-            Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe).run()?;
-            Ok(Farewell::Due)
+            let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
+            // What goes to a sink is handed on, whatever was asked for.
+            sender.least = put.sink.is_none().then_some(put.options.durability);
+            match sender.run() {
+                Ok(()) => Ok(Farewell::Due),
+                // All receipts are here. That the peer does not know that they are changes nothing.
+                Err(error) if outgoing.is_settled() && error.is_temporary() => {
+                    tracing::info!(%error, "the session ended early, after the last receipt");
+                    heard_all = false;
+                    Ok(Farewell::Due)
+                }
+                Err(error) => Err(error),
+            }
         });
         outgoing.settle();
-        outgoing.summary.peer_knows = result.is_ok();
+        outgoing.summary.peer_knows = result.is_ok() && heard_all;
         (outgoing.summary, result.err())
     }
 
@@ -152,8 +164,10 @@ impl Client {
             };
             let before = session.received();
             let claimant = Claimant { claims: claims.clone(), session: 0, cancel: self.cancel.clone() };
-            let received =
-                Receiver::new(session, stream, target, common, claimant, &mut summary, observe).run();
+            let mut receiver =
+                Receiver::new(session, stream, target, common, claimant, &mut summary, observe);
+            (receiver.from_the_start, receiver.offered_directory) = (true, Some(directory));
+            let received = receiver.run();
             summary.wire += session.received() - before;
             received?;
             // All files are in place. Only the sender's goodbye is missing, which shows that the sender has the receipts.

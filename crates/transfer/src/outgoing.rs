@@ -9,6 +9,7 @@ use crate::message::{Kind, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
 use crate::reason::Reason;
+use crate::sink::end_group;
 use crate::walk::{Walk, WalkedEntry};
 
 /// The source of the bytes.
@@ -28,8 +29,7 @@ pub(crate) struct Producer {
 impl Drop for Producer {
     /// Kills the command if it still runs, and reaps it.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end_group(&mut self.child);
     }
 }
 
@@ -136,6 +136,11 @@ impl<'a> Outgoing<'a> {
         self.summary.unconfirmed = self.waiting.values().filter(|sent| sent.ended).count() as u64;
         self.summary.unsent = self.waiting.values().filter(|sent| !sent.ended).count() as u64;
         self.summary.unsent += u64::from(!self.exhausted);
+    }
+
+    /// Whether all there is has its receipts, or is known not to be delivered.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.exhausted && self.waiting.is_empty() && self.summary.confirmed > 0
     }
 
     /// What an earlier session left unconfirmed, in the order of the walk, to be sent again.

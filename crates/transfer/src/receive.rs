@@ -66,6 +66,12 @@ pub(crate) struct Receiver<'a> {
     directories: BTreeMap<u64, RelPath>,
     /// An earlier session of this transfer was cut: some of it may be here, or about to be.
     pub(crate) again: bool,
+    /// This session is the whole transfer.
+    pub(crate) from_the_start: bool,
+    /// Whether the top is a directory, if that was said before.
+    pub(crate) offered_directory: Option<bool>,
+    /// Entries that were announced in this session.
+    announced: u64,
     /// Every answer that is due has been given before data arrives.
     ask: bool,
     arriving: Arriving,
@@ -132,6 +138,9 @@ impl<'a> Receiver<'a> {
             files: VecDeque::new(),
             directories: BTreeMap::new(),
             again: false,
+            from_the_start: false,
+            offered_directory: None,
+            announced: 0,
             ask: false,
             arriving: Arriving::default(),
             paths: BTreeMap::new(),
@@ -232,7 +241,19 @@ impl<'a> Receiver<'a> {
                 self.note_failure(&text);
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
-            Message::Total { .. } if self.files.is_empty() => return Ok(true),
+            Message::Total { entries } if self.files.is_empty() => {
+                // In a session that goes on with another's, some of them were announced before.
+                let counts = if self.from_the_start {
+                    let has_something = entries > 0 || self.summary.failed > 0;
+                    has_something && entries == self.announced
+                } else {
+                    entries >= self.announced
+                };
+                if !counts || !self.directories.is_empty() {
+                    return Err(Violation::Unexpected("a total of something else").into());
+                }
+                return Ok(true);
+            }
             _ => return Err(Violation::Unexpected("a message").into()),
         }
         Ok(false)

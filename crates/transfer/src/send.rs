@@ -14,7 +14,7 @@ use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::{BLOCK, Hash, Tree};
 use crate::limit::Limiter;
-use crate::message::{EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
+use crate::message::{Durability, EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::outgoing::{Act, Outgoing, SentEntry, Source};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
@@ -42,6 +42,10 @@ pub(crate) struct Sender<'s, 'a> {
     done: bool,
     piece: Vec<u8>,
     since_look: u64,
+    /// The least that a receipt has to say, if something was asked for.
+    pub(crate) least: Option<Durability>,
+    /// Receipts of this session.
+    receipts: u64,
 }
 
 impl<'s, 'a> Sender<'s, 'a> {
@@ -66,6 +70,8 @@ impl<'s, 'a> Sender<'s, 'a> {
             done: false,
             piece: Vec::new(),
             since_look: 0,
+            least: None,
+            receipts: 0,
         }
     }
 
@@ -388,6 +394,9 @@ impl<'s, 'a> Sender<'s, 'a> {
                     self.not_delivered(sent.entry.path, refusal, text);
                 }
             }
+            Message::Done { confirmed, .. } if confirmed != self.receipts => {
+                return Err(Violation::Unexpected("another count than that of its receipts").into());
+            }
             Message::Done { .. } => self.done = true,
             Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),
             _ => return Err(Violation::Unexpected("a message").into()),
@@ -400,7 +409,16 @@ impl<'s, 'a> Sender<'s, 'a> {
         if !known {
             return Err(Violation::Unexpected("a receipt for what was not sent").into());
         }
+        self.receipts += 1;
         let Some(sent) = self.outgoing.waiting.remove(&receipt.index) else { return Ok(()) };
+        if let Some(least) = self.least
+            && receipt.durability < least
+        {
+            let text =
+                format!("{} was received, but less was done for it than was asked for", sent.entry.path);
+            self.not_delivered(sent.entry.path, Refusal::Other, text.into());
+            return Ok(());
+        }
         if sent.content.is_some_and(|content| content != (receipt.size, receipt.hash)) {
             let text = format!("the receipt of {} is for other content than was sent", sent.entry.path);
             self.not_delivered(sent.entry.path, Refusal::Corrupt, text.into());

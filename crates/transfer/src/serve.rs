@@ -21,7 +21,7 @@ use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Session};
 use crate::error::Error;
 use crate::machine::{Role, SessionLimits};
-use crate::message::Durability;
+use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
@@ -145,8 +145,11 @@ pub struct Server {
     lobby: Lobby,
     /// Sessions with a request.
     running: AtomicUsize,
-    /// Requests that have ended.
+    /// Requests that have begun, and those that have ended.
+    begun: AtomicUsize,
     ended: AtomicUsize,
+    /// Most requests that may begin.
+    most: AtomicUsize,
 }
 
 impl Server {
@@ -171,7 +174,9 @@ impl Server {
             codes,
             lobby: Lobby::default(),
             running: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
+            most: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -203,6 +208,7 @@ impl Server {
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
         listener.set_nonblocking(true).map_err(|error| Error::io("set up", "the listener", error))?;
+        self.most.store(most.unwrap_or(usize::MAX), Ordering::Release);
         std::thread::scope(|scope| {
             while most.is_none_or(|most| self.ended.load(Ordering::Acquire) < most) {
                 if self.running.load(Ordering::Acquire) >= self.options.connections {
@@ -345,6 +351,12 @@ impl Server {
     /// Waits until there is room for one more request, and then lets the session's first request be answered.
     fn admit(&self, session: &mut Session, number: u64) -> Result<(), Error> {
         self.lobby.leave(number);
+        if self.begun.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Acquire) {
+            return Err(Error::Refused(
+                Refusal::Busy,
+                "it serves one request, and another came first".into(),
+            ));
+        }
         let room = |running| (running < self.options.connections).then_some(running + 1);
         while self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
             session.rest(Duration::from_millis(100))?;

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -148,7 +150,9 @@ impl Port {
         let argv = self.argv(displays, taking)?;
         let (program, arguments) =
             argv.split_first().ok_or_else(|| Fault(Refusal::Command, "no command".into()))?;
-        let child = Command::new(program).args(arguments).stdin(stdin).stdout(stdout).spawn();
+        // A group of its own, so that what the command has started ends with it.
+        let mut command = Command::new(program);
+        let child = command.args(arguments).stdin(stdin).stdout(stdout).process_group(0).spawn();
         child.map(|child| (child, program.clone())).map_err(|error| {
             let told = Reason::from(format!("cannot start `{program}`: {error}"));
             Fault(Refusal::Command, told.with(Remedy::InstallCommand))
@@ -232,6 +236,15 @@ pub(crate) fn too_long(program: &str) -> Reason {
     Reason::from(format!("`{program}` took too long and was ended")).with(Remedy::RaiseMaxSeconds)
 }
 
+/// Kills a command that still runs, with everything that it has started and left in its process group, and reaps it.
+pub(crate) fn end_group(child: &mut Child) {
+    // The command is not reaped yet, so the number is still that of its group.
+    if let Ok(None) = child.try_wait() {
+        let _ = rustix::process::kill_process_group(Pid::from_child(child), Signal::KILL);
+    }
+    let _ = child.wait();
+}
+
 /// Waits for a command until `end`, and kills it at that time. Returns a fault unless the command ended with status 0.
 pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(), Fault> {
     let mut pause = Duration::from_millis(1);
@@ -247,8 +260,7 @@ pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
             Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                end_group(child);
                 return Err(Fault(Refusal::Command, too_long(program)));
             }
             Err(error) => {

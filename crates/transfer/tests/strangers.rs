@@ -53,6 +53,39 @@ fn one_request_is_served_whoever_else_knocks() {
 }
 
 #[test]
+fn the_first_request_is_the_one_that_is_served() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, bytes(8 * BLOCK, 8)).unwrap();
+    let mut options = ShareOptions::new(to.path());
+    options.writable = true;
+    let server = Server::new(options).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let verdicts: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| server.serve(&listener, Some(1), &|_| {}).unwrap());
+        let puts: Vec<_> = (0..4)
+            .map(|number| {
+                let file = file.clone();
+                scope.spawn(move || {
+                    let mut options = ClientOptions::default();
+                    options.retry.patience = std::time::Duration::ZERO;
+                    let client = Client::new("127.0.0.1", port, options).unwrap();
+                    let name = format!("copy{number}");
+                    let (summary, error) =
+                        client.put(Input::Path(file), &place(&name), &PutOptions::default(), &mut |_| {});
+                    summary.verdict(error.as_ref())
+                })
+            })
+            .collect();
+        puts.into_iter().map(|put| put.join().unwrap()).collect()
+    });
+    let served = verdicts.iter().filter(|verdict| **verdict == ItemVerdict::Confirmed).count();
+    let there = fs::read_dir(to.path()).unwrap().count();
+    assert_eq!((served, there), (1, 1), "{verdicts:?}");
+}
+
+#[test]
 fn hundreds_of_idle_connections_lock_nobody_out() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
     let file = from.path().join("file");

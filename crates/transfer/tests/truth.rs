@@ -336,3 +336,73 @@ fn a_receipt_says_what_it_does_not_know_and_notices_what_changed() {
         },
     );
 }
+
+/// A sender that has every receipt knows, whoever hangs up then.
+#[test]
+fn a_cut_after_the_last_receipt_is_no_failure() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("file");
+    fs::write(&file, "text").unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let put = |port: u16, name: &str| {
+                let client = patient(port, Duration::ZERO);
+                client.put(Input::Path(file.clone()), &place(name), &PutOptions::default(), &mut |_| {})
+            };
+            let clean = Proxy::new(shared.port, None);
+            put(clean.port, "clean");
+            let length = clean.answered.lock().unwrap().len() as u64;
+            let mut verdicts = Vec::new();
+            for at in length - 120..length {
+                let proxy = Proxy::new(shared.port, Some((Way::ToClient, at, Fault::Cut)));
+                let (summary, error) = put(proxy.port, &format!("copy{at}"));
+                let verdict = summary.verdict(error.as_ref());
+                assert_eq!(
+                    verdict == ItemVerdict::Confirmed,
+                    summary.confirmed == 1,
+                    "at {at}: {summary:?} {error:?}"
+                );
+                verdicts.push(verdict);
+            }
+            let count = |verdict| verdicts.iter().filter(|one| **one == verdict).count();
+            assert!(
+                count(ItemVerdict::Confirmed) > 10 && count(ItemVerdict::Unconfirmed) > 10,
+                "{verdicts:?}"
+            );
+        },
+    );
+}
+
+/// What a command has started ends with it: it would deliver what was called failed.
+#[test]
+fn a_command_that_takes_too_long_ends_with_all_that_it_started() {
+    let to = tempdir().unwrap();
+    let (late, file) = (to.path().join("late"), to.path().join("letter"));
+    fs::write(&file, "text").unwrap();
+    let config = format!(
+        "[sink.slow]\ncommand = ['sh', '-c', 'cat | (echo $$ >{0}.pid; sleep 600; cat >{0}) & wait']\nmax_seconds = 1\n",
+        late.display()
+    );
+    share(
+        to.path(),
+        |options| options.config = PortsConfig::parse(&config).unwrap(),
+        |shared| {
+            let (summary, error) = shared.try_put(&file, "@slow", &PutOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered, "{summary:?} {error:?}");
+            let group = fs::read_to_string(late.with_extension("pid")).unwrap();
+            // Dead ones count until their parent, who is nobody's here, has reaped them.
+            let alive = || {
+                let words = ["-r", "R,S,D,T", "-g", group.trim()];
+                std::process::Command::new("pgrep").args(words).output().unwrap().stdout
+            };
+            // A kill is delivered soon, not at once; ten minutes of sleep are not soon.
+            let end = std::time::Instant::now() + Duration::from_secs(60);
+            while !alive().is_empty() && std::time::Instant::now() < end {
+                std::thread::yield_now();
+            }
+            assert_eq!(String::from_utf8_lossy(&alive()), "", "of the command's process group");
+        },
+    );
+}

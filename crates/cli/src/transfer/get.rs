@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output};
 
 use super::show::Show;
-use super::{Connect, Copying, cannot_tell, conclude, is_stdio, refuse};
+use super::{Connect, Copying, cannot_tell, conclude_told, is_stdio, refuse};
 use crate::lines::{self, Verb, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
@@ -94,8 +94,8 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
         show.keep_stdout();
     }
     let (summary, error) = client.get(&remote.place, &output, &options, &mut |progress| show.see(progress));
-    show.finish(&summary, error.as_ref())?;
-    Ok(conclude(&summary, error.as_ref()))
+    let told = show.finish(&summary, error.as_ref());
+    Ok(conclude_told(&summary, error.as_ref(), told))
 }
 
 pub(crate) fn list(arguments: &ListArguments) -> ExitCode {

@@ -241,6 +241,21 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The same, if what was known could not all be told here: that is no loss of what was sent.
+fn conclude_told(summary: &Summary, error: Option<&Error>, told: Result<(), Error>) -> ExitCode {
+    match told {
+        Err(told) if summary.verdict(error) == ItemVerdict::Confirmed => {
+            let hint = if let Error::Io { source, .. } = &told { exit::file_hint(source) } else { "" };
+            exit::fail(exit::COULD_NOT_TELL, format_args!("everything is confirmed, but {told}{hint}"))
+        }
+        Err(told) => {
+            say!("linger: {told}");
+            conclude(summary, error)
+        }
+        Ok(()) => conclude(summary, error),
+    }
+}
+
 /// Reports an error before anything was sent.
 fn refuse(error: &Error) -> ExitCode {
     conclude(&Summary::default(), Some(error))

@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use linger_transfer::{Error, Input, Patterns, Progress, PutOptions, scan};
 
 use super::show::Show;
-use super::{Connect, Copying, conclude, is_stdio, refuse};
+use super::{Connect, Copying, conclude_told, is_stdio, refuse};
 use crate::lines::Verb;
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
@@ -81,6 +81,6 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
         Input::Path(from.clone())
     };
     let (summary, error) = client.put(input, &remote.place, &options, &mut |progress| show.see(progress));
-    show.finish(&summary, error.as_ref())?;
-    Ok(conclude(&summary, error.as_ref()))
+    let told = show.finish(&summary, error.as_ref());
+    Ok(conclude_told(&summary, error.as_ref(), told))
 }

@@ -1,14 +1,14 @@
 //! What an `execve` closes, and what must be taken back where it fails.
 //!
-//! Like a fork, an `execve` [begins](Table::begins) only while no other fork or `execve` is under way. No code of this
+//! An `execve` [begins](Table::begins) only while no other is under way. No code of this
 //! program runs after an `execve` that succeeds, so the supervisor must be told everything before the call. All fds are
 //! gone through twice, because a connection is given up only if none of its fds survives.
 
 use super::close::Last;
-use super::shares::Shares;
-use super::table::{Gone, Table, Taken, Unhold};
+use super::table::{Gone, Table, Unhold};
 use super::word::{Exec, Phase, Record};
 use crate::Count;
+use crate::sync::{Acquire, Relaxed, Release};
 
 /// What an `execve` means for a connection.
 #[must_use]
@@ -16,9 +16,9 @@ use crate::Count;
 pub enum Executes {
     /// Nothing.
     Leave,
-    /// The next program inherits it, or another process holds it: it is not ended with this process.
+    /// It was closed earlier, unseen by the library.
     Unhold(Unhold),
-    /// Its last fd is closed: announce it as for an exit, and say what was counted to [`Table::announced`].
+    /// This process's last fd is closed: announce it as for an exit, and say what was counted to [`Table::announced`].
     Last(Last),
 }
 
@@ -35,6 +35,11 @@ pub struct TakenBack {
 }
 
 impl<const N: usize> Table<N> {
+    /// An `execve` begins. Returns `false` while one of another thread is under way.
+    pub fn begins(&self) -> bool {
+        self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
+    }
+
     /// Before an `execve`, for each fd: whether it closes this one. What the next program inherits does not end with this one.
     ///
     /// A connection that another thread opens after this is left alone, because nobody knows whether its fd survives
@@ -51,33 +56,22 @@ impl<const N: usize> Table<N> {
     }
 
     /// Before an `execve`, for each fd, once [`will_close`](Self::will_close) has been said of all.
-    pub fn executes(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>) -> Executes {
+    pub fn executes(&self, fd: i32, cookie: Option<u64>) -> Executes {
         let Some(open) = self.open(fd) else { return Executes::Leave };
         let Some(known) = self.cookie(open.connection) else { return Executes::Leave };
         if cookie != Some(known) {
             // Closed behind the library's back.
-            let Taken::Fd(stale) = self.take(fd, true) else { return Executes::Leave };
-            return self.forget(stale, shares).map_or(Executes::Leave, Executes::Unhold);
+            let stale = self.take(fd).and_then(|stale| self.forget(stale));
+            return stale.map_or(Executes::Leave, Executes::Unhold);
         }
         // Mark the connection first: from here on a close by another thread does not end it.
         let claim = |record: Record| {
-            let free = record.exec == Exec::Closes && record.phase != Phase::Given;
-            free.then_some(Record { exec: Exec::LeftToOthers, ..record })
+            let free = record.exec == Exec::Closes && record.phase == Phase::Ours;
+            free.then_some(Record { exec: Exec::Claimed, ..record })
         };
         let Some(record) = self.update(open.connection, claim) else { return Executes::Leave };
-        let left = self.leave(&Gone { record, cookie: known, epolls: open.epolls }, shares);
-        if left.others {
-            let held = record.is_held() && record.phase == Phase::Ours;
-            return if held { Executes::Unhold(Unhold { cookie: known }) } else { Executes::Leave };
-        }
-        // The last holder needs no counter.
-        let (exec, phase) =
-            if left.handed { (Exec::None, Phase::Handed) } else { (Exec::LeftToOthers, Phase::Ours) };
-        self.update(open.connection, |record| Some(Record { share: None, exec, phase, ..record }));
-        if left.handed {
-            return Executes::Leave;
-        }
-        Executes::Last(Last { cookie: known, held: record.is_held(), epolls: open.epolls })
+        let Some(origin) = self.origin(open.connection, &record) else { return Executes::Leave };
+        Executes::Last(Last::of(&Gone { record, cookie: known, origin, epolls: open.epolls }))
     }
 
     /// What was counted for the last fd of a connection that the `execve` closes.
@@ -90,11 +84,12 @@ impl<const N: usize> Table<N> {
 
     /// The `execve` has failed, and all has been taken back.
     pub fn goes_on(&self) {
-        self.ends();
+        // Release, for the next one's Acquire: it must see all that was taken back.
+        self.under_way.store(0, Release);
     }
 
     /// The `execve` has failed: for each fd.
-    pub fn failed_to_execute(&self, fd: i32, cookie: Option<u64>, shares: Shares<'_>) -> TakenBack {
+    pub fn failed_to_execute(&self, fd: i32, cookie: Option<u64>) -> TakenBack {
         let nothing = TakenBack::default();
         let Some(open) = self.open(fd) else { return nothing };
         // If this fd is no longer the connection, nothing is taken back here: the call for another fd of the connection
@@ -102,22 +97,12 @@ impl<const N: usize> Table<N> {
         let Some(cookie) = cookie.filter(|cookie| self.cookie(open.connection) == Some(*cookie)) else {
             return nothing;
         };
-        let none = |record| Some(Record { exec: Exec::None, ..record });
+        let none = |record: Record| Some(Record { exec: Exec::None, ..record });
         let Some(record) = self.update(open.connection, none) else { return nothing };
         let hold = (record.held && record.phase == Phase::Ours).then_some(cookie);
         match record.exec {
-            Exec::None | Exec::Closes => nothing,
+            Exec::None | Exec::Closes | Exec::Claimed => nothing,
             Exec::Survives => TakenBack { hold, ..nothing },
-            Exec::LeftToOthers if record.share.is_some_and(|share| shares.join(share)) => {
-                TakenBack { hold, ..nothing }
-            }
-            Exec::LeftToOthers => {
-                // All other processes have closed the connection meanwhile, and the last of them has ended it.
-                self.update(open.connection, |record| {
-                    Some(Record { phase: Phase::Handed, held: false, ..record })
-                });
-                nothing
-            }
             Exec::Announced(reason) => {
                 let announced = reason == Count::Handed && !record.held;
                 let unhold = announced.then_some(Unhold { cookie });

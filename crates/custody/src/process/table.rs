@@ -1,7 +1,7 @@
 //! The table itself: fds, the connections that they are, and the only operations that change either.
 
-use super::shares::{Left, Shares};
-use super::word::{Epolls, Exec, OpenFd, Phase, Record, Slot};
+use super::word::{Epolls, OpenFd, Phase, Record, Slot};
+use crate::Origin;
 use crate::sync::{AcqRel, Acquire, AtomicI32, AtomicU64, Published, Relaxed, Release};
 
 /// Epolls of a process that are remembered.
@@ -24,7 +24,7 @@ pub struct Table<const N: usize> {
     used: AtomicI32,
     /// The process whose fds these are. A child of `vfork` has other fds and the same table.
     process: AtomicI32,
-    /// Whether a fork or an `execve` is under way.
+    /// Whether an `execve` is under way.
     pub(super) under_way: AtomicI32,
     /// The fds of epolls, each plus one; 0: none.
     pub(super) epolls: [AtomicI32; EPOLLS],
@@ -36,6 +36,20 @@ struct ConnectionSlot {
     word: AtomicU64,
     /// `SO_COOKIE`.
     cookie: Published,
+    /// An [`Origin`].
+    origin: Published,
+}
+
+impl ConnectionSlot {
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Self { word: AtomicU64::new(0), cookie: Published::new(), origin: Published::new() }
+    }
+
+    #[cfg(loom)]
+    fn new() -> Self {
+        Self { word: AtomicU64::new(0), cookie: Published::new(), origin: Published::new() }
+    }
 }
 
 /// The supervisor is to drop the fd that it holds under this cookie (`Kind::Release`), because this process is not to
@@ -57,12 +71,10 @@ pub struct Entry {
     pub held: bool,
     /// Who ends it.
     pub phase: Phase,
-    /// It is counted with other processes.
-    pub shared: bool,
+    /// Where it was accepted.
+    pub origin: Origin,
     /// Which epolls watch the fd.
     pub epolls: Epolls,
-    /// A fork is under way that takes the fd along.
-    pub forking: bool,
 }
 
 /// What an fd was that is one no more.
@@ -71,6 +83,7 @@ pub(super) struct Gone {
     /// Its connection before; with one fd if this was the last.
     pub(super) record: Record,
     pub(super) cookie: u64,
+    pub(super) origin: Origin,
     pub(super) epolls: Epolls,
 }
 
@@ -82,14 +95,6 @@ impl Gone {
     pub(super) fn unhold(&self) -> Option<Unhold> {
         self.record.is_held().then_some(Unhold { cookie: self.cookie })
     }
-}
-
-/// The result of taking an fd out of the table.
-pub(super) enum Taken {
-    Nothing,
-    /// A fork is under way.
-    Forking,
-    Fd(OpenFd),
 }
 
 impl<const N: usize> Default for Table<N> {
@@ -104,7 +109,7 @@ impl<const N: usize> Table<N> {
     pub const fn new() -> Self {
         Self {
             slots: [const { AtomicU64::new(0) }; N],
-            connections: [const { ConnectionSlot { word: AtomicU64::new(0), cookie: Published::new() } }; N],
+            connections: [const { ConnectionSlot::new() }; N],
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
             under_way: AtomicI32::new(0),
@@ -118,7 +123,7 @@ impl<const N: usize> Table<N> {
         use core::array::from_fn;
         Self {
             slots: from_fn(|_| AtomicU64::new(0)),
-            connections: from_fn(|_| ConnectionSlot { word: AtomicU64::new(0), cookie: Published::new() }),
+            connections: from_fn(|_| ConnectionSlot::new()),
             used: AtomicI32::new(0),
             process: AtomicI32::new(0),
             under_way: AtomicI32::new(0),
@@ -156,9 +161,9 @@ impl<const N: usize> Table<N> {
     pub fn entry(&self, fd: i32) -> Option<Entry> {
         let open = self.open(fd)?;
         let record = self.record(open.connection)?;
-        let (Record { fds, phase, share, .. }, held) = (record, record.is_held());
-        let OpenFd { epolls, forking, .. } = open;
-        Some(Entry { fds, held, phase, shared: share.is_some(), epolls, forking })
+        let (Record { fds, phase, .. }, held) = (record, record.is_held());
+        let origin = self.origin(open.connection, &record)?;
+        Some(Entry { fds, held, phase, origin, epolls: open.epolls })
     }
 
     /// What `fork` makes of this memory in the child, for simulations; [`Table::child`] is to follow there.
@@ -171,6 +176,7 @@ impl<const N: usize> Table<N> {
         for (place, to) in self.connections.iter().zip(&copy.connections) {
             to.word.store(place.word.load(Relaxed), Relaxed);
             to.cookie.set(place.cookie.peek());
+            to.origin.set(place.origin.peek());
         }
         for (number, to) in
             [(&self.used, &copy.used), (&self.process, &copy.process), (&self.under_way, &copy.under_way)]
@@ -204,23 +210,15 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Marks an fd for the fork under way, or takes the mark away.
-    pub(super) fn mark_forking(&self, fd: i32, forking: bool) {
-        self.change(fd, |open| OpenFd { forking, ..open });
-    }
-
-    /// Takes an fd out of the table. If two threads try at once, one of them gets it.
-    pub(super) fn take(&self, fd: i32, even_while_forking: bool) -> Taken {
-        let Some(slot) = self.slot(fd) else { return Taken::Nothing };
+    /// Takes an fd out of the table; of two that come at once, one gets it.
+    pub(super) fn take(&self, fd: i32) -> Option<OpenFd> {
+        let slot = self.slot(fd)?;
         let mut word = Slot(slot.load(Acquire));
         loop {
-            match word.open() {
-                None => return Taken::Nothing,
-                Some(open) if open.forking && !even_while_forking => return Taken::Forking,
-                Some(open) => match slot.compare_exchange(word.0, word.closed().0, Relaxed, Acquire) {
-                    Ok(_) => return Taken::Fd(open),
-                    Err(now) => word = Slot(now),
-                },
+            let open = word.open()?;
+            match slot.compare_exchange(word.0, word.closed().0, Relaxed, Acquire) {
+                Ok(_) => return Some(open),
+                Err(now) => word = Slot(now),
             }
         }
     }
@@ -232,7 +230,7 @@ impl<const N: usize> Table<N> {
         self.used.fetch_max(fd + 1, Relaxed);
         let mut word = Slot(slot.load(Acquire));
         loop {
-            let open = OpenFd { connection, epolls: Epolls::Unknown, forking: false };
+            let open = OpenFd { connection, epolls: Epolls::Unknown };
             // Release, for those who find the connection here and read its cookie.
             match slot.compare_exchange(word.0, word.next().with(open).0, Release, Acquire) {
                 Ok(_) => return word.open(),
@@ -242,7 +240,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// A place for a new connection, with one fd; `None` where all are taken.
-    pub(super) fn claim(&self, near: i32, cookie: u64, held: bool) -> Option<usize> {
+    pub(super) fn claim(&self, near: i32, cookie: u64, origin: Origin, held: bool) -> Option<usize> {
         let near = usize::try_from(near).ok()?;
         (0..N).map(|step| (near + step) % N).find(|at| {
             let Some(place) = self.connections.get(*at) else { return false };
@@ -253,6 +251,7 @@ impl<const N: usize> Table<N> {
             if free {
                 self.used.fetch_max(*at as i32 + 1, Relaxed);
                 place.cookie.set(cookie);
+                place.origin.set(origin.word());
             }
             free
         })
@@ -268,7 +267,13 @@ impl<const N: usize> Table<N> {
         Some(self.connections.get(connection)?.cookie.get())
     }
 
-    /// Changes the record of a connection that has an fd; `change` may decline. Returns the record before.
+    /// Where a connection was accepted, of which the caller has an fd; unknown once it has been passed on.
+    pub(super) fn origin(&self, connection: usize, record: &Record) -> Option<Origin> {
+        let origin = Origin::from_word(self.connections.get(connection)?.origin.get());
+        Some(if record.passed { Origin::UNKNOWN } else { origin })
+    }
+
+    /// Changes what is known of a connection that has an fd, unless the change declines; what was known before.
     ///
     /// Release and Acquire: a thread that lets go of an fd has read the cookie before the last one frees the slot.
     pub(super) fn update(
@@ -290,8 +295,10 @@ impl<const N: usize> Table<N> {
     /// Lets go of an fd that was taken. The last one frees the connection's place.
     pub(super) fn let_go(&self, fd: OpenFd) -> Option<Gone> {
         let cookie = self.cookie(fd.connection)?;
+        let origin = Origin::from_word(self.connections.get(fd.connection)?.origin.get());
         let record = self.update(fd.connection, |record| Some(Record { fds: record.fds - 1, ..record }))?;
-        Some(Gone { record, cookie, epolls: fd.epolls })
+        let origin = if record.passed { Origin::UNKNOWN } else { origin };
+        Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }
 
     /// The connection that has this cookie, with one more fd.
@@ -314,27 +321,12 @@ impl<const N: usize> Table<N> {
     }
 
     /// What an fd was that has been closed behind the library's back.
-    pub(super) fn forget(&self, fd: OpenFd, shares: Shares<'_>) -> Option<Unhold> {
-        let gone = self.let_go(fd).filter(Gone::was_last)?;
-        self.leave(&gone, shares);
-        gone.unhold()
+    pub(super) fn forget(&self, fd: OpenFd) -> Option<Unhold> {
+        self.let_go(fd).filter(Gone::was_last)?.unhold()
     }
 
-    /// Gives up this process's part in a connection; whether others hold it, and whether the supervisor has it.
-    pub(super) fn leave(&self, gone: &Gone, shares: Shares<'_>) -> Left {
-        let record = &gone.record;
-        // A process that has given the connection away never gives its share back: the receiver is not counted, so no
-        // process that is counted may conclude that it is the last holder. With `LeftToOthers` the `execve` has given
-        // the share back already.
-        let counted = record.phase != Phase::Given && record.exec != Exec::LeftToOthers;
-        let share = record.share.filter(|_| counted);
-        let left = share.map(|share| shares.leave(share)).unwrap_or_default();
-        let handed = left.handed || record.phase == Phase::Handed;
-        Left { handed, ..left }
-    }
-
-    /// Counts the fds of each connection anew. To be called in a forked child, which has one thread: at the fork, other
-    /// threads of the parent may have changed a slot and not yet the count, or the reverse.
+    /// Counts the fds of each connection anew, and forgets an `execve` under way. To be called in a forked child, which has
+    /// one thread: at the fork, other threads of the parent may have changed a slot and not yet the count, or the reverse.
     pub(super) fn recount(&self) {
         let used = usize::try_from(self.used.load(Relaxed)).unwrap_or(0);
         let words = || self.connections.iter().take(used).map(|place| &place.word);

@@ -1,7 +1,6 @@
 //! The two packed words of the table: the state of an fd, and the state of its connection.
 
 use super::field::Field;
-use super::shares::Share;
 use crate::Count;
 
 /// Which epolls watch an fd.
@@ -21,8 +20,6 @@ pub(super) struct OpenFd {
     /// Where the table has the connection.
     pub(super) connection: usize,
     pub(super) epolls: Epolls,
-    /// A fork is under way that takes this fd along.
-    pub(super) forking: bool,
 }
 
 /// One fd's word.
@@ -30,7 +27,6 @@ pub(super) struct OpenFd {
 /// | bits | |
 /// |---|---|
 /// | 0 | the fd is a connection; all other bits but the last 24 are zero where it is not |
-/// | 1 | a fork is under way |
 /// | 2..22 | the epoll plus one; 0: unknown; all ones: many |
 /// | 22..40 | the index of the connection |
 /// | 40..64 | generation: changes whenever another connection takes the place |
@@ -39,7 +35,6 @@ pub(super) struct Slot(pub(super) u64);
 
 impl Slot {
     const OPEN: Field = Field::new(0, 1);
-    const FORKING: Field = Field::new(1, 1);
     const EPOLL: Field = Field::new(2, 20);
     const CONNECTION: Field = Field::new(22, 18);
     const GENERATION: Field = Field::new(40, 24);
@@ -55,11 +50,7 @@ impl Slot {
             MANY => Epolls::Many,
             epoll => Epolls::One(epoll as i32 - 1),
         };
-        self.is_open().then_some(OpenFd {
-            connection: Self::CONNECTION.of(self.0) as usize,
-            epolls,
-            forking: Self::FORKING.of(self.0) == 1,
-        })
+        self.is_open().then_some(OpenFd { connection: Self::CONNECTION.of(self.0) as usize, epolls })
     }
 
     /// The same generation with other contents.
@@ -70,10 +61,8 @@ impl Slot {
             Epolls::One(epoll) => (epoll as u64 + 1).min(Self::EPOLL.most()),
             Epolls::Many => Self::EPOLL.most(),
         };
-        let opened = Self::OPEN.put(1)
-            + Self::FORKING.put(open.forking.into())
-            + Self::EPOLL.put(epolls)
-            + Self::CONNECTION.put(open.connection as u64);
+        let opened =
+            Self::OPEN.put(1) + Self::EPOLL.put(epolls) + Self::CONNECTION.put(open.connection as u64);
         Self(self.closed().0 + opened)
     }
 
@@ -91,7 +80,7 @@ impl Slot {
 /// Who ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// The process of the program that closes it last.
+    /// Whoever of the program's processes closes it last: this one says when it has.
     Ours,
     /// The supervisor: `shutdown` has handed it over.
     Handed,
@@ -108,8 +97,8 @@ pub(super) enum Exec {
     Survives,
     /// All fds of it are closed.
     Closes,
-    /// It is closed, and another process still holds it.
-    LeftToOthers,
+    /// It is about to be announced: a close by another thread does not end it.
+    Claimed,
     /// It is closed, and counted for this reason.
     Announced(Count),
 }
@@ -121,41 +110,38 @@ pub(super) enum Exec {
 /// | 0..20 | fds of this process; 0: the place is free, and all bits are zero |
 /// | 20 | the supervisor holds it since it was accepted |
 /// | 21..23 | [`Phase`] |
-/// | 23 | the fork under way has been counted in its share |
+/// | 23 | it has been passed on, or received: where it comes from is not known any more |
 /// | 24..28 | [`Exec`]: 0 to 3, or 4 plus the count |
-/// | 28..60 | its [`Share`]; 0: none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) fds: u32,
     pub(super) held: bool,
     pub(super) phase: Phase,
-    pub(super) joined: bool,
+    pub(super) passed: bool,
     pub(super) exec: Exec,
-    pub(super) share: Option<Share>,
 }
 
 impl Record {
     const FDS: Field = Field::new(0, 20);
     const HELD: Field = Field::new(20, 1);
     const PHASE: Field = Field::new(21, 2);
-    const JOINED: Field = Field::new(23, 1);
+    const PASSED: Field = Field::new(23, 1);
     const EXEC: Field = Field::new(24, 4);
-    const SHARE: Field = Field::new(28, 32);
 
     /// A connection with one fd.
     pub(super) const fn new(held: bool) -> Self {
-        Self { fds: 1, held, phase: Phase::Ours, joined: false, exec: Exec::None, share: None }
+        Self { fds: 1, held, phase: Phase::Ours, passed: false, exec: Exec::None }
     }
 
     /// Whether the supervisor holds an fd of the connection for this process now. If an `execve` is under way that does
     /// not end the connection, the supervisor has been told to drop its fd; it takes one again if the call fails.
     pub(super) const fn is_held(&self) -> bool {
-        self.held && !matches!(self.exec, Exec::Survives | Exec::LeftToOthers)
+        self.held && !matches!(self.exec, Exec::Survives)
     }
 
-    /// The same word with no fds and no mark of a fork: in between only, while fds are counted.
+    /// The same word with no fds and no `execve` under way: in between only, while fds are counted.
     pub(super) const fn without_fds(word: u64) -> u64 {
-        word - Self::FDS.put(Self::FDS.of(word)) - Self::JOINED.put(Self::JOINED.of(word))
+        word - Self::FDS.put(Self::FDS.of(word)) - Self::EXEC.put(Self::EXEC.of(word))
     }
 
     /// `None` where the place is free.
@@ -170,12 +156,11 @@ impl Record {
             0 => Exec::None,
             1 => Exec::Survives,
             2 => Exec::Closes,
-            3 => Exec::LeftToOthers,
+            3 => Exec::Claimed,
             count => Exec::Announced(COUNTS[count as usize - 4]),
         };
-        let share = Share::unpack(Self::SHARE.of(word));
-        let (held, joined) = (Self::HELD.of(word) == 1, Self::JOINED.of(word) == 1);
-        (fds > 0).then_some(Self { fds, held, phase, joined, exec, share })
+        let (held, passed) = (Self::HELD.of(word) == 1, Self::PASSED.of(word) == 1);
+        (fds > 0).then_some(Self { fds, held, phase, passed, exec })
     }
 
     pub(super) fn pack(self) -> u64 {
@@ -186,15 +171,14 @@ impl Record {
             Exec::None => 0,
             Exec::Survives => 1,
             Exec::Closes => 2,
-            Exec::LeftToOthers => 3,
+            Exec::Claimed => 3,
             Exec::Announced(count) => 4 + count as u64,
         };
         Self::FDS.put(self.fds.into())
             + Self::HELD.put(self.held.into())
             + Self::PHASE.put(self.phase as u64)
-            + Self::JOINED.put(self.joined.into())
+            + Self::PASSED.put(self.passed.into())
             + Self::EXEC.put(exec)
-            + Self::SHARE.put(self.share.map_or(0, Share::pack))
     }
 }
 

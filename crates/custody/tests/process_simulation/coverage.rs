@@ -11,7 +11,7 @@ use super::schedule::{KINDS, Kind};
 #[derive(Clone, Debug)]
 pub(crate) struct Coverage(pub(crate) [[u64; STATES]; KINDS.len()]);
 
-pub(crate) const STATES: usize = 17;
+pub(crate) const STATES: usize = 9;
 
 impl Default for Coverage {
     fn default() -> Self {
@@ -23,12 +23,12 @@ impl Default for Coverage {
 pub(crate) fn state_name(state: usize) -> String {
     let Some(state) = state.checked_sub(1) else { return "untracked".into() };
     let mut name = String::from(match state {
-        0..8 => "ours",
-        8..12 => "handed",
+        0..4 => "ours",
+        4..6 => "handed",
         _ => "given",
     });
-    for (bit, flag) in [(1, "+copied"), (2, "+shared"), (4, "+held")] {
-        if state & bit != 0 && (bit < 4 || state < 8) {
+    for (bit, flag) in [(1, "+copied"), (2, "+held")] {
+        if state & bit != 0 && (bit < 2 || state < 4) {
             name.push_str(flag);
         }
     }
@@ -38,11 +38,11 @@ pub(crate) fn state_name(state: usize) -> String {
 impl Coverage {
     pub(super) fn note(&mut self, kind: Kind, world: &World, process: usize, fd: usize) {
         let state = world.processes[process].table.entry(fd as i32).map_or(0, |entry| {
-            let bits = usize::from(entry.fds > 1) | usize::from(entry.shared) << 1;
+            let bits = usize::from(entry.fds > 1);
             1 + match entry.phase {
-                Phase::Ours => bits | usize::from(entry.held) << 2,
-                Phase::Handed => 8 + bits,
-                Phase::Given => 12 + bits,
+                Phase::Ours => bits | usize::from(entry.held) << 1,
+                Phase::Handed => 4 + bits,
+                Phase::Given => 6 + bits,
             }
         });
         self.0[kind as usize][state] += 1;

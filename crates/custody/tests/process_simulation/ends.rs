@@ -1,52 +1,25 @@
 //! Forks, exits and execs: what concerns all fds of a process at once.
 
-use linger_custody::process::{Close, Entry, Executes, Last, Phase};
-use linger_custody::{Count, Fate};
+use linger_custody::Count;
+use linger_custody::process::{Close, Executes, Last, Phase};
 
-use super::kernel::{FDS, Fault, Fd, File, Mode, THREADS, World};
-use super::ops::{Op, PATIENCE};
+use super::kernel::{FDS, Fault, Fd, File, THREADS, World};
+use super::ops::Op;
 
 impl World {
-    pub(super) fn fork(&mut self, process: usize, begun: u8, fd: u8, child: usize) -> Option<Op> {
-        if begun < 4 {
-            return Some(Op::Fork { begun: self.begins(process, begun), fd, child: child as u8 });
-        }
-        let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
-        if let Some(next) = next {
-            let unhold = self.processes[process].table.prepare(next, self.shares());
-            self.unhold(process, unhold);
-            let given = |entry: Entry| entry.phase == Phase::Given;
-            if self.words.len() < 2 && self.processes[process].table.entry(next).is_some_and(given) {
-                // No counter is left, so nobody ends it.
-                self.excuse(process, next as usize);
-            }
-            return Some(Op::Fork { begun, fd: next as u8 + 1, child: child as u8 });
-        }
-        if begun == 4 {
-            self.make_child(process, child);
-            return Some(Op::Fork { begun: 5, fd: FDS as u8, child: child as u8 });
-        }
-        self.processes[process].table.parent();
-        for fd in 0..FDS {
-            self.processes[process].fd_mut(fd).into_iter().for_each(|fd| fd.late = false);
-        }
-        None
-    }
-
-    /// Where a fork or an `execve` is that has not begun: at 4 it has. Those who wait for it, wait to its end.
+    /// Where an `execve` is that has not begun: at 4 it has. Those who wait for it, wait to its end.
     pub(super) fn begins(&mut self, process: usize, begun: u8) -> u8 {
         if self.processes[process].table.begins() { 4 } else { begun.max(1) }
     }
 
-    fn make_child(&mut self, parent: usize, child: usize) {
+    pub(super) fn make_child(&mut self, parent: usize, child: usize) {
         let table = self.processes[parent].table.forked();
         let mut files = self.processes[parent].files;
         // What no call had returned when the fork began, the child's program does not know.
         for (fd, file) in files.iter_mut().enumerate() {
             let busy = self.processes[parent].is_busy(fd);
             if let File::Connection(fd) = file {
-                fd.known &= !busy && !fd.late;
-                fd.late = false;
+                fd.known &= !busy;
             }
         }
         // Who has an fd of what is passed on does not end it, nor say when it is gone.
@@ -63,17 +36,21 @@ impl World {
         (made.waiting, made.announced) = (0, 0);
         (made.table, made.files, made.epolls, made.told) = (table, files, epolls, told);
         made.table.child(child as i32);
+        // What it has by chance, from the middle of a call of another thread, it cannot say that it has let go of.
+        let child_of = &self.processes[child];
+        let by_chance = |fd: &usize| !child_of.table.is_tracked(*fd as i32) || child_of.is_stale(*fd);
+        let by_chance: Vec<usize> = (0..FDS).filter(by_chance).collect();
+        by_chance.into_iter().for_each(|fd| self.excuse(child, fd));
         if !self.hold {
             return;
         }
         for fd in 0..FDS {
             let cookie = self.cookie(child, fd);
-            let holds = self.processes[child].table.child_holds(fd as i32, cookie, self.shares());
-            // As for the parent, not more; and not what is another's to end.
-            let parent = self.processes[parent].waiting;
+            let holds = self.processes[child].table.child_holds(fd as i32, cookie);
+            // Not what is another's to end.
             let entry = self.processes[child].table.entry(fd as i32);
             let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
-            if holds && (!ours || cookie.is_none_or(|cookie| parent & 1 << cookie == 0)) {
+            if holds && (!ours || cookie.is_none()) {
                 self.fail(Fault::Missing);
             }
             if holds && !self.send_waiting(child, fd) {
@@ -83,7 +60,7 @@ impl World {
     }
 
     /// The next tracked fd; announces it as the driver does.
-    pub(super) fn exit(&mut self, process: usize, fd: u8, tries: u8) -> Option<Op> {
+    pub(super) fn exit(&mut self, process: usize, fd: u8) -> Option<Op> {
         let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
         let Some(next) = next else {
             self.end(process);
@@ -91,29 +68,25 @@ impl World {
         };
         let next = next as u8;
         let cookie = self.cookie(process, next.into());
-        match self.ask(process, next, cookie, tries > PATIENCE) {
-            Close::Wait => return Some(Op::Exit { fd: next, tries: tries + 1 }),
+        match self.ask(process, next, cookie) {
             Close::Leave => {}
             Close::Unhold(unhold) => self.unhold(process, Some(unhold)),
-            Close::Shared(unhold) => self.unhold(process, unhold),
             Close::Handed(epolls, unhold) => {
                 self.unwatch(process, next, epolls);
                 self.unhold(process, unhold);
             }
             Close::Last(last) => drop(self.announce(process, next, last)),
         }
-        Some(Op::Exit { fd: next + 1, tries: 0 })
+        Some(Op::Exit { fd: next + 1 })
     }
 
     fn announce(&mut self, process: usize, fd: u8, last: Last) -> Count {
-        let reason = match self.settle(last.cookie).0 {
-            Fate::Plain(reason) => reason,
-            _ if self.send_last(process, fd.into(), &last) => Count::Handed,
-            _ => Count::Refused,
+        let reason = match self.settle(last.cookie) {
+            Err(reason) => reason,
+            Ok(_) if self.send_last(process, fd.into(), &last) => return Count::Handed,
+            Ok(_) => Count::Refused,
         };
-        if reason != Count::Handed {
-            self.unhold(process, last.unhold());
-        }
+        self.unhold(process, last.unhold());
         self.seen(last.cookie, reason);
         reason
     }
@@ -131,7 +104,7 @@ impl World {
             None if !second => Some(Op::Exec { begun: 4, fd: 0, fails, second: true }),
             Some(next) => {
                 let cookie = self.cookie(process, next as usize);
-                match self.processes[process].table.executes(next, cookie, self.shares()) {
+                match self.processes[process].table.executes(next, cookie) {
                     Executes::Leave => {}
                     Executes::Unhold(unhold) => self.unhold(process, Some(unhold)),
                     Executes::Last(last) => {
@@ -155,25 +128,18 @@ impl World {
     fn exec_failed(&mut self, process: usize) {
         for fd in 0..FDS {
             let cookie = self.cookie(process, fd);
-            let back = self.processes[process].table.failed_to_execute(fd as i32, cookie, self.shares());
+            let back = self.processes[process].table.failed_to_execute(fd as i32, cookie);
             self.unhold(process, back.unhold);
             if back.hold.is_some() && !self.send_waiting(process, fd) {
                 self.processes[process].table.not_held(fd as i32);
             }
             let connection = self.processes[process].fd(fd).map(|fd| fd.connection);
-            if let (Some(reason), Some(connection)) = (back.uncount, connection) {
+            let told = back.uncount.filter(|reason| *reason != Count::Handed);
+            if let (Some(reason), Some(connection)) = (told, connection) {
                 self.unseen(connection.into(), reason);
             }
         }
         self.processes[process].table.goes_on();
-        // What the program still has was half-closed meanwhile.
-        let wrong = (0..FDS).filter_map(|fd| self.processes[process].fd(fd)).any(|fd| {
-            let known = &self.connections[usize::from(fd.connection)];
-            known.half_closed && !known.shut && self.processes[process].has(fd.connection)
-        });
-        if wrong && self.mode == Mode::FailedExec {
-            self.fail(Fault::HalfClosed);
-        }
     }
 
     /// A successful `execve`: into a program without the library, which has what is not closed.

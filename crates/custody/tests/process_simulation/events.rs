@@ -25,16 +25,16 @@ impl World {
             }
             return;
         }
+        // What is announced, and closed before the `execve` fails, the supervisor has to the end of the process: no hook can
+        // make the two one.
         let fails = |op: &Op| matches!(op, Op::Exec { fails: true, .. });
         let fails = self.processes[process].threads.iter().flatten().any(fails);
-        if self.processes[process].threads[thread].is_some() || fails && self.mode != Mode::FailedExec {
+        if self.processes[process].threads[thread].is_some() || fails {
             return;
         }
         if let Some(op) = self.begin(process, event, coverage) {
             self.processes[process].threads[thread] = Some(op);
-            // Hooks cannot make a failing exec one with what other processes do: see `Mode::FailedExec`.
-            let whole = matches!(op, Op::Exec { fails: true, .. }) && !self.mode.interrupts_failing_execs();
-            self.go(process, thread, if whole { u8::MAX } else { event.steps });
+            self.go(process, thread, event.steps);
         }
     }
 
@@ -70,7 +70,7 @@ impl World {
             if self.processes[process].alive && !self.processes[process].foreign && self.fault.is_none() {
                 self.check();
                 self.processes[process].leaving = true;
-                self.processes[process].threads[0] = Some(Op::Exit { fd: 0, tries: 0 });
+                self.processes[process].threads[0] = Some(Op::Exit { fd: 0 });
                 self.go(process, 0, u8::MAX);
             }
         }
@@ -142,26 +142,21 @@ impl World {
                     return None;
                 }
                 let child = self.processes.iter().position(|process| !process.alive)?;
-                let reserved = |op: &Op| matches!(op, Op::Fork { .. });
-                // One at a time for a place: forks of one process still overlap with all other calls.
-                if self.processes.iter().flat_map(|process| process.threads.iter().flatten()).any(reserved) {
-                    return None;
-                }
                 (0..FDS).for_each(|fd| self.note_tracked(coverage, kind, process, fd));
-                Some(Op::Fork { begun: 0, fd: 0, child: child as u8 })
+                self.make_child(process, child);
+                None
             }
             Kind::Exit | Kind::Exec if leaving => None,
             Kind::Exit => {
                 (0..FDS).for_each(|fd| self.note_tracked(coverage, kind, process, fd));
                 self.processes[process].leaving = true;
                 self.closing_all(process, true);
-                Some(Op::Exit { fd: 0, tries: 0 })
+                Some(Op::Exit { fd: 0 })
             }
             Kind::Exec | Kind::FailedExec => {
                 let fails = kind == Kind::FailedExec;
-                // One that fails beside other calls of the process is one of `Mode::FailedExec`.
                 let alone = self.processes[process].threads.iter().all(Option::is_none);
-                if fails && (!alone && self.mode != Mode::FailedExec || leaving) {
+                if fails && (!alone || leaving) {
                     return None;
                 }
                 (0..FDS).for_each(|fd| self.note_tracked(coverage, kind, process, fd));
@@ -173,12 +168,7 @@ impl World {
             }
             Kind::Kill => {
                 (0..FDS).for_each(|fd| self.note_tracked(coverage, kind, process, fd));
-                let passing = |op: &Op| matches!(op, Op::Give { .. } | Op::Fork { .. });
-                // See `Mode::KilledHolder`; the same goes for one killed between the passing and what is said of it.
-                let passes = self.processes[process].threads.iter().flatten().any(passing);
-                if self.mode == Mode::KilledHolder || !passes && !self.holds_for_others(process) {
-                    self.kill(process);
-                }
+                self.kill(process);
                 None
             }
             _ => self.begin_with_fd(process, event, coverage),
@@ -249,20 +239,8 @@ impl World {
             }
             Kind::Spawn | Kind::RawClone => {
                 let child = self.processes.iter().position(|process| !process.alive)?;
-                let alone = self.processes[process].threads.iter().flatten().count() == 0;
-                let forking = self.processes.iter().flat_map(|process| process.threads.iter().flatten());
-                if given || !alone || forking.into_iter().any(|op| matches!(op, Op::Fork { .. })) {
+                if given {
                     return None;
-                }
-                if kind == Kind::Spawn {
-                    self.give(process, connection);
-                    // The child of `vfork` has the parent's table, and makes the connection its input.
-                    let table = &self.processes[process].table;
-                    let unhold = match table.is_of(child as i32) {
-                        true => table.copied(fd as i32, 0, self.shares()),
-                        false => table.given_away(fd as i32),
-                    };
-                    unhold.into_iter().for_each(|unhold| self.release(process, unhold.cookie));
                 }
                 let made = &mut self.processes[child];
                 (made.alive, made.foreign, made.waiting, made.announced) = (true, true, 0, 0);

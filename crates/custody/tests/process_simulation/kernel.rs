@@ -1,8 +1,8 @@
 //! The simulated kernel: processes, their fds, connections, messages in flight, epolls, and the supervisor's side of the
 //! messages. It knows what the program still has, which custody can only infer.
 
-use linger_custody::process::{Last, ShareWord, Shares, Table};
-use linger_custody::{Count, Socket};
+use linger_custody::process::{Last, Table};
+use linger_custody::{Count, Origin, Socket};
 
 use super::ops::Op;
 
@@ -12,6 +12,9 @@ const TRACKED: usize = FDS - 1;
 pub(crate) const PROCESSES: usize = 6;
 pub(crate) const THREADS: usize = 2;
 pub(crate) const CONNECTIONS: usize = 24;
+
+/// Where all connections come from.
+pub(crate) const ORIGIN: Origin = Origin::new(1, 1);
 
 /// The cookie of whatever is no connection.
 const OTHER: u64 = u64::MAX;
@@ -41,28 +44,13 @@ pub(crate) enum Fault {
     Counts,
 }
 
-/// What hooks in the C library cannot see, or cannot know in time. Each is a fault that the simulation must find.
+/// What no look at the fds of processes shows: a connection that is in flight. Each is a fault that the simulation must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// None of these.
     Seen,
-    /// A process made by a bare system call, or that inherits an fd with no file action (`pass_fds`).
-    RawClone,
     /// A connection passed in a message that another process holds, too.
     PassedAndShared,
-    /// With `hold`, a process is killed that holds what its child has passed on: the supervisor ends it.
-    KilledHolder,
-    /// An `execve` that fails, while another process closes what it was about to close.
-    FailedExec,
-    /// The same, without judging the half-closes: all else must be right.
-    FailedExecButHalfCloses,
-}
-
-impl Mode {
-    /// Whether other calls, of other processes as well, come between the steps of an `execve` that fails.
-    pub(crate) fn interrupts_failing_execs(self) -> bool {
-        matches!(self, Self::FailedExec | Self::FailedExecButHalfCloses)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +66,6 @@ pub(crate) struct Fd {
     pub(crate) cloexec: bool,
     /// The call that made it has returned.
     pub(crate) known: bool,
-    /// That was after a fork had begun, of which the child does not know.
-    pub(crate) late: bool,
     /// Its close has begun.
     pub(crate) closing: bool,
     /// The program has passed it on, and only closes it.
@@ -96,7 +82,6 @@ impl Fd {
             connection,
             cloexec: true,
             known: false,
-            late: false,
             closing: false,
             given: false,
             watched: 0,
@@ -114,11 +99,12 @@ pub(crate) struct Connection {
     pub(crate) socket: Socket,
     /// The program itself has shut it down.
     pub(crate) shut: bool,
-    pub(crate) half_closed: bool,
-    /// Last closes that were counted.
+    /// How often the supervisor has begun to end it.
     pub(crate) ends: i32,
     /// The supervisor ends it.
     pub(crate) supervised: bool,
+    /// Closes that lose nothing, for which the peer or the program had given a reason.
+    pub(crate) told: i32,
     /// It has had an fd beyond the table's end.
     pub(crate) beyond: bool,
     /// Nobody need end it: its holder was killed, or it went to where no hook is.
@@ -180,6 +166,11 @@ impl Process {
         self.alive && self.fds().any(|fd| fd.connection == connection)
     }
 
+    /// Whether the supervisor has it for this process.
+    pub(crate) fn waits(&self, connection: u8) -> bool {
+        self.alive && self.waiting & 1 << connection != 0
+    }
+
     pub(crate) fn has(&self, connection: u8) -> bool {
         self.alive && self.fds().any(|fd| fd.connection == connection && fd.is_had())
     }
@@ -201,8 +192,9 @@ pub(crate) struct World {
     pub(crate) connections: [Connection; CONNECTIONS],
     pub(crate) accepted: usize,
     pub(crate) in_flight: Vec<u8>,
-    pub(crate) words: Vec<ShareWord>,
     pub(crate) counts: [i64; Count::ALL],
+    /// What was let go of while another fd of it was being closed: whether it had unread bytes, and whether it was a close.
+    pub(crate) nominated: Vec<(u8, bool, bool)>,
     /// Connections that the supervisor was to hold and does not.
     pub(crate) refused: u32,
     /// The next message is lost.
@@ -211,7 +203,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(mode: Mode, hold: bool, shares: usize) -> Self {
+    pub(crate) fn new(mode: Mode, hold: bool) -> Self {
         let mut world = Self {
             mode,
             hold,
@@ -219,8 +211,8 @@ impl World {
             connections: [Connection::default(); CONNECTIONS],
             accepted: 0,
             in_flight: Vec::new(),
-            words: (0..shares).map(|_| ShareWord::new()).collect(),
             counts: [0; Count::ALL],
+            nominated: Vec::new(),
             refused: 0,
             refuses: false,
             fault: None,
@@ -232,10 +224,6 @@ impl World {
 
     pub(crate) fn fail(&mut self, fault: Fault) {
         self.fault = self.fault.or(Some(fault));
-    }
-
-    pub(crate) fn shares(&self) -> Shares<'_> {
-        Shares::new(&self.words)
     }
 
     /// `SO_COOKIE`.
@@ -256,11 +244,33 @@ impl World {
         self.processes.iter().any(|process| process.has(connection)) || self.in_flight.contains(&connection)
     }
 
-    /// `shutdown(SHUT_WR)`, not asked for by the program.
-    pub(crate) fn half_close(&mut self, connection: u8) {
-        let wrong = self.is_had(connection) && !self.connections[usize::from(connection)].shut;
-        self.connections[usize::from(connection)].half_closed = true;
-        if wrong && self.mode != Mode::FailedExecButHalfCloses {
+    /// The supervisor has looked at all processes, after the fd that was let go of was closed: ends the connection if nobody
+    /// has it. Who has it may be a program that knows nothing of it.
+    pub(crate) fn judge(&mut self, connection: u8, unread: bool, closed: bool) {
+        let known = self.connections[usize::from(connection)];
+        let has = |process: &Process| {
+            process.alive && process.fds().any(|fd| fd.connection == connection && !fd.closing)
+        };
+        if known.supervised || self.processes.iter().any(|process| has(process) || process.waits(connection))
+        {
+            // Who has passed it on does not say when it has closed its own.
+            let given = |process: &Process| process.fds().any(|fd| fd.connection == connection && fd.given);
+            self.connections[usize::from(connection)].excused |= self.processes.iter().any(given);
+            if closed {
+                self.count(Count::Seen, 1);
+                self.count(Count::Shared, 1);
+            }
+            return;
+        }
+        if self.processes.iter().any(|process| process.holds(connection)) {
+            // It is being closed: the supervisor looks again.
+            self.nominated.push((connection, unread, closed));
+            return;
+        }
+        self.count(Count::Unread, i64::from(unread));
+        self.connections[usize::from(connection)].supervised = true;
+        self.seen(connection.into(), Count::Handed);
+        if self.is_had(connection) && !known.shut {
             self.fail(Fault::HalfClosed);
         }
     }
@@ -281,9 +291,14 @@ impl World {
         self.counts[count as usize] += number;
     }
 
+    /// A close that loses nothing is told by each process for itself.
     fn ended(&mut self, connection: u64, reason: Count, number: i32) {
         let known = self.connection(connection);
-        known.ends += if reason == Count::Shared { 0 } else { number };
+        if reason != Count::Handed {
+            known.told += number;
+            return;
+        }
+        known.ends += number;
         if known.ends > 1 {
             self.fail(Fault::EndedTwice);
         }
@@ -333,7 +348,6 @@ impl World {
         }
         self.processes[process].waiting &= !(1 << cookie);
         self.processes[process].announced &= !(1 << cookie);
-        self.connection(cookie).supervised = true;
         true
     }
 
@@ -344,16 +358,13 @@ impl World {
         }
     }
 
-    /// The process is no more, or another program.
+    /// The process is no more, or another program: what the supervisor has of it is judged.
     pub(crate) fn hang_up(&mut self, process: usize) {
         let waiting = std::mem::take(&mut self.processes[process].waiting);
-        let announced = std::mem::take(&mut self.processes[process].announced);
+        self.processes[process].announced = 0;
         for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {
-            let waits = |other: &Process| other.alive && other.waiting & 1 << connection != 0;
-            if announced & 1 << connection != 0 || !self.processes.iter().any(waits) {
-                self.connections[usize::from(connection)].supervised = true;
-                self.half_close(connection);
-            }
+            let unread = self.connections[usize::from(connection)].socket.unread > 0;
+            self.judge(connection, unread, false);
         }
     }
 
@@ -361,9 +372,7 @@ impl World {
     pub(crate) fn abandon(&mut self, process: usize) {
         for thread in 0..THREADS {
             if let Some(op) = self.processes[process].threads[thread].take() {
-                // A fork that is not made has been counted.
-                let all = matches!(op, Op::Fork { .. });
-                (0..FDS).filter(|fd| all || op.concerns(*fd)).for_each(|fd| self.excuse(process, fd));
+                (0..FDS).filter(|fd| op.concerns(*fd)).for_each(|fd| self.excuse(process, fd));
                 if let Some(connection) = op.connection() {
                     self.connections[usize::from(connection)].excused = true;
                 }
@@ -383,19 +392,6 @@ impl World {
         self.processes[process].alive = false;
         self.processes[process].files = [File::Closed; FDS];
         self.hang_up(process);
-    }
-
-    /// Whether the supervisor holds for a process what another has passed on, out of sight.
-    pub(crate) fn holds_for_others(&self, process: usize) -> bool {
-        let waiting = self.processes[process].waiting;
-        (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0).any(|connection| {
-            let foreign = |other: &Process| (other.foreign || other.leaving) && other.has(connection);
-            self.processes.iter().any(foreign)
-                || self.in_flight.contains(&connection)
-                || self.refused & 1 << connection != 0
-                // Closed by a bare call, which nobody has told the supervisor.
-                || !self.processes[process].holds(connection) && self.is_had(connection)
-        })
     }
 
     /// The signal that no hook sees. What the supervisor holds, it ends.
@@ -423,6 +419,9 @@ impl World {
 
     /// Whatever holds between two calls.
     pub(crate) fn check(&mut self) {
+        for (connection, unread, closed) in std::mem::take(&mut self.nominated) {
+            self.judge(connection, unread, closed);
+        }
         let leaked = self.processes.iter().any(|process| {
             let idle = process.threads.iter().all(Option::is_none) && process.alive && !process.leaving;
             let held = |connection: &u8| process.waiting & 1 << connection != 0;
@@ -439,9 +438,10 @@ impl World {
 
     /// Whatever holds when all processes have ended.
     pub(crate) fn check_end(&mut self) {
+        self.check();
         for connection in 0..self.accepted {
-            let Connection { ends, excused, beyond, .. } = self.connections[connection];
-            if !excused && !beyond && ends != 1 {
+            let Connection { ends, told, excused, beyond, .. } = self.connections[connection];
+            if !excused && !beyond && ends < 1 && told < 1 {
                 self.fail(Fault::NotEnded);
             }
         }

@@ -16,22 +16,16 @@ fn nothing_wrong_in_random_schedules() {
     if let Some(found) = simulate(schedules, 1, Mode::Seen, None, &mut coverage) {
         panic!("{}", text(&found));
     }
-    if let Some(found) =
-        simulate(schedules / 4, 1, Mode::FailedExecButHalfCloses, None, &mut Coverage::default())
-    {
-        panic!("{}", text(&found));
-    }
     eprintln!("{}", coverage.table());
     assert_eq!(coverage.empty(false), Vec::<String>::new());
 }
 
-/// What hooks in the C library cannot see: that the simulation finds it says that it looks.
+/// What is in flight nobody has: that the simulation finds it says that it looks.
 #[test]
-fn faults_that_no_hook_can_see_are_found() {
-    for mode in [Mode::RawClone, Mode::PassedAndShared, Mode::FailedExec, Mode::KilledHolder] {
-        let found = simulate(200_000, 1, mode, Some(Fault::HalfClosed), &mut Coverage::default())
-            .unwrap_or_else(|| panic!("{mode:?}"));
-        eprintln!("{}", text(&found));
-        assert!(found.schedule.events.len() < 10, "{}", text(&found));
-    }
+fn faults_that_no_look_can_see_are_found() {
+    let mode = Mode::PassedAndShared;
+    let found = simulate(200_000, 1, mode, Some(Fault::HalfClosed), &mut Coverage::default());
+    let found = found.unwrap_or_else(|| panic!("{mode:?}"));
+    eprintln!("{}", text(&found));
+    assert!(found.schedule.events.len() < 10, "{}", text(&found));
 }

@@ -1,30 +1,24 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
 use linger_custody::process::{Close, Epolls, Last, Phase, Shutdown, Unhold};
-use linger_custody::{Count, Fate, Rights, Socket};
+use linger_custody::{Count, Rights, Socket};
 
-use super::kernel::{Connection, FDS, Fault, Fd, File, World};
+use super::kernel::{Connection, FDS, Fault, Fd, File, ORIGIN, World};
 use super::sockets::control;
-
-/// How often a close waits for a fork, each time until it is the thread's turn again.
-pub(super) const PATIENCE: u8 = 4;
 
 /// Where a close is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum At {
     /// Asks the kernel for the cookie.
     Cookie,
-    /// Asks custody. How often it has.
-    Ask(Option<u64>, u8),
+    /// Asks custody.
+    Ask(Option<u64>),
     /// Asks the socket.
     Settle(Last),
-    /// Hands over.
-    Send(Last),
-    HalfClose(Last),
-    /// The close itself.
-    Real {
-        handed: bool,
-    },
+    /// Nominates; whether it had unread bytes.
+    Send(Last, bool),
+    /// The close itself. The supervisor may have the connection; what was nominated is judged after it.
+    Real { handed: bool, nominated: Option<(u8, bool)> },
 }
 
 /// A call under way.
@@ -57,16 +51,9 @@ pub(crate) enum Op {
     Give {
         fd: u8,
     },
-    /// Prepared up to this fd; the child's place.
-    Fork {
-        begun: u8,
-        fd: u8,
-        child: u8,
-    },
     /// Gone through up to this fd.
     Exit {
         fd: u8,
-        tries: u8,
     },
     /// Gone through up to this fd, twice; then the call.
     Exec {
@@ -85,15 +72,14 @@ impl Op {
             Self::Close { fd: own, then, .. } => own == fd || then == Some(fd),
             Self::Get { fd: own, .. } | Self::Shutdown { fd: own, .. } | Self::Give { fd: own } => own == fd,
             Self::Copy { old, new } => old == fd || new == fd,
-            Self::Fork { .. } | Self::Exit { .. } | Self::Exec { .. } => false,
+            Self::Exit { .. } | Self::Exec { .. } => false,
         }
     }
 
     /// Whether it waits for another thread.
     pub(crate) fn waits(&self) -> bool {
         match *self {
-            Self::Close { at: At::Ask(_, tries), .. } | Self::Exit { tries, .. } => tries > 0,
-            Self::Fork { begun, .. } | Self::Exec { begun, .. } => (1..4).contains(&begun),
+            Self::Exec { begun, .. } => (1..4).contains(&begun),
             _ => false,
         }
     }
@@ -101,9 +87,8 @@ impl Op {
     /// A connection that may be in no table any more.
     pub(crate) fn connection(&self) -> Option<u8> {
         match *self {
-            Self::Close { at: At::Settle(last) | At::Send(last) | At::HalfClose(last), .. } => {
-                Some(last.cookie as u8)
-            }
+            Self::Close { at: At::Settle(last) | At::Send(last, _), .. } => Some(last.cookie as u8),
+            Self::Close { at: At::Real { nominated: Some((connection, _)), .. }, .. } => Some(connection),
             _ => None,
         }
     }
@@ -122,7 +107,7 @@ impl World {
                     let connection = fd.connection;
                     self.connection(connection.into()).beyond = true;
                 }
-                let unhold = self.processes[process].table.copied(old.into(), new.into(), self.shares());
+                let unhold = self.processes[process].table.copied(old.into(), new.into());
                 self.unhold(process, unhold);
                 let tracked = self.processes[process].table.is_tracked(old.into());
                 if tracked {
@@ -139,8 +124,7 @@ impl World {
                 }
                 None
             }
-            Op::Fork { begun, fd, child } => self.fork(process, begun, fd, child.into()),
-            Op::Exit { fd, tries } => self.exit(process, fd, tries),
+            Op::Exit { fd } => self.exit(process, fd),
             Op::Exec { begun: 4, fd, fails, second } => self.exec(process, fd, fails, second),
             Op::Exec { begun, fd, fails, second } => {
                 Some(Op::Exec { begun: self.begins(process, begun), fd, fails, second })
@@ -154,10 +138,8 @@ impl World {
         if leaving {
             self.excuse(process, fd);
         }
-        let forks = |op: &Op| matches!(op, Op::Fork { begun: 4.., .. });
-        let late = self.processes[process].threads.iter().flatten().any(forks);
         if let Some(fd) = self.processes[process].fd_mut(fd) {
-            (fd.known, fd.late) = (true, late);
+            fd.known = true;
             fd.closing |= leaving;
         }
         None
@@ -185,12 +167,12 @@ impl World {
             let held = self.hold && self.send_waiting(process, fd.into());
             return Some(Op::Get { fd, connection, held: Some(held), received });
         };
-        let (table, shares) = (&self.processes[process].table, self.shares());
+        let table = &self.processes[process].table;
         let (fd, cookie) = (i32::from(fd), u64::from(connection));
         let unhold = if received {
-            table.received(fd, cookie, held, shares)
+            table.received(fd, cookie, held)
         } else {
-            table.accepted(fd, cookie, held, shares)
+            table.accepted(fd, cookie, ORIGIN, held)
         };
         self.unhold(process, unhold);
         self.processes[process].told[fd as usize] = Some(connection);
@@ -210,88 +192,63 @@ impl World {
         self.returns(process, fd as usize)
     }
 
-    pub(super) fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>, insist: bool) -> Close {
-        if insist {
-            // The child may have it, and not know that it does.
-            self.excuse(process, fd.into());
-        }
+    pub(super) fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>) -> Close {
         let table = &self.processes[process].table;
         // So in a child of `vfork`, which has other fds.
-        if !table.is_of(process as i32) {
-            return Close::Leave;
-        }
-        table.close(fd.into(), cookie, self.shares(), insist)
+        if table.is_of(process as i32) { table.close(fd.into(), cookie) } else { Close::Leave }
     }
 
     fn close(&mut self, process: usize, fd: u8, at: At, then: Option<u8>) -> Option<Op> {
+        let plain = At::Real { handed: false, nominated: None };
+        let handed = At::Real { handed: true, nominated: None };
         let next = match at {
-            At::Cookie if !self.processes[process].table.is_tracked(fd.into()) => At::Real { handed: false },
-            At::Cookie => At::Ask(self.cookie(process, fd.into()), 0),
-            At::Ask(cookie, tries) => match self.ask(process, fd, cookie, tries > PATIENCE) {
-                Close::Leave if self.is_handed(process, fd.into()) => {
-                    self.fail(Fault::Reported);
-                    At::Real { handed: true }
-                }
-                Close::Wait => At::Ask(cookie, tries + 1),
+            At::Cookie if !self.processes[process].table.is_tracked(fd.into()) => plain,
+            At::Cookie => At::Ask(self.cookie(process, fd.into())),
+            At::Ask(cookie) => match self.ask(process, fd, cookie) {
                 Close::Last(last) => At::Settle(last),
-                Close::Leave => At::Real { handed: false },
+                Close::Leave => plain,
                 Close::Unhold(unhold) => {
                     self.unhold(process, Some(unhold));
-                    At::Real { handed: false }
-                }
-                Close::Shared(unhold) => {
-                    self.unhold(process, unhold);
-                    self.seen(cookie.unwrap_or_default(), Count::Shared);
-                    At::Real { handed: false }
+                    plain
                 }
                 Close::Handed(epolls, unhold) => {
                     self.unwatch(process, fd, epolls);
                     self.unhold(process, unhold);
-                    At::Real { handed: true }
+                    handed
                 }
             },
-            At::Settle(last) => self.settle_close(process, fd, last),
-            At::Send(last) => {
-                let known = self.connection(last.cookie);
-                if known.supervised && !known.excused {
-                    self.fail(Fault::EndedTwice);
+            At::Settle(last) => {
+                let settled = self.settle(last.cookie);
+                if last.held || settled.is_ok() {
+                    self.unwatch(process, fd, last.epolls);
                 }
-                let sent = self.send_now(process, last.cookie, last.held);
-                self.seen(last.cookie, if sent { Count::Handed } else { Count::Refused });
-                At::HalfClose(last)
+                match settled {
+                    Ok(unread) => At::Send(last, unread > 0),
+                    Err(reason) => {
+                        self.unhold(process, last.unhold());
+                        self.seen(last.cookie, reason);
+                        plain
+                    }
+                }
             }
-            At::HalfClose(last) => {
-                self.half_close(last.cookie as u8);
-                At::Real { handed: true }
+            At::Send(last, unread) => {
+                if self.send_now(process, last.cookie, last.held) {
+                    At::Real { handed: true, nominated: Some((last.cookie as u8, unread)) }
+                } else {
+                    self.count(Count::Unread, i64::from(unread));
+                    self.seen(last.cookie, Count::Refused);
+                    handed
+                }
             }
-            At::Real { handed } => return self.really_close(process, fd, handed, then),
+            At::Real { handed, nominated } => {
+                let next = self.really_close(process, fd, handed, then);
+                if let Some((connection, unread)) = nominated {
+                    self.judge(connection, unread, true);
+                }
+                return next;
+            }
         };
         Some(Op::Close { fd, at: next, then })
-    }
-
-    /// Whether this is the process's last fd of what the supervisor has.
-    fn is_handed(&self, process: usize, fd: usize) -> bool {
-        let process = &self.processes[process];
-        let Some(known) = process.fd(fd).filter(|known| !known.given && !process.is_stale(fd)) else {
-            return false;
-        };
-        let alone = process.fds().filter(|other| other.connection == known.connection).count() == 1;
-        let Connection { supervised, excused, beyond, .. } = self.connections[usize::from(known.connection)];
-        supervised && alone && !excused && !beyond
-    }
-
-    fn settle_close(&mut self, process: usize, fd: u8, last: Last) -> At {
-        let (settled, unread) = self.settle(last.cookie);
-        if last.held || settled == Fate::Linger {
-            self.unwatch(process, fd, last.epolls);
-        }
-        if let Fate::Plain(reason) = settled {
-            self.unhold(process, last.unhold());
-            self.seen(last.cookie, reason);
-            return At::Real { handed: false };
-        }
-        self.count(Count::Unread, i64::from(unread > 0));
-        At::Send(last)
     }
 
     fn really_close(&mut self, process: usize, fd: u8, handed: bool, then: Option<u8>) -> Option<Op> {
@@ -332,11 +289,11 @@ impl World {
             let entry = self.processes[process].table.entry(fd.into());
             let stale = self.processes[process].is_stale(fd.into());
             let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
-            let Connection { socket, supervised, excused, .. } = *self.connection(cookie);
-            match self.processes[process].table.shutdown(fd.into(), Some(cookie), self.shares()) {
+            let Connection { socket, supervised, .. } = *self.connection(cookie);
+            match self.processes[process].table.shutdown(fd.into(), Some(cookie)) {
                 Shutdown::HandOver { cookie: known } => {
-                    // Not what is another's, nor what the supervisor has.
-                    if known != cookie || !ours || supervised && !excused {
+                    // Not what is another's. What the supervisor has, another process may have shut down.
+                    if known != cookie || !ours {
                         self.fail(Fault::Fate);
                     }
                     return Some(Op::Shutdown { fd, asked: true, half_closed });
@@ -358,7 +315,6 @@ impl World {
                 self.really_shut_down(connection);
                 return None;
             }
-            self.count(Count::Unread, i64::from(unread > 0));
             self.connection(cookie).shut = true;
             return Some(Op::Shutdown { fd, asked, half_closed: true });
         }
@@ -366,7 +322,10 @@ impl World {
             self.really_shut_down(connection);
             return None;
         }
-        if self.processes[process].table.handed(fd.into(), self.shares()) {
+        self.processes[process].table.handed(fd.into());
+        // The supervisor knows what it ends already.
+        if !std::mem::replace(&mut self.connection(cookie).supervised, true) {
+            self.count(Count::Unread, i64::from(unread > 0));
             self.seen(cookie, Count::Handed);
         }
         None

@@ -13,7 +13,7 @@ pub(crate) enum Kind {
     Close,
     Shutdown,
     Send,
-    /// A program is started with the connection as its input, by `vfork` or `posix_spawn`.
+    /// A program without the library is started with the connection as its input, by `vfork` or `posix_spawn`.
     Spawn,
     Watch,
     Fork,
@@ -63,7 +63,7 @@ pub(crate) const KINDS: [Kind; 21] = [
 ];
 
 /// How often each is chosen, of all.
-const WEIGHTS: [u32; 21] = [24, 10, 12, 6, 22, 6, 5, 2, 6, 14, 2, 3, 3, 2, 2, 4, 3, 4, 8, 0, 24];
+const WEIGHTS: [u32; 21] = [24, 10, 12, 6, 22, 6, 5, 2, 6, 14, 2, 3, 3, 2, 2, 4, 3, 4, 8, 2, 24];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
@@ -80,7 +80,6 @@ pub(crate) struct Event {
 pub(crate) struct Schedule {
     pub(crate) mode: Mode,
     pub(crate) hold: bool,
-    pub(crate) shares: u8,
     pub(crate) events: Vec<Event>,
 }
 
@@ -106,11 +105,9 @@ impl Schedule {
     pub(crate) fn random(random: &mut Random, mode: Mode, into: &mut Self) {
         into.mode = mode;
         into.hold = random.below(3) == 0;
-        into.shares = [0, 1, 64, 64, 64, 64, 64, 64][random.below(8) as usize];
         let processes = 2 + random.below(PROCESSES as u32 - 1) as u8;
         into.events.clear();
-        let raw = if mode == Mode::RawClone { 4 } else { 0 };
-        let all: u32 = WEIGHTS.iter().sum::<u32>() + raw;
+        let all: u32 = WEIGHTS.iter().sum::<u32>();
         for _ in 0..30 + random.below(10) {
             let mut at = random.below(all);
             let kind = KINDS.into_iter().zip(WEIGHTS).find(|(_, weight)| {
@@ -127,7 +124,7 @@ impl Schedule {
     }
 
     pub(crate) fn empty() -> Self {
-        Self { mode: Mode::Seen, hold: false, shares: 0, events: Vec::new() }
+        Self { mode: Mode::Seen, hold: false, events: Vec::new() }
     }
 
     /// Runs it; the first fault.
@@ -137,7 +134,7 @@ impl Schedule {
     }
 
     fn run_through(&self, coverage: &mut Coverage) -> Option<Fault> {
-        let mut world = World::new(self.mode, self.hold, self.shares.into());
+        let mut world = World::new(self.mode, self.hold);
         for event in &self.events {
             world.happens(*event, coverage);
             world.check();
@@ -164,9 +161,6 @@ impl Schedule {
             }
             if least.hold {
                 simpler.push(Self { hold: false, ..least.clone() });
-            }
-            if least.shares < 64 {
-                simpler.push(Self { shares: 64, ..least.clone() });
             }
             for at in 0..least.events.len() {
                 let event = least.events[at];

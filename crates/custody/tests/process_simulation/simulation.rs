@@ -67,9 +67,9 @@ fn quiet(quiet: bool) {
 
 /// A schedule as text, one event a line.
 pub(crate) fn text(found: &Found) -> String {
-    let Schedule { mode, hold, shares, events } = &found.schedule;
+    let Schedule { mode, hold, events } = &found.schedule;
     let mut text = format!(
-        "{:?} after {} schedules; {mode:?}, hold {hold}, {shares} counters, {} events:",
+        "{:?} after {} schedules; {mode:?}, hold {hold}, {} events:",
         found.fault,
         found.number,
         events.len()

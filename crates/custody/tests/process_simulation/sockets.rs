@@ -1,46 +1,29 @@
 //! What a socket says when its last fd is closed, and what a message carries.
 
-use linger_custody::{Count, Discarded, Fate, Socket, after_discarding, fate};
+use linger_custody::{Count, Fate, fate};
 
 use super::kernel::{Fault, World};
 
 impl World {
-    /// As the driver does, and says whether it was right.
-    pub(super) fn settle(&mut self, cookie: u64) -> (Fate, u32) {
-        let known = self.connection(cookie);
-        let socket = known.socket;
-        let mut discarded = None;
+    /// As the driver does, and says whether it was right: the number of unread bytes, or why a plain close loses nothing.
+    pub(super) fn settle(&mut self, cookie: u64) -> Result<u32, Count> {
+        let socket = self.connection(cookie).socket;
         let settled = match fate(&socket) {
-            Fate::Discard => {
-                let met = match socket {
-                    Socket { over: true, .. } => Discarded::Failed,
-                    // As if it were no TCP socket.
-                    Socket { unread: 3.., .. } => Discarded::Unable,
-                    _ => {
-                        known.socket.unread = 0;
-                        Discarded::ToTheEnd
-                    }
-                };
-                discarded = Some(met);
-                after_discarding(met)
-            }
-            settled => settled,
+            Fate::Plain(reason) => Err(reason),
+            Fate::Linger | Fate::Discard => Ok(socket.unread),
         };
-        let ended = socket.peer_finished && known.socket.unread == 0;
+        let ended = socket.peer_finished && socket.unread == 0;
         let right = match settled {
-            Fate::Discard => false,
-            Fate::Linger => !socket.aborts && !ended && (socket.peer_finished || !socket.over),
-            Fate::Plain(Count::Aborted) => socket.aborts,
-            Fate::Plain(Count::Gone) => !socket.aborts && socket.over && !ended,
-            Fate::Plain(Count::Finished) => !socket.aborts && ended && discarded.is_none(),
-            Fate::Plain(Count::Drained) => !socket.aborts && ended && discarded.is_some(),
-            Fate::Plain(_) => false,
+            Ok(_) => !socket.aborts && !ended && (socket.peer_finished || !socket.over),
+            Err(Count::Aborted) => socket.aborts,
+            Err(Count::Gone) => !socket.aborts && socket.over && !ended,
+            Err(Count::Finished) => !socket.aborts && ended,
+            Err(_) => false,
         };
         if !right {
             self.fail(Fault::Fate);
         }
-        self.count(Count::Unread, i64::from(settled == Fate::Plain(Count::Drained)));
-        (settled, socket.unread)
+        settled
     }
 }
 

@@ -9,34 +9,57 @@ use crate::driver::Deadlines;
 use crate::hash::Tree;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Time, Token, TreeEntry};
+use crate::progress::ItemVerdict;
 use crate::transport::Plain;
 
-/// Serves one `get`: a file under a name of the server's choice.
-fn serve(listener: &TcpListener, offered: &[u8], path: RelPath) {
+/// What a server says, in order.
+enum Said {
+    Message(Message),
+    Data(&'static [u8]),
+}
+
+fn entry(index: u64, kind: Kind, path: RelPath) -> Said {
+    Said::Message(Message::Entry(TreeEntry {
+        index,
+        kind,
+        path,
+        mode: 0o644,
+        mtime: Some(Time::default()),
+        size: (kind == Kind::File).then_some(4),
+        token: Token::default(),
+        hash: None,
+        sparse: false,
+        target: Vec::new(),
+    }))
+}
+
+fn content() -> [Said; 2] {
+    let hash = Some(Tree::new().end(b"evil"));
+    [Said::Data(b"evil"), Said::Message(Message::End { index: 0, size: 4, hash })]
+}
+
+fn offer_of(name: &[u8], directory: bool) -> Said {
+    Said::Message(Message::Offer { name: name.to_vec(), directory })
+}
+
+fn total(entries: u64) -> Said {
+    Said::Message(Message::Total { entries })
+}
+
+/// Serves one `get` so.
+fn serve(listener: &TcpListener, script: Vec<Said>) {
     let (accepted, _) = listener.accept().unwrap();
     let plain = Box::new(Plain::new(accepted).unwrap());
     let cancel = Cancel::new().unwrap();
     let mut session =
         Session::with(plain, Role::Responder, SessionLimits::default(), Deadlines::default(), cancel);
     let SessionEvent::Opened { stream, .. } = session.receive().unwrap() else { panic!("no request") };
-    let mut say = |message: Message| session.message(stream, &message.encode()).unwrap();
-    say(Message::Offer { name: offered.to_vec(), directory: false });
-    say(Message::Entry(TreeEntry {
-        index: 0,
-        kind: Kind::File,
-        path,
-        mode: 0o644,
-        mtime: Some(Time::default()),
-        size: Some(4),
-        token: Token::default(),
-        hash: None,
-        sparse: false,
-        target: Vec::new(),
-    }));
-    session.data(stream, b"evil").unwrap();
-    let mut say = |message: Message| session.message(stream, &message.encode()).unwrap();
-    say(Message::End { index: 0, size: 4, hash: Some(Tree::new().end(b"evil")) });
-    say(Message::Total { entries: 1 });
+    for said in script {
+        match said {
+            Said::Message(message) => session.message(stream, &message.encode()).unwrap(),
+            Said::Data(bytes) => session.data(stream, bytes).unwrap(),
+        }
+    }
     session.finish(stream).unwrap();
     session.flush().unwrap();
     while session.receive().is_ok_and(|event| !matches!(event, SessionEvent::Finished { .. })) {}
@@ -44,8 +67,8 @@ fn serve(listener: &TcpListener, offered: &[u8], path: RelPath) {
     session.close(&linger::Policy::default());
 }
 
-/// The names in a directory after `get host:ASKED DIRECTORY/`.
-fn got(asked: &str, offered: &[u8], path: RelPath, replace: bool, here: &Path) -> Vec<String> {
+/// What a `get` from a server that says this comes to.
+fn get(asked: &str, script: Vec<Said>, replace: bool, here: &Path) -> ItemVerdict {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut client = ClientOptions::default();
@@ -53,10 +76,19 @@ fn got(asked: &str, offered: &[u8], path: RelPath, replace: bool, here: &Path) -
     let client = Client::new("127.0.0.1", port, client).unwrap();
     let options = GetOptions { replace, ..GetOptions::default() };
     std::thread::scope(|scope| {
-        scope.spawn(|| serve(&listener, offered, path));
+        scope.spawn(|| serve(&listener, script));
         let from = Destination::typed(asked.as_bytes()).unwrap();
-        client.get(&from, &Output::Path(here.join("")), &options, &mut |_| {});
-    });
+        let (summary, error) = client.get(&from, &Output::Path(here.join("")), &options, &mut |_| {});
+        summary.verdict(error.as_ref())
+    })
+}
+
+/// The names in a directory after `get host:ASKED DIRECTORY/`.
+fn got(asked: &str, offered: &[u8], path: RelPath, replace: bool, here: &Path) -> Vec<String> {
+    let mut script = vec![offer_of(offered, false), entry(0, Kind::File, path)];
+    script.extend(content());
+    script.push(total(1));
+    get(asked, script, replace, here);
     let mut names: Vec<_> = fs::read_dir(here)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -94,4 +126,27 @@ fn what_is_overwritten_was_asked_for() {
     let below = RelPath::new(*b".bashrc").unwrap();
     assert_eq!(got("other", b"other", below, true, here.path()), [".bashrc", "disk.img"]);
     assert_eq!(fs::read(here.path().join(".bashrc")).unwrap(), b"mine");
+}
+
+/// What was announced is what came: no more, no less, and nothing else.
+#[test]
+fn an_account_that_does_not_add_up_is_no_success() {
+    let file = || entry(0, Kind::File, RelPath::root());
+    let directory = || entry(0, Kind::Directory, RelPath::root());
+    let leave = || Said::Message(Message::Leave { index: 0, mode: 0o755, mtime: Time::default() });
+    let [data, end] = content();
+    let honest = vec![offer_of(b"x", false), file(), data, end, total(1)];
+    let here = tempfile::tempdir().unwrap();
+    assert_eq!(get("x", honest, false, here.path()), ItemVerdict::Confirmed);
+    let honest = vec![offer_of(b"y", true), directory(), leave(), total(1)];
+    assert_eq!(get("y", honest, false, here.path()), ItemVerdict::Confirmed);
+    for (what, script) in [
+        ("nothing", vec![offer_of(b"z", false), total(0)]),
+        ("a directory that is never left", vec![offer_of(b"z", true), directory(), total(1)]),
+        ("less than it counts", vec![offer_of(b"z", true), directory(), leave(), total(7)]),
+        ("more than it counts", vec![offer_of(b"z", true), directory(), leave(), total(0)]),
+        ("a directory offered as a file", vec![offer_of(b"z", false), directory(), leave(), total(1)]),
+    ] {
+        assert_eq!(get("z", script, false, here.path()), ItemVerdict::NotDelivered, "{what}");
+    }
 }

@@ -19,6 +19,15 @@ impl Receiver<'_> {
         if self.files.len() >= MAX_ANNOUNCED || (!self.ask && !self.files.is_empty()) {
             return Err(Violation::Unexpected("too many announcements").into());
         }
+        self.announced += 1;
+        let is_one = !matches!(self.place, OpenTarget::Tree { .. });
+        if is_one && self.announced > 1 {
+            return Err(Violation::Unexpected("a second entry where one goes").into());
+        }
+        let is_directory = kind == Kind::Directory;
+        if entry.path.is_root() && self.offered_directory.is_some_and(|offered| offered != is_directory) {
+            return Err(Violation::Unexpected("something else than its offer").into());
+        }
         if self.options.dry_run {
             return self.dry(entry);
         }

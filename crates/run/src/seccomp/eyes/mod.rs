@@ -1,9 +1,9 @@
 //! Read-only observation of the program: `/proc`, and socket options.
 
-mod proc;
 mod wanted;
 
-pub(super) use proc::{
+pub(super) use crate::proc::{
     Open, census, census_of, is_alone, is_epoll, may_be_in, names, open, process_of, processes, quiet, which,
 };
-pub(super) use wanted::{Wanted, is, socket};
+pub(super) use crate::socket::{discard, socket};
+pub(super) use wanted::{Wanted, is};

@@ -2,12 +2,9 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
-use linger_custody::Socket;
 use linger_custody::world::Cookie;
 use linger_sys::{Family, TcpState};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketAddr, SocketAddrAny, SocketAddrUnix, sockopt};
 
 use crate::Options;
@@ -84,24 +81,6 @@ fn is_named(address: &SocketAddrAny) -> bool {
         let name = address.path_bytes().or(address.abstract_name());
         name.is_some_and(|name| !name.is_empty())
     })
-}
-
-/// Reads the state of a socket that the decision about its close needs.
-pub(in crate::seccomp) fn socket(socket: BorrowedFd<'_>) -> Socket {
-    let mut one = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::RDHUP)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let events = poll(&mut one, Some(&at_once)).map_or(PollFlags::empty(), |_| one[0].revents());
-    Socket {
-        aborts: sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO)),
-        peer_finished: events.contains(PollFlags::RDHUP),
-        over: events.intersects(PollFlags::HUP | PollFlags::ERR),
-        unread: unread(socket),
-    }
-}
-
-/// Received bytes that are unread (FIONREAD).
-fn unread(socket: BorrowedFd<'_>) -> u32 {
-    linger_sys::unread(socket).map_or(0, |bytes| u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 /// Whether an fd refers to this connection.

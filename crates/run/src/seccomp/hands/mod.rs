@@ -15,7 +15,7 @@ use linger_custody::world::{Cookie, Kept, Pid, Tid};
 use linger_custody::{Discarded, Socket};
 use linger_preload::protocol::{Message, MessageKind};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
 
 use super::eyes;
 use crate::kernel::{least_of_own, open_thread};
@@ -179,16 +179,7 @@ impl Hands {
     /// Discards what is unread of a connection whose peer has sent its FIN.
     pub(super) fn discard(&self, kept: Kept) -> Discarded {
         let Some(one) = self.kept.get(&kept) else { return Discarded::Unable };
-        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        let mut scratch = [0; 16_384];
-        loop {
-            match rustix::net::recv(&one.copy, &mut scratch[..], flags) {
-                Ok((_, 0)) => return Discarded::ToTheEnd,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN | Errno::FAULT) => return Discarded::Unable,
-                Err(_) => return Discarded::Failed,
-            }
-        }
+        eyes::discard(&one.copy)
     }
 
     pub(super) fn epolls_changed(&mut self, process: u32) {

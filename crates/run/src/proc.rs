@@ -1,8 +1,10 @@
 //! Reads from `/proc` which processes the program has and which fds they have.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use linger_custody::world::{Census, Inode, Name, Pid};
@@ -11,7 +13,7 @@ use linger_custody::world::{Census, Inode, Name, Pid};
 /// other processes of the machine.
 ///
 /// A pid too many only costs time. If a process is missing, a connection that it holds could be ended.
-pub(in crate::seccomp) fn processes() -> Vec<u32> {
+pub(crate) fn processes() -> Vec<u32> {
     let mut all = Vec::new();
     let mut next = vec![std::process::id()];
     while let Some(parent) = next.pop() {
@@ -38,16 +40,61 @@ fn everybody() -> Vec<u32> {
     all.filter(|pid| *pid != std::process::id()).collect()
 }
 
+/// What `/proc/PID/stat` says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) parent: u32,
+    /// The latest time at which it can have been made, on `CLOCK_BOOTTIME`: the kernel tells the clock tick.
+    pub(crate) born_by_ms: u64,
+}
+
+/// Parent and birth of a process, which every user may read (proc_pid_stat(5)); `None` if there is no such process.
+pub(crate) fn stat(process: u32) -> Option<Stat> {
+    stat_of(
+        &fs::read_to_string(format!("/proc/{process}/stat")).ok()?,
+        rustix::param::clock_ticks_per_second(),
+    )
+}
+
+fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
+    // The name, in parentheses, may have any character.
+    let (_, rest) = line.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    let parent = words.nth(1)?.parse().ok()?;
+    // The fields 5 to 21 lie between the parent and the start.
+    let start: u64 = words.nth(17)?.parse().ok()?;
+    Some(Stat { parent, born_by_ms: (start + 1) * 1_000 / ticks_per_second.max(1) })
+}
+
+/// The control groups of a process, which every user may read (cgroups(7)).
+pub(crate) fn control_group(process: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{process}/cgroup")).ok()
+}
+
+/// The inode of a process's directory; `Some(None)` for a thread that is not its process's first, `None` for neither.
+pub(crate) fn process(pid: u32) -> Option<Option<u64>> {
+    let inode = fs::metadata(format!("/proc/{pid}")).ok()?.ino();
+    Some((process_of(pid)? == pid).then_some(inode))
+}
+
+/// The sockets that a process has open, by inode, with their fds; `None` where it does not let itself be looked at.
+pub(crate) fn sockets(process: u32) -> Option<HashMap<u64, Vec<RawFd>>> {
+    let census = census_of(&[process]);
+    let fds = |names: Vec<Name>| names.into_iter().map(|name| name.fd).collect();
+    (!census.hidden)
+        .then(|| census.names.into_iter().map(|(Inode(inode), names)| (inode, fds(names))).collect())
+}
+
 /// The kind of file that an fd refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::seccomp) enum Open {
+pub(crate) enum Open {
     /// A socket, by its inode.
     Socket(u64),
     Epoll,
 }
 
 /// The sockets and epolls among the fds of a thread.
-pub(in crate::seccomp) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open)> {
+pub(crate) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open)> {
     let entries = fs::read_dir(format!("/proc/{thread}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let fd = entry.file_name().to_str()?.parse().ok()?;
@@ -56,12 +103,12 @@ pub(in crate::seccomp) fn open(thread: u32) -> impl Iterator<Item = (RawFd, Open
 }
 
 /// Takes a census of all sockets and their holders among the processes of the program.
-pub(in crate::seccomp) fn census() -> Census {
+pub(crate) fn census() -> Census {
     census_of(&processes())
 }
 
 /// As [`census`], among the given processes.
-pub(in crate::seccomp) fn census_of(processes: &[u32]) -> Census {
+pub(crate) fn census_of(processes: &[u32]) -> Census {
     let mut census = Census::default();
     for process in processes {
         if add(&mut census, *process, &format!("/proc/{process}/fd")) > 0 {
@@ -104,7 +151,7 @@ fn add(census: &mut Census, process: u32, directory: &str) -> usize {
 }
 
 /// The first of these fds that refers to the socket.
-pub(in crate::seccomp) fn which(Inode(inode): Inode, names: Vec<Name>) -> Option<Name> {
+pub(crate) fn which(Inode(inode): Inode, names: Vec<Name>) -> Option<Name> {
     names.into_iter().find(|name| at(name.pid.0, name.fd) == Some(Open::Socket(inode)))
 }
 
@@ -118,7 +165,7 @@ fn is_refused(process: u32, error: &std::io::Error) -> bool {
 
 /// Whether no fds are in flight to these processes, in the queues of their unix sockets and of the connections that
 /// wait to be accepted (`scm_fds` in `/proc/PID/fdinfo`, Linux 5.6).
-pub(in crate::seccomp) fn quiet(processes: &[u32]) -> bool {
+pub(crate) fn quiet(processes: &[u32]) -> bool {
     !processes.iter().any(|process| {
         let sockets = open(*process).filter(|(_, open)| matches!(open, Open::Socket(_)));
         sockets.into_iter().any(|(fd, _)| {
@@ -130,7 +177,7 @@ pub(in crate::seccomp) fn quiet(processes: &[u32]) -> bool {
 }
 
 /// Whether a thread may be within one of these system calls. For a running thread the kernel shows none, so it may be.
-pub(in crate::seccomp) fn may_be_in(thread: u32, calls: &[i64]) -> bool {
+pub(crate) fn may_be_in(thread: u32, calls: &[i64]) -> bool {
     match fs::read_to_string(format!("/proc/{thread}/syscall")) {
         Ok(call) => {
             let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
@@ -146,7 +193,7 @@ fn at(thread: u32, fd: RawFd) -> Option<Open> {
 }
 
 /// Whether an fd of the calling thread is an epoll.
-pub(in crate::seccomp) fn is_epoll(fd: &OwnedFd) -> bool {
+pub(crate) fn is_epoll(fd: &OwnedFd) -> bool {
     let link = fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()));
     link.is_ok_and(|link| kind(&link) == Some(Open::Epoll))
 }
@@ -160,19 +207,47 @@ fn kind(link: &Path) -> Option<Open> {
 }
 
 /// The process that a thread belongs to.
-pub(in crate::seccomp) fn process_of(thread: u32) -> Option<u32> {
+pub(crate) fn process_of(thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
 /// Whether a thread is the only one of its process. False if `/proc` cannot tell.
-pub(in crate::seccomp) fn is_alone(thread: u32) -> bool {
+pub(crate) fn is_alone(thread: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Threads:")).is_some_and(|count| count.trim() == "1")
 }
 
 /// Whether an fd of a process refers to the same socket as a copy; `None` if that cannot be determined.
-pub(in crate::seccomp) fn names(process: u32, fd: RawFd, copy: BorrowedFd<'_>) -> Option<bool> {
+pub(crate) fn names(process: u32, fd: RawFd, copy: BorrowedFd<'_>) -> Option<bool> {
     let inode = rustix::fs::fstat(copy).ok()?.st_ino;
     Some(at(process, fd) == Some(Open::Socket(inode)))
+}
+
+/// Whether an fd of a process refers to the socket of this inode.
+pub(crate) fn has(process: u32, fd: RawFd, inode: u64) -> bool {
+    at(process, fd) == Some(Open::Socket(inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_look_like_the_rest_of_the_line() {
+        let line = "42 (a) R 1 (b)) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 9 9";
+        assert_eq!(stat_of(line, 100), Some(Stat { parent: 7, born_by_ms: 123_460 }));
+        // Another tick, and a line that is cut.
+        assert_eq!(stat_of(line, 1_000), Some(Stat { parent: 7, born_by_ms: 12_346 }));
+        assert_eq!(stat_of("42 (a) S 7 42 42", 100), None);
+    }
+
+    #[test]
+    fn a_process_was_made_before_now_and_by_its_parent() {
+        let own = stat(std::process::id()).unwrap();
+        assert_eq!(own.parent, std::os::unix::process::parent_id());
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        assert!(own.born_by_ms <= now.tv_sec as u64 * 1_000 + 1_010);
+        assert_eq!(stat(u32::MAX), None);
+    }
 }

@@ -1,0 +1,45 @@
+/// By which process a connection was accepted, and when: one word, that fits a table without locks and a message.
+///
+/// A process that was made before the accept cannot have inherited the connection (`fork(2)` copies the table of fds as it
+/// is), so birth and accept together say who may have the connection without being asked.
+///
+/// | bits | |
+/// |---|---|
+/// | 0..42 | milliseconds of `CLOCK_BOOTTIME`, which is also what `/proc/PID/stat` gives as a process's start; 0: unknown |
+/// | 42..64 | the pid, in the process's own namespace (at most 2^22: `PID_MAX_LIMIT`) |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin(u64);
+
+impl Origin {
+    /// Of a connection that came from another process.
+    pub const UNKNOWN: Self = Self(0);
+
+    const TIME_BITS: u32 = 42;
+    const TIME: u64 = (1 << Self::TIME_BITS) - 1;
+    const PROCESS: u64 = (1 << (64 - Self::TIME_BITS)) - 1;
+
+    /// An accept by `process`. Unknown where a value does not fit.
+    pub const fn new(process: i32, accepted_ms: u64) -> Self {
+        let pid = process as u64;
+        if process <= 0 || pid > Self::PROCESS || accepted_ms > Self::TIME {
+            return Self::UNKNOWN;
+        }
+        Self(pid << Self::TIME_BITS | accepted_ms)
+    }
+
+    /// As it was packed.
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// For a word of a table, or of a message.
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// Who accepted the connection, and when (`CLOCK_BOOTTIME`); `None` where that is not known.
+    pub const fn known(self) -> Option<(i32, u64)> {
+        let accepted_ms = self.0 & Self::TIME;
+        if accepted_ms == 0 { None } else { Some(((self.0 >> Self::TIME_BITS) as i32, accepted_ms)) }
+    }
+}

@@ -1,0 +1,205 @@
+//! Proves that a connection which a process has let go of is held by nobody, before it is half-closed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use linger_custody::Origin;
+use linger_custody::proof::{Heirs, Sight, Verdict, judge};
+use linger_custody::world::{Name, Pid};
+
+use crate::proc;
+use crate::relatives::Relatives;
+
+/// First pause before what was found open is looked at again; doubles.
+const SOON: Duration = Duration::from_micros(200);
+
+/// How long a connection is kept that another process has. A child that is about to call `execve`, or to end, has let go of
+/// it by then; one that goes on with it is to end it, and to see its own close as the kernel's.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A look that takes long is followed by a pause of as many times its length.
+const REST: u32 = 4;
+
+/// A connection that a process has let go of, with the supervisor's copy of it.
+#[derive(Debug)]
+pub(crate) struct Nominee {
+    pub(crate) fd: OwnedFd,
+    pub(crate) cookie: u64,
+    /// The process, and its fd.
+    pub(crate) by: Name,
+    pub(crate) origin: Origin,
+    /// Received bytes that the program had not read.
+    pub(crate) unread: u32,
+    /// By a close. The end of a process that others with the connection survive is none.
+    pub(crate) closed: bool,
+}
+
+/// What a nomination has come to.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// Nobody has the connection: it may be ended.
+    Sole(Nominee),
+    /// Another process has it.
+    Shared(Nominee),
+    /// This process may have it, and cannot be looked at; `None` where the processes cannot be listed.
+    Hidden(Nominee, Option<Pid>),
+}
+
+/// A nominee that was not proved at once.
+#[derive(Debug)]
+struct Pending {
+    nominee: Nominee,
+    inode: u64,
+    /// The fds that are being closed.
+    closing: Vec<Name>,
+    /// Who had it at the last look.
+    held: Option<Name>,
+    /// The last look has found nobody. Whoever had it until then may have said so since, and is the one that ends it.
+    proved: bool,
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Prover {
+    relatives: Relatives,
+    fresh: Vec<Nominee>,
+    /// By cookie.
+    pending: HashMap<u64, Pending>,
+    pause: Duration,
+    due: Instant,
+    looks: u64,
+}
+
+impl Prover {
+    /// For the program of this process, or of its children.
+    pub(crate) fn new(root: u32) -> Self {
+        Self {
+            relatives: Relatives::new(root),
+            fresh: Vec::new(),
+            pending: HashMap::new(),
+            pause: SOON,
+            due: Instant::now(),
+            looks: 0,
+        }
+    }
+
+    /// Takes a nominee, to be judged by the next [`judge`](Self::judge).
+    pub(crate) fn nominate(&mut self, nominee: Nominee) {
+        self.fresh.push(nominee);
+    }
+
+    /// When to judge again, if nothing is nominated until then.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        (!self.pending.is_empty()).then_some(self.due)
+    }
+
+    /// How often the fds of processes have been searched.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// Judges what was nominated. All of it was let go of before this looks, so one look serves all.
+    pub(crate) fn judge(&mut self, mut tell: impl FnMut(Proof)) {
+        if self.fresh.is_empty() && self.pending.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let Some(family) = self.relatives.now() else {
+            let pending = self.pending.drain().map(|(_, pending)| pending.nominee);
+            return self
+                .fresh
+                .drain(..)
+                .chain(pending)
+                .for_each(|nominee| tell(Proof::Hidden(nominee, None)));
+        };
+        for nominee in self.fresh.drain(..) {
+            let by = nominee.by.pid;
+            // What is known of descendants says nothing of a process that is none.
+            if !family.contains(by) && proc::stat(by.0).is_some() {
+                tell(Proof::Hidden(nominee, Some(by)));
+                continue;
+            }
+            if !self.pending.contains_key(&nominee.cookie) && family.heirs(nominee.origin, by) == Heirs::None
+            {
+                tell(Proof::Sole(nominee));
+                continue;
+            }
+            let Ok(status) = rustix::fs::fstat(&nominee.fd) else { continue };
+            let mut closing = vec![nominee.by];
+            if let Some(earlier) = self.pending.remove(&nominee.cookie) {
+                closing.extend(earlier.closing);
+                tell(Proof::Shared(earlier.nominee));
+            }
+            let pending =
+                Pending { inode: status.st_ino, closing, held: None, proved: false, since: now, nominee };
+            self.pending.insert(pending.nominee.cookie, pending);
+            self.due = now;
+            self.pause = SOON;
+        }
+        for (_, pending) in self.pending.extract_if(|_, pending| pending.proved) {
+            tell(Proof::Sole(pending.nominee));
+        }
+        if self.pending.is_empty() || now < self.due {
+            return;
+        }
+        self.look(now, tell);
+        let proved = self.pending.values().any(|pending| pending.proved);
+        let rest = if proved { Duration::ZERO } else { self.pause.max(now.elapsed() * REST) };
+        self.due = Instant::now() + rest;
+        self.pause = (self.pause * 2).min(PATIENCE / 4);
+    }
+
+    fn look(&mut self, now: Instant, mut tell: impl FnMut(Proof)) {
+        let Some(family) = self.relatives.now() else { return };
+        for pending in self.pending.values_mut() {
+            pending.closing.retain(|name| proc::has(name.pid.0, name.fd, pending.inode));
+        }
+        // What a process still has by the fd that was found is not searched for again.
+        let is_held = |pending: &Pending| {
+            pending.held.is_some_and(|name| proc::has(name.pid.0, name.fd, pending.inode))
+        };
+        let mut heirs: HashMap<u64, Vec<Pid>> = HashMap::new();
+        for (cookie, pending) in &self.pending {
+            if pending.closing.is_empty() && !is_held(pending) {
+                let nominee = &pending.nominee;
+                let pids = match family.heirs(nominee.origin, nominee.by.pid) {
+                    Heirs::None => Vec::new(),
+                    Heirs::Some(pids) => pids,
+                    Heirs::All => family.all().collect(),
+                };
+                heirs.insert(*cookie, pids);
+            }
+        }
+        let all: BTreeSet<Pid> = heirs.values().flatten().copied().collect();
+        self.looks += u64::from(!all.is_empty());
+        let seen: HashMap<Pid, _> = all.into_iter().map(|pid| (pid, proc::sockets(pid.0))).collect();
+        let mut over = Vec::new();
+        for (cookie, pending) in &mut self.pending {
+            if now.duration_since(pending.since) >= PATIENCE {
+                over.push((*cookie, None));
+                continue;
+            }
+            // Still being closed, or held as before.
+            let Some(heirs) = heirs.get(cookie) else { continue };
+            let sight = |pid: &Pid| match seen.get(pid).and_then(Option::as_ref) {
+                Some(fds) => Sight::Fds(fds.get(&pending.inode).cloned().unwrap_or_default()),
+                None => Sight::Hidden,
+            };
+            let sights: Vec<(Pid, Sight)> = heirs.iter().map(|pid| (*pid, sight(pid))).collect();
+            match judge(&sights, &pending.closing) {
+                Verdict::Held(name) => pending.held = Some(name),
+                Verdict::Closing => {}
+                Verdict::Sole => pending.proved = true,
+                verdict => over.push((*cookie, Some(verdict))),
+            }
+        }
+        for (cookie, verdict) in over {
+            let Some(Pending { nominee, .. }) = self.pending.remove(&cookie) else { continue };
+            tell(match verdict {
+                Some(Verdict::Hidden(pid)) => Proof::Hidden(nominee, Some(pid)),
+                _ => Proof::Shared(nominee),
+            });
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The processes of the program, with the time at which each was made.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{DirEntryExt, FileExt};
+use std::time::{Duration, Instant};
+
+use linger_custody::proof::Family;
+use linger_custody::world::Pid;
+
+use crate::proc;
+
+/// How long a process may take to appear in `/proc` after it was given its pid (`copy_process` in Linux gives it late, and
+/// shows the process at its end; a busy machine may run others in between).
+const BIRTH: Duration = Duration::from_secs(1);
+
+/// Most pids since the last look that are looked at one by one.
+const FEW: u32 = 256;
+
+/// The root and all processes below it, kept current.
+///
+/// An orphan that was not seen before has a new parent: an ancestor of the root's, or the first process of the namespace.
+/// So the children of those count as well, where they are in the root's control group. That a process stays in, unless it is
+/// moved.
+#[derive(Debug)]
+pub(crate) struct Relatives {
+    root: u32,
+    forebears: Vec<u32>,
+    control_group: Option<String>,
+    family: Family,
+    /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
+    /// program's. The inode is new for each process, also for one that gets the pid of another.
+    known: HashMap<u32, (u64, bool)>,
+    last_pid: LastPid,
+    /// Pids that were given and did not belong to a process yet, and when that was seen.
+    unborn: HashMap<u32, Instant>,
+    /// When the next list of all is due at the latest.
+    list_by: Instant,
+    /// Until when every look takes a list of all.
+    list_until: Instant,
+}
+
+impl Relatives {
+    /// The program's process, or the one whose children are the program.
+    pub(crate) fn new(root: u32) -> Self {
+        let now = Instant::now();
+        let parent = |pid: &u32| proc::stat(*pid).map(|stat| stat.parent).filter(|parent| *parent != 0);
+        let forebears = std::iter::successors(parent(&root), parent).chain([1]);
+        Self {
+            root,
+            forebears: forebears.filter(|pid| *pid != root).collect(),
+            control_group: proc::control_group(root),
+            family: Family::default(),
+            known: HashMap::new(),
+            last_pid: LastPid::open(),
+            unborn: HashMap::new(),
+            list_by: now,
+            list_until: now,
+        }
+    }
+
+    /// The processes at a moment after this call began; `None` where `/proc` cannot be read.
+    pub(crate) fn now(&mut self) -> Option<&Family> {
+        let now = Instant::now();
+        match self.last_pid.given() {
+            Some(given) => self.unborn.extend(given.map(|pid| (pid, now))),
+            None => self.list_until = now + BIRTH,
+        }
+        self.unborn.retain(|_, seen| now.duration_since(*seen) < BIRTH);
+        // A list costs about as much for each process as a look at one pid.
+        if now < self.list_until || now >= self.list_by || self.unborn.len() * 2 > self.known.len() {
+            self.list()?;
+            self.list_by = now + BIRTH;
+            return Some(&self.family);
+        }
+        let pids: Vec<u32> = self.unborn.keys().copied().collect();
+        let born: HashMap<u32, u64> =
+            pids.into_iter().filter_map(|pid| Some((pid, proc::process(pid)?.unwrap_or(THREAD)))).collect();
+        self.unborn.retain(|pid, _| !born.contains_key(pid));
+        self.add(born.into_iter().filter(|(_, inode)| *inode != THREAD).collect());
+        Some(&self.family)
+    }
+
+    fn list(&mut self) -> Option<()> {
+        let listing: HashMap<u32, u64> = fs::read_dir("/proc").ok()?.flatten().filter_map(numbered).collect();
+        // Mounted with `hidepid`: only the kernel's lists of children name processes of other users.
+        let children = if listing.contains_key(&1) { Vec::new() } else { proc::processes() };
+        let is_gone =
+            |(pid, known): (&u32, &(u64, bool))| (listing.get(pid) != Some(&known.0)).then_some(*pid);
+        let gone: Vec<u32> = self.known.iter().filter_map(is_gone).collect();
+        for pid in gone {
+            self.known.remove(&pid);
+            self.family.remove(Pid(pid));
+        }
+        self.unborn.retain(|pid, _| !listing.contains_key(pid));
+        let new = listing.iter().filter(|(pid, _)| !self.known.contains_key(pid));
+        self.add(new.map(|(pid, inode)| (*pid, *inode)).collect());
+        for pid in children.into_iter().filter(|pid| !listing.contains_key(pid)) {
+            self.family.insert(Pid(pid), u64::MAX);
+        }
+        Some(())
+    }
+
+    /// Adds processes, by the inodes of their directories.
+    fn add(&mut self, new: HashMap<u32, u64>) {
+        let mut stats = HashMap::new();
+        for (pid, inode) in new {
+            // `None`: it has ended since.
+            if pid != std::process::id()
+                && let Some(stat) = proc::stat(pid)
+            {
+                stats.insert(pid, (inode, stat));
+            }
+        }
+        for (pid, (inode, stat)) in &stats {
+            let ours = self.is_ours(*pid, &stats);
+            self.known.insert(*pid, (*inode, ours));
+            if ours {
+                self.family.insert(Pid(*pid), stat.born_by_ms);
+            }
+        }
+    }
+
+    /// Whether a new process is one of the program's. One whose descent cannot be followed may be.
+    fn is_ours(&self, pid: u32, new: &HashMap<u32, (u64, proc::Stat)>) -> bool {
+        let mut at = pid;
+        // No line of descent is longer than the processes are many.
+        for _ in 0..=new.len() {
+            let Some((_, stat)) = new.get(&at) else { return true };
+            let known = self.known.get(&stat.parent);
+            if at == self.root || stat.parent == self.root || known.is_some_and(|(_, ours)| *ours) {
+                return true;
+            }
+            if self.forebears.contains(&stat.parent) {
+                // No forebear itself, and no kernel thread.
+                return !self.forebears.contains(&at) && self.is_in_control_group(at);
+            }
+            if stat.parent == 0 || known.is_some() || stat.parent == std::process::id() {
+                return false;
+            }
+            at = stat.parent;
+        }
+        true
+    }
+
+    fn is_in_control_group(&self, pid: u32) -> bool {
+        let both = self.control_group.as_ref().zip(proc::control_group(pid));
+        both.is_none_or(|(root, other)| {
+            other.trim_end().strip_prefix(root.trim_end()).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') || root.trim_end().ends_with('/')
+            })
+        })
+    }
+}
+
+/// In place of the inode of a process's directory: the pid is a thread's.
+const THREAD: u64 = 0;
+
+fn numbered(entry: fs::DirEntry) -> Option<(u32, u64)> {
+    Some((entry.file_name().to_str()?.parse().ok()?, entry.ino()))
+}
+
+/// The pid that was given last in this process's namespace: the last word of `/proc/loadavg`. Threads and the processes of
+/// namespaces below get one, too.
+#[derive(Debug)]
+struct LastPid {
+    file: Option<File>,
+    seen: Option<u32>,
+}
+
+impl LastPid {
+    fn open() -> Self {
+        let file = File::open("/proc/loadavg").ok();
+        // Not one that a container's runtime has put in its place (lxcfs), which may show another number.
+        let is_real =
+            |file: &File| rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC);
+        Self { file: file.filter(is_real), seen: None }
+    }
+
+    /// The pids that were given since the last call; `None` where nobody knows, or they are many.
+    fn given(&mut self) -> Option<RangeInclusive<u32>> {
+        let mut line = [0; 128];
+        let read = self.file.as_ref()?.read_at(&mut line, 0).ok()?;
+        let line = std::str::from_utf8(&line[..read]).ok()?;
+        // gVisor's is a constant line of zeros.
+        let last = line.split_whitespace().next_back()?.parse().ok().filter(|last| *last != 0)?;
+        let seen = self.seen.replace(last)?;
+        // Pids are given in their order, and begin anew at the end.
+        (last.checked_sub(seen)? <= FEW).then_some(seen + 1..=last)
+    }
+}
+
+/// `PROC_SUPER_MAGIC` (linux/magic.h).
+const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
