@@ -135,7 +135,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Does so by this for every response that says nothing else.
+    /// Treats the rest of bodies by `unread`, for every response that has no `Unread` of its own.
     pub fn unread(self, unread: Unread) -> Self {
         Self { unread, ..self }
     }
