@@ -70,8 +70,8 @@ fn faults(line: &str, folder: &Path, packages: &[&Package]) -> Vec<String> {
     wrong
 }
 
-/// Checks a row of a table: a file without its full path is in the folder of the full path before it in the same cell,
-/// and what is said to be "in" a Rust file stands there.
+/// Checks a row of a table. A file that is named without its full path must be in the folder of the last full path before it
+/// in the same cell. If a row says that a name is "in" a Rust file, the name must occur in that file.
 fn cells(line: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for cell in line.split(" | ").filter(|_| line.starts_with('|')) {

@@ -21,7 +21,7 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-saniti
 const SECONDS: u32 = 30;
 /// Targets at a time.
 const AT_ONCE: usize = 2;
-/// The seed inputs of a target, where the tree has some.
+/// The seed inputs of a target, if the tree has some.
 const SEEDS: [(&str, &str); 1] = [("capture", "crates/why/captures")];
 
 pub(crate) fn run() -> anyhow::Result<()> {

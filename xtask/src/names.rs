@@ -27,7 +27,7 @@ struct Contents {
     functions: Vec<(String, usize)>,
     /// Modules in files of their own that are compiled for tests only, by name.
     test_modules: Vec<String>,
-    /// The same where `#[path]` names the file.
+    /// Files, named by `#[path]`, of modules that are compiled for tests only.
     test_files: Vec<String>,
 }
 

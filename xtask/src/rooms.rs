@@ -15,7 +15,7 @@ const ALL_KERNEL: [&str; 2] = ["sys", "preload"];
 /// Checks all rules on every file of the workspace.
 ///
 /// # Errors
-/// Lists every place that breaks a rule.
+/// Returns an error that lists every place that breaks a rule.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
     let mut definitions = names::Definitions::new();

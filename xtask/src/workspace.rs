@@ -35,7 +35,7 @@ pub(crate) fn module_path(source: &Path, file: &Path) -> String {
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
-    /// Whether it may be published.
+    /// Whether the package may be published.
     pub(crate) is_published: bool,
     /// Integration tests that `cargo test` runs.
     pub(crate) fast: Vec<String>,
@@ -43,7 +43,7 @@ pub(crate) struct Package {
     pub(crate) guarded: Vec<String>,
     /// Programs and examples.
     pub(crate) programs: Vec<String>,
-    /// Where its sources are.
+    /// The folder of the package.
     pub(crate) folder: PathBuf,
 }
 

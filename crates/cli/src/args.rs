@@ -69,7 +69,7 @@ impl Arguments {
         // Not for the supervisor: systemd's watchdog sends SIGABRT to it and expects a core dump.
         if !matches!(self.verb, Verb::Run(_)) {
             memory::prepare();
-            // Without it a write beyond `ulimit -f` kills, and leaves the temporary file.
+            // SIGXFSZ would kill the program at a write beyond `ulimit -f`, and leave the temporary file behind.
             let _ = interrupt::outlive_file_limit();
         }
         match self.verb {

@@ -17,9 +17,9 @@ pub(crate) const LOSS_FOUND: u8 = 1;
 pub(crate) const BAD_USAGE: u8 = 2;
 /// No answer: refused, timed out, input that cannot be read, an output or address that cannot be used.
 pub(crate) const COULD_NOT_TELL: u8 = 3;
-/// This machine or this user cannot do it.
+/// This machine cannot do what was asked for, or this user may not.
 pub(crate) const NOT_POSSIBLE_HERE: u8 = 4;
-/// What a shell reports for a program that SIGPIPE ended: nobody read its output.
+/// The status that a shell reports for a program that SIGPIPE ended. Here: nobody read the program's output.
 pub(crate) const UNREAD: u8 = 141;
 
 /// Says on stderr what happened, and ends with `code`.
@@ -52,7 +52,7 @@ fn code(error: &io::Error) -> u8 {
     if is_poor { NOT_POSSIBLE_HERE } else { COULD_NOT_TELL }
 }
 
-/// The remedy if a limit of the machine or the user is reached; empty for other errors.
+/// What the user can do if a limit of the machine or of the user is exhausted; empty for other errors.
 pub(crate) fn machine_hint(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::OutOfMemory {
         return TOO_LITTLE_MEMORY;
@@ -70,7 +70,7 @@ pub(crate) fn machine_hint(error: &io::Error) -> &'static str {
 
 const TOO_LITTLE_MEMORY: &str = "; there is too little memory: see `ulimit -v` and the cgroup's memory.max";
 
-/// What to do about an address that cannot be used.
+/// What the user can do about an address that cannot be used.
 pub(crate) fn address_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; another program has it (`ss -lxtnp` names it)",
@@ -83,7 +83,7 @@ pub(crate) fn address_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// What to do about a file or directory that cannot be used.
+/// What the user can do about a file or directory that cannot be used.
 pub(crate) fn file_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         // open(2) of a FIFO for writing.

@@ -131,7 +131,7 @@ mod tests {
         super::script(shell, &mut crate::args::Arguments::command())
     }
 
-    /// What a shell prints that runs a script; nothing where there is no such shell.
+    /// Returns what a shell prints when it runs a script; nothing if there is no such shell.
     fn run(shell: &str, arguments: &[&str]) -> Option<String> {
         let home = tempfile::tempdir().unwrap();
         let mut process = Process::new(shell);

@@ -1,8 +1,8 @@
 //! Too little memory.
 //!
-//! Buffers whose size somebody chose are asked for first, and refused with a sentence. Where a small allocation fails
-//! inside std, std says "memory allocation of N bytes failed" and aborts. A shell reports that as a crash; here it ends
-//! with the status for a machine that cannot do it.
+//! Before a buffer whose size the user chose is used, its memory is asked for; if there is too little, the program ends with
+//! a sentence. If a small allocation fails inside std, std prints "memory allocation of N bytes failed" and aborts. A shell
+//! would report that as a crash; this module makes the program end with the status for a machine that cannot do it.
 
 use std::io;
 use std::panic;
@@ -16,7 +16,7 @@ use crate::exit;
 /// Gives an abort for want of memory its status. An abort after a panic is a defect and stays an abort.
 pub(crate) fn prepare() {
     let is_memory = Arc::new(AtomicBool::new(true));
-    // Without it the status is that of the abort.
+    // If this fails, the program ends with the status of the abort.
     let _ = signal_hook::flag::register_conditional_shutdown(
         SIGABRT,
         exit::NOT_POSSIBLE_HERE.into(),
@@ -36,7 +36,7 @@ pub(crate) fn prepare() {
     }));
 }
 
-/// Whether a buffer of so many bytes can be had.
+/// Checks whether a buffer of `bytes` bytes can be had.
 ///
 /// # Errors
 /// Returns [`io::ErrorKind::OutOfMemory`] if there is no room for that many bytes.

@@ -135,7 +135,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     }
 }
 
-/// The answers that were printed, and the overall answer so far.
+/// The report so far, and standard output, on which its answers are printed.
 struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a line is redrawn where nothing happens.
+/// How often a line is redrawn while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
 
 /// A line that says what is going on, redrawn in place.

@@ -104,7 +104,7 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
     match linger_run::run(command, rest, &options, |notice| manner.tell(&notice)) {
         Ok(ended) => {
             manner.tell_end(&ended.report);
-            // Without a status this is the supervisor, apart from the program and its starter: nobody waits for it.
+            // If there is no status, this process is the supervisor, apart from the program and its starter: nobody waits for it.
             let Some(status) = ended.status else { return ExitCode::SUCCESS };
             if let Some(signal) = status.signal() {
                 // Die by the same signal as the program: the parent sees the same wait status.

@@ -23,7 +23,7 @@ use crate::{exit, interrupt, lines};
 
 /// Longest wait for events: two wake-ups a second on an idle host.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The same for the interactive view.
+/// The longest wait before the interactive view is drawn again.
 const FRAME: Duration = Duration::from_millis(250);
 /// Wait at the end for byte counts that are still outstanding.
 const LAST: Duration = Duration::from_millis(200);
@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     }
 }
 
-/// The remedy for an error; continues the error's sentence.
+/// What the user can do about an error, as a continuation of the error's sentence.
 fn remedy(error: &CannotWatch) -> &'static str {
     match error {
         CannotWatch::NoTracefs(_) if has_tracefs() => {
@@ -130,7 +130,7 @@ fn remedy(error: &CannotWatch) -> &'static str {
     }
 }
 
-/// What to do where `perf_event_open` fails for a process with these capabilities.
+/// What the user can do if `perf_event_open` fails for a process with these capabilities.
 fn refused(error: Option<Errno>, effective: CapabilitySet) -> Option<&'static str> {
     match error? {
         Errno::ACCESS | Errno::PERM if effective.contains(CapabilitySet::SYS_ADMIN) => Some(

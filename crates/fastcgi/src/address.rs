@@ -20,7 +20,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// What was written is neither `host:port` nor a path.
+/// The error for a text that is neither `host:port` nor a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no address: write host:port, or unix:/path/of/a/socket")]
 #[non_exhaustive]

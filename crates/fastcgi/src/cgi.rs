@@ -33,7 +33,7 @@ pub fn head<'a>(
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Head {
-    /// The value of `Status:`. Without one it is 302 if there is a `Location:`, else 200.
+    /// The value of `Status:`. If there is no such line, 302 if there is a `Location:`, otherwise 200.
     pub status: u16,
     /// Every header but `Status:`, in order.
     pub headers: Vec<(String, Vec<u8>)>,
@@ -43,10 +43,10 @@ pub struct Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHead {
-    /// It does not end.
+    /// The block does not end within the longest length that is read.
     #[error("the response's header block does not end within {MOST_HEAD} bytes")]
     TooLong,
-    /// It is no block of `Name: value` lines.
+    /// The block does not consist of `Name: value` lines.
     #[error("the response does not begin with CGI headers: {0}")]
     Syntax(httparse::Error),
     /// `Status:` is not followed by three digits.
@@ -55,7 +55,8 @@ pub enum InvalidHead {
 }
 
 impl Head {
-    /// Reads a header block from the front of `bytes`. Returns it with its length; `None` if it is not complete yet.
+    /// Reads a header block from the front of `bytes`. Returns the block and its length in bytes, or `None` if the block is
+    /// not complete yet.
     ///
     /// # Errors
     /// Returns an error if the block is malformed or too long.

@@ -3,16 +3,19 @@
 //!
 //! A driver asks for the next [`Step`], takes it, and reports what it led to:
 //!
-//! - [`Step::Send`]: the bytes go out before anything else; a failure is [`lost`](Conversation::lost).
-//! - [`Step::Receive`], [`Step::Rest`]: bytes go to [`take`](Conversation::take), one event at a time; the end of the
-//!   stream is [`closed`](Conversation::closed), time that runs out [`silent`](Conversation::silent).
-//! - [`Step::Hold`]: the connection is not read until a handler has read or ended.
-//! - [`Step::End`]: half-close, bounded drain, close, which is `linger`'s.
+//! - [`Step::Send`]: the driver sends the bytes before anything else, and reports a failure with
+//!   [`lost`](Conversation::lost).
+//! - [`Step::Receive`], [`Step::Rest`]: the driver passes received bytes to [`take`](Conversation::take), one event at a
+//!   time. It reports the end of the stream with [`closed`](Conversation::closed), and with
+//!   [`silent`](Conversation::silent) that nothing came in time.
+//! - [`Step::Hold`]: the driver does not read the connection until a handler has read or ended.
+//! - [`Step::End`]: the driver closes the connection lingering, by `linger`: half-close, bounded drain, close.
 //!
-//! Requests come from [`request`](Conversation::request). A handler reads with [`read`](Conversation::read) or
-//! [`piece`](Conversation::piece) and writes into an [`Answer`], which makes records of it. Whatever it came to (a
-//! status, an error, a panic) goes to [`finish`](Conversation::finish), **before** the last records are sent, for with
-//! END_REQUEST the gateway may use the id again; [`answered`](Conversation::answered) says whether they were.
+//! The driver gets requests from [`request`](Conversation::request). A handler reads with
+//! [`read`](Conversation::read) or [`piece`](Conversation::piece) and writes into an [`Answer`], which makes records.
+//! When the handler is done, its result (a status, an error, a panic) goes to [`finish`](Conversation::finish), **before**
+//! the last records are sent: once the gateway has END_REQUEST it may use the id again.
+//! [`answered`](Conversation::answered) then reports whether the last records were sent.
 
 mod answer;
 mod body;
@@ -77,9 +80,9 @@ impl Bounds {
 pub enum Step {
     /// Send these records.
     Send(Vec<u8>),
-    /// Receive, and wait until then; `None`: as long as handlers run.
+    /// Receive, and wait for bytes until this time; with `None` as long as handlers run.
     Receive(Option<Instant>),
-    /// As `Receive`, between two requests: nothing is under way.
+    /// As `Receive`, but no request is under way: the connection rests between two requests.
     Rest(Option<Instant>),
     /// Ask the kernel what of the answers is unacknowledged, and report it to [`Conversation::measured`].
     Measure,
@@ -114,12 +117,12 @@ pub struct Conversation {
     running: usize,
     served: u64,
     drains: Drains,
-    /// When the present silence becomes too long, drains aside.
+    /// When the present silence becomes too long. Drains have deadlines of their own.
     deadline: Option<Instant>,
     is_held: bool,
 }
 
-/// Which way the connection is going.
+/// Whether the connection is still read, and whether it goes on after the present requests.
 #[derive(Clone, Copy, Debug)]
 enum Life {
     /// Requests come and go.
@@ -152,7 +155,7 @@ impl Conversation {
         self.fresh.pop_front()
     }
 
-    /// What to do at `now`. Requests come first: this is for a driver that has taken them all.
+    /// Returns what to do at `now`. The driver must have taken all requests from [`request`](Self::request) before.
     pub fn next(&mut self, now: Instant) -> Step {
         debug_assert!(self.open.len() <= self.running, "a request was answered before it was finished");
         let step = self.step(now);
@@ -264,7 +267,7 @@ impl Conversation {
         self.fresh.push_back((key, start));
     }
 
-    /// Nothing came until the time that was asked for.
+    /// Reports that nothing came until the time of the step.
     pub fn silent(&mut self, now: Instant) {
         self.drains.silent(now);
         if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -282,8 +285,8 @@ impl Conversation {
         self.life = Life::Deaf(Gone::Failed(kind));
     }
 
-    /// Reports how many bytes are sent and not acknowledged: [`linger::Event::Unacknowledged`], with `fin` true where
-    /// there are none, or [`linger::Event::Unknown`].
+    /// Reports how many bytes are sent and not acknowledged: [`linger::Event::Unacknowledged`], with `fin` true if there
+    /// are none, or [`linger::Event::Unknown`].
     pub fn measured(&mut self, event: linger::Event, now: Instant) {
         self.drains.measured(event, now);
     }
@@ -300,7 +303,7 @@ impl Conversation {
         }
     }
 
-    /// Takes all that has come of one of a request's streams.
+    /// Takes all bytes that have arrived on one of a request's streams.
     ///
     /// # Errors
     /// Returns the errors of [`read`](Self::read).
@@ -352,9 +355,9 @@ impl Conversation {
         matches!(self.life, Life::Deaf(_)) || self.open.iter().any(|open| open.key == key && open.is_aborted)
     }
 
-    /// A handler is done: with this status, or with `None` where it failed. Says how to end the request.
+    /// Notes that a handler is done: with this status, or with `None` if it failed. Returns how to end the request.
     ///
-    /// It must come before the last records are sent: with END_REQUEST the gateway may use the id again.
+    /// Call this before the last records are sent: once the gateway has END_REQUEST it may use the id again.
     pub fn finish(&mut self, key: Key, status: Option<u32>, said: Said, now: Instant) -> RequestEnd {
         let Some(at) = self.open.iter().position(|open| open.key == key) else {
             debug_assert!(false, "{key:?} was finished before");

@@ -7,11 +7,12 @@ use crate::record_type::RecordType;
 #[error("FastCGI: {fault}, at byte {offset} of what the peer sent")]
 #[non_exhaustive]
 pub struct ProtocolError {
-    /// Where, counted in bytes from the beginning of the connection (of the pairs, for [`Params::parse`]).
+    /// The place of the error, counted in bytes from the beginning of the connection (for [`Params::parse`], from the
+    /// beginning of the pairs).
     ///
     /// [`Params::parse`]: crate::Params::parse
     pub offset: u64,
-    /// What.
+    /// What is wrong there.
     pub fault: Fault,
 }
 
@@ -27,7 +28,7 @@ pub enum Fault {
     Size {
         /// The record's type.
         kind: RecordType,
-        /// Its content length.
+        /// The record's content length.
         length: u16,
     },
     /// BEGIN_REQUEST for an id whose request has not ended, or with id 0.
@@ -38,7 +39,7 @@ pub enum Fault {
     ForeignId {
         /// The record's type.
         kind: RecordType,
-        /// Its request id.
+        /// The record's request id.
         id: u16,
     },
     /// A record that only the other side may send.

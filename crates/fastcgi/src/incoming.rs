@@ -1,7 +1,7 @@
 //! The application's side of a connection, without its socket: bytes in, requests and their bodies out.
 //!
-//! Content is handed on as it comes, borrowed from the input; only parameters are gathered, within
-//! [`Limits`]. Management records are answered here, into [`Incoming::replies`].
+//! Content is handed on as it comes, borrowed from the input; only parameters are gathered, within [`Limits`]. Answers to
+//! management records are put into [`Incoming::replies`].
 
 use crate::error::{Fault, ProtocolError};
 use crate::limits::Limits;
@@ -12,9 +12,9 @@ use crate::record::{self, Decoder, EndRequest, Header, Part, ProtocolStatus, Rec
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Start {
-    /// The gateway's number for it, unique among those that run on the connection.
+    /// The gateway's id for the request, unique among the requests that run on the connection.
     pub id: u16,
-    /// What the application is asked to be.
+    /// The role in which the application is asked to act.
     pub role: Role,
     /// Whether the gateway wants to use the connection again.
     pub keep_conn: bool,
@@ -34,11 +34,11 @@ pub enum Received<'a> {
     StdinEnd(u16),
     /// Some of the file that a Filter works on.
     Data(u16, &'a [u8]),
-    /// That file's end.
+    /// The end of the file that a Filter works on.
     DataEnd(u16),
     /// The gateway wants no answer any more; it still wants an END_REQUEST.
     Abort(u16),
-    /// So many bytes came for a request that has ended.
+    /// This many bytes came for a request that has ended.
     Discarded(usize),
 }
 
@@ -112,7 +112,7 @@ impl Incoming {
         }
     }
 
-    /// Takes the next event off the front of `input`; `None` once `input` is used up.
+    /// Takes the next event off the front of `input`. Returns `None` once `input` is used up.
     ///
     /// # Errors
     /// Returns a violation after which the rest of the connection cannot be read. Running requests may still be
@@ -136,7 +136,7 @@ impl Incoming {
         &mut self.replies
     }
 
-    /// Notes that END_REQUEST was sent, and says whether the gateway is still sending the request's body.
+    /// Notes that END_REQUEST was sent. Returns whether the gateway is still sending the request's body.
     pub fn finish(&mut self, id: u16) -> bool {
         let Some(at) = self.active.iter().position(|active| active.id == id) else { return false };
         let active = &mut self.active[at];

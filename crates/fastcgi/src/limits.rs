@@ -4,8 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Most bytes of name-value pairs in one request. Raising it costs memory for each request that is
-    /// being received; gateways send 1 to 4 KB, cookies and client certificates the rest.
+    /// Most bytes of name-value pairs in one request. A higher limit costs memory for each request that is being received.
+    /// Gateways themselves send 1 to 4 KB; cookies and client certificates add to that.
     pub params_bytes: usize,
     /// Most pairs in one request. Raising it costs 12 bytes a pair and time to look one up.
     pub params_count: usize,

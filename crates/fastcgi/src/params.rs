@@ -60,7 +60,7 @@ impl Params {
         found
     }
 
-    /// The value of `name` where it is UTF-8.
+    /// The value of `name` if it is UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }

@@ -96,7 +96,7 @@ pub struct EndRequest {
 }
 
 impl EndRequest {
-    /// Puts the two together.
+    /// The end of a request with this status of the application and this status of the protocol.
     pub fn new(app_status: u32, protocol_status: ProtocolStatus) -> Self {
         Self { app_status, protocol_status }
     }
@@ -155,7 +155,7 @@ pub enum Part<'a> {
     Begin(Header),
     /// Some of its content, never empty.
     Content(Header, &'a [u8]),
-    /// Its content is complete. Padding is skipped in silence, and not waited for.
+    /// The record's content is complete. Padding is skipped without an event, and not waited for.
     End(Header),
 }
 
@@ -188,7 +188,7 @@ impl Decoder {
         self.have == 0 && self.current.is_none() && self.padding_left == 0
     }
 
-    /// Takes the next part off the front of `input`; `None` once all of `input` is taken.
+    /// Takes the next part off the front of `input`. Returns `None` once all of `input` is taken.
     ///
     /// # Errors
     /// Returns an error if a header's version is not 1. Nothing after that header can be trusted.
@@ -249,8 +249,8 @@ pub fn push(out: &mut Vec<u8>, kind: RecordType, id: u16, content: &[u8]) {
     out.extend_from_slice(&[0; 8][..usize::from(header.padding)]);
 }
 
-/// Appends as many records as `bytes` of a stream need; none where there are none, for an empty record ends
-/// the stream.
+/// Appends as many records as `bytes` of a stream need. If `bytes` is empty, appends none: an empty record would end the
+/// stream.
 pub fn push_stream(out: &mut Vec<u8>, kind: RecordType, id: u16, bytes: &[u8]) {
     for chunk in bytes.chunks(FULL) {
         push(out, kind, id, chunk);

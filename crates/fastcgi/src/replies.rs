@@ -55,7 +55,7 @@ impl Replies {
         self.decoder.at_boundary()
     }
 
-    /// Takes the next reply off the front of `input`; `None` once all of it is taken.
+    /// Takes the next reply off the front of `input`. Returns `None` once all of `input` is taken.
     ///
     /// # Errors
     /// Returns an error at a record that an application may not send, or that belongs to a request that was not sent:

@@ -48,7 +48,7 @@ impl<'b> Sending<'_, 'b> {
     }
 }
 
-/// What a handler is told of a gateway that leaves no room for its response.
+/// The error that a handler gets if the gateway leaves no room for the response.
 pub(crate) fn stopped() -> io::Error {
     io::Error::new(ErrorKind::TimedOut, "the gateway stopped reading the response")
 }

@@ -28,9 +28,9 @@ pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize
     }
 }
 
-/// Asks the kernel what of a connection's answers is unacknowledged.
+/// Asks the kernel how many bytes that were sent on a connection are unacknowledged.
 ///
-/// No FIN was sent: an empty queue means that the gateway has everything, the last END_REQUEST included.
+/// No FIN has been sent yet, so an empty queue means that the gateway has everything, the last END_REQUEST included.
 pub(crate) fn unacknowledged(socket: impl AsFd) -> Event {
     match linger_sys::send_queue(socket.as_fd()) {
         Ok(bytes) => Event::Unacknowledged { bytes, fin: bytes == 0 },

@@ -48,7 +48,7 @@ mod sealed {
 
 /// Where connections come from.
 pub trait Acceptor {
-    /// What it gives.
+    /// The stream of an accepted connection.
     type Stream: GatewayStream;
     /// Waits for the next one.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -74,9 +74,9 @@ impl Acceptor for UnixListener {
 
 /// Serves connections until the listener fails; drop the future to stop accepting.
 ///
-/// `handler` answers each request and [ends](Response::end) its response. An error or a panic becomes what
-/// [`Handler::handle`](crate::responder::Handler::handle) says. [`Config::multiplex`] is always on here, and
-/// [`Config::allowed`] is left to the listener.
+/// `handler` answers each request and [ends](Response::end) its response. If it returns an error or panics, the gateway
+/// gets what [`Handler::handle`](crate::responder::Handler::handle) describes. Requests are always multiplexed, whatever
+/// [`Config::multiplex`] says, and [`Config::allowed`] is not looked at: the listener may check addresses.
 ///
 /// # Errors
 /// Returns the errors of accepting that waiting does not cure.
@@ -120,7 +120,7 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Holds the conversation on a connection; gives the connection back, and says how it is to end.
+/// Holds the conversation on a connection. Returns the connection, and how it is to end.
 async fn converse<W, H, F>(wire: W, config: &Config, handler: &Arc<H>) -> Option<(W, End)>
 where
     W: AsyncWire,
@@ -211,7 +211,7 @@ where
     let _ = live.finish(Err(error)).await;
 }
 
-/// Awaits a future and returns its output; `None` if the future, or `make`, panics.
+/// Awaits the future that `make` makes, and returns its output. Returns `None` if the future, or `make`, panics.
 async fn caught<F: Future>(make: impl FnOnce() -> F) -> Option<F::Output> {
     let mut future = pin!(catch_unwind(AssertUnwindSafe(make)).ok()?);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {

@@ -1,8 +1,8 @@
 //! The other cause of a reset before the first byte: an accept queue that is too small.
 //!
-//! A burst that one worker could serve in time meets a queue that cannot hold it. Once the queue is full, a SYN is dropped, and
-//! sent again after a second; the handshake's last packet is dropped or, with `tcp_abort_on_overflow`, answered with a
-//! reset.
+//! One worker could serve a burst of connections in time, but its accept queue cannot hold them. Once the queue is full, the
+//! kernel drops a SYN, and the client sends it again after a second. The kernel drops the last packet of a handshake or,
+//! with `tcp_abort_on_overflow`, answers it with a reset.
 
 use std::io;
 use std::net::SocketAddr;

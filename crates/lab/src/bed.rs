@@ -59,7 +59,7 @@ struct Host {
     v4: Ipv4Addr,
     v6: Ipv6Addr,
     mac: net::Mac,
-    /// Its interface at the wire's side.
+    /// The name of the host's interface at the wire's side.
     wire: &'static str,
 }
 
@@ -106,7 +106,7 @@ impl Host {
 /// Makes connections independent of each other: by default the kernel starts each with the round trip and the
 /// slow-start threshold of the one before (`tcp_metrics.c`).
 ///
-/// Ignored where a container has mounted `/proc/sys` read-only: trials are less alike then, and still valid.
+/// Does nothing if a container has mounted `/proc/sys` read-only: the trials are then less alike, but still valid.
 fn settle() {
     let _ = net::sysctl("ipv4/tcp_no_metrics_save", "1");
 }

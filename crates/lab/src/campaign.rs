@@ -37,7 +37,7 @@ pub struct First {
     pub trial: u64,
     /// The time since the beginning.
     pub at: Duration,
-    /// How it ended.
+    /// How the connection ended.
     pub fate: Fate,
 }
 

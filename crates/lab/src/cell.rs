@@ -299,7 +299,7 @@ struct Trying {
 }
 
 impl Trying {
-    /// The number of the next trial; `None` once there are enough.
+    /// Returns the number of the next trial, or `None` once there have been enough.
     fn next(&self, trials: Trials, stop: &Stop) -> Option<u64> {
         let most = match trials {
             _ if stop.requested() => return None,

@@ -33,9 +33,9 @@ pub struct ClientPlan {
     pub receive_buffer: Option<usize>,
     /// Congestion control; `None` for the kernel's default.
     pub congestion: Option<String>,
-    /// Whether it reads before the server has ended the connection.
+    /// Whether the client reads before the server has ended the connection.
     pub reads: bool,
-    /// Whether it closes when it has read everything, or waits until the server has ended the connection.
+    /// Whether the client closes when it has read everything. If not, it waits until the server has ended the connection.
     pub closes: bool,
     /// Bound for the whole connection.
     pub timeout: Duration,
@@ -52,12 +52,13 @@ pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt
     conversation.conclude(result, started.elapsed())
 }
 
-/// As [`attempt`], for a client that reads and closes by itself; `None` if it was stopped before its end.
+/// Does what [`attempt`] does, for a client that reads and closes by itself. Returns `None` if the run was stopped before
+/// the connection's end.
 pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> {
     attempt_with(plan, Notes::of(None, Actor::Client), stop, |_| {})
 }
 
-/// As [`attempt`], with notes of every step; `None` if it was stopped before its end.
+/// Does what [`attempt`] does, and notes every step. Returns `None` if the run was stopped before the connection's end.
 pub(crate) fn attempt_noted(
     plan: &ClientPlan,
     steps: &Steps,
@@ -171,7 +172,7 @@ impl Conversation {
         }
     }
 
-    /// Sends and reads at the same time. One after the other could deadlock with the server.
+    /// Sends and reads at the same time: to do one after the other could deadlock with the server.
     fn run(
         &mut self,
         mut stream: &TcpStream,

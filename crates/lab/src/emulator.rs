@@ -53,11 +53,11 @@ impl Decision {
 /// A packet that leaves the link.
 #[derive(Debug)]
 pub struct Departure<P> {
-    /// Which way it goes.
+    /// The direction in which the packet goes.
     pub direction: Direction,
     /// When the packet was due. The caller's clock is at or past that time.
     pub due: Nanos,
-    /// What the link did with it.
+    /// What the link did with the packet.
     pub decision: Decision,
     /// The packet as it was given.
     pub packet: P,
@@ -283,7 +283,7 @@ impl<P: AsRef<[u8]>> Emulator<P> {
         }
     }
 
-    /// When a packet of this length leaves: rate, delay and jitter. None where the queue is full.
+    /// Returns when a packet of this length leaves the link, by rate, delay and jitter, or `None` if the queue is full.
     fn due(&mut self, direction: Direction, now: Nanos, len: usize, jitter: f64) -> Option<Nanos> {
         let at = direction.index();
         let path = &self.link.paths[at];

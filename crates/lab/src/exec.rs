@@ -54,7 +54,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Starts the server, waits until it listens, runs the client, ends the server.
 ///
-/// Both find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`; their standard streams are this program's.
+/// Both commands find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`, and have the standard streams of this program.
 ///
 /// # Errors
 /// Returns an error if the bed cannot be built or a command cannot be started, `TimedOut` if the server does not listen
@@ -142,7 +142,7 @@ impl Program {
     fn end(&self) -> io::Result<()> {
         use std::os::fd::AsFd;
         let patient = Stop::new()?;
-        // Fails only where the group has ended already.
+        // Fails only if the group has ended already.
         let _ = kill_process_group(self.pid, Signal::TERM);
         if !patient.wait_readable(self.ended.as_fd(), Some(GRACE))? {
             let _ = kill_process_group(self.pid, Signal::KILL);

@@ -48,13 +48,13 @@ impl fmt::Display for Share {
 /// How many of a cell's trials are expected to be lost or at risk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
-    /// Of those that are lost or at risk, counted together.
+    /// The share of the trials that are lost or at risk, counted together.
     NotKept(Share),
-    /// One for each verdict; a verdict that is not named may have any share.
+    /// A share for each verdict. A verdict that is not named may have any share.
     Each {
-        /// Those with bytes missing.
+        /// The share of the trials in which bytes were missing.
         lost: Option<Share>,
-        /// Those that got all bytes, and then a reset.
+        /// The share of the trials that are at risk.
         at_risk: Option<Share>,
     },
 }

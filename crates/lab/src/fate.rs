@@ -73,7 +73,7 @@ impl fmt::Display for Fate {
 /// The result of one connection.
 #[derive(Debug)]
 pub struct Attempt {
-    /// How it ended.
+    /// How the connection ended.
     pub fate: Fate,
     /// Response bytes that were read.
     pub received: u64,

@@ -25,7 +25,7 @@ pub struct Identity {
     pub acknowledgement: u32,
     /// The TCP flags.
     pub flags: u8,
-    /// How often it was sent before.
+    /// How often the same packet was sent before.
     pub transmission: u32,
 }
 
@@ -36,7 +36,7 @@ pub struct Chance {
     pub loss: f64,
     /// Reordered if below the path's reorder.
     pub reorder: f64,
-    /// Its share of the jitter.
+    /// The packet's share of the link's jitter, from 0 to 1.
     pub jitter: f64,
 }
 

@@ -20,7 +20,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both, in the order in which arrays hold them.
+    /// Both directions, in the order in which arrays hold them.
     pub const BOTH: [Self; 2] = [Self::ToClient, Self::ToServer];
 
     /// The position in an array with an element for each direction.
@@ -165,7 +165,7 @@ impl Named for Link {
 }
 
 impl Link {
-    /// One direction.
+    /// The path of the link in this direction.
     pub fn path(&self, direction: Direction) -> &Path {
         &self.paths[direction.index()]
     }

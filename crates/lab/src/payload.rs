@@ -6,12 +6,12 @@ const HEADER: usize = 40;
 const REQUEST: &str = "linger-request ";
 const RESPONSE: &str = "linger-response ";
 
-/// A request of `size` bytes that says so in its first line, where it is long enough.
+/// The first `most` bytes of a request of `size` bytes. Unless `size` is very small, the first line states it.
 pub fn request(size: u64, most: usize) -> Vec<u8> {
     build(REQUEST, size, most)
 }
 
-/// The first `most` bytes of a response of `size` bytes that says so in its first line.
+/// The first `most` bytes of a response of `size` bytes. Unless `size` is very small, the first line states it.
 pub fn response(size: u64, most: usize) -> Vec<u8> {
     build(RESPONSE, size, most)
 }

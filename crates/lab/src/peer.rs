@@ -17,9 +17,9 @@ pub enum Peer {
     Upload,
     /// Sends two requests at once; the server answers the first.
     Pipelined,
-    /// As `unread`, and keeps its socket open until the server has ended the connection.
+    /// Does what `unread` does, and keeps its socket open until the server has ended the connection.
     NeverCloses,
-    /// As `unread`, and does not read before the server has ended the connection.
+    /// Does what `unread` does, but does not read before the server has ended the connection.
     NeverReads,
 }
 

@@ -12,8 +12,8 @@ pub fn side_by_side() -> usize {
     thread::available_parallelism().map_or(2, usize::from) * 4
 }
 
-/// Runs every task, `at_once` at a time, and calls `done` with each result as it comes. Returns the results in the tasks'
-/// order; those of tasks that had not begun when the stop came are none.
+/// Runs every task, `at_once` of them at a time, and calls `done` with each result as it comes. Returns the results in the
+/// order of the tasks. A task that had not begun when the run was stopped has `None`.
 pub fn run_all<T: Sync, R: Send>(
     tasks: &[T],
     at_once: usize,

@@ -134,7 +134,7 @@ struct File {
 }
 
 impl Scenario {
-    /// Reads a scenario; `name` is the file's, for messages.
+    /// Reads a scenario. `name` is the file's name, for error messages.
     ///
     /// # Errors
     /// Returns a message that names the file, the line and the key that are wrong.

@@ -22,7 +22,7 @@ pub const LARGEST_RESPONSE: u64 = 1 << 30;
 pub enum Consume {
     /// This many bytes.
     Bytes(u64),
-    /// As many as the request states.
+    /// As many bytes as the request states.
     All,
 }
 
@@ -47,7 +47,7 @@ impl ServerPlan {
     /// A server that answers `response` bytes after reading `consume`.
     ///
     /// # Panics
-    /// Never. A response larger than [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
+    /// Does not panic. A response larger than [`LARGEST_RESPONSE`] is cut to it; callers refuse such a plan before.
     pub fn new(ending: Ending, consume: Consume, response: u64) -> Self {
         Self {
             ending,
@@ -67,7 +67,7 @@ pub struct ServerReport {
     pub peer: SocketAddr,
     /// Bytes of the response accepted by `write`.
     pub written: u64,
-    /// The error of a read, a write or the ending. Normally there is none, also where the response is lost.
+    /// The error of a read, a write or the ending. Normally there is none, even if the response is lost.
     pub error: Option<io::Error>,
     /// The outcome of the lingering close, if that was the ending.
     pub outcome: Option<Outcome>,
@@ -111,7 +111,7 @@ pub fn work(
     Ok(())
 }
 
-/// Accepts and serves one connection, and notes each step; `None` if the stop was requested first.
+/// Accepts and serves one connection, and notes each step. Returns `None` if the stop was requested first.
 pub(crate) fn serve_one(
     listener: &TcpListener,
     plan: &ServerPlan,
@@ -123,7 +123,7 @@ pub(crate) fn serve_one(
     Ok(accepted.map(|(stream, peer)| serve(stream, peer, plan, stop, notes)))
 }
 
-/// The next connection; `None` once the stop is requested.
+/// Waits for the next connection. Returns `None` once the stop is requested.
 fn accept(listener: &TcpListener, stop: &Stop) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     while !stop.requested() {
         if !stop.wait_readable(listener.as_fd(), None)? {

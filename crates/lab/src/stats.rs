@@ -8,7 +8,7 @@ use crate::fate::{Attempt, Fate};
 
 /// The Wilson score interval (Wilson 1927) for `hits` of `trials`, at 95%: the lower and the upper bound.
 ///
-/// Unlike the normal approximation it is right near 0% and 100%, where most results of the lab are.
+/// Unlike the normal approximation, this interval is right near 0% and 100%, where most results of the lab are.
 pub fn wilson(hits: u64, trials: u64) -> (f64, f64) {
     /// The 97.5% quantile of the normal distribution.
     const Z: f64 = 1.959_963_984_540_054;
@@ -52,12 +52,12 @@ impl Tally {
         *self.fates.entry(attempt.fate).or_default() += 1;
     }
 
-    /// Those that were lost or at risk.
+    /// The number of trials that were lost or at risk.
     pub fn not_kept(&self) -> u64 {
         self.lost + self.at_risk
     }
 
-    /// How many had this verdict.
+    /// The number of trials with this verdict.
     pub fn with(&self, verdict: Verdict) -> u64 {
         match verdict {
             Verdict::Kept => self.trials - self.not_kept(),
@@ -66,7 +66,7 @@ impl Tally {
         }
     }
 
-    /// How many had this fate.
+    /// The number of trials with this fate.
     pub fn of(&self, fate: Fate) -> u64 {
         self.fates.get(&fate).copied().unwrap_or(0)
     }

@@ -45,7 +45,7 @@ pub enum StepAction {
         ending: Ending,
         /// Unread bytes in the receive queue before the first call.
         unread: u64,
-        /// Its error, if one failed.
+        /// The error, if a call failed.
         error: Option<String>,
         /// The outcome of a lingering close.
         outcome: Option<Outcome>,
@@ -66,7 +66,7 @@ pub enum StepAction {
 pub struct Step {
     /// Time since the first step. A read is timed at its return, a write or close at its call.
     pub at: Duration,
-    /// Who made it.
+    /// The end, or the link, that made the step.
     pub actor: Actor,
     /// What was done.
     pub action: StepAction,

@@ -42,7 +42,7 @@ impl Stop {
         self.wake.as_fd()
     }
 
-    /// Waits until `fd` is readable (true), or the time is over or the stop requested (false).
+    /// Waits until `fd` is readable, the time is over, or the stop is requested. Returns whether `fd` is readable.
     ///
     /// # Errors
     /// Returns the errors of `poll(2)`.

@@ -27,7 +27,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The close begins where the stream is dropped, which hyper does at the end of a connection, also after a
+//! The close begins when the stream is dropped, which hyper does at the end of a connection, also after a
 //! malformed request. An upgraded connection (CONNECT, WebSocket) keeps its stream, and its close begins when the
 //! handler drops that; until then a half-close of either side leaves the other direction as it is.
 
@@ -45,13 +45,13 @@ pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accep
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
 ///
-/// [`TcpListener`], [`UnixListener`], either with axum's `tap_io`, or an [`Accept`] of one's own. TLS goes above it: a
-/// listener of one's own that implements `axum::serve::Listener` over this one.
+/// The listener is a [`TcpListener`] or a [`UnixListener`], each also with axum's `tap_io`, or any type that implements
+/// [`Accept`]. TLS goes above the result: write a listener that implements `axum::serve::Listener` over it.
 pub fn listen<L: Accept>(listener: L, policy: Policy) -> LingeringListener<L> {
     Listener::new(listener, policy).tap_io(|_| ())
 }
 
-/// As [`listen`], with a closer of one's own, and its budget, instead of the global one.
+/// Does what [`listen`] does, but `closer` ends the connections, within its budget, instead of the global closer.
 pub fn listen_with<L: Accept>(listener: L, policy: Policy, closer: &Closer) -> LingeringListener<L> {
     Listener::new(listener, policy).with_closer(closer).tap_io(|_| ())
 }
@@ -70,7 +70,7 @@ impl<L: Accept> axum::serve::Listener for Listener<L> {
 }
 
 /// A listener that was tapped before it is wrapped. It tries again by axum's rules: at EMFILE it sleeps for a second, and
-/// only the closer's [budget](crate::Budget) makes room. Tap what [`listen`] gives instead where that matters.
+/// only the closer's [budget](crate::Budget) makes room. Tap what [`listen`] gives instead if that matters.
 impl<L, F> Accept for TapIo<L, F>
 where
     L: axum::serve::Listener<Io: Stream, Addr: Clone + Sync>,

@@ -60,19 +60,19 @@ pub fn close(stream: impl Into<OwnedFd>, policy: &Policy) -> Outcome {
 /// Waits for events of one socket.
 #[derive(Default)]
 struct Waiter {
-    /// Made on the first wait, since many closes need none.
+    /// The epoll, made at the first wait, because many closes never wait.
     epoll: Option<OwnedFd>,
-    /// Without an epoll: something was read since the last wait, so that `POLLIN` means more.
+    /// If there is no epoll: something was read since the last wait, so that `POLLIN` means that more has come.
     has_read: bool,
-    /// Without an epoll: how long the last wait was.
+    /// If there is no epoll: how long the last wait was.
     slice: Duration,
 }
 
-/// Without an epoll, the shortest wait for an acknowledgement, which `poll(2)` does not report, and the longest.
+/// If there is no epoll: the shortest and the longest wait for an acknowledgement, which `poll(2)` does not report.
 const SLICES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl Waiter {
-    /// Notes the event that followed an action.
+    /// Notes the event that came of an action.
     fn noted(&mut self, event: Event) {
         if let Event::Discarded(_) | Event::Empty = event {
             self.has_read = true;
@@ -83,8 +83,8 @@ impl Waiter {
     ///
     /// `poll(2)` cannot await that acknowledgement: after a half-close it reports POLLOUT for ever. An
     /// edge-triggered epoll with EPOLLOUT is woken by the change from FIN_WAIT1 to FIN_WAIT2
-    /// (`tcp_rcv_state_process`). It is another descriptor: where the process may have none, the socket is polled, and
-    /// what is acknowledged is asked again and again.
+    /// (`tcp_rcv_state_process`). The epoll takes another descriptor. If the process may not have one, the socket is polled,
+    /// and the kernel is asked again and again what is acknowledged.
     fn wait(&mut self, socket: &Socket, until: Instant) -> io::Result<()> {
         let epoll = match &self.epoll {
             Some(epoll) => epoll,
@@ -109,7 +109,7 @@ impl Waiter {
     fn poll(&mut self, socket: &Socket, until: Instant) -> io::Result<()> {
         let (shortest, longest) = SLICES;
         self.slice = (self.slice * 2).clamp(shortest, longest);
-        // What stays unread, or the peer's end once seen, is reported at once and for ever.
+        // `poll` would report bytes that stay unread, and the peer's end once it was seen, at once and for ever.
         let events = if std::mem::take(&mut self.has_read) { PollFlags::IN } else { PollFlags::empty() };
         let until = until.min(Instant::now() + self.slice);
         match poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), events)], Some(&timeout(until))) {

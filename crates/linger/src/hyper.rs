@@ -41,7 +41,7 @@ use hyper_util::rt::TokioIo;
 use crate::Policy;
 use crate::tokio::{Lingering, Stream};
 
-/// Wraps an accepted stream for hyper, so that the connection ends by `policy` on the global closer: what stood as
+/// Wraps an accepted stream for hyper, so that the global closer ends the connection by `policy`. Use it in place of
 /// `TokioIo::new(stream)`.
 pub fn io<S: Stream>(stream: S, policy: Policy) -> TokioIo<Lingering<S>> {
     TokioIo::new(Lingering::new(stream, policy))

@@ -1,8 +1,8 @@
 //! The lingering close as a state machine: no socket, no clock, no allocation.
 //!
-//! A driver asks for an [`Action`], does it, and reports the [`Event`] that came of it; time is an argument. The order
-//! that it keeps, whatever happens: the half-close comes before the first read, reads go on while the policy allows waiting, and exactly one
-//! close ends it. The read side is never shut.
+//! A driver asks for an [`Action`], does it, and reports the [`Event`] that came of it; time is an argument. Whatever
+//! happens, the machine keeps this order: the half-close comes before the first read, reads go on while the policy allows
+//! waiting, and exactly one close comes last. The read side is never shut.
 
 mod core;
 mod sent;
@@ -32,7 +32,7 @@ pub enum Action<Time = Instant> {
     /// Ask the kernel about the peer and the path (`TCP_INFO`); report [`Event::Inspected`] or
     /// [`Event::NotInspected`].
     ///
-    /// Asked for when a silence has lasted too long, before it ends the close.
+    /// Comes when a silence has lasted too long, before the close is ended because of it.
     Inspect,
     /// Wait for an event of the socket or for the time; report [`Event::Woken`] in both cases.
     Wait {
@@ -56,9 +56,9 @@ pub enum Event {
     HalfClosed,
     /// `shutdown(SHUT_WR)` said that there is no connection (`ENOTCONN`, `EPIPE`, `ECONNRESET`).
     Gone,
-    /// So many bytes were read and discarded; never 0.
+    /// This many bytes were read and discarded; never 0.
     Discarded(u64),
-    /// Nothing is there to read now (`EAGAIN`).
+    /// There is nothing to read now (`EAGAIN`).
     Empty,
     /// The peer has closed its side: `recv` returned 0.
     EndOfStream,
@@ -122,14 +122,14 @@ pub struct Machine {
 impl Machine {
     /// Starts the close of one connection at `now`.
     ///
-    /// Bounds are kept in milliseconds, rounded up, and end at 49 days.
+    /// The policy's bounds are kept in milliseconds, rounded up, and cannot be longer than 49 days.
     pub fn new(policy: &Policy, now: Instant) -> Self {
         Self { started: now, core: Core::new(policy, 0) }
     }
 
     /// Reports an event seen at `now`.
     ///
-    /// If `now` is earlier than before, time stands still.
+    /// A `now` that is earlier than that of an earlier call sets no time back.
     pub fn on(&mut self, event: Event, now: Instant) {
         self.core.on(event, self.since_start(now));
     }
@@ -146,8 +146,8 @@ impl Machine {
         }
     }
 
-    /// Tightens the bounds of a close that is under way, as before the process exits: it ends `total` from
-    /// `now` at the latest, and at the next silence of `idle`. Never loosens a bound.
+    /// Tightens the bounds of a close that is under way, as before the process exits: the close ends at the latest after
+    /// `total`, counted from `now`, and at the next silence of `idle`. No bound becomes looser.
     pub fn hurry(&mut self, idle: Duration, total: Duration, now: Instant) {
         self.core.hurry(idle, total, self.since_start(now));
     }

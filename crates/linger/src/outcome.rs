@@ -4,22 +4,22 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-/// The outcome of a lingering close: what is known, not what is hoped.
+/// What a lingering close came to. It says only what is known, not what is likely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// How it ended.
+    /// How the close ended.
     pub ended: Ended,
     /// Bytes of the peer that were read and discarded.
     pub discarded: u64,
-    /// Bytes written by us that the peer never acknowledged, without the FIN; `None` if the kernel cannot say
+    /// Bytes that this side wrote and the peer never acknowledged, without the FIN; `None` if the kernel cannot say
     /// (streams that are neither TCP nor AF_UNIX).
     ///
     /// On AF_UNIX this is the memory that the kernel uses for unread bytes: 0 exactly if the peer has read
     /// everything, otherwise more than the bytes.
     pub unacknowledged: Option<u64>,
-    /// Whether the peer closed its side after it had received everything: then its program, and not only its kernel,
-    /// had the response. Stronger than [`delivered`](Self::delivered).
+    /// Whether the peer closed its side after it had received everything. If so, the peer's program, and not only its
+    /// kernel, had the response, which is more than [`delivered`](Self::delivered) says.
     ///
     /// False if the peer closed its side earlier, as a client does that ends its request with a half-close: such a
     /// FIN says nothing about the response.
@@ -40,7 +40,7 @@ impl Outcome {
         }
     }
 
-    /// Emits an event: at `debug`, or at `warn` where bytes may be lost and the policy did not ask for that.
+    /// Emits an event: at `warn` if bytes may be lost and the policy did not ask for that, otherwise at `debug`.
     #[cfg(feature = "tracing")]
     pub(crate) fn trace(&self) {
         let Self { ended, discarded, unacknowledged, closed_after, elapsed } = *self;
@@ -53,14 +53,14 @@ impl Outcome {
         }
     }
 
-    /// Without the feature `tracing` nobody listens.
+    /// Does nothing: the feature `tracing` is off.
     #[cfg(not(feature = "tracing"))]
     pub(crate) fn trace(&self) {}
 
     /// Whether every byte written is known to have reached the peer's kernel.
     ///
-    /// On Linux the peer can then read them even after a reset; other systems may drop them. This side cannot know
-    /// whether the peer's program has read them; [`closed_after`](Self::closed_after) comes nearest.
+    /// If the peer runs Linux, its program can then read them even after a reset; other systems may drop them. This side
+    /// cannot know whether the program has read them; [`closed_after`](Self::closed_after) comes nearest.
     pub fn delivered(&self) -> bool {
         self.unacknowledged == Some(0)
     }
@@ -70,10 +70,10 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
-    /// The peer closed its side, and everything was acknowledged where that can be known.
+    /// The peer closed its side. Everything was acknowledged, as far as the kernel can tell that for this kind of socket.
     PeerClosed,
-    /// The peer acknowledged everything, then stayed silent with its socket open for `grace`, or for `idle` if it had
-    /// been sending.
+    /// The peer acknowledged everything and then stayed silent, with its socket open, for [`grace`](crate::Policy::grace),
+    /// or, if it had been sending, for [`idle`](crate::Policy::idle).
     Acknowledged,
     /// The peer reset the connection. [`Outcome::unacknowledged`] tells what it had not acknowledged before.
     PeerReset,
@@ -96,8 +96,8 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Whether one of our bounds ended the close, and not the peer: then [`AtLimit::Abort`](crate::AtLimit::Abort)
-    /// applies.
+    /// Whether a bound of the policy ended the close, and not the peer. Only then
+    /// [`AtLimit::Abort`](crate::AtLimit::Abort) applies.
     pub(crate) fn is_a_limit(self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Limit | Self::Evicted)
     }

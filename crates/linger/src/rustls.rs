@@ -72,9 +72,9 @@ pub fn close<D>(
     outcome
 }
 
-/// Sends what rustls still holds and `close_notify`; waits for at most `patience` where the socket takes no more.
+/// Sends what rustls still holds, and `close_notify`. If the socket takes no more bytes, waits for at most `patience`.
 ///
-/// For a socket that a [`Closer`](crate::Closer) is to end. It is not half-closed, and stays the caller's.
+/// For a socket that a [`Closer`](crate::Closer) is to end. The socket is not half-closed, and stays the caller's.
 ///
 /// # Errors
 /// Returns `TimedOut` if the peer's window stayed closed; otherwise the errors of `send(2)`. In either case nothing

@@ -31,8 +31,8 @@ enum EndsSeen {
     Unread,
     /// The peer's FIN was read. No handshake is under way then.
     Peers,
-    /// And everything is acknowledged, the FIN of this side included: the state is CLOSE, and the connection, if it is
-    /// remembered, a TIME_WAIT of its own (`tcp_time_wait`).
+    /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
+    /// CLOSE; if the kernel remembers the connection, it does so in a TIME_WAIT socket (`tcp_time_wait`).
     Both,
 }
 
@@ -64,9 +64,10 @@ impl Socket {
     /// `close()` on a socket with `SO_LINGER > 0` blocks, even a non-blocking one, until the FIN is acknowledged; with
     /// `SO_LINGER 0` it resets, also where everything is acknowledged (`__tcp_close`).
     ///
-    /// Where both directions have ended it does neither (`__tcp_close` asks the state first), so the option is left.
+    /// If both directions have ended, `close()` neither blocks nor resets (`__tcp_close` asks the state first), so the
+    /// option is left as it is.
     ///
-    /// A descriptor that the kernel no longer knows is left alone: by now its fd may be another's.
+    /// A descriptor that the kernel no longer knows is not closed: its number may belong to another file by now.
     pub(crate) fn close(self, abort: bool) {
         if self.is_lost.get() {
             let _lost = self.fd.into_raw_fd();
@@ -87,7 +88,7 @@ impl<F: AsFd> Socket<F> {
         Self { fd, family, is_lost, fin, ends }
     }
 
-    /// The same, half-closed by its owner.
+    /// The same socket; `is_half_closed` says whether its owner has half-closed it.
     pub(crate) fn half_closed(self, is_half_closed: bool) -> Self {
         self.fin.set(if is_half_closed { Fin::Said } else { Fin::Unsent });
         self
@@ -196,7 +197,7 @@ impl<F: AsFd> Socket<F> {
                 let is_counted = match self.fin.get() {
                     Fin::Unsent => false,
                     Fin::Queued => true,
-                    // Of a connection that was reset it is not known: no byte of the program's is taken for a FIN.
+                    // After a reset nobody knows whether the FIN is still in the queue: no byte of the program's is taken for a FIN.
                     Fin::Said => self.state() != Some(TcpState::Close),
                 };
                 Event::Unacknowledged { bytes: queue - u64::from(is_counted), fin: false }

@@ -8,7 +8,7 @@ use std::io;
 /// The counters `Tcp` and `TcpExt` of a network namespace, by the kernel's names (`OutRsts`,
 /// `TCPAbortOnClose`, `ListenOverflows` ...).
 ///
-/// In a private namespace the difference of two readings is exact. In a shared one it includes all other connections.
+/// In a private namespace the difference of two readings is exact. In a shared namespace it includes all other connections.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Counters(BTreeMap<String, u64>);
 
@@ -44,7 +44,7 @@ impl Counters {
         Self(self.0.iter().map(grown).collect())
     }
 
-    /// The value of one counter; 0 where this kernel does not have it.
+    /// The value of one counter; 0 if this kernel does not have it.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }

@@ -25,7 +25,7 @@ const MAX_PACKET: usize = 2 << 20;
 pub struct Packet<'a> {
     /// The packet's number in the file, from 1, as in Wireshark.
     pub frame: u64,
-    /// When it was seen, in nanoseconds since 1970-01-01 00:00 UTC; 0 where the file does not say.
+    /// When the packet was seen, in nanoseconds since 1970-01-01 00:00 UTC; 0 if the file does not say.
     pub time_ns: u64,
     /// The link type: which header stands first in `data`.
     pub link: LinkType,
@@ -33,7 +33,7 @@ pub struct Packet<'a> {
     pub interface: u32,
     /// The captured bytes.
     pub data: &'a [u8],
-    /// Its length on the wire.
+    /// The packet's length on the wire.
     pub wire_len: usize,
     options: Option<ng::BlockOptions<'a>>,
 }
@@ -75,7 +75,7 @@ pub enum ReadError {
         shown(first)
     )]
     NotACapture {
-        /// Its first bytes, at most four.
+        /// The first bytes of the input, at most four.
         first: Vec<u8>,
     },
     /// A record is damaged. The next record cannot be found.
@@ -202,8 +202,8 @@ impl<S: Source> CaptureReader<S> {
     /// Iterates over the packets that are completely in memory. Unlike the packets of [`next`](CaptureReader::next),
     /// several of them may be held at a time.
     ///
-    /// The iteration ends where [`CaptureReader::next`] must be called: to read more bytes, to parse a block that is no
-    /// packet, to return an error, or to report the end of the capture.
+    /// The iteration ends when only [`CaptureReader::next`] can go on: it reads more bytes, parses a block that is no packet,
+    /// returns an error, or reports the end of the capture.
     pub fn at_hand(&mut self) -> AtHand<'_> {
         let (bytes, at) = self.source.at_hand();
         AtHand { bytes, at, format: &self.format, frame: &mut self.frame }

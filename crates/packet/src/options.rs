@@ -19,7 +19,7 @@ pub struct TcpOptions {
 impl TcpOptions {
     /// Reads the bytes between the fixed header and the payload.
     ///
-    /// Stops at the first option with an impossible length, and keeps those before it.
+    /// Stops at the first option with an impossible length, and keeps the options before it.
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         // The layout almost every data segment has: NOP, NOP, timestamps (RFC 7323 appendix A).

@@ -7,8 +7,8 @@ use crate::{LinkType, TcpOptions};
 
 /// Limit of nested tunnels and tags.
 const MAX_DEPTH: u8 = 8;
-/// The least bytes of a TCP header that are read: ports, sequence, acknowledgement, offset and flags. A snap length
-/// of 68 bytes leaves as many of TCP over IPv6 over Ethernet.
+/// The number of bytes of a TCP header that must be in the frame: ports, sequence, acknowledgement, offset and flags. A snap
+/// length of 68 bytes leaves exactly so many if TCP is over IPv6 over Ethernet.
 const LEAST_HEADER: usize = 14;
 /// TCP's IP protocol number.
 const TCP: u8 = 6;
@@ -37,7 +37,7 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
     /// Payload bytes on the wire.
     pub payload_len: u32,
-    /// Where the payload begins in the frame. Past the frame's end where the frame was cut before the payload.
+    /// Where the payload begins in the frame. This is past the frame's end if the frame was cut before the payload.
     pub payload_offset: usize,
     /// IPv4 identification; `None` on IPv6.
     pub ip_id: Option<u16>,
@@ -153,7 +153,7 @@ impl<'a> Segment<'a> {
         Self::from_frame(LinkType::RAW, packet, packet.len())
     }
 
-    /// Reads a captured frame of any known link type. `wire_len` is its length before the snap length cut it.
+    /// Reads a captured frame of any known link type. `wire_len` is the frame's length before the snap length cut it.
     ///
     /// # Errors
     /// Returns the errors of [`Segment::from_ethernet`], and [`NotTcp::UnknownLink`].

@@ -1,7 +1,9 @@
 //! The functions of the C library that this library replaces.
 //!
-//! Each acts only on a tracked fd, and then calls the next definition of the same name (`RTLD_NEXT`). Before the
-//! constructor has looked that up, and where there is none, it makes the system call itself.
+//! Most of these functions do something of their own only for a tracked fd. Then they call the next definition of the same
+//! name (`RTLD_NEXT`), which the constructor looks up; a function that is called before the constructor looks it up itself.
+//! If there is no next definition, the function fails with `ENOSYS`. As long as the next definition is not looked up, `close`
+//! and `dup2` make the system call themselves; `close_range` and `closefrom` always do.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use core::mem::transmute;

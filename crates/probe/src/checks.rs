@@ -114,7 +114,7 @@ fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
         trial.send(prober.config.patience);
         trial.read(Until::Complete, prober.config.patience);
         let mut seen = trial.finish();
-        // Where nothing came, not even a status, there is no response of length 0, but no response.
+        // If nothing came, not even a status, there is no response; a response of length 0 has a status.
         let is_answer = seen.got > 0 || seen.status.is_some();
         if seen.unframed && seen.ended == ConnectionEnd::Closed && is_answer {
             seen.expected = Some(seen.got);

@@ -56,12 +56,12 @@ pub struct ProbeConfig {
     pub burst: usize,
     /// Most bytes that are sent of an endless upload.
     pub endless: u64,
-    /// Which questions to ask. Empty: all.
+    /// Which questions to ask. If this is empty, all are asked.
     pub only: Vec<Check>,
     /// The pid of a process of the server. The kernel counters of its network namespace are read.
     pub pid: Option<u32>,
-    /// Whether to watch the server's resets in the kernel, where the server is on this host and the user may watch (crate
-    /// `linger-watch`).
+    /// Whether to watch the server's resets in the kernel, if the server is on this host and the user has the rights to
+    /// watch (crate `linger-watch`).
     pub watch: bool,
     /// The value of the User-Agent header.
     pub user_agent: String,

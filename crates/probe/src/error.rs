@@ -9,17 +9,17 @@ pub enum ProbeError {
     /// The host name has no address.
     #[error("cannot find {target}: {source} (is the name right?)")]
     Resolve {
-        /// Where.
+        /// The target of the probe.
         target: String,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// The connection failed.
     #[error("cannot connect to {target}: {source} (is the server running?)")]
     Connect {
-        /// Where.
+        /// The target of the probe.
         target: String,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// A plain request gets no understandable response.
@@ -30,7 +30,8 @@ pub enum ProbeError {
         /// What arrived instead.
         reason: String,
     },
-    /// Hostile questions to an address that is neither loopback nor private, without [`own_server`](crate::ProbeConfig::own_server).
+    /// Hostile questions were asked for to an address that is neither loopback nor private, and
+    /// [`own_server`](crate::ProbeConfig::own_server) is not set.
     #[error("{0} is neither loopback nor private, and hostile questions are for a server of one's own")]
     NotYours(String),
     /// `tcp://` without a payload.

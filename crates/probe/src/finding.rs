@@ -17,17 +17,18 @@ use crate::witness::Witnessed;
 pub enum Check {
     /// Does the response arrive when the server leaves the request's body unread?
     UnreadBody,
-    /// ... when 8 bytes follow a complete request? (FastCGI: the empty STDIN record in a packet of its own.)
+    /// Does the response arrive when 8 bytes follow a complete request? (FastCGI: the empty STDIN record in a packet of its
+    /// own.)
     TrailingBytes,
-    /// ... when the response is larger than the client's window, and is read late?
+    /// Does the response arrive when it is larger than the client's window, and is read late?
     LargeResponse,
-    /// ... when the server refuses an upload that the client is still sending?
+    /// Does the response arrive when the server refuses an upload that the client is still sending?
     UploadInProgress,
-    /// ... when another request follows the one after which the server closes?
+    /// Does the response arrive when another request follows the one after which the server closes?
     Pipelined,
-    /// ... when a byte arrives after the response began?
+    /// Does the response arrive when a byte arrives after the response began?
     LateByte,
-    /// ... when the client half-closes first?
+    /// Does the response arrive when the client half-closes first?
     HalfClose,
     /// Does the server wait for the client while the client waits for it?
     Stall,
@@ -58,7 +59,7 @@ impl Check {
         Self::Backlog,
     ];
 
-    /// Its name.
+    /// The question's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::UnreadBody => "unread-body",
@@ -107,14 +108,14 @@ impl FromStr for Check {
 pub enum CheckAnswer {
     /// The question could not be asked, or its result decides nothing.
     CannotTell,
-    /// The response arrived completely and the connection ended cleanly; or what was asked about is bounded.
+    /// The response arrived completely and the connection ended cleanly. To a question about a bound: there is one.
     Keeps,
     /// No bound was found.
     Unbounded,
     /// The end of the response came only after the client had stopped waiting, or never.
     Stalls,
-    /// The response arrived completely, and then the server reset the connection. Another client, or one on a slower link,
-    /// would have lost a part of it.
+    /// The response arrived completely, and then the server reset the connection. Another client, or a client on a slower
+    /// link, would have lost a part of it.
     AtRisk,
     /// Bytes of the response are missing, and the end of the connection looked clean.
     LosesSilently,
@@ -123,7 +124,7 @@ pub enum CheckAnswer {
 }
 
 impl CheckAnswer {
-    /// Its name in words.
+    /// The answer's name in words.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keeps => "keeps",
@@ -156,7 +157,7 @@ pub struct CheckFinding {
     pub check: Check,
     /// The answer.
     pub answer: CheckAnswer,
-    /// The verdict on the response of the deciding trial; `None` where no response was judged.
+    /// The verdict on the response of the deciding trial; `None` if no response was judged.
     pub verdict: Option<Verdict>,
     /// Bytes of the response's body that arrived in the deciding trial.
     pub got: u64,
@@ -164,7 +165,7 @@ pub struct CheckFinding {
     pub expected: Option<u64>,
     /// How the connection of the deciding trial ended.
     pub ended: Option<ConnectionEnd>,
-    /// Duration of the deciding trial, from connecting to that end.
+    /// Duration of the deciding trial, from connecting to the end of its connection.
     pub seconds: f64,
     /// How often the question was asked.
     pub trials: u32,
@@ -222,7 +223,7 @@ impl CheckFinding {
 pub struct ProbeReport {
     /// The target, as a URL.
     pub target: String,
-    /// The `Server` header, where there is one.
+    /// The `Server` header, if there is one.
     pub server: Option<Untrusted>,
     /// Length of the body of the plain response, in bytes.
     pub response_bytes: u64,
@@ -235,7 +236,7 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
-    /// The worst answer; [`CheckAnswer::CannotTell`] only if all answers are.
+    /// The worst of the answers; [`CheckAnswer::CannotTell`] only if all answers are that.
     pub fn overall(&self) -> CheckAnswer {
         self.findings.iter().map(|finding| finding.answer).max().unwrap_or(CheckAnswer::CannotTell)
     }

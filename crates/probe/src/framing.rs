@@ -48,7 +48,7 @@ impl Framing {
         Self::new(FramingKind::Close)
     }
 
-    /// What marks the end; `close` also before anything is known.
+    /// What marks the end of the response; `close` also as long as nothing is known of it.
     pub(crate) fn name(&self) -> &'static str {
         match self.kind {
             FramingKind::Head(_) | FramingKind::Close => "close",

@@ -9,8 +9,8 @@ use crate::prober::Prober;
 use crate::seen::{ConnectionEnd, TrialResult};
 use crate::trial::{Trial, Until};
 
-/// When a held connection is tested, in seconds after the server's FIN. Each test needs a connection of its own, because
-/// the byte that it sends ends the silence.
+/// When a held connection is tested, in seconds after the server's FIN. Each test needs a connection of its own, because the
+/// byte that the test sends ends the client's silence.
 const LOOKS: [f64; 7] = [0.05, 0.6, 1.5, 2.5, 6.0, 12.0, 31.0];
 
 /// Opens a connection, reads a complete answer and the server's FIN, and leaves the client's side open.

@@ -47,9 +47,9 @@ pub struct Target {
 #[error("`{text}` is no target: {reason}")]
 #[non_exhaustive]
 pub struct InvalidTarget {
-    /// What was written.
+    /// The text that was to be a target.
     pub text: String,
-    /// What is wrong with it.
+    /// What is wrong with the text.
     pub reason: &'static str,
 }
 

@@ -155,9 +155,9 @@ impl<'p> Trial<'p> {
         }
     }
 
-    /// How the connection ended, once the end of the stream was read. Unless the client has half-closed, this waits a
-    /// moment for a reset that follows the server's FIN (`shutdown`, then `close`). A reset counts if it has arrived by
-    /// then, or if a write has failed before.
+    /// Called once the end of the stream was read. Returns how the connection ended. Unless the client has half-closed, waits
+    /// a moment for a reset that follows the server's FIN (`shutdown`, then `close`). The connection counts as reset if the
+    /// reset has arrived by then, or if a write has failed before.
     fn after_the_end(&self) -> ConnectionEnd {
         if !self.half_closed {
             // FIN and RST of one close arrive together. A later reset does not belong to this response.

@@ -169,14 +169,15 @@ impl ClientStream {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Takes a pending error of the socket (`SO_ERROR`). True if there was one.
+    /// Takes a pending error of the socket (`SO_ERROR`). Returns whether there was one.
     pub(crate) fn take_error(&self) -> bool {
         self.socket.take_error().is_ok_and(|error| error.is_some())
     }
 
     /// Whether the connection was reset, also after the end of its stream was read. Valid while the client has not half-closed.
     pub(crate) fn was_reset(&self) -> bool {
-        // Without an own FIN only a reset leads to CLOSE; the state shows it even if the error was already taken.
+        // As long as this side has sent no FIN, only a reset leads to the state CLOSE. The state shows the reset even if the
+        // error was already taken.
         self.take_error()
             || linger_sys::tcp_state(self.socket.as_fd())
                 .is_ok_and(|state| state == linger_sys::TcpState::Close)

@@ -21,7 +21,7 @@ const MOST: usize = 20_000;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Witnessed {
-    /// How many.
+    /// The number of these resets.
     pub resets: u32,
     /// Their cause.
     pub cause: Cause,
@@ -35,7 +35,7 @@ pub struct Witnessed {
     pub unread_bytes: Option<u64>,
     /// Sum of the bytes that the process had written and the client had not acknowledged.
     pub unacknowledged_bytes: Option<u64>,
-    /// Those of `unacknowledged_bytes` that were never sent. They are lost for certain.
+    /// The part of `unacknowledged_bytes` that was never sent. These bytes are certainly lost.
     pub unsent_bytes: Option<u64>,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Display for Witnessed {
 #[derive(Debug)]
 pub(crate) struct Witness {
     questions: Sender<Sender<Vec<LiveReset>>>,
-    /// The server's port; `None` where address translation may give it another one.
+    /// The server's port; `None` if address translation may give the server another port.
     server: Option<u16>,
     /// Ports of the probe's own connections.
     own: Mutex<HashSet<u16>>,

@@ -7,8 +7,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::proc;
 
-/// Returns a pidfd of each process, other than this one, whose memory maps name `mark`. Returns none once the last such
-/// process has ended.
+/// Returns a pidfd of each process, other than this one, that is not older than this process and whose memory maps name
+/// `mark`. Returns none once the last such process has ended.
 ///
 /// A process whose maps this process may not read is not found.
 pub(crate) fn find(mark: &str) -> Vec<OwnedFd> {

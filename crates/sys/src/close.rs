@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 
-/// Closes a descriptor and returns what `close(2)` said, which a drop does not.
+/// Closes a descriptor, and returns the result of `close(2)`, which a drop would hide.
 ///
 /// # Errors
 /// Returns the errors of `close(2)`. On Linux the descriptor is gone in every case.

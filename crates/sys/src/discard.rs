@@ -34,7 +34,7 @@ impl Discarder {
     /// (`ECONNRESET`, `EPIPE`, `ETIMEDOUT`) is among them, and the call consumes it.
     pub fn discard(&mut self, socket: BorrowedFd<'_>, max: u64) -> io::Result<u64> {
         let max = max.clamp(1, MOST) as usize;
-        // SAFETY: with MSG_TRUNC the kernel treats the null buffer as "discard"; where it does not
+        // SAFETY: with MSG_TRUNC the kernel treats the null buffer as "discard"; if it does not
         // know that, it finds the address unmapped and answers EFAULT. No memory of ours is written.
         match retry(|| unsafe {
             libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), max, libc::MSG_TRUNC | libc::MSG_DONTWAIT)

@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Bytes written that the peer has not acknowledged (`SIOCOUTQ`).
 ///
 /// On TCP this is `write_seq - snd_una` (`tcp_ioctl`): bytes, **and a FIN that was sent counts as one**, so
-/// that 0 after a half-close means that the peer has everything, the FIN included. It stays as it
-/// was when a reset ends the connection. On AF_UNIX it is the memory of what the peer has not read: more
-/// than the bytes, and 0 exactly when there are none.
+/// that 0 after a half-close means that the peer has everything, the FIN included. If a reset ends the connection, the number
+/// stays as it was before. On AF_UNIX the number is the memory that the kernel uses for bytes that the peer has not read: more
+/// than the bytes, and 0 exactly if there are none.
 ///
 /// # Errors
 /// Returns `EINVAL` on a listening socket, and `ENOTTY` if the protocol has no such queue.
@@ -27,8 +27,8 @@ pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Sets how many received bytes make a socket readable (`SO_RCVLOWAT`).
 ///
-/// On TCP it holds for `poll` and `epoll`, too; the end of the stream and a window about to close are reported
-/// with fewer. The kernel lowers it to half the receive buffer.
+/// On TCP this holds for `poll` and `epoll`, too. The end of the stream, and a window that is about to close, make the socket
+/// readable with fewer bytes. The kernel lowers the number to half the receive buffer.
 ///
 /// # Errors
 /// Returns the errors of `setsockopt(2)`.

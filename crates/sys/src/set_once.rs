@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// A value that is set at most once and never dropped, for statics that must survive a `fork`.
 ///
-/// `std::sync::OnceLock` has a moment in which one thread sets it and all others wait. In a child that is forked at
-/// that moment, nobody ends the wait. Here the value is made first and then published by one compare-exchange: a
-/// child finds it set or not set.
+/// While a thread sets a `std::sync::OnceLock`, all other threads wait. In a child that is forked at that moment, nobody ends
+/// the wait. A `SetOnce` gets a value that has been made before, by one compare-exchange: a child finds it set or not set.
 #[derive(Debug)]
 pub struct SetOnce<T> {
     value: AtomicPtr<T>,
@@ -60,7 +59,7 @@ fn publish<T>(place: &impl Pointer<T>, value: *mut T) -> bool {
 /// An atomic pointer: that of the standard library, and in the models that of loom, which no static can hold.
 trait Pointer<T> {
     fn load(&self, order: Ordering) -> *mut T;
-    /// Replaces null by `value` and says whether it was null.
+    /// Replaces null by `value`. Returns whether the pointer was null.
     fn fill(&self, value: *mut T, success: Ordering, failure: Ordering) -> bool;
 }
 

@@ -35,7 +35,7 @@ pub enum TcpState {
     Unknown(u8),
 }
 
-/// Says which family a stream socket is of.
+/// Returns the family of a stream socket.
 ///
 /// # Errors
 /// Returns `ENOTSOCK` for other descriptors, and `EPROTOTYPE` for sockets that are no streams.

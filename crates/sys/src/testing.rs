@@ -10,17 +10,17 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 /// Longer than any such child takes; only one that hangs gets near it.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Runs `body` in a forked child and gives what it returned, without `exec` in between.
+/// Runs `body` in a forked child, without `exec` in between, and returns what `body` returned.
 ///
-/// Of the threads only the caller's is there, locks that others held stay locked. Nothing of the child's
-/// is dropped but what `body` drops, and no handler runs at its exit.
+/// In the child only the caller's thread exists, and locks that other threads held stay locked. When the child ends, nothing
+/// is dropped but what `body` drops, and no exit handler runs.
 ///
 /// # Errors
 /// Returns the message of the child's panic, or a text that says by which signal the child was killed; a child that
 /// hangs is killed from here.
 ///
 /// # Panics
-/// Where no child can be made or waited for.
+/// Panics if no child can be made or waited for.
 pub fn forked(body: impl FnOnce() -> String) -> Result<String, String> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
     // SAFETY: the child goes on with what memory it has, as every prefork server's does: the C library sees to
@@ -68,7 +68,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
     literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without words")
 }
 
-/// Reads until the other end is closed; `None` if that takes too long.
+/// Reads until the other end is closed. Returns `None` if that takes too long.
 fn read_all(from: OwnedFd) -> Option<String> {
     let end = Instant::now() + LONG;
     let mut bytes = Vec::new();

@@ -11,7 +11,7 @@ pub const HOSTS: [IpAddr; 2] =
 /// Two namespaces joined by one veth pair. Both ends are called `eth0`; the first has no offloads.
 ///
 /// # Panics
-/// Where the kernel refuses: call this inside [`sandboxed`](crate::sandboxed).
+/// Panics if the kernel refuses: call this inside [`sandboxed`](crate::sandboxed).
 pub fn two_hosts() -> [Namespace; 2] {
     let host = || Namespace::new().expect("a sandbox may make namespaces");
     let (first, second) = (host(), host());

@@ -16,7 +16,7 @@ const INSIDE: &str = "LINGER_SANDBOXED";
 /// The test binary starts itself again for the one test that calls this. If namespaces are refused, the test is skipped.
 ///
 /// # Panics
-/// Where the body panics, with its output.
+/// Panics if the body panics; the message has the body's output.
 pub fn sandboxed(body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         net::up("lo").expect("lo can be set up in a namespace of one's own");

@@ -13,7 +13,7 @@ const SKIPS: &str = "LINGER_SKIPS";
 /// property of the machine, by its name in `xtask/src/machine.rs`.
 ///
 /// # Panics
-/// If `cargo xtask setup` has not recorded `need` as missing: then a test that does not run is a failure.
+/// Panics if `cargo xtask setup` has not recorded `need` as missing: then a test that does not run is a failure.
 #[track_caller]
 pub fn skip(need: &str, why: &str) {
     let missing = fs::read_to_string(MISSING).unwrap_or_default();

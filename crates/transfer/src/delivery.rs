@@ -33,11 +33,11 @@ struct Remembered {
 
 #[derive(Clone, Debug)]
 enum Delivery {
-    /// Its bytes arrive.
+    /// The transfer's bytes are arriving.
     Arriving,
-    /// Its command runs.
+    /// The sink's command is running.
     Running,
-    /// Its command has ended.
+    /// The sink's command has ended.
     Ended(Result<Receipt, Fault>),
 }
 

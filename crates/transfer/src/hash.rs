@@ -169,7 +169,7 @@ impl Tree {
         self.finish((!tail.is_empty()).then(|| Sum::of(self.blocks, tail)))
     }
 
-    /// The hash of a file that ends after the complete blocks and `tail`. Without blocks there has to be a tail.
+    /// The hash of a file that ends after the complete blocks and `tail`. If there are no complete blocks, there must be a tail.
     pub(crate) fn finish(&self, tail: Option<Sum>) -> Hash {
         let mut tree = self.clone();
         if let Some(sum) = tail {

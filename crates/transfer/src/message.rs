@@ -34,7 +34,7 @@ pub(crate) struct TreeEntry {
     /// Permission bits, 0o7777 at most.
     pub(crate) mode: u32,
     pub(crate) mtime: Option<Time>,
-    /// Length in bytes, where it is known before the end.
+    /// Length in bytes, if it is known before the end.
     pub(crate) size: Option<u64>,
     pub(crate) token: Token,
     /// The hash of a pipe that an earlier session read to its end.
@@ -66,7 +66,7 @@ pub(crate) struct Receipt {
     pub(crate) time: Time,
     /// The name it has at the receiver.
     pub(crate) name: Vec<u8>,
-    /// It was there already, and was compared.
+    /// The same content was there already: it was compared, not sent.
     pub(crate) present: bool,
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum Message {
         index: u64,
         answer: EntryAnswer,
     },
-    /// So many zero bytes, a whole number of blocks.
+    /// A hole: this many zero bytes, a whole number of blocks.
     Hole {
         bytes: u64,
     },

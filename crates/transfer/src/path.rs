@@ -28,10 +28,10 @@ pub struct RelPath(Vec<u8>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadPath {
-    /// It begins with `/`.
+    /// The name begins with `/`.
     #[error("is absolute; name it relative to the shared directory")]
     Absolute,
-    /// It has a component `..` (or `.`, or an empty one, coming from a peer).
+    /// The name has a component `..` (or, if a peer sent it, `.` or an empty one).
     #[error("has a component `.`, `..` or nothing")]
     Dots,
     /// A NUL byte.
@@ -86,7 +86,7 @@ impl RelPath {
         Self::new(names.collect::<Vec<_>>().join(&b'/'))
     }
 
-    /// Its bytes.
+    /// The bytes of the path.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -25,16 +25,16 @@ pub enum Progress {
     },
     /// A file, directory or link is next.
     Started {
-        /// Its path.
+        /// The entry's path.
         path: RelPath,
         /// What it is.
         kind: Kind,
-        /// Its length, where known.
+        /// The entry's length, if it is known.
         size: Option<u64>,
         /// Bytes the receiver has from an earlier session.
         resumed: u64,
     },
-    /// So many more bytes of content were sent or received.
+    /// More bytes of content were sent or received.
     Moved {
         /// Bytes since the last such event.
         bytes: u64,
@@ -46,14 +46,14 @@ pub enum Progress {
     },
     /// What is on disk is compared with a hash or made durable.
     Verifying {
-        /// Its path.
+        /// The entry's path.
         path: RelPath,
     },
     /// An entry is confirmed.
     Confirmed(Confirmation),
     /// An entry was not delivered.
     NotDelivered {
-        /// Its path.
+        /// The entry's path.
         path: RelPath,
         /// Why, as a class.
         refusal: Refusal,
@@ -62,7 +62,7 @@ pub enum Progress {
     },
     /// In a dry run: what would be done.
     WouldSend {
-        /// Its path.
+        /// The entry's path.
         path: RelPath,
         /// What it is.
         kind: Kind,
@@ -71,7 +71,7 @@ pub enum Progress {
     },
     /// The connection was lost; another is made after a pause.
     Retrying {
-        /// Why.
+        /// Why the connection was lost.
         error: String,
         /// Seconds until the next attempt.
         pause: f64,
@@ -98,7 +98,7 @@ pub struct Confirmation {
     pub time: Time,
     /// The name at the receiver, below the directory it shares.
     pub name: Untrusted,
-    /// The same content was there already.
+    /// Whether the same content was there already.
     pub present: bool,
 }
 

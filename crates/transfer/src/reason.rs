@@ -111,7 +111,7 @@ const WORDS: [(Remedy, &str); 28] = [
     (Remedy::ReadServerOutput, "read-server-output"),
     (Remedy::StartFromDesktop, "start-from-desktop"),
 ];
-/// The words of those that carry something.
+/// The words on the wire of the remedies that carry something.
 const PUT_INSIDE: &str = "put-inside ";
 const FORGET_KEY: &str = "forget-key ";
 
@@ -140,7 +140,7 @@ impl Remedy {
     }
 }
 
-/// A sentence about a failure, and its remedy where there is one. It is shown, and used as text, without the remedy.
+/// A sentence about a failure, and its remedy if there is one. It is shown, and used as text, without the remedy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     text: String,

@@ -23,7 +23,7 @@ use crate::store::hash_file;
 pub struct ReceiptLine {
     /// Path below what was sent, in hexadecimal where it is not UTF-8; empty for a single file.
     pub path: String,
-    /// `path` is in hexadecimal.
+    /// Whether `path` is in hexadecimal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub path_is_hex: bool,
     /// What it is.
@@ -36,7 +36,7 @@ pub struct ReceiptLine {
     /// Where a link leads, in hexadecimal where it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// `target` is in hexadecimal.
+    /// Whether `target` is in hexadecimal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub target_is_hex: bool,
     /// The name at the receiver, as far as it can be printed.
@@ -45,7 +45,7 @@ pub struct ReceiptLine {
     pub durability: Durability,
     /// The receiver's clock, in seconds since 1970.
     pub time: f64,
-    /// The same content was there already.
+    /// Whether the same content was there already.
     pub present: bool,
     /// The receiver's host, as the user named it.
     pub receiver: String,

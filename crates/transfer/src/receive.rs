@@ -46,7 +46,7 @@ pub(crate) enum Target<'a> {
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
-/// The same while it is received.
+/// A [`Target`] while the transfer is being received.
 enum OpenTarget<'a> {
     Tree { base: RelPath, store: Box<Store<'a>> },
     Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },

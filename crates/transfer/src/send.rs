@@ -261,7 +261,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         let (ours, file) = if entry.hash.is_some() {
             (entry.hash, file)
         } else if !self.options.verify {
-            // Without verification the receiver compared length and time.
+            // The transfer is not verified: the receiver has compared only length and time.
             (Some(theirs), file)
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };

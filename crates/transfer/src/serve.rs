@@ -348,7 +348,7 @@ impl Server {
         result
     }
 
-    /// Lets a session have its first request answered, once there is room for it.
+    /// Waits until there is room for one more request, and then lets the session's first request be answered.
     fn admit(&self, session: &mut Session, number: u64) -> Result<(), Error> {
         self.lobby.leave(number);
         if self.begun.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Acquire) {
@@ -412,7 +412,8 @@ impl Server {
     }
 }
 
-/// The first byte of a TLS connection: content type handshake (RFC 8446, section 5.1). Our preface begins with `L`.
+/// The first byte of a TLS connection: content type handshake (RFC 8446, section 5.1). This protocol's preface begins with
+/// `L`.
 const TLS_HANDSHAKE: u8 = 22;
 
 /// Peeks at the client's first byte, for at most 10 s.

@@ -1,7 +1,7 @@
 //! Sinks and sources by name: commands of the receiving side's configuration, never chosen by the peer.
 //!
-//! What is sent to a sink is collected and verified first, so that nothing is ever printed by half; then the
-//! command runs with it as standard input. No shell is involved anywhere.
+//! The bytes that are sent to a sink are first collected and verified, so that nothing is ever printed by half. Then the
+//! command runs with these bytes as its standard input. No shell is involved.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -55,10 +55,10 @@ pub struct Port {
     /// Instead of a command: the desktop's own clipboard tool, found when it is needed.
     #[serde(default)]
     pub desktop: Option<Desktop>,
-    /// Most bytes, taken or given. 64 MiB if it is not said.
+    /// Most bytes that the command may be given, or may write. The default is 64 MiB.
     #[serde(default = "default_bytes")]
     pub max_bytes: u64,
-    /// Seconds the command may run. 60 if it is not said.
+    /// Seconds that the command may run. The default is 60.
     #[serde(default = "default_seconds")]
     pub max_seconds: u64,
 }
@@ -83,7 +83,7 @@ pub struct Displays {
 }
 
 impl Displays {
-    /// Says what there is.
+    /// The display servers that there are.
     pub fn new(wayland: bool, x11: bool) -> Self {
         Self { wayland, x11 }
     }
@@ -186,7 +186,7 @@ impl Spool {
         &self.name
     }
 
-    /// Begins anew, for bytes of this length if it is known.
+    /// Begins anew, for content of the length `size`, if the length is known.
     pub(crate) fn begin(&mut self, size: Option<u64>) -> Result<(), Fault> {
         self.room(size.unwrap_or(0))?;
         // A missing clipboard tool is reported before any byte is sent.
@@ -216,7 +216,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Everything is verified: runs the command with it.
+    /// Runs the command with the content, all of which must have been verified.
     pub(crate) fn deliver(&mut self) -> Result<(), Fault> {
         let stdin =
             self.file.rewind().and_then(|()| self.file.try_clone()).map_err(|error| self.fault(&error))?;
@@ -226,26 +226,26 @@ impl Spool {
     }
 }
 
-/// Runs a source; its output is read from the returned child.
+/// Starts the command of a source. Returns the child, from which the output is read, and the program's name.
 pub(crate) fn start_source(port: &Port, displays: Displays) -> Result<(Child, String), Fault> {
     port.start(displays, false, Stdio::null(), Stdio::piped())
 }
 
-/// The reason when a command was killed because of `max_seconds`.
+/// The reason that is given if a command was killed because of `max_seconds`.
 pub(crate) fn too_long(program: &str) -> Reason {
     Reason::from(format!("`{program}` took too long and was ended")).with(Remedy::RaiseMaxSeconds)
 }
 
-/// Kills a command that runs, and what it has started and left in its process group, and reaps it.
+/// Kills a command that still runs, with everything that it has started and left in its process group, and reaps it.
 pub(crate) fn end_group(child: &mut Child) {
-    // Not reaped yet, so the number is still its group's.
+    // The command is not reaped yet, so the number is still that of its group.
     if let Ok(None) = child.try_wait() {
         let _ = rustix::process::kill_process_group(Pid::from_child(child), Signal::KILL);
     }
     let _ = child.wait();
 }
 
-/// Waits for a command until `end`, and kills it then; anything but success is a fault.
+/// Waits for a command until `end`, and kills it at that time. Returns a fault unless the command ended with status 0.
 pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(), Fault> {
     let mut pause = Duration::from_millis(1);
     loop {

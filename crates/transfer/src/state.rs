@@ -4,7 +4,7 @@
 //! written, with its chaining value and the file's mtime after the write. A record is appended after its block, so the
 //! log never promises more than the file holds. If the file has the length and mtime of the last record, and the
 //! machine has not rebooted, the log is believed. Otherwise every block is read and compared with its record, up to
-//! the first that differs.
+//! the first block that differs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -83,7 +83,7 @@ impl PartLog {
         Ok((Self { log, key: key(&header), records: 0 }, part))
     }
 
-    /// Opens what an earlier session left; `None` if there is nothing, or nothing that can be used.
+    /// Opens the partial file and the log that an earlier session left. Returns `None` if there are none that can be used.
     ///
     /// # Errors
     /// Returns `WOULDBLOCK` while another session holds the lock.
@@ -119,7 +119,8 @@ impl PartLog {
         Ok(Some(Found { state, part, tree }))
     }
 
-    /// The blocks that can be used, from the log and, where it is not believed, from the file.
+    /// Returns the blocks that can be used: those of the log or, if the log is not believed, those in the file that agree with
+    /// it.
     fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, verified: bool, same_boot: bool) -> Tree {
         let (logged, last) = self.read_log(stat.st_size as u64 / BLOCK as u64);
         let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
@@ -133,7 +134,8 @@ impl PartLog {
         tree
     }
 
-    /// Reads the records of at most `whole` blocks, up to the first that is damaged; with the mtime in the last.
+    /// Reads the records of at most `whole` blocks, up to the first record that is damaged. Returns their blocks, and the mtime
+    /// in the last record.
     fn read_log(&self, whole: u64) -> (Tree, Option<Time>) {
         let mut sums = Tree::new();
         let mut last = None;
@@ -156,7 +158,7 @@ impl PartLog {
         }
     }
 
-    /// Reads the file block by block, up to the first that differs from its record.
+    /// Reads the file block by block, up to the first block that differs from its record.
     fn compare(&self, part: BorrowedFd<'_>, blocks: u64) -> Tree {
         let mut tree = Tree::new();
         let mut block = vec![0; BLOCK];
@@ -204,7 +206,7 @@ impl PartLog {
         Some((Sum { value, alone }, Time { seconds, nanos }))
     }
 
-    /// A keyed hash over a record and its number: it detects torn records and those of another place or log.
+    /// A keyed hash over a record and its number. It detects torn records, and records of another place or of another log.
     fn check(&self, number: u64, record: &[u8]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&number.to_be_bytes());

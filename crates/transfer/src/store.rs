@@ -50,7 +50,7 @@ pub(crate) struct Store<'a> {
 impl<'a> Store<'a> {
     pub(crate) fn new(root: &'a Root, options: Options, claimant: Claimant) -> Self {
         let mut random = [0; 8];
-        // It only has to be unique, which O_EXCL checks.
+        // The prefix only has to be unique, which O_EXCL checks.
         let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         Self {
             root,
@@ -68,7 +68,7 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Whether something may be here already, so that every file has to be asked for.
+    /// Whether some of the files may be here already, so that the sender has to ask for each before it sends data.
     pub(crate) fn must_ask(&self, base: &RelPath) -> bool {
         if self.options.dry_run || self.root.stat(base, Links::Refuse).is_ok() {
             return true;
@@ -103,8 +103,8 @@ impl<'a> Store<'a> {
         Ok((fd, name))
     }
 
-    /// The part of a file that is here: `Ok(Ok)` is its blocks, `Ok(Err)` its hash if it is complete, `Err` a
-    /// refusal.
+    /// Looks for what is here of a file. Returns `Ok(Ok(tree))` with the blocks that are here, `Ok(Err(hash))` with the hash
+    /// of a complete file, and `Err` with a refusal.
     pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
@@ -181,7 +181,7 @@ fn exists(dest: &RelPath, is_file: bool) -> Fault {
     Fault(Refusal::Exists, told)
 }
 
-/// A partial file that another process holds.
+/// The fault for a partial file that another process holds.
 fn in_use(doing: &str, what: impl Display, error: Errno) -> Fault {
     match error {
         Errno::WOULDBLOCK => {

@@ -152,9 +152,9 @@ pub enum Violation {
     /// A frame longer or shorter than its kind may be.
     #[error("sent a frame of kind {kind} with {length} bytes, which it may not have")]
     BadLength {
-        /// Its kind.
+        /// The frame's kind.
         kind: u8,
-        /// Its length.
+        /// The frame's length.
         length: u32,
     },
     /// A frame for a stream that is not open, or opened a stream it may not open.

@@ -70,9 +70,9 @@ fn visible(bytes: &[u8], out: &mut String, also: fn(char) -> bool) -> fmt::Resul
     Ok(())
 }
 
-/// A message of several lines, of which one part or another came from a stranger: all but the newlines and tabs is
-/// made printable. For errors of libraries that hold a peer's words; where a text stands alone, use
-/// [`Untrusted::terminal`](crate::Untrusted::terminal), which lets no newline through.
+/// Escapes a message of several lines in which some part may come from a stranger: everything that is not printable is
+/// escaped, except newlines and tabs. For errors of libraries that quote a peer. For a text that comes from a stranger as a
+/// whole, use [`Untrusted::terminal`](crate::Untrusted::terminal), which lets no newline through.
 pub fn message(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -85,8 +85,8 @@ pub fn message(text: &str) -> String {
     shown
 }
 
-/// Neither a control character (C0, DEL, C1), nor a separator of lines, nor a character without a width, nor one that
-/// reorders what is around it (Unicode TR 36 section 3.3, TR 9 section 2).
+/// Whether a character may be shown as it is: it is no control character (C0, DEL, C1), no separator of lines, no character
+/// without a width, and no character that reorders the text around it (Unicode TR 36 section 3.3, TR 9 section 2).
 pub(crate) fn is_printable(c: char) -> bool {
     let hidden = matches!(
         c,

@@ -9,8 +9,8 @@ use crate::escape::is_printable;
 
 /// One line of JSON in which every character that is not printable is written as `\uXXXX`.
 ///
-/// RFC 8259 section 7 asks for that below U+0020 only, and serde_json does no more; a terminal obeys C1 controls
-/// and the reordering characters as well.
+/// RFC 8259 section 7 asks for escapes below U+0020 only, and serde_json escapes no more. But a terminal also obeys the C1
+/// controls and the characters that reorder text.
 ///
 /// # Errors
 /// Returns the errors of the value's own serialisation.

@@ -12,8 +12,8 @@
 //! | the value of a Prometheus label | [`Untrusted::label`] |
 //! | HTML text and quoted attributes | [`Untrusted::html`] |
 //!
-//! No form loses anything that is UTF-8: what is escaped can be read back, and two texts never look alike by an
-//! escape. The crate does no I/O and depends on serde only, so that every crate of the workspace can use it.
+//! No form loses anything that is UTF-8: every escape can be read back, and no escape makes two different texts look alike.
+//! The crate does no I/O and depends on serde and serde_json only, so that every crate of the workspace can use it.
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod escape;
@@ -51,7 +51,8 @@ impl Untrusted {
         Terminal(&self.0)
     }
 
-    /// As [`terminal`](Self::terminal), with blanks escaped too: exactly one word of a line.
+    /// Escaped as [`terminal`](Self::terminal) does, with all white space escaped too, so that the text is exactly one word of
+    /// a line.
     pub fn plain(&self) -> EscapedLine<'_> {
         EscapedLine(&self.0)
     }

@@ -16,8 +16,8 @@ pub enum Verdict {
     Kept,
     /// Every byte arrived, and then the connection was reset or a write of the client's failed.
     ///
-    /// This client read its response in time. Another one would not have seen it: one that writes first and stops
-    /// at the error, one whose kernel drops unread data at a reset, one behind a slower link.
+    /// This client read its response in time. Another client might not have: a client that writes first and stops at the
+    /// error, a client whose kernel drops unread data at a reset, or a client behind a slower link.
     AtRisk,
     /// Bytes are missing. The end may have looked clean.
     Lost,
@@ -50,7 +50,7 @@ impl fmt::Display for Verdict {
 /// What is known of a response when its connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Observation {
-    /// Every byte arrived. False where nobody knows how many there were to be.
+    /// Every byte arrived. False if nobody knows how many bytes there should have been.
     pub complete: bool,
     /// The connection was reset, whether a read met the reset or it came after the end of the stream.
     pub reset: bool,
@@ -59,7 +59,7 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// The verdict on it.
+    /// The verdict on the response.
     pub const fn verdict(self) -> Verdict {
         match self {
             Self { complete: false, .. } => Verdict::Lost,

@@ -10,11 +10,11 @@ pub struct Bytes {
     /// Received by this host and never read by the process.
     #[serde(rename = "unread_bytes")]
     pub unread: Option<u32>,
-    /// Written by the process and not acknowledged by the peer. An upper bound of the loss: the last acknowledgement may
-    /// still have been in flight.
+    /// Bytes that the process wrote and the peer has not acknowledged. An upper bound of the loss: the last acknowledgement
+    /// may still have been in flight.
     #[serde(rename = "unacknowledged_bytes")]
     pub unacknowledged: Option<u32>,
-    /// Those of `unacknowledged` that this host never sent. A lower bound of the loss.
+    /// The part of `unacknowledged` that this host never sent. A lower bound of the loss.
     #[serde(rename = "unsent_bytes")]
     pub unsent: Option<u32>,
     /// Why a count is `None`.

@@ -7,8 +7,7 @@ use crate::process::NamedProcess;
 
 /// Number of connections remembered; the oldest are dropped first.
 const MAX: usize = 65_536;
-/// A state change and its reset happen within one system call or one packet, so there are fewer events than this
-/// between them.
+/// A bound on the events between a state change and its reset: both happen within one system call or one packet.
 const JUST_NOW: usize = 256;
 
 /// A `close()`, or a `shutdown()` of the sending side.

@@ -25,8 +25,8 @@ const SHOWN: [&str; 14] = [
 
 /// The kernel's counters and the events seen, both since the start.
 ///
-/// The counters are of this network namespace, the events of the whole host. So more resets may be seen than counted;
-/// fewer seen than counted means that events were missed.
+/// The counters are those of this network namespace; the events are those of the whole host. So more resets may be seen than
+/// counted. If fewer are seen than counted, events were missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counted {

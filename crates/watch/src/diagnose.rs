@@ -18,9 +18,9 @@ use crate::tcp_state;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Direction {
-    /// This host sent it.
+    /// This host sent the reset.
     Sent,
-    /// This host received it.
+    /// This host received the reset.
     Received,
 }
 
@@ -66,7 +66,7 @@ pub struct LiveReset {
     pub direction: Direction,
     /// This host's end.
     pub local: SocketAddr,
-    /// The other end; `None` where the kernel does not say.
+    /// The other end; `None` if the kernel does not say.
     pub remote: Option<SocketAddr>,
     /// The most likely cause.
     pub cause: Cause,
@@ -83,7 +83,7 @@ pub struct LiveReset {
     /// The bytes that were unread or unacknowledged.
     #[serde(flatten)]
     pub bytes: Bytes,
-    /// The accept queue, where the reset concerns a listener.
+    /// The accept queue, if the reset concerns a listener.
     pub listener: Option<AcceptQueue>,
     /// The observations that the cause rests on.
     pub evidence: Vec<String>,
@@ -99,7 +99,7 @@ pub(crate) struct Context {
     /// Whether a socket listens on the local port.
     pub(crate) listens: bool,
     pub(crate) queue: Option<AcceptQueue>,
-    /// Seconds since this side closed the connection; `None` if it had not.
+    /// Seconds since this side closed the connection; `None` if it had not closed it.
     pub(crate) closed: Option<f64>,
     /// The name of the process that was running when an active reset was sent.
     pub(crate) name: Option<Untrusted>,

@@ -75,7 +75,7 @@ pub enum Blind {
 }
 
 impl Blind {
-    /// What the user misses without it.
+    /// What the user misses without this source of events.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NoReason => {
@@ -101,7 +101,7 @@ pub(crate) struct Happening {
     pub(crate) time_ns: u64,
     /// The process that was running. It caused the event only if a system call led to it; a packet may arrive at any time.
     pub(crate) pid: u32,
-    /// The remote port is 0 where the kernel does not report the peer.
+    /// The remote port is 0 if the kernel does not report the peer.
     pub(crate) ends: Endpoints,
     pub(crate) what: What,
 }
@@ -132,7 +132,7 @@ struct Point {
     addresses: Addresses,
 }
 
-/// Which tracepoint it is, with its fields other than the addresses.
+/// The kind of a tracepoint, with the fields that it has besides the addresses.
 #[derive(Clone, Copy, Debug)]
 enum TracepointKind {
     Sent { reason: Option<Field>, state: Option<Field>, packet: Option<Field> },
@@ -142,7 +142,7 @@ enum TracepointKind {
     Destroyed,
 }
 
-/// Makes a tracepoint's kind from its format; `None` where a field is missing.
+/// Makes a tracepoint's kind from its format. Returns `None` if the format lacks a field.
 type KindOf = fn(&Format) -> Option<TracepointKind>;
 
 impl Kernel {
@@ -318,7 +318,7 @@ impl Addresses {
     }
 }
 
-/// Parses a `struct sockaddr_in` or `sockaddr_in6`. All zero where the kernel knows no peer.
+/// Parses a `struct sockaddr_in` or `sockaddr_in6`. All zero if the kernel knows no peer.
 fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
     let bytes: &[u8; 28] = bytes.first_chunk()?;
     let family = u16::from_ne_bytes([bytes[0], bytes[1]]);

@@ -185,8 +185,8 @@ impl Metrics {
         text
     }
 
-    /// Binds `address` and serves `GET /metrics` from threads until the process ends: 16 peers at once, five seconds each. Returns the bound address, which
-    /// tells the port if `address` has port 0.
+    /// Binds `address` and serves `GET /metrics` from threads until the process ends: 16 peers at the same time, five
+    /// seconds each. Returns the bound address, which tells the port if `address` has port 0.
     ///
     /// # Errors
     /// Returns the errors of binding the address and of starting the thread.

@@ -12,10 +12,10 @@ use crate::diagnose::{self, Direction, LiveReset, Opinion};
 use crate::events::Endpoints;
 use crate::process::NamedProcess;
 
-/// Longest time a reset is held back. After a sent reset the socket is destroyed within microseconds; after a received
-/// one only when the process closes it, which may never happen.
+/// Longest time for which a reset is held back. After a sent reset the socket is destroyed within microseconds. After a
+/// received reset it is destroyed only when the process closes it, which may never happen.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Most resets held at a time. Beyond it all of them are reported at once, without byte counts.
+/// Most resets that are held at a time. If there are more, all of them are reported immediately, without byte counts.
 const MAX: usize = 65_536;
 
 /// A reset whose socket is not known to be destroyed yet.
@@ -39,8 +39,8 @@ pub(crate) struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct HeldResets {
     held: HashMap<Endpoints, Held>,
-    /// Destroyed sockets of the previous round that have no reset yet. For data after close the kernel destroys the socket
-    /// first and sends the reset afterwards.
+    /// Sockets destroyed in the previous round for which no reset has come yet: if data arrives after the close, the kernel
+    /// destroys the socket first and sends the reset afterwards.
     early: HashMap<Endpoints, Leftover>,
 }
 
@@ -62,7 +62,8 @@ impl HeldResets {
         self.held.remove(ends)
     }
 
-    /// Notes that a socket was destroyed while `process` was running. For a received reset that process closed it.
+    /// Notes that a socket was destroyed while `process` was running. If the held reset was received, that process closed
+    /// the socket.
     pub(crate) fn destroyed(&mut self, ends: &Endpoints, process: impl FnOnce() -> Option<NamedProcess>) {
         if ends.1.port() == 0 {
             return self.disconnected(ends.0.port(), process);

@@ -54,7 +54,7 @@ pub enum Warning {
     ListenerNearLimit {
         /// The listener.
         local: SocketAddr,
-        /// Its accept queue.
+        /// The listener's accept queue.
         queue: AcceptQueue,
         /// The process that listens.
         process: Option<NamedProcess>,

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub struct NamedProcess {
     /// The pid.
     pub pid: u32,
-    /// Its `comm`, at most 15 bytes. The process chooses it freely (`PR_SET_NAME`), so it is untrusted.
+    /// The process's `comm`, at most 15 bytes. The process chooses it freely (`PR_SET_NAME`), so it is untrusted.
     pub name: Untrusted,
 }
 

@@ -73,7 +73,7 @@ impl View {
         Self { tools, ..Self::default() }
     }
 
-    /// Adds notices. True if the view has to be drawn again.
+    /// Adds notices. Returns whether the view has to be drawn again.
     pub fn record(&mut self, notices: &[Notice], watcher: &Watcher) -> bool {
         let news = !notices.is_empty() || self.lost != watcher.lost();
         self.lost = watcher.lost();
@@ -203,7 +203,7 @@ impl View {
     }
 }
 
-/// A column of the list. It is shown where the terminal has at least `from` columns.
+/// A column of the list. It is shown if the terminal has at least `from` columns.
 struct Column {
     title: &'static str,
     width: Constraint,

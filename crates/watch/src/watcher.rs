@@ -104,7 +104,7 @@ impl Watcher {
         self.next_or(timeout, None)
     }
 
-    /// As [`next`](Self::next), and returns early when `other` is readable, such as a terminal.
+    /// Does what [`next`](Self::next) does, and returns early when `other`, such as a terminal, is readable.
     ///
     /// # Errors
     /// Returns the errors of [`next`](Self::next).
@@ -120,8 +120,8 @@ impl Watcher {
         Ok(self.take_stock(false))
     }
 
-    /// The last notices. Waits up to `patience` for sockets that are not destroyed yet; remaining resets are reported
-    /// without byte counts.
+    /// Returns the last notices. Waits up to `patience` for sockets that are not destroyed yet. The resets of sockets that are
+    /// not destroyed by then are reported without byte counts.
     ///
     /// # Errors
     /// Returns the errors of [`next`](Self::next).

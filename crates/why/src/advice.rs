@@ -52,13 +52,13 @@ pub enum Capture {
     SenderGoodbye,
     /// At the other end, for the way on which packets are lost.
     OtherEnd,
-    /// Of both directions.
+    /// A capture of both directions.
     BothDirections,
-    /// Of both directions, from the connection's beginning.
+    /// A capture of both directions, from the connection's beginning.
     Beginning,
 }
 
-/// What looks alike on the wire, and does not in the server's kernel.
+/// Causes that look alike on the wire, but not in the server's kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Alike {
@@ -108,7 +108,7 @@ pub enum Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// Nothing: nothing was lost.
+    /// Nothing is to be done, because nothing was lost.
     Nothing,
     /// What helps against the cause.
     Against(Cause),

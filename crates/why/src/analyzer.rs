@@ -32,8 +32,9 @@ const MAX_COMMENTS: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnalyzerLimits {
-    /// Connections at once. Beyond this number, connections that have ended are forgotten first, the oldest of them
-    /// before the others; then those that were silent for longest. Each takes about 600 bytes.
+    /// The largest number of connections that are remembered at a time. If there are more, connections that have ended are
+    /// forgotten first, the oldest before the others; then the connections that were silent for longest. A connection takes
+    /// about 600 bytes.
     pub flows: usize,
 }
 
@@ -122,8 +123,8 @@ impl Analyzer {
 
     /// Takes the next packets.
     ///
-    /// A packet is judged after the next few were parsed. Its flow is in the cache by then, and the processor has work
-    /// while it waits for the next header.
+    /// A packet is judged after the next few packets were parsed. By then the packet's flow is in the processor's cache, and
+    /// the processor has work while it waits for the memory of the next header.
     #[inline]
     pub fn packets<'a>(&mut self, packets: impl Iterator<Item = Packet<'a>>) {
         let mut waiting = SegmentQueue { all: Vec::with_capacity(AHEAD), oldest: 0 };

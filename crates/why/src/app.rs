@@ -9,8 +9,7 @@ use linger_packet::Segment;
 pub(crate) enum Protocol {
     #[default]
     Unseen,
-    /// HTTP/1, with the number of messages begun; `head` where the last one is a HEAD request, whose response has
-    /// no body.
+    /// HTTP/1, with the number of messages begun. `head`: the last message is a HEAD request, whose response has no body.
     Http {
         head: bool,
         messages: u16,
@@ -87,8 +86,8 @@ impl App {
         self.extent != Extent::Lost
     }
 
-    /// How many bytes of a message or record are missing after sequence number `at`: `Some(0)` where the
-    /// message is whole, `None` where that cannot be known.
+    /// How many bytes of a message or record are missing after sequence number `at`: `Some(0)` if the message is whole, `None`
+    /// if the number cannot be known.
     pub(crate) fn missing_after(&self, at: u32) -> Option<u32> {
         let Extent::Known(end) = self.extent else { return None };
         let missing = end.wrapping_sub(at);
@@ -124,8 +123,8 @@ impl App {
         matches!(self.protocol, Protocol::Tls { record: 21, .. })
     }
 
-    /// Whether the last record is an alert: in the clear, or, as far as its length tells, encrypted (TLS 1.3
-    /// hides the type; an alert is 2 bytes, its type 1, a tag of 8 or 16).
+    /// Whether the last record is an alert. An alert in the clear has its own record type. For an encrypted record only the
+    /// length tells: TLS 1.3 hides the type, and an alert takes 2 bytes, plus 1 for its type and 8 or 16 for the tag.
     pub(crate) fn ends_with_alert(&self) -> bool {
         matches!(
             self.protocol,
@@ -133,7 +132,7 @@ impl App {
         )
     }
 
-    /// Of a chunked body: whether it ends with this segment.
+    /// Looks whether a chunked body ends with this segment.
     fn last_chunk(&mut self, segment: &Segment<'_>) {
         if self.extent == Extent::Chunked && segment.payload.ends_with(b"0\r\n\r\n") {
             self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
@@ -229,7 +228,7 @@ impl App {
 }
 
 /// Walks the records that begin in a segment, the first of them at `end`. `body` reads a header and returns the
-/// length of what follows, or `None` where there is no such record.
+/// length of what follows, or `None` if there is no such record.
 fn records<const HEADER: usize>(
     mut end: u32,
     segment: &Segment<'_>,

@@ -9,7 +9,7 @@ pub(crate) enum Said {
     BigIp(String),
     /// The diagnostic payload of draft-ietf-tcpm-rst-diagnostic-payload, with a code of the IETF's registry.
     Diagnostic { code: u16, means: &'static str },
-    /// The same, with a code of a vendor's registry.
+    /// Like the variant before, but with a code of a vendor's own registry.
     Vendor { code: u16, enterprise: u32 },
     /// Other text in the payload; RFC 9293 section 3.5.3 allows it.
     Text(String),

@@ -44,9 +44,9 @@ pub enum Cause {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Class {
-    /// It answered a SYN.
+    /// The reset answered a SYN.
     AnswerToSyn,
-    /// It answered a SYN-ACK, or an acknowledgement out of place during the handshake.
+    /// The reset answered a SYN-ACK, or an acknowledgement out of place during the handshake.
     AnswerToSynAck,
     /// An answer to a packet, before the sender had acknowledged any data.
     PassiveBeforeAck,
@@ -62,7 +62,7 @@ pub enum Class {
     AfterKeepalive,
     /// The sender's own decision, after its data went unacknowledged.
     AfterRetransmissions,
-    /// It does not fit the connection it claims to belong to.
+    /// The reset does not fit the connection to which it claims to belong.
     Foreign,
 }
 
@@ -71,9 +71,9 @@ pub enum Class {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Confidence {
-    /// It fits, and so do others.
+    /// The cause fits the packets, and so do others.
     Possible,
-    /// It fits best; the other causes that fit are rarer.
+    /// The cause fits the packets best; the other causes that fit are rarer.
     Likely,
     /// Nothing else explains the packets.
     Certain,

@@ -30,7 +30,7 @@ pub(crate) enum Opening {
     Unseen,
     /// A SYN, and no SYN-ACK.
     Asked { opener: u8, syn_frame: u32 },
-    /// A SYN-ACK, and no answer to it. `syn_frame` means nothing where the SYN was not seen.
+    /// A SYN-ACK, and no answer to it. `syn_frame` means nothing if the SYN was not seen.
     Accepted { opener: u8, syn_frame: u32, syn_ack: SynAck },
     /// The opener has answered the SYN-ACK. `repeats` counts SYN-ACKs that were sent again all the same.
     Answered { opener: u8, syn_frame: u32, syn_ack: SynAck, repeats: u16 },
@@ -104,8 +104,8 @@ impl ObservedConnection {
                 || segment.flags.has(Flags::ACK) && new(segment.ack, side.ack.unwrap_or(0)))
     }
 
-    /// Takes a packet of side `dir` that is no reset; answers the record kept of it, and whether it is a SYN-ACK
-    /// that was sent again after its answer.
+    /// Takes a packet of side `dir` that is no reset. Returns the record that is kept of the packet, and whether the packet is
+    /// a SYN-ACK that was sent again after the opener had answered the first SYN-ACK.
     #[inline]
     pub(crate) fn take(
         &mut self,

@@ -121,7 +121,7 @@ impl<'a> Facts<'a> {
         self.delivered(self.receiver, self.sender)
     }
 
-    /// Whether the sender is the client, from the handshake, or where that is missing from the ports.
+    /// Whether the sender is the client. The handshake tells; if the capture lacks it, the ports do.
     pub(crate) fn sender_is_client(&self) -> Option<bool> {
         self.client().map(|client| client == self.reset.by)
     }
@@ -147,7 +147,7 @@ impl<'a> Facts<'a> {
         (s.seen() && !s.ttl.contains(&self.reset.ttl)).then_some(s.ttl[0])
     }
 
-    /// The sender's last IP identification and the reset's, if it counts them and this one is out of order.
+    /// The sender's last IP identification and that of the reset, if the sender counts them up and the reset's is out of order.
     ///
     /// Only for active resets: Linux gives answers the identification 0.
     pub(crate) fn foreign_id(&self) -> Option<(u16, u16)> {
@@ -156,8 +156,8 @@ impl<'a> Facts<'a> {
         (self.active() && !(1..=1024).contains(&step)).then_some((last, id))
     }
 
-    /// If the reset came sooner than its alleged sender can have answered: the time since the packet that it answers,
-    /// and the sender's quickest answer of all, in nanoseconds.
+    /// If the reset came sooner than its alleged sender can have answered, returns two times in nanoseconds: from the packet
+    /// that the reset answers to the reset, and the sender's quickest answer of all.
     pub(crate) fn answered_too_fast(&self) -> Option<(u64, u64)> {
         let trigger = self.trigger?;
         let s = self.sender;
@@ -168,7 +168,8 @@ impl<'a> Facts<'a> {
             .then_some((answered, round_trip))
     }
 
-    /// The last window and the reset's, unscaled, if the reset re-opens it at the same acknowledgement.
+    /// The sender's last window and that of the reset, both unscaled, if the reset has a larger window at the same
+    /// acknowledgement.
     ///
     /// `tcp_close` frees the receive queue before it sends the reset. Had the application read the bytes, the kernel
     /// would have announced the larger window at once (`tcp_cleanup_rbuf`, when it at least doubles). The window of a

@@ -12,7 +12,7 @@ use crate::{Cause, Class, Confidence, NextEvidence, Remedy};
 pub struct Finding {
     /// The capture it was found in.
     pub file: String,
-    /// The interface it was seen on, by its number in the capture; 0 where there is one only.
+    /// The interface it was seen on, by its number in the capture; 0 if there is one only.
     pub interface: u32,
     /// The number of its frame, from 1, as Wireshark counts.
     pub frame: u64,
@@ -23,7 +23,7 @@ pub struct Finding {
     pub from: SocketAddr,
     /// Whom it was sent to.
     pub to: SocketAddr,
-    /// The side that opened the connection, where that is known.
+    /// The side that opened the connection, if that is known.
     pub client: Option<SocketAddr>,
     /// What the wire proves.
     pub class: Class,
@@ -60,12 +60,12 @@ pub struct Finding {
 pub(crate) struct Numbers {
     /// The reset's sequence number.
     pub(crate) seq: u32,
-    /// The initial sequence numbers of the two sides, where their SYNs were seen.
+    /// The initial sequence number of each side whose SYN was seen.
     pub(crate) isns: [Option<u32>; 2],
 }
 
 impl Finding {
-    /// The listening end: the one that is not the client, or the sender of the reset where the client is not known.
+    /// The listening end: the one that is not the client, or the sender of the reset if the client is not known.
     pub fn listener(&self) -> SocketAddr {
         if self.client == Some(self.from) { self.to } else { self.from }
     }
@@ -75,7 +75,7 @@ impl Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
-    /// The frame that shows it; `None` if the evidence is a count, or that no such frame exists.
+    /// The frame that shows the evidence; `None` if the evidence is a count, or that there is no such frame.
     pub frame: Option<u64>,
     /// What it says.
     pub says: String,
@@ -94,9 +94,9 @@ pub struct Rung {
     pub by_resetter: bool,
     /// The TCP flags.
     pub flags: String,
-    /// Its sequence number, counted from the sender's initial one.
+    /// The packet's sequence number, counted from the sender's initial one.
     pub seq: u32,
-    /// Its acknowledgement number, counted from the receiver's initial one.
+    /// The packet's acknowledgement number, counted from the receiver's initial one.
     pub ack: Option<u32>,
     /// Bytes of payload.
     pub len: u32,

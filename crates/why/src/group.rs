@@ -26,7 +26,7 @@ pub struct Group {
     pub confidence: Confidence,
     /// Whether all of them were harmless.
     pub harmless: bool,
-    /// The listener concerned; port 0 where there are several.
+    /// The listener concerned; port 0 if there are several.
     pub listener: Option<SocketAddr>,
     /// How many connections were reset.
     pub connections: u64,

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use linger_packet::Segment;
 
-/// A connection's two ends, the lower one first, as seen on one interface. A packet that passes two interfaces of a
-/// capture is in it twice, so each interface has connections of its own.
+/// The two ends of a connection, the lower address first, as seen on one interface. A packet that passes two interfaces of a
+/// capture is in the capture twice, so each interface has connections of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     addresses: [[u64; 2]; 2],

@@ -228,8 +228,8 @@ impl<'a> Comparison<'a> {
         Some(Self { other, own_trace, trace, key: their_key, by, own_by, swapped })
     }
 
-    /// The difference of the clocks (theirs less ours, nanoseconds), from packets both have seen: each way adds
-    /// its delay with another sign.
+    /// The difference of the two captures' clocks (the other's less this one's, in nanoseconds), from packets that both have
+    /// seen. The delay of a packet adds to the difference in one direction and is subtracted from it in the other.
     fn clock_offset(&self) -> Option<i64> {
         let mut bounds = [None::<(i64, i64)>; 2];
         for ours in self.own_trace.iter().filter(|seen| !seen.flags.has(Flags::RST)) {
@@ -290,8 +290,8 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// Adds the facts from the other capture. Returns the connection and the frame of the same reset there, if it has
-    /// one.
+    /// Adds the facts from the other capture to `finding`. If the other capture has the same reset, returns its connection and
+    /// its frame there.
     fn apply(self, finding: &mut Finding) -> Option<(FlowKey, u64)> {
         let file = self.other.name();
         let say = |finding: &mut Finding, says: String| {

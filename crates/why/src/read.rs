@@ -37,7 +37,7 @@ struct Reading {
 }
 
 impl ReadStop {
-    /// Requests the stop. False if the examination waits for the first bytes of a pipe and cannot stop.
+    /// Requests the stop. Returns false if the examination waits for the first bytes of a pipe and cannot stop.
     pub fn request(&self) -> bool {
         let mut reading = self.lock();
         reading.asked = true;
@@ -78,7 +78,7 @@ impl ReadStop {
     }
 }
 
-/// As [`examine`], until `stop` is requested. What was found by then is handed out.
+/// Does what [`examine`] does until `stop` is requested, and returns what was found by then.
 ///
 /// # Errors
 /// Returns the errors of [`examine`].
@@ -111,7 +111,7 @@ pub fn examine(
     Ok(examine_reader(reader, &path.display().to_string(), limits, on_finding))
 }
 
-/// As [`examine`], for a capture that is open already.
+/// Does what [`examine`] does, for a capture that is open already.
 pub fn examine_reader(
     mut reader: CaptureReader<impl Source>,
     file: &str,

@@ -44,9 +44,9 @@ pub(crate) struct After {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Genuine {
-    /// It acknowledged bytes that had not arrived when the reset was sent.
+    /// The alleged sender acknowledged bytes that had not arrived when the reset was sent.
     NewAck,
-    /// It sent bytes beyond the reset's sequence number.
+    /// The alleged sender sent bytes beyond the reset's sequence number.
     NewData,
 }
 

@@ -26,10 +26,10 @@ pub(crate) enum RunKind {
 /// Where a side's sequence numbers begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// Nothing of it was seen.
+    /// No packet of the side was seen.
     #[default]
     Unseen,
-    /// Its SYN was not seen. One less than the first number that was.
+    /// The side's SYN was not seen. Holds one less than the first sequence number that was seen.
     Middle(u32),
     /// The initial sequence number of its SYN.
     Syn(u32),
@@ -98,7 +98,7 @@ pub(crate) struct Side {
     /// How often it acknowledged something new, and its quickest answer, in microseconds.
     pub(crate) replies: u8,
     pub(crate) quickest_us: u32,
-    /// Its packets carry timestamps.
+    /// Whether the side's packets carry timestamps.
     pub(crate) timestamps: bool,
     /// Some of its bytes are not in the capture, or out of order.
     pub(crate) gap: bool,
@@ -112,7 +112,7 @@ impl Side {
         self.start != Start::Unseen
     }
 
-    /// Its SYN was seen.
+    /// Whether the side's SYN was seen.
     #[inline]
     pub(crate) fn syn(&self) -> bool {
         matches!(self.start, Start::Syn(_))
@@ -132,7 +132,7 @@ impl Side {
         matches!(self.end, End::Closed { .. })
     }
 
-    /// Its FIN, if it has sent one.
+    /// The side's FIN, if it has sent one.
     pub(crate) fn fin(&self) -> Option<Fin> {
         match self.end {
             End::Open => None,
@@ -145,7 +145,8 @@ impl Side {
         self.fin().map_or(0, |fin| fin.late)
     }
 
-    /// Its last IP identification, if the side counts up: then one of another sender differs.
+    /// The side's last IP identification, if the side counts them up: a packet of another sender would then have a number
+    /// out of order.
     pub(crate) fn counted_id(&self) -> Option<u16> {
         match self.ids {
             Ids::Seen { last, steps, jumps } if steps >= 3 && jumps <= steps / 8 => Some(last),
@@ -155,8 +156,8 @@ impl Side {
 
     /// The bytes of payload that this side has sent from a sequence number on, FIN and SYN not counted.
     ///
-    /// Never more than were seen: a number that is far behind belongs to an older connection on the same ports,
-    /// or to bytes that passed before the capture began.
+    /// Returns at most the bytes that were seen: a sequence number that is far behind belongs to an older connection on the
+    /// same ports, or to bytes that passed before the capture began.
     pub(crate) fn payload_after(&self, seq: u32) -> u32 {
         let mut bytes = self.next.wrapping_sub(seq);
         if bytes > 1 << 31 {

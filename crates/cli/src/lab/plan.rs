@@ -110,7 +110,7 @@ impl Grid {
             .into())
     }
 
-    /// Every ending against every peer over every link; the accept queue too where nothing was chosen.
+    /// Every ending against every peer over every link; the accept queue too if nothing was chosen.
     pub(crate) fn all(&self, trials: Option<u64>, seed: u64) -> Result<Vec<Task>, RefusedPlan> {
         self.check()?;
         let mut tasks = Vec::new();

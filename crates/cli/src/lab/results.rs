@@ -39,7 +39,7 @@ pub(crate) enum Show {
 pub(crate) enum Outcome {
     /// Every cell came out as expected.
     AsExpected,
-    /// One did not.
+    /// At least one result was not as expected.
     Unexpected,
     /// Someone asked to stop before everything was tried; what was tried is as expected.
     Interrupted,
@@ -77,7 +77,7 @@ impl Results {
     pub(crate) fn is_unexpected(&self, task: &Task, report: &TaskReport) -> bool {
         match report {
             TaskReport::Cell(report) => match task.expect {
-                // `--at-risk-ok` applies as well where a scenario expects every response kept.
+                // `--at-risk-ok` applies as well if a scenario expects every response kept.
                 Some(Expectation::NotKept(Share::None)) if self.at_risk_ok => report.tally.lost > 0,
                 Some(expect) => !expect.is_met(&report.tally),
                 None => {

@@ -75,7 +75,7 @@ fn groups<'a>(cells: &[&'a CellReport]) -> Vec<Vec<&'a CellReport>> {
     groups
 }
 
-/// Lost of all; with those at risk apart where there are any.
+/// The number of lost responses and of all; if some are at risk, their number apart.
 fn counted(tally: &Tally) -> String {
     match tally.at_risk {
         0 => format!("{}/{}", tally.lost, tally.trials),

@@ -50,7 +50,7 @@ pub(super) fn rows(text: &mut String, cells: &[&CellReport]) {
     let _ = writeln!(text, "{}", NEXT.trim_end());
 }
 
-/// What the server learnt from its own system calls.
+/// What the server learnt of a loss from its own system calls, in words.
 fn said(cell: &CellReport) -> String {
     if cell.errors.is_empty() {
         return "no error".to_owned();

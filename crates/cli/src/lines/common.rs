@@ -46,11 +46,11 @@ pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {
 pub(crate) struct ResetBase {
     #[serde(flatten)]
     pub(super) at: At,
-    /// Who sent it, or is said to; null where nobody knows.
+    /// The address that sent the reset, or that the reset claims as its sender; null if it is not known.
     pub(super) from: Option<String>,
-    /// Whom it was sent to.
+    /// The address to which the reset was sent.
     pub(super) to: Option<String>,
-    /// Why it was sent; `unknown` where several candidates remain.
+    /// Why the reset was sent; `unknown` if several candidates remain.
     #[schemars(schema_with = "cause")]
     pub(super) cause: &'static str,
     /// How sure the cause is.
@@ -59,7 +59,7 @@ pub(crate) struct ResetBase {
     /// The causes that fit, the likeliest first.
     #[schemars(schema_with = "causes")]
     pub(super) candidates: Vec<&'static str>,
-    /// What says so.
+    /// The evidence for the cause.
     pub(super) evidence: Vec<Evidence>,
     /// What to do about it.
     pub(super) remedy: String,
@@ -68,9 +68,9 @@ pub(crate) struct ResetBase {
 /// One thing that speaks for a cause.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Evidence {
-    /// The frame of the capture that shows it; null for what no single frame shows.
+    /// The frame of the capture that shows the evidence; null if no single frame shows it.
     pub(super) frame: Option<u64>,
-    /// What it says.
+    /// The evidence in words.
     pub(super) says: String,
 }
 
@@ -98,9 +98,9 @@ pub(super) fn confidence(_: &mut SchemaGenerator) -> Schema {
 /// A process.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Process {
-    /// Its number.
+    /// The process's pid.
     pid: u32,
-    /// The name that it gave itself.
+    /// The name that the process gave itself.
     name: String,
 }
 

@@ -17,13 +17,13 @@ use super::common::{Counted, counted};
 struct Counts {
     /// Connections that were made.
     trials: u64,
-    /// Of them, those whose response arrived whole, with a clean end.
+    /// Connections whose response arrived whole, with a clean end.
     kept: u64,
-    /// Those whose response arrived whole before the connection was reset or a write of the client failed.
+    /// Connections whose response arrived whole before the connection was reset or a write of the client failed.
     at_risk: u64,
-    /// Those whose response was lost.
+    /// Connections whose response was lost.
     lost: u64,
-    /// Of those, the ones with a clean end: only the length tells.
+    /// Lost responses whose connection had a clean end: only the length tells that bytes are missing.
     silent: u64,
     /// The lower end of the share that is lost, with 95 % confidence (Wilson).
     wilson_low: f64,

@@ -55,7 +55,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    /// Its name, which begins the `type` of its lines.
+    /// The verb's name, with which the `type` of its lines begins.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Client => "client",

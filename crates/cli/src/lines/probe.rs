@@ -50,23 +50,23 @@ fn checks(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// Resets of the server's that are alike.
 #[derive(Serialize, JsonSchema)]
 struct Witnessed {
-    /// How many.
+    /// The number of these resets.
     resets: u32,
-    /// Why the kernel sent them.
+    /// Why the kernel sent these resets.
     #[schemars(schema_with = "common::cause")]
     cause: &'static str,
-    /// How sure that is.
+    /// How sure the cause is.
     #[schemars(schema_with = "common::confidence")]
     confidence: &'static str,
     /// The kernel's own word for it.
     reason: Option<String>,
-    /// Who closed, or listens.
+    /// The process that closed the connection, or that listens.
     process: Option<Process>,
     /// Bytes that the process had not read, in all.
     unread_bytes: Option<u64>,
-    /// Bytes that it had written and the client had not acknowledged.
+    /// Bytes that the process had written and the client had not acknowledged.
     unacknowledged_bytes: Option<u64>,
-    /// Of those, bytes that never left.
+    /// The part of the unacknowledged bytes that was never sent.
     unsent_bytes: Option<u64>,
 }
 

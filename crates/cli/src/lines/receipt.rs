@@ -40,7 +40,7 @@ impl<'a> CheckedEntry<'a> {
 pub(crate) struct VerifySummary {
     /// Lines of the receipts.
     pub(crate) checked: u64,
-    /// Those of which something differs.
+    /// Receipts of which something differs from the file.
     pub(crate) different: u64,
     /// Files whose receipt has no hash, and of which only the length was compared.
     pub(crate) length_only: u64,

@@ -87,7 +87,7 @@ impl From<&linger_run::RunReport> for Report {
 pub(crate) struct Refused {
     /// The process.
     pid: u32,
-    /// The name that it gave itself.
+    /// The name that the process gave itself.
     name: String,
     /// What is refused, and what to do.
     text: String,

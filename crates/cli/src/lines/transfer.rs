@@ -39,7 +39,7 @@ impl LineBody for Code {
 struct Connected<'a> {
     /// The other machine.
     peer: &'a str,
-    /// Whether it is encrypted, and the peer is who it was before.
+    /// Whether the connection is encrypted, and the peer has the key that it had before.
     encrypted: bool,
 }
 
@@ -50,12 +50,12 @@ impl LineBody for Connected<'_> {
 /// A file, directory or link is next.
 #[derive(Serialize, JsonSchema)]
 struct Started {
-    /// Its path.
+    /// The entry's path.
     path: String,
-    /// What it is.
+    /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
-    /// Its length, where known.
+    /// The entry's length in bytes, if it is known.
     size_bytes: Option<u64>,
     /// Bytes that the receiver has from an earlier session.
     resumed_bytes: u64,
@@ -79,7 +79,7 @@ impl LineBody for Waiting {
 /// What is on disk is compared with a hash or made durable.
 #[derive(Serialize, JsonSchema)]
 struct Verifying {
-    /// Its path.
+    /// The entry's path.
     path: String,
 }
 
@@ -96,10 +96,10 @@ struct Confirmed<'a> {
     path: String,
     /// Whether `path` is in hexadecimal.
     path_is_hex: bool,
-    /// What it is.
+    /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
-    /// Its length.
+    /// The entry's length in bytes.
     size_bytes: u64,
     /// BLAKE3 of the content, in hexadecimal; null for directories, links and unverified transfers.
     blake3: Option<String>,
@@ -139,11 +139,11 @@ impl<'a> Confirmed<'a> {
 /// An entry was not delivered.
 #[derive(Serialize, JsonSchema)]
 struct NotDelivered {
-    /// Its path.
+    /// The entry's path.
     path: String,
-    /// Why, in one word.
+    /// The reason, in one word.
     reason: String,
-    /// Why, in words.
+    /// The reason, in a sentence.
     text: String,
 }
 
@@ -154,12 +154,12 @@ impl LineBody for NotDelivered {
 /// In a dry run: what would be done.
 #[derive(Serialize, JsonSchema)]
 struct WouldSend {
-    /// Its path.
+    /// The entry's path.
     path: String,
-    /// What it is.
+    /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
-    /// Its length.
+    /// The entry's length in bytes.
     size_bytes: u64,
 }
 
@@ -197,7 +197,7 @@ struct Account {
     wire_bytes: u64,
     /// Whether the end of the session was in order, so that the other side knows the same.
     peer_knows: bool,
-    /// What ended it early.
+    /// The error that ended the transfer early.
     error: Option<String>,
 }
 
@@ -271,19 +271,19 @@ impl From<&library::Served> for ServedLine {
 /// One entry of a shared directory.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ListedEntry {
-    /// Its name, as far as it can be printed.
+    /// The entry's name, as far as it can be printed.
     name: String,
-    /// What it is.
+    /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
     /// Bytes of a file.
     size_bytes: u64,
     /// Permission bits.
     mode: u32,
-    /// Its last modification, RFC 3339; null outside of the years 1970 to 9999.
+    /// The entry's last modification, RFC 3339; null outside of the years 1970 to 9999.
     #[schemars(schema_with = "common::date_time")]
     modified: Option<String>,
-    /// Its last modification, in seconds since 1970.
+    /// The entry's last modification, in seconds since 1970.
     modified_seconds: f64,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Reset {
     direction: &'static str,
     /// This host's end.
     local: String,
-    /// The other end; null where the kernel does not say.
+    /// The other end; null if the kernel does not say.
     remote: Option<String>,
     /// The kernel's own word for it.
     reason: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Reset {
     unread_bytes: Option<u32>,
     /// Bytes that the process had written and the peer had not acknowledged.
     unacknowledged_bytes: Option<u32>,
-    /// Of those, bytes that never left this host.
+    /// The part of the unacknowledged bytes that never left this host.
     unsent_bytes: Option<u32>,
     /// Why some of the bytes are not known.
     bytes_unknown: Option<&'static str>,
@@ -108,7 +108,7 @@ pub(crate) struct Warned {
     listener: Option<Queue>,
     /// Bytes that lie unread.
     unread_bytes: Option<u32>,
-    /// Who has the socket, or listens.
+    /// The process that has the socket, or that listens.
     process: Option<Process>,
 }
 

@@ -50,19 +50,19 @@ struct Rung {
     frame: u64,
     #[serde(flatten)]
     at: At,
-    /// Whether the sender of the reset sent it.
+    /// Whether the sender of the reset sent this packet.
     by_resetter: bool,
     /// The TCP flags.
     flags: String,
-    /// Its sequence number, counted from the sender's initial one.
+    /// The packet's sequence number, counted from the sender's initial one.
     seq: u32,
-    /// Its acknowledgement number, counted from the receiver's initial one.
+    /// The packet's acknowledgement number, counted from the receiver's initial one.
     ack: Option<u32>,
     /// Bytes of payload.
     payload_bytes: u32,
     /// The window field as it stands in the header; null where it was not kept or not captured.
     window: Option<u16>,
-    /// What is remarkable about it.
+    /// What is remarkable about the packet.
     note: Option<String>,
 }
 
@@ -154,9 +154,9 @@ struct Member {
     file: String,
     /// The reset's frame.
     frame: u64,
-    /// Who sent it.
+    /// The address that sent the reset.
     from: String,
-    /// Whom it was sent to.
+    /// The address to which the reset was sent.
     to: String,
 }
 
@@ -189,7 +189,7 @@ pub(crate) struct Summary {
     file: String,
     /// Packets read.
     packets: u64,
-    /// Of them, TCP segments.
+    /// The number of these packets that are TCP segments.
     segments: u64,
     /// IP fragments, which are not reassembled.
     fragments: u64,
@@ -257,10 +257,10 @@ impl From<&library::Examined> for Summary {
 /// A cause, as `--causes` lists them.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct CauseEntry {
-    /// Its name.
+    /// The cause's name.
     #[schemars(schema_with = "common::cause")]
     cause: &'static str,
-    /// What it means.
+    /// What the cause means.
     meaning: String,
     /// What to do about it.
     remedy: String,

@@ -46,7 +46,7 @@ impl Chance {
         self.seed
     }
 
-    /// That seed, or any.
+    /// The seed that was given, or a random one.
     pub(crate) fn seed(self) -> u64 {
         self.seed.unwrap_or_else(any_seed)
     }

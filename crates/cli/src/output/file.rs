@@ -60,9 +60,9 @@ impl Content {
 /// Why a file may not be written.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// It is one of the files to be read.
+    /// The file is one of those that are to be read.
     Input(PathBuf),
-    /// It holds something else than the verb writes.
+    /// The file holds something else than the verb writes.
     Other(PathBuf, Content),
     /// The system refuses.
     System(PathBuf, io::Error),
@@ -139,7 +139,7 @@ impl NewFile {
         Ok(Self { out: BufWriter::new(place), path: path.to_owned() })
     }
 
-    /// The same file, for a writer with a buffer of its own.
+    /// Another handle to the same file, for a writer with a buffer of its own.
     pub(crate) fn try_clone(&self) -> io::Result<File> {
         match self.out.get_ref() {
             WritePlace::Beside(file, _) => file.as_file().try_clone(),
@@ -197,7 +197,7 @@ fn place(path: &Path, content: Content, there: Option<&Metadata>) -> Result<Writ
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(directory)
         .map_err(|error| {
-            // Without tempfile's message, which names the temporary file.
+            // Leave tempfile's own message out: it names the temporary file.
             system(error.raw_os_error().map_or(error, io::Error::from_raw_os_error))
         })?;
     Ok(WritePlace::Beside(beside, last))
@@ -214,7 +214,7 @@ fn direct(path: &Path, is_fifo: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// True for one file under two names: a hard link, a symlink, another spelling of the path.
+/// Whether two names are of one file: a hard link, a symlink, or another spelling of the path.
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

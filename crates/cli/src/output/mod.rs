@@ -2,9 +2,9 @@
 //!
 //! # Standard output that nobody reads
 //! `linger why ... | head -1` closes the pipe after a line. By convention a program then ends by SIGPIPE, which a shell
-//! reports as 141. That is what happens here where nothing is known yet. Where the verb has its verdict already, the
-//! program ends with that: a status is never 0 only because nobody wanted to read. A verb that reports ends at the
-//! failed write; one that acts (`put`, `get`, `run`) finishes what it does, and its status says how that went.
+//! reports as 141. If the verb has no verdict yet, this program does the same. If it has one, the program ends with the
+//! status of that verdict: a status is never 0 only because nobody wanted to read. A verb that reports ends at the failed
+//! write. A verb that acts (`put`, `get`, `run`) finishes its work, and its status says how the work went.
 //!
 //! # Other failures
 //! A full disk, or any other error of standard output, is status 3 and names the file. Standard error has nobody to

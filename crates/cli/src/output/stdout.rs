@@ -64,7 +64,7 @@ impl From<io::Error> for Stopped {
 }
 
 impl Stopped {
-    /// Ends the program. `known` is the verdict, where there is one that nothing unread can change.
+    /// Ends the program. `known` is the verdict, if there is one that nothing unread can change.
     pub(crate) fn end(self, known: Option<u8>) -> ExitCode {
         match (self, known) {
             (Self::Unread, Some(known)) => ExitCode::from(known),

@@ -1,4 +1,4 @@
-//! What is typed for a place on another machine: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`.
+//! The text that a user types for a place on another machine: `HOST:PATH`, `HOST:PORT`, `HOST:PORT:PATH`.
 //!
 //! `HOST:PORT` means what it means for every other verb, so a number after the host is a port and never a file's name.
 
@@ -16,10 +16,10 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Reads a typed address. `port` is the value of an option, if it was given.
+    /// Reads what was typed. `port` is the value of the option `--port`, if it was given.
     ///
     /// # Errors
-    /// [`Error::Usage`], with what to write instead.
+    /// Returns [`Error::Usage`], which says what to write instead.
     pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
         let usage = |why: String| Error::Usage(format!("{}: {why}", Untrusted::from(text).terminal()).into());
         let (host, rest) = host_and_rest(text, "PATH").map_err(usage)?;

@@ -1,4 +1,4 @@
-//! What to do about a failure, in this program's own verbs and options.
+//! What the user can do about a failed transfer, said with this program's own verbs and options.
 
 use linger_transfer::{Error, Reason, Remedy};
 use linger_untrusted::Untrusted;
@@ -8,7 +8,7 @@ pub(crate) fn with_hint(reason: &Reason) -> String {
     join(reason.to_string(), reason.remedy())
 }
 
-/// The same of an error.
+/// An error's message, with the hint that belongs to it.
 pub(crate) fn error_with_hint(error: &Error) -> String {
     join(error.to_string(), error.remedy().as_ref())
 }
@@ -20,9 +20,9 @@ fn join(told: String, remedy: Option<&Remedy>) -> String {
     }
 }
 
-/// What to do, as a sentence; `None` where this program has nothing to say.
+/// What the user can do, as a sentence; `None` if this program has nothing to say about it.
 ///
-/// It may come from another machine, which is why names are escaped.
+/// The remedy may come from another machine, so the names in it are escaped.
 pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
     let told = match remedy {
         Remedy::StartServer => "is `linger share` running there, and does it listen on this port?",

@@ -154,7 +154,7 @@ impl Connect {
     }
 }
 
-/// Waits 100 ms for input. True if there is some.
+/// Waits up to 100 ms for input. Returns whether there is some.
 fn is_ready(terminal: &std::fs::File) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec};
     let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -191,8 +191,8 @@ fn ask_terminal(host: &str, fingerprint: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&code).trim().to_owned())
 }
 
-/// The directory of keys and configuration: of the environment, or else of the user's home in the passwd database, because
-/// a service of systemd's has no `HOME` without `User=`.
+/// The directory of keys and configuration. The environment names it; otherwise it is in the user's home directory from the
+/// passwd database, because a service of systemd without `User=` has no `HOME`.
 fn home() -> Result<PathBuf, Error> {
     let absolute = |path: &PathBuf| path.is_absolute();
     let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(absolute);

@@ -19,13 +19,13 @@ pub(crate) struct Show {
     verb: Verb,
     json: bool,
     host: String,
-    /// What the top of the transfer is called here; its path below itself is empty.
+    /// The name under which the top of the transfer is shown. Its own path, relative to the top, is empty.
     top: String,
     bar: ProgressBar,
     receipts: Option<Receipts<NewFile>>,
     /// Whether any receipt was written; if none was, the old file stays.
     kept: bool,
-    /// Whether each receipt is given a line: that of a single file is, those of a tree would be too many.
+    /// Whether each receipt is given a line: the receipt of a single file is, the receipts of a tree would be too many.
     single: bool,
     quiet: bool,
     /// Hints shown so far: each is shown once, however many files fail for the same reason.
@@ -79,7 +79,7 @@ impl Show {
         !self.bar.is_hidden()
     }
 
-    /// What there is to do, as far as it was counted.
+    /// Sets the number of bytes that are to be transferred, as far as they have been counted.
     pub(crate) fn total(&self, bytes: u64) {
         self.bar.set_length(bytes);
         self.bar.set_style(style("{bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}"));

@@ -14,7 +14,7 @@ use linger_untrusted::Untrusted;
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostPort {
-    /// Without brackets.
+    /// The host, an IPv6 address without its brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
@@ -100,7 +100,7 @@ impl FromStr for ListenOn {
     }
 }
 
-/// The path, where an address is that of a unix socket.
+/// The path, if an address is that of a unix socket.
 fn unix(text: &str) -> Option<Result<PathBuf, String>> {
     let path = text.strip_prefix("unix:").or_else(|| text.starts_with('/').then_some(text))?;
     Some(if path.is_empty() {
@@ -127,12 +127,12 @@ fn parse(text: &str) -> Result<HostPort, String> {
         return Err("has no port".to_owned());
     }
     let (host, number) = host_and_rest(text.as_bytes(), "PORT")?;
-    // What follows the colon of valid text is valid.
+    // The text was valid UTF-8, so what follows the colon in it is valid, too.
     let port = number_of(&String::from_utf8_lossy(number))?;
     Ok(HostPort { host: host.to_owned(), port })
 }
 
-/// The host, and the text after its colon. `rest` names that text, for messages.
+/// Splits `text` into the host and what follows the host's colon. `rest` names the latter, for error messages.
 pub(crate) fn host_and_rest<'a>(text: &'a [u8], rest: &str) -> Result<(&'a str, &'a [u8]), String> {
     if let Some(inside) = text.strip_prefix(b"[") {
         let end = inside.iter().position(|byte| *byte == b']').ok_or("no `]` after the address")?;

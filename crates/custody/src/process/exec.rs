@@ -35,7 +35,7 @@ pub struct TakenBack {
 }
 
 impl<const N: usize> Table<N> {
-    /// An `execve` begins. Returns `false` while one of another thread is under way.
+    /// Notes that an `execve` begins. Returns `false` if another thread's `execve` is still under way.
     pub fn begins(&self) -> bool {
         self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
     }

@@ -1,4 +1,7 @@
-//! The other holders of a connection that is being closed: by a copy, from their parent, or by a message.
+//! Which processes hold a connection besides the one that closes it. A process gets a second hold on a connection in three
+//! ways: it copies the fd (`dup`), it inherits the fd from its parent (`fork`), or it receives the fd in an `SCM_RIGHTS`
+//! message. This file keeps what is known of these holders, and says whether somebody else still holds a connection when an
+//! fd of it is closed: the supervisor may end the connection only if nobody does.
 
 use std::vec::Vec;
 

@@ -15,9 +15,9 @@ const REFUSAL: &[u8] =
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Said {
-    /// Nothing: it may still be replaced by another.
+    /// Nothing was sent: another response can still take its place.
     Nothing,
-    /// Some of it.
+    /// A part of the response was sent.
     Part,
     /// Records were handed out to be sent, and their sending was not reported: nobody knows what arrived.
     Torn,
@@ -65,7 +65,7 @@ impl<'a> Large<'a> {
         Self { header: header.bytes(), content, padding: usize::from(header.padding) }
     }
 
-    /// How many bytes of content it carries.
+    /// How many bytes of content the record carries.
     pub fn content(&self) -> usize {
         self.content.len()
     }
@@ -80,9 +80,9 @@ impl<'a> Large<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Accepted<'a> {
-    /// They are kept, to be sent with others.
+    /// The bytes are kept, to be sent together with others.
     Gathered,
-    /// There is no room for them: send [what was gathered](Answer::gathered) first.
+    /// There is no room for the bytes: send [what was gathered](Answer::gathered) first, and try again.
     Full,
     /// The first of them are to be sent in this record, then [reported](Answer::sent_large).
     Large(Large<'a>),
@@ -159,7 +159,7 @@ impl Answer {
 
     /// The request's last records, to be sent in one write: nginx closes as soon as it has the empty STDOUT record.
     ///
-    /// `reason` goes to the gateway's log where the verdict says so.
+    /// `reason` is sent to the gateway's log if the verdict says so.
     pub fn last(mut self, verdict: RequestEnd, reason: &str) -> Last {
         let verdict = if self.said == Said::Torn { RequestEnd::Cut } else { verdict };
         if let RequestEnd::Complete(status) = verdict {

@@ -20,9 +20,9 @@ pub enum Which {
 pub enum Input<T> {
     /// Some of the stream.
     Got(T),
-    /// Its end.
+    /// The stream has ended.
     End,
-    /// Nothing yet: more of the connection has to be read.
+    /// Nothing has arrived yet: more of the connection has to be read.
     Later,
 }
 
@@ -36,11 +36,11 @@ pub enum Gone {
     Answered,
     /// The gateway has closed its side.
     Closed,
-    /// It was silent for too long.
+    /// The gateway was silent for too long.
     Silent,
     /// The connection failed.
     Failed(ErrorKind),
-    /// It broke the protocol.
+    /// The gateway broke the protocol.
     Protocol(ProtocolError),
 }
 

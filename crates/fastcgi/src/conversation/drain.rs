@@ -1,4 +1,4 @@
-//! The rest of bodies whose requests were answered: how long, and for how many bytes, they are read.
+//! Bodies whose requests were answered before all of the body was read: how long, and for how many bytes, the rest is read.
 //!
 //! `linger`'s machine decides it, as it decides the end of a connection. END_REQUEST stands for the half-close, the
 //! body's end for the end of the stream, and the machine's close for giving the connection up.
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use linger::{Action, Event, Machine, Mode, Policy};
 
-/// How often to ask for an acknowledgement that is due: without a FIN no event tells of it.
+/// How often to ask whether everything is acknowledged: as long as no FIN was sent, no event tells of it.
 const ASK: Duration = Duration::from_millis(100);
 
 /// The drains of one connection.
@@ -20,13 +20,13 @@ pub(super) struct Drains {
 /// What the drains of a connection need next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Nothing: there are none.
+    /// Nothing: there are no drains.
     Nothing,
-    /// How many bytes arrive until then.
+    /// To know how many bytes arrive until this time.
     Wait(Instant),
-    /// How many bytes have arrived already.
+    /// To know how many bytes have arrived already.
     Look,
-    /// How many bytes are not acknowledged.
+    /// To know how many bytes are not acknowledged.
     Measure,
     /// To end the connection, with the rest of the policy.
     GiveUp(Policy),
@@ -85,7 +85,7 @@ impl Drains {
         self.list.iter_mut().for_each(|drain| drain.settle(now));
     }
 
-    /// Nothing came in the time that was asked for.
+    /// Notes that nothing came in the time that was asked for.
     pub(super) fn silent(&mut self, now: Instant) {
         for drain in &mut self.list {
             match drain.asked {
@@ -98,7 +98,7 @@ impl Drains {
         }
     }
 
-    /// The state of the send queue, for those that asked.
+    /// Reports the state of the send queue to the drains that have asked for it.
     pub(super) fn measured(&mut self, event: Event, now: Instant) {
         for drain in self.list.iter_mut().filter(|drain| drain.asked == Asked::Measure) {
             drain.is_unacknowledged = matches!(event, Event::Unacknowledged { bytes, .. } if bytes > 0);
@@ -192,7 +192,8 @@ impl Drain {
         policy.max_discard.map(|most| most.saturating_sub(self.discarded))
     }
 
-    /// What this drain has left of the policy, for the close that follows it: both together keep the bounds.
+    /// Returns what is left of the policy's bounds for the close that follows this drain, so that drain and close together
+    /// keep them.
     fn rest(&self, policy: &Policy, abort: bool, now: Instant) -> Policy {
         let mut rest = *policy;
         rest.total = policy.total.saturating_sub(now.saturating_duration_since(self.began));

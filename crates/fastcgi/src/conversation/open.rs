@@ -57,7 +57,7 @@ impl OpenRequest {
         self.body(which).end();
     }
 
-    /// Its handler reads no more.
+    /// Notes that the request's handler reads no more.
     pub(super) fn unwanted(&mut self) {
         (self.stdin, self.data) = (InputStream::Unwanted, InputStream::Unwanted);
     }

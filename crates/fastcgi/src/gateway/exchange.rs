@@ -98,7 +98,7 @@ impl GatewayResponse {
         self.replies.offset() == 0
     }
 
-    /// Reads the header block; what follows is the body.
+    /// Reads the header block. What is read afterwards is the body.
     ///
     /// # Errors
     /// Returns an error if the header block is malformed, or if the response ends before the block does.
@@ -122,7 +122,7 @@ impl GatewayResponse {
         self.end
     }
 
-    /// The error that sending the request met, if it did: the application did not read all of it.
+    /// The error with which sending the request failed, if it did: the application did not read all of the request.
     ///
     /// The response may be complete all the same.
     pub fn write_error(&self) -> Option<&io::Error> {
@@ -180,8 +180,8 @@ impl GatewayResponse {
         {
             self.pool.put(socket);
         }
-        // Otherwise the connection is closed here. An application that has answered before it read the whole request is
-        // draining, and waits for this close.
+        // If the connection is not kept, it is closed here. An application that has answered before it read the whole
+        // request is draining, and waits for this close.
     }
 
     /// Waits once, then sends and receives as much as the socket allows.

@@ -1,9 +1,8 @@
 //! The web server's end: sends requests to an application, and believes only complete responses.
 //!
-//! An application may answer before it has read the request, and may reset the connection doing so. The
-//! client therefore reads while it writes; after a failed write it reads what is left; and it takes a
-//! response only with its END_REQUEST, for once a socket's error has been consumed, a cut stream ends like a
-//! complete one.
+//! An application may answer before it has read the request, and may reset the connection when it closes. The client
+//! therefore reads while it writes, and after a failed write it reads what is left. It takes a response for complete only
+//! with END_REQUEST: once a socket's error has been consumed, a cut stream ends like a complete one.
 
 mod exchange;
 mod pool;
@@ -27,9 +26,9 @@ use pool::Pool;
 pub struct Config {
     /// Whether to ask the application to keep connections open (FCGI_KEEP_CONN).
     pub keep_conn: bool,
-    /// Whether a kept connection is also used after a request that had a body, and for a request that must not
-    /// be sent twice. Right for this crate's responder. libfcgi leaves an unread body on the connection and
-    /// stumbles over it, and uWSGI closes kept connections: with those, requests would fail now and then.
+    /// Whether a kept connection is also used after a request that had a body, and for a request that must not be sent
+    /// twice. Set this if the application is this crate's responder. libfcgi leaves an unread body on the connection and
+    /// stumbles over it, and uWSGI closes kept connections: with these two, requests would fail now and then.
     pub trusting: bool,
     /// Most idle connections kept; each holds a thread or a process of most applications.
     pub idle_connections: usize,
@@ -39,7 +38,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub io_timeout: Duration,
-    /// How often a request is sent again where that is safe: the application refused it, or a kept
+    /// How often a request is sent again if that is safe: the application refused it, or a kept
     /// connection had ended before any byte of the response and the request changes nothing or can be
     /// repeated (RFC 9110 section 9.2.2).
     pub retries: u32,
@@ -147,7 +146,7 @@ impl GatewayRequest {
         matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
     }
 
-    /// The same request once more, where its body can be sent again.
+    /// A copy of the request, to send again; `None` if its body cannot be sent again.
     fn again(&self) -> Option<Self> {
         let Body::Bytes(bytes) = &self.body else { return None };
         let body = Body::Bytes(bytes.clone());
@@ -162,9 +161,9 @@ pub enum Error {
     /// Nobody answers at the address.
     #[error("cannot connect to {address}: {source} (is the application running, and does it listen there?)")]
     Connect {
-        /// Where.
+        /// The address of the application.
         address: Address,
-        /// Why.
+        /// The error of connecting.
         source: io::Error,
     },
     /// The application refused the request, and has done nothing for it.
@@ -175,7 +174,7 @@ pub enum Error {
     Cut {
         /// Bytes of STDOUT that had arrived.
         received: u64,
-        /// How it ended.
+        /// How the connection ended.
         cause: Cause,
         /// The error that a write had met before, if one had.
         write_error: Option<io::ErrorKind>,

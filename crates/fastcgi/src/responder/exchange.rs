@@ -28,7 +28,7 @@ impl Request {
         &self.start.params
     }
 
-    /// What the application is asked to be.
+    /// The role in which the application is asked to act.
     pub fn role(&self) -> Role {
         self.start.role
     }
@@ -50,8 +50,8 @@ impl Request {
 
     /// Whether nobody waits for the response any more: the gateway aborted the request or is gone.
     ///
-    /// Known only as far as the connection was read, which is at once where requests are multiplexed, and
-    /// with the body otherwise.
+    /// This is known only as far as the connection has been read. If requests are multiplexed, the connection is always
+    /// read; otherwise only when the handler reads the body.
     pub fn is_aborted(&self) -> bool {
         self.link.is_aborted(self.key)
     }

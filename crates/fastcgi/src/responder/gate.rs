@@ -37,7 +37,8 @@ impl Gate {
         self.freed.notify_one();
     }
 
-    /// Lets `wait` run without a slot, and takes one again; `None` where too many rest already.
+    /// Gives the slot up, runs `wait`, and takes a slot again. Returns `None`, without running `wait`, if too many
+    /// connections rest already.
     pub(super) fn rest<T>(&self, wait: impl FnOnce() -> T) -> Option<T> {
         {
             let mut state = self.state();

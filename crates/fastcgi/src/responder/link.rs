@@ -55,8 +55,8 @@ impl<W: Wire> Link<W> {
         }
     }
 
-    /// Takes the connection out, for its close. `None` while another `Arc` of the link exists. Handlers only borrow the
-    /// link, so there is none once they have returned.
+    /// Takes the connection out, for its close. Returns `None` while another `Arc` of the link exists. Handlers only borrow
+    /// the link, so no other `Arc` exists once they have returned.
     pub(super) fn into_wire(link: Arc<Self>) -> Option<W> {
         Arc::into_inner(link).map(|link| link.wire)
     }
@@ -88,7 +88,7 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Waits between two requests; whether the gateway has said something.
+    /// Waits between two requests. Returns whether the gateway has sent something.
     pub(super) fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool {
         self.wire.rest(until, stop)
     }
@@ -193,8 +193,8 @@ impl<W: Wire + ?Sized> Link<W> {
         }
     }
 
-    /// Does what [`advance`](Self::advance) does, but only as far as that needs no waiting. Returns false where it
-    /// had to wait.
+    /// Does what [`advance`](Self::advance) does, but only as far as no waiting is needed. Returns false if it would have
+    /// to wait.
     fn advance_with_what_is_there(&self) -> bool {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         if reader.start == reader.end && !self.receive(&mut reader) {

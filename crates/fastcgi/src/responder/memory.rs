@@ -48,7 +48,7 @@ impl Wire for Arc<Gateway> {
     }
 }
 
-/// Holds a conversation on this thread, and those of its handlers where they have any.
+/// Holds a conversation on this thread and, if the handlers have threads, on theirs.
 pub(crate) fn converse(gateway: &Arc<Gateway>, stop: &StopResponder) -> End {
     let config = Config { multiplex: gateway.script.multiplexed, ..Config::default() };
     let handler = |request: &mut Request, response: &mut Response| handle(gateway, request, response);

@@ -45,14 +45,15 @@ pub struct Config {
     /// Most kept connections that may rest between two requests, beside those that are served. Each holds a
     /// thread and 64 KB; beyond the limit connections end after their request.
     pub resting: usize,
-    /// Whether a connection may carry several requests at once. It costs a hand-over between threads for each
-    /// request, and such a connection counts as served all the time; no common gateway needs it. Without it a second request is answered `CANT_MPX_CONN`.
+    /// Whether a connection may carry several requests at once. This costs a hand-over between threads for each request,
+    /// and such a connection counts as served all the time. No common gateway needs it. If this is off, a second request
+    /// on the same connection is answered with `CANT_MPX_CONN`.
     pub multiplex: bool,
     /// Longest silence of the gateway in the middle of a request and before the first, and longest time a write may block.
     pub io_timeout: Duration,
     /// How long a kept connection may rest between two requests.
     pub keep_idle: Duration,
-    /// The listener's queue, where this responder makes the listener; the kernel caps it at `somaxconn`.
+    /// The listener's queue, if this responder makes the listener; the kernel caps it at `somaxconn`.
     pub backlog: i32,
     /// Gateways that may connect over IP, as `FCGI_WEB_SERVER_ADDRS` names them; `None` for all.
     pub allowed: Option<Vec<IpAddr>>,
@@ -86,8 +87,8 @@ impl Config {
 
 /// What answers requests.
 pub trait Handler: Send + Sync {
-    /// Answers one request: reads what it wants of the body, writes the response (a CGI header block first),
-    /// and gives the application's exit status.
+    /// Answers one request: reads what it wants of the body, and writes the response (a CGI header block first). Returns the
+    /// application's exit status.
     ///
     /// # Errors
     /// If this returns an error or panics before any of the response was sent, the gateway gets a `500` and a line in
@@ -179,7 +180,7 @@ impl Responder {
         Ok(Self { listener, config, stop })
     }
 
-    /// Where it listens.
+    /// The address at which the responder listens.
     ///
     /// # Errors
     /// Returns the errors of `getsockname(2)`.
@@ -192,7 +193,8 @@ impl Responder {
         self.stop.clone()
     }
 
-    /// Serves until [`StopResponder::stop`], then waits for the connections that are open, and for those that linger.
+    /// Serves until [`StopResponder::stop`] is called, then waits for the connections that are open and for the lingering
+    /// closes.
     ///
     /// # Errors
     /// Returns an error if the listener failed for good, or if no thread can be started.

@@ -41,7 +41,7 @@ pub(super) fn connection<H: Handler + 'static>(
     });
 }
 
-/// Holds the conversation on a connection; gives the connection back, and says how it is to end.
+/// Holds the conversation on a connection. Returns the connection, and how it is to end.
 pub(super) fn converse<W: Wire + 'static>(
     wire: W,
     config: &Config,

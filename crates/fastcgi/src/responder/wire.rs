@@ -25,9 +25,9 @@ pub(super) trait Wire: Debug + Send + Sync {
     fn await_room(&self, patience: Duration) -> io::Result<bool>;
     /// Ends the present or the next wait for input.
     fn wake(&self);
-    /// What was sent and is not acknowledged.
+    /// Asks the kernel how much was sent and is not acknowledged.
     fn unacknowledged(&self) -> Event;
-    /// Waits between two requests; whether the gateway has said something.
+    /// Waits between two requests. Returns whether the gateway has sent something.
     fn rest(&self, until: Option<Instant>, stop: &StopResponder) -> bool;
 }
 
@@ -61,7 +61,7 @@ impl SocketWire {
 
     /// Waits for the socket and for another descriptor; which of them has something to be read.
     fn await_either(&self, until: Option<Instant>, other: Option<&OwnedFd>) -> io::Result<(bool, bool)> {
-        // Without another one the second entry watches nothing.
+        // If there is no other fd, the second entry watches nothing.
         let (other, interest) =
             other.map_or((self.socket.as_fd(), PollFlags::empty()), |other| (other.as_fd(), PollFlags::IN));
         let mut ready = [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(other, interest)];
@@ -124,7 +124,7 @@ impl Wire for SocketWire {
     }
 }
 
-/// The time until then, for `poll`; `None` for ever.
+/// The time left until `until`, for `poll`; `None` means for ever.
 fn left(until: Option<Instant>) -> Option<Timespec> {
     let left = until?.saturating_duration_since(Instant::now());
     Timespec::try_from(left).ok()

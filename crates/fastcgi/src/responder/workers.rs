@@ -98,7 +98,7 @@ fn work<'s, H: Handler + 'static>(pool: &'s Pool<'_, H>, scope: &'s Scope<'s, '_
     pool.turn.notify_all();
 }
 
-/// Waits for this thread's turn, then for a connection; `None` when the pool ends.
+/// Waits for this thread's turn, then for a connection. Returns `None` when the pool ends.
 fn next<H>(pool: &Pool<'_, H>) -> Option<Socket> {
     let mut count = lock(pool);
     while count.accepting && !count.stopped {

@@ -51,7 +51,7 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next piece of a stream; `None` at its end.
+    /// Returns the next piece of a stream, or `None` at the stream's end.
     pub(super) fn poll_piece(
         &self,
         key: Key,
@@ -88,7 +88,7 @@ impl Desk {
     pub(super) fn finish(&self, key: Key, status: Option<u32>, said: Said) -> RequestEnd {
         let mut state = self.lock();
         let verdict = state.conversation.finish(key, status, said, Instant::now());
-        // One that reads on after its answer is told.
+        // Wake the handler if it still reads after its answer: its read returns an error.
         state.wake();
         verdict
     }

@@ -33,7 +33,7 @@ impl Request {
         &self.start.params
     }
 
-    /// What the application is asked to be.
+    /// The role in which the application is asked to act.
     pub fn role(&self) -> Role {
         self.start.role
     }
@@ -120,7 +120,8 @@ impl Response {
         (Self { live: Some((live, back)) }, dropped)
     }
 
-    /// Writes STDOUT; the CGI header block comes first. A future that is dropped before it is done tears the response.
+    /// Writes to STDOUT; the CGI header block comes first. If the future is dropped before it is done, the response is torn:
+    /// nothing more can be written, and the connection ends without END_REQUEST.
     ///
     /// # Errors
     /// Returns the errors of the connection, `TimedOut` if the gateway stopped reading, and `BrokenPipe` after an

@@ -75,8 +75,8 @@ impl Port {
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        // Protocol 0 receives nothing: what arrives on other interfaces before the bind stays out.
-        // SAFETY: takes no pointers.
+        // A socket of protocol 0 receives nothing, so frames that arrive on other interfaces before the bind stay out.
+        // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
         check(fd)?;
         // SAFETY: the fd was just made and is owned by nobody else.

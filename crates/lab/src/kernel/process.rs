@@ -88,7 +88,7 @@ fn child(keep: [BorrowedFd<'_>; 3], mut consume: u64, mut response: &[u8]) -> ! 
 }
 
 impl WorkerProcess {
-    /// Waits until the process is gone, and says how many bytes it had written.
+    /// Waits until the process is gone. Returns how many bytes it had written.
     ///
     /// # Errors
     /// Returns the errors of `waitpid(2)`.
@@ -114,9 +114,9 @@ impl Drop for WorkerProcess {
 /// killed. The command runs in a PID namespace; the kernel tells the first process there about the thread's end
 /// (`PR_SET_PDEATHSIG`).
 ///
-/// The thread must live as long as the command is to run. When the command ends, the processes that it left behind
-/// are killed. Its exit status is passed on: 128 plus the number of the signal, if a signal ended it. The command
-/// leads a process group. Needs what [`Isolation`](linger_netns::Isolation) gives.
+/// The thread must live as long as the command is to run. When the command ends, the processes that it left behind are
+/// killed. The exit status that the caller sees is the command's; if a signal ended the command, it is 128 plus the
+/// signal's number. The command leads a process group. Needs the rights that [`Isolation`](linger_netns::Isolation) gives.
 pub(crate) fn contain(command: &mut Command) -> &mut Command {
     command.process_group(0);
     // SAFETY: `enclose` makes system calls only; nothing is allocated and no lock taken between fork and exec.

@@ -1,4 +1,4 @@
-//! What the closer's thread goes by: a clock, and an alarm that interrupts its wait for events.
+//! The closer's clock, and the alarm that interrupts its thread's wait for events.
 
 #[cfg(loom)]
 pub(super) use model::{Alarm, Clock};
@@ -55,7 +55,7 @@ mod real {
                 // Zero would stop the timer.
                 it_value: Timespec::try_from(Duration::from_nanos(within.max(1))).unwrap_or(A_SECOND),
             };
-            // It fails for bad arguments only.
+            // `timerfd_settime` fails for bad arguments only.
             let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &timer);
         }
     }

@@ -11,11 +11,11 @@ use crate::outcome::Outcome;
 use crate::policy::Policy;
 use crate::socket::Socket;
 
-/// Most bytes that are read before a close that cannot wait: as many as the largest usual receive buffer holds.
+/// Most bytes that are read before a close that cannot wait, so that a peer that keeps sending does not hold the caller.
 const AT_ONCE: u64 = 1 << 20;
 
-/// Ends the connection of a descriptor where no closer can: the process could make none, or was forked from the
-/// closer's.
+/// Ends the connection of a descriptor if no closer can: this process could not make one, or was forked from the process
+/// of the closer.
 pub(super) fn close_at_once(fd: OwnedFd, policy: &Policy, watcher: Option<Watcher>) {
     match Socket::new(fd) {
         Ok(socket) => end_and_tell(Arrival { socket, core: Core::new(policy, 0), watcher }),
@@ -26,7 +26,7 @@ pub(super) fn close_at_once(fd: OwnedFd, policy: &Policy, watcher: Option<Watche
     }
 }
 
-/// Ends a connection where no closer can.
+/// Ends a connection that no closer can end, and calls its watcher with the outcome.
 pub(crate) fn end_and_tell(arrival: Arrival) {
     let (outcome, watcher) = end_at_once(arrival, 0);
     tell(outcome, watcher);

@@ -35,7 +35,8 @@ pub(super) struct Shared<A = Arrival> {
     clock: Clock,
     /// Wakes the thread.
     alarm: Alarm,
-    /// Above this number of sockets the thread is woken at once, and the oldest new socket is given back.
+    /// Above this number of lingering sockets the thread is woken at once. If as many new sockets wait on the board, the next
+    /// one displaces one of them.
     most: usize,
     board: Mutex<Board<A>>,
     /// Something has ended.
@@ -72,7 +73,7 @@ pub(super) struct Report {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Orders {
     pub(super) evict: usize,
-    /// Every close is to end by then.
+    /// The time by which every close is to end.
     pub(super) deadline: Option<u64>,
     /// The last handle is gone.
     pub(super) no_more: bool,
@@ -81,10 +82,10 @@ pub(super) struct Orders {
 /// The new work that the thread takes from the board.
 pub(super) struct Work<A = Arrival> {
     pub(super) arrivals: Vec<A>,
-    /// Those whose tasks have watched long enough.
+    /// Sockets whose tasks have watched them long enough.
     pub(super) watched: Vec<Arc<dyn Watched<A>>>,
     pub(super) orders: Orders,
-    /// When it has to look again.
+    /// When the thread has to look at the board again.
     pub(super) next: Option<u64>,
 }
 
@@ -132,7 +133,7 @@ impl<A> Shared<A> {
         Ok(Self { clock: Clock::new(), alarm: Alarm::new()?, most, board, ended })
     }
 
-    /// Rings when the thread is to look here.
+    /// The alarm, which rings when the thread is to look at the board.
     pub(super) fn alarm(&self) -> &Alarm {
         &self.alarm
     }
@@ -145,15 +146,15 @@ impl<A> Shared<A> {
         lock(&self.board)
     }
 
-    /// How many have not ended, or not been reported.
+    /// How many sockets have not ended, or have ended and not been reported to their watchers.
     #[cfg(all(test, not(loom)))]
     pub(super) fn unreported(&self) -> u64 {
         let board = self.lock();
         board.handed_over - board.reported
     }
 
-    /// Puts a new socket on the board. Where the thread cannot keep up, the socket that has waited longest is
-    /// given back, so that the budget holds for those that wait, too: they hold descriptors.
+    /// Puts a new socket on the board. If too many wait there, because the thread cannot keep up, returns one of those that
+    /// have waited, which the caller ends: waiting sockets hold descriptors, so the budget must hold for them, too.
     pub(super) fn bring(&self, arrival: A, is_counted: bool) -> Option<A> {
         self.change(LULL, |board| {
             board.handed_over += u64::from(!is_counted);
@@ -189,7 +190,7 @@ impl<A> Shared<A> {
             self.wake_finishers(&board);
         }
         drop(board);
-        // Freed without the lock.
+        // The entry is freed after the lock is released.
         drop(watched);
     }
 
@@ -273,7 +274,7 @@ impl<A> Shared<A> {
         self.lock().snapshot()
     }
 
-    /// Waits until every socket has ended and been reported, for at most `deadline`, and says what happened
+    /// Waits until every socket has ended and been reported, for at most `deadline`. Returns the counts of what happened
     /// meanwhile.
     pub(super) fn finish(&self, deadline: Duration) -> Snapshot {
         let end = self.clock.now().saturating_add(u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX));
@@ -300,7 +301,7 @@ impl<A> Shared<A> {
         board.snapshot().since(&Snapshot { handed_over: before.handed_over - before.lingering, ..before })
     }
 
-    /// Waits for the next end, at most until `end`, and says whether there was time left.
+    /// Waits for the next end, at most until `end`, and returns whether there was time left.
     fn await_end<'a>(&self, board: MutexGuard<'a, Board<A>>, end: u64) -> (MutexGuard<'a, Board<A>>, bool) {
         let left = end.saturating_sub(self.clock.now());
         if left == 0 {

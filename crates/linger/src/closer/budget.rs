@@ -10,20 +10,20 @@ use rustix::process::{Resource, getrlimit};
 pub struct Budget {
     /// Most sockets that linger at once. One more evicts one of them.
     ///
-    /// Raising it holds more fds: keep it well below `RLIMIT_NOFILE`, or `accept` fails first. A program that raises
-    /// its limit does so before it makes the first closer. A socket costs 96 bytes here, and its send queue in the
-    /// kernel.
+    /// More sockets hold more fds: keep the number well below `RLIMIT_NOFILE`, or `accept` fails first. A program that
+    /// raises its limit of descriptors does so before it makes the first closer. A socket costs 96 bytes in the closer,
+    /// and its send queue in the kernel.
     pub sockets: usize,
     /// Most sockets that linger at once for one peer: an IPv4 address or an IPv6 /64; `None` for no bound.
     ///
-    /// Raising it lets one peer evict more of the others. Leave it out behind a proxy or a load balancer, which
-    /// is one peer for all. Unix sockets have no address and are not counted.
+    /// The higher the number, the more of the others' sockets one peer can evict. Set no bound behind a proxy or a load
+    /// balancer, which is one peer for all clients. Unix sockets have no address and are not counted.
     pub sockets_per_peer: Option<usize>,
     /// Most bytes to discard per second, over all sockets; `None` for no bound.
     ///
-    /// At the bound the sockets take turns: their receive windows close, and the peers wait. Raising it costs
-    /// bandwidth and CPU for uploads that nobody wants. Lowering it delays peers that read the response only after
-    /// they have sent everything.
+    /// At the bound the sockets take turns: their receive windows close, and the peers wait. A higher bound costs
+    /// bandwidth and CPU for uploads that nobody wants. A lower bound delays peers that read the response only after they
+    /// have sent everything.
     pub discard_per_second: Option<u64>,
 }
 
@@ -87,8 +87,8 @@ pub(super) struct Throttle {
     tokens: u64,
     /// Up to when tokens have been given out, in nanoseconds.
     at: u64,
-    /// All have been spent, and nothing is given until there are enough again for many sockets at once: a wake-up
-    /// for every few tokens would cost the CPU that the rate saves.
+    /// All tokens have been spent. None are given until there are enough for many sockets at once: a wake-up for every
+    /// few tokens would cost the CPU that the rate saves.
     dry: bool,
 }
 
@@ -99,7 +99,7 @@ impl Throttle {
         Self { rate, tokens: 0, at: 0, dry: true }
     }
 
-    /// How many bytes may be discarded now by one of `sharing` sockets that want to: 0 for none yet.
+    /// Returns how many bytes one of `sharing` sockets that want to discard may discard now; 0 if it has to wait.
     pub(super) fn share(&mut self, now: u64, sharing: usize) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
         let fresh = u128::from(now.saturating_sub(self.at)) * u128::from(rate) / SECOND;

@@ -13,7 +13,7 @@ pub struct Snapshot {
     pub handed_over: u64,
     /// Sockets whose close is under way.
     pub lingering: u64,
-    /// Those of them whose peers have acknowledged everything, and that are evicted first.
+    /// Lingering sockets whose peers have acknowledged everything. They are evicted first.
     pub lingering_acknowledged: u64,
     /// Closes by how they ended.
     pub ended: EndedCounts,
@@ -46,7 +46,7 @@ pub struct EndedCounts {
 }
 
 impl EndedCounts {
-    /// How many ended in one way.
+    /// How many closes ended in this way.
     pub fn of(&self, ended: Ended) -> u64 {
         let mut copy = *self;
         *copy.place(ended)
@@ -142,8 +142,8 @@ impl Snapshot {
         self.undelivered += more.undelivered;
     }
 
-    /// The difference to an earlier snapshot of the same closer. The number of sockets that linger is the present
-    /// one.
+    /// The difference to an earlier snapshot of the same closer. Only the number of sockets that linger is not a
+    /// difference but the present number.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             handed_over: self.handed_over.saturating_sub(earlier.handed_over),

@@ -5,9 +5,9 @@ pub(super) const FLOOD: u64 = 1 << 20;
 
 /// Whether a read has emptied the socket, so that no second call is needed to know it.
 ///
-/// `fresh`: epoll has just reported the socket readable and not closed; later data raises a new event. The kernel
-/// had no more than `bytes`, then, if it gave less than `share`, which was asked for. That holds for reads without
-/// a buffer only: a read through the buffer of [`linger_sys::SCRATCH`] bytes gives no more than that at once.
+/// `fresh`: epoll has just reported the socket readable and not closed, so later data raises a new event. `share` bytes
+/// were asked for, and `bytes` were read. If that is less, the kernel had no more, provided that the read was made
+/// without a buffer: a read through the buffer returns at most [`linger_sys::SCRATCH`] bytes, however many there are.
 pub(super) fn is_emptied(fresh: bool, bytes: u64, share: u64) -> bool {
     fresh && bytes < share && bytes > linger_sys::SCRATCH
 }
@@ -15,11 +15,11 @@ pub(super) fn is_emptied(fresh: bool, bytes: u64, share: u64) -> bool {
 /// The size that a receive buffer should have after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buffer {
-    /// As it is.
+    /// Leave the buffer as it is.
     Kept,
     /// Small: nothing is read any more, or slowly.
     Narrow,
-    /// As it is, with fewer wake-ups.
+    /// Leave the buffer as it is, and ask for fewer wake-ups.
     Batched,
 }
 
@@ -63,8 +63,7 @@ pub(super) fn earliest(times: [Option<u64>; 3]) -> Option<u64> {
     times.into_iter().flatten().min()
 }
 
-/// How soon the thread has to look at the board, where `within` would be soon enough: at once while more sockets
-/// linger than may.
+/// Returns how soon the thread has to look at the board: `within`, or 0 while more sockets linger than `most`.
 pub(super) fn urgency(within: u64, lingering: u64, most: usize) -> u64 {
     if lingering > most as u64 { 0 } else { within }
 }

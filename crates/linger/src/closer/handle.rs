@@ -1,4 +1,4 @@
-//! From a handle to the board, for those whose process has the thread.
+//! The way from a handle to the board, which only the process that has the closer's thread may take.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::socket::Socket;
 
 /// A closer, shared by its clones in this process and in forked children.
 ///
-/// A child has the memory but not the thread, and the lock may have been held at the fork. So the board is private to
-/// this type, and [`here`](Self::here) is the only way to it. Dropping the last handle tells the thread that no more
-/// sockets come.
+/// A forked child has the memory of the closer but not its thread, and the lock may have been held at the fork. So the
+/// board is private to this type, and [`here`](Self::here), which asks for the process first, is the only way to it.
+/// Dropping the last handle tells the thread that no more sockets come.
 pub(super) struct Handle {
     shared: Arc<Shared>,
     process: Process,
@@ -55,8 +55,7 @@ impl Drop for Handle {
 
 /// A closer whose thread runs in this process.
 ///
-/// Made by [`Handle::here`] for one call, and not kept: after a call of foreign code, which may fork, it is asked for
-/// again.
+/// [`Handle::here`] makes it for one call. It is not kept: after a call of foreign code, which may fork, ask for a new one.
 #[derive(Clone, Copy)]
 pub(crate) struct Here<'a> {
     handle: &'a Handle,

@@ -101,7 +101,7 @@ impl fmt::Debug for Closer {
 }
 
 impl Closer {
-    /// Starts the thread.
+    /// Makes a closer, and starts its thread.
     ///
     /// # Errors
     /// Returns `InvalidInput` with an [`InvalidBudget`] inside, or the errors of `epoll_create1`, of `timerfd_create`
@@ -118,8 +118,8 @@ impl Closer {
 
     /// The closer of this process, made with the default budget when first asked for.
     ///
-    /// It takes the connections that no other closer was named for, such as those of a dropped wrapper. A child
-    /// that was forked has another one than its parent, made when the child first asks.
+    /// The global closer ends the connections for which no other closer was named, such as those of a dropped wrapper. A
+    /// forked child does not use its parent's: the child's own is made when the child first asks for it.
     ///
     /// # Errors
     /// Returns the errors of [`new`](Self::new). After an error the next call tries again.
@@ -138,8 +138,8 @@ impl Closer {
 
     /// As [`close`](Self::close), and calls `watcher` with the outcome.
     ///
-    /// It is called once, on the closer's thread. All other sockets wait meanwhile: send, count or log there, but do
-    /// not block.
+    /// `watcher` is called once, on the closer's thread. All other sockets wait until it returns: it may send, count or
+    /// log, but must not block.
     pub fn close_then(
         &self,
         stream: impl Into<OwnedFd>,
@@ -173,8 +173,8 @@ impl Closer {
         self.handle.here().map_or_else(Snapshot::default, |here| here.snapshot())
     }
 
-    /// Evicts up to `count` sockets, those first whose peers have everything: for a server whose `accept`
-    /// says that there are no descriptors left.
+    /// Evicts up to `count` sockets; first those whose peers have acknowledged everything. For a server whose `accept`
+    /// fails because no descriptors are left.
     pub fn evict(&self, count: usize) {
         self.handle.here().into_iter().for_each(|here| here.evict(count));
     }
@@ -182,9 +182,10 @@ impl Closer {
     /// Waits until every socket has ended, but at most for `deadline`. Returns the counts of the closes that it
     /// waited for.
     ///
-    /// Call it before the process exits. It shortens the bounds of all sockets to the time that is left, also those
-    /// of sockets handed over meanwhile; sockets that are left at the deadline are closed. The closer can still be
-    /// used afterwards. Stop accepting first, and let the handlers end, so that no socket is handed over too late.
+    /// Call this before the process exits, after the server has stopped accepting and its handlers have ended, so that no
+    /// socket is handed over too late. It shortens the bounds of all sockets to the time that is left, also of sockets
+    /// that are handed over meanwhile. Sockets that are left at the deadline are closed. The closer can be used again
+    /// afterwards.
     pub fn finish(&self, deadline: Duration) -> Snapshot {
         self.handle.here().map_or_else(Snapshot::default, |here| here.finish(deadline))
     }

@@ -8,7 +8,8 @@ use super::slab::{PEER, Ring, Slab};
 
 /// The lingering sockets of each peer, in the order in which they are to be evicted.
 ///
-/// Peers are known by a keyed hash of 32 bits: two that collide share a budget, which a peer cannot bring about.
+/// A peer is known by a keyed hash of 32 bits. Two peers with the same hash share a bound; because of the key, no peer can
+/// bring that about.
 #[derive(Default)]
 pub(super) struct Peers {
     key: std::hash::RandomState,

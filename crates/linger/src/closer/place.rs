@@ -15,7 +15,7 @@ pub(crate) struct Place<W> {
 #[derive(Debug)]
 struct Inside<W> {
     state: PlaceState<W>,
-    /// The task's, while it waits.
+    /// The waker of the task, while the task waits.
     waker: Option<Waker>,
 }
 
@@ -30,9 +30,9 @@ enum PlaceState<W> {
 pub(crate) enum Look {
     /// The task waits on.
     Wait,
-    /// The closer is to take it.
+    /// The closer is to take the socket.
     Give,
-    /// Its close is over but for the closing of the descriptor.
+    /// The close is over; only the descriptor is still to be closed.
     Over(Outcome),
 }
 
@@ -57,7 +57,7 @@ impl<W> Place<W> {
         lock(&self.inside)
     }
 
-    /// Drives the socket by `look` while it is here.
+    /// Drives the socket by `look` while the task has it.
     ///
     /// The closer wakes the context when it takes the socket, and when the close is over.
     pub(crate) fn poll(
@@ -93,7 +93,7 @@ impl<W> Place<W> {
         Next::Pending
     }
 
-    /// Whether the socket is no longer here.
+    /// Whether the closer has taken the socket, or the close is over.
     pub(crate) fn is_given(&self) -> bool {
         !matches!(self.lock().state, PlaceState::Watched(_))
     }

@@ -20,7 +20,7 @@ pub(super) const UNARMED: u16 = u16::MAX;
 pub(super) const TIMER: usize = 0;
 /// The link of the order of age.
 pub(super) const AGE: usize = 1;
-/// The link of those with the same peer.
+/// The link of the sockets with the same peer.
 pub(super) const PEER: usize = 2;
 
 /// One lingering socket.
@@ -61,24 +61,24 @@ impl Entry {
 pub(super) struct Flags(u8);
 
 impl Flags {
-    /// It waits for its next turn to read.
+    /// The socket waits for its next turn to read.
     pub(super) const QUEUED: u8 = 1;
-    /// It is in the ring of sockets whose peers have acknowledged everything.
+    /// The socket is in the ring of sockets whose peers have acknowledged everything.
     pub(super) const ACKNOWLEDGED: u8 = 2;
-    /// Somebody wants its outcome.
+    /// Somebody wants the outcome of the close.
     pub(super) const WATCHED: u8 = 4;
-    /// The epoll knows it.
+    /// The socket is registered in the epoll.
     pub(super) const REGISTERED: u8 = 8;
-    /// Its timer is armed for later than its patience ends.
+    /// The socket's timer is armed for a time after the end of its patience.
     pub(super) const FAR: u8 = 16;
-    /// It has been told apart as flooding.
+    /// The socket has been found to be flooded by its peer.
     pub(super) const FLOODS: u8 = 32;
 
     pub(super) fn has(self, flag: u8) -> bool {
         self.0 & flag != 0
     }
 
-    /// Sets a flag and says whether it was new.
+    /// Sets a flag. Returns whether the flag was not set before.
     pub(super) fn set(&mut self, flag: u8) -> bool {
         let new = !self.has(flag);
         self.0 |= flag;

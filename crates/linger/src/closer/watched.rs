@@ -50,7 +50,7 @@ impl<A> WatchList<A> {
         watched
     }
 
-    /// Takes those whose deadlines have passed.
+    /// Takes the sockets whose deadlines have passed.
     pub(super) fn take(&mut self, now: u64, taken: &mut Vec<Arc<dyn Watched<A>>>) {
         while let Some((until, watched)) = self.sockets.front_mut()
             && *until <= now

@@ -21,8 +21,8 @@ use super::{Arrival, Watcher};
 use crate::machine::{Action, Event};
 use crate::outcome::Outcome;
 
-/// Most bytes that are discarded for one socket before the next socket's turn. A flooding peer delays the others by
-/// the time that takes, about 30 us.
+/// Most bytes that are discarded for one socket before the next socket's turn. Discarding them takes about 30 us, which is
+/// the time by which a flooding peer delays the others.
 const TURN: u64 = 512 << 10;
 
 /// Descriptors taken in, or sockets driven, between two looks at the epoll.
@@ -40,12 +40,12 @@ pub(super) struct Worker {
     budget: Budget,
     slab: Slab,
     wheel: Wheel,
-    /// Those whose peers have everything and are silent: the first to be evicted.
+    /// Sockets whose peers have acknowledged everything and are silent. They are evicted first.
     acknowledged: Ring<AGE>,
     /// All others, the oldest first.
     pending: Ring<AGE>,
     peers: Peers,
-    /// Those that have, or may have, something to read, in turn.
+    /// Sockets that have, or may have, something to read, in the order of their turns.
     queue: VecDeque<u32>,
     watchers: HashMap<u32, Watcher>,
     throttle: Throttle,
@@ -90,7 +90,7 @@ impl Worker {
         self.publish();
     }
 
-    /// Does what there is to do now, and says whether there is anything to wait for.
+    /// Does what there is to do now. Returns whether there is anything left to wait for.
     fn turn(&mut self) -> bool {
         self.now = self.shared.clock().now();
         self.shared.look(self.now, &mut self.report, &mut self.work);

@@ -9,12 +9,12 @@ use pin_project_lite::pin_project;
 use super::drain::ResponseInFlight;
 
 pin_project! {
-    /// A response's body. Its end is told to whoever discards the rest of the request meanwhile.
+    /// A response's body. When it ends, the task that discards the rest of the request's body is told.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
         body: B,
-        // Dropped with the body: the server drops that when it has sent it, or never will.
+        // Dropped with the body, which the server drops when it has sent the body or will never send it.
         sending: Option<ResponseInFlight>,
     }
 }

@@ -16,16 +16,17 @@ use super::Unread;
 #[derive(Debug)]
 pub(super) struct Rest<B> {
     pub(super) body: B,
-    /// The handler has read of it, or tried to: hyper has answered an `Expect: 100-continue` then.
+    /// Whether the handler has read from the body, or tried to. If so, hyper has answered an `Expect: 100-continue`.
     pub(super) was_polled: bool,
 }
 
 /// What is to become of a body that a handler drops after its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Late {
-    /// It is dropped: the connection is upgraded, or the client still waits for `100 Continue`.
+    /// The body is dropped: the connection is upgraded, or the client still waits for `100 Continue`.
     Drop,
-    /// The rest is discarded within the bounds, unless nobody has read of a body that waits for `100 Continue`.
+    /// The rest is discarded within the bounds, unless the client waits for `100 Continue` and nobody has read from the
+    /// body.
     Discard { unread: Unread, expects: bool },
 }
 
@@ -63,7 +64,7 @@ async fn run<B: Body + Unpin>(mut body: B, unread: Unread, sent: oneshot::Receiv
         if is_done.is_ready() {
             return Poll::Ready(true);
         }
-        // The sender says nothing: it is dropped.
+        // Nothing is sent: the end of the response is told by the drop of the sender.
         sent.as_mut().poll(context).map(|_| false)
     });
     if is_done.await {
@@ -112,9 +113,9 @@ fn poll_discard<B: Body + Unpin>(
 /// How discarding a body has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HowDiscarded {
-    /// At its end.
+    /// The body was discarded to its end.
     All,
-    /// Before.
+    /// Discarding ended before the body's end.
     Part,
 }
 
@@ -132,11 +133,11 @@ impl<B: Body + Unpin> Emptying<B> {
         Self { body, left: bytes, has_yielded: false }
     }
 
-    /// Ready with [`HowDiscarded::Part`] when nothing more is here.
+    /// Discards what has arrived of the body. Returns [`HowDiscarded::Part`] when no more of it has arrived.
     ///
-    /// The server reads the connection between two polls of its service: hyper's dispatcher does, in the same task
-    /// (`poll_loop`), and only after somebody has asked for a frame. So two polls in a row without one say that none
-    /// has arrived, and no clock is needed.
+    /// hyper's dispatcher reads the connection between two polls of its service, in the same task (`poll_loop`), but only
+    /// after somebody has asked for a frame of the body. So if two polls in a row return no frame, none has arrived. No
+    /// clock is needed for that.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<HowDiscarded> {
         let before = self.left;
         match poll_discard(&mut self.body, &mut self.left, context) {

@@ -85,23 +85,23 @@ use crate::tokio::Connection;
 /// What is done about the rest of a request's body that its handler has answered without reading. Plain data; every
 /// field may be set directly.
 ///
-/// Given to the [`Layer`] for all, or as an extension of a response for that one.
+/// Give it to the [`Layer`] for all responses, or to one response as an extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unread {
     /// HTTP/1: most bytes to read and discard in order to keep the connection; 0 for none.
     ///
-    /// Only what has arrived: the response never waits for a byte. Raising it saves new connections after refused
-    /// requests with small bodies, and costs the reading.
+    /// Only bytes that have arrived are read: the response never waits for one. A higher number saves new connections
+    /// after refused requests with small bodies, and costs the reading.
     pub keep: u64,
     /// HTTP/2: most bytes to read and discard of one stream before it is reset.
     ///
-    /// Raising it costs the bandwidth of uploads that nobody wants; below the size of a client's upload, the client
-    /// may take the reset for a failure and drop the response.
+    /// A higher number costs the bandwidth of uploads that nobody wants. If it is below the size of a client's upload, the
+    /// client may take the reset for a failure and drop the response.
     pub bytes: u64,
     /// HTTP/2: longest time to discard, from the end of the response on.
     ///
-    /// Raising it lets a slow client finish, and a hostile one hold a stream of its own connection.
+    /// A longer time lets a slow client finish, and lets a hostile client hold a stream of its own connection.
     pub time: Duration,
     /// HTTP/2: longest time without a byte of the body, once the response has ended.
     ///
@@ -135,7 +135,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Does so by this for every response that says nothing else.
+    /// Treats the rest of bodies by `unread`, for every response that has no `Unread` of its own.
     pub fn unread(self, unread: Unread) -> Self {
         Self { unread, ..self }
     }

@@ -81,7 +81,7 @@ impl<L, S, T> Serve<L, S, T> {
         self
     }
 
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(mut self, closer: &Closer) -> Self {
         self.life.closer = Some(closer.clone());
         self
@@ -94,18 +94,18 @@ impl<L, S, T> Serve<L, S, T> {
 
     /// Stops when this is ready, as at SIGTERM.
     ///
-    /// No connection is accepted any more but those in the accept queue. Idle connections end, others after the
-    /// request that they are serving; what then lingers is waited for. All of it is bounded by
-    /// [`within`](Self::within).
+    /// After that no connection is accepted but those in the accept queue. Idle connections end, and others end after the
+    /// request that they are serving. Then the lingering closes are waited for. [`within`](Self::within) bounds the whole
+    /// stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self
     }
 
-    /// How long a stop may take, lingering included; 9 s if not said, since Docker allows 10.
+    /// How long a stop may take, lingering included. The default is 9 s, since Docker allows 10.
     ///
-    /// Handlers get four fifths of it. Those that have not answered then are dropped, and their connections linger for
-    /// the rest.
+    /// Handlers get four fifths of this time. Handlers that have not answered by then are dropped, and their connections
+    /// linger for the rest of it.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.life.deadline = deadline;
         self
@@ -122,7 +122,7 @@ impl<L, S> Serve<L, S> {
     /// # Ok(()) }
     /// ```
     ///
-    /// It runs in the connection's own task, and has ten seconds.
+    /// The handshake runs in the connection's own task, and has ten seconds.
     pub fn above<T>(self, handshake: T) -> Serve<L, S, T>
     where
         L: Accept,
@@ -133,9 +133,10 @@ impl<L, S> Serve<L, S> {
     }
 }
 
-/// What makes a stream for HTTP of an accepted one, as TLS does. Closures are, whose future gives `io::Result` of a stream.
+/// Makes the stream on which HTTP is spoken from an accepted stream, as TLS does. A closure implements this if it returns
+/// a future with an `io::Result` of a stream.
 pub trait Handshake<S>: Clone + Send + Sync + 'static {
-    /// The stream for HTTP.
+    /// The stream on which HTTP is spoken.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Makes it.
@@ -177,9 +178,9 @@ where
     R: Body<Data: Buf + Send, Error: Into<BoxError>> + Send + 'static,
     T: Handshake<Lingering<L::Io>>,
 {
-    /// How the closes ended that the stop has waited for.
+    /// Counts of the closes for which the stop has waited.
     ///
-    /// An error is one of [`Closer::global`], which was never needed then.
+    /// An error means that [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -244,8 +245,8 @@ async fn connection<I, A, S, T, R>(
 
 /// Whether the peer sends anything, or its end, before a stop lets no connection begin any more.
 ///
-/// hyper drops a connection that is told to stop before it has seen a byte, also one whose request has arrived: the
-/// runtime reports it only later.
+/// If hyper is told to stop before it has seen a byte of a connection, it drops the connection, even if a request has
+/// arrived that the runtime has not reported yet.
 async fn has_begun<I: Stream>(stream: &mut Lingering<I>, stop: &mut StopNotice) -> bool {
     let mut until = pin!(stop.begun_until());
     let mut timer = None;

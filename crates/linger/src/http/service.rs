@@ -94,7 +94,7 @@ impl Layer {
 /// The facts of a request that decide how it ends.
 #[derive(Debug)]
 struct RequestInHand<B> {
-    /// `None` where the request has no body.
+    /// `None` if the request has no body.
     slot: Option<Arc<UploadSlot<B>>>,
     connection: Option<Connection>,
     unread: Unread,

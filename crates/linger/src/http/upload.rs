@@ -14,7 +14,7 @@ use crate::sync::{Mutex, lock};
 pub struct Upload<B: Body + Unpin + Send + 'static> {
     /// Taken only by the drop.
     body: Option<B>,
-    /// `None` where nothing can be left unread.
+    /// `None` if nothing can be left unread.
     slot: Option<Arc<UploadSlot<B>>>,
     was_polled: bool,
     is_over: bool,
@@ -51,8 +51,8 @@ impl<B: Body + Unpin + Send + 'static> Upload<B> {
 }
 
 impl<B: Body + Unpin + Send + 'static> UploadSlot<B> {
-    /// For the layer, when the handler has answered: takes what the handler has dropped. What it drops from now on is
-    /// left to `late`.
+    /// Called by the layer when the handler has answered. Takes what the handler has dropped of the body until now. What
+    /// the handler drops from now on is treated as `late` says.
     pub(super) fn answered(&self, late: Late) -> Option<Rest<B>> {
         match std::mem::replace(&mut *lock(&self.0), UploadState::Answered(late)) {
             UploadState::Dropped(rest) => Some(rest),

@@ -35,8 +35,8 @@ enum Look {
     InTime,
     /// The silence had become too long before it.
     Late,
-    /// As `Late`, and something is newly acknowledged. No event tells of the acknowledgement of a part, so it may
-    /// have come at any time since the last look.
+    /// As `Late`, and more bytes are acknowledged than at the last look. No event tells of the acknowledgement of a part, so
+    /// it may have come at any time since that look.
     LateAcknowledgement,
     /// The kernel has been asked about the peer.
     Inspected,
@@ -49,7 +49,7 @@ enum PeerEnd {
     Unseen,
     /// A look since the half-close has found the stream open.
     Open,
-    /// It was seen while something was not acknowledged.
+    /// The end was seen while something was not acknowledged.
     Before,
 }
 
@@ -277,7 +277,7 @@ impl Core {
     /// When the present silence becomes too long.
     pub(crate) fn patience(&self) -> u64 {
         let silence = match (self.acknowledged(), self.is_sated()) {
-            // Nothing is read any more, so silence proves nothing: only acknowledgement or `total` ends it.
+            // Nothing is read any more, so silence proves nothing: only the acknowledgement or `total` ends the close.
             (false, true) => return self.end_at(),
             // A peer that was still sending when its response came may have paused in the middle of it.
             (true, false) if self.discarded > 0 => self.idle,
@@ -310,7 +310,8 @@ impl Core {
         }
     }
 
-    /// Ends where the peer or the kernel decided it. `SIOCOUTQ` still answers after a reset: ask once more.
+    /// Ends the close because the peer or the kernel has ended the connection. `SIOCOUTQ` still answers after a reset: ask
+    /// once more.
     fn end_early(&mut self, ended: Ended) {
         self.end(ended, true);
     }
@@ -384,8 +385,8 @@ impl Core {
     }
 }
 
-/// A request of one segment is taken for whole. A longer one may continue: how much of it the program has read is not
-/// known here.
+/// A request of one segment is taken for whole. A longer request may continue: how much of it the program has read is not
+/// known to the machine.
 const WHOLE_REQUEST: u32 = 1;
 
 /// The event that the close waits for.
@@ -394,15 +395,16 @@ enum Wait {
     Until(u64),
     /// The kernel's word about a peer that has been silent too long.
     Inspect,
-    /// Nothing.
+    /// There is nothing to wait for: the close is over.
     Over(Ended),
 }
 
-/// So many window probes without an answer mean that nobody answers. A peer that lives answers each within a round
-/// trip, so that one may be on its way (`tcp_send_probe0`; an answer sets the counter back, `tcp_ack`).
+/// With so many window probes unanswered, the peer is taken for gone. A living peer answers each probe within a round
+/// trip, so at most one answer is on its way (`tcp_send_probe0`; an answer sets the counter back, `tcp_ack`).
 const GONE_PROBES: u8 = 2;
 
-/// So many retransmissions of one segment mean the same: the second follows the first after a doubled timeout.
+/// With so many unanswered retransmissions of one segment, the peer is taken for gone: the second retransmission follows
+/// the first after a doubled timeout.
 const GONE_RETRANSMITS: u8 = 2;
 
 /// The closer holds thousands of cores. 56 bytes, so that a socket with all that belongs to it takes 96.

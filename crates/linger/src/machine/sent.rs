@@ -5,7 +5,7 @@
 pub(super) enum Sent {
     /// The kernel cannot tell, or has not been asked.
     Unknown { ask: bool },
-    /// So many bytes, or the FIN, are not acknowledged. The kernel counts them in an `int`.
+    /// `bytes` are not acknowledged; the FIN counts as one. The kernel counts them in an `int`.
     Holds { bytes: u32, ask: bool },
     /// The peer has acknowledged everything, the FIN included, and that stays so.
     Acknowledged,
@@ -18,7 +18,7 @@ impl Sent {
         matches!(self, Self::Unknown { ask: true } | Self::Holds { ask: true, .. })
     }
 
-    /// The same, to be asked again or not.
+    /// The same knowledge, with `ask` as whether to measure the send queue again.
     pub(super) fn asking(self, ask: bool) -> Self {
         match self {
             Self::Unknown { .. } => Self::Unknown { ask },

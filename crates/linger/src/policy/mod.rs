@@ -15,10 +15,10 @@ pub mod defaults {
     /// Thirty seconds, as in nginx (`lingering_time`) and httpd (`MAX_SECS_TO_LINGER`).
     pub const TOTAL: Duration = Duration::from_secs(30);
     /// Half a second: once everything is acknowledged nothing can be lost on Linux, and most peers close
-    /// within a round trip. It is spent for peers whose kernel drops received data at a reset, and for those that
-    /// send on.
+    /// within a round trip. The time is spent for peers whose kernel drops received data at a reset, and for peers that
+    /// send more.
     pub const GRACE: Duration = Duration::from_millis(500);
-    /// `grace` is never shorter than this many measured round trips, whatever the policy says. A segment of the peer's
+    /// `grace` lasts at least this many measured round trips, whatever the policy says. A segment of the peer's
     /// that is lost must be retransmitted before this side hears anything. With a retransmission timeout of about two
     /// round trips, a segment that is lost twice is sent for the third time after 2 + 4 round trips (the timeout
     /// doubles, RFC 6298) and arrives half a round trip later. Eight leave some room.
@@ -46,32 +46,32 @@ pub struct Policy {
     /// Longest time without a sign of the peer: no byte received, none newly acknowledged, and no answer to what the
     /// kernel sends on its own account.
     ///
-    /// When it has run out with something unacknowledged, the kernel is asked (`TCP_INFO`). A peer of which fewer than
-    /// two window probes and fewer than two retransmissions are unanswered lives: its program has paused, and its
-    /// close waits on, for another `idle` and at most until `total`. Where the kernel does not know, as on AF_UNIX,
+    /// When this time has run out with something unacknowledged, the kernel is asked about the peer (`TCP_INFO`). If fewer
+    /// than two window probes and fewer than two retransmissions are unanswered, the peer lives and its program has
+    /// paused: the close waits for another `idle`, and at most until `total`. If the kernel does not know, as on AF_UNIX,
     /// silence alone ends the close.
     ///
-    /// Raising it holds sockets of dead peers longer; below about 3 s a few lost packets look like death.
+    /// A longer time holds the sockets of dead peers longer. Below about 3 s, a peer looks dead after a few lost packets.
     pub idle: Duration,
     /// Longest time for the whole close, whatever the peer does.
     ///
-    /// Raising it gives slow peers more time, and lets a hostile peer hold an fd and its send buffer for longer.
+    /// A longer time gives slow peers more time, and lets a hostile peer hold an fd and its send buffer for longer.
     pub total: Duration,
     /// Most bytes to read and discard; `None` for no bound but time.
     ///
-    /// At the bound reading stops, the receive window closes, and the close still waits until the peer has
-    /// acknowledged the response (or for `total`): a byte cap that closes at once brings the loss back.
-    /// Raising it costs the bandwidth of an upload nobody wants.
+    /// At the bound reading stops and the receive window closes, but the close still waits until the peer has
+    /// acknowledged the response, at most for `total`: a bound on bytes at which the socket was closed would bring the
+    /// loss back. A higher bound costs the bandwidth of an upload that nobody wants.
     pub max_discard: Option<u64>,
     /// How long to wait for the peer's own close once it has acknowledged everything and is silent.
     ///
-    /// At least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), and never longer than `idle`. It is for
-    /// peers that are done. One that has sent anything that the close discarded, or whose data came in more than one
-    /// segment (`tcpi_data_segs_in`), may be in the middle of a request, and gets `idle` instead: else one that pauses
-    /// there, and reads its answer only at the end, would meet a reset.
+    /// It lasts at least eight measured round trips ([`defaults::GRACE_ROUND_TRIPS`]), and never longer than `idle`. It is
+    /// for peers that are done. If the close has discarded anything of the peer's, or if the peer's data came in more than
+    /// one segment (`tcpi_data_segs_in`), the peer may be in the middle of a request, and gets `idle` instead: a peer that
+    /// pauses in its request, and reads the answer only at the end, would otherwise meet a reset.
     ///
-    /// Raising it protects peers whose system discards received data at a reset (BSD, macOS, Windows) and
-    /// that send something late; it holds a descriptor that much longer for every peer that never closes.
+    /// A longer time protects peers that send something late and whose system discards received data at a reset (BSD,
+    /// macOS, Windows). It holds a descriptor that much longer for every peer that never closes.
     pub grace: Duration,
     /// What to do when a bound ends the close.
     pub at_limit: AtLimit,
@@ -136,27 +136,27 @@ impl Policy {
         }
     }
 
-    /// The same with another [`idle`](Self::idle).
+    /// This policy with another [`idle`](Self::idle).
     pub const fn with_idle(self, idle: Duration) -> Self {
         Self { idle, ..self }
     }
 
-    /// The same with another [`total`](Self::total).
+    /// This policy with another [`total`](Self::total).
     pub const fn with_total(self, total: Duration) -> Self {
         Self { total, ..self }
     }
 
-    /// The same with another [`grace`](Self::grace).
+    /// This policy with another [`grace`](Self::grace).
     pub const fn with_grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
     }
 
-    /// The same with another [`max_discard`](Self::max_discard).
+    /// This policy with another [`max_discard`](Self::max_discard).
     pub const fn with_max_discard(self, max_discard: Option<u64>) -> Self {
         Self { max_discard, ..self }
     }
 
-    /// The same with another [`at_limit`](Self::at_limit).
+    /// This policy with another [`at_limit`](Self::at_limit).
     pub const fn with_at_limit(self, at_limit: AtLimit) -> Self {
         Self { at_limit, ..self }
     }

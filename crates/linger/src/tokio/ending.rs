@@ -22,7 +22,7 @@ pub(super) struct LingeringClose<S: Stream> {
 /// What the task and the closer's thread share.
 #[derive(Debug)]
 struct SharedClose<S: Stream> {
-    /// `None` where there is none in this process.
+    /// `None` if there is none in this process.
     closer: Option<Closer>,
     place: Place<Watching<S>>,
 }
@@ -56,7 +56,7 @@ impl<S: Stream> LingeringClose<S> {
         let this = Self { shared, ticket: ticket.unwrap_or_default() };
         let is_short = policy.idle.min(policy.total).min(policy.grace) < LONGEST_WATCH;
         if ticket.is_none() || is_short {
-            // Nothing would bound the wait, or too late.
+            // Without the closer nothing would bound this wait, or not early enough.
             this.give();
         }
         this
@@ -88,7 +88,8 @@ impl<S: Stream> LingeringClose<S> {
         }
     }
 
-    /// As [`poll`](Self::poll), for a task that nobody waits for: it is over, too, when the closer has the socket.
+    /// Does what [`poll`](Self::poll) does, for a task that nobody waits for: that task is also done when the closer has
+    /// taken the socket.
     pub(super) fn poll_here(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self.poll(context) {
             Poll::Pending if !self.shared.place.is_given() => Poll::Pending,
@@ -149,7 +150,7 @@ impl<S: Stream> Watching<S> {
         }
         loop {
             let event = match core.next(now) {
-                // It has been tried, and failed in a way that may pass.
+                // The half-close has been tried before, and failed in a way that may pass.
                 Action::HalfClose => socket.half_close(),
                 Action::Discard { max } => match discard(socket, max, context) {
                     Some(event) => event,
@@ -164,7 +165,7 @@ impl<S: Stream> Watching<S> {
                 }
                 Action::Measure => socket.measure(),
                 Action::Inspect => socket.inspect(),
-                // It is slow to acknowledge.
+                // The peer has closed, but is slow to acknowledge.
                 Action::Wait { .. } if core.end_of_stream() => return Look::Give,
                 Action::Wait { .. } => {
                     *has_waited = true;

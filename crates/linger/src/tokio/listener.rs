@@ -39,14 +39,14 @@ use crate::{Closer, Policy};
 /// }
 /// ```
 pub trait Accept: Send + 'static {
-    /// What it accepts.
+    /// The stream of an accepted connection.
     type Io: Stream;
-    /// Where that comes from.
+    /// The address from which a connection comes.
     type Addr: Send;
 
-    /// Accepts one connection. Dropped before it is ready, it has accepted none.
+    /// Accepts one connection. If the future is dropped before it is ready, it has accepted none.
     ///
-    /// An error ends nothing: the caller makes room, or waits, and tries again.
+    /// The listener can still be used after an error: the caller makes room, or waits, and tries again.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Self::Addr)>> + Send;
 
     /// Where it listens.
@@ -85,7 +85,7 @@ impl Accept for TcpListener {
     }
 
     async fn close(self) -> Vec<(TcpStream, Self::Addr)> {
-        // Without the runtime, which knows of new connections only after its next turn.
+        // Accept without the runtime, which knows of new connections only after its next turn.
         let Ok(listener) = self.into_std() else { return Vec::new() };
         let accept = || {
             let (stream, address) = listener.accept()?;
@@ -164,7 +164,7 @@ impl<L: Accept> Listener<L> {
         Self { listener, policy, closer: None, lacks_room: false }
     }
 
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(self, closer: &Closer) -> Self {
         Self { closer: Some(closer.clone()), ..self }
     }
@@ -230,7 +230,7 @@ fn lingering<S: Stream>(stream: S, policy: Policy, closer: Option<&Closer>) -> L
     }
 }
 
-/// How many lingering sockets make room when there are no descriptors left.
+/// How many lingering sockets are evicted when there are no descriptors left.
 const ROOM: usize = 64;
 
 /// Pause between two tries to accept while descriptors are lacking.

@@ -1,9 +1,10 @@
 //! The close for tokio: a future, and a stream that cannot be dropped wrongly.
 //!
-//! A task that awaits the end of its connection sees to it itself where the peer closes within a tenth of a second,
-//! as most do: the runtime has the socket registered already, and no other thread need wake up. All others, and the
-//! streams that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, one [`Budget`](crate::Budget) holds for all
-//! connections, and a runtime that is busy or shuts down delays or takes no close with it.
+//! A task that awaits the end of its connection drives the close itself for a tenth of a second, in which most peers close:
+//! the runtime has the socket registered already, and no other thread need wake up. Closes that take longer, and streams
+//! that are dropped, go to a [`Closer`], whose thread ends them. So nothing here needs the runtime's timers, and one
+//! [`Budget`](crate::Budget) holds for all connections. A runtime that is busy delays no close, and one that shuts down
+//! ends none.
 
 mod connection;
 mod ending;
@@ -96,7 +97,7 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Returns an error if the runtime reports no events any more.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Reads from the socket by `read`; where that says `WouldBlock`, the runtime takes note that nothing is there.
+    /// Reads from the socket by `read`. If `read` returns `WouldBlock`, the runtime notes that nothing is there to read.
     ///
     /// # Errors
     /// Returns the errors of `read`, and `WouldBlock` if the runtime knows of nothing to read.
@@ -219,9 +220,10 @@ impl<S: Stream> Lingering<S> {
         this
     }
 
-    /// Ends the connection as [`close`] does a plain stream, and says what became of it.
+    /// Ends the connection in the way in which [`close`] ends a plain stream. The future's output is what became of it.
     ///
-    /// The half-close has been done when this returns. A future that is dropped only stops listening.
+    /// When this function returns, the half-close has been done. If the future is dropped, the close goes on, and only its
+    /// outcome is not learnt.
     pub fn close(mut self) -> impl Future<Output = Outcome> + Send + use<S> {
         let policy = self.last_policy();
         let is_half_closed = self.is_half_closed;

@@ -91,7 +91,7 @@ impl<L, H> Serve<L, H> {
         self
     }
 
-    /// Lets a closer of one's own end the connections, with its own budget, instead of the global one.
+    /// Lets `closer` end the connections, within that closer's budget, instead of the global closer.
     pub fn with_closer(mut self, closer: &Closer) -> Self {
         self.life.closer = Some(closer.clone());
         self
@@ -99,17 +99,17 @@ impl<L, H> Serve<L, H> {
 
     /// Stops when this is ready, as at SIGTERM.
     ///
-    /// No connection is accepted any more but those in the accept queue. Handlers are told by their [`StopNotice`], and
-    /// waited for; then what lingers is waited for. All of it is bounded by [`within`](Self::within).
+    /// After that no connection is accepted but those in the accept queue. Handlers are told by their [`StopNotice`] and are
+    /// waited for; then the lingering closes are waited for. [`within`](Self::within) bounds the whole stop.
     pub fn stop_when(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.life.signal = Some(Box::pin(signal));
         self
     }
 
-    /// How long a stop may take, lingering included; 9 s if not said, since Docker allows 10.
+    /// How long a stop may take, lingering included. The default is 9 s, since Docker allows 10.
     ///
-    /// Handlers get four fifths of it. Those that have not ended then are dropped, and with them their streams, which
-    /// linger for the rest.
+    /// Handlers get four fifths of this time. Handlers that have not ended by then are dropped with their streams, which
+    /// linger for the rest of it.
     pub fn within(mut self, deadline: Duration) -> Self {
         self.life.deadline = deadline;
         self
@@ -122,9 +122,9 @@ where
     H: Fn(Lingering<L::Io>, L::Addr, StopNotice) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    /// How the closes ended that the stop has waited for.
+    /// Counts of the closes for which the stop has waited.
     ///
-    /// An error is one of [`Closer::global`], which was never needed then.
+    /// An error means that [`Closer::global`] could not make a closer; no connection has needed one in that case.
     type Output = io::Result<Snapshot>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -188,7 +188,8 @@ impl Drop for Connections {
     }
 }
 
-/// The next connection, or nothing when the server is to stop. Meanwhile it forgets those that have ended.
+/// Waits for the next connection. Returns nothing when the server is to stop. Meanwhile forgets connections that have
+/// ended.
 async fn next<L: Accept>(
     listener: &mut Listener<L>,
     signal: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,

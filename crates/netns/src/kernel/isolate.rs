@@ -9,9 +9,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-/// The way in which this process can get a private network. Prepared first, entered later.
+/// The way in which this process can get a private network: it is prepared first, and entered later.
 ///
-/// Entering makes system calls only and allocates nothing, so that it may happen between `fork` and `exec`.
+/// Entering makes system calls only and allocates nothing, so that [`enter_before_exec`](Self::enter_before_exec) can enter
+/// between `fork` and `exec`.
 #[derive(Debug)]
 pub struct Isolation {
     /// Whether the process has CAP_SYS_ADMIN, so that it needs no user namespace.
@@ -32,8 +33,8 @@ impl Isolation {
         }
     }
 
-    /// Moves this process into a network namespace of its own, through a user namespace where it lacks
-    /// CAP_SYS_ADMIN. It is root there, and may make more network namespaces.
+    /// Moves this process into a network namespace of its own. If the process lacks CAP_SYS_ADMIN, it enters a user namespace
+    /// first. Inside, the process is root, and may make more network namespaces.
     ///
     /// # Errors
     /// Returns [`IsolationRefused`], which says what stands in the way as far as the machine tells. Its error is
@@ -64,8 +65,8 @@ impl Isolation {
 }
 
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    // SAFETY: neither flag changes what fds or memory this process shares; the caller's
-    // other threads, if any, stay in their own network namespace.
+    // SAFETY: neither flag changes which fds or memory this process shares with others; the caller's other threads, if
+    // there are any, stay in their own network namespace.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 
@@ -79,7 +80,7 @@ fn write(path: &std::ffi::CStr, text: &str) -> Result<(), Errno> {
 #[error("no private network namespace: {error}; {hint}")]
 pub struct IsolationRefused {
     error: io::Error,
-    /// What the user can do about it, as a sentence.
+    /// What the user can do about the refusal, as a sentence.
     pub hint: String,
 }
 

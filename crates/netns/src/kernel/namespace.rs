@@ -35,7 +35,7 @@ impl Namespace {
         Ok(Self { fd: Some(made) })
     }
 
-    /// The namespace that this process is already in: for experiments over `lo` where no new one can be made.
+    /// The namespace in which this process is already: for experiments over `lo` if no new namespace can be made.
     pub const fn shared() -> Self {
         Self { fd: None }
     }

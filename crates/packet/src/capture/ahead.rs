@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes in a block: enough to make a system call and a lock cheap, few enough for a second-level cache.
 const BLOCK: usize = 128 << 10;
-/// The number of blocks, for two threads of uneven speed. With 4, one of them waits a tenth of the time.
+/// The number of blocks, for two threads of uneven speed. With 4 blocks, one of the threads waits a tenth of the time.
 const BLOCKS: usize = 12;
 /// Room before a block for the start of a record that ends in it. Only records that cross two blocks are copied.
 const HEADROOM: usize = 64 << 10;
@@ -219,7 +219,7 @@ impl Ahead {
         Ok(Self { shared, file })
     }
 
-    /// The next block, never an empty one; `None` at the end.
+    /// Returns the next block, which is never empty, or `None` at the end.
     pub(super) fn next(&self) -> Option<io::Result<Block>> {
         let mut state = self.shared.lock();
         loop {

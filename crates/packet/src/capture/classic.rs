@@ -63,8 +63,8 @@ impl FileHeader {
         Ok(self.whole(source.behind(length)).map(|(_, packet)| Packet { frame: *frame, ..packet }))
     }
 
-    /// The packet at the start of `bytes`, without its number, and the length of its record. `None` where the record is
-    /// not whole.
+    /// Reads the record at the start of `bytes`. Returns the record's length and the packet, whose frame number is left at 0.
+    /// Returns `None` if `bytes` does not begin with a complete record.
     #[inline(always)]
     pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
         let header = bytes.get(..self.record_header)?;

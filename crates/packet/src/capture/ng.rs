@@ -89,7 +89,7 @@ impl Section {
             let offset = source.offset();
             let damaged = |what: String| ReadError::Damaged { offset, what };
             let Some(header) = source.record(12)? else { return Ok(None) };
-            // The same in both byte orders.
+            // The number of a section header is the same in both byte orders.
             if Order::Little.u32(header, 0) == SECTION_HEADER {
                 self.order = match Order::Little.u32(header, 8) {
                     0x1a2b_3c4d => Order::Little,

@@ -21,11 +21,11 @@ pub trait Source: sealed::Sealed {
     /// The bytes in memory, and the current position in them.
     #[doc(hidden)]
     fn at_hand(&mut self) -> (&[u8], &mut usize);
-    /// Skips bytes. False where the capture ends before.
+    /// Skips bytes. Returns false if the capture ends before.
     #[doc(hidden)]
     fn skip(&mut self, length: u64) -> Result<bool, ReadError>;
 
-    /// The next `length` bytes; `None` at a clean end.
+    /// Returns the next `length` bytes without consuming them, or `None` if the capture ends before the first of them.
     #[doc(hidden)]
     #[inline]
     fn record(&mut self, length: usize) -> Result<Option<&[u8]>, ReadError> {
@@ -92,8 +92,8 @@ impl Source for Memory<'_> {
 
 /// A capture that is read ahead in blocks.
 ///
-/// Reading copies, which mapping the file would not. It is as fast here: two threads share the copying, and headers
-/// are parsed while they are in a cache. If the file is truncated meanwhile, as by rotation, reading ends early; with
+/// Reading copies the bytes, which mapping the file would not. It is as fast all the same: two threads share the copying, and
+/// headers are parsed while they are in a cache. If the file is truncated meanwhile, as by rotation, reading ends early; with
 /// a mapping, SIGBUS would kill the process.
 #[derive(Debug)]
 pub struct FileStream {

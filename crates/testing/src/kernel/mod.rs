@@ -12,15 +12,15 @@ use seccompiler::{
 
 /// Closes an fd that somebody else owns, as a program with a double close does.
 ///
-/// Only for a test that is alone in its process ([`sandboxed`](crate::sandboxed)) and opens nothing before the
-/// owner has noticed: the number may be given out again.
+/// Only for a test that is alone in its process ([`sandboxed`](crate::sandboxed)), and that opens nothing before the owner has
+/// noticed the close: otherwise the kernel may give the same fd number to another file.
 pub fn close_under_its_owner(descriptor: i32) {
     // SAFETY: the kernel checks the number. That the owner's next call gets EBADF is what is tested.
     unsafe { libc::close(descriptor) };
 }
 
-/// Bytes that the C library's allocator has given out and not got back, for benches that count them without
-/// slowing every allocation down.
+/// Returns how many bytes the C library's allocator has given out and not got back. Benches count memory with it, because it
+/// does not slow allocations down.
 pub fn allocated() -> usize {
     // SAFETY: it takes no arguments and returns numbers by value; each arena is locked while it is counted.
     let info = unsafe { libc::mallinfo2() };
@@ -32,7 +32,7 @@ pub fn allocated() -> usize {
 /// that make threads and processes (`clone`), and others by their names.
 ///
 /// # Panics
-/// For another call, and where this architecture is unknown to the filter's compiler.
+/// Panics for another call, and if the filter's compiler does not know this architecture.
 pub fn refuse(command: &mut Command, call: &str, error: Errno) {
     // The C library reserves the stack of a thread without access, then opens all of it but the guard.
     const NO_ACCESS: u32 = libc::PROT_NONE as u32;

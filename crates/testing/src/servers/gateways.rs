@@ -15,7 +15,7 @@ pub struct GatewayOptions {
     pub request_buffered: bool,
     /// Whether connections to the application are kept.
     pub keep_conn: bool,
-    /// Number of worker processes, where it can be set.
+    /// Number of worker processes, if it can be set.
     pub workers: u32,
     /// Longest wait for the application, in seconds.
     pub timeout_seconds: u32,

@@ -21,7 +21,7 @@ use crate::skip::skip;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
-    /// It is not installed: the test skips.
+    /// The server is not installed: the test skips.
     #[error("{program} is not installed (package {package}; `cargo xtask setup` installs it)")]
     Missing {
         /// The program looked for.
@@ -29,7 +29,7 @@ pub enum Unavailable {
         /// The package that contains it.
         package: String,
     },
-    /// It is installed, and cannot run in the test's environment: the test skips.
+    /// The server is installed, but cannot run in the test's environment: the test skips.
     #[error("{name} cannot run here: {reason}")]
     Unsuited {
         /// The server.
@@ -37,20 +37,20 @@ pub enum Unavailable {
         /// The obstacle.
         reason: String,
     },
-    /// It is installed and does not work: an error.
+    /// The server is installed, but does not work: an error.
     #[error("{name} does not start: {reason}")]
     Failed {
         /// The server.
         name: String,
-        /// Its output.
+        /// The server's output.
         reason: String,
     },
 }
 
-/// Unwraps an available server; `None` after a [`skip`] if it is not installed or cannot run here.
+/// Unwraps an available server. If it is not installed or cannot run here, calls [`skip`] and returns `None`.
 ///
 /// # Panics
-/// If the server is installed and does not work, or if the skip is not allowed.
+/// Panics if the server is installed and does not work, or if the skip is not allowed.
 #[track_caller]
 pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
     let missing = match server {
@@ -80,11 +80,11 @@ pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
 
 /// A port that was free a moment ago.
 ///
-/// The port is found by binding only, never by listening. A child that another thread forks meanwhile has a copy of the
-/// socket until its exec; a client that connects to a listening copy would be reset.
+/// The port is found by binding a socket, without listening on it. A child that another thread forks meanwhile has a copy of
+/// that socket until its exec; a client that connected to a listening copy would be reset.
 ///
 /// # Panics
-/// Where loopback has none.
+/// Panics if loopback has no free port.
 pub fn free_port() -> u16 {
     let port = || -> io::Result<u16> {
         let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -101,7 +101,7 @@ pub fn free_port() -> u16 {
 pub struct Launch {
     name: String,
     folder: TempDir,
-    /// Where it is to listen, on 127.0.0.1.
+    /// The port on 127.0.0.1 at which the server is to listen.
     pub port: u16,
 }
 
@@ -109,7 +109,7 @@ impl Launch {
     /// Makes the folder and picks the port.
     ///
     /// # Panics
-    /// Where no temporary folder can be made.
+    /// Panics if no temporary folder can be made.
     pub fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("linger-").tempdir().expect("a temporary folder");
         // Readable for everybody: servers that start as root change their user, and must still find their files.
@@ -131,7 +131,7 @@ impl Launch {
     /// Writes a file into the folder, and returns its path.
     ///
     /// # Panics
-    /// Where it cannot be written.
+    /// Panics if the file cannot be written.
     pub fn file(&self, file: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(file);
         if let Some(parent) = path.parent() {
@@ -188,7 +188,7 @@ impl Launch {
 /// A running server. Dropping it ends all processes of its group.
 #[derive(Debug)]
 pub struct RunningServer {
-    /// Its name.
+    /// The server's name.
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
@@ -197,7 +197,7 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Its process.
+    /// The pid of the server's process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -207,7 +207,7 @@ impl RunningServer {
         self.folder.path().join(file)
     }
 
-    /// Its output so far.
+    /// The server's output so far.
     pub fn log(&self) -> String {
         let read = |file| fs::read_to_string(self.path(file)).unwrap_or_default();
         read("output.log") + &read("error.log")

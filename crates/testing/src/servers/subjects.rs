@@ -35,7 +35,7 @@ impl Subject {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Server {
-    /// Its name in the matrix.
+    /// The server's name in the matrix.
     pub name: &'static str,
     /// Starts it.
     pub start: fn() -> Result<Subject, Unavailable>,

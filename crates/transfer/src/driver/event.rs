@@ -13,7 +13,7 @@ pub enum SessionEvent {
     },
     /// A whole message has arrived.
     Message {
-        /// Its stream.
+        /// The stream on which it arrived.
         stream: u16,
         /// At most 64 KiB.
         bytes: Vec<u8>,
@@ -21,7 +21,7 @@ pub enum SessionEvent {
     /// Data has begun to arrive. Take it with [`Session::read_data`](super::Session::read_data); the next call that
     /// receives drops what was not taken.
     Data {
-        /// Its stream.
+        /// The stream on which it arrived.
         stream: u16,
         /// Bytes to take, at most 1 MiB.
         length: usize,
@@ -35,14 +35,14 @@ pub enum SessionEvent {
     Cancelled {
         /// The stream.
         stream: u16,
-        /// Its reason, as text.
+        /// The peer's reason, as text.
         reason: String,
     },
     /// The peer's last frame: it is done, or says why it gives up.
     Bye {
         /// 0 if all is well.
         code: u16,
-        /// Its reason, as text.
+        /// The peer's reason, as text.
         reason: String,
     },
 }

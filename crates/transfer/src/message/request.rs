@@ -27,7 +27,7 @@ pub(crate) struct Put {
     pub(crate) name: Vec<u8>,
     /// A sink of the receiver, instead of a path.
     pub(crate) sink: Option<String>,
-    /// The same in every session of one transfer.
+    /// The transfer's id, the same in every session of one transfer.
     pub(crate) id: TransferId,
     /// An earlier session of the same transfer was cut.
     pub(crate) again: bool,

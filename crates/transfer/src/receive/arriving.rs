@@ -10,7 +10,7 @@ use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
     tail: Tail,
-    /// Its memory and its assistant are used again for the next block.
+    /// The block that is being received. Its memory and its assistant are used again for the next block.
     block: Block,
     /// An empty pipe, kept between frames.
     pipe: Option<(OwnedFd, OwnedFd)>,

@@ -19,7 +19,7 @@ use crate::wire::Violation;
 const PORTION: u64 = 256;
 
 impl Receiver<'_> {
-    /// The landing of the file whose data arrives; `None` if it is dropped.
+    /// The landing of the file whose data arrives; `None` if the data is dropped.
     pub(super) fn current(&mut self) -> Result<Option<&mut Landing>, Error> {
         let Some(waiting) = self.files.front_mut() else {
             return Err(Violation::Unexpected("data of no file").into());

@@ -23,7 +23,7 @@ pub(super) struct Landed {
     pub(super) parent: Rc<OwnedFd>,
     pub(super) dest: RelPath,
     pub(super) log: Option<PartLog>,
-    /// Released once the file has its name.
+    /// The claim to the file, released once the file has its final name.
     pub(super) claim: Option<Claim>,
     pub(super) receipt: Receipt,
 }
@@ -47,7 +47,7 @@ impl Store<'_> {
             || (self.waits() && self.options.durability != Durability::Disk)
     }
 
-    /// Bytes about to be synced, by which the caller decides whether that needs a thread.
+    /// The number of bytes that are about to be synced. The caller decides by it whether the sync needs a thread.
     pub(crate) fn unsynced_bytes(&self) -> u64 {
         if self.options.durability == Durability::Disk { self.group_bytes } else { 0 }
     }

@@ -22,7 +22,7 @@ pub(crate) struct Landing {
     dest: RelPath,
     pub(crate) tree: Tree,
     pub(crate) opened: Option<Opened>,
-    /// The right to its partial file, held while one may exist.
+    /// The right to the file's partial file, held as long as a partial file may exist.
     claim: Option<Claim>,
 }
 
@@ -119,11 +119,12 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Prepares a complete file for its receipt: sets its mode, and syncs it if that was asked for.
+    /// Returns a closure for a file that was complete here already. It gives the file the announced mode and, if durability
+    /// was asked for, syncs it to the disk, so that the receipt is true.
     pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
-        // The mode that a pipe is announced with is nobody's wish.
+        // Nobody has chosen the mode with which a pipe is announced.
         let wished = landing.entry.kind == Kind::File;
         let (root, options) = (self.root, self.options);
         move || {

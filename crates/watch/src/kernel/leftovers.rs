@@ -30,13 +30,13 @@ const AT_ONCE: usize = 100_000;
 /// A destroyed socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Leftover {
-    /// Its own address.
+    /// The socket's own address.
     pub(crate) local: SocketAddr,
-    /// Its peer's.
+    /// The address of the socket's peer.
     pub(crate) remote: SocketAddr,
     /// Bytes that were received and never read. A FIN of the peer that was not read counts as one.
     pub(crate) unread: u32,
-    /// Bytes that the peer has not acknowledged. An own FIN or SYN counts as one.
+    /// Bytes that the peer has not acknowledged. A FIN or SYN of this side counts as one.
     pub(crate) unacknowledged: u32,
     /// The part of `unacknowledged` that was never sent; `None` if the kernel does not report it.
     pub(crate) unsent: Option<u32>,
@@ -75,13 +75,13 @@ impl Leftovers {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        // Without the capability only sockets of this network namespace are reported.
+        // If the capability is missing, only sockets of this network namespace are reported.
         let _ = socket.set_listen_all_namespaces(true);
         Ok(Self { socket, buffer: vec![0; LONGEST], only_with_bytes: false })
     }
 
-    /// Passes all pending messages to `on_leftover` without blocking. After an overflow a socket filter admits only sockets
-    /// with bytes in a queue, which keeps the rate low on the busiest hosts.
+    /// Calls `on_leftover` for each pending message, without blocking. After an overflow, attaches a socket filter that admits
+    /// only sockets with bytes in a queue, which keeps the rate low on the busiest hosts.
     pub(crate) fn drain(&mut self, mut on_leftover: impl FnMut(Leftover)) -> Drained {
         let mut drained = Drained::default();
         while drained.taken < AT_ONCE {

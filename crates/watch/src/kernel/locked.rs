@@ -1,8 +1,9 @@
 //! How large the perf rings may be: their pages are locked memory, and the kernel bounds that.
 //!
 //! `perf_mmap` (kernel/events/core.c) charges each ring, and one more page for its head and tail, to the user: up to
-//! `kernel.perf_event_mlock_kb` a processor. It charges the rest to the `RLIMIT_MEMLOCK` of the process, and refuses with
-//! `EPERM` what is beyond. `CAP_IPC_LOCK` lifts the bound, and so does `kernel.perf_event_paranoid` of -1.
+//! `kernel.perf_event_mlock_kb` for each processor. It charges the rest to the `RLIMIT_MEMLOCK` of the process. If the rest is
+//! more than that limit, it fails with `EPERM`. `CAP_IPC_LOCK` lifts the bound, and so does a
+//! `kernel.perf_event_paranoid` of -1.
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -46,8 +47,8 @@ impl LockableMemory {
         }
     }
 
-    /// The sizes to try, in bytes, each half of the one before. The first is the largest that is expected to pass, or
-    /// else the smallest: the kernel has the last word.
+    /// Returns the ring sizes to try, in bytes, each half of the one before. The first is the largest size that the kernel is
+    /// expected to allow; if none is, only the smallest size is tried, because the kernel has the last word.
     pub(crate) fn rings(self) -> impl Iterator<Item = usize> {
         let least = LEAST.max(self.page);
         let halves = std::iter::successors(Some(MOST.max(least)), move |size| {

@@ -55,7 +55,7 @@ struct Attributes {
 /// A tracepoint to open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription<'a> {
-    /// Its id (the file `id` in its tracefs directory).
+    /// The tracepoint's id (the file `id` in its tracefs directory).
     pub(crate) id: u64,
     /// A filter in the syntax of tracefs `filter` files.
     pub(crate) filter: Option<&'a str>,
@@ -79,7 +79,7 @@ pub(crate) enum PerfRecord<'a> {
     Sample(Sample<'a>),
     /// A process has a new name, usually after `execve`.
     Name {
-        /// Its number.
+        /// The process's pid.
         pid: u32,
         /// The name, at most 15 bytes.
         name: &'a [u8],
@@ -215,7 +215,7 @@ fn processors() -> io::Result<Vec<i32>> {
 
 /// Why a ring cannot be made.
 enum RingError {
-    /// It may not be locked in memory.
+    /// The kernel does not let this process lock the ring in memory.
     Locked,
     Other(io::Error),
 }

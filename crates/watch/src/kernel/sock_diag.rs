@@ -32,17 +32,17 @@ impl States {
 /// A TCP socket of this network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TcpSocket {
-    /// Its own address.
+    /// The socket's own address.
     pub(crate) local: SocketAddr,
-    /// Its peer's; port 0 for a listener.
+    /// The address of the socket's peer; port 0 for a listener.
     pub(crate) remote: SocketAddr,
-    /// Its state, as numbered in `include/net/tcp_states.h`.
+    /// The socket's state, as numbered in `include/net/tcp_states.h`.
     pub(crate) state: u8,
     /// Bytes that the application has not read. For a listener: connections that wait for `accept`.
     pub(crate) receive_queue: u32,
     /// Bytes that the peer has not acknowledged. For a listener: the limit of its queue.
     pub(crate) send_queue: u32,
-    /// The inode, by which `/proc/PID/fd` shows the holder; 0 where no process has the socket open.
+    /// The inode, by which `/proc/PID/fd` shows the holder; 0 if no process has the socket open.
     pub(crate) inode: u32,
 }
 

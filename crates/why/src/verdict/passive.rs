@@ -10,7 +10,7 @@ use Cause::*;
 use Confidence::{Certain, Likely, Possible};
 
 /// `tcp_fin_timeout` is 60 s by default. A reset that comes sooner after the FIN has another cause, or the setting was
-/// lowered. One second less, in nanoseconds, for delays that vary.
+/// lowered. This constant, in nanoseconds, is one second less, because delays vary.
 const FIN_TIMEOUT: u64 = 59_000_000_000;
 
 impl Judge<'_> {
