@@ -52,7 +52,7 @@ fn code(error: &io::Error) -> u8 {
     if is_poor { NOT_POSSIBLE_HERE } else { COULD_NOT_TELL }
 }
 
-/// What to do where the machine's or the user's limits are exhausted; empty for other errors.
+/// The remedy if a limit of the machine or the user is reached; empty for other errors.
 pub(crate) fn machine_hint(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::OutOfMemory {
         return TOO_LITTLE_MEMORY;

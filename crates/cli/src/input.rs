@@ -10,8 +10,8 @@ const LARGEST: u64 = 4 << 20;
 /// Reads a text file.
 ///
 /// # Errors
-/// Those of reading it; [`io::ErrorKind::InvalidData`] where it is not UTF-8, [`io::ErrorKind::FileTooLarge`] where it is
-/// over 4 MiB, as `/dev/zero` is.
+/// Returns the errors of reading the file, [`io::ErrorKind::InvalidData`] if the text is not UTF-8, and
+/// [`io::ErrorKind::FileTooLarge`] if it is over 4 MiB, as `/dev/zero` is.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let mut file = File::open(path)?.take(LARGEST + 1);

@@ -39,7 +39,7 @@ pub(crate) fn prepare() {
 /// Whether a buffer of so many bytes can be had.
 ///
 /// # Errors
-/// [`io::ErrorKind::OutOfMemory`] if it cannot.
+/// Returns [`io::ErrorKind::OutOfMemory`] if there is no room for that many bytes.
 pub(crate) fn room_for(bytes: u64) -> io::Result<()> {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     Ok(Vec::<u8>::new().try_reserve_exact(bytes)?)

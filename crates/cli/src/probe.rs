@@ -135,7 +135,7 @@ pub(crate) fn run(arguments: ProbeArguments) -> ExitCode {
     }
 }
 
-/// What was printed of the answers, and what is known so far.
+/// The answers that were printed, and the overall answer so far.
 struct Told {
     out: Stdout,
     printed: Result<(), Stopped>,

@@ -21,8 +21,10 @@ pub(crate) fn steps(count: usize) -> ProgressBar {
     ProgressBar::new(count as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Redraws a bar until it is finished. indicatif's own steady tick panics where no thread can be had; here the line
-/// then stands still between two events.
+/// Starts a thread that redraws a bar until the bar is finished.
+///
+/// If no thread can be started, nothing redraws the bar between two events. indicatif's own `enable_steady_tick` would
+/// panic in that case.
 pub(crate) fn tick(bar: &ProgressBar) {
     if bar.is_hidden() {
         return;

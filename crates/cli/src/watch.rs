@@ -111,7 +111,7 @@ pub(crate) fn run(arguments: &WatchArguments) -> ExitCode {
     }
 }
 
-/// What to do about an error; it continues the sentence of the error.
+/// The remedy for an error; continues the error's sentence.
 fn remedy(error: &CannotWatch) -> &'static str {
     match error {
         CannotWatch::NoTracefs(_) if has_tracefs() => {

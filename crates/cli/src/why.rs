@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &WhyArguments) -> ExitCode {
     }
 }
 
-/// What was found so far.
+/// The findings so far.
 struct WhyReport {
     json: bool,
     out: Stdout,

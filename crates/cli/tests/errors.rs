@@ -74,7 +74,7 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
     says("share dir --config text", 2, "text: TOML parse error");
     says("put text 127.0.0.1: --receipt none/r", 2, "cannot write none/r: No such file");
     says("put text 127.0.0.1: --exclude-from none", 2, "cannot read none: No such file");
-    says("put text 127.0.0.1: --code-file none", 2, "cannot read none: No such file");
+    says("put text 127.0.0.1: --tls --code-file none", 2, "cannot read none: No such file");
     says("receipt verify none text", 2, "cannot read none: No such file");
     says("receipt verify dir text", 2, "cannot read dir: Is a directory");
     says("receipt verify binary text", 2, "cannot read binary: ");

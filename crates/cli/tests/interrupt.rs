@@ -67,7 +67,7 @@ fn every_verb_ends_in_order() {
             ("server --listen 127.0.0.1:0".into(), 0, "accepted       0 connections"),
             ("fcgi serve --echo --listen 127.0.0.1:0".into(), 0, "serving FastCGI"),
             (format!("share --listen 127.0.0.1:0 {shared}"), 0, "sharing "),
-            (format!("put --port {port} --insecure {shared} 127.0.0.1:"), 1, "linger: stopped on request"),
+            (format!("put --port {port} --tls {shared} 127.0.0.1:"), 1, "linger: stopped on request"),
             (format!("put --port {port} {shared} 127.0.0.1:"), 1, "linger: stopped on request"),
             (format!("put --port {port} --streams 3 - 127.0.0.1:x"), 1, "linger: stopped on request"),
             (format!("get --port {port} 127.0.0.1:x"), 1, "linger: stopped on request"),

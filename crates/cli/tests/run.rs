@@ -197,3 +197,26 @@ fn what_a_container_does_not_permit_is_named() {
         assert!(output.stdout.is_empty(), "the program was not to be started: {output:?}");
     }
 }
+
+/// What the profiles of containers refuse without a capability, and what is needed all the same.
+#[test]
+fn what_a_container_does_not_permit_is_not_always_needed() {
+    let (preload, seccomp) = (&["--quiet"][..], &["--quiet", "--via", "seccomp"][..]);
+    let cases = [
+        (preload, "unshare", true),
+        (seccomp, "unshare", true),
+        // Where the program's end could not be seen from outside, it is a child.
+        (preload, "pidfd_open", true),
+        (seccomp, "pidfd_open", false),
+        (preload, "clone", false),
+        (seccomp, "clone", false),
+    ];
+    for (options, call, works) in cases {
+        let mut command = Command::new(LINGER);
+        command.arg("run").args(options).args(["--", "/bin/echo", "started"]).stdin(Stdio::null());
+        linger_testing::refuse(&mut command, call, rustix::io::Errno::PERM);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.success(), works, "{options:?}, {call}: {output:?}");
+        assert_eq!(output.stdout == b"started\n", works, "{options:?}, {call}: {output:?}");
+    }
+}

@@ -1,4 +1,5 @@
-//! The long run of the simulation: `simulate_world SCHEDULES [FIRST_SEED]`, on all processors.
+//! The long run of the simulation: `simulate_world SCHEDULES [FIRST_SEED [THREADS]]`, a thread for each processor
+//! unless told otherwise.
 //!
 //! It goes on from seed to seed until so many schedules had 30 events or more; shorter ones are run, and not counted.
 //! Exit status 1 if anything went wrong, with the shrunk schedule and the seed that repeats it.
@@ -20,15 +21,16 @@ use coverage::Coverage;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
-    let (Some(Ok(schedules)), first) = (arguments.next(), arguments.next()) else {
-        eprintln!("simulate_world SCHEDULES [FIRST_SEED]");
+    let (Some(Ok(schedules)), first, threads) = (arguments.next(), arguments.next(), arguments.next()) else {
+        eprintln!("simulate_world SCHEDULES [FIRST_SEED [THREADS]]");
         return ExitCode::from(2);
     };
     let first = first.and_then(Result::ok).unwrap_or(0);
     let (next, long_enough) = (AtomicU64::new(first), AtomicU64::new(0));
     let coverage = Mutex::new(Coverage::default());
     let fault: Mutex<Option<u64>> = Mutex::new(None);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let threads = threads.and_then(Result::ok).unwrap_or_else(processors);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

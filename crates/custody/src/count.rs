@@ -1,6 +1,7 @@
-/// What came of the closes of a program's connections.
+/// The results of the closes of a program's connections.
 ///
-/// Every end is counted as [`Seen`](Self::Seen) and under exactly one reason; [`Unread`](Self::Unread) is counted beside it.
+/// Every end is counted as [`Seen`](Self::Seen) and under exactly one reason. [`Unread`](Self::Unread) is counted in
+/// addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 #[non_exhaustive]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use linger_custody::world::{
-    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Name, Open, Pid, Seen, Tid, Way, World,
+    Action, Answer, Ask, Caller, Census, Cookie, Event, Inode, Limits, Name, Open, Pid, Seen, State, Tid,
+    Unseen, Way, World,
 };
 use linger_custody::{Count, Socket};
 
@@ -194,6 +195,77 @@ fn a_fork_beside_other_threads_makes_a_new_connection_doubtful() {
         }
         let done = bed.close(1, 3);
         assert_eq!(hands_over(&done), alone, "alone: {alone}");
+    }
+}
+
+#[test]
+fn of_a_killed_holder_a_child_that_cannot_be_seen_yet_may_be_the_heir() {
+    for under_way in [true, false] {
+        let mut bed = Bed::default();
+        bed.appear(1, &[]);
+        bed.tell(Event::Accepted { cookie: COOKIE, inode: INODE, pid: Pid(1) });
+        bed.appear(2, &[3]);
+        let open = [Open { fd: 3, inode: INODE, cookie: None }];
+        bed.tell(Event::Fork { caller: caller(2), open: &open, hidden: false, alone: false });
+        // Another thread of process 2 has closed its fd since the child got one.
+        if under_way {
+            bed.copying.push(Tid(20));
+        }
+        let done = bed.tell(Event::Died(Pid(1)));
+        assert_eq!(hands_over(&done), !under_way, "under way: {under_way}");
+        assert_eq!(bed.world.due().is_some(), under_way);
+    }
+}
+
+#[test]
+fn what_another_thread_puts_at_an_fd_that_is_being_copied_is_looked_at() {
+    for copied in [true, false] {
+        let mut bed = Bed::default();
+        bed.appear(1, &[]);
+        if copied {
+            let other = Seen { cookie: Cookie(8), inode: Inode(80), ..seen(3) };
+            bed.tell(Event::Copy { caller: caller(1), seen: other });
+        }
+        bed.names = vec![name(1, 3)];
+        if copied {
+            bed.names.push(name(1, 5));
+        }
+        assert_eq!(hands_over(&bed.close(1, 3)), !copied, "copied: {copied}");
+    }
+}
+
+#[test]
+fn what_a_hidden_process_has_left_to_its_children_is_looked_at() {
+    for hidden in [true, false] {
+        let mut bed = Bed::default();
+        bed.appear(1, &[]);
+        if hidden {
+            bed.tell(Event::Hidden { pid: Pid(1), does: Unseen::Copies });
+        }
+        bed.tell(Event::Died(Pid(1)));
+        bed.names = vec![name(2, 3)];
+        if hidden {
+            bed.names.push(name(3, 3));
+        }
+        assert_eq!(hands_over(&bed.close(2, 3)), !hidden, "hidden: {hidden}");
+    }
+}
+
+#[test]
+fn what_was_shut_down_and_is_gone_is_forgotten_at_the_next_look() {
+    for gone in [true, false] {
+        let limits = Limits { shared: 2, ..Limits::default() };
+        let mut bed = Bed { world: World::new(limits), names: vec![name(1, 3)], ..Bed::default() };
+        bed.tell(Event::Shutdown { seen: seen(3), both: true });
+        assert_eq!(bed.world.state(COOKIE), State::ShutDown);
+        if gone {
+            bed.names.clear();
+        }
+        for cookie in [8, 9] {
+            let other = Seen { cookie: Cookie(cookie), inode: Inode(10 * cookie), ..seen(4) };
+            bed.tell(Event::Shutdown { seen: other, both: true });
+        }
+        assert_eq!(bed.world.state(COOKIE), if gone { State::Unknown } else { State::ShutDown });
     }
 }
 

@@ -11,7 +11,7 @@ const MOST_HEADERS: usize = 256;
 /// Begins a response: writes the header block.
 ///
 /// # Errors
-/// `InvalidInput` where a name or value would break the block (a line break in it); otherwise those of `to`.
+/// Returns `InvalidInput` if a name or value would break the block (a line break in it); otherwise the errors of `to`.
 pub fn head<'a>(
     mut to: impl Write,
     status: u16,
@@ -58,7 +58,7 @@ impl Head {
     /// Reads a header block from the front of `bytes`. Returns it with its length; `None` if it is not complete yet.
     ///
     /// # Errors
-    /// The block is malformed or too long.
+    /// Returns an error if the block is malformed or too long.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, InvalidHead> {
         // A response without headers begins with the empty line.
         let mut slots = [httparse::EMPTY_HEADER; MOST_HEADERS];

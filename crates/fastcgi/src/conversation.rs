@@ -291,7 +291,7 @@ impl Conversation {
     /// Reads from one of a request's streams. `to` must not be empty.
     ///
     /// # Errors
-    /// The reason why no more bytes will come. Bytes that have arrived are returned first.
+    /// Returns the reason why no more bytes will come. Bytes that have arrived are returned before that.
     pub fn read(&mut self, key: Key, which: Which, to: &mut [u8]) -> Result<Input<usize>, Gone> {
         let open = self.find(key)?;
         match open.body(which).read(to) {
@@ -303,7 +303,7 @@ impl Conversation {
     /// Takes all that has come of one of a request's streams.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// Returns the errors of [`read`](Self::read).
     pub fn piece(&mut self, key: Key, which: Which) -> Result<Input<Vec<u8>>, Gone> {
         let piece = self.find(key)?.body(which).piece();
         if piece.is_empty() { self.dry(key, which) } else { Ok(Input::Got(piece)) }

@@ -115,7 +115,8 @@ impl Incoming {
     /// Takes the next event off the front of `input`; `None` once `input` is used up.
     ///
     /// # Errors
-    /// A violation after which the rest of the connection cannot be read. Running requests may still be answered.
+    /// Returns a violation after which the rest of the connection cannot be read. Running requests may still be
+    /// answered.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Received<'a>>, ProtocolError> {
         while let Some(part) = self.decoder.next(input)? {
             let event = match part {

@@ -17,7 +17,8 @@ impl Params {
     /// Reads pairs out of the whole content of a PARAMS stream or a management record.
     ///
     /// # Errors
-    /// A pair that reaches past the end, or a limit that is passed; the offset counts from the pairs' start.
+    /// Returns an error if a pair reaches past the end of `bytes`, or if a limit is exceeded. The error's `offset` counts
+    /// from the beginning of `bytes`.
     pub fn parse(bytes: Vec<u8>, limits: &Limits) -> Result<Self, ProtocolError> {
         if bytes.len() > limits.params_bytes || u32::try_from(bytes.len()).is_err() {
             let fault = Fault::ParamsTooLong(limits.params_bytes);

@@ -191,7 +191,7 @@ impl Decoder {
     /// Takes the next part off the front of `input`; `None` once all of `input` is taken.
     ///
     /// # Errors
-    /// A header whose version is not 1. Nothing after it can be trusted.
+    /// Returns an error if a header's version is not 1. Nothing after that header can be trusted.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Part<'a>>, ProtocolError> {
         if let Some(header) = self.current {
             if self.content_left == 0 {

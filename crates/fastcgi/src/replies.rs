@@ -58,8 +58,8 @@ impl Replies {
     /// Takes the next reply off the front of `input`; `None` once all of it is taken.
     ///
     /// # Errors
-    /// Records that an application may not send, or that belong to a request that was not sent: the
-    /// responses of two requests must never mix.
+    /// Returns an error at a record that an application may not send, or that belongs to a request that was not sent:
+    /// the responses of two requests must never mix.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Reply<'a>>, ProtocolError> {
         while let Some(part) = self.decoder.next(input)? {
             match part {

@@ -14,7 +14,7 @@ impl Output {
     /// Begins to send these parts without a gap between them.
     ///
     /// # Errors
-    /// `BrokenPipe` if an earlier write was not finished: nobody knows how much of it arrived.
+    /// Returns `BrokenPipe` if an earlier write was not finished: nobody knows how much of it arrived.
     pub(crate) fn begin<'a, 'b>(&'a mut self, parts: &'a mut [IoSlice<'b>]) -> io::Result<Sending<'a, 'b>> {
         match std::mem::replace(self, Self::Torn) {
             Self::Whole => Ok(Sending { output: self, parts }),

@@ -79,7 +79,7 @@ impl Acceptor for UnixListener {
 /// [`Config::allowed`] is left to the listener.
 ///
 /// # Errors
-/// The listener's, where waiting does not help.
+/// Returns the errors of accepting that waiting does not cure.
 pub async fn serve<L, H, F>(listener: L, config: Config, handler: H) -> io::Result<()>
 where
     L: Acceptor,
@@ -199,14 +199,15 @@ where
     let (response, dropped) = Response::new(key, start.id, desk.clone(), out);
     let request = Request::new(desk, key, start);
     let handled = caught(|| handler(request, response)).await;
-    // A handler may have left its response to another task: the request is over when that has ended or dropped it.
+    // The handler may have given its response to another task. The request is over when the response has been ended or
+    // dropped.
     let Ok(live) = dropped.await else { return };
     let error = match handled {
         Some(Ok(())) => io::Error::other(SILENT),
         Some(Err(error)) => error,
         None => io::Error::other(PANICKED),
     };
-    // A gateway that cannot be told will see the connection end.
+    // If this answer cannot be sent, the connection has failed, and the gateway sees it end.
     let _ = live.finish(Err(error)).await;
 }
 

@@ -73,7 +73,7 @@ const SPACING: Duration = Duration::from_millis(1);
 /// Runs the burst in a bed of its own. The server reads every request whole, so its plain close resets nothing.
 ///
 /// # Errors
-/// Where the bed cannot be built or the server cannot listen.
+/// Returns an error if the bed cannot be built or the server cannot listen.
 pub fn burst(plan: &BacklogPlan) -> io::Result<BacklogReport> {
     let started = Instant::now();
     let bed = Bed::new(&plan.link, BedOptions::default())?;

@@ -125,7 +125,7 @@ impl Bed {
     /// Builds the hosts and starts the link.
     ///
     /// # Errors
-    /// `EPERM` where this process may not make namespaces: see [`linger_netns::Isolation`].
+    /// Returns `EPERM` if this process may not make namespaces: see [`linger_netns::Isolation`].
     pub fn new(link: &Link, options: BedOptions) -> io::Result<Self> {
         if options.shared && !link.loopback {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "only loopback needs no namespaces"));
@@ -182,7 +182,7 @@ impl Bed {
     /// Stops the link and returns what it carried; `None` for loopback, which has no wire.
     ///
     /// # Errors
-    /// The error that had stopped the wire before.
+    /// Returns the error that had stopped the wire before.
     pub fn stop(mut self) -> io::Result<Option<WireReport>> {
         self.wire.take().map(Wire::stop).transpose()
     }

@@ -139,7 +139,7 @@ pub struct Hosting {
 /// Serves with `workers` threads until the stop is requested, and calls `progress` after each connection.
 ///
 /// # Errors
-/// Where accepting fails for good or the counters cannot be read.
+/// Returns an error if accepting fails for good or the counters cannot be read.
 pub fn host(
     listener: &TcpListener,
     plan: &ServerPlan,

@@ -24,7 +24,7 @@ impl Capture {
     /// Begins a capture in an empty file, a pipe or a device.
     ///
     /// # Errors
-    /// Those of writing to it.
+    /// Returns the errors of writing to the file.
     pub fn begin(file: File) -> io::Result<Self> {
         let mut writer =
             Writer::new(BufWriter::new(file), concat!("linger lab ", env!("CARGO_PKG_VERSION")))?;
@@ -38,7 +38,7 @@ impl Capture {
     /// Writes a frame that enters or leaves the link now.
     ///
     /// # Errors
-    /// Those of writing to the file.
+    /// Returns the errors of writing to the file.
     pub fn packet(
         &mut self,
         direction: Direction,
@@ -54,7 +54,7 @@ impl Capture {
     /// Writes out what is buffered.
     ///
     /// # Errors
-    /// Those of writing to the file.
+    /// Returns the errors of writing to the file.
     pub fn finish(&mut self) -> io::Result<()> {
         self.writer.flush()
     }

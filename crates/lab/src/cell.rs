@@ -96,7 +96,7 @@ impl CellPlan {
     /// Checks that the numbers are possible.
     ///
     /// # Errors
-    /// Names the number that is not possible.
+    /// Returns a message that names the number that is not possible.
     pub fn validate(&self) -> Result<(), String> {
         if self.response > LARGEST_RESPONSE {
             return Err(format!(
@@ -211,7 +211,8 @@ const SERVER_PORT: u16 = 8_080;
 /// Runs one cell in a bed of its own.
 ///
 /// # Errors
-/// Where the bed cannot be built or the server cannot listen. A trial that fails is a result, not an error.
+/// Returns an error if the bed cannot be built or the server cannot listen. A trial that fails is a result, not an
+/// error.
 pub fn run(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<CellReport> {
     let started = Instant::now();
     let options = BedOptions {

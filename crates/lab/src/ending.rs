@@ -49,7 +49,7 @@ impl Ending {
     /// Ends a connection this way. `exit` needs a process of its own, and is a plain close here.
     ///
     /// # Errors
-    /// If a socket option, the half-close or the close fails. The socket is closed in every case.
+    /// Returns an error if a socket option, the half-close or the close fails. The socket is closed in every case.
     pub(crate) fn end(self, stream: TcpStream, policy: &Policy) -> io::Result<Option<Outcome>> {
         match self {
             Self::Close | Self::Exit => {}

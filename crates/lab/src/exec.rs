@@ -57,8 +57,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Both find the addresses in `LINGER_SERVER` and `LINGER_CLIENT`; their standard streams are this program's.
 ///
 /// # Errors
-/// Where the bed cannot be built or a command cannot be started; `TimedOut` where the server does not listen;
-/// `BrokenPipe` where it ended before.
+/// Returns an error if the bed cannot be built or a command cannot be started, `TimedOut` if the server does not listen
+/// in time, and `BrokenPipe` if the server ended before it listened.
 pub fn exec(plan: &ExecPlan, stop: &Stop) -> io::Result<ExecReport> {
     let options =
         BedOptions { ip: plan.ip, seed: plan.seed, capture: plan.capture.clone(), ..BedOptions::default() };

@@ -15,7 +15,7 @@ use socket2::SockRef;
 use crate::patience::Patience;
 
 /// Half-closes the client's side, and waits until the server's kernel has acknowledged the FIN or has answered with a
-/// reset. Returns whether it was a reset.
+/// reset. Returns whether the answer was a reset.
 ///
 /// On the wire this looks like a plain `close()` by the client: nothing is unread, so its kernel sends a FIN after the
 /// data that waits to be sent. If the server's kernel has sent a reset after its FIN, the reset arrives before any
@@ -23,10 +23,10 @@ use crate::patience::Patience;
 /// with a reset.
 ///
 /// # Errors
-/// `TimedOut` where neither came in time, `Interrupted` at the stop.
+/// Returns `TimedOut` if neither an acknowledgement nor a reset came in time, and `Interrupted` if the run was stopped.
 pub(crate) fn is_reset(stream: &TcpStream, patience: &Patience<'_>) -> io::Result<bool> {
-    // Level-triggered readiness says no more once both directions are shut: POLLHUP stays. An edge-triggered epoll is
-    // woken by the change of state to CLOSE (tcp_done, sk_state_change).
+    // Once both directions are shut, a level-triggered poll always reports POLLHUP and so cannot wait for the change of
+    // state to CLOSE. An edge-triggered epoll is woken by that change (tcp_done, sk_state_change).
     let changes: OwnedFd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(
         &changes,
@@ -35,7 +35,7 @@ pub(crate) fn is_reset(stream: &TcpStream, patience: &Patience<'_>) -> io::Resul
         epoll::EventFlags::OUT | epoll::EventFlags::ET,
     )?;
     if let Err(error) = stream.shutdown(Shutdown::Write) {
-        // In CLOSE before the own FIN: only a reset leads to that state.
+        // The socket is in CLOSE although it has not sent a FIN yet: only a reset leads to that state.
         return if error.kind() == io::ErrorKind::NotConnected { Ok(true) } else { Err(error) };
     }
     loop {

@@ -173,7 +173,7 @@ impl Link {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Names the key that is out of its range.
+    /// Returns a message that names the key that is out of its range.
     pub fn validate(&self) -> Result<(), String> {
         for path in &self.paths {
             for (key, value) in [("loss", path.loss), ("reorder", path.reorder)] {

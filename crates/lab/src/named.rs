@@ -14,7 +14,7 @@ pub trait Named: Sized {
     /// The thing of this name, or an error that lists the known names.
     ///
     /// # Errors
-    /// Where there is none of that name.
+    /// Returns an error if nothing has that name.
     fn named(name: &str) -> Result<Self, String> {
         Self::by_name(name)
             .ok_or_else(|| format!("unknown {} `{name}`; known are {}", Self::WHAT, Self::names().join(", ")))

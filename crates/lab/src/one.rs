@@ -33,7 +33,7 @@ const PORT: u16 = 8_080;
 /// Makes one connection as a cell would, and notes its steps. The numbers of trials and workers are ignored.
 ///
 /// # Errors
-/// Where the bed cannot be built or the server cannot listen.
+/// Returns an error if the bed cannot be built or the server cannot listen.
 pub fn one(plan: &CellPlan, setting: &Setting, stop: &Stop) -> io::Result<OneReport> {
     let steps = Arc::new(Steps::default());
     let options = BedOptions {

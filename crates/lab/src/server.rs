@@ -76,7 +76,7 @@ pub struct ServerReport {
 /// Opens a listening socket.
 ///
 /// # Errors
-/// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`; an unknown congestion control is `ENOENT`.
+/// Returns `EADDRINUSE`, `EADDRNOTAVAIL` or `EACCES`, and `ENOENT` for an unknown congestion control.
 pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // With SO_REUSEADDR the kernel may choose one free port for two listeners, and the second listen() fails.
@@ -98,7 +98,7 @@ pub fn listen(address: SocketAddr, backlog: u32, congestion: Option<&str>) -> io
 /// Accepts and serves one connection after the other until the stop is requested.
 ///
 /// # Errors
-/// Those of `accept(2)`, but for a connection that was gone before it was accepted.
+/// Returns the errors of `accept(2)`, but not that of a connection that was gone before it was accepted.
 pub fn work(
     listener: &TcpListener,
     plan: &ServerPlan,

@@ -19,7 +19,7 @@ impl Stop {
     /// Makes a stop that is not requested yet.
     ///
     /// # Errors
-    /// `EMFILE` where no fd is left.
+    /// Returns `EMFILE` if no fd is left.
     pub fn new() -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { requested: AtomicBool::new(false), wake })
@@ -45,7 +45,7 @@ impl Stop {
     /// Waits until `fd` is readable (true), or the time is over or the stop requested (false).
     ///
     /// # Errors
-    /// Those of `poll(2)`.
+    /// Returns the errors of `poll(2)`.
     pub fn wait_readable(&self, fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut ready = [
@@ -62,7 +62,7 @@ impl Stop {
     /// Sleeps for `duration`, or until the stop is requested.
     ///
     /// # Errors
-    /// Those of `poll(2)`.
+    /// Returns the errors of `poll(2)`.
     pub fn sleep(&self, duration: Duration) -> io::Result<()> {
         let timeout = Timespec::try_from(duration).ok();
         let mut ready = [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];

@@ -77,7 +77,7 @@ impl Wire {
     /// Starts a wire in `namespace` between the interfaces `server` and `client`.
     ///
     /// # Errors
-    /// Where the ports cannot be opened.
+    /// Returns an error if the ports cannot be opened.
     pub fn start(
         namespace: &Namespace,
         link: Link,
@@ -110,7 +110,7 @@ impl Wire {
     /// Stops the wire and returns what it carried. Packets on the link are dropped.
     ///
     /// # Errors
-    /// The error that had stopped it before.
+    /// Returns the error that had stopped the wire before.
     pub fn stop(mut self) -> io::Result<WireReport> {
         self.halt().unwrap_or_else(|| Ok(WireReport::default()))
     }

@@ -72,7 +72,7 @@ struct Waiter {
 const SLICES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl Waiter {
-    /// Takes note of what came of an action.
+    /// Notes the event that followed an action.
     fn noted(&mut self, event: Event) {
         if let Event::Discarded(_) | Event::Empty = event {
             self.has_read = true;

@@ -77,8 +77,8 @@ pub fn close<D>(
 /// For a socket that a [`Closer`](crate::Closer) is to end. It is not half-closed, and stays the caller's.
 ///
 /// # Errors
-/// `TimedOut` where the peer's window stayed closed, otherwise what `send(2)` says. The connection is not to
-/// be written to any more in either case, and should still be closed lingering.
+/// Returns `TimedOut` if the peer's window stayed closed; otherwise the errors of `send(2)`. In either case nothing
+/// more may be written to the connection, and it should still be closed lingering.
 pub fn say_goodbye<D>(
     connection: &mut ConnectionCommon<D>,
     socket: impl AsFd,

@@ -51,7 +51,7 @@ impl Socket {
     /// Takes a stream socket over.
     ///
     /// # Errors
-    /// Gives the descriptor back with the reason where it is no stream socket.
+    /// Returns the descriptor with the reason if it is no stream socket.
     pub(crate) fn new(fd: OwnedFd) -> Result<Self, (OwnedFd, io::Error)> {
         match linger_sys::family(fd.as_fd()) {
             Ok(family) => Ok(Self::of(family, fd)),

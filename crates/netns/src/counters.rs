@@ -16,7 +16,7 @@ impl Counters {
     /// Reads the counters of the calling thread's namespace.
     ///
     /// # Errors
-    /// Where `/proc` is not mounted.
+    /// Returns an error if `/proc` is not mounted.
     pub fn read() -> io::Result<Self> {
         let mut counters = Self::default();
         for (file, group) in [("snmp", "Tcp:"), ("netstat", "TcpExt:")] {

@@ -150,7 +150,7 @@ impl CaptureReader {
     /// Begins to read an uncompressed capture. [`open`] opens files, also compressed ones.
     ///
     /// # Errors
-    /// [`ReadError`], for instance because this is not a capture.
+    /// Returns [`ReadError`], for instance because this is not a capture.
     pub fn new(input: impl Read + Send + 'static) -> Result<Self, ReadError> {
         let ahead = Ahead::of_stream(input).map_err(|source| ReadError::Io { offset: 0, source })?;
         Self::of(FileStream::new(ahead))
@@ -166,7 +166,7 @@ impl<'a> CaptureReader<Memory<'a>> {
     /// Reads a capture that is in memory as a whole, uncompressed.
     ///
     /// # Errors
-    /// As [`CaptureReader::new`].
+    /// Returns the errors of [`CaptureReader::new`].
     pub fn in_memory(bytes: &'a [u8]) -> Result<Self, ReadError> {
         Self::of(Memory::new(bytes))
     }
@@ -189,7 +189,7 @@ impl<S: Source> CaptureReader<S> {
     /// The next packet, or `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError`]; after one there is no more to come.
+    /// Returns [`ReadError`]. After an error there are no more packets.
     #[inline]
     #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
     pub fn next(&mut self) -> Result<Option<Packet<'_>>, ReadError> {

@@ -32,7 +32,7 @@ impl<W: Write> Writer<W> {
     /// Begins a capture; `application` is recorded as the program that wrote it.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Returns the errors of `out`.
     pub fn new(out: W, application: &str) -> io::Result<Self> {
         let mut writer = Self { out, block: Vec::with_capacity(2048), snap_lengths: Vec::new() };
         writer.begin(SECTION_HEADER);
@@ -49,7 +49,7 @@ impl<W: Write> Writer<W> {
     /// Adds an interface; packets longer than `snaplen` are cut to it, 0 means no limit.
     ///
     /// # Errors
-    /// Those of the underlying writer.
+    /// Returns the errors of the underlying writer.
     pub fn interface(&mut self, name: &str, link_type: LinkType, snaplen: u32) -> io::Result<InterfaceId> {
         self.begin(INTERFACE_DESCRIPTION);
         self.block.extend(link_type.0.to_le_bytes());
@@ -68,7 +68,7 @@ impl<W: Write> Writer<W> {
     /// `original_len` is its length on the wire; `data` may be shorter.
     ///
     /// # Errors
-    /// `InvalidInput` for an interface of another writer; else those of the underlying writer.
+    /// Returns `InvalidInput` for an interface of another writer; otherwise the errors of the underlying writer.
     pub fn packet(
         &mut self,
         interface: InterfaceId,
@@ -102,7 +102,7 @@ impl<W: Write> Writer<W> {
     /// Flushes the underlying writer.
     ///
     /// # Errors
-    /// Those of the underlying writer.
+    /// Returns the errors of the underlying writer.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }

@@ -138,7 +138,7 @@ impl<'a> Segment<'a> {
     /// Follows VLAN tags, PPPoE, IPv6 extension headers, IP in IP, GRE (with ERSPAN II), VXLAN and Geneve.
     ///
     /// # Errors
-    /// [`NotTcp`] says why there is no segment.
+    /// Returns [`NotTcp`], which says why there is no segment.
     #[inline]
     pub fn from_ethernet(frame: &'a [u8]) -> Result<Self, NotTcp> {
         Self::from_frame(LinkType::ETHERNET, frame, frame.len())
@@ -147,7 +147,7 @@ impl<'a> Segment<'a> {
     /// Reads an IPv4 or IPv6 packet.
     ///
     /// # Errors
-    /// As [`Segment::from_ethernet`].
+    /// Returns the errors of [`Segment::from_ethernet`].
     #[inline]
     pub fn from_ip(packet: &'a [u8]) -> Result<Self, NotTcp> {
         Self::from_frame(LinkType::RAW, packet, packet.len())
@@ -156,7 +156,7 @@ impl<'a> Segment<'a> {
     /// Reads a captured frame of any known link type. `wire_len` is its length before the snap length cut it.
     ///
     /// # Errors
-    /// As [`Segment::from_ethernet`], and [`NotTcp::UnknownLink`].
+    /// Returns the errors of [`Segment::from_ethernet`], and [`NotTcp::UnknownLink`].
     #[inline]
     pub fn from_frame(link: LinkType, frame: &'a [u8], wire_len: usize) -> Result<Self, NotTcp> {
         match Self::plain(link, frame, wire_len) {

@@ -21,10 +21,10 @@ pub(crate) fn count(what: Count) {
     add(what, 1);
 }
 
-/// A close of a connection, under the reason for which it ended as it did.
+/// Counts a close of a connection, under its reason.
 ///
-/// One that is handed over is counted by the supervisor as it takes it: this process may be killed between the two. So
-/// nothing is counted here for [`Count::Handed`], but by [`shut_down`].
+/// A connection that is handed over is counted by the supervisor when it arrives there, because this process may be
+/// killed in between. So nothing is counted here for [`Count::Handed`], except by [`shut_down`].
 pub(crate) fn seen(reason: Count) {
     if reason != Count::Handed {
         count(Count::Seen);

@@ -116,7 +116,7 @@ impl Path {
 
     fn new(path: &[u8]) -> Self {
         let mut whole = [0; PATH];
-        // One byte less, so that a zero ends it.
+        // One byte stays free for the terminating zero.
         if let Some(place) = whole[..PATH - 1].get_mut(..path.len()) {
             place.copy_from_slice(path);
         }

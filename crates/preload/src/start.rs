@@ -1,4 +1,4 @@
-//! What runs before `main`, and after it.
+//! Code that runs before `main`, and after it.
 
 use core::ffi::c_int;
 

@@ -1,4 +1,4 @@
-//! What this process knows of its connections: the one table, and the counters that it shares with its children.
+//! The state of this process: the table of its connections, and the counters that it shares with its children.
 
 use core::ffi::c_int;
 use core::mem::size_of;

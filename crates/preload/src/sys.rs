@@ -1,6 +1,7 @@
-//! System calls without the C library's wrappers, and the few of its functions that are needed.
+//! System calls without the C library's wrappers, and the few library functions that are needed.
 //!
-//! The wrappers are what this library replaces, and they are cancellation points; `syscall(2)` is neither.
+//! The wrappers are the functions that this library replaces, and they are cancellation points; `syscall(2)` is
+//! neither.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use core::mem::size_of;

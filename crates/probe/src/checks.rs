@@ -21,10 +21,11 @@ const LARGE: u64 = 64 << 10;
 /// If no byte could be written for this long, the server is not reading: go on to the next step.
 const STUCK: Duration = Duration::from_millis(300);
 
-/// Asks a server all the questions of `config`, and calls `told` with each answer as it comes.
+/// Asks a server all the questions of `config`. After each answer, calls `told` with the report so far.
 ///
 /// # Errors
-/// No server is reachable, or it does not answer a plain request.
+/// Returns an error if the target's name cannot be resolved, if no server can be reached there, or if the server does not
+/// answer a plain request. Returns [`ProbeError::NotYours`] and [`ProbeError::NoPayload`] before anything is sent.
 pub fn probe(
     target: &Target,
     config: &ProbeConfig,
@@ -102,8 +103,8 @@ pub fn probe(
     Ok(report)
 }
 
-/// A plain request, read at once with a large window. If only the end of the connection marks the response's end, it is
-/// made three times and the longest response is taken.
+/// Makes a plain request with a large window, and reads the response without delay. If the trial cannot tell that the
+/// response is complete, makes up to three requests and takes the longest response.
 fn plain(prober: &Prober, target: &str) -> Result<TrialResult, ProbeError> {
     let mut best: Option<TrialResult> = None;
     for _ in 0..3 {

@@ -106,7 +106,7 @@ pub(crate) struct Witness {
 
 impl Witness {
     /// # Errors
-    /// Why the kernel's events cannot be read, as text.
+    /// Returns a text that says why the kernel's events cannot be read.
     pub(crate) fn open(server: Option<u16>) -> Result<Self, String> {
         let mut watcher = Watcher::open(Filter::default()).map_err(|error| error.to_string())?;
         let (questions, asked) = mpsc::channel::<Sender<Vec<LiveReset>>>();

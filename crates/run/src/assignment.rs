@@ -14,8 +14,8 @@ use rustix::net::{
 use rustix::process::{Resource, getrlimit};
 
 use crate::Options;
-use crate::command::Parts;
 use crate::intake::Address;
+use crate::job::Parts;
 use crate::preload::Preload;
 
 /// Bytes of the longest message.

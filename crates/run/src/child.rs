@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process};
 
-use crate::command::{Job, Supervision, raise_descriptor_limit};
+use crate::job::{Job, Supervision, raise_descriptor_limit};
 use crate::kernel::{Image, Mask, Signals, as_at_start, exec_with_own_pid, is_ignored, set_default};
 use crate::seccomp::Seccomp;
 use crate::{Notice, Options, Program, ProgramEnd, RunError, signals};

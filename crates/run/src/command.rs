@@ -1,34 +1,18 @@
-//! Finds out how a program is to be run, and starts what all ways have in common.
+//! Finds out how a program is to be run, and runs it.
 
 use std::ffi::{OsStr, OsString};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::sync::Arc;
 
-use linger::Closer;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
-use crate::intake::{Address, Intake};
+use crate::intake::Address;
+use crate::job::{Job, Parts, ProgramEnd, Way};
 use crate::kernel::has_one_thread;
 use crate::options::Via;
 use crate::preload::Preload;
-use crate::report::Tally;
-use crate::seccomp::{Counts, Seccomp};
-use crate::{Notice, Options, Place, Program, RunError, RunReport, child, itself, metrics};
-
-/// How a supervised program ended.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct ProgramEnd {
-    /// The program's own status, to be passed on. `None` if the calling process became the program: then its starter has it.
-    pub status: Option<ExitStatus>,
-    /// Counts of its closes and of what became of them.
-    pub report: RunReport,
-}
-
-/// Fds of the supervisor that are reserved for other things than lingering connections, mainly for the program's processes.
-const SPARE: u64 = 512;
+use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics};
 
 /// Runs a command to its end. Then waits until its last connection has ended, at most for [`Options::linger_at_exit`].
 ///
@@ -75,66 +59,6 @@ pub fn run(
     }
 }
 
-/// What is ready before the program is started, and before there is a second process or thread.
-pub(crate) struct Job {
-    pub(crate) program: Program,
-    /// The command as it was given, which is its first argument.
-    pub(crate) name: OsString,
-    pub(crate) command: Command,
-    pub(crate) parts: Parts,
-}
-
-/// What a supervisor is made from.
-pub(crate) struct Parts {
-    /// The limit of fds that the program is to have.
-    pub(crate) limit: Rlimit,
-    pub(crate) address: Address,
-    pub(crate) metrics: Option<TcpListener>,
-    pub(crate) way: Arc<Way>,
-}
-
-/// The supervisor's threads.
-pub(crate) struct Supervision {
-    closer: Closer,
-    intake: Intake,
-    way: Arc<Way>,
-    report: Arc<dyn Fn() -> RunReport + Send + Sync>,
-}
-
-impl Supervision {
-    pub(crate) fn start(parts: Parts, options: &Options) -> Result<Self, RunError> {
-        let Parts { limit, address, metrics, way } = parts;
-        let mut budget = options.budget;
-        let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
-        budget.sockets = budget.sockets.min(usize::try_from(most).unwrap_or(usize::MAX));
-        let closer = Closer::new(budget).map_err(RunError::system("cannot start the closer"))?;
-        let tally = Arc::new(Tally::default());
-        let report = {
-            let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
-            Arc::new(move || RunReport::new(way.counts(&tally), way.looks(), &closer.snapshot(), &tally))
-        };
-        if let Some(listener) = metrics {
-            metrics::serve(listener, closer.clone(), Arc::clone(&report) as _)
-                .map_err(RunError::system("cannot serve the counts"))?;
-        }
-        let intake = Intake::start(address, closer.clone(), options.policy, tally)
-            .map_err(RunError::system("cannot start the intake"))?;
-        Ok(Self { closer, intake, way, report })
-    }
-
-    pub(crate) fn report(&self) -> RunReport {
-        (self.report)()
-    }
-
-    /// Waits until the last connection has ended, after the last process of the program has.
-    pub(crate) fn finish(self, options: &Options) -> RunReport {
-        self.intake.finish();
-        self.closer.finish(options.linger_at_exit);
-        self.way.remove();
-        (self.report)()
-    }
-}
-
 fn check(options: &Options) -> Result<(), RunError> {
     let wrong = |error: &dyn std::fmt::Display| RunError::Options(error.to_string());
     options.policy.validate().map_err(|error| wrong(&error))?;
@@ -166,78 +90,4 @@ fn way_in(program: &Program, options: &Options) -> Result<Via, RunError> {
         Via::Seccomp if !program.kind.is_native() => Err(RunError::ForeignCalls { path }),
         Via::Seccomp => Ok(via),
     }
-}
-
-/// The means by which the program's closes are seen.
-pub(crate) enum Way {
-    Preload(Preload),
-    Seccomp(Arc<Counts>),
-}
-
-impl From<Preload> for Arc<Way> {
-    fn from(preload: Preload) -> Self {
-        Self::new(Way::Preload(preload))
-    }
-}
-
-impl Way {
-    pub(crate) fn counts(&self, tally: &Tally) -> [u64; linger_preload::protocol::COUNTS] {
-        match self {
-            Self::Preload(preload) => tally.complete(preload.counts()),
-            Self::Seccomp(counts) => counts.all(),
-        }
-    }
-
-    pub(crate) fn looks(&self) -> u64 {
-        match self {
-            Self::Preload(_) => 0,
-            Self::Seccomp(counts) => counts.looks(),
-        }
-    }
-
-    pub(crate) fn put_into(
-        &self,
-        command: &mut Command,
-        name: &str,
-        token: [u8; 16],
-        options: &Options,
-        limit: Rlimit,
-    ) -> Result<Option<Seccomp>, RunError> {
-        match self {
-            Self::Preload(preload) => {
-                preload.put_into(command, &options.preloaded);
-                Ok(None)
-            }
-            Self::Seccomp(counts) => {
-                // Raise the limit before the seccomp thread starts: the thread places its fds below it. The child restores the old limit.
-                raise_descriptor_limit(limit);
-                Seccomp::prepare(command, name, token, options, limit, Arc::clone(counts)).map(Some)
-            }
-        }
-    }
-
-    /// The preloaded library.
-    pub(crate) fn preload(&self) -> Option<&Preload> {
-        match self {
-            Self::Preload(preload) => Some(preload),
-            Self::Seccomp(_) => None,
-        }
-    }
-
-    /// What the memory maps of every process of the program name.
-    pub(crate) fn mark(&self) -> Option<String> {
-        self.preload().map(Preload::mark)
-    }
-
-    /// Removes what was unpacked.
-    pub(crate) fn remove(&self) {
-        if let Self::Preload(preload) = self {
-            preload.remove();
-        }
-    }
-}
-
-/// Raises this process's limit of fds to the hard limit, for lingering connections. The program runs with the old limit.
-pub(crate) fn raise_descriptor_limit(limit: Rlimit) {
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

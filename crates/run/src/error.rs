@@ -27,7 +27,7 @@ pub enum RunError {
     NoLoader {
         /// Where it was found.
         path: PathBuf,
-        /// What kind of program it is, as the rest of a sentence.
+        /// The kind of program, as the rest of a sentence.
         reason: &'static str,
     },
     /// The program gains privileges, so the loader ignores LD_PRELOAD (AT_SECURE, ld.so(8)).
@@ -54,7 +54,7 @@ pub enum RunError {
     /// The seccomp filter cannot be installed.
     #[error("the seccomp filter is refused ({source}); {remedy}")]
     SeccompRefused {
-        /// What the system said.
+        /// The system's error number; `EIO` if there is none.
         source: io::Error,
         /// What to do.
         remedy: &'static str,

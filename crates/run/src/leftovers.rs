@@ -5,14 +5,16 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// The processes other than this one whose memory maps name `mark`, as pidfds. Empty once the last has ended.
+/// Returns a pidfd of each process, other than this one, whose memory maps name `mark`. Returns none once the last such
+/// process has ended.
 ///
-/// A process that forbids to be looked into, to this process's user, is not seen.
+/// A process whose maps this process may not read is not found.
 pub(crate) fn find(mark: &str) -> Vec<OwnedFd> {
     let own = rustix::process::getpid();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-    // The pidfd comes first: were the process to end, the maps could be another's.
+    // Open the pidfd before reading the maps: if the pid is reused in between, a pidfd opened afterwards could be that of
+    // an unrelated process.
     pids.filter(|pid| *pid != own)
         .filter_map(|pid| {
             let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;

@@ -14,6 +14,7 @@ mod command;
 mod error;
 mod intake;
 mod itself;
+mod job;
 #[allow(unsafe_code)]
 mod kernel;
 mod leftovers;
@@ -27,9 +28,11 @@ mod program;
 mod report;
 mod seccomp;
 mod signals;
+mod supervise;
 
-pub use command::{ProgramEnd, run};
+pub use command::run;
 pub use error::RunError;
+pub use job::ProgramEnd;
 pub use kernel::die_of;
 pub use lingerd::{Served, serve};
 pub use notice::{Notice, Refusal};

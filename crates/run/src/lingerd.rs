@@ -13,9 +13,10 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::assignment;
-use crate::command::Parts;
+use crate::job::Parts;
 use crate::kernel::{Caller, Departed};
-use crate::{Notice, Options, RunError, RunReport, itself};
+use crate::supervise::supervise;
+use crate::{Notice, Options, RunError, RunReport};
 
 /// How long a program's starter waits for the supervisor, which the service manager may have to start.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -50,20 +51,21 @@ pub(crate) fn ask(
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served {
-    /// What the starter has said of its manner: [`Options::manner`].
+    /// The starter's [`Options::manner`].
     pub manner: String,
     /// Counts of the program's closes. `None` if the program was not started.
     pub report: Option<RunReport>,
 }
 
-/// Supervises the program of the process at the other end of a `SOCK_SEQPACKET` connection, to its end and that of its
-/// connections. `stderr` is replaced by the program's stderr before `notify` is called; its first argument is the starter's
-/// [`Options::manner`].
+/// Supervises a program for the process at the other end of `connection`, a `SOCK_SEQPACKET` socket, until the program and
+/// its connections have ended.
 ///
-/// This process becomes the user that the other end runs as, and must have one thread.
+/// This process's stderr is replaced by the program's before `notify` is called. The first argument of `notify` is the
+/// [`Options::manner`] that the other process has sent. This process becomes the user of the other process, and must have
+/// only one thread.
 ///
 /// # Errors
-/// What was received is no assignment, or the supervisor cannot start.
+/// Returns an error if the message received is no assignment, or if the supervisor cannot start.
 pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> Result<Served, RunError> {
     let failed = RunError::system("cannot supervise for another process");
     let received = become_user(&connection).and_then(|()| assignment::receive(connection.as_fd()));
@@ -78,7 +80,7 @@ pub fn serve(connection: OwnedFd, mut notify: impl FnMut(&str, Notice<'_>)) -> R
     rustix::stdio::dup2_stderr(&stderr).map_err(RunError::system("cannot take the program's stderr"))?;
     drop(stderr);
     let manner = options.manner.clone();
-    let report = itself::supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))?;
+    let report = supervise(parts, &program, caller, &options, |notice| notify(&manner, notice))?;
     Ok(Served { manner, report })
 }
 

@@ -45,6 +45,10 @@ impl Place {
                 "the parent is the init of a container, which ends with its child, and all others with it",
             );
         }
+        // It is kept across an exec (prctl(2)): the supervisor would become the program's child.
+        if !matches!(rustix::process::child_subreaper(), Ok(None)) {
+            return (Self::Child, "this process adopts orphans, and the supervisor is one");
+        }
         match own_pidfd() {
             Ok(_) => (Self::Itself, "nothing prevents it"),
             Err(_) => (Self::Child, "pidfd_open is refused, so that the program's end could not be seen"),
@@ -52,8 +56,8 @@ impl Place {
     }
 }
 
-/// Whether the parent is the first process of a container. Those that containers have (tini, dumb-init, a shell) end with
-/// their child; systemd does not.
+/// Whether the parent is likely to end when this process ends: whether it is the first process of a container, and not
+/// systemd. The first processes that containers have (tini, dumb-init, a shell) end with their child; systemd does not.
 fn ends_with_us() -> bool {
     let container =
         fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() != FIRST_NAMESPACE);

@@ -112,10 +112,10 @@ impl Preload {
         Ok([open(path.parent().unwrap_or(path))?, open(path)?, self.counts.try_clone()?.into()])
     }
 
-    /// Takes over what another process has unpacked.
+    /// Takes over files that another process has unpacked.
     ///
     /// # Errors
-    /// The name is not one that this makes, or `next`, which gives one fd after the other, fails.
+    /// The name is not one of ours, or `next`, which returns one fd after the other, fails.
     pub(crate) fn borrowed(name: String, mut next: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<Self> {
         let path = PathBuf::from(name);
         let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());

@@ -68,7 +68,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Adds to what the preloaded libraries have counted what they leave to the supervisor.
+    /// Adds the supervisor's own counts to those of the preloaded libraries.
     pub(crate) fn complete(&self, mut seen: [u64; COUNTS]) -> [u64; COUNTS] {
         for (count, number) in [(Count::Handed, &self.taken), (Count::Refused, &self.not_held)] {
             let number = number.load(Relaxed);

@@ -28,8 +28,9 @@ use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd};
 use crate::{Options, Refusal, RunError};
 use eyes::Wanted;
 
-/// The calls that are notified: those that close a connection, that make a second fd of one, and that create listeners and
-/// epolls. All other calls keep their speed.
+/// The system calls of which the supervisor is notified: those that close or shut down a connection, those that can give
+/// another fd or another process a hold on it (`dup`, `sendmsg`, `fork`, `execve`), and those that create listeners and
+/// epolls. All other calls run at full speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
     // `SHUT_WR` is not notified: a half-close alone loses nothing.

@@ -380,6 +380,17 @@ fn the_first_process_of_a_container_stays() {
     }
 }
 
+/// A starter that adopts orphans keeps that across its exec (prctl(2)): the program must not be given the supervisor to wait for.
+#[test]
+fn a_process_that_adopts_orphans_stays() {
+    let set = "import ctypes; ctypes.CDLL(None).prctl(36, VALUE, 0, 0, 0)";
+    for (value, child) in [("1", true), ("0", false)] {
+        let words = ["/bin/sh", "-c", "cat /proc/$PPID/comm"];
+        let Some(said) = said_after(&set.replace("VALUE", value), Some(""), &words) else { return };
+        assert_eq!(said.trim() == "supervisor", child, "PR_SET_CHILD_SUBREAPER {value}: {said}");
+    }
+}
+
 #[test]
 fn a_process_with_threads_is_refused() {
     // The test's harness has one.

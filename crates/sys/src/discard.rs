@@ -30,8 +30,8 @@ impl Discarder {
     /// Never waits, even on a blocking socket. Repeats the call after `EINTR`.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing has arrived; else those of `recv(2)`. A pending socket error (`ECONNRESET`, `EPIPE`,
-    /// `ETIMEDOUT`) is among them, and the call consumes it.
+    /// Returns `WouldBlock` if nothing has arrived; otherwise the errors of `recv(2)`. A pending socket error
+    /// (`ECONNRESET`, `EPIPE`, `ETIMEDOUT`) is among them, and the call consumes it.
     pub fn discard(&mut self, socket: BorrowedFd<'_>, max: u64) -> io::Result<u64> {
         let max = max.clamp(1, MOST) as usize;
         // SAFETY: with MSG_TRUNC the kernel treats the null buffer as "discard"; where it does not

@@ -10,12 +10,13 @@ use crate::SetOnce;
 /// A process, as its own memory knows it: equal in all threads of one process, different in every child that
 /// `fork` makes of it.
 ///
-/// What a library started in the background does not survive a `fork`: threads, and with them whoever would
-/// unlock a lock. What it wrote into memory does. Comparing the `Process` of then with the one of now tells.
+/// A library's threads do not survive a `fork`, and neither does a thread that would unlock a lock; but what they wrote
+/// into memory is still there in the child. A library that stores the `Process` in which it started its threads can
+/// compare it with the current one, and so notice that it runs in a child.
 ///
-/// A process id cannot: it is reused, and a child in a new pid namespace may have the id of its parent. So
-/// this is a number in a page that the kernel empties in a child (`MADV_WIPEONFORK`, Linux 4.14), and asking
-/// costs loads instead of a system call. Where the kernel has no such page, it is the process id after all.
+/// A process id cannot serve for that: it is reused, and a child in a new pid namespace may have the id of its parent.
+/// So `Process` is a number in a page that the kernel sets to zero in a child (`MADV_WIPEONFORK`, Linux 4.14), and asking
+/// costs loads instead of a system call. If the kernel has no such pages, the process id is used after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(u64);
 
@@ -38,12 +39,12 @@ impl Process {
     }
 }
 
-/// Tells process ids from numbers, which never get that far.
+/// A bit that is set if a [`Process`] is a process id. Numbers from the page never become that large.
 const NO_PAGE: u64 = 1 << 63;
 
-/// The number of this process, given by the first thread that asks.
+/// Returns the number of this process. The first thread that asks takes it from `next` and stores it in `page`.
 ///
-/// Relaxed: threads have to agree on the number, and nothing else is read on the strength of it.
+/// Relaxed is enough: the threads only have to agree on the number; no other memory is read because of it.
 fn number_in(page: &AtomicU64, next: &AtomicU64) -> u64 {
     match page.load(Ordering::Relaxed) {
         0 => {
@@ -71,8 +72,11 @@ impl Page {
     /// The kernel rounds up to a page.
     const LENGTH: usize = size_of::<AtomicU64>();
 
+    /// Maps a page that the kernel sets to zero in every child.
+    ///
     /// # Errors
-    /// Those of `mmap(2)` and `madvise(2)`; `Unsupported` if the system accepts any advice, as qemu does.
+    /// Returns the errors of `mmap(2)` and `madvise(2)`, and `Unsupported` if `madvise` accepts even advice that does not
+    /// exist, as qemu's user mode does.
     fn new() -> io::Result<Self> {
         // SAFETY: a new private mapping at an address of the kernel's choice touches no memory of ours.
         let address = unsafe {
@@ -90,8 +94,8 @@ impl Page {
             _ => return Err(io::Error::last_os_error()),
         };
         page.advise(libc::MADV_WIPEONFORK)?;
-        // qemu's user mode accepts every advice, also one that it does not implement. No advice has the number -1: if
-        // that is accepted, the success of MADV_WIPEONFORK means nothing.
+        // qemu's user mode accepts every advice, even advice that it does not implement. No advice has the number -1: if
+        // -1 is accepted, the success of MADV_WIPEONFORK means nothing.
         match page.advise(-1) {
             Err(_) => Ok(page),
             Ok(()) => Err(io::ErrorKind::Unsupported.into()),

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// than the bytes, and 0 exactly when there are none.
 ///
 /// # Errors
-/// `EINVAL` on a listening socket, `ENOTTY` where the protocol has no such queue.
+/// Returns `EINVAL` on a listening socket, and `ENOTTY` if the protocol has no such queue.
 pub fn send_queue(socket: BorrowedFd<'_>) -> io::Result<u64> {
     ask(socket, libc::TIOCOUTQ)
 }
@@ -20,7 +20,7 @@ pub fn send_queue(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// Bytes received and not read yet (`SIOCINQ`).
 ///
 /// # Errors
-/// `EINVAL` on a listening socket, `ENOTTY` where the protocol has no such queue.
+/// Returns `EINVAL` on a listening socket, and `ENOTTY` if the protocol has no such queue.
 pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u64> {
     ask(socket, libc::FIONREAD)
 }
@@ -31,7 +31,7 @@ pub fn unread(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// with fewer. The kernel lowers it to half the receive buffer.
 ///
 /// # Errors
-/// Those of `setsockopt(2)`.
+/// Returns the errors of `setsockopt(2)`.
 pub fn set_receive_low_water(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     let value = c_int::try_from(bytes).unwrap_or(c_int::MAX);
     // SAFETY: the kernel reads one int from a live place of that size.

@@ -38,7 +38,7 @@ pub enum TcpState {
 /// Says which family a stream socket is of.
 ///
 /// # Errors
-/// `ENOTSOCK` for other descriptors, `EPROTOTYPE` for sockets that are no streams.
+/// Returns `ENOTSOCK` for other descriptors, and `EPROTOTYPE` for sockets that are no streams.
 pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
     use rustix::net::{AddressFamily, SocketType, sockopt};
     let protocol = sockopt::socket_protocol(socket)?;
@@ -56,7 +56,7 @@ pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
 /// Reads the connection's state (`TCP_INFO`, first byte).
 ///
 /// # Errors
-/// `EOPNOTSUPP` or `ENOPROTOOPT` where the socket is not TCP.
+/// Returns `EOPNOTSUPP` or `ENOPROTOOPT` if the socket is not TCP.
 pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<TcpState> {
     let mut first = 0u8;
     let mut length = size_of::<u8>() as libc::socklen_t;

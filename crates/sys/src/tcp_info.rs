@@ -24,7 +24,7 @@ pub struct TcpInfo {
 /// Reads the facts of a connection.
 ///
 /// # Errors
-/// `EOPNOTSUPP` or `ENOPROTOOPT` where the socket is not TCP; `InvalidData` where the kernel knows fewer fields.
+/// Returns `EOPNOTSUPP` or `ENOPROTOOPT` if the socket is not TCP, and `InvalidData` if the kernel knows fewer fields.
 pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     /// Eight bytes of small fields, then words of 32 bits (uapi/linux/tcp.h); the layout only ever grows.
     const LAST_ACK: usize = 14;

@@ -16,7 +16,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// is dropped but what `body` drops, and no handler runs at its exit.
 ///
 /// # Errors
-/// What it panicked with, or that it was killed: by a signal, or from here because it hung.
+/// Returns the message of the child's panic, or a text that says by which signal the child was killed; a child that
+/// hangs is killed from here.
 ///
 /// # Panics
 /// Where no child can be made or waited for.

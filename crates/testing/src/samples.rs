@@ -8,7 +8,7 @@ pub const LENGTH: usize = 300_000;
 /// Where to listen: the port is the first argument.
 ///
 /// # Errors
-/// Where there is none.
+/// Returns an error if there is no argument, or no port in it.
 pub fn address() -> anyhow::Result<SocketAddr> {
     let port = std::env::args().nth(1).ok_or_else(|| anyhow::anyhow!("give a port as the argument"))?;
     Ok((Ipv4Addr::LOCALHOST, port.parse()?).into())

@@ -1,4 +1,4 @@
-//! Long local work, such as fsync or hashing, during which the peer must still hear from us.
+//! Long local work, such as fsync or hashing, during which this side must still send pings to the peer.
 
 use std::io;
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -22,7 +22,7 @@ pub(crate) fn keep_alive<T: Send>(
     let work = Mutex::new(Some(work));
     thread::scope(|scope| {
         let (done, finished) = mpsc::sync_channel(1);
-        // Kept here: a thread that cannot be had would take the work with it.
+        // The work is kept here: if it were moved into a thread that cannot be started, it would be lost.
         let work = &work;
         let on_its_own = move || take(work).map(|work| done.send(work()));
         if let Err(error) = Builder::new().name("alive".into()).spawn_scoped(scope, on_its_own) {

@@ -1,7 +1,7 @@
 //! A thread that hashes half a block while its owner receives the other half.
 //!
-//! The owner lends it one job at a time. If the thread has not begun when the result is needed, the owner takes the
-//! job back and does it: a thread that gets no processor costs only two locks.
+//! The owner lends the thread one job at a time. If the thread has not begun when the result is needed, the owner takes
+//! the job back and does it: a thread that gets no processor costs only two locks.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -49,7 +49,8 @@ impl Assistant {
         Some(Self { desk, thread: Some(thread) })
     }
 
-    /// Lends whole pieces; the first is at `offset` of its file. Earlier pieces must have been taken back.
+    /// Lends whole pieces to the thread. The first piece begins at `offset` of its file. Pieces that were lent before must
+    /// have been taken back.
     pub(crate) fn lend(&self, pieces: Lent, offset: u64) {
         *self.desk.lock() = Work::Given(pieces, offset);
         self.desk.changed.notify_one();

@@ -25,7 +25,7 @@ const MAGIC: [u8; 6] = *b"LNGRBN";
 /// How long the connections of a bundle may take to come together.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Names a bundle; random.
+/// The random name of a bundle, the same on all of its connections.
 pub(crate) type Name = [u8; 16];
 
 pub(crate) struct Bundle {
@@ -39,7 +39,7 @@ impl Bundle {
         Self { members, written: 0, read: 0 }
     }
 
-    /// The member that carries the byte at `position`, and the bytes left of its stripe.
+    /// Returns the member that carries the byte at `position`, and how many bytes are left of the byte's stripe.
     fn place(&self, position: u64) -> (usize, usize) {
         let stripe = position / STRIPE as u64;
         ((stripe % self.members.len() as u64) as usize, STRIPE - (position % STRIPE as u64) as usize)
@@ -70,8 +70,8 @@ impl Transport for Bundle {
                 self.written += bytes as u64;
                 (taken, part) = (taken + bytes, &part[bytes..]);
                 if bytes == left {
-                    // This member is written again only after all others. If its socket is full, the flush at the end
-                    // of the frame sends the rest.
+                    // After this stripe the member is written again only after all others. If its socket is full, the
+                    // flush at the end of the frame sends the rest.
                     match self.members[member].flush() {
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                         _ => {}
@@ -84,7 +84,7 @@ impl Transport for Bundle {
 
     fn flush(&mut self) -> io::Result<()> {
         let (current, _) = self.place(self.written);
-        // The current member comes last: if its socket is full, that is what the session waits for.
+        // The current member comes last: if its socket is full, the session waits for that socket.
         let count = self.members.len();
         let order = (1..=count).map(|step| (current + step) % count);
         let mut full = None;
@@ -185,9 +185,9 @@ fn wait(socket: BorrowedFd<'_>, interest: PollFlags, until: Instant) -> Result<(
 pub(crate) enum Greeted {
     /// The only connection of its session, with the bytes already read from it.
     Single(Box<dyn Transport>, [u8; PREFACE]),
-    /// The last connection of a bundle, with all of them.
+    /// The connection that completes a bundle; holds all connections of the bundle as one transport.
     Complete(Box<dyn Transport>),
-    /// One connection of a bundle that is not complete; the thread of the last one serves the session.
+    /// A connection of a bundle that is not complete yet. The thread of the last connection will serve the session.
     Waiting,
 }
 
@@ -220,7 +220,7 @@ impl Gathering {
             return Err(Violation::Malformed("bundle").into());
         }
         let mut gathering = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Drop bundles that took too long; that closes their connections.
+        // Drop bundles that took too long. Dropping a bundle closes its connections.
         gathering.retain(|_, gathered| gathered.since.elapsed() < PATIENCE);
         let gathered = gathering.entry(name).or_insert_with(|| Gathered {
             since: Instant::now(),

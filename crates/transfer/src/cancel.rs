@@ -23,43 +23,44 @@ impl Cancel {
     /// Makes a handle that has not fired.
     ///
     /// # Errors
-    /// If the process has no descriptors left.
+    /// Returns an error if the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         use rustix::event::EventfdFlags;
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { own: Arc::new(fd), above: None })
     }
 
-    /// Makes a child: it fires with this one, and can be fired alone without affecting this one.
+    /// Makes a child handle. The child fires when this handle fires, and can fire alone without affecting this handle.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Returns the errors of [`new`](Self::new).
     pub fn also(&self) -> io::Result<Self> {
         Ok(Self { above: Some(self.own.clone()), ..Self::new()? })
     }
 
-    /// Ends every session that watches this; each gives [`Error::Cancelled`](crate::Error::Cancelled) from its present or next wait.
+    /// Ends every session that watches this handle: each session returns [`Error::Cancelled`](crate::Error::Cancelled)
+    /// from its present or next wait.
     pub fn cancel(&self) {
-        // write(2) can fail only if the counter would overflow, and then it is set already.
+        // write(2) can fail only if the counter would overflow, and a counter that high has fired already.
         let _ = rustix::io::write(&*self.own, &1u64.to_ne_bytes());
     }
 
-    /// Whether it has fired.
+    /// Whether this handle has fired.
     pub fn is_cancelled(&self) -> bool {
         self.wait(Duration::ZERO)
     }
 
-    /// Waits until it fires or the timeout is over. True if it fired.
+    /// Waits until this handle fires or the timeout is over. Returns whether it fired.
     pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         let mut fds = self.to_poll();
         matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1..))
     }
 
-    /// Waits until an fd is ready. False after the timeout.
+    /// Waits until an fd is ready. Returns false after the timeout.
     ///
     /// # Errors
-    /// [`Stopped`] if this fires first, or the error of `poll(2)`.
+    /// Returns [`Stopped`] if this handle fires first, or the error of `poll(2)`.
     pub(crate) fn wait_beside(
         &self,
         fd: BorrowedFd<'_>,
@@ -90,7 +91,7 @@ impl Cancel {
 }
 
 impl AsFd for Cancel {
-    /// The eventfd, readable once it has fired.
+    /// The eventfd, which is readable once this handle has fired.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.own.as_fd()
     }

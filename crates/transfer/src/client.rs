@@ -42,7 +42,7 @@ impl Client {
     /// A client of the server at `host`; nothing is connected yet.
     ///
     /// # Errors
-    /// If the process has no descriptors left.
+    /// Returns an error if the process has no descriptors left.
     pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
         Ok(Self { host: host.into(), port, options, cancel })
@@ -53,7 +53,7 @@ impl Client {
         self.cancel.clone()
     }
 
-    /// Sends a file, a directory or a pipe, and waits for its receipts; they come through `observe`.
+    /// Sends a file, a directory or a pipe, and waits for the receipts, which `observe` gets.
     ///
     /// The summary is true whether or not there is an error: see [`Summary::verdict`].
     pub fn put(
@@ -86,7 +86,7 @@ impl Client {
             Destination::Port(name) => (RelPath::root(), true, Some(name)),
         };
         let mut id = TransferId::default();
-        // It only has to be unique, and hard to guess for others who may use the same sink.
+        // The id only has to be unique, and hard to guess for others who may use the same sink.
         let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
         let options_of_both = common(options);
         let mut put = Put { path, into, name, sink, id, again: false, sent: false, options: options_of_both };
@@ -156,7 +156,7 @@ impl Client {
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe).run();
             summary.wire += session.received() - before;
             received?;
-            // All files are in place. Only the sender's goodbye is missing: it shows that the sender has the receipts.
+            // All files are in place. Only the sender's goodbye is missing, which shows that the sender has the receipts.
             summary.peer_knows = loop {
                 match session.receive() {
                     Ok(SessionEvent::Bye { code, .. }) => break code == 0,
@@ -172,7 +172,7 @@ impl Client {
     /// Lists a directory or one file; calls `each` for every item.
     ///
     /// # Errors
-    /// [`Error::Refused`] if there is nothing to list; those of connecting.
+    /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
         let mut session = self.connect()?;
         let stream = session.open(&Operation::List { path: path.clone() }.encode())?;
@@ -206,7 +206,7 @@ impl Client {
     ) -> Result<(), Error> {
         let retry = self.options.retry;
         let mut pause = retry.first;
-        // Since when nothing has been gained that lasts. Bytes that are sent again and again are no gain.
+        // The time of the last gain that lasts. Bytes that are sent again and again are no gain.
         let mut in_vain: Option<Instant> = None;
         let mut furthest = 0;
         let (mut connected, mut greeted) = (false, false);
@@ -265,7 +265,8 @@ enum Farewell {
     Said,
 }
 
-/// Waits for the offer: whether it is a directory. The name in it is the server's, and names come from the request alone.
+/// Waits for the offer, and returns whether it is of a directory. The name in the offer is not used: the server chose it,
+/// and names here come from the request alone.
 fn offer(session: &mut Session) -> Result<bool, Error> {
     loop {
         match session.receive()? {
@@ -281,7 +282,7 @@ fn offer(session: &mut Session) -> Result<bool, Error> {
     }
 }
 
-/// The directory to land in, and the name there if it is given.
+/// The directory in which the received files land, and the name there, if the user gave one.
 fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
     let typed = dest.as_os_str().as_bytes();
     if typed.is_empty() || typed.ends_with(b"/") || dest.file_name().is_none() || typed == b"." {
@@ -291,7 +292,7 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
     Ok((root, Some(name)))
 }
 
-/// The name here: the one that was given, or the last one of what was asked for.
+/// The name of the local file: the given one, else the last component of the requested path.
 fn landing_name(given: Option<&RelPath>, asked: &[u8]) -> Result<RelPath, Error> {
     match given {
         Some(name) => Ok(name.clone()),
@@ -332,7 +333,7 @@ fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
 /// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
 ///
 /// # Errors
-/// [`Error::Io`] if there is nothing at `path`.
+/// Returns [`Error::Io`] if there is nothing at `path`.
 pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
     let (root, top) = local(path)?;
     let mut walk = Walk::new(&root, top, patterns.clone());

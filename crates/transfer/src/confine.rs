@@ -7,11 +7,11 @@ use landlock::{
     RulesetStatus,
 };
 
-/// Confines this process, for good, to `directory` (for reading, or for both) and to the files in `home`.
+/// Confines this process, for good, to `directory` (for reading, and for writing if `writable`) and to the files in `home`.
 ///
-/// Every path is resolved with `openat2(2)` and stays inside anyway; this is a second barrier. It applies to threads
-/// and processes started later. True if the kernel enforces it, false if it has no Landlock, `None` if the ruleset
-/// could not be made.
+/// Every path is resolved with `openat2(2)` and stays inside anyway; Landlock is a second barrier. It applies to threads
+/// and processes that are started later. Returns `true` if the kernel enforces the ruleset, `false` if the kernel has no
+/// Landlock, and `None` if the ruleset could not be made.
 pub fn confine(directory: &Path, home: &Path, writable: bool) -> Option<bool> {
     let abi = ABI::V5;
     let everything = AccessFs::from_all(abi);

@@ -1,8 +1,10 @@
-//! What was handed to sinks: for each transfer a command is started once at most, however often its client comes back.
+//! What was handed to sinks: for each transfer the sink's command is started at most once, however often the client comes
+//! back.
 //!
-//! The connection may be lost after the command has run and before its receipt arrives. The client comes back with the same
-//! number and gets the same receipt. What this does not outlive is the server's process: who had sent everything before that
-//! is told that nobody knows, and nothing runs.
+//! The connection may be lost after the command has run and before the client has the receipt. The client comes back with
+//! the same transfer id and gets the same receipt. The memory of this ends with the server's process: a client that had
+//! sent everything before the server was started anew is told that nobody knows whether the command ran, and no command
+//! is run.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -44,9 +46,11 @@ impl Deliveries {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a transfer, or goes on with one; `sent` says that an earlier session sent all of it.
+    /// Begins a transfer, or goes on with a known one. `sent`: the client sent all of it in an earlier session.
     ///
-    /// A refusal where the command may have run and nobody knows.
+    /// # Errors
+    /// Returns a refusal if the client had sent everything and this server does not know the transfer: the command may
+    /// have run before the server was started anew.
     pub(crate) fn begin(&self, id: TransferId, sent: bool) -> Result<(), Fault> {
         let mut known = self.lock();
         if known.deliveries.contains_key(&id) {
@@ -69,12 +73,12 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Whether its command runs.
+    /// Whether the transfer's command is running.
     pub(crate) fn is_running(&self, id: TransferId) -> bool {
         matches!(self.lock().deliveries.get(&id), Some(Delivery::Running))
     }
 
-    /// What its command came to, if that is over.
+    /// The result of its command, if it has ended.
     pub(crate) fn outcome(&self, id: TransferId) -> Option<Result<Receipt, Fault>> {
         match self.lock().deliveries.get(&id) {
             Some(Delivery::Ended(outcome)) => Some(outcome.clone()),
@@ -82,7 +86,8 @@ impl Deliveries {
         }
     }
 
-    /// Runs its command, unless another session does or did: then this waits, and returns what that came to.
+    /// Runs the transfer's command and returns its result. If another session is running the command, waits for that
+    /// result; if it has ended, returns the known result. The command is not run again.
     pub(crate) fn run(
         &self,
         id: TransferId,

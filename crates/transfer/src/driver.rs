@@ -1,8 +1,8 @@
 //! A session: framed streams in both directions over one connection.
 //!
-//! One thread drives it. While it waits to write it reads, so two sessions cannot deadlock; its buffer is bounded by
-//! the credit that it has granted. The payload of large frames is read from the socket directly into the caller's
-//! buffer.
+//! One thread drives a session. While a session waits to write, it reads, so two sessions cannot deadlock. What it has
+//! read is bounded by the credit that it has granted. The payload of large frames is read from the socket directly into
+//! the caller's buffer.
 
 mod end;
 mod event;
@@ -80,7 +80,7 @@ pub struct Session {
     bulk: bool,
     received: u64,
     sent: u64,
-    /// `write_out` is under way: nothing else may be written before its bytes.
+    /// `write_out` is under way: nothing else may be written before the bytes that it writes.
     writing: bool,
     /// Bytes of a DATA frame that are still to be sent: no other frame may come before them.
     unfinished: usize,
@@ -100,7 +100,7 @@ impl Session {
     /// Begins a session over a connection with default limits and deadlines. Nothing is sent yet.
     ///
     /// # Errors
-    /// If the process has no descriptors left.
+    /// Returns an error if the process has no descriptors left.
     pub fn new(transport: Box<dyn Transport>, role: Role) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
         Ok(Self::with(transport, role, SessionLimits::default(), Deadlines::default(), cancel))
@@ -148,7 +148,8 @@ impl Session {
     /// Opens a stream for what `request` says (at most 64 KiB).
     ///
     /// # Errors
-    /// [`Error::Usage`] if the request is too long or no stream is left, else as [`flush`](Self::flush).
+    /// Returns [`Error::Usage`] if the request is too long or no stream is left; otherwise the errors of
+    /// [`flush`](Self::flush).
     pub fn open(&mut self, request: &[u8]) -> Result<u16, Error> {
         if request.len() > MAX_MESSAGE {
             return Err(Error::Usage(
@@ -161,11 +162,12 @@ impl Session {
         Ok(stream)
     }
 
-    /// Sends a message on a stream, waiting for credit where it must. It may stay in the buffer until
-    /// [`flush`](Self::flush) or the next wait.
+    /// Sends a message on a stream; waits for credit if the stream has too little. The message may stay in the buffer
+    /// until [`flush`](Self::flush) or the next wait.
     ///
     /// # Errors
-    /// [`Error::Usage`] over 64 KiB, [`Error::Ended`] if the stream is closed, [`Error::Cut`] and the like.
+    /// Returns [`Error::Usage`] if the message is longer than 64 KiB, [`Error::Ended`] if the stream is closed, and the
+    /// errors of [`receive`](Self::receive).
     pub fn message(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() > MAX_MESSAGE {
             return Err(Error::Usage(
@@ -179,7 +181,7 @@ impl Session {
     /// Sends data on a stream, in frames of at most 1 MiB, waiting for credit and for the socket.
     ///
     /// # Errors
-    /// As [`message`](Self::message).
+    /// Returns the errors of [`message`](Self::message).
     pub fn data(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
         for part in bytes.chunks(self.machine.longest().max(1)) {
             self.begin_data(stream, part.len())?;
@@ -188,10 +190,10 @@ impl Session {
         Ok(())
     }
 
-    /// Says that nothing more will come on the stream from here.
+    /// Tells the peer that this side sends nothing more on the stream.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush); a stream that is closed already is none.
+    /// Returns the errors of [`flush`](Self::flush). Closing a stream that is closed already is no error.
     pub fn finish(&mut self, stream: u16) -> Result<(), Error> {
         if self.machine.finish(stream) { self.frame(FrameKind::Finish, stream, &[]) } else { Ok(()) }
     }
@@ -199,7 +201,7 @@ impl Session {
     /// Cancels a stream in both directions. What the peer still sends on it is dropped.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush). Cancelling a closed stream is no error.
+    /// Returns the errors of [`flush`](Self::flush). Cancelling a closed stream is no error.
     pub fn cancel(&mut self, stream: u16, reason: &str) -> Result<(), Error> {
         if self.machine.cancel(stream) {
             return self.frame(FrameKind::Cancel, stream, &reason_bytes(0, reason));
@@ -210,8 +212,8 @@ impl Session {
     /// Sends what is buffered, and waits for the peer's next event.
     ///
     /// # Errors
-    /// [`Error::Cut`] if the connection ends or is silent for too long, [`Error::Violation`] if the peer breaks the
-    /// rules, [`Error::Cancelled`].
+    /// Returns [`Error::Cut`] if the connection ends or is silent for too long, [`Error::Violation`] if the peer breaks
+    /// the rules, and [`Error::Cancelled`].
     pub fn receive(&mut self) -> Result<SessionEvent, Error> {
         loop {
             if let Some(event) = self.try_receive()? {
@@ -227,7 +229,7 @@ impl Session {
     /// Looks for what the peer has done, without waiting.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive).
+    /// Returns the errors of [`receive`](Self::receive).
     pub fn try_receive(&mut self) -> Result<Option<SessionEvent>, Error> {
         self.drop_payload()?;
         if let Some((event, bytes)) = self.inbox.pop_front() {
@@ -246,11 +248,11 @@ impl Session {
         }
     }
 
-    /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or the data is taken;
-    /// says how many.
+    /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or all data is taken.
+    /// Returns how many bytes were taken.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive).
+    /// Returns the errors of [`receive`](Self::receive).
     pub fn read_data(&mut self, into: &mut [u8]) -> Result<usize, Error> {
         let wanted = into.len().min(self.payload);
         let into = &mut into[..wanted];
@@ -286,22 +288,22 @@ impl Session {
     /// Sends what is in the buffer.
     ///
     /// # Errors
-    /// [`Error::Cut`] when the connection ends or takes nothing for too long, [`Error::Cancelled`].
+    /// Returns [`Error::Cut`] if the connection ends or takes no bytes for too long, and [`Error::Cancelled`].
     pub fn flush(&mut self) -> Result<(), Error> {
         self.write_out(&[])
     }
 
-    /// Whether the peer has begun as this protocol does.
+    /// Whether the peer has sent this protocol's preface.
     pub(crate) fn is_greeted(&self) -> bool {
         self.preface_read
     }
 
-    /// Payload and framing that arrived, in bytes.
+    /// Bytes that have arrived, payload and framing.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Payload and framing handed to the kernel, in bytes.
+    /// Bytes that were handed to the kernel, payload and framing.
     pub fn sent(&self) -> u64 {
         self.sent
     }
@@ -320,7 +322,8 @@ impl Session {
         Ok(())
     }
 
-    /// Grants credit for bytes that the program took, once they are many enough. The frame goes with the next flush.
+    /// Grants the peer credit for bytes that the program has taken, once they are many enough. The CREDIT frame is sent
+    /// by the next flush.
     fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
         let socket = self.transport.socket();
         let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);

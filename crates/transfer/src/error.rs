@@ -107,7 +107,7 @@ impl Error {
         if self.is_temporary() || matches!(self, Self::Cancelled) { 2 } else { 1 }
     }
 
-    /// The error that a peer's goodbye with a code other than 0 stands for.
+    /// The error for a peer's goodbye whose code is not 0.
     pub(crate) fn goodbye(code: u16, reason: String) -> Self {
         let reason = Reason::from_wire(reason);
         match code {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::message::Refusal;
 use crate::reason::{Reason, Remedy};
 
-/// Why it cannot: for programs and for people.
+/// Why the file or request cannot be served: a class for programs, and a reason for people.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault(pub(crate) Refusal, pub(crate) Reason);
 
@@ -19,7 +19,7 @@ impl Fault {
         Self::io(format!("cannot {doing} {what}: {error}"), &error)
     }
 
-    /// The same, said in other words.
+    /// An I/O error, with the sentence that tells it.
     pub(crate) fn io(told: String, error: &io::Error) -> Self {
         Self(refusal(error), Reason::from(told).with(remedy(error)))
     }
@@ -40,7 +40,7 @@ fn remedy(error: &io::Error) -> Option<Remedy> {
     })
 }
 
-/// The class of an I/O error, as the peer is told.
+/// The class of an I/O error, as it is sent to the peer.
 pub(crate) fn refusal(error: &io::Error) -> Refusal {
     use io::ErrorKind as E;
     match error.kind() {

@@ -30,8 +30,8 @@ pub type Hash = [u8; 32];
 pub(crate) struct Sum {
     /// The chaining value of the block at its place in the file.
     pub(crate) value: [u8; 32],
-    /// The hash of the file if this is all of it; known for block 0 alone, because the topmost node of the
-    /// tree is computed differently.
+    /// The hash of the file if this block is all of the file. Only block 0 has it: the topmost node of the tree is
+    /// computed differently from the others.
     pub(crate) alone: Option<Hash>,
 }
 
@@ -52,8 +52,8 @@ impl Sum {
         Self { value: merge(&left, &right), alone }
     }
 
-    /// The contribution of block `number` (from 0). Only the last block of a file may be shorter than
-    /// [`BLOCK`], and only that of an empty file may be empty.
+    /// The contribution of block `number` (from 0). Only the last block of a file may be shorter than [`BLOCK`], and only
+    /// the block of an empty file may be empty.
     pub(crate) fn of(number: u64, block: &[u8]) -> Self {
         let mut hasher = BlockHasher::new(number);
         hasher.update(block);
@@ -103,7 +103,7 @@ impl BlockHasher {
 
 /// The hash of everything before a block boundary: the chaining values of complete subtrees.
 ///
-/// It holds at most one value for each bit of the block count; 41 of them are a million terabytes.
+/// A tree holds at most one value for each bit of the number of blocks: 41 values are enough for a million terabytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
     blocks: u64,
@@ -120,8 +120,8 @@ impl Tree {
         Self { blocks: 0, stack: Vec::new(), alone: None }
     }
 
-    /// Restores a state from [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone); `None` if
-    /// they are not of one state.
+    /// Restores a tree from its [`blocks`](Self::blocks), [`stack`](Self::stack) and [`alone`](Self::alone). Returns
+    /// `None` if they do not belong to one tree.
     pub(crate) fn restore(blocks: u64, stack: Vec<[u8; 32]>, alone: Option<Hash>) -> Option<Self> {
         let depth = if blocks == 0 { 0 } else { (blocks - 1).count_ones() as usize + 1 };
         let fits = stack.len() == depth && alone.is_some() == (blocks == 1) && blocks <= 1 << 44;
@@ -143,14 +143,15 @@ impl Tree {
         &self.stack
     }
 
-    /// The hash of the file if it ends after its first block; present while there is one block.
+    /// The hash of the file if it ends after its first block; `None` unless exactly one block has been added.
     pub(crate) fn alone(&self) -> Option<Hash> {
         self.alone
     }
 
     /// Adds the next block.
     pub(crate) fn push(&mut self, sum: Sum) {
-        // Merge only when another block follows: the root is merged by another function.
+        // Merge the values of earlier blocks only now that another block follows: the last merge of a file makes the
+        // root, which another function computes.
         while self.stack.len() > self.blocks.count_ones() as usize {
             let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else { break };
             self.stack.push(merge_subtrees_non_root(&left, &right, Mode::Hash));
@@ -160,7 +161,7 @@ impl Tree {
         self.alone = if self.blocks == 1 { sum.alone } else { None };
     }
 
-    /// The hash of a file whose last bytes, less than a block, are these.
+    /// The hash of a file that consists of the complete blocks and `tail`, which is shorter than a block.
     pub(crate) fn end(&self, tail: &[u8]) -> Hash {
         if self.blocks == 0 {
             return *blake3::hash(tail).as_bytes();

@@ -33,7 +33,7 @@ impl Identity {
     /// Makes a new key pair.
     ///
     /// # Errors
-    /// [`Error::NotPossibleHere`] if the system gives no random numbers.
+    /// Returns [`Error::NotPossibleHere`] if the system gives no random numbers.
     pub fn generate() -> Result<Self, Error> {
         let random = ring::rand::SystemRandom::new();
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random)
@@ -44,7 +44,8 @@ impl Identity {
     /// Reads the key pair from a file, and makes the file (mode 0600) if it is not there.
     ///
     /// # Errors
-    /// [`Error::Io`] if that is not possible, [`Error::Identity`] if the file holds something else.
+    /// Returns [`Error::Io`] if the file can be neither read nor made, and [`Error::Identity`] if it does not hold a
+    /// key pair.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         let failed = |doing| move |error: io::Error| Error::io(doing, path.display().to_string(), error);
         match File::open(path) {
@@ -100,7 +101,7 @@ impl Identity {
     }
 }
 
-/// The key in a SubjectPublicKeyInfo; `None` if it is of another kind.
+/// The key in a SubjectPublicKeyInfo; `None` if it is no Ed25519 key.
 pub(crate) fn key_of_spki(spki: &[u8]) -> Option<PublicKey> {
     spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()
 }
@@ -115,12 +116,12 @@ pub fn fingerprint(key: &PublicKey) -> String {
 pub struct Keyring(PathBuf);
 
 impl Keyring {
-    /// The keys in a file, which need not be there yet.
+    /// The keyring in the file at `path`. The file need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -141,7 +142,7 @@ impl Keyring {
             }
             let mut words = line.split_whitespace();
             let key = words.clone().nth(1).and_then(|word| word.strip_prefix("ed25519:")).and_then(unhex);
-            // Fail: the unreadable line may hold the key that should have been compared.
+            // An unreadable line is an error: it may hold the key that should have been compared.
             match (words.next(), key) {
                 (Some(name), Some(key)) => keys.push((name.to_owned(), key)),
                 _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1).into())),
@@ -153,7 +154,7 @@ impl Keyring {
     /// The key that is known under a name.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
+    /// Returns [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
     pub fn of(&self, name: &str) -> Result<Option<PublicKey>, Error> {
         let name = word(name);
         Ok(self.keys()?.into_iter().rev().find(|(known, _)| *known == name).map(|(_, key)| key))
@@ -162,7 +163,7 @@ impl Keyring {
     /// Whether a key is known under any name.
     ///
     /// # Errors
-    /// As [`of`](Self::of).
+    /// Returns the errors of [`of`](Self::of).
     pub fn knows(&self, key: &PublicKey) -> Result<bool, Error> {
         Ok(self.keys()?.iter().any(|(_, known)| known == key))
     }
@@ -170,7 +171,7 @@ impl Keyring {
     /// Adds a key.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be written.
+    /// Returns [`Error::Io`] if the file cannot be written.
     pub fn add(&self, name: &str, key: &PublicKey) -> Result<(), Error> {
         let failed = |error| Error::io("write", self.0.display().to_string(), error);
         if let Some(parent) = self.0.parent() {

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// A token bucket that holds a tenth of a second's bytes. Rate 0 means no limit.
+/// A token bucket that holds the bytes of a tenth of a second.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rate: u64,
-    /// When all bytes sent so far will have been paid for.
+    /// The time at which, at the given rate, all bytes sent so far may have been sent.
     free_at: Instant,
 }
 

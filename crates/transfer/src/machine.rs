@@ -1,7 +1,7 @@
 //! The session's rules as a state machine: streams, credit, the order of frames. No socket, no clock.
 //!
-//! The driver hands in every header that arrives and asks before every frame that leaves; the payload of
-//! DATA frames never passes through here, so that it can go from the socket to where it belongs.
+//! The driver tells the machine every header that arrives, and asks it before every frame that is sent. The payload of
+//! DATA frames never passes through the machine, so that it can go from the socket directly to its destination.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use crate::wire::{FrameKind, Header, MAX_DATA, Violation};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimits {
-    /// Bytes a peer may send on a new stream before more credit is given. Raising it fills the first round
-    /// trips of a long path; on a short one it only makes queues longer than the processor's cache. No frame
-    /// may be longer than half of it, so less than 128 KiB leaves no room for the longest message.
+    /// Bytes that a peer may send on a new stream before it gets more credit. A larger window fills the first round trips
+    /// of a long path; on a short path it only makes queues longer than the processor's cache. No frame may be longer
+    /// than half a window, so a window below 128 KiB leaves no room for the longest message.
     pub window: u64,
-    /// What the window may grow to, doubling while a whole one is taken in less than two round trips: then
-    /// the path holds more than the window does. Raising it lets one stream fill a longer path (bandwidth
-    /// times round trip), and makes the most memory a peer can claim larger.
+    /// The size to which the window may grow. It doubles while a whole window is taken in less than two round trips,
+    /// because the path then holds more bytes than the window does. With a larger bound one stream fills a longer path
+    /// (bandwidth times round trip), and a peer can claim more memory.
     pub most: u64,
     /// Streams open at once. Each may claim `most` bytes of memory.
     pub streams: usize,
 }
 
 impl Default for SessionLimits {
-    /// From 2 MiB up to 16 MiB, which fill 1 Gbit/s at 130 ms; 16 streams.
+    /// A window of 2 MiB that may grow to 16 MiB, which fill 1 Gbit/s at a round trip of 130 ms; 16 streams.
     fn default() -> Self {
         Self { window: 2 << 20, most: 16 << 20, streams: 16 }
     }
@@ -39,16 +39,17 @@ const CREDIT: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)] // A connection has two ends.
 pub enum Role {
-    /// Made the connection.
+    /// This side made the connection.
     Initiator,
-    /// Accepted it.
+    /// This side accepted the connection.
     Responder,
 }
 
 /// One stream, until both sides have sent FINISH or one of them CANCEL.
 #[derive(Debug)]
 struct Stream {
-    /// Bytes we may still send. It is counted after our FINISH as well: the peer may never give 2^63 bytes.
+    /// Bytes that this side may still send. Credit is counted after this side's FINISH as well, because more than 2^63
+    /// bytes of it are a violation at any time.
     credit: u64,
     ends: Ends,
 }
@@ -58,9 +59,9 @@ struct Stream {
 enum Ends {
     /// Both sides.
     Open(Window),
-    /// The peer alone: we sent FINISH.
+    /// The peer alone: this side has sent FINISH.
     HalfClosedLocal(Window),
-    /// We alone: the peer sent FINISH, and needs no more credit.
+    /// This side alone: the peer has sent FINISH, and needs no more credit.
     HalfClosedRemote,
 }
 
@@ -70,7 +71,7 @@ enum Ends {
 /// since credit was last granted.
 #[derive(Debug)]
 struct Window {
-    /// Bytes the peer may have sent and not got back as credit.
+    /// The most bytes that the peer may have sent without having got credit for them again.
     size: u64,
     /// Bytes that the peer may still send.
     granted: u64,
@@ -108,15 +109,15 @@ impl Stream {
 }
 
 impl Window {
-    /// The peer uses credit. False if it has too little.
+    /// Counts credit that the peer uses. Returns false if the peer has too little.
     fn spend(&mut self, bytes: u64) -> bool {
         let Some(left) = self.granted.checked_sub(bytes) else { return false };
         self.granted = left;
         true
     }
 
-    /// The program took bytes; returns the credit to give now, if it is time. The window grows up to `most`, if all
-    /// of it was taken in less than two round trips.
+    /// Notes that the program took bytes. Returns the credit to give the peer now, if it is time. The window grows, up to
+    /// `most`, if all of it was taken in less than two round trips.
     fn take(
         &mut self,
         bytes: u64,
@@ -152,7 +153,7 @@ impl Window {
 pub(crate) enum Disposal {
     /// Deliver it.
     Deliver,
-    /// Read and drop it: it crossed our CANCEL on the wire.
+    /// Read and drop it: the peer sent it before it had this side's CANCEL.
     Drop,
 }
 
@@ -162,7 +163,7 @@ pub(crate) struct Machine {
     role: Role,
     limits: SessionLimits,
     streams: BTreeMap<u16, Stream>,
-    /// Streams that we cancelled, whose late frames are dropped; bounded by `limits.streams`.
+    /// Streams that this side cancelled, whose late frames are dropped; at most `limits.streams` of them.
     cancelled: Vec<u16>,
     next: u16,
     newest_of_peer: u16,
@@ -183,7 +184,7 @@ impl Machine {
         }
     }
 
-    /// Judges a received header; its payload follows.
+    /// Judges a received header, before its payload is read. Returns what to do with the payload.
     pub(crate) fn arrived(&mut self, header: Header) -> Result<Disposal, Violation> {
         if self.peer_bye {
             return Err(Violation::AfterBye);
@@ -260,7 +261,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Opens a stream of our own; `None` when the numbers or the streams are used up.
+    /// Opens a stream of this side's. Returns `None` if all stream numbers are used up, or too many streams are open.
     pub(crate) fn open(&mut self) -> Option<u16> {
         if self.streams.len() >= self.limits.streams {
             return None;
@@ -277,12 +278,12 @@ impl Machine {
         usize::try_from(self.limits.window / 2).unwrap_or(MAX_DATA).min(MAX_DATA)
     }
 
-    /// Whether the stream can take frames from us, and how many payload bytes.
+    /// How many payload bytes this side may send on the stream now; `None` if it may send no frames on it.
     pub(crate) fn sendable(&self, id: u16) -> Option<u64> {
         self.streams.get(&id).filter(|stream| stream.may_send()).map(|stream| stream.credit)
     }
 
-    /// Counts payload that we send. [`sendable`](Self::sendable) has allowed it.
+    /// Counts payload that this side sends, which [`sendable`](Self::sendable) has allowed.
     pub(crate) fn sent(&mut self, id: u16, bytes: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             debug_assert!(stream.may_send() && bytes <= stream.credit, "sendable() was asked");
@@ -290,8 +291,8 @@ impl Machine {
         }
     }
 
-    /// The program took payload of the peer; returns the credit to give now, if it is time. `round_trip` is
-    /// asked once a window.
+    /// Notes that the program took payload of the peer. Returns the credit to give now, if it is time. `round_trip` is
+    /// called once for each window.
     pub(crate) fn taken(
         &mut self,
         id: u16,
@@ -303,7 +304,7 @@ impl Machine {
         window.take(bytes, self.limits.most, now, round_trip)
     }
 
-    /// We send FINISH; false if the stream is not ours to finish.
+    /// Notes that this side sends FINISH. Returns false if this side cannot finish the stream.
     pub(crate) fn finish(&mut self, id: u16) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else { return false };
         match std::mem::replace(&mut stream.ends, Ends::HalfClosedRemote) {
@@ -317,7 +318,7 @@ impl Machine {
         true
     }
 
-    /// Cancels a stream: we send CANCEL. False if there is no such stream.
+    /// Notes that this side sends CANCEL. Returns false if there is no such stream.
     pub(crate) fn cancel(&mut self, id: u16) -> bool {
         if self.streams.remove(&id).is_none() {
             return false;

@@ -17,7 +17,7 @@ pub struct Retry {
     pub first: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// Time without any progress after which it gives up. Zero for no second try.
+    /// Time without any progress after which the client gives up. Zero means no second try.
     pub patience: Duration,
 }
 
@@ -38,7 +38,9 @@ impl Default for Retry {
 pub enum Security {
     /// Plain, to this machine only; other machines are refused.
     Local,
-    /// TLS, also to this machine: who listens on loopback may be another user, or a forward to another machine.
+    /// Plain to this machine, TLS to others.
+    Remote(ClientKeys),
+    /// TLS always.
     Always(ClientKeys),
     /// Never: everybody on the path can read and change the bytes.
     Never,
@@ -56,7 +58,7 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// How long a session may be silent.
     pub deadlines: Deadlines,
-    /// How to go on after a cut.
+    /// How to try again after the connection was lost.
     pub retry: Retry,
     /// Bounds of every close.
     pub policy: linger::Policy,

@@ -36,9 +36,9 @@ impl Drop for Producer {
 /// Bytes of unknown length.
 pub(crate) struct Pipe {
     pub(crate) input: OwnedFd,
-    /// The command that writes them, if it is one: it has to end well.
+    /// The command that writes the bytes, if a command does: it has to end with status 0.
     pub(crate) child: Option<Producer>,
-    /// Most bytes that it may give.
+    /// The largest number of bytes that the pipe may give.
     pub(crate) most: u64,
     pub(crate) entry: Option<TreeEntry>,
     /// Complete blocks, all of them hashed, whether held or not.

@@ -103,9 +103,14 @@ impl Codes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).code.clone()
     }
 
-    /// Takes the code for one attempt, which uses it up; the reason if there is none now.
+    /// Takes the current code for one attempt, and replaces it by a new code.
     ///
-    /// The attempt counts as failed until it succeeds: a peer that just disconnects has made a guess, too.
+    /// The attempt counts as failed until [`succeeded`](Self::succeeded) is called: a peer that just disconnects has made
+    /// a guess, too.
+    ///
+    /// # Errors
+    /// Returns the reason, in words for the peer, if no code is to be had now: there were too many failed attempts, the
+    /// last attempt was too short a time ago, or the kernel gives no random numbers for the new code.
     pub(crate) fn take(&self, now: Instant) -> Result<String, String> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.failures >= MAX_FAILURES {
@@ -123,7 +128,7 @@ impl Codes {
         Ok(std::mem::replace(&mut state.code, next))
     }
 
-    /// The last attempt was good.
+    /// Notes that the last attempt succeeded.
     pub(crate) fn succeeded(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (state.failures, state.not_before) = (0, None);

@@ -51,7 +51,7 @@ impl RelPath {
     /// Takes a path as a peer sends it, which must be in its normal form.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Returns an error that says what is wrong with the path.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, BadPath> {
         let bytes = bytes.into();
         if bytes.is_empty() {
@@ -77,7 +77,7 @@ impl RelPath {
     /// Reads a path as a person types it: `./a//b/` is `a/b`.
     ///
     /// # Errors
-    /// Says what is wrong with it. `..` is an error here, too.
+    /// Returns an error that says what is wrong with the path. `..` is an error here, too.
     pub fn typed(path: &[u8]) -> Result<Self, BadPath> {
         if path.first() == Some(&b'/') {
             return Err(BadPath::Absolute);
@@ -104,7 +104,7 @@ impl RelPath {
     /// The path of `name` in this directory.
     ///
     /// # Errors
-    /// If `name` is no single component, or the whole becomes too long.
+    /// Returns an error if `name` is no single component, or if the whole path becomes too long.
     pub fn child(&self, name: &[u8]) -> Result<Self, BadPath> {
         check(name)?;
         self.join(&Self(name.to_vec()))
@@ -113,7 +113,7 @@ impl RelPath {
     /// `other` below this path.
     ///
     /// # Errors
-    /// If the whole becomes too long.
+    /// Returns an error if the whole path becomes too long.
     pub fn join(&self, other: &Self) -> Result<Self, BadPath> {
         match (self.is_root(), other.is_root()) {
             (true, _) => Ok(other.clone()),

@@ -73,7 +73,7 @@ pub enum Progress {
     Retrying {
         /// Why.
         error: String,
-        /// Seconds until then.
+        /// Seconds until the next attempt.
         pause: f64,
     },
 }
@@ -108,7 +108,7 @@ pub struct Confirmation {
 pub struct Summary {
     /// Entries whose receipt was received (or, at the receiver, sent).
     pub confirmed: u64,
-    /// Bytes of content in them.
+    /// Bytes of content in the confirmed entries.
     pub bytes: u64,
     /// Entries that are known not to be delivered.
     pub failed: u64,
@@ -137,7 +137,7 @@ pub enum ItemVerdict {
 }
 
 impl Summary {
-    /// The verdict on the transfer. `error` ended it, if it did not end by itself.
+    /// The verdict on the transfer. `error` is the error that ended the transfer early, if one did.
     pub fn verdict(&self, error: Option<&Error>) -> ItemVerdict {
         if self.failed > 0 || self.unsent > 0 {
             return ItemVerdict::NotDelivered;

@@ -19,11 +19,11 @@ pub enum Remedy {
     CheckHost,
     /// Something answers that speaks another protocol: name the port of a server of ours.
     CheckService,
-    /// It is not there: list what is. A directory to put something into has to exist.
+    /// What was named does not exist: list what does. A directory to put something into has to exist.
     ListFirst,
     /// A directory was named, but the path is a file: list what is there.
     FileInTheWay,
-    /// The user that the program runs as may not.
+    /// The user that the program runs as has no permission.
     CheckPermissions,
     /// The file system has to be mounted for writing, or something else shared.
     MountWritable,
@@ -54,13 +54,13 @@ pub enum Remedy {
         /// The file with its key.
         file: String,
     },
-    /// Send it again when no program writes to it.
+    /// Send the file again when no program writes to it.
     SendAgain,
-    /// It may have been done: look, and send it anew if it was not.
+    /// What was asked for may have been done: look, and send the content anew if it was not.
     LookBeforeSending,
     /// Send the content through a pipe (`-`).
     SendAsPipe,
-    /// Name a place in the file system for it.
+    /// Name a place in the file system for what is received.
     NameOutput,
     /// Give a name at the destination: what comes through a pipe has none.
     GiveName,

@@ -94,7 +94,7 @@ fn from_text(text: &str, is_hex: bool) -> Option<Vec<u8>> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LastLine {
-    /// How many receipts stand before it.
+    /// The number of receipts before it.
     receipts: u64,
     /// BLAKE3 of those lines, in hexadecimal.
     blake3: String,
@@ -118,7 +118,7 @@ impl<W: Write> Receipts<W> {
     /// Writes a receipt.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Returns the errors of the writer.
     pub fn keep(&mut self, confirmation: &Confirmation) -> io::Result<()> {
         let mut line = serde_json::to_vec(&ReceiptLine::new(confirmation, &self.receiver))?;
         line.push(b'\n');
@@ -130,7 +130,7 @@ impl<W: Write> Receipts<W> {
     /// Ends the file with a line that counts the others, and gives the writer back.
     ///
     /// # Errors
-    /// What writing says.
+    /// Returns the errors of writing.
     pub fn finish(mut self) -> io::Result<W> {
         let last = LastLine { receipts: self.count, blake3: hex(self.hasher.finalize().as_bytes()) };
         serde_json::to_writer(&mut self.to, &last)?;
@@ -146,19 +146,19 @@ impl<W: Write> Receipts<W> {
 pub enum Checked {
     /// Length and hash are those of the receipt.
     Same,
-    /// They are not.
+    /// Length or hash differ from the receipt; the text says how.
     Differs(String),
     /// The receipt has no hash: length or kind alone are the same.
     Unverified,
 }
 
-/// What a check of all lines came to.
+/// The result of checking all lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verified {
     /// Receipts.
     pub receipts: u64,
-    /// Those that say something else than is there.
+    /// Receipts that differ from what is there.
     pub different: u64,
     /// Files whose receipt has no hash: their length is the same, and nobody knows of their content.
     pub length_only: u64,
@@ -171,7 +171,8 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// `each` gets every line and what came of it.
 ///
 /// # Errors
-/// [`Error::Io`] if the receipt cannot be read, [`Error::Usage`] if it is none, or one that has lost lines.
+/// Returns [`Error::Io`] if the file cannot be read, and [`Error::Usage`] if it is no receipt or a receipt that has
+/// lost lines.
 pub fn verify_receipt(
     receipt: &Path,
     path: &Path,

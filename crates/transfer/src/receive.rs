@@ -80,7 +80,7 @@ struct Waiting {
 
 enum Waits {
     Landing(Box<Landing>),
-    /// Here already, if the sender has the same.
+    /// The file is here already, if the sender has the same content.
     Complete {
         hash: Hash,
         landing: Box<Landing>,
@@ -90,7 +90,7 @@ enum Waits {
 }
 
 impl Waits {
-    /// Bytes that are here of an earlier session.
+    /// Bytes of the file that are here from an earlier session.
     fn so_far(&self) -> u64 {
         if let Self::Landing(landing) = self { landing.tree.bytes() } else { 0 }
     }

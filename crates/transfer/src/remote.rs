@@ -13,7 +13,7 @@ pub enum Destination {
     Path {
         /// The path.
         path: RelPath,
-        /// It was typed with a final `/`, or is empty: inside this directory.
+        /// The path is empty or was typed with a final `/`: it names a directory into which something is put.
         into: bool,
     },
     /// A sink or source by name.
@@ -24,7 +24,7 @@ impl Destination {
     /// Reads `PATH`, `PATH/` or `@NAME`; a path that begins with `@` is written `./@NAME`.
     ///
     /// # Errors
-    /// Says what is wrong with the path.
+    /// Returns an error that says what is wrong with the path.
     pub fn typed(text: &[u8]) -> Result<Self, BadPath> {
         Ok(match text {
             [b'@', name @ ..] => Self::Port(String::from_utf8_lossy(name).into_owned()),

@@ -34,7 +34,7 @@ impl Root {
     /// Opens a directory as the root.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is no such directory, [`Error::NotPossibleHere`] before Linux 5.6.
+    /// Returns [`Error::Io`] if there is no such directory, and [`Error::NotPossibleHere`] before Linux 5.6.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
@@ -130,14 +130,14 @@ impl Root {
             }
             tries += 1;
             match self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse) {
-                // Another session has removed it in between, being empty.
+                // Another session has removed the directory in between, because it was empty.
                 Err(Errno::NOENT) if tries < 10 => {}
                 other => return other,
             }
         }
     }
 
-    /// The same, if it is there.
+    /// The directory for incomplete files, if it exists.
     pub(crate) fn existing_work(&self) -> Option<OwnedFd> {
         let path = RelPath::new(WORK).ok()?;
         self.resolve(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse).ok()

@@ -25,7 +25,7 @@ use crate::wire::Violation;
 
 /// Entries without receipt, at most. Each costs some hundred bytes here.
 const MAX_WAITING: usize = 2048;
-/// A file counts at most this many bytes towards the next look at what has come back.
+/// A file counts as at most this many bytes of work towards the next look at what the receiver has sent.
 const SMALL: u64 = 64 << 10;
 
 /// One session's worth of sending.

@@ -42,18 +42,17 @@ pub struct ShareOptions {
     pub writable: bool,
     /// Sinks and sources.
     pub config: PortsConfig,
-    /// What the desktop offers to them.
+    /// What the desktop offers to sinks and sources.
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
     pub durability: Durability,
-    /// Who we are and whom we know; without, only this machine can connect, and is believed.
+    /// The server's own key and the keys of known clients. Without keys, only clients on this machine can connect.
     pub keys: Option<ServerKeys>,
-    /// Accept unencrypted connections from anywhere.
+    /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// Accept unencrypted connections from this machine: from each of its users, and from whoever a forward on it lets in.
-    pub insecure_loopback: bool,
-    /// Most requests served at once; others wait in the accept queue. Each costs up to 20 MiB. Connections that have asked
-    /// for nothing yet do not count: there may be 256 of them, and the oldest has to go for one more.
+    /// The largest number of requests that are served at the same time. Further clients wait in the accept queue. A request
+    /// costs up to 20 MiB. Connections that have not sent a request yet do not count; there may be 256 of them, and one
+    /// more makes the oldest end.
     pub connections: usize,
     /// How long a session may be silent.
     pub deadlines: Deadlines,
@@ -85,7 +84,6 @@ impl ShareOptions {
             durability: Durability::Memory,
             keys: None,
             insecure: false,
-            insecure_loopback: false,
             connections: 64,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
@@ -98,23 +96,23 @@ impl ShareOptions {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served {
-    /// Who it was.
+    /// The client's address.
     pub peer: SocketAddr,
     /// The request in words; empty if there was none.
     pub request: String,
-    /// What it came to.
+    /// What the transfer came to.
     pub summary: Summary,
-    /// The error that ended it early, if one did.
+    /// The error that ended the session early, if one did.
     pub error: Option<Error>,
     /// How the connection itself ended.
     pub outcome: Option<linger::Outcome>,
 }
 
-/// What is said of one connection of several; the last of them has the request.
+/// The request of a connection that is one of several; the last of them has the real request.
 const PART: &str = "one connection of several";
 
 impl Served {
-    /// Whether it came to a request.
+    /// Whether the connection has made a request.
     pub fn has_asked(&self) -> bool {
         !self.request.is_empty() && self.request != PART
     }
@@ -155,7 +153,7 @@ impl Server {
     /// Opens the directory.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is not there, [`Error::NotPossibleHere`] on kernels before 5.6.
+    /// Returns [`Error::Io`] if the directory cannot be opened, and [`Error::NotPossibleHere`] on kernels before 5.6.
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
@@ -192,11 +190,12 @@ impl Server {
         self.codes.current()
     }
 
-    /// Serves connections, and returns when the last one has ended. `most`: accepts no more once so many have asked for
-    /// something and ended. A connection that asks for nothing, as a port scan's, does not count.
+    /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections once
+    /// so many have asked for something and ended. A connection that asks for nothing, such as a port scan's, does not
+    /// count.
     ///
     /// # Errors
-    /// Those of `accept(2)` that do not concern a single connection.
+    /// Returns the errors of `accept(2)` that do not concern a single connection.
     pub fn serve(
         &self,
         listener: &TcpListener,
@@ -234,7 +233,8 @@ impl Server {
                 };
                 // A dual-stack socket reports IPv4 peers as mapped addresses.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                // In a slot: a thread that cannot be had would take the connection with it, and reset it.
+                // The stream is in a slot: if it were moved into a thread that cannot be started, it would be dropped,
+                // and the connection reset.
                 let slot = Arc::new(Mutex::new(Some(stream)));
                 let serve = move |slot: &Mutex<Option<TcpStream>>| {
                     let stream = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -260,7 +260,7 @@ impl Server {
         })
     }
 
-    /// False when serving is to end.
+    /// Waits until a connection can be accepted. Returns false when serving is to end.
     fn await_connection(&self, listener: &TcpListener) -> Result<bool, Error> {
         let mut fds = [
             PollFd::new(listener, PollFlags::IN),
@@ -283,7 +283,7 @@ impl Server {
     ) -> Served {
         let mut served =
             Served { peer, request: String::new(), summary: Summary::default(), error: None, outcome: None };
-        // One handle a session, so that a newer session for the same file can cancel this one alone.
+        // Each session has a handle of its own, so that a newer session for the same file can cancel this one alone.
         let cancel = match self.cancel.also() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -381,18 +381,12 @@ impl Server {
             _ if wants_tls => {
                 Err(Error::Identity(format!("{peer} wanted to encrypt, and this server has no key").into()))
             }
-            _ if !self.believes(peer.ip()) => {
+            _ if !self.options.insecure && !is_local(peer.ip()) => {
                 self.turn_away(Plain::new(stream).map_err(set_up)?);
                 Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
             }
             _ => Ok(Box::new(Plain::new(stream).map_err(set_up)?)),
         }
-    }
-
-    /// Whether a peer at this address need not encrypt.
-    fn believes(&self, peer: IpAddr) -> bool {
-        let ShareOptions { insecure, insecure_loopback, .. } = self.options;
-        insecure || (is_local(peer) && (insecure_loopback || self.options.keys.is_none()))
     }
 
     /// Tells a client that does not encrypt why it is not served.

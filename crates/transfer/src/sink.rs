@@ -99,7 +99,8 @@ impl PortsConfig {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the line, if it is not TOML, names an unknown key, or a port without a command.
+    /// Returns [`Error::Usage`], which names the line, if the text is not TOML, or has an unknown key or a port without
+    /// a command.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let config: Self = toml::from_str(text).map_err(|error| Error::Usage(error.to_string().into()))?;
         for (name, port) in config.sink.iter().chain(&config.source) {

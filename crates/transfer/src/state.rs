@@ -86,7 +86,7 @@ impl PartLog {
     /// Opens what an earlier session left; `None` if there is nothing, or nothing that can be used.
     ///
     /// # Errors
-    /// `WOULDBLOCK` while another session holds the lock.
+    /// Returns `WOULDBLOCK` while another session holds the lock.
     pub(crate) fn resume(
         dir: BorrowedFd<'_>,
         token: Token,

@@ -1,7 +1,7 @@
 //! TLS 1.3 between machines: raw public keys (RFC 7250), pinned after a first pairing by code.
 //!
-//! TLS proves that each side holds its key; whether the key is one that we know is decided right after the
-//! handshake, in a short exchange of its own, before the session begins.
+//! TLS proves that each side holds its key. Whether a side knows the other's key is decided right after the handshake, in
+//! a short exchange of its own, before the session begins.
 
 mod any_key;
 mod greeting;
@@ -126,7 +126,7 @@ impl ServerKeys {
     }
 }
 
-/// Talks TLS to `host` over a connected socket, and makes sure that it is who it was before.
+/// Talks TLS to `host` over a connected socket, and makes sure that the host has the same key as before.
 pub(crate) fn connect(
     stream: TcpStream,
     host: &str,
@@ -293,7 +293,7 @@ impl Tls {
         Ok(Self { stream, connection, incoming: vec![0; AHEAD], start: 0, end: 0 })
     }
 
-    /// Gives records that have arrived to rustls; false if there are none.
+    /// Gives records that have arrived to rustls. Returns false if none have arrived.
     fn feed(&mut self) -> io::Result<()> {
         if self.start == self.end {
             self.start = 0;

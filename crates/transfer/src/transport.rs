@@ -6,24 +6,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A connection that never blocks, and can be taken apart when it is to be closed.
 ///
-/// Every method gives `WouldBlock` where it would have to wait; the session polls [`socket`](Self::socket).
+/// A method that would have to wait returns `WouldBlock`; the session then polls [`socket`](Self::socket) or
+/// [`socket_to_write`](Self::socket_to_write).
 pub trait Transport: Send {
-    /// Reads some bytes; 0 is the end of the stream.
+    /// Reads some bytes. Returns their number; 0 is the end of the stream.
     ///
     /// # Errors
-    /// As `recv(2)`; a TLS peer that closes without close_notify gives `UnexpectedEof`.
+    /// Returns the errors of `recv(2)`, and `UnexpectedEof` if a TLS peer closes without close_notify.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes some bytes of `head`, then of `body`, and says how many.
+    /// Takes some bytes of `head`, then of `body`. Returns how many.
     ///
     /// # Errors
-    /// As `send(2)`.
+    /// Returns the errors of `send(2)`.
     fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize>;
 
     /// Hands to the kernel what [`write`](Self::write) took and kept.
     ///
     /// # Errors
-    /// As `send(2)`.
+    /// Returns the errors of `send(2)`.
     fn flush(&mut self) -> io::Result<()>;
 
     /// The fd to poll before reading.
@@ -34,7 +35,7 @@ pub trait Transport: Send {
         self.socket()
     }
 
-    /// Whether bytes that [`write`](Self::write) took are still here.
+    /// Whether bytes that [`write`](Self::write) took have not been handed to the kernel yet.
     fn holds_back(&self) -> bool {
         false
     }
@@ -42,10 +43,10 @@ pub trait Transport: Send {
     /// Whether the bytes on the socket are the bytes of the session, so that the kernel can move them.
     fn is_plain(&self) -> bool;
 
-    /// Says that nothing more will be written (TLS: close_notify); the half-close itself is the closer's.
+    /// Tells the peer that nothing more will be written (TLS: close_notify). Does not half-close: the closer does.
     fn farewell(&mut self);
 
-    /// Gives up the descriptors, to be closed; one, unless it is made of several connections.
+    /// Returns the descriptors, which the caller closes: several if the transport is a bundle, otherwise one.
     fn into_sockets(self: Box<Self>) -> Vec<OwnedFd>;
 }
 
@@ -57,7 +58,7 @@ impl Plain {
     /// Takes over a connected socket.
     ///
     /// # Errors
-    /// If the socket cannot be made non-blocking.
+    /// Returns an error if the socket cannot be made non-blocking.
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         // TCP_NODELAY: the session gathers small frames itself, and a flush should leave at once.

@@ -29,10 +29,10 @@ impl Patterns {
         Self(None)
     }
 
-    /// Reads lines of `.gitignore` syntax; the last that matches decides, `!` takes back.
+    /// Reads lines of `.gitignore` syntax. The last line that matches a file decides; a line with `!` includes the file.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the line that cannot be read.
+    /// Returns [`Error::Usage`], which names the line that cannot be read.
     pub fn new<S: AsRef<str>>(lines: &[S]) -> Result<Self, Error> {
         if lines.is_empty() {
             return Ok(Self(None));
@@ -86,7 +86,7 @@ impl<'a> Walk<'a> {
         Self { root, top, begun: false, levels: Vec::new(), patterns, next: 0 }
     }
 
-    /// Whether it has a tree to go through.
+    /// Whether the walk goes through a directory.
     pub(crate) fn is_directory(&self) -> bool {
         let top = self.root.stat(&self.top, Links::Follow);
         top.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
@@ -122,7 +122,7 @@ impl<'a> Walk<'a> {
         WalkedEntry::Problem { path, refusal: Refusal::Source, text }
     }
 
-    /// The next thing; `None` at the end.
+    /// Returns the next step of the walk, or `None` at its end.
     pub(crate) fn next(&mut self) -> Option<WalkedEntry> {
         if !self.begun {
             self.begun = true;

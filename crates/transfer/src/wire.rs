@@ -99,7 +99,8 @@ pub(crate) fn preface() -> [u8; PREFACE] {
     [a, b, c, d, e, f, VERSION, VERSION]
 }
 
-/// Reads the peer's preface. Both sides then speak the newest version that both know: ours, as long as there is one.
+/// Reads the peer's preface. Both sides then speak the newest version that both know, which is [`VERSION`] as long as
+/// there is only one.
 pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<(), Violation> {
     let [magic @ .., newest, oldest] = bytes;
     if magic != MAGIC {
@@ -131,15 +132,15 @@ pub(crate) fn read_reason(payload: &[u8]) -> Result<(u16, String), Violation> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// The first bytes are not ours.
+    /// The first bytes are not this protocol's.
     #[error("does not speak this protocol")]
     NotThisProtocol,
     /// No version in common.
     #[error("speaks versions {oldest} to {newest} of the protocol, this program speaks {VERSION}")]
     Version {
-        /// The newest it speaks.
+        /// The newest version that the peer speaks.
         newest: u8,
-        /// The oldest it speaks.
+        /// The oldest version that the peer speaks.
         oldest: u8,
     },
     /// A frame of no known kind.

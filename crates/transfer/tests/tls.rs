@@ -130,25 +130,3 @@ fn the_same_users_ends_know_each_other_and_other_users_do_not() {
     });
     assert!(!mine.path().join("known_clients").exists(), "nobody was added");
 }
-
-/// A forward on the sharing machine makes strangers come from loopback.
-#[test]
-fn loopback_alone_is_no_credential() {
-    let (to, mine) = (tempdir().unwrap(), tempdir().unwrap());
-    for (believed, keys) in [(true, false), (false, true), (true, true)] {
-        let change = |options: &mut ShareOptions| {
-            options.keys = keys.then(|| server_keys(mine.path()));
-            options.insecure_loopback = keys && believed;
-        };
-        share(to.path(), change, |shared| {
-            let told = shared.client().list(&RelPath::root(), &mut |_| {});
-            match told {
-                Ok(()) => assert!(believed, "with keys {keys}"),
-                Err(error) => {
-                    assert!(!believed && error.to_string().contains("encrypted"), "{error}");
-                    assert_eq!(error.remedy(), Some(Remedy::Encrypt));
-                }
-            }
-        });
-    }
-}

@@ -13,7 +13,7 @@ use crate::escape::is_printable;
 /// and the reordering characters as well.
 ///
 /// # Errors
-/// Those of the value's own serialisation.
+/// Returns the errors of the value's own serialisation.
 pub fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
     let mut line = Vec::with_capacity(256);
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut line, Printable))?;

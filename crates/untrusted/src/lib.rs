@@ -45,8 +45,8 @@ impl Untrusted {
         self.0.is_empty()
     }
 
-    /// For terminals and for sentences in a log: what is not printable is escaped as Rust would (`\n`, `\u{1b}`,
-    /// `\xff` for a byte that is not UTF-8), and so is the backslash.
+    /// For terminals and for sentences in a log: the backslash and all characters that are not printable are escaped as in
+    /// a Rust string (`\n`, `\u{1b}`), and a byte that is not UTF-8 as `\xff`.
     pub fn terminal(&self) -> Terminal<'_> {
         Terminal(&self.0)
     }
@@ -56,8 +56,8 @@ impl Untrusted {
         EscapedLine(&self.0)
     }
 
-    /// The value of a Prometheus label, escaped as [`terminal`](Self::terminal). The encoder adds what the exposition
-    /// format wants between quotes; every other form would let a newline into somebody's dashboard.
+    /// For the value of a Prometheus label: escaped as [`terminal`](Self::terminal) does, so that no dashboard shows a
+    /// newline or an escape sequence. The encoder of the exposition format still has to escape quotes and backslashes.
     pub fn label(&self) -> String {
         self.terminal().to_string()
     }
@@ -67,7 +67,7 @@ impl Untrusted {
         Html(&self.0)
     }
 
-    /// The text of the JSON string. Bytes that are not UTF-8 become U+FFFD.
+    /// The text for a JSON string, not yet escaped: [`to_json`] does that. Bytes that are not UTF-8 become U+FFFD.
     pub fn json(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }

@@ -1,8 +1,8 @@
 //! What became of one response, as its client saw it: kept, at risk or lost.
 //!
-//! The lab, the client, the probe and the diagnosis of captures all judge single connections. This is the one rule that
-//! they share. It lives in a crate of its own because no crate below all of them is about connections: they have
-//! [`Verdict`] in common, and neither sockets nor packets.
+//! The lab, its client and the probe judge the responses of single connections by one rule:
+//! [`Observation::verdict`]. The rule has a crate of its own because these crates have no other crate in common
+//! to which it would belong.
 
 use std::fmt;
 

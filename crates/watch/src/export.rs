@@ -189,7 +189,7 @@ impl Metrics {
     /// tells the port if `address` has port 0.
     ///
     /// # Errors
-    /// Those of binding the address and of starting the thread.
+    /// Returns the errors of binding the address and of starting the thread.
     pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(address)?;
         let bound = listener.local_addr()?;

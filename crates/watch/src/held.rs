@@ -74,8 +74,9 @@ impl HeldResets {
         }
     }
 
-    /// As [`destroyed`](Self::destroyed), for a refused or aborted socket: `tcp_disconnect` has cleared its peer's address
-    /// and its byte counts. If several resets share the port, the oldest is taken; the counts of all are lost.
+    /// Does what [`destroyed`](Self::destroyed) does for a socket that was refused or aborted. `tcp_disconnect` has cleared
+    /// the address of that socket's peer and its byte counts, so only its own port is known. If several held resets have
+    /// that port, the oldest is taken for it. Its byte counts stay unknown.
     fn disconnected(&mut self, port: u16, process: impl FnOnce() -> Option<NamedProcess>) {
         let meant = |held: &Held| match held.reset.direction {
             Direction::Received => held.error == Some(libc::ECONNREFUSED),

@@ -47,7 +47,7 @@ impl Watcher {
     /// Opens the kernel's tracepoints.
     ///
     /// # Errors
-    /// [`CannotWatch`] says what is missing and what to do.
+    /// Returns [`CannotWatch`], which says what is missing and what to do.
     pub fn open(filter: Filter) -> Result<Self, CannotWatch> {
         let mut watcher = Self {
             kernel: Kernel::open()?,
@@ -99,7 +99,7 @@ impl Watcher {
     /// A reset is reported when its socket is destroyed, and after one second at the latest.
     ///
     /// # Errors
-    /// Those of waiting for the kernel.
+    /// Returns the errors of waiting for the kernel.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Vec<Notice>> {
         self.next_or(timeout, None)
     }
@@ -107,7 +107,7 @@ impl Watcher {
     /// As [`next`](Self::next), and returns early when `other` is readable, such as a terminal.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// Returns the errors of [`next`](Self::next).
     pub fn next_or(&mut self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<Vec<Notice>> {
         let most = if self.many {
             WHILE_MANY
@@ -124,7 +124,7 @@ impl Watcher {
     /// without byte counts.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// Returns the errors of [`next`](Self::next).
     pub fn finish(&mut self, patience: Duration) -> io::Result<Vec<Notice>> {
         const STEP: Duration = Duration::from_millis(5);
         let until = Instant::now() + patience;

@@ -170,8 +170,8 @@ impl Opening {
         if let Self::Answered { repeats, .. } = self { repeats } else { 0 }
     }
 
-    /// Takes a packet of side `dir`, whose SYN was seen before if `known`. Answers whether it is a SYN-ACK sent
-    /// again after its answer.
+    /// Takes a packet of side `dir`. `known`: a SYN of that side was seen before. Returns whether the packet is a SYN-ACK
+    /// that was sent again after the opener had answered the first SYN-ACK.
     #[cold]
     fn take(&mut self, flags: Flags, dir: Dir, known: bool, after_us: u32, frame: u32) -> bool {
         debug_assert!(dir < 2);

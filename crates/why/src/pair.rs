@@ -82,7 +82,7 @@ struct Traces {
 /// A reset seen in several captures stays one finding, that of the capture nearest to its sender.
 ///
 /// # Errors
-/// A capture cannot be opened a second time; standard input cannot be.
+/// Returns an error if a capture cannot be opened a second time. Standard input never can.
 pub fn compare(paths: &[&Path], findings: Vec<Finding>) -> Result<Vec<Finding>, ReadError> {
     let mut keys = HashSet::new();
     let mut isns = HashSet::new();

@@ -81,7 +81,7 @@ impl ReadStop {
 /// As [`examine`], until `stop` is requested. What was found by then is handed out.
 ///
 /// # Errors
-/// As [`examine`].
+/// Returns the errors of [`examine`].
 pub fn examine_until(
     path: &Path,
     limits: AnalyzerLimits,
@@ -100,7 +100,8 @@ pub fn examine_until(
 /// Reads a capture (`-` for standard input) and gives every finding to `on_finding`, as it becomes final.
 ///
 /// # Errors
-/// The file cannot be opened, or is no capture. A later error ends the reading and is in [`Examined::stopped`].
+/// Returns an error if the file cannot be opened or is no capture. A later error ends the reading and is in
+/// [`Examined::stopped`].
 pub fn examine(
     path: &Path,
     limits: AnalyzerLimits,

@@ -13,7 +13,7 @@ const LISTED: usize = 8;
 /// Writes the whole report; `tools` are what it may name.
 ///
 /// # Errors
-/// Those of `out`.
+/// Returns the errors of `out`.
 pub fn report(out: &mut impl Write, files: &[Examined], groups: &[Group], tools: &Tools) -> io::Result<()> {
     for file in files {
         writeln!(out, "{}", size(file))?;
@@ -169,7 +169,7 @@ fn finding(out: &mut impl Write, number: usize, group: &Group, tools: &Tools) ->
 /// Writes the packets that matter as a ladder, the resetting side on the right.
 ///
 /// # Errors
-/// Those of `out`.
+/// Returns the errors of `out`.
 pub fn ladder(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let (left, right) = (finding.to.to_string(), finding.from.to_string());
     let gap = WIDTH.saturating_sub(left.len() + right.len()).max(1);

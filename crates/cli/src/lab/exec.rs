@@ -31,8 +31,9 @@ Exit status: the client's own; 3 if a command could not be started or the server
 
 /// Runs two commands at the two ends of an emulated link; ends with the client's status.
 ///
-/// Both find the addresses in LINGER_SERVER and LINGER_CLIENT. The client starts once something
-/// listens on the server's side; the server is ended (SIGTERM, then SIGKILL) when the client has.
+/// Both commands find their addresses in LINGER_SERVER and LINGER_CLIENT. The client starts once
+/// something listens on the server's side. When the client has ended, the server is ended with
+/// SIGTERM, then SIGKILL.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ExecArguments {

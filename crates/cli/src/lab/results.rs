@@ -1,8 +1,8 @@
-//! What a lab is to try, and what came of it.
+//! The tasks of a lab, and their results.
 
 use linger_lab::{BacklogPlan, BacklogReport, CellPlan, CellReport, Ending, Expectation, Peer, Share};
 
-/// What is tried, and what is expected of it.
+/// A task, and the expected result.
 pub(crate) struct Task {
     pub(crate) plan: Plan,
     pub(crate) expect: Option<Expectation>,
@@ -34,7 +34,7 @@ pub(crate) enum Show {
     Grid { titles: Vec<String> },
 }
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Every cell came out as expected.

@@ -17,19 +17,19 @@ pub(crate) struct Finding {
     check: &'static str,
     /// The answer in a word.
     answer: String,
-    /// The verdict on the response of the trial that decided, `kept`, `at_risk` or `lost`; null where none was judged.
+    /// The verdict on the response in the trial that decided: `kept`, `at_risk` or `lost`; null if no response was judged.
     verdict: Option<&'static str>,
     /// Bytes of the response's body that arrived, in the trial that decided.
     got_bytes: u64,
-    /// Bytes that should have.
+    /// Bytes of the response's body that should have arrived; null if their number is not known.
     expected_bytes: Option<u64>,
-    /// How that trial's connection ended.
+    /// How the connection of the trial that decided ended.
     ended: Option<String>,
-    /// From connecting to that end.
+    /// Time from connecting to the connection's end, in the trial that decided.
     seconds: f64,
-    /// How often it was asked.
+    /// How often the question was asked.
     trials: u32,
-    /// How often with this answer.
+    /// How many of the trials had this answer.
     with_this_answer: u32,
     /// What the kernel counted during the trial that decided, where that can be known.
     counters: BTreeMap<String, u64>,

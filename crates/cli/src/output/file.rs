@@ -118,7 +118,7 @@ enum WritePlace {
 }
 
 impl NewFile {
-    /// Begins a file; `inputs` are what the verb reads.
+    /// Begins a file. It must not be one of `inputs`, which the verb reads.
     pub(crate) fn create<'a>(
         path: &Path,
         content: Content,

@@ -16,10 +16,10 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Reads what was typed; `port` is that of an option, if it was given.
+    /// Reads a typed address. `port` is the value of an option, if it was given.
     ///
     /// # Errors
-    /// [`Error::Usage`] with what to write instead.
+    /// [`Error::Usage`], with what to write instead.
     pub(crate) fn parse(text: &[u8], port: Option<u16>) -> Result<Self, Error> {
         let usage = |why: String| Error::Usage(format!("{}: {why}", Untrusted::from(text).terminal()).into());
         let (host, rest) = host_and_rest(text, "PATH").map_err(usage)?;

@@ -3,7 +3,7 @@
 use linger_transfer::{Error, Reason, Remedy};
 use linger_untrusted::Untrusted;
 
-/// A failure and, on a line of its own, what to do about it.
+/// A failure and, on the next line, its remedy.
 pub(crate) fn with_hint(reason: &Reason) -> String {
     join(reason.to_string(), reason.remedy())
 }

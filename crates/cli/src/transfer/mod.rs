@@ -38,8 +38,11 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "N", value_parser = port)]
     port: Option<u16>,
     /// Talk without encryption: whoever is in between can read and change everything.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tls")]
     insecure: bool,
+    /// Encrypt even to this machine itself.
+    #[arg(long)]
+    tls: bool,
     /// Read the pairing code from a file instead of asking for it.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "insecure")]
     code_file: Option<PathBuf>,
@@ -133,7 +136,7 @@ impl Connect {
             let home = home()?;
             let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
             let keys = ClientKeys::new(identity, Keyring::new(home.join("known_hosts")), self.ask()?);
-            Security::Always(keys)
+            if self.tls { Security::Always(keys) } else { Security::Remote(keys) }
         };
         Client::new(remote.host.clone(), remote.port, options)
     }

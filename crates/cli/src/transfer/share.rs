@@ -25,8 +25,8 @@ use crate::{exit, interrupt};
 #[derive(Args, Debug)]
 #[command(
     mut_arg("listen", |arg| arg.default_value(EVERYWHERE).help(LISTEN)),
-    after_help = "The first connection from another machine or user needs the code that is shown; afterwards both\n\
-    know each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
+    after_help = "The first connection from another machine needs the code that is shown; afterwards both know\n\
+    each other's keys (~/.config/linger). Sinks and sources: see docs/transfer.md.\n\n\
     Examples:\n  linger share\n  linger share --writable --listen [::]:7117 incoming/\n\n\
     Exit status: 0 ended on request, 2 bad usage, 3 the directory or the address cannot be used,\n\
     4 not possible here; with --once that of the one connection, as with `put`."
@@ -43,12 +43,9 @@ pub(crate) struct ShareArguments {
     /// Sinks and sources [default: ~/.config/linger/share.toml].
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// Accept unencrypted connections from anywhere.
+    /// Accept unencrypted connections from other machines too.
     #[arg(long)]
     insecure: bool,
-    /// Accept unencrypted connections from this machine: from all its users, and from whoever a forward on it lets in.
-    #[arg(long)]
-    insecure_loopback: bool,
     /// The least that is done before a receipt: `disk` syncs, `memory` does not.
     #[arg(long, value_name = "LEVEL", default_value = "memory", value_parser = durabilities())]
     durability: Durability,
@@ -158,7 +155,6 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
     options.durability = arguments.durability;
     options.insecure = arguments.insecure;
-    options.insecure_loopback = arguments.insecure_loopback;
     options.ending = arguments.ending;
     options.deadlines = super::deadlines(arguments.silence);
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);

@@ -132,7 +132,7 @@ fn parse(text: &str) -> Result<HostPort, String> {
     Ok(HostPort { host: host.to_owned(), port })
 }
 
-/// The host, and what follows its colon; `rest` says what that is, for messages.
+/// The host, and the text after its colon. `rest` names that text, for messages.
 pub(crate) fn host_and_rest<'a>(text: &'a [u8], rest: &str) -> Result<(&'a str, &'a [u8]), String> {
     if let Some(inside) = text.strip_prefix(b"[") {
         let end = inside.iter().position(|byte| *byte == b']').ok_or("no `]` after the address")?;

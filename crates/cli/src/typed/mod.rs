@@ -1,4 +1,4 @@
-//! What was typed, as values: one parser for each kind, whichever option it belongs to.
+//! Typed text as values: one parser for each kind, whichever option it belongs to.
 
 mod address;
 mod duration;

@@ -1,4 +1,4 @@
-//! What it means that the program has got a connection, copies it, passes it on, shuts it down, or closes it.
+//! What it means when the program gets, copies, passes, shuts down or closes a connection.
 
 use super::shares::Shares;
 use super::table::{Gone, Table, Taken, Unhold};

@@ -6,15 +6,15 @@ use super::word::{Phase, Record};
 use crate::sync::{Acquire, Relaxed, Release};
 
 impl<const N: usize> Table<N> {
-    /// A fork or an `execve` begins. Returns `false` while one of another thread is under way: a fork must not count a
-    /// holder for a connection that an `execve` is giving up.
+    /// Notes that a fork or an `execve` begins. Returns `false` if another thread's fork or `execve` is still under way:
+    /// a fork must not count the child as a holder of a connection that an `execve` is giving up.
     pub fn begins(&self) -> bool {
         self.under_way.compare_exchange(0, 1, Acquire, Relaxed).is_ok()
     }
 
-    /// It has failed, or there is a child.
+    /// Notes that the fork or `execve` is over: it has failed, or there is a child.
     pub(super) fn ends(&self) {
-        // Release, for the next one's Acquire: it must not see a connection as counted for this one.
+        // Release, for the Acquire in `begins`: the next fork must not see a connection as counted for this fork.
         self.under_way.store(0, Release);
     }
 
@@ -51,7 +51,7 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// In the parent, after, whether or not there is a child.
+    /// To be called in the parent after the fork, whether or not there is a child.
     pub fn parent(&self) {
         for fd in self.fds(0, i32::MAX) {
             if let Some(open) = self.open(fd) {
@@ -70,8 +70,8 @@ impl<const N: usize> Table<N> {
         for fd in self.fds(0, i32::MAX) {
             match self.open(fd) {
                 Some(open) if open.forking => self.mark_forking(fd, false),
-                // Another thread of the parent has got this connection after the fds were prepared. It was not counted
-                // for the child: only the parent ends it.
+                // Another thread of the parent got this connection after the fds were prepared, so the child is not
+                // counted as a holder. The child forgets the connection; only the parent ends it.
                 _ => drop(self.take(fd, true)),
             }
         }

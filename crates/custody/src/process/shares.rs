@@ -96,7 +96,7 @@ impl<'a> Shares<'a> {
         })
     }
 
-    /// One more process; whether it is still that connection's counter.
+    /// Counts one more process. Returns whether the counter still belongs to that connection.
     pub(super) fn join(&self, share: Share) -> bool {
         self.update(share, |word| word + 1).is_some()
     }
@@ -110,7 +110,7 @@ impl<'a> Shares<'a> {
         }
     }
 
-    /// The supervisor has it; whether it had not before.
+    /// Notes that the supervisor has it. Returns whether that is new.
     pub(super) fn hand(&self, share: Share) -> bool {
         self.update(share, |word| word | HANDED.put(1)).is_some_and(|before| HANDED.of(before) == 0)
     }
@@ -123,7 +123,7 @@ impl<'a> Shares<'a> {
         self.0.get(share.number as usize).map(|word| &word.0)
     }
 
-    /// Changes a counter that is in use for the same connection; what it was.
+    /// Changes a counter, if it still belongs to the same connection. Returns its value before.
     fn update(&self, share: Share, change: impl Fn(u64) -> u64) -> Option<u64> {
         let word = self.word(share)?;
         let mut seen = word.load(Relaxed);

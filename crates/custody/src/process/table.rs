@@ -26,7 +26,7 @@ pub struct Table<const N: usize> {
     process: AtomicI32,
     /// Whether a fork or an `execve` is under way.
     pub(super) under_way: AtomicI32,
-    /// Each plus one; zero is none.
+    /// The fds of epolls, each plus one; 0: none.
     pub(super) epolls: [AtomicI32; EPOLLS],
 }
 
@@ -84,7 +84,7 @@ impl Gone {
     }
 }
 
-/// What came of taking an fd.
+/// The result of taking an fd out of the table.
 pub(super) enum Taken {
     Nothing,
     /// A fork is under way.
@@ -152,7 +152,7 @@ impl<const N: usize> Table<N> {
         self.process.load(Relaxed) == process
     }
 
-    /// What is known of an fd: for those who look on, such as tests.
+    /// The entry of an fd, for observers such as tests.
     pub fn entry(&self, fd: i32) -> Option<Entry> {
         let open = self.open(fd)?;
         let record = self.record(open.connection)?;
@@ -209,7 +209,7 @@ impl<const N: usize> Table<N> {
         self.change(fd, |open| OpenFd { forking, ..open });
     }
 
-    /// Takes an fd out of the table; of two that come at once, one gets it.
+    /// Takes an fd out of the table. If two threads try at once, one of them gets it.
     pub(super) fn take(&self, fd: i32, even_while_forking: bool) -> Taken {
         let Some(slot) = self.slot(fd) else { return Taken::Nothing };
         let mut word = Slot(slot.load(Acquire));
@@ -246,8 +246,8 @@ impl<const N: usize> Table<N> {
         let near = usize::try_from(near).ok()?;
         (0..N).map(|step| (near + step) % N).find(|at| {
             let Some(place) = self.connections.get(*at) else { return false };
-            // Acquire: the cookie is overwritten only after all users of the connection that had this place before have
-            // read theirs.
+            // Acquire, for the Release in `update`: all users of the connection that had this place before have read
+            // that connection's cookie before it is overwritten here.
             let free = place.word.load(Relaxed) == 0
                 && place.word.compare_exchange(0, Record::new(held).pack(), Acquire, Relaxed).is_ok();
             if free {
@@ -268,9 +268,9 @@ impl<const N: usize> Table<N> {
         Some(self.connections.get(connection)?.cookie.get())
     }
 
-    /// Changes what is known of a connection that has an fd, unless the change declines; what was known before.
+    /// Changes the record of a connection that has an fd; `change` may decline. Returns the record before.
     ///
-    /// Release and Acquire: whoever lets go of an fd has read the cookie, before the last one frees the place.
+    /// Release and Acquire: a thread that lets go of an fd has read the cookie before the last one frees the slot.
     pub(super) fn update(
         &self,
         connection: usize,

@@ -1,4 +1,4 @@
-//! What is packed into the two words of the table: what an fd is, and what its connection is.
+//! The two packed words of the table: the state of an fd, and the state of its connection.
 
 use super::field::Field;
 use super::shares::Share;
@@ -77,7 +77,7 @@ impl Slot {
         Self(self.closed().0 + opened)
     }
 
-    /// What stands there when the fd is closed.
+    /// The word after the fd is closed.
     pub(super) const fn closed(self) -> Self {
         Self(Self::GENERATION.put(Self::GENERATION.of(self.0)))
     }
@@ -91,7 +91,7 @@ impl Slot {
 /// Who ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Whoever of the program's processes closes it last.
+    /// The process of the program that closes it last.
     Ours,
     /// The supervisor: `shutdown` has handed it over.
     Handed,

@@ -16,7 +16,7 @@ impl World {
         }
         let passed = self.seen_at(cookie, caller.pid);
         if passed == Passed::Abroad {
-            // Whoever receives it is to end it.
+            // The process that receives the connection is to end it.
             self.release(cookie);
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl World {
     pub(super) fn put_off(&mut self, kept: Kept) {
         let Some(cookie) = self.endings.get(&kept).map(|ending| ending.cookie) else { return };
         if self.is_abroad(cookie) {
-            // What another program receives it ends.
+            // Another program received it, and ends it itself.
             self.release(cookie);
             return self.forget_ending(kept);
         }

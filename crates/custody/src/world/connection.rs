@@ -101,7 +101,7 @@ impl Shared {
         &self.names
     }
 
-    /// Forgets what was seen before, for what is seen now.
+    /// Replaces the fds that were seen before by those seen now.
     pub(super) fn renew(&mut self, names: &[Name], most: usize) {
         self.names.clear();
         self.names.extend(names.iter().take(most));

@@ -10,8 +10,8 @@ use super::vocabulary::{Census, Inode, Pid, Tid};
 pub(super) struct Doubts {
     /// Threads that were let copy fds, and may still be about it.
     copying: BTreeSet<Tid>,
-    /// No look at all fds has shown yet what was copied: by a fork also what another thread accepted meanwhile, and by a
-    /// copy what another thread has put at the fd since.
+    /// No look at all fds has shown yet what was copied: by a fork also what another thread accepted meanwhile, by a copy
+    /// what another thread has put at the fd since, and by a process that could not be looked at anything.
     stray: bool,
     /// Sockets with several fds at the last look that are not known as connections.
     several: BTreeSet<Inode>,
@@ -57,14 +57,14 @@ impl Doubts {
         is_new
     }
 
-    /// Notes that such a process closes something; whether it is the first time.
+    /// Notes that such a process closes something. Returns whether it is the first time.
     pub(super) fn closes_unseen(&mut self, pid: Pid) -> bool {
         self.obscure.get_mut(&pid).is_some_and(|one| !std::mem::replace(&mut one.counted, true))
     }
 
-    /// The process is gone; its number may be given again.
+    /// The process is gone; its number may be given again. What its children have of it the next look may show.
     pub(super) fn forget(&mut self, pid: Pid) {
-        self.obscure.remove(&pid);
+        self.stray |= self.obscure.remove(&pid).is_some();
     }
 
     /// Whether a process does things that nobody sees.

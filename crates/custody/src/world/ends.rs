@@ -51,7 +51,7 @@ impl World {
     pub(super) fn end_flight(&mut self, cookie: Cookie, hidden: bool) {
         let Some(kept) = self.flights.end(cookie) else { return };
         if self.is_abroad(cookie) {
-            // Whoever receives it is to end it.
+            // The process that receives the connection is to end it.
             self.release(cookie);
             return self.forget_ending(kept);
         }

@@ -33,7 +33,7 @@ struct Flight {
     quiet_since: Option<Duration>,
 }
 
-/// What a look says of one connection in flight.
+/// The state of one connection in flight, as a look has found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// A message may carry it.

@@ -1,4 +1,5 @@
-//! The program's processes: which there are, what they have from their parents, and what becomes of what the dead held.
+//! The processes of the program: which there are, what they inherit, and what becomes of the connections of dead
+//! ones.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
@@ -63,7 +64,7 @@ impl World {
         match does {
             Unseen::Copies => {}
             Unseen::Sends => self.doubts.sends_unseen(),
-            // One a process, for what it closes may be anything.
+            // Count one for each process: it may close anything unseen.
             Unseen::Closes if self.doubts.closes_unseen(pid) => {
                 self.act(Action::Count { cookie: None, reason: Count::Refused, holder: Some(pid) });
             }
@@ -125,8 +126,8 @@ impl World {
             let Some(connection) = self.connections.get_mut(&cookie) else { continue };
             let sent = connection.shared.as_ref().is_some_and(|shared| shared.sent.is_some());
             let shared = connection.shared.is_some();
-            // Killed while a message holds it, perhaps, or the child of another's fork.
-            let waits = sent || (shared || blind) && self.doubts.is_copying();
+            // Killed while a message holds it, perhaps, or the child of a fork whose caller has closed it in another thread.
+            let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
                 None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !waits => {

@@ -1,4 +1,4 @@
-//! Who has a connection besides the one who closes it: by a copy, from its parent, or by a message.
+//! The other holders of a connection that is being closed: by a copy, from their parent, or by a message.
 
 use std::vec::Vec;
 

@@ -1,7 +1,7 @@
-//! What is to be decided, and what is known for it.
+//! A decision that is pending, with the facts that it has so far.
 //!
-//! A task is attempted with what is known so far. Where it lacks something it returns what to [`Ask`](super::Ask), and is
-//! attempted again with the answer; up to that point it must have changed nothing that a second attempt would change again.
+//! A task is attempted with these facts. If it lacks one, it returns the question ([`Ask`](super::Ask)), and is
+//! attempted again with the answer. Until then it must not change anything that a second attempt would change again.
 
 use std::time::Duration;
 use std::vec::Vec;

@@ -185,7 +185,8 @@ pub enum Answer {
     Name(Option<Name>),
     /// The threads that may be within a call that copies, and who has what open.
     Census { copying: Vec<Tid>, census: Census },
-    /// The threads that may be within such a call; whether no fd is in flight; who has what open; how long it took.
+    /// The threads that may be within such a call, whether no fd is in flight, the census, and how long the answer
+    /// took.
     Flights { copying: Vec<Tid>, sending: Vec<Tid>, quiet: bool, census: Census, took: Duration },
     /// What the socket says.
     Socket(Socket),

@@ -101,7 +101,7 @@ impl GatewayResponse {
     /// Reads the header block; what follows is the body.
     ///
     /// # Errors
-    /// The block is malformed, or the response ends before it does.
+    /// Returns an error if the header block is malformed, or if the response ends before the block does.
     pub fn head(&mut self) -> Result<Head, Error> {
         loop {
             if let Some((head, length)) = Head::parse(&self.pushed_back)? {

@@ -240,7 +240,7 @@ impl Client {
     /// Sends a request. Returns the response as soon as its first bytes arrive.
     ///
     /// # Errors
-    /// Those before the first byte of the response. Later errors come from reading it.
+    /// Returns the errors that come before the first byte of the response. Later errors come from reading the response.
     pub fn send(&self, request: GatewayRequest) -> Result<GatewayResponse, Error> {
         let mut request = request;
         let mut retries = self.config.retries;

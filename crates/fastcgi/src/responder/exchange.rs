@@ -94,7 +94,7 @@ impl Response {
     /// Sends a line to the gateway's log (STDERR), at once.
     ///
     /// # Errors
-    /// Those of `send(2)`.
+    /// Returns the errors of `send(2)`.
     pub fn log(&mut self, message: &str) -> io::Result<()> {
         self.link.write(&mut [IoSlice::new(&self.answer.log(message.as_bytes()))])
     }

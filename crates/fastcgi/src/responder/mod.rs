@@ -90,9 +90,10 @@ pub trait Handler: Send + Sync {
     /// and gives the application's exit status.
     ///
     /// # Errors
-    /// Before any of the response was sent, an error or a panic becomes a `500` and a line in the gateway's log. After
-    /// that the connection ends **without** END_REQUEST, so that no gateway takes the part for the whole; other requests
-    /// on it are served to their end first, new ones are refused. A request that the gateway aborted is only ended.
+    /// If this returns an error or panics before any of the response was sent, the gateway gets a `500` and a line in
+    /// its log. If a part was sent, the connection ends **without** END_REQUEST, so that no gateway takes the part for
+    /// the whole response; other requests on the connection are served to their end first, and new requests are
+    /// refused. A request that the gateway has aborted is only ended.
     fn handle(&self, request: &mut Request, response: &mut Response) -> io::Result<u32>;
 
     /// Hears how each connection ended, on the thread that ends them all: it should count or log, not block.
@@ -145,7 +146,7 @@ impl Responder {
     /// Listens on `address`.
     ///
     /// # Errors
-    /// Those of `bind(2)` and `listen(2)`.
+    /// Returns the errors of `bind(2)` and `listen(2)`.
     pub fn bind(address: &Address, config: Config) -> io::Result<Self> {
         Self::new(address.listen(config.backlog)?, config)
     }
@@ -153,7 +154,7 @@ impl Responder {
     /// Takes over a socket that listens already, as systemd or a parent hands it down.
     ///
     /// # Errors
-    /// `InvalidInput` where it does not listen.
+    /// Returns `InvalidInput` if the socket does not listen.
     pub fn from_listener(listener: impl Into<OwnedFd>, config: Config) -> io::Result<Self> {
         let listener = listener.into();
         if !sockopt::socket_acceptconn(&listener).unwrap_or(false) {
@@ -168,7 +169,7 @@ impl Responder {
     /// (specification section 2.2).
     ///
     /// # Errors
-    /// As [`from_listener`](Self::from_listener).
+    /// Returns the errors of [`from_listener`](Self::from_listener).
     pub fn inherited(config: Config) -> io::Result<Self> {
         Self::from_listener(io::stdin().as_fd().try_clone_to_owned()?, config)
     }
@@ -181,7 +182,7 @@ impl Responder {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_address(&self) -> io::Result<Address> {
         Ok(address_of(&self.listener.local_addr()?))
     }
@@ -194,7 +195,7 @@ impl Responder {
     /// Serves until [`StopResponder::stop`], then waits for the connections that are open, and for those that linger.
     ///
     /// # Errors
-    /// The listener failed for good, or no thread can be started.
+    /// Returns an error if the listener failed for good, or if no thread can be started.
     pub fn run(self, handler: impl Handler + 'static) -> io::Result<()> {
         workers::run(&self.listener, &self.config, &self.stop, handler)
     }

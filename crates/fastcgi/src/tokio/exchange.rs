@@ -46,8 +46,8 @@ impl Request {
     /// The next piece of the body, or `None` at its end.
     ///
     /// # Errors
-    /// `ConnectionAborted` where the gateway aborted the request, `UnexpectedEof` where it is gone or the request has
-    /// been answered, `TimedOut` where it is silent, `InvalidData` where it broke the protocol.
+    /// Returns `ConnectionAborted` if the gateway aborted the request, `UnexpectedEof` if the gateway is gone or the
+    /// request has been answered, `TimedOut` if the gateway is silent, and `InvalidData` if it broke the protocol.
     pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         poll_fn(|context| self.poll_chunk(context)).await
     }
@@ -60,7 +60,7 @@ impl Request {
     /// The next piece of the file that a Filter works on, or `None` at its end.
     ///
     /// # Errors
-    /// As [`chunk`](Self::chunk).
+    /// Returns the errors of [`chunk`](Self::chunk).
     pub async fn data_chunk(&mut self) -> io::Result<Option<Bytes>> {
         poll_fn(|context| self.desk.poll_piece(self.key, Which::Data, context)).await
     }
@@ -74,8 +74,8 @@ impl Drop for Request {
 
 /// A response: gathers what is written into STDOUT records, and must be [ended](Self::end).
 ///
-/// One that is dropped without that becomes a `500` where nothing of it was sent, and otherwise
-/// ends the connection without END_REQUEST, so that no gateway takes the part for the whole.
+/// If a response is dropped before it was ended and nothing of it was sent, the gateway gets a `500`. If a part of it
+/// was sent, the connection is closed without END_REQUEST, so that no gateway takes the part for the whole response.
 pub struct Response {
     live: Option<(Live, oneshot::Sender<Live>)>,
 }
@@ -123,7 +123,8 @@ impl Response {
     /// Writes STDOUT; the CGI header block comes first. A future that is dropped before it is done tears the response.
     ///
     /// # Errors
-    /// Those of the connection; `TimedOut` where the gateway stopped reading, `BrokenPipe` after an error.
+    /// Returns the errors of the connection, `TimedOut` if the gateway stopped reading, and `BrokenPipe` after an
+    /// earlier error.
     pub async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let live = self.live()?;
         loop {
@@ -143,7 +144,7 @@ impl Response {
     /// Sends what is gathered.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Returns the errors of [`write`](Self::write).
     pub async fn flush(&mut self) -> io::Result<()> {
         self.live()?.flush().await
     }
@@ -151,7 +152,7 @@ impl Response {
     /// Sends a line to the gateway's log (STDERR), at once.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Returns the errors of [`write`](Self::write).
     pub async fn log(&mut self, message: &str) -> io::Result<()> {
         let live = self.live()?;
         live.out.send(&mut [IoSlice::new(&live.answer.log(message.as_bytes()))]).await
@@ -160,7 +161,7 @@ impl Response {
     /// Ends the request: sends what is gathered, the end of the stream and END_REQUEST in one write.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Returns the errors of [`write`](Self::write).
     pub async fn end(mut self, app_status: u32) -> io::Result<()> {
         match self.live.take() {
             Some((live, _)) => live.finish(Ok(app_status)).await,

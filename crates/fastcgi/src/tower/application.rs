@@ -68,7 +68,7 @@ impl http_body::Body for Body {
 /// ```
 ///
 /// # Errors
-/// As [`tokio::serve`](crate::tokio::serve).
+/// Returns the errors of [`tokio::serve`](crate::tokio::serve).
 pub async fn serve<L, S, B>(listener: L, config: Config, service: S) -> io::Result<()>
 where
     L: Acceptor,

@@ -71,7 +71,7 @@ impl Port {
     /// Opens a port on an interface of the calling thread's namespace.
     ///
     /// # Errors
-    /// `EPERM` without CAP_NET_RAW, `ENODEV` where there is no such interface.
+    /// Returns `EPERM` without CAP_NET_RAW, and `ENODEV` if there is no such interface.
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -107,7 +107,7 @@ impl Port {
     /// Appends the pending frames, at most 64, and returns their number.
     ///
     /// # Errors
-    /// `ENETDOWN` after the interface is gone. Nothing waiting is not an error.
+    /// Returns `ENETDOWN` after the interface is gone. It is no error if no frame is waiting.
     pub(crate) fn receive(&self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let spare = &mut pool.0;
         spare.resize_with(spare.len().max(BATCH), Frame::empty);
@@ -147,7 +147,7 @@ impl Port {
     /// Sends frames in order, and puts them back into the pool. Returns how many the kernel refused.
     ///
     /// # Errors
-    /// `ENETDOWN` or `ENXIO` after the interface is gone.
+    /// Returns `ENETDOWN` or `ENXIO` after the interface is gone.
     pub(crate) fn send(&self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> io::Result<usize> {
         let mut refused = 0;
         let mut from = 0;
@@ -190,7 +190,7 @@ impl Port {
     /// Number of frames that the kernel dropped since the last call because the receive buffer was full.
     ///
     /// # Errors
-    /// Those of `getsockopt(2)`; none is known for an open packet socket.
+    /// Returns the errors of `getsockopt(2)`. None is known for an open packet socket.
     pub(crate) fn overruns(&self) -> io::Result<u32> {
         // SAFETY: tpacket_stats is plain old data, for which all zeroes is a valid value.
         let mut stats: libc::tpacket_stats = unsafe { zeroed() };

@@ -19,7 +19,7 @@ pub(crate) struct WorkerProcess {
 /// connection: the kernel closes every fd of a dying process and lingers for none (`do_exit`).
 ///
 /// # Errors
-/// If no process or pipe can be made. The connection is then closed.
+/// Returns an error if no process or pipe can be made. The connection is closed in that case.
 pub(crate) fn serve_and_exit(
     connection: OwnedFd,
     consume: u64,
@@ -91,7 +91,7 @@ impl WorkerProcess {
     /// Waits until the process is gone, and says how many bytes it had written.
     ///
     /// # Errors
-    /// Those of `waitpid(2)`.
+    /// Returns the errors of `waitpid(2)`.
     pub(crate) fn wait(self) -> io::Result<u64> {
         let mut told = [0; 8];
         let wrote = match rustix::io::read(&self.wrote, &mut told)? {

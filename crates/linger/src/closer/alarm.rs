@@ -36,7 +36,7 @@ mod real {
 
     impl Alarm {
         /// # Errors
-        /// Those of `timerfd_create(2)`.
+        /// Returns the errors of `timerfd_create(2)`.
         pub(in crate::closer) fn new() -> rustix::io::Result<Self> {
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).map(Self)
         }

@@ -25,8 +25,8 @@ pub(super) const WATCH: u64 = 100_000_000;
 /// The thread may take a socket over later by this much, so that one wake-up serves many.
 const SLACK: u64 = WATCH / 4;
 
-/// The two together. A task may not watch a close whose policy has a shorter bound than this, because the thread might
-/// take it over too late to keep the bound.
+/// [`WATCH`] and [`SLACK`] together: the latest time at which the thread takes a close over from a task. A task may not
+/// watch a close whose policy has a shorter bound, because the thread might be too late to keep that bound.
 #[cfg(feature = "tokio")]
 pub(crate) const LONGEST_WATCH: Duration = Duration::from_nanos(WATCH + SLACK);
 
@@ -116,7 +116,7 @@ impl<A> Board<A> {
 
 impl<A> Shared<A> {
     /// # Errors
-    /// Those of `timerfd_create(2)`.
+    /// Returns the errors of `timerfd_create(2)`.
     pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
         let board = Board {
             arrivals: Vec::new(),

@@ -46,7 +46,8 @@ impl Budget {
     /// Checks the fields. [`Closer::new`](crate::Closer::new) does the same.
     ///
     /// # Errors
-    /// Names the field that is wrong: any field of zero, or more `sockets` than 2^31, which no system has fds for.
+    /// Returns an error that names the wrong field: a field that is zero, or `sockets` above 2^31, for which no system
+    /// has fds.
     pub fn validate(&self) -> Result<(), InvalidBudget> {
         let wrong = |field, reason| Err(InvalidBudget { field, reason });
         if self.sockets == 0 {

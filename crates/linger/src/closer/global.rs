@@ -24,7 +24,7 @@ impl Line {
     /// The closer of this process, made when first asked for.
     ///
     /// # Errors
-    /// Those of [`Closer::new`].
+    /// Returns the errors of [`Closer::new`].
     pub(super) fn of_this_process(&self) -> io::Result<&'static Closer> {
         let mut place = &self.0;
         loop {

@@ -104,8 +104,8 @@ impl Closer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// `InvalidInput` with an [`InvalidBudget`] inside; the errors of `epoll_create1`, `timerfd_create` and of
-    /// starting a thread, usually because a limit is reached.
+    /// Returns `InvalidInput` with an [`InvalidBudget`] inside, or the errors of `epoll_create1`, of `timerfd_create`
+    /// and of starting a thread, usually because a limit is reached.
     pub fn new(budget: Budget) -> io::Result<Self> {
         budget.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -122,7 +122,7 @@ impl Closer {
     /// that was forked has another one than its parent, made when the child first asks.
     ///
     /// # Errors
-    /// As [`new`](Self::new); the next call tries again.
+    /// Returns the errors of [`new`](Self::new). After an error the next call tries again.
     pub fn global() -> io::Result<&'static Self> {
         static LINE: global::Line = global::Line::new();
         LINE.of_this_process()

@@ -1,4 +1,4 @@
-//! Reading on behind a response, and discarding what comes.
+//! Reads and discards the rest of a request's body after the response.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

@@ -135,7 +135,7 @@ impl<L, S> Serve<L, S> {
 
 /// What makes a stream for HTTP of an accepted one, as TLS does. Closures are, whose future gives `io::Result` of a stream.
 pub trait Handshake<S>: Clone + Send + Sync + 'static {
-    /// What HTTP is spoken on.
+    /// The stream for HTTP.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Makes it.

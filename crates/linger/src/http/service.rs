@@ -91,7 +91,7 @@ impl Layer {
     }
 }
 
-/// What of a request matters to its end.
+/// The facts of a request that decide how it ends.
 #[derive(Debug)]
 struct RequestInHand<B> {
     /// `None` where the request has no body.

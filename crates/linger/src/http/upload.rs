@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::drain::{Late, Rest};
 use crate::sync::{Mutex, lock};
 
-/// A request's body. What a handler drops of it unread comes back to the layer.
+/// A request's body. The part that a handler drops unread comes back to the layer.
 #[derive(Debug)]
 pub struct Upload<B: Body + Unpin + Send + 'static> {
     /// Taken only by the drop.

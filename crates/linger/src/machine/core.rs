@@ -388,7 +388,7 @@ impl Core {
 /// known here.
 const WHOLE_REQUEST: u32 = 1;
 
-/// What there is to wait for.
+/// The event that the close waits for.
 enum Wait {
     /// The peer, until then.
     Until(u64),

@@ -203,8 +203,8 @@ impl Policy {
     /// from a person (a configuration file, a command line) should call this first.
     ///
     /// # Errors
-    /// Names the field: a zero `idle`, `total` or `max_discard`, an `idle` or `grace` above `total`, or any
-    /// duration above a day.
+    /// Returns an error that names the wrong field: `idle`, `total` or `max_discard` is zero, `idle` or `grace` is
+    /// above `total`, or a duration is above a day.
     pub fn validate(&self) -> Result<(), InvalidPolicy> {
         let wrong = |field, reason| Err(InvalidPolicy { field, reason });
         for (field, value) in [("idle", self.idle), ("total", self.total), ("grace", self.grace)] {

@@ -1,12 +1,12 @@
-//! What is learnt of a connection while its stream is somewhere else.
+//! What the program says of a connection's end while its stream is inside a server or below TLS.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::Policy;
 
-/// A handle to the connection of a [`Lingering`](super::Lingering) stream: how that is to end is told to it while the
-/// stream is inside a server or below TLS.
+/// A handle to the connection of a [`Lingering`](super::Lingering) stream. Through it the program says how the connection
+/// is to end while the stream itself is out of reach, inside a server or below TLS.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
     facts: Arc<ConnectionFacts>,
@@ -19,21 +19,21 @@ struct ConnectionFacts {
 }
 
 impl Connection {
-    /// Ends this connection by another policy than the stream's; the first call counts.
+    /// Ends this connection by `policy` instead of the stream's policy. Only the first call has an effect.
     pub fn close_with(&self, policy: Policy) {
-        // A second call is no mistake: several requests of one connection may ask for it.
+        // A second call is no mistake: several requests of one connection may each ask for another policy.
         let _ = self.facts.instead.set(policy);
     }
 
     /// Says that the peer has announced more than has been read, as in the middle of an upload.
     ///
-    /// Its close then waits through a silence of [`Policy::idle`], not only of [`Policy::grace`]: a peer that pauses
-    /// in an upload, and reads the response only at its end, must not meet a reset.
+    /// The connection's close then waits through a silence of [`Policy::idle`], not only of [`Policy::grace`]: a peer that
+    /// pauses in an upload, and reads the response only when the upload is done, must not meet a reset.
     pub fn expects_more(&self) {
         self.facts.expects_more.store(true, Ordering::Relaxed);
     }
 
-    /// The policy of the close, where the stream's is that.
+    /// The policy by which the connection is closed, if the stream's own policy is `of_the_stream`.
     pub(super) fn policy(&self, of_the_stream: Policy) -> Policy {
         let policy = self.facts.instead.get().copied().unwrap_or(of_the_stream);
         if self.facts.expects_more.load(Ordering::Relaxed) {

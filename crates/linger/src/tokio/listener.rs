@@ -52,7 +52,7 @@ pub trait Accept: Send + 'static {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     fn local_addr(&self) -> io::Result<Self::Addr>;
 
     /// Closes the listener, and gives the connections that were still in its accept queue: what is closed with the
@@ -170,10 +170,11 @@ impl<L: Accept> Listener<L> {
 
     /// Accepts one connection.
     ///
-    /// Where descriptors or memory have run out, lingering sockets make room ([`Closer::evict`]); the accept queue
-    /// holds the clients meanwhile. Dropped before it is ready, it has accepted none. Needs the runtime's timer.
+    /// If descriptors or memory have run out, lingering sockets are closed to make room ([`Closer::evict`]), and accepting
+    /// is tried again; new clients wait in the accept queue meanwhile. If this future is dropped before it is ready, it
+    /// has accepted no connection. Needs the runtime's timer.
     pub async fn accept(&mut self) -> (Lingering<L::Io>, L::Addr) {
-        // While there are descriptors for it: it needs two.
+        // Start the global closer while there are descriptors left: it needs two.
         let _ = self.closer();
         loop {
             match self.listener.accept().await {
@@ -193,12 +194,12 @@ impl<L: Accept> Listener<L> {
     /// Where it listens.
     ///
     /// # Errors
-    /// Those of `getsockname(2)`.
+    /// Returns the errors of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }
 
-    /// Closes the listener, and gives the connections that were still in its accept queue; see [`Accept::close`].
+    /// Closes the listener, and returns the connections that were still in its accept queue; see [`Accept::close`].
     pub async fn close(mut self) -> Vec<(Lingering<L::Io>, L::Addr)> {
         if self.lacks_room {
             self.make_room().await;
@@ -215,7 +216,7 @@ impl<L: Accept> Listener<L> {
         tokio::time::sleep(PAUSE).await;
     }
 
-    /// The closer that ends the connections; `None` where the process can have none now.
+    /// The closer that ends the connections; `None` if none was given and the global one cannot be started now.
     fn closer(&self) -> Option<&Closer> {
         self.closer.as_ref().or_else(|| Closer::global().ok())
     }
@@ -231,7 +232,7 @@ fn lingering<S: Stream>(stream: S, policy: Policy, closer: Option<&Closer>) -> L
 /// How many lingering sockets make room when there are no descriptors left.
 const ROOM: usize = 64;
 
-/// Between two tries to accept without descriptors.
+/// Pause between two tries to accept while descriptors are lacking.
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn concerns_one_connection(error: &io::Error) -> bool {

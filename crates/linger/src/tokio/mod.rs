@@ -85,7 +85,7 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Takes the descriptor out of the runtime.
     ///
     /// # Errors
-    /// What the runtime says; the descriptor is closed then.
+    /// Returns the error of registering with the runtime. The descriptor is closed in that case.
     fn into_fd(self) -> io::Result<OwnedFd>
     where
         Self: Sized;
@@ -93,13 +93,13 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {
     /// Waits until there may be something to read.
     ///
     /// # Errors
-    /// Where the runtime reports no events any more.
+    /// Returns an error if the runtime reports no events any more.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Reads from the socket by `read`; where that says `WouldBlock`, the runtime takes note that nothing is there.
     ///
     /// # Errors
-    /// Those of `read`, and `WouldBlock` where the runtime knows of nothing to read.
+    /// Returns the errors of `read`, and `WouldBlock` if the runtime knows of nothing to read.
     fn reading<R>(&self, read: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
     /// What is known of the socket without asking the kernel.

@@ -54,7 +54,7 @@ pub struct Serve<L, H> {
     life: ServerLife,
 }
 
-/// All of a server but what it accepts and how it is handled.
+/// A server, except for its listener and its handler.
 pub(crate) struct ServerLife {
     pub(crate) policy: Policy,
     pub(crate) closer: Option<Closer>,

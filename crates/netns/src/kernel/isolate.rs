@@ -36,8 +36,8 @@ impl Isolation {
     /// CAP_SYS_ADMIN. It is root there, and may make more network namespaces.
     ///
     /// # Errors
-    /// [`IsolationRefused`], with what stands in the way, as far as the machine tells. `EINVAL` where a user namespace
-    /// is needed and the process already has more than one thread (`unshare(2)`).
+    /// Returns [`IsolationRefused`], which says what stands in the way as far as the machine tells. Its error is
+    /// `EINVAL` if a user namespace is needed and the process already has more than one thread (`unshare(2)`).
     pub fn enter(&self) -> Result<(), IsolationRefused> {
         self.enter_raw().map_err(|error| IsolationRefused::with(error.into(), self.privileged))
     }

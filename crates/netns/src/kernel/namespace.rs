@@ -20,7 +20,8 @@ impl Namespace {
     /// Makes a new, empty namespace. This needs privileges, which [`Isolation`](crate::Isolation) gives.
     ///
     /// # Errors
-    /// `EPERM` without CAP_SYS_ADMIN over the present user namespace, `ENOSPC` at `user.max_net_namespaces`.
+    /// Returns `EPERM` without CAP_SYS_ADMIN over the present user namespace, and `ENOSPC` at
+    /// `user.max_net_namespaces`.
     pub fn new() -> io::Result<Self> {
         let made = thread::scope(|scope| {
             let maker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<OwnedFd> {
@@ -54,7 +55,7 @@ impl Namespace {
     /// Sockets opened there stay in the namespace when they are moved elsewhere.
     ///
     /// # Errors
-    /// `EPERM` where the process may not enter the namespace.
+    /// Returns `EPERM` if the process may not enter the namespace.
     pub fn run<R: Send>(&self, task: impl FnOnce() -> R + Send) -> io::Result<R> {
         thread::scope(|scope| {
             let worker = thread::Builder::new().spawn_scoped(scope, || -> io::Result<R> {
@@ -68,7 +69,7 @@ impl Namespace {
     /// Starts a named thread that lives in this namespace.
     ///
     /// # Errors
-    /// Where no thread can be started, or this process may not enter the namespace.
+    /// Returns an error if no thread can be started, or this process may not enter the namespace.
     pub fn spawn<R: Send + 'static>(
         &self,
         name: &str,
@@ -85,7 +86,7 @@ impl Namespace {
     /// Moves the calling thread into this namespace, for good.
     ///
     /// # Errors
-    /// `EPERM` where the process may not enter it.
+    /// Returns `EPERM` if the process may not enter the namespace.
     pub fn enter(&self) -> io::Result<()> {
         enter(self.descriptor())
     }

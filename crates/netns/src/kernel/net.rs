@@ -24,7 +24,7 @@ pub type Mac = [u8; 6];
 /// Makes a veth pair: `name` here, `peer` in the namespace that `peer_namespace` refers to. Both are down.
 ///
 /// # Errors
-/// `EEXIST` where a name is taken, `EPERM` without CAP_NET_ADMIN over both namespaces.
+/// Returns `EEXIST` if a name is taken, and `EPERM` without CAP_NET_ADMIN over both namespaces.
 pub fn veth(name: &str, mac: Mac, peer: &str, peer_namespace: BorrowedFd<'_>) -> io::Result<()> {
     let mut far = LinkMessage::default();
     far.attributes =
@@ -44,7 +44,7 @@ pub fn veth(name: &str, mac: Mac, peer: &str, peer_namespace: BorrowedFd<'_>) ->
 /// Sets an interface up.
 ///
 /// # Errors
-/// `ENODEV` where there is none of that name.
+/// Returns `ENODEV` if no interface has that name.
 pub fn up(name: &str) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = index(name)?;
@@ -56,7 +56,7 @@ pub fn up(name: &str) -> io::Result<()> {
 /// Gives an interface an address, usable at once (no duplicate address detection).
 ///
 /// # Errors
-/// `ENODEV` where there is no such interface, `EEXIST` where it has the address.
+/// Returns `ENODEV` if there is no such interface, and `EEXIST` if the interface has that address already.
 pub fn address(name: &str, address: IpAddr, prefix_len: u8) -> io::Result<()> {
     let mut message = AddressMessage::default();
     message.header.family = family(address);
@@ -70,7 +70,7 @@ pub fn address(name: &str, address: IpAddr, prefix_len: u8) -> io::Result<()> {
 /// Adds a permanent neighbour entry, so that neither ARP nor neighbour discovery is needed for it.
 ///
 /// # Errors
-/// `ENODEV` where there is no such interface, `EEXIST` where the neighbour is known.
+/// Returns `ENODEV` if there is no such interface, and `EEXIST` if it has an entry for that neighbour already.
 pub fn neighbour(name: &str, address: IpAddr, mac: Mac) -> io::Result<()> {
     let mut message = NeighbourMessage::default();
     message.header.family = family(address);
@@ -90,7 +90,7 @@ pub fn neighbour(name: &str, address: IpAddr, mac: Mac) -> io::Result<()> {
 /// Writes a network setting of the calling thread's namespace, such as `ipv4/tcp_abort_on_overflow`.
 ///
 /// # Errors
-/// `ENOENT` where this kernel does not have it.
+/// Returns `ENOENT` if this kernel does not have that setting.
 pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
     std::fs::write(format!("/proc/sys/net/{name}"), value)
 }
@@ -98,7 +98,7 @@ pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
 /// Reads a network setting of the calling thread's namespace.
 ///
 /// # Errors
-/// `ENOENT` where this kernel does not have it.
+/// Returns `ENOENT` if this kernel does not have that setting.
 pub fn read_sysctl(name: &str) -> io::Result<String> {
     Ok(std::fs::read_to_string(format!("/proc/sys/net/{name}"))?.trim().to_owned())
 }
@@ -106,7 +106,7 @@ pub fn read_sysctl(name: &str) -> io::Result<String> {
 /// Turns off the offloads (TSO, GSO, GRO, TX checksums) that let oversized or checksum-less packets onto a veth.
 ///
 /// # Errors
-/// `ENODEV` where there is no such interface.
+/// Returns `ENODEV` if there is no such interface.
 pub fn offloads_off(name: &str) -> io::Result<()> {
     const ETHTOOL_STXCSUM: u32 = 0x17;
     const ETHTOOL_STSO: u32 = 0x1f;
@@ -137,7 +137,7 @@ pub fn offloads_off(name: &str) -> io::Result<()> {
 /// The index of an interface of the calling thread's namespace.
 ///
 /// # Errors
-/// `ENODEV` where there is none of that name.
+/// Returns `ENODEV` if no interface has that name.
 pub fn index(name: &str) -> io::Result<u32> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     Ok(rustix::net::netdevice::name_to_index(&socket, name)?)

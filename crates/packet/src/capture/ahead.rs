@@ -47,7 +47,8 @@ impl Block {
         Ok(self.end == self.bytes.len())
     }
 
-    /// Takes what a stream has at once: a live pipe is shown before a block is full. Returns whether there were bytes.
+    /// Reads once from a stream, and takes the bytes that one `read` returns, even if they do not fill the block: packets
+    /// of a live pipe are shown without waiting for a full block. Returns `false` at the stream's end.
     fn read(&mut self, stream: &mut impl Read) -> io::Result<bool> {
         self.start = HEADROOM;
         self.end = loop {

@@ -19,7 +19,7 @@ type RawInput = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 /// are recognised by their first bytes.
 ///
 /// # Errors
-/// [`ReadError`]: the file cannot be opened, is empty, or is no capture.
+/// Returns [`ReadError`] if the file cannot be opened, is empty, or is no capture.
 pub fn open(path: &Path) -> Result<CaptureReader, ReadError> {
     let io = |source| ReadError::Io { offset: 0, source };
     let mut input: Box<dyn Read + Send> = if path == Path::new("-") {

@@ -138,8 +138,8 @@ impl Section {
         }
     }
 
-    /// The packet at the start of `bytes`, without its number, and the length of its block. `None` where the block is
-    /// not whole.
+    /// Reads the packet block at the start of `bytes`. Returns the block's length and the packet, whose frame number is
+    /// left at 0. Returns `None` if `bytes` does not begin with a complete, valid packet block.
     #[inline(always)]
     pub(super) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(usize, Packet<'a>)> {
         let header = bytes.first_chunk::<12>()?;

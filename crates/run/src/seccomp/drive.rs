@@ -1,8 +1,8 @@
-//! The thread that is notified of the program's calls: it tells custody what is about to happen, and does what
-//! custody decides with the hands and the eyes that it has.
+//! The thread that gets the program's notifications: it tells custody about each call, and carries out the decisions
+//! with `hands` and `eyes`.
 //!
-//! Its table of fds is its own ([`crate::kernel::apart`]): an epoll knows a file by its fd, too, so that a registration
-//! can be removed only by who has the file at the fd that the program has it at.
+//! It has a table of fds of its own ([`crate::kernel::apart`]). The kernel knows an epoll's registration by file and
+//! fd number, so only a table in which the file has the program's number can remove it.
 
 mod calls;
 
@@ -106,13 +106,13 @@ impl Driver {
             let news = self.hands.calls() < before || events.contains(PollFlags::IN);
             pause = if news { SOON } else { (pause * 2).min(LATE) };
             if events.contains(PollFlags::HUP) && self.hands.calls() == 0 {
-                // Nobody can call any more; the last may still be closing what it had.
+                // No thread can make a call any more. The last process may still be closing its fds.
                 self.accepting.clear();
                 self.tell(Event::Ended, None);
                 if self.world.is_idle() {
                     return;
                 }
-                // The last process closes what it had after it has left the filter, and no fd tells when.
+                // The last process leaves the filter first and closes its fds afterwards; no fd reports that.
                 std::thread::sleep(SOON);
             }
         }
@@ -144,7 +144,8 @@ impl Driver {
         self.started.elapsed()
     }
 
-    /// Tells custody, and does what it decides; whether the call is to be answered instead of made.
+    /// Tells custody about an event, and carries out its decisions. Returns whether the call is answered instead of
+    /// made.
     fn tell(&mut self, event: Event<'_>, taken: Option<Taken>) -> bool {
         let cookie = match event {
             Event::Close { seen, .. } => Some(seen.cookie),
@@ -191,7 +192,7 @@ impl Driver {
         if let Some(tell) = self.tell.take()
             && tell.send(Refusal::new(process, Errno::PERM.into())).is_ok()
         {
-            // The thread that tells it on waits for signals; this one says no more than that there is something.
+            // The main thread waits for signals. SIGCHLD only wakes it.
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
         }
     }
@@ -201,7 +202,7 @@ impl Driver {
             Wanting::Which { inode, names } => Answer::Name(eyes::which(inode, names)),
             Wanting::Census { copying } => {
                 self.counts.look();
-                // Before the look: what such a call has made is seen by it if the call is over.
+                // Before the census: a call that is over by then has its result in it.
                 let copying = self.hands.within(copying, COPYING);
                 Answer::Census { copying, census: eyes::census() }
             }

@@ -75,10 +75,10 @@ impl Server {
         self.await_that("listens", || listens(port));
     }
 
-    /// Waits until a line is on stderr.
-    pub(crate) fn await_log(&mut self, line: &str) {
+    /// Waits until a text is on stderr.
+    pub(crate) fn await_log(&mut self, text: &str) {
         let log = Arc::clone(&self.log);
-        self.await_that(line, || log.lock().unwrap().lines().any(|one| one == line));
+        self.await_that(text, || log.lock().unwrap().contains(text));
     }
 
     /// There is no event for what another process does in itself, so this polls.

@@ -1,12 +1,18 @@
 //! What these tests start in a server's place: `supervisor REPORT SETTINGS COMMAND...`. Runs the command, and writes the report.
+//!
+//! Without arguments it is what a service manager starts: the supervisor of the program at the other end of stdin.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 
 use linger_run::{Notice, Options, Via};
 use rustix::thread::CapabilitySet;
 
 fn main() {
     let mut words = std::env::args_os().skip(1);
+    if std::env::args_os().len() == 1 {
+        return serve();
+    }
     let (Some(report), Some(settings), Some(command)) = (words.next(), words.next(), words.next()) else {
         panic!("supervisor REPORT SETTINGS COMMAND...");
     };
@@ -24,6 +30,8 @@ fn main() {
     options.exclude_ports = ports("exclude=");
     options.ports = ports("port=");
     options.policy.max_discard = values("max-discard=").next();
+    options.lingerd = settings.split(' ').find_map(|word| word.strip_prefix("lingerd=")).map(Into::into);
+    options.manner = report.to_string_lossy().into_owned();
     options.search = std::env::var_os("PATH").unwrap_or_default();
     if has("incapable") {
         without(CapabilitySet::SYS_PTRACE);
@@ -37,6 +45,18 @@ fn main() {
         Ok(ended) => {
             std::fs::write(report, format!("{:?}", ended.report)).expect("a file of the test's");
             std::process::exit(ended.status.and_then(|status| status.code()).unwrap_or(255));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn serve() {
+    let connection = std::io::stdin().as_fd().try_clone_to_owned().expect("stdin");
+    match linger_run::serve(connection, |_, _| ()) {
+        Ok(served) => {
+            if let Some(report) = served.report {
+                std::fs::write(served.manner, format!("{report:?}")).expect("a file of the test's");
+            }
         }
         Err(error) => panic!("{error}"),
     }

@@ -79,7 +79,7 @@ fn argument(number: u8, relation: SeccompCmpOp, value: u32) -> SeccompRule {
 /// Lets the calling thread run only while nobody else wants its processor (`SCHED_IDLE`, `sched(7)`).
 ///
 /// # Errors
-/// What `sched_setscheduler` says; nothing speaks against it for a thread of one's own.
+/// Returns the errors of `sched_setscheduler`. None is known for a thread of this process.
 pub fn run_last() -> io::Result<()> {
     let nothing = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameters are live for the call, which keeps no reference; 0 is the calling thread.

@@ -28,7 +28,7 @@ pub(crate) fn php_fpm_program() -> Result<PathBuf, Unavailable> {
 /// php-fpm with `workers` processes, serving `script.php` in its folder.
 ///
 /// # Errors
-/// As [`Launch::start`].
+/// Returns the errors of [`Launch::start`].
 pub fn php_fpm(workers: u32, script: &str) -> Result<RunningServer, Unavailable> {
     let php = php_fpm_program()?;
     needs_users("php-fpm")?;
@@ -54,7 +54,7 @@ listen.backlog = 1024\npm = static\npm.max_children = {workers}\ncatch_workers_o
 /// or `http-socket`.
 ///
 /// # Errors
-/// As [`Launch::start`].
+/// Returns the errors of [`Launch::start`].
 pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     let uwsgi = program("uwsgi", "uwsgi-core")?;
     let launch = Launch::new("uwsgi");
@@ -72,7 +72,7 @@ pub fn uwsgi(socket: &str, workers: u32, application: &str) -> Result<RunningSer
 /// uWSGI's own HTTP socket.
 ///
 /// # Errors
-/// As [`Launch::start`].
+/// Returns the errors of [`Launch::start`].
 pub fn uwsgi_http(workers: u32, application: &str) -> Result<RunningServer, Unavailable> {
     uwsgi("http-socket", workers, application)
 }
@@ -80,7 +80,7 @@ pub fn uwsgi_http(workers: u32, application: &str) -> Result<RunningServer, Unav
 /// A program with libfcgi, compiled here with the C compiler and started on a socket by `cgi-fcgi`.
 ///
 /// # Errors
-/// As [`Launch::start`].
+/// Returns the errors of [`Launch::start`].
 pub fn libfcgi_echo(source: &str, workers: u32) -> Result<RunningServer, Unavailable> {
     let cc = program("cc", "gcc")?;
     let starter = program("cgi-fcgi", "libfcgi-bin")?;
@@ -113,7 +113,7 @@ pub fn libfcgi_echo(source: &str, workers: u32) -> Result<RunningServer, Unavail
 /// Sends a request with `cgi-fcgi`, libfcgi's own gateway. Returns its exit status and its output.
 ///
 /// # Errors
-/// [`Unavailable`], or [`Unavailable::Failed`] where it cannot be run.
+/// Returns [`Unavailable::Missing`] if there is no such program, and [`Unavailable::Failed`] if it cannot be run.
 pub fn cgi_fcgi(
     application: SocketAddr,
     variables: &[(&str, &str)],

@@ -68,7 +68,7 @@ pub fn available<T>(server: Result<T, Unavailable>) -> Option<T> {
 /// Finds a program in PATH or in Debian's folders for daemons.
 ///
 /// # Errors
-/// [`Unavailable::Missing`].
+/// Returns [`Unavailable::Missing`] if no such program is found.
 pub fn program(name: &str, package: &str) -> Result<PathBuf, Unavailable> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
@@ -144,7 +144,7 @@ impl Launch {
     /// Starts the server, and waits until it accepts connections at its port.
     ///
     /// # Errors
-    /// [`Unavailable::Failed`] with the end of what it said.
+    /// Returns [`Unavailable::Failed`] with the end of what the server printed.
     pub fn start(self, command: Command) -> Result<RunningServer, Unavailable> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         self.start_when(command, |_| TcpStream::connect(address).is_ok())
@@ -153,7 +153,7 @@ impl Launch {
     /// Starts the server, and waits until `ready` returns true for its folder.
     ///
     /// # Errors
-    /// [`Unavailable::Failed`] with the end of what it said.
+    /// Returns [`Unavailable::Failed`] with the end of what the server printed.
     pub fn start_when(
         self,
         mut command: Command,

@@ -298,7 +298,7 @@ fn go() -> Result<Subject, Unavailable> {
 /// Builds a Go program that uses only the standard library, and starts it with the port as its argument.
 ///
 /// # Errors
-/// As [`Launch::start`].
+/// Returns the errors of [`Launch::start`].
 pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable> {
     let go = program("go", "golang-go")?;
     let launch = Launch::new(name);
@@ -325,7 +325,7 @@ pub fn go_program(name: &str, source: &str) -> Result<RunningServer, Unavailable
 /// Starts one of this crate's sample servers, after building it if needed.
 ///
 /// # Errors
-/// As [`Launch::start`].
+/// Returns the errors of [`Launch::start`].
 pub fn sample(name: &str) -> Result<RunningServer, Unavailable> {
     let program = sample_program(name)?;
     let launch = Launch::new(name);
@@ -337,7 +337,7 @@ pub fn sample(name: &str) -> Result<RunningServer, Unavailable> {
 /// The path of a sample server, which is built if needed. Its argument is the port.
 ///
 /// # Errors
-/// [`Unavailable::Failed`] where it does not compile.
+/// Returns [`Unavailable::Failed`] if the sample does not compile.
 pub fn sample_program(name: &str) -> Result<PathBuf, Unavailable> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);

@@ -68,7 +68,7 @@ impl Client {
         Err(Error::Unreachable { what: name, source: last })
     }
 
-    /// The error for a server that never sent our preface.
+    /// The error for a server that never sent this protocol's preface.
     pub(super) fn stranger(&self, error: &Error) -> Error {
         let why = match error {
             Error::Cut(error) => error.to_string(),
@@ -81,6 +81,7 @@ impl Client {
     fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
         let keys = match &self.options.security {
             Security::Always(keys) => Some(keys),
+            Security::Remote(keys) if !is_local(address.ip()) => Some(keys),
             Security::Local if !is_local(address.ip()) => {
                 let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
                 return Err(Error::Identity(told.into()));
@@ -98,7 +99,7 @@ impl Client {
     }
 }
 
-/// Whether the error is what a server of another protocol causes: a violation at once, or silence.
+/// Whether a server of another protocol would cause this error: a violation before anything else, or silence.
 pub(super) fn is_stranger(error: &Error) -> bool {
     match error {
         Error::Violation(_) => true,

@@ -14,7 +14,7 @@ impl Session {
     /// `code` 0 means that this side has everything it wanted.
     ///
     /// # Errors
-    /// When not even the goodbye could be written; the socket is closed then, too.
+    /// Returns an error if not even the goodbye could be written. The socket is closed in that case, too.
     pub fn end(mut self, code: u16, reason: &str) -> Result<Option<linger::Outcome>, Error> {
         let said = self.goodbye(code, reason);
         let outcome = self.close(&linger::Policy::default());
@@ -24,7 +24,7 @@ impl Session {
     /// Says goodbye: this side will send nothing more.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Returns the errors of [`flush`](Self::flush).
     pub fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
         self.frame(FrameKind::Bye, 0, &reason_bytes(code, reason))?;
         self.flush()
@@ -52,7 +52,7 @@ impl Session {
                 }
             }
             let outcome = first.map(|socket| linger::close(socket, policy));
-            // Those without a thread.
+            // Close here the sockets for which no thread could be started.
             for slot in &others {
                 close(slot);
             }

@@ -4,28 +4,29 @@
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// It opened a stream.
+    /// The peer opened a stream.
     Opened {
         /// The stream.
         stream: u16,
         /// The request with which the peer opened the stream; at most 64 KiB.
         request: Vec<u8>,
     },
-    /// A message, whole.
+    /// A whole message has arrived.
     Message {
         /// Its stream.
         stream: u16,
         /// At most 64 KiB.
         bytes: Vec<u8>,
     },
-    /// Data has begun to arrive. Take it with [`Session::read_data`](super::Session::read_data), or it is dropped.
+    /// Data has begun to arrive. Take it with [`Session::read_data`](super::Session::read_data); the next call that
+    /// receives drops what was not taken.
     Data {
         /// Its stream.
         stream: u16,
         /// Bytes to take, at most 1 MiB.
         length: usize,
     },
-    /// Nothing more will come on the stream.
+    /// The peer will send nothing more on the stream.
     Finished {
         /// The stream.
         stream: u16,

@@ -26,7 +26,7 @@ impl Session {
         }
     }
 
-    /// Takes one frame from the buffer; `None` if no whole frame is there.
+    /// Takes one frame from the buffer. Returns the event that the frame is, or `None` if no event is complete.
     pub(super) fn parse(&mut self) -> Result<Option<SessionEvent>, Error> {
         loop {
             let waiting = &self.input[self.parsed..self.filled];
@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    /// Reads once into the buffer. False if nothing has arrived.
+    /// Reads once into the buffer. Returns false if nothing has arrived.
     pub(super) fn fill(&mut self) -> Result<bool, Error> {
         if self.parsed == self.filled {
             (self.parsed, self.filled) = (0, 0);
@@ -117,7 +117,7 @@ impl Session {
         }
     }
 
-    /// Reads what has arrived into the inbox. False if nothing has arrived.
+    /// Reads what has arrived into the inbox. Returns false if nothing has arrived.
     pub(super) fn service(&mut self) -> Result<bool, Error> {
         let mut any = false;
         while self.payload == 0 && self.inbox_has_room() {
@@ -178,7 +178,7 @@ impl Session {
         }
     }
 
-    /// The next event that arrived before the connection was lost and was not taken yet.
+    /// Returns the next event that arrived before the connection was lost and that was not taken yet.
     pub fn last_words(&mut self) -> Option<SessionEvent> {
         self.payload = 0;
         self.ahead.clear();

@@ -1,4 +1,4 @@
-//! Output: from frames to bytes. While it waits for room, it reads what arrives.
+//! Output: from frames to bytes. A session that waits for room in the socket reads meanwhile what arrives.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -33,7 +33,8 @@ impl Session {
         Ok(())
     }
 
-    /// Fills the current DATA frame, if there is one, with zeros: its header, with the length, is out.
+    /// Fills the rest of the current DATA frame, if there is one, with zeros: the frame's header, which has its length,
+    /// has been sent and cannot be taken back.
     pub(crate) fn pad_data(&mut self) -> Result<(), Error> {
         while self.unfinished > 0 {
             self.continue_data(&[0; 4 << 10][..self.unfinished.min(4 << 10)])?;
@@ -41,7 +42,7 @@ impl Session {
         Ok(())
     }
 
-    /// Counts sent payload of the current DATA frame. After its last byte the frames that waited follow.
+    /// Counts sent payload of the current DATA frame. After the frame's last byte, the frames that waited for it follow.
     pub(super) fn continued(&mut self, bytes: usize) {
         self.unfinished -= bytes;
         if self.unfinished == 0 {
@@ -56,7 +57,7 @@ impl Session {
         self.output.extend(Header { kind, stream, length: length as u32 }.encode(payload));
     }
 
-    /// Sends one frame. Fails after a frame that was sent in part: the peer would take this one for its rest.
+    /// Sends one frame. Fails after a frame that was sent in part: the peer would take the new frame for the other's rest.
     pub(super) fn frame(&mut self, kind: FrameKind, stream: u16, payload: &[u8]) -> Result<(), Error> {
         if self.torn || self.unfinished > 0 {
             let told = "it was given up in the middle of a frame";
@@ -112,7 +113,7 @@ impl Session {
         if self.output.is_empty() {
             self.output = head;
         }
-        // The peer may have sent its reason before it left; that says more than EPIPE.
+        // The peer may have sent a reason before it left, which says more than EPIPE.
         if matches!(result, Err(Error::Cut(_))) {
             self.read_last_words();
         }
@@ -150,7 +151,7 @@ impl Session {
         Ok(())
     }
 
-    /// The buffer for PONG and CREDIT: behind the DATA frame under way, if there is one.
+    /// The buffer for PONG and CREDIT frames. If a DATA frame is under way, they are sent after it.
     pub(super) fn aside(&mut self) -> &mut Vec<u8> {
         if self.unfinished > 0 { &mut self.behind } else { &mut self.output }
     }

@@ -9,12 +9,12 @@ use super::{Session, eof};
 use crate::error::Error;
 
 impl Session {
-    /// Sends `length` bytes of a file from `offset` as one DATA frame without copying them here
-    /// (`sendfile(2)`); at most 1 MiB. Returns how many there were: if the file ends early the rest of the
-    /// frame is zeros, for a header cannot be taken back.
+    /// Sends `length` bytes of a file from `offset`, at most 1 MiB, as one DATA frame, without copying them through this
+    /// process (`sendfile(2)`). Returns how many bytes the file had: if it ends early, the rest of the frame is filled
+    /// with zeros, because the frame's header has been sent already.
     ///
     /// # Errors
-    /// As [`message`](Self::message), and what reading the file gives.
+    /// Returns the errors of [`message`](Self::message) and of reading the file.
     pub fn data_from(
         &mut self,
         stream: u16,
@@ -45,11 +45,11 @@ impl Session {
     }
 
     /// Moves announced data from the socket into a file at `offset`, without copying it through this process
-    /// (`splice(2)`). `pipe` is the caller's, and empty. Returns the number of bytes, which is all that were
+    /// (`splice(2)`). `pipe` is an empty pipe of the caller's. Returns the number of bytes, which are all that were
     /// announced.
     ///
     /// # Errors
-    /// As [`receive`](Self::receive); [`Error::Io`] if the file does not take them.
+    /// Returns the errors of [`receive`](Self::receive), and [`Error::Io`] if the bytes cannot be written to the file.
     pub fn data_into(
         &mut self,
         pipe: &(OwnedFd, OwnedFd),

@@ -14,10 +14,10 @@ use crate::wire::FrameKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deadlines {
-    /// Silence after which the peer is asked whether it is there. Raising it saves a few bytes an hour.
+    /// Silence after which a ping asks the peer whether it is still there. A longer time saves a few bytes an hour.
     pub ping: Duration,
-    /// Time without one byte in either direction after which the connection counts as lost. Raising it
-    /// outlasts longer outages without reconnecting, and keeps dead peers' memory longer.
+    /// Time without one byte in either direction after which the connection counts as lost. With a longer time a
+    /// session outlasts longer outages without reconnecting, and the memory of dead peers is kept longer.
     pub stall: Duration,
 }
 
@@ -29,19 +29,20 @@ impl Default for Deadlines {
 }
 
 impl Session {
-    /// Sends a ping, so that the peer knows we are there while we wait for something else.
+    /// Sends a ping, so that the peer knows that this side is alive while it waits for something else.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// Returns the errors of [`flush`](Self::flush).
     pub fn ping(&mut self) -> Result<(), Error> {
         self.control(FrameKind::Ping, 0, 0);
         self.flush()
     }
 
-    /// Sends what is in the buffer and then nothing for `pause`.
+    /// Sends what is in the buffer, and then sends nothing more for `pause`.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] as soon as that is asked for, else as [`flush`](Self::flush).
+    /// Returns [`Error::Cancelled`] as soon as a cancellation is asked for; otherwise the errors of
+    /// [`flush`](Self::flush).
     pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
         self.flush()?;
         if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
@@ -51,7 +52,7 @@ impl Session {
     /// is readable.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], or those of `poll(2)`.
+    /// Returns [`Error::Cancelled`], or the errors of `poll(2)`.
     pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
         self.flush()?;
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });

@@ -9,9 +9,9 @@ use linger_untrusted::Untrusted;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Durability {
-    /// It was handed to a command or written to a pipe, and what became of it there is not known.
+    /// The content was handed to a command or written to a pipe. What became of it there is not known.
     Handed,
-    /// It is in the kernel's memory: it survives the receiver's process, not a power cut.
+    /// The file is in the kernel's memory: it survives the receiver's process, not a power cut.
     Memory,
     /// `fsync` of the file before the rename and of its directory after it.
     #[default]

@@ -19,11 +19,11 @@ pub(crate) enum Operation {
 /// Wants to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Put {
-    /// Where to, as typed: may name a directory to put it in, or the new name.
+    /// The destination as typed: a directory into which it is put, or the new name.
     pub(crate) path: RelPath,
     /// Whether the path was typed with a final `/`, so that only a directory will do.
     pub(crate) into: bool,
-    /// Its name at the sender; empty for a pipe.
+    /// The name at the sender of what is sent; empty for a pipe.
     pub(crate) name: Vec<u8>,
     /// A sink of the receiver, instead of a path.
     pub(crate) sink: Option<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Put {
     pub(crate) id: TransferId,
     /// An earlier session of the same transfer was cut.
     pub(crate) again: bool,
-    /// An earlier session sent something to its end, so that what it was for may have been done.
+    /// An earlier session has sent something completely, so its command may have run already.
     pub(crate) sent: bool,
     pub(crate) options: Options,
 }

@@ -41,7 +41,7 @@ impl Receiver<'_> {
         self.session.flush()
     }
 
-    /// The same, of an entry whose path is on record.
+    /// Notes that an entry failed whose path is on record.
     pub(super) fn failed_entry(&mut self, index: u64, fault: Fault) -> Result<(), Error> {
         let path = self.paths.get(&index).map(|announced| announced.path.clone()).unwrap_or_default();
         self.failed(index, &path, fault)

@@ -52,12 +52,12 @@ impl Arriving {
         self.block.room(most)
     }
 
-    /// So many bytes are where there was room.
+    /// Notes that the first `bytes` bytes of the last [`room`](Self::room) were filled.
     pub(super) fn arrived(&mut self, bytes: usize) {
         self.block.arrived(bytes);
     }
 
-    /// Hashes what has arrived of block `number`. Once it is whole its value is due.
+    /// Hashes what has arrived of block `number`. Once the block is whole, its chaining value has to come next.
     pub(super) fn hash(&mut self, number: u64) {
         self.block.hash_pieces(number);
         if self.block.filled() == BLOCK {
@@ -88,8 +88,8 @@ impl Arriving {
         self.block.pieces()
     }
 
-    /// The kernel has put `bytes` more into the file. True if they complete a block; nothing of the next block has
-    /// arrived then.
+    /// Notes that the kernel has put `bytes` more into the file. Returns whether they complete a block, of which then
+    /// nothing is kept here any more.
     pub(super) fn moved(&mut self, bytes: usize) -> bool {
         debug_assert!(self.block.filled() == 0, "what is moved is not in memory");
         let bytes = self.bytes() + bytes;
@@ -104,7 +104,7 @@ impl Arriving {
             return Ok(pipe);
         }
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        // The default of 64 KiB works too, with more calls.
+        // A failure is harmless: with the default size of 64 KiB more calls are made.
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
         Ok(pipe)
     }
@@ -115,7 +115,7 @@ impl Arriving {
         self.pipe = Some(pipe);
     }
 
-    /// Nothing has arrived.
+    /// Forgets what has arrived.
     pub(super) fn clear(&mut self) {
         self.block.clear();
         self.tail = Tail::Filling;

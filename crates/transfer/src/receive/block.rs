@@ -18,9 +18,9 @@ pub(super) struct Block {
 /// Where the chaining values of the pieces are.
 #[derive(Clone, Copy, Debug)]
 enum Hashed {
-    /// Those of the first so many pieces are here.
+    /// The values of the first so many pieces are here.
     Here(usize),
-    /// So many are hashed or being hashed; the first [`LENT`] of them, with their values, are with the assistant.
+    /// So many pieces are hashed or being hashed. The first [`LENT`] of them, with their values, are with the assistant.
     Lent(usize),
 }
 
@@ -62,7 +62,7 @@ impl Block {
         &mut piece[at..end]
     }
 
-    /// So many bytes have arrived where there was room.
+    /// Notes that the first `bytes` bytes of the last [`room`](Self::room) were filled.
     pub(super) fn arrived(&mut self, bytes: usize) {
         self.filled += bytes;
         debug_assert!(self.filled <= BLOCK, "room() gave no more");
@@ -83,8 +83,8 @@ impl Block {
         }
     }
 
-    /// What has arrived contributes this to the file's hash, as block `number`. It is more than one piece, unless the
-    /// file has other blocks.
+    /// Returns what the bytes that have arrived contribute, as block `number`, to the file's hash. They must be more than
+    /// one piece, unless the file has other blocks.
     pub(super) fn sum(&mut self, number: u64) -> Sum {
         while self.hashed.pieces() * PIECE < self.filled {
             self.hash(number);
@@ -93,7 +93,8 @@ impl Block {
         Sum::of_pieces(number, &self.values[..self.hashed.pieces()])
     }
 
-    /// Starts an assistant, once, if this process may use at least `processors`. Without one all is hashed here.
+    /// Starts an assistant, once, if this process may use at least `processors`. Without an assistant, all pieces are hashed
+    /// by this thread.
     pub(super) fn hire(&mut self, processors: usize) {
         self.assistant.get_or_init(|| Assistant::hire(processors));
     }
@@ -118,7 +119,7 @@ impl Block {
         })
     }
 
-    /// Nothing has arrived.
+    /// Forgets what has arrived.
     pub(super) fn clear(&mut self) {
         self.take_back();
         (self.filled, self.hashed) = (0, Hashed::Here(0));

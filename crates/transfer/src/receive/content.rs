@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::store::Landing;
 use crate::wire::Violation;
 
-/// Blocks of a hole that are worked on without a look around: a tenth of a second's work.
+/// Blocks of a hole that are hashed before the session is served again: a tenth of a second's work.
 const PORTION: u64 = 256;
 
 impl Receiver<'_> {
@@ -141,7 +141,7 @@ impl Receiver<'_> {
         self.stored(stored)
     }
 
-    /// A block is written, or could not be.
+    /// Notes that a block was written, or could not be written.
     fn stored(&mut self, stored: Result<(), Fault>) -> Result<(), Error> {
         if let Err(fault) = stored {
             return self.fail_current(fault);

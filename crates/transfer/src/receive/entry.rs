@@ -146,7 +146,8 @@ impl Receiver<'_> {
             OpenTarget::Tree { store, .. } => store,
             OpenTarget::Sink { spool, deliveries, id } => {
                 match deliveries.outcome(*id) {
-                    // What an earlier session did is not done again, whatever the sender has by now.
+                    // An earlier session has delivered it: it is not delivered again, even if the sender's file has
+                    // changed.
                     Some(Ok(receipt)) => {
                         let landing = Box::new(Landing::bare(entry, dest, Tree::new()));
                         return Ok(Waits::Complete { hash: receipt.hash.unwrap_or_default(), landing });

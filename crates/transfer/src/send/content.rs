@@ -25,12 +25,12 @@ const HOLE: u64 = 256;
 enum Read {
     /// A full block.
     Whole(Sum),
-    /// Less than one, perhaps nothing: the file ends here.
+    /// Less than a block, perhaps nothing: the file ends here.
     Last(Hash),
 }
 
 impl Sender<'_, '_> {
-    /// Sends a file by blocks with their chaining values; `None` if it was aborted.
+    /// Sends a file by blocks with their chaining values. Returns `None` if the entry was aborted.
     pub(super) fn verified(
         &mut self,
         entry: &TreeEntry,
@@ -72,8 +72,8 @@ impl Sender<'_, '_> {
         }
     }
 
-    /// Reads, hashes and sends the next block, or the `left` bytes that are all there is of it; `None` if the
-    /// entry was aborted. Small pieces, so that each is sent while it is in the processor's cache.
+    /// Reads, hashes and sends the next block, or only `left` bytes if the file has no more. Returns `None` if the entry
+    /// was aborted. Works in small pieces, so that each is sent while it is in the processor's cache.
     fn block(
         &mut self,
         entry: &TreeEntry,
@@ -128,7 +128,7 @@ impl Sender<'_, '_> {
         }))
     }
 
-    /// At a hole of at least one block says so instead of sending zeros.
+    /// If the file has a hole of at least one block here, tells the receiver its length instead of sending zeros.
     pub(super) fn holes(
         &mut self,
         file: BorrowedFd<'_>,
@@ -200,7 +200,7 @@ impl Sender<'_, '_> {
         Ok(Some((size, None)))
     }
 
-    /// Sends bytes, at the rate that is allowed.
+    /// Sends bytes, no faster than the rate limit allows.
     pub(super) fn content(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let piece = self.limiter.piece(BLOCK);
         for part in bytes.chunks(piece) {
@@ -229,7 +229,8 @@ impl Sender<'_, '_> {
     }
 }
 
-/// Whether the file is what was announced: not its length and time alone, which a program can set.
+/// Whether the file still has the content that was announced. Compares tokens: a program can set the length and the
+/// modification time, but not the ctime.
 fn unchanged(entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| token(&stat, &entry.path) == entry.token)
 }

@@ -13,14 +13,14 @@ use crate::sink::{finish, too_long};
 
 /// Blocks of a pipe that are kept until the receiver has them.
 const MAX_HELD: usize = 8;
-/// How long to wait for bytes before the receiver is told that we are alive.
+/// How long to wait for bytes of the pipe before the receiver is told that this side is alive.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The result of one read.
 enum Reading {
     Goes,
     Ended,
-    /// It failed, and the receiver has been told.
+    /// Reading failed, and the receiver has been told.
     Aborted,
 }
 

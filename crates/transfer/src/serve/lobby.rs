@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::cancel::Cancel;
 
-/// Most of them at once. With one more the oldest has to go: whoever means it asks within a round trip or two.
+/// The largest number of connections that have asked for nothing yet. One more makes the oldest end: a client that wants
+/// something asks for it within a round trip or two.
 pub(super) const MOST: usize = 256;
 
 /// The connections that have asked for nothing yet, the oldest first.
@@ -13,7 +14,7 @@ pub(super) const MOST: usize = 256;
 pub(super) struct Lobby(Mutex<VecDeque<(u64, Cancel)>>);
 
 impl Lobby {
-    /// A connection comes in. The oldest is cancelled if there are too many.
+    /// Notes a new connection. If there are too many, the oldest is cancelled.
     pub(super) fn enter(&self, number: u64, cancel: Cancel) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= MOST
@@ -25,14 +26,14 @@ impl Lobby {
         waiting.push_back((number, cancel));
     }
 
-    /// A connection has asked for something, or has ended. False if it was not here any more.
+    /// Notes that a connection has asked for something, or has ended. Returns false if it was cancelled before.
     pub(super) fn leave(&self, number: u64) -> bool {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = waiting.iter().position(|(known, _)| *known == number);
         at.is_some_and(|at| waiting.remove(at).is_some())
     }
 
-    /// Cancels all that are here.
+    /// Cancels all connections that have asked for nothing yet.
     pub(super) fn clear(&self) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.drain(..).for_each(|(_, cancel)| cancel.cancel());

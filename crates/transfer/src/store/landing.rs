@@ -119,7 +119,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// What makes a file that is complete here what its receipt will say: its mode, and on disk if that was asked for.
+    /// Prepares a complete file for its receipt: sets its mode, and syncs it if that was asked for.
     pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);

@@ -24,7 +24,7 @@ pub(super) enum Temporary {
 }
 
 impl Temporary {
-    /// Forgets the file, and its log if it has one.
+    /// Removes the file, and its log if it has one.
     pub(super) fn remove(&self, has_log: bool) {
         if let Self::Named { work, name } = self {
             let _ = rustix::fs::unlinkat(&work.dir, name, AtFlags::empty());

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Uni
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
-/// Accepts any key. TLS still checks that the peer holds it; whether it is known is decided after the handshake.
+/// Accepts any key. TLS still checks that the peer holds the key; whether the key is known is decided after the handshake.
 #[derive(Debug)]
 pub(super) struct AnyKey(pub(super) Arc<CryptoProvider>);
 

@@ -61,11 +61,11 @@ pub(crate) struct Leftovers {
 }
 
 impl Leftovers {
-    /// Joins the kernel's groups, in this network namespace and, with CAP_NET_BROADCAST, in those that are
-    /// connected to it.
+    /// Joins the netlink groups to which the kernel reports destroyed TCP sockets. With CAP_NET_BROADCAST the reports
+    /// include those of other network namespaces that have an id in this one.
     ///
     /// # Errors
-    /// Those of netlink: kernels before 4.3, or without `tcp_diag`, have no such groups.
+    /// Returns the errors of netlink. Kernels before 4.3, or without `tcp_diag`, have no such groups.
     pub(crate) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind(&NetlinkAddr::new(0, 0))?;

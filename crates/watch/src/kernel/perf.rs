@@ -124,7 +124,7 @@ impl Perf {
     /// Opens `sources` on every processor, with the largest rings that the kernel admits.
     ///
     /// # Errors
-    /// `EACCES` or `EPERM` without `CAP_PERFMON`; `EINVAL` for a filter the kernel does not understand.
+    /// Returns `EACCES` or `EPERM` without `CAP_PERFMON`, and `EINVAL` for a filter the kernel does not understand.
     pub(crate) fn open(sources: &[Subscription<'_>]) -> Result<Self, PerfError> {
         let processors = processors()?;
         let memory = LockableMemory::now(processors.len());
@@ -156,7 +156,7 @@ impl Perf {
     /// Waits until a ring has filled to a quarter, until `other` can be read, or for `timeout`.
     ///
     /// # Errors
-    /// Those of `poll`; a signal is none.
+    /// Returns the errors of `poll`. A signal that interrupts the call is no error.
     pub(crate) fn wait(&self, timeout: Duration, other: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut fds: Vec<PollFd<'_>> = self
             .rings

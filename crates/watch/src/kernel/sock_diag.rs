@@ -49,7 +49,7 @@ pub(crate) struct TcpSocket {
 /// Lists the TCP sockets of this network namespace in the given states, IPv4 and IPv6.
 ///
 /// # Errors
-/// Those of the netlink socket, such as a kernel without `sock_diag`.
+/// Returns the errors of the netlink socket, as on a kernel without `sock_diag`.
 pub(crate) fn tcp_sockets(states: States) -> io::Result<Vec<TcpSocket>> {
     let mut all = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {

@@ -20,7 +20,7 @@ impl Format {
     /// Reads the format of `group/name` below the tracefs at `tracefs`.
     ///
     /// # Errors
-    /// `NotFound` where this kernel has no such tracepoint; `InvalidData` for a format that cannot be parsed.
+    /// Returns `NotFound` if this kernel has no such tracepoint, and `InvalidData` for a format that cannot be parsed.
     pub(crate) fn read(tracefs: &Path, group: &str, name: &str) -> io::Result<Self> {
         let text = std::fs::read_to_string(tracefs.join("events").join(group).join(name).join("format"))?;
         Self::parse(&text).ok_or_else(|| {
@@ -102,7 +102,7 @@ impl Field {
 /// The directory of the kernel's tracepoints. Mounts tracefs there if it is not mounted.
 ///
 /// # Errors
-/// Those of `mount`, such as `EPERM`.
+/// Returns the errors of `mount`, such as `EPERM`.
 pub(crate) fn tracefs() -> io::Result<PathBuf> {
     for path in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
         if File::open(format!("{path}/events/header_page")).is_ok() {

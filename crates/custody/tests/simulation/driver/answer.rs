@@ -48,10 +48,11 @@ impl Driver {
             return Err("asks whether a thread copies that has made another call".into());
         }
         let is_clean = self.clean.is_some_and(|clean| self.about.is_none_or(|about| about >= clean));
-        if is_clean && self.world.remembered() < self.room {
+        let is_full = self.may_add && self.world.remembered() >= self.room;
+        if (is_clean || self.wants_room) && !is_full {
             return Err("looks at all fds, and nothing may have two".into());
         }
-        if self.world.remembered() < self.room {
+        if !is_full {
             self.check_hints(kernel, None)?;
             self.check_waits()?;
         }
@@ -59,8 +60,15 @@ impl Driver {
             self.clean = Some(kernel.connections.len());
         }
         let copying = within(kernel, copying, copies);
+        let census = census(kernel);
         self.saw_copying |= !copying.is_empty();
-        Ok(Answer::Census { copying, census: census(kernel) })
+        if !census.hidden {
+            self.several.clear();
+        }
+        let several = census.names.iter().filter(|(_, names)| names.len() > 1);
+        self.several.extend(several.map(|(inode, _)| *inode));
+        self.stray &= census.hidden || !copying.is_empty();
+        Ok(Answer::Census { copying, census })
     }
 
     fn look_for_flights(

@@ -6,7 +6,7 @@ use linger_custody::Count;
 use linger_custody::world::{Cookie, Kept, Pid, State, Tid, Way};
 
 use super::answer::{copies, within};
-use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of};
+use super::{Driver, Fault, KeptFd, LIMITS, cookie as cookie_of, inode as inode_of};
 use crate::kernel::{Call, Connection, End, File, Kernel, Process};
 
 /// How long a call that may fail is waited for.
@@ -26,7 +26,15 @@ impl Driver {
             |other: usize| other != index as usize && self.world.state(cookie_of(other)) == State::InFlight;
         let crowded =
             (0..kernel.connections.len()).filter(|other| in_flight(*other)).count() >= LIMITS.in_flight;
-        let ever_hidden = kernel.ever_hidden;
+        // What is looked for there was a doubt about when that began.
+        let is_doubtful = !self.hidden.is_empty()
+            || self.opaque
+            || self.stray
+            || self.told.last().is_some_and(|(what, _)| *what == "tick")
+            || self.several.contains(&inode_of(index as usize))
+            || self.world.shares(inode_of(index as usize))
+            || kernel.connections[index as usize].told_sent;
+        let maybe_hidden = kernel.ever_hidden && is_doubtful;
         let connection = &mut kernel.connections[index as usize];
         match reason {
             Count::Seen => return Err("counts what the driver counts".into()),
@@ -41,7 +49,7 @@ impl Driver {
                 }
                 connection.shared += 1;
             }
-            Count::Refused if !connection.may_refuse && !crowded && !ever_hidden => {
+            Count::Refused if !connection.may_refuse && !crowded && !maybe_hidden => {
                 return Err(format!("connection {index} is left alone without a reason"));
             }
             Count::Refused => connection.refused += 1,
@@ -105,7 +113,10 @@ impl Driver {
             return Err(format!("connection {index} is looked for, and nobody can have it"));
         }
         let is_awaited = |(index, one): &(usize, &Connection)| {
-            one.arrived && !kernel.ever_hidden && self.world.state(cookie_of(*index)) == State::Sent
+            one.arrived
+                && !one.raced
+                && !kernel.ever_hidden
+                && self.world.state(cookie_of(*index)) == State::Sent
         };
         if kernel.connections.iter().enumerate().any(|one| is_awaited(&one)) {
             return Err("a message is waited for that has arrived".into());
@@ -205,7 +216,9 @@ impl Driver {
 
     /// What the program closed its epolls must not report.
     pub(super) fn check_unwatched(&self, kernel: &Kernel, kept: Kept) -> Result<(), Fault> {
-        let Some(KeptFd { connection, name: Some((process, _)), reported, .. }) = self.kept.get(&kept) else {
+        let Some(KeptFd { connection, name: Some((process, _)), reported, is_exit, .. }) =
+            self.kept.get(&kept)
+        else {
             return Ok(());
         };
         if *reported {
@@ -213,7 +226,8 @@ impl Driver {
                 "connection {connection} is over, and epolls could not be told to forget it"
             ));
         }
-        if kernel.connections[*connection].raced {
+        // Where the process has not ended, another thread's `execve` has come first, and closed the connection.
+        if kernel.connections[*connection].raced || *is_exit {
             return Ok(());
         }
         let watched = &kernel.connections[*connection].watched_by;

@@ -68,6 +68,8 @@ struct KeptFd {
     processes: usize,
     /// It was to close this fd, or to replace it.
     is_close: bool,
+    /// Its process was to end.
+    is_exit: bool,
     /// How often it was said to be open still when the patience had ended.
     told_late: u32,
     /// Looks in a row that found nobody who has it, nor a call that may give it to somebody.
@@ -137,6 +139,10 @@ pub(crate) struct Driver {
     counted: BTreeSet<usize>,
     /// One of them has sent a message.
     opaque: bool,
+    /// Something was copied, or a process with several threads forked, and no look has shown since what came of it.
+    stray: bool,
+    /// The last look has shown connections with several fds.
+    several: BTreeSet<Inode>,
     hints: Hints,
     /// The event that is being told is of a close, and which of the known fds has the connection was asked.
     is_ending: bool,
@@ -144,6 +150,9 @@ pub(crate) struct Driver {
     /// What was known of its connection before, and a look has shown since that something may be copied.
     state: State,
     saw_copying: bool,
+    /// All fds need be looked at for it only if there is no room to remember more; and it may bring more to remember.
+    wants_room: bool,
+    may_add: bool,
     /// The event is that a kept fd is open still.
     is_late: bool,
     /// Threads whose last call copies.
@@ -201,11 +210,15 @@ impl Driver {
             closed_unseen: BTreeSet::new(),
             counted: BTreeSet::new(),
             opaque: false,
+            stray: false,
+            several: BTreeSet::new(),
             hints: Hints::default(),
             is_ending: false,
             asked_which: false,
             state: State::Unknown,
             saw_copying: false,
+            wants_room: false,
+            may_add: false,
             is_late: false,
             copying: BTreeSet::new(),
             told_at: Duration::ZERO,

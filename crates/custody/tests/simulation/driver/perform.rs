@@ -78,6 +78,7 @@ impl Driver {
             call: self.current.as_ref().map(|current| (current.thread, current.id)),
             serials,
             processes,
+            is_exit: way == Some(Way::Exit),
             is_close: matches!(way, Some(Way::Replace | Way::Close)),
             unread,
             ..KeptFd::default()

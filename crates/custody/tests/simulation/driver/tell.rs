@@ -28,6 +28,10 @@ impl Driver {
         if self.tracing {
             eprintln!("    {event:?} [{state:?}]");
         }
+        self.stray |= matches!(event, Event::Copy { .. } | Event::Fork { alone: false, .. });
+        self.wants_room = matches!(what, "copy" | "fork" | "appeared" | "shutdown");
+        self.may_add =
+            matches!(what, "fork" | "appeared" | "shutdown") || !matches!(state, State::Shared | State::Sent);
         self.silent = false;
         self.note_hints(&event);
         self.world.on(event, self.now);

@@ -53,7 +53,8 @@ impl Driver {
             self.tell(Event::Died(caller.pid), None);
         }
         self.hands.forget_epolls(thread.process);
-        // What it has, its parent had: also what another of the parent's threads accepted during the fork.
+        // Its parent had the same connections, also those that another of the parent's threads accepted during the
+        // fork.
         let (open, hidden) = self.open(caller, thread);
         self.tell(Event::Appeared { caller, open: &open, hidden }, None);
         self.hands.watch(caller.pid);
@@ -147,7 +148,7 @@ impl Driver {
         (open, nothing && eyes::census_of(&[caller.pid.0]).hidden)
     }
 
-    /// What a process has at an fd.
+    /// The connection at an fd of a process, if it is one.
     fn find(&self, thread: &Rc<Thread>, fd: RawFd) -> Found {
         let copy = match thread.take(fd) {
             Ok(copy) => copy,
@@ -218,7 +219,7 @@ impl Driver {
         }
     }
 
-    /// Messages are about to be sent, which may carry fds to whoever receives them.
+    /// Messages are about to be sent, and may carry fds to another process.
     fn send(&mut self, caller: Caller, thread: &Rc<Thread>, socket: RawFd, headers: u64, count: u64) {
         /// `struct msghdr` and, of the same form with a length behind it, `struct mmsghdr`.
         const MMSGHDR: u64 = 64;

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use linger_custody::world::{Census, Inode, Name, Pid};
 
-/// All descendants of this process. All processes of the machine where the kernel does not list children.
+/// Returns the pids of all descendants of this process. If the kernel does not list children, returns the pids of all
+/// other processes of the machine.
 ///
-/// A process too many only costs time. A process too few could lead to ending a connection that it holds.
+/// A pid too many only costs time. If a process is missing, a connection that it holds could be ended.
 pub(in crate::seccomp) fn processes() -> Vec<u32> {
     let mut all = Vec::new();
     let mut next = vec![std::process::id()];
@@ -164,7 +165,7 @@ pub(in crate::seccomp) fn process_of(thread: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
-/// Whether a thread is the only one of its process; `false` where that cannot be seen.
+/// Whether a thread is the only one of its process. False if `/proc` cannot tell.
 pub(in crate::seccomp) fn is_alone(thread: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Threads:")).is_some_and(|count| count.trim() == "1")
