@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::{Request, Response};
@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Layer, Unread, Upload};
 use crate::tokio::{Accept, Lingering, ServerLife, StopNotice, Stream, run};
@@ -210,6 +210,7 @@ async fn connection<I, A, S, T, R>(
     R: Body<Data: Buf + Send, Error: Into<BoxError>> + Send + 'static,
     T: Handshake<Lingering<I>>,
 {
+    let mut stop = Stopping { until: pin!(stop.begun_until()), told: None };
     if !has_begun(&mut stream, &mut stop).await {
         return;
     }
@@ -227,13 +228,13 @@ async fn connection<I, A, S, T, R>(
     builder.http2().enable_connect_protocol();
     let serving =
         builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
-    let (mut serving, mut stop) = (pin!(serving), pin!(stop.requested()));
+    let mut serving = pin!(serving);
     let mut is_stopping = false;
     // How a connection fails is its peer's to see; how it ends, the closer's to tell.
     let _ = poll_fn(|context| {
         // First, so that a request that is here is taken before the stop.
         let served = serving.as_mut().poll(context);
-        if served.is_ready() || is_stopping || stop.as_mut().poll(context).is_pending() {
+        if served.is_ready() || is_stopping || stop.poll(context).is_pending() {
             return served;
         }
         is_stopping = true;
@@ -241,6 +242,24 @@ async fn connection<I, A, S, T, R>(
         serving.as_mut().poll(context)
     })
     .await;
+}
+
+/// The stop of the server, as one connection waits for it.
+struct Stopping<F> {
+    until: F,
+    /// It has come: until when a connection may begin.
+    told: Option<Instant>,
+}
+
+impl<F: Future<Output = Instant> + Unpin> Stopping<F> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Instant> {
+        if self.told.is_none()
+            && let Poll::Ready(until) = Pin::new(&mut self.until).poll(context)
+        {
+            self.told = Some(until);
+        }
+        self.told.map_or(Poll::Pending, Poll::Ready)
+    }
 }
 
 /// Whether the peer sends anything, or its end, before a stop lets no connection begin any more.
@@ -255,7 +274,7 @@ async fn has_begun<I: Stream>(stream: &mut Lingering<I>, stop: &mut StopNotice) 
             return Poll::Ready(true);
         }
         if timer.is_none()
-            && let Poll::Ready(until) = until.as_mut().poll(context)
+            && let Poll::Ready(until) = stop.poll(context)
         {
             timer = Some(Box::pin(sleep_until(until)));
         }

@@ -147,7 +147,9 @@ where
     let (stop, stopped) = watch::channel(None);
     let stopped = StopNotice { time: stopped };
     let mut connections = Connections(JoinSet::new());
-    while let Some((stream, address)) = next(&mut listener, &mut signal, &mut connections).await {
+    while let Some((stream, address)) = next(&mut listener, &mut signal).await {
+        // Forgets those that have ended. Nobody is woken for each of them.
+        while connections.0.try_join_next().is_some() {}
         connections.0.spawn(handler(stream, address, stopped.clone()));
     }
     let started = Instant::now();
@@ -193,11 +195,9 @@ impl Drop for Connections {
 async fn next<L: Accept>(
     listener: &mut Listener<L>,
     signal: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    connections: &mut Connections,
 ) -> Option<(Lingering<L::Io>, L::Addr)> {
     let mut accept = pin!(listener.accept());
     poll_fn(|context| {
-        while let Poll::Ready(Some(_)) = connections.0.poll_join_next(context) {}
         if let Some(signal) = signal
             && signal.as_mut().poll(context).is_ready()
         {

@@ -69,6 +69,48 @@ fn pythons_connection_gets_each_answer_and_each_next_one() {
     next_requests("python3", "python3", "pool.py");
 }
 
+/// hyper-util's pool, which is reqwest's: what it gets for an upload that is refused, and for a request after it that
+/// is not sent twice.
+async fn pooled(server: &Server) -> [usize; 2] {
+    use http_body_util::{BodyExt, Full};
+    use hyper::{Request, body::Bytes};
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut right = [0; 2];
+    for _ in 0..ROUNDS {
+        for (index, (path, bytes, whole)) in
+            [("limit", 300_000, (413, REFUSAL)), ("read", 5, (200, 1))].into_iter().enumerate()
+        {
+            let body = Full::new(Bytes::from(vec![b'u'; bytes]));
+            let request = Request::post(format!("http://{}/{path}", server.address)).body(body).unwrap();
+            let Ok(response) = client.request(request).await else { continue };
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.map(|body| body.to_bytes().len());
+            right[index] += usize::from(body.is_ok_and(|bytes| (status, bytes) == whole));
+        }
+    }
+    right
+}
+
+#[test]
+fn hypers_pool_gets_each_answer_and_each_next_one() {
+    sandboxed(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let right = |kind| {
+            let server = Server::start(kind);
+            runtime.block_on(pooled(&server))
+        };
+        for kind in [Kind::Layer, Kind::Serve] {
+            let before = Counters::read().unwrap();
+            assert_eq!(right(kind), [ROUNDS; 2], "{kind:?}");
+            no_resets(&before);
+        }
+        eprintln!("bare: {:?} of {ROUNDS}", right(Kind::Bare));
+    });
+}
+
 #[test]
 fn curl_gets_each_early_answer_over_http_2() {
     sandboxed(|| {
