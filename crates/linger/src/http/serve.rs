@@ -266,8 +266,11 @@ impl<F: Future<Output = Instant> + Unpin> Stopping<F> {
 ///
 /// If hyper is told to stop before it has seen a byte of a connection, it drops the connection, even if a request has
 /// arrived that the runtime has not reported yet.
-async fn has_begun<I: Stream>(stream: &mut Lingering<I>, stop: &mut StopNotice) -> bool {
-    let mut until = pin!(stop.begun_until());
+async fn has_begun<I, F>(stream: &mut Lingering<I>, stop: &mut Stopping<F>) -> bool
+where
+    I: Stream,
+    F: Future<Output = Instant> + Unpin,
+{
     let mut timer = None;
     poll_fn(|context| {
         if stream.get_mut().poll_readable(context).is_ready() {
