@@ -80,7 +80,7 @@ fn ports_are_chosen() {
         for (settings, kept) in [
             ("", &[8_000, 8_001][..]),
             ("port=8001", &[8_001]),
-            ("exclude", &[8_001]),
+            ("exclude=8000", &[8_001]),
             ("port=8001 port=8000", &[8_000, 8_001]),
         ] {
             let mut server = Server::start_listening(Some(settings), &[&python, &script], 8_000);

@@ -32,10 +32,13 @@ fn answer(mut stream: TcpStream, copy: bool) {
     let _ = stream.write_all(&response);
 }
 
+/// The environment variable without which `racer` does nothing.
+const RACER: &str = "LINGER_RACER";
+
 #[test]
 #[ignore = "no test, but the program that the supervisor runs"]
 fn racer() {
-    if std::env::var_os("LINGER_TEST_COMMAND").is_none() {
+    if std::env::var_os(RACER).is_none() {
         return;
     }
     let listener = TcpListener::bind(("127.0.0.1", PORT)).unwrap();
@@ -79,7 +82,14 @@ fn race(settings: &str) {
     const EACH: u64 = 400;
     sandboxed(|| {
         let program = std::env::current_exe().unwrap();
-        let command = [program.to_str().unwrap(), "racer", "--exact", "--include-ignored"];
+        let command = [
+            "/usr/bin/env",
+            "LINGER_RACER=1",
+            program.to_str().unwrap(),
+            "racer",
+            "--exact",
+            "--include-ignored",
+        ];
         let server = Server::start_listening(Some(settings), &command, PORT);
         thread::scope(|scope| {
             for client in 0..CLIENTS {
