@@ -1,6 +1,6 @@
 //! Ends connections: hands them over to the closer, and counts the outcomes.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,17 +21,38 @@ pub(crate) struct Ender {
     closer: Closer,
     policy: Policy,
     tally: Arc<Tally>,
-    /// The connections that linger, by cookie.
-    lingering: Arc<Mutex<HashSet<u64>>>,
+    begun: Mutex<Begun>,
 }
 
-fn forget(lingering: &Mutex<HashSet<u64>>, cookie: u64) {
-    lingering.lock().unwrap_or_else(PoisonError::into_inner).remove(&cookie);
+/// The connections that were ended last, by cookie.
+#[derive(Debug, Default)]
+struct Begun {
+    cookies: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Begun {
+    /// More than linger at a time, or are let go of by two processes at about the same one.
+    const MOST: usize = 1 << 16;
+
+    /// False if it was there.
+    fn insert(&mut self, cookie: u64) -> bool {
+        let new = self.cookies.insert(cookie);
+        if new {
+            self.order.push_back(cookie);
+        }
+        if self.order.len() > Self::MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.cookies.remove(&oldest);
+        }
+        new
+    }
 }
 
 impl Ender {
     pub(crate) fn new(closer: Closer, policy: Policy, tally: Arc<Tally>) -> Self {
-        Self { closer, policy, tally, lingering: Arc::default() }
+        Self { closer, policy, tally, begun: Mutex::default() }
     }
 
     /// Counts what a process has ended itself.
@@ -74,7 +95,8 @@ impl Ender {
     fn end(&self, nominee: Nominee) {
         let Nominee { fd, cookie, unread, .. } = nominee;
         if !self.begin(cookie) {
-            return;
+            // Another process has let go of it meanwhile, as the last.
+            return self.tally.count(Count::Shared, nominee.closed.into());
         }
         self.tally.count(Count::Unread, (unread > 0).into());
         // All that will come is there: without it the plain close loses nothing.
@@ -85,7 +107,6 @@ impl Ender {
                 Discarded::Unable => None,
             };
             if let Some(reason) = reason {
-                forget(&self.lingering, cookie);
                 return self.tally.count(reason, 1);
             }
         }
@@ -93,13 +114,12 @@ impl Ender {
         self.tally.count(Count::Handed, 1);
         // ENOTCONN: it is over.
         let _ = rustix::net::shutdown(&fd, Shutdown::Write);
-        let lingering = Arc::clone(&self.lingering);
-        self.end_then(fd, move || forget(&lingering, cookie));
+        self.end_then(fd, || {});
     }
 
-    /// Whether a connection is not ended yet: a process may let go of what another has shut down.
+    /// Whether a connection is not ended yet: a process may let go of what another has shut down, or has let go of last.
     fn begin(&self, cookie: u64) -> bool {
-        self.lingering.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie)
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie)
     }
 
     /// One that the seccomp thread has counted, and half-closed.
@@ -114,13 +134,9 @@ impl Ender {
         }
         self.tally.count(Count::Handed, 1);
         self.tally.count(Count::Unread, (unread > 0).into());
-        let lingering = Arc::clone(&self.lingering);
-        let Ok(other) = fd.try_clone() else {
-            return self.end_then(fd, move || forget(&lingering, cookie));
-        };
+        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
         self.end_then(fd, move || {
             let _ = rustix::net::shutdown(&other, Shutdown::Both);
-            forget(&lingering, cookie);
         });
     }
 

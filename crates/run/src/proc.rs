@@ -66,6 +66,12 @@ fn stat_of(line: &str, ticks_per_second: u64) -> Option<Stat> {
     Some(Stat { parent, born_by_ms: (start + 1) * 1_000 / ticks_per_second.max(1) })
 }
 
+/// The real user of a process.
+pub(crate) fn user(process: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+}
+
 /// The control groups of a process, which every user may read (cgroups(7)).
 pub(crate) fn control_group(process: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{process}/cgroup")).ok()

@@ -18,8 +18,19 @@ const SOON: Duration = Duration::from_micros(200);
 /// it by then; one that goes on with it is to end it, and to see its own close as the kernel's.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How long a close that was announced may take: its thread may have to wait for a processor.
+const PROMISE: Duration = Duration::from_secs(10);
+
 /// A look that takes long is followed by a pause of as many times its length.
 const REST: u32 = 4;
+
+/// So many connections are looked for in all processes although nobody is known to have inherited them: the first of a program,
+/// and later as many as take [`AUDIT`] of the time. A program that copies or passes on descriptors by system calls of its own,
+/// which the library does not see, is found out so.
+const TRUST: u32 = 64;
+
+/// The part of the time that looks without a cause may take: one in so many.
+const AUDIT: u32 = 100;
 
 /// A connection that a process has let go of, with the supervisor's copy of it.
 #[derive(Debug)]
@@ -53,11 +64,21 @@ struct Pending {
     inode: u64,
     /// The fds that are being closed.
     closing: Vec<Name>,
-    /// Who had it at the last look.
-    held: Option<Name>,
+    /// Who had it at the last look, and since when somebody has.
+    held: Option<(Name, Instant)>,
+    /// Nobody is known to have inherited it.
+    audit: bool,
     /// The last look has found nobody. Whoever had it until then may have said so since, and is the one that ends it.
     proved: bool,
     since: Instant,
+}
+
+impl Pending {
+    /// Whether it was waited for long enough.
+    fn is_late(&self, now: Instant) -> bool {
+        let held = self.held.is_some_and(|(_, since)| now.duration_since(since) >= PATIENCE);
+        held || now.duration_since(self.since) >= PROMISE
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +90,11 @@ pub(crate) struct Prover {
     pause: Duration,
     due: Instant,
     looks: u64,
+    /// Looks without a cause that are due before what is known is trusted.
+    untrusted: u32,
+    next_audit: Instant,
+    /// A process had what nobody was known to have: nothing is trusted any more.
+    unseen: bool,
 }
 
 impl Prover {
@@ -81,6 +107,9 @@ impl Prover {
             pause: SOON,
             due: Instant::now(),
             looks: 0,
+            untrusted: TRUST,
+            next_audit: Instant::now(),
+            unseen: false,
         }
     }
 
@@ -120,19 +149,35 @@ impl Prover {
                 tell(Proof::Hidden(nominee, Some(by)));
                 continue;
             }
-            if !self.pending.contains_key(&nominee.cookie) && family.heirs(nominee.origin, by) == Heirs::None
-            {
+            let audit = family.heirs(nominee.origin, by) == Heirs::None;
+            let trusted = self.untrusted == 0 && now < self.next_audit && !self.unseen;
+            if audit && trusted && !self.pending.contains_key(&nominee.cookie) {
                 tell(Proof::Sole(nominee));
                 continue;
             }
+            self.untrusted = self.untrusted.saturating_sub(audit.into());
             let Ok(status) = rustix::fs::fstat(&nominee.fd) else { continue };
             let mut closing = vec![nominee.by];
+            let mut nominee = nominee;
             if let Some(earlier) = self.pending.remove(&nominee.cookie) {
                 closing.extend(earlier.closing);
-                tell(Proof::Shared(earlier.nominee));
+                if nominee.closed || earlier.held.is_some() {
+                    tell(Proof::Shared(earlier.nominee));
+                } else {
+                    // The end of a process is no close of its own.
+                    nominee.closed = earlier.nominee.closed;
+                    nominee.unread = nominee.unread.max(earlier.nominee.unread);
+                }
             }
-            let pending =
-                Pending { inode: status.st_ino, closing, held: None, proved: false, since: now, nominee };
+            let pending = Pending {
+                inode: status.st_ino,
+                closing,
+                held: None,
+                audit,
+                proved: false,
+                since: now,
+                nominee,
+            };
             self.pending.insert(pending.nominee.cookie, pending);
             self.due = now;
             self.pause = SOON;
@@ -146,6 +191,7 @@ impl Prover {
         self.look(now, tell);
         let proved = self.pending.values().any(|pending| pending.proved);
         let rest = if proved { Duration::ZERO } else { self.pause.max(now.elapsed() * REST) };
+        self.next_audit = Instant::now() + now.elapsed() * AUDIT;
         self.due = Instant::now() + rest;
         self.pause = (self.pause * 2).min(PATIENCE / 4);
     }
@@ -157,16 +203,15 @@ impl Prover {
         }
         // What a process still has by the fd that was found is not searched for again.
         let is_held = |pending: &Pending| {
-            pending.held.is_some_and(|name| proc::has(name.pid.0, name.fd, pending.inode))
+            pending.held.is_some_and(|(name, _)| proc::has(name.pid.0, name.fd, pending.inode))
         };
         let mut heirs: HashMap<u64, Vec<Pid>> = HashMap::new();
         for (cookie, pending) in &self.pending {
             if pending.closing.is_empty() && !is_held(pending) {
                 let nominee = &pending.nominee;
                 let pids = match family.heirs(nominee.origin, nominee.by.pid) {
-                    Heirs::None => Vec::new(),
-                    Heirs::Some(pids) => pids,
-                    Heirs::All => family.all().collect(),
+                    Heirs::Some(pids) if !self.unseen => pids,
+                    _ => family.all().collect(),
                 };
                 heirs.insert(*cookie, pids);
             }
@@ -176,7 +221,7 @@ impl Prover {
         let seen: HashMap<Pid, _> = all.into_iter().map(|pid| (pid, proc::sockets(pid.0))).collect();
         let mut over = Vec::new();
         for (cookie, pending) in &mut self.pending {
-            if now.duration_since(pending.since) >= PATIENCE {
+            if pending.is_late(now) {
                 over.push((*cookie, None));
                 continue;
             }
@@ -188,14 +233,26 @@ impl Prover {
             };
             let sights: Vec<(Pid, Sight)> = heirs.iter().map(|pid| (*pid, sight(pid))).collect();
             match judge(&sights, &pending.closing) {
-                Standing::Held(name) => pending.held = Some(name),
+                Standing::Held(name) => {
+                    pending.held = Some((name, pending.held.map_or(now, |(_, since)| since)));
+                }
                 Standing::Closing => {}
                 Standing::Sole => pending.proved = true,
+                // Nothing speaks against what is known.
+                Standing::Hidden(_) if pending.audit => pending.proved = true,
                 verdict => over.push((*cookie, Some(verdict))),
             }
         }
         for (cookie, verdict) in over {
-            let Some(Pending { nominee, .. }) = self.pending.remove(&cookie) else { continue };
+            let Some(Pending { nominee, audit, held, .. }) = self.pending.remove(&cookie) else { continue };
+            if let Some((name, _)) = held.filter(|_| audit && verdict.is_none()) {
+                tracing::info!(
+                    ?name,
+                    cookie,
+                    "the program has it unseen: from now on all is looked for in all processes"
+                );
+                self.unseen = true;
+            }
             tell(match verdict {
                 Some(Standing::Hidden(pid)) => Proof::Hidden(nominee, Some(pid)),
                 _ => Proof::Shared(nominee),

@@ -21,13 +21,14 @@ const FEW: u32 = 256;
 /// The root and all processes below it, kept current.
 ///
 /// An orphan that was not seen before has a new parent: an ancestor of the root's, or the first process of the namespace.
-/// So the children of those count as well, where they are in the root's control group. That a process stays in, unless it is
-/// moved.
+/// So the children of those count as well, where they are in the root's control group and have its user. A process keeps both,
+/// unless it is moved or changes its user.
 #[derive(Debug)]
 pub(crate) struct Relatives {
     root: u32,
     forebears: Vec<u32>,
     control_group: Option<String>,
+    user: Option<u32>,
     family: Relations,
     /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
     /// program's. The inode is new for each process, also for one that gets the pid of another.
@@ -51,6 +52,7 @@ impl Relatives {
             root,
             forebears: forebears.filter(|pid| *pid != root).collect(),
             control_group: proc::control_group(root),
+            user: proc::user(root),
             family: Relations::default(),
             known: HashMap::new(),
             last_pid: LastPid::open(),
@@ -137,7 +139,9 @@ impl Relatives {
             }
             if self.forebears.contains(&stat.parent) {
                 // No forebear itself, and no kernel thread.
-                return !self.forebears.contains(&at) && self.is_in_control_group(at);
+                return !self.forebears.contains(&at)
+                    && proc::user(at) == self.user
+                    && self.is_in_control_group(at);
             }
             if stat.parent == 0 || known.is_some() || stat.parent == std::process::id() {
                 return false;

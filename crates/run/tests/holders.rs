@@ -115,6 +115,23 @@ fn what_cannot_be_proved_is_left_plain_and_named() {
     });
 }
 
+/// A copy by a system call that the library does not see. The first closes of a program are looked into, whatever is known.
+#[test]
+fn an_unseen_copy_is_found() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(holders) = holders(directory.path()) else { return };
+        for settings in ["", "hold"] {
+            let mut server = Server::start_listening(Some(settings), &[&holders, "bare-dup", "child"], PORT);
+            assert_eq!(ask(&mut server), ("saw 4096 of 4096".into(), false), "{settings:?}");
+            assert_eq!(stop(&mut server)["lingered"], 0, "{settings:?}");
+            let mut server = Server::start_listening(Some(settings), &[&holders, "bare-dup", "parent"], PORT);
+            assert!(late_reader(PORT, 20_000, false).is_whole(), "{settings:?}");
+            assert_eq!(stop(&mut server)["lingered"], 1, "{settings:?}");
+        }
+    });
+}
+
 /// Gives each connection to a helper by its number, or runs a helper that has nothing to do with it.
 const PASS_FDS: &str = r#"
 import socket, subprocess, sys
