@@ -66,7 +66,7 @@ struct Pending {
     closing: Vec<Name>,
     /// Who had it at the last look, and since when somebody has.
     held: Option<(Name, Instant)>,
-    /// Nobody is known to have inherited it.
+    /// It is looked for in all processes, also in those that cannot have inherited it.
     audit: bool,
     /// The last look has found nobody. Whoever had it until then may have said so since, and is the one that ends it.
     proved: bool,
@@ -149,25 +149,18 @@ impl Prover {
                 tell(Proof::Hidden(nominee, Some(by)));
                 continue;
             }
-            let audit = family.heirs(nominee.origin, by) == Heirs::None;
-            let trusted = self.untrusted == 0 && now < self.next_audit && !self.unseen;
-            if audit && trusted && !self.pending.contains_key(&nominee.cookie) {
+            let none = family.heirs(nominee.origin, by) == Heirs::None;
+            let audit = self.untrusted > 0 || now >= self.next_audit || self.unseen;
+            if none && !audit && !self.pending.contains_key(&nominee.cookie) {
                 tell(Proof::Sole(nominee));
                 continue;
             }
             self.untrusted = self.untrusted.saturating_sub(audit.into());
             let Ok(status) = rustix::fs::fstat(&nominee.fd) else { continue };
             let mut closing = vec![nominee.by];
-            let mut nominee = nominee;
             if let Some(earlier) = self.pending.remove(&nominee.cookie) {
                 closing.extend(earlier.closing);
-                if nominee.closed || earlier.held.is_some() {
-                    tell(Proof::Shared(earlier.nominee));
-                } else {
-                    // The end of a process is no close of its own.
-                    nominee.closed = earlier.nominee.closed;
-                    nominee.unread = nominee.unread.max(earlier.nominee.unread);
-                }
+                tell(Proof::Shared(earlier.nominee));
             }
             let pending = Pending {
                 inode: status.st_ino,
@@ -205,18 +198,20 @@ impl Prover {
         let is_held = |pending: &Pending| {
             pending.held.is_some_and(|(name, _)| proc::has(name.pid.0, name.fd, pending.inode))
         };
-        let mut heirs: HashMap<u64, Vec<Pid>> = HashMap::new();
+        let mut heirs: HashMap<u64, (Vec<Pid>, Vec<Pid>)> = HashMap::new();
         for (cookie, pending) in &self.pending {
             if pending.closing.is_empty() && !is_held(pending) {
                 let nominee = &pending.nominee;
                 let pids = match family.heirs(nominee.origin, nominee.by.pid) {
-                    Heirs::Some(pids) if !self.unseen => pids,
-                    _ => family.all().collect(),
+                    Heirs::None => Vec::new(),
+                    Heirs::Some(pids) => pids,
+                    Heirs::All => family.all().collect(),
                 };
-                heirs.insert(*cookie, pids);
+                let looked = if pending.audit { family.all().collect() } else { pids.clone() };
+                heirs.insert(*cookie, (pids, looked));
             }
         }
-        let all: BTreeSet<Pid> = heirs.values().flatten().copied().collect();
+        let all: BTreeSet<Pid> = heirs.values().flat_map(|(_, looked)| looked).copied().collect();
         self.looks += u64::from(!all.is_empty());
         let seen: HashMap<Pid, _> = all.into_iter().map(|pid| (pid, proc::sockets(pid.0))).collect();
         let mut over = Vec::new();
@@ -226,20 +221,20 @@ impl Prover {
                 continue;
             }
             // Still being closed, or held as before.
-            let Some(heirs) = heirs.get(cookie) else { continue };
+            let Some((heirs, looked)) = heirs.get(cookie) else { continue };
             let sight = |pid: &Pid| match seen.get(pid).and_then(Option::as_ref) {
                 Some(fds) => Sight::Fds(fds.get(&pending.inode).cloned().unwrap_or_default()),
-                None => Sight::Hidden,
+                None if heirs.contains(pid) => Sight::Hidden,
+                // Nothing speaks against what is known.
+                None => Sight::Fds(Vec::new()),
             };
-            let sights: Vec<(Pid, Sight)> = heirs.iter().map(|pid| (*pid, sight(pid))).collect();
+            let sights: Vec<(Pid, Sight)> = looked.iter().map(|pid| (*pid, sight(pid))).collect();
             match judge(&sights, &pending.closing) {
                 Standing::Held(name) => {
                     pending.held = Some((name, pending.held.map_or(now, |(_, since)| since)));
                 }
                 Standing::Closing => {}
                 Standing::Sole => pending.proved = true,
-                // Nothing speaks against what is known.
-                Standing::Hidden(_) if pending.audit => pending.proved = true,
                 verdict => over.push((*cookie, Some(verdict))),
             }
         }
