@@ -2,7 +2,7 @@
 //!
 //! Nothing that the program still has is ever half-closed; the last close of each accepted connection is ended exactly
 //! once; nothing is left over; the counts add up. The long run:
-//! `cargo run --release -p linger-custody --features world --example simulate_world -- 10000000 1`.
+//! `cargo run --release -p linger-custody --features world --example simulate_world -- 10000000 20261126`.
 
 mod coverage;
 mod driver;
