@@ -169,6 +169,17 @@ fn a_child_is_held_for_as_its_parent() {
         child.table.not_held(3);
         assert_eq!((parent.close(3), child.close(3)), (Close::Last(Last { held, ..ENDED }), LAST));
     }
+    // Handed over, and then received once more: the supervisor holds it for the parent alone.
+    for handed in [true, false] {
+        let parent = Process::accepting(false);
+        if handed {
+            parent.table.handed(3);
+        }
+        assert_eq!(parent.table.received(4, 7, true), None);
+        let child = parent.fork();
+        assert_eq!(child.table.child_holds(3, Some(7)), !handed);
+        assert_eq!(child.table.entry(3).unwrap().held, !handed);
+    }
     // Closed by a bare call: nothing is held under its cookie.
     let child = Process::accepting(true).fork();
     assert!(!child.table.child_holds(3, Some(8)));
@@ -188,6 +199,21 @@ fn where_it_comes_from_is_known_until_it_is_passed() {
     let process = Process::new();
     assert_eq!(process.table.received(3, 7, false), None);
     assert_eq!(process.close(3), Close::Last(last));
+}
+
+/// It has come while an `execve` was under way, which fails.
+#[test]
+fn what_is_received_beside_an_execve_comes_from_elsewhere() {
+    for (received, origin) in [(true, Origin::UNKNOWN), (false, ORIGIN)] {
+        let process = Process::accepting(false);
+        assert_eq!(process.executes(&[]).len(), 1);
+        if received {
+            assert_eq!(process.table.received(5, 7, false), None);
+        }
+        assert_eq!(process.fails().len(), if received { 2 } else { 1 });
+        let _ = process.close(5);
+        assert_eq!(process.close(3), Close::Last(Last { origin, ..ENDED }));
+    }
 }
 
 #[test]

@@ -94,10 +94,10 @@ impl<const N: usize> Table<N> {
         let decided = |record: &Record| record.exec != Exec::None;
         let before = self.update(connection, |record| {
             if decided(&record) {
-                return Some(Record { passed: true, ..record });
+                return Some(Record { received: true, ..record });
             }
             let phase = if record.phase == Phase::Given { Phase::Ours } else { record.phase };
-            Some(Record { held: record.held || held, phase, passed: true, ..record })
+            Some(Record { held: record.held || held, phase, received: true, ..record })
         });
         let stale = self.publish(fd, connection).and_then(|stale| self.forget(stale));
         let refused = before.is_some_and(|record| decided(&record)) && held;
@@ -126,7 +126,7 @@ impl<const N: usize> Table<N> {
 
     /// A connection is not this process's to end from here on.
     fn give(&self, connection: usize) -> Option<Unhold> {
-        let given = |record| Some(Record { phase: Phase::Given, held: false, passed: true, ..record });
+        let given = |record| Some(Record { phase: Phase::Given, held: false, ..record });
         let before = self.update(connection, given)?;
         let cookie = self.cookie(connection)?;
         before.is_held().then_some(Unhold { cookie })

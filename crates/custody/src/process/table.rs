@@ -272,10 +272,10 @@ impl<const N: usize> Table<N> {
         Some(self.connections.get(connection)?.cookie.get())
     }
 
-    /// Where a connection was accepted, of which the caller has an fd; unknown once it has been passed on.
+    /// Where a connection was accepted, of which the caller has an fd; unknown once another process has sent it here.
     pub(super) fn origin(&self, connection: usize, record: &Record) -> Option<Origin> {
         let origin = Origin::from_word(self.connections.get(connection)?.origin.get());
-        Some(if record.passed { Origin::UNKNOWN } else { origin })
+        Some(if record.received { Origin::UNKNOWN } else { origin })
     }
 
     /// Changes what is known of a connection that has an fd, unless the change declines; what was known before.
@@ -302,7 +302,7 @@ impl<const N: usize> Table<N> {
         let cookie = self.cookie(fd.connection)?;
         let origin = Origin::from_word(self.connections.get(fd.connection)?.origin.get());
         let record = self.update(fd.connection, |record| Some(Record { fds: record.fds - 1, ..record }))?;
-        let origin = if record.passed { Origin::UNKNOWN } else { origin };
+        let origin = if record.received { Origin::UNKNOWN } else { origin };
         Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }
 

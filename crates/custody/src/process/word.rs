@@ -110,14 +110,14 @@ pub(super) enum Exec {
 /// | 0..20 | fds of this process; 0: the place is free, and all bits are zero |
 /// | 20 | the supervisor holds it since it was accepted |
 /// | 21..23 | [`Phase`] |
-/// | 23 | it has been passed on, or received: where it comes from is not known any more |
+/// | 23 | it has been received from another process: where it comes from is not known any more |
 /// | 24..28 | [`Exec`]: 0 to 3, or 4 plus the count |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) fds: u32,
     pub(super) held: bool,
     pub(super) phase: Phase,
-    pub(super) passed: bool,
+    pub(super) received: bool,
     pub(super) exec: Exec,
 }
 
@@ -125,12 +125,12 @@ impl Record {
     const FDS: Field = Field::new(0, 20);
     const HELD: Field = Field::new(20, 1);
     const PHASE: Field = Field::new(21, 2);
-    const PASSED: Field = Field::new(23, 1);
+    const RECEIVED: Field = Field::new(23, 1);
     const EXEC: Field = Field::new(24, 4);
 
     /// A connection with one fd.
     pub(super) const fn new(held: bool) -> Self {
-        Self { fds: 1, held, phase: Phase::Ours, passed: false, exec: Exec::None }
+        Self { fds: 1, held, phase: Phase::Ours, received: false, exec: Exec::None }
     }
 
     /// Whether the supervisor holds an fd of the connection for this process now. If an `execve` is under way that does
@@ -159,8 +159,8 @@ impl Record {
             3 => Exec::Claimed,
             count => Exec::Announced(COUNTS[count as usize - 4]),
         };
-        let (held, passed) = (Self::HELD.of(word) == 1, Self::PASSED.of(word) == 1);
-        (fds > 0).then_some(Self { fds, held, phase, passed, exec })
+        let (held, received) = (Self::HELD.of(word) == 1, Self::RECEIVED.of(word) == 1);
+        (fds > 0).then_some(Self { fds, held, phase, received, exec })
     }
 
     pub(super) fn pack(self) -> u64 {
@@ -177,7 +177,7 @@ impl Record {
         Self::FDS.put(self.fds.into())
             + Self::HELD.put(self.held.into())
             + Self::PHASE.put(self.phase as u64)
-            + Self::PASSED.put(self.passed.into())
+            + Self::RECEIVED.put(self.received.into())
             + Self::EXEC.put(exec)
     }
 }

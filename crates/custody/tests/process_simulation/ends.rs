@@ -1,9 +1,9 @@
 //! Forks, exits and execs: what concerns all fds of a process at once.
 
-use linger_custody::Count;
 use linger_custody::process::{Close, Executes, Last, Phase};
+use linger_custody::{Count, Origin};
 
-use super::kernel::{FDS, Fault, Fd, File, THREADS, World};
+use super::kernel::{FDS, Fault, Fd, File, THREADS, World, pid};
 use super::ops::Op;
 
 impl World {
@@ -20,6 +20,8 @@ impl World {
             let busy = self.processes[parent].is_busy(fd);
             if let File::Connection(fd) = file {
                 fd.known &= !busy;
+                // What another thread of the parent is about to close by an `execve`, the child has.
+                fd.closing = false;
             }
         }
         // Who has an fd of what is passed on does not end it, nor say when it is gone.
@@ -28,34 +30,50 @@ impl World {
         {
             self.connections[usize::from(fd.connection)].excused |= fd.given;
         }
+        // What it has by chance, from the middle of a call of another thread, or what its parent's table does not know, it
+        // cannot say that it has let go of.
+        let parent_of = &self.processes[parent];
+        let by_chance = |fd: &usize| {
+            parent_of.is_busy(*fd) || !parent_of.table.is_tracked(*fd as i32) || parent_of.is_stale(*fd)
+        };
+        let by_chance: Vec<usize> = (0..FDS).filter(by_chance).collect();
+        by_chance.into_iter().for_each(|fd| self.excuse(parent, fd));
         let (epolls, told) = (self.processes[parent].epolls, self.processes[parent].told);
+        let handed = self.processes[parent].handed;
         let made = &mut self.processes[child];
         debug_assert!(!made.alive);
         made.threads = [None; THREADS];
-        (made.alive, made.foreign, made.leaving) = (true, false, false);
-        (made.waiting, made.announced) = (0, 0);
+        (made.alive, made.foreign, made.hidden, made.leaving) = (true, false, false, false);
+        (made.waiting, made.kept, made.counted, made.handed) = (0, 0, 0, handed);
         (made.table, made.files, made.epolls, made.told) = (table, files, epolls, told);
-        made.table.child(child as i32);
-        // What it has by chance, from the middle of a call of another thread, it cannot say that it has let go of.
-        let child_of = &self.processes[child];
-        let by_chance = |fd: &usize| !child_of.table.is_tracked(*fd as i32) || child_of.is_stale(*fd);
-        let by_chance: Vec<usize> = (0..FDS).filter(by_chance).collect();
-        by_chance.into_iter().for_each(|fd| self.excuse(child, fd));
+        made.table.child(pid(child));
+        self.born(child);
         if !self.hold {
             return;
         }
+        let executes = |op: &Op| matches!(op, Op::Exec { .. });
+        let executes = self.processes[parent].threads.iter().flatten().any(executes);
         for fd in 0..FDS {
             let cookie = self.cookie(child, fd);
             let holds = self.processes[child].table.child_holds(fd as i32, cookie);
-            // Not what is another's to end.
+            // As for the parent, not more, unless an `execve` has made the parent drop it; and not what is another's to end.
+            let held = self.processes[parent].table.entry(fd as i32).is_some_and(|entry| entry.held);
             let entry = self.processes[child].table.entry(fd as i32);
             let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
-            if holds && (!ours || cookie.is_none()) {
+            if holds && (!(held || executes) || !ours || cookie.is_none()) {
                 self.fail(Fault::Missing);
             }
-            if holds && !self.send_waiting(child, fd) {
-                self.processes[child].table.not_held(fd as i32);
+            if holds {
+                self.hold_again(child, fd);
             }
+        }
+    }
+
+    fn hold_again(&mut self, process: usize, fd: usize) {
+        let entry = self.processes[process].table.entry(fd as i32);
+        let origin = entry.map_or(Origin::UNKNOWN, |entry| entry.origin);
+        if !self.send_waiting(process, fd, origin) {
+            self.processes[process].table.not_held(fd as i32);
         }
     }
 
@@ -87,11 +105,24 @@ impl World {
             Ok(_) => Count::Refused,
         };
         self.unhold(process, last.unhold());
-        self.seen(last.cookie, reason);
+        self.seen(process, last.cookie, reason);
         reason
     }
 
-    pub(super) fn exec(&mut self, process: usize, fd: u8, fails: bool, second: bool) -> Option<Op> {
+    pub(super) fn exec(
+        &mut self,
+        process: usize,
+        fd: u8,
+        fails: bool,
+        second: bool,
+        last: Option<Last>,
+    ) -> Option<Op> {
+        let goes_on = |fd| Some(Op::Exec { begun: 4, fd, fails, second, last: None });
+        if let Some(last) = last {
+            let reason = self.announce(process, fd, last);
+            self.processes[process].table.announced(fd.into(), reason);
+            return goes_on(fd + 1);
+        }
         let next = self.processes[process].table.fds(fd.into(), i32::MAX).next();
         match next {
             Some(next) if !second => {
@@ -99,20 +130,20 @@ impl World {
                     let unhold = self.processes[process].table.will_close(next, fd.cloexec);
                     self.unhold(process, unhold);
                 }
-                Some(Op::Exec { begun: 4, fd: next as u8 + 1, fails, second })
+                goes_on(next as u8 + 1)
             }
-            None if !second => Some(Op::Exec { begun: 4, fd: 0, fails, second: true }),
+            None if !second => Some(Op::Exec { begun: 4, fd: 0, fails, second: true, last: None }),
             Some(next) => {
                 let cookie = self.cookie(process, next as usize);
                 match self.processes[process].table.executes(next, cookie) {
                     Executes::Leave => {}
                     Executes::Unhold(unhold) => self.unhold(process, Some(unhold)),
                     Executes::Last(last) => {
-                        let reason = self.announce(process, next as u8, last);
-                        self.processes[process].table.announced(next, reason);
+                        let last = Some(last);
+                        return Some(Op::Exec { begun: 4, fd: next as u8, fails, second, last });
                     }
                 }
-                Some(Op::Exec { begun: 4, fd: next as u8 + 1, fails, second })
+                goes_on(next as u8 + 1)
             }
             None if fails => {
                 self.exec_failed(process);
@@ -130,13 +161,13 @@ impl World {
             let cookie = self.cookie(process, fd);
             let back = self.processes[process].table.failed_to_execute(fd as i32, cookie);
             self.unhold(process, back.unhold);
-            if back.hold.is_some() && !self.send_waiting(process, fd) {
-                self.processes[process].table.not_held(fd as i32);
+            if back.hold.is_some() {
+                self.hold_again(process, fd);
             }
             let connection = self.processes[process].fd(fd).map(|fd| fd.connection);
             let told = back.uncount.filter(|reason| *reason != Count::Handed);
             if let (Some(reason), Some(connection)) = (told, connection) {
-                self.unseen(connection.into(), reason);
+                self.unseen(process, connection.into(), reason);
             }
         }
         self.processes[process].table.goes_on();

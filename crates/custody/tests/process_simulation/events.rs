@@ -3,14 +3,15 @@
 use linger_custody::process::Phase;
 
 use super::coverage::Coverage;
-use super::kernel::{CONNECTIONS, FDS, Fault, Fd, File, Mode, PROCESSES, THREADS, World};
-use super::ops::{At, Op};
+use super::kernel::{CONNECTIONS, FDS, Fault, Fd, File, Mode, PROCESSES, THREADS, World, pid};
+use super::ops::{At, Got, Op};
 use super::schedule::{Event, Kind};
 
 impl World {
     /// Does what an event says, where it can.
     pub(crate) fn happens(&mut self, event: Event, coverage: &mut Coverage) {
         let process = usize::from(event.process) % PROCESSES;
+        self.events += 1;
         if !self.processes[process].alive {
             return;
         }
@@ -29,7 +30,9 @@ impl World {
         // make the two one.
         let fails = |op: &Op| matches!(op, Op::Exec { fails: true, .. });
         let fails = self.processes[process].threads.iter().flatten().any(fails);
-        if self.processes[process].threads[thread].is_some() || fails {
+        // But another `execve`, which waits.
+        let execs = matches!(event.kind, Kind::Exec | Kind::FailedExec);
+        if self.processes[process].threads[thread].is_some() || fails && !execs {
             return;
         }
         if let Some(op) = self.begin(process, event, coverage) {
@@ -101,26 +104,19 @@ impl World {
                 // What is accepted beside an `execve`, no next program knows of.
                 let file = Fd { cloexec: a & 3 != 0 || leaving, ..Fd::new(connection) };
                 self.processes[process].files[fd] = File::Connection(file);
-                self.connections[usize::from(connection)].socket.unread = u32::from(b & 1);
+                let now = self.now_ms();
+                let known = &mut self.connections[usize::from(connection)];
+                known.socket.unread = u32::from(b & 1);
+                (known.acceptor, known.accepted_ms) = (process as u8, now);
                 coverage.note(kind, self, process, fd);
-                Some(Op::Get {
-                    fd: fd as u8,
-                    connection,
-                    held: (!self.hold).then_some(false),
-                    received: false,
-                })
+                Some(Op::Get { fd: fd as u8, connection, noted: None, got: Got::Accepted })
             }
             Kind::Receive => {
                 let fd = self.processes[process].free_fd().filter(|_| !self.in_flight.is_empty())?;
                 let connection = self.in_flight.swap_remove(usize::from(a) % self.in_flight.len());
                 self.processes[process].files[fd] = File::Connection(Fd::new(connection));
                 coverage.note(kind, self, process, fd);
-                Some(Op::Get {
-                    fd: fd as u8,
-                    connection,
-                    held: (!self.hold).then_some(false),
-                    received: true,
-                })
+                Some(Op::Get { fd: fd as u8, connection, noted: None, got: Got::Received })
             }
             Kind::Peer => {
                 let accepted = self.accepted;
@@ -155,7 +151,8 @@ impl World {
             }
             Kind::Exec | Kind::FailedExec => {
                 let fails = kind == Kind::FailedExec;
-                let alone = self.processes[process].threads.iter().all(Option::is_none);
+                let execs = |op: &Op| matches!(op, Op::Exec { .. });
+                let alone = self.processes[process].threads.iter().flatten().all(execs);
                 if fails && (!alone || leaving) {
                     return None;
                 }
@@ -164,7 +161,7 @@ impl World {
                     self.processes[process].leaving = true;
                     self.closing_all(process, false);
                 }
-                Some(Op::Exec { begun: 0, fd: 0, fails, second: false })
+                Some(Op::Exec { begun: 0, fd: 0, fails, second: false, last: None })
             }
             Kind::Kill => {
                 (0..FDS).for_each(|fd| self.note_tracked(coverage, kind, process, fd));
@@ -234,6 +231,7 @@ impl World {
                     return None;
                 }
                 self.in_flight.push(connection);
+                self.connections[usize::from(connection)].passed = true;
                 self.give(process, connection);
                 Some(Op::Give { fd: fd as u8 })
             }
@@ -242,8 +240,17 @@ impl World {
                 if given {
                     return None;
                 }
+                // The child of `vfork` has the parent's table, and makes the connection its input.
+                let table = &self.processes[process].table;
+                if kind == Kind::Spawn && table.is_of(pid(child)) {
+                    let unhold = table.copied(fd as i32, 0);
+                    self.unhold(process, unhold);
+                }
+                self.born(child);
                 let made = &mut self.processes[child];
-                (made.alive, made.foreign, made.waiting, made.announced) = (true, true, 0, 0);
+                (made.alive, made.foreign, made.waiting) = (true, true, 0);
+                // As one that the kernel does not let others look at: it has changed its user.
+                made.hidden = b & 1 != 0;
                 made.files = [File::Closed; FDS];
                 made.threads = [None; THREADS];
                 made.files[0] = File::Connection(Fd { known: true, ..Fd::new(connection) });
@@ -272,9 +279,9 @@ impl World {
                 let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
                 let stale = self.processes[process].is_stale(fd);
                 let alone = self.processes[process].threads.iter().flatten().count() == 0;
-                let held = (!self.hold).then_some(false);
-                let again = Op::Get { fd: fd as u8, connection, held, received: false };
+                let again = Op::Get { fd: fd as u8, connection, noted: None, got: Got::Connected };
                 if ours && !given && !stale && alone && !self.processes[process].leaving {
+                    self.connections[usize::from(connection)].passed = true;
                     // Whole: a program does not exit in the middle of it.
                     let mut next = Some(again);
                     while let Some(op) = next {

@@ -1,10 +1,13 @@
 //! The simulated kernel: processes, their fds, connections, messages in flight, epolls, and the supervisor's side of the
 //! messages. It knows what the program still has, which custody can only infer.
 
-use linger_custody::process::{Last, Table};
+use linger_custody::process::Table;
+use linger_custody::proof::Relations;
+use linger_custody::world::Pid;
 use linger_custody::{Count, Origin, Socket};
 
 use super::ops::Op;
+use super::supervisor::Nominee;
 
 pub(crate) const FDS: usize = 8;
 /// The last fd is beyond the table's end.
@@ -13,8 +16,13 @@ pub(crate) const PROCESSES: usize = 6;
 pub(crate) const THREADS: usize = 2;
 pub(crate) const CONNECTIONS: usize = 24;
 
-/// Where all connections come from.
-pub(crate) const ORIGIN: Origin = Origin::new(1, 1);
+/// A process's pid, of the greatest that there are.
+pub(crate) const fn pid(process: usize) -> i32 {
+    (1 << 22) - 1 - process as i32
+}
+
+/// The machine has run for 139 years: the last milliseconds that an origin can say.
+const START_MS: u64 = (1 << 42) - 100;
 
 /// The cookie of whatever is no connection.
 const OTHER: u64 = u64::MAX;
@@ -42,6 +50,8 @@ pub(crate) enum Fault {
     Panicked,
     /// The counts do not add up.
     Counts,
+    /// The proof looks at a process that cannot have the connection, or does not see what it looks at.
+    Proof,
 }
 
 /// What no look at the fds of processes shows: a connection that is in flight. Each is a fault that the simulation must find.
@@ -107,6 +117,13 @@ pub(crate) struct Connection {
     pub(crate) told: i32,
     /// It has had an fd beyond the table's end.
     pub(crate) beyond: bool,
+    /// Who has accepted it, and when.
+    pub(crate) acceptor: u8,
+    pub(crate) accepted_ms: u64,
+    /// A process that may have it does not let its fds be looked at.
+    pub(crate) unproved: bool,
+    /// It has been in a message, or was connected: nobody need know where it comes from.
+    pub(crate) passed: bool,
     /// Nobody need end it: its holder was killed, or it went to where no hook is.
     pub(crate) excused: bool,
 }
@@ -115,13 +132,22 @@ pub(crate) struct Process {
     pub(crate) alive: bool,
     /// A program without the library.
     pub(crate) foreign: bool,
+    /// It does not let its fds be looked at.
+    pub(crate) hidden: bool,
+    pub(crate) made_ms: u64,
     pub(crate) table: Table<TRACKED>,
     pub(crate) files: [File; FDS],
     pub(crate) threads: [Option<Op>; THREADS],
     /// What the supervisor holds for this process, by connection.
     pub(crate) waiting: u32,
-    /// What of it the process has said that no other has.
-    pub(crate) announced: u32,
+    /// Where it says that these come from.
+    pub(crate) origins: [Origin; CONNECTIONS],
+    /// What the supervisor keeps since a message was lost.
+    pub(crate) kept: u32,
+    /// What the process has handed over at a `shutdown`.
+    pub(crate) handed: u32,
+    /// What it has counted as closed without a loss.
+    pub(crate) counted: u32,
     pub(crate) epolls: u8,
     /// What the table was last told that an fd is: another connection than it is after a bare close.
     pub(crate) told: [Option<u8>; FDS],
@@ -134,11 +160,16 @@ impl Process {
         Self {
             alive: false,
             foreign: false,
+            hidden: false,
+            made_ms: 0,
             table: Table::new(),
             files: [File::Closed; FDS],
             threads: [None; THREADS],
             waiting: 0,
-            announced: 0,
+            origins: [Origin::UNKNOWN; CONNECTIONS],
+            kept: 0,
+            handed: 0,
+            counted: 0,
             epolls: 0,
             told: [None; FDS],
             leaving: false,
@@ -151,6 +182,11 @@ impl Process {
 
     pub(crate) fn fd_mut(&mut self, fd: usize) -> Option<&mut Fd> {
         if let File::Connection(known) = &mut self.files[fd] { Some(known) } else { None }
+    }
+
+    /// Whether the table has a connection, for an fd that is it or was.
+    fn tracks(&self, connection: u8) -> bool {
+        (0..FDS).any(|fd| self.told[fd] == Some(connection) && self.table.is_tracked(fd as i32))
     }
 
     /// Whether the table has another connection for an fd, which was closed by a bare call.
@@ -193,8 +229,12 @@ pub(crate) struct World {
     pub(crate) accepted: usize,
     pub(crate) in_flight: Vec<u8>,
     pub(crate) counts: [i64; Count::ALL],
-    /// What was let go of while another fd of it was being closed: whether it had unread bytes, and whether it was a close.
-    pub(crate) nominated: Vec<(u8, bool, bool)>,
+    /// What was let go of while another fd of it was being closed.
+    pub(crate) nominated: Vec<Nominee>,
+    /// Half events that have passed: two are in one millisecond.
+    pub(crate) events: u64,
+    /// The processes as the supervisor knows them.
+    pub(crate) family: Relations,
     /// Connections that the supervisor was to hold and does not.
     pub(crate) refused: u32,
     /// The next message is lost.
@@ -213,13 +253,26 @@ impl World {
             in_flight: Vec::new(),
             counts: [0; Count::ALL],
             nominated: Vec::new(),
+            events: 0,
+            family: Relations::default(),
             refused: 0,
             refuses: false,
             fault: None,
         };
         world.processes[0].alive = true;
-        world.processes[0].table.belongs_to(0);
+        world.processes[0].table.belongs_to(pid(0));
+        world.born(0);
         world
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        START_MS + self.events / 2
+    }
+
+    /// A process has been made.
+    pub(crate) fn born(&mut self, process: usize) {
+        self.processes[process].made_ms = self.now_ms();
+        self.family.insert(Pid(pid(process) as u32), self.now_ms());
     }
 
     pub(crate) fn fail(&mut self, fault: Fault) {
@@ -244,130 +297,6 @@ impl World {
         self.processes.iter().any(|process| process.has(connection)) || self.in_flight.contains(&connection)
     }
 
-    /// The supervisor has looked at all processes, after the fd that was let go of was closed: ends the connection if nobody
-    /// has it. Who has it may be a program that knows nothing of it.
-    pub(crate) fn judge(&mut self, connection: u8, unread: bool, closed: bool) {
-        let known = self.connections[usize::from(connection)];
-        let has = |process: &Process| {
-            process.alive && process.fds().any(|fd| fd.connection == connection && !fd.closing)
-        };
-        if known.supervised || self.processes.iter().any(|process| has(process) || process.waits(connection))
-        {
-            // Who has passed it on does not say when it has closed its own.
-            let given = |process: &Process| process.fds().any(|fd| fd.connection == connection && fd.given);
-            self.connections[usize::from(connection)].excused |= self.processes.iter().any(given);
-            if closed {
-                self.count(Count::Seen, 1);
-                self.count(Count::Shared, 1);
-            }
-            return;
-        }
-        if self.processes.iter().any(|process| process.holds(connection)) {
-            // It is being closed: the supervisor looks again.
-            self.nominated.push((connection, unread, closed));
-            return;
-        }
-        self.count(Count::Unread, i64::from(unread));
-        self.connections[usize::from(connection)].supervised = true;
-        self.seen(connection.into(), Count::Handed);
-        if self.is_had(connection) && !known.shut {
-            self.fail(Fault::HalfClosed);
-        }
-    }
-
-    pub(crate) fn seen(&mut self, connection: u64, reason: Count) {
-        self.count(Count::Seen, 1);
-        self.count(reason, 1);
-        self.ended(connection, reason, 1);
-    }
-
-    pub(crate) fn unseen(&mut self, connection: u64, reason: Count) {
-        self.count(Count::Seen, -1);
-        self.count(reason, -1);
-        self.ended(connection, reason, -1);
-    }
-
-    pub(crate) fn count(&mut self, count: Count, number: i64) {
-        self.counts[count as usize] += number;
-    }
-
-    /// A close that loses nothing is told by each process for itself.
-    fn ended(&mut self, connection: u64, reason: Count, number: i32) {
-        let known = self.connection(connection);
-        if reason != Count::Handed {
-            known.told += number;
-            return;
-        }
-        known.ends += number;
-        if known.ends > 1 {
-            self.fail(Fault::EndedTwice);
-        }
-    }
-
-    /// `Kind::Last`: the supervisor ends it when the process ends.
-    pub(crate) fn send_last(&mut self, process: usize, fd: usize, last: &Last) -> bool {
-        if last.held && self.processes[process].waiting & 1 << last.cookie == 0 {
-            self.is_missing(last.cookie);
-        }
-        let sent = self.send_waiting(process, fd);
-        self.processes[process].announced |= u32::from(sent) << last.cookie;
-        sent || last.held
-    }
-
-    /// `Kind::Hold`: the supervisor ends it when the process ends, unless another holds it.
-    pub(crate) fn send_waiting(&mut self, process: usize, fd: usize) -> bool {
-        let Some(connection) = self.processes[process].fd(fd).map(|fd| fd.connection) else { return false };
-        if std::mem::take(&mut self.refuses) {
-            self.refused |= 1 << connection;
-            return false;
-        }
-        self.processes[process].waiting |= 1 << connection;
-        self.processes[process].announced &= !(1 << connection);
-        true
-    }
-
-    /// `Kind::Release`, for what the supervisor holds for the process.
-    pub(crate) fn release(&mut self, process: usize, cookie: u64) {
-        if self.processes[process].waiting & 1 << cookie == 0 {
-            self.fail(Fault::Missing);
-        }
-        self.processes[process].waiting &= !(1 << cookie);
-        self.processes[process].announced &= !(1 << cookie);
-    }
-
-    /// `Kind::Close` or `Kind::Shutdown`, with an fd unless it is held.
-    pub(crate) fn send_now(&mut self, process: usize, cookie: u64, held: bool) -> bool {
-        if std::mem::take(&mut self.refuses) {
-            // What it holds it ends with the process.
-            self.connection(cookie).excused |= held;
-            return false;
-        }
-        let waited = self.processes[process].waiting & 1 << cookie != 0;
-        if held && !waited {
-            self.is_missing(cookie);
-        }
-        self.processes[process].waiting &= !(1 << cookie);
-        self.processes[process].announced &= !(1 << cookie);
-        true
-    }
-
-    /// The supervisor does not hold it, unless it ends it already.
-    pub(crate) fn is_missing(&mut self, cookie: u64) {
-        if !self.connection(cookie).supervised {
-            self.fail(Fault::Missing);
-        }
-    }
-
-    /// The process is no more, or another program: what the supervisor has of it is judged.
-    pub(crate) fn hang_up(&mut self, process: usize) {
-        let waiting = std::mem::take(&mut self.processes[process].waiting);
-        self.processes[process].announced = 0;
-        for connection in (0..CONNECTIONS as u8).filter(|connection| waiting & 1 << connection != 0) {
-            let unread = self.connections[usize::from(connection)].socket.unread > 0;
-            self.judge(connection, unread, false);
-        }
-    }
-
     /// Calls that end with the process, half done: what they were about to end is ended by nobody.
     pub(crate) fn abandon(&mut self, process: usize) {
         for thread in 0..THREADS {
@@ -390,6 +319,7 @@ impl World {
     pub(crate) fn end(&mut self, process: usize) {
         self.abandon(process);
         self.processes[process].alive = false;
+        self.family.remove(Pid(pid(process) as u32));
         self.processes[process].files = [File::Closed; FDS];
         self.hang_up(process);
     }
@@ -419,17 +349,15 @@ impl World {
 
     /// Whatever holds between two calls.
     pub(crate) fn check(&mut self) {
-        for (connection, unread, closed) in std::mem::take(&mut self.nominated) {
-            self.judge(connection, unread, closed);
+        for nominee in std::mem::take(&mut self.nominated) {
+            self.judge(nominee);
         }
         let leaked = self.processes.iter().any(|process| {
             let idle = process.threads.iter().all(Option::is_none) && process.alive && !process.leaving;
-            let held = |connection: &u8| process.waiting & 1 << connection != 0;
-            let excused = |connection: u8| self.connections[usize::from(connection)].excused;
-            idle && process.waiting != 0
+            let held = process.waiting & !process.kept;
+            idle && held != 0
                 && (0..CONNECTIONS as u8)
-                    .filter(held)
-                    .any(|connection| !process.holds(connection) && !excused(connection))
+                    .any(|connection| held & 1 << connection != 0 && !process.tracks(connection))
         });
         if leaked {
             self.fail(Fault::Leaked);

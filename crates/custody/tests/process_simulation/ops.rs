@@ -1,10 +1,11 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
 use linger_custody::process::{Close, Epolls, Last, Phase, Shutdown, Unhold};
-use linger_custody::{Count, Rights, Socket};
+use linger_custody::{Count, Origin, Rights, Socket};
 
-use super::kernel::{Connection, FDS, Fault, Fd, File, ORIGIN, World};
+use super::kernel::{Connection, FDS, Fault, Fd, File, World, pid};
 use super::sockets::control;
+use super::supervisor::Nominee;
 
 /// Where a close is.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,15 @@ pub(crate) enum At {
     /// Nominates; whether it had unread bytes.
     Send(Last, bool),
     /// The close itself. The supervisor may have the connection; what was nominated is judged after it.
-    Real { handed: bool, nominated: Option<(u8, bool)> },
+    Real { handed: bool, nominated: Option<Nominee> },
+}
+
+/// How the program gets a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    Accepted,
+    Connected,
+    Received,
 }
 
 /// A call under way.
@@ -34,8 +43,9 @@ pub(crate) enum Op {
     Get {
         fd: u8,
         connection: u8,
-        held: Option<bool>,
-        received: bool,
+        /// Where it comes from, and whether the supervisor holds it.
+        noted: Option<(Origin, bool)>,
+        got: Got,
     },
     /// The copy is there; the library notes it.
     Copy {
@@ -61,6 +71,8 @@ pub(crate) enum Op {
         fd: u8,
         fails: bool,
         second: bool,
+        /// The last fd of a connection, which is about to be announced.
+        last: Option<Last>,
     },
 }
 
@@ -88,7 +100,7 @@ impl Op {
     pub(crate) fn connection(&self) -> Option<u8> {
         match *self {
             Self::Close { at: At::Settle(last) | At::Send(last, _), .. } => Some(last.cookie as u8),
-            Self::Close { at: At::Real { nominated: Some((connection, _)), .. }, .. } => Some(connection),
+            Self::Close { at: At::Real { nominated: Some(nominee), .. }, .. } => Some(nominee.connection),
             _ => None,
         }
     }
@@ -99,13 +111,14 @@ impl World {
     pub(crate) fn step(&mut self, process: usize, op: Op) -> Option<Op> {
         match op {
             Op::Close { fd, at, then } => self.close(process, fd, at, then),
-            Op::Get { fd, connection, held, received } => self.get(process, fd, connection, held, received),
+            Op::Get { fd, connection, noted, got } => self.get(process, fd, connection, noted, got),
             Op::Copy { old, new } => {
                 if let (Some(fd), false) =
                     (self.processes[process].fd(new.into()), usize::from(new) + 1 < FDS)
                 {
                     let connection = fd.connection;
                     self.connection(connection.into()).beyond = true;
+                    self.connection(connection.into()).passed = true;
                 }
                 let unhold = self.processes[process].table.copied(old.into(), new.into());
                 self.unhold(process, unhold);
@@ -125,9 +138,9 @@ impl World {
                 None
             }
             Op::Exit { fd } => self.exit(process, fd),
-            Op::Exec { begun: 4, fd, fails, second } => self.exec(process, fd, fails, second),
-            Op::Exec { begun, fd, fails, second } => {
-                Some(Op::Exec { begun: self.begins(process, begun), fd, fails, second })
+            Op::Exec { begun: 4, fd, fails, second, last } => self.exec(process, fd, fails, second, last),
+            Op::Exec { begun, fd, fails, second, last } => {
+                Some(Op::Exec { begun: self.begins(process, begun), fd, fails, second, last })
             }
         }
     }
@@ -156,24 +169,34 @@ impl World {
         process: usize,
         fd: u8,
         connection: u8,
-        held: Option<bool>,
-        received: bool,
+        noted: Option<(Origin, bool)>,
+        got: Got,
     ) -> Option<Op> {
+        let received = got == Got::Received;
         if !self.processes[process].table.has_room_for(fd.into()) {
+            if usize::from(fd) + 1 < FDS {
+                self.fail(Fault::Missing);
+            }
             self.connection(connection.into()).beyond = true;
             return self.returns(process, fd.into());
         }
-        let Some(held) = held else {
-            let held = self.hold && self.send_waiting(process, fd.into());
-            return Some(Op::Get { fd, connection, held: Some(held), received });
+        let Some((origin, held)) = noted else {
+            let origin = match got {
+                Got::Accepted => Origin::new(self.processes[process].table.process(), self.now_ms()),
+                Got::Connected | Got::Received => Origin::UNKNOWN,
+            };
+            let held = self.hold && self.send_waiting(process, fd.into(), origin);
+            return Some(Op::Get { fd, connection, noted: Some((origin, held)), got });
         };
         let table = &self.processes[process].table;
         let (fd, cookie) = (i32::from(fd), u64::from(connection));
         let unhold = if received {
             table.received(fd, cookie, held)
         } else {
-            table.accepted(fd, cookie, ORIGIN, held)
+            table.accepted(fd, cookie, origin, held)
         };
+        self.processes[process].counted &= !(1 << connection);
+        self.processes[process].handed &= !(u32::from(received) << connection);
         self.unhold(process, unhold);
         self.processes[process].told[fd as usize] = Some(connection);
         if received {
@@ -195,7 +218,7 @@ impl World {
     pub(super) fn ask(&mut self, process: usize, fd: u8, cookie: Option<u64>) -> Close {
         let table = &self.processes[process].table;
         // So in a child of `vfork`, which has other fds.
-        if table.is_of(process as i32) { table.close(fd.into(), cookie) } else { Close::Leave }
+        if table.is_of(pid(process)) { table.close(fd.into(), cookie) } else { Close::Leave }
     }
 
     fn close(&mut self, process: usize, fd: u8, at: At, then: Option<u8>) -> Option<Op> {
@@ -205,7 +228,13 @@ impl World {
             At::Cookie if !self.processes[process].table.is_tracked(fd.into()) => plain,
             At::Cookie => At::Ask(self.cookie(process, fd.into())),
             At::Ask(cookie) => match self.ask(process, fd, cookie) {
-                Close::Last(last) => At::Settle(last),
+                Close::Last(last) => {
+                    // What a `shutdown` has handed over, nobody lets go of once more.
+                    if self.processes[process].handed & 1 << last.cookie != 0 {
+                        self.fail(Fault::Fate);
+                    }
+                    At::Settle(last)
+                }
                 Close::Leave => plain,
                 Close::Unhold(unhold) => {
                     self.unhold(process, Some(unhold));
@@ -226,24 +255,26 @@ impl World {
                     Ok(unread) => At::Send(last, unread > 0),
                     Err(reason) => {
                         self.unhold(process, last.unhold());
-                        self.seen(last.cookie, reason);
+                        self.seen(process, last.cookie, reason);
                         plain
                     }
                 }
             }
             At::Send(last, unread) => {
                 if self.send_now(process, last.cookie, last.held) {
-                    At::Real { handed: true, nominated: Some((last.cookie as u8, unread)) }
+                    let (connection, origin) = (last.cookie as u8, last.origin);
+                    let nominee = Nominee { connection, origin, by: process, unread, closed: true };
+                    At::Real { handed: true, nominated: Some(nominee) }
                 } else {
                     self.count(Count::Unread, i64::from(unread));
-                    self.seen(last.cookie, Count::Refused);
+                    self.seen(process, last.cookie, Count::Refused);
                     handed
                 }
             }
             At::Real { handed, nominated } => {
                 let next = self.really_close(process, fd, handed, then);
-                if let Some((connection, unread)) = nominated {
-                    self.judge(connection, unread, true);
+                if let Some(nominee) = nominated {
+                    self.judge(nominee);
                 }
                 return next;
             }
@@ -271,14 +302,18 @@ impl World {
 
     pub(super) fn unwatch(&mut self, process: usize, fd: u8, epolls: Epolls) {
         let process = &mut self.processes[process];
-        let known: u8 = process
-            .table
-            .each_epoll(epolls)
-            .filter(|epoll| *epoll >= 20)
-            .map(|epoll| 1 << (epoll - 20))
-            .sum();
+        let mut known = 0;
+        let mut other = false;
+        for epoll in process.table.each_epoll(epolls).filter(|epoll| *epoll != 19) {
+            let epoll = if matches!(epoll, 20 | 21) { 1 << (epoll - 20) } else { 0 };
+            known |= epoll;
+            other |= process.epolls & epoll == 0;
+        }
         if let Some(fd) = process.fd_mut(fd.into()) {
             fd.watched &= !known;
+        }
+        if other {
+            self.fail(Fault::Reported);
         }
     }
 
@@ -289,11 +324,12 @@ impl World {
             let entry = self.processes[process].table.entry(fd.into());
             let stale = self.processes[process].is_stale(fd.into());
             let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours) && !stale;
-            let Connection { socket, supervised, .. } = *self.connection(cookie);
+            let Connection { socket, supervised, beyond, .. } = *self.connection(cookie);
             match self.processes[process].table.shutdown(fd.into(), Some(cookie)) {
                 Shutdown::HandOver { cookie: known } => {
                     // Not what is another's. What the supervisor has, another process may have shut down.
-                    if known != cookie || !ours {
+                    let done = self.processes[process].handed & 1 << cookie != 0;
+                    if known != cookie || !ours || done {
                         self.fail(Fault::Fate);
                     }
                     return Some(Op::Shutdown { fd, asked: true, half_closed });
@@ -301,7 +337,10 @@ impl World {
                 Shutdown::Done if supervised => {}
                 Shutdown::Done => self.fail(Fault::Fate),
                 Shutdown::Leave => {
-                    if ours && !socket.peer_finished && !socket.over {
+                    let known = &self.processes[process];
+                    let handed = known.handed & 1 << cookie != 0 && known.table.is_tracked(fd.into());
+                    let handed = handed && !stale && !beyond;
+                    if handed || ours && !socket.peer_finished && !socket.over {
                         self.fail(Fault::Fate);
                     }
                     self.really_shut_down(connection);
@@ -323,10 +362,11 @@ impl World {
             return None;
         }
         self.processes[process].table.handed(fd.into());
+        self.processes[process].handed |= 1 << connection;
         // The supervisor knows what it ends already.
         if !std::mem::replace(&mut self.connection(cookie).supervised, true) {
             self.count(Count::Unread, i64::from(unread > 0));
-            self.seen(cookie, Count::Handed);
+            self.seen(process, cookie, Count::Handed);
         }
         None
     }

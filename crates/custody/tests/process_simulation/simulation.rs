@@ -15,6 +15,8 @@ mod ops;
 pub(crate) mod schedule;
 #[path = "sockets.rs"]
 mod sockets;
+#[path = "supervisor.rs"]
+mod supervisor;
 
 use std::cell::Cell;
 use std::sync::Once;
