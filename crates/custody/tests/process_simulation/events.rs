@@ -223,7 +223,11 @@ impl World {
             Kind::Shutdown => Some(Op::Shutdown { fd: fd as u8, asked: false, half_closed: false }),
             Kind::Send => {
                 let alone = self.processes[process].threads.iter().flatten().count() == 0;
-                let elsewhere = |other: usize| other != process && self.processes[other].holds(connection);
+                let elsewhere = |other: usize| {
+                    let known = &self.processes[other];
+                    let says = known.threads.iter().flatten().any(|op| op.connection() == Some(connection));
+                    other != process && (known.holds(connection) || known.waits(connection) || says)
+                };
                 let shared = (0..PROCESSES).any(elsewhere) && self.mode != Mode::PassedAndShared;
                 // Nobody passes on what it has shut down; the receiver would hand it over again.
                 let shut = self.connections[usize::from(connection)].shut;
@@ -231,7 +235,8 @@ impl World {
                     return None;
                 }
                 self.in_flight.push(connection);
-                self.connections[usize::from(connection)].passed = true;
+                let known = &mut self.connections[usize::from(connection)];
+                (known.sent, known.passed) = (true, true);
                 self.give(process, connection);
                 Some(Op::Give { fd: fd as u8 })
             }

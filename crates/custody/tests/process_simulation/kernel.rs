@@ -122,6 +122,8 @@ pub(crate) struct Connection {
     pub(crate) accepted_ms: u64,
     /// A process that may have it does not let its fds be looked at.
     pub(crate) unproved: bool,
+    /// It has been in a message.
+    pub(crate) sent: bool,
     /// It has been in a message, or was connected: nobody need know where it comes from.
     pub(crate) passed: bool,
     /// Nobody need end it: its holder was killed, or it went to where no hook is.

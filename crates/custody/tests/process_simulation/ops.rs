@@ -99,7 +99,8 @@ impl Op {
     /// A connection that may be in no table any more.
     pub(crate) fn connection(&self) -> Option<u8> {
         match *self {
-            Self::Close { at: At::Settle(last) | At::Send(last, _), .. } => Some(last.cookie as u8),
+            Self::Close { at: At::Settle(last) | At::Send(last, _), .. }
+            | Self::Exec { last: Some(last), .. } => Some(last.cookie as u8),
             Self::Close { at: At::Real { nominated: Some(nominee), .. }, .. } => Some(nominee.connection),
             _ => None,
         }

@@ -63,6 +63,11 @@ impl World {
     /// What a look at those shows who may have it.
     fn standing(&mut self, nominee: Nominee) -> Standing {
         let Nominee { connection, origin, by, .. } = nominee;
+        // Who has got it in a message cannot know who else has. After a bare close, nobody knows what came from where.
+        let known = &self.connections[usize::from(connection)];
+        if known.sent && !known.excused && origin != Origin::UNKNOWN {
+            self.fail(Fault::Proof);
+        }
         let pids: Vec<Pid> = match self.family.heirs(origin, Pid(pid(by) as u32)) {
             Heirs::None => return Standing::Sole,
             Heirs::Some(pids) => {
@@ -172,14 +177,16 @@ impl World {
         }
         let process = &mut self.processes[process];
         process.waiting |= 1 << connection;
+        process.kept &= !(1 << connection);
         process.origins[usize::from(connection)] = origin;
         true
     }
 
     /// `Kind::Release`, for what the supervisor holds for the process.
     pub(crate) fn release(&mut self, process: usize, cookie: u64) {
-        // A `shutdown` by another thread may come between what an `execve` has decided and what it says.
-        let raced = self.processes[process].leaving && self.connection(cookie).supervised;
+        // A `shutdown`, or a bare close, by another thread may come between what an `execve` has decided and what it says.
+        let known = self.connection(cookie);
+        let raced = (known.supervised || known.excused) && self.processes[process].leaving;
         if self.processes[process].waiting & 1 << cookie == 0 && !raced {
             self.fail(Fault::Missing);
         }
