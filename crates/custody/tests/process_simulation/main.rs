@@ -1,7 +1,7 @@
 //! Random schedules of a simulated kernel under the preloaded library's decisions.
 //!
 //! Each run has 200,000 of them, or as many as LINGER_SIMULATE says.
-//! `cargo run --release -p linger-custody --example simulate_process -- SCHEDULES SEED` runs more of them.
+//! `cargo run --release -p linger-custody --features world --example simulate_process -- SCHEDULES SEED` runs more.
 
 mod simulation;
 
