@@ -150,6 +150,8 @@ fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {
         command.args(more).env("LINGER_SKIPS", skips);
         command
     };
+    // Some tests start examples as programs. The runner builds them as test binaries only.
+    call(&mut with(&["build", "--quiet", "--all-features", "--examples"], &[])).context("the examples")?;
     // Select targets by name: `--tests` leaves out those with `test = false`, even if they are named as well.
     let mut targets = vec!["--all-features", "--lib", "--bins", "--examples"];
     targets.extend(named(packages.iter().flat_map(|package| package.fast.iter().chain(&package.guarded))));

@@ -49,10 +49,12 @@ impl Host {
         );
         script += "mount -t proc proc /proc\numount -l /sys/fs/cgroup\nmount -t cgroup2 cgroup2 /sys/fs/cgroup\nip link set lo up\n";
         script += "mkdir -p /run/systemd/system /run/lock\n";
+        // Not the host's default target, which would start the services that are enabled there.
+        script += "printf '[Unit]\\nDefaultDependencies=no\\n' > /run/systemd/system/nothing.target\n";
         for (name, text) in units {
             script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
         }
-        script += "export container=lxc\nexec /lib/systemd/systemd --system --unit=default.target --log-target=null\n";
+        script += "export container=lxc\nexec /lib/systemd/systemd --system --unit=nothing.target --log-target=null\n";
         let test = thread::current().name().unwrap_or_default().to_owned();
         let group = format!("linger-{test}-{}", std::process::id());
         let mut unshare = Command::new("unshare");

@@ -52,8 +52,7 @@ pub fn attempt(plan: &ClientPlan, until_ended: impl FnOnce(Duration)) -> Attempt
     conversation.conclude(result, started.elapsed())
 }
 
-/// Does what [`attempt`] does, for a client that reads and closes by itself. Returns `None` if the run was stopped before
-/// the connection's end.
+/// Makes a connection as [`attempt`] does, and gives it up if the run is stopped meanwhile. Returns `None` in that case.
 pub(crate) fn attempt_unless(plan: &ClientPlan, stop: &Stop) -> Option<Attempt> {
     attempt_with(plan, Notes::of(None, Actor::Client), stop, |_| {})
 }

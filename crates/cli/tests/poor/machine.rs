@@ -27,9 +27,10 @@ pub(crate) const VERBS: [(&str, bool); 25] = [
     ("lab --link loopback --ending close --peer unread --trials 2", false),
     ("lab --link lan --ending close --peer unread --trials 2", false),
     ("lab exec --link lan --ready 0 --server true --client true", false),
-    ("run --via preload -- true", false),
+    // In its own place the program would meet what the supervisor is to meet.
+    ("run --stay --via preload -- true", false),
     ("run --via seccomp -- true", false),
-    ("run --metrics 127.0.0.1:0 -- true", false),
+    ("run --stay --metrics 127.0.0.1:0 -- true", false),
     // Not what others on this host do meanwhile.
     ("watch --plain --for 0 --process nobody", false),
     ("watch --prometheus 127.0.0.1:0 --for 0 --process nobody", false),

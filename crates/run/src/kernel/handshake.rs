@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, kill_process};
 
 use super::filter::Filter;
 use super::foreign::read_memory;
@@ -43,9 +43,13 @@ pub(crate) fn before_exec(
         installed?;
         // From here on every `close` of the child would wait for an answer. Nothing needs one: the fds are close-on-exec.
         let mut go = [0];
-        match rustix::io::read(&theirs, &mut go)? {
-            0 => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
-            _ => Ok(()),
+        match rustix::io::read(&theirs, &mut go) {
+            Ok(1..) => Ok(()),
+            _ => {
+                // Nobody serves the filter: an exit, too, would wait for an answer.
+                let _ = kill_process(rustix::process::getpid(), Signal::KILL);
+                Err(io::Error::from_raw_os_error(libc::ENOSYS))
+            }
         }
     };
     // SAFETY: `prepare` makes system calls only: no allocation and no lock between fork and exec.
@@ -86,7 +90,7 @@ impl Handshake {
             Ok(fd) => Ok((Listener::new(fd).map_err(LaunchRefused::Means)?, WaitingChild(self.0))),
             Err(refused) => {
                 // Kill it: even its exit would wait for an answer.
-                let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+                let _ = kill_process(child, Signal::KILL);
                 Err(refused)
             }
         }
