@@ -72,7 +72,7 @@ const ROWS: [Row; 5] = [
     Row {
         package: "linger-custody",
         files: &["crates/custody/src/**"],
-        features: "",
+        features: "world",
         tests: &["--tests"],
         seconds: 60,
     },

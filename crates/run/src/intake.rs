@@ -318,6 +318,11 @@ impl ConnectedProcess {
         let by = if by == 0 { self.peer } else { by };
         // The socket's own word, not the process's.
         let own = fd.as_ref().and_then(|fd| rustix::net::sockopt::socket_cookie(fd).ok());
+        if own.is_some_and(|own| own != message.cookie) {
+            // Another thread has put another connection at that fd meanwhile, of which nothing was said: it stays as it is.
+            tracing::debug!(cookie = message.cookie, "an fd came with the words for another connection");
+            return ender.missed();
+        }
         let (by, cookie) = (Name { pid: Pid(by), fd: closing }, own.unwrap_or(message.cookie));
         match (MessageKind::of(message.kind), fd) {
             (Some(MessageKind::Close), Some(fd)) if by.pid.0 == std::process::id() => ender.end_proved(fd),
