@@ -25,13 +25,13 @@ use crate::tally::Tally;
 
 /// Pause after each round of work while much arrives, so that the next messages arrive as one batch. A wake-up costs the
 /// program's processor more than all work for one connection.
-const NAP: Duration = Duration::from_millis(1);
+const NAP: Duration = Duration::from_micros(20);
 
 /// Messages in the time of a [`NAP`] that are much.
 const MUCH: usize = 8;
 
 /// The part of the time that may be spent on proofs: one in so many.
-const SHARE: u32 = 20;
+const SHARE: u32 = 2;
 
 /// Longest pause after a proof.
 const LONGEST: Duration = Duration::from_millis(50);
