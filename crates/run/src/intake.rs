@@ -23,8 +23,8 @@ use crate::ender::Ender;
 use crate::prover::{Nominee, Proof, Prover};
 use crate::tally::Tally;
 
-/// Pause after each round of work while much arrives, so that the next messages arrive as one batch. A wake-up costs the
-/// program's processor more than all work for one connection.
+/// Pause after each round of work while much arrives, so that the next messages arrive as one batch. The end of a response
+/// waits for it: the FIN of a close is sent after its proof. So it is short, and costs a wake-up for each few connections.
 const NAP: Duration = Duration::from_micros(20);
 
 /// Messages in the time of a [`NAP`] that are much.
