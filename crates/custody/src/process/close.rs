@@ -1,6 +1,6 @@
 //! What it means when the program gets, copies, passes, shuts down or closes a connection.
 
-use super::table::{Gone, Table, Unhold};
+use super::table::{Found, Gone, Table, Unhold};
 use super::word::{Epolls, Exec, OpenFd, Phase, Record};
 use crate::Origin;
 
@@ -85,19 +85,20 @@ impl<const N: usize> Table<N> {
     }
 
     /// The program has received a connection in an SCM_RIGHTS message. The table may know the connection already, if
-    /// this process has sent it or received it before.
-    pub fn received(&self, fd: i32, cookie: u64, held: bool) -> Option<Unhold> {
-        let Some(connection) = self.find(cookie) else {
+    /// this process has sent it or received it before: `found` says where, as [`find`](Self::find) has.
+    pub fn received(&self, fd: i32, cookie: u64, held: bool, found: Option<Found>) -> Option<Unhold> {
+        let Some(connection) = found.and_then(|found| self.hold(found, cookie)) else {
             return self.accepted(fd, cookie, Origin::UNKNOWN, held);
         };
         // Where an `execve` is under way, it has been decided what the call means for the connection.
         let decided = |record: &Record| record.exec != Exec::None;
         let before = self.update(connection, |record| {
+            let record = Record { received: true, ..record };
             if decided(&record) {
-                return Some(Record { received: true, ..record });
+                return Some(record);
             }
             let phase = if record.phase == Phase::Given { Phase::Ours } else { record.phase };
-            Some(Record { held: record.held || held, phase, received: true, ..record })
+            Some(Record { held: record.held || held, phase, ..record })
         });
         let stale = self.publish(fd, connection).and_then(|stale| self.forget(stale));
         let refused = before.is_some_and(|record| decided(&record)) && held;

@@ -204,7 +204,7 @@ fn loom_what_is_found_is_what_was_looked_for() {
         assert_eq!(table.accepted(0, 77, ORIGIN, false), None);
         let (receives, closes) = (Arc::clone(&table), Arc::clone(&table));
         both(
-            move || receives.received(1, 77, false),
+            move || receives.received(1, 77, false, receives.find(77)),
             move || {
                 let closed = closes.close(0, Some(77));
                 assert_eq!(closes.accepted(0, 88, ORIGIN, false), None);

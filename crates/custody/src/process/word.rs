@@ -1,5 +1,7 @@
 //! The two packed words of the table: the state of an fd, and the state of its connection.
 
+use core::num::NonZeroU32;
+
 use super::field::Field;
 use crate::Count;
 
@@ -146,7 +148,7 @@ impl Record {
 
     /// `None` where the place is free.
     pub(super) fn unpack(word: u64) -> Option<Self> {
-        let fds = Self::FDS.of(word) as u32;
+        let fds = NonZeroU32::new(Self::FDS.of(word) as u32)?.get();
         let phase = match Self::PHASE.of(word) {
             0 => Phase::Ours,
             1 => Phase::Handed,
@@ -160,7 +162,7 @@ impl Record {
             count => Exec::Announced(COUNTS[count as usize - 4]),
         };
         let (held, received) = (Self::HELD.of(word) == 1, Self::RECEIVED.of(word) == 1);
-        (fds > 0).then_some(Self { fds, held, phase, received, exec })
+        Some(Self { fds, held, phase, received, exec })
     }
 
     pub(super) fn pack(self) -> u64 {

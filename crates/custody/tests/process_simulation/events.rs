@@ -109,14 +109,14 @@ impl World {
                 known.socket.unread = u32::from(b & 1);
                 (known.acceptor, known.accepted_ms) = (process as u8, now);
                 coverage.note(kind, self, process, fd);
-                Some(Op::Get { fd: fd as u8, connection, noted: None, got: Got::Accepted })
+                Some(Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Accepted })
             }
             Kind::Receive => {
                 let fd = self.processes[process].free_fd().filter(|_| !self.in_flight.is_empty())?;
                 let connection = self.in_flight.swap_remove(usize::from(a) % self.in_flight.len());
                 self.processes[process].files[fd] = File::Connection(Fd::new(connection));
                 coverage.note(kind, self, process, fd);
-                Some(Op::Get { fd: fd as u8, connection, noted: None, got: Got::Received })
+                Some(Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Received })
             }
             Kind::Peer => {
                 let accepted = self.accepted;
@@ -284,7 +284,8 @@ impl World {
                 let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
                 let stale = self.processes[process].is_stale(fd);
                 let alone = self.processes[process].threads.iter().flatten().count() == 0;
-                let again = Op::Get { fd: fd as u8, connection, noted: None, got: Got::Connected };
+                let again =
+                    Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Connected };
                 if ours && !given && !stale && alone && !self.processes[process].leaving {
                     self.connections[usize::from(connection)].passed = true;
                     // Whole: a program does not exit in the middle of it.

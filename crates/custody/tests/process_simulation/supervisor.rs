@@ -5,7 +5,7 @@ use linger_custody::proof::{Heirs, Sight, Standing, judge};
 use linger_custody::world::{Name, Pid};
 use linger_custody::{Count, Origin};
 
-use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, pid};
+use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, has_name, pid};
 
 /// What a process has let go of.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,8 @@ impl World {
                 pids
             }
             Heirs::All => {
-                if !self.connections[usize::from(connection)].passed {
+                let known = &self.connections[usize::from(connection)];
+                if !known.passed && has_name(usize::from(known.acceptor)) {
                     self.fail(Fault::Proof);
                 }
                 self.family.all().collect()
