@@ -173,13 +173,16 @@ fn a_child_is_held_for_as_its_parent() {
         child.table.not_held(3);
         assert_eq!((parent.close(3), child.close(3)), (Close::Last(Last { held, ..ENDED }), LAST));
     }
-    // Handed over, and then received once more: the supervisor holds it for the parent alone.
-    for handed in [true, false] {
+    // Handed over, and then received, or connected, once more: the supervisor ends it, and holds it for nobody.
+    for (handed, received) in [(true, true), (true, false), (false, true), (false, false)] {
         let parent = Process::accepting(false);
         if handed {
             parent.table.handed(3);
         }
-        assert_eq!(parent.receive(4, 7, true), None);
+        let again =
+            if received { parent.receive(4, 7, true) } else { parent.table.accepted(3, 7, ORIGIN, true) };
+        assert_eq!(again, handed.then_some(Unhold { cookie: 7 }));
+        assert_eq!(parent.table.entry(3).unwrap().held, !handed);
         let child = parent.fork();
         assert_eq!(child.table.child_holds(3, Some(7)), !handed);
         assert_eq!(child.table.entry(3).unwrap().held, !handed);
@@ -239,7 +242,7 @@ fn a_shutdown_hands_over_once() {
     assert_eq!(process.table.shutdown(3, Some(7)), hand_over);
     process.table.handed(3);
     assert_eq!(process.table.shutdown(3, Some(7)), Shutdown::Done);
-    assert_eq!(process.close(3), Close::Handed(Epolls::Unknown, None));
+    assert_eq!(process.close(3), Close::Handed(Epolls::Unknown));
 }
 
 #[test]

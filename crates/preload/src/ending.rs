@@ -100,10 +100,7 @@ pub(crate) fn end(fd: c_int) {
     match close(fd) {
         Close::Leave => {}
         Close::Unhold(held) => unhold(Some(held)),
-        Close::Handed(epolls, held) => {
-            unwatch(fd, epolls);
-            unhold(held);
-        }
+        Close::Handed(epolls) => unwatch(fd, epolls),
         Close::Last(last) => finish(fd, last),
     }
 }

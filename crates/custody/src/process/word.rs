@@ -110,7 +110,7 @@ pub(super) enum Exec {
 /// | bits | |
 /// |---|---|
 /// | 0..20 | fds of this process; 0: the place is free, and all bits are zero |
-/// | 20 | the supervisor holds it since it was accepted |
+/// | 20 | the supervisor holds it since it was accepted, to end it for this process: so in [`Phase::Ours`] only |
 /// | 21..23 | [`Phase`] |
 /// | 23 | it has been received from another process: where it comes from is not known any more |
 /// | 24..28 | [`Exec`]: 0 to 3, or 4 plus the count |
@@ -141,6 +141,11 @@ impl Record {
         self.held && !matches!(self.exec, Exec::Survives)
     }
 
+    /// Whether an `execve` is under way, and it has been decided what that means for the connection.
+    pub(super) const fn is_decided(&self) -> bool {
+        !matches!(self.exec, Exec::None)
+    }
+
     /// The same word with no fds and no `execve` under way: in between only, while fds are counted.
     pub(super) const fn without_fds(word: u64) -> u64 {
         word - Self::FDS.put(Self::FDS.of(word)) - Self::EXEC.put(Self::EXEC.of(word))
@@ -169,6 +174,7 @@ impl Record {
         if self.fds == 0 {
             return 0;
         }
+        debug_assert!(!self.held || self.phase == Phase::Ours, "nothing is held of what another ends");
         let exec = match self.exec {
             Exec::None => 0,
             Exec::Survives => 1,

@@ -250,9 +250,8 @@ impl World {
                     self.unhold(process, Some(unhold));
                     plain
                 }
-                Close::Handed(epolls, unhold) => {
+                Close::Handed(epolls) => {
                     self.unwatch(process, fd, epolls);
-                    self.unhold(process, unhold);
                     handed
                 }
             },
