@@ -16,10 +16,10 @@ pub(crate) const PROCESSES: usize = 6;
 pub(crate) const THREADS: usize = 2;
 pub(crate) const CONNECTIONS: usize = 24;
 
-/// A process's pid, of the greatest that there are. The last one is greater than Linux gives (`PID_MAX_LIMIT`), and than an
-/// origin can say.
+/// A process's pid, of the greatest that there are. One is greater than Linux gives (`PID_MAX_LIMIT`), and than an origin
+/// can say.
 pub(crate) const fn pid(process: usize) -> i32 {
-    (1 << 22) + 1 - (PROCESSES - process) as i32
+    if process == 2 { 1 << 22 } else { (1 << 22) - 1 - process as i32 }
 }
 
 /// Whether an origin can name a process.
