@@ -90,8 +90,7 @@ impl<const N: usize> Table<N> {
             return self.accepted(fd, cookie, Origin::UNKNOWN, held);
         };
         let unhold = self.again(connection, held, |record| {
-            let given = record.phase == Phase::Given && !record.is_decided();
-            let phase = if given { Phase::Ours } else { record.phase };
+            let phase = if record.phase == Phase::Given { Phase::Ours } else { record.phase };
             Record { phase, received: true, ..record }
         });
         let stale = self.publish(fd, connection).and_then(|stale| self.forget(stale));

@@ -206,7 +206,9 @@ impl World {
             table.accepted(fd, cookie, origin, held)
         };
         self.processes[process].counted &= !(1 << connection);
-        self.processes[process].handed &= !(u32::from(received) << connection);
+        // What it has handed over and has still stays so, however it gets one more fd of it.
+        let is_new = matches!(found, Some(None));
+        self.processes[process].handed &= !(u32::from(is_new) << connection);
         self.unhold(process, unhold);
         self.processes[process].told[fd as usize] = Some(connection);
         if received {
