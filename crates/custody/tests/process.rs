@@ -274,6 +274,25 @@ fn what_comes_back_is_ours_again() {
     assert_eq!(process.close(4), Close::Leave);
 }
 
+/// Also while an `execve` is under way, which fails: nothing of it is announced, and it is left to no plain close.
+#[test]
+fn what_comes_back_beside_an_execve_is_ours_again() {
+    for comes_back in [true, false] {
+        let process = Process::accepting(false);
+        process.copy(3, 4);
+        assert_eq!(process.table.given_away(3), None);
+        assert_eq!(process.executes(&[]), []);
+        if comes_back {
+            // What the supervisor has taken for it is dropped: what the call means for it has been decided.
+            assert_eq!(process.receive(5, 7, true), Some(Unhold { cookie: 7 }));
+        }
+        assert_eq!(process.fails().iter().filter(|back| **back != TakenBack::default()).count(), 0);
+        let _ = process.close(5);
+        let last = Last { origin: Origin::UNKNOWN, ..ENDED };
+        assert_eq!(process.close(4), if comes_back { Close::Last(last) } else { Close::Leave });
+    }
+}
+
 #[test]
 fn epolls_are_remembered() {
     let process = Process::accepting(false);
