@@ -79,3 +79,18 @@ fn a_connection_that_ends_in_a_reset_is_no_success() {
     interrupt(&server);
     assert!(server.wait().unwrap().success());
 }
+
+#[test]
+fn where_nobody_listens_no_response_is_called_lost() {
+    // While it listens at one loopback address, nobody else gets that port, and at another one it is refused.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("127.0.0.2:{}", listener.local_addr().unwrap().port());
+    let output = run(&["client", &address, "--count", "3"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("no connection was made") && !text.contains("loss") && !text.contains("lost"),
+        "{text}"
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is `linger server` running"), "{output:?}");
+}
