@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use linger_lab::{Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
 
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{AtRisk, ClientSide, Json, RunFor};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, HostPort, connect_to, positive};
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
     bar.finish_and_clear();
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
-        out.json(&line(Verb::Client, lines::ClientSummary::from(&seen)))
+        out.json(&line(lines::ClientSummary::from(&seen)))
     } else {
         print(&mut out, &seen, &arguments.server)
     };

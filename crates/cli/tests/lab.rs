@@ -46,7 +46,7 @@ fn the_reset_overtakes_the_response_and_lingering_loses_none() {
     assert!(close >= 54 && of == 60, "{lines:?}");
     assert_eq!(lingering, (0, 60));
     let summary = lines.last().unwrap();
-    assert_eq!((&summary["type"], &summary["seed"]), (&"lab-summary".into(), &7.into()));
+    assert_eq!((&summary["type"], &summary["seed"]), (&"lab".into(), &7.into()));
     assert_eq!(summary["outcome"], "as_expected");
 }
 
@@ -78,7 +78,7 @@ fn the_whole_grid_shows_the_loss_the_cure_and_the_backlog() {
             }
         }
     }
-    let bursts: Vec<&Value> = lines.iter().filter(|line| line["type"] == "lab-backlog").collect();
+    let bursts: Vec<&Value> = lines.iter().filter(|line| line["type"] == "backlog").collect();
     assert!(bursts.iter().any(|burst| burst["blame"] == "nobody" && burst["lost"] == 0), "{bursts:?}");
     let overflowed = |burst: &&&Value| burst["blame"] == "accept_queue" && burst["lost"].as_u64() > Some(0);
     assert_eq!(bursts.iter().filter(overflowed).count(), 2, "{bursts:?}");
@@ -365,7 +365,7 @@ fn an_interrupted_lab_says_what_it_knows() {
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(lab.wait().unwrap().code(), Some(3), "an interrupted run cannot tell: {rest}");
     let last = common::contract::lines("lab", &rest).pop().unwrap();
-    assert_eq!((&last["type"], &last["outcome"]), (&"lab-summary".into(), &"interrupted".into()));
+    assert_eq!((&last["type"], &last["outcome"]), (&"lab".into(), &"interrupted".into()));
 }
 
 #[test]
