@@ -9,7 +9,7 @@ use linger_why::{
     AnalyzerLimits, Cause, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html, text,
 };
 
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::Json;
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::tools::tools;
@@ -113,7 +113,7 @@ impl WhyReport {
     fn take(&mut self, finding: Finding) {
         self.harmful |= !finding.harmless;
         if self.json && self.stopped.is_none() {
-            let printed = self.out.json(&line(Verb::Why, lines::Reset::from(&finding)));
+            let printed = self.out.json(&line(lines::Reset::from(&finding)));
             self.stopped = printed.err();
         }
         self.groups.add(finding);
@@ -194,10 +194,10 @@ fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result
 fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> Result<(), Stopped> {
     if json {
         for group in groups {
-            out.json(&line(Verb::Why, lines::Group::from(group)))?;
+            out.json(&line(lines::Group::from(group)))?;
         }
         for file in files {
-            out.json(&line(Verb::Why, lines::Summary::from(file)))?;
+            out.json(&line(lines::Summary::from(file)))?;
         }
     } else if !files.is_empty() {
         let mut report = Vec::new();
@@ -211,7 +211,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
 fn causes(out: &mut Stdout, json: bool) -> Result<(), Stopped> {
     for cause in Cause::ALL {
         if json {
-            out.json(&line(Verb::Why, lines::CauseEntry::from(cause)))?;
+            out.json(&line(lines::CauseEntry::from(cause)))?;
         } else {
             let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy().words(&tools()));
             out.text(format_args!("{name}\n    {meaning}\n    Remedy: {remedy}\n\n"))?;

@@ -36,7 +36,7 @@ fn json_has_the_promised_fields() {
     let output = linger(&["--json", &capture("data-after-close.server")]);
     let lines = common::contract::lines("why", &text(&output.stdout));
     let kinds: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["why-reset", "why-group", "why-summary"]);
+    assert_eq!(kinds, ["reset", "group", "why"]);
     let reset = &lines[0];
     assert_eq!((&reset["cause"], &reset["confidence"]), (&"data-after-close".into(), &"certain".into()));
     assert_eq!((&reset["class"], &reset["harmless"]), (&"passive-after-fin".into(), &false.into()));

@@ -133,7 +133,7 @@ impl fmt::Debug for Flags {
 }
 
 impl<'a> Segment<'a> {
-    /// Reads an Ethernet frame without its checksum.
+    /// Reads an Ethernet frame without the frame check sequence (FCS).
     ///
     /// Follows VLAN tags, PPPoE, IPv6 extension headers, IP in IP, GRE (with ERSPAN II), VXLAN and Geneve.
     ///

@@ -56,9 +56,10 @@ pub enum Shutdown {
     Leave,
     /// The supervisor has it already.
     Done,
-    /// If the peer may still send, half-close and hand over under this cookie, then call [`Table::handed`]. Pass an fd
-    /// even if the supervisor holds one: a fork or an `execve` in another thread may cause the supervisor to drop it
-    /// meanwhile.
+    /// Ask the kernel about the socket. If the peer has sent its FIN, or the connection is over, let the program's own
+    /// `shutdown` happen. Otherwise half-close, send the supervisor an fd with this cookie, and if it was sent, call
+    /// [`Table::handed`]. Send an fd even if the supervisor holds one: a fork or an `execve` in another thread may make it
+    /// drop its own meanwhile.
     HandOver {
         /// The connection's.
         cookie: u64,
