@@ -283,12 +283,11 @@ fn what_comes_back_beside_an_execve_is_ours_again() {
         assert_eq!(process.table.given_away(3), None);
         assert_eq!(process.executes(&[]), []);
         if comes_back {
-            // What the supervisor has taken for it is dropped: what the call means for it has been decided.
-            assert_eq!(process.receive(5, 7, true), Some(Unhold { cookie: 7 }));
+            assert_eq!(process.receive(5, 7, true), None);
         }
         assert_eq!(process.fails().iter().filter(|back| **back != TakenBack::default()).count(), 0);
         let _ = process.close(5);
-        let last = Last { origin: Origin::UNKNOWN, ..ENDED };
+        let last = Last { origin: Origin::UNKNOWN, held: true, ..ENDED };
         assert_eq!(process.close(4), if comes_back { Close::Last(last) } else { Close::Leave });
     }
 }

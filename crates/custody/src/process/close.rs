@@ -101,13 +101,12 @@ impl<const N: usize> Table<N> {
     /// The program gets once more what the table has, and the supervisor may have taken an fd of it: that is kept if this
     /// process is to end the connection.
     fn again(&self, connection: usize, held: bool, change: impl Fn(Record) -> Record) -> Option<Unhold> {
-        let keeps = |record: &Record| record.phase == Phase::Ours && !record.is_decided();
         let before = self.update(connection, |record| {
             let record = change(record);
-            Some(Record { held: record.held || held && keeps(&record), ..record })
+            Some(Record { held: record.held || held && record.phase == Phase::Ours, ..record })
         })?;
-        let cookie = self.cookie(connection)?;
-        (held && !keeps(&change(before))).then_some(Unhold { cookie })
+        let refused = held && change(before).phase != Phase::Ours;
+        refused.then_some(Unhold { cookie: self.cookie(connection)? })
     }
 
     /// The program has made `new` another fd of the connection at `old`. If `new` is beyond the table's end, its close

@@ -141,11 +141,6 @@ impl Record {
         self.held && !matches!(self.exec, Exec::Survives)
     }
 
-    /// Whether an `execve` is under way, and what becomes of this connection in it is already decided.
-    pub(super) const fn is_decided(&self) -> bool {
-        !matches!(self.exec, Exec::None)
-    }
-
     /// The same word with no fds and no `execve` under way: in between only, while fds are counted.
     pub(super) const fn without_fds(word: u64) -> u64 {
         word - Self::FDS.put(Self::FDS.of(word)) - Self::EXEC.put(Self::EXEC.of(word))
