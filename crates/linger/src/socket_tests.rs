@@ -128,6 +128,8 @@ fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
     drop(client);
     assert_eq!(discard(&socket), Event::Reset);
     assert_eq!(socket.measure(), Event::Unknown);
+    // The end of the stream that follows says no more of it.
+    assert_eq!((discard(&socket), socket.measure()), (Event::EndOfStream, Event::Unknown));
     // One that has read all is known to have.
     let (mut client, mut server) = UnixStream::pair().unwrap();
     server.write_all(b"answer").unwrap();
