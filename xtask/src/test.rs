@@ -42,6 +42,9 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
         }
         names => (named(&STEPS, "tests").into_iter().collect(), choose(&all, names)?),
     };
+    if steps.iter().any(|(name, _)| !["format", "rooms", "documents"].contains(name)) {
+        setup::record_at_first()?;
+    }
     let skips = root().join("target/skipped");
     let _ = fs::remove_file(&skips);
     let mut taken = Vec::new();
