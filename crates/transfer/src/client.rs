@@ -1,10 +1,12 @@
 //! The side that connects: put, get and ls, over as many sessions as it takes.
 
 mod connect;
+mod prove;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use linger_untrusted::Untrusted;
@@ -36,6 +38,8 @@ pub struct Client {
     port: u16,
     options: ClientOptions,
     cancel: Cancel,
+    /// A server on this machine takes this client for a stranger, who has to encrypt.
+    stranger: AtomicBool,
 }
 
 impl Client {
@@ -45,7 +49,7 @@ impl Client {
     /// Returns an error if the process has no descriptors left.
     pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
-        Ok(Self { host: host.into(), port, options, cancel })
+        Ok(Self { host: host.into(), port, options, cancel, stranger: AtomicBool::new(false) })
     }
 
     /// A handle that ends the transfer under way.
@@ -95,7 +99,7 @@ impl Client {
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
             put.sent |= outgoing.waiting.values().any(|sent| sent.ended);
-            let stream = session.open(&Operation::Put(put.clone()).encode())?;
+            let stream = self.open(session, &Operation::Put(put.clone()))?;
             put.again = true;
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
             // What goes to a sink is handed on, whatever was asked for.
@@ -144,14 +148,14 @@ impl Client {
         let GetOptions { replace, verify, dry_run, durability, limit, .. } = *options;
         let common = Options { replace, verify, dry_run, durability };
         let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
-        let request = Operation::Get(Get { path, source, patterns, limit, options: common }).encode();
+        let request = Operation::Get(Get { path, source, patterns, limit, options: common });
         let mut summary = Summary::default();
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
         let result = self.attempts(observe, |session, observe| {
             // The sender of a get starts from the first entry in every session. What is here is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
-            let stream = session.open(&request)?;
+            let stream = self.open(session, &request)?;
             let directory = offer(session)?;
             let target = match (&place, output) {
                 (None, Output::Stream(_)) if directory => {
@@ -188,8 +192,16 @@ impl Client {
     /// # Errors
     /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
+        let request = Operation::List { path: path.clone() };
         let mut session = self.connect()?;
-        let stream = session.open(&Operation::List { path: path.clone() }.encode())?;
+        let stream = match self.open(&mut session, &request) {
+            Err(error) if self.has_to_encrypt(&error) => {
+                session.close(&self.options.policy);
+                session = self.connect()?;
+                self.open(&mut session, &request)?
+            }
+            other => other?,
+        };
         let result = loop {
             match session.receive() {
                 Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
@@ -253,6 +265,9 @@ impl Client {
             let Err(error) = result else { return Ok(()) };
             if connected && !greeted && is_stranger(&error) {
                 return Err(self.stranger(&error));
+            }
+            if self.has_to_encrypt(&error) {
+                continue;
             }
             if gained {
                 (pause, in_vain) = (retry.first, None);

@@ -22,6 +22,7 @@ mod fault;
 mod hash;
 mod identity;
 mod limit;
+mod loopback;
 mod machine;
 mod message;
 mod options;

@@ -7,6 +7,7 @@ mod request;
 use linger_untrusted::Untrusted;
 
 use crate::hash::{Hash, Tree};
+use crate::loopback::Nonce;
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
@@ -116,6 +117,15 @@ pub(crate) enum Message {
         refusal: Refusal,
         text: Reason,
     },
+    /// Server, on a connection over loopback that is not encrypted: show that you have the same key.
+    Prove {
+        nonce: Nonce,
+    },
+    /// Client: the proof.
+    Proof {
+        nonce: Nonce,
+        proof: [u8; 32],
+    },
     /// A directory is complete: these are its final mode and time.
     Leave {
         index: u64,
@@ -172,6 +182,8 @@ impl Message {
             Self::Item(_) => 16,
             Self::Error { .. } => 17,
             Self::Unsent { .. } => 18,
+            Self::Prove { .. } => 40,
+            Self::Proof { .. } => 41,
         }
     }
 
@@ -240,6 +252,11 @@ impl Message {
                 out.bytes(path.as_bytes());
                 out.refusal(*refusal, text);
             }
+            Self::Prove { nonce } => out.fixed(nonce),
+            Self::Proof { nonce, proof } => {
+                out.fixed(nonce);
+                out.fixed(proof);
+            }
         }
         out.0
     }
@@ -279,6 +296,8 @@ impl Message {
             }),
             17 => Self::Error { refusal: from.refusal()?, text: from.reason()? },
             18 => Self::Unsent { path: from.path()?, refusal: from.refusal()?, text: from.reason()? },
+            40 => Self::Prove { nonce: from.fixed()? },
+            41 => Self::Proof { nonce: from.fixed()?, proof: from.fixed()? },
             _ => return Err(from.malformed()),
         };
         from.end()?;

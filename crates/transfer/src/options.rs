@@ -36,9 +36,9 @@ impl Default for Retry {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Security {
-    /// Plain, to this machine only; other machines are refused.
+    /// Plain, to a server on this machine that asks for no proof of the same user; other machines are refused.
     Local,
-    /// Plain to this machine, TLS to others.
+    /// Plain to this user's server on this machine, TLS to others.
     Remote(ClientKeys),
     /// TLS always.
     Always(ClientKeys),

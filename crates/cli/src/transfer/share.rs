@@ -46,6 +46,9 @@ pub(crate) struct ShareArguments {
     /// Accept unencrypted connections from other machines too.
     #[arg(long)]
     insecure: bool,
+    /// Accept unencrypted connections over loopback from every user, and from whoever comes through a forward.
+    #[arg(long)]
+    insecure_loopback: bool,
     /// The least that is done before a receipt: `disk` syncs, `memory` does not.
     #[arg(long, value_name = "LEVEL", default_value = "memory", value_parser = durabilities())]
     durability: Durability,
@@ -155,6 +158,7 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
     options.durability = arguments.durability;
     options.insecure = arguments.insecure;
+    options.insecure_loopback = arguments.insecure_loopback;
     options.ending = arguments.ending;
     options.deadlines = super::deadlines(arguments.silence);
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use rustix::fs::{Dir, FileType};
 
-use super::{Served, Server, Serving, ShareEnding};
+use super::{Caller, Served, Server, Serving, ShareEnding};
 use crate::claim::Claimant;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
@@ -29,6 +29,7 @@ impl Server {
     pub(super) fn requests(
         &self,
         session: &mut Session,
+        caller: &Caller,
         claimant: &Claimant,
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
@@ -40,6 +41,7 @@ impl Server {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
                     let operation = Operation::decode(&request)?;
                     if !served.has_asked() {
+                        self.authenticate(session, stream, caller)?;
                         self.admit(session, claimant.session)?;
                     }
                     match operation {
@@ -75,7 +77,12 @@ impl Server {
     }
 
     /// Refuses a request as a whole; the reason reaches the peer before the end.
-    fn refuse(&self, session: &mut Session, stream: u16, Fault(refusal, text): Fault) -> Result<(), Error> {
+    pub(super) fn refuse(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        Fault(refusal, text): Fault,
+    ) -> Result<(), Error> {
         let message = Message::Error { refusal, text: text.clone() };
         session.message(stream, &message.encode())?;
         session.finish(stream)?;
