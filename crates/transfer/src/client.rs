@@ -25,9 +25,10 @@ use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
 use crate::remote::Destination;
-use crate::root::Root;
+use crate::root::{Links, Root};
 use crate::send::Sender;
-use crate::walk::{Patterns, Walk, WalkedEntry};
+use crate::store::Modes;
+use crate::walk::{Walk, WalkedEntry};
 use crate::wire::Violation;
 use connect::is_stranger;
 
@@ -74,7 +75,7 @@ impl Client {
                 Ok((opened, top)) => {
                     root = opened;
                     let name = name_of(&path);
-                    (Source::Tree(Walk::new(&root, top, options.patterns.clone())), name)
+                    (Source::Tree(Walk::local(&root, top, options)), name)
                 }
                 Err(error) => return (Summary::default(), Some(error)),
             },
@@ -93,7 +94,18 @@ impl Client {
         // The id only has to be unique, and hard to guess for others who may use the same sink.
         let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
         let options_of_both = common(options);
-        let mut put = Put { path, into, name, sink, id, again: false, sent: false, options: options_of_both };
+        let exact_modes = options.chmod.is_some();
+        let mut put = Put {
+            path,
+            into,
+            name,
+            sink,
+            id,
+            again: false,
+            sent: false,
+            options: options_of_both,
+            exact_modes,
+        };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
         let mut limiter = Limiter::new(options.limit);
@@ -131,7 +143,7 @@ impl Client {
         observe: &mut dyn FnMut(Progress),
     ) -> (Summary, Option<Error>) {
         let place = match output {
-            Output::Path(path) => match landing_place(path) {
+            Output::Path(path) => match landing_place(path, !options.dry_run) {
                 Ok(place) => Some(place),
                 Err(error) => return (Summary::default(), Some(error)),
             },
@@ -145,10 +157,10 @@ impl Client {
             Some(name) => name.clone().into_bytes(),
             None => path.split().map_or_else(Vec::new, |(_, name)| name.to_vec()),
         };
-        let GetOptions { replace, verify, dry_run, durability, limit, .. } = *options;
-        let common = Options { replace, verify, dry_run, durability };
+        let &GetOptions { if_exists, verify, dry_run, durability, limit, selection, .. } = options;
+        let common = Options { if_exists, verify, dry_run, durability };
         let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
-        let request = Operation::Get(Get { path, source, patterns, limit, options: common });
+        let request = Operation::Get(Get { path, source, patterns, limit, options: common, selection });
         let mut summary = Summary::default();
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
@@ -162,7 +174,9 @@ impl Client {
                     let told = Reason::from("a directory cannot go to standard output");
                     return Err(Error::Usage(told.with(Remedy::NameOutput)));
                 }
-                (Some((root, name)), _) => Target::Tree { root, base: landing_name(name.as_ref(), &asked)? },
+                (Some((root, name)), _) => {
+                    Target::Tree { root, base: landing_name(root, name.as_ref(), &asked, directory)? }
+                }
                 (None, Output::Stream(out)) => Target::Stream { out, so_far: &mut kept },
                 (None, Output::Path(_)) => return Err(Error::Usage("nowhere to put it".into())),
             };
@@ -171,6 +185,9 @@ impl Client {
             let mut receiver =
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe);
             (receiver.from_the_start, receiver.offered_directory) = (true, Some(directory));
+            if let Some(chmod) = &options.chmod {
+                receiver.change_modes(Modes::Changed(chmod.clone()));
+            }
             let received = receiver.run();
             summary.wire += session.received() - before;
             received?;
@@ -311,9 +328,16 @@ fn offer(session: &mut Session) -> Result<bool, Error> {
     }
 }
 
-/// The directory in which the received files land, and the name there, if the user gave one.
-fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
+/// The directory in which the received files land, and the name there, if the user gave one. With `make`, makes the
+/// directory if it is missing.
+fn landing_place(dest: &Path, make: bool) -> Result<(Root, Option<RelPath>), Error> {
     let typed = dest.as_os_str().as_bytes();
+    let parents = if typed.ends_with(b"/") { Some(dest) } else { dest.parent() };
+    if let Some(missing) = parents.filter(|parent| make && !parent.as_os_str().is_empty() && !parent.exists())
+    {
+        std::fs::create_dir_all(missing)
+            .map_err(|error| Error::io("make the directory", missing.display().to_string(), error))?;
+    }
     if typed.is_empty() || typed.ends_with(b"/") || dest.file_name().is_none() || typed == b"." {
         return Ok((Root::open(if typed.is_empty() { Path::new(".") } else { dest })?, None));
     }
@@ -322,8 +346,18 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
 }
 
 /// The name of the local file: the given one, else the last component of the requested path.
-fn landing_name(given: Option<&RelPath>, asked: &[u8]) -> Result<RelPath, Error> {
+fn landing_name(
+    root: &Root,
+    given: Option<&RelPath>,
+    asked: &[u8],
+    directory: bool,
+) -> Result<RelPath, Error> {
+    let is_taken = |name: &RelPath| root.directory(name, Links::Follow).is_ok();
     match given {
+        // As with cp(1): a file goes into the directory that has the name.
+        Some(name) if !directory && !asked.is_empty() && is_taken(name) => name
+            .child(asked)
+            .map_err(|why| Error::Usage(format!("{}: {why}", Untrusted::from(asked).terminal()).into())),
         Some(name) => Ok(name.clone()),
         // The shared directory itself has no name.
         None if asked.is_empty() => Ok(RelPath::root()),
@@ -363,9 +397,9 @@ fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
 ///
 /// # Errors
 /// Returns [`Error::Io`] if there is nothing at `path`.
-pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
+pub fn scan(path: &Path, options: &PutOptions, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
     let (root, top) = local(path)?;
-    let mut walk = Walk::new(&root, top, patterns.clone());
+    let mut walk = Walk::local(&root, top, options);
     while let Some(found) = walk.next() {
         if let WalkedEntry::Entry(entry, _) = found {
             each(entry.kind, entry.size.unwrap_or(0));
@@ -382,8 +416,8 @@ fn name_of(path: &Path) -> Vec<u8> {
 }
 
 fn common(options: &PutOptions) -> Options {
-    let PutOptions { replace, verify, dry_run, durability, .. } = *options;
-    Options { replace, verify, dry_run, durability }
+    let PutOptions { if_exists, verify, dry_run, durability, .. } = *options;
+    Options { if_exists, verify, dry_run, durability }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod alive;
 mod assistant;
 mod bundle;
 mod cancel;
+mod chmod;
 mod claim;
 mod client;
 mod confine;
@@ -54,13 +55,16 @@ pub mod session {
     pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};
 }
 
+pub use chmod::{BadChmod, Chmod};
 pub use client::{Client, scan};
 pub use confine::confine;
 pub use error::Error;
 pub use hash::{BLOCK, Hash, hex};
 pub use identity::{Identity, Keyring, PublicKey, fingerprint};
-pub use message::{Durability, Item, Kind, Refusal, Time};
-pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
+pub use message::{Durability, IfExists, Item, Kind, Refusal, Time};
+pub use options::{
+    ClientOptions, GetOptions, Input, LinkMode, Output, PutOptions, Retry, Security, Selection,
+};
 pub use path::{BadPath, RelPath};
 pub use progress::{Confirmation, ItemVerdict, Progress, Summary};
 pub use reason::{Reason, Remedy};

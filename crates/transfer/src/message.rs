@@ -12,7 +12,7 @@ use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
 use fields::{Reader, Writer};
-pub use kinds::{Durability, Item, Kind, Refusal, Time};
+pub use kinds::{Durability, IfExists, Item, Kind, Refusal, Time};
 pub(crate) use request::{Get, Operation, Options, Put};
 
 /// Longest text of an error, in bytes.

@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chmod::Chmod;
 use crate::driver::Deadlines;
-use crate::message::Durability;
+use crate::message::{Durability, IfExists};
 use crate::tls::ClientKeys;
 use crate::walk::Patterns;
 
@@ -77,6 +78,31 @@ impl Default for ClientOptions {
     }
 }
 
+/// What a sender makes of links, of special files, and of files that grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Selection {
+    /// Symbolic links below the top.
+    pub links: LinkMode,
+    /// Leave out devices, named pipes, sockets and links that lead out of what is sent, instead of failing for them.
+    pub skip_special: bool,
+    /// Send of each file what it has when its turn comes, even if it grows meanwhile.
+    pub live: bool,
+}
+
+/// What becomes of a symbolic link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkMode {
+    /// It is sent as a link, if it leads to a place inside of what is sent.
+    #[default]
+    Keep,
+    /// What it leads to is sent in its place.
+    Follow,
+    /// It is left out.
+    Skip,
+}
+
 /// What to put.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -91,8 +117,8 @@ pub enum Input {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PutOptions {
-    /// Overwrite what has the final name.
-    pub replace: bool,
+    /// What to do where the final name is taken.
+    pub if_exists: IfExists,
     /// Hash at both ends. Without, the kernel moves the bytes, and the receipt is for the length alone.
     pub verify: bool,
     /// Send nothing, say what would be sent.
@@ -101,6 +127,10 @@ pub struct PutOptions {
     pub durability: Durability,
     /// What of a directory to leave out.
     pub patterns: Patterns,
+    /// What to make of links, of special files, and of files that grow.
+    pub selection: Selection,
+    /// The modes that the copies get, whatever the receiver's umask is.
+    pub chmod: Option<Chmod>,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
 }
@@ -108,11 +138,13 @@ pub struct PutOptions {
 impl Default for PutOptions {
     fn default() -> Self {
         Self {
-            replace: false,
+            if_exists: IfExists::Fail,
             verify: true,
             dry_run: false,
             durability: Durability::Disk,
             patterns: Patterns::none(),
+            selection: Selection::default(),
+            chmod: None,
             limit: 0,
         }
     }
@@ -122,8 +154,8 @@ impl Default for PutOptions {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GetOptions {
-    /// Overwrite what has the final name.
-    pub replace: bool,
+    /// What to do where the final name is taken.
+    pub if_exists: IfExists,
     /// Hash at both ends.
     pub verify: bool,
     /// Fetch nothing, say what would be fetched.
@@ -132,6 +164,10 @@ pub struct GetOptions {
     pub durability: Durability,
     /// Lines of `.gitignore` syntax, applied by the sender.
     pub patterns: Vec<String>,
+    /// What the sender makes of links, of special files, and of files that grow.
+    pub selection: Selection,
+    /// The modes that the copies get, whatever the umask is.
+    pub chmod: Option<Chmod>,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
 }
@@ -139,11 +175,13 @@ pub struct GetOptions {
 impl Default for GetOptions {
     fn default() -> Self {
         Self {
-            replace: false,
+            if_exists: IfExists::Fail,
             verify: true,
             dry_run: false,
             durability: Durability::Disk,
             patterns: Vec::new(),
+            selection: Selection::default(),
+            chmod: None,
             limit: 0,
         }
     }

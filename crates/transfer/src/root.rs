@@ -103,6 +103,16 @@ impl Root {
         Ok((fd, opened))
     }
 
+    /// Opens a regular file for reading wherever links lead: for this program's own user alone.
+    pub(crate) fn anywhere(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let found = rustix::fs::statat(&self.fd, path.as_path(), AtFlags::empty())?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(Errno::OPNOTSUPP);
+        }
+        rustix::fs::openat(&self.fd, path.as_path(), flags, Mode::empty())
+    }
+
     /// What is at a path, without following a link in its last component.
     pub(crate) fn stat(&self, path: &RelPath, links: Links) -> Result<Stat, Errno> {
         if hides_work(path) {

@@ -21,6 +21,7 @@ use crate::receive::{Receiver, Target};
 use crate::root::{Links, mtime};
 use crate::send::Sender;
 use crate::sink::{Spool, start_source};
+use crate::store::Modes;
 use crate::walk::{Patterns, Walk};
 use crate::wire::Violation;
 
@@ -129,6 +130,12 @@ impl Server {
         let before = session.received();
         let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
         receiver.again = put.again;
+        if !put.into {
+            receiver.own_name = put.name;
+        }
+        if put.exact_modes {
+            receiver.change_modes(Modes::Exact);
+        }
         let received = receiver.run();
         summary.wire += session.received() - before;
         received
@@ -187,7 +194,7 @@ impl Server {
             }
         };
         let name = get.path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
-        Ok((Source::Tree(Walk::new(&self.root, get.path.clone(), patterns)), name, directory))
+        Ok((Source::Tree(Walk::new(&self.root, get.path.clone(), patterns, get.selection)), name, directory))
     }
 
     fn list(&self, session: &mut Session, stream: u16, path: &RelPath) -> Result<(), Error> {

@@ -53,6 +53,10 @@ impl Store<'_> {
                 landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
             }
         }
+        if let Some(size) = landing.entry.size.filter(|size| *size >= BLOCK as u64 && !landing.entry.sparse) {
+            let (parent, _) = self.parent_of(&landing.dest)?;
+            self.room(&parent, &landing.dest, size - landing.tree.bytes().min(size))?;
+        }
         Ok(landing)
     }
 
@@ -123,7 +127,7 @@ impl Store<'_> {
     /// was asked for, syncs it to the disk, so that the receipt is true.
     pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
         let dest = landing.dest.clone();
-        let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
+        let mode = Mode::from_raw_mode(self.mode(landing.entry.mode, false));
         // Nobody has chosen the mode with which a pipe is announced.
         let wished = landing.entry.kind == Kind::File;
         let (root, options) = (self.root, self.options);
@@ -160,8 +164,7 @@ impl Store<'_> {
             let dest = &dest;
             move |error: Errno| Fault::new(doing, dest, error)
         };
-        // Set-user-ID, set-group-ID and sticky are never taken from a peer.
-        let mode = landing.entry.mode & 0o777;
+        let mode = self.mode(landing.entry.mode, false);
         let (temporary, file, log, has_mode) = match landing.opened.take() {
             Some(opened) => (opened.temporary, opened.part, opened.state, false),
             None => {
