@@ -30,6 +30,7 @@ mod options;
 mod outgoing;
 mod pair;
 mod path;
+mod peers;
 mod progress;
 mod reason;
 mod receipt;
@@ -66,6 +67,7 @@ pub use options::{
     ClientOptions, GetOptions, Input, LinkMode, Output, PutOptions, Retry, Security, Selection,
 };
 pub use path::{BadPath, RelPath};
+pub use peers::{Change, Peer, Rights};
 pub use progress::{Confirmation, ItemVerdict, Progress, Summary};
 pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, ReceiptLine, Receipts, Verified, verify_receipt};

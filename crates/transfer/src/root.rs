@@ -51,6 +51,12 @@ impl Root {
         }
     }
 
+    /// A directory below as a root of its own.
+    pub(crate) fn below(&self, path: &RelPath) -> Result<Self, Errno> {
+        let fd = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse)?;
+        Ok(Self { fd, path: self.path.join(path.as_path()) })
+    }
+
     /// The path it was opened by, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
+use crate::peers::Rights;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::root::Root;
@@ -98,10 +99,10 @@ impl ShareOptions {
 }
 
 /// Who called, as far as the connection itself says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Caller {
     /// A known key, a right code, or whoever it is: the server asks for nothing more.
-    Accepted,
+    Accepted(Rights),
     /// Somebody over loopback, who has to prove to be the same user.
     Unproven { ours: SocketAddr, theirs: SocketAddr },
 }
@@ -396,7 +397,7 @@ impl Server {
                 let kept = stream.try_clone().map_err(set_up)?;
                 let name = peer.ip().to_string();
                 match tls::accept(stream, &name, keys, &self.codes, &new_code, cancel) {
-                    Ok(tls) => Ok((Box::new(tls), Caller::Accepted)),
+                    Ok((tls, rights)) => Ok((Box::new(tls), Caller::Accepted(rights))),
                     Err(error) => {
                         // Linger: the peer may have sent more than was read, and a reset would destroy the reason.
                         linger::close(OwnedFd::from(kept), &self.options.policy);
@@ -415,8 +416,11 @@ impl Server {
                 let ours = stream.local_addr().map_err(set_up)?;
                 let accepted =
                     self.options.insecure || (self.options.insecure_loopback && is_local(peer.ip()));
-                let caller =
-                    if accepted { Caller::Accepted } else { Caller::Unproven { ours, theirs: peer } };
+                let caller = if accepted {
+                    Caller::Accepted(Rights::default())
+                } else {
+                    Caller::Unproven { ours, theirs: peer }
+                };
                 Ok((Box::new(Plain::new(stream).map_err(set_up)?), caller))
             }
         }

@@ -55,6 +55,8 @@ pub(crate) struct Store<'a> {
     umask: u32,
     /// How modes are changed as they arrive.
     pub(crate) modes: Modes,
+    /// Bytes that may still be stored.
+    pub(crate) quota: Option<u64>,
     /// The directories down to this one are made if they are missing.
     pub(crate) parents: RelPath,
     /// Temporary names are this random prefix and a counter.
@@ -79,6 +81,7 @@ impl<'a> Store<'a> {
             nameless: true,
             umask: umask(),
             modes: Modes::default(),
+            quota: None,
             parents: RelPath::root(),
             prefix: format!("tmp-{}", hex(&random)),
             count: 0,
@@ -203,6 +206,17 @@ impl<'a> Store<'a> {
             return Ok(());
         };
         Err(Fault(Refusal::NoSpace, Reason::from(told).with(Remedy::MakeRoom)))
+    }
+
+    /// Takes bytes of the quota.
+    fn charge(&mut self, dest: &RelPath, bytes: u64) -> Result<(), Fault> {
+        let Some(left) = self.quota else { return Ok(()) };
+        self.quota = Some(left.checked_sub(bytes).ok_or_else(|| {
+            let told =
+                format!("{dest} needs {bytes} bytes, and {left} are left of what this key may store here");
+            Fault(Refusal::NoSpace, told.into())
+        })?);
+        Ok(())
     }
 
     /// Another name for a file whose own is taken by other content: one that is free, or that an earlier transfer of the

@@ -22,6 +22,7 @@ use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::identity::{Identity, Keyring, PublicKey, fingerprint};
 use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
+use crate::peers::Rights;
 use crate::reason::{Reason, Remedy};
 use crate::transport::Transport;
 use any_key::AnyKey;
@@ -221,7 +222,7 @@ pub(crate) fn accept(
     codes: &Codes,
     new_code: &dyn Fn(),
     cancel: &Cancel,
-) -> Result<Tls, Error> {
+) -> Result<(Tls, Rights), Error> {
     let server = ServerConnection::new(Arc::new(server_config(&keys.identity)?)).map_err(wrong)?;
     let mut connection = Connection::Server(server);
     let mut greeting = Greeting {
@@ -230,7 +231,12 @@ pub(crate) fn accept(
     };
     let client = greeting.handshake()?;
     // A client with our own key is this user's, in this home.
-    let known = client == keys.identity.public() || keys.known_clients.knows(&client)?;
+    let rights = if client == keys.identity.public() {
+        Some(Rights::default())
+    } else {
+        keys.known_clients.rights(&client)?
+    };
+    let known = rights.is_some();
     let knows_us = greeting.hear()? == Word::Known;
     greeting.say(if known { Word::Known } else { Word::Stranger })?;
     if !(known && knows_us) {
@@ -271,7 +277,7 @@ pub(crate) fn accept(
             }
         }
     }
-    Tls::new(stream, connection)
+    Ok((Tls::new(stream, connection)?, rights.unwrap_or_default()))
 }
 
 /// An encrypted connection, as a session drives it.

@@ -10,6 +10,7 @@
 mod common;
 mod experiment;
 mod fcgi;
+mod peers;
 mod probe;
 mod receipt;
 mod run;
@@ -25,6 +26,7 @@ use serde::{Serialize, Serializer};
 
 pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
+pub(crate) use peers::{KnownPeer, OwnKey};
 pub(crate) use probe::{Finding, Probe};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
 pub(crate) use run::{Refused, Report};
@@ -44,6 +46,7 @@ pub(crate) enum Verb {
     Get,
     Lab,
     Ls,
+    Peers,
     Probe,
     Put,
     Receipt,
@@ -63,6 +66,7 @@ impl Verb {
             Self::Get => "get",
             Self::Lab => "lab",
             Self::Ls => "ls",
+            Self::Peers => "peers",
             Self::Probe => "probe",
             Self::Put => "put",
             Self::Receipt => "receipt",

@@ -4,6 +4,7 @@ mod address;
 pub(crate) mod get;
 pub(crate) mod hint;
 mod names;
+pub(crate) mod peers;
 pub(crate) mod put;
 pub(crate) mod receipt;
 mod several;

@@ -20,6 +20,13 @@ impl Receiver<'_> {
         }
     }
 
+    /// Refuses what is more than so many bytes together.
+    pub(crate) fn take_at_most(&mut self, bytes: u64) {
+        if let OpenTarget::Tree { store, .. } = &mut self.place {
+            store.quota = Some(bytes);
+        }
+    }
+
     /// Settles where the top of the transfer goes, once its kind is known.
     fn settle_base(&mut self, kind: Kind) {
         let OpenTarget::Tree { base, store } = &mut self.place else { return };

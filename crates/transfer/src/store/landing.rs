@@ -53,6 +53,9 @@ impl Store<'_> {
                 landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
             }
         }
+        if let Some(size) = landing.entry.size {
+            self.charge(&landing.dest, size)?;
+        }
         if let Some(size) = landing.entry.size.filter(|size| *size >= BLOCK as u64 && !landing.entry.sparse) {
             let (parent, _) = self.parent_of(&landing.dest)?;
             self.room(&parent, &landing.dest, size - landing.tree.bytes().min(size))?;
@@ -115,6 +118,9 @@ impl Store<'_> {
     /// Notes that the next block is written.
     pub(crate) fn note(&mut self, landing: &mut Landing, sum: Sum) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
+        if landing.entry.size.is_none() {
+            self.charge(&landing.dest, BLOCK as u64)?;
+        }
         if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
             let noted = state.append(part.as_fd(), sum);
             noted.map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
@@ -158,6 +164,10 @@ impl Store<'_> {
         size: u64,
         hash: Option<Hash>,
     ) -> Result<(), Fault> {
+        if landing.entry.size.is_none() {
+            let tail = tail.iter().map(|piece| piece.len() as u64).sum();
+            self.charge(&landing.dest, tail)?;
+        }
         let (parent, _) = self.parent_of(&landing.dest)?;
         let dest = landing.dest;
         let io = |doing: &'static str| {
