@@ -34,6 +34,11 @@ struct Host {
 impl Host {
     /// Boots a systemd that knows these units. `None` where that cannot be.
     fn boot(units: &[(&str, &str)]) -> Option<Self> {
+        Self::boot_with(units, "")
+    }
+
+    /// The same, with what a shell does before.
+    fn boot_with(units: &[(&str, &str)], before: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("root", "a systemd of one's own needs it");
             return None;
@@ -54,6 +59,7 @@ impl Host {
         for (name, text) in units {
             script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
         }
+        script += before;
         script += "export container=lxc\nexec /lib/systemd/systemd --system --unit=nothing.target --log-target=null\n";
         let test = thread::current().name().unwrap_or_default().to_owned();
         let group = format!("linger-{test}-{}", std::process::id());
@@ -273,7 +279,14 @@ fn the_program_is_the_main_process() {
 fn a_share_runs_as_a_user_of_its_own() {
     let (socket, share) = (deployed("linger-share.socket"), deployed("linger-share.service"));
     let units = [default_target(), ("linger-share.socket", &socket), ("linger-share.service", &share)];
-    let Some(host) = Host::boot(&units) else { return };
+    // The user that the file for systemd-sysusers makes, in a copy of the host's files.
+    let users = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/linger-share.sysusers.conf");
+    let make = format!(
+        "mkdir -p /run/root/etc\ncp /etc/passwd /etc/group /run/root/etc\nsystemd-sysusers --root=/run/root - < {}\n\
+         for file in passwd group; do mount --bind /run/root/etc/$file /etc/$file; done\n",
+        users.display()
+    );
+    let Some(host) = Host::boot_with(&units, &make) else { return };
     host.systemctl(&["start", "linger-share.socket"]);
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (file, code) = (directory.path().join("file"), directory.path().join("code"));
@@ -301,7 +314,7 @@ fn a_share_runs_as_a_user_of_its_own() {
         status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().split_whitespace().next().unwrap();
     assert_ne!(uid, "0", "{status}");
     assert!(status.contains("CapPrm:\t0000000000000000"), "{status}");
-    let place = "/var/lib/private/linger-share";
+    let place = "/var/lib/linger-share";
     let keys = host.said(&["find", place, "-name", "key", "-printf", "%U %m"]);
     assert_eq!(keys, format!("{uid} 600"));
     // A machine that is known: what the pairing would write.
