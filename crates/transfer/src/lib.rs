@@ -58,7 +58,7 @@ pub mod session {
 
 pub use chmod::{BadChmod, Chmod};
 pub use client::{Client, scan};
-pub use confine::confine;
+pub use confine::{confine, confine_writes};
 pub use error::Error;
 pub use hash::{BLOCK, Hash, hex};
 pub use identity::{Identity, Keyring, PublicKey, fingerprint};

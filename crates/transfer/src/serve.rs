@@ -143,6 +143,8 @@ pub enum Serving<'a> {
     Served(Box<Served>),
     /// There is a new code: tell it to the person who wants to pair.
     Code(String),
+    /// An address that has used up a code gets another one for itself.
+    CodeFor(IpAddr, String),
 }
 
 /// A directory that is shared.
@@ -208,6 +210,11 @@ impl Server {
     /// The code for the next unknown client. [`Serving::Code`] reports every change.
     pub fn code(&self) -> String {
         self.codes.current()
+    }
+
+    /// The code that counts for an address. It has one of its own once it has used one up; [`Serving::CodeFor`] reports it.
+    pub fn code_for(&self, address: IpAddr) -> String {
+        self.codes.of(address)
     }
 
     /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections once
@@ -393,10 +400,15 @@ impl Server {
         let wants_tls = first_byte(&stream, cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
         match &self.options.keys {
             Some(keys) if wants_tls => {
-                let new_code = || observe(Serving::Code(self.codes.current()));
+                let new_code = || {
+                    let own = self.codes.of(peer.ip());
+                    match self.codes.current() {
+                        all if all == own => observe(Serving::Code(all)),
+                        _ => observe(Serving::CodeFor(peer.ip(), own)),
+                    }
+                };
                 let kept = stream.try_clone().map_err(set_up)?;
-                let name = peer.ip().to_string();
-                match tls::accept(stream, &name, keys, &self.codes, &new_code, cancel) {
+                match tls::accept(stream, peer.ip(), keys, &self.codes, &new_code, cancel) {
                     Ok((tls, rights)) => Ok((Box::new(tls), Caller::Accepted(rights))),
                     Err(error) => {
                         // Linger: the peer may have sent more than was read, and a reset would destroy the reason.

@@ -28,6 +28,8 @@ impl LineBody for Listening {
 pub(crate) struct Code {
     /// The code.
     pub(crate) code: String,
+    /// The only address that it is for, which has used up another one; null for everybody.
+    pub(crate) address: Option<String>,
 }
 
 impl LineBody for Code {

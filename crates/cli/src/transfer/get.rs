@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
-use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output};
+use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, confine_writes};
 
 use super::names;
 use super::several::Several;
 use super::show::Show;
-use super::{Connect, Copying, cannot_tell, is_stdio, refuse};
+use super::{Connect, Copying, cannot_tell, home, is_stdio, refuse};
 use crate::lines::{self, Verb, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
@@ -107,6 +107,7 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
     if to_stdout {
         show.keep_stdout();
     }
+    confine(&to, copying)?;
     let mut several = Several::default();
     for (client, host, place) in &wanted {
         if !is_one {
@@ -119,6 +120,32 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
         }
     }
     several.conclude(show)
+}
+
+/// Gives up writing anywhere but where the files land, where their receipts are kept, and where keys are.
+fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut places = vec![home()?];
+    places.extend(copying.receipt.as_deref().map(parent));
+    if !is_stdio(to) && !copying.dry_run {
+        let names_a_directory = to.as_os_str().as_bytes().ends_with(b"/") || to.file_name().is_none();
+        let place = if names_a_directory { to.to_owned() } else { parent(to) };
+        if !place.exists() {
+            std::fs::create_dir_all(&place).map_err(|source| Error::Io {
+                doing: "make the directory",
+                what: place.display().to_string(),
+                source,
+            })?;
+        }
+        places.push(place);
+    }
+    let places: Vec<_> = places.iter().map(PathBuf::as_path).collect();
+    let confined = confine_writes(&places);
+    tracing::debug!(?confined, "confined by Landlock to where it receives");
+    Ok(())
 }
 
 /// Where several things go: a directory.

@@ -122,7 +122,16 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let served = server.serve(&listener, most, &|serving| match serving {
         Serving::Code(code) => {
             told(&format!("code for a new machine: {code}"));
-            print(&|out| out.json(&line(Verb::Share, lines::Code { code: code.clone() })));
+            print(&|out| out.json(&line(Verb::Share, lines::Code { code: code.clone(), address: None })));
+        }
+        Serving::CodeFor(address, code) => {
+            told(&format!("code for a new machine at {address}: {code}"));
+            print(&|out| {
+                out.json(&line(
+                    Verb::Share,
+                    lines::Code { code: code.clone(), address: Some(address.to_string()) },
+                ))
+            });
         }
         Serving::Progress(peer, progress) => {
             print(&|out| lines::progress(Verb::Share, progress, &peer.ip().to_string(), out));
