@@ -52,5 +52,5 @@ pub(crate) struct OwnKey {
 }
 
 impl LineBody for OwnKey {
-    const KIND: &'static str = "own";
+    const KIND: &'static str = "own-key";
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{self, At};
-use super::{LineBody, Verb, line};
+use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
 use crate::transfer::hint::{error_with_hint, with_hint};
 
@@ -258,7 +258,7 @@ pub(crate) struct Transferred {
 }
 
 impl LineBody for Transferred {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "transfer";
 }
 
 impl Transferred {
@@ -342,38 +342,36 @@ impl From<&Item> for ListedEntry {
 }
 
 /// Prints an event, unless it is one that comes too often.
-pub(crate) fn progress(verb: Verb, event: &Progress, peer: &str, out: &mut Stdout) -> Result<(), Stopped> {
+pub(crate) fn progress(event: &Progress, peer: &str, out: &mut Stdout) -> Result<(), Stopped> {
     match event {
-        Progress::Connected { secure } => out.json(&line(verb, Connected { peer, encrypted: *secure })),
+        Progress::Connected { secure } => out.json(&line(Connected { peer, encrypted: *secure })),
         Progress::Started { path, kind, size, resumed } => {
             let (path, path_is_hex) = shown(path);
             let (kind, size_bytes, resumed_bytes) = (word(*kind), *size, *resumed);
-            out.json(&line(verb, Started { path, path_is_hex, kind, size_bytes, resumed_bytes }))
+            out.json(&line(Started { path, path_is_hex, kind, size_bytes, resumed_bytes }))
         }
-        Progress::Waiting { entries } => out.json(&line(verb, Waiting { entries: *entries })),
+        Progress::Waiting { entries } => out.json(&line(Waiting { entries: *entries })),
         Progress::Verifying { path } => {
             let (path, path_is_hex) = shown(path);
-            out.json(&line(verb, Verifying { path, path_is_hex }))
+            out.json(&line(Verifying { path, path_is_hex }))
         }
-        Progress::Confirmed(confirmation) => out.json(&line(verb, Confirmed::new(confirmation, peer))),
+        Progress::Confirmed(confirmation) => out.json(&line(Confirmed::new(confirmation, peer))),
         Progress::NotDelivered { path, refusal, text } => {
             let (path, path_is_hex) = shown(path);
             match refusal {
-                Refusal::Skipped => {
-                    out.json(&line(verb, Skipped { path, path_is_hex, text: text.to_string() }))
-                }
+                Refusal::Skipped => out.json(&line(Skipped { path, path_is_hex, text: text.to_string() })),
                 _ => {
                     let (reason, text) = (word(*refusal), with_hint(text));
-                    out.json(&line(verb, NotDelivered { path, path_is_hex, reason, text }))
+                    out.json(&line(NotDelivered { path, path_is_hex, reason, text }))
                 }
             }
         }
         Progress::WouldSend { path, kind, bytes } => {
             let (path, path_is_hex) = shown(path);
-            out.json(&line(verb, WouldSend { path, path_is_hex, kind: word(*kind), size_bytes: *bytes }))
+            out.json(&line(WouldSend { path, path_is_hex, kind: word(*kind), size_bytes: *bytes }))
         }
         Progress::Retrying { error, pause } => {
-            out.json(&line(verb, Retrying { error: error.clone(), pause_seconds: *pause }))
+            out.json(&line(Retrying { error: error.clone(), pause_seconds: *pause }))
         }
         _ => return Ok(()),
     }?;

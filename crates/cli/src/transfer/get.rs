@@ -14,7 +14,7 @@ use super::names;
 use super::several::Several;
 use super::show::Show;
 use super::{Connect, Copying, cannot_tell, home, is_stdio, refuse};
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
 
@@ -103,7 +103,7 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
     let to = if is_one || to_stdout { to } else { directory(to)? };
     let host = remotes.first().map_or("", |remote| remote.host.as_str());
     let top = wanted.first().map_or_else(String::new, |(_, _, place)| named(place));
-    let mut show = Show::new(Verb::Get, connect.output.json, host, top, copying.receipt.as_deref(), &[])?;
+    let mut show = Show::new(connect.output.json, host, top, copying.receipt.as_deref(), &[])?;
     if to_stdout {
         show.keep_stdout();
     }
@@ -215,7 +215,7 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     for item in items {
         if json {
-            out.json(&line(Verb::Ls, lines::ListedEntry::from(item)))?;
+            out.json(&line(lines::ListedEntry::from(item)))?;
             continue;
         }
         let mark = match item.kind {

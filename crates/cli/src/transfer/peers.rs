@@ -10,7 +10,7 @@ use linger_untrusted::Untrusted;
 
 use super::{home, refuse};
 use crate::exit;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::Json;
 use crate::output::{Stdout, Stopped};
 use crate::typed::{Rate, rate};
@@ -137,7 +137,7 @@ fn ended(told: Result<(), Stopped>) -> ExitCode {
 fn own(key: &linger_transfer::PublicKey, json: bool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     if json {
-        out.json(&line(Verb::Peers, lines::OwnKey { key: fingerprint(key) }))?;
+        out.json(&line(lines::OwnKey { key: fingerprint(key) }))?;
     } else {
         out.text(format_args!("{}\n", fingerprint(key)))?;
     }
@@ -148,7 +148,7 @@ fn list(peers: &[Peer], json: bool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     for peer in peers {
         if json {
-            out.json(&line(Verb::Peers, lines::KnownPeer::from(peer)))?;
+            out.json(&line(lines::KnownPeer::from(peer)))?;
             continue;
         }
         let name = Untrusted::from(peer.name.as_str());

@@ -10,7 +10,6 @@ use linger_transfer::{Destination, Error, Input, Patterns, Progress, PutOptions,
 use super::several::Several;
 use super::show::Show;
 use super::{Connect, Copying, is_stdio, refuse};
-use crate::lines::Verb;
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
@@ -62,7 +61,6 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     let client = connect.client(&remote)?;
     super::end_on_signal(&client)?;
     let mut show = Show::new(
-        Verb::Put,
         connect.output.json,
         &remote.host,
         from.first().map_or_else(String::new, |from| top(from)),
