@@ -13,7 +13,7 @@ use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, confin
 use super::names;
 use super::several::Several;
 use super::show::Show;
-use super::{Connect, Copying, cannot_tell, home, is_stdio, refuse};
+use super::{Connect, Copying, cannot_tell, home, is_remote, is_stdio, refuse};
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
@@ -56,13 +56,8 @@ pub(crate) fn run(arguments: &GetArguments) -> ExitCode {
     get(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
-/// The operands before the last one, and the last one if it is a place here: as with scp(1), what has a `:` before any `/`
-/// is on another machine.
+/// The operands before the last one, and the last one if it is a place here.
 fn split(operands: &[OsString]) -> (&[OsString], PathBuf) {
-    let is_remote = |operand: &OsString| {
-        let first = operand.as_bytes().iter().find(|byte| matches!(byte, b':' | b'/'));
-        first == Some(&b':') || operand.as_bytes().starts_with(b"[")
-    };
     match operands {
         [from @ .., to] if !from.is_empty() && !is_remote(to) => (from, PathBuf::from(to)),
         all => (all, PathBuf::from("./")),
@@ -72,6 +67,11 @@ fn split(operands: &[OsString]) -> (&[OsString], PathBuf) {
 fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
     let GetArguments { operands, copying, connect } = arguments;
     let (from, to) = split(operands);
+    if !from.iter().any(|from| is_remote(from)) {
+        return Err(Error::Usage(
+            "nothing of it is on another machine: `linger put FILE HOST:` sends".into(),
+        ));
+    }
     let remotes = from.iter().map(|from| connect.remote(from)).collect::<Result<Vec<_>, _>>()?;
     let mut options = GetOptions::default();
     options.if_exists = copying.if_exists();

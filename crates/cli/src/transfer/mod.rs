@@ -83,7 +83,7 @@ pub(crate) struct Copying {
     #[arg(long, value_name = "MODE")]
     chmod: Option<Chmod>,
     /// Directories are copied with all that is in them anyway.
-    #[arg(long, short, hide = true)]
+    #[arg(long, short, short_alias = 'a', hide = true)]
     recursive: bool,
     /// Do not hash: the kernel moves the bytes, and the receipt is for the length alone.
     #[arg(long)]
@@ -167,6 +167,12 @@ impl Copying {
     fn limit(&self) -> u64 {
         self.limit.map_or(0, |Rate(bytes)| bytes)
     }
+}
+
+/// Whether an operand is a place on another machine: as with scp(1), what has a `:` before any `/`.
+fn is_remote(operand: &std::ffi::OsStr) -> bool {
+    let bytes = operand.as_bytes();
+    bytes.starts_with(b"[") || bytes.iter().find(|byte| matches!(byte, b':' | b'/')) == Some(&b':')
 }
 
 impl Connect {

@@ -12,7 +12,7 @@ use super::{home, refuse};
 use crate::exit;
 use crate::lines::{self, line};
 use crate::options::Json;
-use crate::output::{Stdout, Stopped};
+use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Rate, rate};
 
 /// Lists, renames, limits and revokes the keys of machines that may connect to `linger share`.
@@ -112,7 +112,13 @@ fn peers(arguments: &PeersArguments) -> Result<ExitCode, Error> {
             let key = Identity::load_or_create(&home.join("key"))?.public();
             return Ok(ended(own(&key, arguments.output.json)));
         }
-        None => return Ok(ended(list(&ring.peers()?, arguments.output.json))),
+        None => {
+            let peers = ring.peers()?;
+            if peers.is_empty() {
+                say!("linger: no machine is known; each that gives the code of `linger share` will be");
+            }
+            return Ok(ended(list(&peers, arguments.output.json)));
+        }
         Some(What::Rename { peer, name }) => (peer, Change::Rename(name.clone())),
         Some(What::Limit(limits)) => (&limits.peer, Change::Limit(limits.rights()?)),
         Some(What::Revoke { peer }) => (peer, Change::Revoke),

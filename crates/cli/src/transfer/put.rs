@@ -9,7 +9,7 @@ use linger_transfer::{Destination, Error, Input, Patterns, Progress, PutOptions,
 
 use super::several::Several;
 use super::show::Show;
-use super::{Connect, Copying, is_stdio, refuse};
+use super::{Connect, Copying, is_remote, is_stdio, refuse};
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
@@ -45,6 +45,11 @@ fn top(from: &Path) -> String {
 
 fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     let PutArguments { from, to, copying, connect } = arguments;
+    if !is_remote(to) && from.iter().any(|from| is_remote(from.as_os_str())) {
+        return Err(Error::Usage(
+            "the last place is on this machine: `linger get HOST:PATH DEST` fetches".into(),
+        ));
+    }
     let mut remote = connect.remote(to)?;
     if let (Destination::Path { into, .. }, [_, _, ..]) = (&mut remote.place, &from[..]) {
         *into = true;

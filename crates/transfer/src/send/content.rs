@@ -223,7 +223,7 @@ impl Sender<'_, '_> {
                 Ok(BLOCK) => ours.push(Sum::of(ours.blocks(), &block)),
                 _ => return Ok(false),
             }
-            if ours.blocks() % HOLE == 0 {
+            if ours.blocks().is_multiple_of(HOLE) {
                 self.session.rest(Duration::ZERO)?;
                 self.session.ping()?;
             }

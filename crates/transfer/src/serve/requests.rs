@@ -31,6 +31,7 @@ struct World<'a> {
     root: &'a Root,
     /// The bytes that it may still put there.
     quota: Option<u64>,
+    claimant: &'a Claimant,
 }
 
 impl Server {
@@ -62,19 +63,11 @@ impl Server {
                         Ok(world) => world,
                         Err(fault) => return self.refuse(session, stream, fault),
                     };
-                    let world = World { root: &root, quota };
+                    let world = World { root: &root, quota, claimant };
                     match operation {
                         Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
-                            self.put(
-                                session,
-                                stream,
-                                put,
-                                &world,
-                                claimant.clone(),
-                                &mut served.summary,
-                                &mut tell,
-                            )?;
+                            self.put(session, stream, put, &world, &mut served.summary, &mut tell)?;
                         }
                         Operation::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
@@ -123,7 +116,6 @@ impl Server {
         stream: u16,
         put: Put,
         world: &World<'_>,
-        claimant: Claimant,
         summary: &mut Summary,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -155,7 +147,8 @@ impl Server {
             },
         };
         let before = session.received();
-        let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
+        let mut receiver =
+            Receiver::new(session, stream, target, options, world.claimant.clone(), summary, tell);
         receiver.again = put.again;
         if let Some(left) = world.quota {
             receiver.take_at_most(left);
