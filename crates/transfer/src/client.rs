@@ -75,7 +75,7 @@ impl Client {
                 Ok((opened, top)) => {
                     root = opened;
                     let name = name_of(&path);
-                    (Source::Tree(Walk::local(&root, top, options)), name)
+                    (Source::Tree(walk(&root, top, options)), name)
                 }
                 Err(error) => return (Summary::default(), Some(error)),
             },
@@ -393,14 +393,18 @@ fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
     Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
 }
 
+fn walk<'a>(root: &'a Root, top: RelPath, options: &PutOptions) -> Walk<'a> {
+    Walk::local(root, top, options.patterns.clone(), options.selection, options.chmod.clone())
+}
+
 /// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
 ///
 /// # Errors
 /// Returns [`Error::Io`] if there is nothing at `path`.
 pub fn scan(path: &Path, options: &PutOptions, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
     let (root, top) = local(path)?;
-    let mut walk = Walk::local(&root, top, options);
-    while let Some(found) = walk.next() {
+    let mut steps = walk(&root, top, options);
+    while let Some(found) = steps.next() {
         if let WalkedEntry::Entry(entry, _) = found {
             each(entry.kind, entry.size.unwrap_or(0));
         }

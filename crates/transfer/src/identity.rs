@@ -10,7 +10,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::error::Error;
 use crate::hash::{hex, unhex};
-use crate::peers::{Peer, Rights};
+use crate::rights::Rights;
 
 /// A public key.
 pub type PublicKey = [u8; 32];
@@ -112,6 +112,18 @@ pub fn fingerprint(key: &PublicKey) -> String {
     format!("ed25519:{}", hex(key))
 }
 
+/// One line of a keyring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownKey {
+    /// The name: an address, unless somebody has changed it.
+    pub name: String,
+    /// The key.
+    pub key: PublicKey,
+    /// What it may do.
+    pub rights: Rights,
+}
+
 /// A file of keys that are known, one a line: `NAME ed25519:HEX`, then words that limit what the key may do. Lines with `#` are comments.
 #[derive(Clone, Debug)]
 pub struct Keyring(PathBuf);
@@ -131,7 +143,7 @@ impl Keyring {
     ///
     /// # Errors
     /// Returns [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
-    pub fn peers(&self) -> Result<Vec<Peer>, Error> {
+    pub fn peers(&self) -> Result<Vec<KnownKey>, Error> {
         let shown = || self.0.display().to_string();
         let file = match File::open(&self.0) {
             Ok(file) => file,
@@ -147,7 +159,7 @@ impl Keyring {
     }
 
     /// The peer of a line; `None` if it is empty or a comment.
-    pub(crate) fn peer(&self, number: usize, line: &str) -> Result<Option<Peer>, Error> {
+    pub(crate) fn peer(&self, number: usize, line: &str) -> Result<Option<KnownKey>, Error> {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             return Ok(None);
@@ -160,7 +172,7 @@ impl Keyring {
         // An unreadable line is an error: it may hold the key that should have been compared.
         let (Some(name), Some(key)) = (name, key) else { return Err(told("no key")) };
         let rights = Rights::read(words).ok_or_else(|| told("a limit that is not understood"))?;
-        Ok(Some(Peer { name: name.to_owned(), key, rights }))
+        Ok(Some(KnownKey { name: name.to_owned(), key, rights }))
     }
 
     /// The key that is known under a name.

@@ -12,9 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
 
 use crate::identity::Identity;
-
-/// A random number of one side, so that a proof is good for one connection.
-pub(crate) type Nonce = [u8; 32];
+use crate::message::Nonce;
 
 /// The proof that a client has the server's key pair.
 pub(crate) fn proof(identity: &Identity, server: &Nonce, client: &Nonce) -> [u8; 32] {
@@ -50,7 +48,7 @@ pub(crate) fn is_same_user(ours: SocketAddr, theirs: SocketAddr) -> bool {
 }
 
 /// A socket as the kernel describes it.
-struct Found {
+struct SocketOwner {
     uid: u32,
     /// 0 before accept(2).
     inode: u32,
@@ -68,7 +66,7 @@ const UID: usize = 64;
 const INODE: usize = 68;
 
 /// The TCP socket from `local` to `remote`, or the listener at `local`, as sock_diag(7) tells it.
-fn find(local: SocketAddr, remote: Option<SocketAddr>) -> io::Result<Found> {
+fn find(local: SocketAddr, remote: Option<SocketAddr>) -> io::Result<SocketOwner> {
     let local = canonical(local);
     let nobody = SocketAddr::new(
         if local.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() },
@@ -103,7 +101,7 @@ fn find(local: SocketAddr, remote: Option<SocketAddr>) -> io::Result<Found> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "no such connection"));
     }
     let word = |at: usize| u32::from_ne_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]]);
-    Ok(Found { uid: word(UID), inode: word(INODE) })
+    Ok(SocketOwner { uid: word(UID), inode: word(INODE) })
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

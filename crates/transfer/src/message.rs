@@ -7,7 +7,6 @@ mod request;
 use linger_untrusted::Untrusted;
 
 use crate::hash::{Hash, Tree};
-use crate::loopback::Nonce;
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
@@ -23,6 +22,9 @@ pub(crate) type Token = [u8; 16];
 
 /// Tells one transfer from every other, over all its sessions: drawn at random by the client.
 pub(crate) type TransferId = [u8; 16];
+
+/// A random number of one side, so that a proof is good for one connection.
+pub(crate) type Nonce = [u8; 32];
 
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

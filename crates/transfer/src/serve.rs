@@ -24,9 +24,9 @@ use crate::error::Error;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
-use crate::peers::Rights;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
+use crate::rights::Rights;
 use crate::root::Root;
 use crate::sink::{Displays, PortsConfig};
 use crate::tls::{self, ServerKeys};
@@ -100,7 +100,7 @@ impl ShareOptions {
 
 /// Who called, as far as the connection itself says.
 #[derive(Clone, Debug)]
-enum Caller {
+enum Visitor {
     /// A known key, a right code, or whoever it is: the server asks for nothing more.
     Accepted(Rights),
     /// Somebody over loopback, who has to prove to be the same user.
@@ -393,7 +393,7 @@ impl Server {
         peer: SocketAddr,
         cancel: &Cancel,
         observe: &(dyn Fn(Serving<'_>) + Sync),
-    ) -> Result<(Box<dyn Transport>, Caller), Error> {
+    ) -> Result<(Box<dyn Transport>, Visitor), Error> {
         // The greeting blocks. Linux does not inherit O_NONBLOCK over accept(2), others do.
         let set_up = |error| Error::io("set up", peer.to_string(), error);
         stream.set_nonblocking(false).map_err(set_up)?;
@@ -409,7 +409,7 @@ impl Server {
                 };
                 let kept = stream.try_clone().map_err(set_up)?;
                 match tls::accept(stream, peer.ip(), keys, &self.codes, &new_code, cancel) {
-                    Ok((tls, rights)) => Ok((Box::new(tls), Caller::Accepted(rights))),
+                    Ok((tls, rights)) => Ok((Box::new(tls), Visitor::Accepted(rights))),
                     Err(error) => {
                         // Linger: the peer may have sent more than was read, and a reset would destroy the reason.
                         linger::close(OwnedFd::from(kept), &self.options.policy);
@@ -429,9 +429,9 @@ impl Server {
                 let accepted =
                     self.options.insecure || (self.options.insecure_loopback && is_local(peer.ip()));
                 let caller = if accepted {
-                    Caller::Accepted(Rights::default())
+                    Visitor::Accepted(Rights::default())
                 } else {
-                    Caller::Unproven { ours, theirs: peer }
+                    Visitor::Unproven { ours, theirs: peer }
                 };
                 Ok((Box::new(Plain::new(stream).map_err(set_up)?), caller))
             }

@@ -16,9 +16,9 @@ use rustix::io::Errno;
 use crate::chmod::Chmod;
 use crate::error::Error;
 use crate::message::{Kind, Refusal, Time, Token, TreeEntry};
-use crate::options::{LinkMode, PutOptions, Selection};
 use crate::path::{RelPath, WORK};
 use crate::root::{Links, Root, mtime};
+use crate::selection::{LinkMode, Selection};
 use crate::state::short;
 
 /// Which files of a tree are left out, as in `.gitignore`.
@@ -68,7 +68,7 @@ pub(crate) enum WalkedEntry {
 const HELD: usize = 100;
 
 struct Level {
-    names: Names,
+    names: NamesLeft,
     /// Missing in deep levels.
     fd: Option<OwnedFd>,
     path: RelPath,
@@ -80,12 +80,12 @@ struct Level {
 }
 
 /// The names of a directory that are not visited yet.
-enum Names {
+enum NamesLeft {
     Open(Dir),
     Read(std::vec::IntoIter<(Vec<u8>, FileType)>),
 }
 
-impl Names {
+impl NamesLeft {
     fn next(&mut self) -> Option<Result<(Vec<u8>, FileType), Errno>> {
         match self {
             Self::Open(dir) => dir
@@ -145,9 +145,14 @@ impl<'a> Walk<'a> {
     }
 
     /// A walk for this program's own user.
-    pub(crate) fn local(root: &'a Root, top: RelPath, options: &PutOptions) -> Self {
-        let chmod = options.chmod.clone();
-        Self { chmod, roams: true, ..Self::new(root, top, options.patterns.clone(), options.selection) }
+    pub(crate) fn local(
+        root: &'a Root,
+        top: RelPath,
+        patterns: Patterns,
+        selection: Selection,
+        chmod: Option<Chmod>,
+    ) -> Self {
+        Self { chmod, roams: true, ..Self::new(root, top, patterns, selection) }
     }
 
     /// Whether files are sent as long as they are when their turn comes.
@@ -318,12 +323,12 @@ impl<'a> Walk<'a> {
         // Of a path through links the kernel cannot be asked again without them.
         let is_held = self.levels.len() < HELD || self.selection.links == LinkMode::Follow;
         let (names, fd) = if is_held {
-            (Names::Open(dir), Some(fd))
+            (NamesLeft::Open(dir), Some(fd))
         } else {
             let names = dir
                 .map(|entry| entry.map(|entry| (entry.file_name().to_bytes().to_vec(), entry.file_type())));
             match names.collect::<Result<Vec<_>, _>>() {
-                Ok(names) => (Names::Read(names.into_iter()), None),
+                Ok(names) => (NamesLeft::Read(names.into_iter()), None),
                 Err(error) => return self.problem(path, "read the directory", error),
             }
         };

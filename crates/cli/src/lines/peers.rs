@@ -1,6 +1,6 @@
 //! Lines of `linger peers`.
 
-use linger_transfer::{Peer, fingerprint};
+use linger_transfer::{KnownKey, fingerprint};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -29,8 +29,8 @@ impl LineBody for KnownPeer {
     const KIND: &'static str = "peer";
 }
 
-impl From<&Peer> for KnownPeer {
-    fn from(peer: &Peer) -> Self {
+impl From<&KnownKey> for KnownPeer {
+    fn from(peer: &KnownKey) -> Self {
         let rights = &peer.rights;
         Self {
             name: peer.name.clone(),

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use linger_transfer::{Change, Error, Identity, Keyring, Peer, RelPath, Rights, fingerprint};
+use linger_transfer::{Change, Error, Identity, Keyring, KnownKey, RelPath, Rights, fingerprint};
 use linger_untrusted::Untrusted;
 
 use super::{home, refuse};
@@ -45,7 +45,7 @@ enum What {
         name: String,
     },
     /// Says what a peer may do. What is not said here is not limited any more.
-    Limit(Limits),
+    Limit(PeerLimits),
     /// Makes a peer a stranger again.
     Revoke {
         /// Its name or its key.
@@ -54,7 +54,7 @@ enum What {
 }
 
 #[derive(Args, Debug)]
-struct Limits {
+struct PeerLimits {
     /// Its name or its key.
     peer: String,
     /// It may not get or list.
@@ -77,7 +77,7 @@ struct Limits {
     quota: Option<Rate>,
 }
 
-impl Limits {
+impl PeerLimits {
     fn rights(&self) -> Result<Rights, Error> {
         let mut rights = Rights::default();
         rights.read = !self.no_read;
@@ -150,7 +150,7 @@ fn own(key: &linger_transfer::PublicKey, json: bool) -> Result<(), Stopped> {
     out.flush()
 }
 
-fn list(peers: &[Peer], json: bool) -> Result<(), Stopped> {
+fn list(peers: &[KnownKey], json: bool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     for peer in peers {
         if json {

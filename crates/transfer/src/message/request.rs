@@ -2,8 +2,8 @@
 
 use super::fields::{Reader, Writer};
 use super::{Durability, IfExists, MAX_TEXT, TransferId};
-use crate::options::{LinkMode, Selection};
 use crate::path::RelPath;
+use crate::selection::{LinkMode, Selection};
 use crate::wire::Violation;
 
 /// Most patterns in one request.

@@ -1,16 +1,16 @@
 //! Clients over loopback that do not encrypt: only those of the same user are served.
 
-use super::{Caller, Server};
+use super::{Server, Visitor};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::loopback;
 use crate::message::{Get, Message, Operation, Put, Refusal};
-use crate::options::Selection;
 use crate::path::RelPath;
-use crate::peers::Rights;
 use crate::reason::{Reason, Remedy};
+use crate::rights::Rights;
 use crate::root::Root;
+use crate::selection::Selection;
 use crate::walk::{Patterns, Walk, WalkedEntry};
 use crate::wire::Violation;
 
@@ -21,11 +21,11 @@ impl Server {
         &self,
         session: &mut Session,
         stream: u16,
-        caller: &Caller,
+        caller: &Visitor,
     ) -> Result<Rights, Error> {
         let (ours, theirs) = match caller {
-            Caller::Accepted(rights) => return Ok(rights.clone()),
-            Caller::Unproven { ours, theirs } => (*ours, *theirs),
+            Visitor::Accepted(rights) => return Ok(rights.clone()),
+            Visitor::Unproven { ours, theirs } => (*ours, *theirs),
         };
         let Some(keys) = &self.options.keys else {
             return self.refuse(session, stream, stranger()).map(|()| Rights::default());

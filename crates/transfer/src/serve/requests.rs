@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use rustix::fs::{Dir, FileType};
 
-use super::{Caller, Served, Server, Serving, ShareEnding, caller as callers};
+use super::{Served, Server, Serving, ShareEnding, Visitor, caller as callers};
 use crate::claim::Claimant;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
@@ -15,10 +15,10 @@ use crate::limit::Limiter;
 use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal};
 use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::path::{RelPath, WORK};
-use crate::peers::Rights;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
+use crate::rights::Rights;
 use crate::root::{Links, Root, mtime};
 use crate::send::Sender;
 use crate::sink::{Spool, start_source};
@@ -39,7 +39,7 @@ impl Server {
     pub(super) fn requests(
         &self,
         session: &mut Session,
-        caller: &Caller,
+        caller: &Visitor,
         claimant: &Claimant,
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
