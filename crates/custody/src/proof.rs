@@ -4,7 +4,7 @@
 //! has an fd. Nobody notifies of the calls that give one away, so this must be proved from what the kernel tells: when
 //! each process was made, and which fds it has. What is not proved is left as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use crate::Origin;
@@ -14,7 +14,8 @@ use crate::world::{Name, Pid};
 #[derive(Clone, Debug, Default)]
 pub struct Relations {
     born_by_ms: BTreeMap<Pid, u64>,
-    youngest_ms: u64,
+    /// The same by birth: most connections have no heir, and that is to be known without going through all.
+    by_birth: BTreeSet<(u64, Pid)>,
 }
 
 /// Which processes must be looked at before a connection is known to be nobody's.
@@ -29,19 +30,20 @@ pub enum Heirs {
 }
 
 impl Relations {
-    /// Adds a process, made at `born_by_ms` of `CLOCK_BOOTTIME` at the latest; `u64::MAX` where that is not known.
+    /// Adds a process, made at `born_by_ms` of `CLOCK_BOOTTIME` at the latest; `u64::MAX` where that is not known. It
+    /// replaces what was known of the pid.
     pub fn insert(&mut self, pid: Pid, born_by_ms: u64) {
+        self.remove(pid);
         self.born_by_ms.insert(pid, born_by_ms);
-        self.youngest_ms = self.youngest_ms.max(born_by_ms);
+        self.by_birth.insert((born_by_ms, pid));
     }
 
     /// Removes a process that has ended.
     pub fn remove(&mut self, pid: Pid) {
-        if let Some(born_by_ms) = self.born_by_ms.remove(&pid)
-            && born_by_ms == self.youngest_ms
-        {
-            self.youngest_ms = self.born_by_ms.values().copied().max().unwrap_or(0);
+        if let Some(born_by_ms) = self.born_by_ms.remove(&pid) {
+            self.by_birth.remove(&(born_by_ms, pid));
         }
+        debug_assert_eq!(self.born_by_ms.len(), self.by_birth.len(), "each process has one birth");
     }
 
     /// Whether a process is one of them.
@@ -62,15 +64,12 @@ impl Relations {
     pub fn heirs(&self, origin: Origin, by: Pid) -> Heirs {
         let Some((acceptor, accepted_ms)) = origin.known() else { return Heirs::All };
         let acceptor = Pid(acceptor.cast_unsigned());
-        if self.youngest_ms < accepted_ms && acceptor == by {
-            return Heirs::None;
+        let mut heirs: BTreeSet<Pid> =
+            self.by_birth.range((accepted_ms, Pid(0))..).map(|(_, pid)| *pid).collect();
+        if acceptor != by && self.contains(acceptor) {
+            heirs.insert(acceptor);
         }
-        let may = |(pid, born_by_ms): (&Pid, &u64)| {
-            let heir = *born_by_ms >= accepted_ms || (*pid == acceptor && acceptor != by);
-            heir.then_some(*pid)
-        };
-        let heirs: Vec<Pid> = self.born_by_ms.iter().filter_map(may).collect();
-        if heirs.is_empty() { Heirs::None } else { Heirs::Some(heirs) }
+        if heirs.is_empty() { Heirs::None } else { Heirs::Some(heirs.into_iter().collect()) }
     }
 }
 

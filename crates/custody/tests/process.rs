@@ -37,6 +37,10 @@ impl Process {
         assert_eq!(self.table.copied(old, new), None);
     }
 
+    fn receive(&self, fd: i32, cookie: u64, held: bool) -> Option<Unhold> {
+        self.table.received(fd, cookie, held, self.table.find(cookie))
+    }
+
     fn fork(&self) -> Self {
         let child = Self { table: self.table.forked() };
         child.table.child(2);
@@ -169,13 +173,16 @@ fn a_child_is_held_for_as_its_parent() {
         child.table.not_held(3);
         assert_eq!((parent.close(3), child.close(3)), (Close::Last(Last { held, ..ENDED }), LAST));
     }
-    // Handed over, and then received once more: the supervisor holds it for the parent alone.
-    for handed in [true, false] {
+    // Handed over, and then received, or connected, once more: the supervisor ends it, and holds it for nobody.
+    for (handed, received) in [(true, true), (true, false), (false, true), (false, false)] {
         let parent = Process::accepting(false);
         if handed {
             parent.table.handed(3);
         }
-        assert_eq!(parent.table.received(4, 7, true), None);
+        let again =
+            if received { parent.receive(4, 7, true) } else { parent.table.accepted(3, 7, ORIGIN, true) };
+        assert_eq!(again, handed.then_some(Unhold { cookie: 7 }));
+        assert_eq!(parent.table.entry(3).unwrap().held, !handed);
         let child = parent.fork();
         assert_eq!(child.table.child_holds(3, Some(7)), !handed);
         assert_eq!(child.table.entry(3).unwrap().held, !handed);
@@ -192,12 +199,12 @@ fn where_it_comes_from_is_known_until_it_is_passed() {
     let process = Process::accepting(false);
     assert_eq!((origin(&process), origin(&process.fork())), (ORIGIN, ORIGIN));
     // Received from another, for the first time and again.
-    assert_eq!(process.table.received(5, 7, false), None);
+    assert_eq!(process.receive(5, 7, false), None);
     assert_eq!(origin(&process), Origin::UNKNOWN);
     let last = Last { origin: Origin::UNKNOWN, ..ENDED };
     assert_eq!((process.close(3), process.close(5)), (Close::Leave, Close::Last(last)));
     let process = Process::new();
-    assert_eq!(process.table.received(3, 7, false), None);
+    assert_eq!(process.receive(3, 7, false), None);
     assert_eq!(process.close(3), Close::Last(last));
 }
 
@@ -208,7 +215,7 @@ fn what_is_received_beside_an_execve_comes_from_elsewhere() {
         let process = Process::accepting(false);
         assert_eq!(process.executes(&[]).len(), 1);
         if received {
-            assert_eq!(process.table.received(5, 7, false), None);
+            assert_eq!(process.receive(5, 7, false), None);
         }
         assert_eq!(process.fails().len(), if received { 2 } else { 1 });
         let _ = process.close(5);
@@ -235,7 +242,7 @@ fn a_shutdown_hands_over_once() {
     assert_eq!(process.table.shutdown(3, Some(7)), hand_over);
     process.table.handed(3);
     assert_eq!(process.table.shutdown(3, Some(7)), Shutdown::Done);
-    assert_eq!(process.close(3), Close::Handed(Epolls::Unknown, None));
+    assert_eq!(process.close(3), Close::Handed(Epolls::Unknown));
 }
 
 #[test]
@@ -256,15 +263,33 @@ fn what_comes_back_is_ours_again() {
     let process = Process::accepting(false);
     process.copy(3, 4);
     assert_eq!(process.table.given_away(3), None);
-    assert_eq!(process.table.received(5, 7, false), None);
+    assert_eq!(process.receive(5, 7, false), None);
     let last = Last { origin: Origin::UNKNOWN, ..ENDED };
     assert_eq!((process.close(5), process.close(4)), (Close::Leave, Close::Last(last)));
     // Another connection does not make it so.
     let process = Process::accepting(false);
     process.copy(3, 4);
     assert_eq!(process.table.given_away(3), None);
-    assert_eq!(process.table.received(5, 8, false), None);
+    assert_eq!(process.receive(5, 8, false), None);
     assert_eq!(process.close(4), Close::Leave);
+}
+
+/// Also while an `execve` is under way, which fails: nothing of it is announced, and it is left to no plain close.
+#[test]
+fn what_comes_back_beside_an_execve_is_ours_again() {
+    for comes_back in [true, false] {
+        let process = Process::accepting(false);
+        process.copy(3, 4);
+        assert_eq!(process.table.given_away(3), None);
+        assert_eq!(process.executes(&[]), []);
+        if comes_back {
+            assert_eq!(process.receive(5, 7, true), None);
+        }
+        assert_eq!(process.fails().iter().filter(|back| **back != TakenBack::default()).count(), 0);
+        let _ = process.close(5);
+        let last = Last { origin: Origin::UNKNOWN, held: true, ..ENDED };
+        assert_eq!(process.close(4), if comes_back { Close::Last(last) } else { Close::Leave });
+    }
 }
 
 #[test]

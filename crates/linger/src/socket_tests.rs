@@ -117,6 +117,29 @@ fn without_a_fin_no_byte_is_taken_for_it() {
 }
 
 #[test]
+fn before_the_end_of_the_handshake_an_empty_queue_says_nothing() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    // There is room for one connection that nobody accepts. The handshake of the next one does not end.
+    rustix::net::listen(&listener, 0).unwrap();
+    let first = socket(TcpStream::connect(address).unwrap());
+    let (inet, stream) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+    let second = rustix::net::socket_with(inet, stream, rustix::net::SocketFlags::NONBLOCK, None).unwrap();
+    assert_eq!(rustix::net::connect(&second, &address), Err(Errno::INPROGRESS));
+    let second = socket(second);
+    assert_eq!(second.measure(), Event::Unknown);
+    assert_eq!(first.measure(), Event::Unacknowledged { bytes: 0, fin: true });
+}
+
+#[test]
+fn only_of_tcp_the_kernel_knows_the_peer() {
+    let (_client, server) = pair();
+    assert!(matches!(socket(server).inspect(), Event::Inspected { probes: 0, retransmits: 0, .. }));
+    let (_client, server) = UnixStream::pair().unwrap();
+    assert_eq!(socket(server).inspect(), Event::NotInspected);
+}
+
+#[test]
 fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
     let (client, mut server) = UnixStream::pair().unwrap();
     server.write_all(b"answer").unwrap();
@@ -128,6 +151,8 @@ fn a_local_peer_that_closes_unread_leaves_an_unknown_queue() {
     drop(client);
     assert_eq!(discard(&socket), Event::Reset);
     assert_eq!(socket.measure(), Event::Unknown);
+    // The end of the stream that follows says no more of it.
+    assert_eq!((discard(&socket), socket.measure()), (Event::EndOfStream, Event::Unknown));
     // One that has read all is known to have.
     let (mut client, mut server) = UnixStream::pair().unwrap();
     server.write_all(b"answer").unwrap();
@@ -197,6 +222,30 @@ fn an_option_of_the_program_does_not_block_the_close() {
         let duplicate = server.try_clone().unwrap();
         socket(server).close(false);
         assert_eq!(sockopt::socket_linger(&duplicate).unwrap(), None, "{set:?}");
+    }
+}
+
+/// Only where both directions have ended does the option do nothing, and is left.
+#[test]
+fn a_reset_that_the_program_has_asked_for_is_taken_off_while_a_direction_is_open() {
+    for (finished, peer_finished) in [(true, false), (false, true), (false, false), (true, true)] {
+        let (mut client, server) = pair();
+        sockopt::set_socket_linger(&server, Some(Duration::ZERO)).unwrap();
+        let socket = socket(server);
+        if finished {
+            assert_eq!(socket.half_close(), Event::HalfClosed);
+        }
+        if peer_finished {
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            wait(&socket.fd, PollFlags::RDHUP);
+            assert_eq!(discard(&socket), Event::EndOfStream);
+        }
+        while socket.measure() != (Event::Unacknowledged { bytes: 0, fin: true }) {
+            std::thread::yield_now();
+        }
+        socket.close(false);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "{finished} {peer_finished}");
+        assert!(client.take_error().unwrap().is_none(), "{finished} {peer_finished}");
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn connected(fd: c_int) {
 pub(crate) fn received(fd: c_int) {
     let _errno = sys::Errno::keep();
     if sys::is_tcp(fd) && sys::poll(fd, 0, 0) & sys::POLLHUP == 0 {
-        note(fd, || Origin::UNKNOWN, |cookie, _, held| TABLE.received(fd, cookie, held));
+        note(fd, || Origin::UNKNOWN, |cookie, _, held| TABLE.received(fd, cookie, held, TABLE.find(cookie)));
     }
 }
 
@@ -100,10 +100,7 @@ pub(crate) fn end(fd: c_int) {
     match close(fd) {
         Close::Leave => {}
         Close::Unhold(held) => unhold(Some(held)),
-        Close::Handed(epolls, held) => {
-            unwatch(fd, epolls);
-            unhold(held);
-        }
+        Close::Handed(epolls) => unwatch(fd, epolls),
         Close::Last(last) => finish(fd, last),
     }
 }

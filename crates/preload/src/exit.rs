@@ -20,10 +20,7 @@ pub(crate) fn exit() {
     for fd in TABLE.fds(0, c_int::MAX) {
         match close(fd) {
             Close::Unhold(held) => unhold(Some(held)),
-            Close::Handed(epolls, held) => {
-                unwatch(fd, epolls);
-                unhold(held);
-            }
+            Close::Handed(epolls) => unwatch(fd, epolls),
             Close::Last(last) => drop(announce(fd, last)),
             Close::Leave => {}
         }

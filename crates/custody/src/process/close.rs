@@ -1,6 +1,6 @@
 //! What it means when the program gets, copies, passes, shuts down or closes a connection.
 
-use super::table::{Gone, Table, Unhold};
+use super::table::{Found, Gone, Table, Unhold};
 use super::word::{Epolls, Exec, OpenFd, Phase, Record};
 use crate::Origin;
 
@@ -14,8 +14,8 @@ pub enum Close {
     /// The table's connection was closed earlier, unseen by the library. The supervisor is to drop its fd of it;
     /// nothing else is to be done.
     Unhold(Unhold),
-    /// This process's last fd of what was handed over at a `shutdown`: take it out of the epolls, and drop what is held.
-    Handed(Epolls, Option<Unhold>),
+    /// This process's last fd of what was handed over at a `shutdown`: take it out of the epolls.
+    Handed(Epolls),
     /// This process's last fd: ask the socket, and [`fate`](crate::fate()) how to end it. Whether another process has one is
     /// for the supervisor to find out.
     Last(Last),
@@ -73,8 +73,7 @@ impl<const N: usize> Table<N> {
             && self.cookie(open.connection) == Some(cookie)
         {
             // A second `connect` of the same socket.
-            self.update(open.connection, |record| Some(Record { held: record.held || held, ..record }));
-            return None;
+            return self.again(open.connection, held, |record| record);
         }
         // If the table still has another connection at this fd, that one was closed unseen by the library: remove it
         // first.
@@ -86,23 +85,28 @@ impl<const N: usize> Table<N> {
     }
 
     /// The program has received a connection in an SCM_RIGHTS message. The table may know the connection already, if
-    /// this process has sent it or received it before.
-    pub fn received(&self, fd: i32, cookie: u64, held: bool) -> Option<Unhold> {
-        let Some(connection) = self.find(cookie) else {
+    /// this process has sent it or received it before: `found` says where, as [`find`](Self::find) has.
+    pub fn received(&self, fd: i32, cookie: u64, held: bool, found: Option<Found>) -> Option<Unhold> {
+        let Some(connection) = found.and_then(|found| self.hold(found, cookie)) else {
             return self.accepted(fd, cookie, Origin::UNKNOWN, held);
         };
-        // An `execve` is under way, and what becomes of this connection in it is already decided.
-        let decided = |record: &Record| record.exec != Exec::None;
-        let before = self.update(connection, |record| {
-            if decided(&record) {
-                return Some(Record { received: true, ..record });
-            }
+        let unhold = self.again(connection, held, |record| {
             let phase = if record.phase == Phase::Given { Phase::Ours } else { record.phase };
-            Some(Record { held: record.held || held, phase, received: true, ..record })
+            Record { phase, received: true, ..record }
         });
         let stale = self.publish(fd, connection).and_then(|stale| self.forget(stale));
-        let refused = before.is_some_and(|record| decided(&record)) && held;
-        stale.or(refused.then_some(Unhold { cookie }))
+        stale.or(unhold)
+    }
+
+    /// The program gets once more what the table has, and the supervisor may have taken an fd of it: that is kept if this
+    /// process is to end the connection.
+    fn again(&self, connection: usize, held: bool, change: impl Fn(Record) -> Record) -> Option<Unhold> {
+        let before = self.update(connection, |record| {
+            let record = change(record);
+            Some(Record { held: record.held || held && record.phase == Phase::Ours, ..record })
+        })?;
+        let refused = held && change(before).phase != Phase::Ours;
+        refused.then_some(Unhold { cookie: self.cookie(connection)? })
     }
 
     /// The program has made `new` another fd of the connection at `old`. If `new` is beyond the table's end, its close
@@ -156,7 +160,7 @@ impl<const N: usize> Table<N> {
             Phase::Given => Close::Leave,
             // An `execve` under way has announced it.
             _ if matches!(gone.record.exec, Exec::Claimed | Exec::Announced(_)) => Close::Leave,
-            Phase::Handed => Close::Handed(gone.epolls, gone.unhold()),
+            Phase::Handed => Close::Handed(gone.epolls),
             Phase::Ours => Close::Last(Last::of(&gone)),
         }
     }

@@ -99,7 +99,7 @@ impl<const N: usize> Table<N> {
         };
         let none = |record: Record| Some(Record { exec: Exec::None, ..record });
         let Some(record) = self.update(open.connection, none) else { return nothing };
-        let hold = (record.held && record.phase == Phase::Ours).then_some(cookie);
+        let hold = record.held.then_some(cookie);
         match record.exec {
             Exec::None | Exec::Closes | Exec::Claimed => nothing,
             Exec::Survives => TakenBack { hold, ..nothing },

@@ -1,7 +1,7 @@
 //! What a forked child knows of the connections that it has inherited.
 
 use super::table::Table;
-use super::word::{Phase, Record};
+use super::word::Record;
 use crate::sync::Relaxed;
 
 impl<const N: usize> Table<N> {
@@ -21,9 +21,7 @@ impl<const N: usize> Table<N> {
             let _ = self.take(fd).and_then(|stale| self.forget(stale));
             return false;
         }
-        // A connection that another process, or the supervisor, is to end is not held for this process.
-        let ours = |record: Record| Record { held: record.held && record.phase == Phase::Ours, ..record };
-        self.update(open.connection, |record| Some(ours(record))).is_some_and(|record| ours(record).held)
+        self.record(open.connection).is_some_and(|record| record.held)
     }
 
     /// The supervisor does not hold it for this process.

@@ -192,7 +192,7 @@ fn loom_what_is_handed_over_is_not_ended_again() {
         assert_eq!(table.copied(0, 1), None);
         let (one, two) = (Arc::clone(&table), Arc::clone(&table));
         both(move || one.handed(0), move || assert_eq!(two.close(1, Some(77)), Close::Leave));
-        assert_eq!(table.close(0, Some(77)), Close::Handed(Epolls::Unknown, None));
+        assert_eq!(table.close(0, Some(77)), Close::Handed(Epolls::Unknown));
     });
 }
 
@@ -204,7 +204,7 @@ fn loom_what_is_found_is_what_was_looked_for() {
         assert_eq!(table.accepted(0, 77, ORIGIN, false), None);
         let (receives, closes) = (Arc::clone(&table), Arc::clone(&table));
         both(
-            move || receives.received(1, 77, false),
+            move || receives.received(1, 77, false, receives.find(77)),
             move || {
                 let closed = closes.close(0, Some(77));
                 assert_eq!(closes.accepted(0, 88, ORIGIN, false), None);

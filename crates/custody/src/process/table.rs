@@ -61,6 +61,15 @@ pub struct Unhold {
     pub cookie: u64,
 }
 
+/// Where a connection was found in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    fd: i32,
+    /// The fd's word then: it changes when the fd is closed.
+    slot: Slot,
+    connection: usize,
+}
+
 /// What is known of an fd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -306,17 +315,26 @@ impl<const N: usize> Table<N> {
         Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }
 
-    /// The connection that has this cookie, with one more fd.
-    pub(super) fn find(&self, cookie: u64) -> Option<usize> {
-        self.fds(0, i32::MAX).find_map(|fd| {
-            let slot = self.slot(fd)?;
-            let word = slot.load(Acquire);
-            let OpenFd { connection, .. } = Slot(word).open()?;
-            if self.connections.get(connection)?.cookie.peek() != cookie {
-                return None;
-            }
+    /// Where the connection is that has this cookie. Another thread may close it before it is [held](Self::hold).
+    pub fn find(&self, cookie: u64) -> Option<Found> {
+        self.find_from(0, cookie).next()
+    }
+
+    fn find_from(&self, first: i32, cookie: u64) -> impl Iterator<Item = Found> + '_ {
+        self.fds(first, i32::MAX).filter_map(move |fd| {
+            let slot = Slot(self.slot(fd)?.load(Acquire));
+            let connection = slot.open()?.connection;
+            let is_it = self.connections.get(connection)?.cookie.peek() == cookie;
+            is_it.then_some(Found { fd, slot, connection })
+        })
+    }
+
+    /// Counts one more fd of the connection that was found, by the fd at which it was or by a later one.
+    pub(super) fn hold(&self, found: Found, cookie: u64) -> Option<usize> {
+        let others = self.find_from(found.fd, cookie);
+        [found].into_iter().chain(others).find_map(|Found { fd, slot, connection }| {
             self.update(connection, |record| Some(Record { fds: record.fds + 1, ..record }))?;
-            if slot.load(Relaxed) == word {
+            if self.slot(fd)?.load(Relaxed) == slot.0 {
                 // The fd was open all the while, so the place is still its connection's.
                 return Some(connection);
             }

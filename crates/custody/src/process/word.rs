@@ -1,5 +1,7 @@
 //! The two packed words of the table: the state of an fd, and the state of its connection.
 
+use core::num::NonZeroU32;
+
 use super::field::Field;
 use crate::Count;
 
@@ -108,7 +110,7 @@ pub(super) enum Exec {
 /// | bits | |
 /// |---|---|
 /// | 0..20 | number of fds that this process has; 0: the place is free, and all bits are zero |
-/// | 20 | the supervisor has held an fd of it since it was accepted |
+/// | 20 | the supervisor holds an fd of it since it was accepted, to end it for this process: so in [`Phase::Ours`] only |
 /// | 21..23 | [`Phase`] |
 /// | 23 | this process received it in an `SCM_RIGHTS` message, so by whom and when it was accepted is not known |
 /// | 24..28 | [`Exec`]: 0 to 3 for the variants without data; `Announced(count)` is 4 + the number of the [`Count`] |
@@ -146,7 +148,7 @@ impl Record {
 
     /// `None` where the place is free.
     pub(super) fn unpack(word: u64) -> Option<Self> {
-        let fds = Self::FDS.of(word) as u32;
+        let fds = NonZeroU32::new(Self::FDS.of(word) as u32)?.get();
         let phase = match Self::PHASE.of(word) {
             0 => Phase::Ours,
             1 => Phase::Handed,
@@ -160,13 +162,14 @@ impl Record {
             count => Exec::Announced(COUNTS[count as usize - 4]),
         };
         let (held, received) = (Self::HELD.of(word) == 1, Self::RECEIVED.of(word) == 1);
-        (fds > 0).then_some(Self { fds, held, phase, received, exec })
+        Some(Self { fds, held, phase, received, exec })
     }
 
     pub(super) fn pack(self) -> u64 {
         if self.fds == 0 {
             return 0;
         }
+        debug_assert!(!self.held || self.phase == Phase::Ours, "nothing is held of what another ends");
         let exec = match self.exec {
             Exec::None => 0,
             Exec::Survives => 1,

@@ -82,12 +82,12 @@ impl Flights {
     /// Notes of a connection that nobody has whether a message may carry it.
     pub(super) fn judge(&mut self, cookie: Cookie, silent: bool, now: Duration) -> Verdict {
         let Some(flight) = self.flights.get_mut(&cookie) else { return Verdict::InFlight };
-        match flight.quiet_since {
-            Some(since) if silent && now.saturating_sub(since) >= CERTAIN => return Verdict::Over,
-            Some(_) if silent => {}
-            _ => flight.quiet_since = silent.then_some(now),
+        if !silent {
+            flight.quiet_since = None;
+            return Verdict::InFlight;
         }
-        Verdict::InFlight
+        let since = *flight.quiet_since.get_or_insert(now);
+        if now.saturating_sub(since) >= CERTAIN { Verdict::Over } else { Verdict::InFlight }
     }
 
     /// A process has a connection that is looked for: that no message was found before says nothing of later ones.

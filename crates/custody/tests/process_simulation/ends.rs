@@ -89,9 +89,8 @@ impl World {
         match self.ask(process, next, cookie) {
             Close::Leave => {}
             Close::Unhold(unhold) => self.unhold(process, Some(unhold)),
-            Close::Handed(epolls, unhold) => {
+            Close::Handed(epolls) => {
                 self.unwatch(process, next, epolls);
-                self.unhold(process, unhold);
             }
             Close::Last(last) => drop(self.announce(process, next, last)),
         }

@@ -109,14 +109,23 @@ impl World {
                 known.socket.unread = u32::from(b & 1);
                 (known.acceptor, known.accepted_ms) = (process as u8, now);
                 coverage.note(kind, self, process, fd);
-                Some(Op::Get { fd: fd as u8, connection, noted: None, got: Got::Accepted })
+                Some(Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Accepted })
             }
             Kind::Receive => {
-                let fd = self.processes[process].free_fd().filter(|_| !self.in_flight.is_empty())?;
-                let connection = self.in_flight.swap_remove(usize::from(a) % self.in_flight.len());
+                let fd = self.processes[process].free_fd()?;
+                let at = usize::from(a).checked_rem(self.in_flight.len())?;
+                // What others may have, too, is held and let go of by its cookie: not by two threads of a process at once.
+                let shut = self.connections[usize::from(self.in_flight[at])].shut;
+                let alone = self.processes[process].threads.iter().flatten().count() == 0;
+                if shut && !alone {
+                    return None;
+                }
+                let connection = self.in_flight.swap_remove(at);
                 self.processes[process].files[fd] = File::Connection(Fd::new(connection));
                 coverage.note(kind, self, process, fd);
-                Some(Op::Get { fd: fd as u8, connection, noted: None, got: Got::Received })
+                let received =
+                    Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Received };
+                if shut { self.whole(process, received) } else { Some(received) }
             }
             Kind::Peer => {
                 let accepted = self.accepted;
@@ -170,6 +179,15 @@ impl World {
             }
             _ => self.begin_with_fd(process, event, coverage),
         }
+    }
+
+    /// A call in one piece.
+    fn whole(&mut self, process: usize, op: Op) -> Option<Op> {
+        let mut next = Some(op);
+        while let Some(op) = next {
+            next = self.step(process, op);
+        }
+        next
     }
 
     fn note_tracked(&self, coverage: &mut Coverage, kind: Kind, process: usize, fd: usize) {
@@ -229,14 +247,16 @@ impl World {
                     other != process && (known.holds(connection) || known.waits(connection) || says)
                 };
                 let shared = (0..PROCESSES).any(elsewhere) && self.mode != Mode::PassedAndShared;
-                // Nobody passes on what it has shut down; the receiver would hand it over again.
+                // What was shut down nobody half-closes wrongly, whoever has it.
                 let shut = self.connections[usize::from(connection)].shut;
-                if given || shared || shut || !alone {
+                if given || shared && !shut || !alone {
                     return None;
                 }
                 self.in_flight.push(connection);
                 let known = &mut self.connections[usize::from(connection)];
                 (known.sent, known.passed) = (true, true);
+                // It is the receiver's, whatever the sender has done.
+                self.processes[process].handed &= !(1 << connection);
                 self.give(process, connection);
                 Some(Op::Give { fd: fd as u8 })
             }
@@ -284,14 +304,12 @@ impl World {
                 let ours = entry.is_some_and(|entry| entry.phase == Phase::Ours);
                 let stale = self.processes[process].is_stale(fd);
                 let alone = self.processes[process].threads.iter().flatten().count() == 0;
-                let again = Op::Get { fd: fd as u8, connection, noted: None, got: Got::Connected };
+                let again =
+                    Op::Get { fd: fd as u8, connection, noted: None, found: None, got: Got::Connected };
                 if ours && !given && !stale && alone && !self.processes[process].leaving {
                     self.connections[usize::from(connection)].passed = true;
-                    // Whole: a program does not exit in the middle of it.
-                    let mut next = Some(again);
-                    while let Some(op) = next {
-                        next = self.step(process, op);
-                    }
+                    // A program does not exit in the middle of it.
+                    return self.whole(process, again);
                 }
                 None
             }

@@ -16,9 +16,15 @@ pub(crate) const PROCESSES: usize = 6;
 pub(crate) const THREADS: usize = 2;
 pub(crate) const CONNECTIONS: usize = 24;
 
-/// A process's pid, of the greatest that there are.
+/// A process's pid, of the greatest that there are. One is greater than Linux gives (`PID_MAX_LIMIT`), and than an origin
+/// can say.
 pub(crate) const fn pid(process: usize) -> i32 {
-    (1 << 22) - 1 - process as i32
+    if process == 2 { 1 << 22 } else { (1 << 22) - 1 - process as i32 }
+}
+
+/// Whether an origin can name a process.
+pub(crate) const fn has_name(process: usize) -> bool {
+    pid(process) < 1 << 22
 }
 
 /// The machine has run for 139 years: the last milliseconds that an origin can say.
@@ -274,6 +280,8 @@ impl World {
     /// A process has been made.
     pub(crate) fn born(&mut self, process: usize) {
         self.processes[process].made_ms = self.now_ms();
+        // When it was made the supervisor may learn a moment after it has seen it.
+        self.family.insert(Pid(pid(process) as u32), u64::MAX);
         self.family.insert(Pid(pid(process) as u32), self.now_ms());
     }
 

@@ -1,6 +1,6 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
-use linger_custody::process::{Close, Epolls, Last, Phase, Shutdown, Unhold};
+use linger_custody::process::{Close, Epolls, Found, Last, Phase, Shutdown, Unhold};
 use linger_custody::{Count, Origin, Rights, Socket};
 
 use super::kernel::{Connection, FDS, Fault, Fd, File, World, pid};
@@ -45,6 +45,8 @@ pub(crate) enum Op {
         connection: u8,
         /// Where it comes from, and whether the supervisor holds it.
         noted: Option<(Origin, bool)>,
+        /// Where the table has it already.
+        found: Option<Option<Found>>,
         got: Got,
     },
     /// The copy is there; the library notes it.
@@ -112,7 +114,9 @@ impl World {
     pub(crate) fn step(&mut self, process: usize, op: Op) -> Option<Op> {
         match op {
             Op::Close { fd, at, then } => self.close(process, fd, at, then),
-            Op::Get { fd, connection, noted, got } => self.get(process, fd, connection, noted, got),
+            Op::Get { fd, connection, noted, found, got } => {
+                self.get(process, fd, connection, noted, found, got)
+            }
             Op::Copy { old, new } => {
                 if let (Some(fd), false) =
                     (self.processes[process].fd(new.into()), usize::from(new) + 1 < FDS)
@@ -132,7 +136,8 @@ impl World {
             }
             Op::Shutdown { fd, asked, half_closed } => self.shutdown(process, fd, asked, half_closed),
             Op::Give { fd } => {
-                for passed in Rights::new(&control(fd)) {
+                // No message has so many: what goes on for ever is wrong, and seen to be.
+                for passed in Rights::new(&control(fd)).take(2 * FDS) {
                     let unhold = self.processes[process].table.given_away(passed);
                     self.unhold(process, unhold);
                 }
@@ -171,6 +176,7 @@ impl World {
         fd: u8,
         connection: u8,
         noted: Option<(Origin, bool)>,
+        found: Option<Option<Found>>,
         got: Got,
     ) -> Option<Op> {
         let received = got == Got::Received;
@@ -187,17 +193,23 @@ impl World {
                 Got::Connected | Got::Received => Origin::UNKNOWN,
             };
             let held = self.hold && self.send_waiting(process, fd.into(), origin);
-            return Some(Op::Get { fd, connection, noted: Some((origin, held)), got });
+            return Some(Op::Get { fd, connection, noted: Some((origin, held)), found, got });
         };
         let table = &self.processes[process].table;
         let (fd, cookie) = (i32::from(fd), u64::from(connection));
         let unhold = if received {
-            table.received(fd, cookie, held)
+            let Some(found) = found else {
+                let (fd, found) = (fd as u8, Some(table.find(cookie)));
+                return Some(Op::Get { fd, connection, noted, found, got });
+            };
+            table.received(fd, cookie, held, found)
         } else {
             table.accepted(fd, cookie, origin, held)
         };
         self.processes[process].counted &= !(1 << connection);
-        self.processes[process].handed &= !(u32::from(received) << connection);
+        // What it has handed over and has still stays so, however it gets one more fd of it.
+        let is_new = matches!(found, Some(None));
+        self.processes[process].handed &= !(u32::from(is_new) << connection);
         self.unhold(process, unhold);
         self.processes[process].told[fd as usize] = Some(connection);
         if received {
@@ -241,9 +253,8 @@ impl World {
                     self.unhold(process, Some(unhold));
                     plain
                 }
-                Close::Handed(epolls, unhold) => {
+                Close::Handed(epolls) => {
                     self.unwatch(process, fd, epolls);
-                    self.unhold(process, unhold);
                     handed
                 }
             },

@@ -5,7 +5,7 @@ use linger_custody::proof::{Heirs, Sight, Standing, judge};
 use linger_custody::world::{Name, Pid};
 use linger_custody::{Count, Origin};
 
-use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, pid};
+use super::kernel::{CONNECTIONS, FDS, Fault, File, PROCESSES, Process, World, has_name, pid};
 
 /// What a process has let go of.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +63,10 @@ impl World {
     /// What a look at those shows who may have it.
     fn standing(&mut self, nominee: Nominee) -> Standing {
         let Nominee { connection, origin, by, .. } = nominee;
-        // Who has got it in a message cannot know who else has. After a bare close, nobody knows what came from where.
+        // Who has got it in a message cannot know who else has. After a bare close, nobody knows what came from where; what
+        // was shut down may be with another that had it before.
         let known = &self.connections[usize::from(connection)];
-        if known.sent && !known.excused && origin != Origin::UNKNOWN {
+        if known.sent && !known.excused && !known.shut && origin != Origin::UNKNOWN {
             self.fail(Fault::Proof);
         }
         let pids: Vec<Pid> = match self.family.heirs(origin, Pid(pid(by) as u32)) {
@@ -77,7 +78,8 @@ impl World {
                 pids
             }
             Heirs::All => {
-                if !self.connections[usize::from(connection)].passed {
+                let known = &self.connections[usize::from(connection)];
+                if !known.passed && has_name(usize::from(known.acceptor)) {
                     self.fail(Fault::Proof);
                 }
                 self.family.all().collect()

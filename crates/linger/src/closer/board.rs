@@ -1,5 +1,6 @@
 //! What the callers and the closer's thread share: new sockets, orders, counts.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(super) struct Shared<A = Arrival> {
     /// Wakes the thread.
     alarm: Alarm,
     /// Above this number of lingering sockets the thread is woken at once. If as many new sockets wait on the board, the next
-    /// one displaces one of them.
+    /// one displaces the oldest of them.
     most: usize,
     board: Mutex<Board<A>>,
     /// Something has ended.
@@ -45,7 +46,8 @@ pub(super) struct Shared<A = Arrival> {
 
 /// What the lock guards.
 pub(super) struct Board<A> {
-    arrivals: Vec<A>,
+    /// The oldest first.
+    arrivals: VecDeque<A>,
     watched: WatchList<A>,
     orders: Orders,
     handed_over: u64,
@@ -81,7 +83,7 @@ pub(super) struct Orders {
 
 /// The new work that the thread takes from the board.
 pub(super) struct Work<A = Arrival> {
-    pub(super) arrivals: Vec<A>,
+    pub(super) arrivals: VecDeque<A>,
     /// Sockets whose tasks have watched them long enough.
     pub(super) watched: Vec<Arc<dyn Watched<A>>>,
     pub(super) orders: Orders,
@@ -91,7 +93,7 @@ pub(super) struct Work<A = Arrival> {
 
 impl<A> Work<A> {
     pub(super) fn new() -> Self {
-        Self { arrivals: Vec::new(), watched: Vec::new(), orders: Orders::default(), next: None }
+        Self { arrivals: VecDeque::new(), watched: Vec::new(), orders: Orders::default(), next: None }
     }
 }
 
@@ -125,7 +127,7 @@ impl<A> Shared<A> {
     /// Returns the errors of `timerfd_create(2)`.
     pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
         let board = Board {
-            arrivals: Vec::new(),
+            arrivals: VecDeque::new(),
             watched: WatchList::new(),
             orders: Orders::default(),
             handed_over: 0,
@@ -158,14 +160,15 @@ impl<A> Shared<A> {
         board.handed_over - board.reported
     }
 
-    /// Puts a new socket on the board. If too many wait there, because the thread cannot keep up, returns one of those that
-    /// have waited, which the caller ends: waiting sockets hold descriptors, so the budget must hold for them, too.
+    /// Puts a new socket on the board. If too many wait there, because the thread cannot keep up, returns the one that has
+    /// waited longest, which the caller ends: waiting sockets hold descriptors, so the budget must hold for them, too.
+    /// Nothing is known of their peers yet, and the oldest has had the most time for its last bytes.
     pub(super) fn bring(&self, arrival: A, is_counted: bool) -> Option<A> {
         self.change(LULL, |board| {
             board.handed_over += u64::from(!is_counted);
             let full = board.arrivals.len() >= self.most;
-            let shed = if full { Some(board.arrivals.swap_remove(0)) } else { None };
-            board.arrivals.push(arrival);
+            let shed = if full { board.arrivals.pop_front() } else { None };
+            board.arrivals.push_back(arrival);
             shed
         })
     }

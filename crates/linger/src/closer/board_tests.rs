@@ -53,17 +53,13 @@ fn what_is_brought_is_taken_once_and_counted_once() {
     assert!(look(&shared, 0).arrivals.is_empty());
 }
 
+/// Each time the oldest of those that still wait: it has had the most time.
 #[test]
 fn the_oldest_is_given_back_when_there_are_too_many() {
-    let shared = board(2);
-    let shed: Vec<_> = (0..5).map(|number| shared.bring(number, false)).collect();
-    assert_eq!(shed.iter().flatten().count(), 3);
-    assert_eq!(shed[..3], [None, None, Some(0)]);
-    let mut all: Vec<u32> = look(&shared, 0).arrivals;
-    assert_eq!(all.len(), 2);
-    all.extend(shed.into_iter().flatten());
-    all.sort_unstable();
-    assert_eq!(all, [0, 1, 2, 3, 4]);
+    let shared = board(3);
+    let shed: Vec<_> = (0..7).map(|number| shared.bring(number, false)).collect();
+    assert_eq!(shed, [None, None, None, Some(0), Some(1), Some(2), Some(3)]);
+    assert_eq!(look(&shared, 0).arrivals, [4, 5, 6]);
 }
 
 #[test]

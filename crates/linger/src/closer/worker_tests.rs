@@ -1,5 +1,6 @@
 //! The thread's work step by step, on real sockets, without the thread.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -292,7 +293,7 @@ fn room_for_new_sockets_is_kept_up_to_a_bound() {
     // The board has it now, and gives it back at the next look.
     worker.turn();
     assert!(worker.work.arrivals.capacity() >= KEPT / 2);
-    worker.work.arrivals = Vec::with_capacity(KEPT + 1);
+    worker.work.arrivals = VecDeque::with_capacity(KEPT + 1);
     worker.turn();
     worker.turn();
     assert!(worker.work.arrivals.capacity() <= KEPT);

@@ -289,6 +289,27 @@ mod tests {
     }
 
     #[test]
+    fn each_field_is_changed_alone() {
+        let seconds = Duration::from_secs;
+        // Nothing of it is the default.
+        let policy = Policy {
+            idle: seconds(1),
+            total: seconds(2),
+            grace: seconds(3),
+            max_discard: Some(4),
+            at_limit: AtLimit::Abort,
+            mode: Mode::None,
+        };
+        let other = seconds(9);
+        assert_eq!(policy.with_idle(other), Policy { idle: other, ..policy });
+        assert_eq!(policy.with_total(other), Policy { total: other, ..policy });
+        assert_eq!(policy.with_grace(other), Policy { grace: other, ..policy });
+        assert_eq!(policy.with_max_discard(Some(9)), Policy { max_discard: Some(9), ..policy });
+        assert_eq!(policy.with_max_discard(None), Policy { max_discard: None, ..policy });
+        assert_eq!(policy.with_at_limit(AtLimit::Close), Policy { at_limit: AtLimit::Close, ..policy });
+    }
+
+    #[test]
     fn what_ships_is_what_it_is_named_after() {
         let seconds =
             |policy: Policy| [policy.idle, policy.grace, policy.total].map(|time| time.as_secs_f64());

@@ -22,7 +22,11 @@ impl Driver {
             let seen = Seen { fd: own.len() as i32, cookie: Cookie(id), inode: Inode(id), socket };
             own.push(seen);
             self.world.on(Event::Shutdown { seen, both: true }, self.now);
+            self.asks = 0;
             while let Some(action) = self.world.next() {
+                if matches!(action, Action::Ask(_)) {
+                    self.check_asks()?;
+                }
                 match action {
                     Action::Ask(Ask::Census { .. }) => {
                         let mut census = census(kernel);

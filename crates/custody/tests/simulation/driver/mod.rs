@@ -161,6 +161,8 @@ pub(crate) struct Driver {
     copying: BTreeSet<Tid>,
     /// When the world was last told something.
     told_at: Duration,
+    /// What has been asked since it was told of an event.
+    asks: u32,
     /// What an event has shown to be wrong.
     fault: Option<Fault>,
     pub(crate) told: Vec<(&'static str, State)>,
@@ -224,6 +226,7 @@ impl Driver {
             is_late: false,
             copying: BTreeSet::new(),
             told_at: Duration::ZERO,
+            asks: 0,
             fault: None,
             told: Vec::new(),
             tracing: false,

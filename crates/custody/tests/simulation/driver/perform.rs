@@ -5,6 +5,9 @@ use linger_custody::world::{Action, Answer, Cookie, Kept, Pid, Way};
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS};
 use crate::kernel::{Call, Kernel};
 
+/// Most that is asked of one event: a few questions of each connection that there may be.
+const ASKS: u32 = 200;
+
 impl Driver {
     pub(super) fn perform(&mut self, kernel: &mut Kernel, action: Action) -> Result<(), Fault> {
         if self.tracing {
@@ -12,6 +15,7 @@ impl Driver {
         }
         match action {
             Action::Ask(ask) => {
+                self.check_asks()?;
                 let answer = self.answer(kernel, ask)?;
                 if self.tracing {
                     eprintln!("      <- {answer:?}");
@@ -57,6 +61,12 @@ impl Driver {
             Action::Count { cookie, reason, holder } => self.count(kernel, cookie, reason, holder)?,
         }
         Ok(())
+    }
+
+    /// What is answered is not asked again.
+    pub(super) fn check_asks(&mut self) -> Result<(), Fault> {
+        self.asks += 1;
+        if self.asks > ASKS { Err("asks again and again".into()) } else { Ok(()) }
     }
 
     fn tell_answer(&mut self, answer: Answer) {

@@ -24,7 +24,7 @@ impl Driver {
         (self.state, self.saw_copying, self.is_late) = (state, false, false);
         self.told.push((what, state));
         self.fault = about.and_then(|one| self.check_state(one, state).err());
-        self.told_at = self.now;
+        (self.told_at, self.asks) = (self.now, 0);
         if self.tracing {
             eprintln!("    {event:?} [{state:?}]");
         }
