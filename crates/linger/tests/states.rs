@@ -197,8 +197,8 @@ impl Pair {
         self
     }
 
-    /// The server's socket is in this state.
-    fn is_in(self, state: TcpState) -> Self {
+    /// Waits until the server's socket is in this state.
+    fn once_in(self, state: TcpState) -> Self {
         until(|| tcp_state(self.server.as_fd()).unwrap() == state);
         self
     }
@@ -238,30 +238,34 @@ fn claims_in_each_state() {
     sandboxed(|| {
         // The peer has the answer in its kernel, and keeps its socket open; and the same where it has not.
         let open = || Pair::new().answered();
-        row("ESTABLISHED", (Ended::Acknowledged, ALL, false), || open().acknowledged().is_in(S::Established));
+        row("ESTABLISHED", (Ended::Acknowledged, ALL, false), || {
+            open().acknowledged().once_in(S::Established)
+        });
         let cut = || Pair::new().vanished().answered();
-        row("ESTABLISHED, cut", (Ended::TimedOut(Bound::Total), NONE, false), || cut().is_in(S::Established));
+        row("ESTABLISHED, cut", (Ended::TimedOut(Bound::Total), NONE, false), || {
+            cut().once_in(S::Established)
+        });
         // The program has sent the FIN itself.
-        let cut_fin = || cut().server_half_closed().is_in(S::FinWait1);
+        let cut_fin = || cut().server_half_closed().once_in(S::FinWait1);
         row("FIN_WAIT1, cut", (Ended::TimedOut(Bound::Total), NONE, false), cut_fin);
-        let fin = || open().server_half_closed().is_in(S::FinWait2);
+        let fin = || open().server_half_closed().once_in(S::FinWait2);
         row("FIN_WAIT2", (Ended::Acknowledged, ALL, false), fin);
         // The answer is acknowledged and the FIN is not: no byte of the answer is missing, but not all is known to be there.
-        let fin_cut = || open().acknowledged().vanished().server_half_closed().is_in(S::FinWait1);
+        let fin_cut = || open().acknowledged().vanished().server_half_closed().once_in(S::FinWait1);
         row("FIN_WAIT1, FIN cut", (Ended::TimedOut(Bound::Total), Some(0), false), fin_cut);
         // The client's end came first: its close says nothing about the answer.
-        let waits = || Pair::new().client_half_closed().is_in(S::CloseWait).answered();
+        let waits = || Pair::new().client_half_closed().once_in(S::CloseWait).answered();
         row("CLOSE_WAIT", (Ended::PeerClosed, ALL, false), waits);
-        let waits_cut = || Pair::new().client_half_closed().is_in(S::CloseWait).vanished().answered();
+        let waits_cut = || Pair::new().client_half_closed().once_in(S::CloseWait).vanished().answered();
         row("CLOSE_WAIT, cut", (Ended::TimedOut(Bound::Total), NONE, false), waits_cut);
-        let last = || waits_cut().server_half_closed().is_in(S::LastAck);
+        let last = || waits_cut().server_half_closed().once_in(S::LastAck);
         row("LAST_ACK, cut", (Ended::TimedOut(Bound::Total), NONE, false), last);
-        let closing = || cut().server_half_closed().client_half_closed().is_in(S::Closing);
+        let closing = || cut().server_half_closed().client_half_closed().once_in(S::Closing);
         row("CLOSING, cut", (Ended::TimedOut(Bound::Total), NONE, false), closing);
         // Both have ended before the close begins (a TIME_WAIT socket remembers the connection).
-        let over = || fin().client_half_closed().is_in(S::Close);
+        let over = || fin().client_half_closed().once_in(S::Close);
         row("CLOSE, over", (Ended::Gone, ALL, false), over);
-        let last_over = || waits().server_half_closed().is_in(S::Close);
+        let last_over = || waits().server_half_closed().once_in(S::Close);
         row("CLOSE, over the other way", (Ended::Gone, ALL, false), last_over);
     });
 }
@@ -277,7 +281,7 @@ fn claims_after_a_reset_or_a_timeout() {
             SockRef::from(&pair.client).set_linger(Some(Duration::ZERO)).unwrap();
             // The close comes after the reset, and the descriptor of the row is another socket's.
             pair.client = Pair::new().client;
-            pair.is_in(S::Close)
+            pair.once_in(S::Close)
         };
         let open = || Pair::new().answered().acknowledged();
         row("CLOSE, reset with everything read", (Ended::Gone, ALL, false), || reset(open(), true));
@@ -293,7 +297,7 @@ fn claims_after_a_reset_or_a_timeout() {
         let given_up = || {
             let pair = Pair::new().vanished();
             SockRef::from(&pair.server).set_tcp_user_timeout(Some(Duration::from_millis(50))).unwrap();
-            pair.answered().is_in(S::Close)
+            pair.answered().once_in(S::Close)
         };
         row("CLOSE, timed out", (Ended::Gone, NONE, false), given_up);
     });
@@ -319,14 +323,14 @@ fn claims_without_a_connection() {
                 near.connect(&address)
             };
             assert!(data == sent.is_ok(), "{sent:?}");
-            Pair { client: Pair::new().client, server: near.into() }.is_in(S::SynSent)
+            Pair { client: Pair::new().client, server: near.into() }.once_in(S::SynSent)
         };
         row("SYN_SENT", (Ended::Gone, None, false), || half(false));
         row("SYN_SENT with data", (Ended::Gone, None, false), || half(true));
         let listening = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let fd = std::os::fd::OwnedFd::from(listener);
-            Pair { client: Pair::new().client, server: fd.into() }.is_in(S::Listen)
+            Pair { client: Pair::new().client, server: fd.into() }.once_in(S::Listen)
         };
         row("LISTEN", (Ended::Gone, None, false), listening);
     });
