@@ -16,6 +16,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tshark", "opens the lab's captures"),
     ("python3", "small servers and clients in tests"),
     ("curl", "a client nobody here wrote"),
+    ("wget", "the same"),
     ("nginx-light", "a gateway, and a server that lingers when told to"),
     ("apache2", "a gateway (mod_proxy_fcgi), and a server that lingers"),
     ("apache2-utils", "ab, which loads the FastCGI bench and is the recipe of 2014"),
@@ -71,6 +72,13 @@ const PYPI: [(&str, &str); 4] = [
 /// Packages whose own test suites are run under the supervisor. Their source archives contain the suites.
 const SUITES: [&str; 2] = ["gunicorn", "waitress"];
 
+/// HTTP clients from PyPI, as `crates/linger/tests/clients` runs them.
+const CLIENTS: [&str; 4] = ["requests", "urllib3", "httpx", "aiohttp"];
+
+/// HTTP clients that are built into `target/peers/clients`, each with the package that builds it.
+const BUILT: [(&str, &str); 3] =
+    [("go", "golang-go"), ("Client.class", "default-jdk-headless"), ("reqwest", "reqwest")];
+
 /// Packages that the suites need.
 const SUITES_NEED: [&str; 3] = ["pytest", "pytest-asyncio", "gevent"];
 
@@ -97,6 +105,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let all = [
         ("Debian", debian()),
         ("PyPI", pypi()),
+        ("clients", clients()),
         ("cargo", cargo_subcommands()),
         ("rustup", oldest_compiler()),
     ];
@@ -137,7 +146,7 @@ pub(crate) fn record_at_first() -> anyhow::Result<()> {
 /// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
-    packages.chain(machine::needs())
+    packages.chain(CLIENTS).chain(["reqwest"]).chain(machine::needs())
 }
 
 fn find_missing() -> Vec<String> {
@@ -148,6 +157,10 @@ fn find_missing() -> Vec<String> {
     missing.extend(pypi.map(|(package, _)| format!("{package}: it could not be installed from PyPI")));
     let suites = SUITES.iter().filter(|name| !peers.join("suites").join(name).is_dir());
     missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
+    let clients = CLIENTS.iter().filter(|name| !has_module(&peers, name));
+    missing.extend(clients.map(|name| format!("{name}: it could not be installed from PyPI")));
+    let built = BUILT.iter().filter(|(file, _)| !peers.join("clients").join(file).is_file());
+    missing.extend(built.map(|(file, package)| format!("{package}: the client {file} could not be built")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
     missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
     if !has_oldest_compiler() {
@@ -220,6 +233,59 @@ fn pypi() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+fn has_module(peers: &Path, name: &str) -> bool {
+    let mut python = Command::new(peers.join("python/bin/python3"));
+    python.args(["-c", &format!("import {name}")]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Builds the clients of the tests that are programs. What cannot be built is recorded as missing.
+fn clients() -> anyhow::Result<()> {
+    let (peers, sources) = (root().join("target/peers"), root().join("crates/linger/tests/clients"));
+    if !CLIENTS.iter().all(|name| has_module(&peers, name)) {
+        let mut pip = Command::new(peers.join("python/bin/python3"));
+        call(pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "requests",
+            "urllib3",
+            "httpx[http2]",
+            "aiohttp",
+        ]))?;
+    }
+    let (folder, project) = (peers.join("clients"), peers.join("reqwest"));
+    if BUILT.iter().all(|(file, _)| folder.join(file).is_file()) {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(project.join("src"))?;
+    let go =
+        call(Command::new("go").args(["build", "-o"]).arg(folder.join("go")).arg(sources.join("client.go")));
+    let java = call(Command::new("javac").arg("-d").arg(&folder).arg(sources.join("Client.java")));
+    fs::copy(sources.join("reqwest.rs"), project.join("src/main.rs"))?;
+    fs::write(project.join("Cargo.toml"), REQWEST)?;
+    let target = project.join("target");
+    let build = ["build", "--quiet", "--manifest-path"];
+    call(crate::cargo(&build).arg(project.join("Cargo.toml")).arg("--target-dir").arg(&target))?;
+    fs::copy(target.join("debug/reqwest-client"), folder.join("reqwest"))?;
+    go.and(java)
+}
+
+/// A project of its own: no crate here depends on reqwest.
+const REQWEST: &str = "[package]
+name = \"reqwest-client\"
+version = \"0.0.0\"
+edition = \"2024\"
+[dependencies]
+futures-util = { version = \"0.3\", default-features = false }
+reqwest = { version = \"0.12\", default-features = false, features = [\"http2\", \"rustls-tls\", \"stream\"] }
+tokio = { version = \"1\", features = [\"rt\", \"time\"] }
+[profile.dev]
+debug = false
+[workspace]
+";
 
 /// Unpacks the source archive of the installed version, so that the suite fits it.
 fn suite(mut pip: Command, name: &str, suites: &Path) -> anyhow::Result<()> {

@@ -29,6 +29,9 @@ enum EndsSeen {
     Neither,
     /// A local peer is gone with bytes unread: the kernel has freed them, and says now that there are none.
     Unread,
+    /// There has never been a connection: the half-close has ended the attempt to connect, and the kernel's counts of bytes
+    /// mean nothing (`tcp_disconnect`).
+    NeverBegan,
     /// The peer's FIN was read. No handshake is under way then.
     Peers,
     /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
@@ -135,8 +138,13 @@ impl<F: AsFd> Socket<F> {
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
             Err(error) => {
                 let event = self.failure(&error);
-                if event == Event::Reset && self.family == Family::Unix {
-                    self.ends.set(EndsSeen::Unread);
+                match (event, self.family) {
+                    (Event::Reset, Family::Unix) => self.ends.set(EndsSeen::Unread),
+                    (Event::Reset, Family::Tcp) if self.has_never_begun() => {
+                        self.ends.set(EndsSeen::NeverBegan);
+                        return Event::Gone;
+                    }
+                    _ => {}
                 }
                 event
             }
@@ -188,7 +196,7 @@ impl<F: AsFd> Socket<F> {
     /// whatever was written (`tcp_ioctl`), as with Fast Open, where a server may read, answer and half-close in
     /// SYN_RECV: there 0 says nothing.
     pub(crate) fn measure(&self) -> Event {
-        if self.ends.get() == EndsSeen::Unread {
+        if matches!(self.ends.get(), EndsSeen::Unread | EndsSeen::NeverBegan) {
             return Event::Unknown;
         }
         let Ok(queue) = linger_sys::send_queue(self.fd.as_fd()) else { return Event::Unknown };
@@ -214,6 +222,14 @@ impl<F: AsFd> Socket<F> {
         }
     }
 
+    /// Whether a socket that was reset was only on its way to a connection. `shutdown` in SYN_SENT succeeds, leaves ECONNRESET to
+    /// be read, and takes the local address away that connecting had given (`inet_shutdown`, `tcp_disconnect`).
+    fn has_never_begun(&self) -> bool {
+        let local =
+            rustix::net::getsockname(&self.fd).ok().and_then(|local| SocketAddr::try_from(local).ok());
+        local.is_some_and(|local| local.ip().is_unspecified())
+    }
+
     fn is_in_handshake(&self) -> bool {
         matches!(self.state(), Some(TcpState::SynSent | TcpState::SynReceived))
     }
@@ -223,18 +239,33 @@ impl<F: AsFd> Socket<F> {
     }
 
     /// Asks for what the kernel knows of the peer.
+    ///
+    /// Of Multipath TCP the kernel answers for the first subflow. If that has ended, others may go on, and nothing is known.
     pub(crate) fn inspect(&self) -> Event {
-        let info = if self.family == Family::Tcp { linger_sys::tcp_info(self.fd.as_fd()).ok() } else { None };
+        let is_known = self.family == Family::Tcp && !self.is_other_subflow();
+        let info = if is_known { linger_sys::tcp_info(self.fd.as_fd()).ok() } else { None };
         let Some(info) = info else { return Event::NotInspected };
         let TcpInfo { probes, retransmits, last_ack, round_trip, data_segments, .. } = info;
         Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments }
     }
 
     /// Whether the connection ended without everything being acknowledged: it was reset or timed out.
+    ///
+    /// The first subflow of Multipath TCP may end alone; the end of the connection is an error that waits on the socket.
     pub(crate) fn is_dead(&self) -> bool {
         self.family == Family::Tcp
             && self.state() == Some(TcpState::Close)
             && linger_sys::send_queue(self.fd.as_fd()).is_ok_and(|queue| queue > 0)
+            && !self.is_multipath()
+    }
+
+    /// Whether the state that the kernel tells is only that of a subflow that has ended.
+    fn is_other_subflow(&self) -> bool {
+        self.state() == Some(TcpState::Close) && self.is_multipath()
+    }
+
+    fn is_multipath(&self) -> bool {
+        linger_sys::is_multipath(self.fd.as_fd()).unwrap_or(false)
     }
 
     /// Takes the error that waits on the socket, if any.

@@ -20,5 +20,5 @@ pub use discard::{Discarder, SCRATCH};
 pub use process::Process;
 pub use queue::{send_queue, set_receive_low_water, unread};
 pub use set_once::SetOnce;
-pub use state::{Family, TcpState, family, tcp_state};
+pub use state::{Family, TcpState, family, is_multipath, tcp_state};
 pub use tcp_info::{TcpInfo, tcp_info};
