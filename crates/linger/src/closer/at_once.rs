@@ -1,9 +1,9 @@
 //! Ends that cannot wait: without a thread, or without room.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use linger_sys::Discarder;
+use linger_sys::fd::OwnedFd;
 
 use super::{Arrival, Watcher};
 use crate::machine::{Action, Core};

@@ -5,15 +5,16 @@ use super::*;
 /// How many sockets the epoll knows, its alarm not counted.
 fn registered(worker: &Worker) -> usize {
     use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fdinfo/{}", worker.epoll.as_raw_fd());
+    let path = format!("/proc/self/fdinfo/{}", worker.reactor.as_fd().as_raw_fd());
     let lines = std::fs::read_to_string(path).unwrap();
     lines.lines().filter(|line| line.starts_with("tfd:")).count() - 1
 }
 
 /// Whether something is reported now.
 fn is_reported(worker: &Worker) -> bool {
-    let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 1];
-    !epoll::wait(&worker.epoll, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap().0.is_empty()
+    let mut ready = ReadyList::new(1);
+    worker.reactor.wait(&mut ready, Some(Duration::ZERO));
+    ready.iter().next().is_some()
 }
 
 #[test]
@@ -37,7 +38,7 @@ fn the_registration_of_a_lost_descriptor_is_left_alone() {
     let ended = admit(&mut worker, server, &patient());
     // The fd is a pipe's now, and whoever has the pipe waits for it with the same epoll.
     let (read, _write) = rustix::pipe::pipe().unwrap();
-    epoll::add(&worker.epoll, &read, epoll::EventData::new_u64(ALARM), epoll::EventFlags::IN).unwrap();
+    worker.reactor.add(read.as_fd(), 9, false).unwrap();
     let holder = read.try_clone().unwrap();
     worker.slab.get(0).unwrap().socket = Socket::of(linger_sys::Family::Tcp, read);
     let before = registered(&worker);
@@ -53,7 +54,7 @@ fn a_socket_that_epoll_refuses_is_an_outcome() {
     let mut worker = worker(Budget::default());
     // Not an epoll at all: every registration fails.
     let (read, _write) = rustix::pipe::pipe().unwrap();
-    worker.epoll = read;
+    worker.reactor = read.into();
     let (client, server) = pair();
     let ended = admit(&mut worker, server, &patient());
     assert!(matches!(ended.try_recv().unwrap().ended, Ended::Failed(_)));

@@ -26,11 +26,9 @@ impl Process {
         static PAGE: SetOnce<Page> = SetOnce::new();
         /// A child continues its parent's count, so no ancestor has had the same number.
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        if PAGE.get().is_none()
-            && let Ok(page) = Page::new()
-        {
+        if PAGE.get().is_none() {
             // Two threads may race here; the loser's page is unmapped.
-            let _ = PAGE.set(Box::new(page));
+            let _ = Page::new().map(|page| PAGE.set(Box::new(page)));
         }
         match PAGE.get() {
             Some(page) => Self(number_in(page, &NEXT)),
