@@ -8,14 +8,14 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::machine;
-use crate::{call, root};
+use crate::{call, machine, portable, root};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
     ("tshark", "opens the lab's captures"),
     ("python3", "small servers and clients in tests"),
     ("curl", "a client nobody here wrote"),
+    ("wget", "the same"),
     ("nginx-light", "a gateway, and a server that lingers when told to"),
     ("apache2", "a gateway (mod_proxy_fcgi), and a server that lingers"),
     ("apache2-utils", "ab, which loads the FastCGI bench and is the recipe of 2014"),
@@ -89,14 +89,18 @@ pub(crate) fn missing() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Prints that something is skipped. An error unless it is recorded as missing.
+pub(crate) fn allowed(need: &str) -> anyhow::Result<()> {
+    let known = missing().into_iter().find(|line| line.starts_with(&format!("{need}: ")));
+    let known = known.with_context(|| format!("{need} is not installed: run `cargo xtask setup`"))?;
+    println!("skipped, as set-up has found it missing: {known}");
+    Ok(())
+}
+
 pub(crate) fn run() -> anyhow::Result<()> {
     // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
-    let all = [
-        ("Debian", debian()),
-        ("PyPI", pypi()),
-        ("cargo", cargo_subcommands()),
-        ("rustup", oldest_compiler()),
-    ];
+    let all =
+        [("Debian", debian()), ("PyPI", pypi()), ("cargo", cargo_subcommands()), ("rustup", compilers())];
     for (what, installed) in all {
         if let Err(error) = installed {
             println!("setup: {what}: {error:#}");
@@ -132,9 +136,10 @@ fn find_missing() -> Vec<String> {
     missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
     missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
-    if !has_oldest_compiler() {
-        missing.push(format!("rust {OLDEST}: the oldest compiler that the manifests promise"));
-    }
+    let compilers = COMPILERS.iter().filter(|(version, _)| !has_compiler(version));
+    missing.extend(compilers.map(|(version, why)| format!("rust {version}: the oldest compiler, of {why}")));
+    let targets = portable::TARGETS.into_iter().filter(|target| !has_target(target));
+    missing.extend(targets.map(|target| format!("rust for {target}: its standard library")));
     missing.extend(machine::missing());
     missing
 }
@@ -145,27 +150,34 @@ pub(crate) fn has_subcommand(name: &str) -> bool {
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// The oldest compiler that the manifests promise (`rust-version`).
-pub(crate) const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
+/// The oldest compilers that the manifests promise (`rust-version`), with what they are for.
+const COMPILERS: [(&str, &str); 2] = [
+    ("1.85", "`linger` and `linger-sys`, for Debian 13"),
+    (env!("CARGO_PKG_RUST_VERSION"), "all other crates"),
+];
 
-/// Whether rustup has that compiler.
-pub(crate) fn has_oldest_compiler() -> bool {
+/// Whether rustup has a compiler.
+pub(crate) fn has_compiler(version: &str) -> bool {
     let mut rustc = Command::new("rustc");
-    rustc.args([&format!("+{OLDEST}"), "--version"]).output().is_ok_and(|output| output.status.success())
+    rustc.args([&format!("+{version}"), "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-fn oldest_compiler() -> anyhow::Result<()> {
-    if has_oldest_compiler() {
+/// Whether the standard library of a system is there, for the present compiler.
+pub(crate) fn has_target(target: &str) -> bool {
+    let output = Command::new("rustc").args(["--target", target, "--print", "target-libdir"]).output();
+    output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+fn compilers() -> anyhow::Result<()> {
+    for (version, _) in COMPILERS.iter().filter(|(version, _)| !has_compiler(version)) {
+        let words = ["toolchain", "install", "--profile", "minimal", "--no-self-update", version];
+        call(Command::new("rustup").args(words))?;
+    }
+    let targets: Vec<_> = portable::TARGETS.into_iter().filter(|target| !has_target(target)).collect();
+    if targets.is_empty() {
         return Ok(());
     }
-    call(Command::new("rustup").args([
-        "toolchain",
-        "install",
-        "--profile",
-        "minimal",
-        "--no-self-update",
-        OLDEST,
-    ]))
+    call(Command::new("rustup").args(["target", "add"]).args(targets))
 }
 
 fn cargo_subcommands() -> anyhow::Result<()> {

@@ -1,0 +1,40 @@
+//! `cargo xtask test portable`: what is promised to systems on which nothing can be run here.
+//!
+//! The published crates that are portable are compiled for these systems; the code that they get there is tested on Linux.
+
+use std::process::Command;
+
+use crate::{call, cargo, root, setup};
+
+/// The crates that are to compile everywhere.
+const CRATES: [&str; 4] = ["--package", "linger", "--package", "linger-sys"];
+
+/// The systems. Checking needs no linker and no C compiler of theirs.
+pub(crate) const TARGETS: [&str; 5] = [
+    "aarch64-apple-darwin",
+    "x86_64-apple-darwin",
+    "x86_64-pc-windows-gnu",
+    "x86_64-pc-windows-msvc",
+    "x86_64-unknown-freebsd",
+];
+
+pub(crate) fn check() -> anyhow::Result<()> {
+    for target in TARGETS {
+        if !setup::has_target(target) {
+            setup::allowed(&format!("rust for {target}"))?;
+            continue;
+        }
+        for features in ["--no-default-features", "--all-features"] {
+            call(cargo(&["check", "--quiet", "--lib", features, "--target", target]).args(CRATES))?;
+        }
+    }
+    call(&mut as_elsewhere(&["test", "--quiet", "--lib", "--all-features"]))
+}
+
+/// A command of cargo for the code of other systems, in a target folder of its own.
+fn as_elsewhere(words: &[&str]) -> Command {
+    let mut command = cargo(words);
+    command.args(CRATES).env("RUSTFLAGS", "--cfg linger_portable");
+    command.env("CARGO_TARGET_DIR", root().join("target/portable"));
+    command
+}
