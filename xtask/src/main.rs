@@ -3,6 +3,7 @@
 mod bench;
 mod circles;
 mod docs;
+mod doors;
 mod fuzz;
 mod loom;
 mod machine;
@@ -22,7 +23,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "cargo xtask test               all that CI runs: format, lints, documents, licences, features, tests, models, fuzzing
 cargo xtask test CRATE ...     all tests of some crates, those that cargo test leaves out included
-cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, oldest, portable, tests, package, loom, fuzz, rustdoc
+cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, oldest, portable, tests, package, doors, loom, fuzz, rustdoc
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json

@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use crate::setup::allowed;
 use crate::workspace::{Package, packages};
-use crate::{call, cargo, docs, fuzz, loom, package, portable, rooms, root, setup, shown};
+use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root, setup, shown};
 
 /// A step: its name, and a function of the crates and of the file to which skips are appended.
 type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 
 /// All steps of CI. Those that fail fastest come first.
-const STEPS: [CiStep; 13] = [
+const STEPS: [CiStep; 14] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
     ("documents", |all, _| docs::check(all)),
@@ -29,6 +29,7 @@ const STEPS: [CiStep; 13] = [
     ("portable", |_, _| portable::check()),
     ("tests", tests),
     ("package", |all, _| package::check(all)),
+    ("doors", |_, _| doors::check()),
     ("loom", |all, _| loom::run(all)),
     ("fuzz", |_, _| fuzz::run()),
     ("rustdoc", |_, _| rustdoc()),
