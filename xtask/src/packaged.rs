@@ -46,9 +46,9 @@ pub(crate) fn run(project: &str, programs: &str) -> anyhow::Result<()> {
 }
 
 /// A server, ended when this is dropped.
-struct Server(Child);
+struct ServerProcess(Child);
 
-impl Server {
+impl ServerProcess {
     fn start(program: &Path, words: &[&str], folder: &Path, port: u16) -> anyhow::Result<Self> {
         let child = Command::new(program).args(words).current_dir(folder).spawn();
         let mut server = Self(child.with_context(|| program.display().to_string())?);
@@ -61,7 +61,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -79,7 +79,7 @@ fn readme(folder: &Path, program: &Path) -> anyhow::Result<()> {
             .stderr(Stdio::null()),
     )?;
     fs::write(folder.join("large"), vec![b'u'; UPLOAD])?;
-    let mut server = Server::start(program, &[], folder, 8443)?;
+    let mut server = ServerProcess::start(program, &[], folder, 8443)?;
     let curl = |words: &[&str], body: &str| {
         let mut command = Command::new("curl");
         command.args(["-s", "--cacert", "cert.pem", "-H", "expect:", "--data-binary", body]).args(words);
@@ -106,7 +106,7 @@ fn sigterm(folder: &Path, server: &mut Child) -> anyhow::Result<()> {
     command.args(words.split(' ')).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut peer = command.stderr(Stdio::null()).spawn().context("openssl")?;
     let (mut to, from) = (peer.stdin.take().context("stdin")?, peer.stdout.take().context("stdout")?);
-    let _peer = Server(peer);
+    let _peer = ServerProcess(peer);
     to.write_all(
         b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n",
     )?;
@@ -142,9 +142,9 @@ fn sigterm(folder: &Path, server: &mut Child) -> anyhow::Result<()> {
 }
 
 /// A client: how it is called, and the command that prints how many answers were whole.
-type Client = (&'static str, fn(&Path, &str) -> anyhow::Result<Option<usize>>);
+type StockClient = (&'static str, fn(&Path, &str) -> anyhow::Result<Option<usize>>);
 
-const CLIENTS: [Client; 9] = [
+const CLIENTS: [StockClient; 9] = [
     ("curl, HTTP/1.1", |folder, url| curl(folder, url, "--http1.1")),
     ("curl, HTTP/2", |folder, url| curl(folder, url, "--http2-prior-knowledge")),
     ("wget", wget),
@@ -166,8 +166,8 @@ fn table(folder: &Path, program: &Path) -> anyhow::Result<()> {
     ] {
         fs::write(folder.join(name), text)?;
     }
-    let _bare = Server::start(program, &["bare", "8001"], folder, 8001)?;
-    let _line = Server::start(program, &["line", "8002"], folder, 8002)?;
+    let _bare = ServerProcess::start(program, &["bare", "8001"], folder, 8001)?;
+    let _line = ServerProcess::start(program, &["line", "8002"], folder, 8002)?;
     let mut lost = Vec::new();
     println!("| client, {TIMES} uploads each | bare axum | with the line |\n|---|---|---|");
     for (name, client) in CLIENTS {

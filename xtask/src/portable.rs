@@ -9,17 +9,8 @@ use crate::{call, cargo, root, setup};
 /// The crates that are to compile everywhere.
 const CRATES: [&str; 4] = ["--package", "linger", "--package", "linger-sys"];
 
-/// The systems. Checking needs no linker and no C compiler of theirs.
-pub(crate) const TARGETS: [&str; 5] = [
-    "aarch64-apple-darwin",
-    "x86_64-apple-darwin",
-    "x86_64-pc-windows-gnu",
-    "x86_64-pc-windows-msvc",
-    "x86_64-unknown-freebsd",
-];
-
 pub(crate) fn check() -> anyhow::Result<()> {
-    for target in TARGETS {
+    for target in setup::TARGETS {
         if !setup::has_target(target) {
             setup::allowed(&format!("rust for {target}"))?;
             continue;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{call, machine, portable, root};
+use crate::{call, machine, root};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
@@ -141,7 +141,7 @@ fn find_missing() -> Vec<String> {
     missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
     let compilers = COMPILERS.iter().filter(|(version, _)| !has_compiler(version));
     missing.extend(compilers.map(|(version, why)| format!("rust {version}: the oldest compiler, of {why}")));
-    let targets = portable::TARGETS.into_iter().filter(|target| !has_target(target));
+    let targets = TARGETS.into_iter().filter(|target| !has_target(target));
     missing.extend(targets.map(|target| format!("rust for {target}: its standard library")));
     missing.extend(machine::missing());
     missing
@@ -152,6 +152,15 @@ pub(crate) fn has_subcommand(name: &str) -> bool {
     let verb = name.trim_start_matches("cargo-");
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
 }
+
+/// The systems for which `linger` is compiled. Checking needs no linker and no C compiler of theirs.
+pub(crate) const TARGETS: [&str; 5] = [
+    "aarch64-apple-darwin",
+    "x86_64-apple-darwin",
+    "x86_64-pc-windows-gnu",
+    "x86_64-pc-windows-msvc",
+    "x86_64-unknown-freebsd",
+];
 
 /// The oldest compilers that the manifests promise (`rust-version`), with what they are for.
 const COMPILERS: [(&str, &str); 2] = [
@@ -176,7 +185,7 @@ fn compilers() -> anyhow::Result<()> {
         let words = ["toolchain", "install", "--profile", "minimal", "--no-self-update", version];
         call(Command::new("rustup").args(words))?;
     }
-    let targets: Vec<_> = portable::TARGETS.into_iter().filter(|target| !has_target(target)).collect();
+    let targets: Vec<_> = TARGETS.into_iter().filter(|target| !has_target(target)).collect();
     if targets.is_empty() {
         return Ok(());
     }

@@ -13,6 +13,7 @@
 #[cfg(unix)]
 mod close;
 mod facts;
+mod process;
 mod set_once;
 #[cfg(all(unix, not(loom), any(test, feature = "testing")))]
 pub mod testing;
@@ -28,9 +29,10 @@ mod platform;
 pub use close::close;
 pub use facts::{Family, Ready, TcpInfo, TcpState};
 pub use platform::{
-    Alarm, Discarder, Process, Reactor, ReadyList, SocketWait, TELLS_ACKNOWLEDGED, descriptor_limit, family,
-    send_now, send_queue, set_receive_low_water, tcp_info, tcp_state, unread,
+    Alarm, Discarder, Reactor, ReadyList, SocketWait, TELLS_ACKNOWLEDGED, descriptor_limit, family, send_now,
+    send_queue, set_receive_low_water, tcp_info, tcp_state, unread,
 };
+pub use process::Process;
 /// The descriptors of sockets; on Windows those of Winsock, under the same names.
 pub use rustix::fd;
 pub use set_once::SetOnce;

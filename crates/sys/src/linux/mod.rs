@@ -10,7 +10,7 @@ mod tcp_info;
 mod wait;
 
 pub use discard::Discarder;
-pub use process::Process;
+pub(crate) use process::process_number;
 pub use queue::{send_queue, set_receive_low_water, unread};
 pub use reactor::{Alarm, Reactor, ReadyList};
 pub use send::{descriptor_limit, send_now};

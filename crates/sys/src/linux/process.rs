@@ -1,4 +1,4 @@
-//! Which process this is, in a way that no child made by `fork` can mistake for its own.
+//! A number of the process that no child made by `fork` can mistake for its own.
 
 use std::io;
 use std::ops::Deref;
@@ -7,33 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::SetOnce;
 
-/// A process, as its own memory knows it: equal in all threads of one process, different in every child that
-/// `fork` makes of it.
+/// The number of the calling process: see [`Process`](crate::Process).
 ///
-/// A library's threads do not survive a `fork`, and neither does a thread that would unlock a lock; but what they wrote
-/// into memory is still there in the child. A library that stores the `Process` in which it started its threads can
-/// compare it with the current one, and so notice that it runs in a child.
-///
-/// A process id cannot serve for that: it is reused, and a child in a new pid namespace may have the id of its parent.
-/// So `Process` is a number in a page that the kernel sets to zero in a child (`MADV_WIPEONFORK`, Linux 4.14), and asking
-/// costs loads instead of a system call. If the kernel has no such pages, the process id is used after all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process(u64);
-
-impl Process {
-    /// The calling process.
-    pub fn current() -> Self {
-        static PAGE: SetOnce<Page> = SetOnce::new();
-        /// A child continues its parent's count, so no ancestor has had the same number.
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        if PAGE.get().is_none() {
-            // Two threads may race here; the loser's page is unmapped.
-            let _ = Page::new().map(|page| PAGE.set(Box::new(page)));
-        }
-        match PAGE.get() {
-            Some(page) => Self(number_in(page, &NEXT)),
-            None => Self(NO_PAGE | u64::from(std::process::id())),
-        }
+/// A process id is reused, and a child in a new pid namespace may have the id of its parent. So the number is in a page
+/// that the kernel sets to zero in a child (`MADV_WIPEONFORK`, Linux 4.14), and asking costs loads instead of a system call.
+/// If the kernel has no such pages, it is the process id after all.
+pub(crate) fn process_number() -> u64 {
+    static PAGE: SetOnce<Page> = SetOnce::new();
+    /// A child continues its parent's count, so no ancestor has had the same number.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    if PAGE.get().is_none() {
+        // Two threads may race here; the loser's page is unmapped.
+        let _ = Page::new().map(|page| PAGE.set(Box::new(page)));
+    }
+    match PAGE.get() {
+        Some(page) => number_in(page, &NEXT),
+        None => NO_PAGE | u64::from(std::process::id()),
     }
 }
 
@@ -129,6 +118,7 @@ impl Drop for Page {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::Process;
     use crate::testing::forked;
 
     #[test]

@@ -1,14 +1,6 @@
-//! Which process this is.
+//! A number of the process.
 
-/// A process, equal in all threads of one process, different in its children: here its process id.
-///
-/// A process whose ancestor's id was given anew would take itself for that ancestor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process(u32);
-
-impl Process {
-    /// The calling process.
-    pub fn current() -> Self {
-        Self(std::process::id())
-    }
+/// The number of the calling process: its id.
+pub(crate) fn process_number() -> u64 {
+    std::process::id().into()
 }

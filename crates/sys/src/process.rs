@@ -1,0 +1,22 @@
+//! Which process this is.
+
+use crate::platform::process_number;
+
+/// A process, as its own memory knows it: equal in all threads of one process, different in every child that
+/// `fork` makes of it.
+///
+/// A library's threads do not survive a `fork`, and neither does a thread that would unlock a lock; but what they wrote
+/// into memory is still there in the child. A library that stores the `Process` in which it started its threads can
+/// compare it with the current one, and so notice that it runs in a child.
+///
+/// On Linux no two processes of one line are equal. Elsewhere this is the process id, and a process that has the id of an
+/// ancestor that is gone would take itself for that ancestor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(u64);
+
+impl Process {
+    /// The calling process.
+    pub fn current() -> Self {
+        Self(process_number())
+    }
+}
