@@ -8,8 +8,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::machine;
-use crate::{call, root};
+use crate::{call, machine, root};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
@@ -100,6 +99,14 @@ pub(crate) fn missing() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Prints that something is skipped. An error unless it is recorded as missing.
+pub(crate) fn allowed(need: &str) -> anyhow::Result<()> {
+    let known = missing().into_iter().find(|line| line.starts_with(&format!("{need}: ")));
+    let known = known.with_context(|| format!("{need} is not installed: run `cargo xtask setup`"))?;
+    println!("skipped, as set-up has found it missing: {known}");
+    Ok(())
+}
+
 pub(crate) fn run() -> anyhow::Result<()> {
     // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
     let all = [
@@ -107,7 +114,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         ("PyPI", pypi()),
         ("clients", clients()),
         ("cargo", cargo_subcommands()),
-        ("rustup", oldest_compiler()),
+        ("rustup", compilers()),
     ];
     for (what, installed) in all {
         if let Err(error) = installed {
@@ -163,9 +170,10 @@ fn find_missing() -> Vec<String> {
     missing.extend(built.map(|(file, package)| format!("{package}: the client {file} could not be built")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
     missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
-    if !has_oldest_compiler() {
-        missing.push(format!("rust {OLDEST}: the oldest compiler that the manifests promise"));
-    }
+    let compilers = COMPILERS.iter().filter(|(version, _)| !has_compiler(version));
+    missing.extend(compilers.map(|(version, why)| format!("rust {version}: the oldest compiler, of {why}")));
+    let targets = TARGETS.into_iter().filter(|target| !has_target(target));
+    missing.extend(targets.map(|target| format!("rust for {target}: its standard library")));
     missing.extend(machine::missing());
     missing
 }
@@ -176,27 +184,43 @@ pub(crate) fn has_subcommand(name: &str) -> bool {
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// The oldest compiler that the manifests promise (`rust-version`).
-pub(crate) const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
+/// The systems for which `linger` is compiled. Checking needs no linker and no C compiler of theirs.
+pub(crate) const TARGETS: [&str; 5] = [
+    "aarch64-apple-darwin",
+    "x86_64-apple-darwin",
+    "x86_64-pc-windows-gnu",
+    "x86_64-pc-windows-msvc",
+    "x86_64-unknown-freebsd",
+];
 
-/// Whether rustup has that compiler.
-pub(crate) fn has_oldest_compiler() -> bool {
+/// The oldest compilers that the manifests promise (`rust-version`), with what they are for.
+const COMPILERS: [(&str, &str); 2] = [
+    ("1.85", "`linger` and `linger-sys`, for Debian 13"),
+    (env!("CARGO_PKG_RUST_VERSION"), "all other crates"),
+];
+
+/// Whether rustup has a compiler.
+pub(crate) fn has_compiler(version: &str) -> bool {
     let mut rustc = Command::new("rustc");
-    rustc.args([&format!("+{OLDEST}"), "--version"]).output().is_ok_and(|output| output.status.success())
+    rustc.args([&format!("+{version}"), "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-fn oldest_compiler() -> anyhow::Result<()> {
-    if has_oldest_compiler() {
+/// Whether the standard library of a system is there, for the present compiler.
+pub(crate) fn has_target(target: &str) -> bool {
+    let output = Command::new("rustc").args(["--target", target, "--print", "target-libdir"]).output();
+    output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+fn compilers() -> anyhow::Result<()> {
+    for (version, _) in COMPILERS.iter().filter(|(version, _)| !has_compiler(version)) {
+        let words = ["toolchain", "install", "--profile", "minimal", "--no-self-update", version];
+        call(Command::new("rustup").args(words))?;
+    }
+    let targets: Vec<_> = TARGETS.into_iter().filter(|target| !has_target(target)).collect();
+    if targets.is_empty() {
         return Ok(());
     }
-    call(Command::new("rustup").args([
-        "toolchain",
-        "install",
-        "--profile",
-        "minimal",
-        "--no-self-update",
-        OLDEST,
-    ]))
+    call(Command::new("rustup").args(["target", "add"]).args(targets))
 }
 
 fn cargo_subcommands() -> anyhow::Result<()> {

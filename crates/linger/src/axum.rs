@@ -33,7 +33,9 @@
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, ListenerExt, TapIo};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
 
 use crate::tokio::{Accept, Connection, Lingering, Listener, Stream};
 use crate::{Closer, Policy};
@@ -144,7 +146,7 @@ impl<L: Accept<Addr: Clone + Sync + 'static>> Connected<IncomingStream<'_, Liste
 /// For the listeners whose addresses the compiler knows, and so knows to be no `Peer`: axum has an implementation for
 /// every tapped listener's address. What is tapped below `listen` is not among them.
 macro_rules! peer {
-    ($($listener:ty: $accept:ty),*) => {$(
+    ($listener:ty: $accept:ty) => {
         impl<F> Connected<IncomingStream<'_, TapIo<$listener, F>>> for Peer<<$accept as Accept>::Addr>
         where
             F: FnMut(&mut Lingering<<$accept as Accept>::Io>) + Send + 'static,
@@ -153,13 +155,12 @@ macro_rules! peer {
                 Self::new(stream.remote_addr().clone(), stream.io().connection())
             }
         }
-    )*};
+    };
 }
 
-peer!(
-    Listener<TcpListener>: TcpListener,
-    Listener<UnixListener>: UnixListener
-);
+peer!(Listener<TcpListener>: TcpListener);
+#[cfg(unix)]
+peer!(Listener<UnixListener>: UnixListener);
 
 /// The connection of a request, where its connect info names it.
 pub(crate) fn connection(extensions: &axum::http::Extensions) -> Option<Connection> {

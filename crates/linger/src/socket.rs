@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
+use linger_sys::fd::{AsFd, BorrowedFd, OwnedFd};
 use linger_sys::{Discarder, Family, TcpInfo, TcpState};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
@@ -73,7 +73,7 @@ impl Socket {
     /// A descriptor that the kernel no longer knows is not closed: its number may belong to another file by now.
     pub(crate) fn close(self, abort: bool) {
         if self.is_lost.get() {
-            let _lost = self.fd.into_raw_fd();
+            std::mem::forget(self.fd);
             return;
         }
         if abort || self.ends.get() != EndsSeen::Both {
@@ -85,6 +85,10 @@ impl Socket {
 }
 
 impl<F: AsFd> Socket<F> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Takes over what is known to be a stream socket of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
         let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(EndsSeen::Neither));
@@ -111,13 +115,15 @@ impl<F: AsFd> Socket<F> {
 
     /// Sends the FIN after everything that was written.
     pub(crate) fn half_close(&self) -> Event {
-        match rustix::net::shutdown(&self.fd, Shutdown::Write) {
+        match rustix::net::shutdown(self.as_fd(), Shutdown::Write) {
             Ok(()) => {
                 self.fin.set(Fin::Queued);
                 Event::HalfClosed
             }
-            Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
-            Err(error) => self.failure(&error.into()),
+            Err(error) => match io::Error::from(error) {
+                error if IS_GONE.contains(&error.kind()) => Event::Gone,
+                error => self.failure(&error),
+            },
         }
     }
 
@@ -135,6 +141,7 @@ impl<F: AsFd> Socket<F> {
             }
             Ok(bytes) => Event::Discarded(bytes),
             // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
+            #[cfg(unix)]
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
             Err(error) => {
                 let event = self.failure(&error);
@@ -170,13 +177,13 @@ impl<F: AsFd> Socket<F> {
     /// for each filling of it), so this is for the time when reading has stopped or is held back.
     pub(crate) fn narrow(&self) {
         if self.family == Family::Tcp {
-            let _ = sockopt::set_socket_recv_buffer_size(&self.fd, 64 << 10);
+            let _ = sockopt::set_socket_recv_buffer_size(self.as_fd(), 64 << 10);
         }
     }
 
     /// The peer's address, if it has one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        rustix::net::getpeername(&self.fd).ok().flatten().and_then(|address| address.try_into().ok())
+        rustix::net::getpeername(self.as_fd()).ok().flatten().and_then(|address| address.try_into().ok())
     }
 
     /// Whether somebody else has closed the descriptor.
@@ -270,18 +277,22 @@ impl<F: AsFd> Socket<F> {
 
     /// Takes the error that waits on the socket, if any.
     pub(crate) fn pending(&self) -> Option<Event> {
-        match sockopt::socket_error(&self.fd) {
+        match sockopt::socket_error(self.as_fd()) {
             Ok(Err(error)) => Some(failure(&error.into())),
             _ => None,
         }
     }
 }
 
+#[cfg(all(test, unix))]
 impl<F: AsFd> AsFd for Socket<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
+
+/// What `shutdown(2)` says of a connection that is over: ENOTCONN, EPIPE, ECONNRESET.
+const IS_GONE: [ErrorKind; 3] = [ErrorKind::NotConnected, ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
 
 fn failure(error: &io::Error) -> Event {
     match error.kind() {

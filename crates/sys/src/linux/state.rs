@@ -4,36 +4,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The protocol families for which closing is understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Family {
-    /// TCP, or Multipath TCP ([`is_multipath`]): acknowledgements are known to the byte.
-    Tcp,
-    /// A local stream socket: what counts is whether the peer has read.
-    Unix,
-    /// Any other stream (vsock, SMC ...): the bounds hold, acknowledgement may be unknown.
-    Other,
-}
-
-/// The states of RFC 9293 section 3.3.2, in the kernel's numbering (`tcp_states.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-#[allow(missing_docs)] // The names are the RFC's.
-pub enum TcpState {
-    Established,
-    SynSent,
-    SynReceived,
-    FinWait1,
-    FinWait2,
-    TimeWait,
-    Close,
-    CloseWait,
-    LastAck,
-    Listen,
-    Closing,
-    Unknown(u8),
-}
+use crate::{Family, TcpState};
 
 /// Returns the family of a stream socket.
 ///
