@@ -24,6 +24,13 @@ pub(crate) struct Ender {
     begun: Mutex<Begun>,
 }
 
+/// Whether a connection was half-closed before it came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fin {
+    Sent,
+    Unsent,
+}
+
 /// The connections that were ended last, by cookie.
 #[derive(Debug, Default)]
 struct Begun {
@@ -112,9 +119,7 @@ impl Ender {
         }
         tracing::info!(cookie, "lingers: nobody else has it");
         self.tally.count(Count::Handed, 1);
-        // ENOTCONN: it is over.
-        let _ = rustix::net::shutdown(&fd, Shutdown::Write);
-        self.end_then(fd, || {});
+        self.end_then(fd, Fin::Unsent, || {});
     }
 
     /// Whether a connection is not ended yet: a process may let go of what another has shut down, or has let go of last.
@@ -124,7 +129,7 @@ impl Ender {
 
     /// One that the seccomp thread has counted, and half-closed.
     pub(crate) fn end_proved(&self, fd: OwnedFd) {
-        self.end_then(fd, || {});
+        self.end_then(fd, Fin::Sent, || {});
     }
 
     /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
@@ -134,8 +139,8 @@ impl Ender {
         }
         self.tally.count(Count::Handed, 1);
         self.tally.count(Count::Unread, (unread > 0).into());
-        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
-        self.end_then(fd, move || {
+        let Ok(other) = fd.try_clone() else { return self.end_then(fd, Fin::Sent, || {}) };
+        self.end_then(fd, Fin::Sent, move || {
             let _ = rustix::net::shutdown(&other, Shutdown::Both);
         });
     }
@@ -145,9 +150,11 @@ impl Ender {
         self.tally.count(Count::Refused, 1);
     }
 
-    fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
-        // SIOCOUTQ counts the FIN of the half-close as one byte.
-        let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
+    /// The closer half-closes at once, in this thread.
+    fn end_then(&self, fd: OwnedFd, fin: Fin, then: impl FnOnce() + Send + 'static) {
+        // SIOCOUTQ counts the FIN of a half-close as one byte.
+        let queue = linger_sys::send_queue(fd.as_fd()).unwrap_or(0);
+        let before = if fin == Fin::Sent { queue.saturating_sub(1) } else { queue };
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {
             tally

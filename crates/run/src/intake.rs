@@ -20,20 +20,26 @@ use rustix::net::{
 };
 
 use crate::ender::Ender;
+use crate::kernel::work_in_batches;
 use crate::prover::{Nominee, Proof, Prover};
 use crate::tally::Tally;
 
 /// Pause after each round of work while much arrives, so that the next messages arrive as one batch. The end of a response
-/// waits for it: the FIN of a close is sent after its proof. So it is short, and costs a wake-up for each few connections.
+/// waits for it: the FIN of a close is sent after its proof. So it is only made where the kernel does not make the batches
+/// ([`work_in_batches`]).
 const NAP: Duration = Duration::from_micros(20);
 
 /// Messages in the time of a [`NAP`] that are much.
 const MUCH: usize = 8;
 
-/// The part of the time that may be spent on proofs: one in so many.
+/// The part of the time that may be spent on finding out which processes there are: one in so many. A proof from what is
+/// known takes none.
 const SHARE: u32 = 2;
 
-/// Longest pause after a proof.
+/// A search that is not worth a pause.
+const SHORT: Duration = Duration::from_micros(200);
+
+/// Longest pause after a search.
 const LONGEST: Duration = Duration::from_millis(50);
 
 /// Messages read from one process before the next process has its turn.
@@ -169,6 +175,7 @@ enum Received {
 impl Worker {
     fn run(mut self) {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
+        let batches = work_in_batches();
         loop {
             let due = self.prover.due().map(|due| due.saturating_duration_since(Instant::now()));
             let idle = self.stopping && due.is_none();
@@ -193,16 +200,19 @@ impl Worker {
                     id => messages += self.serve(id),
                 }
             }
-            let proofs = self.judge();
-            if messages > 0 && !self.stopping {
-                thread::sleep(self.pace.pause(started, messages).max((proofs * (SHARE - 1)).min(LONGEST)));
+            let searched = self.judge();
+            let nap = if batches { Duration::ZERO } else { self.pace.pause(started, messages) };
+            let rest = if searched < SHORT { Duration::ZERO } else { searched * (SHARE - 1) };
+            let pause = nap.max(rest.min(LONGEST));
+            // A sleep of no time is a system call, too.
+            if messages > 0 && !self.stopping && !pause.is_zero() {
+                thread::sleep(pause);
             }
         }
     }
 
-    /// Judges what was nominated. Returns how long that took.
+    /// Judges what was nominated. Returns how long processes were searched for that.
     fn judge(&mut self) -> Duration {
-        let started = Instant::now();
         let (ender, processes) = (&self.ender, &self.processes);
         self.prover.judge(|proof| {
             // What another process has announced, or is held for it, ends with that one.
@@ -215,7 +225,7 @@ impl Worker {
             }
         });
         self.ender.looked(self.prover.looks());
-        started.elapsed()
+        self.prover.searched()
     }
 
     /// Accepts processes, and reads what they have sent: one that has ended already is heard before its connections are

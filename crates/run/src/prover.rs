@@ -90,6 +90,8 @@ pub(crate) struct Prover {
     pause: Duration,
     due: Instant,
     looks: u64,
+    /// How long the last call of `judge` has searched.
+    searched: Duration,
     /// Looks without a cause that are due before what is known is trusted.
     untrusted: u32,
     next_audit: Instant,
@@ -107,6 +109,7 @@ impl Prover {
             pause: SOON,
             due: Instant::now(),
             looks: 0,
+            searched: Duration::ZERO,
             untrusted: TRUST,
             next_audit: Instant::now(),
             unseen: false,
@@ -128,13 +131,21 @@ impl Prover {
         self.looks
     }
 
+    /// How long the last call of [`judge`](Self::judge) has searched for processes, and in them.
+    pub(crate) fn searched(&self) -> Duration {
+        self.searched
+    }
+
     /// Judges what was nominated. All of it was let go of before this looks, so one look serves all.
     pub(crate) fn judge(&mut self, mut tell: impl FnMut(Proof)) {
+        self.searched = Duration::ZERO;
         if self.fresh.is_empty() && self.pending.is_empty() {
             return;
         }
         let now = Instant::now();
-        let Some(family) = self.relatives.now() else {
+        let family = self.relatives.now();
+        self.searched = now.elapsed();
+        let Some(family) = family else {
             let pending = self.pending.drain().map(|(_, pending)| pending.nominee);
             return self
                 .fresh
@@ -181,7 +192,9 @@ impl Prover {
         if self.pending.is_empty() || now < self.due {
             return;
         }
+        let begun = Instant::now();
         self.look(now, tell);
+        self.searched += begun.elapsed();
         let proved = self.pending.values().any(|pending| pending.proved);
         let rest = if proved { Duration::ZERO } else { self.pause.max(now.elapsed() * REST) };
         self.next_audit = Instant::now() + now.elapsed() * AUDIT;
