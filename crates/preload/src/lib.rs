@@ -17,6 +17,7 @@ mod exit;
 mod fork;
 mod hooks;
 mod message;
+mod patience;
 pub mod protocol;
 mod settings;
 mod start;

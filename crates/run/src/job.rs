@@ -77,8 +77,9 @@ impl Supervision {
             metrics::serve(listener, closer.clone(), Arc::clone(&report) as _)
                 .map_err(RunError::system("cannot serve the counts"))?;
         }
-        let intake = Intake::start(address, closer.clone(), options.policy, Arc::clone(&tally))
-            .map_err(RunError::system("cannot start the intake"))?;
+        let intake =
+            Intake::start(address, closer.clone(), options.policy, budget.sockets, Arc::clone(&tally))
+                .map_err(RunError::system("cannot start the intake"))?;
         Ok(Self { closer, intake, tally, way, report })
     }
 

@@ -1,6 +1,6 @@
 //! A thread that works in batches.
 
-use std::fs;
+use std::{fs, io};
 
 /// Makes the calling thread, and those that it starts from now on, wait for their turn instead of interrupting whoever wakes
 /// them (`SCHED_BATCH`, sched(7)). False if that is not to be had.
@@ -53,8 +53,7 @@ fn survives() -> bool {
             loop {
                 // SAFETY: writes to a live int. `__WCLONE`: only this call waits for such a child.
                 let waited = unsafe { libc::waitpid(child as i32, &raw mut status, libc::__WCLONE) };
-                // SAFETY: reads this thread's errno.
-                if waited >= 0 || unsafe { *libc::__errno_location() } != libc::EINTR {
+                if waited >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                     return waited == child as i32 && status == 0;
                 }
             }

@@ -253,7 +253,8 @@ impl Hands {
 
     /// Hands over an accepted connection that the program did not receive.
     pub(super) fn hand_over_lost(&self, connection: BorrowedFd<'_>) {
-        self.send(Message::about(MessageKind::Close, 0, 0), connection);
+        let cookie = rustix::net::sockopt::socket_cookie(connection).unwrap_or(0);
+        self.send(Message::about(MessageKind::Close, cookie, 0), connection);
     }
 
     fn send(&self, message: Message, fd: BorrowedFd<'_>) -> bool {
