@@ -5,7 +5,7 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Last, Shutdown, Unhold};
 use linger_custody::{Count, Fate, Origin, Socket, fate};
 
-use crate::counts::count;
+use crate::counts::{count, tell_the_rest};
 use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, aborts, is_this_process, unwatch};
 use crate::{channel, settings, sys};
@@ -132,7 +132,12 @@ fn finish(fd: c_int, last: Last) {
 /// Tells the supervisor that this process, of which the table is, lets go of a connection.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
-    channel::send(Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin), passed)
+    let word = Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin);
+    let sent = channel::send(word, passed);
+    if sent {
+        tell_the_rest();
+    }
+    sent
 }
 
 /// For this process's last fd of a connection: the number of unread bytes, or why a plain close loses nothing. What is
