@@ -252,6 +252,22 @@ fn what_a_hidden_process_has_left_to_its_children_is_looked_at() {
 }
 
 #[test]
+fn what_was_copied_unheard_is_looked_for() {
+    for unheard in [true, false] {
+        let mut bed = Bed::default();
+        bed.appear(1, &[]);
+        if unheard {
+            bed.tell(Event::Unheard);
+        }
+        bed.names = vec![name(1, 3)];
+        if unheard {
+            bed.names.push(name(1, 5));
+        }
+        assert_eq!(hands_over(&bed.close(1, 3)), !unheard, "unheard: {unheard}");
+    }
+}
+
+#[test]
 fn what_was_shut_down_and_is_gone_is_forgotten_at_the_next_look() {
     for gone in [true, false] {
         let limits = Limits { shared: 2, ..Limits::default() };

@@ -17,7 +17,7 @@ pub(super) struct Doubts {
     several: BTreeSet<Inode>,
     /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
     obscure: BTreeMap<Pid, Obscure>,
-    /// One of them has sent a message that cannot be read: it may carry any shared connection.
+    /// A message was sent that cannot be read: it may carry any shared connection.
     opaque: bool,
 }
 
@@ -47,6 +47,12 @@ impl Doubts {
 
     /// A process that cannot be looked at sends a message.
     pub(super) fn sends_unseen(&mut self) {
+        self.opaque = true;
+    }
+
+    /// Anything may have been copied, and sent.
+    pub(super) fn unheard(&mut self) {
+        self.stray = true;
         self.opaque = true;
     }
 

@@ -87,11 +87,30 @@ impl Listener {
         self.answer(id, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
-    /// Continues all calls that wait for an answer.
+    /// In the guard: continues all calls that were received and wait for an answer.
     pub(super) fn go_on_with_all(&self) {
         for id in self.unanswered.take_all() {
+            self.unanswered.goes_unheard();
             self.go_on(id);
         }
+    }
+
+    /// In the guard: continues the next call. Waits for one.
+    pub(super) fn go_on_with_next(&self) {
+        if let Ok(Some(notification)) = self.next() {
+            self.unanswered.goes_unheard();
+            self.go_on(notification.id);
+        }
+    }
+
+    /// Whether no call was received that waits for an answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// How many calls the guard has let happen.
+    pub(crate) fn unheard(&self) -> u64 {
+        self.unanswered.unheard()
     }
 
     /// Answers the call with a result, or with an errno. True if it was still waiting.

@@ -120,6 +120,11 @@ impl Ask {
         self.listener.give(id, fd, close_on_exec)
     }
 
+    /// How many calls the guard has let happen, of which nothing is known.
+    pub(super) fn unheard(&self) -> u64 {
+        self.listener.unheard()
+    }
+
     /// Whether the call still waits for its answer. Thread ids are reused: only if the call still waits has everything
     /// that was read under its thread id (memory, `/proc`) come from the thread that made it.
     pub(super) fn waits(&self, id: u64) -> bool {

@@ -30,6 +30,9 @@ const LATE: Duration = Duration::from_millis(100);
 /// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
 const SIGNALS: Duration = Duration::from_millis(50);
 
+/// A call that the guard has let happen is over by then.
+const OVER: Duration = Duration::from_secs(1);
+
 /// The calls that copy fds, but for messages.
 const COPYING: &[i64] = &[
     libc::SYS_fcntl,
@@ -59,6 +62,8 @@ pub(super) struct Driver {
     started: Instant,
     /// When to look at what was let close: many take long.
     look_at: Instant,
+    /// Calls that the guard had let happen, and until when one of them may not be over.
+    unheard: (u64, Instant),
     /// Where the first refusal is told.
     tell: Option<mpsc::Sender<Refusal>>,
 }
@@ -80,6 +85,7 @@ impl Driver {
             accepting: Vec::new(),
             started: Instant::now(),
             look_at: Instant::now(),
+            unheard: (0, Instant::now()),
             tell: Some(tell),
         }
     }
@@ -89,6 +95,11 @@ impl Driver {
         let mut pause = SOON;
         loop {
             let (events, others) = self.wait(pause);
+            self.mind_unheard();
+            // First what was let close before: right after its answer a thread has not made its call yet.
+            let before = self.hands.calls();
+            self.look();
+            let closed = self.hands.calls() < before;
             if events.contains(PollFlags::IN) {
                 match self.ask.next() {
                     Ok(Some((notification, call))) => self.notified(&notification, call),
@@ -100,10 +111,8 @@ impl Driver {
                 self.accept_all();
                 self.bury();
             }
-            let before = self.hands.calls();
-            self.look();
             self.tell(Event::Tick, None);
-            let news = self.hands.calls() < before || events.contains(PollFlags::IN);
+            let news = closed || events.contains(PollFlags::IN);
             pause = if news { SOON } else { (pause * 2).min(LATE) };
             if events.contains(PollFlags::HUP) && self.hands.calls() == 0 {
                 // No thread can make a call any more. The last process may still be closing its fds.
@@ -137,6 +146,18 @@ impl Driver {
                 (fds[0].revents(), others || !self.accepting.is_empty())
             }
             Err(_) => (PollFlags::empty(), false),
+        }
+    }
+
+    /// Tells of calls that the guard has let happen while this process was stopped.
+    fn mind_unheard(&mut self) {
+        let (unheard, now) = (self.ask.unheard(), Instant::now());
+        if unheard != self.unheard.0 {
+            tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
+            self.unheard = (unheard, now + OVER);
+        }
+        if unheard > 0 && now < self.unheard.1 {
+            self.tell(Event::Unheard, None);
         }
     }
 

@@ -86,6 +86,12 @@ impl Hands {
         self.threads.of(thread, eyes::process_of, still)
     }
 
+    /// A thread that has called before, and may have ended since: then no fd is to be had of it, but `ESRCH`.
+    pub(super) fn known(&self, thread: u32) -> Option<Rc<Thread>> {
+        let known = self.threads.known(thread)?;
+        self.watched.contains_key(&known.process).then_some(known)
+    }
+
     /// The first thread of a process, likewise.
     pub(super) fn first_thread(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         self.threads.first_of(process, still)
