@@ -28,12 +28,15 @@ impl Listener {
 
     fn stand_in(&self, alive: RawFd) -> ! {
         let listener = self.as_fd().as_raw_fd();
-        let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
-        for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
-            if first <= last {
+        let mut own = [alive as u32, listener as u32, self.news().as_raw_fd() as u32];
+        own.sort_unstable();
+        let mut first = 0;
+        for fd in own.into_iter().chain([u32::MAX]) {
+            if first < fd {
                 // SAFETY: nothing in this process uses any other fd; the write end of `alive` must go.
-                unsafe { libc::close_range(first, last, 0) };
+                unsafe { libc::close_range(first, fd - 1, 0) };
             }
+            first = fd.saturating_add(1);
         }
         // SAFETY: an empty set of signals is a valid value, which is filled next.
         let mut all: libc::sigset_t = unsafe { zeroed() };
@@ -78,6 +81,7 @@ impl Listener {
                 if idle > 0 || !is_stopped(supervisor) {
                     continue;
                 }
+                self.tell();
                 self.go_on_with_all();
                 while asked & libc::POLLIN != 0 && is_stopped(supervisor) {
                     self.go_on_with_next();

@@ -50,6 +50,16 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
+/// Calls that the guard has let happen.
+struct Unheard {
+    calls: u64,
+    /// What they did is not known yet.
+    is_any: bool,
+    /// Until when one of them may not be over, and when that is told next.
+    until: Instant,
+    next: Instant,
+}
+
 /// The thread's rooms: none knows another.
 pub(super) struct Driver {
     ask: Ask,
@@ -62,8 +72,7 @@ pub(super) struct Driver {
     started: Instant,
     /// When to look at what was let close: many take long.
     look_at: Instant,
-    /// Calls that the guard had let happen, and until when one of them may not be over.
-    unheard: (u64, Instant),
+    unheard: Unheard,
     /// Where the first refusal is told.
     tell: Option<mpsc::Sender<Refusal>>,
 }
@@ -85,7 +94,7 @@ impl Driver {
             accepting: Vec::new(),
             started: Instant::now(),
             look_at: Instant::now(),
-            unheard: (0, Instant::now()),
+            unheard: Unheard { calls: 0, is_any: false, until: Instant::now(), next: Instant::now() },
             tell: Some(tell),
         }
     }
@@ -95,7 +104,7 @@ impl Driver {
         let mut pause = SOON;
         loop {
             let (events, others) = self.wait(pause);
-            self.mind_unheard();
+            self.mind_unheard(others);
             // First what was let close before: right after its answer a thread has not made its call yet.
             let before = self.hands.calls();
             self.look();
@@ -134,10 +143,15 @@ impl Driver {
         // Many of them would make each notification dearer.
         let ends = self.hands.ends().filter(|_| heeds_deaths);
         fds.extend(ends.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
+        fds.push(PollFd::from_borrowed_fd(self.ask.news(), PollFlags::IN));
         fds.extend(self.accepting.iter().map(|waiting| PollFd::new(&waiting.listener, PollFlags::IN)));
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits =
-            [(self.hands.calls() > 0).then_some(pause), (!self.accepting.is_empty()).then_some(SIGNALS), due];
+        let waits = [
+            (self.hands.calls() > 0).then_some(pause),
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.unheard.is_any.then_some(OVER / 10),
+            due,
+        ];
         let least = waits.into_iter().flatten().min();
         let timeout = least.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut fds, timeout.as_ref()) {
@@ -150,14 +164,29 @@ impl Driver {
     }
 
     /// Tells of calls that the guard has let happen while this process was stopped.
-    fn mind_unheard(&mut self) {
-        let (unheard, now) = (self.ask.unheard(), Instant::now());
-        if unheard != self.unheard.0 {
+    ///
+    /// It is checked with each notification: the guard counts a call before it lets it happen. `others` is whether anything else
+    /// has happened.
+    fn mind_unheard(&mut self, others: bool) {
+        let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
+        let now = Instant::now();
+        if unheard != self.unheard.calls {
             tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
-            self.unheard = (unheard, now + OVER);
+            self.unheard = Unheard { calls: unheard, is_any: true, until: now + OVER, next: now };
         }
-        if unheard > 0 && now < self.unheard.1 {
+        if !self.unheard.is_any || now < self.unheard.next {
+            return;
+        }
+        self.unheard.next = now + OVER / 10;
+        if now < self.unheard.until {
             self.tell(Event::Unheard, None);
+            return;
+        }
+        let processes = eyes::processes();
+        // First the messages: what is received between the two looks is seen open.
+        if eyes::quiet(&processes) {
+            self.unheard.is_any = false;
+            self.tell(Event::Heard(&eyes::census_of(&processes)), None);
         }
     }
 
