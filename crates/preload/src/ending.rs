@@ -8,12 +8,12 @@ use linger_custody::{Count, Fate, Origin, Socket, fate};
 use crate::counts::{count, tell_the_rest};
 use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, aborts, is_this_process, unwatch};
-use crate::{channel, settings, sys};
+use crate::{channel, releases, settings, sys};
 
 /// Tells the supervisor to drop the held copy of a connection.
 pub(crate) fn unhold(held: Option<Unhold>) {
     if let Some(Unhold { cookie }) = held {
-        channel::send(Message::about(MessageKind::Release, cookie, 0), None);
+        releases::release(cookie);
     }
 }
 
@@ -122,6 +122,9 @@ fn finish(fd: c_int, last: Last) {
     unwatch(fd, last.epolls);
     // The supervisor's fd outlives the close, and the FIN is sent when nobody else is known to have the connection.
     if !nominate(MessageKind::Close, fd, &last, unread) {
+        if last.held {
+            releases::remember(last.cookie);
+        }
         if unread > 0 {
             count(Count::Unread);
         }
@@ -136,6 +139,7 @@ pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -
     let sent = channel::send(word, passed);
     if sent {
         tell_the_rest();
+        releases::tell();
     }
     sent
 }

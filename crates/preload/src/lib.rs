@@ -19,6 +19,7 @@ mod hooks;
 mod message;
 mod patience;
 pub mod protocol;
+mod releases;
 mod settings;
 mod start;
 mod state;

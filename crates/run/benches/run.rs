@@ -192,9 +192,8 @@ fn harm() {
         start.env(TIMED, &file).stdin(Stdio::null()).stdout(Stdio::null());
         let mut server = start.spawn().expect("it starts");
         let until = Instant::now() + Duration::from_secs(10);
-        while fs::read_to_string("/proc/net/tcp")
-            .is_ok_and(|all| !all.contains(&format!(":{TIMED_PORT:04X} 0")))
-        {
+        let listens = format!(":{TIMED_PORT:04X} 00000000:0000 0A");
+        while fs::read_to_string("/proc/net/tcp").is_ok_and(|all| !all.contains(&listens)) {
             assert!(Instant::now() < until, "nothing listens");
             thread::sleep(Duration::from_millis(10));
         }

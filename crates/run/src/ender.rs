@@ -32,9 +32,9 @@ pub(crate) struct Ender {
 
 /// Whether a connection was half-closed before it came here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fin {
-    Sent,
-    Unsent,
+enum HalfClose {
+    Done,
+    Due,
 }
 
 /// The connections that were ended last, by cookie.
@@ -149,7 +149,7 @@ impl Ender {
                 return self.let_go(passed);
             }
         }
-        if self.end_then(passed, Fin::Unsent, || {}) {
+        if self.end_then(passed, HalfClose::Due, || {}) {
             tracing::info!(cookie, "lingers: nobody else has it");
             self.tally.count(Count::Handed, 1);
         }
@@ -162,7 +162,7 @@ impl Ender {
 
     /// One that the seccomp thread has counted, and half-closed.
     pub(crate) fn end_proved(&self, passed: Passed) {
-        self.end_then(passed, Fin::Sent, || {});
+        self.end_then(passed, HalfClose::Done, || {});
     }
 
     /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
@@ -174,7 +174,7 @@ impl Ender {
         let then = move || {
             let _ = other.map(|other| rustix::net::shutdown(&other, Shutdown::Both));
         };
-        if self.end_then(passed, Fin::Sent, then) {
+        if self.end_then(passed, HalfClose::Done, then) {
             self.tally.count(Count::Handed, 1);
             self.tally.count(Count::Unread, (unread > 0).into());
         }
@@ -187,7 +187,7 @@ impl Ender {
 
     /// The closer half-closes at once, in this thread. False if the user has its share of connections that linger: this one is
     /// left plain.
-    fn end_then(&self, passed: Passed, fin: Fin, then: impl FnOnce() + Send + 'static) -> bool {
+    fn end_then(&self, passed: Passed, half_close: HalfClose, then: impl FnOnce() + Send + 'static) -> bool {
         let Some(lingering) = self.shares.take(passed.share.user()) else {
             self.missed();
             self.let_go(passed);
@@ -196,7 +196,7 @@ impl Ender {
         let Passed { fd, share } = passed;
         // SIOCOUTQ counts the FIN of a half-close as one byte.
         let queue = linger_sys::send_queue(fd.as_fd()).unwrap_or(0);
-        let before = if fin == Fin::Sent { queue.saturating_sub(1) } else { queue };
+        let before = if half_close == HalfClose::Done { queue.saturating_sub(1) } else { queue };
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {
             tally

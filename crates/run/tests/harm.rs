@@ -75,27 +75,23 @@ fn await_state(process: Pid, state: &str) {
 #[test]
 fn a_supervisor_that_is_stopped_costs_only_the_cure() {
     sandboxed(|| {
-        let Some(server) = server("") else { return };
+        let Some(mut server) = server("") else { return };
         let supervisor = server.supervisor();
-        let mut closes: u64 = 0;
-        for _ in 0..20 {
-            await_end(&ask());
-            closes += 1;
-        }
+        let mut closes: u64 = 20;
+        (0..closes).for_each(|_| await_end(&ask()));
         kill_process(supervisor, Signal::STOP).unwrap();
         await_state(supervisor, "T");
         // What was said before anybody could know waits for it; soon nothing more is said.
         let mut stuck = Vec::new();
-        let plain = loop {
+        loop {
             let stream = ask();
             closes += 1;
             if ends(&stream, Duration::from_millis(20)) {
-                break stream;
+                break;
             }
             stuck.push(stream);
             assert!(stuck.len() < 100, "it is never noticed");
-        };
-        await_end(&plain);
+        }
         for _ in 0..300 {
             await_end(&ask());
             closes += 1;
@@ -108,13 +104,29 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
             assert!(closes < 1_000, "it is never noticed");
         }
         closes += 1;
-        let mut server = server;
         kill_process(server.pid(), Signal::TERM).unwrap();
         let report = server.said();
         assert_eq!(report["closes"], closes, "{report:?}");
         assert!(report["refused"].as_u64() > Some(300), "{report:?}");
-        let lingered = report["lingered"].as_u64().unwrap() + report["finished"].as_u64().unwrap();
-        assert!(lingered > 20 + stuck.len() as u64, "{report:?}");
+        let ended = report["lingered"].as_u64().unwrap() + report["finished"].as_u64().unwrap();
+        assert!(ended > 20 + stuck.len() as u64, "{report:?}");
+    });
+}
+
+/// Its copies of what is closed meanwhile keep that open, and no longer than until it answers again.
+#[test]
+fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
+    sandboxed(|| {
+        let Some(server) = server("hold") else { return };
+        let supervisor = server.supervisor();
+        await_end(&ask());
+        kill_process(supervisor, Signal::STOP).unwrap();
+        await_state(supervisor, "T");
+        let streams: Vec<TcpStream> = (0..400).map(|_| ask()).collect();
+        kill_process(supervisor, Signal::CONT).unwrap();
+        while !late_reader(PORT, 20_000, false).is_whole() {}
+        streams.iter().for_each(await_end);
+        kill_process(server.pid(), Signal::TERM).unwrap();
     });
 }
 
