@@ -5,15 +5,15 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Last, Shutdown, Unhold};
 use linger_custody::{Count, Fate, Origin, Socket, fate};
 
-use crate::counts::count;
+use crate::counts::{count, tell_the_rest};
 use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, aborts, is_this_process, unwatch};
-use crate::{channel, settings, sys};
+use crate::{channel, releases, settings, sys};
 
 /// Tells the supervisor to drop the held copy of a connection.
 pub(crate) fn unhold(held: Option<Unhold>) {
     if let Some(Unhold { cookie }) = held {
-        channel::send(Message::about(MessageKind::Release, cookie, 0), None);
+        releases::release(cookie);
     }
 }
 
@@ -119,6 +119,9 @@ fn finish(fd: c_int, last: Last) {
     unwatch(fd, last.epolls);
     // The supervisor's fd outlives the close, and the FIN is sent when nobody else is known to have the connection.
     if !nominate(MessageKind::Close, fd, &last, unread) {
+        if last.held {
+            releases::remember(last.cookie);
+        }
         if unread > 0 {
             count(Count::Unread);
         }
@@ -129,7 +132,13 @@ fn finish(fd: c_int, last: Last) {
 /// Tells the supervisor that this process, of which the table is, lets go of a connection.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
-    channel::send(Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin), passed)
+    let word = Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin);
+    let sent = channel::send(word, passed);
+    if sent {
+        tell_the_rest();
+        releases::tell();
+    }
+    sent
 }
 
 /// For this process's last fd of a connection: the number of unread bytes, or why a plain close loses nothing. What is

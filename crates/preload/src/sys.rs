@@ -138,7 +138,10 @@ pub(crate) const EBADF: c_int = 9;
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const EFAULT: c_int = 14;
 pub(crate) const EINVAL: c_int = 22;
+pub(crate) const EPIPE: c_int = 32;
 pub(crate) const ENOSYS: c_int = 38;
+pub(crate) const ECONNRESET: c_int = 104;
+pub(crate) const ENOTCONN: c_int = 107;
 pub(crate) const ETOOMANYREFS: c_int = 109;
 
 pub(crate) const SHUT_RD: c_int = 0;
@@ -155,6 +158,7 @@ pub(crate) const SOL_SOCKET: c_int = 1;
 pub(crate) const SO_LINGER: c_int = 13;
 const SO_DOMAIN: c_int = 39;
 const SO_PROTOCOL: c_int = 38;
+const SO_MEMINFO: c_int = 55;
 const SO_COOKIE: c_int = 57;
 const AF_UNIX: c_int = 1;
 const AF_INET: u16 = 2;
@@ -274,6 +278,12 @@ pub(crate) fn shutdown(fd: c_int, how: c_int) -> c_int {
     unsafe { syscall!(number::SHUTDOWN, fd, how) as c_int }
 }
 
+/// Makes `new` another fd of the file at `old`, closed by an exec.
+pub(crate) fn replace(old: c_int, new: c_int) -> bool {
+    // SAFETY: three numbers.
+    unsafe { syscall!(number::DUP3, old, new, SOCK_CLOEXEC) as c_int == new }
+}
+
 pub(crate) fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: numbers; the third is read by dup3 only.
     unsafe { syscall!(number::DUP2, old, new, 0) as c_int }
@@ -303,6 +313,14 @@ fn option<T: Copy>(fd: c_int, name: c_int, mut value: T) -> Option<T> {
 /// The cookie of a socket (`SO_COOKIE`), which the kernel never reuses; `None` if the fd is no socket.
 pub(crate) fn cookie(fd: c_int) -> Option<u64> {
     option(fd, SO_COOKIE, 0u64)
+}
+
+/// The memory of what was sent by a unix socket and is not received yet (`SO_MEMINFO`); 0 where the kernel does not tell.
+///
+/// With the call that tells a cookie, and not with `SIOCOUTQ`: a sandbox permits the one if it permits the other.
+pub(crate) fn queued(fd: c_int) -> u64 {
+    // `SK_MEMINFO_WMEM_ALLOC` is the third of nine (linux/sock_diag.h).
+    option(fd, SO_MEMINFO, [0u32; 9]).map_or(0, |[_, _, sent, ..]| sent.into())
 }
 
 /// Whether closing this socket resets it (`SO_LINGER` on, with timeout 0).
@@ -343,10 +361,10 @@ struct PollFd {
     revents: i16,
 }
 
-/// Polls an fd for events, for at most `milliseconds`.
-pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
+/// Polls an fd for events, for at most `microseconds`.
+pub(crate) fn poll(fd: c_int, events: i16, microseconds: i64) -> i16 {
     let mut one = PollFd { fd, events, revents: 0 };
-    let timeout = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
+    let timeout = [microseconds / 1_000_000, microseconds % 1_000_000 * 1_000];
     let no_mask = core::ptr::null::<c_void>();
     let size: c_long = 8;
     // SAFETY: one live pollfd, a live timespec of two longs, no signal mask.

@@ -1,15 +1,18 @@
 //! A program that is to be run, and the supervision that all ways of running it have in common.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::TcpListener;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 
 use linger::Closer;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::intake::{Address, Intake};
+use crate::kernel::work_in_batches;
 use crate::preload::Preload;
 use crate::seccomp::{Counts, Seccomp};
 use crate::tally::Tally;
@@ -61,7 +64,8 @@ impl Supervision {
         let mut budget = options.budget;
         let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
         budget.sockets = budget.sockets.min(usize::try_from(most).unwrap_or(usize::MAX));
-        let closer = Closer::new(budget).map_err(RunError::system("cannot start the closer"))?;
+        let closer =
+            in_batches(move || Closer::new(budget)).map_err(RunError::system("cannot start the closer"))?;
         let tally = Arc::new(Tally::default());
         let report = {
             let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
@@ -73,8 +77,9 @@ impl Supervision {
             metrics::serve(listener, closer.clone(), Arc::clone(&report) as _)
                 .map_err(RunError::system("cannot serve the counts"))?;
         }
-        let intake = Intake::start(address, closer.clone(), options.policy, Arc::clone(&tally))
-            .map_err(RunError::system("cannot start the intake"))?;
+        let intake =
+            Intake::start(address, closer.clone(), options.policy, budget.sockets, Arc::clone(&tally))
+                .map_err(RunError::system("cannot start the intake"))?;
         Ok(Self { closer, intake, tally, way, report })
     }
 
@@ -163,6 +168,16 @@ impl Way {
             preload.remove();
         }
     }
+}
+
+/// Does what starts a thread that works in batches.
+fn in_batches<R: Send + 'static>(start: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
+    let task = move || {
+        work_in_batches();
+        start()
+    };
+    let maker = thread::Builder::new().name("linger-maker".into()).spawn(task)?;
+    maker.join().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))
 }
 
 /// Raises this process's limit of fds to the hard limit, for lingering connections. The program runs with the old limit.

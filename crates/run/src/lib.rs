@@ -11,6 +11,8 @@
 mod assignment;
 mod child;
 mod command;
+mod connected;
+mod disposal;
 mod ender;
 mod error;
 mod intake;
@@ -32,8 +34,10 @@ mod refusal;
 mod relatives;
 mod report;
 mod seccomp;
+mod shares;
 mod signals;
 mod socket;
+mod strangers;
 mod supervise;
 mod tally;
 

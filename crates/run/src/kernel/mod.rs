@@ -12,6 +12,7 @@ mod handshake;
 mod image;
 mod listener;
 mod origin;
+mod schedule;
 mod signals;
 mod unanswered;
 
@@ -23,5 +24,6 @@ pub(crate) use handshake::{Handshake, LaunchRefused, before_exec};
 pub(crate) use image::Image;
 pub(crate) use listener::{Listener, Notification};
 pub(crate) use origin::{as_at_start, exec_with_own_pid, is_ignored};
+pub(crate) use schedule::work_in_batches;
 pub use signals::die_of;
 pub(crate) use signals::{Arrived, Mask, Signals, send, set_default};

@@ -120,6 +120,22 @@ impl Ask {
         self.listener.give(id, fd, close_on_exec)
     }
 
+    /// Readable once the guard has let calls happen.
+    pub(super) fn news(&self) -> BorrowedFd<'_> {
+        self.listener.news()
+    }
+
+    /// How many calls the guard has let happen, of which nothing is known.
+    pub(super) fn unheard(&self) -> u64 {
+        self.listener.forget_news();
+        self.counted()
+    }
+
+    /// The same, while there is no news of them.
+    pub(super) fn counted(&self) -> u64 {
+        self.listener.unheard()
+    }
+
     /// Whether the call still waits for its answer. Thread ids are reused: only if the call still waits has everything
     /// that was read under its thread id (memory, `/proc`) come from the thread that made it.
     pub(super) fn waits(&self, id: u64) -> bool {

@@ -30,6 +30,9 @@ const LATE: Duration = Duration::from_millis(100);
 /// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
 const SIGNALS: Duration = Duration::from_millis(50);
 
+/// A call that the guard has let happen is over by then.
+const OVER: Duration = Duration::from_secs(1);
+
 /// The calls that copy fds, but for messages.
 const COPYING: &[i64] = &[
     libc::SYS_fcntl,
@@ -47,6 +50,16 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
+/// Calls that the guard has let happen.
+struct Unheard {
+    calls: u64,
+    /// What they did is not known yet.
+    is_any: bool,
+    /// Until when one of them may not be over, and when that is told next.
+    until: Instant,
+    next: Instant,
+}
+
 /// The thread's rooms: none knows another.
 pub(super) struct Driver {
     ask: Ask,
@@ -59,6 +72,7 @@ pub(super) struct Driver {
     started: Instant,
     /// When to look at what was let close: many take long.
     look_at: Instant,
+    unheard: Unheard,
     /// Where the first refusal is told.
     tell: Option<mpsc::Sender<Refusal>>,
 }
@@ -80,6 +94,7 @@ impl Driver {
             accepting: Vec::new(),
             started: Instant::now(),
             look_at: Instant::now(),
+            unheard: Unheard { calls: 0, is_any: false, until: Instant::now(), next: Instant::now() },
             tell: Some(tell),
         }
     }
@@ -89,6 +104,11 @@ impl Driver {
         let mut pause = SOON;
         loop {
             let (events, others) = self.wait(pause);
+            self.mind_unheard(others);
+            // First what was let close before: right after its answer a thread has not made its call yet.
+            let before = self.hands.calls();
+            self.look();
+            let closed = self.hands.calls() < before;
             if events.contains(PollFlags::IN) {
                 match self.ask.next() {
                     Ok(Some((notification, call))) => self.notified(&notification, call),
@@ -100,10 +120,8 @@ impl Driver {
                 self.accept_all();
                 self.bury();
             }
-            let before = self.hands.calls();
-            self.look();
             self.tell(Event::Tick, None);
-            let news = self.hands.calls() < before || events.contains(PollFlags::IN);
+            let news = closed || events.contains(PollFlags::IN);
             pause = if news { SOON } else { (pause * 2).min(LATE) };
             if events.contains(PollFlags::HUP) && self.hands.calls() == 0 {
                 // No thread can make a call any more. The last process may still be closing its fds.
@@ -125,10 +143,15 @@ impl Driver {
         // Many of them would make each notification dearer.
         let ends = self.hands.ends().filter(|_| heeds_deaths);
         fds.extend(ends.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
+        fds.push(PollFd::from_borrowed_fd(self.ask.news(), PollFlags::IN));
         fds.extend(self.accepting.iter().map(|waiting| PollFd::new(&waiting.listener, PollFlags::IN)));
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits =
-            [(self.hands.calls() > 0).then_some(pause), (!self.accepting.is_empty()).then_some(SIGNALS), due];
+        let waits = [
+            (self.hands.calls() > 0).then_some(pause),
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.unheard.is_any.then_some(OVER / 10),
+            due,
+        ];
         let least = waits.into_iter().flatten().min();
         let timeout = least.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut fds, timeout.as_ref()) {
@@ -137,6 +160,33 @@ impl Driver {
                 (fds[0].revents(), others || !self.accepting.is_empty())
             }
             Err(_) => (PollFlags::empty(), false),
+        }
+    }
+
+    /// Tells of calls that the guard has let happen while this process was stopped.
+    ///
+    /// It is checked with each notification: the guard counts a call before it lets it happen. `others` is whether anything else
+    /// has happened.
+    fn mind_unheard(&mut self, others: bool) {
+        let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
+        let now = Instant::now();
+        if unheard != self.unheard.calls {
+            tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
+            self.unheard = Unheard { calls: unheard, is_any: true, until: now + OVER, next: now };
+        }
+        if !self.unheard.is_any || now < self.unheard.next {
+            return;
+        }
+        self.unheard.next = now + OVER / 10;
+        if now < self.unheard.until {
+            self.tell(Event::Unheard, None);
+            return;
+        }
+        let processes = eyes::processes();
+        // First the messages: what is received between the two looks is seen open.
+        if eyes::quiet(&processes) {
+            self.unheard.is_any = false;
+            self.tell(Event::Heard(&eyes::census_of(&processes)), None);
         }
     }
 

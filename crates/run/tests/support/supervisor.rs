@@ -33,6 +33,10 @@ fn main() {
     options.lingerd = settings.split(' ').find_map(|word| word.strip_prefix("lingerd=")).map(Into::into);
     options.manner = report.to_string_lossy().into_owned();
     options.search = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(limit) = values("nofile=").next() {
+        let limit = rustix::process::Rlimit { current: Some(limit), maximum: Some(limit) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a lower limit");
+    }
     if has("incapable") {
         without(CapabilitySet::SYS_PTRACE);
     }

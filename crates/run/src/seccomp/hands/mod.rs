@@ -86,6 +86,12 @@ impl Hands {
         self.threads.of(thread, eyes::process_of, still)
     }
 
+    /// A thread that has called before, and may have ended since: then no fd is to be had of it, but `ESRCH`.
+    pub(super) fn known(&self, thread: u32) -> Option<Rc<Thread>> {
+        let known = self.threads.known(thread)?;
+        self.watched.contains_key(&known.process).then_some(known)
+    }
+
     /// The first thread of a process, likewise.
     pub(super) fn first_thread(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         self.threads.first_of(process, still)
@@ -253,7 +259,8 @@ impl Hands {
 
     /// Hands over an accepted connection that the program did not receive.
     pub(super) fn hand_over_lost(&self, connection: BorrowedFd<'_>) {
-        self.send(Message::about(MessageKind::Close, 0, 0), connection);
+        let cookie = rustix::net::sockopt::socket_cookie(connection).unwrap_or(0);
+        self.send(Message::about(MessageKind::Close, cookie, 0), connection);
     }
 
     fn send(&self, message: Message, fd: BorrowedFd<'_>) -> bool {

@@ -97,6 +97,11 @@ impl Threads {
         Some(found)
     }
 
+    /// The thread from the cache.
+    pub(super) fn known(&self, thread: u32) -> Option<Rc<Thread>> {
+        self.known.get(&thread).map(Rc::clone)
+    }
+
     /// The first thread of a process. Its thread id stays the same through `execve`.
     pub(super) fn first_of(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         let first = Thread::open(process, process, self.least)?;
