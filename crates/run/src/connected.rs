@@ -101,10 +101,12 @@ impl ConnectedProcess {
         if fd.is_none() && matches!(kind, Some(MessageKind::Counted | MessageKind::Uncounted)) {
             return self.count(kind == Some(MessageKind::Counted), message, ender);
         }
+        // Sent between the accept and the request for credentials: the sender is most likely who connected.
+        let user = if by.pid == 0 { self.user } else { by.user };
         // For a held connection the fd arrived with the `Hold` message.
         let held = self.waiting.remove(&message.cookie).map(|held| held.passed);
         let new = match fd {
-            Some(fd) => match accept(fd, message.cookie, by.user, shares, ender) {
+            Some(fd) => match accept(fd, message.cookie, user, shares, ender) {
                 Some(passed) => Some(passed),
                 None => return ender.missed(),
             },
@@ -146,7 +148,6 @@ impl ConnectedProcess {
         let Nomination { origin, process, fd, .. } = message.nomination();
         // In a pid namespace of its own a process does not know the pids that are known here.
         let origin = if i64::from(process) == i64::from(by.pid) { origin } else { Origin::UNKNOWN };
-        // Sent between the accept and the request for credentials: the sender is most likely who connected.
         let pid = if by.pid == 0 { self.peer } else { by.pid };
         (Name { pid: Pid(pid), fd }, origin)
     }
