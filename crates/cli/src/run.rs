@@ -136,6 +136,7 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     options.metrics = metrics;
     options.unpack_into = std::env::var_os("TMPDIR").map(Into::into);
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
+    options.sanitizer_options = std::env::var_os("ASAN_OPTIONS").unwrap_or_default();
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options
 }
@@ -187,6 +188,12 @@ impl Manner {
     fn tell(self, notice: &Notice<'_>) {
         match notice {
             Notice::Report(report) => self.report(report),
+            // A listener that is covered is no news to who wants to be told of faults only.
+            Notice::Coverage(coverage) if self.quiet && !coverage.has_gaps() => {}
+            Notice::Coverage(coverage) if self.json => {
+                say_json(&line(Verb::Run, lines::Coverage::from(*coverage)));
+            }
+            Notice::Coverage(coverage) => say_each(*coverage),
             Notice::Refused(refusal) if self.json => {
                 say_json(&line(Verb::Run, lines::Refused::from(*refusal)))
             }
@@ -206,9 +213,13 @@ impl Manner {
         if self.json {
             return say_json(&line(Verb::Run, lines::Report::from(report)));
         }
-        for text in report.to_string().lines() {
-            say!("linger: {text}");
-        }
+        say_each(report);
+    }
+}
+
+fn say_each(what: &impl fmt::Display) {
+    for text in what.to_string().lines() {
+        say!("linger: {text}");
     }
 }
 

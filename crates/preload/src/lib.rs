@@ -18,6 +18,7 @@ mod fork;
 mod hooks;
 mod message;
 pub mod protocol;
+mod sandbox;
 mod settings;
 mod start;
 mod state;

@@ -11,6 +11,7 @@
 mod assignment;
 mod child;
 mod command;
+mod coverage;
 mod ender;
 mod error;
 mod intake;
@@ -20,6 +21,7 @@ mod job;
 mod kernel;
 mod leftovers;
 mod lingerd;
+mod listeners;
 mod metrics;
 mod notice;
 mod options;
@@ -35,9 +37,11 @@ mod seccomp;
 mod signals;
 mod socket;
 mod supervise;
+mod survey;
 mod tally;
 
 pub use command::run;
+pub use coverage::{Coverage, CoveredListener, Gap};
 pub use error::RunError;
 pub use job::ProgramEnd;
 pub use kernel::die_of;

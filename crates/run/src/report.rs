@@ -55,6 +55,10 @@ pub struct RunReport {
     /// Number of searches through the fds of processes for other holders of a connection, each for a time proportional to the
     /// number of fds. With seccomp the program's system call waits meanwhile.
     pub looks: u64,
+    /// Sockets on which the program listens, or has listened last.
+    pub listeners: u64,
+    /// Those of them that are covered in each process that has them.
+    pub listeners_covered: u64,
 }
 
 impl RunReport {
@@ -83,11 +87,18 @@ impl RunReport {
             evicted: by.evicted,
             failed: by.failed + by.aborted,
             looks,
+            listeners: 0,
+            listeners_covered: 0,
         }
     }
 
+    /// With the numbers of listeners and of covered ones.
+    pub(crate) fn with_coverage(self, (listeners, listeners_covered): (u64, u64)) -> Self {
+        Self { listeners, listeners_covered, ..self }
+    }
+
     /// Name, description and value of each count, in the order of the fields.
-    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 20] {
+    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 22] {
         [
             ("closes", "Closes of connections", self.closes),
             ("lingered", "Connections given to the supervisor", self.lingered),
@@ -109,6 +120,8 @@ impl RunReport {
             ("evicted", "Given up for others", self.evicted),
             ("failed", "Ended by an error of the system", self.failed),
             ("looks", "Times the descriptors of processes were searched", self.looks),
+            ("listeners", "Listening sockets of the program", self.listeners),
+            ("listeners_covered", "Listening sockets that are covered", self.listeners_covered),
         ]
     }
 }

@@ -33,8 +33,8 @@ use eyes::Wanted;
 /// epolls. All other calls run at full speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
-    // `SHUT_WR` is not notified: a half-close alone loses nothing.
-    Rule { call: libc::SYS_shutdown, when: When::IsNot(1, libc::SHUT_WR as u32) },
+    // A half-close alone loses nothing, and nobody can shut the read side in the program's place.
+    Rule { call: libc::SYS_shutdown, when: When::Is(1, &[libc::SHUT_RDWR as u32]) },
     Rule { call: libc::SYS_sendmsg, when: When::Always },
     Rule { call: libc::SYS_sendmmsg, when: When::Always },
     Rule { call: libc::SYS_fcntl, when: When::Is(1, &[libc::F_DUPFD as u32, libc::F_DUPFD_CLOEXEC as u32]) },

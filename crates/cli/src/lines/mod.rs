@@ -27,7 +27,7 @@ pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, On
 pub(crate) use fcgi::Fcgi;
 pub(crate) use probe::{Finding, Probe};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
-pub(crate) use run::{Refused, Report};
+pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
 pub(crate) use watch::notice;
@@ -77,7 +77,7 @@ impl Verb {
 
 /// A kind of line.
 pub(crate) trait LineBody: Serialize + JsonSchema {
-    /// What follows the verb's name in `type`.
+    /// What follows the verb's name in `type`; nothing, for the line that the verb is about.
     const KIND: &'static str;
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn line<B: LineBody>(verb: Verb, body: B) -> Line<B> {
 }
 
 fn kind(verb: Verb, kind: &str) -> String {
-    format!("{}-{kind}", verb.name())
+    if kind.is_empty() { verb.name().to_owned() } else { format!("{}-{kind}", verb.name()) }
 }
 
 impl<B: LineBody> Serialize for Line<B> {

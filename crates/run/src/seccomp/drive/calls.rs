@@ -207,13 +207,11 @@ impl Driver {
         }
     }
 
-    /// `shutdown` of the read side or both; whether it is to be answered with success instead of made.
+    /// `shutdown` of both sides; whether it is to be answered with success instead of made.
     fn shutdown(&mut self, id: u64, thread: &Rc<Thread>, fd: RawFd, how: i32) -> bool {
         match self.find(thread, fd) {
-            Found::Connection(seen, taken)
-                if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) && self.ask.waits(id) =>
-            {
-                self.tell(Event::Shutdown { seen, both: how == libc::SHUT_RDWR }, Some(taken))
+            Found::Connection(seen, taken) if how == libc::SHUT_RDWR && self.ask.waits(id) => {
+                self.tell(Event::Shutdown { seen, both: true }, Some(taken))
             }
             _ => false,
         }
