@@ -67,13 +67,17 @@ fn tcp(line: &str) -> Option<(u64, ListeningSocket)> {
 fn unix(line: &str) -> Option<(u64, ListeningSocket)> {
     /// `__SO_ACCEPTCON` (linux/net.h).
     const LISTENS: u32 = 1 << 16;
-    let mut words = line.splitn(8, ' ').filter(|word| !word.is_empty());
-    let flags = u32::from_str_radix(words.nth(3)?, 16).ok()?;
-    if flags & LISTENS == 0 {
+    let (mut word, mut rest) = ("", line);
+    let mut next = || {
+        (word, rest) = rest.trim_start().split_once(' ').unwrap_or((rest.trim_start(), ""));
+        word
+    };
+    let flags = (0..4).map(|_| next()).last()?;
+    if u32::from_str_radix(flags, 16).ok()? & LISTENS == 0 {
         return None;
     }
-    let rest = words.nth(2)?.trim_start();
-    let (inode, path) = rest.split_once(' ').unwrap_or((rest, ""));
+    let inode = (0..3).map(|_| next()).last()?;
+    let path = rest;
     Some((
         inode.parse().ok()?,
         ListeningSocket { address: Untrusted::from(path.as_bytes()), port: None, user: None },

@@ -16,7 +16,8 @@ use crate::tally::Tally;
 pub struct RunReport {
     /// Closes of accepted connections; also of outgoing ones with [`Options::outgoing`](crate::Options::outgoing).
     pub closes: u64,
-    /// Handed over to the supervisor: half-closed, and drained within the policy's bounds.
+    /// Handed over to the supervisor: half-closed, and drained within the policy's bounds. Those of which the peer had not
+    /// acknowledged everything at the end are `lost`.
     pub lingered: u64,
     /// Closed plainly: the peer had closed and nothing was unread, so nothing could be lost.
     pub finished: u64,
@@ -36,6 +37,9 @@ pub struct RunReport {
     pub bytes_saved: u64,
     /// Bytes never acknowledged.
     pub bytes_unacknowledged: u64,
+    /// Of those that lingered, the ones that ended with bytes that were never acknowledged: the peer gave up, or a bound was
+    /// reached.
+    pub lost: u64,
     /// Bytes of peers that were discarded.
     pub bytes_discarded: u64,
     /// Connections that are lingering now.
@@ -78,6 +82,7 @@ impl RunReport {
             would_have_reset: of(Count::Unread),
             bytes_saved: tally.bytes_saved.load(Relaxed),
             bytes_unacknowledged: ended.unacknowledged,
+            lost: tally.lost.load(Relaxed),
             bytes_discarded: ended.discarded,
             lingering: ended.lingering,
             peer_closed: by.peer_closed + closed_before,
@@ -98,7 +103,7 @@ impl RunReport {
     }
 
     /// Name, description and value of each count, in the order of the fields.
-    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 22] {
+    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 23] {
         [
             ("closes", "Closes of connections", self.closes),
             ("lingered", "Connections given to the supervisor", self.lingered),
@@ -111,6 +116,7 @@ impl RunReport {
             ("would_have_reset", "Had unread bytes at the close", self.would_have_reset),
             ("bytes_saved", "Bytes unacknowledged at the close and acknowledged later", self.bytes_saved),
             ("bytes_unacknowledged", "Bytes never acknowledged", self.bytes_unacknowledged),
+            ("lost", "Connections that ended with bytes never acknowledged", self.lost),
             ("bytes_discarded", "Bytes of the peers read and thrown away", self.bytes_discarded),
             ("lingering", "Connections that linger now", self.lingering),
             ("peer_closed", "Ended by the peer's close", self.peer_closed),
@@ -142,8 +148,12 @@ impl fmt::Display for RunReport {
         )?;
         writeln!(
             f,
-            "{} would have been reset; {} bytes saved, {} never acknowledged, {} discarded",
-            self.would_have_reset, self.bytes_saved, self.bytes_unacknowledged, self.bytes_discarded
+            "{} would have been reset, {} lost; {} bytes saved, {} never acknowledged, {} discarded",
+            self.would_have_reset,
+            self.lost,
+            self.bytes_saved,
+            self.bytes_unacknowledged,
+            self.bytes_discarded
         )?;
         write!(
             f,

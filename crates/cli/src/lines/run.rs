@@ -30,6 +30,8 @@ pub(crate) struct Report {
     bytes_saved: u64,
     /// Bytes never acknowledged.
     bytes_unacknowledged: u64,
+    /// Of those that lingered, the ones that ended with bytes never acknowledged.
+    lost: u64,
     /// Bytes of the peers that were read and thrown away.
     bytes_discarded: u64,
     /// Connections that linger now.
@@ -73,6 +75,7 @@ impl From<&linger_run::RunReport> for Report {
             would_have_reset: report.would_have_reset,
             bytes_saved: report.bytes_saved,
             bytes_unacknowledged: report.bytes_unacknowledged,
+            lost: report.lost,
             bytes_discarded: report.bytes_discarded,
             lingering: report.lingering,
             peer_closed: report.peer_closed,
