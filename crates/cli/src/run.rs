@@ -110,7 +110,9 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
                 // Die by the same signal as the program: the parent sees the same wait status.
                 linger_run::die_of(signal);
             }
-            ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+            // The first process of a container does not die of every signal. Shells report a signal so.
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
         Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
     }

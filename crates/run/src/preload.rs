@@ -118,7 +118,10 @@ impl Preload {
 
     /// What the memory maps of every process with the library name.
     pub(crate) fn mark(&self) -> String {
-        self.name().to_owned()
+        match self.files {
+            Files::Memory { .. } => format!("/memfd:{LIBRARY}"),
+            Files::Own(_) | Files::Lent { .. } => self.name().to_owned(),
+        }
     }
 
     /// What another process needs to take this over with [`borrowed`](Self::borrowed).

@@ -211,7 +211,18 @@ pub(crate) fn is_epoll(fd: &OwnedFd) -> bool {
     link.is_ok_and(|link| kind(&link) == Some(Open::Epoll))
 }
 
-fn kind(link: &Path) -> Option<Open> {
+impl Open {
+    /// The inode of a socket.
+    pub(crate) fn inode(self) -> Option<u64> {
+        match self {
+            Self::Socket(inode) => Some(inode),
+            Self::Epoll => None,
+        }
+    }
+}
+
+/// The kind of file that a link in `/proc/PID/fd` names.
+pub(crate) fn kind(link: &Path) -> Option<Open> {
     let name = link.to_str()?;
     if name == "anon_inode:[eventpoll]" {
         return Some(Open::Epoll);

@@ -1,6 +1,5 @@
 """Small programs in one, as acts.c: `acts.py NAME`, and `acts.py` lists the names."""
-import array, asyncio, concurrent.futures, os, select, signal, socket, socketserver, subprocess, sys, tempfile, threading
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+import os, select, signal, socket, sys, threading
 
 ACTS = {}
 PAGE = b'HTTP/1.0 200 OK\r\n\r\n' + b'x' * 200000 + b'END'
@@ -13,6 +12,17 @@ def act(function):
 
 def say(*words):
     os.write(1, (' '.join(map(str, words)) + '\n').encode())
+
+
+class Lazy:
+    """A module that few of the programs use."""
+
+    def __getattr__(self, name):
+        import subprocess
+        return getattr(subprocess, name)
+
+
+subprocess = Lazy()
 
 
 def fds():
@@ -116,6 +126,7 @@ def same_environment(): say(sorted(k for k in os.environ if k not in ('LD_PRELOA
 def same_modules(): say(os.getcwd() == os.path.realpath('.'), sys.stdin.isatty(), os.nice(0))
 @act
 def files_written():
+    import tempfile
     with tempfile.NamedTemporaryFile(dir='.', delete=False, prefix='kept') as f: f.write(b'x')
     os.rename(f.name, 'kept')
 @act
@@ -128,6 +139,7 @@ def outgoing_pair():
         say(b.recv(9), b.recv(9)); b.close()
 @act
 def threads_many():
+    import concurrent.futures
     with concurrent.futures.ThreadPoolExecutor(8) as pool: say(sum(pool.map(len, ['a'] * 100)))
 
 
@@ -164,12 +176,14 @@ def early_select():
     c.setblocking(True); c.sendall(PAGE); c.close()
 @act
 def early_http():
+    from http.server import BaseHTTPRequestHandler, HTTPServer
     class Early(BaseHTTPRequestHandler):
         def do_POST(self): self.wfile.write(PAGE); say(self.command)
         def log_message(self, *_): pass
     with HTTPServer(HERE, Early) as server: server.handle_request()
 @act
 def early_asyncio():
+    import asyncio
     async def main():
         done = asyncio.Event()
         async def serve(reader, writer):

@@ -39,6 +39,7 @@ impl Driver {
         let caller = Caller { pid: Pid(thread.process), tid: Tid(notification.thread) };
         self.tell(Event::Calls(caller.tid), None);
         self.meet(caller, &thread);
+        self.take_back(call, &thread);
         if !self.called(notification, call, caller, &thread) {
             self.ask.go_on(id);
         }
@@ -124,7 +125,12 @@ impl Driver {
                 }
             }
             Call::Listen { fd, backlog } => return self.listen(id, thread, fd, backlog),
-            Call::EpollCreate => self.hands.epolls_changed(thread.process),
+            Call::EpollCreate => {
+                self.hands.epolls_changed(thread.process);
+                return self.lend_epoll(notification, thread.process);
+            }
+            Call::Socket => return self.lend_socket(notification),
+            Call::Connect(_) => {}
         }
         false
     }
