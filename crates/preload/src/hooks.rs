@@ -401,8 +401,8 @@ extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
         sys::number::EXECVE => execve(a as *const c_char, b as Strings, c as Strings).into(),
         sys::number::EXIT_GROUP => leave(fd),
         sys::number::PRCTL => prctl(fd, b as c_ulong, c as c_ulong, d as c_ulong, e as c_ulong).into(),
-        // SAFETY: the program's own call.
         sys::number::SECCOMP if sandbox::is_filter(a) => {
+            // SAFETY: the program's own call.
             sandbox::entering(|| unsafe { sys::raw(number, [a, b, c, d, e, f]) })
         }
         // SAFETY: the program's own call.

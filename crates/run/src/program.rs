@@ -189,10 +189,10 @@ fn elf_traits(file: &ReadCache<File>) -> Result<Traits, object::read::Error> {
 }
 
 /// Whether a program needs a library with such a name (`DT_NEEDED`).
-fn needs<'a>(
+fn needs(
     header: &FileHeader64<Endianness>,
     endian: Endianness,
-    file: &'a ReadCache<File>,
+    file: &ReadCache<File>,
     is_wanted: impl Fn(&[u8]) -> bool,
 ) -> Result<bool, object::read::Error> {
     let sections = header.sections(endian, file)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use linger_untrusted::Untrusted;
 use rustix::process::Signal;
@@ -16,10 +16,14 @@ use crate::job::Way;
 use crate::listeners::{ListeningSocket, listening};
 use crate::{Coverage, Options, Program, Via, proc};
 
-/// First pause between two looks; doubles up to the longest. Nothing tells of a listener in a process that no library is
-/// preloaded into.
+/// First pause between two looks, and after each change at the start; doubles up to the longest. Nothing tells of a listener in a process
+/// that no library is preloaded into.
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// The longest pause while programs start.
+const LONGEST_AT_START: Duration = Duration::from_millis(500);
+const START: Duration = Duration::from_secs(20);
 
 /// How the closes of the program are seen, as far as the coverage of its processes depends on it.
 #[derive(Clone, Debug)]
@@ -100,23 +104,29 @@ impl Survey {
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
-            let mut pause = FIRST;
+            let (started, mut pause) = (Instant::now(), FIRST);
             while until.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                pause = (pause * 2).min(LONGEST);
-                own.take_part();
+                // Later changes are the usual case: a worker that is replaced, a child for each connection.
+                let starting = started.elapsed() < START;
+                let longest = if starting { LONGEST_AT_START } else { LONGEST };
+                let changed = own.take_part();
+                pause = if changed && starting { FIRST } else { (pause * 2).min(longest) };
             }
         })?;
         Ok((survey, alive))
     }
 
-    fn take_part(&self) {
+    /// Looks, and has told what is new. True if anything has changed.
+    fn take_part(&self) -> bool {
         let mut state = self.state();
         let seen = state.look();
+        let changed = seen != state.told.before;
         if state.told.is_news(&seen) {
             state.untold = Some(seen);
             // The thread that tells it on waits for signals. This one only wakes it.
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
         }
+        changed
     }
 
     /// What is to be told, once.

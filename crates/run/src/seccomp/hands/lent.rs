@@ -10,6 +10,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use linger_custody::world::Inode;
 use rustix::io::Errno;
 
 use crate::seccomp::eyes;
@@ -104,15 +105,11 @@ impl Lent {
         if self.0.borrow().sockets.is_empty() {
             return;
         }
-        let processes = eyes::processes();
-        let open =
-            |process: &u32| eyes::open(*process).map(|(fd, kind)| (fd, kind.inode())).collect::<Vec<_>>();
-        let all: Vec<(u32, Vec<(RawFd, Option<u64>)>)> =
-            processes.iter().map(|process| (*process, open(process))).collect();
+        let census = eyes::census();
+        // One that a process has which cannot be looked at is closed here as well: it keeps it, and its connections end plainly.
         let is_open = |inode: &u64| {
-            all.iter().any(|(process, fds)| {
-                fds.iter().any(|(fd, other)| *other == Some(*inode) && !going(*process, *fd))
-            })
+            let names = census.names.get(&Inode(*inode)).into_iter().flatten();
+            names.into_iter().any(|name| !going(name.pid.0, name.fd))
         };
         self.0.borrow_mut().sockets.retain(|inode, _| is_open(inode));
     }
