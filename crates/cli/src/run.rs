@@ -15,7 +15,7 @@ use linger::Policy;
 use linger_run::{Notice, Options, RunError, RunReport, Via};
 
 use crate::exit;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{JsonBeside, MetricsAt};
 use crate::output::{say, say_json};
 use crate::typed::{Bytes, Names, duration, one_of, port};
@@ -192,13 +192,9 @@ impl Manner {
             Notice::Report(report) => self.report(report),
             // A listener that is covered is no news to who wants to be told of faults only.
             Notice::Coverage(coverage) if self.quiet && !coverage.has_gaps() => {}
-            Notice::Coverage(coverage) if self.json => {
-                say_json(&line(Verb::Run, lines::Coverage::from(*coverage)));
-            }
+            Notice::Coverage(coverage) if self.json => say_json(&line(lines::Coverage::from(*coverage))),
             Notice::Coverage(coverage) => say_each(*coverage),
-            Notice::Refused(refusal) if self.json => {
-                say_json(&line(Verb::Run, lines::Refused::from(*refusal)))
-            }
+            Notice::Refused(refusal) if self.json => say_json(&line(lines::Refused::from(*refusal))),
             Notice::Refused(refusal) => say!("linger: {refusal}"),
             _ => {}
         }
@@ -213,7 +209,7 @@ impl Manner {
     /// stdout belongs to the supervised program, so reports go to stderr.
     fn report(self, report: &RunReport) {
         if self.json {
-            return say_json(&line(Verb::Run, lines::Report::from(report)));
+            return say_json(&line(lines::Report::from(report)));
         }
         say_each(report);
     }

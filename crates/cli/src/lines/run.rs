@@ -58,7 +58,7 @@ pub(crate) struct Report {
 }
 
 impl LineBody for Report {
-    const KIND: &'static str = "";
+    const KIND: &'static str = "run";
 }
 
 impl From<&linger_run::RunReport> for Report {

@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
     let result = verify_receipt(receipt, path, |line, checked| {
         if output.json {
             if printed.is_ok() {
-                printed = out.json(&lines::line(lines::Verb::Receipt, CheckedEntry::new(line, checked)));
+                printed = out.json(&lines::line(CheckedEntry::new(line, checked)));
             }
             return;
         }
@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
             let told = printed.and_then(|()| {
                 if output.json {
                     let summary = VerifySummary { checked: all, different: bad, length_only };
-                    out.json(&lines::line(lines::Verb::Receipt, summary))?;
+                    out.json(&lines::line(summary))?;
                 } else if bad == 0 {
                     let unknown = match length_only {
                         0 => String::new(),

@@ -124,7 +124,7 @@ impl Store<'_> {
     pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
-        // Nobody has chosen the mode with which a pipe is announced.
+        // The mode announced for a pipe was chosen by nobody, so it is not applied.
         let wished = landing.entry.kind == Kind::File;
         let (root, options) = (self.root, self.options);
         move || {
