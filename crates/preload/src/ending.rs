@@ -8,7 +8,7 @@ use linger_custody::{Count, Fate, Origin, Socket, fate};
 use crate::counts::count;
 use crate::protocol::{Message, MessageKind};
 use crate::state::{TABLE, aborts, is_this_process, is_tracked, shuts_read_side, unwatch};
-use crate::{channel, settings, sys};
+use crate::{channel, sandbox, settings, sys};
 
 /// Tells the supervisor to drop the held copy of a connection.
 pub(crate) fn unhold(held: Option<Unhold>) {
@@ -186,4 +186,19 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
     }
     TABLE.handed(fd);
     Some(0)
+}
+
+/// Makes a call that restricts the process (`seccomp(2)`): from then on it has no connection that this library handles.
+pub(crate) fn entering_sandbox<T: Default + PartialOrd>(real: impl FnOnce() -> T) -> T {
+    if settings::settings().is_some_and(|settings| settings.hold) {
+        // Nobody could be told of their close.
+        let _errno = sys::Errno::keep();
+        TABLE.fds(0, c_int::MAX).for_each(|fd| unhold(TABLE.given_away(fd)));
+    }
+    let result = real();
+    // `SECCOMP_FILTER_FLAG_NEW_LISTENER` returns an fd.
+    if result >= T::default() {
+        sandbox::enter();
+    }
+    result
 }

@@ -337,7 +337,7 @@ pub(crate) extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, ev
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     let real = || call!(PRCTL as fn(c_int, c_ulong, c_ulong, c_ulong, c_ulong) -> c_int, option, a, b, c, d);
-    if option == sys::PR_SET_SECCOMP { sandbox::entering(real) } else { real() }
+    if option == sys::PR_SET_SECCOMP { ending::entering_sandbox(real) } else { real() }
 }
 
 /// Announces the connections that an exec closes, and revokes it if the call returns.
@@ -403,7 +403,7 @@ extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
         sys::number::PRCTL => prctl(fd, b as c_ulong, c as c_ulong, d as c_ulong, e as c_ulong).into(),
         sys::number::SECCOMP if sandbox::is_filter(a) => {
             // SAFETY: the program's own call.
-            sandbox::entering(|| unsafe { sys::raw(number, [a, b, c, d, e, f]) })
+            ending::entering_sandbox(|| unsafe { sys::raw(number, [a, b, c, d, e, f]) })
         }
         // SAFETY: the program's own call.
         _ => unsafe { sys::raw(number, [a, b, c, d, e, f]) },

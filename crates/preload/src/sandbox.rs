@@ -3,12 +3,8 @@
 //! Such a filter permits the calls that the program makes. One more may end the process. So its connections are closed as
 //! without this library, and the supervisor says that it is not covered.
 
-use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::ending::unhold;
-use crate::settings;
-use crate::state::TABLE;
 use crate::sys;
 
 static ENTERED: AtomicBool = AtomicBool::new(false);
@@ -24,19 +20,9 @@ pub(crate) fn is_filter(operation: usize) -> bool {
     operation as u32 <= 1
 }
 
-/// Makes a call that restricts the process.
-pub(crate) fn entering<T: Default + PartialOrd>(real: impl FnOnce() -> T) -> T {
-    if settings::settings().is_some_and(|settings| settings.hold) {
-        // Nobody could be told of their close.
-        let _errno = sys::Errno::keep();
-        TABLE.fds(0, c_int::MAX).for_each(|fd| unhold(TABLE.given_away(fd)));
-    }
-    let result = real();
-    // `SECCOMP_FILTER_FLAG_NEW_LISTENER` returns an fd.
-    if result >= T::default() {
-        ENTERED.store(true, Relaxed);
-    }
-    result
+/// Notes that the process is restricted.
+pub(crate) fn enter() {
+    ENTERED.store(true, Relaxed);
 }
 
 /// Whether the process has more filters than the one that became the program: it was restricted before its `execve`. Uses

@@ -144,7 +144,7 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
     let sender = socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs();
     let address = Address::received(words.name, words.token, listener, sender);
     let way: Arc<Way> = library.into();
-    let means = Means::new(sender, words.filters, &way, &options);
+    let means = Means::new(sender, words.filters, way.mark(), &options);
     let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way, means };
     Ok(Assignment { program, stderr, parts, options })
 }

@@ -60,7 +60,7 @@ pub fn run(
     if program.sanitized && way.preload().is_some() {
         preload::permit_before_sanitizer(&mut prepared, &options.sanitizer_options);
     }
-    let means = Means::new(root, filters, &way, options);
+    let means = Means::new(root, filters, way.mark(), options);
     let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means };
     let job = Job { name: command.to_owned(), command: prepared, program, parts };
     match place {

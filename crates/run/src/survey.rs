@@ -12,7 +12,6 @@ use linger_untrusted::Untrusted;
 use rustix::process::Signal;
 
 use crate::coverage::{CoveredListener, Gap};
-use crate::job::Way;
 use crate::listeners::{ListeningSocket, listening};
 use crate::{Coverage, Options, Program, Via, proc};
 
@@ -40,8 +39,7 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    pub(crate) fn new(root: u32, filters: u32, way: &Way, options: &Options) -> Self {
-        let mark = way.mark();
+    pub(crate) fn new(root: u32, filters: u32, mark: Option<String>, options: &Options) -> Self {
         let via = if mark.is_some() { Via::Preload } else { Via::Seccomp };
         let (ports, exclude_ports) = (options.ports.clone(), options.exclude_ports.clone());
         Self { root, via, mark, filters, ports, exclude_ports }
@@ -63,12 +61,12 @@ struct State {
     last: Coverage,
     /// What is to be told, until it is.
     untold: Option<Coverage>,
-    told: Told,
+    told: ToldCoverage,
 }
 
 /// What has been told.
 #[derive(Debug, Default)]
-struct Told {
+struct ToldCoverage {
     /// That there are listeners.
     begun: bool,
     /// Which process is not covered at which listener.
@@ -77,7 +75,7 @@ struct Told {
     before: Coverage,
 }
 
-impl Told {
+impl ToldCoverage {
     /// Whether a look has something new to tell.
     fn is_news(&mut self, seen: &Coverage) -> bool {
         let stays =
