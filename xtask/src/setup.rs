@@ -50,6 +50,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("openssl", "a TLS peer nobody here wrote"),
     ("prometheus", "scrapes the exporter"),
     ("systemd", "systemd-analyze, which checks the unit"),
+    ("docker.io", "an engine with its default profile, in which programs run supervised"),
     ("iperf3", "the transfer's bench: what the link can do"),
     ("netcat-openbsd", "the transfer's bench: nc, and tar | nc"),
     ("rsync", "the transfer's bench: the daemon"),

@@ -20,6 +20,7 @@ mod message;
 mod patience;
 pub mod protocol;
 mod releases;
+mod sandbox;
 mod settings;
 mod start;
 mod state;

@@ -80,7 +80,11 @@ pub(crate) use syscall;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod number {
+    pub(crate) const READ: i64 = 0;
     pub(crate) const CLOSE: i64 = 3;
+    pub(crate) const PRCTL: i64 = 157;
+    pub(crate) const OPENAT: i64 = 257;
+    pub(crate) const SECCOMP: i64 = 317;
     pub(crate) const IOCTL: i64 = 16;
     pub(crate) const DUP: i64 = 32;
     pub(crate) const DUP2: i64 = 33;
@@ -117,7 +121,11 @@ pub(crate) mod number {
     pub(crate) const EXECVE: i64 = 221;
     pub(crate) const FCNTL: i64 = 25;
     pub(crate) const IOCTL: i64 = 29;
+    pub(crate) const OPENAT: i64 = 56;
     pub(crate) const CLOSE: i64 = 57;
+    pub(crate) const READ: i64 = 63;
+    pub(crate) const PRCTL: i64 = 167;
+    pub(crate) const SECCOMP: i64 = 277;
     pub(crate) const PPOLL: i64 = 73;
     pub(crate) const EXIT_GROUP: i64 = 94;
     pub(crate) const GETPID: i64 = 172;
@@ -169,6 +177,7 @@ const SOCK_CLOEXEC: c_int = 0o2000000;
 pub(crate) const MSG_DONTWAIT: c_int = 0x40;
 const FIONREAD: c_int = 0x541b;
 pub(crate) const F_DUPFD: c_int = 0;
+pub(crate) const PR_SET_SECCOMP: c_int = 22;
 const F_GETFD: c_int = 1;
 pub(crate) const F_DUPFD_CLOEXEC: c_int = 1030;
 const FD_CLOEXEC: c_long = 1;
@@ -334,6 +343,34 @@ pub(crate) fn is_tcp(fd: c_int) -> bool {
     let family = option(fd, SO_DOMAIN, 0 as c_int);
     family.is_some_and(|family| family == c_int::from(AF_INET) || family == c_int::from(AF_INET6))
         && option(fd, SO_PROTOCOL, 0 as c_int) == Some(TCP)
+}
+
+/// Whether this is a TCP connection of which neither side has sent or received a FIN.
+pub(crate) fn is_established(fd: c_int) -> bool {
+    const TCP: c_int = 6;
+    const TCP_INFO: c_int = 11;
+    const ESTABLISHED: u8 = 1;
+    // `struct tcp_info` begins with the state.
+    let mut state = 0u8;
+    let mut length: c_uint = 1;
+    // SAFETY: the kernel writes at most `length` bytes, one, to a live byte.
+    let result =
+        unsafe { syscall!(number::GETSOCKOPT, fd, TCP, TCP_INFO, &raw mut state, &raw mut length) as c_int };
+    result == 0 && state == ESTABLISHED
+}
+
+/// Reads the start of a file; `None` if it cannot be opened.
+pub(crate) fn read_file<'a>(path: &core::ffi::CStr, into: &'a mut [u8]) -> Option<&'a [u8]> {
+    const AT_FDCWD: c_int = -100;
+    // SAFETY: a path that ends in a zero.
+    let fd = unsafe { syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), SOCK_CLOEXEC, 0) as c_int };
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: writes at most the length of a live slice.
+    let got = unsafe { syscall!(number::READ, fd, into.as_mut_ptr(), into.len()) };
+    close(fd);
+    into.get(..usize::try_from(got).ok()?)
 }
 
 /// The local port; `None` for a socket without one.

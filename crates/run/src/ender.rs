@@ -202,6 +202,9 @@ impl Ender {
             tally
                 .bytes_saved
                 .fetch_add(before.saturating_sub(outcome.unacknowledged.unwrap_or(before)), Relaxed);
+            if outcome.unacknowledged.is_some_and(|bytes| bytes > 0) {
+                tally.lost.fetch_add(1, Relaxed);
+            }
             if outcome.ended == Ended::Gone && outcome.delivered() {
                 tally.closed_before.fetch_add(1, Relaxed);
             }

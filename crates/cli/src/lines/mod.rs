@@ -31,7 +31,7 @@ pub(crate) use peers::{KnownPeer, OwnKey};
 pub(crate) use probe::{Finding, Probe};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
 pub(crate) use reset::Reset;
-pub(crate) use run::{Refused, Report};
+pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
 pub(crate) use watch::notice;

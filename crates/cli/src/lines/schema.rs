@@ -60,7 +60,7 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Peers => kinds![peers::KnownPeer, peers::OwnKey],
         Verb::Probe => kinds![probe::Finding, probe::Probe],
         Verb::Receipt => kinds![receipt::CheckedEntry<'_>, receipt::VerifySummary],
-        Verb::Run => kinds![run::Report, run::Refused],
+        Verb::Run => kinds![run::Report, run::Coverage, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
         Verb::Share => {
             [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()

@@ -156,11 +156,11 @@ impl Listener {
         sent
     }
 
-    /// Installs a copy of `fd` in the calling process, and returns its number as the call's result.
+    /// Installs a copy of `fd` in the calling process, and returns its number, here and as the call's result.
     ///
     /// # Errors
     /// The thread is gone, or its process has no free fd (`EMFILE`). The call then still waits.
-    pub(crate) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+    pub(crate) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<RawFd> {
         let mut order = libc::seccomp_notif_addfd {
             id,
             flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
@@ -175,7 +175,7 @@ impl Listener {
             return Err(io::Error::last_os_error());
         }
         self.unanswered.forget(id);
-        Ok(())
+        Ok(result)
     }
 
     /// Whether the call still waits for its answer. If so, what was read by its thread id up to now belongs to that thread.

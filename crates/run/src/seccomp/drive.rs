@@ -5,6 +5,7 @@
 //! fd number, so only a table in which the file has the program's number can remove it.
 
 mod calls;
+mod lend;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
@@ -19,7 +20,7 @@ use rustix::process::Signal;
 use super::Counts;
 use super::ask::Ask;
 use super::eyes::{self, Wanted};
-use super::hands::{Accepting, Fd, Hands, Taken};
+use super::hands::{Accepting, Fd, Hands, Lent, Taken};
 use crate::Refusal;
 use crate::kernel::Listener;
 
@@ -84,11 +85,12 @@ impl Driver {
         wanted: Wanted,
         counts: Arc<Counts>,
         tell: mpsc::Sender<Refusal>,
+        lends: bool,
     ) -> Self {
         Self {
             ask: Ask::new(listener),
             world: World::default(),
-            hands: Hands::new(intake),
+            hands: Hands::new(intake, lends.then(Lent::default)),
             wanted,
             counts,
             accepting: Vec::new(),
@@ -138,7 +140,7 @@ impl Driver {
 
     /// Waits for a notification, or until it is time to look; whether anything else has happened, too.
     fn wait(&self, pause: Duration) -> (PollFlags, bool) {
-        let heeds_deaths = self.world.heeds_deaths();
+        let heeds_deaths = self.world.heeds_deaths() || self.hands.lent().is_some();
         let mut fds = vec![PollFd::new(&self.ask, PollFlags::IN)];
         // Many of them would make each notification dearer.
         let ends = self.hands.ends().filter(|_| heeds_deaths);
@@ -290,7 +292,11 @@ impl Driver {
 
     /// Tells of the processes that have died.
     fn bury(&mut self) {
-        for pid in self.hands.ended() {
+        let ended = self.hands.ended();
+        if let Some(lent) = self.hands.lent().filter(|_| !ended.is_empty()) {
+            lent.sweep(|_, _| false);
+        }
+        for pid in ended {
             self.tell(Event::Died(pid), None);
         }
     }

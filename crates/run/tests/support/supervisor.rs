@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 
 use linger_run::{Notice, Options, Via};
 use rustix::thread::CapabilitySet;
@@ -48,6 +49,9 @@ fn main() {
     match linger_run::run(&command, &arguments, &options, notify) {
         Ok(ended) => {
             std::fs::write(report, format!("{:?}", ended.report)).expect("a file of the test's");
+            if let Some(signal) = ended.status.and_then(|status| status.signal()) {
+                linger_run::die_of(signal);
+            }
             std::process::exit(ended.status.and_then(|status| status.code()).unwrap_or(255));
         }
         Err(error) => panic!("{error}"),

@@ -44,6 +44,7 @@ impl Driver {
         let caller = Caller { pid: Pid(thread.process), tid: Tid(notification.thread) };
         self.tell(Event::Calls(caller.tid), None);
         self.meet(caller, &thread);
+        self.take_back(call, &thread);
         if !self.called(notification, call, caller, &thread) {
             self.ask.go_on(id);
         }
@@ -155,7 +156,12 @@ impl Driver {
                 }
             }
             Call::Listen { fd, backlog } => return self.listen(id, thread, fd, backlog),
-            Call::EpollCreate => self.hands.epolls_changed(thread.process),
+            Call::EpollCreate => {
+                self.hands.epolls_changed(thread.process);
+                return self.lend_epoll(notification, thread.process);
+            }
+            Call::Socket => return self.lend_socket(notification),
+            Call::Connect(_) => {}
         }
         false
     }
@@ -242,13 +248,11 @@ impl Driver {
         }
     }
 
-    /// `shutdown` of the read side or both; whether it is to be answered with success instead of made.
+    /// `shutdown` of both sides; whether it is to be answered with success instead of made.
     fn shutdown(&mut self, id: u64, thread: &Rc<Thread>, fd: RawFd, how: i32) -> bool {
         match self.find(thread, fd) {
-            Found::Connection(seen, taken)
-                if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) && self.ask.waits(id) =>
-            {
-                self.tell(Event::Shutdown { seen, both: how == libc::SHUT_RDWR }, Some(taken))
+            Found::Connection(seen, taken) if how == libc::SHUT_RDWR && self.ask.waits(id) => {
+                self.tell(Event::Shutdown { seen, both: true }, Some(taken))
             }
             _ => false,
         }
