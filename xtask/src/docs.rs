@@ -158,6 +158,8 @@ mod tests {
     fn package() -> Package {
         Package {
             name: "linger-lab".into(),
+            version: String::new(),
+            oldest: String::new(),
             is_published: false,
             fast: vec!["cells".into()],
             guarded: vec!["random".into()],

@@ -3,12 +3,16 @@
 mod bench;
 mod circles;
 mod docs;
+mod doors;
 mod fuzz;
 mod loom;
 mod machine;
 mod matrix;
 mod mutants;
 mod names;
+mod package;
+mod packaged;
+mod portable;
 mod rooms;
 mod setup;
 mod test;
@@ -19,7 +23,7 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "cargo xtask test               all that CI runs: format, lints, documents, licences, features, tests, models, fuzzing
 cargo xtask test CRATE ...     all tests of some crates, those that cargo test leaves out included
-cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, oldest, tests, loom, fuzz, rustdoc
+cargo xtask test STEP          one of format, rooms, documents, licences, clippy, features, oldest, portable, tests, package, doors, loom, fuzz, rustdoc
 cargo xtask setup              installs what the tests use, and records what this machine lacks
 cargo xtask bench [NAME]       performance, as ratios within one run
 cargo xtask matrix [NAME ...]  probes real servers, writes docs/matrix.md and docs/matrix.json
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         ["bench", name, ref more @ ..] => bench::run(name, more),
         ["matrix", ref only @ ..] => matrix::run(only),
         ["setup"] => setup::run(),
+        [packaged::WORD, project, programs] => packaged::run(project, programs),
         ["mutants", name] => mutants::run(name, None),
         ["mutants", name, shard] => mutants::run(name, Some(shard)),
         _ => {

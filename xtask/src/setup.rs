@@ -8,14 +8,14 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::machine;
-use crate::{call, root};
+use crate::{call, machine, root};
 
 /// Debian packages, each with what needs it.
 const DEBIAN: &[(&str, &str)] = &[
     ("tshark", "opens the lab's captures"),
     ("python3", "small servers and clients in tests"),
     ("curl", "a client nobody here wrote"),
+    ("wget", "the same"),
     ("nginx-light", "a gateway, and a server that lingers when told to"),
     ("apache2", "a gateway (mod_proxy_fcgi), and a server that lingers"),
     ("apache2-utils", "ab, which loads the FastCGI bench and is the recipe of 2014"),
@@ -44,9 +44,13 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tcpdump", "the same, and records labelled captures"),
     ("gzip", "compresses captures in tests"),
     ("zstd", "the same"),
+    ("xz-utils", "the same"),
+    ("bzip2", "the same"),
+    ("lz4", "the same"),
     ("openssl", "a TLS peer nobody here wrote"),
     ("prometheus", "scrapes the exporter"),
     ("systemd", "systemd-analyze, which checks the unit"),
+    ("docker.io", "an engine with its default profile, in which programs run supervised"),
     ("iperf3", "the transfer's bench: what the link can do"),
     ("netcat-openbsd", "the transfer's bench: nc, and tar | nc"),
     ("rsync", "the transfer's bench: the daemon"),
@@ -67,6 +71,13 @@ const PYPI: [(&str, &str); 4] = [
 
 /// Packages whose own test suites are run under the supervisor. Their source archives contain the suites.
 const SUITES: [&str; 2] = ["gunicorn", "waitress"];
+
+/// HTTP clients from PyPI, as `crates/linger/tests/clients` runs them.
+const CLIENTS: [&str; 4] = ["requests", "urllib3", "httpx", "aiohttp"];
+
+/// HTTP clients that are built into `target/peers/clients`, each with the package that builds it.
+const BUILT: [(&str, &str); 3] =
+    [("go", "golang-go"), ("Client.class", "default-jdk-headless"), ("reqwest", "reqwest")];
 
 /// Packages that the suites need.
 const SUITES_NEED: [&str; 3] = ["pytest", "pytest-asyncio", "gevent"];
@@ -89,19 +100,33 @@ pub(crate) fn missing() -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Prints that something is skipped. An error unless it is recorded as missing.
+pub(crate) fn allowed(need: &str) -> anyhow::Result<()> {
+    let known = missing().into_iter().find(|line| line.starts_with(&format!("{need}: ")));
+    let known = known.with_context(|| format!("{need} is not installed: run `cargo xtask setup`"))?;
+    println!("skipped, as set-up has found it missing: {known}");
+    Ok(())
+}
+
 pub(crate) fn run() -> anyhow::Result<()> {
     // A package that cannot be installed is recorded below as missing. It must not prevent the others from being installed.
     let all = [
         ("Debian", debian()),
         ("PyPI", pypi()),
+        ("clients", clients()),
         ("cargo", cargo_subcommands()),
-        ("rustup", oldest_compiler()),
+        ("rustup", compilers()),
     ];
     for (what, installed) in all {
         if let Err(error) = installed {
             println!("setup: {what}: {error:#}");
         }
     }
+    record()
+}
+
+/// Records what this machine lacks.
+fn record() -> anyhow::Result<()> {
     let missing = find_missing();
     let file = missing_file();
     fs::create_dir_all(root().join("target"))?;
@@ -116,10 +141,20 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// For who runs the tests in a checkout in which no set-up was run, because it needs root: records what is lacking and installs
+/// nothing. An older record stays, so that what goes missing after a set-up is a failure.
+pub(crate) fn record_at_first() -> anyhow::Result<()> {
+    if missing_file().exists() {
+        return Ok(());
+    }
+    println!("setup: `cargo xtask setup` was not run here; without it, what is missing is skipped");
+    record()
+}
+
 /// The names that tests may pass to `skip`.
 pub(crate) fn needs() -> impl Iterator<Item = &'static str> {
     let packages = DEBIAN.iter().chain(&PYPI).map(|(package, _)| *package);
-    packages.chain(machine::needs())
+    packages.chain(CLIENTS).chain(["reqwest"]).chain(machine::needs())
 }
 
 fn find_missing() -> Vec<String> {
@@ -130,11 +165,16 @@ fn find_missing() -> Vec<String> {
     missing.extend(pypi.map(|(package, _)| format!("{package}: it could not be installed from PyPI")));
     let suites = SUITES.iter().filter(|name| !peers.join("suites").join(name).is_dir());
     missing.extend(suites.map(|name| format!("{name}, its suite: it could not be fetched from PyPI")));
+    let clients = CLIENTS.iter().filter(|name| !has_module(&peers, name));
+    missing.extend(clients.map(|name| format!("{name}: it could not be installed from PyPI")));
+    let built = BUILT.iter().filter(|(file, _)| !peers.join("clients").join(file).is_file());
+    missing.extend(built.map(|(file, package)| format!("{package}: the client {file} could not be built")));
     let subcommands = CARGO.iter().filter(|(name, _)| !has_subcommand(name));
     missing.extend(subcommands.map(|(name, why)| format!("{name}: {why}")));
-    if !has_oldest_compiler() {
-        missing.push(format!("rust {OLDEST}: the oldest compiler that the manifests promise"));
-    }
+    let compilers = COMPILERS.iter().filter(|(version, _)| !has_compiler(version));
+    missing.extend(compilers.map(|(version, why)| format!("rust {version}: the oldest compiler, of {why}")));
+    let targets = TARGETS.into_iter().filter(|target| !has_target(target));
+    missing.extend(targets.map(|target| format!("rust for {target}: its standard library")));
     missing.extend(machine::missing());
     missing
 }
@@ -145,27 +185,43 @@ pub(crate) fn has_subcommand(name: &str) -> bool {
     crate::cargo(&[verb, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-/// The oldest compiler that the manifests promise (`rust-version`).
-pub(crate) const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
+/// The systems for which `linger` is compiled. Checking needs no linker and no C compiler of theirs.
+pub(crate) const TARGETS: [&str; 5] = [
+    "aarch64-apple-darwin",
+    "x86_64-apple-darwin",
+    "x86_64-pc-windows-gnu",
+    "x86_64-pc-windows-msvc",
+    "x86_64-unknown-freebsd",
+];
 
-/// Whether rustup has that compiler.
-pub(crate) fn has_oldest_compiler() -> bool {
+/// The oldest compilers that the manifests promise (`rust-version`), with what they are for.
+const COMPILERS: [(&str, &str); 2] = [
+    ("1.85", "`linger` and `linger-sys`, for Debian 13"),
+    (env!("CARGO_PKG_RUST_VERSION"), "all other crates"),
+];
+
+/// Whether rustup has a compiler.
+pub(crate) fn has_compiler(version: &str) -> bool {
     let mut rustc = Command::new("rustc");
-    rustc.args([&format!("+{OLDEST}"), "--version"]).output().is_ok_and(|output| output.status.success())
+    rustc.args([&format!("+{version}"), "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
-fn oldest_compiler() -> anyhow::Result<()> {
-    if has_oldest_compiler() {
+/// Whether the standard library of a system is there, for the present compiler.
+pub(crate) fn has_target(target: &str) -> bool {
+    let output = Command::new("rustc").args(["--target", target, "--print", "target-libdir"]).output();
+    output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+fn compilers() -> anyhow::Result<()> {
+    for (version, _) in COMPILERS.iter().filter(|(version, _)| !has_compiler(version)) {
+        let words = ["toolchain", "install", "--profile", "minimal", "--no-self-update", version];
+        call(Command::new("rustup").args(words))?;
+    }
+    let targets: Vec<_> = TARGETS.into_iter().filter(|target| !has_target(target)).collect();
+    if targets.is_empty() {
         return Ok(());
     }
-    call(Command::new("rustup").args([
-        "toolchain",
-        "install",
-        "--profile",
-        "minimal",
-        "--no-self-update",
-        OLDEST,
-    ]))
+    call(Command::new("rustup").args(["target", "add"]).args(targets))
 }
 
 fn cargo_subcommands() -> anyhow::Result<()> {
@@ -202,6 +258,59 @@ fn pypi() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+fn has_module(peers: &Path, name: &str) -> bool {
+    let mut python = Command::new(peers.join("python/bin/python3"));
+    python.args(["-c", &format!("import {name}")]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Builds the clients of the tests that are programs. What cannot be built is recorded as missing.
+fn clients() -> anyhow::Result<()> {
+    let (peers, sources) = (root().join("target/peers"), root().join("crates/linger/tests/clients"));
+    if !CLIENTS.iter().all(|name| has_module(&peers, name)) {
+        let mut pip = Command::new(peers.join("python/bin/python3"));
+        call(pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "requests",
+            "urllib3",
+            "httpx[http2]",
+            "aiohttp",
+        ]))?;
+    }
+    let (folder, project) = (peers.join("clients"), peers.join("reqwest"));
+    if BUILT.iter().all(|(file, _)| folder.join(file).is_file()) {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(project.join("src"))?;
+    let go =
+        call(Command::new("go").args(["build", "-o"]).arg(folder.join("go")).arg(sources.join("client.go")));
+    let java = call(Command::new("javac").arg("-d").arg(&folder).arg(sources.join("Client.java")));
+    fs::copy(sources.join("reqwest.rs"), project.join("src/main.rs"))?;
+    fs::write(project.join("Cargo.toml"), REQWEST)?;
+    let target = project.join("target");
+    let build = ["build", "--quiet", "--manifest-path"];
+    call(crate::cargo(&build).arg(project.join("Cargo.toml")).arg("--target-dir").arg(&target))?;
+    fs::copy(target.join("debug/reqwest-client"), folder.join("reqwest"))?;
+    go.and(java)
+}
+
+/// A project of its own: no crate here depends on reqwest.
+const REQWEST: &str = "[package]
+name = \"reqwest-client\"
+version = \"0.0.0\"
+edition = \"2024\"
+[dependencies]
+futures-util = { version = \"0.3\", default-features = false }
+reqwest = { version = \"0.12\", default-features = false, features = [\"http2\", \"rustls-tls\", \"stream\"] }
+tokio = { version = \"1\", features = [\"rt\", \"time\"] }
+[profile.dev]
+debug = false
+[workspace]
+";
 
 /// Unpacks the source archive of the installed version, so that the suite fits it.
 fn suite(mut pip: Command, name: &str, suites: &Path) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! What CI runs, and what a contributor runs before pushing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,14 +10,15 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
+use crate::setup::allowed;
 use crate::workspace::{Package, packages};
-use crate::{call, cargo, docs, fuzz, loom, rooms, root, setup, shown};
+use crate::{call, cargo, docs, doors, fuzz, loom, package, portable, rooms, root, setup, shown};
 
 /// A step: its name, and a function of the crates and of the file to which skips are appended.
 type CiStep = (&'static str, fn(&[&Package], &Path) -> anyhow::Result<()>);
 
 /// All steps of CI. Those that fail fastest come first.
-const STEPS: [CiStep; 11] = [
+const STEPS: [CiStep; 14] = [
     ("format", |_, _| call(&mut cargo(&["fmt", "--all", "--check"]))),
     ("rooms", |_, _| rooms::check()),
     ("documents", |all, _| docs::check(all)),
@@ -25,7 +26,10 @@ const STEPS: [CiStep; 11] = [
     ("clippy", |all, _| clippy(all)),
     ("features", |all, _| features(all)),
     ("oldest", |all, _| oldest(all)),
+    ("portable", |_, _| portable::check()),
     ("tests", tests),
+    ("package", |all, _| package::check(all)),
+    ("doors", |_, _| doors::check()),
     ("loom", |all, _| loom::run(all)),
     ("fuzz", |_, _| fuzz::run()),
     ("rustdoc", |_, _| rustdoc()),
@@ -42,6 +46,9 @@ pub(crate) fn run(names: &[&str]) -> anyhow::Result<()> {
         }
         names => (named(&STEPS, "tests").into_iter().collect(), choose(&all, names)?),
     };
+    if steps.iter().any(|(name, _)| !["format", "rooms", "documents"].contains(name)) {
+        setup::record_at_first()?;
+    }
     let skips = root().join("target/skipped");
     let _ = fs::remove_file(&skips);
     let mut taken = Vec::new();
@@ -99,18 +106,27 @@ fn features(all: &[&Package]) -> anyhow::Result<()> {
     call(command.args(["--", "-D", "warnings"]))
 }
 
-/// Compiles the published crates and the program with the oldest compiler that the manifests promise.
+/// Compiles the published crates and the program with the oldest compilers that their manifests promise.
 fn oldest(all: &[&Package]) -> anyhow::Result<()> {
-    if !setup::has_oldest_compiler() {
-        return allowed(&format!("rust {}", setup::OLDEST));
+    let promised = all.iter().filter(|package| package.is_published || package.name == "linger-cli");
+    let mut by_compiler = BTreeMap::<&str, Vec<&str>>::new();
+    for package in promised {
+        by_compiler.entry(&package.oldest).or_default().push(&package.name);
     }
-    // Not `CARGO` of the present compiler. A target folder of its own, or each compiler would rebuild everything.
-    let mut command = Command::new("cargo");
-    command.arg(format!("+{}", setup::OLDEST)).args(["check", "--all-features", "--quiet"]);
-    for package in all.iter().filter(|package| package.is_published || package.name == "linger-cli") {
-        command.args(["--package", &package.name]);
+    for (version, names) in by_compiler {
+        if !setup::has_compiler(version) {
+            allowed(&format!("rust {version}"))?;
+            continue;
+        }
+        // Not `CARGO` of the present compiler. A target folder of its own, or each compiler would rebuild everything.
+        let mut command = Command::new("cargo");
+        command.arg(format!("+{version}")).args(["check", "--all-features", "--quiet"]);
+        for name in names {
+            command.args(["--package", name]);
+        }
+        call(command.env("CARGO_TARGET_DIR", root().join("target/oldest")).env_remove("RUSTUP_TOOLCHAIN"))?;
     }
-    call(command.env("CARGO_TARGET_DIR", root().join("target/oldest")).env_remove("RUSTUP_TOOLCHAIN"))
+    Ok(())
 }
 
 fn licences() -> anyhow::Result<()> {
@@ -128,14 +144,6 @@ fn is_there(name: &str) -> anyhow::Result<bool> {
         return Ok(true);
     }
     allowed(name).map(|()| false)
-}
-
-/// Prints that something is skipped. An error unless it is recorded as missing.
-fn allowed(need: &str) -> anyhow::Result<()> {
-    let known = setup::missing().into_iter().find(|line| line.starts_with(&format!("{need}: ")));
-    let known = known.with_context(|| format!("{need} is not installed: run `cargo xtask setup`"))?;
-    println!("skipped, as set-up has found it missing: {known}");
-    Ok(())
 }
 
 fn tests(packages: &[&Package], skips: &Path) -> anyhow::Result<()> {

@@ -35,6 +35,9 @@ pub(crate) fn module_path(source: &Path, file: &Path) -> String {
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    pub(crate) version: String,
+    /// The oldest compiler that its manifest promises.
+    pub(crate) oldest: String,
     /// Whether the package may be published.
     pub(crate) is_published: bool,
     /// Integration tests that `cargo test` runs.
@@ -71,6 +74,8 @@ fn parse(package: &Value) -> Option<Package> {
     };
     Some(Package {
         name: package["name"].as_str()?.to_owned(),
+        version: package["version"].as_str()?.to_owned(),
+        oldest: package["rust_version"].as_str()?.to_owned(),
         // In the metadata `publish = false` is an empty list, and an absent key is null.
         is_published: package["publish"].is_null(),
         fast: of(&["test"], Some(true)),

@@ -110,7 +110,9 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
                 // Die by the same signal as the program: the parent sees the same wait status.
                 linger_run::die_of(signal);
             }
-            ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+            // The first process of a container does not die of every signal. Shells report a signal so.
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
         Err(error) => exit::fail(code(&error), format_args!("run: {error}{}", remedy(&error))),
     }
@@ -136,6 +138,7 @@ fn options(arguments: &RunArguments, metrics: Option<SocketAddr>) -> Options {
     options.metrics = metrics;
     options.unpack_into = std::env::var_os("TMPDIR").map(Into::into);
     options.search = std::env::var_os("PATH").unwrap_or(options.search);
+    options.sanitizer_options = std::env::var_os("ASAN_OPTIONS").unwrap_or_default();
     options.preloaded = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     options
 }
@@ -187,6 +190,10 @@ impl Manner {
     fn tell(self, notice: &Notice<'_>) {
         match notice {
             Notice::Report(report) => self.report(report),
+            // A listener that is covered is no news to who wants to be told of faults only.
+            Notice::Coverage(coverage) if self.quiet && !coverage.has_gaps() => {}
+            Notice::Coverage(coverage) if self.json => say_json(&line(lines::Coverage::from(*coverage))),
+            Notice::Coverage(coverage) => say_each(*coverage),
             Notice::Refused(refusal) if self.json => say_json(&line(lines::Refused::from(*refusal))),
             Notice::Refused(refusal) => say!("linger: {refusal}"),
             _ => {}
@@ -204,9 +211,13 @@ impl Manner {
         if self.json {
             return say_json(&line(lines::Report::from(report)));
         }
-        for text in report.to_string().lines() {
-            say!("linger: {text}");
-        }
+        say_each(report);
+    }
+}
+
+fn say_each(what: &impl fmt::Display) {
+    for text in what.to_string().lines() {
+        say!("linger: {text}");
     }
 }
 

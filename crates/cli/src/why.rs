@@ -26,7 +26,7 @@ const HELD: usize = 10_000;
     that its alleged sender never sent is proven forged.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
 pub(crate) struct WhyArguments {
-    /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.
+    /// Captures, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2, lz4); `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -152,7 +152,8 @@ fn read(arguments: &WhyArguments, stop: &ReadStop, report: &mut WhyReport) -> (V
                 if let Some(stopped) = examined.stopped.as_ref().filter(|_| report.stopped.is_none()) {
                     say!("linger: {}: {stopped}; what stands before it was read", name.terminal());
                 }
-                unreadable |= examined.unread || examined.stopped.is_some() && examined.counts.packets == 0;
+                unreadable |= examined.unread || examined.is_mostly_not_understood();
+                unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
                 files.push(examined);
             }
             Err(error) => {

@@ -35,6 +35,11 @@ struct Host {
 impl Host {
     /// Boots a systemd that knows these units. `None` where that cannot be.
     fn boot(units: &[(&str, &str)]) -> Option<Self> {
+        Self::boot_with(units, "")
+    }
+
+    /// The same, with what a shell does before.
+    fn boot_with(units: &[(&str, &str)], before: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("root", "a systemd of one's own needs it");
             return None;
@@ -46,7 +51,7 @@ impl Host {
         // systemd removes what it finds in /tmp: nothing of the host may be writable before it starts.
         let mut script = String::from(
             "set -e\nmount --make-rprivate /\nmount -o remount,bind,ro /\n\
-             for place in /tmp /var/tmp /run /var/log /var/lib/systemd; do mount -t tmpfs -o mode=1777 tmpfs $place; done\n",
+             for place in /tmp /var/tmp /run /var/log /var/lib; do mount -t tmpfs -o mode=1777 tmpfs $place; done\n",
         );
         script += "mount -t proc proc /proc\numount -l /sys/fs/cgroup\nmount -t cgroup2 cgroup2 /sys/fs/cgroup\nip link set lo up\n";
         script += "mkdir -p /run/systemd/system /run/lock\n";
@@ -55,6 +60,7 @@ impl Host {
         for (name, text) in units {
             script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
         }
+        script += before;
         // Where no file system is mounted over it, and no directory's name is too long for an address.
         let address = tempfile::tempdir_in("/dev/shm").unwrap();
         let socket = address.path().join("ready");
@@ -276,4 +282,62 @@ fn the_program_is_the_main_process() {
         assert_eq!(started.success(), number < 2, "{run}: Type=notify");
         let _ = host.command(&["systemctl", "stop", &format!("notify{number}")]).status();
     }
+}
+
+/// `linger share` as the units start it: a user of its own, its keys kept, and what arrives is that user's.
+#[test]
+fn a_share_runs_as_a_user_of_its_own() {
+    let (socket, share) = (deployed("linger-share.socket"), deployed("linger-share.service"));
+    let units = [default_target(), ("linger-share.socket", &socket), ("linger-share.service", &share)];
+    // The user that the file for systemd-sysusers makes, in a copy of the host's files.
+    let users = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/linger-share.sysusers.conf");
+    let make = format!(
+        "mkdir -p /run/root/etc\ncp /etc/passwd /etc/group /run/root/etc\nsystemd-sysusers --root=/run/root - < {}\n\
+         for file in passwd group; do mount --bind /run/root/etc/$file /etc/$file; done\n",
+        users.display()
+    );
+    let Some(host) = Host::boot_with(&units, &make) else { return };
+    host.systemctl(&["start", "linger-share.socket"]);
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (file, code) = (directory.path().join("file"), directory.path().join("code"));
+    fs::write(&file, b"for the service").unwrap();
+    let put = |code: &str| {
+        let mut put = host.command(&[
+            "env",
+            "XDG_CONFIG_HOME=/run/client",
+            LINGER,
+            "put",
+            "--code-file",
+            code,
+            "--retry-for",
+            "0",
+        ]);
+        put.args([file.to_str().unwrap(), "127.0.0.1:new/"]).output().unwrap()
+    };
+    // The first connection starts the service. Root is a stranger to it, too, and has no code.
+    fs::write(&code, "0000-0000").unwrap();
+    let refused = put(code.to_str().unwrap());
+    assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+    let pid = host.systemctl(&["show", "--value", "--property=MainPID", "linger-share"]);
+    let status = host.said(&["cat", &format!("/proc/{pid}/status")]);
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().split_whitespace().next().unwrap();
+    assert_ne!(uid, "0", "{status}");
+    assert!(status.contains("CapPrm:\t0000000000000000"), "{status}");
+    let place = "/var/lib/linger-share";
+    let keys = host.said(&["find", place, "-name", "key", "-printf", "%U %m"]);
+    assert_eq!(keys, format!("{uid} 600"));
+    // A machine that is known: what the pairing would write.
+    let key = host.said(&["env", "XDG_CONFIG_HOME=/run/client", LINGER, "peers", "--own"]);
+    let known = format!(
+        "echo 'client {key}' >> {place}/keys/linger/known_clients && chown --reference={place}/keys {place}/keys/linger/known_clients"
+    );
+    host.said(&["sh", "-c", &known]);
+    let server = host.said(&["env", &format!("XDG_CONFIG_HOME={place}/keys"), LINGER, "peers", "--own"]);
+    host.said(&["sh", "-c", &format!("echo '127.0.0.1:7117 {server}' > /run/client/linger/known_hosts")]);
+    let done = put(code.to_str().unwrap());
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let arrived = host.said(&["find", &format!("{place}/incoming"), "-type", "f", "-printf", "%U %P %m"]);
+    assert_eq!(arrived, format!("{uid} new/file 640"));
+    host.systemctl(&["stop", "linger-share.service"]);
 }

@@ -251,6 +251,36 @@ fn what_a_hidden_process_has_left_to_its_children_is_looked_at() {
     }
 }
 
+/// A connection may be in a message that nobody was told of, until nothing is in flight. What was open then may have gone to
+/// another program; what is accepted later has not, but may have been copied by a call that was under way.
+#[test]
+fn what_was_done_unheard_is_looked_for() {
+    let none = Census::default();
+    let mut open = Census::default();
+    open.names.insert(INODE, vec![name(1, 3)]);
+    for (unheard, heard, copied, ends) in [
+        (false, None, false, true),
+        (true, None, false, false),
+        (true, Some(&open), false, false),
+        (true, Some(&none), false, true),
+        (true, Some(&none), true, false),
+    ] {
+        let mut bed = Bed::default();
+        bed.appear(1, &[]);
+        if unheard {
+            bed.tell(Event::Unheard);
+        }
+        if let Some(census) = heard {
+            bed.tell(Event::Heard(census));
+        }
+        bed.names = vec![name(1, 3)];
+        if copied {
+            bed.names.push(name(1, 5));
+        }
+        assert_eq!(hands_over(&bed.close(1, 3)), ends, "{unheard} {heard:?} {copied}");
+    }
+}
+
 #[test]
 fn what_was_shut_down_and_is_gone_is_forgotten_at_the_next_look() {
     for gone in [true, false] {

@@ -33,17 +33,29 @@
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, ListenerExt, TapIo};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
 
 use crate::tokio::{Accept, Connection, Lingering, Listener, Stream};
 use crate::{Closer, Policy};
 
 /// A listener for `axum::serve` whose connections linger; see [`listen`].
 ///
+/// It is the TCP half alone: the next request of a pooled client after an early answer, and HTTP/2, need
+/// [`linger::http::layer`](crate::http::layer) as well.
+///
 /// The outer type is axum's, so that `ConnectInfo<SocketAddr>` stays what it was.
 pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accept>::Io>)>;
 
 /// Wraps a listener, so that every connection it accepts is ended by `policy`.
+///
+/// **One more line is needed for pooled clients, and for HTTP/2:** `app.layer(linger::http::layer())`. A stream knows
+/// bytes and not messages. After an early answer hyper ends the connection without having said `Connection: close`, and the
+/// next request of a pooled client goes into a connection that is ending; only the layer can announce the end. Over HTTP/2 a
+/// reset of the stream may overtake the answer, and only the layer can read the upload first. Without the layer both are as they
+/// are on bare axum. [`linger::http::serve`](crate::http::serve) has the layer, serves the accept queue at a stop, which
+/// `axum::serve` drops with its listener, and bounds the stop.
 ///
 /// The listener is a [`TcpListener`] or a [`UnixListener`], each also with axum's `tap_io`, or any type that implements
 /// [`Accept`]. TLS goes above the result: write a listener that implements `axum::serve::Listener` over it.
@@ -134,7 +146,7 @@ impl<L: Accept<Addr: Clone + Sync + 'static>> Connected<IncomingStream<'_, Liste
 /// For the listeners whose addresses the compiler knows, and so knows to be no `Peer`: axum has an implementation for
 /// every tapped listener's address. What is tapped below `listen` is not among them.
 macro_rules! peer {
-    ($($listener:ty: $accept:ty),*) => {$(
+    ($listener:ty: $accept:ty) => {
         impl<F> Connected<IncomingStream<'_, TapIo<$listener, F>>> for Peer<<$accept as Accept>::Addr>
         where
             F: FnMut(&mut Lingering<<$accept as Accept>::Io>) + Send + 'static,
@@ -143,13 +155,12 @@ macro_rules! peer {
                 Self::new(stream.remote_addr().clone(), stream.io().connection())
             }
         }
-    )*};
+    };
 }
 
-peer!(
-    Listener<TcpListener>: TcpListener,
-    Listener<UnixListener>: UnixListener
-);
+peer!(Listener<TcpListener>: TcpListener);
+#[cfg(unix)]
+peer!(Listener<UnixListener>: UnixListener);
 
 /// The connection of a request, where its connect info names it.
 pub(crate) fn connection(extensions: &axum::http::Extensions) -> Option<Connection> {

@@ -29,11 +29,10 @@
 //! tell its end from a truncation.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::SendFlags;
+use linger_sys::SocketWait;
+use linger_sys::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustls::ConnectionCommon;
 
 use crate::{Outcome, Policy};
@@ -115,11 +114,9 @@ struct DeadlineSocket<'a> {
 impl Write for DeadlineSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match rustix::net::send(self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => return Ok(sent),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => self.wait()?,
-                Err(error) => return Err(error.into()),
+            match linger_sys::send_now(self.fd, bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                result => return result,
             }
         }
     }
@@ -131,14 +128,11 @@ impl Write for DeadlineSocket<'_> {
 
 impl DeadlineSocket<'_> {
     fn wait(&self) -> io::Result<()> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-        match poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], Some(&timeout)) {
-            Ok(0) => {
+        match SocketWait::writable(self.fd, self.until)? {
+            true => Ok(()),
+            false => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no more, not even the goodbye"))
             }
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
+use linger_sys::fd::{AsFd, BorrowedFd, OwnedFd};
 use linger_sys::{Discarder, Family, TcpInfo, TcpState};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
@@ -29,6 +29,9 @@ enum EndsSeen {
     Neither,
     /// A local peer is gone with bytes unread: the kernel has freed them, and says now that there are none.
     Unread,
+    /// There has never been a connection: the half-close has ended the attempt to connect, and the kernel's counts of bytes
+    /// mean nothing (`tcp_disconnect`).
+    NeverBegan,
     /// The peer's FIN was read. No handshake is under way then.
     Peers,
     /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
@@ -70,7 +73,7 @@ impl Socket {
     /// A descriptor that the kernel no longer knows is not closed: its number may belong to another file by now.
     pub(crate) fn close(self, abort: bool) {
         if self.is_lost.get() {
-            let _lost = self.fd.into_raw_fd();
+            std::mem::forget(self.fd);
             return;
         }
         if abort || self.ends.get() != EndsSeen::Both {
@@ -82,6 +85,10 @@ impl Socket {
 }
 
 impl<F: AsFd> Socket<F> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Takes over what is known to be a stream socket of this family.
     pub(crate) fn of(family: Family, fd: F) -> Self {
         let (is_lost, fin, ends) = (Cell::new(false), Cell::new(Fin::Unsent), Cell::new(EndsSeen::Neither));
@@ -108,13 +115,15 @@ impl<F: AsFd> Socket<F> {
 
     /// Sends the FIN after everything that was written.
     pub(crate) fn half_close(&self) -> Event {
-        match rustix::net::shutdown(&self.fd, Shutdown::Write) {
+        match rustix::net::shutdown(self.as_fd(), Shutdown::Write) {
             Ok(()) => {
                 self.fin.set(Fin::Queued);
                 Event::HalfClosed
             }
-            Err(Errno::NOTCONN | Errno::PIPE | Errno::CONNRESET) => Event::Gone,
-            Err(error) => self.failure(&error.into()),
+            Err(error) => match io::Error::from(error) {
+                error if IS_GONE.contains(&error.kind()) => Event::Gone,
+                error => self.failure(&error),
+            },
         }
     }
 
@@ -132,11 +141,17 @@ impl<F: AsFd> Socket<F> {
             }
             Ok(bytes) => Event::Discarded(bytes),
             // Kernel TLS answers EIO when a plain read meets a close_notify: the peer has said its last.
+            #[cfg(unix)]
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Event::EndOfStream,
             Err(error) => {
                 let event = self.failure(&error);
-                if event == Event::Reset && self.family == Family::Unix {
-                    self.ends.set(EndsSeen::Unread);
+                match (event, self.family) {
+                    (Event::Reset, Family::Unix) => self.ends.set(EndsSeen::Unread),
+                    (Event::Reset, Family::Tcp) if self.has_never_begun() => {
+                        self.ends.set(EndsSeen::NeverBegan);
+                        return Event::Gone;
+                    }
+                    _ => {}
                 }
                 event
             }
@@ -162,13 +177,13 @@ impl<F: AsFd> Socket<F> {
     /// for each filling of it), so this is for the time when reading has stopped or is held back.
     pub(crate) fn narrow(&self) {
         if self.family == Family::Tcp {
-            let _ = sockopt::set_socket_recv_buffer_size(&self.fd, 64 << 10);
+            let _ = sockopt::set_socket_recv_buffer_size(self.as_fd(), 64 << 10);
         }
     }
 
     /// The peer's address, if it has one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        rustix::net::getpeername(&self.fd).ok().flatten().and_then(|address| address.try_into().ok())
+        rustix::net::getpeername(self.as_fd()).ok().flatten().and_then(|address| address.try_into().ok())
     }
 
     /// Whether somebody else has closed the descriptor.
@@ -188,7 +203,7 @@ impl<F: AsFd> Socket<F> {
     /// whatever was written (`tcp_ioctl`), as with Fast Open, where a server may read, answer and half-close in
     /// SYN_RECV: there 0 says nothing.
     pub(crate) fn measure(&self) -> Event {
-        if self.ends.get() == EndsSeen::Unread {
+        if matches!(self.ends.get(), EndsSeen::Unread | EndsSeen::NeverBegan) {
             return Event::Unknown;
         }
         let Ok(queue) = linger_sys::send_queue(self.fd.as_fd()) else { return Event::Unknown };
@@ -214,6 +229,14 @@ impl<F: AsFd> Socket<F> {
         }
     }
 
+    /// Whether a socket that was reset was only on its way to a connection. `shutdown` in SYN_SENT succeeds, leaves ECONNRESET to
+    /// be read, and takes the local address away that connecting had given (`inet_shutdown`, `tcp_disconnect`).
+    fn has_never_begun(&self) -> bool {
+        let local =
+            rustix::net::getsockname(&self.fd).ok().and_then(|local| SocketAddr::try_from(local).ok());
+        local.is_some_and(|local| local.ip().is_unspecified())
+    }
+
     fn is_in_handshake(&self) -> bool {
         matches!(self.state(), Some(TcpState::SynSent | TcpState::SynReceived))
     }
@@ -223,34 +246,53 @@ impl<F: AsFd> Socket<F> {
     }
 
     /// Asks for what the kernel knows of the peer.
+    ///
+    /// Of Multipath TCP the kernel answers for the first subflow. If that has ended, others may go on, and nothing is known.
     pub(crate) fn inspect(&self) -> Event {
-        let info = if self.family == Family::Tcp { linger_sys::tcp_info(self.fd.as_fd()).ok() } else { None };
+        let is_known = self.family == Family::Tcp && !self.is_other_subflow();
+        let info = if is_known { linger_sys::tcp_info(self.fd.as_fd()).ok() } else { None };
         let Some(info) = info else { return Event::NotInspected };
         let TcpInfo { probes, retransmits, last_ack, round_trip, data_segments, .. } = info;
         Event::Inspected { probes, retransmits, last_ack, round_trip, data_segments }
     }
 
     /// Whether the connection ended without everything being acknowledged: it was reset or timed out.
+    ///
+    /// The first subflow of Multipath TCP may end alone; the end of the connection is an error that waits on the socket.
     pub(crate) fn is_dead(&self) -> bool {
         self.family == Family::Tcp
             && self.state() == Some(TcpState::Close)
             && linger_sys::send_queue(self.fd.as_fd()).is_ok_and(|queue| queue > 0)
+            && !self.is_multipath()
+    }
+
+    /// Whether the state that the kernel tells is only that of a subflow that has ended.
+    fn is_other_subflow(&self) -> bool {
+        self.state() == Some(TcpState::Close) && self.is_multipath()
+    }
+
+    fn is_multipath(&self) -> bool {
+        linger_sys::is_multipath(self.fd.as_fd()).unwrap_or(false)
     }
 
     /// Takes the error that waits on the socket, if any.
     pub(crate) fn pending(&self) -> Option<Event> {
-        match sockopt::socket_error(&self.fd) {
+        match sockopt::socket_error(self.as_fd()) {
             Ok(Err(error)) => Some(failure(&error.into())),
             _ => None,
         }
     }
 }
 
+#[cfg(all(test, unix))]
 impl<F: AsFd> AsFd for Socket<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
+
+/// What `shutdown(2)` says of a connection that is over: ENOTCONN, EPIPE, ECONNRESET.
+const IS_GONE: [ErrorKind; 3] = [ErrorKind::NotConnected, ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
 
 fn failure(error: &io::Error) -> Event {
     match error.kind() {

@@ -5,15 +5,15 @@ use core::ffi::c_int;
 use linger_custody::process::{Close, Last, Shutdown, Unhold};
 use linger_custody::{Count, Fate, Origin, Socket, fate};
 
-use crate::counts::count;
+use crate::counts::{count, tell_the_rest};
 use crate::protocol::{Message, MessageKind};
-use crate::state::{TABLE, aborts, is_this_process, unwatch};
-use crate::{channel, settings, sys};
+use crate::state::{TABLE, aborts, is_this_process, is_tracked, shuts_read_side, unwatch};
+use crate::{channel, releases, sandbox, settings, sys};
 
 /// Tells the supervisor to drop the held copy of a connection.
 pub(crate) fn unhold(held: Option<Unhold>) {
     if let Some(Unhold { cookie }) = held {
-        channel::send(Message::about(MessageKind::Release, cookie, 0), None);
+        releases::release(cookie);
     }
 }
 
@@ -49,6 +49,9 @@ pub(crate) fn connected(fd: c_int) {
 /// A connection received from another process. Accepted and outgoing ones cannot be told apart, so every TCP connection
 /// counts.
 pub(crate) fn received(fd: c_int) {
+    if settings::settings().is_none() {
+        return;
+    }
     let _errno = sys::Errno::keep();
     if sys::is_tcp(fd) && sys::poll(fd, 0, 0) & sys::POLLHUP == 0 {
         note(fd, || Origin::UNKNOWN, |cookie, _, held| TABLE.received(fd, cookie, held, TABLE.find(cookie)));
@@ -88,7 +91,7 @@ pub(crate) fn copied(old: c_int, new: c_int) {
 
 /// Decides what the close of an fd means.
 pub(crate) fn close(fd: c_int) -> Close {
-    if !TABLE.is_tracked(fd) || !is_this_process() {
+    if !is_tracked(fd) || !is_this_process() {
         return Close::Leave;
     }
     TABLE.close(fd, sys::cookie(fd))
@@ -119,6 +122,9 @@ fn finish(fd: c_int, last: Last) {
     unwatch(fd, last.epolls);
     // The supervisor's fd outlives the close, and the FIN is sent when nobody else is known to have the connection.
     if !nominate(MessageKind::Close, fd, &last, unread) {
+        if last.held {
+            releases::remember(last.cookie);
+        }
         if unread > 0 {
             count(Count::Unread);
         }
@@ -129,7 +135,13 @@ fn finish(fd: c_int, last: Last) {
 /// Tells the supervisor that this process, of which the table is, lets go of a connection.
 pub(crate) fn nominate(kind: MessageKind, fd: c_int, last: &Last, unread: u32) -> bool {
     let passed = (!last.held).then_some(fd);
-    channel::send(Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin), passed)
+    let word = Message::about(kind, last.cookie, unread).by(TABLE.process(), fd, last.origin);
+    let sent = channel::send(word, passed);
+    if sent {
+        tell_the_rest();
+        releases::tell();
+    }
+    sent
 }
 
 /// For this process's last fd of a connection: the number of unread bytes, or why a plain close loses nothing. What is
@@ -146,7 +158,8 @@ fn ask(fd: c_int) -> Socket {
     let events = sys::poll(fd, sys::POLLIN | sys::POLLRDHUP, 0);
     Socket {
         aborts: false,
-        peer_finished: events & sys::POLLRDHUP != 0,
+        // The kernel reports the program's own `SHUT_RD` like the peer's FIN, which an established connection has not had.
+        peer_finished: events & sys::POLLRDHUP != 0 && !(shuts_read_side() && sys::is_established(fd)),
         over: events & (sys::POLLHUP | sys::POLLERR) != 0,
         unread: sys::unread(fd),
     }
@@ -179,4 +192,19 @@ pub(crate) fn shutdown(fd: c_int) -> Option<c_int> {
     }
     TABLE.handed(fd);
     Some(0)
+}
+
+/// Makes a call that restricts the process (`seccomp(2)`): from then on it has no connection that this library handles.
+pub(crate) fn entering_sandbox<T: Default + PartialOrd>(real: impl FnOnce() -> T) -> T {
+    if settings::settings().is_some_and(|settings| settings.hold) {
+        // Nobody could be told of their close.
+        let _errno = sys::Errno::keep();
+        TABLE.fds(0, c_int::MAX).for_each(|fd| unhold(TABLE.given_away(fd)));
+    }
+    let result = real();
+    // `SECCOMP_FILTER_FLAG_NEW_LISTENER` returns an fd.
+    if result >= T::default() {
+        sandbox::enter();
+    }
+    result
 }

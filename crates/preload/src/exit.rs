@@ -5,7 +5,7 @@ use core::ffi::c_int;
 use linger_custody::Count;
 use linger_custody::process::{Close, Executes, Last};
 
-use crate::counts::{count, uncount};
+use crate::counts::{count, tell_the_rest, uncount};
 use crate::ending::{close, hold_again, nominate, settle, unhold};
 use crate::protocol::MessageKind;
 use crate::state::{TABLE, is_this_process, unwatch};
@@ -25,6 +25,7 @@ pub(crate) fn exit() {
             Close::Leave => {}
         }
     }
+    tell_the_rest();
 }
 
 /// Announces a connection that is closed without a further call. Returns what was counted for it here, or will be by the

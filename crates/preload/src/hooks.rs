@@ -10,8 +10,8 @@ use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use crate::message::{MMsgHdr, MsgHdr, rights};
-use crate::state::{TABLE, is_this_process, program_lingers};
-use crate::{channel, ending, exit, settings, sys};
+use crate::state::{TABLE, is_this_process, is_tracked, program_lingers, program_shuts_read_side};
+use crate::{channel, ending, exit, sandbox, settings, sys};
 
 /// One of the replaced functions.
 struct Real(AtomicPtr<c_void>, &'static core::ffi::CStr);
@@ -50,7 +50,7 @@ real! {
     CONNECT c"connect", SETSOCKOPT c"setsockopt", SENDMSG c"sendmsg", RECVMSG c"recvmsg",
     EPOLL_CREATE c"epoll_create", EPOLL_CREATE1 c"epoll_create1", EPOLL_CTL c"epoll_ctl",
     EXECVE c"execve", EXECV c"execv", EXECVP c"execvp", EXECVPE c"execvpe", FEXECVE c"fexecve",
-    QUICK_EXIT c"quick_exit", SENDMMSG c"sendmmsg", RECVMMSG c"recvmmsg",
+    QUICK_EXIT c"quick_exit", PRCTL c"prctl", SENDMMSG c"sendmmsg", RECVMMSG c"recvmmsg",
 }
 
 /// Calls the real function with its C type.
@@ -76,7 +76,7 @@ pub(crate) extern "C" fn close(fd: c_int) -> c_int {
         sys::set_errno(sys::EBADF);
         return -1;
     }
-    if TABLE.is_tracked(fd) {
+    if is_tracked(fd) {
         ending::end(fd);
     }
     let real = CLOSE.0.load(Relaxed);
@@ -118,14 +118,14 @@ fn replace(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
     }
     channel::make_way(new);
     // If `old` is not open, nothing is closed.
-    if TABLE.is_tracked(new) && sys::closes_on_exec(old).is_some() {
+    if is_tracked(new) && sys::closes_on_exec(old).is_some() {
         ending::end(new);
     }
     copy(old, real())
 }
 
 fn copy(old: c_int, new: c_int) -> c_int {
-    if new >= 0 && TABLE.is_tracked(old) {
+    if new >= 0 && is_tracked(old) {
         ending::copied(old, new);
     }
     new
@@ -168,10 +168,9 @@ extern "C" fn fcntl64(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
 
 #[cfg_attr(preloaded, unsafe(no_mangle))]
 pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
-    if how != sys::SHUT_WR && TABLE.is_tracked(fd) {
+    if how != sys::SHUT_WR && is_tracked(fd) {
         match how {
-            // `SHUT_RD` is skipped: data that arrives later must not cause a reset while the program still writes.
-            sys::SHUT_RD if is_this_process() => return 0,
+            sys::SHUT_RD => program_shuts_read_side(),
             sys::SHUT_RDWR => {
                 if let Some(done) = ending::shutdown(fd) {
                     return done;
@@ -188,7 +187,7 @@ pub(crate) extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
 extern "C" fn fclose(file: *mut c_void) -> c_int {
     // SAFETY: what the program calls a FILE.
     let fd = unsafe { sys::fileno(file) };
-    if TABLE.is_tracked(fd) {
+    if is_tracked(fd) {
         // SAFETY: as above. What is buffered must be written before the half-close.
         unsafe { sys::fflush(file) };
         ending::end(fd);
@@ -256,7 +255,7 @@ extern "C" fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize 
     if sent >= 0 {
         // SAFETY: the program's message, which the kernel has read.
         let passed = unsafe { rights(message) };
-        passed.filter(|fd| TABLE.is_tracked(*fd)).for_each(ending::given_away);
+        passed.filter(|fd| is_tracked(*fd)).for_each(ending::given_away);
     }
     sent
 }
@@ -277,7 +276,7 @@ extern "C" fn sendmmsg(fd: c_int, messages: *mut MMsgHdr, count: c_uint, flags: 
     for place in 0..usize::try_from(sent).unwrap_or(0) {
         // SAFETY: as many of the program's messages as the kernel has read.
         let passed = unsafe { rights(messages.wrapping_add(place).cast()) };
-        passed.filter(|fd| TABLE.is_tracked(*fd)).for_each(ending::given_away);
+        passed.filter(|fd| is_tracked(*fd)).for_each(ending::given_away);
     }
     sent
 }
@@ -328,14 +327,24 @@ pub(crate) extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, ev
     const ADD: c_int = 1;
     let result =
         call!(EPOLL_CTL as fn(c_int, c_int, c_int, *mut c_void) -> c_int, epoll, operation, fd, event);
-    if result == 0 && operation == ADD && TABLE.is_tracked(fd) {
+    if result == 0 && operation == ADD && is_tracked(fd) {
         TABLE.watched(fd, epoll);
     }
     result
 }
 
+// Variadic in C, as `fcntl`.
+#[cfg_attr(preloaded, unsafe(no_mangle))]
+extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    let real = || call!(PRCTL as fn(c_int, c_ulong, c_ulong, c_ulong, c_ulong) -> c_int, option, a, b, c, d);
+    if option == sys::PR_SET_SECCOMP { ending::entering_sandbox(real) } else { real() }
+}
+
 /// Announces the connections that an exec closes, and revokes it if the call returns.
 fn executing(real: impl FnOnce() -> c_int) -> c_int {
+    if settings::settings().is_none() {
+        return real();
+    }
     exit::before_exec();
     let result = real();
     exit::after_exec();
@@ -391,6 +400,11 @@ extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
         }
         sys::number::EXECVE => execve(a as *const c_char, b as Strings, c as Strings).into(),
         sys::number::EXIT_GROUP => leave(fd),
+        sys::number::PRCTL => prctl(fd, b as c_ulong, c as c_ulong, d as c_ulong, e as c_ulong).into(),
+        sys::number::SECCOMP if sandbox::is_filter(a) => {
+            // SAFETY: the program's own call.
+            ending::entering_sandbox(|| unsafe { sys::raw(number, [a, b, c, d, e, f]) })
+        }
         // SAFETY: the program's own call.
         _ => unsafe { sys::raw(number, [a, b, c, d, e, f]) },
     }

@@ -3,6 +3,8 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sandbox;
+
 const NAME: usize = 32;
 const PORTS: usize = 64;
 
@@ -13,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) token: [u8; 16],
     pub(crate) hold: bool,
     pub(crate) outgoing: bool,
+    /// The seccomp filters of the process that became the program.
+    pub(crate) filters: u32,
     only: Ports,
     except: Ports,
 }
@@ -37,6 +41,7 @@ impl Settings {
         token: [0; 16],
         hold: false,
         outgoing: false,
+        filters: u32::MAX,
         only: Ports::NONE,
         except: Ports::NONE,
     };
@@ -71,6 +76,7 @@ impl Settings {
                     }
                 }
                 b"hold" => self.hold = true,
+                b"filters" => self.filters = decimal(value),
                 b"outgoing" => self.outgoing = true,
                 b"ports" => read_ports(&mut self.only, value),
                 b"exclude" => read_ports(&mut self.except, value),
@@ -89,11 +95,15 @@ fn digit_of(digit: u8) -> u8 {
     }
 }
 
+fn decimal(digits: &[u8]) -> u32 {
+    digits
+        .iter()
+        .fold(0, |number: u32, digit| number.wrapping_mul(10).wrapping_add(u32::from(digit_of(*digit))))
+}
+
 fn read_ports(ports: &mut Ports, text: &[u8]) {
     for (place, word) in ports.ports.iter_mut().zip(text.split(|byte| *byte == b',')) {
-        *place = word
-            .iter()
-            .fold(0, |port: u16, digit| port.wrapping_mul(10).wrapping_add(u16::from(digit_of(*digit))));
+        *place = decimal(word) as u16;
         ports.count += 1;
     }
 }
@@ -107,8 +117,11 @@ struct Once(UnsafeCell<Settings>);
 // SAFETY: `read` writes before it sets READY, and everybody else reads after READY is set.
 unsafe impl Sync for Once {}
 
-/// The settings; `None` without a supervisor, and before the library is set up.
+/// The settings; `None` without a supervisor, before the library is set up, and in a sandbox.
 pub(crate) fn settings() -> Option<&'static Settings> {
+    if sandbox::is_entered() {
+        return None;
+    }
     // SAFETY: written once, before READY, and never after.
     READY.load(Ordering::Acquire).then(|| unsafe { &*SETTINGS.0.get() })
 }
@@ -118,7 +131,7 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 pub(crate) fn read(text: &[u8], then: impl FnOnce()) {
     // SAFETY: nobody reads it before READY is set, and there is one thread.
     let settings = unsafe { &mut *SETTINGS.0.get() };
-    if settings.read(text) {
+    if settings.read(text) && !sandbox::has_more_filters_than(settings.filters) {
         then();
         READY.store(true, Ordering::Release);
     }
@@ -140,6 +153,7 @@ mod tests {
         assert!(named && all.hold && all.outgoing && all.filters_ports());
         assert_eq!((all.name(), &all.token[..4]), (&b"0af"[..], &[0, 0xff, 0x10, 0][..]));
         assert_eq!([80, 443, 22, 8080].map(|port| all.wants(port)), [true, true, false, false]);
+        assert_eq!((all.filters, read("name=1;filters=12").0.filters), (u32::MAX, 12));
         let (few, named) = read("name=1;exclude=22");
         assert!(named && !few.hold && !few.outgoing && few.filters_ports());
         assert_eq!([80, 22].map(|port| few.wants(port)), [true, false]);

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use linger_custody::process::{Epolls, Table};
 
-use crate::sys;
+use crate::{sandbox, sys};
 
 /// Fds from this number on are closed plainly; 6 MiB of address space, of which the touched pages are used.
 const FDS: usize = 1 << 18;
@@ -15,6 +15,9 @@ pub(crate) static TABLE: Table<FDS> = Table::new();
 /// Whether the program has ever set `SO_LINGER`; an accepted socket inherits it.
 static LINGERS: AtomicBool = AtomicBool::new(false);
 
+/// Whether the program has ever called `shutdown` with `SHUT_RD`.
+static SHUTS_READ_SIDE: AtomicBool = AtomicBool::new(false);
+
 /// Before `main`.
 pub(crate) fn prepare() {
     TABLE.belongs_to(sys::pid());
@@ -22,6 +25,20 @@ pub(crate) fn prepare() {
 
 pub(crate) fn is_this_process() -> bool {
     TABLE.is_of(sys::pid())
+}
+
+/// Whether an fd has an entry. Never where no call may be made for one.
+#[inline]
+pub(crate) fn is_tracked(fd: c_int) -> bool {
+    TABLE.is_tracked(fd) && !sandbox::is_entered()
+}
+
+pub(crate) fn program_shuts_read_side() {
+    SHUTS_READ_SIDE.store(true, Relaxed);
+}
+
+pub(crate) fn shuts_read_side() -> bool {
+    SHUTS_READ_SIDE.load(Relaxed)
 }
 
 pub(crate) fn program_lingers() {

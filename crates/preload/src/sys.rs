@@ -80,7 +80,11 @@ pub(crate) use syscall;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod number {
+    pub(crate) const READ: i64 = 0;
     pub(crate) const CLOSE: i64 = 3;
+    pub(crate) const PRCTL: i64 = 157;
+    pub(crate) const OPENAT: i64 = 257;
+    pub(crate) const SECCOMP: i64 = 317;
     pub(crate) const IOCTL: i64 = 16;
     pub(crate) const DUP: i64 = 32;
     pub(crate) const DUP2: i64 = 33;
@@ -117,7 +121,11 @@ pub(crate) mod number {
     pub(crate) const EXECVE: i64 = 221;
     pub(crate) const FCNTL: i64 = 25;
     pub(crate) const IOCTL: i64 = 29;
+    pub(crate) const OPENAT: i64 = 56;
     pub(crate) const CLOSE: i64 = 57;
+    pub(crate) const READ: i64 = 63;
+    pub(crate) const PRCTL: i64 = 167;
+    pub(crate) const SECCOMP: i64 = 277;
     pub(crate) const PPOLL: i64 = 73;
     pub(crate) const EXIT_GROUP: i64 = 94;
     pub(crate) const GETPID: i64 = 172;
@@ -138,7 +146,10 @@ pub(crate) const EBADF: c_int = 9;
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const EFAULT: c_int = 14;
 pub(crate) const EINVAL: c_int = 22;
+pub(crate) const EPIPE: c_int = 32;
 pub(crate) const ENOSYS: c_int = 38;
+pub(crate) const ECONNRESET: c_int = 104;
+pub(crate) const ENOTCONN: c_int = 107;
 pub(crate) const ETOOMANYREFS: c_int = 109;
 
 pub(crate) const SHUT_RD: c_int = 0;
@@ -155,6 +166,7 @@ pub(crate) const SOL_SOCKET: c_int = 1;
 pub(crate) const SO_LINGER: c_int = 13;
 const SO_DOMAIN: c_int = 39;
 const SO_PROTOCOL: c_int = 38;
+const SO_MEMINFO: c_int = 55;
 const SO_COOKIE: c_int = 57;
 const AF_UNIX: c_int = 1;
 const AF_INET: u16 = 2;
@@ -165,6 +177,7 @@ const SOCK_CLOEXEC: c_int = 0o2000000;
 pub(crate) const MSG_DONTWAIT: c_int = 0x40;
 const FIONREAD: c_int = 0x541b;
 pub(crate) const F_DUPFD: c_int = 0;
+pub(crate) const PR_SET_SECCOMP: c_int = 22;
 const F_GETFD: c_int = 1;
 pub(crate) const F_DUPFD_CLOEXEC: c_int = 1030;
 const FD_CLOEXEC: c_long = 1;
@@ -274,6 +287,12 @@ pub(crate) fn shutdown(fd: c_int, how: c_int) -> c_int {
     unsafe { syscall!(number::SHUTDOWN, fd, how) as c_int }
 }
 
+/// Makes `new` another fd of the file at `old`, closed by an exec.
+pub(crate) fn replace(old: c_int, new: c_int) -> bool {
+    // SAFETY: three numbers.
+    unsafe { syscall!(number::DUP3, old, new, SOCK_CLOEXEC) as c_int == new }
+}
+
 pub(crate) fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: numbers; the third is read by dup3 only.
     unsafe { syscall!(number::DUP2, old, new, 0) as c_int }
@@ -305,6 +324,14 @@ pub(crate) fn cookie(fd: c_int) -> Option<u64> {
     option(fd, SO_COOKIE, 0u64)
 }
 
+/// The memory of what was sent by a unix socket and is not received yet (`SO_MEMINFO`); 0 where the kernel does not tell.
+///
+/// With the call that tells a cookie, and not with `SIOCOUTQ`: a sandbox permits the one if it permits the other.
+pub(crate) fn queued(fd: c_int) -> u64 {
+    // `SK_MEMINFO_WMEM_ALLOC` is the third of nine (linux/sock_diag.h).
+    option(fd, SO_MEMINFO, [0u32; 9]).map_or(0, |[_, _, sent, ..]| sent.into())
+}
+
 /// Whether closing this socket resets it (`SO_LINGER` on, with timeout 0).
 pub(crate) fn aborts(fd: c_int) -> bool {
     option(fd, SO_LINGER, [0 as c_int; 2]).is_some_and(|[on, seconds]| on != 0 && seconds == 0)
@@ -316,6 +343,34 @@ pub(crate) fn is_tcp(fd: c_int) -> bool {
     let family = option(fd, SO_DOMAIN, 0 as c_int);
     family.is_some_and(|family| family == c_int::from(AF_INET) || family == c_int::from(AF_INET6))
         && option(fd, SO_PROTOCOL, 0 as c_int) == Some(TCP)
+}
+
+/// Whether this is a TCP connection of which neither side has sent or received a FIN.
+pub(crate) fn is_established(fd: c_int) -> bool {
+    const TCP: c_int = 6;
+    const TCP_INFO: c_int = 11;
+    const ESTABLISHED: u8 = 1;
+    // `struct tcp_info` begins with the state.
+    let mut state = 0u8;
+    let mut length: c_uint = 1;
+    // SAFETY: the kernel writes at most `length` bytes, one, to a live byte.
+    let result =
+        unsafe { syscall!(number::GETSOCKOPT, fd, TCP, TCP_INFO, &raw mut state, &raw mut length) as c_int };
+    result == 0 && state == ESTABLISHED
+}
+
+/// Reads the start of a file; `None` if it cannot be opened.
+pub(crate) fn read_file<'a>(path: &core::ffi::CStr, into: &'a mut [u8]) -> Option<&'a [u8]> {
+    const AT_FDCWD: c_int = -100;
+    // SAFETY: a path that ends in a zero.
+    let fd = unsafe { syscall!(number::OPENAT, AT_FDCWD, path.as_ptr(), SOCK_CLOEXEC, 0) as c_int };
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: writes at most the length of a live slice.
+    let got = unsafe { syscall!(number::READ, fd, into.as_mut_ptr(), into.len()) };
+    close(fd);
+    into.get(..usize::try_from(got).ok()?)
 }
 
 /// The local port; `None` for a socket without one.
@@ -343,10 +398,10 @@ struct PollFd {
     revents: i16,
 }
 
-/// Polls an fd for events, for at most `milliseconds`.
-pub(crate) fn poll(fd: c_int, events: i16, milliseconds: i64) -> i16 {
+/// Polls an fd for events, for at most `microseconds`.
+pub(crate) fn poll(fd: c_int, events: i16, microseconds: i64) -> i16 {
     let mut one = PollFd { fd, events, revents: 0 };
-    let timeout = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
+    let timeout = [microseconds / 1_000_000, microseconds % 1_000_000 * 1_000];
     let no_mask = core::ptr::null::<c_void>();
     let size: c_long = 8;
     // SAFETY: one live pollfd, a live timespec of two longs, no signal mask.

@@ -46,11 +46,11 @@ fn only(counts: &[(Count, u64)]) -> [u64; Count::ALL] {
 }
 
 fn await_fin(fd: i32) {
-    assert_ne!(sys::poll(fd, sys::POLLRDHUP, 10_000) & sys::POLLRDHUP, 0);
+    assert_ne!(sys::poll(fd, sys::POLLRDHUP, 10_000_000) & sys::POLLRDHUP, 0);
 }
 
 fn await_bytes(fd: i32) {
-    assert_ne!(sys::poll(fd, sys::POLLIN, 10_000) & sys::POLLIN, 0);
+    assert_ne!(sys::poll(fd, sys::POLLIN, 10_000_000) & sys::POLLIN, 0);
 }
 
 #[test]

@@ -9,7 +9,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -22,18 +23,27 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 const SUPERVISED: &str = "LINGER_BENCH_COMMAND";
 const PAIRS: usize = 15;
 
+/// Set in the server whose closes are timed, to the file that its times go to.
+const TIMED: &str = "LINGER_BENCH_TIMES";
+
 fn main() {
+    if let Some(file) = std::env::var_os(TIMED).filter(|_| std::env::var_os(SUPERVISED).is_none()) {
+        return serve_timed(Path::new(&file));
+    }
     if let Some(command) = std::env::var_os(SUPERVISED) {
         return supervise(&command);
     }
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let requests = |name: &str, options: &[&str], settings: &str, ratio| {
+    let requests = |name: &str, options: &[&str], settings: &str, goal| {
         if name.contains(&wanted) {
-            requests(name, options, settings, ratio);
+            requests(name, options, settings, goal);
         }
     };
     if wanted.is_empty() {
         start_up();
+    }
+    if "harm".contains(&wanted) {
+        harm();
     }
     let tools = ["/usr/sbin/nginx", "/usr/bin/wrk"];
     if let Some(missing) = tools.iter().find(|tool| !Path::new(tool).exists()) {
@@ -41,11 +51,12 @@ fn main() {
         return;
     }
     let close = ["-H", "Connection: close"];
-    requests("Connection: close", &close, "", Some(0.97));
-    requests("keep-alive", &[], "", Some(0.97));
-    requests("Connection: close, --hold", &close, "hold", None);
-    requests("Connection: close, --via seccomp", &close, "seccomp", Some(0.75));
-    requests("keep-alive, --via seccomp", &[], "seccomp", None);
+    requests("Connection: close", &close, "", Wanted { rate: Some(0.97), cost: Some(1.3) });
+    requests("keep-alive", &[], "", Wanted { rate: Some(0.97), cost: None });
+    requests("Connection: close, --hold", &close, "hold", Wanted::default());
+    let seccomp = Wanted { rate: Some(0.9), cost: Some(1.6) };
+    requests("Connection: close, --via seccomp", &close, "seccomp", seccomp);
+    requests("keep-alive, --via seccomp", &[], "seccomp", Wanted::default());
 }
 
 /// This program again, as the supervisor.
@@ -126,6 +137,106 @@ fn start_up() {
     println!("start and end: {bare:.1} ms bare, {supervised:.1} ms supervised, {added:+.1} ms (<= 10: {ok})");
 }
 
+/// Where the server listens whose closes are timed.
+const TIMED_PORT: u16 = 18_283;
+
+/// Connections that are timed, and how many a second.
+const CLOSES: usize = 3_000;
+const A_SECOND: u32 = 1_000;
+
+/// Answers and closes, and writes how long each close took, in microseconds.
+fn serve_timed(file: &Path) {
+    let listener = TcpListener::bind(("127.0.0.1", TIMED_PORT)).expect("the bench's port");
+    let mut times: Vec<f64> = Vec::with_capacity(CLOSES);
+    while times.len() < CLOSES {
+        let Ok((mut stream, _)) = listener.accept() else { continue };
+        let _ = stream.read(&mut [0; 16]);
+        let _ = stream.write_all(b"hello");
+        let started = Instant::now();
+        drop(stream);
+        times.push(started.elapsed().as_secs_f64() * 1_000_000.0);
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    let all: Vec<String> = times.iter().map(f64::to_string).collect();
+    fs::write(file, all.join(" ")).expect("the bench's file");
+}
+
+/// The supervisor that was started since.
+fn supervisor(before: &[u32]) -> Option<Pid> {
+    let found = supervisors().into_iter().find(|pid| !before.contains(pid))?;
+    Pid::from_raw(found.cast_signed())
+}
+
+fn supervisors() -> Vec<u32> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_one = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "linger-run")
+    };
+    pids.filter(is_one).collect()
+}
+
+/// What a close costs the program while its supervisor does not do its work: at most a millisecond more.
+fn harm() {
+    let mut usual = 0.0;
+    for state in ["bare", "supervised", "killed", "stopped"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("times");
+        let before = supervisors();
+        let own = std::env::current_exe().expect("a bench has a path");
+        let own = own.to_str().expect("a path of text");
+        let mut start = Command::new(own);
+        if state != "bare" {
+            start.env(SUPERVISED, ["", "/usr/bin/env", "-u", SUPERVISED, own].join("\u{1f}"));
+        }
+        start.env(TIMED, &file).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut server = start.spawn().expect("it starts");
+        let until = Instant::now() + Duration::from_secs(10);
+        let listens = format!(":{TIMED_PORT:04X} 00000000:0000 0A");
+        while fs::read_to_string("/proc/net/tcp").is_ok_and(|all| !all.contains(&listens)) {
+            assert!(Instant::now() < until, "nothing listens");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let supervisor = supervisor(&before);
+        let begun = Instant::now();
+        // In the first part it does its work.
+        for turn in 0..CLOSES {
+            if turn == CLOSES / 10
+                && let Some(pid) = supervisor
+            {
+                let signal = match state {
+                    "killed" => Some(Signal::KILL),
+                    "stopped" => Some(Signal::STOP),
+                    _ => None,
+                };
+                signal.into_iter().for_each(|signal| kill_process(pid, signal).expect("our supervisor"));
+            }
+            thread::sleep((Duration::from_secs(1) / A_SECOND * turn as u32).saturating_sub(begun.elapsed()));
+            let mut stream = TcpStream::connect(("127.0.0.1", TIMED_PORT)).expect("it listens");
+            let _ = stream.write_all(b"hello");
+            let _ = stream.read_exact(&mut [0; 5]);
+        }
+        let _ = server.wait();
+        if let (Some(pid), "stopped") = (supervisor, state) {
+            let _ = kill_process(pid, Signal::CONT);
+        }
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let times: Vec<f64> = text.split(' ').filter_map(|time| time.parse().ok()).collect();
+        let at = |part: usize| times.get(times.len() * part / 1_000).copied().unwrap_or(f64::NAN);
+        if state == "bare" {
+            usual = at(990);
+        }
+        let ok = verdict(at(990) <= usual + 1_000.0);
+        println!(
+            "close, {state}: p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, all {:.1} ms a second ({ok})",
+            at(500),
+            at(990),
+            at(999),
+            times.iter().sum::<f64>() / 1_000.0 / (CLOSES as f64 / f64::from(A_SECOND)),
+        );
+    }
+}
+
 /// A server's configuration, in a file.
 fn configure(directory: &Path, name: &str, port: u16) -> String {
     let path = directory.display();
@@ -167,7 +278,14 @@ fn processor_seconds(pid: u32) -> f64 {
     own + children.into_iter().map(processor_seconds).sum::<f64>()
 }
 
-fn requests(name: &str, options: &[&str], settings: &str, wanted: Option<f64>) {
+/// The ratios to the bare server that are wanted: of requests a second, and of processor time a request.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    rate: Option<f64>,
+    cost: Option<f64>,
+}
+
+fn requests(name: &str, options: &[&str], settings: &str, wanted: Wanted) {
     const PORTS: [u16; 2] = [18_281, 18_282];
     let directory = tempfile::tempdir().expect("a directory");
     let files = [("bare", PORTS[0]), ("supervised", PORTS[1])]
@@ -208,12 +326,18 @@ fn requests(name: &str, options: &[&str], settings: &str, wanted: Option<f64>) {
         [0, 1].map(|which| costs[which] / rates[which].iter().sum::<f64>() * 1_000_000.0);
     let [bare, supervised] = rates.map(median);
     let ratio = median(ratios);
-    let said =
-        wanted.map_or_else(String::new, |wanted| format!(" (>= {wanted}: {})", verdict(ratio >= wanted)));
+    let said = wanted
+        .rate
+        .map_or_else(String::new, |wanted| format!(" (>= {wanted}: {})", verdict(ratio >= wanted)));
+    let dearer = supervised_cost / bare_cost;
+    let cost = wanted
+        .cost
+        .map_or_else(String::new, |wanted| format!(" (<= {wanted}: {})", verdict(dearer <= wanted)));
     println!(
         "nginx, {name}: {bare:.0}/s bare, {supervised:.0}/s supervised, ratio {ratio:.3} of {low:.2} to {high:.2}{said}"
     );
     println!(
-        "  processor time of all server processes: {bare_cost:.1} us a request bare, {supervised_cost:.1} us supervised"
+        "  processor time of all server processes: {bare_cost:.1} us a request bare, {supervised_cost:.1} us \
+         supervised, {dearer:.2} times{cost}"
     );
 }

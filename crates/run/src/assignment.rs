@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use linger::{Budget, Policy};
@@ -16,8 +17,9 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::Options;
 use crate::intake::Address;
-use crate::job::Parts;
+use crate::job::{Parts, Way};
 use crate::preload::Preload;
+use crate::survey::Means;
 
 /// Bytes of the longest message.
 const LONGEST: usize = 4_096;
@@ -39,6 +41,9 @@ struct Words {
     token: [u8; 16],
     library: String,
     scraped: bool,
+    filters: u32,
+    ports: Vec<u16>,
+    exclude_ports: Vec<u16>,
 }
 
 /// An assignment that was received.
@@ -72,6 +77,9 @@ pub(crate) fn send(
         token: parts.address.token,
         library: library.name().to_owned(),
         scraped: parts.metrics.is_some(),
+        filters: parts.means.filters,
+        ports: options.ports.clone(),
+        exclude_ports: options.exclude_ports.clone(),
     };
     let text = serde_json::to_vec(&words)?;
     if text.len() > LONGEST {
@@ -128,11 +136,15 @@ pub(crate) fn receive(connection: BorrowedFd<'_>) -> io::Result<Assignment> {
         budget: words.budget,
         linger_at_exit: words.linger_at_exit,
         manner: words.manner,
+        ports: words.ports,
+        exclude_ports: words.exclude_ports,
         ..Options::default()
     };
     // As seen from here: the sender may live in another pid namespace.
     let sender = socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs();
     let address = Address::received(words.name, words.token, listener, sender);
-    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: library.into() };
+    let way: Arc<Way> = library.into();
+    let means = Means::new(sender, words.filters, way.mark(), &options);
+    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way, means };
     Ok(Assignment { program, stderr, parts, options })
 }

@@ -54,8 +54,12 @@ pub(crate) fn run(
         if let Some(refusal) = watched.as_ref().and_then(Seccomp::refusal).or_else(|| supervision.refusal()) {
             notify(Notice::Refused(&refusal));
         }
+        if let Some(coverage) = supervision.coverage_news() {
+            notify(Notice::Coverage(&coverage));
+        }
         if asked {
             notify(Notice::Report(&supervision.report()));
+            notify(Notice::Coverage(&supervision.coverage()));
         }
     });
     if let Some(watched) = watched {

@@ -12,7 +12,8 @@ use crate::job::{Job, Parts, ProgramEnd, Way};
 use crate::kernel::has_one_thread;
 use crate::options::Via;
 use crate::preload::Preload;
-use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics};
+use crate::survey::Means;
+use crate::{Notice, Options, Place, Program, RunError, child, itself, metrics, preload, proc};
 
 /// Runs a command to its end. Then waits until its last connection has ended, at most for [`Options::linger_at_exit`].
 ///
@@ -43,8 +44,9 @@ pub fn run(
     let address = Address::new().map_err(RunError::system("cannot listen for the program's connections"))?;
     let metrics = options.metrics.map(metrics::listen).transpose()?;
     let (name, token) = (address.name.clone(), address.token);
+    let (root, filters) = (std::process::id(), proc::filters(std::process::id()));
     let way = match via {
-        Via::Preload => Way::Preload(Preload::unpack(&name, token, options)?),
+        Via::Preload => Way::Preload(Preload::unpack(&name, token, filters, options)?),
         Via::Seccomp => Way::Seccomp(Arc::default()),
     };
     let (place, reason) = if way.preload().is_some_and(Preload::is_in_memory) {
@@ -55,7 +57,11 @@ pub fn run(
     tracing::info!(?place, reason, "where the program is to run");
     let mut prepared = Command::new(&program.path);
     prepared.arg0(command).args(arguments);
-    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way) };
+    if program.sanitized && way.preload().is_some() {
+        preload::permit_before_sanitizer(&mut prepared, &options.sanitizer_options);
+    }
+    let means = Means::new(root, filters, way.mark(), options);
+    let parts = Parts { limit: getrlimit(Resource::Nofile), address, metrics, way: Arc::new(way), means };
     let job = Job { name: command.to_owned(), command: prepared, program, parts };
     match place {
         Place::Itself => itself::run(job, options, notify),

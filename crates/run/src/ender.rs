@@ -1,6 +1,7 @@
 //! Ends connections: hands them over to the closer, and counts the outcomes.
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,9 @@ use linger_custody::{Count, Discarded};
 use rustix::net::Shutdown;
 use rustix::process::Signal;
 
+use crate::disposal::Disposal;
 use crate::prover::{Nominee, Proof};
+use crate::shares::{Passed, Share, Shares};
 use crate::socket;
 use crate::tally::Tally;
 
@@ -22,6 +25,16 @@ pub(crate) struct Ender {
     policy: Policy,
     tally: Arc<Tally>,
     begun: Mutex<Begun>,
+    /// The connections that linger.
+    shares: Shares,
+    disposal: Disposal<Option<Share>>,
+}
+
+/// Whether a connection was half-closed before it came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HalfClose {
+    Done,
+    Due,
 }
 
 /// The connections that were ended last, by cookie.
@@ -51,8 +64,30 @@ impl Begun {
 }
 
 impl Ender {
-    pub(crate) fn new(closer: Closer, policy: Policy, tally: Arc<Tally>) -> Self {
-        Self { closer, policy, tally, begun: Mutex::default() }
+    /// `lingering` is the most connections that linger at once: one user alone may have them all, of which the closer ends the
+    /// oldest for a new one.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub(crate) fn new(
+        closer: Closer,
+        policy: Policy,
+        tally: Arc<Tally>,
+        lingering: usize,
+    ) -> io::Result<Self> {
+        let (begun, disposal) = (Mutex::default(), Disposal::start()?);
+        let shares = Shares::new(lingering, usize::MAX);
+        Ok(Self { closer, policy, tally, begun, shares, disposal })
+    }
+
+    /// Closes an fd that is not to be ended here.
+    pub(crate) fn let_go(&self, Passed { fd, share }: Passed) {
+        self.disposal.close(fd, Some(share));
+    }
+
+    /// Closes an fd of which nothing is known.
+    pub(crate) fn dispose(&self, fd: OwnedFd) {
+        self.disposal.close(fd, None);
     }
 
     /// Counts what a process has ended itself.
@@ -77,10 +112,12 @@ impl Ender {
             Proof::Shared(nominee) => {
                 tracing::info!(nominee.cookie, "left plain: another process has it");
                 self.tally.count(Count::Shared, nominee.closed.into());
+                self.let_go(nominee.passed);
             }
             Proof::Hidden(nominee, process) => {
                 tracing::info!(nominee.cookie, ?process, "left plain: a process cannot be looked at");
                 self.tally.count(Count::Refused, 1);
+                self.let_go(nominee.passed);
                 if let Some(Pid(process)) = process
                     && self.tally.refuse(process)
                 {
@@ -93,28 +130,29 @@ impl Ender {
 
     /// One that nobody has any more.
     fn end(&self, nominee: Nominee) {
-        let Nominee { fd, cookie, unread, .. } = nominee;
+        let Nominee { passed, cookie, unread, .. } = nominee;
         if !self.begin(cookie) {
             // Another process has let go of it meanwhile, as the last.
-            return self.tally.count(Count::Shared, nominee.closed.into());
+            self.tally.count(Count::Shared, nominee.closed.into());
+            return self.let_go(passed);
         }
         self.tally.count(Count::Unread, (unread > 0).into());
         // All that will come is there: without it the plain close loses nothing.
-        if unread > 0 && socket::socket(fd.as_fd()).peer_finished {
-            let reason = match socket::discard(&fd) {
+        if unread > 0 && socket::socket(passed.fd.as_fd()).peer_finished {
+            let reason = match socket::discard(&passed.fd) {
                 Discarded::ToTheEnd => Some(Count::Drained),
                 Discarded::Failed => Some(Count::Gone),
                 Discarded::Unable => None,
             };
             if let Some(reason) = reason {
-                return self.tally.count(reason, 1);
+                self.tally.count(reason, 1);
+                return self.let_go(passed);
             }
         }
-        tracing::info!(cookie, "lingers: nobody else has it");
-        self.tally.count(Count::Handed, 1);
-        // ENOTCONN: it is over.
-        let _ = rustix::net::shutdown(&fd, Shutdown::Write);
-        self.end_then(fd, || {});
+        if self.end_then(passed, HalfClose::Due, || {}) {
+            tracing::info!(cookie, "lingers: nobody else has it");
+            self.tally.count(Count::Handed, 1);
+        }
     }
 
     /// Whether a connection is not ended yet: a process may let go of what another has shut down, or has let go of last.
@@ -123,21 +161,23 @@ impl Ender {
     }
 
     /// One that the seccomp thread has counted, and half-closed.
-    pub(crate) fn end_proved(&self, fd: OwnedFd) {
-        self.end_then(fd, || {});
+    pub(crate) fn end_proved(&self, passed: Passed) {
+        self.end_then(passed, HalfClose::Done, || {});
     }
 
     /// For a socket that the program still has open: it learns of the end by what `shutdown` of both sides brings.
-    pub(crate) fn end_and_shut_down(&self, fd: OwnedFd, cookie: u64, unread: u32) {
+    pub(crate) fn end_and_shut_down(&self, passed: Passed, cookie: u64, unread: u32) {
         if !self.begin(cookie) {
-            return;
+            return self.let_go(passed);
         }
-        self.tally.count(Count::Handed, 1);
-        self.tally.count(Count::Unread, (unread > 0).into());
-        let Ok(other) = fd.try_clone() else { return self.end_then(fd, || {}) };
-        self.end_then(fd, move || {
-            let _ = rustix::net::shutdown(&other, Shutdown::Both);
-        });
+        let other = passed.fd.try_clone();
+        let then = move || {
+            let _ = other.map(|other| rustix::net::shutdown(&other, Shutdown::Both));
+        };
+        if self.end_then(passed, HalfClose::Done, then) {
+            self.tally.count(Count::Handed, 1);
+            self.tally.count(Count::Unread, (unread > 0).into());
+        }
     }
 
     /// One that was to be held here, and is not.
@@ -145,18 +185,32 @@ impl Ender {
         self.tally.count(Count::Refused, 1);
     }
 
-    fn end_then(&self, fd: OwnedFd, then: impl FnOnce() + Send + 'static) {
-        // SIOCOUTQ counts the FIN of the half-close as one byte.
-        let before = linger_sys::send_queue(fd.as_fd()).unwrap_or(0).saturating_sub(1);
+    /// The closer half-closes at once, in this thread. False if the user has its share of connections that linger: this one is
+    /// left plain.
+    fn end_then(&self, passed: Passed, half_close: HalfClose, then: impl FnOnce() + Send + 'static) -> bool {
+        let Some(lingering) = self.shares.take(passed.share.user()) else {
+            self.missed();
+            self.let_go(passed);
+            return false;
+        };
+        let Passed { fd, share } = passed;
+        // SIOCOUTQ counts the FIN of a half-close as one byte.
+        let queue = linger_sys::send_queue(fd.as_fd()).unwrap_or(0);
+        let before = if half_close == HalfClose::Done { queue.saturating_sub(1) } else { queue };
         let tally = Arc::clone(&self.tally);
         self.closer.close_then(fd, &self.policy, move |outcome| {
             tally
                 .bytes_saved
                 .fetch_add(before.saturating_sub(outcome.unacknowledged.unwrap_or(before)), Relaxed);
+            if outcome.unacknowledged.is_some_and(|bytes| bytes > 0) {
+                tally.lost.fetch_add(1, Relaxed);
+            }
             if outcome.ended == Ended::Gone && outcome.delivered() {
                 tally.closed_before.fetch_add(1, Relaxed);
             }
             then();
+            drop((share, lingering));
         });
+        true
     }
 }

@@ -1,7 +1,7 @@
-//! Receives connections from the program's processes, and hands them over to the closer.
+//! Receives connections from the program's processes, and hands them over to be proved and ended.
 
 use std::collections::HashMap;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -9,38 +9,48 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use linger::{Closer, Policy};
-use linger_custody::world::{Name, Pid};
-use linger_custody::{Count, Origin};
-use linger_preload::protocol::{Message, MessageKind, Nomination};
+use linger_preload::protocol::Message;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::connected::{ConnectedProcess, Received};
 use crate::ender::Ender;
+use crate::kernel::work_in_batches;
 use crate::prover::{Nominee, Proof, Prover};
+use crate::shares::Shares;
+use crate::strangers::Strangers;
 use crate::tally::Tally;
 
 /// Pause after each round of work while much arrives, so that the next messages arrive as one batch. The end of a response
-/// waits for it: the FIN of a close is sent after its proof. So it is short, and costs a wake-up for each few connections.
+/// waits for it: the FIN of a close is sent after its proof. So it is only made where the kernel does not make the batches
+/// ([`work_in_batches`]).
 const NAP: Duration = Duration::from_micros(20);
 
 /// Messages in the time of a [`NAP`] that are much.
 const MUCH: usize = 8;
 
-/// The part of the time that may be spent on proofs: one in so many.
+/// The part of the time that may be spent on finding out which processes there are: one in so many. A proof from what is
+/// known takes none.
 const SHARE: u32 = 2;
 
-/// Longest pause after a proof.
+/// A search that is not worth a pause.
+const SHORT: Duration = Duration::from_micros(200);
+
+/// Longest pause after a search.
 const LONGEST: Duration = Duration::from_millis(50);
 
 /// Messages read from one process before the next process has its turn.
 const TURN: usize = 256;
 
-/// Most connections that have not sent a valid first message. Any process of the host can connect to the address.
-const STRANGERS: usize = 256;
+/// Most processes that are accepted before others have their turn.
+const GUESTS: usize = 64;
+
+/// How long nobody is accepted after no descriptor was left for it. Who waits meanwhile loses nothing but the cure.
+const DEAF: Duration = Duration::from_millis(10);
+
+/// Descriptors that are never given to the program's processes.
+const SPARE: usize = 128;
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
@@ -89,10 +99,12 @@ impl Address {
 }
 
 impl Intake {
+    /// `lingering` is the most connections that linger at once.
     pub(crate) fn start(
         address: Address,
         closer: Closer,
         policy: Policy,
+        lingering: usize,
         tally: Arc<Tally>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -107,10 +119,12 @@ impl Intake {
             stop: Arc::clone(&stop),
             stopping: false,
             processes: HashMap::new(),
-            strangers: 0,
+            strangers: Strangers::default(),
+            shares: descriptors(),
+            deaf_until: None,
             next: STOP + 1,
             prover: Prover::new(root),
-            ender: Ender::new(closer, policy, tally),
+            ender: Ender::new(closer, policy, tally, lingering)?,
             pace: Pace::new(),
         };
         let thread = thread::Builder::new().name("linger-intake".into()).spawn(move || worker.run())?;
@@ -131,47 +145,28 @@ struct Worker {
     stop: Arc<OwnedFd>,
     stopping: bool,
     processes: HashMap<u64, ConnectedProcess>,
-    /// Number of processes that have not sent the token yet.
-    strangers: usize,
+    strangers: Strangers,
+    /// The descriptors of this process.
+    shares: Shares,
+    /// Until when nobody is accepted.
+    deaf_until: Option<Instant>,
     next: u64,
     prover: Prover,
     ender: Ender,
     pace: Pace,
 }
 
-/// A process of the program that is connected.
-struct ConnectedProcess {
-    connection: OwnedFd,
-    known: bool,
-    /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
-    peer: u32,
-    /// Sockets to be ended when this process's connection hangs up, by cookie.
-    waiting: HashMap<u64, HeldFd>,
-}
-
-/// A socket that is ended when the process that sent it ends.
-struct HeldFd {
-    fd: OwnedFd,
-    by: Name,
-    origin: Origin,
-    unread: u32,
-    /// Whether the process has announced its end. Otherwise it is killed.
-    last: bool,
-}
-
-enum Received {
-    /// With the fd that it carries, and the process that sent it.
-    Message(Message, Option<OwnedFd>, u32),
-    Nothing,
-    End,
-}
-
 impl Worker {
     fn run(mut self) {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
+        let batches = work_in_batches();
         loop {
-            let due = self.prover.due().map(|due| due.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            let due = self.prover.due().map(|due| due.saturating_duration_since(now));
             let idle = self.stopping && due.is_none();
+            let others = [self.strangers.due(), self.deaf_until].into_iter().flatten();
+            let others = others.map(|due| due.saturating_duration_since(now));
+            let due = due.into_iter().chain(others).min();
             let timeout = if idle { Some(Duration::ZERO) } else { due };
             let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
             let got = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
@@ -182,6 +177,7 @@ impl Worker {
                 return;
             }
             let started = Instant::now();
+            self.turn_away(started);
             let mut messages = 0;
             for event in got {
                 match event.data.u64() {
@@ -193,56 +189,90 @@ impl Worker {
                     id => messages += self.serve(id),
                 }
             }
-            let proofs = self.judge();
-            if messages > 0 && !self.stopping {
-                thread::sleep(self.pace.pause(started, messages).max((proofs * (SHARE - 1)).min(LONGEST)));
+            let searched = self.judge();
+            let nap = if batches { Duration::ZERO } else { self.pace.pause(started, messages) };
+            let rest = if searched < SHORT { Duration::ZERO } else { searched * (SHARE - 1) };
+            let pause = nap.max(rest.min(LONGEST));
+            // A sleep of no time is a system call, too.
+            if messages > 0 && !self.stopping && !pause.is_zero() {
+                thread::sleep(pause);
             }
         }
     }
 
-    /// Judges what was nominated. Returns how long that took.
+    /// Judges what was nominated. Returns how long processes were searched for that.
     fn judge(&mut self) -> Duration {
-        let started = Instant::now();
         let (ender, processes) = (&self.ender, &self.processes);
         self.prover.judge(|proof| {
             // What another process has announced, or is held for it, ends with that one.
-            let waits = |nominee: &Nominee| {
-                processes.values().any(|process| process.waiting.contains_key(&nominee.cookie))
-            };
+            let waits =
+                |nominee: &Nominee| processes.values().any(|process| process.waits_for(nominee.cookie));
             match proof {
                 Proof::Sole(nominee) if waits(&nominee) => ender.conclude(Proof::Shared(nominee)),
                 proof => ender.conclude(proof),
             }
         });
         self.ender.looked(self.prover.looks());
-        started.elapsed()
+        self.prover.searched()
     }
 
     /// Accepts processes, and reads what they have sent: one that has ended already is heard before its connections are
     /// judged. Returns the number of messages.
     fn accept(&mut self) -> usize {
         let first = self.next;
-        while let Ok(connection) = rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
-            if self.strangers >= STRANGERS {
-                tracing::info!(
-                    strangers = self.strangers,
-                    "process turned away: too many have sent no token"
-                );
-                continue;
-            }
-            let data = epoll::EventData::new_u64(self.next);
-            let peer = crate::kernel::peer_process(connection.as_fd()).unwrap_or(0);
-            // Each message then says which process has sent it: a forked child has its parent's connection, too.
-            if rustix::net::sockopt::set_socket_passcred(&connection, true).is_ok()
-                && epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok()
-            {
-                let process = ConnectedProcess { connection, known: false, peer, waiting: HashMap::new() };
-                self.processes.insert(self.next, process);
-                self.strangers += 1;
-                self.next += 1;
+        for _ in 0..GUESTS {
+            match rustix::net::accept_with(&self.address.listener, SocketFlags::CLOEXEC) {
+                Ok(connection) => self.welcome(connection),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    // It stays in the queue, and the listener readable.
+                    tracing::warn!("no descriptor is left for a process of the program");
+                    self.listen(epoll::EventFlags::empty());
+                    self.deaf_until = Some(Instant::now() + DEAF);
+                    break;
+                }
+                Err(_) => break,
             }
         }
         (first..self.next).map(|id| self.serve(id)).sum()
+    }
+
+    fn listen(&self, events: epoll::EventFlags) {
+        let data = epoll::EventData::new_u64(LISTENER);
+        // It fails for an fd that is not registered.
+        let _ = epoll::modify(&self.epoll, &self.address.listener, data, events);
+    }
+
+    /// Takes a process that has connected. One that is turned away finds its connection closed, and ends its own plainly.
+    fn welcome(&mut self, connection: OwnedFd) {
+        let id = self.next;
+        let Some(process) = ConnectedProcess::new(connection, &self.shares) else {
+            return tracing::info!("process turned away: its user has its share of descriptors");
+        };
+        let data = epoll::EventData::new_u64(id);
+        // Each message then says which process has sent it: a forked child has its parent's connection, too.
+        if rustix::net::sockopt::set_socket_passcred(&process.connection, true).is_ok()
+            && epoll::add(&self.epoll, &process.connection, data, epoll::EventFlags::IN).is_ok()
+        {
+            self.next += 1;
+            let too_many = self.strangers.enter(id, process.user, Instant::now());
+            self.processes.insert(id, process);
+            if let Some(other) = too_many {
+                tracing::info!(id = other, "process turned away: too many have sent no token");
+                self.processes.remove(&other);
+            }
+        }
+    }
+
+    /// Turns away who is silent for too long, and accepts again.
+    fn turn_away(&mut self, now: Instant) {
+        while let Some(id) = self.strangers.late(now) {
+            tracing::info!(id, "process turned away: it has sent no token");
+            self.processes.remove(&id);
+        }
+        if self.deaf_until.is_some_and(|until| now >= until) {
+            self.deaf_until = None;
+            self.listen(epoll::EventFlags::IN);
+        }
     }
 
     /// Handles pending messages of one process. Returns their number; the end is one.
@@ -250,19 +280,20 @@ impl Worker {
         let Some(process) = self.processes.get_mut(&id) else { return 0 };
         let mut messages = 0;
         for turn in 0..TURN {
-            match receive(&process.connection) {
+            match process.receive(&self.ender) {
                 Received::Nothing => return turn,
-                Received::Message(message, ..) if !process.known => {
+                Received::Message(message, fd, _) if !process.known => {
+                    fd.into_iter().for_each(|fd| self.ender.dispose(fd));
                     if message != Message::hello(self.address.token) {
                         tracing::info!(id, "process turned away: it does not know the token");
                         break;
                     }
                     tracing::debug!(id, "process joined");
                     process.known = true;
-                    self.strangers -= 1;
+                    self.strangers.leave(id);
                 }
                 Received::Message(message, fd, by) => {
-                    process.obey(&message, fd, by, &mut self.prover, &self.ender);
+                    process.obey(&message, fd, by, &self.shares, &mut self.prover, &self.ender);
                 }
                 Received::End => break,
             }
@@ -272,16 +303,19 @@ impl Worker {
             }
         }
         let Some(process) = self.processes.remove(&id) else { return messages };
-        if !process.known {
-            self.strangers -= 1;
-        }
-        tracing::debug!(id, waiting = process.waiting.len(), "process has ended");
-        for (cookie, HeldFd { fd, by, origin, unread, last }) in process.waiting {
-            tracing::info!(cookie, last, "nominated: its process has ended");
-            self.prover.nominate(Nominee { fd, cookie, by, origin, unread, closed: false });
-        }
+        self.strangers.leave(id);
+        tracing::debug!(id, "process has ended");
+        process.has_ended().for_each(|nominee| self.prover.nominate(nominee));
         messages + 1
     }
+}
+
+/// The descriptors that the program's processes may fill. One user alone leaves an eighth, for another to begin with.
+fn descriptors() -> Shares {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let most = limit.saturating_sub(SPARE).max(SPARE);
+    Shares::new(most, most - most / 8)
 }
 
 /// How many messages have arrived lately.
@@ -303,80 +337,5 @@ impl Pace {
         }
         self.messages += messages;
         if self.messages >= MUCH { NAP } else { Duration::ZERO }
-    }
-}
-
-impl ConnectedProcess {
-    fn obey(&mut self, message: &Message, fd: Option<OwnedFd>, by: u32, prover: &mut Prover, ender: &Ender) {
-        // For a held connection the fd arrived with the `Hold` message.
-        let waiting = self.waiting.remove(&message.cookie);
-        let fd = waiting.map(|waiting| waiting.fd).or(fd);
-        let Nomination { origin, process, fd: closing, .. } = message.nomination();
-        // In a pid namespace of its own a process does not know the pids that are known here.
-        let origin = if i64::from(process) == i64::from(by) { origin } else { Origin::UNKNOWN };
-        // Sent between the accept and the request for credentials: the sender is most likely who connected.
-        let by = if by == 0 { self.peer } else { by };
-        // The socket's own word, not the process's.
-        let own = fd.as_ref().and_then(|fd| rustix::net::sockopt::socket_cookie(fd).ok());
-        if own.is_some_and(|own| own != message.cookie) {
-            // Another thread has put another connection at that fd meanwhile, of which nothing was said: it stays as it is.
-            tracing::debug!(cookie = message.cookie, "an fd came with the words for another connection");
-            return ender.missed();
-        }
-        let (by, cookie) = (Name { pid: Pid(by), fd: closing }, own.unwrap_or(message.cookie));
-        match (MessageKind::of(message.kind), fd) {
-            (Some(MessageKind::Close), Some(fd)) if by.pid.0 == std::process::id() => ender.end_proved(fd),
-            (Some(MessageKind::Close), Some(fd)) => {
-                prover.nominate(Nominee { fd, cookie, by, origin, unread: message.unread, closed: true });
-            }
-            (Some(MessageKind::Close), None) => ender.missed(),
-            (Some(MessageKind::Shutdown), Some(fd)) => {
-                ender.end_and_shut_down(fd, cookie, message.unread);
-            }
-            (Some(kind @ (MessageKind::Last | MessageKind::Hold)), Some(fd)) => {
-                let last = kind == MessageKind::Last;
-                self.waiting.insert(cookie, HeldFd { fd, by, origin, unread: message.unread, last });
-            }
-            (Some(kind @ (MessageKind::Counted | MessageKind::Uncounted)), _) => {
-                let count = Count::EACH.into_iter().find(|count| *count as u64 == cookie);
-                match count.filter(|count| *count != Count::Seen) {
-                    Some(count) if kind == MessageKind::Counted => ender.count(count, message.unread.into()),
-                    Some(count) => ender.uncount(count),
-                    None => {}
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-fn receive(connection: &OwnedFd) -> Received {
-    let mut bytes = [0; Message::SIZE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = loop {
-        match rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-            Err(Errno::INTR) => {}
-            other => break other,
-        }
-    };
-    let (mut fd, mut by) = (None, 0);
-    for message in control.drain() {
-        match message {
-            RecvAncillaryMessage::ScmRights(fds) => fd = fd.or(fds.last()),
-            RecvAncillaryMessage::ScmCredentials(sender) => {
-                by = sender.pid.as_raw_nonzero().get().cast_unsigned()
-            }
-            _ => {}
-        }
-    }
-    match got {
-        Ok(received) if received.bytes == Message::SIZE => {
-            Received::Message(Message::from_bytes(&bytes), fd, by)
-        }
-        Err(Errno::AGAIN) => Received::Nothing,
-        // The library only sends messages of this length; anything else comes from a stranger.
-        Ok(_) | Err(_) => Received::End,
     }
 }

@@ -1,19 +1,24 @@
 //! A program that is to be run, and the supervision that all ways of running it have in common.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::TcpListener;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::Sender;
+use std::thread;
 
 use linger::Closer;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::intake::{Address, Intake};
+use crate::kernel::work_in_batches;
 use crate::preload::Preload;
 use crate::seccomp::{Counts, Seccomp};
+use crate::survey::{Means, Survey};
 use crate::tally::Tally;
-use crate::{Options, Program, Refusal, RunError, RunReport, metrics};
+use crate::{Coverage, Options, Program, Refusal, RunError, RunReport, metrics};
 
 /// How a supervised program ended.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) address: Address,
     pub(crate) metrics: Option<TcpListener>,
     pub(crate) way: Arc<Way>,
+    pub(crate) means: Means,
 }
 
 /// The supervisor's threads.
@@ -53,29 +59,39 @@ pub(crate) struct Supervision {
     tally: Arc<Tally>,
     way: Arc<Way>,
     report: Arc<dyn Fn() -> RunReport + Send + Sync>,
+    survey: Survey,
+    /// As long as this is there, the survey goes on.
+    surveys: Sender<()>,
 }
 
 impl Supervision {
     pub(crate) fn start(parts: Parts, options: &Options) -> Result<Self, RunError> {
-        let Parts { limit, address, metrics, way } = parts;
+        let Parts { limit, address, metrics, way, means } = parts;
         let mut budget = options.budget;
         let most = limit.maximum.unwrap_or(u64::MAX).saturating_sub(SPARE).max(16);
         budget.sockets = budget.sockets.min(usize::try_from(most).unwrap_or(usize::MAX));
-        let closer = Closer::new(budget).map_err(RunError::system("cannot start the closer"))?;
+        let closer =
+            in_batches(move || Closer::new(budget)).map_err(RunError::system("cannot start the closer"))?;
         let tally = Arc::new(Tally::default());
+        let (survey, surveys) =
+            Survey::start(means).map_err(RunError::system("cannot look at the program's listeners"))?;
         let report = {
             let (closer, tally, way) = (closer.clone(), Arc::clone(&tally), Arc::clone(&way));
+            let survey = survey.clone();
             Arc::new(move || {
-                RunReport::new(way.counts(&tally), way.looks(&tally), &closer.snapshot(), &tally)
+                let report =
+                    RunReport::new(way.counts(&tally), way.looks(&tally), &closer.snapshot(), &tally);
+                report.with_coverage(survey.counts())
             })
         };
         if let Some(listener) = metrics {
             metrics::serve(listener, closer.clone(), Arc::clone(&report) as _)
                 .map_err(RunError::system("cannot serve the counts"))?;
         }
-        let intake = Intake::start(address, closer.clone(), options.policy, Arc::clone(&tally))
-            .map_err(RunError::system("cannot start the intake"))?;
-        Ok(Self { closer, intake, tally, way, report })
+        let intake =
+            Intake::start(address, closer.clone(), options.policy, budget.sockets, Arc::clone(&tally))
+                .map_err(RunError::system("cannot start the intake"))?;
+        Ok(Self { closer, intake, tally, way, report, survey, surveys })
     }
 
     pub(crate) fn report(&self) -> RunReport {
@@ -87,8 +103,19 @@ impl Supervision {
         self.tally.refusal()
     }
 
+    /// What is to be told of the program's listeners, once. SIGCHLD to this process says that there is something.
+    pub(crate) fn coverage_news(&self) -> Option<Coverage> {
+        self.survey.news()
+    }
+
+    /// The coverage of the program's listeners at this moment.
+    pub(crate) fn coverage(&self) -> Coverage {
+        self.survey.look()
+    }
+
     /// Waits until the last connection has ended, after the last process of the program has.
     pub(crate) fn finish(self, options: &Options) -> RunReport {
+        drop(self.surveys);
         self.intake.finish();
         self.closer.finish(options.linger_at_exit);
         self.way.remove();
@@ -163,6 +190,16 @@ impl Way {
             preload.remove();
         }
     }
+}
+
+/// Does what starts a thread that works in batches.
+fn in_batches<R: Send + 'static>(start: impl FnOnce() -> io::Result<R> + Send + 'static) -> io::Result<R> {
+    let task = move || {
+        work_in_batches();
+        start()
+    };
+    let maker = thread::Builder::new().name("linger-maker".into()).spawn(task)?;
+    maker.join().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))
 }
 
 /// Raises this process's limit of fds to the hard limit, for lingering connections. The program runs with the old limit.

@@ -45,6 +45,9 @@ pub(crate) fn serve(listener: TcpListener, closer: Closer, source: ReportSource)
     thread::Builder::new().name("linger-metrics".into()).spawn(task).map(drop)
 }
 
+/// What can fall again.
+const GAUGES: [&str; 3] = ["lingering", "listeners", "listeners_covered"];
+
 struct Reports(ReportSource);
 
 impl std::fmt::Debug for Reports {
@@ -56,7 +59,7 @@ impl std::fmt::Debug for Reports {
 impl Collector for Reports {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         for (name, help, value) in (self.0)().named() {
-            if name == "lingering" {
+            if GAUGES.contains(&name) {
                 let gauge = ConstGauge::new(value as i64);
                 gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
             } else {

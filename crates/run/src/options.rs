@@ -55,6 +55,8 @@ pub struct Options {
     pub search: OsString,
     /// The present value of LD_PRELOAD, which is kept.
     pub preloaded: OsString,
+    /// The present value of ASAN_OPTIONS, which is kept.
+    pub sanitizer_options: OsString,
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             manner: String::new(),
             search: "/usr/local/bin:/usr/bin:/bin".into(),
             preloaded: OsString::new(),
+            sanitizer_options: OsString::new(),
         }
     }
 }

@@ -52,7 +52,12 @@ impl Files {
 }
 
 impl Preload {
-    pub(crate) fn unpack(name: &str, token: [u8; 16], options: &Options) -> Result<Self, RunError> {
+    pub(crate) fn unpack(
+        name: &str,
+        token: [u8; 16],
+        filters: u32,
+        options: &Options,
+    ) -> Result<Self, RunError> {
         let executable = |place: &&Path| {
             statvfs(*place).is_ok_and(|file_system| {
                 !file_system.f_flag.intersects(StatVfsMountFlags::NOEXEC | StatVfsMountFlags::RDONLY)
@@ -77,6 +82,7 @@ impl Preload {
         for byte in token {
             let _ = write!(settings, "{byte:02x}");
         }
+        let _ = write!(settings, ";filters={filters}");
         for (on, key) in [(options.hold, ";hold=1"), (options.outgoing, ";outgoing=1")] {
             settings.push_str(if on { key } else { "" });
         }
@@ -112,7 +118,10 @@ impl Preload {
 
     /// What the memory maps of every process with the library name.
     pub(crate) fn mark(&self) -> String {
-        self.name().to_owned()
+        match self.files {
+            Files::Memory { .. } => format!("/memfd:{LIBRARY}"),
+            Files::Own(_) | Files::Lent { .. } => self.name().to_owned(),
+        }
     }
 
     /// What another process needs to take this over with [`borrowed`](Self::borrowed).
@@ -157,6 +166,15 @@ impl Preload {
             }
         }
     }
+}
+
+/// Makes AddressSanitizer's library accept one before itself. It then finds this project's functions where it looks for the
+/// C library's.
+pub(crate) fn permit_before_sanitizer(command: &mut Command, present: &OsStr) {
+    let mut all = present.to_owned();
+    all.push(if all.is_empty() { "" } else { ":" });
+    all.push("verify_asan_link_order=0");
+    command.env("ASAN_OPTIONS", all);
 }
 
 const LIBRARY: &str = "liblinger_preload.so";

@@ -72,6 +72,13 @@ pub(crate) fn user(process: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
 }
 
+/// The number of seccomp filters of a process (`Seccomp_filters`, since Linux 5.9); 0 where that is not known.
+pub(crate) fn filters(process: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")?.trim().parse().ok());
+    filters.unwrap_or(0)
+}
+
 /// The control groups of a process, which every user may read (cgroups(7)).
 pub(crate) fn control_group(process: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{process}/cgroup")).ok()
@@ -204,7 +211,18 @@ pub(crate) fn is_epoll(fd: &OwnedFd) -> bool {
     link.is_ok_and(|link| kind(&link) == Some(Open::Epoll))
 }
 
-fn kind(link: &Path) -> Option<Open> {
+impl Open {
+    /// The inode of a socket.
+    pub(crate) fn inode(self) -> Option<u64> {
+        match self {
+            Self::Socket(inode) => Some(inode),
+            Self::Epoll => None,
+        }
+    }
+}
+
+/// The kind of file that a link in `/proc/PID/fd` names.
+pub(crate) fn kind(link: &Path) -> Option<Open> {
     let name = link.to_str()?;
     if name == "anon_inode:[eventpoll]" {
         return Some(Open::Epoll);

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64, NT_GNU_BUILD_ID, PT_INTERP, PT_NOTE};
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::elf::{DT_NEEDED, EM_AARCH64, EM_X86_64, FileHeader64, NT_GNU_BUILD_ID, PT_INTERP, PT_NOTE};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
 use crate::RunError;
@@ -23,6 +23,8 @@ pub struct Program {
     pub kind: ProgramKind,
     /// The bits by which the program gains privileges, for which the loader ignores LD_PRELOAD.
     pub gains: Option<&'static str>,
+    /// Whether it has AddressSanitizer's shared library, which insists on being the first of all libraries.
+    pub sanitized: bool,
 }
 
 /// Kinds of programs, by whether a library can be preloaded into them.
@@ -85,8 +87,8 @@ impl Program {
             let reason = if metadata.is_dir() { "it is a directory" } else { "permission denied" };
             return Err(RunError::NotExecutable { path, reason: reason.to_owned() });
         }
-        let kind = kind_of(&path, DEPTH)?;
-        Ok(Self { gains: gains(&path, &metadata), path, kind })
+        let Traits { kind, sanitized } = traits(&path, DEPTH)?;
+        Ok(Self { gains: gains(&path, &metadata), path, kind, sanitized })
     }
 }
 
@@ -109,12 +111,27 @@ fn gains(path: &Path, metadata: &fs::Metadata) -> Option<&'static str> {
     (capable && !root).then_some("given file capabilities")
 }
 
-fn kind_of(path: &Path, depth: usize) -> Result<ProgramKind, RunError> {
+/// What a file says of the program.
+#[derive(Clone, Copy, Debug)]
+struct Traits {
+    kind: ProgramKind,
+    sanitized: bool,
+}
+
+impl From<ProgramKind> for Traits {
+    fn from(kind: ProgramKind) -> Self {
+        Self { kind, sanitized: false }
+    }
+}
+
+fn traits(path: &Path, depth: usize) -> Result<Traits, RunError> {
     let wrong = |reason: String| RunError::NotExecutable { path: path.to_owned(), reason };
     let mut file = match File::open(path) {
         Ok(file) => file,
         // Executable and not readable: assume the common kind.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(ProgramKind::Dynamic),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(ProgramKind::Dynamic.into());
+        }
         Err(error) => return Err(wrong(error.to_string())),
     };
     let mut start = Vec::new();
@@ -126,7 +143,7 @@ fn kind_of(path: &Path, depth: usize) -> Result<ProgramKind, RunError> {
         if depth == 0 || !interpreter.is_file() {
             return Err(wrong(format!("its interpreter `{}` is not there", interpreter.display())));
         }
-        return kind_of(interpreter, depth - 1);
+        return traits(interpreter, depth - 1);
     }
     if !start.starts_with(b"\x7fELF") {
         // A shell would run a file without `#!` itself; execve fails with ENOEXEC.
@@ -137,12 +154,12 @@ fn kind_of(path: &Path, depth: usize) -> Result<ProgramKind, RunError> {
     // EI_CLASS, and e_machine at offset 18.
     let machine = start.get(18..20).and_then(|two| two.try_into().ok()).map(u16::from_le_bytes);
     if start.get(4) != Some(&2) || machine != Some(MACHINE) {
-        return Ok(ProgramKind::Foreign);
+        return Ok(ProgramKind::Foreign.into());
     }
-    elf_kind(&ReadCache::new(file)).map_err(|error| wrong(error.to_string()))
+    elf_traits(&ReadCache::new(file)).map_err(|error| wrong(error.to_string()))
 }
 
-fn elf_kind(file: &ReadCache<File>) -> Result<ProgramKind, object::read::Error> {
+fn elf_traits(file: &ReadCache<File>) -> Result<Traits, object::read::Error> {
     let header = FileHeader64::<Endianness>::parse(file)?;
     let endian = header.endian()?;
     let mut kind = ProgramKind::Static;
@@ -168,7 +185,21 @@ fn elf_kind(file: &ReadCache<File>) -> Result<ProgramKind, object::read::Error> 
             _ => {}
         }
     }
-    Ok(kind)
+    Ok(Traits { kind, sanitized: needs(header, endian, file, |library| library.starts_with(b"libasan.so"))? })
+}
+
+/// Whether a program needs a library with such a name (`DT_NEEDED`).
+fn needs(
+    header: &FileHeader64<Endianness>,
+    endian: Endianness,
+    file: &ReadCache<File>,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> Result<bool, object::read::Error> {
+    let sections = header.sections(endian, file)?;
+    let Some((entries, link)) = sections.dynamic(endian, file)? else { return Ok(false) };
+    let strings = sections.strings(endian, file, link)?;
+    let needed = entries.iter().filter(|entry| entry.tag32(endian) == i32::try_from(DT_NEEDED).ok());
+    Ok(needed.filter_map(|entry| entry.string(endian, strings).ok()).any(is_wanted))
 }
 
 #[cfg(test)]

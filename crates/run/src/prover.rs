@@ -1,7 +1,6 @@
 //! Proves that a connection which a process has let go of is held by nobody, before it is half-closed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use linger_custody::Origin;
@@ -10,6 +9,7 @@ use linger_custody::world::{Name, Pid};
 
 use crate::proc;
 use crate::relatives::Relatives;
+use crate::shares::{Passed, Share, Shares};
 
 /// First pause before what was found open is looked at again; doubles.
 const SOON: Duration = Duration::from_micros(200);
@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a close that was announced may take: its thread may have to wait for a processor.
 const PROMISE: Duration = Duration::from_secs(10);
+
+/// Most connections that wait for a look. What is more is left plain.
+const PENDING: usize = 8_192;
 
 /// A look that takes long is followed by a pause of as many times its length.
 const REST: u32 = 4;
@@ -35,7 +38,7 @@ const AUDIT: u32 = 100;
 /// A connection that a process has let go of, with the supervisor's copy of it.
 #[derive(Debug)]
 pub(crate) struct Nominee {
-    pub(crate) fd: OwnedFd,
+    pub(crate) passed: Passed,
     pub(crate) cookie: u64,
     /// The process, and its fd.
     pub(crate) by: Name,
@@ -71,6 +74,7 @@ struct Pending {
     /// The last look has found nobody. Whoever had it until then may have said so since, and is the one that ends it.
     proved: bool,
     since: Instant,
+    _share: Share,
 }
 
 impl Pending {
@@ -87,9 +91,12 @@ pub(crate) struct Prover {
     fresh: Vec<Nominee>,
     /// By cookie.
     pending: HashMap<u64, Pending>,
+    shares: Shares,
     pause: Duration,
     due: Instant,
     looks: u64,
+    /// How long the last call of `judge` has searched.
+    searched: Duration,
     /// Looks without a cause that are due before what is known is trusted.
     untrusted: u32,
     next_audit: Instant,
@@ -104,9 +111,11 @@ impl Prover {
             relatives: Relatives::new(root),
             fresh: Vec::new(),
             pending: HashMap::new(),
+            shares: Shares::new(PENDING, PENDING),
             pause: SOON,
             due: Instant::now(),
             looks: 0,
+            searched: Duration::ZERO,
             untrusted: TRUST,
             next_audit: Instant::now(),
             unseen: false,
@@ -128,13 +137,21 @@ impl Prover {
         self.looks
     }
 
+    /// How long the last call of [`judge`](Self::judge) has searched for processes, and in them.
+    pub(crate) fn searched(&self) -> Duration {
+        self.searched
+    }
+
     /// Judges what was nominated. All of it was let go of before this looks, so one look serves all.
     pub(crate) fn judge(&mut self, mut tell: impl FnMut(Proof)) {
+        self.searched = Duration::ZERO;
         if self.fresh.is_empty() && self.pending.is_empty() {
             return;
         }
         let now = Instant::now();
-        let Some(family) = self.relatives.now() else {
+        let family = self.relatives.now();
+        self.searched = now.elapsed();
+        let Some(family) = family else {
             let pending = self.pending.drain().map(|(_, pending)| pending.nominee);
             return self
                 .fresh
@@ -156,7 +173,13 @@ impl Prover {
                 continue;
             }
             self.untrusted = self.untrusted.saturating_sub(audit.into());
-            let Ok(status) = rustix::fs::fstat(&nominee.fd) else { continue };
+            // Each makes the looks longer for all.
+            let share = self.shares.take(nominee.passed.share.user());
+            let Some(share) = share else {
+                tell(Proof::Hidden(nominee, None));
+                continue;
+            };
+            let Ok(status) = rustix::fs::fstat(&nominee.passed.fd) else { continue };
             let mut closing = vec![nominee.by];
             if let Some(earlier) = self.pending.remove(&nominee.cookie) {
                 closing.extend(earlier.closing);
@@ -169,6 +192,7 @@ impl Prover {
                 audit,
                 proved: false,
                 since: now,
+                _share: share,
                 nominee,
             };
             self.pending.insert(pending.nominee.cookie, pending);
@@ -181,7 +205,9 @@ impl Prover {
         if self.pending.is_empty() || now < self.due {
             return;
         }
+        let begun = Instant::now();
         self.look(now, tell);
+        self.searched += begun.elapsed();
         let proved = self.pending.values().any(|pending| pending.proved);
         let rest = if proved { Duration::ZERO } else { self.pause.max(now.elapsed() * REST) };
         self.next_audit = Instant::now() + now.elapsed() * AUDIT;

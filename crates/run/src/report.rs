@@ -16,7 +16,8 @@ use crate::tally::Tally;
 pub struct RunReport {
     /// Closes of accepted connections; also of outgoing ones with [`Options::outgoing`](crate::Options::outgoing).
     pub closes: u64,
-    /// Handed over to the supervisor: half-closed, and drained within the policy's bounds.
+    /// Handed over to the supervisor: half-closed, and drained within the policy's bounds. Those of which the peer had not
+    /// acknowledged everything at the end are `lost`.
     pub lingered: u64,
     /// Closed plainly: the peer had closed and nothing was unread, so nothing could be lost.
     pub finished: u64,
@@ -36,6 +37,9 @@ pub struct RunReport {
     pub bytes_saved: u64,
     /// Bytes never acknowledged.
     pub bytes_unacknowledged: u64,
+    /// Of those that lingered, the ones that ended with bytes that were never acknowledged: the peer gave up, or a bound was
+    /// reached.
+    pub lost: u64,
     /// Bytes of peers that were discarded.
     pub bytes_discarded: u64,
     /// Connections that are lingering now.
@@ -55,6 +59,10 @@ pub struct RunReport {
     /// Number of searches through the fds of processes for other holders of a connection, each for a time proportional to the
     /// number of fds. With seccomp the program's system call waits meanwhile.
     pub looks: u64,
+    /// Sockets on which the program listens, or has listened last.
+    pub listeners: u64,
+    /// Those of them that are covered in each process that has them.
+    pub listeners_covered: u64,
 }
 
 impl RunReport {
@@ -74,6 +82,7 @@ impl RunReport {
             would_have_reset: of(Count::Unread),
             bytes_saved: tally.bytes_saved.load(Relaxed),
             bytes_unacknowledged: ended.unacknowledged,
+            lost: tally.lost.load(Relaxed),
             bytes_discarded: ended.discarded,
             lingering: ended.lingering,
             peer_closed: by.peer_closed + closed_before,
@@ -83,11 +92,18 @@ impl RunReport {
             evicted: by.evicted,
             failed: by.failed + by.aborted,
             looks,
+            listeners: 0,
+            listeners_covered: 0,
         }
     }
 
+    /// With the numbers of listeners and of covered ones.
+    pub(crate) fn with_coverage(self, (listeners, listeners_covered): (u64, u64)) -> Self {
+        Self { listeners, listeners_covered, ..self }
+    }
+
     /// Name, description and value of each count, in the order of the fields.
-    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 20] {
+    pub(crate) fn named(&self) -> [(&'static str, &'static str, u64); 23] {
         [
             ("closes", "Closes of connections", self.closes),
             ("lingered", "Connections given to the supervisor", self.lingered),
@@ -100,6 +116,7 @@ impl RunReport {
             ("would_have_reset", "Had unread bytes at the close", self.would_have_reset),
             ("bytes_saved", "Bytes unacknowledged at the close and acknowledged later", self.bytes_saved),
             ("bytes_unacknowledged", "Bytes never acknowledged", self.bytes_unacknowledged),
+            ("lost", "Connections that ended with bytes never acknowledged", self.lost),
             ("bytes_discarded", "Bytes of the peers read and thrown away", self.bytes_discarded),
             ("lingering", "Connections that linger now", self.lingering),
             ("peer_closed", "Ended by the peer's close", self.peer_closed),
@@ -109,6 +126,8 @@ impl RunReport {
             ("evicted", "Given up for others", self.evicted),
             ("failed", "Ended by an error of the system", self.failed),
             ("looks", "Times the descriptors of processes were searched", self.looks),
+            ("listeners", "Listening sockets of the program", self.listeners),
+            ("listeners_covered", "Listening sockets that are covered", self.listeners_covered),
         ]
     }
 }
@@ -129,8 +148,12 @@ impl fmt::Display for RunReport {
         )?;
         writeln!(
             f,
-            "{} would have been reset; {} bytes saved, {} never acknowledged, {} discarded",
-            self.would_have_reset, self.bytes_saved, self.bytes_unacknowledged, self.bytes_discarded
+            "{} would have been reset, {} lost; {} bytes saved, {} never acknowledged, {} discarded",
+            self.would_have_reset,
+            self.lost,
+            self.bytes_saved,
+            self.bytes_unacknowledged,
+            self.bytes_discarded
         )?;
         write!(
             f,

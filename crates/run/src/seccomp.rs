@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use crate::kernel::{Filter, Handshake, LaunchRefused, Rule, When, apart, before_exec};
+use crate::kernel::{Filter, Handshake, LaunchRefused, Rule, When, apart, before_exec, may_copy_fds};
 use linger_custody::Count;
 use linger_preload::protocol::{COUNTS, Message};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -33,8 +33,8 @@ use eyes::Wanted;
 /// epolls. All other calls run at full speed.
 const RULES: &[Rule] = &[
     Rule { call: libc::SYS_close, when: When::Always },
-    // `SHUT_WR` is not notified: a half-close alone loses nothing.
-    Rule { call: libc::SYS_shutdown, when: When::IsNot(1, libc::SHUT_WR as u32) },
+    // A half-close alone loses nothing, and nobody can shut the read side in the program's place.
+    Rule { call: libc::SYS_shutdown, when: When::Is(1, &[libc::SHUT_RDWR as u32]) },
     Rule { call: libc::SYS_sendmsg, when: When::Always },
     Rule { call: libc::SYS_sendmmsg, when: When::Always },
     Rule { call: libc::SYS_fcntl, when: When::Is(1, &[libc::F_DUPFD as u32, libc::F_DUPFD_CLOEXEC as u32]) },
@@ -62,6 +62,13 @@ const RULES: &[Rule] = &[
 const HOLD_RULES: &[Rule] = &[
     Rule { call: libc::SYS_accept, when: When::Always },
     Rule { call: libc::SYS_accept4, when: When::Always },
+];
+
+/// The calls notified in addition where the program's fds cannot be copied: its sockets and epolls are made in its place.
+const LEND_RULES: &[Rule] = &[
+    Rule { call: libc::SYS_socket, when: When::Always },
+    // One that connects is none of the supervisor's.
+    Rule { call: libc::SYS_connect, when: When::Always },
 ];
 
 /// Counts of the seccomp thread.
@@ -110,9 +117,14 @@ impl Seccomp {
         counts: Arc<Counts>,
     ) -> Result<Self, RunError> {
         let what = "cannot prepare to be asked about the program's calls";
-        let rules = if options.hold { [RULES, HOLD_RULES].concat() } else { RULES.to_vec() };
-        let handshake =
-            before_exec(command, Filter::new(&rules), limit).map_err(RunError::system(what))?.into_fd();
+        let lends = !may_copy_fds();
+        tracing::info!(lends, "whether sockets are made in the program's place: pidfd_getfd is refused");
+        let mut rules = RULES.to_vec();
+        rules.extend(HOLD_RULES.iter().filter(|_| options.hold || lends));
+        rules.extend(LEND_RULES.iter().filter(|_| lends));
+        let handshake = before_exec(command, Filter::new(&rules), limit, lends)
+            .map_err(RunError::system(what))?
+            .into_fd();
         let intake = connect(name, token).map_err(RunError::system(what))?;
         let (guard_waits, alive) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(RunError::system(what))?;
@@ -133,7 +145,7 @@ impl Seccomp {
                 Ok((listener, child)) => {
                     let _ = tell.send(Ok(()));
                     let _ = child.go();
-                    drive::Driver::new(listener, intake, wanted, counts, refuse).run();
+                    drive::Driver::new(listener, intake, wanted, counts, refuse, lends).run();
                 }
                 Err(refused) => {
                     let _ = tell.send(Err(refused));

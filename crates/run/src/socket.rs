@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use linger_custody::{Discarded, Socket};
+use linger_sys::TcpState;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
@@ -15,10 +16,15 @@ pub(crate) fn socket(socket: BorrowedFd<'_>) -> Socket {
     let events = poll(&mut one, Some(&at_once)).map_or(PollFlags::empty(), |_| one[0].revents());
     Socket {
         aborts: sockopt::socket_linger(socket).is_ok_and(|linger| linger == Some(Duration::ZERO)),
-        peer_finished: events.contains(PollFlags::RDHUP),
+        peer_finished: events.contains(PollFlags::RDHUP) && !is_established(socket),
         over: events.intersects(PollFlags::HUP | PollFlags::ERR),
         unread: unread(socket),
     }
+}
+
+/// Whether this is a TCP connection whose peer has sent no FIN. `shutdown` with `SHUT_RD` makes poll report one all the same.
+fn is_established(socket: BorrowedFd<'_>) -> bool {
+    linger_sys::tcp_state(socket).is_ok_and(|state| state == TcpState::Established)
 }
 
 /// Received bytes that are unread (FIONREAD).

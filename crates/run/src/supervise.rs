@@ -50,6 +50,10 @@ pub(crate) fn supervise(
             while let Some(arrived) = signals.next() {
                 if arrived.signal == libc::SIGUSR1 {
                     notify(Notice::Report(&supervision.report()));
+                    notify(Notice::Coverage(&supervision.coverage()));
+                }
+                if let Some(coverage) = supervision.coverage_news() {
+                    notify(Notice::Coverage(&coverage));
                 }
                 if let Some(refusal) = supervision.refusal() {
                     notify(Notice::Refused(&refusal));

@@ -13,6 +13,8 @@ pub(crate) struct Tally {
     pub(crate) bytes_saved: AtomicU64,
     /// Connections that the peer closed between the program's half-close and the supervisor's first check.
     pub(crate) closed_before: AtomicU64,
+    /// Connections that ended with bytes that the peer never acknowledged.
+    pub(crate) lost: AtomicU64,
     /// What the preloaded libraries have told, and what came of their nominations, in the order of [`Count`]. `Seen` is not
     /// used: it is the sum.
     counts: [AtomicU64; COUNTS],

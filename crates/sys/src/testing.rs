@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// # Panics
 /// Panics if no child can be made or waited for.
 pub fn forked(body: impl FnOnce() -> String) -> Result<String, String> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+    let (read, write) = rustix::pipe::pipe().expect("a pipe");
     // SAFETY: the child goes on with what memory it has, as every prefork server's does: the C library sees to
     // it that its allocator can be used in the child of a process with threads.
     match unsafe { libc::fork() } {

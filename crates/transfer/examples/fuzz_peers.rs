@@ -170,6 +170,7 @@ fn against_server(corpus: &Corpus, frames: u64, seed: u64, counts: &Counts) {
     let top = tempfile::tempdir().expect("a temporary directory");
     let directory = guarded(top.path());
     let mut options = ShareOptions::new(&directory);
+    options.insecure_loopback = true;
     options.writable = true;
     options.deadlines = deadlines();
     let server = Server::new(options).expect("a server");

@@ -1,10 +1,12 @@
 //! The side that connects: put, get and ls, over as many sessions as it takes.
 
 mod connect;
+mod prove;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use linger_untrusted::Untrusted;
@@ -23,9 +25,10 @@ use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
 use crate::remote::Destination;
-use crate::root::Root;
+use crate::root::{Links, Root};
 use crate::send::Sender;
-use crate::walk::{Patterns, Walk, WalkedEntry};
+use crate::store::Modes;
+use crate::walk::{Walk, WalkedEntry};
 use crate::wire::Violation;
 use connect::is_stranger;
 
@@ -36,6 +39,8 @@ pub struct Client {
     port: u16,
     options: ClientOptions,
     cancel: Cancel,
+    /// A server on this machine takes this client for a stranger, who has to encrypt.
+    stranger: AtomicBool,
 }
 
 impl Client {
@@ -45,7 +50,7 @@ impl Client {
     /// Returns an error if the process has no descriptors left.
     pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
-        Ok(Self { host: host.into(), port, options, cancel })
+        Ok(Self { host: host.into(), port, options, cancel, stranger: AtomicBool::new(false) })
     }
 
     /// A handle that ends the transfer under way.
@@ -70,7 +75,7 @@ impl Client {
                 Ok((opened, top)) => {
                     root = opened;
                     let name = name_of(&path);
-                    (Source::Tree(Walk::new(&root, top, options.patterns.clone())), name)
+                    (Source::Tree(walk(&root, top, options)), name)
                 }
                 Err(error) => return (Summary::default(), Some(error)),
             },
@@ -89,13 +94,24 @@ impl Client {
         // The id only has to be unique, and hard to guess for others who may use the same sink.
         let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
         let options_of_both = common(options);
-        let mut put = Put { path, into, name, sink, id, again: false, sent: false, options: options_of_both };
+        let exact_modes = options.chmod.is_some();
+        let mut put = Put {
+            path,
+            into,
+            name,
+            sink,
+            id,
+            again: false,
+            sent: false,
+            options: options_of_both,
+            exact_modes,
+        };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
             put.sent |= outgoing.waiting.values().any(|sent| sent.ended);
-            let stream = session.open(&Operation::Put(put.clone()).encode())?;
+            let stream = self.open(session, &Operation::Put(put.clone()))?;
             put.again = true;
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
             // What goes to a sink is handed on, whatever was asked for.
@@ -127,7 +143,7 @@ impl Client {
         observe: &mut dyn FnMut(Progress),
     ) -> (Summary, Option<Error>) {
         let place = match output {
-            Output::Path(path) => match landing_place(path) {
+            Output::Path(path) => match landing_place(path, !options.dry_run) {
                 Ok(place) => Some(place),
                 Err(error) => return (Summary::default(), Some(error)),
             },
@@ -141,24 +157,26 @@ impl Client {
             Some(name) => name.clone().into_bytes(),
             None => path.split().map_or_else(Vec::new, |(_, name)| name.to_vec()),
         };
-        let GetOptions { replace, verify, dry_run, durability, limit, .. } = *options;
-        let common = Options { replace, verify, dry_run, durability };
+        let &GetOptions { if_exists, verify, dry_run, durability, limit, selection, .. } = options;
+        let common = Options { if_exists, verify, dry_run, durability };
         let patterns = options.patterns.iter().map(|line| line.clone().into_bytes()).collect();
-        let request = Operation::Get(Get { path, source, patterns, limit, options: common }).encode();
+        let request = Operation::Get(Get { path, source, patterns, limit, options: common, selection });
         let mut summary = Summary::default();
         let mut kept = Tree::new();
         let claims = Arc::new(Claims::default());
         let result = self.attempts(observe, |session, observe| {
             // The sender of a get starts from the first entry in every session. What is here is confirmed again.
             summary = Summary { wire: summary.wire, ..Summary::default() };
-            let stream = session.open(&request)?;
+            let stream = self.open(session, &request)?;
             let directory = offer(session)?;
             let target = match (&place, output) {
                 (None, Output::Stream(_)) if directory => {
                     let told = Reason::from("a directory cannot go to standard output");
                     return Err(Error::Usage(told.with(Remedy::NameOutput)));
                 }
-                (Some((root, name)), _) => Target::Tree { root, base: landing_name(name.as_ref(), &asked)? },
+                (Some((root, name)), _) => {
+                    Target::Tree { root, base: landing_name(root, name.as_ref(), &asked, directory)? }
+                }
                 (None, Output::Stream(out)) => Target::Stream { out, so_far: &mut kept },
                 (None, Output::Path(_)) => return Err(Error::Usage("nowhere to put it".into())),
             };
@@ -167,6 +185,9 @@ impl Client {
             let mut receiver =
                 Receiver::new(session, stream, target, common, claimant, &mut summary, observe);
             (receiver.from_the_start, receiver.offered_directory) = (true, Some(directory));
+            if let Some(chmod) = &options.chmod {
+                receiver.change_modes(Modes::Changed(chmod.clone()));
+            }
             let received = receiver.run();
             summary.wire += session.received() - before;
             received?;
@@ -188,8 +209,16 @@ impl Client {
     /// # Errors
     /// Returns [`Error::Refused`] if there is nothing to list, and the errors of connecting.
     pub fn list(&self, path: &RelPath, each: &mut dyn FnMut(Item)) -> Result<(), Error> {
+        let request = Operation::List { path: path.clone() };
         let mut session = self.connect()?;
-        let stream = session.open(&Operation::List { path: path.clone() }.encode())?;
+        let stream = match self.open(&mut session, &request) {
+            Err(error) if self.has_to_encrypt(&error) => {
+                session.close(&self.options.policy);
+                session = self.connect()?;
+                self.open(&mut session, &request)?
+            }
+            other => other?,
+        };
         let result = loop {
             match session.receive() {
                 Ok(SessionEvent::Message { bytes, .. }) => match Message::decode(&bytes) {
@@ -254,6 +283,9 @@ impl Client {
             if connected && !greeted && is_stranger(&error) {
                 return Err(self.stranger(&error));
             }
+            if self.has_to_encrypt(&error) {
+                continue;
+            }
             if gained {
                 (pause, in_vain) = (retry.first, None);
             }
@@ -296,9 +328,16 @@ fn offer(session: &mut Session) -> Result<bool, Error> {
     }
 }
 
-/// The directory in which the received files land, and the name there, if the user gave one.
-fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
+/// The directory in which the received files land, and the name there, if the user gave one. With `make`, makes the
+/// directory if it is missing.
+fn landing_place(dest: &Path, make: bool) -> Result<(Root, Option<RelPath>), Error> {
     let typed = dest.as_os_str().as_bytes();
+    let parents = if typed.ends_with(b"/") { Some(dest) } else { dest.parent() };
+    if let Some(missing) = parents.filter(|parent| make && !parent.as_os_str().is_empty() && !parent.exists())
+    {
+        std::fs::create_dir_all(missing)
+            .map_err(|error| Error::io("make the directory", missing.display().to_string(), error))?;
+    }
     if typed.is_empty() || typed.ends_with(b"/") || dest.file_name().is_none() || typed == b"." {
         return Ok((Root::open(if typed.is_empty() { Path::new(".") } else { dest })?, None));
     }
@@ -307,8 +346,18 @@ fn landing_place(dest: &Path) -> Result<(Root, Option<RelPath>), Error> {
 }
 
 /// The name of the local file: the given one, else the last component of the requested path.
-fn landing_name(given: Option<&RelPath>, asked: &[u8]) -> Result<RelPath, Error> {
+fn landing_name(
+    root: &Root,
+    given: Option<&RelPath>,
+    asked: &[u8],
+    directory: bool,
+) -> Result<RelPath, Error> {
+    let is_taken = |name: &RelPath| root.directory(name, Links::Follow).is_ok();
     match given {
+        // As with cp(1): a file goes into the directory that has the name.
+        Some(name) if !directory && !asked.is_empty() && is_taken(name) => name
+            .child(asked)
+            .map_err(|why| Error::Usage(format!("{}: {why}", Untrusted::from(asked).terminal()).into())),
         Some(name) => Ok(name.clone()),
         // The shared directory itself has no name.
         None if asked.is_empty() => Ok(RelPath::root()),
@@ -344,14 +393,18 @@ fn parent_and_name(path: &Path) -> Result<(Root, RelPath), Error> {
     Ok((Root::open(parent)?, RelPath::root().child(name.as_bytes()).map_err(usage)?))
 }
 
+fn walk<'a>(root: &'a Root, top: RelPath, options: &PutOptions) -> Walk<'a> {
+    Walk::local(root, top, options.patterns.clone(), options.selection, options.chmod.clone())
+}
+
 /// Walks through what [`Client::put`] would send: each entry's kind and length, as it would be announced.
 ///
 /// # Errors
 /// Returns [`Error::Io`] if there is nothing at `path`.
-pub fn scan(path: &Path, patterns: &Patterns, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
+pub fn scan(path: &Path, options: &PutOptions, each: &mut dyn FnMut(Kind, u64)) -> Result<(), Error> {
     let (root, top) = local(path)?;
-    let mut walk = Walk::new(&root, top, patterns.clone());
-    while let Some(found) = walk.next() {
+    let mut steps = walk(&root, top, options);
+    while let Some(found) = steps.next() {
         if let WalkedEntry::Entry(entry, _) = found {
             each(entry.kind, entry.size.unwrap_or(0));
         }
@@ -367,8 +420,8 @@ fn name_of(path: &Path) -> Vec<u8> {
 }
 
 fn common(options: &PutOptions) -> Options {
-    let PutOptions { replace, verify, dry_run, durability, .. } = *options;
-    Options { replace, verify, dry_run, durability }
+    let PutOptions { if_exists, verify, dry_run, durability, .. } = *options;
+    Options { if_exists, verify, dry_run, durability }
 }
 
 #[cfg(test)]

@@ -28,3 +28,24 @@ pub fn confine(directory: &Path, home: &Path, writable: bool) -> Option<bool> {
     };
     Some(restrict().ok()?.ruleset != RulesetStatus::NotEnforced)
 }
+
+/// Confines what this thread and its children may write, for good: to what is below `places`, to terminals and to the null
+/// device. Reading, and what is open already, stays as it is.
+///
+/// For a client that receives: whatever name a server makes up, nothing else can be changed. Places that do not exist are
+/// left out. Returns as [`confine`] does.
+pub fn confine_writes(places: &[&Path]) -> Option<bool> {
+    let writing = AccessFs::from_write(ABI::V5);
+    let to_a_device = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
+    let restrict = || -> Result<_, Box<dyn std::error::Error>> {
+        let mut ruleset = Ruleset::default().handle_access(writing)?.create()?;
+        for place in places.iter().filter(|place| place.is_dir()) {
+            ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(place)?, writing))?;
+        }
+        for device in ["/dev/tty", "/dev/null"].iter().filter(|device| Path::new(device).exists()) {
+            ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(device)?, to_a_device & writing))?;
+        }
+        Ok(ruleset.restrict_self()?)
+    };
+    Some(restrict().ok()?.ruleset != RulesetStatus::NotEnforced)
+}

@@ -248,6 +248,12 @@ impl Session {
         }
     }
 
+    /// Gives back an event that was received and is no data, to be received again.
+    pub(crate) fn put_back(&mut self, event: SessionEvent) {
+        debug_assert!(!matches!(event, SessionEvent::Data { .. }), "its bytes would be lost");
+        self.inbox.push_front((event, Vec::new()));
+    }
+
     /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or all data is taken.
     /// Returns how many bytes were taken.
     ///

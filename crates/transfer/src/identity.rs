@@ -10,6 +10,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::error::Error;
 use crate::hash::{hex, unhex};
+use crate::rights::Rights;
 
 /// A public key.
 pub type PublicKey = [u8; 32];
@@ -111,7 +112,19 @@ pub fn fingerprint(key: &PublicKey) -> String {
     format!("ed25519:{}", hex(key))
 }
 
-/// A file of keys that are known, one a line: `NAME ed25519:HEX`. Lines with `#` are comments.
+/// One line of a keyring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownKey {
+    /// The name: an address, unless somebody has changed it.
+    pub name: String,
+    /// The key.
+    pub key: PublicKey,
+    /// What it may do.
+    pub rights: Rights,
+}
+
+/// A file of keys that are known, one a line: `NAME ed25519:HEX`, then words that limit what the key may do. Lines with `#` are comments.
 #[derive(Clone, Debug)]
 pub struct Keyring(PathBuf);
 
@@ -126,29 +139,40 @@ impl Keyring {
         &self.0
     }
 
-    fn keys(&self) -> Result<Vec<(String, PublicKey)>, Error> {
+    /// All keys of the file, in its order.
+    ///
+    /// # Errors
+    /// Returns [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
+    pub fn peers(&self) -> Result<Vec<KnownKey>, Error> {
         let shown = || self.0.display().to_string();
         let file = match File::open(&self.0) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io("open", shown(), error)),
         };
-        let mut keys = Vec::new();
+        let mut peers = Vec::new();
         for (number, line) in BufReader::new(file).lines().enumerate() {
             let line = line.map_err(|error| Error::io("read", shown(), error))?;
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let mut words = line.split_whitespace();
-            let key = words.clone().nth(1).and_then(|word| word.strip_prefix("ed25519:")).and_then(unhex);
-            // An unreadable line is an error: it may hold the key that should have been compared.
-            match (words.next(), key) {
-                (Some(name), Some(key)) => keys.push((name.to_owned(), key)),
-                _ => return Err(Error::Identity(format!("{}, line {}: no key", shown(), number + 1).into())),
-            }
+            peers.extend(self.peer(number, &line)?);
         }
-        Ok(keys)
+        Ok(peers)
+    }
+
+    /// The peer of a line; `None` if it is empty or a comment.
+    pub(crate) fn peer(&self, number: usize, line: &str) -> Result<Option<KnownKey>, Error> {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            return Ok(None);
+        }
+        let mut words = line.split_whitespace();
+        let name = words.next();
+        let key = words.next().and_then(|word| word.strip_prefix("ed25519:")).and_then(unhex);
+        let told =
+            |what| Error::Identity(format!("{}, line {}: {what}", self.0.display(), number + 1).into());
+        // An unreadable line is an error: it may hold the key that should have been compared.
+        let (Some(name), Some(key)) = (name, key) else { return Err(told("no key")) };
+        let rights = Rights::read(words).ok_or_else(|| told("a limit that is not understood"))?;
+        Ok(Some(KnownKey { name: name.to_owned(), key, rights }))
     }
 
     /// The key that is known under a name.
@@ -157,15 +181,15 @@ impl Keyring {
     /// Returns [`Error::Io`] or [`Error::Identity`] if the file cannot be read.
     pub fn of(&self, name: &str) -> Result<Option<PublicKey>, Error> {
         let name = word(name);
-        Ok(self.keys()?.into_iter().rev().find(|(known, _)| *known == name).map(|(_, key)| key))
+        Ok(self.peers()?.into_iter().rev().find(|peer| peer.name == name).map(|peer| peer.key))
     }
 
-    /// Whether a key is known under any name.
+    /// What the holder of a key may do; `None` if the key is not known. The last line of the key counts.
     ///
     /// # Errors
     /// Returns the errors of [`of`](Self::of).
-    pub fn knows(&self, key: &PublicKey) -> Result<bool, Error> {
-        Ok(self.keys()?.iter().any(|(_, known)| known == key))
+    pub fn rights(&self, key: &PublicKey) -> Result<Option<Rights>, Error> {
+        Ok(self.peers()?.into_iter().rev().find(|peer| peer.key == *key).map(|peer| peer.rights))
     }
 
     /// Adds a key.
@@ -218,7 +242,7 @@ mod tests {
         assert_eq!(ring.of("a").unwrap(), Some([1; 32]));
         assert_eq!(ring.of("b\nc x").unwrap(), Some([2; 32]));
         assert_eq!(ring.of("c").unwrap(), None);
-        assert!(ring.knows(&[2; 32]).unwrap() && !ring.knows(&[3; 32]).unwrap());
+        assert!(ring.rights(&[2; 32]).unwrap().is_some() && ring.rights(&[3; 32]).unwrap().is_none());
         fs::write(ring.path(), "a ed25519:12\n").unwrap();
         assert!(matches!(ring.of("a"), Err(Error::Identity(_))));
     }

@@ -11,7 +11,7 @@ use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
 use fields::{Reader, Writer};
-pub use kinds::{Durability, Item, Kind, Refusal, Time};
+pub use kinds::{Durability, IfExists, Item, Kind, Refusal, Time};
 pub(crate) use request::{Get, Operation, Options, Put};
 
 /// Longest text of an error, in bytes.
@@ -22,6 +22,9 @@ pub(crate) type Token = [u8; 16];
 
 /// Tells one transfer from every other, over all its sessions: drawn at random by the client.
 pub(crate) type TransferId = [u8; 16];
+
+/// A random number of one side, so that a proof is good for one connection.
+pub(crate) type Nonce = [u8; 32];
 
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +119,15 @@ pub(crate) enum Message {
         refusal: Refusal,
         text: Reason,
     },
+    /// Server, on a connection over loopback that is not encrypted: show that you have the same key.
+    Prove {
+        nonce: Nonce,
+    },
+    /// Client: the proof.
+    Proof {
+        nonce: Nonce,
+        proof: [u8; 32],
+    },
     /// A directory is complete: these are its final mode and time.
     Leave {
         index: u64,
@@ -172,6 +184,8 @@ impl Message {
             Self::Item(_) => 16,
             Self::Error { .. } => 17,
             Self::Unsent { .. } => 18,
+            Self::Prove { .. } => 40,
+            Self::Proof { .. } => 41,
         }
     }
 
@@ -240,6 +254,11 @@ impl Message {
                 out.bytes(path.as_bytes());
                 out.refusal(*refusal, text);
             }
+            Self::Prove { nonce } => out.fixed(nonce),
+            Self::Proof { nonce, proof } => {
+                out.fixed(nonce);
+                out.fixed(proof);
+            }
         }
         out.0
     }
@@ -279,6 +298,8 @@ impl Message {
             }),
             17 => Self::Error { refusal: from.refusal()?, text: from.reason()? },
             18 => Self::Unsent { path: from.path()?, refusal: from.refusal()?, text: from.reason()? },
+            40 => Self::Prove { nonce: from.fixed()? },
+            41 => Self::Proof { nonce: from.fixed()?, proof: from.fixed()? },
             _ => return Err(from.malformed()),
         };
         from.end()?;

@@ -4,8 +4,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chmod::Chmod;
 use crate::driver::Deadlines;
-use crate::message::Durability;
+use crate::message::{Durability, IfExists};
+use crate::selection::Selection;
 use crate::tls::ClientKeys;
 use crate::walk::Patterns;
 
@@ -36,9 +38,9 @@ impl Default for Retry {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Security {
-    /// Plain, to this machine only; other machines are refused.
+    /// Plain, to a server on this machine that asks for no proof of the same user; other machines are refused.
     Local,
-    /// Plain to this machine, TLS to others.
+    /// Plain to this user's server on this machine, TLS to others.
     Remote(ClientKeys),
     /// TLS always.
     Always(ClientKeys),
@@ -91,8 +93,8 @@ pub enum Input {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PutOptions {
-    /// Overwrite what has the final name.
-    pub replace: bool,
+    /// What to do where the final name is taken.
+    pub if_exists: IfExists,
     /// Hash at both ends. Without, the kernel moves the bytes, and the receipt is for the length alone.
     pub verify: bool,
     /// Send nothing, say what would be sent.
@@ -101,6 +103,10 @@ pub struct PutOptions {
     pub durability: Durability,
     /// What of a directory to leave out.
     pub patterns: Patterns,
+    /// What to make of links, of special files, and of files that grow.
+    pub selection: Selection,
+    /// The modes that the copies get, whatever the receiver's umask is.
+    pub chmod: Option<Chmod>,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
 }
@@ -108,11 +114,13 @@ pub struct PutOptions {
 impl Default for PutOptions {
     fn default() -> Self {
         Self {
-            replace: false,
+            if_exists: IfExists::Fail,
             verify: true,
             dry_run: false,
             durability: Durability::Disk,
             patterns: Patterns::none(),
+            selection: Selection::default(),
+            chmod: None,
             limit: 0,
         }
     }
@@ -122,8 +130,8 @@ impl Default for PutOptions {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GetOptions {
-    /// Overwrite what has the final name.
-    pub replace: bool,
+    /// What to do where the final name is taken.
+    pub if_exists: IfExists,
     /// Hash at both ends.
     pub verify: bool,
     /// Fetch nothing, say what would be fetched.
@@ -132,6 +140,10 @@ pub struct GetOptions {
     pub durability: Durability,
     /// Lines of `.gitignore` syntax, applied by the sender.
     pub patterns: Vec<String>,
+    /// What the sender makes of links, of special files, and of files that grow.
+    pub selection: Selection,
+    /// The modes that the copies get, whatever the umask is.
+    pub chmod: Option<Chmod>,
     /// Bytes a second; 0 for no limit.
     pub limit: u64,
 }
@@ -139,11 +151,13 @@ pub struct GetOptions {
 impl Default for GetOptions {
     fn default() -> Self {
         Self {
-            replace: false,
+            if_exists: IfExists::Fail,
             verify: true,
             dry_run: false,
             durability: Durability::Disk,
             patterns: Vec::new(),
+            selection: Selection::default(),
+            chmod: None,
             limit: 0,
         }
     }

@@ -3,7 +3,9 @@
 //! Both sides prove that they know the code without revealing it. The proof is bound to the TLS exporter and to both
 //! keys, so a man in the middle, who has two TLS connections, gets one guess. A code is good for one attempt.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use spake2::{Ed25519Group, Identity as Name, Password, Spake2};
@@ -78,32 +80,65 @@ pub(crate) fn same_proof(a: &[u8; PROOF], b: &[u8; PROOF]) -> bool {
     blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
 }
 
-/// The server's codes: one at a time, each for one attempt, and attempts not too often.
+/// The server's codes: one for everybody, until somebody has used it; and for each address that has given a wrong one, codes
+/// of its own, so that its guesses take nothing from others.
 #[derive(Debug)]
 pub(crate) struct Codes(Mutex<CodeState>);
 
 #[derive(Debug)]
 struct CodeState {
     code: String,
-    failures: u32,
-    not_before: Option<Instant>,
+    /// Guesses at the code for everybody.
+    guesses: u32,
+    addresses: BTreeMap<IpAddr, Guesser>,
 }
 
-/// Failed attempts after which no code is given out any more until the server is started again.
+/// An address that has given a wrong code.
+#[derive(Debug)]
+struct Guesser {
+    code: String,
+    failures: u32,
+    not_before: Instant,
+}
+
+/// Failed attempts after which an address gets no further code until the server is started again.
 const MAX_FAILURES: u32 = 20;
+/// Addresses that are remembered. The one whose pause ended first is forgotten.
+const MAX_ADDRESSES: usize = 4096;
+/// Guesses, each by another address, after which the code for everybody is replaced. A guess is right once in a hundred
+/// million times.
+const MAX_GUESSES: u32 = 100;
+
+/// Everything that one subscriber has: an IPv4 address, or 64 bits of an IPv6 address.
+fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
 
 impl Codes {
     pub(crate) fn new() -> Result<Self, Error> {
         let code = new_code().map_err(|error| Error::io("get", "random numbers for a code", error))?;
-        Ok(Self(Mutex::new(CodeState { code, failures: 0, not_before: None })))
+        Ok(Self(Mutex::new(CodeState { code, guesses: 0, addresses: BTreeMap::new() })))
     }
 
-    /// The code to show.
+    fn lock(&self) -> MutexGuard<'_, CodeState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The code to show to everybody.
     pub(crate) fn current(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).code.clone()
+        self.lock().code.clone()
     }
 
-    /// Takes the current code for one attempt, and replaces it by a new code.
+    /// The code that counts for an address.
+    pub(crate) fn of(&self, address: IpAddr) -> String {
+        let state = self.lock();
+        state.addresses.get(&subscriber(address)).map_or(&state.code, |guesser| &guesser.code).clone()
+    }
+
+    /// Takes the code of an address for one attempt. For the next attempt the address gets another one.
     ///
     /// The attempt counts as failed until [`succeeded`](Self::succeeded) is called: a peer that just disconnects has made
     /// a guess, too.
@@ -111,27 +146,49 @@ impl Codes {
     /// # Errors
     /// Returns the reason, in words for the peer, if no code is to be had now: there were too many failed attempts, the
     /// last attempt was too short a time ago, or the kernel gives no random numbers for the new code.
-    pub(crate) fn take(&self, now: Instant) -> Result<String, String> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.failures >= MAX_FAILURES {
-            return Err("too many wrong codes; the server has to be started again".into());
+    pub(crate) fn take(&self, address: IpAddr, now: Instant) -> Result<String, String> {
+        let next = || new_code().map_err(|error| format!("no new code: {error}"));
+        let address = subscriber(address);
+        let mut state = self.lock();
+        let state = &mut *state;
+        let first_pause = now + Duration::from_secs(1);
+        if let Some(guesser) = state.addresses.get_mut(&address) {
+            if guesser.failures >= MAX_FAILURES {
+                return Err("too many wrong codes; the server has to be started again".into());
+            }
+            let wait = guesser.not_before.saturating_duration_since(now);
+            if !wait.is_zero() {
+                return Err(format!("too many attempts; try again in {} s", wait.as_secs() + 1));
+            }
+            guesser.failures += 1;
+            // From 1 s on, doubling to about four minutes.
+            guesser.not_before = now + Duration::from_secs(1 << (guesser.failures - 1).min(8));
+            return Ok(std::mem::replace(&mut guesser.code, next()?));
         }
-        if let Some(wait) = state.not_before.and_then(|time| time.checked_duration_since(now))
-            && !wait.is_zero()
-        {
-            return Err(format!("too many attempts; try again in {} s", wait.as_secs() + 1));
+        if state.addresses.len() >= MAX_ADDRESSES {
+            let oldest = state.addresses.iter().min_by_key(|(_, guesser)| guesser.not_before);
+            let oldest = oldest.map(|(address, _)| *address);
+            oldest.map(|oldest| state.addresses.remove(&oldest));
         }
-        let next = new_code().map_err(|error| format!("no new code: {error}"))?;
-        state.failures += 1;
-        // From 1 s on, doubling to about four minutes.
-        state.not_before = Some(now + Duration::from_secs(1 << (state.failures - 1).min(8)));
-        Ok(std::mem::replace(&mut state.code, next))
+        let guesser = Guesser { code: next()?, failures: 1, not_before: first_pause };
+        state.addresses.insert(address, guesser);
+        state.guesses += 1;
+        if state.guesses < MAX_GUESSES {
+            return Ok(state.code.clone());
+        }
+        state.guesses = 0;
+        Ok(std::mem::replace(&mut state.code, next()?))
     }
 
-    /// Notes that the last attempt succeeded.
-    pub(crate) fn succeeded(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.failures, state.not_before) = (0, None);
+    /// Notes that the last attempt of an address succeeded, with this code: nobody else can use it.
+    pub(crate) fn succeeded(&self, address: IpAddr, used: &str) {
+        let mut state = self.lock();
+        state.addresses.remove(&subscriber(address));
+        if state.code == used
+            && let Ok(next) = new_code()
+        {
+            (state.code, state.guesses) = (next, 0);
+        }
     }
 }
 
@@ -179,23 +236,52 @@ mod tests {
 
     #[test]
     fn a_code_is_good_once_and_guesses_are_slow() {
+        let here: IpAddr = "192.0.2.7".parse().unwrap();
         let codes = Codes::new().unwrap();
         let mut now = Instant::now();
         let first = codes.current();
-        assert_eq!(codes.take(now).unwrap(), first);
-        assert_ne!(codes.current(), first);
-        assert!(codes.take(now).is_err(), "not again at once");
+        assert_eq!(codes.take(here, now).unwrap(), first);
+        assert_ne!(codes.of(here), first);
+        assert!(codes.take(here, now).is_err(), "not again at once");
         now += Duration::from_secs(1);
-        codes.take(now).unwrap();
+        let own = codes.of(here);
+        assert_eq!(codes.take(here, now).unwrap(), own);
         now += Duration::from_secs(1);
-        assert!(codes.take(now).is_err(), "the second pause is longer");
-        codes.succeeded();
-        codes.take(now).unwrap();
-        for _ in 1..MAX_FAILURES {
+        assert!(codes.take(here, now).is_err(), "the second pause is longer");
+        codes.succeeded(here, &own);
+        assert_eq!(codes.of(here), first, "nobody has used it");
+        assert_eq!(codes.take(here, now).unwrap(), first);
+        codes.succeeded(here, &first);
+        assert_ne!(codes.current(), first, "somebody has used it");
+        for _ in 0..MAX_FAILURES {
             now += Duration::from_secs(300);
-            codes.take(now).unwrap();
+            codes.take(here, now).unwrap();
         }
         now += Duration::from_secs(86_400);
-        assert!(codes.take(now).unwrap_err().contains("started again"));
+        assert!(codes.take(here, now).unwrap_err().contains("started again"));
+    }
+
+    #[test]
+    fn wrong_codes_of_a_stranger_delay_nobody_else() {
+        let codes = Codes::new().unwrap();
+        let now = Instant::now();
+        let (stranger, other): (IpAddr, IpAddr) =
+            ("2001:db8::1".parse().unwrap(), "192.0.2.7".parse().unwrap());
+        let shown = codes.current();
+        codes.take(stranger, now).unwrap();
+        for neighbour in ["2001:db8::2", "2001:db8::ffff:0:0:1"] {
+            assert!(
+                codes.take(neighbour.parse().unwrap(), now).is_err(),
+                "{neighbour} is the same subscriber's"
+            );
+        }
+        assert_eq!(codes.of(other), shown, "what a person reads stays right");
+        assert_eq!(codes.take(other, now).unwrap(), shown);
+        // Many addresses together are slowed down by a new code, and forgotten in the end.
+        for number in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 10 {
+            codes.take(IpAddr::from((0x0a00_0000 + number).to_be_bytes()), now).unwrap();
+        }
+        assert_ne!(codes.current(), shown);
+        assert!(codes.lock().addresses.len() <= MAX_ADDRESSES);
     }
 }

@@ -112,6 +112,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Entries that are known not to be delivered.
     pub failed: u64,
+    /// Entries that a rule left out: nobody wanted them.
+    pub skipped: u64,
     /// Entries that were sent whole, without an answer.
     pub unconfirmed: u64,
     /// Entries that were begun or announced, and not sent whole.
@@ -137,6 +139,32 @@ pub enum ItemVerdict {
 }
 
 impl Summary {
+    /// Notes an entry that was not delivered, or was left out.
+    pub(crate) fn not_delivered(&mut self, refusal: Refusal, text: &Reason) {
+        if refusal == Refusal::Skipped {
+            self.skipped += 1;
+        } else {
+            self.failed += 1;
+            self.first_failure.get_or_insert_with(|| text.clone());
+        }
+    }
+
+    /// Adds what another transfer came to. Without a word from this one, `other` decides what the peer knows.
+    pub fn add(&mut self, other: &Self) {
+        let is_first = *self == Self::default();
+        self.confirmed += other.confirmed;
+        self.bytes += other.bytes;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.unconfirmed += other.unconfirmed;
+        self.unsent += other.unsent;
+        self.wire += other.wire;
+        self.peer_knows = other.peer_knows && (is_first || self.peer_knows);
+        if self.first_failure.is_none() {
+            self.first_failure.clone_from(&other.first_failure);
+        }
+    }
+
     /// The verdict on the transfer. `error` is the error that ended the transfer early, if one did.
     pub fn verdict(&self, error: Option<&Error>) -> ItemVerdict {
         if self.failed > 0 || self.unsent > 0 {

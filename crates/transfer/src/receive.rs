@@ -70,6 +70,8 @@ pub(crate) struct Receiver<'a> {
     pub(crate) from_the_start: bool,
     /// Whether the top is a directory, if that was said before.
     pub(crate) offered_directory: Option<bool>,
+    /// The name at the sender, for a file that goes into the directory that was named.
+    pub(crate) own_name: Vec<u8>,
     /// Entries that were announced in this session.
     announced: u64,
     /// Every answer that is due has been given before data arrives.
@@ -140,6 +142,7 @@ impl<'a> Receiver<'a> {
             again: false,
             from_the_start: false,
             offered_directory: None,
+            own_name: Vec::new(),
             announced: 0,
             ask: false,
             arriving: Arriving::default(),
@@ -238,13 +241,13 @@ impl<'a> Receiver<'a> {
             Message::Abort { index, refusal, text } => self.abort(index, refusal, text)?,
             Message::Leave { index, mode, mtime } => self.leave(index, mode, mtime)?,
             Message::Unsent { path, refusal, text } => {
-                self.note_failure(&text);
+                self.note_failure(refusal, &text);
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
             Message::Total { entries } if self.files.is_empty() => {
                 // In a session that goes on with another's, some of them were announced before.
                 let counts = if self.from_the_start {
-                    let has_something = entries > 0 || self.summary.failed > 0;
+                    let has_something = entries > 0 || self.summary.failed > 0 || self.summary.skipped > 0;
                     has_something && entries == self.announced
                 } else {
                     entries >= self.announced
@@ -379,7 +382,7 @@ impl<'a> Receiver<'a> {
             Waits::Dropped => return Ok(()),
         }
         let Announced { path, .. } = self.paths.remove(&index).unwrap_or_default();
-        self.note_failure(&text);
+        self.note_failure(refusal, &text);
         (self.observe)(Progress::NotDelivered { path, refusal, text });
         Ok(())
     }

@@ -51,6 +51,12 @@ impl Root {
         }
     }
 
+    /// A directory below as a root of its own.
+    pub(crate) fn below(&self, path: &RelPath) -> Result<Self, Errno> {
+        let fd = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty(), Links::Refuse)?;
+        Ok(Self { fd, path: self.path.join(path.as_path()) })
+    }
+
     /// The path it was opened by, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -101,6 +107,16 @@ impl Root {
             return Err(Errno::AGAIN);
         }
         Ok((fd, opened))
+    }
+
+    /// Opens a regular file for reading wherever links lead: for this program's own user alone.
+    pub(crate) fn anywhere(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let found = rustix::fs::statat(&self.fd, path.as_path(), AtFlags::empty())?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(Errno::OPNOTSUPP);
+        }
+        rustix::fs::openat(&self.fd, path.as_path(), flags, Mode::empty())
     }
 
     /// What is at a path, without following a link in its last component.

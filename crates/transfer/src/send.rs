@@ -176,8 +176,7 @@ impl<'s, 'a> Sender<'s, 'a> {
     }
 
     fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
-        self.outgoing.summary.failed += 1;
-        self.outgoing.summary.first_failure.get_or_insert_with(|| text.clone());
+        self.outgoing.summary.not_delivered(refusal, &text);
         (self.observe)(Progress::NotDelivered { path, refusal, text });
     }
 
@@ -320,7 +319,12 @@ impl<'s, 'a> Sender<'s, 'a> {
         if entry.kind == Kind::Pipe {
             return self.pipe(entry, &tree);
         }
+        let is_reopened = file.is_none();
         let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
+        if is_reopened && self.is_live() && !self.begins_with(file.as_fd(), &tree)? {
+            let text = format!("{} does not begin any more with what was sent of it", entry.path);
+            return self.abort(&entry, Reason::from(text).with(Remedy::SendAgain));
+        }
         let ended = if self.options.verify {
             self.verified(&entry, file.as_fd(), tree)?
         } else {

@@ -1,5 +1,6 @@
 //! The side that listens: one directory, some sinks and sources, a thread for each connection.
 
+mod caller;
 mod lobby;
 mod requests;
 
@@ -25,6 +26,7 @@ use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
+use crate::rights::Rights;
 use crate::root::Root;
 use crate::sink::{Displays, PortsConfig};
 use crate::tls::{self, ServerKeys};
@@ -46,8 +48,11 @@ pub struct ShareOptions {
     pub displays: Displays,
     /// The least that is done before a receipt is sent; a peer may ask for more.
     pub durability: Durability,
-    /// The server's own key and the keys of known clients. Without keys, only clients on this machine can connect.
+    /// The server's own key and the keys of known clients.
     pub keys: Option<ServerKeys>,
+    /// Accept unencrypted connections over loopback without a proof that the client is the same user: from every user of
+    /// this machine, and from whoever reaches it through a forward.
+    pub insecure_loopback: bool,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
     /// The largest number of requests that are served at the same time. Further clients wait in the accept queue. A request
@@ -74,7 +79,7 @@ pub enum ShareEnding {
 }
 
 impl ShareOptions {
-    /// Shares a directory for reading, on this machine or encrypted.
+    /// Shares a directory for reading. Nobody can connect before there are keys, or one of the two insecure ways is chosen.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -83,6 +88,7 @@ impl ShareOptions {
             displays: Displays::default(),
             durability: Durability::Memory,
             keys: None,
+            insecure_loopback: false,
             insecure: false,
             connections: 64,
             deadlines: Deadlines::default(),
@@ -90,6 +96,15 @@ impl ShareOptions {
             ending: ShareEnding::Lingering,
         }
     }
+}
+
+/// Who called, as far as the connection itself says.
+#[derive(Clone, Debug)]
+enum Visitor {
+    /// A known key, a right code, or whoever it is: the server asks for nothing more.
+    Accepted(Rights),
+    /// Somebody over loopback, who has to prove to be the same user.
+    Unproven { ours: SocketAddr, theirs: SocketAddr },
 }
 
 /// The result of one connection, at the listening side.
@@ -128,6 +143,8 @@ pub enum Serving<'a> {
     Served(Box<Served>),
     /// There is a new code: tell it to the person who wants to pair.
     Code(String),
+    /// An address that has used up a code gets another one for itself.
+    CodeFor(IpAddr, String),
 }
 
 /// A directory that is shared.
@@ -193,6 +210,11 @@ impl Server {
     /// The code for the next unknown client. [`Serving::Code`] reports every change.
     pub fn code(&self) -> String {
         self.codes.current()
+    }
+
+    /// The code that counts for an address. It has one of its own once it has used one up; [`Serving::CodeFor`] reports it.
+    pub fn code_for(&self, address: IpAddr) -> String {
+        self.codes.of(address)
     }
 
     /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections once
@@ -316,7 +338,7 @@ impl Server {
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
-        let transport = self.transport(stream, served.peer, &cancel, observe)?;
+        let (transport, caller) = self.transport(stream, served.peer, &cancel, observe)?;
         let (transport, first) = match self.gathering.greet(transport, &cancel)? {
             Greeted::Single(transport, first) => (transport, Some(first)),
             Greeted::Complete(transport) => (transport, None),
@@ -333,7 +355,7 @@ impl Server {
             session.prepend(&first);
         }
         let claimant = Claimant { claims: self.claims.clone(), session: number, cancel };
-        let result = self.requests(&mut session, &claimant, served, observe);
+        let result = self.requests(&mut session, &caller, &claimant, served, observe);
         if self.options.ending == ShareEnding::Close {
             session.close_carelessly();
         } else {
@@ -371,18 +393,23 @@ impl Server {
         peer: SocketAddr,
         cancel: &Cancel,
         observe: &(dyn Fn(Serving<'_>) + Sync),
-    ) -> Result<Box<dyn Transport>, Error> {
+    ) -> Result<(Box<dyn Transport>, Visitor), Error> {
         // The greeting blocks. Linux does not inherit O_NONBLOCK over accept(2), others do.
         let set_up = |error| Error::io("set up", peer.to_string(), error);
         stream.set_nonblocking(false).map_err(set_up)?;
         let wants_tls = first_byte(&stream, cancel).map_err(tls::cut)? == TLS_HANDSHAKE;
         match &self.options.keys {
             Some(keys) if wants_tls => {
-                let new_code = || observe(Serving::Code(self.codes.current()));
+                let new_code = || {
+                    let own = self.codes.of(peer.ip());
+                    match self.codes.current() {
+                        all if all == own => observe(Serving::Code(all)),
+                        _ => observe(Serving::CodeFor(peer.ip(), own)),
+                    }
+                };
                 let kept = stream.try_clone().map_err(set_up)?;
-                let name = peer.ip().to_string();
-                match tls::accept(stream, &name, keys, &self.codes, &new_code, cancel) {
-                    Ok(tls) => Ok(Box::new(tls)),
+                match tls::accept(stream, peer.ip(), keys, &self.codes, &new_code, cancel) {
+                    Ok((tls, rights)) => Ok((Box::new(tls), Visitor::Accepted(rights))),
                     Err(error) => {
                         // Linger: the peer may have sent more than was read, and a reset would destroy the reason.
                         linger::close(OwnedFd::from(kept), &self.options.policy);
@@ -397,7 +424,17 @@ impl Server {
                 self.turn_away(Plain::new(stream).map_err(set_up)?);
                 Err(Error::Identity(format!("{peer} wanted to talk without encryption").into()))
             }
-            _ => Ok(Box::new(Plain::new(stream).map_err(set_up)?)),
+            _ => {
+                let ours = stream.local_addr().map_err(set_up)?;
+                let accepted =
+                    self.options.insecure || (self.options.insecure_loopback && is_local(peer.ip()));
+                let caller = if accepted {
+                    Visitor::Accepted(Rights::default())
+                } else {
+                    Visitor::Unproven { ours, theirs: peer }
+                };
+                Ok((Box::new(Plain::new(stream).map_err(set_up)?), caller))
+            }
         }
     }
 

@@ -15,10 +15,11 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
+use crate::chmod::Chmod;
 use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hash, Tree, hex};
-use crate::message::{Options, Refusal, Time, Token, TreeEntry};
+use crate::message::{IfExists, Options, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
@@ -26,6 +27,18 @@ use crate::state::PartLog;
 use group::Landed;
 pub(crate) use landing::Landing;
 use temporary::{WorkDir, umask};
+
+/// What becomes of the modes that a sender announces.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Modes {
+    /// The umask takes from them, as from those of every new file.
+    #[default]
+    Masked,
+    /// A person has chosen them.
+    Exact,
+    /// This side's user has chosen others.
+    Changed(Chmod),
+}
 
 /// Stores the files of one transfer below one directory.
 pub(crate) struct Store<'a> {
@@ -40,6 +53,12 @@ pub(crate) struct Store<'a> {
     nameless: bool,
     /// The process's umask.
     umask: u32,
+    /// How modes are changed as they arrive.
+    pub(crate) modes: Modes,
+    /// Bytes that may still be stored.
+    pub(crate) quota: Option<u64>,
+    /// The directories down to this one are made if they are missing.
+    pub(crate) parents: RelPath,
     /// Temporary names are this random prefix and a counter.
     prefix: String,
     count: u64,
@@ -61,6 +80,9 @@ impl<'a> Store<'a> {
             grown: Vec::new(),
             nameless: true,
             umask: umask(),
+            modes: Modes::default(),
+            quota: None,
+            parents: RelPath::root(),
             prefix: format!("tmp-{}", hex(&random)),
             count: 0,
             group: Vec::new(),
@@ -93,10 +115,11 @@ impl<'a> Store<'a> {
         {
             return Ok((fd.clone(), name.to_vec()));
         }
-        let fd = self
-            .root
-            .directory(&parent, Links::Refuse)
-            .map_err(|error| Fault::new("open the directory", &parent, error))?;
+        let opened = match self.root.directory(&parent, Links::Refuse) {
+            Err(Errno::NOENT) if parent == self.parents && !self.options.dry_run => self.make_parents(),
+            other => other,
+        };
+        let fd = opened.map_err(|error| Fault::new("open the directory", &parent, error))?;
         let fd = Rc::new(fd);
         let name = name.to_vec();
         self.parent = Some((parent, fd.clone()));
@@ -122,8 +145,8 @@ impl<'a> Store<'a> {
                         Err(error) => Err(Fault::io(format!("cannot read {dest}: {error}"), &error)),
                     };
                 }
-                if !is_file || !self.options.replace {
-                    return Err(exists(dest, is_file));
+                if !is_file || self.options.if_exists != IfExists::Replace {
+                    return Err(self.taken(dest, is_file));
                 }
             }
             Err(Errno::NOENT) => {}
@@ -146,6 +169,78 @@ impl<'a> Store<'a> {
         let work = self.work_for(parent)?;
         PartLog::resume(work.dir.as_fd(), token, self.options.verify, &part, &log)
             .map_err(|error| in_use("resume", dest, error))
+    }
+
+    /// The mode that a file or directory gets. Set-user-ID, set-group-ID and sticky are never taken from a peer.
+    fn mode(&self, announced: u32, is_directory: bool) -> u32 {
+        match &self.modes {
+            // An unknown umask takes nothing: better the sender's mode than none.
+            Modes::Masked if self.umask != 0o777 => announced & 0o777 & !self.umask,
+            Modes::Masked | Modes::Exact => announced & 0o777,
+            Modes::Changed(chmod) => chmod.apply(announced, is_directory),
+        }
+    }
+
+    /// The fault for a name that is taken.
+    fn taken(&self, dest: &RelPath, is_file: bool) -> Fault {
+        if self.options.if_exists == IfExists::Skip {
+            return Fault(Refusal::Skipped, format!("{dest} exists already: left as it is").into());
+        }
+        exists(dest, is_file)
+    }
+
+    /// Whether a path is that of a directory.
+    pub(crate) fn has_directory(&self, path: &RelPath) -> bool {
+        !path.is_root() && self.root.directory(path, Links::Refuse).is_ok()
+    }
+
+    /// Whether a file of `bytes` more bytes has room. What the file system cannot say is room enough.
+    fn room(&self, parent: &OwnedFd, dest: &RelPath, bytes: u64) -> Result<(), Fault> {
+        let Ok(free) = rustix::fs::fstatvfs(parent) else { return Ok(()) };
+        let told = if free.f_files > 0 && free.f_favail == 0 {
+            format!("{dest}: the file system takes no further file, all its inodes are in use")
+        } else if free.f_blocks > 0 && free.f_bavail.saturating_mul(free.f_frsize) < bytes {
+            let free = free.f_bavail.saturating_mul(free.f_frsize);
+            format!("{dest} needs {bytes} bytes more, and {free} are free")
+        } else {
+            return Ok(());
+        };
+        Err(Fault(Refusal::NoSpace, Reason::from(told).with(Remedy::MakeRoom)))
+    }
+
+    /// Takes bytes of the quota.
+    fn charge(&mut self, dest: &RelPath, bytes: u64) -> Result<(), Fault> {
+        let Some(left) = self.quota else { return Ok(()) };
+        self.quota = Some(left.checked_sub(bytes).ok_or_else(|| {
+            let told =
+                format!("{dest} needs {bytes} bytes, and {left} are left of what this key may store here");
+            Fault(Refusal::NoSpace, told.into())
+        })?);
+        Ok(())
+    }
+
+    /// Another name for a file whose own is taken by other content: one that is free, or that an earlier transfer of the
+    /// same file has got.
+    pub(crate) fn another_name(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<RelPath, Fault> {
+        let (parent, name) = self.parent_of(dest)?;
+        let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(name.len());
+        let (stem, extension) = name.split_at(dot);
+        for number in 1..1000 {
+            let other = [stem, format!(" ({number})").as_bytes(), extension].concat();
+            match rustix::fs::statat(&*parent, os(&other), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(Fault::new("look at", dest, error)),
+                Ok(stat)
+                    if entry.size == Some(stat.st_size as u64) && entry.mtime == Some(root::mtime(&stat)) => {
+                }
+                Ok(_) => continue,
+            }
+            let above = dest.split().map_or_else(RelPath::root, |(above, _)| above);
+            return above
+                .child(&other)
+                .map_err(|why| Fault(Refusal::Forbidden, format!("{dest} {why}").into()));
+        }
+        Err(exists(dest, true))
     }
 
     /// Claims a file that may leave a partial one behind.

@@ -7,7 +7,7 @@ mod any_key;
 mod greeting;
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::identity::{Identity, Keyring, PublicKey, fingerprint};
 use crate::pair::{Attempt, Binding, Codes, MESSAGE, PROOF, same_proof};
 use crate::reason::{Reason, Remedy};
+use crate::rights::Rights;
 use crate::transport::Transport;
 use any_key::AnyKey;
 pub(crate) use greeting::cut;
@@ -216,12 +217,13 @@ fn pair_as_client(
 /// Talks TLS over an accepted socket, and makes sure that the client is known or knows the code.
 pub(crate) fn accept(
     stream: TcpStream,
-    peer: &str,
+    address: IpAddr,
     keys: &ServerKeys,
     codes: &Codes,
     new_code: &dyn Fn(),
     cancel: &Cancel,
-) -> Result<Tls, Error> {
+) -> Result<(Tls, Rights), Error> {
+    let peer = &*address.to_string();
     let server = ServerConnection::new(Arc::new(server_config(&keys.identity)?)).map_err(wrong)?;
     let mut connection = Connection::Server(server);
     let mut greeting = Greeting {
@@ -230,7 +232,12 @@ pub(crate) fn accept(
     };
     let client = greeting.handshake()?;
     // A client with our own key is this user's, in this home.
-    let known = client == keys.identity.public() || keys.known_clients.knows(&client)?;
+    let rights = if client == keys.identity.public() {
+        Some(Rights::default())
+    } else {
+        keys.known_clients.rights(&client)?
+    };
+    let known = rights.is_some();
     let knows_us = greeting.hear()? == Word::Known;
     greeting.say(if known { Word::Known } else { Word::Stranger })?;
     if !(known && knows_us) {
@@ -241,7 +248,7 @@ pub(crate) fn accept(
         }
         greeting.socket.until = Instant::now() + PATIENCE;
         let theirs: [u8; MESSAGE] = greeting.receive()?;
-        let code = match codes.take(Instant::now()) {
+        let code = match codes.take(address, Instant::now()) {
             Ok(code) => code,
             Err(why) => {
                 greeting.say(Word::Refused)?;
@@ -250,7 +257,8 @@ pub(crate) fn accept(
                 return Err(Error::Identity(format!("{peer} was refused: {why}").into()));
             }
         };
-        new_code();
+        // However the attempt ends, that code is used up.
+        let _told = AtEnd(new_code);
         let binding = Binding { exporter: greeting.exporter()?, client, server: keys.identity.public() };
         let (attempt, message) = Attempt::server(&code);
         greeting.say(Word::Known)?;
@@ -258,7 +266,7 @@ pub(crate) fn accept(
         let proof: [u8; PROOF] = greeting.receive()?;
         match attempt.finish(&theirs, &binding).filter(|proofs| same_proof(&proof, &proofs.client)) {
             Some(proofs) => {
-                codes.succeeded();
+                codes.succeeded(address, &code);
                 if !known {
                     keys.known_clients.add(peer, &client)?;
                 }
@@ -271,7 +279,16 @@ pub(crate) fn accept(
             }
         }
     }
-    Tls::new(stream, connection)
+    Ok((Tls::new(stream, connection)?, rights.unwrap_or_default()))
+}
+
+/// Calls a function when it goes out of scope.
+struct AtEnd<'a>(&'a dyn Fn());
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// An encrypted connection, as a session drives it.

@@ -1,10 +1,10 @@
 //! What is to be sent: a tree walked in the order of the directory, or one file, or a pipe.
 //!
-//! The walk holds one open directory for each level and nothing else, so that its memory does not grow with the number
-//! of files.
+//! The walk holds one open directory for each of the upper levels and nothing else, so that its memory does not grow with
+//! the number of files. Of deeper levels it holds the names, and opens the directory where it needs it.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -13,10 +13,12 @@ use linger_untrusted::Untrusted;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::chmod::Chmod;
 use crate::error::Error;
 use crate::message::{Kind, Refusal, Time, Token, TreeEntry};
-use crate::path::{MAX_DEPTH, RelPath, WORK};
+use crate::path::{RelPath, WORK};
 use crate::root::{Links, Root, mtime};
+use crate::selection::{LinkMode, Selection};
 use crate::state::short;
 
 /// Which files of a tree are left out, as in `.gitignore`.
@@ -62,13 +64,51 @@ pub(crate) enum WalkedEntry {
     Problem { path: RelPath, refusal: Refusal, text: String },
 }
 
+/// Levels whose directories stay open: two descriptors each, of the 1,024 that a process has by default.
+const HELD: usize = 100;
+
 struct Level {
-    dir: Dir,
-    fd: OwnedFd,
+    names: NamesLeft,
+    /// Missing in deep levels.
+    fd: Option<OwnedFd>,
     path: RelPath,
+    /// Device and inode, so that a link that leads back is noticed.
+    identity: (u64, u64),
     index: u64,
     mode: u32,
     mtime: Time,
+}
+
+/// The names of a directory that are not visited yet.
+enum NamesLeft {
+    Open(Dir),
+    Read(std::vec::IntoIter<(Vec<u8>, FileType)>),
+}
+
+impl NamesLeft {
+    fn next(&mut self) -> Option<Result<(Vec<u8>, FileType), Errno>> {
+        match self {
+            Self::Open(dir) => dir
+                .next()
+                .map(|entry| entry.map(|entry| (entry.file_name().to_bytes().to_vec(), entry.file_type()))),
+            Self::Read(names) => names.next().map(Ok),
+        }
+    }
+}
+
+/// The open directory of a level.
+enum Parent<'a> {
+    Held(BorrowedFd<'a>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for Parent<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Held(fd) => *fd,
+            Self::Opened(fd) => fd.as_fd(),
+        }
+    }
 }
 
 /// A walk through what is below `top`, itself included.
@@ -78,12 +118,46 @@ pub(crate) struct Walk<'a> {
     begun: bool,
     levels: Vec<Level>,
     patterns: Patterns,
+    selection: Selection,
+    chmod: Option<Chmod>,
+    /// Links are followed wherever this user may read, not inside the root alone.
+    roams: bool,
+    /// The file system makes no copies that share their blocks.
+    no_clones: bool,
     next: u64,
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(root: &'a Root, top: RelPath, patterns: Patterns) -> Self {
-        Self { root, top, begun: false, levels: Vec::new(), patterns, next: 0 }
+    /// A walk for somebody else, who sees nothing outside the root.
+    pub(crate) fn new(root: &'a Root, top: RelPath, patterns: Patterns, selection: Selection) -> Self {
+        Self {
+            root,
+            top,
+            begun: false,
+            levels: Vec::new(),
+            patterns,
+            selection,
+            chmod: None,
+            roams: false,
+            no_clones: false,
+            next: 0,
+        }
+    }
+
+    /// A walk for this program's own user.
+    pub(crate) fn local(
+        root: &'a Root,
+        top: RelPath,
+        patterns: Patterns,
+        selection: Selection,
+        chmod: Option<Chmod>,
+    ) -> Self {
+        Self { chmod, roams: true, ..Self::new(root, top, patterns, selection) }
+    }
+
+    /// Whether files are sent as long as they are when their turn comes.
+    pub(crate) fn is_live(&self) -> bool {
+        self.selection.live
     }
 
     /// Whether the walk goes through a directory.
@@ -95,7 +169,17 @@ impl<'a> Walk<'a> {
     /// Opens a file of the walk again, for another session. `None` if another file, or another content, has its name by now.
     pub(crate) fn reopen(&self, entry: &TreeEntry) -> Result<Option<OwnedFd>, Errno> {
         let path = self.top.join(&entry.path).map_err(|_| Errno::NAMETOOLONG)?;
-        let (fd, stat) = self.root.file(&path)?;
+        let (fd, stat) = if self.roams && self.selection.links == LinkMode::Follow {
+            let fd = self.root.anywhere(&path)?;
+            let stat = rustix::fs::fstat(&fd)?;
+            (fd, stat)
+        } else {
+            self.root.file(&path)?
+        };
+        if self.is_live() {
+            let has_all = entry.size.is_none_or(|size| stat.st_size as u64 >= size);
+            return Ok(has_all.then_some(fd));
+        }
         Ok((token(&stat, &entry.path) == entry.token).then_some(fd))
     }
 
@@ -108,7 +192,10 @@ impl<'a> Walk<'a> {
             kind,
             token: token(stat, &path),
             path,
-            mode: stat.st_mode & 0o7777,
+            mode: self
+                .chmod
+                .as_ref()
+                .map_or(stat.st_mode & 0o7777, |chmod| chmod.apply(stat.st_mode, kind == Kind::Directory)),
             mtime: Some(mtime(stat)),
             size,
             hash: None,
@@ -130,7 +217,7 @@ impl<'a> Walk<'a> {
         }
         loop {
             let level = self.levels.last_mut()?;
-            let entry = match level.dir.next() {
+            let (name, kind) = match level.names.next() {
                 Some(Ok(entry)) => entry,
                 Some(Err(error)) => {
                     let path = level.path.clone();
@@ -145,7 +232,7 @@ impl<'a> Walk<'a> {
                     });
                 }
             };
-            let name = entry.file_name().to_bytes();
+            let name = name.as_slice();
             if matches!(name, b"." | b"..") {
                 continue;
             }
@@ -167,18 +254,35 @@ impl<'a> Walk<'a> {
                 let text = format!("{path}: receivers use this name themselves; give it another one");
                 return Some(WalkedEntry::Problem { path, refusal: Refusal::Source, text });
             }
-            let kind = entry.file_type();
-            if let Some(found) = self.visit(path, entry.file_name().to_bytes(), kind) {
+            if let Some(found) = self.visit(path, name, kind) {
                 return Some(found);
+            }
+        }
+    }
+
+    /// The directory whose names are being visited.
+    fn parent(&self) -> Result<Parent<'_>, Errno> {
+        let level = self.levels.last().ok_or(Errno::NOENT)?;
+        match &level.fd {
+            Some(fd) => Ok(Parent::Held(fd.as_fd())),
+            None => {
+                let path = self.top.join(&level.path).map_err(|_| Errno::NAMETOOLONG)?;
+                let fd = self.root.directory(&path, Links::Refuse)?;
+                let stat = rustix::fs::fstat(&fd)?;
+                // Somebody has put another directory in its place.
+                if (stat.st_dev, stat.st_ino) != level.identity {
+                    Err(Errno::AGAIN)
+                } else {
+                    Ok(Parent::Opened(fd))
+                }
             }
         }
     }
 
     /// Whether `.linger` of the current directory is the work directory of a transfer into it, and nothing of the user's.
     fn is_work_directory(&self) -> bool {
-        let Some(level) = self.levels.last() else { return false };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(&level.fd, WORK, flags, Mode::empty());
+        let opened = self.parent().and_then(|parent| rustix::fs::openat(parent, WORK, flags, Mode::empty()));
         opened.and_then(|fd| Dir::read_from(&fd)).is_ok_and(|dir| {
             dir.into_iter().all(|entry| entry.is_ok_and(|entry| is_work(entry.file_name().to_bytes())))
         })
@@ -196,9 +300,7 @@ impl<'a> Walk<'a> {
                 Err(error) => self.problem(top, "open", error),
             },
             FileType::RegularFile => match self.root.file(&top) {
-                Ok((fd, stat)) => {
-                    WalkedEntry::Entry(self.entry(Kind::File, RelPath::root(), &stat), Some(fd))
-                }
+                Ok((fd, stat)) => self.file(RelPath::root(), fd, stat),
                 Err(error) => self.problem(top, "open", error),
             },
             other => {
@@ -214,26 +316,48 @@ impl<'a> Walk<'a> {
             Ok(opened) => opened,
             Err(error) => return self.problem(path, "read the directory", error),
         };
-        if self.levels.len() >= MAX_DEPTH {
-            let text = format!("{path} lies deeper than {MAX_DEPTH} directories");
-            return WalkedEntry::Problem { path, refusal: Refusal::Source, text };
+        let identity = (stat.st_dev, stat.st_ino);
+        if self.levels.iter().any(|level| level.identity == identity) {
+            return self.leave_out(path, "is a link back to a directory that holds it");
         }
+        // Of a path through links the kernel cannot be asked again without them.
+        let is_held = self.levels.len() < HELD || self.selection.links == LinkMode::Follow;
+        let (names, fd) = if is_held {
+            (NamesLeft::Open(dir), Some(fd))
+        } else {
+            let names = dir
+                .map(|entry| entry.map(|entry| (entry.file_name().to_bytes().to_vec(), entry.file_type())));
+            match names.collect::<Result<Vec<_>, _>>() {
+                Ok(names) => (NamesLeft::Read(names.into_iter()), None),
+                Err(error) => return self.problem(path, "read the directory", error),
+            }
+        };
         let entry = self.entry(Kind::Directory, path.clone(), &stat);
         let (index, mode) = (entry.index, entry.mode);
-        self.levels.push(Level { dir, fd, path, index, mode, mtime: mtime(&stat) });
+        self.levels.push(Level { names, fd, path, identity, index, mode, mtime: mtime(&stat) });
         WalkedEntry::Entry(entry, None)
     }
 
-    fn visit(&mut self, path: RelPath, name: &[u8], kind: FileType) -> Option<WalkedEntry> {
-        let parent = self.levels.last()?.fd.as_fd();
-        let name = Path::new(OsStr::from_bytes(name));
-        let kind = if kind == FileType::Unknown {
-            match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                Err(error) => return Some(self.problem(path, "look at", error)),
-            }
+    /// What cannot be sent, and is left out or fails as the user wants it.
+    fn leave_out(&self, path: RelPath, told: &str) -> WalkedEntry {
+        let (refusal, text) = if self.selection.skip_special {
+            (Refusal::Skipped, format!("{path} {told}: left out"))
         } else {
-            kind
+            (Refusal::Source, format!("{path} {told}"))
+        };
+        WalkedEntry::Problem { path, refusal, text }
+    }
+
+    fn visit(&mut self, path: RelPath, name: &[u8], kind: FileType) -> Option<WalkedEntry> {
+        let name = Path::new(OsStr::from_bytes(name));
+        let looked = self.parent().and_then(|parent| match kind {
+            FileType::Unknown => rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map(|stat| FileType::from_raw_mode(stat.st_mode)),
+            known => Ok(known),
+        });
+        let kind = match looked {
+            Ok(kind) => kind,
+            Err(error) => return Some(self.problem(path, "look at", error)),
         };
         if self.patterns.leave_out(&path, kind == FileType::Directory) {
             return None;
@@ -241,45 +365,140 @@ impl<'a> Walk<'a> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         Some(match kind {
             FileType::RegularFile => {
-                let opened = rustix::fs::openat(parent, name, flags, Mode::empty())
-                    .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)));
+                let opened = self.parent().and_then(|parent| {
+                    let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+                    let stat = rustix::fs::fstat(&fd)?;
+                    Ok((fd, stat))
+                });
                 match opened {
                     Ok((fd, stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                        WalkedEntry::Entry(self.entry(Kind::File, path, &stat), Some(fd))
+                        self.file(path, fd, stat)
                     }
                     Ok(_) => self.problem(path, "open", Errno::AGAIN),
                     Err(error) => self.problem(path, "open", error),
                 }
             }
             FileType::Directory => {
-                match rustix::fs::openat(parent, name, flags | OFlags::DIRECTORY, Mode::empty()) {
+                let opened = self.parent().and_then(|parent| {
+                    rustix::fs::openat(parent, name, flags | OFlags::DIRECTORY, Mode::empty())
+                });
+                match opened {
                     Ok(fd) => self.enter(path, fd),
                     Err(error) => self.problem(path, "open", error),
                 }
             }
-            FileType::Symlink => {
-                let read = rustix::fs::readlinkat(parent, name, Vec::new()).and_then(|target| {
-                    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| (target, stat))
-                });
-                match read {
-                    Ok((target, _)) if !path.link_stays_inside(target.as_bytes()) => {
-                        let to = Untrusted::from(target.as_bytes());
-                        let text = format!("{path} is a link to {}, outside of what is sent", to.terminal());
-                        WalkedEntry::Problem { path, refusal: Refusal::Source, text }
-                    }
-                    Ok((target, stat)) => {
-                        let mut entry = self.entry(Kind::Link, path, &stat);
-                        entry.target = target.into_bytes();
-                        WalkedEntry::Entry(entry, None)
-                    }
-                    Err(error) => self.problem(path, "read the link", error),
-                }
-            }
-            other => {
-                let text = format!("{path} is {}, which cannot be sent", describe(other));
-                WalkedEntry::Problem { path, refusal: Refusal::Source, text }
-            }
+            FileType::Symlink => self.link(path, name),
+            other => self.leave_out(path, &format!("is {}, which cannot be sent", describe(other))),
         })
+    }
+
+    /// A regular file, as it is or, with `live`, as it is now.
+    fn file(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> WalkedEntry {
+        let snapshot = if self.is_live() && !self.no_clones { self.snapshot(&fd) } else { None };
+        let mut entry = self.entry(Kind::File, path, &stat);
+        match snapshot {
+            Some((copy, size)) => {
+                entry.size = Some(size);
+                WalkedEntry::Entry(entry, Some(copy))
+            }
+            None => WalkedEntry::Entry(entry, Some(fd)),
+        }
+    }
+
+    /// A copy without a name that shares its blocks with the file, so that nobody writes to it. Needs a file system that
+    /// can, and a directory that this user may write to.
+    fn snapshot(&mut self, fd: &OwnedFd) -> Option<(OwnedFd, u64)> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let parent = match self.top.split() {
+            Some((above, _)) if self.levels.is_empty() => {
+                Parent::Opened(self.root.directory(&above, Links::Follow).ok()?)
+            }
+            _ => self.parent().ok()?,
+        };
+        let copy = rustix::fs::openat(parent, ".", flags, Mode::RUSR | Mode::WUSR).ok()?;
+        match rustix::fs::ioctl_ficlone(&copy, fd) {
+            Ok(()) => rustix::fs::fstat(&copy).ok().map(|stat| (copy, stat.st_size as u64)),
+            Err(_) => {
+                self.no_clones = true;
+                None
+            }
+        }
+    }
+
+    /// A symbolic link below the top.
+    fn link(&mut self, path: RelPath, name: &Path) -> WalkedEntry {
+        let read = self.parent().and_then(|parent| {
+            let target = rustix::fs::readlinkat(parent.as_fd(), name, Vec::new())?;
+            let stat = rustix::fs::statat(parent.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok((target.into_bytes(), stat))
+        });
+        let (target, stat) = match read {
+            Ok(read) => read,
+            Err(error) => return self.problem(path, "read the link", error),
+        };
+        match self.selection.links {
+            LinkMode::Skip => {
+                let text = format!("{path} is a link: left out");
+                WalkedEntry::Problem { path, refusal: Refusal::Skipped, text }
+            }
+            LinkMode::Follow => self.follow(path, name, &target),
+            LinkMode::Keep if path.link_stays_inside(&target) => {
+                let mut entry = self.entry(Kind::Link, path, &stat);
+                entry.target = target;
+                WalkedEntry::Entry(entry, None)
+            }
+            LinkMode::Keep => {
+                let to = Untrusted::from(&*target);
+                let told = format!("is a link to {}, outside of what is sent", to.terminal());
+                self.leave_out(path, &told)
+            }
+        }
+    }
+
+    /// What a link leads to, in its place.
+    fn follow(&mut self, path: RelPath, name: &Path, target: &[u8]) -> WalkedEntry {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // Looked at first: opening a device or a named pipe has effects.
+        let found = if self.roams {
+            self.parent().and_then(|parent| {
+                let stat = rustix::fs::statat(parent.as_fd(), name, AtFlags::empty())?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::RegularFile | FileType::Directory => {
+                        let fd = rustix::fs::openat(parent.as_fd(), name, flags, Mode::empty())?;
+                        Ok((rustix::fs::fstat(&fd)?, Some(fd)))
+                    }
+                    _ => Ok((stat, None)),
+                }
+            })
+        } else {
+            let full = self.top.join(&path).map_err(|_| Errno::NAMETOOLONG);
+            full.and_then(|full| {
+                let stat = self.root.stat(&full, Links::Follow)?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::RegularFile => self.root.file(&full).map(|(fd, stat)| (stat, Some(fd))),
+                    FileType::Directory => {
+                        self.root.directory(&full, Links::Follow).map(|fd| (stat, Some(fd)))
+                    }
+                    _ => Ok((stat, None)),
+                }
+            })
+        };
+        match found {
+            Ok((stat, Some(fd))) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                self.enter(path, fd)
+            }
+            Ok((stat, Some(fd))) => self.file(path, fd, stat),
+            Ok((stat, None)) => {
+                let kind = describe(FileType::from_raw_mode(stat.st_mode));
+                self.leave_out(path, &format!("is a link to {kind}, which cannot be sent"))
+            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
+                let to = Untrusted::from(target);
+                let told = format!("is a link to {}, where nothing can be reached", to.terminal());
+                self.leave_out(path, &told)
+            }
+            Err(error) => self.problem(path, "follow the link", error),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
-use linger_transfer::confine;
+use linger_transfer::{confine, confine_writes};
 use tempfile::tempdir;
 
 /// Runs `act` in a thread of its own, which Landlock confines alone; false if the kernel has none.
@@ -87,4 +87,38 @@ fn a_share_for_reading_cannot_write() {
         fs::write(home.path().join("known_clients"), b"x").unwrap();
     });
     assert_eq!(fs::read(&file).unwrap(), b"shared");
+}
+
+#[test]
+fn a_receiver_writes_where_it_receives_and_nowhere_else() {
+    let top = tempdir().unwrap();
+    let (dest, outside) = (top.path().join("dest"), top.path().join("outside"));
+    fs::create_dir(&dest).unwrap();
+    fs::write(&outside, b"mine").unwrap();
+    fs::write(dest.join("there"), b"x").unwrap();
+    let is_confined = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let is_confined = confine_writes(&[&dest, Path::new("/does/not/exist")]) == Some(true);
+            if is_confined {
+                fs::write(dest.join("new"), b"x").unwrap();
+                fs::create_dir(dest.join("sub")).unwrap();
+                fs::rename(dest.join("new"), dest.join("sub/newer")).unwrap();
+                assert_eq!(fs::read(&outside).unwrap(), b"mine", "reading stays");
+                fs::write("/dev/null", b"x").unwrap();
+                for name in [outside.clone(), dest.join("../outside"), top.path().join("other")] {
+                    assert!(is_denied(fs::write(&name, b"theirs")), "{name:?} was written");
+                }
+                assert!(is_denied(fs::remove_file(&outside)));
+                let moved = fs::rename(dest.join("there"), &outside);
+                assert!(moved.is_err());
+            }
+            is_confined
+        });
+        thread.join().unwrap()
+    });
+    if !is_confined {
+        linger_testing::skip("Landlock", "this kernel has none, or does not allow it");
+        return;
+    }
+    assert_eq!(fs::read(&outside).unwrap(), b"mine");
 }

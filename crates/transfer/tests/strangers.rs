@@ -18,6 +18,7 @@ fn one_request_is_served_whoever_else_knocks() {
         let file = from.path().join("file");
         fs::write(&file, bytes(3 * BLOCK, 5)).unwrap();
         let mut options = ShareOptions::new(to.path());
+        options.insecure_loopback = true;
         options.writable = true;
         let server = Server::new(options).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -58,6 +59,7 @@ fn the_first_request_is_the_one_that_is_served() {
     let file = from.path().join("file");
     fs::write(&file, bytes(8 * BLOCK, 8)).unwrap();
     let mut options = ShareOptions::new(to.path());
+    options.insecure_loopback = true;
     options.writable = true;
     let server = Server::new(options).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -57,12 +57,16 @@ fn strangers_pair_once_by_code_and_know_each_other_afterwards() {
     let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
     share(to.path(), change, |shared| {
         let (client, asked) = client(shared.port, mine.path(), code.clone());
-        let first = shared.server.code();
+        let first = shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into());
         let (verdict, error) = put(&client, "a");
         assert_eq!(verdict, ItemVerdict::NotDelivered);
         assert!(error.unwrap().to_string().contains("code is wrong"));
-        assert_ne!(shared.server.code(), first, "a code is good for one guess");
-        *code.lock().unwrap() = shared.server.code();
+        assert_ne!(
+            shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into()),
+            first,
+            "a code is good for one guess"
+        );
+        *code.lock().unwrap() = shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into());
         let (_, error) = put(&client, "a");
         assert!(error.unwrap().to_string().contains("too many attempts"), "guesses are slow");
         std::thread::sleep(Duration::from_millis(1_100));
@@ -98,11 +102,11 @@ fn a_server_whose_client_forgot_it_asks_for_a_code_again() {
     let (to, mine, theirs) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
     let change = |options: &mut ShareOptions| options.keys = Some(server_keys(theirs.path()));
     share(to.path(), change, |shared| {
-        let code = Arc::new(Mutex::new(shared.server.code()));
+        let code = Arc::new(Mutex::new(shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into())));
         let (client, asked) = client(shared.port, mine.path(), code.clone());
         client.list(&RelPath::root(), &mut |_| {}).unwrap();
         fs::remove_file(mine.path().join("known_hosts")).unwrap();
-        *code.lock().unwrap() = shared.server.code();
+        *code.lock().unwrap() = shared.server.code_for(std::net::Ipv4Addr::LOCALHOST.into());
         client.list(&RelPath::root(), &mut |_| {}).unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     });

@@ -101,7 +101,7 @@ fn a_tree_that_is_there_is_compared_and_not_sent_again() {
             assert_eq!((summary.confirmed, summary.failed), (first.confirmed - 1, 1));
             assert!(summary.first_failure.as_ref().unwrap().contains("tree/small exists"), "{summary:?}");
             let mut replace = PutOptions::default();
-            replace.replace = true;
+            replace.if_exists = IfExists::Replace;
             shared.put_with(&top, "tree", &replace);
         },
     );
@@ -358,7 +358,7 @@ fn what_is_refused_is_said_and_nothing_is_written() {
         |_| {},
         |shared| {
             refused(shared, "there", "exists already");
-            refused(shared, "no/such/dir", "No such file");
+            refused(shared, "there/dir", "Not a directory");
             refused(shared, ".linger/x", "used by the receiver");
             refused(shared, ".LINGER/x", "used by the receiver");
             refused(shared, "@print", "no sink `@print`");
@@ -399,7 +399,7 @@ fn links_out_of_the_directory_lead_nowhere() {
             fs::write(&file, b"mine").unwrap();
             for into in ["out/new", "file", "zero"] {
                 let mut options = PutOptions::default();
-                options.replace = true;
+                options.if_exists = IfExists::Replace;
                 let (summary, error) = shared.try_put(&file, into, &options);
                 let delivered = summary.verdict(error.as_ref()) == ItemVerdict::Confirmed;
                 assert!(!delivered, "{into} {summary:?} {error:?}");

@@ -1,4 +1,4 @@
-//! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH.
+//! What the payload says about requests and responses: HTTP/1, TLS records, FastCGI records, SSH, and the lines of mail and FTP.
 //!
 //! One side's bytes are followed while they are in order and in the capture. After a gap nothing is known.
 
@@ -25,6 +25,10 @@ pub(crate) enum Protocol {
         stdin_ended: bool,
     },
     Ssh,
+    /// Commands or replies in lines (SMTP, FTP, POP3, IMAP), with whether the last one said goodbye.
+    Lines {
+        farewell: bool,
+    },
     Other,
 }
 
@@ -60,6 +64,9 @@ impl App {
             self.protocol = sniff(segment.payload);
             self.extent = Extent::Known(segment.seq);
         }
+        if let Protocol::Lines { .. } = self.protocol {
+            return self.lines(segment);
+        }
         let Extent::Known(end) = self.extent else {
             return self.last_chunk(segment);
         };
@@ -67,7 +74,7 @@ impl App {
             Protocol::Http { .. } => self.http(end, segment, peer),
             Protocol::Tls { .. } => self.tls(end, segment),
             Protocol::FastCgi { .. } => self.fastcgi(end, segment),
-            Protocol::Unseen | Protocol::Ssh | Protocol::Other => Extent::Lost,
+            Protocol::Unseen | Protocol::Ssh | Protocol::Lines { .. } | Protocol::Other => Extent::Lost,
         };
     }
 
@@ -118,6 +125,11 @@ impl App {
         matches!(self.protocol, Protocol::FastCgi { ended: true, .. })
     }
 
+    /// Whether the last line was a goodbye: whatever answers it, nobody has to read it.
+    pub(crate) fn has_said_goodbye(&self) -> bool {
+        matches!(self.protocol, Protocol::Lines { farewell: true })
+    }
+
     /// Whether the last record is a TLS alert in the clear.
     pub(crate) fn tls_alert(&self) -> bool {
         matches!(self.protocol, Protocol::Tls { record: 21, .. })
@@ -130,6 +142,17 @@ impl App {
             self.protocol,
             Protocol::Tls { record: 21, .. } | Protocol::Tls { record: 23, length: ..=19 }
         )
+    }
+
+    /// Lines, until STARTTLS or its like makes TLS records of them.
+    fn lines(&mut self, segment: &Segment<'_>) {
+        if let protocol @ Protocol::Tls { .. } = sniff(segment.payload) {
+            self.protocol = protocol;
+            self.extent = self.tls(segment.seq, segment);
+        } else if !segment.payload.is_empty() {
+            self.protocol = Protocol::Lines { farewell: says_goodbye(segment.payload) };
+            self.extent = Extent::Known(segment.seq.wrapping_add(segment.payload_len));
+        }
     }
 
     /// Looks whether a chunked body ends with this segment.
@@ -260,6 +283,38 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// Whether a stream begins as those of mail and FTP do: a server greets, a client says who it is.
+fn is_greeting(bytes: &[u8]) -> bool {
+    const GREETINGS: [&[u8]; 11] = [
+        b"220 ",
+        b"220-",
+        b"+OK",
+        b"* OK",
+        b"EHLO ",
+        b"HELO ",
+        b"LHLO ",
+        b"USER ",
+        b"CAPA\r\n",
+        b"AUTH ",
+        b"FEAT\r\n",
+    ];
+    let starts = |greeting: &&[u8]| {
+        bytes.get(..greeting.len()).is_some_and(|bytes| bytes.eq_ignore_ascii_case(greeting))
+    };
+    bytes.ends_with(b"\r\n") && GREETINGS.iter().any(starts)
+}
+
+/// Whether the last line ends the conversation: `QUIT` (SMTP, FTP, POP3), `LOGOUT` after a tag (IMAP), and the reply 221 (SMTP,
+/// FTP), after which RFC 5321 section 3.8 has the server close.
+fn says_goodbye(bytes: &[u8]) -> bool {
+    let Some(lines) = bytes.strip_suffix(b"\r\n") else { return false };
+    let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or(lines);
+    let command = last.rsplit(|byte| *byte == b' ').next().unwrap_or(last);
+    last.eq_ignore_ascii_case(b"QUIT")
+        || command.len() < last.len() && command.eq_ignore_ascii_case(b"LOGOUT")
+        || last.starts_with(b"221 ")
+}
+
 /// The protocol of a stream that begins with these bytes.
 fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 9] =
@@ -275,6 +330,7 @@ fn sniff(bytes: &[u8]) -> Protocol {
             Protocol::Http { head: false, messages: 0 }
         }
         _ if bytes.starts_with(b"SSH-") => Protocol::Ssh,
+        _ if is_greeting(bytes) => Protocol::Lines { farewell: false },
         _ => Protocol::Other,
     }
 }

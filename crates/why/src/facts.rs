@@ -275,6 +275,11 @@ impl<'a> Facts<'a> {
         let (client, server) = (&self.connection().sides[client], &self.connection().sides[1 - client]);
         let at = self.acknowledged_by(client, server);
         let missing = server.app.missing_after(at).filter(|&missing| missing > 0);
+        for (side, name) in [(client, "client"), (server, "server")] {
+            if side.app.has_said_goodbye() {
+                return Some(format!("the last line of the {name} was a goodbye"));
+            }
+        }
         match server.app.protocol {
             Protocol::Http { .. } if server.app.open_ended() && !server.has_fin() => {
                 Some("HTTP: the response was not finished (no last chunk, no end of stream)".into())

@@ -230,6 +230,9 @@ impl Judge<'_> {
         }
         // Everything that the sender wrote had arrived, its FIN too: it reset a farewell.
         let delivered = f.delivered(s, r);
+        if delivered && s.app.has_said_goodbye() {
+            return true;
+        }
         if class == Class::PassiveAfterFin && delivered {
             return f.alert_after_fin() || (s.late() == 0 && f.delivered(r, s));
         }

@@ -10,6 +10,7 @@
 mod common;
 mod experiment;
 mod fcgi;
+mod peers;
 mod probe;
 mod receipt;
 mod reset;
@@ -26,10 +27,11 @@ use serde::{Serialize, Serializer};
 
 pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, One};
 pub(crate) use fcgi::Fcgi;
+pub(crate) use peers::{KnownPeer, OwnKey};
 pub(crate) use probe::{Finding, Probe};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
 pub(crate) use reset::Reset;
-pub(crate) use run::{Refused, Report};
+pub(crate) use run::{Coverage, Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
 pub(crate) use watch::notice;
@@ -46,6 +48,7 @@ pub(crate) enum Verb {
     Get,
     Lab,
     Ls,
+    Peers,
     Probe,
     Put,
     Receipt,
@@ -65,6 +68,7 @@ impl Verb {
             Self::Get => "get",
             Self::Lab => "lab",
             Self::Ls => "ls",
+            Self::Peers => "peers",
             Self::Probe => "probe",
             Self::Put => "put",
             Self::Receipt => "receipt",

@@ -30,6 +30,8 @@ pub(crate) struct Report {
     bytes_saved: u64,
     /// Bytes never acknowledged.
     bytes_unacknowledged: u64,
+    /// Of those that lingered, the ones that ended with bytes never acknowledged.
+    lost: u64,
     /// Bytes of the peers that were read and thrown away.
     bytes_discarded: u64,
     /// Connections that linger now.
@@ -49,6 +51,10 @@ pub(crate) struct Report {
     /// Times that all descriptors of the program were looked at, to learn who else has a connection (with seccomp). Each
     /// makes the program's call wait in proportion to them.
     looks: u64,
+    /// Sockets on which the program listens; in the last report, those on which it listened last.
+    listeners: u64,
+    /// Those of them that are covered in each process that has them.
+    listeners_covered: u64,
 }
 
 impl LineBody for Report {
@@ -69,6 +75,7 @@ impl From<&linger_run::RunReport> for Report {
             would_have_reset: report.would_have_reset,
             bytes_saved: report.bytes_saved,
             bytes_unacknowledged: report.bytes_unacknowledged,
+            lost: report.lost,
             bytes_discarded: report.bytes_discarded,
             lingering: report.lingering,
             peer_closed: report.peer_closed,
@@ -78,6 +85,8 @@ impl From<&linger_run::RunReport> for Report {
             evicted: report.evicted,
             failed: report.failed,
             looks: report.looks,
+            listeners: report.listeners,
+            listeners_covered: report.listeners_covered,
         }
     }
 }
@@ -101,5 +110,52 @@ impl From<&linger_run::Refusal> for Refused {
     fn from(refusal: &linger_run::Refusal) -> Self {
         let name = refusal.name.json().into_owned();
         Self { pid: refusal.process, name, text: refusal.to_string() }
+    }
+}
+
+/// Which of the program's listeners are covered.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Coverage {
+    /// Sockets on which the program listens.
+    listeners: u64,
+    /// Those of them that are covered in each process that has them.
+    listeners_covered: u64,
+    /// Each listening socket with each process that has it.
+    processes: Vec<CoveredProcess>,
+}
+
+/// A process that has a listening socket.
+#[derive(Serialize, JsonSchema)]
+struct CoveredProcess {
+    /// Address and port, or the path of a unix socket.
+    address: String,
+    /// The process.
+    pid: u32,
+    /// The name that the process gave itself.
+    name: String,
+    /// How its closes are seen: "preload" or "seccomp"; null if they are not.
+    via: Option<&'static str>,
+    /// Why they are not.
+    reason: Option<&'static str>,
+    /// What to do about it.
+    remedy: Option<&'static str>,
+}
+
+impl LineBody for Coverage {
+    const KIND: &'static str = "coverage";
+}
+
+impl From<&linger_run::Coverage> for Coverage {
+    fn from(coverage: &linger_run::Coverage) -> Self {
+        let (listeners, listeners_covered) = coverage.counts();
+        let process = |one: &linger_run::CoveredListener| CoveredProcess {
+            address: one.address.json().into_owned(),
+            pid: one.process,
+            name: one.name.json().into_owned(),
+            via: one.covered.ok().map(linger_run::Via::name),
+            reason: one.covered.err().map(linger_run::Gap::reason),
+            remedy: one.covered.err().map(linger_run::Gap::remedy),
+        };
+        Self { listeners, listeners_covered, processes: coverage.listeners.iter().map(process).collect() }
     }
 }

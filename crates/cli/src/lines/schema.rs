@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, probe, receipt, reset, run, transfer, watch, why,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, peers, probe, receipt, reset, run, transfer, watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -57,9 +57,10 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
             kinds![experiment::Cell, experiment::Backlog, experiment::Lab, experiment::One, experiment::Exec]
         }
         Verb::Ls => kinds![transfer::ListedEntry],
+        Verb::Peers => kinds![peers::KnownPeer, peers::OwnKey],
         Verb::Probe => kinds![probe::Finding, probe::Probe],
         Verb::Receipt => kinds![receipt::CheckedEntry<'_>, receipt::VerifySummary],
-        Verb::Run => kinds![run::Report, run::Refused],
+        Verb::Run => kinds![run::Report, run::Coverage, run::Refused],
         Verb::Server => kinds![experiment::Hosting],
         Verb::Share => {
             [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()

@@ -1,7 +1,7 @@
 //! Lines of `linger put`, `get`, `ls` and `share`.
 
 use linger_transfer as library;
-use linger_transfer::{Confirmation, Error, Item, ItemVerdict, Progress, Summary, hex};
+use linger_transfer::{Confirmation, Error, Item, ItemVerdict, Progress, Refusal, Summary, hex};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ impl LineBody for Listening {
 pub(crate) struct Code {
     /// The code.
     pub(crate) code: String,
+    /// The only address that it is for, which has used up another one; null for everybody.
+    pub(crate) address: Option<String>,
 }
 
 impl LineBody for Code {
@@ -52,6 +54,8 @@ impl LineBody for Connected<'_> {
 struct Started {
     /// The entry's path.
     path: String,
+    /// Whether `path` is in hexadecimal, because it is not UTF-8.
+    path_is_hex: bool,
     /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
@@ -81,6 +85,8 @@ impl LineBody for Waiting {
 struct Verifying {
     /// The entry's path.
     path: String,
+    /// Whether `path` is in hexadecimal, because it is not UTF-8.
+    path_is_hex: bool,
 }
 
 impl LineBody for Verifying {
@@ -103,8 +109,10 @@ struct Confirmed<'a> {
     size_bytes: u64,
     /// BLAKE3 of the content, in hexadecimal; null for directories, links and unverified transfers.
     blake3: Option<String>,
-    /// The name at the receiver, as far as it can be printed.
+    /// The name at the receiver, in hexadecimal where it is not UTF-8.
     name: String,
+    /// Whether `name` is in hexadecimal.
+    name_is_hex: bool,
     /// What the receiver had done when it wrote this: `disk` or `memory`.
     durability: String,
     #[serde(flatten)]
@@ -120,15 +128,17 @@ impl LineBody for Confirmed<'_> {
 impl<'a> Confirmed<'a> {
     fn new(confirmation: &Confirmation, peer: &'a str) -> Self {
         let bytes = if confirmation.path.is_root() { &b""[..] } else { confirmation.path.as_bytes() };
-        let text = std::str::from_utf8(bytes).ok();
+        let (path, path_is_hex) = exact(bytes);
+        let (name, name_is_hex) = exact(confirmation.name.raw());
         Self {
             peer,
-            path: text.map_or_else(|| hex(bytes), str::to_owned),
-            path_is_hex: text.is_none(),
+            path,
+            path_is_hex,
             kind: word(confirmation.kind),
             size_bytes: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
-            name: confirmation.name.terminal().to_string(),
+            name,
+            name_is_hex,
             durability: word(confirmation.durability),
             at: at(confirmation.time),
             present: confirmation.present,
@@ -141,6 +151,8 @@ impl<'a> Confirmed<'a> {
 struct NotDelivered {
     /// The entry's path.
     path: String,
+    /// Whether `path` is in hexadecimal, because it is not UTF-8.
+    path_is_hex: bool,
     /// The reason, in one word.
     reason: String,
     /// The reason, in a sentence.
@@ -151,11 +163,28 @@ impl LineBody for NotDelivered {
     const KIND: &'static str = "not-delivered";
 }
 
+/// A rule left an entry out: that is no failure.
+#[derive(Serialize, JsonSchema)]
+struct Skipped {
+    /// The entry's path.
+    path: String,
+    /// Whether `path` is in hexadecimal.
+    path_is_hex: bool,
+    /// The rule, in a sentence.
+    text: String,
+}
+
+impl LineBody for Skipped {
+    const KIND: &'static str = "skipped";
+}
+
 /// In a dry run: what would be done.
 #[derive(Serialize, JsonSchema)]
 struct WouldSend {
     /// The entry's path.
     path: String,
+    /// Whether `path` is in hexadecimal, because it is not UTF-8.
+    path_is_hex: bool,
     /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
@@ -189,6 +218,8 @@ struct Account {
     confirmed_bytes: u64,
     /// Entries that are known not to be delivered.
     failed: u64,
+    /// Entries that a rule left out.
+    skipped: u64,
     /// Entries that were sent whole, without an answer.
     unconfirmed: u64,
     /// Entries that were begun or announced, and not sent whole.
@@ -207,6 +238,7 @@ impl Account {
             confirmed: summary.confirmed,
             confirmed_bytes: summary.bytes,
             failed: summary.failed,
+            skipped: summary.skipped,
             unconfirmed: summary.unconfirmed,
             unsent: summary.unsent,
             wire_bytes: summary.wire,
@@ -271,8 +303,10 @@ impl From<&library::Served> for ServedLine {
 /// One entry of a shared directory.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ListedEntry {
-    /// The entry's name, as far as it can be printed.
+    /// The entry's name, in hexadecimal where it is not UTF-8.
     name: String,
+    /// Whether `name` is in hexadecimal.
+    name_is_hex: bool,
     /// The entry's kind.
     #[schemars(schema_with = "kinds")]
     kind: String,
@@ -294,8 +328,10 @@ impl LineBody for ListedEntry {
 impl From<&Item> for ListedEntry {
     fn from(item: &Item) -> Self {
         let modified_seconds = seconds(item.mtime);
+        let (name, name_is_hex) = exact(item.name.raw());
         Self {
-            name: item.name.terminal().to_string(),
+            name,
+            name_is_hex,
             kind: word(item.kind),
             size_bytes: item.size,
             mode: item.mode,
@@ -309,22 +345,30 @@ impl From<&Item> for ListedEntry {
 pub(crate) fn progress(event: &Progress, peer: &str, out: &mut Stdout) -> Result<(), Stopped> {
     match event {
         Progress::Connected { secure } => out.json(&line(Connected { peer, encrypted: *secure })),
-        Progress::Started { path, kind, size, resumed } => out.json(&line(Started {
-            path: path.to_string(),
-            kind: word(*kind),
-            size_bytes: *size,
-            resumed_bytes: *resumed,
-        })),
+        Progress::Started { path, kind, size, resumed } => {
+            let (path, path_is_hex) = shown(path);
+            let (kind, size_bytes, resumed_bytes) = (word(*kind), *size, *resumed);
+            out.json(&line(Started { path, path_is_hex, kind, size_bytes, resumed_bytes }))
+        }
         Progress::Waiting { entries } => out.json(&line(Waiting { entries: *entries })),
-        Progress::Verifying { path } => out.json(&line(Verifying { path: path.to_string() })),
+        Progress::Verifying { path } => {
+            let (path, path_is_hex) = shown(path);
+            out.json(&line(Verifying { path, path_is_hex }))
+        }
         Progress::Confirmed(confirmation) => out.json(&line(Confirmed::new(confirmation, peer))),
-        Progress::NotDelivered { path, refusal, text } => out.json(&line(NotDelivered {
-            path: path.to_string(),
-            reason: word(*refusal),
-            text: with_hint(text),
-        })),
+        Progress::NotDelivered { path, refusal, text } => {
+            let (path, path_is_hex) = shown(path);
+            match refusal {
+                Refusal::Skipped => out.json(&line(Skipped { path, path_is_hex, text: text.to_string() })),
+                _ => {
+                    let (reason, text) = (word(*refusal), with_hint(text));
+                    out.json(&line(NotDelivered { path, path_is_hex, reason, text }))
+                }
+            }
+        }
         Progress::WouldSend { path, kind, bytes } => {
-            out.json(&line(WouldSend { path: path.to_string(), kind: word(*kind), size_bytes: *bytes }))
+            let (path, path_is_hex) = shown(path);
+            out.json(&line(WouldSend { path, path_is_hex, kind: word(*kind), size_bytes: *bytes }))
         }
         Progress::Retrying { error, pause } => {
             out.json(&line(Retrying { error: error.clone(), pause_seconds: *pause }))
@@ -332,6 +376,19 @@ pub(crate) fn progress(event: &Progress, peer: &str, out: &mut Stdout) -> Result
         _ => return Ok(()),
     }?;
     out.flush()
+}
+
+/// Bytes so that they can be read back: as they are if they are UTF-8, else in hexadecimal; and whether they are.
+fn exact(bytes: &[u8]) -> (String, bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), false),
+        Err(_) => (hex(bytes), true),
+    }
+}
+
+/// A path below the top; the top itself is `.`.
+fn shown(path: &library::RelPath) -> (String, bool) {
+    exact(if path.is_root() { b"." } else { path.as_bytes() })
 }
 
 /// The library's word for machines, as it serialises it.
@@ -359,5 +416,15 @@ pub(super) fn kinds_of_progress() -> Vec<common::LineKind> {
     macro_rules! kinds {
         ($($body:ty),* $(,)?) => { vec![$((<$body>::KIND, <$body as JsonSchema>::json_schema as _)),*] };
     }
-    kinds![Connected<'_>, Started, Waiting, Verifying, Confirmed<'_>, NotDelivered, WouldSend, Retrying]
+    kinds![
+        Connected<'_>,
+        Started,
+        Waiting,
+        Verifying,
+        Confirmed<'_>,
+        NotDelivered,
+        Skipped,
+        WouldSend,
+        Retrying
+    ]
 }

@@ -88,8 +88,10 @@ pub(crate) struct Summary {
     cut: u64,
     /// Packets whose headers contradict themselves.
     malformed: u64,
-    /// Packets of link types that this program does not know.
-    unknown_link: u64,
+    /// Packets with a layer that this program does not understand, in which there may be TCP.
+    not_understood: u64,
+    /// The layers that were not understood, the commonest first.
+    not_understood_layers: Vec<UnreadLayer>,
     /// Packets captured twice.
     duplicates: u64,
     /// Connections seen.
@@ -118,6 +120,15 @@ impl LineBody for Summary {
     const KIND: &'static str = "why";
 }
 
+/// Packets with one layer that was not understood.
+#[derive(Serialize, JsonSchema)]
+struct UnreadLayer {
+    /// The layer, such as `EtherType 8847`.
+    layer: String,
+    /// The number of packets.
+    packets: u64,
+}
+
 impl From<&library::Examined> for Summary {
     fn from(examined: &library::Examined) -> Self {
         let counts = &examined.counts;
@@ -130,7 +141,12 @@ impl From<&library::Examined> for Summary {
             fragments: counts.fragments,
             cut: counts.cut,
             malformed: counts.malformed,
-            unknown_link: counts.unknown_link,
+            not_understood: counts.not_understood,
+            not_understood_layers: examined
+                .not_understood
+                .iter()
+                .map(|(layer, packets)| UnreadLayer { layer: layer.to_string(), packets: *packets })
+                .collect(),
             duplicates: counts.duplicates,
             connections: counts.connections,
             forgotten: counts.forgotten,

@@ -30,6 +30,16 @@ impl Remote {
             }
             (own, other) => own.or(other).unwrap_or(PORT),
         };
+        let path = if path == b"/" { b"" } else { path };
+        let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        if first == b"~" || (first.first() == Some(&b'~') && first.len() < path.len()) {
+            let rest = Untrusted::from(&path[(first.len() + 1).min(path.len())..]);
+            let rest = rest.terminal();
+            let told = format!(
+                "paths are below the directory that is shared, which has no `~`; write {host}:{rest}, or {host}:./~ for that name"
+            );
+            return Err(usage(told));
+        }
         let place = Destination::typed(path).map_err(|why| usage(why.to_string()))?;
         Ok(Self { host: host.to_owned(), port, place })
     }
@@ -76,6 +86,10 @@ mod tests {
             ("host:.", "host", PORT, path("", true)),
             ("host:a/b", "host", PORT, path("a/b", false)),
             ("host:a/", "host", PORT, path("a", true)),
+            ("host:/", "host", PORT, path("", true)),
+            ("host:./~", "host", PORT, path("~", false)),
+            ("host:~lock", "host", PORT, path("~lock", false)),
+            ("host:a~", "host", PORT, path("a~", false)),
             ("host:a:b", "host", PORT, path("a:b", false)),
             ("host:@print", "host", PORT, Destination::Port("print".into())),
             ("host:./@print", "host", PORT, path("@print", false)),
@@ -120,6 +134,9 @@ mod tests {
             ("host:/etc", "is absolute"),
             ("host:8000:/etc", "is absolute"),
             ("host:../x", "a component `.`, `..`"),
+            ("host:~", "has no `~`; write host:, or host:./~ for that name"),
+            ("host:~/a/b", "has no `~`; write host:a/b"),
+            ("host:8000:~user/a", "has no `~`; write host:a"),
             ("host:0", "0 is no port"),
             ("host:65536", "65536 is no port, 1 to 65535; write host:./65536 for"),
             ("host:20240101", "write host:./20240101 for a file of that name"),

@@ -1,14 +1,19 @@
 //! `linger get` and `linger ls`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
-use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output};
+use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, confine_writes};
 
+use super::names;
+use super::several::Several;
 use super::show::Show;
-use super::{Connect, Copying, cannot_tell, conclude_told, is_stdio, refuse};
+use super::{Connect, Copying, cannot_tell, home, is_remote, is_stdio, refuse};
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
@@ -19,16 +24,13 @@ use crate::{exit, interrupt};
     after_help = "DEST is the new name, DEST/ the directory to put it in; without it, the current directory.\n\
     HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
     a file named 7117 is HOST:./7117.\n\n\
-    Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get server:@clipboard -\n\n\
+    Examples:\n  linger get server:disk.img\n  linger get server:src backup/\n  linger get 'server:logs/*.log' logs/\n  linger get server:@clipboard -\n\n\
     Exit status: 0 received and verified, 1 not received, 2 bad usage, 4 not possible here."
 )]
 pub(crate) struct GetArguments {
-    /// What to fetch.
-    #[arg(value_name = "HOST:[PORT:]PATH")]
-    from: OsString,
-    /// Where to; `-` is standard output.
-    #[arg(value_name = "DEST|-", default_value = "./", value_hint = ValueHint::AnyPath)]
-    to: PathBuf,
+    /// What to fetch, and where to; `-` is standard output. `*` and `?` in a path stand for names there.
+    #[arg(value_name = "HOST:[PORT:]PATH... [DEST|-]", required = true, value_hint = ValueHint::AnyPath)]
+    operands: Vec<OsString>,
     #[command(flatten)]
     copying: Copying,
     #[command(flatten)]
@@ -54,60 +56,149 @@ pub(crate) fn run(arguments: &GetArguments) -> ExitCode {
     get(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
+/// The operands before the last one, and the last one if it is a place here.
+fn split(operands: &[OsString]) -> (&[OsString], PathBuf) {
+    match operands {
+        [from @ .., to] if !from.is_empty() && !is_remote(to) => (from, PathBuf::from(to)),
+        all => (all, PathBuf::from("./")),
+    }
+}
+
 fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
-    let GetArguments { from, to, copying, connect } = arguments;
-    let remote = connect.remote(from)?;
+    let GetArguments { operands, copying, connect } = arguments;
+    let (from, to) = split(operands);
+    if !from.iter().any(|from| is_remote(from)) {
+        return Err(Error::Usage(
+            "nothing of it is on another machine: `linger put FILE HOST:` sends".into(),
+        ));
+    }
+    let remotes = from.iter().map(|from| connect.remote(from)).collect::<Result<Vec<_>, _>>()?;
     let mut options = GetOptions::default();
-    options.replace = copying.replace;
+    options.if_exists = copying.if_exists();
+    options.selection = copying.selection();
+    options.chmod.clone_from(&copying.chmod);
     options.verify = !copying.no_verify;
     options.dry_run = copying.dry_run;
     options.durability = copying.durability;
     options.patterns = copying.patterns()?;
     options.limit = copying.limit();
-    let output = if is_stdio(to) {
-        let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
-        let stdout = stdout
-            .map_err(|error| Error::Usage(format!("standard output cannot be written: {error}").into()))?;
-        Output::Stream(stdout)
-    } else {
-        Output::Path(to.clone())
-    };
-    let to_stdout = matches!(output, Output::Stream(_));
+    let to_stdout = is_stdio(&to);
     if to_stdout && connect.output.json {
         return Err(Error::Usage("--json and DEST `-` both want standard output".into()));
     }
-    let client = connect.client(&remote)?;
     interrupt::outlive_file_limit().map_err(|source| Error::Io {
         doing: "take",
         what: "signals".into(),
         source,
     })?;
-    super::end_on_signal(&client)?;
-    let top = match &remote.place {
-        Destination::Path { path, .. } => path.to_string(),
-        Destination::Port(name) => format!("@{name}"),
-        _ => String::new(),
-    };
-    let mut show = Show::new(connect.output.json, &remote.host, top, copying.receipt.as_deref(), None)?;
+    let mut wanted = Vec::new();
+    for remote in &remotes {
+        let client = Arc::new(connect.client(remote)?);
+        super::end_on_signal(&client)?;
+        for place in names::places(&client, &remote.place)? {
+            wanted.push((client.clone(), remote.host.as_str(), place));
+        }
+    }
+    let is_one = matches!(remotes.as_slice(), [one] if !names::is_pattern(&one.place));
+    let to = if is_one || to_stdout { to } else { directory(to)? };
+    let host = remotes.first().map_or("", |remote| remote.host.as_str());
+    let top = wanted.first().map_or_else(String::new, |(_, _, place)| named(place));
+    let mut show = Show::new(connect.output.json, host, top, copying.receipt.as_deref(), &[])?;
     if to_stdout {
         show.keep_stdout();
     }
-    let (summary, error) = client.get(&remote.place, &output, &options, &mut |progress| show.see(progress));
-    let told = show.finish(&summary, error.as_ref());
-    Ok(conclude_told(&summary, error.as_ref(), told))
+    confine(&to, copying)?;
+    let mut several = Several::default();
+    for (client, host, place) in &wanted {
+        if !is_one {
+            show.next_top(host, name_of(place));
+        }
+        let output = output(&to)?;
+        let (summary, error) = client.get(place, &output, &options, &mut |progress| show.see(progress));
+        if several.note(summary, error).is_break() {
+            break;
+        }
+    }
+    several.conclude(show)
+}
+
+/// Gives up writing anywhere but where the files land, where their receipts are kept, and where keys are.
+fn confine(to: &Path, copying: &Copying) -> Result<(), Error> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut places = vec![home()?];
+    places.extend(copying.receipt.as_deref().map(parent));
+    if !is_stdio(to) && !copying.dry_run {
+        let names_a_directory = to.as_os_str().as_bytes().ends_with(b"/") || to.file_name().is_none();
+        let place = if names_a_directory { to.to_owned() } else { parent(to) };
+        if !place.exists() {
+            std::fs::create_dir_all(&place).map_err(|source| Error::Io {
+                doing: "make the directory",
+                what: place.display().to_string(),
+                source,
+            })?;
+        }
+        places.push(place);
+    }
+    let places: Vec<_> = places.iter().map(PathBuf::as_path).collect();
+    let confined = confine_writes(&places);
+    tracing::debug!(?confined, "confined by Landlock to where it receives");
+    Ok(())
+}
+
+/// Where several things go: a directory.
+fn directory(to: PathBuf) -> Result<PathBuf, Error> {
+    let is_there = to.is_dir();
+    if !is_there && (to.exists() || !to.as_os_str().as_bytes().ends_with(b"/")) {
+        let shown = to.display();
+        return Err(Error::Usage(
+            format!(
+                "{shown} is no directory, and several things are to go there; write {shown}/ to make one"
+            )
+            .into(),
+        ));
+    }
+    // The final `/` says that it is a directory.
+    Ok(to.join(""))
+}
+
+fn output(to: &Path) -> Result<Output, Error> {
+    if !is_stdio(to) {
+        return Ok(Output::Path(to.to_owned()));
+    }
+    let stdout = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
+    stdout
+        .map(Output::Stream)
+        .map_err(|error| Error::Usage(format!("standard output cannot be written: {error}").into()))
+}
+
+/// What is fetched, as it is shown.
+fn named(place: &Destination) -> String {
+    match place {
+        Destination::Path { path, .. } => path.to_string(),
+        Destination::Port(name) => format!("@{name}"),
+        _ => String::new(),
+    }
+}
+
+/// Its last name, under which it lands.
+fn name_of(place: &Destination) -> String {
+    match place {
+        Destination::Path { path, .. } => {
+            path.split().map_or_else(String::new, |(_, name)| String::from_utf8_lossy(name).into_owned())
+        }
+        other => named(other),
+    }
 }
 
 pub(crate) fn list(arguments: &ListArguments) -> ExitCode {
     let ListArguments { what, connect } = arguments;
     let listed = connect.remote(what).and_then(|remote| {
-        let Destination::Path { path, .. } = &remote.place else {
-            return Err(Error::Usage("a sink or source cannot be listed".into()));
-        };
-        let mut items = Vec::new();
         let client = connect.client(&remote)?;
         super::end_on_signal(&client)?;
-        client.list(path, &mut |item| items.push(item))?;
-        Ok(items)
+        names::listing(&client, &remote.place)
     });
     let mut items = match listed {
         Ok(items) => items,
@@ -133,7 +224,11 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
             Kind::Pipe => "|",
             _ => "",
         };
-        out.text(format_args!("{:>14}  {}{mark}\n", item.size, item.name.terminal()))?;
+        let when = u64::try_from(item.mtime.seconds)
+            .ok()
+            .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        let when = when.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string());
+        out.text(format_args!("{:>14}  {when:20}  {}{mark}\n", item.size, item.name.terminal()))?;
     }
     out.flush()
 }

@@ -29,9 +29,7 @@ pub(crate) fn hint(remedy: &Remedy) -> Option<String> {
         Remedy::OpenTheWay => "is the machine on, and does every firewall let this port through?",
         Remedy::CheckHost => "is the name right? `getent hosts NAME` asks the same",
         Remedy::CheckService => "is it `linger share` that listens there?",
-        Remedy::ListFirst => {
-            "`linger ls` shows what is there; a directory to put something into has to be there already"
-        }
+        Remedy::ListFirst => "`linger ls` shows what is there",
         Remedy::FileInTheWay => "a file stands where a directory is meant; `linger ls` shows what is there",
         Remedy::CheckPermissions => {
             "the user that the program runs as there may not; `namei -l` of the path says who may"

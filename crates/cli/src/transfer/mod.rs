@@ -3,8 +3,11 @@
 mod address;
 pub(crate) mod get;
 pub(crate) mod hint;
+mod names;
+pub(crate) mod peers;
 pub(crate) mod put;
 pub(crate) mod receipt;
+mod several;
 pub(crate) mod share;
 mod show;
 
@@ -20,8 +23,8 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use linger_transfer::session::Deadlines;
 use linger_transfer::{
-    AskCode, Client, ClientKeys, ClientOptions, Durability, Error, Identity, ItemVerdict, Keyring, Security,
-    Summary,
+    AskCode, Chmod, Client, ClientKeys, ClientOptions, Durability, Error, Identity, IfExists, ItemVerdict,
+    Keyring, LinkMode, Security, Selection, Summary,
 };
 
 use crate::input::read_text;
@@ -35,7 +38,7 @@ use address::Remote;
 #[derive(Args, Debug)]
 pub(crate) struct Connect {
     /// The port of `linger share` there, 7117 if nothing is said; HOST:PORT:PATH says it too.
-    #[arg(long, value_name = "N", value_parser = port)]
+    #[arg(long, short_alias = 'P', value_name = "N", value_parser = port)]
     port: Option<u16>,
     /// Talk without encryption: whoever is in between can read and change everything.
     #[arg(long, conflicts_with = "tls")]
@@ -61,9 +64,27 @@ pub(crate) struct Connect {
 /// How to copy, in either direction.
 #[derive(Args, Debug)]
 pub(crate) struct Copying {
-    /// Overwrite what has the final name already.
-    #[arg(long)]
+    /// Overwrite what has the final name already: --if-exists replace.
+    #[arg(long, conflicts_with = "if_exists")]
     replace: bool,
+    /// Where other content has the final name: `fail`, `skip`, `replace`, or `keep-both` as `name (1)`.
+    #[arg(long, value_name = "WHAT", default_value = "fail", value_parser = if_exists())]
+    if_exists: IfExists,
+    /// Links: `keep` those that stay inside, `follow` to what they lead to, or `skip`.
+    #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = links())]
+    links: LinkMode,
+    /// Leave out devices, named pipes, sockets and links that lead out, and do not fail for them.
+    #[arg(long)]
+    skip_special: bool,
+    /// Send of growing files, such as logs, what they have when their turn comes.
+    #[arg(long)]
+    live: bool,
+    /// Modes of the copies, as 644, u=rwX,go=rX or D755,F644, whatever the umask is.
+    #[arg(long, value_name = "MODE")]
+    chmod: Option<Chmod>,
+    /// Directories are copied with all that is in them anyway.
+    #[arg(long, short, short_alias = 'a', hide = true)]
+    recursive: bool,
     /// Do not hash: the kernel moves the bytes, and the receipt is for the length alone.
     #[arg(long)]
     no_verify: bool,
@@ -102,7 +123,35 @@ fn durabilities() -> Names<Durability> {
     Names::new(LEVELS.map(|(name, _)| name), |name| one_of(&LEVELS, name))
 }
 
+fn if_exists() -> Names<IfExists> {
+    const WAYS: [(&str, IfExists); 4] = [
+        ("fail", IfExists::Fail),
+        ("skip", IfExists::Skip),
+        ("replace", IfExists::Replace),
+        ("keep-both", IfExists::KeepBoth),
+    ];
+    Names::new(WAYS.map(|(name, _)| name), |name| one_of(&WAYS, name))
+}
+
+fn links() -> Names<LinkMode> {
+    const WAYS: [(&str, LinkMode); 3] =
+        [("keep", LinkMode::Keep), ("follow", LinkMode::Follow), ("skip", LinkMode::Skip)];
+    Names::new(WAYS.map(|(name, _)| name), |name| one_of(&WAYS, name))
+}
+
 impl Copying {
+    fn if_exists(&self) -> IfExists {
+        if self.replace { IfExists::Replace } else { self.if_exists }
+    }
+
+    fn selection(&self) -> Selection {
+        let mut selection = Selection::default();
+        selection.links = self.links;
+        selection.skip_special = self.skip_special;
+        selection.live = self.live;
+        selection
+    }
+
     /// The lines of a .gitignore that the options amount to.
     fn patterns(&self) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
@@ -118,6 +167,12 @@ impl Copying {
     fn limit(&self) -> u64 {
         self.limit.map_or(0, |Rate(bytes)| bytes)
     }
+}
+
+/// Whether an operand is a place on another machine: as with scp(1), what has a `:` before any `/`.
+fn is_remote(operand: &std::ffi::OsStr) -> bool {
+    let bytes = operand.as_bytes();
+    bytes.starts_with(b"[") || bytes.iter().find(|byte| matches!(byte, b':' | b'/')) == Some(&b':')
 }
 
 impl Connect {

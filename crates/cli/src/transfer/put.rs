@@ -5,27 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use linger_transfer::{Error, Input, Patterns, Progress, PutOptions, scan};
+use linger_transfer::{Destination, Error, Input, Patterns, Progress, PutOptions, Summary, scan};
 
+use super::several::Several;
 use super::show::Show;
-use super::{Connect, Copying, conclude_told, is_stdio, refuse};
+use super::{Connect, Copying, is_remote, is_stdio, refuse};
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
 #[command(
     after_help = "HOST:PATH is the new name there, HOST:PATH/ the directory to put it in, HOST:@NAME a sink.\n\
     HOST:PORT, HOST:PORT:PATH and [ADDRESS]:PORT:PATH name the port. A number after the host is always a port:\n\
-    a file named 7117 is HOST:./7117.\n\n\
-    Examples:\n  linger put disk.img server:\n  linger put --receipt r.json src/ server:backup/\n  \
+    a file named 7117 is HOST:./7117. Missing directories are made.\n\n\
+    Examples:\n  linger put disk.img server:\n  linger put *.log server:logs/\n  linger put --receipt r.json src/ server:backup/\n  \
     pg_dump db | linger put - server:db.sql\n  linger put - server:@print < letter.ps\n\n\
     Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
 )]
 pub(crate) struct PutArguments {
     /// What to send; `-` is standard input.
-    #[arg(value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
-    from: PathBuf,
-    /// Where to.
-    #[arg(value_name = "HOST:[PORT:][PATH]")]
+    #[arg(value_name = "FILE|DIR|-", required = true, value_hint = ValueHint::AnyPath)]
+    from: Vec<PathBuf>,
+    /// Where to. Several go into the directory that is named.
+    #[arg(value_name = "HOST:[PORT:][PATH]", required = true)]
     to: OsString,
     #[command(flatten)]
     copying: Copying,
@@ -44,9 +45,19 @@ fn top(from: &Path) -> String {
 
 fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     let PutArguments { from, to, copying, connect } = arguments;
-    let remote = connect.remote(to)?;
+    if !is_remote(to) && from.iter().any(|from| is_remote(from.as_os_str())) {
+        return Err(Error::Usage(
+            "the last place is on this machine: `linger get HOST:PATH DEST` fetches".into(),
+        ));
+    }
+    let mut remote = connect.remote(to)?;
+    if let (Destination::Path { into, .. }, [_, _, ..]) = (&mut remote.place, &from[..]) {
+        *into = true;
+    }
     let mut options = PutOptions::default();
-    options.replace = copying.replace;
+    options.if_exists = copying.if_exists();
+    options.selection = copying.selection();
+    options.chmod.clone_from(&copying.chmod);
     options.verify = !copying.no_verify;
     options.dry_run = copying.dry_run;
     options.durability = copying.durability;
@@ -54,26 +65,44 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     options.limit = copying.limit();
     let client = connect.client(&remote)?;
     super::end_on_signal(&client)?;
-    let mut show =
-        Show::new(connect.output.json, &remote.host, top(from), copying.receipt.as_deref(), Some(from))?;
-    let input = if is_stdio(from) {
+    let mut show = Show::new(
+        connect.output.json,
+        &remote.host,
+        from.first().map_or_else(String::new, |from| top(from)),
+        copying.receipt.as_deref(),
+        &from.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
+    )?;
+    let mut several = Several::default();
+    for from in from {
+        if arguments.from.len() > 1 {
+            show.next_top(&remote.host, top(from));
+        }
+        let (summary, error) = match input(from, &options, &mut show) {
+            Ok(input) => client.put(input, &remote.place, &options, &mut |progress| show.see(progress)),
+            Err(error) => (Summary::default(), Some(error)),
+        };
+        if several.note(summary, error).is_break() {
+            break;
+        }
+    }
+    several.conclude(show)
+}
+
+fn input(from: &Path, options: &PutOptions, show: &mut Show) -> Result<Input, Error> {
+    if is_stdio(from) {
         // A duplicate, because std never closes fd 0.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);
         let stdin =
             stdin.map_err(|error| Error::Usage(format!("standard input cannot be read: {error}").into()))?;
-        Input::Pipe(stdin)
-    } else {
-        if show.is_watched() && from.is_dir() {
-            let (mut bytes, mut entries) = (0, 0);
-            scan(from, &options.patterns, &mut |_, size| {
-                (entries, bytes) = (entries + 1, bytes + size);
-                show.see(Progress::Scanning { entries, bytes });
-            })?;
-            show.total(bytes);
-        }
-        Input::Path(from.clone())
-    };
-    let (summary, error) = client.put(input, &remote.place, &options, &mut |progress| show.see(progress));
-    let told = show.finish(&summary, error.as_ref());
-    Ok(conclude_told(&summary, error.as_ref(), told))
+        return Ok(Input::Pipe(stdin));
+    }
+    if show.is_watched() && from.is_dir() {
+        let (mut bytes, mut entries) = (0, 0);
+        scan(from, options, &mut |_, size| {
+            (entries, bytes) = (entries + 1, bytes + size);
+            show.see(Progress::Scanning { entries, bytes });
+        })?;
+        show.total(bytes);
+    }
+    Ok(Input::Path(from.to_owned()))
 }

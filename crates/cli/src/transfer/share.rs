@@ -46,6 +46,9 @@ pub(crate) struct ShareArguments {
     /// Accept unencrypted connections from other machines too.
     #[arg(long)]
     insecure: bool,
+    /// Accept unencrypted connections over loopback from every user, and from whoever comes through a forward.
+    #[arg(long)]
+    insecure_loopback: bool,
     /// The least that is done before a receipt: `disk` syncs, `memory` does not.
     #[arg(long, value_name = "LEVEL", default_value = "memory", value_parser = durabilities())]
     durability: Durability,
@@ -119,7 +122,13 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
     let served = server.serve(&listener, most, &|serving| match serving {
         Serving::Code(code) => {
             told(&format!("code for a new machine: {code}"));
-            print(&|out| out.json(&line(lines::Code { code: code.clone() })));
+            print(&|out| out.json(&line(lines::Code { code: code.clone(), address: None })));
+        }
+        Serving::CodeFor(address, code) => {
+            told(&format!("code for a new machine at {address}: {code}"));
+            print(&|out| {
+                out.json(&line(lines::Code { code: code.clone(), address: Some(address.to_string()) }))
+            });
         }
         Serving::Progress(peer, progress) => {
             print(&|out| lines::progress(progress, &peer.ip().to_string(), out));
@@ -155,6 +164,7 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.displays = Displays::new(is_set("WAYLAND_DISPLAY"), is_set("DISPLAY"));
     options.durability = arguments.durability;
     options.insecure = arguments.insecure;
+    options.insecure_loopback = arguments.insecure_loopback;
     options.ending = arguments.ending;
     options.deadlines = super::deadlines(arguments.silence);
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);

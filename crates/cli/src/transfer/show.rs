@@ -20,6 +20,8 @@ pub(crate) struct Show {
     host: String,
     /// The name under which the top of the transfer is shown. Its own path, relative to the top, is empty.
     top: String,
+    /// The top's name as a directory of its own, if several are transferred.
+    below: Option<RelPath>,
     bar: ProgressBar,
     receipts: Option<Receipts<NewFile>>,
     /// Whether any receipt was written; if none was, the old file stays.
@@ -35,15 +37,16 @@ pub(crate) struct Show {
 }
 
 impl Show {
-    /// `input` is the path that is sent; the receipt file must be another one.
+    /// `inputs` are the paths that are sent; the receipt file must be another one.
     pub(crate) fn new(
         json: bool,
         host: &str,
         top: String,
         receipt: Option<&Path>,
-        input: Option<&Path>,
+        inputs: &[&Path],
     ) -> Result<Self, Error> {
-        let receipts = receipt.map(|path| NewFile::create(path, Content::Receipts, input)).transpose();
+        let receipts =
+            receipt.map(|path| NewFile::create(path, Content::Receipts, inputs.iter().copied())).transpose();
         let receipts = receipts.map_err(|refused| Error::Usage(refused.to_string().into()))?;
         let receipts = receipts.map(|file| Receipts::new(file, host));
         let bar = ProgressBar::no_length();
@@ -55,6 +58,7 @@ impl Show {
             json,
             host: host.to_owned(),
             top,
+            below: None,
             bar,
             receipts,
             kept: false,
@@ -64,6 +68,34 @@ impl Show {
             out: Stdout::new(),
             broken: None,
         })
+    }
+
+    /// Begins the next of several transfers. Its entries are named below its own name.
+    pub(crate) fn next_top(&mut self, host: &str, top: String) {
+        self.host = host.to_owned();
+        self.below = RelPath::root().child(top.as_bytes()).ok();
+        self.top = top;
+        self.bar.set_position(0);
+        self.bar.unset_length();
+    }
+
+    /// The same event with its path below the top's name, if there are several.
+    fn placed(&self, mut progress: Progress) -> Progress {
+        let Some(below) = &self.below else { return progress };
+        let place = |path: &mut RelPath| {
+            if let Ok(placed) = below.join(path) {
+                *path = placed;
+            }
+        };
+        match &mut progress {
+            Progress::Started { path, .. }
+            | Progress::Verifying { path }
+            | Progress::NotDelivered { path, .. }
+            | Progress::WouldSend { path, .. } => place(path),
+            Progress::Confirmed(confirmation) => place(&mut confirmation.path),
+            _ => {}
+        }
+        progress
     }
 
     /// Stops printing to stdout, which carries the content.
@@ -83,6 +115,7 @@ impl Show {
     }
 
     pub(crate) fn see(&mut self, progress: Progress) {
+        let progress = self.placed(progress);
         if self.json {
             self.print(|show| lines::progress(&progress, &show.host, &mut show.out));
         }
@@ -194,8 +227,12 @@ impl Show {
                 show.out.json(&line(end))?;
                 show.out.flush()
             });
-        } else if !self.single {
-            self.text(&format!("{} entries, {} bytes confirmed", summary.confirmed, summary.bytes));
+        } else if !self.single || self.below.is_some() {
+            let skipped = match summary.skipped {
+                0 => String::new(),
+                some => format!(", {some} left out"),
+            };
+            self.text(&format!("{} entries, {} bytes confirmed{skipped}", summary.confirmed, summary.bytes));
         }
         if let Some(receipts) = self.receipts.take().filter(|_| self.kept) {
             let kept = receipts.finish().map_err(receipts_lost);

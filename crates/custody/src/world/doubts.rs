@@ -17,8 +17,14 @@ pub(super) struct Doubts {
     several: BTreeSet<Inode>,
     /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
     obscure: BTreeMap<Pid, Obscure>,
-    /// One of them has sent a message that cannot be read: it may carry any shared connection.
+    /// A message was sent that cannot be read: it may carry any shared connection.
     opaque: bool,
+    /// Messages were sent unheard, which may be in flight.
+    unheard: bool,
+    /// Sockets that may have been sent unheard.
+    suspect: BTreeSet<Inode>,
+    /// What is held was closed, perhaps.
+    closed_unheard: bool,
 }
 
 /// A process that could not be looked at.
@@ -50,6 +56,30 @@ impl Doubts {
         self.opaque = true;
     }
 
+    /// Anything may have been copied, sent, and closed.
+    pub(super) fn unheard(&mut self) {
+        self.stray = true;
+        self.unheard = true;
+        self.closed_unheard = true;
+    }
+
+    /// All that was done unheard is over, and nothing is in flight: what is open now may have been sent to anybody, and what
+    /// comes later was not.
+    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>) {
+        self.unheard = false;
+        self.suspect.extend(open);
+    }
+
+    /// Whether what is held may have been closed without a word.
+    pub(super) fn is_closed_unheard(&self) -> bool {
+        self.closed_unheard
+    }
+
+    /// All that is held was looked for.
+    pub(super) fn looked_for_held(&mut self) {
+        self.closed_unheard = false;
+    }
+
     /// Notes a process that cannot be looked at; whether that is new.
     pub(super) fn hides(&mut self, pid: Pid) -> bool {
         let is_new = !self.obscure.contains_key(&pid);
@@ -72,14 +102,19 @@ impl Doubts {
         !self.obscure.is_empty()
     }
 
-    /// Whether a message that could not be read may carry a shared connection.
-    pub(super) fn is_opaque(&self) -> bool {
-        self.opaque
+    /// Whether a message that could not be read may carry a connection.
+    pub(super) fn is_opaque(&self, inode: Inode) -> bool {
+        self.is_any_opaque() || self.suspect.contains(&inode)
+    }
+
+    /// Whether such a message may carry any connection.
+    pub(super) fn is_any_opaque(&self) -> bool {
+        self.opaque || self.unheard
     }
 
     /// Whether a connection with one known fd may have others.
     pub(super) fn about(&self, inode: Inode) -> bool {
-        self.opaque || self.stray || self.any_hides() || self.several.contains(&inode)
+        self.is_opaque(inode) || self.stray || self.any_hides() || self.several.contains(&inode)
     }
 
     /// Whether some fd may be about to be copied, so that the copy cannot be seen yet.

@@ -56,7 +56,9 @@ impl World {
             self.release(cookie);
             return self.forget_ending(kept);
         }
-        if hidden || self.doubts.is_opaque() {
+        let inode = self.connections.get(&cookie).map(|connection| connection.inode);
+        let opaque = inode.map_or(self.doubts.is_any_opaque(), |inode| self.doubts.is_opaque(inode));
+        if hidden || opaque {
             self.refuse(kept);
         } else {
             self.end_shared(cookie, kept);

@@ -149,6 +149,11 @@ impl World {
             Event::Close { caller, seen, way } => self.push(Task::Close(seen, caller, way)),
             Event::Shutdown { seen, both } => self.push(Task::Shutdown(seen, both)),
             Event::Hidden { pid, does } => self.hidden(pid, does),
+            Event::Unheard => {
+                self.doubts.unheard();
+                self.push(Task::Orphans);
+            }
+            Event::Heard(census) => self.doubts.heard(census.names.keys().copied()),
             Event::Accepted { cookie, inode, pid } => self.accepted(cookie, inode, pid),
             Event::Closed(kept) => self.push(Task::Closed(kept)),
             Event::StillOpen(kept) => self.still_open(kept),

@@ -110,17 +110,21 @@ impl World {
         }
     }
 
-    /// Ends what processes held that have died.
+    /// Ends what processes held that have died, or have closed it without a word.
     pub(super) fn orphans(&mut self, known: &Known) -> Result<(), Ask> {
+        let any = self.doubts.is_closed_unheard();
         let is_orphan = |connection: &Connection| {
-            connection.held.is_some_and(|pid| !self.alive.contains_key(&pid)) && connection.kept.is_empty()
+            connection.held.is_some_and(|pid| any || !self.alive.contains_key(&pid))
+                && connection.kept.is_empty()
         };
         let orphans = self.connections.iter().filter(|(_, connection)| is_orphan(connection));
         let orphans: Vec<(Cookie, Inode)> = orphans.map(|(cookie, one)| (*cookie, one.inode)).collect();
         if orphans.is_empty() {
+            self.doubts.looked_for_held();
             return Ok(());
         }
         let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
+        self.doubts.looked_for_held();
         for (cookie, inode) in orphans {
             let blind = self.doubts.about(inode);
             let Some(connection) = self.connections.get_mut(&cookie) else { continue };
@@ -130,7 +134,7 @@ impl World {
             let waits = sent || blind && self.doubts.is_copying();
             match census.holder(inode) {
                 Some(heir) => self.inherit(cookie, heir),
-                None if (census.hidden || self.doubts.is_opaque()) && (shared || blind) && !waits => {
+                None if (census.hidden || self.doubts.is_opaque(inode)) && (shared || blind) && !waits => {
                     self.leave(cookie);
                 }
                 None => {

@@ -115,7 +115,7 @@ impl World {
             }
         }
         sole.into_iter().for_each(|cookie| self.unshare(cookie));
-        if certain && !self.doubts.is_opaque() {
+        if certain && !self.doubts.is_any_opaque() {
             let (connections, tasks) = (&self.connections, &self.tasks);
             self.shut_down.retain(|cookie, inode| {
                 let is_told = tasks.iter().any(|(task, _)| task.is_about(*cookie));
@@ -189,7 +189,7 @@ impl World {
         let census = known.census.as_ref().ok_or_else(|| self.census_ask())?;
         Ok(match census.holder(inode) {
             Some(pid) => Holder::Process(pid),
-            None if census.hidden || self.doubts.is_opaque() => Holder::Unknown,
+            None if census.hidden || self.doubts.is_opaque(inode) => Holder::Unknown,
             None if self.doubts.is_copying() => Holder::Unborn,
             None => Holder::Nobody,
         })

@@ -110,6 +110,11 @@ pub enum Event<'a> {
     Shutdown { seen: Seen, both: bool },
     /// The process does not let its fds be looked at (`ptrace(2)` access is refused), and does this.
     Hidden { pid: Pid, does: Unseen },
+    /// Calls were made that nobody was told of: somebody has answered in the driver's place. Told again while one of them may
+    /// not be over.
+    Unheard,
+    /// All calls of which nobody was told are over, and after that nothing was in flight; this is open since.
+    Heard(&'a Census),
     /// A connection was accepted in the program's place and given to it; the driver holds an fd of its own.
     Accepted { cookie: Cookie, inode: Inode, pid: Pid },
     /// The fd of a kept connection does not name it any more.

@@ -1,5 +1,7 @@
 //! Models of clock and alarm: time stands still, and an alarm that was set to whichever time rings when it is waited for.
 
+use std::time::Duration;
+
 use crate::sync::{Condvar, Mutex, lock};
 
 #[derive(Clone, Copy, Debug)]
@@ -22,20 +24,12 @@ pub(in crate::closer) struct Alarm {
 }
 
 impl Alarm {
-    pub(in crate::closer) fn new() -> rustix::io::Result<Self> {
+    pub(in crate::closer) fn new() -> std::io::Result<Self> {
         Ok(Self { set: Mutex::new(None), rings: Condvar::new() })
     }
 
-    pub(in crate::closer) fn register(
-        &self,
-        _epoll: std::os::fd::BorrowedFd<'_>,
-        _data: u64,
-    ) -> rustix::io::Result<()> {
-        Ok(())
-    }
-
-    pub(in crate::closer) fn set(&self, within: u64) {
-        *lock(&self.set) = Some(within);
+    pub(in crate::closer) fn set(&self, within: Duration) {
+        *lock(&self.set) = Some(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
         self.rings.notify_one();
     }
 

@@ -124,8 +124,8 @@ impl<A> Board<A> {
 
 impl<A> Shared<A> {
     /// # Errors
-    /// Returns the errors of `timerfd_create(2)`.
-    pub(super) fn new(most: usize) -> rustix::io::Result<Self> {
+    /// Returns the errors of [`Alarm::new`].
+    pub(super) fn new(most: usize) -> std::io::Result<Self> {
         let board = Board {
             arrivals: VecDeque::new(),
             watched: WatchList::new(),
@@ -223,7 +223,7 @@ impl<A> Shared<A> {
             board.look = look;
             // Under the lock, so that a later time never replaces an earlier one (model
             // `loom_the_earliest_time_wins`).
-            self.alarm.set(within);
+            self.alarm.set(Duration::from_nanos(within));
         }
         result
     }

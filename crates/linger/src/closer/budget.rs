@@ -1,6 +1,6 @@
 //! Bounds on what a closer may hold.
 
-use rustix::process::{Resource, getrlimit};
+use std::fmt;
 
 /// The bounds of all lingering sockets together. Plain data; every field may be set directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,11 @@ impl Default for Budget {
     /// Half of the descriptors that the process may have now (the soft `RLIMIT_NOFILE`), at most 4,096 sockets: 400 KB
     /// here. No other bound.
     fn default() -> Self {
-        let limit = getrlimit(Resource::Nofile).current;
-        Self { sockets: sockets_for(limit), sockets_per_peer: None, discard_per_second: None }
+        Self {
+            sockets: sockets_for(linger_sys::descriptor_limit()),
+            sockets_per_peer: None,
+            discard_per_second: None,
+        }
     }
 }
 
@@ -70,8 +73,7 @@ impl Budget {
 }
 
 /// A budget with which nothing could be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("budget field `{field}` {reason}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidBudget {
     /// The name of the field, as it stands in [`Budget`].
@@ -79,6 +81,14 @@ pub struct InvalidBudget {
     /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
+
+impl fmt::Display for InvalidBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "budget field `{}` {}", self.field, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidBudget {}
 
 /// The token bucket of `discard_per_second`: a tenth of a second's worth at most.
 #[derive(Debug)]

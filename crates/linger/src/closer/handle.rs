@@ -1,10 +1,10 @@
 //! The way from a handle to the board, which only the process that has the closer's thread may take.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use linger_sys::Process;
+use linger_sys::fd::OwnedFd;
 
 use super::alarm::Clock;
 use super::at_once::end_at_once;

@@ -24,11 +24,10 @@ mod tests;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::epoll;
+use linger_sys::fd::OwnedFd;
 
 pub use budget::{Budget, InvalidBudget};
 pub use counts::{EndedCounts, Snapshot};
@@ -49,7 +48,7 @@ pub(crate) use handle::Here;
 pub(crate) use place::{Look, Next, Place};
 #[cfg(feature = "tokio")]
 pub(crate) use watched::{Ticket, Watched};
-use worker::{ALARM, Worker};
+use worker::Worker;
 
 /// The callback for the outcome.
 type Watcher = Box<dyn FnOnce(Outcome) + Send>;
@@ -108,10 +107,8 @@ impl Closer {
     /// and of starting a thread, usually because a limit is reached.
     pub fn new(budget: Budget) -> io::Result<Self> {
         budget.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let shared = Arc::new(Shared::new(budget.sockets)?);
-        shared.alarm().register(epoll.as_fd(), ALARM)?;
-        let worker = Worker::new(Arc::clone(&shared), epoll, budget);
+        let worker = Worker::new(Arc::clone(&shared), budget)?;
         std::thread::Builder::new().name("linger-closer".into()).spawn(move || worker.run())?;
         Ok(Self { handle: Arc::new(Handle::new(shared)) })
     }

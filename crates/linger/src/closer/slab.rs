@@ -105,7 +105,7 @@ enum SlabSlot {
 }
 
 /// 96 bytes a lingering socket, of which three are for each of the peers and timers of the worst case.
-const _: () = assert!(size_of::<SlabSlot>() <= 96);
+const _: () = assert!(size_of::<SlabSlot>() <= 96 + 2 * (size_of::<linger_sys::fd::OwnedFd>() - 4));
 
 /// All entries, by index.
 #[derive(Debug)]

@@ -52,9 +52,10 @@ impl<A> WatchList<A> {
 
     /// Takes the sockets whose deadlines have passed.
     pub(super) fn take(&mut self, now: u64, taken: &mut Vec<Arc<dyn Watched<A>>>) {
-        while let Some((until, watched)) = self.sockets.front_mut()
-            && *until <= now
-        {
+        while let Some((until, watched)) = self.sockets.front_mut() {
+            if *until > now {
+                break;
+            }
             taken.extend(watched.take());
             self.drop_empty_places();
         }

@@ -1,14 +1,12 @@
-//! The closer's thread: an edge-triggered epoll, a timer wheel, and the machine of each socket.
+//! The closer's thread: a reactor, a timer wheel, and the machine of each socket.
 
 use std::collections::{HashMap, VecDeque};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use linger_sys::Discarder;
-use rustix::event::{Timespec, epoll};
+use linger_sys::{Discarder, Reactor, Ready, ReadyList};
 
 use super::board::{Orders, Report, Shared, Work};
 use super::budget::{Budget, Throttle};
@@ -31,12 +29,9 @@ const BATCH: usize = 256;
 /// Room for arrivals that is kept for the next ones.
 const KEPT: usize = 64;
 
-/// The alarm's data in the epoll; no index of a socket.
-pub(super) const ALARM: u64 = u64::MAX;
-
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    epoll: OwnedFd,
+    reactor: Reactor,
     budget: Budget,
     slab: Slab,
     wheel: Wheel,
@@ -60,10 +55,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, epoll: OwnedFd, budget: Budget) -> Self {
-        Self {
+    /// # Errors
+    /// Returns the errors of [`Reactor::new`].
+    pub(super) fn new(shared: Arc<Shared>, budget: Budget) -> io::Result<Self> {
+        let reactor = reactor(&shared)?;
+        Ok(Self {
             shared,
-            epoll,
+            reactor,
             budget,
             slab: Slab::new(),
             wheel: Wheel::new(),
@@ -78,14 +76,14 @@ impl Worker {
             work: Work::new(),
             orders: Orders::default(),
             report: Report::default(),
-        }
+        })
     }
 
     /// Works until the closer is dropped and the last socket has ended.
     pub(super) fn run(mut self) {
-        let mut events = Box::new([const { MaybeUninit::<epoll::Event>::uninit() }; BATCH]);
+        let mut ready = ReadyList::new(BATCH);
         while self.turn() {
-            self.await_events(&mut events[..]);
+            self.await_events(&mut ready);
         }
         self.publish();
     }
@@ -147,7 +145,7 @@ impl Worker {
 
     /// Does what the machine asks for until it wants to wait, has ended, or has used up its turn.
     ///
-    /// `fresh`: epoll has just reported the socket readable and not closed; later data raises a new event.
+    /// `fresh`: see [`Ready::is_fresh`].
     fn drive(&mut self, index: u32, mut turn: u64, fresh: bool) {
         let Self { slab, discarder, throttle, now, .. } = self;
         let Some(entry) = slab.get(index) else { return };
@@ -178,7 +176,7 @@ impl Worker {
                 Action::Wait { until } => match self.wait(index, until) {
                     Ok(()) => return,
                     // Without events nothing can be promised.
-                    Err(error) => return self.fail(index, error.into()),
+                    Err(error) => return self.fail(index, &error),
                 },
                 Action::Close { abort, outcome } => return self.end(index, abort, outcome),
             };
@@ -198,20 +196,17 @@ impl Worker {
         }
     }
 
-    fn wait(&mut self, index: u32, until: u64) -> rustix::io::Result<()> {
+    fn wait(&mut self, index: u32, until: u64) -> io::Result<()> {
         let Some(entry) = self.slab.get(index) else { return Ok(()) };
+        let (socket, key) = (entry.socket.as_fd(), u64::from(index));
         if entry.flags.set(Flags::REGISTERED) {
-            // Edge-triggered with EPOLLOUT: the acknowledgement of the FIN raises an event
-            // (`tcp_rcv_state_process`). What has happened until now is reported at once.
-            let mut interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-            if !entry.core.acknowledged() {
-                interest |= epoll::EventFlags::OUT;
-            }
-            let data = epoll::EventData::new_u64(u64::from(index));
-            if let Err(error) = epoll::add(&self.epoll, entry.socket.as_fd(), data, interest) {
+            if let Err(error) = self.reactor.add(socket, key, !entry.core.acknowledged()) {
                 entry.flags.clear(Flags::REGISTERED);
                 return Err(error);
             }
+        } else if !entry.core.is_sated() && !entry.core.end_of_stream() {
+            // What nobody reads any more would be reported for ever.
+            self.reactor.again(socket, key)?;
         }
         // A later deadline is handled when the timer fires; an earlier one must be re-armed now.
         let nearer = entry.core.acknowledged() && entry.flags.set(Flags::ACKNOWLEDGED);
@@ -259,9 +254,8 @@ impl Worker {
                 break;
             }
             let Some(index) = self.queue.pop_front() else { break };
-            if let Some(entry) = self.slab.get(index)
-                && entry.flags.has(Flags::QUEUED)
-            {
+            let Some(entry) = self.slab.get(index) else { continue };
+            if entry.flags.has(Flags::QUEUED) {
                 entry.flags.clear(Flags::QUEUED);
                 self.drive(index, TURN, false);
             }
@@ -271,38 +265,24 @@ impl Worker {
         }
     }
 
-    fn await_events(&mut self, events: &mut [MaybeUninit<epoll::Event>]) {
+    fn await_events(&mut self, ready: &mut ReadyList) {
         let turn = (!self.queue.is_empty()).then(|| self.throttle.refilled());
         let until = earliest([self.wheel.next(), turn, self.work.next]);
         self.publish();
         let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(self.now)));
-        let timeout =
-            timeout.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 }));
-        let got = match epoll::wait(&self.epoll, events, timeout.as_ref()) {
-            Ok((got, _)) => got,
-            // Interrupted: the next turn asks again.
-            Err(_) => return,
-        };
+        self.reactor.wait(ready, timeout);
         self.now = self.shared.clock().now();
-        for event in got {
-            let data = event.data.u64();
-            if data == ALARM {
-                continue;
-            }
+        for Ready { key, is_over, is_fresh, .. } in ready.iter() {
             // A stale event for a reused index causes one spurious wake-up.
-            let index = data as u32;
+            let index = key as u32;
             let Some(entry) = self.slab.get(index) else { continue };
-            let flags = event.flags;
-            let over = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             // Before the end of the stream the next read tells of a reset; after it nothing is read any more.
-            let seen = match over && entry.core.end_of_stream() && entry.socket.is_dead() {
+            let seen = match is_over && entry.core.end_of_stream() && entry.socket.is_dead() {
                 true => entry.socket.pending().unwrap_or(Event::Reset),
                 false => Event::Woken,
             };
             entry.core.on(seen, self.now);
-            // The end of a connection, for whatever reason, shuts its receiving side (`tcp_done`,
-            // `unix_release_sock`): epoll reports RDHUP.
-            self.drive(index, TURN, !flags.contains(epoll::EventFlags::RDHUP));
+            self.drive(index, TURN, is_fresh);
         }
     }
 
@@ -341,7 +321,7 @@ impl Worker {
         entry.core.hurry(left, left, self.now);
     }
 
-    fn fail(&mut self, index: u32, error: std::io::Error) {
+    fn fail(&mut self, index: u32, error: &io::Error) {
         let Some(entry) = self.slab.get(index) else { return };
         entry.core.on(Event::Failed(error.kind()), self.now);
         if let Action::Close { abort, outcome } = entry.core.next(self.now) {
@@ -363,9 +343,7 @@ impl Worker {
         self.peers.leave(&mut self.slab, index, peer);
         let Some(entry) = self.slab.remove(index) else { return };
         if flags.has(Flags::REGISTERED) && !entry.socket.is_lost() {
-            // While another fd of the socket is open anywhere, closing this one would not remove it from the epoll
-            // (`epoll(7)`).
-            let _ = epoll::delete(&self.epoll, entry.socket.as_fd());
+            self.reactor.remove(entry.socket.as_fd());
         }
         entry.socket.close(abort);
         let watcher = if flags.has(Flags::WATCHED) { self.watchers.remove(&index) } else { None };
@@ -387,6 +365,17 @@ impl Worker {
         }
         self.report.reported += 1;
     }
+}
+
+#[cfg(not(loom))]
+fn reactor(shared: &Shared) -> io::Result<Reactor> {
+    Reactor::new(shared.alarm())
+}
+
+/// The models have an alarm of their own, and no thread.
+#[cfg(loom)]
+fn reactor(_: &Shared) -> io::Result<Reactor> {
+    Reactor::new(&linger_sys::Alarm::new()?)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -32,9 +32,8 @@ pub(super) enum Late {
 
 impl Late {
     pub(super) fn discard<B: Body + Unpin + Send + 'static>(self, rest: Rest<B>) {
-        if let Self::Discard { unread, expects } = self
-            && (rest.was_polled || !expects)
-        {
+        let Self::Discard { unread, expects } = self else { return };
+        if rest.was_polled || !expects {
             drop(discard(rest.body, unread));
         }
     }

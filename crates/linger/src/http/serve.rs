@@ -253,12 +253,10 @@ struct Stopping<F> {
 
 impl<F: Future<Output = Instant> + Unpin> Stopping<F> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Instant> {
-        if self.told.is_none()
-            && let Poll::Ready(until) = Pin::new(&mut self.until).poll(context)
-        {
-            self.told = Some(until);
+        match self.told {
+            Some(until) => Poll::Ready(until),
+            None => Pin::new(&mut self.until).poll(context).map(|until| *self.told.insert(until)),
         }
-        self.told.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -276,15 +274,14 @@ where
         if stream.get_mut().poll_readable(context).is_ready() {
             return Poll::Ready(true);
         }
-        if timer.is_none()
-            && let Poll::Ready(until) = stop.poll(context)
-        {
-            timer = Some(Box::pin(sleep_until(until)));
-        }
-        match &mut timer {
-            Some(timer) => timer.as_mut().poll(context).map(|()| false),
-            None => Poll::Pending,
-        }
+        let timer = match &mut timer {
+            Some(timer) => timer,
+            None => match stop.poll(context) {
+                Poll::Ready(until) => timer.insert(Box::pin(sleep_until(until))),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        timer.as_mut().poll(context).map(|()| false)
     })
     .await
 }

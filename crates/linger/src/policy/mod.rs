@@ -3,6 +3,7 @@
 #[cfg(feature = "serde")]
 mod written;
 
+use std::fmt;
 use std::time::Duration;
 
 /// The values of [`Policy::default`], with their reasons.
@@ -232,8 +233,7 @@ impl Policy {
 }
 
 /// A policy that contradicts itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("policy field `{field}` {reason}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidPolicy {
     /// The name of the field, as it stands in [`Policy`].
@@ -241,6 +241,14 @@ pub struct InvalidPolicy {
     /// The fault, as the rest of a sentence.
     pub reason: &'static str,
 }
+
+impl fmt::Display for InvalidPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy field `{}` {}", self.field, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidPolicy {}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

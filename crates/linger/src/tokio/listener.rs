@@ -1,10 +1,9 @@
 //! Accepting connections that linger, also when descriptors run out, up to the last one in the accept queue.
 
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Lingering, Stream};
 use crate::{Closer, Policy};
@@ -96,26 +95,36 @@ impl Accept for TcpListener {
     }
 }
 
-impl Accept for UnixListener {
-    type Io = UnixStream;
-    type Addr = Arc<tokio::net::unix::SocketAddr>;
+#[cfg(unix)]
+mod unix {
+    use std::io;
+    use std::sync::Arc;
 
-    async fn accept(&mut self) -> io::Result<(UnixStream, Self::Addr)> {
-        Self::accept(self).await.map(|(stream, address)| (stream, Arc::new(address)))
-    }
+    use tokio::net::{UnixListener, UnixStream};
 
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.local_addr().map(Arc::new)
-    }
+    use super::{Accept, rest};
 
-    async fn close(self) -> Vec<(UnixStream, Self::Addr)> {
-        let Ok(listener) = self.into_std() else { return Vec::new() };
-        let accept = || {
-            let (stream, address) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((UnixStream::from_std(stream)?, Arc::new(tokio::net::unix::SocketAddr::from(address))))
-        };
-        rest(accept)
+    impl Accept for UnixListener {
+        type Io = UnixStream;
+        type Addr = Arc<tokio::net::unix::SocketAddr>;
+
+        async fn accept(&mut self) -> io::Result<(UnixStream, Self::Addr)> {
+            Self::accept(self).await.map(|(stream, address)| (stream, Arc::new(address)))
+        }
+
+        fn local_addr(&self) -> io::Result<Self::Addr> {
+            self.local_addr().map(Arc::new)
+        }
+
+        async fn close(self) -> Vec<(UnixStream, Self::Addr)> {
+            let Ok(listener) = self.into_std() else { return Vec::new() };
+            let accept = || {
+                let (stream, address) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((UnixStream::from_std(stream)?, Arc::new(tokio::net::unix::SocketAddr::from(address))))
+            };
+            rest(accept)
+        }
     }
 }
 

@@ -12,14 +12,16 @@ mod listener;
 mod serve;
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use linger_sys::Family;
+use linger_sys::fd::{AsFd, OwnedFd};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
 pub use self::connection::Connection;
 use self::ending::LingeringClose;
@@ -145,6 +147,7 @@ macro_rules! stream {
 }
 
 stream!(TcpStream, Family::Tcp);
+#[cfg(unix)]
 stream!(UnixStream, Family::Unix);
 
 /// Ends a connection so that the peer gets every byte that was written, and says what became of it: what

@@ -198,9 +198,7 @@ async fn next<L: Accept>(
 ) -> Option<(Lingering<L::Io>, L::Addr)> {
     let mut accept = pin!(listener.accept());
     poll_fn(|context| {
-        if let Some(signal) = signal
-            && signal.as_mut().poll(context).is_ready()
-        {
+        if signal.as_mut().is_some_and(|signal| signal.as_mut().poll(context).is_ready()) {
             return Poll::Ready(None);
         }
         accept.as_mut().poll(context).map(Some)

@@ -117,6 +117,12 @@ pub(crate) fn no_resets(before: &Counters) {
     assert!(count <= since.of("RetransSegs") && !causes.contains("TCPAbort"), "{causes}; all: {all:?}");
 }
 
+/// How many of so many closes that lost nothing are counted as undelivered: all of them where nobody tells what was
+/// acknowledged.
+pub(crate) fn undelivered(closes: u64) -> u64 {
+    if linger_sys::TELLS_ACKNOWLEDGED { 0 } else { closes }
+}
+
 /// Waits until a closer has come to that.
 #[track_caller]
 pub(crate) fn until(closer: &Closer, what: impl Fn(&Snapshot) -> bool) -> Snapshot {

@@ -20,8 +20,6 @@ pub(crate) enum When {
     Always,
     /// The argument is one of these.
     Is(u8, &'static [u32]),
-    /// The argument is not this.
-    IsNot(u8, u32),
     /// The argument has none of these bits.
     Lacks(u8, u32),
 }
@@ -66,7 +64,6 @@ impl Filter {
                     block.extend([allow, ask]);
                     block
                 }
-                When::IsNot(number, value) => vec![argument(number), line(EQUAL, value, 0, 1), allow, ask],
                 When::Lacks(number, bits) => vec![argument(number), line(ANY_BIT, bits, 0, 1), allow, ask],
             };
             lines.push(line(EQUAL, rule.call as u32, 0, block.len() as u8));

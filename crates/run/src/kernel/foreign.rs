@@ -1,7 +1,9 @@
 //! System calls on another process: pidfds of its threads, reading and writing its memory, accepting for it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::process::{Pid, PidfdFlags};
 
@@ -39,7 +41,8 @@ pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(peer.pid).ok().filter(|pid| result == 0 && *pid != 0)
 }
 
-/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full.
+/// Reads another process's memory (`process_vm_readv(2)`) until `into` is full. Where a profile refuses the call, which needs
+/// the same right as the process's file in `/proc`, through that.
 ///
 /// # Errors
 /// `EFAULT` for an invalid address, `EPERM`, `ESRCH`.
@@ -51,13 +54,27 @@ pub(crate) fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> io::Res
         libc::process_vm_readv(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
     };
     match usize::try_from(got) {
-        Err(_) => Err(io::Error::last_os_error()),
+        Err(_) => or_by_file(io::Error::last_os_error(), || {
+            File::open(format!("/proc/{thread}/mem"))?.read_exact_at(into, address)
+        }),
         Ok(got) if got == into.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
     }
 }
 
-/// Writes all of `from` into another process's memory (`process_vm_writev(2)`).
+/// Another way to another process's memory, if the call was not permitted.
+fn or_by_file(refused: io::Error, file: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    match refused.raw_os_error() {
+        Some(libc::EPERM | libc::ENOSYS) => file().map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => refused,
+            // What is no address of the process's is read and written short, or fails with EIO (`mem_rw` in Linux).
+            _ => io::Error::from_raw_os_error(libc::EFAULT),
+        }),
+        _ => Err(refused),
+    }
+}
+
+/// Writes all of `from` into another process's memory (`process_vm_writev(2)`, or as [`read_memory`]).
 ///
 /// # Errors
 /// As [`read_memory`].
@@ -69,10 +86,27 @@ pub(crate) fn write_memory(thread: u32, address: u64, from: &[u8]) -> io::Result
         libc::process_vm_writev(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
     };
     match usize::try_from(got) {
-        Err(_) => Err(io::Error::last_os_error()),
+        Err(_) => or_by_file(io::Error::last_os_error(), || {
+            let memory = File::options().write(true).open(format!("/proc/{thread}/mem"))?;
+            memory.write_all_at(from, address)
+        }),
         Ok(got) if got == from.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
     }
+}
+
+/// Makes a socket with the numbers that a program gave (`socket(2)`).
+///
+/// # Errors
+/// Those of the call.
+pub(crate) fn make_socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: three numbers.
+    let fd = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new fd that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Accepts a connection. Also returns the peer's address in the kernel's format (`accept4(2)`).

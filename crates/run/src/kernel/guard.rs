@@ -1,4 +1,4 @@
-//! The guard: a process that answers notifications once the supervisor has died.
+//! The guard: a process that answers notifications once the supervisor has died, and while it is stopped.
 
 use std::io;
 use std::mem::zeroed;
@@ -28,12 +28,15 @@ impl Listener {
 
     fn stand_in(&self, alive: RawFd) -> ! {
         let listener = self.as_fd().as_raw_fd();
-        let (low, high) = (alive.min(listener) as u32, alive.max(listener) as u32);
-        for (first, last) in [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, u32::MAX)] {
-            if first <= last {
+        let mut own = [alive as u32, listener as u32, self.news().as_raw_fd() as u32];
+        own.sort_unstable();
+        let mut first = 0;
+        for fd in own.into_iter().chain([u32::MAX]) {
+            if first < fd {
                 // SAFETY: nothing in this process uses any other fd; the write end of `alive` must go.
-                unsafe { libc::close_range(first, last, 0) };
+                unsafe { libc::close_range(first, fd - 1, 0) };
             }
+            first = fd.saturating_add(1);
         }
         // SAFETY: an empty set of signals is a valid value, which is filled next.
         let mut all: libc::sigset_t = unsafe { zeroed() };
@@ -43,20 +46,112 @@ impl Listener {
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
         // SAFETY: reads a string that ends in a zero.
         unsafe { libc::prctl(libc::PR_SET_NAME, c"linger-guard".as_ptr()) };
-        let wait = |fd, events| {
-            let mut one = libc::pollfd { fd, events, revents: 0 };
-            // SAFETY: one live pollfd.
-            unsafe { libc::poll(&raw mut one, 1, -1) };
-            one.revents
-        };
-        while wait(alive, 0) & libc::POLLHUP == 0 {}
+        self.stand_by(alive);
         self.go_on_with_all();
-        while wait(listener, libc::POLLIN) & libc::POLLHUP == 0 {
-            if let Ok(Some(notification)) = self.next() {
-                self.go_on(notification.id);
-            }
+        while wait(&mut [(listener, libc::POLLIN)], -1)[0] & libc::POLLHUP == 0 {
+            self.go_on_with_next();
         }
         // SAFETY: ends this process without running the supervisor's exit handlers.
         unsafe { libc::_exit(0) }
+    }
+
+    /// Waits for the supervisor's death. While something is asked, and only then, it looks now and then whether the supervisor
+    /// is stopped, and then lets happen what is asked.
+    fn stand_by(&self, alive: RawFd) {
+        let listener = self.as_fd().as_raw_fd();
+        // SAFETY: takes nothing, changes nothing.
+        let supervisor = unsafe { libc::getppid() };
+        loop {
+            let [end, asked] = wait(&mut [(alive, 0), (listener, libc::POLLIN)], -1);
+            if end & libc::POLLHUP != 0 {
+                return;
+            }
+            if asked & libc::POLLHUP != 0 {
+                // Nobody asks any more: the supervisor's end is next.
+                wait(&mut [(alive, 0)], -1);
+                return;
+            }
+            let mut idle = 0;
+            while idle < IDLE {
+                if wait(&mut [(alive, 0)], TICK_MS)[0] & libc::POLLHUP != 0 {
+                    return;
+                }
+                let mut asked = wait(&mut [(listener, libc::POLLIN)], 0)[0];
+                idle = if asked == 0 && self.is_answered() { idle + 1 } else { 0 };
+                if idle > 0 || !is_stopped(supervisor) {
+                    continue;
+                }
+                self.tell();
+                self.go_on_with_all();
+                while asked & libc::POLLIN != 0 && is_stopped(supervisor) {
+                    self.go_on_with_next();
+                    [asked] = wait(&mut [(listener, libc::POLLIN)], TICK_MS);
+                }
+            }
+        }
+    }
+}
+
+/// How often the guard looks whether the supervisor is stopped, while something is asked; a call is answered after two looks
+/// at the latest.
+const TICK_MS: i32 = 40;
+
+/// So many looks at which nothing is asked end them, until something is.
+const IDLE: u32 = 3;
+
+/// Polls descriptors. Makes system calls only.
+fn wait<const N: usize>(fds: &mut [(RawFd, i16); N], milliseconds: i32) -> [i16; N] {
+    let mut all = fds.map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
+    // SAFETY: as many live pollfds.
+    unsafe { libc::poll(all.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+    all.map(|one| one.revents)
+}
+
+/// Whether a process is stopped by a signal or a debugger (`T` and `t` in proc_pid_stat(5)). Makes system calls only.
+fn is_stopped(process: i32) -> bool {
+    // "/proc/", the digits from the end, "/stat", and a zero.
+    let mut path = *b"/proc/0000000000/stat\0";
+    let mut left = process;
+    for place in (6..16).rev() {
+        path[place] = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    let first = 6 + path[6..15].iter().take_while(|digit| **digit == b'0').count();
+    path.copy_within(first.., 6);
+    // SAFETY: a string that ends in a zero, which the copy has moved along.
+    let file = unsafe { libc::open(path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return false;
+    }
+    let mut text = [0u8; 256];
+    // SAFETY: writes at most as many bytes as the live array has.
+    let read = unsafe { libc::read(file, text.as_mut_ptr().cast(), text.len()) };
+    // SAFETY: opened above.
+    unsafe { libc::close(file) };
+    let text = text.get(..usize::try_from(read).unwrap_or(0)).unwrap_or_default();
+    // The name, in parentheses, may have any character, but no more than 64 of them.
+    let name = text.iter().rposition(|byte| *byte == b')').unwrap_or(text.len());
+    matches!(text.get(name + 2), Some(b'T' | b't'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+    use super::*;
+
+    #[test]
+    fn a_stopped_process_is_seen_and_a_running_one_is_not() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (pid, raw) = (Pid::from_child(&child), child.id() as i32);
+        assert!(!is_stopped(raw) && !is_stopped(std::process::id() as i32));
+        kill_process(pid, Signal::STOP).unwrap();
+        waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
+        assert!(is_stopped(raw));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_stopped(raw));
     }
 }

@@ -1,11 +1,16 @@
 //! A command installs its filter before `exec`, and passes the listener to the thread that serves it.
 
-use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, kill_process};
 
 use super::filter::Filter;
@@ -18,7 +23,8 @@ pub(crate) struct Handshake(UnixStream);
 
 /// Makes a command install the filter before `exec`, and wait until a thread serves the listener.
 ///
-/// The child's limit of fds is set to `descriptors`. Start the command only once a thread waits in
+/// The child's limit of fds is set to `descriptors`. With `passes` the listener's fd is sent to this process, which may not
+/// copy it. Start the command only once a thread waits in
 /// [`Handshake::listener`], and drop it afterwards.
 ///
 /// # Errors
@@ -27,10 +33,12 @@ pub(crate) fn before_exec(
     command: &mut Command,
     filter: Filter,
     descriptors: Rlimit,
+    passes: bool,
 ) -> io::Result<Handshake> {
     let (ours, theirs) = UnixStream::pair()?;
     let prepare = move || {
         rustix::process::setrlimit(Resource::Nofile, descriptors)?;
+        let passer = if passes { Some(Passer::new(theirs.as_fd())?) } else { None };
         let installed = filter.install();
         let number = match &installed {
             Ok(fd) => *fd,
@@ -39,7 +47,10 @@ pub(crate) fn before_exec(
         let mut told = [0; 8];
         told[..4].copy_from_slice(&rustix::process::getpid().as_raw_nonzero().get().to_ne_bytes());
         told[4..].copy_from_slice(&number.to_ne_bytes());
-        rustix::io::write(&theirs, &told)?;
+        match passer {
+            Some(passer) => passer.pass(&told)?,
+            None => drop(rustix::io::write(&theirs, &told)?),
+        }
         installed?;
         // From here on every `close` of the child would wait for an answer. Nothing needs one: the fds are close-on-exec.
         let mut go = [0];
@@ -55,6 +66,73 @@ pub(crate) fn before_exec(
     // SAFETY: `prepare` makes system calls only: no allocation and no lock between fork and exec.
     unsafe { command.pre_exec(prepare) };
     Ok(Handshake(ours))
+}
+
+/// Whether this process may copy fds of others at all (`pidfd_getfd(2)`): the profiles of containers refuse the call.
+pub(crate) fn may_copy_fds() -> bool {
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+    let own = own.map_err(drop);
+    // This pidfd is one of the process's fds. Only a refused call fails.
+    own.and_then(|own| pidfd_getfd_of(&own).map_err(drop)).is_ok()
+}
+
+fn pidfd_getfd_of(own: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    rustix::process::pidfd_getfd(own, own.as_raw_fd(), PidfdGetfdFlags::empty())
+}
+
+/// A process without the filter that has the child's fds: `sendmsg` of the child itself would wait for an answer.
+struct Passer {
+    process: i32,
+    /// Of the pipe that both have; never closed, for a `close` would wait as well. An `execve` does that.
+    go: RawFd,
+}
+
+impl Passer {
+    /// Makes system calls only.
+    fn new(to: BorrowedFd<'_>) -> io::Result<Self> {
+        let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (wait, go) = (wait.into_raw_fd(), go.into_raw_fd());
+        // SAFETY: a fork that shares the table of fds and sends no SIGCHLD. The new process makes system calls only and never
+        // returns.
+        match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES, 0, 0, 0, 0) } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                pass_on(wait, to);
+                // SAFETY: ends this process without running exit handlers.
+                unsafe { libc::_exit(0) }
+            }
+            process => Ok(Self { process: process as i32, go }),
+        }
+    }
+
+    /// Sends what was told, with the listener.
+    fn pass(self, told: &[u8; 8]) -> io::Result<()> {
+        // SAFETY: open until the `execve`.
+        let go = unsafe { BorrowedFd::borrow_raw(self.go) };
+        rustix::io::write(go, told)?;
+        // SAFETY: waits for a child of this process, without a place for its status.
+        unsafe { libc::waitpid(self.process, std::ptr::null_mut(), libc::__WALL) };
+        Ok(())
+    }
+}
+
+fn pass_on(wait: RawFd, to: BorrowedFd<'_>) {
+    let mut told = [0; 8];
+    // SAFETY: open in the shared table until the child's `execve`, which waits for this process.
+    let wait = unsafe { BorrowedFd::borrow_raw(wait) };
+    if !rustix::io::read(wait, &mut told).is_ok_and(|length| length == told.len()) {
+        return;
+    }
+    let [.., a, b, c, d] = told;
+    let number = i32::from_ne_bytes([a, b, c, d]);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    // SAFETY: as above, where it is an fd and no error number.
+    let listener = (number >= 0).then(|| [unsafe { BorrowedFd::borrow_raw(number) }]);
+    if let Some(listener) = &listener {
+        control.push(SendAncillaryMessage::ScmRights(listener));
+    }
+    let _ = rustix::net::sendmsg(to, &[IoSlice::new(&told)], &mut control, SendFlags::NOSIGNAL);
 }
 
 /// Why the child cannot be supervised.
@@ -77,16 +155,28 @@ impl Handshake {
     /// [`LaunchRefused`].
     pub(crate) fn listener(self) -> Result<(Listener, WaitingChild), LaunchRefused> {
         let mut told = [0; 8];
-        if !rustix::io::read(&self.0, &mut told).is_ok_and(|length| length == told.len()) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = rustix::net::recvmsg(
+            &self.0,
+            &mut [IoSliceMut::new(&mut told)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        if !got.is_ok_and(|got| got.bytes == told.len()) {
             return Err(LaunchRefused::NotStarted);
         }
+        let passed = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
         let [a, b, c, d, e, f, g, h] = told;
         let (pid, number) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
         if number < 0 {
             return Err(LaunchRefused::Filter(io::Error::from_raw_os_error(-number)));
         }
         let child = Pid::from_raw(pid).ok_or(LaunchRefused::NotStarted)?;
-        match take(child, number) {
+        match take(child, number, passed) {
             Ok(fd) => Ok((Listener::new(fd).map_err(LaunchRefused::Means)?, WaitingChild(self.0))),
             Err(refused) => {
                 // Kill it: even its exit would wait for an answer.
@@ -108,12 +198,15 @@ impl Handshake {
 }
 
 /// Copies the child's listener fd, and tries every system call on the child that will be needed later.
-fn take(child: Pid, number: RawFd) -> Result<OwnedFd, LaunchRefused> {
+fn take(child: Pid, number: RawFd, passed: Option<OwnedFd>) -> Result<OwnedFd, LaunchRefused> {
     let refused =
         |call: &'static str| move |error: rustix::io::Errno| LaunchRefused::Call(call, error.into());
     let process = rustix::process::pidfd_open(child, PidfdFlags::empty()).map_err(refused("pidfd_open"))?;
-    let fd = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
-        .map_err(refused("pidfd_getfd"))?;
+    let fd = match passed {
+        Some(passed) => passed,
+        None => rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+            .map_err(refused("pidfd_getfd"))?,
+    };
     // Before `exec` the child is a copy of this process, so a variable has the same address in both.
     static SOMETHING: u64 = 1;
     let thread = u32::try_from(child.as_raw_nonzero().get()).unwrap_or_default();

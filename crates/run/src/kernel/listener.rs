@@ -4,6 +4,8 @@ use std::io;
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::{EventfdFlags, eventfd};
+
 use super::unanswered::Unanswered;
 
 /// A system call that waits for an answer.
@@ -24,6 +26,8 @@ pub(crate) struct Notification {
 pub(crate) struct Listener {
     fd: OwnedFd,
     unanswered: Unanswered,
+    /// Readable once the guard has let calls happen.
+    news: OwnedFd,
 }
 
 impl AsFd for Listener {
@@ -38,7 +42,8 @@ impl Listener {
     /// # Errors
     /// No memory for the table that is shared with the guard.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd, unanswered: Unanswered::new()? })
+        let news = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { fd, unanswered: Unanswered::new()?, news })
     }
 
     /// Moves the listener to an fd of `least` or above.
@@ -46,7 +51,8 @@ impl Listener {
     /// # Errors
     /// No such fd is free.
     pub(crate) fn move_up(self, least: RawFd) -> io::Result<Self> {
-        Ok(Self { fd: rustix::io::fcntl_dupfd_cloexec(&self.fd, least)?, ..self })
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, least)?;
+        Ok(Self { fd, news: rustix::io::fcntl_dupfd_cloexec(&self.news, least)?, ..self })
     }
 
     /// Requests `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` (Linux 6.6): the cheaper wake-up on this processor. Errors are ignored.
@@ -87,11 +93,49 @@ impl Listener {
         self.answer(id, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
-    /// Continues all calls that wait for an answer.
+    /// In the guard: continues all calls that were received and wait for an answer.
     pub(super) fn go_on_with_all(&self) {
         for id in self.unanswered.take_all() {
+            self.unanswered.goes_unheard();
             self.go_on(id);
         }
+    }
+
+    /// In the guard: continues the next call. Waits for one.
+    pub(super) fn go_on_with_next(&self) {
+        if let Ok(Some(notification)) = self.next() {
+            self.unanswered.goes_unheard();
+            self.go_on(notification.id);
+        }
+    }
+
+    /// Whether no call was received that waits for an answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// In the guard: wakes the supervisor, once it runs.
+    pub(super) fn tell(&self) {
+        let one = 1u64.to_ne_bytes();
+        // It fails only if the counter is full: it is readable then.
+        // SAFETY: reads eight live bytes.
+        unsafe { libc::write(self.news.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Readable once the guard has let calls happen.
+    pub(crate) fn news(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
+    }
+
+    /// Makes [`news`](Self::news) unreadable until there are more.
+    pub(crate) fn forget_news(&self) {
+        // `EAGAIN`: there are none.
+        let _ = rustix::io::read(&self.news, &mut [0; 8]);
+    }
+
+    /// How many calls the guard has let happen.
+    pub(crate) fn unheard(&self) -> u64 {
+        self.unanswered.unheard()
     }
 
     /// Answers the call with a result, or with an errno. True if it was still waiting.
@@ -112,11 +156,11 @@ impl Listener {
         sent
     }
 
-    /// Installs a copy of `fd` in the calling process, and returns its number as the call's result.
+    /// Installs a copy of `fd` in the calling process, and returns its number, here and as the call's result.
     ///
     /// # Errors
     /// The thread is gone, or its process has no free fd (`EMFILE`). The call then still waits.
-    pub(crate) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+    pub(crate) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<RawFd> {
         let mut order = libc::seccomp_notif_addfd {
             id,
             flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
@@ -131,7 +175,7 @@ impl Listener {
             return Err(io::Error::last_os_error());
         }
         self.unanswered.forget(id);
-        Ok(())
+        Ok(result)
     }
 
     /// Whether the call still waits for its answer. If so, what was read by its thread id up to now belongs to that thread.

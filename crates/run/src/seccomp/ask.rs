@@ -37,6 +37,8 @@ pub(super) enum Call {
     },
     Accept(RawFd),
     EpollCreate,
+    Socket,
+    Connect(RawFd),
     Other,
 }
 
@@ -72,6 +74,8 @@ impl Call {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_epoll_create => Self::EpollCreate,
             libc::SYS_epoll_create1 => Self::EpollCreate,
+            libc::SYS_socket => Self::Socket,
+            libc::SYS_connect => Self::Connect(fd),
             _ => Self::Other,
         }
     }
@@ -115,9 +119,25 @@ impl Ask {
         self.listener.result(id, result);
     }
 
-    /// Installs a new fd in the caller, and returns its number as the call's result.
-    pub(super) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+    /// Installs a new fd in the caller, and returns its number, here and as the call's result.
+    pub(super) fn give(&self, id: u64, fd: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<RawFd> {
         self.listener.give(id, fd, close_on_exec)
+    }
+
+    /// Readable once the guard has let calls happen.
+    pub(super) fn news(&self) -> BorrowedFd<'_> {
+        self.listener.news()
+    }
+
+    /// How many calls the guard has let happen, of which nothing is known.
+    pub(super) fn unheard(&self) -> u64 {
+        self.listener.forget_news();
+        self.counted()
+    }
+
+    /// The same, while there is no news of them.
+    pub(super) fn counted(&self) -> u64 {
+        self.listener.unheard()
     }
 
     /// Whether the call still waits for its answer. Thread ids are reused: only if the call still waits has everything

@@ -5,6 +5,7 @@
 //! fd number, so only a table in which the file has the program's number can remove it.
 
 mod calls;
+mod lend;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
@@ -19,7 +20,7 @@ use rustix::process::Signal;
 use super::Counts;
 use super::ask::Ask;
 use super::eyes::{self, Wanted};
-use super::hands::{Accepting, Fd, Hands, Taken};
+use super::hands::{Accepting, Fd, Hands, Lent, Taken};
 use crate::Refusal;
 use crate::kernel::Listener;
 
@@ -29,6 +30,9 @@ const LATE: Duration = Duration::from_millis(100);
 
 /// How long a signal waits for a thread that waits for a connection, which only a fatal one interrupts.
 const SIGNALS: Duration = Duration::from_millis(50);
+
+/// A call that the guard has let happen is over by then.
+const OVER: Duration = Duration::from_secs(1);
 
 /// The calls that copy fds, but for messages.
 const COPYING: &[i64] = &[
@@ -47,6 +51,16 @@ const COPYING: &[i64] = &[
 
 const SENDING: &[i64] = &[libc::SYS_sendmsg, libc::SYS_sendmmsg];
 
+/// Calls that the guard has let happen.
+struct Unheard {
+    calls: u64,
+    /// What they did is not known yet.
+    is_any: bool,
+    /// Until when one of them may not be over, and when that is told next.
+    until: Instant,
+    next: Instant,
+}
+
 /// The thread's rooms: none knows another.
 pub(super) struct Driver {
     ask: Ask,
@@ -59,6 +73,7 @@ pub(super) struct Driver {
     started: Instant,
     /// When to look at what was let close: many take long.
     look_at: Instant,
+    unheard: Unheard,
     /// Where the first refusal is told.
     tell: Option<mpsc::Sender<Refusal>>,
 }
@@ -70,16 +85,18 @@ impl Driver {
         wanted: Wanted,
         counts: Arc<Counts>,
         tell: mpsc::Sender<Refusal>,
+        lends: bool,
     ) -> Self {
         Self {
             ask: Ask::new(listener),
             world: World::default(),
-            hands: Hands::new(intake),
+            hands: Hands::new(intake, lends.then(Lent::default)),
             wanted,
             counts,
             accepting: Vec::new(),
             started: Instant::now(),
             look_at: Instant::now(),
+            unheard: Unheard { calls: 0, is_any: false, until: Instant::now(), next: Instant::now() },
             tell: Some(tell),
         }
     }
@@ -89,6 +106,11 @@ impl Driver {
         let mut pause = SOON;
         loop {
             let (events, others) = self.wait(pause);
+            self.mind_unheard(others);
+            // First what was let close before: right after its answer a thread has not made its call yet.
+            let before = self.hands.calls();
+            self.look();
+            let closed = self.hands.calls() < before;
             if events.contains(PollFlags::IN) {
                 match self.ask.next() {
                     Ok(Some((notification, call))) => self.notified(&notification, call),
@@ -100,10 +122,8 @@ impl Driver {
                 self.accept_all();
                 self.bury();
             }
-            let before = self.hands.calls();
-            self.look();
             self.tell(Event::Tick, None);
-            let news = self.hands.calls() < before || events.contains(PollFlags::IN);
+            let news = closed || events.contains(PollFlags::IN);
             pause = if news { SOON } else { (pause * 2).min(LATE) };
             if events.contains(PollFlags::HUP) && self.hands.calls() == 0 {
                 // No thread can make a call any more. The last process may still be closing its fds.
@@ -120,15 +140,20 @@ impl Driver {
 
     /// Waits for a notification, or until it is time to look; whether anything else has happened, too.
     fn wait(&self, pause: Duration) -> (PollFlags, bool) {
-        let heeds_deaths = self.world.heeds_deaths();
+        let heeds_deaths = self.world.heeds_deaths() || self.hands.lent().is_some();
         let mut fds = vec![PollFd::new(&self.ask, PollFlags::IN)];
         // Many of them would make each notification dearer.
         let ends = self.hands.ends().filter(|_| heeds_deaths);
         fds.extend(ends.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
+        fds.push(PollFd::from_borrowed_fd(self.ask.news(), PollFlags::IN));
         fds.extend(self.accepting.iter().map(|waiting| PollFd::new(&waiting.listener, PollFlags::IN)));
         let due = self.world.due().map(|due| due.saturating_sub(self.now()));
-        let waits =
-            [(self.hands.calls() > 0).then_some(pause), (!self.accepting.is_empty()).then_some(SIGNALS), due];
+        let waits = [
+            (self.hands.calls() > 0).then_some(pause),
+            (!self.accepting.is_empty()).then_some(SIGNALS),
+            self.unheard.is_any.then_some(OVER / 10),
+            due,
+        ];
         let least = waits.into_iter().flatten().min();
         let timeout = least.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut fds, timeout.as_ref()) {
@@ -137,6 +162,33 @@ impl Driver {
                 (fds[0].revents(), others || !self.accepting.is_empty())
             }
             Err(_) => (PollFlags::empty(), false),
+        }
+    }
+
+    /// Tells of calls that the guard has let happen while this process was stopped.
+    ///
+    /// It is checked with each notification: the guard counts a call before it lets it happen. `others` is whether anything else
+    /// has happened.
+    fn mind_unheard(&mut self, others: bool) {
+        let unheard = if others { self.ask.unheard() } else { self.ask.counted() };
+        let now = Instant::now();
+        if unheard != self.unheard.calls {
+            tracing::warn!(calls = unheard, "the guard has let calls happen: this process was stopped");
+            self.unheard = Unheard { calls: unheard, is_any: true, until: now + OVER, next: now };
+        }
+        if !self.unheard.is_any || now < self.unheard.next {
+            return;
+        }
+        self.unheard.next = now + OVER / 10;
+        if now < self.unheard.until {
+            self.tell(Event::Unheard, None);
+            return;
+        }
+        let processes = eyes::processes();
+        // First the messages: what is received between the two looks is seen open.
+        if eyes::quiet(&processes) {
+            self.unheard.is_any = false;
+            self.tell(Event::Heard(&eyes::census_of(&processes)), None);
         }
     }
 
@@ -240,7 +292,11 @@ impl Driver {
 
     /// Tells of the processes that have died.
     fn bury(&mut self) {
-        for pid in self.hands.ended() {
+        let ended = self.hands.ended();
+        if let Some(lent) = self.hands.lent().filter(|_| !ended.is_empty()) {
+            lent.sweep(|_, _| false);
+        }
+        for pid in ended {
             self.tell(Event::Died(pid), None);
         }
     }

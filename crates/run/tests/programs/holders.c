@@ -4,19 +4,12 @@
  * WHO `hidden`: the same, and the child does not let itself be looked at.
  * WHO `parent`: the child ends at once, the parent answers early and closes.
  * WHO `killed`: the same, and the child is killed. */
-#define _GNU_SOURCE
-#include <netinet/in.h>
+#include "acts.h"
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 enum { REQUEST = 4096 };
 
@@ -30,18 +23,7 @@ static int is(const char *word, const char *name) { return strcmp(word, name) ==
 
 static void say(const char *text) { write(2, text, strlen(text)); }
 
-static void respond(int c) {
-    static char body[600000];
-    memset(body, 'x', sizeof body);
-    const char *head = "HTTP/1.0 200 OK\r\n\r\n";
-    write(c, head, strlen(head));
-    for (size_t done = 0; done < sizeof body;) {
-        ssize_t wrote = write(c, body + done, sizeof body - done);
-        if (wrote <= 0) break;
-        done += wrote;
-    }
-    write(c, "END", 3);
-}
+static void respond(int c) { answer(c, 600000); }
 
 /* The child: made with the connection, by whatever call. */
 static void child(int c, int seen) {
@@ -63,19 +45,6 @@ static void child(int c, int seen) {
 static int clone_main(void *seen) {
     child(connection, *(int *)seen);
     return 0;
-}
-
-/* By a system call that no library sees. */
-static int bare_dup(int fd) {
-#ifdef __x86_64__
-    long got;
-    __asm__ volatile("syscall" : "=a"(got) : "0"((long)SYS_dup), "D"((long)fd) : "rcx", "r11", "memory");
-    return got;
-#else
-    register long x8 __asm__("x8") = SYS_dup, x0 __asm__("x0") = fd;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8) : "memory");
-    return x0;
-#endif
 }
 
 static pid_t make(const char *how, int seen) {
@@ -115,10 +84,7 @@ int main(int count, char **words) {
         child(atoi(words[3]), atoi(words[5]));
     }
     who = words[2];
-    struct sockaddr_in here = {AF_INET, htons(8000), {htonl(INADDR_LOOPBACK)}};
-    int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (void *)&here, sizeof here) || listen(listener, 64)) return 1;
+    int listener = listening(0);
     for (;;) {
         connection = accept(listener, 0, 0);
         char request[10], byte;

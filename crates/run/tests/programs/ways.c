@@ -1,75 +1,20 @@
 /* Answers early, and ends each connection in the way that is asked for: `ways WAY`. */
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <netinet/in.h>
+#include "acts.h"
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 static const char *way;
 static char *self;
 
 static int is(const char *name) { return strcmp(way, name) == 0; }
 
-static void check(int fine) {
-    if (!fine) {
-        static const char text[] = "ways: not as expected\n";
-        write(2, text, sizeof text - 1);
-        _exit(9);
-    }
-}
-
 static void respond(int c) {
-    static char body[600000];
     char request[10];
     read(c, request, sizeof request);
-    memset(body, 'x', sizeof body);
-    const char *head = "HTTP/1.0 200 OK\r\n\r\n";
-    write(c, head, strlen(head));
-    for (size_t done = 0; done < sizeof body;) {
-        ssize_t wrote = write(c, body + done, sizeof body - done);
-        if (wrote <= 0) break;
-        done += wrote;
-    }
-    write(c, "END", 3);
-}
-
-/* Passes a connection on to whoever reads the other end. */
-static void pass(int to, int c) {
-    char byte = 0, control[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec iov = {&byte, 1};
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof c);
-    memcpy(CMSG_DATA(header), &c, sizeof c);
-    check(sendmsg(to, &message, 0) == 1);
-}
-
-static int passed(int from) {
-    char byte, control[CMSG_SPACE(sizeof(int))];
-    struct iovec iov = {&byte, 1};
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    int c;
-    if (recvmsg(from, &message, 0) != 1) _exit(0);
-    memcpy(&c, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof c);
-    return c;
-}
-
-/* Closes nothing but what it is told to, when it is told to: order is the pipes' and nobody's luck. */
-static void tell(int pipe[2]) { check(write(pipe[1], "", 1) == 1); }
-static void await(int pipe[2]) {
-    char byte;
-    check(read(pipe[0], &byte, 1) == 1);
+    answer(c, 600000);
 }
 
 /* Passes a connection to a process that was there before; who closes it when is what is asked for. */
@@ -225,11 +170,7 @@ int main(int count, char **arguments) {
     }
     signal(SIGCHLD, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
-    struct sockaddr_in address = {AF_INET, htons(8000), {htonl(INADDR_LOOPBACK)}};
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    check(bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
-    check(listen(listener, 64) == 0);
+    int listener = listening(SOCK_CLOEXEC);
     int pair[2] = {-1, -1};
     int told[2] = {-1, -1};
     if (is("pass")) {

@@ -72,7 +72,7 @@ impl Server {
 
     /// Waits until something listens on a port, without connecting to it.
     pub(crate) fn await_port(&mut self, port: u16) {
-        self.await_that("listens", || listens(port));
+        self.await_that("listens", || is_listening(port));
     }
 
     /// Waits until a text is on stderr.
@@ -171,7 +171,7 @@ impl Drop for Server {
     }
 }
 
-fn listens(port: u16) -> bool {
+pub(crate) fn is_listening(port: u16) -> bool {
     let wanted = format!(":{port:04X} ");
     // Java listens on an IPv6 socket for every address.
     let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
@@ -185,7 +185,7 @@ fn listens(port: u16) -> bool {
 /// Waits until something listens on a port.
 pub(crate) fn await_listener(port: u16) {
     let started = Instant::now();
-    while !listens(port) {
+    while !is_listening(port) {
         assert!(started.elapsed() < Duration::from_secs(30), "nothing listens on {port}");
         thread::sleep(Duration::from_millis(5));
     }

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 
 use linger_run::{Notice, Options, Via};
 use rustix::thread::CapabilitySet;
@@ -33,6 +34,10 @@ fn main() {
     options.lingerd = settings.split(' ').find_map(|word| word.strip_prefix("lingerd=")).map(Into::into);
     options.manner = report.to_string_lossy().into_owned();
     options.search = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(limit) = values("nofile=").next() {
+        let limit = rustix::process::Rlimit { current: Some(limit), maximum: Some(limit) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a lower limit");
+    }
     if has("incapable") {
         without(CapabilitySet::SYS_PTRACE);
     }
@@ -44,6 +49,9 @@ fn main() {
     match linger_run::run(&command, &arguments, &options, notify) {
         Ok(ended) => {
             std::fs::write(report, format!("{:?}", ended.report)).expect("a file of the test's");
+            if let Some(signal) = ended.status.and_then(|status| status.signal()) {
+                linger_run::die_of(signal);
+            }
             std::process::exit(ended.status.and_then(|status| status.code()).unwrap_or(255));
         }
         Err(error) => panic!("{error}"),

@@ -22,6 +22,7 @@ pub(crate) fn end(words: &[&str]) {
     match words {
         ["link-serve", directory, address] => {
             let mut options = ShareOptions::new(directory);
+            options.insecure_loopback = true;
             (options.writable, options.insecure) = (true, true);
             let address: SocketAddr = address.parse().expect("an address");
             let listener = TcpListener::bind(address).expect("the address");

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
@@ -14,6 +15,7 @@ use crate::bundle::{self, Bundle};
 use crate::cancel::Cancel;
 use crate::driver::Session;
 use crate::error::Error;
+use crate::loopback;
 use crate::machine::{Role, SessionLimits};
 use crate::options::Security;
 use crate::reason::{Reason, Remedy};
@@ -81,7 +83,10 @@ impl Client {
     fn transport(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<dyn Transport>, Error> {
         let keys = match &self.options.security {
             Security::Always(keys) => Some(keys),
-            Security::Remote(keys) if !is_local(address.ip()) => Some(keys),
+            Security::Remote(keys) if self.stranger.load(Ordering::Relaxed) => Some(keys),
+            Security::Remote(keys) if !is_local(address.ip()) || !is_own_server(&stream, address) => {
+                Some(keys)
+            }
             Security::Local if !is_local(address.ip()) => {
                 let told = format!("{} is another machine, and there is no key to encrypt with", self.host);
                 return Err(Error::Identity(told.into()));
@@ -97,6 +102,11 @@ impl Client {
         let plain = Plain::new(stream).map_err(|error| Error::io("set up", address.to_string(), error))?;
         Ok(Box::new(plain))
     }
+}
+
+/// Whether the server at the other end on this machine is this user's or root's.
+fn is_own_server(stream: &TcpStream, address: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|ours| loopback::is_same_user(ours, address))
 }
 
 /// Whether a server of another protocol would cause this error: a violation before anything else, or silence.

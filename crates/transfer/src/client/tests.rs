@@ -8,6 +8,7 @@ use super::*;
 use crate::driver::Deadlines;
 use crate::hash::Tree;
 use crate::machine::{Role, SessionLimits};
+use crate::message::IfExists;
 use crate::message::{Time, Token, TreeEntry};
 use crate::progress::ItemVerdict;
 use crate::transport::Plain;
@@ -74,7 +75,10 @@ fn get(asked: &str, script: Vec<Said>, replace: bool, here: &Path) -> ItemVerdic
     let mut client = ClientOptions::default();
     client.retry.patience = std::time::Duration::ZERO;
     let client = Client::new("127.0.0.1", port, client).unwrap();
-    let options = GetOptions { replace, ..GetOptions::default() };
+    let options = GetOptions {
+        if_exists: if replace { IfExists::Replace } else { IfExists::Fail },
+        ..GetOptions::default()
+    };
     std::thread::scope(|scope| {
         scope.spawn(|| serve(&listener, script));
         let from = Destination::typed(asked.as_bytes()).unwrap();

@@ -1,6 +1,6 @@
 //! The fields of messages: integers, strings, options, and the numbers of enum values.
 
-use super::{Durability, EntryAnswer, Kind, MAX_TEXT, Options, Refusal, Time, TreeEntry};
+use super::{Durability, EntryAnswer, IfExists, Kind, MAX_TEXT, Options, Refusal, Time, TreeEntry};
 use crate::hash::Tree;
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
@@ -63,7 +63,12 @@ impl Writer {
     }
 
     pub(super) fn options(&mut self, options: Options) {
-        self.flag(options.replace);
+        self.u8(match options.if_exists {
+            IfExists::Fail => 0,
+            IfExists::Replace => 1,
+            IfExists::Skip => 2,
+            IfExists::KeepBoth => 3,
+        });
         self.flag(options.verify);
         self.flag(options.dry_run);
         self.durability(options.durability);
@@ -81,6 +86,7 @@ impl Writer {
             Refusal::Busy => 8,
             Refusal::Command => 9,
             Refusal::Other => 10,
+            Refusal::Skipped => 11,
         });
         self.bytes(text.to_wire(MAX_TEXT).as_bytes());
     }
@@ -222,7 +228,13 @@ impl Reader<'_> {
 
     pub(super) fn options(&mut self) -> Result<Options, Violation> {
         Ok(Options {
-            replace: self.flag()?,
+            if_exists: match self.u8()? {
+                0 => IfExists::Fail,
+                1 => IfExists::Replace,
+                2 => IfExists::Skip,
+                3 => IfExists::KeepBoth,
+                _ => return Err(self.malformed()),
+            },
             verify: self.flag()?,
             dry_run: self.flag()?,
             durability: match self.durability()? {
@@ -245,6 +257,7 @@ impl Reader<'_> {
             8 => Refusal::Busy,
             9 => Refusal::Command,
             10 => Refusal::Other,
+            11 => Refusal::Skipped,
             _ => return Err(self.malformed()),
         })
     }

@@ -41,8 +41,25 @@ pub enum Refusal {
     Busy,
     /// A sink's or source's command failed.
     Command,
+    /// Nobody wanted it: a rule that was asked for leaves it out, and that is no failure.
+    Skipped,
     /// Anything else that the system said.
     Other,
+}
+
+/// What is done with a file whose name is taken at the receiver. The same content there is confirmed in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IfExists {
+    /// The file is not delivered.
+    #[default]
+    Fail,
+    /// The new content takes its place, all at once.
+    Replace,
+    /// What is there stays, and that is no failure.
+    Skip,
+    /// The new content gets another name: `name (1).ext`.
+    KeepBoth,
 }
 
 /// Kinds of entries.

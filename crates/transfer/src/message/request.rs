@@ -1,8 +1,9 @@
 //! What a client asks for, in the frame that opens a stream.
 
 use super::fields::{Reader, Writer};
-use super::{Durability, MAX_TEXT, TransferId};
+use super::{Durability, IfExists, MAX_TEXT, TransferId};
 use crate::path::RelPath;
+use crate::selection::{LinkMode, Selection};
 use crate::wire::Violation;
 
 /// Most patterns in one request.
@@ -34,6 +35,8 @@ pub(crate) struct Put {
     /// An earlier session has sent something completely, so its command may have run already.
     pub(crate) sent: bool,
     pub(crate) options: Options,
+    /// The modes were chosen by a person: the receiver's umask does not change them.
+    pub(crate) exact_modes: bool,
 }
 
 /// Wants to receive.
@@ -47,12 +50,14 @@ pub(crate) struct Get {
     /// Bytes a second the sender is to keep to; 0 for no limit.
     pub(crate) limit: u64,
     pub(crate) options: Options,
+    /// What the sender makes of links, of special files and of files that grow.
+    pub(crate) selection: Selection,
 }
 
 /// What both directions have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
-    pub(crate) replace: bool,
+    pub(crate) if_exists: IfExists,
     pub(crate) verify: bool,
     pub(crate) dry_run: bool,
     pub(crate) durability: Durability,
@@ -72,6 +77,9 @@ impl Operation {
                 out.flag(put.again);
                 out.flag(put.sent);
                 out.options(put.options);
+                if put.exact_modes {
+                    out.flag(true);
+                }
             }
             Self::Get(get) => {
                 out.u8(2);
@@ -83,6 +91,9 @@ impl Operation {
                 }
                 out.u64(get.limit);
                 out.options(get.options);
+                if get.selection != Selection::default() {
+                    out.u8(selected(get.selection));
+                }
             }
             Self::List { path } => {
                 out.u8(3);
@@ -104,6 +115,7 @@ impl Operation {
                 again: from.flag()?,
                 sent: from.flag()?,
                 options: from.options()?,
+                exact_modes: if from.left.is_empty() { false } else { from.flag()? },
             }),
             2 => Self::Get(Get {
                 path: from.path()?,
@@ -117,6 +129,10 @@ impl Operation {
                 },
                 limit: from.u64()?,
                 options: from.options()?,
+                selection: match from.left {
+                    [] => Selection::default(),
+                    _ => selection(from.u8()?).ok_or_else(|| from.malformed())?,
+                },
             }),
             3 => Self::List { path: from.path()? },
             _ => return Err(from.malformed()),
@@ -124,4 +140,24 @@ impl Operation {
         from.end()?;
         Ok(request)
     }
+}
+
+/// A selection in one byte.
+fn selected(selection: Selection) -> u8 {
+    let links = match selection.links {
+        LinkMode::Keep => 0,
+        LinkMode::Follow => 1,
+        LinkMode::Skip => 2,
+    };
+    links | u8::from(selection.skip_special) << 2 | u8::from(selection.live) << 3
+}
+
+fn selection(byte: u8) -> Option<Selection> {
+    let links = match byte & 3 {
+        0 => LinkMode::Keep,
+        1 => LinkMode::Follow,
+        2 => LinkMode::Skip,
+        _ => return None,
+    };
+    (byte < 16).then_some(Selection { links, skip_special: byte & 4 != 0, live: byte & 8 != 0 })
 }

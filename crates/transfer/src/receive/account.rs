@@ -6,7 +6,7 @@ use super::Receiver;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Hash;
-use crate::message::{Kind, Message, Options, Receipt, TreeEntry};
+use crate::message::{Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::Reason;
@@ -22,9 +22,8 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    pub(super) fn note_failure(&mut self, text: &Reason) {
-        self.summary.failed += 1;
-        self.summary.first_failure.get_or_insert_with(|| text.clone());
+    pub(super) fn note_failure(&mut self, refusal: Refusal, text: &Reason) {
+        self.summary.not_delivered(refusal, text);
     }
 
     pub(super) fn failed(
@@ -34,7 +33,7 @@ impl Receiver<'_> {
         Fault(refusal, text): Fault,
     ) -> Result<(), Error> {
         self.paths.remove(&index);
-        self.note_failure(&text);
+        self.note_failure(refusal, &text);
         (self.observe)(Progress::NotDelivered { path: path.clone(), refusal, text: text.clone() });
         self.say(&Message::Failed { index, refusal, text })?;
         // The sender may be in the middle of this file, and can stop sending it.

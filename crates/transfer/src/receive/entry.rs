@@ -5,16 +5,47 @@ use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Tree;
-use crate::message::{EntryAnswer, Kind, Message, Refusal, Token, TreeEntry};
+use crate::message::{EntryAnswer, IfExists, Kind, Message, Refusal, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
-use crate::store::{Landing, leaves_part};
+use crate::store::{Landing, Modes, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {
+    /// Changes the modes that are announced.
+    pub(crate) fn change_modes(&mut self, modes: Modes) {
+        if let OpenTarget::Tree { store, .. } = &mut self.place {
+            store.modes = modes;
+        }
+    }
+
+    /// Refuses what is more than so many bytes together.
+    pub(crate) fn take_at_most(&mut self, bytes: u64) {
+        if let OpenTarget::Tree { store, .. } = &mut self.place {
+            store.quota = Some(bytes);
+        }
+    }
+
+    /// Settles where the top of the transfer goes, once its kind is known.
+    fn settle_base(&mut self, kind: Kind) {
+        let OpenTarget::Tree { base, store } = &mut self.place else { return };
+        // As with cp(1): a file goes into the directory that has the name.
+        if kind == Kind::File
+            && !self.own_name.is_empty()
+            && store.has_directory(base)
+            && let Ok(inside) = base.child(&self.own_name)
+        {
+            *base = inside;
+        }
+        store.parents = base.split().map_or_else(RelPath::root, |(parent, _)| parent);
+    }
+
     /// Takes an announcement.
     pub(super) fn entry(&mut self, entry: TreeEntry) -> Result<(), Error> {
+        if entry.path.is_root() {
+            self.settle_base(entry.kind);
+        }
         let TreeEntry { index, kind, .. } = entry;
         if self.files.len() >= MAX_ANNOUNCED || (!self.ask && !self.files.is_empty()) {
             return Err(Violation::Unexpected("too many announcements").into());
@@ -95,15 +126,18 @@ impl Receiver<'_> {
         });
         let answer = match looked {
             Ok(Ok(_)) => EntryAnswer::Fresh,
-            // A directory below the top would have been made by then.
-            Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => EntryAnswer::Fresh,
+            // The directory would have been made by then.
+            Err(Fault(Refusal::NotFound, _)) => EntryAnswer::Fresh,
+            Err(Fault(Refusal::Exists, _)) if self.options.if_exists == IfExists::KeepBoth => {
+                EntryAnswer::Fresh
+            }
             Ok(Err(hash)) => EntryAnswer::Complete(hash),
             Err(Fault(refusal, text)) => EntryAnswer::Refused(refusal, text),
         };
         let TreeEntry { index, path, kind, size, .. } = entry;
         let bytes = if matches!(answer, EntryAnswer::Complete(_)) { 0 } else { size.unwrap_or(0) };
         if let EntryAnswer::Refused(refusal, text) = &answer {
-            self.note_failure(text);
+            self.note_failure(*refusal, text);
             (self.observe)(Progress::NotDelivered { path, refusal: *refusal, text: text.clone() });
         } else {
             (self.observe)(Progress::WouldSend { path, kind, bytes });
@@ -124,7 +158,7 @@ impl Receiver<'_> {
                 if self.ask {
                     self.paths.remove(&index);
                     (self.observe)(Progress::NotDelivered { path, refusal, text: text.clone() });
-                    self.note_failure(&text);
+                    self.note_failure(refusal, &text);
                     return self.say(&Message::Answer { index, answer: EntryAnswer::Refused(refusal, text) });
                 }
                 self.failed(index, &path, Fault(refusal, text))?;
@@ -146,7 +180,7 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    fn look(&mut self, mut entry: TreeEntry, dest: RelPath) -> Result<Waits, Fault> {
+    fn look(&mut self, mut entry: TreeEntry, mut dest: RelPath) -> Result<Waits, Fault> {
         if leaves_part(&entry) {
             // The same source may go to several names at once.
             entry.token = bound(entry.token, &dest);
@@ -172,9 +206,15 @@ impl Receiver<'_> {
             }
         };
         let claim = store.claim(&entry)?;
-        if self.ask
-            && let Err(hash) = store.look(&entry, &dest)?
-        {
+        let looked = if self.ask { store.look(&entry, &dest) } else { Ok(Ok(Tree::new())) };
+        let looked = match looked {
+            Err(Fault(Refusal::Exists, _)) if self.options.if_exists == IfExists::KeepBoth => {
+                dest = store.another_name(&entry, &dest)?;
+                store.look(&entry, &dest)?
+            }
+            other => other?,
+        };
+        if let Err(hash) = looked {
             return Ok(Waits::Complete { hash, landing: Box::new(Landing::bare(entry, dest, Tree::new())) });
         }
         store.begin(entry, dest, claim, self.ask).map(|landing| Waits::Landing(Box::new(landing)))

@@ -22,6 +22,7 @@ use crate::delivery::Deliveries;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
 use crate::machine::{Role, SessionLimits};
+use crate::message::IfExists;
 use crate::message::Kind;
 use crate::message::{Durability, EntryAnswer, Time, TreeEntry};
 use crate::sink::{Displays, PortsConfig};
@@ -72,7 +73,7 @@ struct With {
 }
 
 const VERIFIED: Options =
-    Options { replace: false, verify: true, dry_run: false, durability: Durability::Memory };
+    Options { if_exists: IfExists::Fail, verify: true, dry_run: false, durability: Durability::Memory };
 const UNVERIFIED: Options = Options { verify: false, ..VERIFIED };
 const DRY: Options = Options { dry_run: true, ..VERIFIED };
 

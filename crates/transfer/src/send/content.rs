@@ -9,6 +9,7 @@ use super::Sender;
 use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
 use crate::message::{Message, TreeEntry};
+use crate::outgoing::Source;
 use crate::progress::Progress;
 use crate::reason::{Reason, Remedy};
 use crate::root::read_full;
@@ -117,7 +118,7 @@ impl Sender<'_, '_> {
             due -= into;
             done += into;
         }
-        if is_last && !unchanged(entry, file) {
+        if is_last && !self.is_unchanged(entry, file) {
             return self.abort(entry, changed(entry)).map(|()| None);
         }
         Ok(Some(match hasher {
@@ -193,11 +194,41 @@ impl Sender<'_, '_> {
                 break;
             }
         }
-        if !unchanged(entry, file) {
+        if !self.is_unchanged(entry, file) {
             self.abort(entry, changed(entry))?;
             return Ok(None);
         }
         Ok(Some((size, None)))
+    }
+
+    /// Whether the file still has the content that was announced. Compares tokens: a program can set the length and the
+    /// modification time, but not the ctime. A file that is sent live may change behind what was announced.
+    fn is_unchanged(&self, entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
+        self.is_live() || rustix::fs::fstat(file).is_ok_and(|stat| token(&stat, &entry.path) == entry.token)
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(&self.outgoing.source, Source::Tree(walk) if walk.is_live())
+    }
+
+    /// Whether a file begins with the blocks that the receiver has. Blocks that were not hashed cannot be compared.
+    pub(super) fn begins_with(&mut self, file: BorrowedFd<'_>, theirs: &Tree) -> Result<bool, Error> {
+        if theirs.blocks() > 0 && !self.options.verify {
+            return Ok(false);
+        }
+        let mut ours = Tree::new();
+        let mut block = vec![0; BLOCK];
+        while ours.blocks() < theirs.blocks() {
+            match read_full(file, &mut block, ours.bytes()) {
+                Ok(BLOCK) => ours.push(Sum::of(ours.blocks(), &block)),
+                _ => return Ok(false),
+            }
+            if ours.blocks().is_multiple_of(HOLE) {
+                self.session.rest(Duration::ZERO)?;
+                self.session.ping()?;
+            }
+        }
+        Ok(ours == *theirs)
     }
 
     /// Sends bytes, no faster than the rate limit allows.
@@ -227,12 +258,6 @@ impl Sender<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Whether the file still has the content that was announced. Compares tokens: a program can set the length and the
-/// modification time, but not the ctime.
-fn unchanged(entry: &TreeEntry, file: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstat(file).is_ok_and(|stat| token(&stat, &entry.path) == entry.token)
 }
 
 fn changed(entry: &TreeEntry) -> Reason {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use linger_untrusted::Untrusted;
 use rustix::fs::{Dir, FileType};
 
-use super::{Served, Server, Serving, ShareEnding};
+use super::{Served, Server, Serving, ShareEnding, Visitor, caller as callers};
 use crate::claim::Claimant;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
@@ -18,38 +18,60 @@ use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Receiver, Target};
-use crate::root::{Links, mtime};
+use crate::rights::Rights;
+use crate::root::{Links, Root, mtime};
 use crate::send::Sender;
 use crate::sink::{Spool, start_source};
+use crate::store::Modes;
 use crate::walk::{Patterns, Walk};
 use crate::wire::Violation;
+
+/// Where a client's requests lead.
+struct World<'a> {
+    root: &'a Root,
+    /// The bytes that it may still put there.
+    quota: Option<u64>,
+    claimant: &'a Claimant,
+}
 
 impl Server {
     /// Answers requests until the peer says goodbye.
     pub(super) fn requests(
         &self,
         session: &mut Session,
+        caller: &Visitor,
         claimant: &Claimant,
         served: &mut Served,
         observe: &(dyn Fn(Serving<'_>) + Sync),
     ) -> Result<(), Error> {
         let peer = served.peer;
+        let mut rights = Rights::default();
         loop {
             match session.receive()? {
                 SessionEvent::Opened { stream, request } => {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
                     let operation = Operation::decode(&request)?;
                     if !served.has_asked() {
+                        rights = self.authenticate(session, stream, caller)?;
                         self.admit(session, claimant.session)?;
                     }
+                    if let Err(fault) = callers::check(&operation, &rights) {
+                        served.request = "what its key may not do".into();
+                        return self.refuse(session, stream, fault);
+                    }
+                    let (root, quota) = match self.world(&rights) {
+                        Ok(world) => world,
+                        Err(fault) => return self.refuse(session, stream, fault),
+                    };
+                    let world = World { root: &root, quota, claimant };
                     match operation {
                         Operation::Put(put) => {
                             served.request = format!("put {}", wanted(put.sink.as_deref(), &put.path));
-                            self.put(session, stream, put, claimant.clone(), &mut served.summary, &mut tell)?;
+                            self.put(session, stream, put, &world, &mut served.summary, &mut tell)?;
                         }
                         Operation::Get(get) => {
                             served.request = format!("get {}", wanted(get.source.as_deref(), &get.path));
-                            self.get(session, stream, get, &mut served.summary, &mut tell)?;
+                            self.get(session, stream, get, &root, &mut served.summary, &mut tell)?;
                             // The side that received last says goodbye: it has the last receipts.
                             session.goodbye(0, "all receipts are here")?;
                             served.summary.peer_knows = true;
@@ -57,7 +79,7 @@ impl Server {
                         }
                         Operation::List { path } => {
                             served.request = format!("ls {path}");
-                            self.list(session, stream, &path)?;
+                            self.list(session, stream, &root, &path)?;
                         }
                     }
                     if self.options.ending == ShareEnding::Close {
@@ -75,7 +97,12 @@ impl Server {
     }
 
     /// Refuses a request as a whole; the reason reaches the peer before the end.
-    fn refuse(&self, session: &mut Session, stream: u16, Fault(refusal, text): Fault) -> Result<(), Error> {
+    pub(super) fn refuse(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        Fault(refusal, text): Fault,
+    ) -> Result<(), Error> {
         let message = Message::Error { refusal, text: text.clone() };
         session.message(stream, &message.encode())?;
         session.finish(stream)?;
@@ -88,7 +115,7 @@ impl Server {
         session: &mut Session,
         stream: u16,
         put: Put,
-        claimant: Claimant,
+        world: &World<'_>,
         summary: &mut Summary,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -115,13 +142,23 @@ impl Server {
                 return self.refuse(session, stream, fault);
             }
             None => match base(&put.path, put.into, &put.name) {
-                Ok(base) => Target::Tree { root: &self.root, base },
+                Ok(base) => Target::Tree { root: world.root, base },
                 Err(fault) => return self.refuse(session, stream, fault),
             },
         };
         let before = session.received();
-        let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
+        let mut receiver =
+            Receiver::new(session, stream, target, options, world.claimant.clone(), summary, tell);
         receiver.again = put.again;
+        if let Some(left) = world.quota {
+            receiver.take_at_most(left);
+        }
+        if !put.into {
+            receiver.own_name = put.name;
+        }
+        if put.exact_modes {
+            receiver.change_modes(Modes::Exact);
+        }
         let received = receiver.run();
         summary.wire += session.received() - before;
         received
@@ -132,6 +169,7 @@ impl Server {
         session: &mut Session,
         stream: u16,
         get: Get,
+        root: &Root,
         summary: &mut Summary,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -139,7 +177,7 @@ impl Server {
             Some(name) => {
                 self.source(name).map(|pipe| (Source::Pipe(Box::new(pipe)), name.clone().into_bytes(), false))
             }
-            None => self.tree(&get),
+            None => tree(root, &get),
         };
         let (source, name, directory) = match source {
             Ok(source) => source,
@@ -163,29 +201,9 @@ impl Server {
         Ok(Pipe::of_command(producer, OwnedFd::from(output), port.max_bytes))
     }
 
-    fn tree(&self, get: &Get) -> Result<(Source<'_>, Vec<u8>, bool), Fault> {
-        let lines: Vec<_> = get.patterns.iter().map(|line| String::from_utf8_lossy(line)).collect();
-        let patterns =
-            Patterns::new(&lines).map_err(|error| Fault(Refusal::Other, error.to_string().into()))?;
-        let stat =
-            self.root.stat(&get.path, Links::Follow).map_err(|error| Fault::new("find", &get.path, error))?;
-        let directory = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => true,
-            FileType::RegularFile => false,
-            _ => {
-                return Err(Fault(
-                    Refusal::Forbidden,
-                    format!("{} is neither file nor directory", get.path).into(),
-                ));
-            }
-        };
-        let name = get.path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
-        Ok((Source::Tree(Walk::new(&self.root, get.path.clone(), patterns)), name, directory))
-    }
-
-    fn list(&self, session: &mut Session, stream: u16, path: &RelPath) -> Result<(), Error> {
+    fn list(&self, session: &mut Session, stream: u16, root: &Root, path: &RelPath) -> Result<(), Error> {
         let fault = |error| Fault::new("list", path, error);
-        let stat = match self.root.stat(path, Links::Follow) {
+        let stat = match root.stat(path, Links::Follow) {
             Ok(stat) => stat,
             Err(error) => return self.refuse(session, stream, fault(error)),
         };
@@ -195,7 +213,7 @@ impl Server {
             session.message(stream, &Message::Item(item).encode())?;
             return session.finish(stream);
         }
-        let dir = self.root.directory(path, Links::Follow).and_then(|fd| Dir::read_from(&fd));
+        let dir = root.directory(path, Links::Follow).and_then(|fd| Dir::read_from(&fd));
         let dir = match dir {
             Ok(dir) => dir,
             Err(error) => return self.refuse(session, stream, fault(error)),
@@ -210,7 +228,7 @@ impl Server {
                 continue;
             }
             // Skip what was removed since the directory was read.
-            let Some(stat) = path.child(name).ok().and_then(|path| self.root.stat(&path, Links::Refuse).ok())
+            let Some(stat) = path.child(name).ok().and_then(|path| root.stat(&path, Links::Refuse).ok())
             else {
                 continue;
             };
@@ -218,6 +236,25 @@ impl Server {
         }
         session.finish(stream)
     }
+}
+
+/// What a `get` of a path sends: the walk, the name, and whether it is a directory.
+fn tree<'a>(root: &'a Root, get: &Get) -> Result<(Source<'a>, Vec<u8>, bool), Fault> {
+    let lines: Vec<_> = get.patterns.iter().map(|line| String::from_utf8_lossy(line)).collect();
+    let patterns = Patterns::new(&lines).map_err(|error| Fault(Refusal::Other, error.to_string().into()))?;
+    let stat = root.stat(&get.path, Links::Follow).map_err(|error| Fault::new("find", &get.path, error))?;
+    let directory = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => true,
+        FileType::RegularFile => false,
+        _ => {
+            return Err(Fault(
+                Refusal::Forbidden,
+                format!("{} is neither file nor directory", get.path).into(),
+            ));
+        }
+    };
+    let name = get.path.split().map_or_else(Vec::new, |(_, name)| name.to_vec());
+    Ok((Source::Tree(Walk::new(root, get.path.clone(), patterns, get.selection)), name, directory))
 }
 
 fn item(name: &[u8], stat: &rustix::fs::Stat) -> Item {

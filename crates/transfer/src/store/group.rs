@@ -9,10 +9,10 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::temporary::{Temporary, link};
-use super::{Store, exists, hash_file, log_name, now, os};
+use super::{Store, hash_file, log_name, now, os};
 use crate::claim::Claim;
 use crate::fault::Fault;
-use crate::message::{Durability, Receipt, Refusal};
+use crate::message::{Durability, IfExists, Receipt, Refusal};
 use crate::path::RelPath;
 use crate::state::PartLog;
 
@@ -148,7 +148,7 @@ impl Store<'_> {
 
     /// Gives one file its final name, all at once.
     fn name(&mut self, landed: &Landed) -> Result<(), Fault> {
-        let replace = self.options.replace;
+        let replace = self.options.if_exists == IfExists::Replace;
         let dest = &landed.dest;
         let to = os(dest.name());
         let named = match &landed.temporary {
@@ -170,7 +170,7 @@ impl Store<'_> {
             },
         };
         named.map_err(|error| match error {
-            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => exists(dest, error == Errno::EXIST),
+            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY => self.taken(dest, error == Errno::EXIST),
             error => Fault::new("give its final name to", dest, error),
         })
     }

@@ -53,6 +53,13 @@ impl Store<'_> {
                 landing.opened = Some(Opened { part: found.part, state: Some(found.state), temporary });
             }
         }
+        if let Some(size) = landing.entry.size {
+            self.charge(&landing.dest, size)?;
+        }
+        if let Some(size) = landing.entry.size.filter(|size| *size >= BLOCK as u64 && !landing.entry.sparse) {
+            let (parent, _) = self.parent_of(&landing.dest)?;
+            self.room(&parent, &landing.dest, size - landing.tree.bytes().min(size))?;
+        }
         Ok(landing)
     }
 
@@ -111,6 +118,9 @@ impl Store<'_> {
     /// Notes that the next block is written.
     pub(crate) fn note(&mut self, landing: &mut Landing, sum: Sum) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
+        if landing.entry.size.is_none() {
+            self.charge(&landing.dest, BLOCK as u64)?;
+        }
         if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
             let noted = state.append(part.as_fd(), sum);
             noted.map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
@@ -123,7 +133,7 @@ impl Store<'_> {
     /// was asked for, syncs it to the disk, so that the receipt is true.
     pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
         let dest = landing.dest.clone();
-        let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
+        let mode = Mode::from_raw_mode(self.mode(landing.entry.mode, false));
         // The mode announced for a pipe was chosen by nobody, so it is not applied.
         let wished = landing.entry.kind == Kind::File;
         let (root, options) = (self.root, self.options);
@@ -154,14 +164,17 @@ impl Store<'_> {
         size: u64,
         hash: Option<Hash>,
     ) -> Result<(), Fault> {
+        if landing.entry.size.is_none() {
+            let tail = tail.iter().map(|piece| piece.len() as u64).sum();
+            self.charge(&landing.dest, tail)?;
+        }
         let (parent, _) = self.parent_of(&landing.dest)?;
         let dest = landing.dest;
         let io = |doing: &'static str| {
             let dest = &dest;
             move |error: Errno| Fault::new(doing, dest, error)
         };
-        // Set-user-ID, set-group-ID and sticky are never taken from a peer.
-        let mode = landing.entry.mode & 0o777;
+        let mode = self.mode(landing.entry.mode, false);
         let (temporary, file, log, has_mode) = match landing.opened.take() {
             Some(opened) => (opened.temporary, opened.part, opened.state, false),
             None => {

@@ -1,15 +1,15 @@
 //! Directories and symbolic links, which have no content.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 
 use linger_untrusted::Untrusted;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::{Store, exists, os};
+use super::{Store, os};
 use crate::fault::Fault;
-use crate::message::{Durability, Refusal, Time, TreeEntry};
+use crate::message::{Durability, IfExists, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links};
@@ -29,7 +29,8 @@ impl Store<'_> {
                 Ok(())
             }
             Err(Errno::EXIST) => match self.root.directory(dest, Links::Refuse) {
-                Ok(_) => Ok(()),
+                Ok(dir) => self.open_up(dest, &dir),
+                Err(Errno::ACCESS) => Err(Fault::new("open the directory", dest, Errno::ACCESS)),
                 Err(_) => {
                     let told = Reason::from(format!("{dest} exists and is no directory"));
                     Err(Fault(Refusal::Exists, told.with(Remedy::RemoveOrRename)))
@@ -37,6 +38,34 @@ impl Store<'_> {
             },
             Err(error) => Err(Fault::new("make the directory", dest, error)),
         }
+    }
+
+    /// Lets this user write into a directory of his own that is here already. It gets its mode once it is complete.
+    fn open_up(&self, dest: &RelPath, dir: &OwnedFd) -> Result<(), Fault> {
+        let opened = rustix::fs::fstat(dir).and_then(|stat| {
+            let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+            if mode.contains(Mode::RWXU) || stat.st_uid != rustix::process::geteuid().as_raw() {
+                return Ok(());
+            }
+            rustix::fs::fchmod(dir, mode | Mode::RWXU)
+        });
+        opened.map_err(|error| Fault::new("write into the directory", dest, error))
+    }
+
+    /// Makes the directories above the top of the transfer, as `mkdir -p` does.
+    pub(super) fn make_parents(&mut self) -> Result<OwnedFd, Errno> {
+        let mut fd = self.root.directory(&RelPath::root(), Links::Refuse)?;
+        let mut path = RelPath::root();
+        for name in self.parents.clone().as_bytes().split(|byte| *byte == b'/') {
+            path = path.child(name).map_err(|_| Errno::NAMETOOLONG)?;
+            match rustix::fs::mkdirat(&fd, os(name), Mode::from_raw_mode(0o777)) {
+                Ok(()) => self.grown.push(Rc::new(fd)),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            fd = self.root.directory(&path, Links::Refuse)?;
+        }
+        Ok(fd)
     }
 
     /// Gives a complete directory its mode and time.
@@ -48,7 +77,7 @@ impl Store<'_> {
             .root
             .directory(dest, Links::Refuse)
             .map_err(|error| Fault::new("open the directory", dest, error))?;
-        let set = rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode & 0o777))
+        let set = rustix::fs::fchmod(&dir, Mode::from_raw_mode(self.mode(mode, true)))
             .and_then(|()| root::set_mtime(dir.as_fd(), time))
             .and_then(|()| match self.options.durability {
                 Durability::Disk => rustix::fs::fsync(&dir),
@@ -76,8 +105,8 @@ impl Store<'_> {
                 if there.is_ok_and(|there| there.as_bytes() == entry.target) {
                     return Ok(());
                 }
-                if !self.options.replace {
-                    return Err(exists(dest, true));
+                if self.options.if_exists != IfExists::Replace {
+                    return Err(self.taken(dest, true));
                 }
                 let temporary = self.next_name();
                 let (work, made) =

@@ -82,6 +82,7 @@ pub(crate) fn share(
     test: impl FnOnce(&Shared<'_>),
 ) -> Vec<Served> {
     let mut options = ShareOptions::new(directory);
+    options.insecure_loopback = true;
     options.writable = true;
     change(&mut options);
     let server = Server::new(options).unwrap();

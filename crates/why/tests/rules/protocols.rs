@@ -320,3 +320,63 @@ fn bytes_that_are_missing_end_what_is_known() {
         )
         .done();
 }
+
+/// A mail client says these lines, and closes. The server's last reply meets nobody.
+fn left(lines: &[&[u8]]) -> Flow {
+    let greeted = flow()
+        .ports(40_000, 25)
+        .shake()
+        .data(Server, b"220 mx.example ESMTP\r\n")
+        .data(Client, b"EHLO a\r\n")
+        .data(Server, b"250 mx.example\r\n");
+    let said = lines.iter().fold(greeted, |flow, line| flow.data(Client, line));
+    said.fin(Client).data(Server, b"221 2.0.0 Bye\r\n").bare(Client)
+}
+
+#[test]
+fn nobody_has_to_read_the_answer_to_a_goodbye() {
+    let other = |first: &[u8], last: &[u8]| {
+        let flow = flow().ports(40_000, 25).shake().data(Client, first).ack(Server).data(Client, last);
+        flow.fin(Client).data(Server, b"221 2.0.0 Bye\r\n").bare(Client)
+    };
+    rule("goodbye")
+        .base(&left(&[b"QUIT\r\n"]), "client-gave-up certain passive-after-fin harmless lost:0")
+        .but("another command", &left(&[b"NOOP\r\n"]), "client-gave-up certain harmful lost:15")
+        .but("in small letters", &left(&[b"quit\r\n"]), "harmless")
+        .but("a longer word", &left(&[b"XQUIT\r\n"]), "harmful")
+        .but("no end of the line", &left(&[b"QUIT"]), "harmful")
+        .but("the last of several lines", &left(&[b"RSET\r\nQUIT\r\n"]), "harmless")
+        .but("the first of several lines", &left(&[b"QUIT\r\nNOOP\r\n"]), "harmful")
+        .but("and another command after it", &left(&[b"QUIT\r\n", b"NOOP\r\n"]), "harmful")
+        .but("which the server does not have", &left(&[b"QUIT\r\n"]).with_at(8, |p| p.ack -= 2), "harmful")
+        .but("after a tag", &other(b"USER a\r\n", b"a2 LOGOUT\r\n"), "harmless")
+        .but("without a tag", &other(b"USER a\r\n", b"LOGOUT\r\n"), "harmful")
+        .but("in a protocol that is not known", &other(b"HELLO\r\n", b"QUIT\r\n"), "harmful")
+        .done();
+}
+
+#[test]
+fn tls_may_begin_after_lines() {
+    let record = |kind: u8, length: u8| [&[kind, 3, 3, 0, length][..], &vec![0; length.into()]].concat();
+    let started = |last: &[u8]| {
+        flow()
+            .ports(40_000, 25)
+            .shake()
+            .data(Server, b"220 mx.example ESMTP\r\n")
+            .data(Client, b"EHLO a\r\n")
+            .data(Server, b"250 STARTTLS\r\n")
+            .data(Client, b"STARTTLS\r\n")
+            .data(Server, b"220 ready\r\n")
+            .data(Client, &record(22, 40))
+            .data(Server, &record(22, 60))
+            .ack(Client)
+            .fin(Server)
+            .data(Client, last)
+            .bare(Server)
+    };
+    rule("STARTTLS")
+        .base(&started(&record(21, 2)), "data-after-close certain harmless")
+        .but("no alert", &started(&record(23, 30)), "data-after-close certain harmful unread:35")
+        .but("an alert and half a record", &started(&record(21, 2)[..6]), "harmful unread:6")
+        .done();
+}

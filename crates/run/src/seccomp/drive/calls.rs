@@ -1,6 +1,6 @@
 //! What the program's calls are, told to custody before they are made.
 
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use linger_custody::Rights;
@@ -32,6 +32,11 @@ enum Found {
 impl Driver {
     pub(super) fn notified(&mut self, notification: &Notification, call: Call) {
         let id = notification.id;
+        if let Call::Close(fd) = call
+            && self.close_of_known(notification, fd)
+        {
+            return self.ask.go_on(id);
+        }
         let ask = &self.ask;
         let Some(thread) = self.hands.thread(notification.thread, || ask.waits(id)) else {
             return self.ask.go_on(id);
@@ -39,9 +44,36 @@ impl Driver {
         let caller = Caller { pid: Pid(thread.process), tid: Tid(notification.thread) };
         self.tell(Event::Calls(caller.tid), None);
         self.meet(caller, &thread);
+        self.take_back(call, &thread);
         if !self.called(notification, call, caller, &thread) {
             self.ask.go_on(id);
         }
+    }
+
+    /// A close by a thread that has called before, with few system calls; false if the thread must be looked at first.
+    ///
+    /// A copy of its fd was to be had by its pidfd, so it lives, and with it the process that was met.
+    fn close_of_known(&mut self, notification: &Notification, fd: RawFd) -> bool {
+        let Some(thread) = self.hands.known(notification.thread) else { return false };
+        let caller = Caller { pid: Pid(thread.process), tid: Tid(notification.thread) };
+        if !self.world.knows(caller.pid) {
+            return false;
+        }
+        let copy = match thread.take(fd) {
+            Ok(copy) => Some(copy),
+            // The thread lives, and has no such fd.
+            Err(Errno::BADF) => None,
+            Err(_) => return false,
+        };
+        self.tell(Event::Calls(caller.tid), None);
+        self.hands.may_close_epoll(thread.process, fd);
+        if let Some(copy) = copy
+            && let Found::Connection(seen, taken) = self.recognize(copy, &thread, fd)
+            && self.ask.waits(notification.id)
+        {
+            self.tell(Event::Close { caller, seen, way: Way::Close }, Some(taken));
+        }
+        true
     }
 
     /// Tells of a process that makes its first call.
@@ -124,7 +156,12 @@ impl Driver {
                 }
             }
             Call::Listen { fd, backlog } => return self.listen(id, thread, fd, backlog),
-            Call::EpollCreate => self.hands.epolls_changed(thread.process),
+            Call::EpollCreate => {
+                self.hands.epolls_changed(thread.process);
+                return self.lend_epoll(notification, thread.process);
+            }
+            Call::Socket => return self.lend_socket(notification),
+            Call::Connect(_) => {}
         }
         false
     }
@@ -150,11 +187,15 @@ impl Driver {
 
     /// The connection at an fd of a process, if it is one.
     fn find(&self, thread: &Rc<Thread>, fd: RawFd) -> Found {
-        let copy = match thread.take(fd) {
-            Ok(copy) => copy,
-            Err(Errno::PERM) => return Found::Hidden,
-            Err(_) => return Found::Other,
-        };
+        match thread.take(fd) {
+            Ok(copy) => self.recognize(copy, thread, fd),
+            Err(Errno::PERM) => Found::Hidden,
+            Err(_) => Found::Other,
+        }
+    }
+
+    /// The connection that a copy of an fd is of, if it is one.
+    fn recognize(&self, copy: OwnedFd, thread: &Rc<Thread>, fd: RawFd) -> Found {
         let (Some(cookie), Ok(status)) = (self.wanted.cookie(copy.as_fd()), rustix::fs::fstat(&copy)) else {
             return Found::Other;
         };
@@ -207,13 +248,11 @@ impl Driver {
         }
     }
 
-    /// `shutdown` of the read side or both; whether it is to be answered with success instead of made.
+    /// `shutdown` of both sides; whether it is to be answered with success instead of made.
     fn shutdown(&mut self, id: u64, thread: &Rc<Thread>, fd: RawFd, how: i32) -> bool {
         match self.find(thread, fd) {
-            Found::Connection(seen, taken)
-                if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) && self.ask.waits(id) =>
-            {
-                self.tell(Event::Shutdown { seen, both: how == libc::SHUT_RDWR }, Some(taken))
+            Found::Connection(seen, taken) if how == libc::SHUT_RDWR && self.ask.waits(id) => {
+                self.tell(Event::Shutdown { seen, both: true }, Some(taken))
             }
             _ => false,
         }

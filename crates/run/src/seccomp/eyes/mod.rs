@@ -3,7 +3,8 @@
 mod wanted;
 
 pub(super) use crate::proc::{
-    Open, census, census_of, is_alone, is_epoll, may_be_in, names, open, process_of, processes, quiet, which,
+    Open, census, census_of, is_alone, is_epoll, kind, may_be_in, names, open, process_of, processes, quiet,
+    which,
 };
 pub(super) use crate::socket::{discard, socket};
 pub(super) use wanted::{Wanted, is};

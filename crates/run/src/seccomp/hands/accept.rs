@@ -91,7 +91,7 @@ impl Accepting {
             return Accepted::Lost(connection);
         }
         match ask.give(id, connection.as_fd(), flags & libc::SOCK_CLOEXEC != 0) {
-            Ok(()) => Accepted::Given(connection),
+            Ok(_) => Accepted::Given(connection),
             Err(error) => {
                 ask.result(id, Err(error.raw_os_error().unwrap_or(libc::EMFILE)));
                 Accepted::Lost(connection)

@@ -63,8 +63,13 @@ impl AllEpolls {
         if !epolls.complete {
             epolls.fds.clear();
             for fd in list() {
-                if let Ok(epoll) = thread.take(fd) {
-                    epolls.fds.push((fd, rustix::io::fcntl_dupfd_cloexec(&epoll, self.least).ok()?));
+                match thread.take(fd) {
+                    Ok(epoll) => {
+                        epolls.fds.push((fd, rustix::io::fcntl_dupfd_cloexec(&epoll, self.least).ok()?));
+                    }
+                    // One that was not lent may have the connection, and cannot be changed.
+                    Err(_) if thread.is_lent_to() => return None,
+                    Err(_) => {}
                 }
             }
             epolls.complete = true;

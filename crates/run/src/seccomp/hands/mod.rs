@@ -3,6 +3,7 @@
 
 mod accept;
 mod epolls;
+mod lent;
 mod thread;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,7 @@ use epolls::AllEpolls;
 use thread::{Threads, has_ended};
 
 pub(super) use accept::{Accepted, Accepting};
+pub(super) use lent::Lent;
 pub(super) use thread::Thread;
 
 /// An fd of the program, and the supervisor's copy of it.
@@ -65,25 +67,34 @@ pub(super) struct Hands {
     kept: BTreeMap<Kept, KeptFd>,
     /// With [`Options::hold`](crate::Options::hold): a copy of every accepted connection.
     held: HashMap<Cookie, OwnedFd>,
+    /// Where fds cannot be copied.
+    lent: Option<Lent>,
 }
 
 impl Hands {
-    pub(super) fn new(intake: OwnedFd) -> Self {
+    pub(super) fn new(intake: OwnedFd, lent: Option<Lent>) -> Self {
         let least = least_of_own();
         Self {
             least,
             intake,
-            threads: Threads::new(least),
+            threads: Threads::new(least, lent.clone()),
             watched: HashMap::new(),
             epolls: AllEpolls::new(least),
             kept: BTreeMap::new(),
             held: HashMap::new(),
+            lent,
         }
     }
 
     /// The calling thread; `None` if `still` says that the call is gone.
     pub(super) fn thread(&mut self, thread: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
         self.threads.of(thread, eyes::process_of, still)
+    }
+
+    /// A thread that has called before, and may have ended since: then no fd is to be had of it, but `ESRCH`.
+    pub(super) fn known(&self, thread: u32) -> Option<Rc<Thread>> {
+        let known = self.threads.known(thread)?;
+        self.watched.contains_key(&known.process).then_some(known)
     }
 
     /// The first thread of a process, likewise.
@@ -132,7 +143,7 @@ impl Hands {
     }
 
     pub(super) fn keep_held(&mut self, kept: Kept, cookie: Cookie) {
-        if let Some(copy) = self.held.remove(&cookie) {
+        if let Some(copy) = self.unhold(cookie) {
             self.kept.insert(kept, KeptFd { copy, from: None, cookie, watched: false });
         }
     }
@@ -142,11 +153,27 @@ impl Hands {
     }
 
     pub(super) fn hold(&mut self, cookie: Cookie, copy: OwnedFd) {
+        if let (Some(lent), Some(another)) = (&self.lent, self.move_up(&copy)) {
+            lent.connection(another);
+        }
         self.held.insert(cookie, copy);
     }
 
     pub(super) fn release(&mut self, cookie: Cookie) {
-        self.held.remove(&cookie);
+        self.unhold(cookie);
+    }
+
+    fn unhold(&mut self, cookie: Cookie) -> Option<OwnedFd> {
+        let copy = self.held.remove(&cookie)?;
+        if let Some(lent) = &self.lent {
+            lent.forget(&copy);
+        }
+        Some(copy)
+    }
+
+    /// What was made in the program's place; `None` where its fds can be copied.
+    pub(super) fn lent(&self) -> Option<&Lent> {
+        self.lent.as_ref()
     }
 
     /// Moves an fd above the numbers that the program's fds can have (see [`unwatch`](Self::unwatch)).
@@ -253,7 +280,8 @@ impl Hands {
 
     /// Hands over an accepted connection that the program did not receive.
     pub(super) fn hand_over_lost(&self, connection: BorrowedFd<'_>) {
-        self.send(Message::about(MessageKind::Close, 0, 0), connection);
+        let cookie = rustix::net::sockopt::socket_cookie(connection).unwrap_or(0);
+        self.send(Message::about(MessageKind::Close, cookie, 0), connection);
     }
 
     fn send(&self, message: Message, fd: BorrowedFd<'_>) -> bool {
@@ -280,6 +308,13 @@ impl Hands {
 impl KeptFd {
     fn state(&self) -> Fd {
         let Some((thread, fd)) = &self.from else { return Fd::Closed };
+        if thread.is_lent_to() {
+            return match eyes::names(thread.process, *fd, self.copy.as_fd()) {
+                Some(true) => Fd::Open,
+                Some(false) => Fd::Closed,
+                None => Fd::Lost,
+            };
+        }
         match thread.take(*fd) {
             Err(Errno::BADF) => Fd::Closed,
             // The thread is exiting. The end of its process is seen through the pidfd.

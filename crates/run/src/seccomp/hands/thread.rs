@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
+use super::lent::Lent;
 use crate::kernel::open_thread;
 
 /// Most threads in the cache.
@@ -19,15 +20,16 @@ pub(in crate::seccomp) struct Thread {
     handle: OwnedFd,
     pub(in crate::seccomp) process: u32,
     pub(in crate::seccomp) thread: u32,
+    lent: Option<Lent>,
 }
 
 impl Thread {
     /// Opens a pidfd of a thread, with an fd of `least` or above.
-    fn open(thread: u32, process: u32, least: RawFd) -> Option<Self> {
+    fn open(thread: u32, process: u32, least: RawFd, lent: Option<Lent>) -> Option<Self> {
         // Before Linux 6.9 (`PIDFD_THREAD`) there are pidfds of processes only.
         let handle = open_thread(thread).or_else(|_| open_thread(process)).ok()?;
         let handle = rustix::io::fcntl_dupfd_cloexec(&handle, least).ok()?;
-        Some(Self { handle, process, thread })
+        Some(Self { handle, process, thread, lent })
     }
 
     /// A copy of one of the program's fds.
@@ -36,7 +38,15 @@ impl Thread {
             // The program passed a negative fd: the kernel returns EBADF to it. rustix does not accept negative fds.
             return Err(Errno::BADF);
         }
+        if let Some(lent) = &self.lent {
+            return lent.take(self.process, self.thread, fd);
+        }
         pidfd_getfd(&self.handle, fd, PidfdGetfdFlags::empty())
+    }
+
+    /// Whether its fds can be had only if they were lent.
+    pub(in crate::seccomp) fn is_lent_to(&self) -> bool {
+        self.lent.is_some()
     }
 
     /// Whether the thread has ended; where the pidfd is of the process, whether the process has.
@@ -62,11 +72,12 @@ pub(super) fn has_ended(handle: &OwnedFd) -> bool {
 pub(super) struct Threads {
     known: HashMap<u32, Rc<Thread>>,
     least: RawFd,
+    lent: Option<Lent>,
 }
 
 impl Threads {
-    pub(super) fn new(least: RawFd) -> Self {
-        Self { known: HashMap::new(), least }
+    pub(super) fn new(least: RawFd, lent: Option<Lent>) -> Self {
+        Self { known: HashMap::new(), least, lent }
     }
 
     /// The thread from the cache, or opened anew. `None` if `still` says that the notified call is gone: the thread id may then
@@ -84,7 +95,7 @@ impl Threads {
             }
             self.known.remove(&thread);
         }
-        let found = Rc::new(Thread::open(thread, process_of(thread)?, self.least)?);
+        let found = Rc::new(Thread::open(thread, process_of(thread)?, self.least, self.lent.clone())?);
         if !still() {
             return None;
         }
@@ -97,9 +108,14 @@ impl Threads {
         Some(found)
     }
 
+    /// The thread from the cache.
+    pub(super) fn known(&self, thread: u32) -> Option<Rc<Thread>> {
+        self.known.get(&thread).map(Rc::clone)
+    }
+
     /// The first thread of a process. Its thread id stays the same through `execve`.
     pub(super) fn first_of(&self, process: u32, still: impl FnOnce() -> bool) -> Option<Rc<Thread>> {
-        let first = Thread::open(process, process, self.least)?;
+        let first = Thread::open(process, process, self.least, self.lent.clone())?;
         still().then(|| Rc::new(first))
     }
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
+use crate::message::IfExists;
 
 fn tempdir() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -193,7 +194,7 @@ fn a_file_that_is_here_is_confirmed_or_comes_anew() {
             (true, 4, hash, &b"top"[..])
         );
     }
-    let (to, with) = here(Options { replace: true, ..VERIFIED });
+    let (to, with) = here(Options { if_exists: IfExists::Replace, ..VERIFIED });
     let script = [file(0, "", 4), Data(b"anew".to_vec()), end(0, b"anew"), total(1)];
     let received = receive(To::Directory(to.path()), with, &script);
     let [Message::Answer { .. }, Message::Receipt(receipt)] = received.done(1, 0) else {
@@ -205,7 +206,7 @@ fn a_file_that_is_here_is_confirmed_or_comes_anew() {
     let to = tempdir();
     std::fs::write(to.path().join("top"), b"").unwrap();
     std::fs::File::options().write(true).open(to.path().join("top")).unwrap().set_modified(time).unwrap();
-    let with = super::with(Options { replace: true, ..VERIFIED });
+    let with = super::with(Options { if_exists: IfExists::Replace, ..VERIFIED });
     let received = receive(To::Directory(to.path()), with, &[file(0, "", 0), end(0, b""), total(1)]);
     received.done(1, 0);
 }

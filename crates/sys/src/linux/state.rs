@@ -4,45 +4,17 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The protocol families for which closing is understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Family {
-    /// TCP over IPv4 or IPv6: acknowledgements are known to the byte.
-    Tcp,
-    /// A local stream socket: what counts is whether the peer has read.
-    Unix,
-    /// Any other stream (MPTCP, vsock ...): the bounds hold, acknowledgement may be unknown.
-    Other,
-}
-
-/// The states of RFC 9293 section 3.3.2, in the kernel's numbering (`tcp_states.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-#[allow(missing_docs)] // The names are the RFC's.
-pub enum TcpState {
-    Established,
-    SynSent,
-    SynReceived,
-    FinWait1,
-    FinWait2,
-    TimeWait,
-    Close,
-    CloseWait,
-    LastAck,
-    Listen,
-    Closing,
-    Unknown(u8),
-}
+use crate::{Family, TcpState};
 
 /// Returns the family of a stream socket.
 ///
 /// # Errors
 /// Returns `ENOTSOCK` for other descriptors, and `EPROTOTYPE` for sockets that are no streams.
 pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
+    use rustix::net::ipproto::{MPTCP, TCP};
     use rustix::net::{AddressFamily, SocketType, sockopt};
     let protocol = sockopt::socket_protocol(socket)?;
-    if protocol == Some(rustix::net::ipproto::TCP) {
+    if protocol == Some(TCP) || protocol == Some(MPTCP) {
         // For TCP, the usual case, this is the only call.
         return Ok(Family::Tcp);
     }
@@ -51,6 +23,19 @@ pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
     }
     let domain = sockopt::socket_domain(socket)?;
     Ok(if domain == AddressFamily::UNIX { Family::Unix } else { Family::Other })
+}
+
+/// Whether a stream socket is one of Multipath TCP (RFC 8684). What its listener accepts from a client that speaks TCP alone
+/// is not (`mptcp_stream_accept`).
+///
+/// `SIOCOUTQ` answers for the whole connection, and counts the DATA_FIN as TCP's FIN (`mptcp_ioctl_outq`). `TCP_INFO` answers
+/// for the first subflow, which may have ended while others go on (`mptcp_getsockopt_first_sf_only`).
+///
+/// # Errors
+/// Returns `ENOTSOCK` for other descriptors.
+pub fn is_multipath(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let protocol = rustix::net::sockopt::socket_protocol(socket)?;
+    Ok(protocol == Some(rustix::net::ipproto::MPTCP))
 }
 
 /// Reads the connection's state (`TCP_INFO`, first byte).

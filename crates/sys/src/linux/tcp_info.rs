@@ -5,21 +5,7 @@ use std::mem::size_of_val;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// The fields of the kernel's `struct tcp_info` that tell a living peer from one that is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TcpInfo {
-    /// Probes of a closed window, or keepalives, since the last acknowledgement (`icsk_probes_out`).
-    pub probes: u8,
-    /// How often the oldest segment in flight was retransmitted since its timer was last reset (`icsk_retransmits`).
-    pub retransmits: u8,
-    /// Time since the last ACK (`rcv_tstamp`): also one that answers a probe, or acknowledges nothing new.
-    pub last_ack: Duration,
-    /// The smoothed round-trip time. Time in the programs' own buffers is not included.
-    pub round_trip: Duration,
-    /// Segments with data that the peer has sent; 0 before Linux 4.6.
-    pub data_segments: u32,
-}
+use crate::TcpInfo;
 
 /// Reads the facts of a connection.
 ///

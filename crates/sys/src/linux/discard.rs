@@ -3,11 +3,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::SCRATCH;
+
 /// The most bytes one call discards; `recv` takes a signed length.
 const MOST: u64 = i32::MAX as u64;
-
-/// Size of the buffer for sockets that cannot discard without one. A call that discards more than this used none.
-pub const SCRATCH: u64 = 64 << 10;
 
 /// Discards received bytes, without copying them if the kernel can do that.
 ///

@@ -1,0 +1,175 @@
+//! `linger run` in containers of a real Docker Engine, under its default profile as it is: no capability is added.
+//!
+//! The engine is one of this test's own, with its files in a directory that ends with it and no network. It needs root.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_testing::skip;
+use rustix::process::{Pid, Signal, kill_process};
+
+const LINGER: &str = env!("CARGO_BIN_EXE_linger");
+
+/// Small servers: `acts early_close` answers one client of whose request it has read ten bytes.
+const ACTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../run/tests/programs/acts.c");
+
+/// A client that sends more than is read, reads late, and prints what came.
+const CLIENT: &str = "
+import socket, time
+while True:
+    try: c = socket.create_connection(('127.0.0.1', 8000)); break
+    except ConnectionRefusedError: time.sleep(0.01)
+c.sendall(b'y' * 20000)
+time.sleep(0.2)
+got = b''
+while more := c.recv(65536): got += more
+print(len(got), got[-3:])
+";
+
+/// What a read-only root, no capability, no new privileges and another user leave.
+const RESTRICTED: [&str; 8] = [
+    "--read-only",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+    "--user",
+    "65534:65534",
+    "--env=TMPDIR=/no/such/place",
+];
+
+struct Engine {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Engine {
+    /// Starts an engine with an image called `case`, of `root`. `None` where that cannot be.
+    fn start(root: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            skip("root", "a Docker Engine of one's own needs it");
+            return None;
+        }
+        if !Path::new("/usr/sbin/dockerd").exists() {
+            skip("docker.io", "it is not installed");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "/usr/sbin/dockerd", "--storage-driver=vfs"]);
+        command.args([
+            "--bridge=none",
+            "--iptables=false",
+            "--data-root",
+            &at("data"),
+            "--exec-root",
+            &at("exec"),
+        ]);
+        command.args(["--host", &format!("unix://{}", at("socket")), "--pidfile", &at("pid")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(at("log")).unwrap());
+        let engine = Self { process: command.spawn().unwrap(), directory };
+        let started = Instant::now();
+        // There is no event for an engine that is ready, so this polls.
+        while !engine.command(&["version"]).output().unwrap().status.success() {
+            if started.elapsed() > Duration::from_secs(30) {
+                skip("docker.io", "an engine of one's own does not start here");
+                return None;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let image = engine.directory.path().join("image.tar").display().to_string();
+        let mut pack = Command::new("tar");
+        pack.args(["-C", &root.display().to_string(), "-cf", &image, "."]);
+        assert!(pack.status().unwrap().success());
+        engine.said(&["import", &image, "case"]);
+        Some(engine)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command
+            .arg("--host")
+            .arg(format!("unix://{}", self.directory.path().join("socket").display()))
+            .args(words);
+        command
+    }
+
+    fn said(&self, words: &[&str]) -> String {
+        let output = self.command(words).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {errors}");
+        (String::from_utf8_lossy(&output.stdout).into_owned() + &errors).trim().to_owned()
+    }
+
+    /// Runs a server in a container, and one client in its network. Returns what the client got, the container's exit status
+    /// and what was logged.
+    fn serve(&self, options: &[&str], command: &[&str]) -> (String, String, String) {
+        let run = [&["run", "--detach", "--net=none"], options, &["case"], command].concat();
+        let container = self.said(&run);
+        let process = self.said(&["inspect", "--format", "{{.State.Pid}}", &container]);
+        let client = ["--net", "--target", &process, "timeout", "20", "python3", "-c", CLIENT];
+        let got = Command::new("nsenter").args(client).output().unwrap();
+        let status = self.said(&["wait", &container]);
+        let log = self.said(&["logs", &container]);
+        self.said(&["rm", &container]);
+        (String::from_utf8_lossy(&got.stdout).trim().to_owned(), status, log)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // It ends its containers' runtime as well.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+/// Puts a program into an image's root, with its libraries.
+fn put(root: &Path, program: &str, name: &str) {
+    let to = root.join(name);
+    fs::copy(program, &to).unwrap();
+    let libraries = Command::new("ldd").arg(program).output().unwrap();
+    for word in
+        String::from_utf8_lossy(&libraries.stdout).split_whitespace().filter(|word| word.starts_with('/'))
+    {
+        let to = root.join(word.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(word, to).unwrap();
+    }
+}
+
+#[test]
+fn under_the_default_profile_of_docker() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    for (name, linked) in [("static", "-static"), ("dynamic", "-O1")] {
+        let to = root.join(name).display().to_string();
+        let mut build = Command::new("gcc");
+        build.args(["-O1", "-w", "-pthread", linked, "-o", &to, ACTS]);
+        match build.status() {
+            Ok(status) => assert!(status.success()),
+            Err(_) => return skip("gcc", "it is not installed"),
+        }
+    }
+    put(root, LINGER, "linger");
+    put(root, &root.join("dynamic").display().to_string(), "dynamic-with-libraries");
+    fs::create_dir(root.join("tmp")).unwrap();
+    let Some(engine) = Engine::start(root) else { return };
+    let whole = "200022 b'END'";
+    for program in ["/dynamic", "/static"] {
+        let (got, ..) = engine.serve(&[], &[program, "early_close"]);
+        assert_ne!(got, whole, "{program} bare");
+        for options in [&[][..], &RESTRICTED] {
+            let command = ["/linger", "run", "--json", "--", program, "early_close"];
+            let (got, status, log) = engine.serve(options, &command);
+            assert_eq!((got.as_str(), status.as_str()), (whole, "0"), "{program} {options:?}: {log}");
+            let report = log.lines().find(|line| line.starts_with("{\"type\":\"run\","));
+            let report: serde_json::Value = serde_json::from_str(report.unwrap_or_default()).expect(&log);
+            assert_eq!((&report["lingered"], &report["lost"]), (&1.into(), &0.into()), "{program}: {log}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Stock clients x HTTP/1.1 and HTTP/2 x direct, behind nginx, behind HAProxy: each early answer, and each next request.
+//!
+//! A round is an upload that the server refuses before it has read it, with an answer of 300,000 bytes, and at once the next
+//! request of the same pool. One round of each belongs to every run of the tests. Forty, whose results are in
+//! `docs/clients.md`, and clients that pause, are run by hand:
+//!
+//! `cargo test -p linger --all-features --test clients -- --ignored --nocapture`
+
+mod client;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use client::{CLIENTS, Client, Run, Whole};
+use linger_testing::{Counters, sandboxed};
+use server::{Front, Server};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// axum on hyper, as everybody has it.
+    Bare,
+    /// [`linger::http::serve`].
+    Lingering,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum HttpVersion {
+    /// HTTP/1.1, in the clear.
+    One,
+    /// HTTP/2, above TLS, since not all clients speak it without.
+    Two,
+}
+
+impl HttpVersion {
+    fn name(self) -> &'static str {
+        if self == Self::One { "1.1" } else { "2" }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Via {
+    Direct,
+    /// As it comes: it reads the whole of an upload before it asks the server.
+    Nginx,
+    /// With `proxy_request_buffering off`: the upload passes as it comes.
+    NginxUnbuffered,
+    Haproxy,
+}
+
+impl Via {
+    /// If the server answers early, nginx tells its HTTP/1.1 client that the connection is kept, and closes it
+    /// (`ngx_http_finalize_connection`, `reading_body`); an HTTP/2 client may wait for ever. No server behind it can
+    /// prevent that but by reading all.
+    fn loses_by_itself(self) -> bool {
+        self == Self::NginxUnbuffered
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "",
+            Self::Nginx => "nginx",
+            Self::NginxUnbuffered => "nginx, unbuffered",
+            Self::Haproxy => "HAProxy",
+        }
+    }
+}
+
+const VIAS: [Via; 4] = [Via::Direct, Via::Nginx, Via::NginxUnbuffered, Via::Haproxy];
+
+/// Larger than what both kernels hold of an upload that nobody reads.
+const UPLOAD: usize = 3_000_000;
+
+/// Seconds that a client waits for one answer. Only a failure takes so long: over HTTP/2, Java's client waits for ever if the
+/// bare server has reset the stream.
+const PATIENCE: f64 = 60.0;
+const PATIENCE_IN_FAILURES: f64 = 5.0;
+
+/// What a client came to at a server, in so many rounds; nothing if it is not here.
+#[derive(Debug)]
+struct Row {
+    client: Client,
+    version: HttpVersion,
+    via: Via,
+    whole: Option<Whole>,
+}
+
+impl Row {
+    fn is_right(&self, rounds: usize) -> bool {
+        let is_whole = |whole: &Whole| (whole.uploads, whole.next) == (rounds, rounds);
+        // See the text of the table.
+        let is_known =
+            (self.client, self.version, self.via) == (Client::Curl, HttpVersion::Two, Via::Haproxy);
+        is_known || self.via.loses_by_itself() || self.whole.as_ref().is_none_or(is_whole)
+    }
+}
+
+type Clients = [(Client, &'static [HttpVersion])];
+
+/// Some clients at a server through each way, in rounds.
+fn at(kind: Kind, clients: &Clients, vias: &[Via], rounds: usize, pause: f64) -> Vec<Row> {
+    let server = Server::start(kind);
+    let mut rows = Vec::new();
+    for &via in vias {
+        let Some(front) = Front::start(via, &server) else { continue };
+        let all =
+            clients.iter().flat_map(|(client, versions)| versions.iter().map(|version| (*client, *version)));
+        for (client, version) in all {
+            let url = front.url(version);
+            let fails = kind == Kind::Bare || via.loses_by_itself();
+            let patience = if fails { PATIENCE_IN_FAILURES } else { PATIENCE };
+            let run = Run { url: &url, version, rounds, bytes: UPLOAD, pause, patience };
+            let row = Row { client, version, via, whole: client.run(run) };
+            eprintln!("{kind:?} {row:?}");
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+#[test]
+fn one_round_of_each() {
+    sandboxed(|| {
+        let before = Counters::read().unwrap();
+        let direct = at(Kind::Lingering, &CLIENTS, &[Via::Direct], 1, 0.0);
+        let resets = Counters::read().unwrap().since(&before);
+        let gateways = at(Kind::Lingering, &CLIENTS, &[Via::Nginx, Via::Haproxy], 1, 0.0);
+        for row in direct.iter().chain(&gateways) {
+            assert!(row.is_right(1), "{row:?}");
+        }
+        assert_eq!(resets.of("TCPAbortOnData"), 0, "the server has reset a client that was still sending");
+        // Else this would show nothing.
+        let client: &Clients = &[(Client::Python("http.client"), &[HttpVersion::One])];
+        for row in at(Kind::Bare, client, &[Via::Direct], 20, 0.0) {
+            assert!(row.whole.as_ref().is_none_or(|whole| whole.uploads < 20), "{row:?}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "takes a quarter of an hour and writes docs/clients.md: see the head of this file"]
+fn forty_rounds_of_each() {
+    sandboxed(|| {
+        let lingering = at(Kind::Lingering, &CLIENTS, &VIAS, ROUNDS, 0.0);
+        let bare = at(Kind::Bare, &CLIENTS, &VIAS, BARE_ROUNDS, 0.0);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/clients.md");
+        std::fs::write(path, table(&bare, &lingering)).unwrap();
+        for row in &lingering {
+            assert!(row.is_right(ROUNDS), "{row:?}");
+        }
+    });
+}
+
+const ROUNDS: usize = 40;
+const BARE_ROUNDS: usize = 10;
+
+/// Each by its own clock. That all was written is asserted by the clients: a write that fails is an exception in each.
+#[test]
+#[ignore = "uploads that take 24 s each: see the head of this file"]
+fn clients_that_pause_in_their_uploads() {
+    sandboxed(|| {
+        for pause in [0.1, 0.7, 3.0] {
+            for row in at(Kind::Lingering, &CLIENTS, &[Via::Direct], 1, pause) {
+                assert!(row.is_right(1), "{pause} s: {row:?}");
+            }
+        }
+    });
+}
+
+fn table(bare: &[Row], lingering: &[Row]) -> String {
+    let mut text = HEAD.to_owned();
+    for row in lingering {
+        let Row { client, version, via, whole } = row;
+        let other =
+            bare.iter().find(|other| (other.client, other.version, other.via) == (*client, *version, *via));
+        let cell = |whole: Option<&Whole>| {
+            whole.map_or("not here".to_owned(), |whole| format!("{} and {}", whole.uploads, whole.next))
+        };
+        let (version, via) = (version.name(), via.name());
+        let (bare, lingering) = (cell(other.and_then(|other| other.whole.as_ref())), cell(whole.as_ref()));
+        writeln!(text, "| {} | {version} | {via} | {bare} | {lingering} |", client.name()).unwrap();
+    }
+    text
+}
+
+const HEAD: &str = "# Clients
+
+What stock clients get of early answers, and of the next requests in their pools: both numbers are of 40 rounds, of 10 with
+the bare server. The server (axum) refuses an upload of 3 MB before it has read it, with a `413` of 300,000 bytes; at once the
+client asks for another page, on the connection that its pool gives it. *bare* is `axum::serve`, *lingering* is
+`linger::http::serve`. HTTP/1.1 is in the clear, HTTP/2 above TLS. wget has no pool between the two requests: its next one is
+a new process's.
+
+*nginx, unbuffered* has `proxy_request_buffering off`. If the server answers early, this nginx tells its client that the
+connection is kept, and closes it; over HTTP/2 some clients wait for ever. A server behind it cannot prevent that. HAProxy 2.6
+ends some HTTP/2 streams whose uploads go on (`PROTOCOL_ERROR`, seen with curl 7.88 alone) before it has passed the answer on
+that it has; whether a server can prevent that, other than by reading the whole upload, is not known.
+
+Written by `cargo test -p linger --all-features --test clients -- --ignored forty`, with the clients that `cargo xtask setup`
+installs. One round of each belongs to every run of the tests.
+
+| client | HTTP | through | bare | lingering |
+|---|---|---|---|---|
+";

@@ -1,0 +1,219 @@
+//! A process of the program that is connected to the supervisor, and what it says.
+
+use std::collections::HashMap;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use linger_custody::world::{Name, Pid};
+use linger_custody::{Count, Origin};
+use linger_preload::protocol::{COUNTS, Message, MessageKind, Nomination};
+use rustix::io::Errno;
+use rustix::net::sockopt::{socket_cookie, socket_peercred};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use crate::ender::Ender;
+use crate::prover::{Nominee, Prover};
+use crate::shares::{Passed, Share, Shares};
+
+/// A process of the program that is connected.
+#[derive(Debug)]
+pub(crate) struct ConnectedProcess {
+    pub(crate) connection: OwnedFd,
+    /// Whether it has said the token.
+    pub(crate) known: bool,
+    /// The process that connected (`SO_PEERCRED`); 0 if it is in a pid namespace of which nothing is known.
+    peer: u32,
+    /// The user that it ran as.
+    pub(crate) user: u32,
+    /// Sockets to be ended when this process's connection hangs up, by cookie.
+    waiting: HashMap<u64, HeldFd>,
+    /// What it has counted, which is what it may take back.
+    counted: [u64; COUNTS],
+    _share: Share,
+}
+
+/// A socket that is ended when the process that sent it ends.
+#[derive(Debug)]
+pub(crate) struct HeldFd {
+    passed: Passed,
+    by: Name,
+    origin: Origin,
+    unread: u32,
+    /// Whether the process has announced its end. Otherwise it is killed.
+    last: bool,
+}
+
+/// Who has sent a message, by the kernel's word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pid: u32,
+    pub(crate) user: u32,
+}
+
+pub(crate) enum Received {
+    /// With the fd that it carries.
+    Message(Message, Option<OwnedFd>, Sender),
+    Nothing,
+    End,
+}
+
+impl ConnectedProcess {
+    /// One that has connected; `None` if its user has its share of connections.
+    pub(crate) fn new(connection: OwnedFd, shares: &Shares) -> Option<Self> {
+        let peer = crate::kernel::peer_process(connection.as_fd()).unwrap_or(0);
+        let user = socket_peercred(&connection).ok()?.uid.as_raw();
+        let share = shares.take(user)?;
+        let (waiting, counted) = (HashMap::new(), [0; COUNTS]);
+        Some(Self { connection, known: false, peer, user, waiting, counted, _share: share })
+    }
+
+    /// Whether a connection is to be ended when this process ends.
+    pub(crate) fn waits_for(&self, cookie: u64) -> bool {
+        self.waiting.contains_key(&cookie)
+    }
+
+    /// The next message. Descriptors beyond the first are disposed of.
+    pub(crate) fn receive(&self, ender: &Ender) -> Received {
+        receive(&self.connection, |fd| ender.dispose(fd))
+    }
+
+    /// What was to be ended when the process ends.
+    pub(crate) fn has_ended(self) -> impl Iterator<Item = Nominee> {
+        self.waiting.into_iter().map(|(cookie, held)| {
+            let HeldFd { passed, by, origin, unread, last } = held;
+            tracing::info!(cookie, last, "nominated: its process has ended");
+            Nominee { passed, cookie, by, origin, unread, closed: false }
+        })
+    }
+
+    /// Carries out a message. `fd` is what came with it.
+    pub(crate) fn obey(
+        &mut self,
+        message: &Message,
+        fd: Option<OwnedFd>,
+        by: Sender,
+        shares: &Shares,
+        prover: &mut Prover,
+        ender: &Ender,
+    ) {
+        let kind = MessageKind::of(message.kind);
+        if fd.is_none() && matches!(kind, Some(MessageKind::Counted | MessageKind::Uncounted)) {
+            return self.count(kind == Some(MessageKind::Counted), message, ender);
+        }
+        // Sent between the accept and the request for credentials: the sender is most likely who connected.
+        let user = if by.pid == 0 { self.user } else { by.user };
+        // For a held connection the fd arrived with the `Hold` message.
+        let held = self.waiting.remove(&message.cookie).map(|held| held.passed);
+        let new = match fd {
+            Some(fd) => match accept(fd, message.cookie, user, shares, ender) {
+                Some(passed) => Some(passed),
+                None => return ender.missed(),
+            },
+            None => None,
+        };
+        let cookie = message.cookie;
+        let by_supervisor = by.pid == std::process::id();
+        let (name, origin) = self.origin(message, by);
+        let passed = match (held, new) {
+            (Some(held), Some(new)) => {
+                ender.let_go(new);
+                Some(held)
+            }
+            (held, new) => held.or(new),
+        };
+        match (kind, passed) {
+            (Some(MessageKind::Close), Some(passed)) if by_supervisor => ender.end_proved(passed),
+            (Some(MessageKind::Close), Some(passed)) => {
+                let unread = message.unread;
+                prover.nominate(Nominee { passed, cookie, by: name, origin, unread, closed: true });
+            }
+            // It was sent with the message, and there was no descriptor left to receive it.
+            (Some(MessageKind::Close | MessageKind::Shutdown | MessageKind::Last), None) => ender.missed(),
+            (Some(MessageKind::Shutdown), Some(passed)) => {
+                ender.end_and_shut_down(passed, cookie, message.unread);
+            }
+            (Some(kind @ (MessageKind::Last | MessageKind::Hold)), Some(passed)) => {
+                let last = kind == MessageKind::Last;
+                let held = HeldFd { passed, by: name, origin, unread: message.unread, last };
+                self.waiting.insert(cookie, held);
+            }
+            (_, Some(passed)) => ender.let_go(passed),
+            (_, None) => {}
+        }
+    }
+
+    /// Who lets go of a connection, and where it comes from.
+    fn origin(&self, message: &Message, by: Sender) -> (Name, Origin) {
+        let Nomination { origin, process, fd, .. } = message.nomination();
+        // In a pid namespace of its own a process does not know the pids that are known here.
+        let origin = if i64::from(process) == i64::from(by.pid) { origin } else { Origin::UNKNOWN };
+        let pid = if by.pid == 0 { self.peer } else { by.pid };
+        (Name { pid: Pid(pid), fd }, origin)
+    }
+
+    fn count(&mut self, more: bool, message: &Message, ender: &Ender) {
+        let count = Count::EACH.into_iter().find(|count| *count as u64 == message.cookie);
+        let Some(count) = count.filter(|count| *count != Count::Seen) else { return };
+        let own = &mut self.counted[count as usize];
+        if more {
+            *own += u64::from(message.unread);
+            ender.count(count, message.unread.into());
+        } else if *own > 0 {
+            *own -= 1;
+            ender.uncount(count);
+        }
+    }
+}
+
+/// Takes what a process has passed with the words for the connection of this cookie; `None` if it is to be left as it is.
+fn accept(fd: OwnedFd, cookie: u64, user: u32, shares: &Shares, ender: &Ender) -> Option<Passed> {
+    // The socket's own word, not the process's. Another thread may have put another connection at that fd meanwhile, of which
+    // nothing was said.
+    let is_meant = socket_cookie(&fd).is_ok_and(|own| own == cookie);
+    let share = if is_meant { shares.take(user) } else { None };
+    match share {
+        Some(share) => Some(Passed { fd, share }),
+        None => {
+            tracing::debug!(cookie, user, is_meant, "an fd is left as it is");
+            ender.dispose(fd);
+            None
+        }
+    }
+}
+
+fn receive(connection: &OwnedFd, mut dispose: impl FnMut(OwnedFd)) -> Received {
+    let mut bytes = [0; Message::SIZE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2), ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = loop {
+        match rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Err(Errno::INTR) => {}
+            other => break other,
+        }
+    };
+    let (mut fd, mut by) = (None, Sender { pid: 0, user: u32::MAX });
+    for message in control.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(fds) => {
+                for passed in fds {
+                    fd.replace(passed).into_iter().for_each(&mut dispose);
+                }
+            }
+            RecvAncillaryMessage::ScmCredentials(sender) => {
+                by.pid = sender.pid.as_raw_nonzero().get().cast_unsigned();
+                by.user = sender.uid.as_raw();
+            }
+            _ => {}
+        }
+    }
+    match got {
+        Ok(received) if received.bytes == Message::SIZE => {
+            Received::Message(Message::from_bytes(&bytes), fd, by)
+        }
+        Err(Errno::AGAIN) => Received::Nothing,
+        // The library only sends messages of this length; anything else comes from a stranger.
+        Ok(_) | Err(_) => Received::End,
+    }
+}

@@ -1,0 +1,126 @@
+//! The listening sockets of a network namespace, from `/proc/PID/net`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use linger_untrusted::Untrusted;
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListeningSocket {
+    pub(crate) address: Untrusted,
+    /// Port and user of a TCP socket.
+    pub(crate) port: Option<u16>,
+    pub(crate) user: Option<u32>,
+}
+
+/// The listening TCP and unix sockets of a process's network namespace, by inode.
+pub(crate) fn listening(process: u32) -> HashMap<u64, ListeningSocket> {
+    let mut all = HashMap::new();
+    for table in ["tcp", "tcp6"] {
+        // The kernel shows listeners first (`tcp_seq_start`), and there may be many connections.
+        let lines = lines(process, table).skip(1).map_while(|line| tcp(&line));
+        all.extend(lines);
+    }
+    all.extend(lines(process, "unix").skip(1).filter_map(|line| unix(&line)));
+    all
+}
+
+fn lines(process: u32, table: &str) -> impl Iterator<Item = String> {
+    let file = File::open(format!("/proc/{process}/net/{table}")).ok();
+    file.into_iter().flat_map(|file| BufReader::new(file).lines().map_while(Result::ok))
+}
+
+/// A listener of `/proc/net/tcp` or `tcp6`; `None` for any other socket.
+fn tcp(line: &str) -> Option<(u64, ListeningSocket)> {
+    const LISTEN: &str = "0A";
+    let mut words = line.split_whitespace();
+    let address = words.nth(1)?;
+    if words.nth(1)? != LISTEN {
+        return None;
+    }
+    // Queues, timer and retransmissions lie between the state and the user, and a timeout before the inode.
+    let user = words.nth(3)?.parse().ok();
+    let inode = words.nth(1)?.parse().ok()?;
+    let (host, port) = address.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    // Words of 32 bits in this machine's order, which are in the network's order in memory.
+    let word = |at: usize| u32::from_str_radix(host.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let host = match host.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        32 => {
+            let mut octets = [0; 16];
+            for (at, part) in octets.chunks_mut(4).enumerate() {
+                part.copy_from_slice(&word(at * 8)?);
+            }
+            Ipv6Addr::from(octets).into()
+        }
+        _ => return None,
+    };
+    let address = SocketAddr::new(host, port).to_string();
+    Some((inode, ListeningSocket { address: Untrusted::from(address.as_bytes()), port: Some(port), user }))
+}
+
+/// A listener of `/proc/net/unix`.
+fn unix(line: &str) -> Option<(u64, ListeningSocket)> {
+    /// `__SO_ACCEPTCON` (linux/net.h).
+    const LISTENS: u32 = 1 << 16;
+    let (mut word, mut rest) = ("", line);
+    let mut next = || {
+        (word, rest) = rest.trim_start().split_once(' ').unwrap_or((rest.trim_start(), ""));
+        word
+    };
+    let flags = (0..4).map(|_| next()).last()?;
+    if u32::from_str_radix(flags, 16).ok()? & LISTENS == 0 {
+        return None;
+    }
+    let inode = (0..3).map(|_| next()).last()?;
+    let path = rest;
+    Some((
+        inode.parse().ok()?,
+        ListeningSocket { address: Untrusted::from(path.as_bytes()), port: None, user: None },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_told_from_connections() {
+        let listener = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0";
+        let (inode, found) = tcp(listener).unwrap();
+        assert_eq!(
+            (inode, found.address.terminal().to_string(), found.port),
+            (4711, "127.0.0.1:8080".into(), Some(8080))
+        );
+        assert_eq!(tcp(&listener.replace(" 0A ", " 01 ")), None);
+        let listener = "   0: 00000000000000000000000001000000:0016 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12 1 0 100 0 0 10 0";
+        assert_eq!(tcp(listener).unwrap().1.address.terminal().to_string(), "[::1]:22");
+    }
+
+    #[test]
+    fn unix_listeners_have_a_path_or_none() {
+        let listener = "0000000000000000: 00000002 00000000 00010000 0001 01 26311 /run/a b.sock";
+        let (inode, found) = unix(listener).unwrap();
+        assert_eq!(
+            (inode, found.address.terminal().to_string(), found.port),
+            (26_311, "/run/a b.sock".into(), None)
+        );
+        assert_eq!(unix("0000000000000000: 00000002 00000000 00010000 0001 01 26311").unwrap().0, 26_311);
+        assert_eq!(unix(&listener.replace("00010000", "00000000")), None);
+    }
+
+    #[test]
+    fn this_process_is_found_to_listen() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let found = listening(std::process::id());
+        assert!(found.values().any(|one| one.port == Some(port)), "{found:?}");
+        drop(listener);
+        let found = listening(std::process::id());
+        assert!(!found.values().any(|one| one.port == Some(port)), "{found:?}");
+    }
+}

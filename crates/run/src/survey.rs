@@ -1,0 +1,291 @@
+//! Looks which processes of the program listen, and whether their closes are seen.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_untrusted::Untrusted;
+use rustix::process::Signal;
+
+use crate::coverage::{CoveredListener, Gap};
+use crate::listeners::{ListeningSocket, listening};
+use crate::{Coverage, Options, Program, Via, proc};
+
+/// First pause between two looks, and after each change at the start; doubles up to the longest. Nothing tells of a listener in a process
+/// that no library is preloaded into.
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// The longest pause while programs start.
+const LONGEST_AT_START: Duration = Duration::from_millis(500);
+const START: Duration = Duration::from_secs(20);
+
+/// How the closes of the program are seen, as far as the coverage of its processes depends on it.
+#[derive(Clone, Debug)]
+pub(crate) struct Means {
+    /// The program, or the process whose child it is.
+    pub(crate) root: u32,
+    pub(crate) via: Via,
+    /// What the memory maps of every process with the preloaded library name.
+    pub(crate) mark: Option<String>,
+    /// The seccomp filters of the process that becomes the program, before any is installed for it.
+    pub(crate) filters: u32,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) exclude_ports: Vec<u16>,
+}
+
+impl Means {
+    pub(crate) fn new(root: u32, filters: u32, mark: Option<String>, options: &Options) -> Self {
+        let via = if mark.is_some() { Via::Preload } else { Via::Seccomp };
+        let (ports, exclude_ports) = (options.ports.clone(), options.exclude_ports.clone());
+        Self { root, via, mark, filters, ports, exclude_ports }
+    }
+
+    fn wants(&self, port: u16) -> bool {
+        !self.exclude_ports.contains(&port) && (self.ports.is_empty() || self.ports.contains(&port))
+    }
+}
+
+/// The coverage of the program's listeners, kept current by a thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    surveyor: Surveyor,
+    /// As seen when it last listened at all.
+    last: Coverage,
+    /// What is to be told, until it is.
+    untold: Option<Coverage>,
+    told: ToldCoverage,
+}
+
+/// What has been told.
+#[derive(Debug, Default)]
+struct ToldCoverage {
+    /// That there are listeners.
+    begun: bool,
+    /// Which process is not covered at which listener.
+    gaps: HashSet<(u64, u32)>,
+    /// The look before: what is seen once only is not told. A child that is about to `execve` has its parent's listeners.
+    before: Coverage,
+}
+
+impl ToldCoverage {
+    /// Whether a look has something new to tell.
+    fn is_news(&mut self, seen: &Coverage) -> bool {
+        let stays =
+            seen.listeners.iter().filter(|one| self.before.listeners.contains(one)).collect::<Vec<_>>();
+        let mut is_news = !self.begun && !stays.is_empty();
+        for one in stays.into_iter().filter(|one| one.covered.is_err()) {
+            is_news |= self.gaps.insert((one.inode, one.process));
+        }
+        self.begun |= is_news;
+        self.before.clone_from(seen);
+        is_news
+    }
+}
+
+impl Survey {
+    /// Starts the thread. It ends once the second value is dropped.
+    ///
+    /// # Errors
+    /// No thread can be made.
+    pub(crate) fn start(means: Means) -> std::io::Result<(Self, mpsc::Sender<()>)> {
+        let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
+        let (last, untold, told) = Default::default();
+        let survey = Self(Arc::new(Mutex::new(State { surveyor, last, untold, told })));
+        let (alive, until) = mpsc::channel();
+        let own = survey.clone();
+        thread::Builder::new().name("linger-survey".into()).spawn(move || {
+            let (started, mut pause) = (Instant::now(), FIRST);
+            while until.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                // Later changes are the usual case: a worker that is replaced, a child for each connection.
+                let starting = started.elapsed() < START;
+                let longest = if starting { LONGEST_AT_START } else { LONGEST };
+                let changed = own.take_part();
+                pause = if changed && starting { FIRST } else { (pause * 2).min(longest) };
+            }
+        })?;
+        Ok((survey, alive))
+    }
+
+    /// Looks, and has told what is new. True if anything has changed.
+    fn take_part(&self) -> bool {
+        let mut state = self.state();
+        let seen = state.look();
+        let changed = seen != state.told.before;
+        if state.told.is_news(&seen) {
+            state.untold = Some(seen);
+            // The thread that tells it on waits for signals. This one only wakes it.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::CHILD);
+        }
+        changed
+    }
+
+    /// What is to be told, once.
+    pub(crate) fn news(&self) -> Option<Coverage> {
+        self.state().untold.take()
+    }
+
+    /// The coverage at this moment.
+    pub(crate) fn look(&self) -> Coverage {
+        self.state().look()
+    }
+
+    /// The number of listeners, and of those that are covered, as seen last.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        self.state().last.counts()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn look(&mut self) -> Coverage {
+        let seen = self.surveyor.look();
+        // The program's end leaves none: what it had is what the report is about.
+        if !seen.listeners.is_empty() {
+            self.last.clone_from(&seen);
+        }
+        seen
+    }
+}
+
+/// Finds the program's processes, and their listeners.
+#[derive(Debug)]
+struct Surveyor {
+    means: Means,
+    /// The processes that were found last, with their births: an orphan has another parent than before.
+    family: HashMap<u32, u64>,
+    has_cookies: bool,
+}
+
+impl Surveyor {
+    fn look(&mut self) -> Coverage {
+        self.find_family();
+        let mut namespaces: HashMap<_, HashMap<u64, ListeningSocket>> = HashMap::new();
+        let (mut listeners, mut hidden) = (Vec::new(), Vec::new());
+        for process in self.family.keys().copied() {
+            let namespace = fs::read_link(format!("/proc/{process}/ns/net")).ok();
+            let listening = namespaces.entry(namespace.clone()).or_insert_with(|| listening(process));
+            let Some(sockets) = proc::sockets(process) else {
+                hidden.push((process, namespace));
+                continue;
+            };
+            let here: Vec<_> = listening.iter().filter(|(inode, _)| sockets.contains_key(inode)).collect();
+            let mut covered = None;
+            for (inode, socket) in here {
+                if socket.port.is_none_or(|port| self.means.wants(port)) {
+                    let covered = *covered.get_or_insert_with(|| self.covered(process));
+                    let (inode, address, name) = (*inode, socket.address.clone(), name(process));
+                    listeners.push(CoveredListener { address, inode, process, name, covered });
+                }
+            }
+        }
+        let seen: HashSet<u64> = listeners.iter().map(|one| one.inode).collect();
+        for (process, namespace) in hidden {
+            // What it has open nobody can tell. A socket of its user that no other process has is most likely its own.
+            let user = proc::user(process);
+            let sockets = namespaces.get(&namespace).into_iter().flatten();
+            let own = sockets.filter(|(inode, socket)| {
+                socket.user == user
+                    && !seen.contains(inode)
+                    && socket.port.is_some_and(|port| self.means.wants(port))
+            });
+            listeners.extend(own.map(|(inode, socket)| CoveredListener {
+                address: socket.address.clone(),
+                inode: *inode,
+                process,
+                name: name(process),
+                covered: Err(Gap::Hidden),
+            }));
+        }
+        listeners.sort_by_key(|one| (one.inode, one.process));
+        Coverage { listeners }
+    }
+
+    /// The processes at and below the root, those that were, and those that have the library.
+    fn find_family(&mut self) {
+        let own = std::process::id();
+        let since = proc::stat(own).map_or(0, |stat| stat.born_by_ms);
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let stats: HashMap<u32, proc::Stat> =
+            pids.filter(|pid| *pid != own).filter_map(|pid| Some((pid, proc::stat(pid)?))).collect();
+        let stays = |pid: u32, stat: &proc::Stat| self.family.get(&pid) == Some(&stat.born_by_ms);
+        let marked = |pid: u32, stat: &proc::Stat| {
+            // Only an orphan can have been missed: one whose parent has ended before it was seen.
+            stat.parent == 1
+                && stat.born_by_ms >= since
+                && self.means.mark.as_ref().is_some_and(|mark| maps(pid, mark) == Some(true))
+        };
+        let mut family: HashMap<u32, u64> = stats
+            .iter()
+            .filter(|(pid, stat)| **pid == self.means.root || stays(**pid, stat) || marked(**pid, stat))
+            .map(|(pid, stat)| (*pid, stat.born_by_ms))
+            .collect();
+        loop {
+            let is_child =
+                |stat: &proc::Stat| stat.parent == self.means.root || family.contains_key(&stat.parent);
+            let more: Vec<_> = stats
+                .iter()
+                .filter(|(pid, stat)| !family.contains_key(pid) && is_child(stat))
+                .map(|(pid, stat)| (*pid, stat.born_by_ms))
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            family.extend(more);
+        }
+        self.family = family;
+    }
+
+    fn covered(&self, process: u32) -> Result<Via, Gap> {
+        if !self.has_cookies {
+            return Err(Gap::NoCookie);
+        }
+        match &self.means.mark {
+            None => Ok(self.means.via),
+            Some(mark) => {
+                let kind = Program::find(Path::new(&format!("/proc/{process}/exe")).as_os_str(), "".as_ref())
+                    .map(|program| program.kind);
+                if let Ok(kind) = kind
+                    && kind.obstacle().is_some()
+                {
+                    return Err(Gap::Kind(kind));
+                }
+                match maps(process, mark) {
+                    None => Err(Gap::Hidden),
+                    Some(false) => Err(Gap::NotLoaded),
+                    Some(true) if proc::filters(process) > self.means.filters => Err(Gap::Sandboxed),
+                    Some(true) => Ok(self.means.via),
+                }
+            }
+        }
+    }
+}
+
+/// Whether the memory maps of a process name the library; `None` where they cannot be read.
+fn maps(process: u32, mark: &str) -> Option<bool> {
+    let maps = fs::read(format!("/proc/{process}/maps")).ok()?;
+    Some(maps.windows(mark.len()).any(|part| part == mark.as_bytes()))
+}
+
+fn name(process: u32) -> Untrusted {
+    let name = fs::read(format!("/proc/{process}/comm")).unwrap_or_default();
+    Untrusted::from(name.strip_suffix(b"\n").unwrap_or(&name))
+}
+
+/// Whether this kernel gives sockets a cookie.
+fn has_cookies() -> bool {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+    // Without a socket nothing is known.
+    socket.is_ok_and(|socket| rustix::net::sockopt::socket_cookie(&socket).is_ok())
+}

@@ -1,0 +1,274 @@
+//! Small programs, bare against preloaded against seccomp: what they print, how they end, what they leave behind and what
+//! their clients get must be the same, but for the cure.
+//!
+//! The programs are the entries of `programs/acts.*`, one of a table each. Times are no part of the comparison: a run that
+//! takes very long counts as one that hangs.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use linger_testing::sandboxed;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{PORT, SOURCES, SUPERVISOR, build, compiled, connect, is_listening, program};
+
+/// Without a supervisor, in its own place, as a child that is asked about its calls, and the same where its fds cannot be
+/// copied, as under the profiles of containers.
+const WAYS: [Way; 4] = [Way::Bare, Way::Supervised(""), Way::Supervised("seccomp"), Way::WithoutCopies];
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Bare,
+    Supervised(&'static str),
+    WithoutCopies,
+}
+
+/// A run that takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Bytes of the request, and what is sent of it before the server has answered anything.
+const REQUEST: usize = 8_192;
+
+/// What can be seen of a run from outside.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    code: Option<i32>,
+    signal: Option<i32>,
+    stdout: String,
+    stderr: String,
+    /// Files in the directory that it ran in, with their modes and contents.
+    files: BTreeMap<String, (u32, Vec<u8>)>,
+    /// What the client got, where nothing can be lost of it.
+    response: Option<String>,
+}
+
+/// What a client got.
+struct Response {
+    bytes: Vec<u8>,
+    clean: bool,
+}
+
+impl Response {
+    /// Whether the end of the page is there, and the connection was not reset.
+    fn is_whole(&self) -> bool {
+        self.clean && self.bytes.ends_with(b"END")
+    }
+}
+
+/// How much of a table's programs were seen, by kind.
+#[derive(Debug, Default)]
+struct Tally {
+    programs: usize,
+    connections: usize,
+    families: usize,
+    lost_bare: usize,
+}
+
+/// Runs every program that `command` lists in each of the ways.
+fn compare(command: &[&str], environment: &[(&str, &str)], expected: &Tally) {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(refusing) = compiled("refusing", directory.path(), "gcc", "gcc", &[]) else { return };
+    let listed = Command::new(command[0]).args(&command[1..]).output().unwrap();
+    let names = String::from_utf8(listed.stdout).unwrap();
+    let mut tally = Tally::default();
+    let mut different = Vec::new();
+    for name in names.lines() {
+        let words = [command, &[name]].concat();
+        let [bare, others @ ..] = WAYS.map(|way| run(&start(way, &refusing), &words, environment, name));
+        tally.programs += 1;
+        tally.connections += usize::from(serves(name));
+        tally.families += usize::from(has_family(name));
+        tally.lost_bare +=
+            usize::from(name.starts_with("early_") && !bare.1.is_some_and(|got| got.is_whole()));
+        for (way, (seen, response)) in WAYS[1..].iter().zip(others) {
+            if seen != bare.0 {
+                different.push(format!("{name} {way:?}:\n  bare {:?}\n  now  {seen:?}", bare.0));
+            }
+            // Without copies a connection that has been passed on is closed plainly.
+            let cured =
+                name.starts_with("early_") && !(matches!(way, Way::WithoutCopies) && name.contains("pass"));
+            if cured && let Some(got) = response.filter(|got| !got.is_whole()) {
+                different.push(format!("{name} {way:?}: {} bytes, clean: {}", got.bytes.len(), got.clean));
+            }
+        }
+    }
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    // A list that came out short would pass with less.
+    let enough = tally.programs >= expected.programs
+        && tally.connections >= expected.connections
+        && tally.families >= expected.families
+        && tally.lost_bare >= expected.lost_bare;
+    assert!(enough, "{tally:?}, expected at least {expected:?}");
+}
+
+fn serves(name: &str) -> bool {
+    ["early_", "full_", "plain_"].iter().any(|kind| name.starts_with(kind))
+}
+
+/// Whether it makes a process, becomes another program or passes an fd on.
+fn has_family(name: &str) -> bool {
+    let kinds =
+        "fork exec spawn pass clone child orphan popen system background pipeline inherited helper run stdin";
+    kinds.split(' ').any(|kind| name.contains(kind))
+}
+
+/// What stands before a command, with `REPORT` where the name of a file is wanted.
+fn start(way: Way, refusing: &str) -> Vec<String> {
+    let call = libc::SYS_pidfd_getfd.to_string();
+    let words: &[&str] = match way {
+        Way::Bare => &[],
+        Way::Supervised(settings) => &[SUPERVISOR, REPORT, settings],
+        Way::WithoutCopies => &[refusing, &call, SUPERVISOR, REPORT, "seccomp"],
+    };
+    words.iter().map(ToString::to_string).collect()
+}
+
+const REPORT: &str = "REPORT";
+
+fn run(
+    before: &[String],
+    command: &[&str],
+    environment: &[(&str, &str)],
+    name: &str,
+) -> (Seen, Option<Response>) {
+    let directory = tempfile::tempdir().unwrap();
+    let reports = tempfile::tempdir().unwrap();
+    let report = reports.path().join("report").display().to_string();
+    let before = before.iter().map(|word| if word == REPORT { report.as_str() } else { word });
+    let words: Vec<&str> = before.chain(command.iter().copied()).collect();
+    let mut start = Command::new(words[0]);
+    start.args(&words[1..]).envs(environment.iter().copied()).current_dir(directory.path());
+    start.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // The supervisor has stderr until the last connection has ended.
+    let err = thread::spawn(move || text(&mut err));
+    let out = thread::spawn(move || text(&mut out));
+    let response = serves(name).then(|| client(&mut child, name));
+    let status = wait(&mut child, name);
+    let (stdout, stderr) = (out.join().unwrap(), err.join().unwrap());
+    let whole = response.as_ref().filter(|_| name.starts_with("full_"));
+    let seen = Seen {
+        code: status.code(),
+        signal: status.signal(),
+        stdout,
+        stderr,
+        files: files(directory.path()),
+        response: whole.map(|got| format!("{} {}", String::from_utf8_lossy(&got.bytes), got.clean)),
+    };
+    (seen, response)
+}
+
+fn text(from: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn wait(child: &mut Child, name: &str) -> std::process::ExitStatus {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if started.elapsed() > LONGEST {
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+            panic!("{name} hangs");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends a request of which the server may read a part, and reads the answer a little later.
+fn client(child: &mut Child, name: &str) -> Response {
+    let started = Instant::now();
+    while !is_listening(PORT) {
+        assert!(started.elapsed() < LONGEST && child.try_wait().unwrap().is_none(), "{name} does not listen");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut stream = connect(PORT, Some(4_096));
+    let half = [b'y'; REQUEST / 2];
+    let head = b"POST / HTTP/1.0\r\nContent-Length: 8000\r\n\r\n";
+    let first = if name.contains("http") { [&head[..], &half].concat() } else { half.to_vec() };
+    let _ = stream.write_all(&first);
+    // A reset comes meanwhile, if it comes. Where all is read, the parent has closed its fd by then.
+    let mut end = [PollFd::new(&stream, PollFlags::ERR | PollFlags::HUP)];
+    let patience = Timespec { tv_sec: 0, tv_nsec: 60_000_000 };
+    let _ = poll(&mut end, Some(&patience));
+    if name.starts_with("full_") {
+        let _ = stream.write_all(&half);
+    }
+    let mut bytes = Vec::new();
+    let clean = stream.read_to_end(&mut bytes).is_ok();
+    Response { bytes, clean }
+}
+
+fn files(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
+    use std::os::unix::fs::PermissionsExt;
+    let entries = fs::read_dir(directory).unwrap().flatten();
+    let name = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let seen = entries.map(|entry| {
+        let mode = entry.metadata().unwrap().permissions().mode();
+        // Other traces of a program that dumped core are not its own.
+        (name(&entry), (mode, fs::read(entry.path()).unwrap_or_default()))
+    });
+    seen.filter(|(name, _)| !name.starts_with("core")).collect()
+}
+
+#[test]
+fn c_programs_do_the_same() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(acts) = compiled("acts", directory.path(), "gcc", "gcc", &[]) else { return };
+        compare(&[&acts], &[], &Tally { programs: 110, connections: 48, families: 40, lost_bare: 20 });
+    });
+}
+
+#[test]
+fn python_programs_do_the_same() {
+    sandboxed(|| {
+        let Some(python) = program("python3", "python3") else { return };
+        // Not a script that looks for a version each time (pyenv).
+        let found = Command::new(python).args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        let python = String::from_utf8(found.stdout).unwrap().trim().to_owned();
+        let script = format!("{SOURCES}/acts.py");
+        compare(
+            &[&python, &script],
+            &[],
+            &Tally { programs: 46, connections: 18, families: 16, lost_bare: 6 },
+        );
+    });
+}
+
+#[test]
+fn shell_scripts_do_the_same() {
+    sandboxed(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(acts) = compiled("acts", directory.path(), "gcc", "gcc", &[]) else { return };
+        let script = format!("{SOURCES}/acts.sh");
+        let expected = Tally { programs: 28, connections: 5, families: 8, lost_bare: 2 };
+        compare(&["sh", &script], &[("ACTS", &acts)], &expected);
+    });
+}
+
+#[test]
+fn go_programs_do_the_same() {
+    sandboxed(|| {
+        let Some(go) = program("go", "golang-go") else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let acts = directory.path().join("acts").display().to_string();
+        let mut command = Command::new(go);
+        command.args(["build", "-o", &acts, &format!("{SOURCES}/acts.go")]);
+        let cache = directory.path().join("cache");
+        build(command.env("CGO_ENABLED", "0").env("GOCACHE", cache).env("GO111MODULE", "off"));
+        compare(&[&acts], &[], &Tally { programs: 22, connections: 11, families: 6, lost_bare: 3 });
+    });
+}

@@ -1,0 +1,63 @@
+//! What can be known of a socket, whether or not this system tells it.
+
+use std::time::Duration;
+
+/// The protocol families for which closing is understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Family {
+    /// TCP over IPv4 or IPv6, or Multipath TCP ([`is_multipath`](crate::is_multipath)): acknowledgements are known to the byte.
+    Tcp,
+    /// A local stream socket: what counts is whether the peer has read.
+    Unix,
+    /// Any other stream (vsock, SMC ...): the bounds hold, acknowledgement may be unknown.
+    Other,
+}
+
+/// The states of RFC 9293 section 3.3.2, in the kernel's numbering (`tcp_states.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // The names are the RFC's.
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynReceived,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    Unknown(u8),
+}
+
+/// The fields of the kernel's `struct tcp_info` that tell a living peer from one that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TcpInfo {
+    /// Probes of a closed window, or keepalives, since the last acknowledgement (`icsk_probes_out`).
+    pub probes: u8,
+    /// How often the oldest segment in flight was retransmitted since its timer was last reset (`icsk_retransmits`).
+    pub retransmits: u8,
+    /// Time since the last ACK (`rcv_tstamp`): also one that answers a probe, or acknowledges nothing new.
+    pub last_ack: Duration,
+    /// The smoothed round-trip time. Time in the programs' own buffers is not included.
+    pub round_trip: Duration,
+    /// Segments with data that the peer has sent; 0 before Linux 4.6.
+    pub data_segments: u32,
+}
+
+/// What has happened to one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ready {
+    /// The key with which the socket was added.
+    pub key: u64,
+    /// Both directions have ended, or there is an error.
+    pub is_over: bool,
+    /// The peer's direction is open, and later data raises a new event: a read that gets less than it asked for has
+    /// got everything.
+    pub is_fresh: bool,
+}

@@ -1,0 +1,24 @@
+//! Writing without waiting, and the limit of descriptors.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::net::SendFlags;
+use rustix::process::{Resource, getrlimit};
+
+/// Sends what the socket takes now. Returns the number of bytes.
+///
+/// Never waits, even on a blocking socket, and raises no SIGPIPE.
+///
+/// # Errors
+/// Returns `WouldBlock` if the socket takes nothing now; otherwise the errors of `send(2)`.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| {
+        rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+    })?)
+}
+
+/// How many descriptors the process may have now (the soft `RLIMIT_NOFILE`); `None` for no limit.
+pub fn descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}

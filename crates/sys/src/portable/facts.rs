@@ -1,0 +1,65 @@
+//! What a socket is; what its peer has acknowledged is not known.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::fd::BorrowedFd;
+use crate::{Family, TcpInfo, TcpState};
+
+/// Returns the family of a stream socket.
+///
+/// # Errors
+/// Returns `ENOTSOCK` for other descriptors, and `EPROTOTYPE` for sockets that are no streams.
+pub fn family(socket: BorrowedFd<'_>) -> io::Result<Family> {
+    if sockopt::socket_type(socket)? != SocketType::STREAM {
+        return Err(Errno::PROTOTYPE.into());
+    }
+    let address = rustix::net::getsockname(socket)?;
+    Ok(match address.address_family() {
+        AddressFamily::INET | AddressFamily::INET6 => Family::Tcp,
+        AddressFamily::UNIX => Family::Unix,
+        _ => Family::Other,
+    })
+}
+
+/// Unknown here.
+///
+/// # Errors
+/// Returns `Unsupported`.
+pub fn send_queue(_socket: BorrowedFd<'_>) -> io::Result<u64> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Whether it is a Multipath TCP socket: not asked here, where nothing depends on it.
+///
+/// # Errors
+/// None here.
+pub fn is_multipath(_socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Unknown here.
+///
+/// # Errors
+/// Returns `Unsupported`.
+pub fn tcp_state(_socket: BorrowedFd<'_>) -> io::Result<TcpState> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Unknown here.
+///
+/// # Errors
+/// Returns `Unsupported`.
+pub fn tcp_info(_socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not set here: on some systems the end of the stream does not wake a reader that waits for more.
+///
+/// # Errors
+/// Returns `Unsupported`.
+pub fn set_receive_low_water(_socket: BorrowedFd<'_>, _bytes: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,29 @@
+//! macOS, the BSDs, Windows, and Linux with `--cfg linger_portable`: what every system of sockets offers.
+//!
+//! A socket is half-closed, read into a buffer and waited for. What the peer has acknowledged is not known:
+//! macOS (`SO_NWRITE`) and FreeBSD (`FIONWRITE`) tell the bytes in the send buffer, but not whether the FIN was
+//! acknowledged, and Windows tells nothing.
+//!
+//! Where systems differ, in `call.rs`, the difference was looked up in their manuals; **it was compiled, and never run**.
+
+mod call;
+mod discard;
+mod facts;
+mod process;
+mod reactor;
+mod wait;
+
+pub use call::{descriptor_limit, send_now, unread};
+pub use discard::Discarder;
+pub use facts::{family, is_multipath, send_queue, set_receive_low_water, tcp_info, tcp_state};
+pub(crate) use process::process_number;
+pub use reactor::{Alarm, Reactor, ReadyList};
+pub use wait::SocketWait;
+
+/// Whether this system tells which bytes a TCP peer has acknowledged.
+pub const TELLS_ACKNOWLEDGED: bool = false;
+
+fn timespec(duration: std::time::Duration) -> rustix::event::Timespec {
+    rustix::event::Timespec::try_from(duration)
+        .unwrap_or(rustix::event::Timespec { tv_sec: i32::MAX.into(), tv_nsec: 0 })
+}

@@ -1,0 +1,64 @@
+//! How a client that does not encrypt proves over loopback that it is the server's own user.
+
+use std::sync::atomic::Ordering;
+
+use super::Client;
+use crate::driver::{Session, SessionEvent};
+use crate::error::Error;
+use crate::loopback;
+use crate::message::{Message, Operation};
+use crate::options::Security;
+use crate::reason::{Reason, Remedy};
+use crate::wire::Violation;
+
+impl Client {
+    /// Asks for something. If the server wants to know first whether this is its own user, proves it.
+    pub(super) fn open(&self, session: &mut Session, request: &Operation) -> Result<u16, Error> {
+        let stream = session.open(&request.encode())?;
+        let event = session.receive()?;
+        let SessionEvent::Message { bytes, .. } = &event else {
+            if matches!(event, SessionEvent::Data { .. }) {
+                return Err(Violation::Unexpected("data before any message").into());
+            }
+            session.put_back(event);
+            return Ok(stream);
+        };
+        let Message::Prove { nonce: server } = Message::decode(bytes)? else {
+            session.put_back(event);
+            return Ok(stream);
+        };
+        let keys = match &self.options.security {
+            Security::Remote(keys) if !self.stranger.load(Ordering::Relaxed) => keys,
+            _ => {
+                let told = "it serves nobody but its own user without encryption, also over loopback";
+                return Err(Error::Identity(Reason::from(told).with(Remedy::Encrypt)));
+            }
+        };
+        let nonce = loopback::nonce().map_err(|error| Error::io("get", "random numbers", error))?;
+        let proof = loopback::proof(&keys.identity, &server, &nonce);
+        session.message(stream, &Message::Proof { nonce, proof }.encode())?;
+        session.flush()?;
+        // What follows is the answer to the request, or a refusal.
+        match session.receive()? {
+            SessionEvent::Data { .. } => Err(Violation::Unexpected("data before any message").into()),
+            SessionEvent::Message { bytes, stream: on } => match Message::decode(&bytes)? {
+                Message::Error { refusal, text } => Err(Error::Refused(refusal, text)),
+                _ => {
+                    session.put_back(SessionEvent::Message { bytes, stream: on });
+                    Ok(stream)
+                }
+            },
+            event => {
+                session.put_back(event);
+                Ok(stream)
+            }
+        }
+    }
+
+    /// Whether the next connection has to be encrypted, because the server on this machine is another user's.
+    pub(super) fn has_to_encrypt(&self, error: &Error) -> bool {
+        let refused = matches!(error, Error::Refused(_, reason) if reason.remedy() == Some(&Remedy::Encrypt));
+        let can = matches!(self.options.security, Security::Remote(_));
+        refused && can && !self.stranger.swap(true, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,95 @@
+//! Clients over loopback that do not encrypt: only those of the same user are served.
+
+use super::{Server, Visitor};
+use crate::driver::{Session, SessionEvent};
+use crate::error::Error;
+use crate::fault::Fault;
+use crate::loopback;
+use crate::message::{Get, Message, Operation, Put, Refusal};
+use crate::path::RelPath;
+use crate::reason::{Reason, Remedy};
+use crate::rights::Rights;
+use crate::root::Root;
+use crate::selection::Selection;
+use crate::walk::{Patterns, Walk, WalkedEntry};
+use crate::wire::Violation;
+
+impl Server {
+    /// What a client may do. One over loopback has to prove that it has this server's key, before its first request is
+    /// looked at.
+    pub(super) fn authenticate(
+        &self,
+        session: &mut Session,
+        stream: u16,
+        caller: &Visitor,
+    ) -> Result<Rights, Error> {
+        let (ours, theirs) = match caller {
+            Visitor::Accepted(rights) => return Ok(rights.clone()),
+            Visitor::Unproven { ours, theirs } => (*ours, *theirs),
+        };
+        let Some(keys) = &self.options.keys else {
+            return self.refuse(session, stream, stranger()).map(|()| Rights::default());
+        };
+        let nonce = loopback::nonce().map_err(|error| Error::io("get", "random numbers", error))?;
+        session.message(stream, &Message::Prove { nonce }.encode())?;
+        session.flush()?;
+        let shown = loop {
+            match session.receive()? {
+                SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
+                    Message::Proof { nonce, proof } => break (nonce, proof),
+                    _ => return Err(Violation::Unexpected("a message before its proof").into()),
+                },
+                // A list's client may have finished its side already.
+                SessionEvent::Finished { .. } => {}
+                SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+                _ => return Err(Violation::Unexpected("a frame before its proof").into()),
+            }
+        };
+        let expected = loopback::proof(&keys.identity, &nonce, &shown.0);
+        // blake3 compares in constant time.
+        let has_key = blake3::Hash::from_bytes(expected) == blake3::Hash::from_bytes(shown.1);
+        if has_key && loopback::is_same_user(ours, theirs) {
+            return Ok(Rights::default());
+        }
+        tracing::info!(%theirs, has_key, "a client over loopback is not the same user");
+        self.refuse(session, stream, stranger()).map(|()| Rights::default())
+    }
+
+    /// The world of a client: the shared directory, or one below it, with what it may still put there.
+    pub(super) fn world(&self, rights: &Rights) -> Result<(Root, Option<u64>), Fault> {
+        let path = &rights.directory;
+        let fault = |error| Fault::new("open the directory of this client", path, error);
+        let root = self.root.below(path).map_err(fault)?;
+        let left = rights.quota.map(|quota| quota.saturating_sub(usage(&root)));
+        Ok((root, left))
+    }
+}
+
+/// Refuses what the rights do not include.
+pub(super) fn check(operation: &Operation, rights: &Rights) -> Result<(), Fault> {
+    let (allowed, what) = match operation {
+        Operation::Put(Put { sink: Some(name), .. }) | Operation::Get(Get { source: Some(name), .. }) => {
+            (rights.allows(name), "use this sink or source")
+        }
+        Operation::Put(_) => (rights.write, "write here"),
+        Operation::Get(_) | Operation::List { .. } => (rights.read, "read here"),
+    };
+    if allowed { Ok(()) } else { Err(Fault(Refusal::Forbidden, format!("this key may not {what}").into())) }
+}
+
+/// The bytes of the files below a directory; what cannot be read counts nothing.
+fn usage(root: &Root) -> u64 {
+    let mut bytes = 0u64;
+    let mut walk = Walk::new(root, RelPath::root(), Patterns::none(), Selection::default());
+    while let Some(step) = walk.next() {
+        if let WalkedEntry::Entry(entry, _) = step {
+            bytes = bytes.saturating_add(entry.size.unwrap_or(0));
+        }
+    }
+    bytes
+}
+
+fn stranger() -> Fault {
+    let told = "it serves nobody but its own user without encryption, also over loopback";
+    Fault(Refusal::Forbidden, Reason::from(told).with(Remedy::Encrypt))
+}

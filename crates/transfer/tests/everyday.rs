@@ -1,0 +1,234 @@
+//! What people have and what they type: special files, links, growing files, deep trees, names that are taken.
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use common::*;
+use linger_transfer::*;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tempfile::tempdir;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn options(change: impl FnOnce(&mut PutOptions)) -> PutOptions {
+    let mut options = PutOptions::default();
+    change(&mut options);
+    options
+}
+
+/// A project as there are many: a virtual environment's link, a named pipe, links to nowhere and in a circle.
+fn project(top: &Path) {
+    fs::create_dir_all(top.join("bin")).unwrap();
+    fs::write(top.join("x"), b"x").unwrap();
+    symlink("/bin/sh", top.join("bin/python")).unwrap();
+    symlink("x", top.join("inside")).unwrap();
+    symlink("nowhere", top.join("dangling")).unwrap();
+    symlink("..", top.join("bin/up")).unwrap();
+    mknodat(CWD, top.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+}
+
+#[test]
+fn what_cannot_be_sent_fails_or_is_left_out_as_it_was_asked_for() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("p");
+    project(&top);
+    let served = share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let (summary, error) = shared.try_put(&top, "fails", &PutOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+            assert_eq!((summary.failed, summary.skipped), (2, 0), "the link out and the pipe");
+            let summary =
+                shared.put_with(&top, "left-out", &options(|options| options.selection.skip_special = true));
+            assert_eq!((summary.confirmed, summary.failed, summary.skipped), (6, 0, 2));
+            let none = |options: &mut PutOptions| {
+                options.selection.links = LinkMode::Skip;
+                options.selection.skip_special = true;
+            };
+            let summary = shared.put_with(&top, "no-links", &options(none));
+            assert_eq!((summary.confirmed, summary.skipped), (3, 5));
+            let follow = |options: &mut PutOptions| {
+                options.selection.links = LinkMode::Follow;
+                options.selection.skip_special = true;
+            };
+            let summary = shared.put_with(&top, "followed", &options(follow));
+            // Nothing leads to `nowhere`, and `up` leads back.
+            assert_eq!((summary.confirmed, summary.skipped), (5, 3));
+            // The same for a get, where the server knows nothing outside of its directory.
+            let mut get = GetOptions::default();
+            get.selection.links = LinkMode::Follow;
+            symlink("/etc/passwd", to.path().join("left-out/secret")).unwrap();
+            let (summary, error) = shared.get_with("left-out", from.path().join("got"), &get);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+            assert_eq!(summary.failed, 3, "nowhere, up, and what is outside");
+            get.selection.skip_special = true;
+            let (summary, error) = shared.get_with("left-out", from.path().join("got"), &get);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?}");
+        },
+    );
+    let failed: Vec<_> = served.iter().map(|one| (one.summary.failed, one.summary.skipped)).collect();
+    assert_eq!(failed, [(2, 0), (0, 2), (0, 5), (0, 3), (3, 0), (0, 3)], "the other end counts the same");
+    assert!(!from.path().join("got/secret").exists());
+    assert!(fs::read(to.path().join("followed/bin/python")).unwrap() == fs::read("/bin/sh").unwrap());
+    assert_eq!(fs::read(to.path().join("followed/inside")).unwrap(), b"x");
+    assert!(!fs::symlink_metadata(to.path().join("followed/inside")).unwrap().is_symlink());
+}
+
+#[test]
+fn a_taken_name_is_handled_as_it_was_asked_for() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("a.tar.gz");
+    fs::write(&file, b"new").unwrap();
+    fs::write(to.path().join("a.tar.gz"), b"there").unwrap();
+    let there = |name: &str| fs::read(to.path().join(name)).unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let (summary, error) = shared.try_put(&file, "", &PutOptions::default());
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+            let summary = shared.put_with(&file, "", &options(|options| options.if_exists = IfExists::Skip));
+            assert_eq!((summary.confirmed, summary.skipped), (0, 1));
+            assert_eq!(there("a.tar.gz"), b"there");
+            let both = options(|options| options.if_exists = IfExists::KeepBoth);
+            shared.put_with(&file, "", &both);
+            let summary = shared.put_with(&file, "", &both);
+            assert_eq!(summary.confirmed, 1, "the copy is there already");
+            assert_eq!((there("a.tar.gz"), there("a.tar (1).gz")), (b"there".to_vec(), b"new".to_vec()));
+            assert!(!to.path().join("a.tar (2).gz").exists());
+            fs::write(&file, b"newer").unwrap();
+            shared.put_with(&file, "", &both);
+            assert_eq!(there("a.tar (2).gz"), b"newer");
+            shared.put_with(&file, "", &options(|options| options.if_exists = IfExists::Replace));
+            assert_eq!(there("a.tar.gz"), b"newer");
+        },
+    );
+}
+
+#[test]
+fn a_growing_file_arrives_as_long_as_it_was() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let log = from.path().join("log");
+    fs::write(&log, bytes(4 * BLOCK, 1)).unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            for (live, verdict) in [(false, ItemVerdict::NotDelivered), (true, ItemVerdict::Confirmed)] {
+                let options = options(|options| options.selection.live = live);
+                let before = fs::read(&log).unwrap();
+                let mut grow = |progress: Progress| {
+                    if let Progress::Moved { .. } = progress {
+                        fs::File::options()
+                            .append(true)
+                            .open(&log)
+                            .unwrap()
+                            .write_all(b"one more line\n")
+                            .unwrap();
+                    }
+                };
+                let name = format!("live-{live}");
+                let (summary, error) =
+                    shared.client().put(Input::Path(log.clone()), &place(&name), &options, &mut grow);
+                assert_eq!(summary.verdict(error.as_ref()), verdict, "{summary:?} {error:?}");
+                assert!(fs::read(&log).unwrap().len() > before.len(), "it has grown");
+                if live {
+                    assert_eq!(fs::read(to.path().join(&name)).unwrap(), before);
+                }
+            }
+            // A file that has become shorter has not what was announced.
+            let cut = |progress: Progress| {
+                if let Progress::Started { .. } = progress {
+                    fs::File::options().write(true).open(&log).unwrap().set_len(BLOCK as u64).unwrap();
+                }
+            };
+            let live = options(|options| options.selection.live = true);
+            let (summary, error) =
+                shared.client().put(Input::Path(log.clone()), &place("cut"), &live, &mut { cut });
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+        },
+    );
+}
+
+#[test]
+fn a_tree_may_be_deeper_than_a_process_has_descriptors_for() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("t");
+    let deep = "d/".repeat(400);
+    fs::create_dir_all(top.join(&deep)).unwrap();
+    fs::write(top.join(&deep).join("x"), b"x").unwrap();
+    fs::write(top.join("d/d/z"), b"z").unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let summary = shared.put(&top, "");
+            assert_eq!(summary.confirmed, 403);
+            shared.get("t", from.path().join("back"));
+        },
+    );
+    assert_eq!(fs::read(to.path().join("t").join(&deep).join("x")).unwrap(), b"x");
+    assert_eq!(fs::read(from.path().join("back").join(&deep).join("x")).unwrap(), b"x");
+}
+
+#[test]
+fn directories_above_are_made_and_a_file_goes_into_a_directory() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("f");
+    fs::write(&file, b"x").unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            shared.put(&file, "a/b/c");
+            shared.put(&file, "a/b/");
+            shared.put(&file, "made/");
+            shared.put(&file, "made");
+            shared.get("a/b/c", from.path().join("new/dir/name"));
+            shared.get("a/b/c", from.path().join("new/dir"));
+            let dry = options(|options| options.dry_run = true);
+            shared.put_with(&file, "dry/x", &dry);
+        },
+    );
+    for there in [to.path().join("a/b/c"), to.path().join("a/b/f"), to.path().join("made/f")] {
+        assert_eq!(fs::read(&there).unwrap(), b"x", "{}", there.display());
+    }
+    assert!(from.path().join("new/dir/name").exists() && from.path().join("new/dir/c").exists());
+    assert!(!to.path().join("dry").exists());
+}
+
+#[test]
+fn modes_are_the_umasks_or_what_was_asked_for() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("t");
+    fs::create_dir(&top).unwrap();
+    fs::write(top.join("f"), b"x").unwrap();
+    fs::set_permissions(top.join("f"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(&top, fs::Permissions::from_mode(0o777)).unwrap();
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask);
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            shared.put(&top, "");
+            let chmod = options(|options| options.chmod = Some("D775,F662".parse().unwrap()));
+            shared.put_with(&top, "asked", &chmod);
+            let mut get = GetOptions::default();
+            get.chmod = Some("a=rwX".parse().unwrap());
+            let (summary, _) = shared.get_with("asked", from.path().join("got"), &get);
+            assert_eq!(summary.failed, 0);
+        },
+    );
+    assert_eq!(mode(&to.path().join("t")), 0o777 & !umask.bits());
+    assert_eq!(mode(&to.path().join("t/f")), 0o666 & !umask.bits());
+    assert_eq!((mode(&to.path().join("asked")), mode(&to.path().join("asked/f"))), (0o775, 0o662));
+    assert_eq!((mode(&from.path().join("got")), mode(&from.path().join("got/f"))), (0o777, 0o666));
+}

@@ -1,0 +1,34 @@
+//! `cargo xtask test portable`: what is promised to systems on which nothing can be run here.
+//!
+//! The published crates that are portable are compiled for these systems; the code that they get there is tested on Linux.
+
+use std::process::Command;
+
+use crate::{call, cargo, root, setup};
+
+/// The crates that are to compile everywhere.
+const CRATES: [&str; 4] = ["--package", "linger", "--package", "linger-sys"];
+
+pub(crate) fn check() -> anyhow::Result<()> {
+    for target in setup::TARGETS {
+        if !setup::has_target(target) {
+            setup::allowed(&format!("rust for {target}"))?;
+            continue;
+        }
+        for features in ["--no-default-features", "--all-features"] {
+            call(cargo(&["check", "--quiet", "--lib", features, "--target", target]).args(CRATES))?;
+        }
+    }
+    call(as_elsewhere(&["test", "--quiet", "--lib", "--all-features"]).args(CRATES))?;
+    // Servers and clients: all bytes arrive, no resets are sent, and no outcome claims what nobody has told.
+    let tests = ["--test", "matrix", "--test", "axum", "--test", "doors", "--test", "tunnel"];
+    call(as_elsewhere(&["test", "--quiet", "--all-features", "--package", "linger"]).args(tests))
+}
+
+/// A command of cargo for the code of other systems, in a target folder of its own.
+fn as_elsewhere(words: &[&str]) -> Command {
+    let mut command = cargo(words);
+    command.env("RUSTFLAGS", "--cfg linger_portable");
+    command.env("CARGO_TARGET_DIR", root().join("target/portable"));
+    command
+}
