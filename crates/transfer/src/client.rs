@@ -174,7 +174,7 @@ impl Client {
             summary.peer_knows = loop {
                 match session.receive() {
                     Ok(SessionEvent::Bye { code, .. }) => break code == 0,
-                    Ok(SessionEvent::Finished { .. }) => {}
+                    Ok(SessionEvent::Finished { .. } | SessionEvent::Works(_)) => {}
                     Ok(_) | Err(_) => break false,
                 }
             };
@@ -199,6 +199,7 @@ impl Client {
                     Err(error) => break Err(error.into()),
                 },
                 Ok(SessionEvent::Finished { .. }) => break Ok(()),
+                Ok(SessionEvent::Works(_)) => {}
                 Ok(SessionEvent::Bye { code, reason }) => break Err(Error::goodbye(code, reason)),
                 Ok(_) => break Err(Violation::Unexpected("a frame").into()),
                 Err(error) => break Err(error),
@@ -228,7 +229,7 @@ impl Client {
             let mut gained = false;
             let result = self.connect().and_then(|mut session| {
                 connected = true;
-                observe(Progress::Connected { secure: !session.is_plain() });
+                observe(Progress::Connected { secure: session.is_encrypted() });
                 let mut watch = |progress: Progress| {
                     match progress {
                         Progress::Confirmed(_) => (gained, furthest) = (true, 0),
@@ -290,7 +291,7 @@ fn offer(session: &mut Session) -> Result<bool, Error> {
                 _ => return Err(Violation::Unexpected("a message before its offer").into()),
             },
             SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
-            SessionEvent::Finished { .. } => {}
+            SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
             _ => return Err(Violation::Unexpected("a frame before its offer").into()),
         }
     }

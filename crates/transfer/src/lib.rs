@@ -47,7 +47,7 @@ mod wire;
 /// Framed streams over one connection: the library beneath the transfer.
 pub mod session {
     pub use crate::cancel::Cancel;
-    pub use crate::driver::{Deadlines, Session, SessionEvent};
+    pub use crate::driver::{Deadlines, Phase, Session, SessionEvent, Work};
     pub use crate::machine::{Role, SessionLimits};
     pub use crate::transport::{Plain, Transport};
     pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};

@@ -2,6 +2,7 @@
 
 use linger_untrusted::Untrusted;
 
+use crate::driver::Work;
 use crate::error::Error;
 use crate::message::{Durability, Kind, Refusal, Time};
 use crate::path::RelPath;
@@ -44,6 +45,8 @@ pub enum Progress {
         /// Entries without receipt.
         entries: u64,
     },
+    /// The other side works on something: it verifies, or waits for its disk.
+    PeerWorks(Work),
     /// What is on disk is compared with a hash or made durable.
     Verifying {
         /// The entry's path.

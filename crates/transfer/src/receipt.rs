@@ -9,6 +9,7 @@ use linger_untrusted::Untrusted;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::alive::Gauge;
 use crate::error::Error;
 use crate::hash::{hex, unhex};
 use crate::message::{Durability, Kind};
@@ -277,7 +278,7 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         Ok(file) => file,
         Err(error) => return differs(format!("cannot be opened: {error}")),
     };
-    let (hash, length) = match hash_file(file.as_fd()) {
+    let (hash, length) = match hash_file(file.as_fd(), &Gauge::default()) {
         Ok(found) => found,
         Err(error) => return differs(format!("cannot be read: {error}")),
     };

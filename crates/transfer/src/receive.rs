@@ -8,12 +8,13 @@ mod entry;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::alive::keep_alive;
+use crate::alive::away;
 use crate::claim::Claimant;
 use crate::delivery::Deliveries;
-use crate::driver::{Session, SessionEvent};
+use crate::driver::{Phase, Session, SessionEvent, Work};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
@@ -40,7 +41,7 @@ pub(crate) enum Target<'a> {
     /// Below a directory, the top of the transfer under this path.
     Tree { root: &'a Root, base: RelPath },
     /// To a command of the receiver's, as a whole and once for each transfer.
-    Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
+    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
     /// To an fd, block by block. Each block is verified before it is written; the hashes so far are kept here for
     /// later sessions.
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
@@ -49,7 +50,7 @@ pub(crate) enum Target<'a> {
 /// A [`Target`] while the transfer is being received.
 enum OpenTarget<'a> {
     Tree { base: RelPath, store: Box<Store<'a>> },
-    Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
+    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
@@ -171,8 +172,8 @@ impl<'a> Receiver<'a> {
             OpenTarget::Sink { deliveries, id, .. } => {
                 // An earlier session's, which outlives its connection.
                 while deliveries.is_running(*id) {
-                    self.session.rest(Duration::from_millis(100))?;
-                    self.session.ping()?;
+                    self.session.works(Work::new(Phase::Command, 0, 0))?;
+                    self.session.linger_for(Duration::from_millis(500))?;
                 }
                 deliveries.outcome(*id).is_some()
             }
@@ -194,6 +195,7 @@ impl<'a> Receiver<'a> {
                         return self.finish();
                     }
                 }
+                SessionEvent::Works(work) => (self.observe)(Progress::PeerWorks(work)),
                 SessionEvent::Cancelled { reason, .. } => {
                     return Err(Error::Ended(Reason::from_wire(reason)));
                 }
@@ -309,10 +311,14 @@ impl<'a> Receiver<'a> {
                     durability: Durability::Handed,
                     ..receipt(index, size, hash, self.options, &RelPath::root())
                 };
-                match spool.write(tail) {
-                    Ok(()) => {
-                        let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
-                        keep_alive(self.session, u64::MAX, || deliveries.run(*id, command))?
+                match spool.write(tail).and_then(|()| spool.hand_over()) {
+                    Ok(mut spool) => {
+                        let (deliveries, id) = (deliveries.clone(), *id);
+                        // It goes on without the session if that is cancelled: what it came to is remembered.
+                        away(self.session, Phase::Command, 0, move |_| {
+                            let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
+                            deliveries.run(id, command)
+                        })?
                     }
                     Err(fault) => Err(fault),
                 }
@@ -335,8 +341,11 @@ impl<'a> Receiver<'a> {
         if !store.waits() {
             return Ok(());
         }
-        let bytes = store.unsynced_bytes();
-        let synced = keep_alive(self.session, bytes, store.syncer())?;
+        let synced = match store.syncer() {
+            Ok(Some(sync)) => away(self.session, Phase::Disk, 0, move |_| sync())?,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
         for result in store.commit(synced) {
             match result {
                 Ok(receipt) => self.confirm(receipt)?,
@@ -357,10 +366,14 @@ impl<'a> Receiver<'a> {
                         _ => Err(Violation::Unexpected("the same of nothing").into()),
                     };
                 }
-                if let OpenTarget::Tree { store, .. } = &mut self.place
-                    && let Err(fault) = keep_alive(self.session, size, store.settler(&landing))?
-                {
-                    return self.failed_entry(index, fault);
+                if let OpenTarget::Tree { store, .. } = &mut self.place {
+                    let settled = match store.settler(&landing) {
+                        Ok(settle) => away(self.session, Phase::Disk, 0, move |_| settle())?,
+                        Err(fault) => Err(fault),
+                    };
+                    if let Err(fault) = settled {
+                        return self.failed_entry(index, fault);
+                    }
                 }
                 let mut receipt = receipt(index, size, hash, self.options, landing.dest());
                 receipt.present = true;

@@ -9,8 +9,8 @@ mod pipe;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use crate::alive::keep_alive;
-use crate::driver::{Session, SessionEvent};
+use crate::alive::{Gauge, away};
+use crate::driver::{Phase, Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::{BLOCK, Hash, Tree};
 use crate::limit::Limiter;
@@ -266,9 +266,9 @@ impl<'s, 'a> Sender<'s, 'a> {
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
             (self.observe)(Progress::Verifying { path: entry.path.clone() });
-            let fd = file.as_fd();
-            let hashed = keep_alive(self.session, entry.size.unwrap_or(0), || hash_file(fd))?;
-            (hashed.ok().map(|(hash, _)| hash), Some(file))
+            let hash = move |gauge: &Gauge| (hash_file(file.as_fd(), gauge).ok(), file);
+            let (hashed, file) = away(self.session, Phase::Verify, entry.size.unwrap_or(0), hash)?;
+            (hashed.map(|(hash, _)| hash), Some(file))
         };
         if ours != Some(theirs) {
             return self.transfer(entry, file, Tree::new());
@@ -364,6 +364,10 @@ impl<'s, 'a> Sender<'s, 'a> {
         match event {
             SessionEvent::Message { bytes, .. } => self.message(Message::decode(&bytes)?),
             SessionEvent::Finished { .. } => Ok(()),
+            SessionEvent::Works(work) => {
+                (self.observe)(Progress::PeerWorks(work));
+                Ok(())
+            }
             SessionEvent::Cancelled { reason, .. } => Err(Error::Ended(Reason::from_wire(reason))),
             SessionEvent::Bye { code, reason } => Err(Error::goodbye(code, reason)),
             _ => Err(Violation::Unexpected("a frame").into()),

@@ -27,6 +27,7 @@ pub(crate) enum FrameKind {
     Ping = 7,
     Pong = 8,
     Bye = 9,
+    Work = 10,
 }
 
 /// The header of one frame.
@@ -65,6 +66,7 @@ impl Header {
             7 => FrameKind::Ping,
             8 => FrameKind::Pong,
             9 => FrameKind::Bye,
+            10 => FrameKind::Work,
             other => return Err(Violation::UnknownFrame(other)),
         };
         let allowed = match kind {
@@ -73,6 +75,7 @@ impl Header {
             FrameKind::Finish => 0..=0,
             FrameKind::Cancel | FrameKind::Bye => 2..=2 + MAX_REASON,
             FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => 8..=8,
+            FrameKind::Work => 17..=17,
         };
         if !allowed.contains(&(length as usize)) {
             return Err(Violation::BadLength { kind: kind as u8, length });
@@ -220,6 +223,7 @@ mod tests {
             (7, FrameKind::Ping, 8, 8),
             (8, FrameKind::Pong, 8, 8),
             (9, FrameKind::Bye, 2, 1_026),
+            (10, FrameKind::Work, 17, 17),
         ] {
             let read = |length| Header::decode(Header { kind, stream: 0x1234, length }.encode(b"payload"));
             for length in [shortest, longest] {
@@ -234,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_kind_that_nobody_knows_is_refused() {
-        for number in [0, 10, 255] {
+        for number in [0, 11, 255] {
             let mut bytes = Header { kind: FrameKind::Ping, stream: 0, length: 8 }.encode(b"");
             bytes[5] ^= bytes[4] ^ number;
             bytes[4] = number;

@@ -1,15 +1,19 @@
 //! Announced entries: whether each may be stored, what of it is here already, and where it will land.
 
+use std::os::fd::AsFd as _;
+
 use super::account::{Announced, receipt};
 use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits};
+use crate::alive::{Gauge, away};
+use crate::driver::Phase;
 use crate::error::Error;
 use crate::fault::Fault;
-use crate::hash::Tree;
+use crate::hash::{Hash, Tree};
 use crate::message::{EntryAnswer, Kind, Message, Refusal, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
-use crate::store::{Landing, leaves_part};
+use crate::store::{Here, Landing, hash_file, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {
@@ -90,14 +94,18 @@ impl Receiver<'_> {
     fn dry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
             OpenTarget::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
-            OpenTarget::Sink { spool, .. } => spool.begin(entry.size).map(|()| Ok(Tree::new())),
-            _ => Ok(Ok(Tree::new())),
+            OpenTarget::Sink { spool, .. } => spool.begin(entry.size).map(|()| Here::Nothing),
+            _ => Ok(Here::Nothing),
         });
+        let looked = match looked {
+            Ok(here) => self.hash_of(here, &entry)?,
+            Err(fault) => Err(fault),
+        };
         let answer = match looked {
-            Ok(Ok(_)) => EntryAnswer::Fresh,
+            Ok(None) => EntryAnswer::Fresh,
             // A directory below the top would have been made by then.
             Err(Fault(Refusal::NotFound, _)) if !entry.path.is_root() => EntryAnswer::Fresh,
-            Ok(Err(hash)) => EntryAnswer::Complete(hash),
+            Ok(Some(hash)) => EntryAnswer::Complete(hash),
             Err(Fault(refusal, text)) => EntryAnswer::Refused(refusal, text),
         };
         let TreeEntry { index, path, kind, size, .. } = entry;
@@ -114,7 +122,11 @@ impl Receiver<'_> {
     fn announce(&mut self, entry: TreeEntry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
         let TreeEntry { index, kind, size, .. } = entry;
         let path = entry.path.clone();
-        let state = match dest.and_then(|dest| self.look(entry, dest)) {
+        let looked = match dest {
+            Ok(dest) => self.look(entry, dest)?,
+            Err(fault) => Err(fault),
+        };
+        let state = match looked {
             Ok(state) => {
                 let resumed = state.so_far();
                 (self.observe)(Progress::Started { path, kind, size, resumed });
@@ -146,38 +158,74 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    fn look(&mut self, mut entry: TreeEntry, dest: RelPath) -> Result<Waits, Fault> {
+    /// The hash of what is here, if anything is. Reading it may take long.
+    fn hash_of(&mut self, here: Here, entry: &TreeEntry) -> Result<Result<Option<Hash>, Fault>, Error> {
+        let file = match here {
+            Here::Nothing => return Ok(Ok(None)),
+            Here::Same => return Ok(Ok(Some(Hash::default()))),
+            Here::Alike(file) => file,
+        };
+        (self.observe)(Progress::Verifying { path: entry.path.clone() });
+        let hash = move |gauge: &Gauge| hash_file(file.as_fd(), gauge);
+        Ok(match away(self.session, Phase::Verify, entry.size.unwrap_or(0), hash)? {
+            Ok((hash, _)) => Ok(Some(hash)),
+            Err(error) => Err(Fault::io(format!("cannot read {}: {error}", entry.path), &error)),
+        })
+    }
+
+    fn look(&mut self, mut entry: TreeEntry, dest: RelPath) -> Result<Result<Waits, Fault>, Error> {
         if leaves_part(&entry) {
             // The same source may go to several names at once.
             entry.token = bound(entry.token, &dest);
         }
+        let landing = |entry, dest, tree| Box::new(Landing::bare(entry, dest, tree));
         let store = match &mut self.place {
             OpenTarget::Tree { store, .. } => store,
             OpenTarget::Sink { spool, deliveries, id } => {
-                match deliveries.outcome(*id) {
+                return Ok(match deliveries.outcome(*id) {
                     // An earlier session has delivered it: it is not delivered again, even if the sender's file has
                     // changed.
                     Some(Ok(receipt)) => {
-                        let landing = Box::new(Landing::bare(entry, dest, Tree::new()));
-                        return Ok(Waits::Complete { hash: receipt.hash.unwrap_or_default(), landing });
+                        let hash = receipt.hash.unwrap_or_default();
+                        Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) })
                     }
-                    Some(Err(fault)) => return Err(fault),
-                    None => {}
-                }
-                spool.begin(entry.size)?;
-                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
+                    Some(Err(fault)) => Err(fault),
+                    None => {
+                        spool.begin(entry.size).map(|()| Waits::Landing(landing(entry, dest, Tree::new())))
+                    }
+                });
             }
             OpenTarget::Stream { so_far, .. } => {
-                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, so_far.clone()))));
+                return Ok(Ok(Waits::Landing(landing(entry, dest, so_far.clone()))));
             }
         };
-        let claim = store.claim(&entry)?;
-        if self.ask
-            && let Err(hash) = store.look(&entry, &dest)?
-        {
-            return Ok(Waits::Complete { hash, landing: Box::new(Landing::bare(entry, dest, Tree::new())) });
+        let claim = match store.claim(&entry) {
+            Ok(claim) => claim,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if !self.ask {
+            return Ok(store
+                .begin(entry, dest, claim, None)
+                .map(|landing| Waits::Landing(Box::new(landing))));
         }
-        store.begin(entry, dest, claim, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
+        let here = match store.look(&entry, &dest) {
+            Ok(here) => here,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        match self.hash_of(here, &entry)? {
+            Ok(None) => {}
+            Ok(Some(hash)) => {
+                return Ok(Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) }));
+            }
+            Err(fault) => return Ok(Err(fault)),
+        }
+        let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(Ok(Waits::Dropped)) };
+        let found = match store.resumer(&entry, &dest) {
+            Ok(resume) => away(self.session, Phase::Verify, 0, resume)?,
+            Err(fault) => Err(fault),
+        };
+        let begun = found.and_then(|found| store.begin(entry, dest, claim, found));
+        Ok(begun.map(|landing| Waits::Landing(Box::new(landing))))
     }
 }
 

@@ -18,7 +18,6 @@ use tempfile::TempDir;
 use super::*;
 use crate::cancel::Cancel;
 use crate::claim::Claims;
-use crate::delivery::Deliveries;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
 use crate::machine::{Role, SessionLimits};
@@ -149,7 +148,8 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     let (accepted, _) = listener.accept().unwrap();
     let plain = Box::new(Plain::new(accepted).unwrap());
     // Both ends are here: silence means that one of them has forgotten the other.
-    let deadlines = Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10) };
+    let deadlines =
+        Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10), ..Deadlines::default() };
     let cancel = Cancel::new().unwrap();
     let mut session =
         Session::with(plain, Role::Responder, SessionLimits::default(), deadlines, cancel.clone());
@@ -162,7 +162,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
     let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
-    let (root, mut spool);
+    let (root, spool);
     let target = match to {
         To::Directory(path) => {
             root = Root::open(path).unwrap();
@@ -176,7 +176,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
             let config =
                 PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
             spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
-            Target::Sink { spool: &mut spool, deliveries: &Deliveries::default(), id: [1; 16] }
+            Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };

@@ -40,7 +40,7 @@ impl Server {
                     let mut tell = |progress: Progress| observe(Serving::Progress(peer, &progress));
                     let operation = Operation::decode(&request)?;
                     if !served.has_asked() {
-                        self.admit(session, claimant.session)?;
+                        self.admit(session, claimant, peer)?;
                     }
                     match operation {
                         Operation::Put(put) => {
@@ -68,7 +68,7 @@ impl Server {
                     served.summary.peer_knows = code == 0;
                     return if code == 0 { Ok(()) } else { Err(Error::goodbye(code, reason)) };
                 }
-                SessionEvent::Finished { .. } => {}
+                SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
                 _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
             }
         }
@@ -94,20 +94,19 @@ impl Server {
     ) -> Result<(), Error> {
         let durability = put.options.durability.max(self.options.durability);
         let options = Options { durability, ..put.options };
-        let mut spool;
         let target = match &put.sink {
             Some(name) => {
                 let found = self.options.config.sink.get(name).ok_or_else(|| no_port("sink", name));
-                match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
-                    Ok(made) => spool = made,
+                let spool = match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
+                    Ok(made) => Box::new(made),
                     Err(fault) => return self.refuse(session, stream, fault),
-                }
+                };
                 if !put.options.dry_run
                     && let Err(fault) = self.deliveries.begin(put.id, put.sent)
                 {
                     return self.refuse(session, stream, fault);
                 }
-                Target::Sink { spool: &mut spool, deliveries: &self.deliveries, id: put.id }
+                Target::Sink { spool, deliveries: self.deliveries.clone(), id: put.id }
             }
             None if !self.options.writable => {
                 let told = Reason::from("this directory is shared for reading only");

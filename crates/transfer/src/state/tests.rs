@@ -1,6 +1,7 @@
 //! What is believed of an earlier session, each with a case one step away that is not.
 
 use super::*;
+use crate::alive::Gauge;
 use std::os::fd::AsFd;
 
 fn block(number: u64) -> Vec<u8> {
@@ -24,7 +25,7 @@ fn three_blocks(dir: &OwnedFd) {
 }
 
 fn resumed(dir: &OwnedFd) -> u64 {
-    PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
+    PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s", &Gauge::default()).unwrap().map_or(0, |found| {
         let mut whole = Tree::new();
         (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
         assert_eq!(found.tree, whole);
@@ -39,14 +40,20 @@ fn what_was_written_is_found_again() {
     three_blocks(&dir);
     assert_eq!(resumed(&dir), 3);
     assert_eq!(resumed(&dir), 3, "resuming changes nothing");
-    assert!(PartLog::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(), "another file's token");
+    assert!(
+        PartLog::resume(dir.as_fd(), [8; 16], true, "p", "s", &Gauge::default()).unwrap().is_none(),
+        "another file's token"
+    );
 }
 
 #[test]
 fn one_session_at_a_time() {
     let (_temp, dir) = dir();
     let held = PartLog::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-    assert_eq!(PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
+    assert_eq!(
+        PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s", &Gauge::default()).unwrap_err(),
+        Errno::WOULDBLOCK
+    );
     drop(held);
     assert_eq!(resumed(&dir), 0);
 }
@@ -92,7 +99,7 @@ fn an_unverified_log_is_not_taken_for_a_verified_one() {
     // A kill before the next record.
     write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
     drop((state, part));
-    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s", &Gauge::default()).unwrap().unwrap();
     assert_eq!((found.tree.blocks(), found.tree.alone().is_some()), (1, true));
     drop(found);
     assert_eq!(resumed(&dir), 0);
@@ -183,7 +190,7 @@ fn after_a_boot_verified_blocks_are_read_and_others_are_forgotten() {
     three_blocks_before_a_boot(&dir, true);
     assert_eq!(resumed(&dir), 3);
     three_blocks_before_a_boot(&dir, false);
-    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s", &Gauge::default()).unwrap().unwrap();
     assert_eq!(found.tree.blocks(), 0);
     assert_eq!(rustix::fs::fstat(&found.part).unwrap().st_size, 0, "and the part begins anew");
 }
@@ -212,7 +219,8 @@ fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
             .unwrap()
             .set_len(length as u64)
             .unwrap();
-        let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        let found =
+            PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s", &Gauge::default()).unwrap().unwrap();
         assert_eq!((found.tree.blocks(), found.state.records), (blocks, blocks), "{length} bytes");
     }
 }
@@ -228,7 +236,8 @@ fn a_long_log_is_read_to_its_end() {
             state.append(part.as_fd(), Sum::default()).unwrap();
         }
         drop((state, part));
-        let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        let found =
+            PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s", &Gauge::default()).unwrap().unwrap();
         assert_eq!(found.tree.blocks(), count);
     }
 }
@@ -238,7 +247,7 @@ fn what_comes_after_a_resume_is_noted_behind_it() {
     let (temp, dir) = dir();
     three_blocks(&dir);
     change(&temp, "p", b"!", BLOCK as u64 + 5);
-    let found = PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().unwrap();
+    let found = PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s", &Gauge::default()).unwrap().unwrap();
     let (mut state, part) = (found.state, found.part);
     assert_eq!(std::fs::metadata(temp.path().join("s")).unwrap().len(), 2 * RECORD as u64, "no stale record");
     for number in 1..5 {
@@ -261,7 +270,9 @@ fn a_new_log_forgets_the_old_one_and_its_part() {
 /// A header with anything else in it is another format's.
 #[test]
 fn a_header_that_is_not_exactly_ours_is_refused() {
-    let found = |dir: &OwnedFd| PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().is_some();
+    let found = |dir: &OwnedFd| {
+        PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s", &Gauge::default()).unwrap().is_some()
+    };
     for at in [0, 7, 8, 24, 32, VERIFIED, VERIFIED + 1, BOOT - 1, BOOT + 16, RECORD - 1] {
         let (temp, dir) = dir();
         three_blocks(&dir);

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::temporary::{Temporary, link};
 use super::{Store, exists, hash_file, log_name, now, os};
+use crate::alive::Gauge;
 use crate::claim::Claim;
 use crate::fault::Fault;
 use crate::message::{Durability, Receipt, Refusal};
@@ -47,21 +48,23 @@ impl Store<'_> {
             || (self.waits() && self.options.durability != Durability::Disk)
     }
 
-    /// The number of bytes that are about to be synced. The caller decides by it whether the sync needs a thread.
-    pub(crate) fn unsynced_bytes(&self) -> u64 {
-        if self.options.durability == Durability::Disk { self.group_bytes } else { 0 }
-    }
-
-    /// Makes the waiting files durable.
-    pub(crate) fn syncer(&self) -> impl FnOnce() -> Result<(), Errno> + Send + '_ {
-        let disk = self.options.durability == Durability::Disk;
-        let files: Vec<_> = self.group.iter().map(|landed| landed.file.as_fd()).collect();
-        move || match files.as_slice() {
-            _ if !disk => Ok(()),
-            // One syncfs(2) is cheaper than a journal commit for each file.
-            [first, ..] if files.len() > FEW => rustix::fs::syncfs(first),
-            few => few.iter().try_for_each(rustix::fs::fsync),
+    /// Returns a closure that makes the waiting files durable, if that was asked for.
+    pub(crate) fn syncer(&self) -> Result<Option<impl FnOnce() -> Result<(), Errno> + Send + use<>>, Errno> {
+        if self.options.durability != Durability::Disk {
+            return Ok(None);
         }
+        // One syncfs(2) is cheaper than a journal commit for each file.
+        let whole = self.group.len() > FEW;
+        let files = self.group.iter().take(if whole { 1 } else { FEW });
+        let files = files.map(|landed| rustix::io::fcntl_dupfd_cloexec(&landed.file, 0));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(move || {
+            files.iter().try_for_each(
+                |file| {
+                    if whole { rustix::fs::syncfs(file) } else { rustix::fs::fsync(file) }
+                },
+            )
+        }))
     }
 
     /// Renames the waiting files to their final names. Returns a receipt or a fault for each.
@@ -143,7 +146,8 @@ impl Store<'_> {
         let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
         landed.receipt.hash.is_some()
             && stat.st_size as u64 == landed.receipt.size
-            && hash_file(file.as_fd()).is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
+            && hash_file(file.as_fd(), &Gauge::default())
+                .is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
     }
 
     /// Gives one file its final name, all at once.

@@ -14,7 +14,7 @@ use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::root::{self, Links};
-use crate::state::PartLog;
+use crate::state::{Found, PartLog};
 
 /// A file that is being received.
 pub(crate) struct Landing {
@@ -40,12 +40,12 @@ impl Store<'_> {
         entry: TreeEntry,
         dest: RelPath,
         claim: Option<Claim>,
-        resume: bool,
+        found: Option<Found>,
     ) -> Result<Landing, Fault> {
         let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
-        if resume {
+        {
             let (parent, _) = self.parent_of(&landing.dest)?;
-            if let Some(found) = self.resume(&landing.entry, &landing.dest, &parent)? {
+            if let Some(found) = found {
                 let work = self.work_for(&parent)?;
                 let (name, _) = names(landing.entry.token);
                 landing.tree = found.tree;
@@ -121,13 +121,17 @@ impl Store<'_> {
 
     /// Returns a closure for a file that was complete here already. It gives the file the announced mode and, if durability
     /// was asked for, syncs it to the disk, so that the receipt is true.
-    pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
+    pub(crate) fn settler(
+        &self,
+        landing: &Landing,
+    ) -> Result<impl FnOnce() -> Result<(), Fault> + Send + use<>, Fault> {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
         // Nobody has chosen the mode with which a pipe is announced.
         let wished = landing.entry.kind == Kind::File;
-        let (root, options) = (self.root, self.options);
-        move || {
+        let root = self.root.again().map_err(|error| Fault::new("open", &dest, error))?;
+        let options = self.options;
+        Ok(move || {
             let io = |doing: &'static str| {
                 let dest = &dest;
                 move |error: Errno| Fault::new(doing, dest, error)
@@ -143,7 +147,7 @@ impl Store<'_> {
             rustix::fs::fsync(&file)
                 .and_then(|()| rustix::fs::fsync(root.directory(&parent, Links::Refuse)?))
                 .map_err(io("make durable"))
-        }
+        })
     }
 
     /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.
