@@ -19,9 +19,9 @@ use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal,
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
-use crate::progress::{Progress, Summary};
+use crate::progress::{Confirmation, Progress, Summary};
 use crate::reason::{Reason, Remedy};
-use crate::receive::{Receiver, Target};
+use crate::receive::{Announced, Receiver, Target};
 use crate::remote::Destination;
 use crate::root::Root;
 use crate::send::Sender;
@@ -89,12 +89,14 @@ impl Client {
         // The id only has to be unique, and hard to guess for others who may use the same sink.
         let _ = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
         let options_of_both = common(options);
-        let mut put = Put { path, into, name, sink, id, again: false, sent: false, options: options_of_both };
+        let mut put = Put { path, into, name, sink, id, again: false, sent: None, options: options_of_both };
         let mut outgoing = Outgoing::new(source);
         let mut heard_all = true;
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
-            put.sent |= outgoing.waiting.values().any(|sent| sent.ended);
+            if outgoing.waiting.values().any(|sent| sent.ended) {
+                put.sent = Some(outgoing.memory);
+            }
             let stream = session.open(&Operation::Put(put.clone()).encode())?;
             put.again = true;
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
@@ -211,6 +213,32 @@ impl Client {
         }
         session.close(&self.options.policy);
         result
+    }
+
+    /// Asks the server what came of the transfer `id` to a sink, perhaps days later.
+    ///
+    /// # Errors
+    /// Returns [`Error::Refused`] if the server knows of no receipt: with `NotFound` no command was started for it, with
+    /// `Busy` it is running, with `Command` it failed or nobody knows. Otherwise the errors of connecting.
+    pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
+        let mut session = self.connect()?;
+        session.open(&Operation::Ask { id }.encode())?;
+        let answer = loop {
+            match session.receive()? {
+                SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
+                    Message::Receipt(receipt) => break Ok(receipt),
+                    Message::Error { refusal, text } => break Err(Error::Refused(refusal, text)),
+                    _ => return Err(Violation::Unexpected("a message").into()),
+                },
+                SessionEvent::Works(_) => {}
+                SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+                _ => return Err(Violation::Unexpected("a frame").into()),
+            }
+        };
+        // The answer is here, whatever becomes of the goodbye.
+        drop(session.goodbye(0, ""));
+        session.close(&self.options.policy);
+        answer.map(|receipt| Confirmation::new(Announced::default(), receipt))
     }
 
     /// Runs sessions until one succeeds, or there is no progress for too long.

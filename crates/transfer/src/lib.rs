@@ -8,6 +8,7 @@
 //!
 //! Linux only: it stands on `openat2(2)`, `renameat2(2)` and `splice(2)`.
 
+mod account;
 mod alive;
 mod assistant;
 mod bundle;

@@ -7,6 +7,7 @@ mod request;
 use linger_untrusted::Untrusted;
 
 use crate::hash::{Hash, Tree};
+use crate::identity::PublicKey;
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
@@ -22,6 +23,16 @@ pub(crate) type Token = [u8; 16];
 
 /// Tells one transfer from every other, over all its sessions: drawn at random by the client.
 pub(crate) type TransferId = [u8; 16];
+
+/// Names what a receiver remembers of transfers: another name means that it may have forgotten some.
+pub(crate) type MemoryId = [u8; 16];
+
+/// A receiver's signature of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signature {
+    pub(crate) key: PublicKey,
+    pub(crate) bytes: [u8; 64],
+}
 
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +92,8 @@ pub(crate) enum Message {
     /// Receiver: go on. With `ask`, wait for an answer to each entry before its data.
     Accept {
         ask: bool,
+        /// Names what the receiver remembers of transfers; see [`Put::sent`].
+        memory: MemoryId,
     },
     Entry(TreeEntry),
     Answer {
@@ -136,11 +149,17 @@ pub(crate) enum Message {
     /// Sender: that was all.
     Total {
         entries: u64,
+        /// What failed in earlier sessions of the transfer.
+        failed_before: u64,
     },
     /// Receiver: all receipts are out.
     Done {
         confirmed: u64,
         failed: u64,
+        /// Of the [`Account`](crate::account::Account) of this session.
+        digest: Hash,
+        /// The receiver's key, and its signature of the account.
+        signature: Option<Signature>,
     },
     Item(Item),
     /// The request as a whole failed.
@@ -183,7 +202,10 @@ impl Message {
                 out.bytes(name);
                 out.flag(*directory);
             }
-            Self::Accept { ask } => out.flag(*ask),
+            Self::Accept { ask, memory } => {
+                out.flag(*ask);
+                out.fixed(memory);
+            }
             Self::Entry(entry) => out.entry(entry),
             Self::Answer { index, answer } => {
                 out.u64(*index);
@@ -223,10 +245,18 @@ impl Message {
                 out.u64(*index);
                 out.refusal(*refusal, text);
             }
-            Self::Total { entries } => out.u64(*entries),
-            Self::Done { confirmed, failed } => {
+            Self::Total { entries, failed_before } => {
+                out.u64(*entries);
+                out.u64(*failed_before);
+            }
+            Self::Done { confirmed, failed, digest, signature } => {
                 out.u64(*confirmed);
                 out.u64(*failed);
+                out.fixed(digest);
+                out.option(signature.as_ref(), |out, Signature { key, bytes }| {
+                    out.fixed(key);
+                    out.fixed(bytes);
+                });
             }
             Self::Item(item) => {
                 out.bytes(item.name.raw());
@@ -248,7 +278,7 @@ impl Message {
         let mut from = Reader { left: bytes, what: "message" };
         let message = match from.u8()? {
             1 => Self::Offer { name: from.bytes(255)?, directory: from.flag()? },
-            2 => Self::Accept { ask: from.flag()? },
+            2 => Self::Accept { ask: from.flag()?, memory: from.fixed()? },
             3 => Self::Entry(from.entry()?),
             4 => Self::Answer { index: from.u64()?, answer: from.answer()? },
             5 => Self::Hole { bytes: from.u64()? },
@@ -268,8 +298,13 @@ impl Message {
                 present: from.flag()?,
             }),
             13 => Self::Failed { index: from.u64()?, refusal: from.refusal()?, text: from.reason()? },
-            14 => Self::Total { entries: from.u64()? },
-            15 => Self::Done { confirmed: from.u64()?, failed: from.u64()? },
+            14 => Self::Total { entries: from.u64()?, failed_before: from.u64()? },
+            15 => Self::Done {
+                confirmed: from.u64()?,
+                failed: from.u64()?,
+                digest: from.fixed()?,
+                signature: from.option(|from| Ok(Signature { key: from.fixed()?, bytes: from.fixed()? }))?,
+            },
             16 => Self::Item(Item {
                 name: Untrusted::from(from.bytes(255)?),
                 kind: from.kind()?,

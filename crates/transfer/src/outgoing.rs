@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::hash::{Hash, Tree};
-use crate::message::{Kind, Refusal, Time, TreeEntry};
+use crate::message::{Kind, MemoryId, Refusal, Signature, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
 use crate::reason::Reason;
@@ -109,6 +109,12 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) problems: Vec<(RelPath, Refusal, Reason)>,
     pub(crate) exhausted: bool,
     pub(crate) summary: Summary,
+    /// What failed in earlier sessions, without [`problems`](Self::problems).
+    pub(crate) failed_before: u64,
+    /// Names what the receiver remembers of transfers.
+    pub(crate) memory: MemoryId,
+    /// The receiver's signature of the last session's account.
+    pub(crate) signature: Option<Signature>,
 }
 
 /// One thing to do, from the walk or again.
@@ -128,6 +134,9 @@ impl<'a> Outgoing<'a> {
             problems: Vec::new(),
             exhausted: false,
             summary,
+            failed_before: 0,
+            memory: MemoryId::default(),
+            signature: None,
         }
     }
 

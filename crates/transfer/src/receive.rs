@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::account::{Account, to_sign};
 use crate::alive::away;
 use crate::claim::Claimant;
 use crate::delivery::Deliveries;
@@ -18,7 +19,8 @@ use crate::driver::{Phase, Session, SessionEvent, Work};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
-use crate::message::{Durability, Message, Options, Receipt, Refusal, TransferId};
+use crate::identity::Identity;
+use crate::message::{Durability, MemoryId, Message, Options, Receipt, Refusal, Signature, TransferId};
 use crate::path::RelPath;
 use crate::progress::{Progress, Summary};
 use crate::reason::Reason;
@@ -35,6 +37,9 @@ use content::write_stream;
 pub(crate) const MAX_ANNOUNCED: usize = 64;
 /// Directories that are open at once, at most: a walk goes depth first.
 const MAX_DIRECTORIES: usize = crate::path::MAX_DEPTH + 1;
+
+/// The key that signs the account of a transfer.
+type Signer<'a> = (&'a Identity, TransferId);
 
 /// Where what arrives goes.
 pub(crate) enum Target<'a> {
@@ -73,6 +78,11 @@ pub(crate) struct Receiver<'a> {
     pub(crate) offered_directory: Option<bool>,
     /// Entries that were announced in this session.
     announced: u64,
+    account: Account,
+    /// Who signs the account.
+    pub(crate) signs: Option<Signer<'a>>,
+    /// Names what this receiver remembers; zeros if that is nothing.
+    pub(crate) memory: MemoryId,
     /// Every answer that is due has been given before data arrives.
     ask: bool,
     arriving: Arriving,
@@ -142,6 +152,9 @@ impl<'a> Receiver<'a> {
             from_the_start: false,
             offered_directory: None,
             announced: 0,
+            account: Account::default(),
+            signs: None,
+            memory: MemoryId::default(),
             ask: false,
             arriving: Arriving::default(),
             paths: BTreeMap::new(),
@@ -178,7 +191,7 @@ impl<'a> Receiver<'a> {
                 deliveries.outcome(*id).is_some()
             }
         };
-        self.say(&Message::Accept { ask: self.ask })?;
+        self.say(&Message::Accept { ask: self.ask, memory: self.memory })?;
         loop {
             let event = match self.session.try_receive()? {
                 Some(event) => event,
@@ -209,8 +222,13 @@ impl<'a> Receiver<'a> {
     fn finish(&mut self) -> Result<(), Error> {
         debug_assert!(self.files.is_empty(), "the total comes after every end");
         self.commit()?;
-        let (confirmed, failed) = (self.summary.confirmed, self.summary.failed);
-        self.say(&Message::Done { confirmed, failed })?;
+        let Account { confirmed, failed, .. } = self.account;
+        let digest = self.account.digest();
+        let signature = self.signs.and_then(|(identity, id)| {
+            let bytes = identity.sign(&to_sign(&id, &digest))?;
+            Some(Signature { key: identity.public(), bytes })
+        });
+        self.say(&Message::Done { confirmed, failed, digest, signature })?;
         self.session.finish(self.stream)?;
         self.session.flush()?;
         Ok(())
@@ -240,10 +258,11 @@ impl<'a> Receiver<'a> {
             Message::Abort { index, refusal, text } => self.abort(index, refusal, text)?,
             Message::Leave { index, mode, mtime } => self.leave(index, mode, mtime)?,
             Message::Unsent { path, refusal, text } => {
+                self.account.unsent(path.as_bytes());
                 self.note_failure(&text);
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
-            Message::Total { entries } if self.files.is_empty() => {
+            Message::Total { entries, failed_before } if self.files.is_empty() => {
                 // In a session that goes on with another's, some of them were announced before.
                 let counts = if self.from_the_start {
                     let has_something = entries > 0 || self.summary.failed > 0;
@@ -253,6 +272,12 @@ impl<'a> Receiver<'a> {
                 };
                 if !counts || !self.directories.is_empty() {
                     return Err(Violation::Unexpected("a total of something else").into());
+                }
+                if failed_before > 0 {
+                    // The transfer has failed, though this session may have brought the rest of it.
+                    self.summary.failed = self.summary.failed.saturating_add(failed_before);
+                    let told = || Reason::from("something failed in an earlier session of this transfer");
+                    self.summary.first_failure.get_or_insert_with(told);
                 }
                 return Ok(true);
             }
@@ -392,6 +417,7 @@ impl<'a> Receiver<'a> {
             Waits::Dropped => return Ok(()),
         }
         let Announced { path, .. } = self.paths.remove(&index).unwrap_or_default();
+        self.account.fail(index);
         self.note_failure(&text);
         (self.observe)(Progress::NotDelivered { path, refusal, text });
         Ok(())

@@ -57,6 +57,9 @@ pub struct ShareOptions {
     /// and clients of one address without a key get at most half of the others. Connections that have not sent a request
     /// yet do not count; there may be 256 of them, 64 of one address, and one more makes another end.
     pub connections: usize,
+    /// A file that remembers what was handed to sinks, so that no command runs twice though the server is started anew.
+    /// Without it, that is remembered as long as the process lives.
+    pub journal: Option<PathBuf>,
     /// How long a session may do nothing while somebody waits for its place.
     pub idle: Duration,
     /// How long a session may be silent.
@@ -90,6 +93,7 @@ impl ShareOptions {
             keys: None,
             insecure: false,
             connections: 64,
+            journal: None,
             idle: slots::IDLE,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
@@ -168,12 +172,16 @@ impl Server {
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
         let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
+        let deliveries = match &options.journal {
+            Some(path) => Deliveries::open(path)?,
+            None => Deliveries::default(),
+        };
         let slots = Slots::new(options.connections, options.keys.is_some(), options.idle);
         Ok(Self {
             options,
             root,
             claims: Arc::default(),
-            deliveries: Arc::default(),
+            deliveries: Arc::new(deliveries),
             gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,

@@ -43,7 +43,7 @@ fn offer_of(name: &[u8], directory: bool) -> Said {
 }
 
 fn total(entries: u64) -> Said {
-    Said::Message(Message::Total { entries })
+    Said::Message(Message::Total { entries, failed_before: 0 })
 }
 
 /// Serves one `get` so.

@@ -46,20 +46,11 @@ impl Writer {
     }
 
     pub(super) fn kind(&mut self, kind: Kind) {
-        self.u8(match kind {
-            Kind::File => 0,
-            Kind::Directory => 1,
-            Kind::Link => 2,
-            Kind::Pipe => 3,
-        });
+        self.u8(kind.number());
     }
 
     pub(super) fn durability(&mut self, durability: Durability) {
-        self.u8(match durability {
-            Durability::Memory => 0,
-            Durability::Disk => 1,
-            Durability::Handed => 2,
-        });
+        self.u8(durability.number());
     }
 
     pub(super) fn options(&mut self, options: Options) {

@@ -11,7 +11,7 @@ fn examples() -> Vec<Message> {
     let path = RelPath::new(*b"a/b").unwrap();
     vec![
         Message::Offer { name: b"n".to_vec(), directory: true },
-        Message::Accept { ask: true },
+        Message::Accept { ask: true, memory: [6; 16] },
         Message::Entry(TreeEntry {
             index: 7,
             kind: Kind::Link,
@@ -45,8 +45,14 @@ fn examples() -> Vec<Message> {
             present: false,
         }),
         Message::Failed { index: 1, refusal: Refusal::NoSpace, text: Reason::default() },
-        Message::Total { entries: 4 },
-        Message::Done { confirmed: 4, failed: 0 },
+        Message::Total { entries: 4, failed_before: 1 },
+        Message::Done { confirmed: 4, failed: 0, digest: [5; 32], signature: None },
+        Message::Done {
+            confirmed: 4,
+            failed: 0,
+            digest: [5; 32],
+            signature: Some(Signature { key: [1; 32], bytes: [2; 64] }),
+        },
         Message::Item(Item { name: "i".into(), kind: Kind::File, size: 1, mode: 0o644, mtime: time }),
         Message::Error { refusal: Refusal::NotFound, text: "no".into() },
     ]

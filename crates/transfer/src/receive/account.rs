@@ -3,6 +3,7 @@
 use linger_untrusted::Untrusted;
 
 use super::Receiver;
+use crate::account::ConfirmedEntry;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Hash;
@@ -17,6 +18,7 @@ impl Receiver<'_> {
         let announced = self.paths.remove(&receipt.index).unwrap_or_default();
         self.summary.confirmed += 1;
         self.summary.bytes += receipt.size;
+        self.account.confirm(&announced.confirmed(&receipt));
         self.say(&Message::Receipt(receipt.clone()))?;
         (self.observe)(Progress::Confirmed(Confirmation::new(announced, receipt)));
         Ok(())
@@ -34,6 +36,7 @@ impl Receiver<'_> {
         Fault(refusal, text): Fault,
     ) -> Result<(), Error> {
         self.paths.remove(&index);
+        self.account.fail(index);
         self.note_failure(&text);
         (self.observe)(Progress::NotDelivered { path: path.clone(), refusal, text: text.clone() });
         self.say(&Message::Failed { index, refusal, text })?;
@@ -61,6 +64,21 @@ impl Default for Announced {
     /// One file, as for a sink.
     fn default() -> Self {
         Self { path: RelPath::root(), kind: Kind::File, target: Vec::new() }
+    }
+}
+
+impl Announced {
+    /// The entry as it stands in the account.
+    pub(crate) fn confirmed<'a>(&'a self, receipt: &'a Receipt) -> ConfirmedEntry<'a> {
+        ConfirmedEntry {
+            path: self.path.as_bytes(),
+            kind: self.kind,
+            target: &self.target,
+            size: receipt.size,
+            hash: receipt.hash.as_ref(),
+            durability: receipt.durability,
+            present: receipt.present,
+        }
     }
 }
 

@@ -111,6 +111,7 @@ impl Receiver<'_> {
         let TreeEntry { index, path, kind, size, .. } = entry;
         let bytes = if matches!(answer, EntryAnswer::Complete(_)) { 0 } else { size.unwrap_or(0) };
         if let EntryAnswer::Refused(refusal, text) = &answer {
+            self.account.fail(index);
             self.note_failure(text);
             (self.observe)(Progress::NotDelivered { path, refusal: *refusal, text: text.clone() });
         } else {
@@ -135,6 +136,7 @@ impl Receiver<'_> {
             Err(Fault(refusal, text)) => {
                 if self.ask {
                     self.paths.remove(&index);
+                    self.account.fail(index);
                     (self.observe)(Progress::NotDelivered { path, refusal, text: text.clone() });
                     self.note_failure(&text);
                     return self.say(&Message::Answer { index, answer: EntryAnswer::Refused(refusal, text) });

@@ -198,7 +198,8 @@ impl Received {
             (self.summary.confirmed, self.summary.failed, self.summary.unsent),
             (confirmed, failed, 0)
         );
-        let [Message::Accept { .. }, said @ .., Message::Done { confirmed: c, failed: f }] = &self.said[..]
+        let [Message::Accept { .. }, said @ .., Message::Done { confirmed: c, failed: f, .. }] =
+            &self.said[..]
         else {
             panic!("{self:?}")
         };
@@ -207,7 +208,7 @@ impl Received {
     }
 
     fn asks(&self) -> bool {
-        matches!(self.said.first(), Some(Message::Accept { ask: true }))
+        matches!(self.said.first(), Some(Message::Accept { ask: true, .. }))
     }
 
     fn violation(&self) -> &Violation {
@@ -297,7 +298,7 @@ fn agreed_end(index: u64, content: &[u8], options: Options) -> Step {
 }
 
 fn total(entries: u64) -> Step {
-    Say(Message::Total { entries })
+    Say(Message::Total { entries, failed_before: 0 })
 }
 
 fn sum(number: u64, block: &[u8]) -> Step {

@@ -8,11 +8,12 @@ use rustix::fs::{Dir, FileType};
 
 use super::{Served, Server, Serving, ShareEnding};
 use crate::claim::Claimant;
+use crate::delivery::Found;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, TransferId};
 use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
@@ -59,6 +60,10 @@ impl Server {
                             served.request = format!("ls {path}");
                             self.list(session, stream, &path)?;
                         }
+                        Operation::Ask { id } => {
+                            served.request = "ask for a receipt".into();
+                            self.answer(session, stream, id)?;
+                        }
                     }
                     if self.options.ending == ShareEnding::Close {
                         return Ok(());
@@ -72,6 +77,26 @@ impl Server {
                 _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
             }
         }
+    }
+
+    /// Says what came of a transfer to a sink. Who asks knows the transfer's id, which only its client has.
+    fn answer(&self, session: &mut Session, stream: u16, id: TransferId) -> Result<(), Error> {
+        let fault = match self.deliveries.ask(id) {
+            Found::Delivered(receipt) => {
+                session.message(stream, &Message::Receipt(receipt).encode())?;
+                return session.finish(stream);
+            }
+            Found::Failed(fault) => fault,
+            Found::Runs => Fault(Refusal::Busy, "its command is running".into()),
+            Found::Unknown => {
+                let told = "it may have been done: the server ended while its command ran";
+                Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
+            }
+            Found::Nothing => {
+                Fault(Refusal::NotFound, "no command was started for it, as far as is remembered here".into())
+            }
+        };
+        self.refuse(session, stream, fault)
     }
 
     /// Refuses a request as a whole; the reason reaches the peer before the end.
@@ -121,6 +146,8 @@ impl Server {
         let before = session.received();
         let mut receiver = Receiver::new(session, stream, target, options, claimant, summary, tell);
         receiver.again = put.again;
+        receiver.memory = self.deliveries.memory();
+        receiver.signs = self.options.keys.as_ref().map(|keys| (&*keys.identity, put.id));
         let received = receiver.run();
         summary.wire += session.received() - before;
         received
