@@ -16,7 +16,7 @@ use crate::driver::{Phase, Session, Work};
 use crate::error::Error;
 
 /// How often the peer is told how far the work is.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(250);
 
 /// How far some work is, and whether it is still wanted.
 #[derive(Debug, Default)]

@@ -9,17 +9,19 @@ use std::time::Instant;
 
 use linger_untrusted::Untrusted;
 
+use crate::account::to_sign;
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
+use crate::identity::is_signed;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, TransferId};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, Signature, TransferId};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
-use crate::progress::{Confirmation, Progress, Summary};
+use crate::progress::{Confirmation, Progress, SignedAccount, Summary};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Announced, Receiver, Target};
 use crate::remote::Destination;
@@ -115,6 +117,17 @@ impl Client {
         });
         outgoing.settle();
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
+        outgoing.summary.transfer = Some(id);
+        outgoing.summary.signed = outgoing.closed.and_then(|(account, Signature { key, bytes })| {
+            let signed = SignedAccount {
+                transfer: id,
+                failed: account.failed,
+                failed_sum: account.failed_sum.bytes(),
+                key,
+                signature: bytes,
+            };
+            is_signed(&key, &to_sign(&id, &account.digest()), &bytes).then_some(signed)
+        });
         (outgoing.summary, result.err())
     }
 

@@ -200,7 +200,7 @@ pub fn hex(hash: &[u8]) -> String {
 }
 
 /// Reads the output of [`hex`]; `None` for any other text.
-pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }

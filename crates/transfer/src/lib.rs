@@ -57,12 +57,12 @@ pub mod session {
 pub use client::{Client, scan};
 pub use confine::confine;
 pub use error::Error;
-pub use hash::{BLOCK, Hash, hex};
+pub use hash::{BLOCK, Hash, hex, unhex};
 pub use identity::{Identity, Keyring, PublicKey, fingerprint};
 pub use message::{Durability, Item, Kind, Refusal, Time};
 pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
 pub use path::{BadPath, RelPath};
-pub use progress::{Confirmation, ItemVerdict, Progress, Summary};
+pub use progress::{Confirmation, ItemVerdict, Progress, SignedAccount, Summary};
 pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, ReceiptLine, Receipts, Verified, verify_receipt};
 pub use remote::{Destination, PORT};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use crate::account::Account;
 use crate::hash::{Hash, Tree};
 use crate::message::{Kind, MemoryId, Refusal, Signature, Time, TreeEntry};
 use crate::path::RelPath;
@@ -113,8 +114,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) failed_before: u64,
     /// Names what the receiver remembers of transfers.
     pub(crate) memory: MemoryId,
-    /// The receiver's signature of the last session's account.
-    pub(crate) signature: Option<Signature>,
+    /// The last session's account, with the receiver's signature.
+    pub(crate) closed: Option<(Account, Signature)>,
 }
 
 /// One thing to do, from the walk or again.
@@ -136,7 +137,7 @@ impl<'a> Outgoing<'a> {
             summary,
             failed_before: 0,
             memory: MemoryId::default(),
-            signature: None,
+            closed: None,
         }
     }
 

@@ -125,6 +125,26 @@ pub struct Summary {
     pub wire: u64,
     /// Whether the end of the session was in order, so that the other side knows the same.
     pub peer_knows: bool,
+    /// The id of a put, by which its receiver can be asked later.
+    pub transfer: Option<[u8; 16]>,
+    /// The receiver's signature of what it confirmed in the last session.
+    pub signed: Option<SignedAccount>,
+}
+
+/// A receiver's signature of the account of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SignedAccount {
+    /// The transfer.
+    pub transfer: [u8; 16],
+    /// Entries that were not delivered.
+    pub failed: u64,
+    /// The sum of their hashes; see docs/transfer-protocol.md.
+    pub failed_sum: [u8; 32],
+    /// The receiver's key.
+    pub key: [u8; 32],
+    /// Ed25519, of the account and the transfer's id.
+    pub signature: [u8; 64],
 }
 
 /// The verdict on one transfer.

@@ -426,7 +426,7 @@ impl<'s, 'a> Sender<'s, 'a> {
                 return Err(Violation::Unexpected("another account of the session").into());
             }
             Message::Done { signature, .. } => {
-                self.outgoing.signature = signature;
+                self.outgoing.closed = signature.map(|signature| (self.account, signature));
                 self.done = true;
             }
             Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),

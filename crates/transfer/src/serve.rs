@@ -7,7 +7,8 @@ mod slots;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
@@ -21,6 +22,7 @@ use crate::claim::{Claimant, Claims};
 use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Phase, Session, Work};
 use crate::error::Error;
+use crate::hash::hex;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
@@ -57,9 +59,9 @@ pub struct ShareOptions {
     /// and clients of one address without a key get at most half of the others. Connections that have not sent a request
     /// yet do not count; there may be 256 of them, 64 of one address, and one more makes another end.
     pub connections: usize,
-    /// A file that remembers what was handed to sinks, so that no command runs twice though the server is started anew.
-    /// Without it, that is remembered as long as the process lives.
-    pub journal: Option<PathBuf>,
+    /// A directory in which to remember what was handed to sinks, so that no command runs twice though the server is
+    /// started anew. Without it, that is remembered as long as the process lives.
+    pub memory: Option<PathBuf>,
     /// How long a session may do nothing while somebody waits for its place.
     pub idle: Duration,
     /// How long a session may be silent.
@@ -93,7 +95,7 @@ impl ShareOptions {
             keys: None,
             insecure: false,
             connections: 64,
-            journal: None,
+            memory: None,
             idle: slots::IDLE,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
@@ -172,8 +174,8 @@ impl Server {
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
         let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
-        let deliveries = match &options.journal {
-            Some(path) => Deliveries::open(path)?,
+        let deliveries = match &options.memory {
+            Some(directory) => Deliveries::open(&directory.join(journal_name(&options.directory)?))?,
             None => Deliveries::default(),
         };
         let slots = Slots::new(options.connections, options.keys.is_some(), options.idle);
@@ -438,6 +440,14 @@ impl Server {
         let _ = session.goodbye(1, &told.to_wire(MAX_REASON));
         session.close(&self.options.policy);
     }
+}
+
+/// The name of the file that remembers deliveries: one for each shared directory, because one server at a time uses it.
+fn journal_name(shared: &Path) -> Result<String, Error> {
+    let real = shared.canonicalize();
+    let real = real.map_err(|error| Error::io("find", shared.display().to_string(), error))?;
+    let name = hex(blake3::hash(real.as_os_str().as_bytes()).as_bytes());
+    Ok(format!("deliveries-{}", &name[..16]))
 }
 
 /// The first byte of a TLS connection: content type handshake (RFC 8446, section 5.1). This protocol's preface begins with

@@ -42,7 +42,7 @@ fn a_file_arrives_with_a_receipt_that_both_sides_know() {
         assert!(served.error.is_none() && served.summary.peer_knows, "{served:?}");
         assert!(served.outcome.unwrap().delivered(), "{served:?}");
         let receipt = from.path().join("receipt");
-        fs::write(&receipt, receipts.finish().unwrap()).unwrap();
+        fs::write(&receipt, receipts.finish(None).unwrap()).unwrap();
         let differ =
             |path: &Path| verify_receipt(&receipt, path, |_, _| {}).map(|all| (all.different, all.receipts));
         assert_eq!(differ(&to.path().join(&name)).unwrap(), (0, 1));

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use linger_transfer::{Error, Input, Patterns, Progress, PutOptions, scan};
+use linger_transfer::{Destination, Error, Input, ItemVerdict, Patterns, Progress, PutOptions, hex, scan};
 
 use super::show::Show;
 use super::{Connect, Copying, conclude_told, is_stdio, refuse};
 use crate::lines::Verb;
+use crate::output::say;
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
@@ -82,5 +83,10 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     };
     let (summary, error) = client.put(input, &remote.place, &options, &mut |progress| show.see(progress));
     let told = show.finish(&summary, error.as_ref());
+    let open = summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed;
+    if let (Destination::Port(name), Some(id), true) = (&remote.place, summary.transfer, open) {
+        let (host, port) = (&remote.host, remote.port);
+        say!("linger: to ask later: linger receipt ask --port {port} {host}:@{name} {}", hex(&id));
+    }
     Ok(conclude_told(&summary, error.as_ref(), told))
 }

@@ -156,6 +156,9 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.durability = arguments.durability;
     options.insecure = arguments.insecure;
     options.ending = arguments.ending;
+    if !options.config.sink.is_empty() {
+        options.memory = Some(home.to_owned());
+    }
     options.deadlines = super::deadlines(arguments.silence);
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
     options.keys = Some(ServerKeys::new(identity, Keyring::new(home.join("known_clients"))));
