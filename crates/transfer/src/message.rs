@@ -52,6 +52,8 @@ pub(crate) struct TreeEntry {
     pub(crate) hash: Option<Hash>,
     /// The file has holes, and the copy should have them too.
     pub(crate) sparse: bool,
+    /// The file is hashed by blocks: see [`Hashing`](crate::hash::Hashing).
+    pub(crate) by_blocks: bool,
     /// The target of a symbolic link.
     pub(crate) target: Vec<u8>,
 }

@@ -65,6 +65,7 @@ impl Pipe {
             token,
             hash: None,
             sparse: false,
+            by_blocks: false,
             target: Vec::new(),
         };
         Self {

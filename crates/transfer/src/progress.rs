@@ -95,6 +95,8 @@ pub struct Confirmation {
     pub size: u64,
     /// BLAKE3 of the content; missing for directories, links and unverified transfers.
     pub hash: Option<[u8; 32]>,
+    /// The file is mostly holes and was hashed by blocks, so that the hash is not what other programs print.
+    pub by_blocks: bool,
     /// How durable the file was when the receiver confirmed it.
     pub durability: Durability,
     /// The receiver's clock.

@@ -18,7 +18,7 @@ use crate::message::{Durability, Kind};
 use crate::path::RelPath;
 use crate::progress::{Confirmation, SignedAccount};
 use crate::root::{Links, Root};
-use crate::store::hash_file;
+use crate::store::hash_as;
 
 /// One line of a receipt file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct ReceiptLine {
     /// BLAKE3, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Whether `blake3` is that of a file of blocks, which other programs do not print: it is mostly holes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_blocks: bool,
     /// Where a link leads, in hexadecimal where it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -67,6 +70,7 @@ impl ReceiptLine {
             kind: confirmation.kind,
             length: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
+            by_blocks: confirmation.by_blocks,
             name: confirmation.name.terminal().to_string(),
             durability: confirmation.durability,
             time: confirmation.time.seconds as f64 + f64::from(confirmation.time.nanos) / 1e9,
@@ -376,7 +380,7 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         Ok(file) => file,
         Err(error) => return differs(format!("cannot be opened: {error}")),
     };
-    let (hash, length) = match hash_file(file.as_fd(), &Gauge::default()) {
+    let (hash, length) = match hash_as(file.as_fd(), line.by_blocks, &Gauge::default()) {
         Ok(found) => found,
         Err(error) => return differs(format!("cannot be read: {error}")),
     };

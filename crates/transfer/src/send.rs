@@ -13,7 +13,7 @@ use crate::account::Account;
 use crate::alive::{Gauge, away};
 use crate::driver::{Phase, Session, SessionEvent};
 use crate::error::Error;
-use crate::hash::{BLOCK, Hash, Tree};
+use crate::hash::{BLOCK, Hash, Hashing, Tree};
 use crate::limit::Limiter;
 use crate::message::{Durability, EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::outgoing::{Act, Outgoing, SentEntry, Source};
@@ -21,7 +21,7 @@ use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Announced, MAX_ANNOUNCED};
-use crate::store::hash_file;
+use crate::store::hash_as;
 use crate::wire::Violation;
 
 /// Entries without receipt, at most. Each costs some hundred bytes here.
@@ -285,7 +285,8 @@ impl<'s, 'a> Sender<'s, 'a> {
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
             (self.observe)(Progress::Verifying { path: entry.path.clone() });
-            let hash = move |gauge: &Gauge| (hash_file(file.as_fd(), gauge).ok(), file);
+            let by_blocks = entry.by_blocks;
+            let hash = move |gauge: &Gauge| (hash_as(file.as_fd(), by_blocks, gauge).ok(), file);
             let (hashed, file) = away(self.session, Phase::Verify, entry.size.unwrap_or(0), hash)?;
             (hashed.map(|(hash, _)| hash), Some(file))
         };
@@ -342,6 +343,7 @@ impl<'s, 'a> Sender<'s, 'a> {
         }
         let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
         let ended = if self.options.verify {
+            let tree = tree.hashed(Hashing::of(true, entry.by_blocks));
             self.verified(&entry, file.as_fd(), tree)?
         } else {
             self.unverified(&entry, file.as_fd(), tree.bytes())?

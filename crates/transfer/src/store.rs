@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::alive::Gauge;
 use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
-use crate::hash::{BLOCK, Hash, hex};
+use crate::hash::{BLOCK, Hash, Hashing, Sum, Tree, hex};
 use crate::message::{Options, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
@@ -137,12 +137,13 @@ impl<'a> Store<'a> {
     ) -> Result<impl FnOnce(&Gauge) -> Result<Option<Found>, Fault> + Send + use<>, Fault> {
         let (parent, _) = self.parent_of(dest)?;
         let work = self.work_for(&parent)?;
-        let (token, verify, dest) = (entry.token, self.options.verify, dest.clone());
+        let (token, dest) = (entry.token, dest.clone());
+        let hashing = Hashing::of(self.options.verify, entry.by_blocks);
         let dir = rustix::io::fcntl_dupfd_cloexec(&work.dir, 0);
         let dir = dir.map_err(|error| Fault::new("open", "the work directory", error))?;
         Ok(move |gauge: &Gauge| {
             let (part, log) = names(token);
-            PartLog::resume(dir.as_fd(), token, verify, &part, &log, gauge)
+            PartLog::resume(dir.as_fd(), token, hashing, &part, &log, gauge)
                 .map_err(|error| in_use("resume", &dest, error))
         })
     }
@@ -218,6 +219,33 @@ fn os(name: &[u8]) -> &Path {
 pub(crate) fn now() -> Time {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Time { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() }
+}
+
+/// Reads a file for its hash and length, in whichever way it is hashed. Holes are not read where that is no loss.
+pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> std::io::Result<(Hash, u64)> {
+    if !by_blocks {
+        return hash_file(file, gauge);
+    }
+    let mut tree = Tree::new().hashed(Hashing::Blocks);
+    let mut buffer = vec![0; BLOCK];
+    let size = rustix::fs::fstat(file)?.st_size as u64;
+    loop {
+        let offset = tree.bytes();
+        let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data.min(size),
+            Err(Errno::NXIO) => size,
+            Err(_) => offset,
+        };
+        tree.push_zeros(data.saturating_sub(offset) / BLOCK as u64);
+        let bytes = root::read_full(file, &mut buffer, tree.bytes())?;
+        if !gauge.advance(tree.bytes() - offset + bytes as u64) {
+            return Err(std::io::Error::other("nobody waits for it"));
+        }
+        if bytes < buffer.len() {
+            return Ok((tree.end(&buffer[..bytes]), tree.bytes() + bytes as u64));
+        }
+        tree.push(Sum::of(tree.place(), &buffer));
+    }
 }
 
 /// Reads a whole file for its hash and length.

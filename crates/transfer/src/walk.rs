@@ -62,6 +62,9 @@ pub(crate) enum WalkedEntry {
     Problem { path: RelPath, refusal: Refusal, text: String },
 }
 
+/// Holes of so many bytes in one file are too much to hash as zeros: half a minute's work at either end.
+const MOSTLY_HOLES: u64 = 64 << 30;
+
 struct Level {
     dir: Dir,
     fd: OwnedFd,
@@ -113,6 +116,7 @@ impl<'a> Walk<'a> {
             size,
             hash: None,
             sparse: size.is_some_and(|size| (stat.st_blocks as u64) * 512 < size),
+            by_blocks: size.is_some_and(|size| (stat.st_blocks as u64) * 512 + MOSTLY_HOLES <= size),
             target: Vec::new(),
         }
     }

@@ -29,6 +29,7 @@ fn entry(index: u64, kind: Kind, path: RelPath) -> Said {
         token: Token::default(),
         hash: None,
         sparse: false,
+        by_blocks: false,
         target: Vec::new(),
     }))
 }

@@ -86,6 +86,7 @@ impl Writer {
         self.fixed(&entry.token);
         self.option(entry.hash.as_ref(), |out, hash| out.fixed(hash));
         self.flag(entry.sparse);
+        self.flag(entry.by_blocks);
         self.bytes(&entry.target);
     }
 
@@ -251,6 +252,7 @@ impl Reader<'_> {
             token: self.fixed()?,
             hash: self.option(Self::fixed)?,
             sparse: self.flag()?,
+            by_blocks: self.flag()?,
             target: self.bytes(MAX_PATH)?,
         })
     }

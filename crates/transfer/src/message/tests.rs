@@ -22,6 +22,7 @@ fn examples() -> Vec<Message> {
             token: [3; 16],
             hash: Some([1; 32]),
             sparse: true,
+            by_blocks: true,
             target: b"../x".to_vec(),
         }),
         Message::Answer { index: 1, answer: EntryAnswer::Partial(tree) },

@@ -58,12 +58,14 @@ pub(crate) struct Announced {
     pub(crate) kind: Kind,
     /// Where a link leads; empty for anything else.
     pub(crate) target: Vec<u8>,
+    /// The file is hashed by blocks.
+    pub(crate) by_blocks: bool,
 }
 
 impl Default for Announced {
     /// One file, as for a sink.
     fn default() -> Self {
-        Self { path: RelPath::root(), kind: Kind::File, target: Vec::new() }
+        Self { path: RelPath::root(), kind: Kind::File, target: Vec::new(), by_blocks: false }
     }
 }
 
@@ -84,13 +86,18 @@ impl Announced {
 
 impl From<&TreeEntry> for Announced {
     fn from(entry: &TreeEntry) -> Self {
-        Self { path: entry.path.clone(), kind: entry.kind, target: entry.target.clone() }
+        Self {
+            path: entry.path.clone(),
+            kind: entry.kind,
+            target: entry.target.clone(),
+            by_blocks: entry.by_blocks,
+        }
     }
 }
 
 impl Confirmation {
     pub(crate) fn new(announced: Announced, receipt: Receipt) -> Self {
-        let Announced { path, kind, target } = announced;
+        let Announced { path, kind, target, by_blocks } = announced;
         let Receipt { size, hash, durability, time, name, present, .. } = receipt;
         Self {
             path,
@@ -98,6 +105,7 @@ impl Confirmation {
             target: Untrusted::from(target),
             size,
             hash,
+            by_blocks,
             durability,
             time,
             name: Untrusted::from(name),

@@ -8,12 +8,12 @@ use crate::alive::{Gauge, away};
 use crate::driver::Phase;
 use crate::error::Error;
 use crate::fault::Fault;
-use crate::hash::{Hash, Tree};
+use crate::hash::{Hash, Hashing, Tree};
 use crate::message::{EntryAnswer, Kind, Message, Refusal, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
-use crate::store::{Here, Landing, hash_file, leaves_part};
+use crate::store::{Here, Landing, hash_as, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {
@@ -168,7 +168,8 @@ impl Receiver<'_> {
             Here::Alike(file) => file,
         };
         (self.observe)(Progress::Verifying { path: entry.path.clone() });
-        let hash = move |gauge: &Gauge| hash_file(file.as_fd(), gauge);
+        let by_blocks = entry.by_blocks;
+        let hash = move |gauge: &Gauge| hash_as(file.as_fd(), by_blocks, gauge);
         Ok(match away(self.session, Phase::Verify, entry.size.unwrap_or(0), hash)? {
             Ok((hash, _)) => Ok(Some(hash)),
             Err(error) => Err(Fault::io(format!("cannot read {}: {error}", entry.path), &error)),
@@ -180,7 +181,8 @@ impl Receiver<'_> {
             // The same source may go to several names at once.
             entry.token = bound(entry.token, &dest);
         }
-        let landing = |entry, dest, tree| Box::new(Landing::bare(entry, dest, tree));
+        let hashing = Hashing::of(self.options.verify, entry.by_blocks);
+        let landing = |entry, dest, tree: Tree| Box::new(Landing::bare(entry, dest, tree.hashed(hashing)));
         let store = match &mut self.place {
             OpenTarget::Tree { store, .. } => store,
             OpenTarget::Sink { spool, deliveries, id } => {

@@ -268,6 +268,7 @@ fn entry(index: u64, kind: Kind, path: &str, size: Option<u64>) -> TreeEntry {
         token: [index as u8; 16],
         hash: None,
         sparse: false,
+        by_blocks: false,
         target: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::temporary::{Temporary, link};
-use super::{Store, exists, hash_file, log_name, now, os};
+use super::{Store, exists, hash_as, log_name, now, os};
 use crate::alive::Gauge;
 use crate::claim::Claim;
 use crate::fault::Fault;
@@ -27,6 +27,7 @@ pub(super) struct Landed {
     /// The claim to the file, released once the file has its final name.
     pub(super) claim: Option<Claim>,
     pub(super) receipt: Receipt,
+    pub(super) by_blocks: bool,
 }
 
 /// Most files, and bytes, that one syncfs(2) confirms together.
@@ -146,7 +147,7 @@ impl Store<'_> {
         let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
         landed.receipt.hash.is_some()
             && stat.st_size as u64 == landed.receipt.size
-            && hash_file(file.as_fd(), &Gauge::default())
+            && hash_as(file.as_fd(), landed.by_blocks, &Gauge::default())
                 .is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
     }
 

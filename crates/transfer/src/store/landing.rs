@@ -10,11 +10,11 @@ use super::temporary::Temporary;
 use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
 use crate::fault::Fault;
-use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
+use crate::hash::{BLOCK, Hash, Hashing, Pieces, Sum, Tree};
 use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::root::{self, Links};
-use crate::state::{Found, PartLog};
+use crate::state::{Found, PartLog, Step};
 
 /// A file that is being received.
 pub(crate) struct Landing {
@@ -42,7 +42,9 @@ impl Store<'_> {
         claim: Option<Claim>,
         found: Option<Found>,
     ) -> Result<Landing, Fault> {
-        let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
+        let hashing = Hashing::of(self.options.verify, entry.by_blocks);
+        let tree = Tree::new().hashed(hashing);
+        let mut landing = Landing { entry, dest, tree, opened: None, claim };
         {
             let (parent, _) = self.parent_of(&landing.dest)?;
             if let Some(found) = found {
@@ -60,6 +62,7 @@ impl Store<'_> {
     pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
         if landing.opened.is_none() {
             let (parent, _) = self.parent_of(&landing.dest)?;
+            let hashing = Hashing::of(self.options.verify, landing.entry.by_blocks);
             landing.opened = Some(if leaves_part(&landing.entry) {
                 let (name, log) = names(landing.entry.token);
                 let token = landing.entry.token;
@@ -67,7 +70,7 @@ impl Store<'_> {
                 let (work, (state, part)) = loop {
                     let work = self.work_for(&parent)?;
                     tries += 1;
-                    match PartLog::create(work.dir.as_fd(), token, self.options.verify, &name, &log) {
+                    match PartLog::create(work.dir.as_fd(), token, hashing, &name, &log) {
                         Ok(made) => break (work, made),
                         // Another session has removed the directory meanwhile, being empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,
@@ -105,18 +108,27 @@ impl Store<'_> {
             None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
         written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
-        self.note(landing, sum)
+        self.note(landing, Step::Block(sum))
     }
 
-    /// Notes that the next block is written.
-    pub(crate) fn note(&mut self, landing: &mut Landing, sum: Sum) -> Result<(), Fault> {
+    /// Notes that the next step is written.
+    pub(crate) fn note(&mut self, landing: &mut Landing, step: Step) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
-            let noted = state.append(part.as_fd(), sum);
+            let noted = state.append(part.as_fd(), step);
             noted.map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
         }
-        landing.tree.push(sum);
+        step.add_to(&mut landing.tree);
         Ok(())
+    }
+
+    /// Makes a hole of so many blocks, of a file that is hashed by blocks or not at all.
+    pub(crate) fn hole(&mut self, landing: &mut Landing, blocks: u64) -> Result<(), Fault> {
+        let offset = landing.tree.bytes();
+        let opened = self.open(landing)?;
+        rustix::fs::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
+            .map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
+        self.note(landing, Step::Hole(blocks))
     }
 
     /// Returns a closure for a file that was complete here already. It gives the file the announced mode and, if durability
@@ -206,7 +218,8 @@ impl Store<'_> {
             present: false,
         };
         let claim = landing.claim.take();
-        self.group.push(Landed { file, temporary, parent, dest, log, claim, receipt });
+        let by_blocks = landing.entry.by_blocks;
+        self.group.push(Landed { by_blocks, file, temporary, parent, dest, log, claim, receipt });
         self.group_bytes += size;
         Ok(())
     }
