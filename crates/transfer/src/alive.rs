@@ -147,6 +147,12 @@ mod tests {
     fn the_peer_hears_how_far_the_work_is() {
         let [mut mine, mut theirs] = pair();
         let (heard, go) = mpsc::channel();
+        // Both prefaces have to be there: a peer of version 1 would hear pings.
+        theirs.flush().unwrap();
+        mine.open(b"").unwrap();
+        mine.flush().unwrap();
+        assert!(matches!(theirs.receive().unwrap(), SessionEvent::Opened { .. }));
+        while mine.try_receive().unwrap().is_none() && !mine.is_greeted() {}
         let peer = std::thread::spawn(move || {
             let event = theirs.receive().unwrap();
             heard.send(()).unwrap();

@@ -89,6 +89,8 @@ pub struct Session {
     inbox: VecDeque<(SessionEvent, Vec<u8>)>,
     output: Vec<u8>,
     preface_read: bool,
+    /// The version that both sides speak; 1 until the peer's preface is here.
+    version: u8,
     /// The last payload was large: read only about a header at a time.
     bulk: bool,
     received: u64,
@@ -146,6 +148,7 @@ impl Session {
             inbox: VecDeque::new(),
             output: wire::preface().to_vec(),
             preface_read: false,
+            version: 1,
             bulk: false,
             received: 0,
             sent: 0,

@@ -158,8 +158,8 @@ pub(crate) enum Message {
     Done {
         confirmed: u64,
         failed: u64,
-        /// Of the [`Account`](crate::account::Account) of this session.
-        digest: Hash,
+        /// Of the [`Account`](crate::account::Account) of this session; missing from a receiver of version 1.
+        digest: Option<Hash>,
         /// The receiver's key, and its signature of the account.
         signature: Option<Signature>,
     },
@@ -254,11 +254,13 @@ impl Message {
             Self::Done { confirmed, failed, digest, signature } => {
                 out.u64(*confirmed);
                 out.u64(*failed);
-                out.fixed(digest);
-                out.option(signature.as_ref(), |out, Signature { key, bytes }| {
-                    out.fixed(key);
-                    out.fixed(bytes);
-                });
+                if let Some(digest) = digest {
+                    out.fixed(digest);
+                    out.option(signature.as_ref(), |out, Signature { key, bytes }| {
+                        out.fixed(key);
+                        out.fixed(bytes);
+                    });
+                }
             }
             Self::Item(item) => {
                 out.bytes(item.name.raw());
@@ -280,7 +282,7 @@ impl Message {
         let mut from = Reader { left: bytes, what: "message" };
         let message = match from.u8()? {
             1 => Self::Offer { name: from.bytes(255)?, directory: from.flag()? },
-            2 => Self::Accept { ask: from.flag()?, memory: from.fixed()? },
+            2 => Self::Accept { ask: from.flag()?, memory: from.added(Reader::fixed)?.unwrap_or_default() },
             3 => Self::Entry(from.entry()?),
             4 => Self::Answer { index: from.u64()?, answer: from.answer()? },
             5 => Self::Hole { bytes: from.u64()? },
@@ -300,13 +302,15 @@ impl Message {
                 present: from.flag()?,
             }),
             13 => Self::Failed { index: from.u64()?, refusal: from.refusal()?, text: from.reason()? },
-            14 => Self::Total { entries: from.u64()?, failed_before: from.u64()? },
-            15 => Self::Done {
-                confirmed: from.u64()?,
-                failed: from.u64()?,
-                digest: from.fixed()?,
-                signature: from.option(|from| Ok(Signature { key: from.fixed()?, bytes: from.fixed()? }))?,
-            },
+            14 => Self::Total { entries: from.u64()?, failed_before: from.added(Reader::u64)?.unwrap_or(0) },
+            15 => {
+                let (confirmed, failed) = (from.u64()?, from.u64()?);
+                let digest = from.added(Reader::fixed)?;
+                let signed =
+                    |from: &mut Reader<'_>| Ok(Signature { key: from.fixed()?, bytes: from.fixed()? });
+                let signature = if digest.is_some() { from.option(signed)? } else { None };
+                Self::Done { confirmed, failed, digest, signature }
+            }
             16 => Self::Item(Item {
                 name: Untrusted::from(from.bytes(255)?),
                 kind: from.kind()?,

@@ -228,7 +228,7 @@ impl<'a> Receiver<'a> {
             let bytes = identity.sign(&to_sign(&id, &digest))?;
             Some(Signature { key: identity.public(), bytes })
         });
-        self.say(&Message::Done { confirmed, failed, digest, signature })?;
+        self.say(&Message::Done { confirmed, failed, digest: Some(digest), signature })?;
         self.session.finish(self.stream)?;
         self.session.flush()?;
         Ok(())

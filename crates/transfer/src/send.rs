@@ -190,6 +190,12 @@ impl<'s, 'a> Sender<'s, 'a> {
         (self.observe)(Progress::NotDelivered { path, refusal, text });
     }
 
+    /// Whether the receiver's account of the session is this side's.
+    fn agrees(&self, confirmed: u64, failed: u64, digest: Option<Hash>) -> bool {
+        (confirmed, failed) == (self.account.confirmed, self.account.failed)
+            && digest.is_none_or(|digest| digest == self.account.digest())
+    }
+
     /// Notes a receipt that cannot be believed.
     fn dispute(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
         self.disputed.get_or_insert_with(|| text.clone());
@@ -421,10 +427,7 @@ impl<'s, 'a> Sender<'s, 'a> {
                     self.not_delivered(sent.entry.path, refusal, text);
                 }
             }
-            Message::Done { confirmed, failed, digest, .. }
-                if (confirmed, failed, digest)
-                    != (self.account.confirmed, self.account.failed, self.account.digest()) =>
-            {
+            Message::Done { confirmed, failed, digest, .. } if !self.agrees(confirmed, failed, digest) => {
                 return Err(Violation::Unexpected("another account of the session").into());
             }
             Message::Done { signature, .. } => {

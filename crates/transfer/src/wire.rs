@@ -2,8 +2,10 @@
 
 /// The first bytes either side sends; the last two name the version spoken and the oldest understood.
 pub(crate) const MAGIC: [u8; 6] = *b"LNGRTX";
-/// The version of the protocol that this crate speaks.
-pub const VERSION: u8 = 1;
+/// The newest version of the protocol that this crate speaks.
+pub const VERSION: u8 = 2;
+/// The oldest that it understands: version 2 adds WORK, and fields at the end of some messages.
+const OLDEST: u8 = 1;
 /// Bytes of a preface.
 pub(crate) const PREFACE: usize = 8;
 /// Bytes of a frame header.
@@ -99,20 +101,19 @@ pub(crate) fn check_payload(header: [u8; HEADER], payload: &[u8]) -> Result<(), 
 /// Makes the preface.
 pub(crate) fn preface() -> [u8; PREFACE] {
     let [a, b, c, d, e, f] = MAGIC;
-    [a, b, c, d, e, f, VERSION, VERSION]
+    [a, b, c, d, e, f, VERSION, OLDEST]
 }
 
-/// Reads the peer's preface. Both sides then speak the newest version that both know, which is [`VERSION`] as long as
-/// there is only one.
-pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<(), Violation> {
+/// Reads the peer's preface. Returns the version that both sides speak then: the newest that both know.
+pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
     let [magic @ .., newest, oldest] = bytes;
     if magic != MAGIC {
         return Err(Violation::NotThisProtocol);
     }
-    if oldest > VERSION || newest < VERSION {
+    if oldest > VERSION || newest < OLDEST {
         return Err(Violation::Version { newest, oldest });
     }
-    Ok(())
+    Ok(newest.min(VERSION))
 }
 
 /// Makes the payload of CANCEL and BYE; a reason that is too long is cut.
@@ -139,7 +140,9 @@ pub enum Violation {
     #[error("does not speak this protocol")]
     NotThisProtocol,
     /// No version in common.
-    #[error("speaks versions {oldest} to {newest} of the protocol, this program speaks {VERSION}")]
+    #[error(
+        "speaks versions {oldest} to {newest} of the protocol, this program speaks {OLDEST} to {VERSION}"
+    )]
     Version {
         /// The newest version that the peer speaks.
         newest: u8,
@@ -254,12 +257,12 @@ mod tests {
 
     #[test]
     fn prefaces_agree_on_a_version_that_both_know() {
-        assert_eq!(preface(), *b"LNGRTX\x01\x01");
+        assert_eq!(preface(), *b"LNGRTX\x02\x01");
         let read = |newest, oldest| read_preface([b'L', b'N', b'G', b'R', b'T', b'X', newest, oldest]);
-        for (newest, oldest) in [(1, 1), (2, 1), (1, 0), (255, 0)] {
-            assert_eq!(read(newest, oldest), Ok(()), "{oldest} to {newest}");
+        for (newest, oldest, both) in [(1, 1, 1), (2, 1, 2), (2, 2, 2), (1, 0, 1), (255, 0, 2), (3, 2, 2)] {
+            assert_eq!(read(newest, oldest), Ok(both), "{oldest} to {newest}");
         }
-        for (newest, oldest) in [(0, 0), (2, 2), (255, 2)] {
+        for (newest, oldest) in [(0, 0), (3, 3), (255, 3)] {
             assert_eq!(read(newest, oldest), Err(Violation::Version { newest, oldest }));
         }
         assert_eq!(read_preface(*b"LNGRTY\x01\x01"), Err(Violation::NotThisProtocol));

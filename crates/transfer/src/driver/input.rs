@@ -32,7 +32,7 @@ impl Session {
             let waiting = &self.input[self.parsed..self.filled];
             if !self.preface_read {
                 let Some(bytes) = waiting.first_chunk::<PREFACE>() else { return Ok(None) };
-                wire::read_preface(*bytes)?;
+                self.version = wire::read_preface(*bytes)?;
                 self.parsed += PREFACE;
                 self.preface_read = true;
                 continue;

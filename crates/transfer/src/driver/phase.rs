@@ -123,6 +123,10 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush).
     pub fn works(&mut self, work: Work) -> Result<(), Error> {
+        if self.version < 2 {
+            // It would not understand; so much it does.
+            return self.ping();
+        }
         let aside = self.aside();
         let payload = work.encode();
         aside.extend(Header { kind: FrameKind::Work, stream: 0, length: 17 }.encode(&payload));

@@ -86,8 +86,8 @@ impl Writer {
         self.fixed(&entry.token);
         self.option(entry.hash.as_ref(), |out, hash| out.fixed(hash));
         self.flag(entry.sparse);
-        self.flag(entry.by_blocks);
         self.bytes(&entry.target);
+        self.flag(entry.by_blocks);
     }
 
     pub(super) fn answer(&mut self, answer: &EntryAnswer) {
@@ -162,6 +162,14 @@ impl Reader<'_> {
             return Err(self.malformed());
         }
         self.take(length).map(<[u8]>::to_vec)
+    }
+
+    /// What version 2 has added at the end of a message; nothing in a message of version 1.
+    pub(super) fn added<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Violation>,
+    ) -> Result<Option<T>, Violation> {
+        if self.left.is_empty() { Ok(None) } else { read(self).map(Some) }
     }
 
     pub(super) fn text(&mut self, most: usize) -> Result<String, Violation> {
@@ -252,8 +260,8 @@ impl Reader<'_> {
             token: self.fixed()?,
             hash: self.option(Self::fixed)?,
             sparse: self.flag()?,
-            by_blocks: self.flag()?,
             target: self.bytes(MAX_PATH)?,
+            by_blocks: self.added(Self::flag)?.unwrap_or(false),
         })
     }
 

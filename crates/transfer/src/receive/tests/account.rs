@@ -117,7 +117,7 @@ fn the_total_comes_after_every_end_and_other_messages_never() {
         Message::Done {
             confirmed: 0,
             failed: 0,
-            digest: crate::account::Account::default().digest(),
+            digest: Some(crate::account::Account::default().digest()),
             signature: None,
         },
         Message::Progress { index: 0, bytes: 0 },
