@@ -53,9 +53,9 @@ fn a_client_made_from_the_text_puts_and_gets() {
             assert!(fs::read(to.path().join("copy")).unwrap() == content);
             run(&["get", "copy", &path(&back)]);
             assert!(fs::read(&back).unwrap() == content);
-            run(&["put-cut", &path(&file), "again"]);
             // Another file may not have its name.
             fs::write(&file, "other").unwrap();
+            run(&["put-cut", &path(&file), "again"]);
             let refused = python(&["127.0.0.1", &port, "put", &path(&file), "copy"]).unwrap();
             let told = String::from_utf8_lossy(&refused.stderr);
             assert!(!refused.status.success(), "{told}");
