@@ -1,4 +1,4 @@
-//! Finds circles of files inside a crate. Two files that need each other can neither be understood nor moved alone.
+//! Finds circles of files inside a crate: files that depend on each other. Two files that need each other can neither be understood nor moved alone.
 //!
 //! A file needs the modules in its paths that begin with `crate::` or `super::`; its tests are left out. A module and its
 //! submodules may need each other.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use linger_lab::{Campaign, ClientPlan, Fate, First, Tally, Until, campaign};
 
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{AtRisk, ClientSide, Json, RunFor};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, HostPort, connect_to, positive};
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
     bar.finish_and_clear();
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
-        out.json(&line(Verb::Client, lines::ClientSummary::from(&seen)))
+        out.json(&line(lines::ClientSummary::from(&seen)))
     } else {
         print(&mut out, &seen, &arguments.server)
     };
@@ -109,14 +109,18 @@ pub(crate) fn run(arguments: ClientArguments) -> ExitCode {
 
 fn status(seen: &Campaign, at_risk_ok: bool) -> u8 {
     let tally = &seen.tally;
-    let unanswered = tally.of(Fate::Refused) + tally.of(Fate::Failed);
     let at_risk = if at_risk_ok { 0 } else { tally.at_risk };
     match tally.lost + at_risk {
         0 if tally.trials == 0 || seen.unknown_length => exit::COULD_NOT_TELL,
         0 => exit::NOTHING_LOST,
-        bad if bad == unanswered => exit::COULD_NOT_TELL,
+        bad if bad == without_connection(seen) => exit::COULD_NOT_TELL,
         _ => exit::LOSS_FOUND,
     }
+}
+
+/// Trials in which no connection was made, so that no response could be lost.
+fn without_connection(seen: &Campaign) -> u64 {
+    seen.tally.of(Fate::Refused) + seen.tally.of(Fate::Failed)
 }
 
 fn print(out: &mut Stdout, seen: &Campaign, server: &HostPort) -> Result<(), Stopped> {
@@ -125,6 +129,10 @@ fn print(out: &mut Stdout, seen: &Campaign, server: &HostPort) -> Result<(), Sto
     out.text(format_args!("{} connections to {server} in {seconds:.1} s\n", tally.trials))?;
     for fate in Fate::ALL.into_iter().filter(|fate| tally.of(*fate) > 0) {
         out.text(format_args!("  {fate:<34}{}\n", tally.of(fate)))?;
+    }
+    if tally.trials > 0 && without_connection(seen) == tally.trials {
+        return out
+            .text(format_args!("no connection was made: nothing is known of this server's responses\n"));
     }
     let (low, high) = tally.interval();
     out.text(format_args!(
@@ -174,7 +182,7 @@ fn moral(seen: &Campaign, server: SocketAddr, until: Until) {
              clean end goes unnoticed."
         );
     }
-    if let (true, Some(error)) = (tally.of(Fate::Refused) + tally.of(Fate::Failed) > 0, &seen.error) {
+    if let (true, Some(error)) = (without_connection(seen) > 0, &seen.error) {
         say!("note: {error}; is `linger server` running at {server}?");
     }
 }

@@ -179,7 +179,7 @@ impl JsonBeside {
     /// Prints the line, if lines were asked for.
     fn line(self, told: lines::Fcgi) {
         if self.json {
-            say_json(&line(lines::Verb::Fcgi, told));
+            say_json(&line(told));
         }
     }
 

@@ -10,7 +10,7 @@ use clap::{Args, ValueHint};
 use linger_probe::{Check, CheckAnswer, CheckFinding, ProbeConfig, ProbeError, ProbeReport, Target};
 use linger_untrusted::message;
 
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{AtRisk, Json};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{Bytes, Names, target, up_to};
@@ -159,7 +159,7 @@ fn has_faults(report: &ProbeReport, at_risk_ok: bool) -> bool {
 }
 
 fn summary(out: &mut Stdout, report: &ProbeReport, interrupted: bool) -> Result<(), Stopped> {
-    out.json(&line(Verb::Probe, lines::Probe::new(report, interrupted)))?;
+    out.json(&line(lines::Probe::new(report, interrupted)))?;
     out.flush()
 }
 
@@ -194,7 +194,7 @@ fn style(answer: CheckAnswer) -> Style {
 
 fn print(out: &mut Stdout, finding: &CheckFinding, json: bool, head: bool) -> Result<(), Stopped> {
     if json {
-        out.json(&line(Verb::Probe, lines::Finding::from(finding)))?;
+        out.json(&line(lines::Finding::from(finding)))?;
         return out.flush();
     }
     if head {

@@ -15,7 +15,7 @@ use linger::Policy;
 use linger_run::{Notice, Options, RunError, RunReport, Via};
 
 use crate::exit;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{JsonBeside, MetricsAt};
 use crate::output::{say, say_json};
 use crate::typed::{Bytes, Names, duration, one_of, port};
@@ -187,9 +187,7 @@ impl Manner {
     fn tell(self, notice: &Notice<'_>) {
         match notice {
             Notice::Report(report) => self.report(report),
-            Notice::Refused(refusal) if self.json => {
-                say_json(&line(Verb::Run, lines::Refused::from(*refusal)))
-            }
+            Notice::Refused(refusal) if self.json => say_json(&line(lines::Refused::from(*refusal))),
             Notice::Refused(refusal) => say!("linger: {refusal}"),
             _ => {}
         }
@@ -204,7 +202,7 @@ impl Manner {
     /// stdout belongs to the supervised program, so reports go to stderr.
     fn report(self, report: &RunReport) {
         if self.json {
-            return say_json(&line(Verb::Run, lines::Report::from(report)));
+            return say_json(&line(lines::Report::from(report)));
         }
         for text in report.to_string().lines() {
             say!("linger: {text}");

@@ -6,7 +6,7 @@ use clap::Args;
 use linger_lab::{COUNTERS, Consume, Ending, Hosting, LARGEST_RESPONSE, ServerPlan, host, listen};
 use linger_netns::net;
 
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::memory::room_for;
 use crate::options::{Json, ListenAt, ServerSide};
 use crate::output::{Stdout, Stopped, say};
@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: ServerArguments) -> ExitCode {
     };
     let mut out = Stdout::new();
     let printed = if arguments.output.json {
-        out.json(&line(Verb::Server, lines::Hosting::from(&served)))
+        out.json(&line(lines::Hosting::from(&served)))
     } else {
         print(&mut out, &served)
     };

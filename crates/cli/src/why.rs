@@ -9,7 +9,7 @@ use linger_why::{
     AnalyzerLimits, Cause, Examined, Finding, Group, Groups, ReadStop, compare, examine_until, html, text,
 };
 
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::Json;
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
 use crate::tools::tools;
@@ -26,7 +26,7 @@ const HELD: usize = 10_000;
     that its alleged sender never sent is proven forged.\n\n\
     Exit status: 0 nothing harmful, 1 harmful resets found, 3 a capture could not be read.")]
 pub(crate) struct WhyArguments {
-    /// Captures, pcap or pcapng, plain, gzip or zstd; `-` is standard input.
+    /// Captures, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2, lz4); `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "causes", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -113,7 +113,7 @@ impl WhyReport {
     fn take(&mut self, finding: Finding) {
         self.harmful |= !finding.harmless;
         if self.json && self.stopped.is_none() {
-            let printed = self.out.json(&line(Verb::Why, lines::Reset::from(&finding)));
+            let printed = self.out.json(&line(lines::Reset::from(&finding)));
             self.stopped = printed.err();
         }
         self.groups.add(finding);
@@ -152,7 +152,8 @@ fn read(arguments: &WhyArguments, stop: &ReadStop, report: &mut WhyReport) -> (V
                 if let Some(stopped) = examined.stopped.as_ref().filter(|_| report.stopped.is_none()) {
                     say!("linger: {}: {stopped}; what stands before it was read", name.terminal());
                 }
-                unreadable |= examined.unread || examined.stopped.is_some() && examined.counts.packets == 0;
+                unreadable |= examined.unread || examined.is_mostly_not_understood();
+                unreadable |= examined.stopped.is_some() && examined.counts.packets == 0;
                 files.push(examined);
             }
             Err(error) => {
@@ -194,10 +195,10 @@ fn write_page(mut page: NewFile, files: &[Examined], groups: &[Group]) -> Result
 fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> Result<(), Stopped> {
     if json {
         for group in groups {
-            out.json(&line(Verb::Why, lines::Group::from(group)))?;
+            out.json(&line(lines::Group::from(group)))?;
         }
         for file in files {
-            out.json(&line(Verb::Why, lines::Summary::from(file)))?;
+            out.json(&line(lines::Summary::from(file)))?;
         }
     } else if !files.is_empty() {
         let mut report = Vec::new();
@@ -211,7 +212,7 @@ fn write(out: &mut Stdout, json: bool, files: &[Examined], groups: &[Group]) -> 
 fn causes(out: &mut Stdout, json: bool) -> Result<(), Stopped> {
     for cause in Cause::ALL {
         if json {
-            out.json(&line(Verb::Why, lines::CauseEntry::from(cause)))?;
+            out.json(&line(lines::CauseEntry::from(cause)))?;
         } else {
             let (name, meaning, remedy) = (cause.name(), cause.meaning(), cause.remedy().words(&tools()));
             out.text(format_args!("{name}\n    {meaning}\n    Remedy: {remedy}\n\n"))?;

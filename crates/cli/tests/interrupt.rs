@@ -148,11 +148,7 @@ fn an_interrupted_probe_has_its_summary() {
     let rest: Vec<_> = out.lines().map(|line| line.unwrap()).collect();
     let last: serde_json::Value = serde_json::from_str(rest.last().unwrap()).unwrap();
     assert!(matches!(probe.wait().unwrap().code(), Some(1 | 3)), "{first}{rest:?}");
-    assert_eq!(
-        (&last["type"], &last["interrupted"]),
-        (&"probe-summary".into(), &true.into()),
-        "{first}{rest:?}"
-    );
+    assert_eq!((&last["type"], &last["interrupted"]), (&"probe".into(), &true.into()), "{first}{rest:?}");
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     server.wait().unwrap();
 }

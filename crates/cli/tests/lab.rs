@@ -3,41 +3,15 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use linger_testing::skip;
 use serde_json::Value;
 
-fn linger(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_linger"));
-    command.args(arguments);
-    command
-}
+use common::program::{has_networks, interrupt, linger, run};
 
-fn run(arguments: &[&str]) -> Output {
-    linger(arguments).output().unwrap()
-}
-
-/// Whether this machine lets the lab build its networks; if not, the test is skipped aloud.
-fn has_networks() -> bool {
-    let possible =
-        run(&["lab", "--link", "lan", "--ending", "lingering", "--peer", "unread", "--trials", "1"]);
-    if possible.status.code() == Some(4) {
-        skip("private networks", String::from_utf8_lossy(&possible.stderr).trim());
-        return false;
-    }
-    assert!(possible.status.success(), "{possible:?}");
-    true
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines()
-        .map(|text| {
-            let verb = if text.contains("\"type\":\"client-") { "client" } else { "lab" };
-            common::contract::line(verb, text)
-        })
-        .collect()
+fn lines(output: &std::process::Output) -> Vec<Value> {
+    common::contract::lines("lab", &String::from_utf8_lossy(&output.stdout))
 }
 
 #[test]
@@ -72,7 +46,7 @@ fn the_reset_overtakes_the_response_and_lingering_loses_none() {
     assert!(close >= 54 && of == 60, "{lines:?}");
     assert_eq!(lingering, (0, 60));
     let summary = lines.last().unwrap();
-    assert_eq!((&summary["type"], &summary["seed"]), (&"lab-summary".into(), &7.into()));
+    assert_eq!((&summary["type"], &summary["seed"]), (&"lab".into(), &7.into()));
     assert_eq!(summary["outcome"], "as_expected");
 }
 
@@ -104,7 +78,7 @@ fn the_whole_grid_shows_the_loss_the_cure_and_the_backlog() {
             }
         }
     }
-    let bursts: Vec<&Value> = lines.iter().filter(|line| line["type"] == "lab-backlog").collect();
+    let bursts: Vec<&Value> = lines.iter().filter(|line| line["type"] == "backlog").collect();
     assert!(bursts.iter().any(|burst| burst["blame"] == "nobody" && burst["lost"] == 0), "{bursts:?}");
     let overflowed = |burst: &&&Value| burst["blame"] == "accept_queue" && burst["lost"].as_u64() > Some(0);
     assert_eq!(bursts.iter().filter(overflowed).count(), 2, "{bursts:?}");
@@ -361,163 +335,6 @@ fn a_capture_opens_in_tshark_with_both_ends_and_comments() {
 }
 
 #[test]
-fn other_programs_meet_over_a_link() {
-    if !has_networks() {
-        return;
-    }
-    let output = run(&[
-        "lab",
-        "exec",
-        "--link",
-        "lan",
-        "--server",
-        "exec python3 -m http.server --bind $LINGER_SERVER 8000",
-        "--client",
-        "exec python3 -c 'import os, urllib.request as r; r.urlopen(\"http://\" + \
-         os.environ[\"LINGER_SERVER\"] + \":8000/\").read(); raise SystemExit(42)'",
-        "--json",
-    ]);
-    assert_eq!(output.status.code(), Some(42), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let object = common::contract::line("lab", said.lines().last().unwrap());
-    assert_eq!((&object["client_status"], &object["link_accidents"]), (&42.into(), &0.into()));
-}
-
-/// The examples of `lab exec --help`, word for word: the first loses a response, its twin does not.
-#[test]
-fn the_examples_of_exec_lose_and_keep() {
-    if !has_networks() {
-        return;
-    }
-    for (program, flag) in [("curl", "--version"), ("python3", "--version")] {
-        if Command::new(program).arg(flag).output().is_err() {
-            return skip(program, "not installed");
-        }
-    }
-    let help = String::from_utf8(run(&["lab", "exec", "--help"]).stdout).unwrap();
-    // A command goes on where its line ends in a backslash, and is indented.
-    let joined = help.replace("\\\n", " ");
-    let commands: Vec<&str> = joined
-        .lines()
-        .skip_while(|line| !line.starts_with("Examples"))
-        .filter_map(|line| line.strip_prefix("  "))
-        .collect();
-    let [file, loses, keeps] = commands[..] else { panic!("{commands:?}") };
-    // The file that is asked for is the test's own.
-    let directory = tempfile::tempdir().unwrap();
-    let shell = |command: &str| {
-        let own = command.replace("/tmp", directory.path().to_str().unwrap());
-        let program = std::path::Path::new(env!("CARGO_BIN_EXE_linger")).parent().unwrap();
-        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
-        Command::new("sh").args(["-c", &own]).env("PATH", path).output().unwrap()
-    };
-    assert!(shell(file).status.success());
-    let lost = shell(loses);
-    // CURLE_PARTIAL_FILE, or CURLE_RECV_ERROR.
-    assert!(matches!(lost.status.code(), Some(18 | 56)), "{lost:?}");
-    let kept = shell(keeps);
-    assert_eq!(kept.status.code(), Some(0), "{kept:?}");
-}
-
-/// A program that the lab ran, and what that program left running, end with a lab that is killed.
-#[test]
-fn nothing_is_left_behind_after_sigkill() {
-    if !has_networks() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    // The kernel removes the lock with the last process that holds it.
-    let lock = directory.path().join("lock");
-    let hold = format!(
-        "import fcntl, os, socket, time; f = open('{}', 'w'); fcntl.flock(f, fcntl.LOCK_EX); \
-         s = socket.create_server(('', 9)); print('held', flush=True); time.sleep(600)",
-        lock.display()
-    );
-    // The shell starts it in the background, in a session of its own: no process group reaches it.
-    let server = format!("setsid python3 -c \"{hold}\" & wait");
-    let mut lab = linger(&["lab", "exec", "--link", "lan", "--server", &server, "--client", "sleep 600"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    BufReader::new(lab.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said, "held\n");
-    lab.kill().unwrap();
-    lab.wait().unwrap();
-    let file = std::fs::File::open(&lock).unwrap();
-    // Blocks until the holder is gone; if it were left behind, the test runner's time limit says so.
-    file.lock().unwrap();
-}
-
-#[test]
-fn server_and_client_agree_on_what_was_lost() {
-    let mut server = linger(&["server", "--listen", "127.0.0.1:0", "--ending", "lingering", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    let address = said.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned();
-    let output = run(&["client", &address, "--count", "50", "--late", "8", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let client = lines(&output).remove(0);
-    assert_eq!((&client["trials"], &client["lost"]), (&50.into(), &0.into()));
-    interrupt(&server);
-    let mut text = String::new();
-    server.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    assert!(server.wait().unwrap().success());
-    let told = common::contract::line("server", &text);
-    assert_eq!((&told["accepted"], &told["written_bytes"]), (&50.into(), &10_000_000.into()));
-    assert_eq!(told["errors"], serde_json::json!({}));
-}
-
-/// 8 bytes are unread at the close of a server on loopback whose response fits into the client's window.
-#[test]
-fn a_connection_that_ends_in_a_reset_is_no_success() {
-    let mut server = linger(&[
-        "server",
-        "--listen",
-        "127.0.0.1:0",
-        "--ending",
-        "close",
-        "--response",
-        "1000",
-        "--consume",
-        "100",
-    ])
-    .stdout(Stdio::null())
-    .stderr(Stdio::piped())
-    .spawn()
-    .unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    let address = said.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned();
-    let client = |more: &[&str]| {
-        let mut arguments = vec!["client", &address];
-        arguments.extend(more);
-        run(&arguments)
-    };
-    let reset = client(&["--request", "108", "--until-reset", "--concurrency", "1"]);
-    assert_eq!(reset.status.code(), Some(1), "{reset:?}");
-    let text = String::from_utf8_lossy(&reset.stdout).into_owned();
-    assert!(text.starts_with("1 connections"), "{text}");
-    assert!(text.contains("lost 0 of 1") && text.contains("at risk 1 of 1"), "{text}");
-    let counted = ["--request", "108", "--count", "20", "--json"];
-    let told = lines(&client(&counted)).remove(0);
-    assert_eq!((&told["lost"], &told["at_risk"], &told["kept"]), (&0.into(), &20.into(), &0.into()));
-    assert_eq!(told["first_at_risk"]["trial"], 1);
-    assert_eq!(client(&[&counted[..], &["--at-risk-ok"]].concat()).status.code(), Some(0));
-    // One field away: the request ends where the server's reading does.
-    let kept = client(&["--request", "100", "--count", "20", "--json"]);
-    assert_eq!(kept.status.code(), Some(0), "{kept:?}");
-    assert_eq!(lines(&kept)[0]["kept"], 20);
-    interrupt(&server);
-    assert!(server.wait().unwrap().success());
-}
-
-#[test]
 fn an_interrupted_lab_says_what_it_knows() {
     if !has_networks() {
         return;
@@ -548,7 +365,7 @@ fn an_interrupted_lab_says_what_it_knows() {
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(lab.wait().unwrap().code(), Some(3), "an interrupted run cannot tell: {rest}");
     let last = common::contract::lines("lab", &rest).pop().unwrap();
-    assert_eq!((&last["type"], &last["outcome"]), (&"lab-summary".into(), &"interrupted".into()));
+    assert_eq!((&last["type"], &last["outcome"]), (&"lab".into(), &"interrupted".into()));
 }
 
 #[test]
@@ -558,11 +375,6 @@ fn man_pages_and_completions_come_from_the_same_definitions() {
     let page = std::fs::read_to_string(directory.path().join("linger-lab.1")).unwrap();
     assert!(page.contains("\\-\\-ending"));
     assert!(String::from_utf8(run(&["completions", "bash"]).stdout).unwrap().contains("--ending"));
-}
-
-fn interrupt(child: &std::process::Child) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
 }
 
 /// In a user namespace that allows no further ones, and without capabilities there.

@@ -62,9 +62,9 @@ fn a_reset_after_all_bytes_is_at_risk_and_no_success() {
     assert_eq!(told.status.code(), Some(0), "{told:?}");
     let lines = String::from_utf8(told.stdout).unwrap();
     let lines = common::contract::lines("probe", &lines);
-    assert_eq!((&lines[0]["type"], &lines[0]["answer"]), (&"probe-finding".into(), &"at-risk".into()));
+    assert_eq!((&lines[0]["type"], &lines[0]["answer"]), (&"finding".into(), &"at-risk".into()));
     assert_eq!((&lines[0]["verdict"], &lines[0]["got_bytes"]), (&"at_risk".into(), &1000.into()));
-    assert_eq!((&lines[1]["type"], &lines[1]["answer"]), (&"probe-summary".into(), &"at-risk".into()));
+    assert_eq!((&lines[1]["type"], &lines[1]["answer"]), (&"probe".into(), &"at-risk".into()));
 }
 
 #[test]

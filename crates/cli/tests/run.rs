@@ -92,7 +92,7 @@ fn a_report_is_given_on_request() {
         let mut line = String::new();
         errors.read_line(&mut line).unwrap();
         let report = common::contract::line("run", &line);
-        assert_eq!((&report["type"], &report["closes"]), (&"run-report".into(), &0.into()), "{line}");
+        assert_eq!((&report["type"], &report["closes"]), (&"run".into(), &0.into()), "{line}");
         signal(child.id(), "-TERM");
         assert_eq!(child.wait().unwrap().signal(), Some(15));
     }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -54,6 +55,11 @@ impl Host {
         for (name, text) in units {
             script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
         }
+        // Where no file system is mounted over it, and no directory's name is too long for an address.
+        let address = tempfile::tempdir_in("/dev/shm").unwrap();
+        let socket = address.path().join("ready");
+        let ready = UnixDatagram::bind(&socket).unwrap();
+        script += &format!("export NOTIFY_SOCKET={}\n", socket.display());
         script += "export container=lxc\nexec /lib/systemd/systemd --system --unit=nothing.target --log-target=null\n";
         let test = thread::current().name().unwrap_or_default().to_owned();
         let group = format!("linger-{test}-{}", std::process::id());
@@ -62,23 +68,27 @@ impl Host {
         unshare.stdin(Stdio::null()).stdout(Stdio::null());
         let unshare = unshare.stderr(Stdio::null()).spawn().unwrap();
         let mut host = Self { unshare, systemd: String::new(), group };
-        let started = Instant::now();
-        // There is no event for a service manager that is ready, so this polls.
-        while started.elapsed() < Duration::from_secs(30) {
-            let pid = host.unshare.id();
-            host.systemd = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            let output = host.command(&["systemctl", "is-system-running"]).output().unwrap();
-            if matches!(String::from_utf8_lossy(&output.stdout).trim(), "running" | "degraded") {
-                return Some(host);
-            }
-            thread::sleep(Duration::from_millis(20));
+        if !host.is_booted(&ready) {
+            skip("systemd", "it does not start in namespaces of its own here");
+            return None;
         }
-        host.systemd.clear();
-        skip("systemd", "it does not start in namespaces of its own here");
-        None
+        Some(host)
+    }
+
+    /// Waits until systemd has started its target: the first process of a container says so to `NOTIFY_SOCKET`.
+    fn is_booted(&mut self, ready: &UnixDatagram) -> bool {
+        ready.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut message = [0; 4096];
+        loop {
+            let Ok(length) = ready.recv(&mut message) else { return false };
+            if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+                break;
+            }
+        }
+        let pid = self.unshare.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.trim().clone_into(&mut self.systemd);
+        !self.systemd.is_empty()
     }
 
     /// A command in systemd's namespaces.

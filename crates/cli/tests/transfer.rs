@@ -310,7 +310,7 @@ fn a_file_size_limit_is_said() {
     let server = Share::new(&home, &to, &["--once"]);
     let output = put(&home, server.port, &file, "copy", &[]).output().unwrap();
     assert_eq!((output.status.code(), server.wait()), (Some(0), Some(0)));
-    let started = events(&output).into_iter().find(|event| event["type"] == "put-started").unwrap();
+    let started = events(&output).into_iter().find(|event| event["type"] == "started").unwrap();
     assert!(started["resumed_bytes"].as_u64().unwrap() >= 3 * BLOCK, "{started}");
     assert!(fs::read(to.join("copy")).unwrap() == fs::read(&file).unwrap());
 }

@@ -36,7 +36,7 @@ fn json_has_the_promised_fields() {
     let output = linger(&["--json", &capture("data-after-close.server")]);
     let lines = common::contract::lines("why", &text(&output.stdout));
     let kinds: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["why-reset", "why-group", "why-summary"]);
+    assert_eq!(kinds, ["reset", "group", "why"]);
     let reset = &lines[0];
     assert_eq!((&reset["cause"], &reset["confidence"]), (&"data-after-close".into(), &"certain".into()));
     assert_eq!((&reset["class"], &reset["harmless"]), (&"passive-after-fin".into(), &false.into()));
@@ -121,4 +121,40 @@ fn every_cause_is_listed() {
         assert!(listed.contains(&format!("\n{cause}\n")) || listed.starts_with(cause), "{cause}");
     }
     assert_eq!(text(&linger(&["--causes", "--json"]).stdout).lines().count(), 14);
+}
+
+/// Ten frames of a number that nobody knows, and a number of TCP segments: how much of the capture is not understood decides.
+#[test]
+fn a_capture_that_is_mostly_not_understood_is_status_3_and_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture.pcap");
+    let ip = [
+        &[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2][..],
+        &[0; 12],
+        &[0x50, 2, 0, 9, 0, 0, 0, 0],
+    ];
+    let frame = |ether_type: [u8; 2]| [&[2; 12][..], &ether_type, &ip.concat()].concat();
+    for (segments, status) in [(9, 3), (10, 0)] {
+        let mut file: Vec<u8> =
+            [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1].into_iter().flat_map(u32::to_le_bytes).collect();
+        for number in 0..10 + segments {
+            let frame = frame(if number < 10 { [0x12, 0x34] } else { [8, 0] });
+            let length = u32::try_from(frame.len()).unwrap();
+            file.extend([1, number, length, length].into_iter().flat_map(u32::to_le_bytes));
+            file.extend(frame);
+        }
+        std::fs::write(&path, file).unwrap();
+        let output = linger(&[path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let said = format!(
+            "10 of {} packets ({}%) were not understood: EtherType 1234",
+            10 + segments,
+            1000 / (10 + segments)
+        );
+        assert!(text(&output.stdout).contains(&said), "{said}: {output:?}");
+        let lines =
+            common::contract::lines("why", &text(&linger(&["--json", path.to_str().unwrap()]).stdout));
+        let layers = &lines.last().unwrap()["not_understood_layers"];
+        assert_eq!(layers, &serde_json::json!([{ "layer": "EtherType 1234", "packets": 10 }]));
+    }
 }

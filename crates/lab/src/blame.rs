@@ -10,9 +10,10 @@ use crate::stats::Tally;
 pub enum Blame {
     /// Every response was kept.
     Nobody,
-    /// The close: the kernel counted aborted connections, and no overflow.
+    /// The close: the kernel counted aborted connections, and no dropped handshake.
     Close,
-    /// The accept queue: it overflowed, and no connection was aborted by a close. The server never saw those clients.
+    /// The accept queue, or the queue of handshakes under way, which `listen(2)`'s backlog bounds, too: the kernel dropped
+    /// handshakes, and no connection was aborted by a close. The server never saw those clients.
     AcceptQueue,
     /// The counters name neither, or both.
     Unclear,
@@ -29,9 +30,10 @@ impl Blame {
             .any(|counter| counters.of(counter) > 0);
         // A reset sent by a time-wait socket (FIN_WAIT2 or TIME_WAIT) increments no TCPAbort counter.
         let reset = aborted || counters.of("OutRsts") > 0;
-        let overflowed = counters.of("ListenOverflows") > 0;
+        // Counted for both queues (tcp_conn_request and tcp_v4_syn_recv_sock); `ListenOverflows` is the accept queue's alone.
+        let dropped = counters.of("ListenDrops") > 0;
         let before_any = tally.of(Fate::ResetBeforeAny) + tally.of(Fate::TimedOut) + tally.of(Fate::Refused);
-        match (overflowed, aborted) {
+        match (dropped, aborted) {
             (true, false) if before_any == tally.not_kept() => Self::AcceptQueue,
             (false, _) if reset => Self::Close,
             _ => Self::Unclear,
@@ -52,3 +54,46 @@ impl Blame {
 /// The counters that the lab shows for each cell, by the kernel's names.
 pub const COUNTERS: [&str; 6] =
     ["TCPAbortOnClose", "TCPAbortOnData", "TCPAbortOnLinger", "OutRsts", "ListenOverflows", "ListenDrops"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fate::Attempt;
+
+    #[test]
+    fn the_counters_and_the_fates_decide_together() {
+        let tally = |fates: &[Fate]| {
+            let mut tally = Tally::default();
+            for fate in fates {
+                let received = u64::from(*fate == Fate::Complete);
+                tally.count(&Attempt {
+                    fate: *fate,
+                    received,
+                    expected: Some(1),
+                    reset: false,
+                    write_error: None,
+                    error: None,
+                    elapsed: std::time::Duration::ZERO,
+                });
+            }
+            tally
+        };
+        let kept = [Fate::Complete];
+        let unseen = [Fate::Complete, Fate::TimedOut, Fate::ResetBeforeAny];
+        let cut = [Fate::TimedOut, Fate::ResetAfterSome];
+        for (fates, counters, blame) in [
+            (&kept[..], &[("ListenDrops", 1)][..], Blame::Nobody),
+            (&unseen, &[("ListenDrops", 1)], Blame::AcceptQueue),
+            (&unseen, &[("ListenDrops", 1), ("ListenOverflows", 1)], Blame::AcceptQueue),
+            (&unseen, &[("ListenDrops", 1), ("OutRsts", 1)], Blame::AcceptQueue),
+            (&unseen, &[("ListenDrops", 1), ("TCPAbortOnClose", 1)], Blame::Unclear),
+            (&cut, &[("ListenDrops", 1)], Blame::Unclear),
+            (&unseen, &[("OutRsts", 1)], Blame::Close),
+            (&cut, &[("TCPAbortOnData", 1)], Blame::Close),
+            (&cut, &[], Blame::Unclear),
+        ] {
+            let counters = counters.iter().copied().collect();
+            assert_eq!(Blame::find(&tally(fates), &counters), blame, "{fates:?} {counters:?}");
+        }
+    }
+}

@@ -138,11 +138,11 @@ fn an_accept_queue_that_overflows_is_recognised() {
         let tried =
             |backlog, abort| burst(&BacklogPlan::new(Link::named("wifi").unwrap(), backlog, abort)).unwrap();
         let enough = tried(128, false);
-        assert_eq!((enough.tally.lost, enough.counters.of("ListenOverflows")), (0, 0), "{enough:?}");
+        assert_eq!((enough.tally.lost, enough.counters.of("ListenDrops")), (0, 0), "{enough:?}");
         for (abort, fate) in [(false, Fate::TimedOut), (true, Fate::ResetBeforeAny)] {
             let report = tried(8, abort);
             assert!(report.tally.of(fate) > 0, "{report:?}");
-            assert!(report.counters.of("ListenOverflows") > 0, "{report:?}");
+            assert!(report.counters.of("ListenDrops") > 0, "{report:?}");
             assert_eq!(Blame::find(&report.tally, &report.counters), Blame::AcceptQueue, "{report:?}");
         }
     });

@@ -55,6 +55,12 @@ impl Counters {
     }
 }
 
+impl FromIterator<(&'static str, u64)> for Counters {
+    fn from_iter<I: IntoIterator<Item = (&'static str, u64)>>(counters: I) -> Self {
+        Self(counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+}
+
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.nonzero()).finish()

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A `LINKTYPE_` number, as pcap and pcapng files carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkType(pub u16);
 
 impl LinkType {

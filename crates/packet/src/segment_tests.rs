@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use std::net::Ipv6Addr;
+
 use super::*;
 
 /// A TCP header with timestamps and four bytes of payload: seq 100, ack 200, PSH+ACK, window 500.
@@ -93,7 +95,10 @@ fn cooked_and_loopback_link_types() {
     check(&Segment::from_frame(LinkType::LINUX_SLL2, &frame, frame.len()).unwrap());
     let frame = [&[2, 0, 0, 0][..], &ip].concat();
     check(&Segment::from_frame(LinkType::NULL, &frame, frame.len()).unwrap());
-    assert_eq!(Segment::from_frame(LinkType(147), &frame, 90), Err(NotTcp::UnknownLink));
+    assert_eq!(
+        Segment::from_frame(LinkType(147), &frame, 90),
+        Err(NotTcp::NotUnderstood(Layer::Link(LinkType(147))))
+    );
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Framing {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 128];
             let mut response = httparse::Response::new(&mut headers);
-            // A line that is no header hides no length from a client such as curl, so it must not hide one here.
+            // Clients such as curl skip a malformed header line and still use Content-Length. So it is skipped here too.
             let mut lenient = httparse::ParserConfig::default();
             lenient.ignore_invalid_headers_in_responses(true);
             let length = match lenient.parse_response(&mut response, &bytes[from..]) {

@@ -28,7 +28,8 @@ pub(crate) fn idle_open(prober: &Prober) -> CheckFinding {
         LOOKS.into_iter().map(Duration::from_secs_f64).filter(|look| *look < hold).collect();
     looks.push(hold);
     let mut connections = Vec::new();
-    // Open the one to be held longest first: the server may have few workers, each tied to a held connection.
+    // The connection that is held longest is opened first. Each may occupy one of a few workers; when these run out, the loop
+    // stops and only shorter holds are missing. The longest one finds a server that never lets go.
     for look in looks.into_iter().rev() {
         match held(prober) {
             Some(trial) => connections.push((look, trial)),

@@ -138,8 +138,11 @@ impl ClientStream {
         }
     }
 
-    /// Whether bytes of the response can be read, without enlarging the window. TLS records that carry no content (session
-    /// tickets) do not count.
+    /// Whether the response has begun, once the socket is readable. `Trial::read` raises `SO_RCVBUF`; this does not, so the
+    /// receive window stays small.
+    ///
+    /// Without TLS always true. With TLS it reads and decrypts records: those without content (session tickets) do not count,
+    /// the end of the stream and a read error do.
     pub(crate) fn response_waits(&mut self) -> io::Result<bool> {
         let Some(session) = &mut self.session else { return Ok(true) };
         loop {

@@ -13,7 +13,7 @@ pub struct TcpInfo {
     pub probes: u8,
     /// How often the oldest segment in flight was retransmitted since its timer was last reset (`icsk_retransmits`).
     pub retransmits: u8,
-    /// Time since the last acknowledgement, an answer to a probe and one of nothing new among them (`rcv_tstamp`).
+    /// Time since the last ACK (`rcv_tstamp`): also one that answers a probe, or acknowledges nothing new.
     pub last_ack: Duration,
     /// The smoothed round-trip time. Time in the programs' own buffers is not included.
     pub round_trip: Duration,

@@ -72,7 +72,8 @@ pub enum Desktop {
     Clipboard,
 }
 
-/// The display servers of this user's session. The program that starts the server knows its environment.
+/// Which display servers the user's session has: the clipboard needs one. This library does not read the environment, so the
+/// program that starts the transfer server fills this in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Displays {

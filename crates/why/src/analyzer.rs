@@ -1,9 +1,9 @@
 //! One pass over a capture: packets in, findings out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use linger_packet::capture::Packet;
-use linger_packet::{Flags, NotTcp, Segment};
+use linger_packet::{Flags, Layer, NotTcp, Segment};
 
 use crate::facts::Facts;
 use crate::finding::{Evidence, Finding, Numbers};
@@ -27,6 +27,9 @@ const IGNORED: u32 = 8;
 const AHEAD: usize = 16;
 /// Comments kept for ladders.
 const MAX_COMMENTS: usize = 4_096;
+
+/// Largest number of kinds of layers that are told apart. A capture of noise has any number of them.
+const MAX_LAYERS: usize = 64;
 
 /// How much may be remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +61,8 @@ pub struct PacketCounts {
     pub cut: u64,
     /// Packets whose headers contradict each other.
     pub malformed: u64,
-    /// Packets of link types this program does not know.
-    pub unknown_link: u64,
+    /// Packets with a layer that is not understood, in which there may be TCP.
+    pub not_understood: u64,
     /// Packets captured twice.
     pub duplicates: u64,
     /// Connections seen.
@@ -101,6 +104,7 @@ pub struct Analyzer {
     ready: Vec<Finding>,
     counts: PacketCounts,
     comments: HashMap<u64, String>,
+    layers: BTreeMap<Layer, u64>,
 }
 
 impl Analyzer {
@@ -113,7 +117,15 @@ impl Analyzer {
             ready: Vec::new(),
             counts: PacketCounts::default(),
             comments: HashMap::new(),
+            layers: BTreeMap::new(),
         }
+    }
+
+    /// The layers that were not understood, each with its number of packets, the commonest first.
+    pub fn not_understood(&self) -> Vec<(Layer, u64)> {
+        let mut layers: Vec<_> = self.layers.iter().map(|(layer, packets)| (*layer, *packets)).collect();
+        layers.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
+        layers
     }
 
     /// Takes the next packet.
@@ -152,7 +164,12 @@ impl Analyzer {
             Err(NotTcp::OtherProtocol) => {}
             Err(NotTcp::Fragment) => self.counts.fragments += 1,
             Err(NotTcp::TooShort) => self.counts.cut += 1,
-            Err(NotTcp::UnknownLink) => self.counts.unknown_link += 1,
+            Err(NotTcp::NotUnderstood(layer)) => {
+                self.counts.not_understood += 1;
+                if self.layers.len() < MAX_LAYERS || self.layers.contains_key(&layer) {
+                    *self.layers.entry(layer).or_default() += 1;
+                }
+            }
             Err(_) => self.counts.malformed += 1,
         }
     }

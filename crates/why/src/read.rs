@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use linger_packet::Layer;
 use linger_packet::capture::{self, CaptureReader, ReadError, Source, Stopper};
 use serde::Serialize;
 
@@ -18,10 +19,21 @@ pub struct Examined {
     /// What went by.
     #[serde(flatten)]
     pub counts: PacketCounts,
+    /// The layers that were not understood, each with its number of packets, the commonest first.
+    #[serde(skip)]
+    pub not_understood: Vec<(Layer, u64)>,
     /// Why reading stopped before the end, if it did.
     pub stopped: Option<String>,
     /// Whether packets may follow there: the capture is damaged, not merely cut off, or was left.
     pub unread: bool,
+}
+
+impl Examined {
+    /// Whether more than half of the packets have a layer that is not understood: what is said of the rest says little of the
+    /// capture.
+    pub fn is_mostly_not_understood(&self) -> bool {
+        self.counts.not_understood > self.counts.packets / 2
+    }
 }
 
 /// Stops an examination from another thread. Clones stop the same examination.
@@ -136,7 +148,8 @@ pub fn examine_reader(
             }
         }
     };
+    let not_understood = analyzer.not_understood();
     let (findings, counts) = analyzer.finish();
     findings.into_iter().for_each(on_finding);
-    Examined { file: file.to_owned(), counts, stopped, unread }
+    Examined { file: file.to_owned(), counts, not_understood, stopped, unread }
 }

@@ -67,7 +67,6 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
         (counts.fragments, "IP fragments were not reassembled"),
         (counts.cut, "packets were cut before their TCP flags: capture with a longer snap length"),
         (counts.malformed, "packets had headers that contradict themselves"),
-        (counts.unknown_link, "packets had a link type this program does not know"),
         (
             counts.forgotten,
             &*format!("connections were forgotten while alive, because too many were{remember}"),
@@ -77,6 +76,18 @@ pub(crate) fn notes(file: &Examined, tools: &Tools) -> Vec<String> {
         if count > 0 {
             notes.push(format!("{count} {what}"));
         }
+    }
+    if counts.not_understood > 0 {
+        // Three are enough for somebody to see what the capture is.
+        let layers: Vec<_> = file.not_understood.iter().take(3).map(|(layer, _)| layer.to_string()).collect();
+        notes.push(format!(
+            "{} of {} packets ({}%) were not understood: {}{}",
+            counts.not_understood,
+            counts.packets,
+            counts.not_understood * 100 / counts.packets.max(1),
+            layers.join(", "),
+            if file.not_understood.len() > layers.len() { " and others" } else { "" }
+        ));
     }
     notes.extend(file.stopped.clone());
     notes

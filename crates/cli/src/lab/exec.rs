@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use linger_lab::{COUNTERS, ExecPlan, ExecReport, Link, exec};
 
 use super::capture;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{Chance, Family, JsonBeside};
 use crate::output::{say, say_json};
 use crate::typed::{duration, links};
@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: ExecArguments) -> ExitCode {
 /// stdout belongs to the two commands, so the report goes to stderr.
 fn tell(report: &ExecReport, seed: u64, json: bool) {
     if json {
-        return say_json(&line(Verb::Lab, lines::Exec::new(report, seed)));
+        return say_json(&line(lines::Exec::new(report, seed)));
     }
     for (side, counters) in [("server", &report.server_counters), ("client", &report.client_counters)] {
         let counted: Vec<String> = COUNTERS

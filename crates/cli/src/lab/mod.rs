@@ -26,7 +26,7 @@ use capture::{Growing, begin, finish as finish_capture};
 use plan::{Grid, RefusedPlan, scenarios};
 use results::{Outcome, Plan, Results, Show, Task, TaskReport};
 
-use crate::lines::{self, Verb as Of, line};
+use crate::lines::{self, line};
 use crate::memory::room_for;
 use crate::options::{AtRisk, Chance, Json};
 use crate::output::{Content, NewFile, Stdout, Stopped, say};
@@ -167,8 +167,8 @@ fn largest_response(tasks: &[Task]) -> u64 {
 
 fn print(out: &mut Stdout, report: &TaskReport) -> Result<(), Stopped> {
     match report {
-        TaskReport::Cell(report) => out.json(&line(Of::Lab, lines::Cell::from(&**report)))?,
-        TaskReport::Backlog(report) => out.json(&line(Of::Lab, lines::Backlog::from(&**report)))?,
+        TaskReport::Cell(report) => out.json(&line(lines::Cell::from(&**report)))?,
+        TaskReport::Backlog(report) => out.json(&line(lines::Backlog::from(&**report)))?,
         TaskReport::Failed(_) => {}
     }
     out.flush()
@@ -216,7 +216,7 @@ fn can_write_to(directory: &Path) -> io::Result<()> {
 
 fn finish(out: &mut Stdout, results: &Results, json: bool) -> ExitCode {
     let printed = if json {
-        out.json(&line(Of::Lab, summary(results)))
+        out.json(&line(summary(results)))
     } else {
         // Colours go only to terminals that want them.
         out.text(format_args!("{}", text::render(results)))

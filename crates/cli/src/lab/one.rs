@@ -10,7 +10,7 @@ use super::look::network;
 use super::plan::{Grid, RefusedPlan};
 use super::results::must_keep;
 use crate::exit;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::output::Stdout;
 
 /// The cell of which one connection is shown: what was named, or the loss.
@@ -46,7 +46,7 @@ pub(super) fn run(plan: &CellPlan, setting: &Setting, stop: &Stop, json: bool, a
     };
     let mut out = Stdout::new();
     let printed = if json {
-        out.json(&line(Verb::Lab, lines::One::new(plan, &report)))
+        out.json(&line(lines::One::new(plan, &report)))
     } else {
         out.text(format_args!("{}", ladder(plan, &report)))
     };

@@ -145,7 +145,8 @@ fn or<T: Clone>(given: &[T], usual: impl FnOnce() -> Vec<T>) -> Vec<T> {
     if given.is_empty() { usual() } else { given.to_vec() }
 }
 
-/// The cells of scenario files, and the files' titles. A seed or a number of trials that was typed goes before the file's.
+/// The cells of scenario files, and the files' titles. `trials` overrides the number of trials in the files. `seed` is used for
+/// all cells if the user gave one (`typed_seed`), else only for those whose file gives none.
 pub(crate) fn scenarios(
     files: &[PathBuf],
     trials: Option<u64>,

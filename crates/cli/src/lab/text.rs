@@ -11,7 +11,7 @@ use linger_untrusted::to_json;
 use super::look::{DIM, WIDTH, style};
 use super::results::{Results, Show, TaskReport};
 use super::three;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 
 /// The tables, the backlog experiment and the meaning.
 pub(crate) fn render(results: &Results) -> String {
@@ -147,7 +147,7 @@ fn backlog(text: &mut String, bursts: &[&BacklogReport]) {
     let Some(first) = bursts.first() else { return };
     let _ = writeln!(
         text,
-        "{:<31}{:<17}{DIM}reset before any  timed out before any  overflows{DIM:#}",
+        "{:<31}{:<17}{DIM}reset before any  timed out before any      drops{DIM:#}",
         format!("accept queue ({} clients)", first.plan.clients),
         "lost",
     );
@@ -163,7 +163,7 @@ fn backlog(text: &mut String, bursts: &[&BacklogReport]) {
             format!("backlog {}{how}", burst.plan.backlog),
             tally.of(Fate::ResetBeforeAny),
             tally.of(Fate::TimedOut),
-            burst.counters.of("ListenOverflows"),
+            burst.counters.of("ListenDrops"),
         );
     }
     let _ = writeln!(text);
@@ -230,7 +230,7 @@ fn meaning(text: &mut String, cells: &[&CellReport], bursts: &[&BacklogReport]) 
     if bursts.iter().any(|burst| of_the_queue(&burst)) {
         let _ = writeln!(
             text,
-            "Losses before any byte with ListenOverflows and no aborts are the accept queue's, not the close's: look at \
+            "Losses before any byte with ListenDrops and no aborts are the accept queue's, not the close's: look at \
              the backlog first."
         );
     }
@@ -255,7 +255,7 @@ fn expectations(text: &mut String, results: &Results) {
                 cell.tally.lost,
                 cell.tally.at_risk,
                 cell.tally.trials,
-                to_json(&line(Verb::Lab, lines::Cell::from(&**cell))).unwrap_or_default()
+                to_json(&line(lines::Cell::from(&**cell))).unwrap_or_default()
             );
         }
     }

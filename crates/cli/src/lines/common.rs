@@ -9,7 +9,7 @@ use linger_why::{Cause, Confidence};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
-/// A kind of line: what follows the verb in `type`, and the schema of its body.
+/// A kind of line: its `type`, and the schema of its body.
 pub(super) type LineKind = (&'static str, fn(&mut SchemaGenerator) -> Schema);
 
 /// When something was.
@@ -39,39 +39,6 @@ pub(super) fn rfc3339(seconds: f64) -> Option<String> {
 
 pub(super) fn date_time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": ["string", "null"], "format": "date-time" })
-}
-
-/// What is said of a reset, whether it was seen live or in a capture.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct ResetBase {
-    #[serde(flatten)]
-    pub(super) at: At,
-    /// The address that sent the reset, or that the reset claims as its sender; null if it is not known.
-    pub(super) from: Option<String>,
-    /// The address to which the reset was sent.
-    pub(super) to: Option<String>,
-    /// Why the reset was sent; `unknown` if several candidates remain.
-    #[schemars(schema_with = "cause")]
-    pub(super) cause: &'static str,
-    /// How sure the cause is.
-    #[schemars(schema_with = "confidence")]
-    pub(super) confidence: &'static str,
-    /// The causes that fit, the likeliest first.
-    #[schemars(schema_with = "causes")]
-    pub(super) candidates: Vec<&'static str>,
-    /// The evidence for the cause.
-    pub(super) evidence: Vec<Evidence>,
-    /// What to do about it.
-    pub(super) remedy: String,
-}
-
-/// One thing that speaks for a cause.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Evidence {
-    /// The frame of the capture that shows the evidence; null if no single frame shows it.
-    pub(super) frame: Option<u64>,
-    /// The evidence in words.
-    pub(super) says: String,
 }
 
 pub(super) fn names(causes: &[Cause]) -> Vec<&'static str> {

@@ -194,7 +194,7 @@ pub(crate) struct Lab {
 }
 
 impl LineBody for Lab {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "lab";
 }
 
 /// What `lab exec` saw beside its two commands.
@@ -213,7 +213,7 @@ pub(crate) struct Exec {
 }
 
 impl LineBody for Exec {
-    const KIND: &'static str = "exec-summary";
+    const KIND: &'static str = "exec";
 }
 
 impl Exec {
@@ -326,7 +326,7 @@ struct FirstSeen {
 }
 
 impl LineBody for ClientSummary {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "client";
 }
 
 impl From<&Campaign> for ClientSummary {
@@ -363,7 +363,7 @@ pub(crate) struct Hosting {
 }
 
 impl LineBody for Hosting {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "server";
 }
 
 impl From<&linger_lab::Hosting> for Hosting {

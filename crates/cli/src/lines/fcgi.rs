@@ -23,5 +23,5 @@ pub(crate) struct Fcgi {
 }
 
 impl LineBody for Fcgi {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "fcgi";
 }

@@ -12,6 +12,7 @@ mod experiment;
 mod fcgi;
 mod probe;
 mod receipt;
+mod reset;
 mod run;
 mod schema;
 mod transfer;
@@ -27,11 +28,12 @@ pub(crate) use experiment::{Backlog, Cell, ClientSummary, Exec, Hosting, Lab, On
 pub(crate) use fcgi::Fcgi;
 pub(crate) use probe::{Finding, Probe};
 pub(crate) use receipt::{CheckedEntry, VerifySummary};
+pub(crate) use reset::Reset;
 pub(crate) use run::{Refused, Report};
 pub(crate) use schema::Schema;
 pub(crate) use transfer::{Code, ListedEntry, Listening, ServedLine, Transferred, progress};
 pub(crate) use watch::notice;
-pub(crate) use why::{CauseEntry, Group, Reset, Summary};
+pub(crate) use why::{CauseEntry, Group, Summary};
 
 /// The version of the contract.
 pub(crate) const SCHEMA: u32 = 1;
@@ -55,7 +57,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    /// The verb's name, with which the `type` of its lines begins.
+    /// The verb's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -77,23 +79,16 @@ impl Verb {
 
 /// A kind of line.
 pub(crate) trait LineBody: Serialize + JsonSchema {
-    /// What follows the verb's name in `type`.
+    /// The `type` of the lines. One type has one shape, whichever verb prints it; a verb's account of itself has the verb's name.
     const KIND: &'static str;
 }
 
 /// A line: `type`, then the body, then the origin.
-pub(crate) struct Line<B> {
-    verb: Verb,
-    body: B,
-}
+pub(crate) struct Line<B>(B);
 
-/// A line of `verb`.
-pub(crate) fn line<B: LineBody>(verb: Verb, body: B) -> Line<B> {
-    Line { verb, body }
-}
-
-fn kind(verb: Verb, kind: &str) -> String {
-    format!("{}-{kind}", verb.name())
+/// A line with this body.
+pub(crate) fn line<B: LineBody>(body: B) -> Line<B> {
+    Line(body)
 }
 
 impl<B: LineBody> Serialize for Line<B> {
@@ -106,7 +101,7 @@ impl<B: LineBody> Serialize for Line<B> {
             #[serde(flatten)]
             origin: Origin,
         }
-        let flat = Flat { r#type: &kind(self.verb, B::KIND), body: &self.body, origin: Origin::here() };
+        let flat = Flat { r#type: B::KIND, body: &self.0, origin: Origin::here() };
         flat.serialize(serializer)
     }
 }

@@ -127,7 +127,7 @@ pub(crate) struct Probe {
 }
 
 impl LineBody for Probe {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "probe";
 }
 
 impl Probe {

@@ -21,7 +21,7 @@ pub(crate) struct CheckedEntry<'a> {
 }
 
 impl LineBody for CheckedEntry<'_> {
-    const KIND: &'static str = "entry";
+    const KIND: &'static str = "checked";
 }
 
 impl<'a> CheckedEntry<'a> {
@@ -47,7 +47,7 @@ pub(crate) struct VerifySummary {
 }
 
 impl LineBody for VerifySummary {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "receipt";
 }
 
 fn checks(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

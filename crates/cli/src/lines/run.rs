@@ -52,7 +52,7 @@ pub(crate) struct Report {
 }
 
 impl LineBody for Report {
-    const KIND: &'static str = "report";
+    const KIND: &'static str = "run";
 }
 
 impl From<&linger_run::RunReport> for Report {

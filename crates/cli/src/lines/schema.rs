@@ -1,5 +1,6 @@
 //! `linger schema`: the contract of `--json` as JSON Schema.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::common::LineKind;
 use super::{
-    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, kind, probe, receipt, run, transfer, watch, why,
+    LineBody, Origin, SCHEMA, Verb, experiment, fcgi, probe, receipt, reset, run, transfer, watch, why,
 };
 use crate::exit;
 use crate::output::{Stdout, Stopped};
@@ -63,8 +64,8 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
         Verb::Share => {
             [kinds![transfer::Listening, transfer::Code], progress(), kinds![transfer::ServedLine]].concat()
         }
-        Verb::Watch => kinds![watch::Reset, watch::Warned, watch::Counters],
-        Verb::Why => kinds![why::Reset, why::Group, why::CauseEntry, why::Summary],
+        Verb::Watch => kinds![reset::Reset, watch::Warned, watch::Counters],
+        Verb::Why => kinds![reset::Reset, why::Group, why::CauseEntry, why::Summary],
     }
 }
 
@@ -72,12 +73,11 @@ fn kinds(verb: Verb) -> Vec<LineKind> {
 fn of(verbs: &[Verb]) -> Value {
     // Nullable fields are always serialised, so they are required.
     let mut generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
-    let mut lines = Vec::new();
-    for verb in verbs {
-        for (name, body) in kinds(*verb) {
-            let body = body(&mut generator).to_value();
-            lines.push(with_origin(&kind(*verb, name), body, Origin::json_schema(&mut generator).to_value()));
-        }
+    // By type: some verbs have kinds of lines in common.
+    let mut lines = BTreeMap::new();
+    for (name, body) in verbs.iter().flat_map(|verb| kinds(*verb)) {
+        let body = body(&mut generator).to_value();
+        lines.insert(name, with_origin(name, body, Origin::json_schema(&mut generator).to_value()));
     }
     let title = match verbs {
         [verb] => format!("A line of `linger {} --json`", verb.name()),
@@ -87,7 +87,7 @@ fn of(verbs: &[Verb]) -> Value {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
         "description": format!("Version {SCHEMA} of the schema."),
-        "oneOf": lines,
+        "oneOf": lines.into_values().collect::<Vec<_>>(),
         "$defs": generator.take_definitions(true),
     })
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::common::{self, At};
-use super::{LineBody, Verb, line};
+use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
 use crate::transfer::hint::{error_with_hint, with_hint};
 
@@ -226,7 +226,7 @@ pub(crate) struct Transferred {
 }
 
 impl LineBody for Transferred {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "transfer";
 }
 
 impl Transferred {
@@ -306,25 +306,28 @@ impl From<&Item> for ListedEntry {
 }
 
 /// Prints an event, unless it is one that comes too often.
-pub(crate) fn progress(verb: Verb, event: &Progress, peer: &str, out: &mut Stdout) -> Result<(), Stopped> {
+pub(crate) fn progress(event: &Progress, peer: &str, out: &mut Stdout) -> Result<(), Stopped> {
     match event {
-        Progress::Connected { secure } => out.json(&line(verb, Connected { peer, encrypted: *secure })),
-        Progress::Started { path, kind, size, resumed } => out.json(&line(
-            verb,
-            Started { path: path.to_string(), kind: word(*kind), size_bytes: *size, resumed_bytes: *resumed },
-        )),
-        Progress::Waiting { entries } => out.json(&line(verb, Waiting { entries: *entries })),
-        Progress::Verifying { path } => out.json(&line(verb, Verifying { path: path.to_string() })),
-        Progress::Confirmed(confirmation) => out.json(&line(verb, Confirmed::new(confirmation, peer))),
-        Progress::NotDelivered { path, refusal, text } => out.json(&line(
-            verb,
-            NotDelivered { path: path.to_string(), reason: word(*refusal), text: with_hint(text) },
-        )),
+        Progress::Connected { secure } => out.json(&line(Connected { peer, encrypted: *secure })),
+        Progress::Started { path, kind, size, resumed } => out.json(&line(Started {
+            path: path.to_string(),
+            kind: word(*kind),
+            size_bytes: *size,
+            resumed_bytes: *resumed,
+        })),
+        Progress::Waiting { entries } => out.json(&line(Waiting { entries: *entries })),
+        Progress::Verifying { path } => out.json(&line(Verifying { path: path.to_string() })),
+        Progress::Confirmed(confirmation) => out.json(&line(Confirmed::new(confirmation, peer))),
+        Progress::NotDelivered { path, refusal, text } => out.json(&line(NotDelivered {
+            path: path.to_string(),
+            reason: word(*refusal),
+            text: with_hint(text),
+        })),
         Progress::WouldSend { path, kind, bytes } => {
-            out.json(&line(verb, WouldSend { path: path.to_string(), kind: word(*kind), size_bytes: *bytes }))
+            out.json(&line(WouldSend { path: path.to_string(), kind: word(*kind), size_bytes: *bytes }))
         }
         Progress::Retrying { error, pause } => {
-            out.json(&line(verb, Retrying { error: error.clone(), pause_seconds: *pause }))
+            out.json(&line(Retrying { error: error.clone(), pause_seconds: *pause }))
         }
         _ => return Ok(()),
     }?;

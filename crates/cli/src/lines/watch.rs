@@ -7,92 +7,10 @@ use linger_watch::{Notice, Warning};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::common::{At, Evidence, Process, ResetBase, names};
-use super::{LineBody, Verb, line};
+use super::common::Process;
+use super::reset::{Queue, Reset};
+use super::{LineBody, line};
 use crate::output::{Stdout, Stopped};
-use crate::tools::tools;
-
-/// A reset, live.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Reset {
-    #[serde(flatten)]
-    base: ResetBase,
-    /// `sent` or `received`, by this host.
-    direction: &'static str,
-    /// This host's end.
-    local: String,
-    /// The other end; null if the kernel does not say.
-    remote: Option<String>,
-    /// The kernel's own word for it.
-    reason: Option<String>,
-    /// The socket's TCP state at that moment.
-    state: Option<&'static str>,
-    /// The process that closed or aborted, that had the connection, or that listens.
-    process: Option<Process>,
-    /// Bytes that this host had received and the process had not read.
-    unread_bytes: Option<u32>,
-    /// Bytes that the process had written and the peer had not acknowledged.
-    unacknowledged_bytes: Option<u32>,
-    /// The part of the unacknowledged bytes that never left this host.
-    unsent_bytes: Option<u32>,
-    /// Why some of the bytes are not known.
-    bytes_unknown: Option<&'static str>,
-    /// The listener's queue, where a listener is concerned.
-    listener: Option<Queue>,
-}
-
-impl LineBody for Reset {
-    const KIND: &'static str = "reset";
-}
-
-/// A listener's accept queue.
-#[derive(Serialize, JsonSchema)]
-struct Queue {
-    /// Connections that wait for `accept`.
-    waiting: u32,
-    /// The limit: a backlog of n holds n + 1.
-    limit: u32,
-}
-
-impl From<library::AcceptQueue> for Queue {
-    fn from(queue: library::AcceptQueue) -> Self {
-        Self { waiting: queue.waiting, limit: queue.limit }
-    }
-}
-
-impl From<&library::LiveReset> for Reset {
-    fn from(reset: &library::LiveReset) -> Self {
-        let (local, remote) = (Some(reset.local.to_string()), reset.remote.map(|remote| remote.to_string()));
-        let (from, to) = match reset.direction {
-            library::Direction::Sent => (local, remote),
-            _ => (remote, local),
-        };
-        let says = |says: &String| Evidence { frame: None, says: says.clone() };
-        Self {
-            base: ResetBase {
-                at: At::seconds(reset.time_seconds),
-                from,
-                to,
-                cause: reset.cause.name(),
-                confidence: reset.confidence.name(),
-                candidates: names(&reset.candidates),
-                evidence: reset.evidence.iter().map(says).collect(),
-                remedy: reset.remedy.words(&tools()),
-            },
-            direction: reset.direction.name(),
-            local: reset.local.to_string(),
-            remote: reset.remote.map(|remote| remote.to_string()),
-            reason: reset.reason.clone(),
-            state: reset.state,
-            process: reset.process.as_ref().map(Process::from),
-            unread_bytes: reset.bytes.unread,
-            unacknowledged_bytes: reset.bytes.unacknowledged,
-            unsent_bytes: reset.bytes.unsent,
-            bytes_unknown: reset.bytes.unknown.map(library::Unknown::meaning),
-            listener: reset.listener.map(Queue::from),
-        }
-    }
-}
 
 /// What will end in resets.
 #[derive(Serialize, JsonSchema)]
@@ -177,12 +95,12 @@ impl From<&library::Counted> for Counters {
 /// Prints what happened.
 pub(crate) fn notice(notice: &Notice, out: &mut Stdout) -> Result<(), Stopped> {
     match notice {
-        Notice::Reset(reset) => out.json(&line(Verb::Watch, Reset::from(&**reset))),
+        Notice::Reset(reset) => out.json(&line(Reset::from(&**reset))),
         Notice::Warning(warning) => match Warned::new(warning) {
-            Some(warned) => out.json(&line(Verb::Watch, warned)),
+            Some(warned) => out.json(&line(warned)),
             None => Ok(()),
         },
-        Notice::Counters(counted) => out.json(&line(Verb::Watch, Counters::from(&**counted))),
+        Notice::Counters(counted) => out.json(&line(Counters::from(&**counted))),
         _ => Ok(()),
     }
 }

@@ -5,117 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::LineBody;
-use super::common::{self, At, Evidence, ResetBase, names};
+use super::common::{self, names};
 use crate::tools::tools;
-
-/// A reset in a capture.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Reset {
-    #[serde(flatten)]
-    base: ResetBase,
-    /// The capture.
-    file: String,
-    /// The interface it was seen on, by its number in the capture.
-    interface: u32,
-    /// The number of its frame, from 1, as Wireshark counts.
-    frame: u64,
-    /// The side that opened the connection, where that is known.
-    client: Option<String>,
-    /// What the wire proves.
-    class: &'static str,
-    /// Nothing was lost, and nobody was refused.
-    harmless: bool,
-    /// Bytes of the response that the client never got, as far as the capture shows.
-    lost_response_bytes: Option<u64>,
-    /// Bytes of the request that the server never took, as far as the capture shows.
-    unread_request_bytes: Option<u64>,
-    /// The further capture or fact that would decide it.
-    would_decide: Option<String>,
-    /// Further resets on the same connection, consequences of this one.
-    further_resets: u32,
-    /// The packets that matter, in order.
-    ladder: Vec<Rung>,
-    /// The reset's TTL or hop limit.
-    ttl: u8,
-}
-
-impl LineBody for Reset {
-    const KIND: &'static str = "reset";
-}
-
-/// One packet.
-#[derive(Serialize, JsonSchema)]
-struct Rung {
-    /// The frame's number.
-    frame: u64,
-    #[serde(flatten)]
-    at: At,
-    /// Whether the sender of the reset sent this packet.
-    by_resetter: bool,
-    /// The TCP flags.
-    flags: String,
-    /// The packet's sequence number, counted from the sender's initial one.
-    seq: u32,
-    /// The packet's acknowledgement number, counted from the receiver's initial one.
-    ack: Option<u32>,
-    /// Bytes of payload.
-    payload_bytes: u32,
-    /// The window field as it stands in the header; null where it was not kept or not captured.
-    window: Option<u16>,
-    /// What is remarkable about the packet.
-    note: Option<String>,
-}
-
-/// Nanoseconds, to the microsecond: what a number of JSON holds of today's times.
-fn at(nanoseconds: u64) -> At {
-    At::seconds((nanoseconds / 1_000) as f64 / 1e6)
-}
-
-impl From<&library::Finding> for Reset {
-    fn from(finding: &library::Finding) -> Self {
-        let evidence = finding.evidence.iter();
-        Self {
-            base: ResetBase {
-                at: at(finding.time_ns),
-                from: Some(finding.from.to_string()),
-                to: Some(finding.to.to_string()),
-                cause: finding.cause.name(),
-                confidence: finding.confidence.name(),
-                candidates: names(&finding.candidates),
-                evidence: evidence
-                    .map(|evidence| Evidence { frame: evidence.frame, says: evidence.says.clone() })
-                    .collect(),
-                remedy: finding.remedy.words(&tools()),
-            },
-            file: finding.file.clone(),
-            interface: finding.interface,
-            frame: finding.frame,
-            client: finding.client.map(|client| client.to_string()),
-            class: finding.class.name(),
-            harmless: finding.harmless,
-            lost_response_bytes: finding.lost_response_bytes,
-            unread_request_bytes: finding.unread_request_bytes,
-            would_decide: finding.would_decide.map(|ask| ask.words(&tools())),
-            further_resets: finding.further_resets,
-            ladder: finding.ladder.iter().map(rung).collect(),
-            ttl: finding.ttl,
-        }
-    }
-}
-
-fn rung(rung: &library::Rung) -> Rung {
-    Rung {
-        frame: rung.frame,
-        at: at(rung.time_ns),
-        by_resetter: rung.by_resetter,
-        flags: rung.flags.clone(),
-        seq: rung.seq,
-        ack: rung.ack,
-        payload_bytes: rung.len,
-        window: rung.window,
-        note: rung.note.clone(),
-    }
-}
 
 /// Resets with one cause at one place.
 #[derive(Serialize, JsonSchema)]
@@ -197,8 +88,10 @@ pub(crate) struct Summary {
     cut: u64,
     /// Packets whose headers contradict themselves.
     malformed: u64,
-    /// Packets of link types that this program does not know.
-    unknown_link: u64,
+    /// Packets with a layer that this program does not understand, in which there may be TCP.
+    not_understood: u64,
+    /// The layers that were not understood, the commonest first.
+    not_understood_layers: Vec<UnreadLayer>,
     /// Packets captured twice.
     duplicates: u64,
     /// Connections seen.
@@ -224,7 +117,16 @@ pub(crate) struct Summary {
 }
 
 impl LineBody for Summary {
-    const KIND: &'static str = "summary";
+    const KIND: &'static str = "why";
+}
+
+/// Packets with one layer that was not understood.
+#[derive(Serialize, JsonSchema)]
+struct UnreadLayer {
+    /// The layer, such as `EtherType 8847`.
+    layer: String,
+    /// The number of packets.
+    packets: u64,
 }
 
 impl From<&library::Examined> for Summary {
@@ -239,7 +141,12 @@ impl From<&library::Examined> for Summary {
             fragments: counts.fragments,
             cut: counts.cut,
             malformed: counts.malformed,
-            unknown_link: counts.unknown_link,
+            not_understood: counts.not_understood,
+            not_understood_layers: examined
+                .not_understood
+                .iter()
+                .map(|(layer, packets)| UnreadLayer { layer: layer.to_string(), packets: *packets })
+                .collect(),
             duplicates: counts.duplicates,
             connections: counts.connections,
             forgotten: counts.forgotten,

@@ -9,7 +9,7 @@ use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output};
 
 use super::show::Show;
 use super::{Connect, Copying, cannot_tell, conclude_told, is_stdio, refuse};
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
 use crate::{exit, interrupt};
 
@@ -88,8 +88,7 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
         Destination::Port(name) => format!("@{name}"),
         _ => String::new(),
     };
-    let mut show =
-        Show::new(Verb::Get, connect.output.json, &remote.host, top, copying.receipt.as_deref(), None)?;
+    let mut show = Show::new(connect.output.json, &remote.host, top, copying.receipt.as_deref(), None)?;
     if to_stdout {
         show.keep_stdout();
     }
@@ -125,7 +124,7 @@ fn show(items: &[Item], json: bool) -> Result<(), Stopped> {
     let mut out = Stdout::new();
     for item in items {
         if json {
-            out.json(&line(Verb::Ls, lines::ListedEntry::from(item)))?;
+            out.json(&line(lines::ListedEntry::from(item)))?;
             continue;
         }
         let mark = match item.kind {

@@ -9,7 +9,6 @@ use linger_transfer::{Destination, Error, Input, ItemVerdict, Patterns, Progress
 
 use super::show::Show;
 use super::{Connect, Copying, conclude_told, is_stdio, refuse};
-use crate::lines::Verb;
 use crate::output::say;
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
@@ -56,14 +55,8 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     options.limit = copying.limit();
     let client = connect.client(&remote)?;
     super::end_on_signal(&client)?;
-    let mut show = Show::new(
-        Verb::Put,
-        connect.output.json,
-        &remote.host,
-        top(from),
-        copying.receipt.as_deref(),
-        Some(from),
-    )?;
+    let mut show =
+        Show::new(connect.output.json, &remote.host, top(from), copying.receipt.as_deref(), Some(from))?;
     let input = if is_stdio(from) {
         // A duplicate, because std never closes fd 0.
         let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3);

@@ -104,7 +104,7 @@ fn verify(receipt: &Path, path: &Path, output: &Json) -> ExitCode {
     let result = verify_receipt(receipt, path, |line, checked| {
         if output.json {
             if printed.is_ok() {
-                printed = out.json(&lines::line(lines::Verb::Receipt, CheckedEntry::new(line, checked)));
+                printed = out.json(&lines::line(CheckedEntry::new(line, checked)));
             }
             return;
         }
@@ -121,7 +121,7 @@ fn verify(receipt: &Path, path: &Path, output: &Json) -> ExitCode {
             let told = printed.and_then(|()| {
                 if output.json {
                     let summary = VerifySummary { checked: all, different: bad, length_only };
-                    out.json(&lines::line(lines::Verb::Receipt, summary))?;
+                    out.json(&lines::line(summary))?;
                 } else if bad == 0 {
                     let signed = match (verified.signer, all - verified.signed.min(all)) {
                         (Some(key), 0) => format!("; signed by {}", fingerprint(&key)),

@@ -15,7 +15,7 @@ use linger_transfer::{
 
 use super::{cannot_tell, conclude, durabilities, hint, home, unusable};
 use crate::input::read_text;
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::options::{Json, ListenAt, Silence};
 use crate::output::{Stdout, Stopped, say};
 use crate::typed::{HostPort, Names, one_of};
@@ -113,19 +113,19 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
         }
     };
     let listening = lines::Listening { address: address.to_string(), code: server.code() };
-    print(&|out| out.json(&line(Verb::Share, &listening)));
+    print(&|out| out.json(&line(&listening)));
     let last = Mutex::new(None);
     let most = arguments.once.then_some(1);
     let served = server.serve(&listener, most, &|serving| match serving {
         Serving::Code(code) => {
             told(&format!("code for a new machine: {code}"));
-            print(&|out| out.json(&line(Verb::Share, lines::Code { code: code.clone() })));
+            print(&|out| out.json(&line(lines::Code { code: code.clone() })));
         }
         Serving::Progress(peer, progress) => {
-            print(&|out| lines::progress(Verb::Share, progress, &peer.ip().to_string(), out));
+            print(&|out| lines::progress(progress, &peer.ip().to_string(), out));
         }
         Serving::Served(served) => {
-            print(&|out| out.json(&line(Verb::Share, lines::ServedLine::from(&*served))));
+            print(&|out| out.json(&line(lines::ServedLine::from(&*served))));
             if !arguments.output.json {
                 report(&served);
             }

@@ -10,13 +10,12 @@ use linger_transfer::{
 };
 
 use super::hint::{hint, with_hint};
-use crate::lines::{self, Verb, line};
+use crate::lines::{self, line};
 use crate::output::{Content, NewFile, Refused, Stdout, Stopped, say};
 use crate::progress;
 
 /// Shows one transfer.
 pub(crate) struct Show {
-    verb: Verb,
     json: bool,
     host: String,
     /// The name under which the top of the transfer is shown. Its own path, relative to the top, is empty.
@@ -38,7 +37,6 @@ pub(crate) struct Show {
 impl Show {
     /// `input` is the path that is sent; the receipt file must be another one.
     pub(crate) fn new(
-        verb: Verb,
         json: bool,
         host: &str,
         top: String,
@@ -54,7 +52,6 @@ impl Show {
         }
         bar.set_style(style("{spinner} {msg}"));
         Ok(Self {
-            verb,
             json,
             host: host.to_owned(),
             top,
@@ -87,7 +84,7 @@ impl Show {
 
     pub(crate) fn see(&mut self, progress: Progress) {
         if self.json {
-            self.print(|show| lines::progress(show.verb, &progress, &show.host, &mut show.out));
+            self.print(|show| lines::progress(&progress, &show.host, &mut show.out));
         }
         match progress {
             Progress::Scanning { entries, bytes } => {
@@ -197,7 +194,7 @@ impl Show {
         if self.json {
             let end = lines::Transferred::new(summary, error);
             self.print(|show| {
-                show.out.json(&line(show.verb, end))?;
+                show.out.json(&line(end))?;
                 show.out.flush()
             });
         } else if !self.single {

@@ -1,3 +1,4 @@
 //! What several tests of the program share.
 
 pub(crate) mod contract;
+pub(crate) mod program;

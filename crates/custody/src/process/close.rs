@@ -56,9 +56,10 @@ pub enum Shutdown {
     Leave,
     /// The supervisor has it already.
     Done,
-    /// If the peer may still send, half-close and hand over under this cookie, then call [`Table::handed`]. Pass an fd
-    /// even if the supervisor holds one: a fork or an `execve` in another thread may cause the supervisor to drop it
-    /// meanwhile.
+    /// Ask the kernel about the socket. If the peer has sent its FIN, or the connection is over, let the program's own
+    /// `shutdown` happen. Otherwise half-close, send the supervisor an fd with this cookie, and if it was sent, call
+    /// [`Table::handed`]. Send an fd even if the supervisor holds one: a fork or an `execve` in another thread may make it
+    /// drop its own meanwhile.
     HandOver {
         /// The connection's.
         cookie: u64,
@@ -90,7 +91,7 @@ impl<const N: usize> Table<N> {
         let Some(connection) = self.find(cookie) else {
             return self.accepted(fd, cookie, Origin::UNKNOWN, held);
         };
-        // Where an `execve` is under way, it has been decided what the call means for the connection.
+        // An `execve` is under way, and what becomes of this connection in it is already decided.
         let decided = |record: &Record| record.exec != Exec::None;
         let before = self.update(connection, |record| {
             if decided(&record) {

@@ -103,15 +103,15 @@ pub(super) enum Exec {
     Announced(Count),
 }
 
-/// One connection's word.
+/// The state of one connection, packed into one integer.
 ///
 /// | bits | |
 /// |---|---|
-/// | 0..20 | fds of this process; 0: the place is free, and all bits are zero |
-/// | 20 | the supervisor holds it since it was accepted |
+/// | 0..20 | number of fds that this process has; 0: the place is free, and all bits are zero |
+/// | 20 | the supervisor has held an fd of it since it was accepted |
 /// | 21..23 | [`Phase`] |
-/// | 23 | it has been received from another process: where it comes from is not known any more |
-/// | 24..28 | [`Exec`]: 0 to 3, or 4 plus the count |
+/// | 23 | this process received it in an `SCM_RIGHTS` message, so by whom and when it was accepted is not known |
+/// | 24..28 | [`Exec`]: 0 to 3 for the variants without data; `Announced(count)` is 4 + the number of the [`Count`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) fds: u32,

@@ -11,7 +11,7 @@ pub(super) struct Connection {
     pub(super) inode: Inode,
     /// `None` while it has one fd: it was never copied, inherited or passed, as far as the kernel has told.
     pub(super) shared: Option<Shared>,
-    /// The driver has an fd since it was accepted; the process that has one, too.
+    /// If the driver has held an fd since the accept: the process for which it holds it.
     pub(super) held: Option<Pid>,
     /// Kept fds of it.
     pub(super) kept: Vec<Kept>,

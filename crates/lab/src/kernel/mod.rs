@@ -1,6 +1,7 @@
-//! Packet sockets, and processes that end as an experiment wants; this crate's only unsafe code.
+//! Packet sockets, and two kinds of child processes: a server whose exit closes its connection, and commands that are killed
+//! when the thread that started them ends.
 //!
-//! Each block says why it is sound. Namespaces, links and counters are crate `linger-netns`.
+//! This crate's only unsafe code; each block says why it is sound. Namespaces, links and counters are crate `linger-netns`.
 
 mod port;
 mod process;

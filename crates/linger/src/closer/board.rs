@@ -107,6 +107,11 @@ impl<A> Board<A> {
         self.handed_over - self.done.ended.total()
     }
 
+    /// Whether every socket has ended and its watcher, if any, has returned.
+    fn has_reported_all(&self) -> bool {
+        self.reported >= self.handed_over
+    }
+
     #[cfg(any(feature = "tokio", loom))]
     /// Counts a close that has ended and whose watcher, if any, has returned.
     fn over(&mut self, outcome: &Outcome) {
@@ -288,7 +293,7 @@ impl<A> Shared<A> {
         let patience = end.saturating_add(1_000_000_000);
         let mut board = self.lock();
         let mut in_time = true;
-        while in_time && board.reported < board.handed_over {
+        while in_time && !board.has_reported_all() {
             (board, in_time) = self.await_end(board, patience);
         }
         debug_assert!(board.finishing > 0, "calls of finish are counted wrongly");

@@ -5,7 +5,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+use lz4_flex::frame::FrameDecoder;
+use ruzstd::decoding::StreamingDecoder;
 
 use super::ahead::Ahead;
 use super::{CaptureReader, FileStream, ReadError};
@@ -15,8 +16,8 @@ const PIECE: usize = 256 << 10;
 
 type RawInput = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
 
-/// Opens a capture; `-` is standard input. gzip (also of several members) and zstd (also of several frames)
-/// are recognised by their first bytes.
+/// Opens a capture; `-` is standard input. gzip, bzip2, xz, lz4 and zstd, each also of several members or frames, are recognised
+/// by their first bytes.
 ///
 /// # Errors
 /// Returns [`ReadError`] if the file cannot be opened, is empty, or is no capture.
@@ -31,11 +32,7 @@ pub fn open(path: &Path) -> Result<CaptureReader, ReadError> {
             return Err(ReadError::Open { source: io::ErrorKind::IsADirectory.into() });
         }
         let mut magic = [0; 4];
-        if kind.is_file()
-            && file.read_at(&mut magic, 0).map_err(io)? == 4
-            && !is_gzip(magic)
-            && !is_zstd(magic)
-        {
+        if kind.is_file() && file.read_at(&mut magic, 0).map_err(io)? == 4 && compression(magic).is_none() {
             return CaptureReader::of(FileStream::new(Ahead::of_file(file).map_err(io)?));
         }
         Box::new(file)
@@ -44,19 +41,59 @@ pub fn open(path: &Path) -> Result<CaptureReader, ReadError> {
     input.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
     let first = [0, 1, 2, 3].map(|at| magic.get(at).copied().unwrap_or(0));
     let input = io::Cursor::new(magic).chain(input);
-    if is_gzip(first) {
-        let input = BufReader::with_capacity(PIECE, input);
-        CaptureReader::new(flate2::bufread::MultiGzDecoder::new(input))
-    } else if is_zstd(first) {
-        let input = BufReader::with_capacity(PIECE, input);
-        CaptureReader::new(Zstd::Between(Frames { magic: [0; 4], unread: 0, input }))
-    } else {
-        CaptureReader::new(input)
+    let Some(compression) = compression(first) else { return CaptureReader::new(input) };
+    let input = BufReader::with_capacity(PIECE, input);
+    match compression {
+        Compression::Gzip => CaptureReader::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Bzip2 => CaptureReader::new(bzip2::bufread::MultiBzDecoder::new(input)),
+        Compression::Xz => CaptureReader::new(lzma_rust2::XzReader::new(input, true)),
+        Compression::Lz4 => CaptureReader::new(Lz4(Some(FrameDecoder::new(input)))),
+        Compression::Zstd => {
+            CaptureReader::new(Zstd::Between(ZstdFrames { magic: [0; 4], unread: 0, input }))
+        }
     }
 }
 
-fn is_gzip(first: [u8; 4]) -> bool {
-    first.starts_with(&[0x1f, 0x8b])
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Bzip2,
+    Xz,
+    Lz4,
+    Zstd,
+}
+
+/// By the file's first bytes.
+fn compression(first: [u8; 4]) -> Option<Compression> {
+    Some(match first {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [b'B', b'Z', b'h', b'1'..=b'9'] => Compression::Bzip2,
+        [0xfd, b'7', b'z', b'X'] => Compression::Xz,
+        [0x04, 0x22, 0x4d, 0x18] => Compression::Lz4,
+        _ if is_zstd(first) => Compression::Zstd,
+        _ => return None,
+    })
+}
+
+/// All frames of an lz4 stream. The library's decoder ends after the first.
+struct Lz4(Option<FrameDecoder<BufReader<RawInput>>>);
+
+impl Read for Lz4 {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(decoder) = &mut self.0 else { return Ok(0) };
+            let read = decoder.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            if decoder.get_mut().fill_buf()?.is_empty() {
+                self.0 = None;
+            } else if let Some(decoder) = self.0.take() {
+                self.0 = Some(FrameDecoder::new(decoder.into_inner()));
+            }
+        }
+    }
 }
 
 fn is_zstd(first: [u8; 4]) -> bool {
@@ -64,14 +101,14 @@ fn is_zstd(first: [u8; 4]) -> bool {
 }
 
 /// A compressed stream that can put back the magic number of its next frame.
-struct Frames {
+struct ZstdFrames {
     magic: [u8; 4],
     /// How many of the last bytes of `magic` are to be read again.
     unread: usize,
     input: BufReader<RawInput>,
 }
 
-impl Read for Frames {
+impl Read for ZstdFrames {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.unread == 0 {
             return self.input.read(out);
@@ -84,8 +121,8 @@ impl Read for Frames {
 
 /// All frames of a zstd stream. The library's decoder ends after the first.
 enum Zstd {
-    Between(Frames),
-    Inside(Box<StreamingDecoder<Frames, FrameDecoder>>),
+    Between(ZstdFrames),
+    Inside(Box<StreamingDecoder<ZstdFrames, ruzstd::decoding::FrameDecoder>>),
     Ended,
 }
 

@@ -214,23 +214,40 @@ fn records_across_the_buffer_and_larger_than_it() {
     assert!(seen.iter().zip(sizes).all(|(packet, size)| packet.iter().all(|&byte| byte == size as u8)));
 }
 
+/// The programs by which captures are compressed, what their files' names end in, and the package that has the program.
+const COMPRESSORS: [(&str, &str, &str); 5] = [
+    ("gzip", "gz", "gzip"),
+    ("zstd", "zst", "zstd"),
+    ("xz", "xz", "xz-utils"),
+    ("bzip2", "bz2", "bzip2"),
+    ("lz4", "lz4", "lz4"),
+];
+
+/// A file as one of these programs compresses it.
+fn compressed(program: &str, package: &str, path: &std::path::Path) -> Option<Vec<u8>> {
+    let Ok(output) = Command::new(program).arg("-c").arg(path).output() else {
+        linger_testing::skip(package, "it is not installed");
+        return None;
+    };
+    assert!(output.status.success(), "{program}: {output:?}");
+    Some(output.stdout)
+}
+
 #[test]
-fn gzip_members_and_zstd_frames_one_after_the_other() {
+fn compressed_members_one_after_the_other() {
     let capture = ng();
     let (first, second) = capture.split_at(200);
     let directory = tempfile::tempdir().unwrap();
-    for (program, suffix) in [("gzip", "gz"), ("zstd", "zst")] {
-        let path = directory.path().join("all").with_extension(suffix);
-        let mut all = std::fs::File::create(&path).unwrap();
-        for (name, part) in [("a", first), ("b", second)] {
-            let part_path = directory.path().join(name);
-            std::fs::write(&part_path, part).unwrap();
-            let Ok(output) = Command::new(program).arg("-c").arg(&part_path).output() else {
-                return linger_testing::skip(program, "it is not installed");
-            };
-            all.write_all(&output.stdout).unwrap();
+    let part = directory.path().join("part");
+    for (program, suffix, package) in COMPRESSORS {
+        let mut all = Vec::new();
+        for bytes in [first, second] {
+            std::fs::write(&part, bytes).unwrap();
+            let Some(bytes) = compressed(program, package, &part) else { return };
+            all.extend(bytes);
         }
-        drop(all);
+        let path = directory.path().join("all").with_extension(suffix);
+        std::fs::write(&path, all).unwrap();
         let mut reader = open(&path).unwrap();
         let mut count = 0;
         while reader.next().unwrap().is_some() {
@@ -245,26 +262,15 @@ fn compressed_files_that_end_early_say_so() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     std::fs::write(&path, ng()).unwrap();
-    for (program, suffix) in [("gzip", "gz"), ("zstd", "zst")] {
-        let Ok(output) = Command::new(program).arg("-c").arg(&path).output() else {
-            return linger_testing::skip(program, "it is not installed");
-        };
+    for (program, suffix, package) in COMPRESSORS {
+        let Some(bytes) = compressed(program, package, &path) else { return };
         let cut = directory.path().join("cut").with_extension(suffix);
-        std::fs::write(&cut, &output.stdout[..output.stdout.len() - 9]).unwrap();
-        let mut reader = open(&cut);
-        let error = loop {
-            match &mut reader {
-                Err(error) => break error,
-                Ok(reader) => match reader.next() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => panic!("{program}: a clean end"),
-                    Err(error) => {
-                        return assert!(matches!(error, ReadError::Io { .. } | ReadError::CutOff { .. }));
-                    }
-                },
-            }
-        };
-        assert!(matches!(error, ReadError::Io { .. }), "{error}");
+        std::fs::write(&cut, &bytes[..bytes.len() - 9]).unwrap();
+        let all = open(&cut).and_then(|mut reader| {
+            while reader.next()?.is_some() {}
+            Ok(())
+        });
+        assert!(matches!(all, Err(ReadError::Io { .. } | ReadError::CutOff { .. })), "{program}: {all:?}");
     }
 }
 

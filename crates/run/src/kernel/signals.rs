@@ -97,7 +97,7 @@ impl AsFd for Signals {
 }
 
 impl Signals {
-    /// Reads every signal that is blocked. Call it after [`Mask::block_all`].
+    /// Makes a signalfd that receives every blocked signal. Call it after [`Mask::block_all`].
     ///
     /// # Errors
     /// No fd is left.

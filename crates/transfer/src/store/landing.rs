@@ -139,7 +139,7 @@ impl Store<'_> {
     ) -> Result<impl FnOnce() -> Result<(), Fault> + Send + use<>, Fault> {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(landing.entry.mode & 0o777);
-        // Nobody has chosen the mode with which a pipe is announced.
+        // The mode announced for a pipe was chosen by nobody, so it is not applied.
         let wished = landing.entry.kind == Kind::File;
         let root = self.root.again().map_err(|error| Fault::new("open", &dest, error))?;
         let options = self.options;

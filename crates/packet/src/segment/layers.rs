@@ -1,0 +1,422 @@
+//! What lies between the frame and IP: link types, EtherTypes and tunnels.
+//!
+//! Numbers are from the registries of IANA (EtherTypes, PPP, UDP ports) and tcpdump.org (link types).
+
+use super::cursor::{Cursor, TCP, be16};
+use super::{Layer, NotTcp, Segment};
+use crate::LinkType;
+
+/// What a layer turns out to hold.
+type Inner<'a> = Result<Segment<'a>, NotTcp>;
+
+/// LLC with a SNAP header, unnumbered information (IEEE 802.2).
+const SNAP: [u8; 3] = [0xaa, 0xaa, 0x03];
+
+/// EtherTypes of which it is known that no TCP is in them: ARP, RARP, AppleTalk and its ARP, IPX, flow control, LACP, PPPoE
+/// discovery, 802.1X, PROFINET, EtherCAT, ATA, LLDP, PTP, 802.1ag, FIP, loopback tests, WoL, TRILL's and MVRP's control.
+const OTHERS: [u16; 23] = [
+    0x0806, 0x8035, 0x809b, 0x80f3, 0x8137, 0x8138, 0x8808, 0x8809, 0x8863, 0x888e, 0x8892, 0x88a4, 0x88a2,
+    0x88b8, 0x88ba, 0x88cc, 0x88f7, 0x8902, 0x8914, 0x9000, 0x0842, 0x22f4, 0x88f5,
+];
+
+impl<'a> Cursor<'a> {
+    #[inline(never)]
+    pub(super) fn any(self, link: LinkType) -> Inner<'a> {
+        match link {
+            LinkType::ETHERNET => self.ethernet(),
+            LinkType::RAW | LinkType::IPV4 | LinkType::IPV6 | LinkType(12 | 14) => self.ip(),
+            LinkType::LINUX_SLL => self.ether_type_at(14, 16),
+            LinkType::LINUX_SLL2 => self.ether_type_at(0, 20),
+            // The address family's number for IPv6 differs between systems; the IP version does not.
+            LinkType::NULL | LinkType::LOOP => self.skip(4).ip(),
+            other => self.rare(other),
+        }
+    }
+
+    /// Link types that few captures have.
+    #[cold]
+    fn rare(self, link: LinkType) -> Inner<'a> {
+        let rest = self.rest();
+        let le16 = |at| be16(rest, at).map(u16::swap_bytes).ok_or(NotTcp::TooShort);
+        match link.0 {
+            // PPP, in HDLC-like framing, of pppd, with a byte for the direction.
+            9 | 50 | 166 => self.ppp(),
+            204 => self.skip(1).ppp(),
+            // PPPoE without Ethernet.
+            51 => self.ppp_over_ethernet(),
+            // Cisco HDLC.
+            104 => self.ether_type_at(2, 4),
+            205 => self.skip(1).ether_type_at(2, 4),
+            // Frame relay with two bytes of address; the NLPIDs of RFC 2427.
+            107 => match rest.get(2..4).ok_or(NotTcp::TooShort)? {
+                [0x03, 0xcc | 0x8e] => self.skip(4).ip(),
+                [0x03, 0x80] => self.ether_type_at(7, 9),
+                [0x08, 0x00] => self.skip(4).ip(),
+                _ => Err(NotTcp::NotUnderstood(Layer::Link(link))),
+            },
+            // LLC, as in RFC 2684.
+            100 => self.llc(),
+            105 => self.wireless(),
+            // Prism, AVS and radiotap headers before 802.11.
+            119 => self.skip(144).wireless(),
+            163 => {
+                let length = u32::from(be16(rest, 4).ok_or(NotTcp::TooShort)?) << 16
+                    | u32::from(be16(rest, 6).ok_or(NotTcp::TooShort)?);
+                self.skip(usize::try_from(length.min(1 << 16)).unwrap_or(usize::MAX)).wireless()
+            }
+            127 => self.radiotap(),
+            // PPI: its length, and the link type of what follows, in the order of x86.
+            192 => {
+                let (length, inner) = (le16(2)?, le16(4)?);
+                self.deeper()?.skip(length.into()).any(LinkType(inner))
+            }
+            // PKTAP: as PPI, in 32 bits each.
+            258 => {
+                let (length, inner) = (le16(0)?, le16(8)?);
+                self.deeper()?.skip(length.into()).any(LinkType(inner))
+            }
+            239 => self.nflog(),
+            // pf's log: its length, rounded up to words, is the first byte. IPsec's interface `enc`.
+            117 => self.skip(usize::from(*rest.first().ok_or(NotTcp::TooShort)?).next_multiple_of(4)).ip(),
+            109 => self.skip(12).ip(),
+            // Apple's IP over FireWire: two addresses of 8 bytes. Solaris's IPNET.
+            138 => self.ether_type_at(16, 18),
+            226 => self.skip(24).ip(),
+            _ => Err(NotTcp::NotUnderstood(Layer::Link(link))),
+        }
+    }
+
+    #[inline]
+    pub(super) fn ethernet(self) -> Inner<'a> {
+        self.ether_type_at(12, 14)
+    }
+
+    /// Reads an EtherType at `at`, and continues with that protocol at `next`.
+    #[inline]
+    pub(super) fn ether_type_at(self, at: usize, next: usize) -> Inner<'a> {
+        let ether_type = be16(self.rest(), at).ok_or(NotTcp::TooShort)?;
+        self.skip(next).ether_type(ether_type)
+    }
+
+    #[inline]
+    fn ether_type(self, ether_type: u16) -> Inner<'a> {
+        match ether_type {
+            0x0800 => self.ipv4(),
+            0x86dd => self.ipv6(),
+            // 802.1Q, 802.1ad and the old QinQ numbers: two bytes of tag, then the EtherType.
+            0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => self.deeper()?.ether_type_at(2, 4),
+            other => self.rare_ether_type(other),
+        }
+    }
+
+    #[cold]
+    fn rare_ether_type(self, ether_type: u16) -> Inner<'a> {
+        let rest = self.rest();
+        match ether_type {
+            0x8864 => self.ppp_over_ethernet(),
+            0x880b => self.ppp(),
+            0x8847 | 0x8848 => self.mpls(),
+            // Transparent Ethernet bridging, inside GRE and Geneve.
+            0x6558 => self.deeper()?.ethernet(),
+            // ERSPAN II: eight bytes before the mirrored frame.
+            0x88be => self.deeper()?.skip(8).ethernet(),
+            // ERSPAN III: twelve, or twenty with the O bit; the frame type 2 is bare IP.
+            0x22eb => {
+                let flags = be16(rest, 10).ok_or(NotTcp::TooShort)?;
+                let inner = self.deeper()?.skip(if flags & 1 == 0 { 12 } else { 20 });
+                if flags >> 10 & 0x1f == 2 { inner.ip() } else { inner.ethernet() }
+            }
+            // Network service header (RFC 8300): its length in words, and the next protocol.
+            0x894f => {
+                let words = be16(rest, 0).ok_or(NotTcp::TooShort)? & 0x3f;
+                let protocol = *rest.get(3).ok_or(NotTcp::TooShort)?;
+                self.deeper()?.skip(4 * usize::from(words)).next_protocol(protocol)
+            }
+            // 802.1ah: four bytes of service instance. Then a whole frame.
+            0x88e7 => self.deeper()?.skip(4).ethernet(),
+            // FabricPath: the tag is in a frame of its own. TRILL (RFC 6325): options in words.
+            0x8903 => self.deeper()?.skip(2).ethernet(),
+            0x22f3 => {
+                let options = usize::from(be16(rest, 0).ok_or(NotTcp::TooShort)? >> 6 & 0x1f);
+                self.deeper()?.skip(6 + 4 * options).ethernet()
+            }
+            // Cisco's metadata: its length in words after the first two bytes. 802.1CB and 802.1BR: tags.
+            0x8909 => {
+                let length = 2 + 4 * usize::from(*rest.get(1).ok_or(NotTcp::TooShort)?);
+                self.deeper()?.ether_type_at(length, length + 2)
+            }
+            0xf1c1 | 0x8926 => self.deeper()?.ether_type_at(4, 6),
+            // MACsec: the E bit says encrypted, the SC bit that eight bytes of an identifier follow.
+            0x88e5 => match *rest.first().ok_or(NotTcp::TooShort)? {
+                control if control & 0x08 != 0 => Err(NotTcp::NotUnderstood(Layer::Encrypted)),
+                control => {
+                    let length = if control & 0x20 == 0 { 6 } else { 14 };
+                    self.deeper()?.ether_type_at(length, length + 2)
+                }
+            },
+            // WCCP: a redirect header of four bytes in its second version, none in the first.
+            0x883e if rest.first().is_some_and(|byte| byte >> 4 == 4) => self.deeper()?.ipv4(),
+            0x883e => self.deeper()?.skip(4).ipv4(),
+            // A length: IEEE 802.3.
+            0..=0x05ff => self.llc(),
+            other if OTHERS.contains(&other) => Err(NotTcp::OtherProtocol),
+            other => Err(NotTcp::NotUnderstood(Layer::EtherType(other))),
+        }
+    }
+
+    /// LLC, with or without SNAP (RFC 1042).
+    pub(super) fn llc(self) -> Inner<'a> {
+        let rest = self.rest();
+        let header = *rest.first_chunk::<3>().ok_or(NotTcp::TooShort)?;
+        match header {
+            SNAP => match rest.get(3..6).ok_or(NotTcp::TooShort)? {
+                // Ethernet's own numbers, and those of bridges that tunnel them (802.1H).
+                [0, 0, 0] | [0, 0, 0xf8] => self.deeper()?.ether_type_at(6, 8),
+                // RFC 2684: bridged Ethernet, with two bytes of padding, maybe with its checksum.
+                [0, 0x80, 0xc2] => self.deeper()?.skip(10).ethernet(),
+                _ => Err(NotTcp::OtherProtocol),
+            },
+            [0x06, 0x06, 0x03] => self.skip(3).ip(),
+            // ISO network layer (RFC 2684): the NLPID is the next byte.
+            [0xfe, 0xfe, 0x03] if matches!(rest.get(3), Some(0xcc | 0x8e)) => self.skip(4).ip(),
+            // Spanning tree, ISO routing, NetBIOS, IPX, XID and test frames.
+            [0x42 | 0xfe | 0xf0 | 0xe0 | 0xff | 0xaa, ..] | [.., 0xaf | 0xbf | 0xe3 | 0xf3] => {
+                Err(NotTcp::OtherProtocol)
+            }
+            [to, from, _] => Err(NotTcp::NotUnderstood(Layer::Llc(to, from))),
+        }
+    }
+
+    /// PPPoE session: six bytes, then PPP without address and control.
+    fn ppp_over_ethernet(self) -> Inner<'a> {
+        self.skip(6).ppp()
+    }
+
+    /// PPP (RFC 1661): address and control may be left out, and the first byte of the protocol.
+    fn ppp(self) -> Inner<'a> {
+        let cursor = if self.rest().starts_with(&[0xff, 0x03]) { self.skip(2) } else { self };
+        let rest = cursor.rest();
+        let first = match rest {
+            [] | [0xff] => return Err(NotTcp::TooShort),
+            [first, ..] => *first,
+        };
+        let (protocol, length) =
+            if first & 1 == 1 { (first.into(), 1) } else { (be16(rest, 0).ok_or(NotTcp::TooShort)?, 2) };
+        match protocol {
+            0x0021 | 0x0057 => cursor.skip(length).ip(),
+            0x0281 | 0x0283 => cursor.skip(length).mpls(),
+            // Control protocols, and those of other networks.
+            0x4001.. | 0x0023..=0x002b => Err(NotTcp::OtherProtocol),
+            other => Err(NotTcp::NotUnderstood(Layer::Ppp(other))),
+        }
+    }
+
+    /// A label stack (RFC 3032). Nothing says what follows it but its first four bits (RFC 4928): IP, or a pseudowire's control
+    /// word (RFC 4385), or else the frame of a pseudowire without one.
+    fn mpls(self) -> Inner<'a> {
+        let mut cursor = self.deeper()?;
+        loop {
+            let label = *cursor.rest().first_chunk::<4>().ok_or(NotTcp::TooShort)?;
+            cursor = cursor.skip(4);
+            if label[2] & 1 == 1 {
+                break;
+            }
+        }
+        match cursor.rest().first().map(|byte| byte >> 4) {
+            Some(4 | 6) => cursor.ip(),
+            Some(0) => cursor.skip(4).ethernet(),
+            // The associated channel: OAM.
+            Some(1) => Err(NotTcp::OtherProtocol),
+            Some(_) => cursor.ethernet(),
+            None => Err(NotTcp::TooShort),
+        }
+    }
+
+    /// What VXLAN-GPE and NSH have in common.
+    fn next_protocol(self, protocol: u8) -> Inner<'a> {
+        match protocol {
+            1 | 2 => self.ip(),
+            3 => self.ethernet(),
+            4 => self.ether_type(0x894f),
+            5 => self.mpls(),
+            _ => Err(NotTcp::OtherProtocol),
+        }
+    }
+
+    /// Netlink's log of packets: attributes in the order of bytes of the capturing machine, which is little-endian here; the
+    /// ninth kind is the packet.
+    fn nflog(self) -> Inner<'a> {
+        let mut cursor = self.skip(4);
+        loop {
+            let rest = cursor.rest();
+            let le16 = |at| be16(rest, at).map(u16::swap_bytes).ok_or(NotTcp::TooShort);
+            let (length, kind) = (usize::from(le16(0)?), le16(2)?);
+            if kind == 9 {
+                return cursor.skip(4).ip();
+            }
+            if length < 4 {
+                return Err(NotTcp::Malformed);
+            }
+            cursor = cursor.skip(length.next_multiple_of(4));
+        }
+    }
+
+    /// A packet in an IP packet that is not TCP.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn tunnel(self, protocol: u8) -> Inner<'a> {
+        let rest = self.rest();
+        match protocol {
+            4 | 41 | 94 => self.deeper()?.ip(),
+            47 => self.gre(),
+            17 => self.udp(),
+            // Authentication (RFC 4302): in words, less two.
+            51 => {
+                let (next, words) = (rest.first(), rest.get(1));
+                let (Some(next), Some(words)) = (next, words) else { return Err(NotTcp::TooShort) };
+                let cursor = self.deeper()?.skip(8 + 4 * usize::from(*words));
+                if *next == 4 || *next == 41 { cursor.ip() } else { Err(NotTcp::OtherProtocol) }
+            }
+            // EtherIP (RFC 3378), MPLS in IP (RFC 4023).
+            97 => self.deeper()?.skip(2).ethernet(),
+            137 => self.mpls(),
+            _ => Err(NotTcp::OtherProtocol),
+        }
+    }
+
+    /// GRE (RFC 2784, RFC 2890, and RFC 2637 for PPTP): flags say which optional words follow.
+    fn gre(self) -> Inner<'a> {
+        let rest = self.rest();
+        let flags = be16(rest, 0).ok_or(NotTcp::TooShort)?;
+        let ether_type = be16(rest, 2).ok_or(NotTcp::TooShort)?;
+        let words = |bits: &[u16]| bits.iter().filter(|bit| flags & **bit != 0).count();
+        match (flags & 0x4000, flags & 0x7) {
+            (0, 0) => {
+                let words = words(&[0x8000, 0x2000, 0x1000]);
+                // Type I ERSPAN has no sequence number and no header of its own.
+                if ether_type == 0x88be && words == 0 {
+                    return self.deeper()?.skip(4).ethernet();
+                }
+                self.deeper()?.skip(4 + 4 * words).ether_type(ether_type)
+            }
+            // PPTP: the key is a length and a call. An acknowledgement alone carries nothing.
+            (0, 1) if flags & 0x1000 == 0 => Err(NotTcp::OtherProtocol),
+            (0, 1) => self.deeper()?.skip(4 + 4 * words(&[0x2000, 0x1000, 0x0080])).ether_type(ether_type),
+            _ => Err(NotTcp::OtherProtocol), // source routes, which nobody sends
+        }
+    }
+
+    fn udp(self) -> Inner<'a> {
+        let rest = self.rest();
+        let (source, destination) = (be16(rest, 0), be16(rest, 2).ok_or(NotTcp::TooShort)?);
+        let Some(body) = rest.get(8..) else { return Err(NotTcp::TooShort) };
+        let inner = self.skip(8);
+        match (destination, source.unwrap_or(0)) {
+            // VXLAN (RFC 7348), and the port that Linux used before it had a number.
+            (4789 | 8472, _) => match body.first() {
+                Some(flags) if flags & 0x08 != 0 => inner.deeper()?.skip(8).ethernet(),
+                Some(_) => Err(NotTcp::OtherProtocol),
+                None => Err(NotTcp::TooShort),
+            },
+            // VXLAN-GPE: the P bit says that the fourth byte is the next protocol.
+            (4790, _) => match body.first_chunk::<4>() {
+                Some([flags, _, _, protocol]) if flags & 0x04 != 0 => {
+                    inner.deeper()?.skip(8).next_protocol(*protocol)
+                }
+                Some(_) => inner.deeper()?.skip(8).ethernet(),
+                None => Err(NotTcp::TooShort),
+            },
+            // Geneve (RFC 8926).
+            (6081, _) => {
+                let options = 4 * usize::from(body.first().ok_or(NotTcp::TooShort)? & 0x3f);
+                inner.deeper()?.ether_type_at(2, 8 + options)
+            }
+            (2152, _) | (_, 2152) => inner.gtp(),
+            (1701, _) | (_, 1701) => inner.l2tp(),
+            (37_008, _) => inner.tzsp(),
+            // MPLS in UDP (RFC 7510).
+            (6635, _) => inner.mpls(),
+            // Teredo (RFC 4380), with nothing before the IPv6 packet.
+            (3544, _) | (_, 3544) if body.first().is_some_and(|byte| byte >> 4 == 6) => inner.deeper()?.ip(),
+            _ if is_vxlan(body) => inner.deeper()?.skip(8).ethernet(),
+            _ => Err(NotTcp::OtherProtocol),
+        }
+    }
+
+    /// GTP-U (3GPP TS 29.281): a packet of a phone.
+    fn gtp(self) -> Inner<'a> {
+        let rest = self.rest();
+        let (flags, kind) = (*rest.first().ok_or(NotTcp::TooShort)?, *rest.get(1).ok_or(NotTcp::TooShort)?);
+        // Version 1, not GTP', and a packet rather than a word between gateways.
+        if flags & 0xf0 != 0x30 || kind != 0xff {
+            return Err(NotTcp::OtherProtocol);
+        }
+        let mut cursor = self.deeper()?.skip(8);
+        if flags & 0x07 != 0 {
+            let mut next = if flags & 0x04 == 0 { 0 } else { *rest.get(11).ok_or(NotTcp::TooShort)? };
+            cursor = cursor.skip(4);
+            // Extension headers: the length in words first, the next kind last.
+            while next != 0 {
+                let rest = cursor.rest();
+                let length = 4 * usize::from(*rest.first().ok_or(NotTcp::TooShort)?);
+                next = *rest.get(length.wrapping_sub(1)).ok_or(NotTcp::TooShort)?;
+                cursor = cursor.skip(length);
+            }
+        }
+        cursor.ip()
+    }
+
+    /// L2TP, version 2 (RFC 2661): flags say which fields are there.
+    fn l2tp(self) -> Inner<'a> {
+        let rest = self.rest();
+        let flags = be16(rest, 0).ok_or(NotTcp::TooShort)?;
+        if flags & 0x000f != 2 || flags & 0x8000 != 0 {
+            return Err(NotTcp::OtherProtocol); // another version, or control
+        }
+        let optional = |bit: u16, bytes: usize| if flags & bit == 0 { 0 } else { bytes };
+        let length = 6 + optional(0x4000, 2) + optional(0x0800, 4);
+        let offset = match optional(0x0200, 2) {
+            0 => 0,
+            bytes => bytes + usize::from(be16(rest, length).ok_or(NotTcp::TooShort)?),
+        };
+        self.deeper()?.skip(length + offset).ppp()
+    }
+
+    /// TaZmen sniffer protocol: what an access point has heard. Tags until the end tag, then the frame.
+    fn tzsp(self) -> Inner<'a> {
+        let rest = self.rest();
+        let Some([1, _, _, _]) = rest.first_chunk::<4>() else { return Err(NotTcp::OtherProtocol) };
+        let kind = be16(rest, 2).ok_or(NotTcp::TooShort)?;
+        let mut cursor = self.deeper()?.skip(4);
+        loop {
+            let rest = cursor.rest();
+            match *rest.first().ok_or(NotTcp::TooShort)? {
+                0 => cursor = cursor.skip(1),
+                1 => break,
+                _ => cursor = cursor.skip(2 + usize::from(*rest.get(1).ok_or(NotTcp::TooShort)?)),
+            }
+        }
+        match kind {
+            1 => cursor.skip(1).ethernet(),
+            0x12 => cursor.skip(1).wireless(),
+            _ => Err(NotTcp::OtherProtocol),
+        }
+    }
+
+    /// What follows an IP header.
+    #[inline]
+    pub(super) fn transport(self, protocol: u8, ip: super::cursor::Ip) -> Inner<'a> {
+        if protocol == TCP { self.tcp(ip) } else { self.tunnel(protocol) }
+    }
+}
+
+/// Whether it can only be VXLAN, at whichever port: its fixed bits, and a frame with an IPv4 header whose checksum is right.
+/// One in four billion datagrams of random bytes would pass the checksum and the fixed bits alone.
+fn is_vxlan(body: &[u8]) -> bool {
+    if body.get(..4) != Some(&[8, 0, 0, 0]) || body.get(7) != Some(&0) || body.get(20..22) != Some(&[8, 0]) {
+        return false;
+    }
+    let Some(header) = body.get(22..42) else { return false };
+    let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    header[0] == 0x45 && (sum & 0xffff) + (sum >> 16) == 0xffff
+}

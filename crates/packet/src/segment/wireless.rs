@@ -1,0 +1,61 @@
+//! IEEE 802.11 frames, and the radiotap header before them.
+
+use super::cursor::{Cursor, be16};
+use super::{Layer, NotTcp, Segment};
+
+impl<'a> Cursor<'a> {
+    /// Radiotap (radiotap.org): its length in little-endian order, then words that say which fields follow.
+    pub(super) fn radiotap(self) -> Result<Segment<'a>, NotTcp> {
+        let rest = self.rest();
+        let length = usize::from(be16(rest, 2).ok_or(NotTcp::TooShort)?.swap_bytes());
+        let mut at = 4;
+        let present = *rest.get(at).ok_or(NotTcp::TooShort)?;
+        // The last word has bit 31 clear.
+        while rest.get(at + 3).ok_or(NotTcp::TooShort)? & 0x80 != 0 {
+            at += 4;
+        }
+        at += 4;
+        if present & 1 != 0 {
+            at = at.next_multiple_of(8) + 8; // a timestamp, aligned to its size
+        }
+        let flags = if present & 2 == 0 { 0 } else { *rest.get(at).ok_or(NotTcp::TooShort)? };
+        // Some drivers pad the 802.11 header to words (flag 0x20).
+        self.skip(length).wireless_frame(flags & 0x20 != 0)
+    }
+
+    pub(super) fn wireless(self) -> Result<Segment<'a>, NotTcp> {
+        self.wireless_frame(false)
+    }
+
+    /// A data frame (IEEE 802.11 section 9.3.2) carries LLC, unless it is empty, encrypted, a fragment or an aggregate.
+    fn wireless_frame(self, is_padded: bool) -> Result<Segment<'a>, NotTcp> {
+        let rest = self.rest();
+        let [control, flags] = *rest.first_chunk::<2>().ok_or(NotTcp::TooShort)?;
+        // Version 0, type data, not a subtype without data.
+        if control & 0x0f != 0x08 || control & 0x40 != 0 {
+            return Err(NotTcp::OtherProtocol);
+        }
+        if flags & 0x40 != 0 {
+            return Err(NotTcp::NotUnderstood(Layer::Encrypted));
+        }
+        let sequence = be16(rest, 22).ok_or(NotTcp::TooShort)?.swap_bytes();
+        // More fragments, or not the first.
+        if flags & 0x04 != 0 || sequence & 0x0f != 0 {
+            return Err(NotTcp::Fragment);
+        }
+        // A fourth address between access points.
+        let mut length = if flags & 0x03 == 0x03 { 30 } else { 24 };
+        if control & 0x80 != 0 {
+            let quality = *rest.get(length).ok_or(NotTcp::TooShort)?;
+            if quality & 0x80 != 0 {
+                return Err(NotTcp::NotUnderstood(Layer::Aggregated));
+            }
+            length += 2;
+            if flags & 0x80 != 0 {
+                length += 4; // HT control
+            }
+        }
+        let length = if is_padded { length.next_multiple_of(4) } else { length };
+        self.skip(length).llc()
+    }
+}

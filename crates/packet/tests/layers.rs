@@ -1,0 +1,117 @@
+//! A segment is found in every wrapping, and what is not understood is said to be.
+
+#[path = "common/layers.rs"]
+mod layers;
+
+use layers::{PORTS, SEQ, SNAP_OF_OTHERS, WIRELESS, ethernet, ipv4, join, segment, udp, wrappings};
+use linger_packet::{Layer, LinkType, NotTcp, Segment};
+
+fn read(link: u16, frame: &[u8]) -> Result<((u16, u16), u32), NotTcp> {
+    let segment = Segment::from_frame(LinkType(link), frame, frame.len())?;
+    Ok(((segment.source.port(), segment.destination.port()), segment.seq))
+}
+
+#[test]
+fn a_segment_is_found_in_every_wrapping() {
+    for wrapping in wrappings() {
+        assert_eq!(read(wrapping.link, &wrapping.frame), Ok((PORTS, SEQ)), "{}", wrapping.name);
+        // Padded to the shortest Ethernet frame, or with a checksum behind it.
+        let padded = join(&[&wrapping.frame, &[0; 4]]);
+        assert_eq!(read(wrapping.link, &padded), Ok((PORTS, SEQ)), "{}", wrapping.name);
+    }
+}
+
+/// Cut anywhere, a frame is never more than it is, and never a panic.
+#[test]
+fn a_wrapping_that_is_cut_is_no_other_segment() {
+    for wrapping in wrappings() {
+        for length in 0..wrapping.frame.len() {
+            let cut = &wrapping.frame[..length];
+            match Segment::from_frame(LinkType(wrapping.link), cut, wrapping.frame.len()) {
+                Ok(segment) => assert_eq!(segment.seq, SEQ, "{} cut to {length}", wrapping.name),
+                Err(NotTcp::NotUnderstood(layer)) => panic!("{} cut to {length}: {layer}", wrapping.name),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Each one field away from a wrapping in which there is a segment.
+#[test]
+fn what_is_not_understood_is_told_from_what_is_no_tcp() {
+    let ip = segment();
+    let not_understood = |layer| Err(NotTcp::NotUnderstood(layer));
+    let wireless = |at: usize, byte: u8| {
+        let mut header = WIRELESS.to_vec();
+        header[at] = byte;
+        join(&[&header, &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &ip])
+    };
+    let mut quality = WIRELESS.to_vec();
+    quality[0] = 0x88;
+    let aggregated = join(&[&quality, &[0x80, 0], &ip]);
+    let mut wrong = join(&[&[8, 0, 0, 0, 0, 0, 42, 0], &ethernet(0x0800, &ip)]);
+    wrong[8 + 14 + 8] ^= 1; // the TTL, so that the checksum is wrong
+    for (name, link, frame, expected) in [
+        ("a link type", 147, ip.clone(), not_understood(Layer::Link(LinkType(147)))),
+        ("an EtherType", 1, ethernet(0x1234, &ip), not_understood(Layer::EtherType(0x1234))),
+        ("ARP", 1, ethernet(0x0806, &ip), Err(NotTcp::OtherProtocol)),
+        (
+            "LLC of a stranger",
+            1,
+            ethernet(60, &join(&[&[0x12, 0x34, 3], &ip])),
+            not_understood(Layer::Llc(0x12, 0x34)),
+        ),
+        ("spanning tree", 1, ethernet(60, &join(&[&[0x42, 0x42, 3], &ip])), Err(NotTcp::OtherProtocol)),
+        ("SNAP of a maker", 1, ethernet(60, &join(&[&SNAP_OF_OTHERS, &ip])), Err(NotTcp::OtherProtocol)),
+        ("PPP, compressed headers", 9, join(&[&[0xff, 3, 0, 0x2f], &ip]), not_understood(Layer::Ppp(0x2f))),
+        ("PPP, link control", 9, join(&[&[0xff, 3, 0xc0, 0x21], &ip]), Err(NotTcp::OtherProtocol)),
+        ("802.11, encrypted", 105, wireless(1, 0x41), not_understood(Layer::Encrypted)),
+        ("802.11, aggregated", 105, aggregated, not_understood(Layer::Aggregated)),
+        ("802.11, a fragment", 105, wireless(1, 0x05), Err(NotTcp::Fragment)),
+        ("802.11, the second fragment", 105, wireless(22, 0x11), Err(NotTcp::Fragment)),
+        ("802.11, a beacon", 105, wireless(0, 0x80), Err(NotTcp::OtherProtocol)),
+        ("802.11, without data", 105, wireless(0, 0x48), Err(NotTcp::OtherProtocol)),
+        (
+            "MACsec, encrypted",
+            1,
+            ethernet(0x88e5, &join(&[&[0x0c, 0, 0, 0, 0, 1, 8, 0], &ip])),
+            not_understood(Layer::Encrypted),
+        ),
+        ("VXLAN elsewhere, wrong checksum", 1, udp(50_000, 8473, &wrong), Err(NotTcp::OtherProtocol)),
+        (
+            "GTP between gateways",
+            1,
+            udp(2152, 2152, &join(&[&[0x30, 1, 0, 0, 0, 0, 0, 7], &ip])),
+            Err(NotTcp::OtherProtocol),
+        ),
+        (
+            "L2TP control",
+            1,
+            udp(1701, 1701, &join(&[&[0x80, 2, 0, 1, 0, 1, 0xff, 3, 0, 0x21], &ip])),
+            Err(NotTcp::OtherProtocol),
+        ),
+        (
+            "GRE, version 1 without a packet",
+            1,
+            ethernet(0x0800, &ipv4(47, &[0x20, 0x81, 0x88, 0x0b, 0, 0, 0, 7, 0, 0, 0, 1])),
+            Err(NotTcp::OtherProtocol),
+        ),
+        ("DNS", 1, udp(50_000, 53, &ip), Err(NotTcp::OtherProtocol)),
+    ] {
+        assert_eq!(read(link, &frame), expected, "{name}");
+    }
+}
+
+/// Tunnels in tunnels without end.
+#[test]
+fn wrappings_nest_to_a_bound() {
+    let mut frame = ethernet(0x0800, &segment());
+    for depth in 1..=12 {
+        frame = udp(50_000, 4789, &join(&[&[8, 0, 0, 0, 0, 0, 42, 0], &frame]));
+        let expected = if depth <= 8 { Ok((PORTS, SEQ)) } else { Err(NotTcp::OtherProtocol) };
+        assert_eq!(read(1, &frame), expected, "{depth}");
+    }
+    // A label stack is as long as its frame.
+    let labels = vec![0; 4 * 300];
+    assert_eq!(read(1, &ethernet(0x8847, &labels)), Err(NotTcp::TooShort));
+}
