@@ -3,17 +3,17 @@
 //! A helper thread does the work. The session meanwhile tells the peer how far it is, and hears whoever asks for the end. A
 //! thread in the disk cannot be ended (a sync on a dead disk takes minutes): then the session leaves it behind.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::Builder;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFlags};
+use rustix::event::PollFlags;
 
 use crate::cancel::Stopped;
-use crate::driver::{Phase, Session, Work};
+use crate::driver::{Phase, PhaseWork, Session};
 use crate::error::Error;
+use crate::helper::{Helper, Job};
 
 /// How often the peer is told how far the work is.
 const BEAT: Duration = Duration::from_millis(250);
@@ -30,33 +30,6 @@ impl Gauge {
     pub(crate) fn advance(&self, bytes: u64) -> bool {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         !self.unwanted.load(Ordering::Relaxed)
-    }
-}
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A thread that works for a session, one job after the other.
-#[derive(Debug)]
-pub(crate) struct Helper {
-    jobs: mpsc::Sender<Job>,
-    /// Readable when a job is over.
-    over: Arc<OwnedFd>,
-}
-
-impl Helper {
-    fn start() -> std::io::Result<Self> {
-        let over = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let its = over.clone();
-        // It ends after its present job once the session has dropped the sender.
-        Builder::new().name("disk".into()).spawn(move || {
-            for job in queue {
-                job();
-                // write(2) can fail only if the counter would overflow.
-                let _ = rustix::io::write(&*its, &1u64.to_ne_bytes());
-            }
-        })?;
-        Ok(Self { jobs, over })
     }
 }
 
@@ -114,7 +87,7 @@ fn wait(session: &mut Session, phase: Phase, total: u64, gauge: &Gauge, job: Job
                 let _ = rustix::io::read(&*over, &mut [0; 8]);
                 return Ok(());
             }
-            Ok(false) => session.works(Work::new(phase, gauge.done.load(Ordering::Relaxed), total))?,
+            Ok(false) => session.works(PhaseWork::new(phase, gauge.done.load(Ordering::Relaxed), total))?,
             Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) => {
                 return Err(Error::Cancelled);
             }
@@ -126,6 +99,7 @@ fn wait(session: &mut Session, phase: Phase, total: u64, gauge: &Gauge, job: Job
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
     use std::time::Instant;
 
     use super::*;
@@ -164,7 +138,7 @@ mod tests {
             7
         });
         assert_eq!(done.unwrap(), 7);
-        assert_eq!(peer.join().unwrap(), SessionEvent::Works(Work::new(Phase::Verify, 31, 100)));
+        assert_eq!(peer.join().unwrap(), SessionEvent::Works(PhaseWork::new(Phase::Verify, 31, 100)));
         assert_eq!(away(&mut mine, Phase::Disk, 0, |_| 8).unwrap(), 8, "the helper goes on");
     }
 

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::fault::Fault;
 use crate::message::{MemoryId, Receipt, Refusal, TransferId};
 use crate::reason::{Reason, Remedy};
-use journal::{Journal, Record};
+use journal::{DeliveryRecord, Journal};
 
 /// Transfers that are remembered. Each costs some 300 bytes.
 const MOST: usize = 16 << 10;
@@ -53,7 +53,7 @@ enum Delivery {
 
 /// What is known of a transfer that somebody asks for.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum AskedDelivery {
     Delivered(Receipt),
     Failed(Fault),
     /// The command runs.
@@ -98,8 +98,8 @@ impl Deliveries {
         let deliveries = history
             .into_iter()
             .map(|(id, record)| match record {
-                Record::Started => (id, Delivery::Unknown),
-                Record::Ended(outcome) => (id, Delivery::Ended(outcome)),
+                DeliveryRecord::Started => (id, Delivery::Unknown),
+                DeliveryRecord::Ended(outcome) => (id, Delivery::Ended(outcome)),
             })
             .collect();
         let known = Mutex::new(Remembered { memory, deliveries, order, journal });
@@ -155,13 +155,13 @@ impl Deliveries {
     }
 
     /// What is known of a transfer.
-    pub(crate) fn ask(&self, id: TransferId) -> Found {
+    pub(crate) fn ask(&self, id: TransferId) -> AskedDelivery {
         match self.lock().deliveries.get(&id) {
-            Some(Delivery::Ended(Ok(receipt))) => Found::Delivered(receipt.clone()),
-            Some(Delivery::Ended(Err(fault))) => Found::Failed(fault.clone()),
-            Some(Delivery::Running) => Found::Runs,
-            Some(Delivery::Unknown) => Found::Unknown,
-            Some(Delivery::Arriving) | None => Found::Nothing,
+            Some(Delivery::Ended(Ok(receipt))) => AskedDelivery::Delivered(receipt.clone()),
+            Some(Delivery::Ended(Err(fault))) => AskedDelivery::Failed(fault.clone()),
+            Some(Delivery::Running) => AskedDelivery::Runs,
+            Some(Delivery::Unknown) => AskedDelivery::Unknown,
+            Some(Delivery::Arriving) | None => AskedDelivery::Nothing,
         }
     }
 
@@ -186,14 +186,14 @@ impl Deliveries {
             }
         }
         // On disk before the command runs: a server that comes up again then knows that it may have run.
-        if let Err(error) = known.note(&id, &Record::Started) {
+        if let Err(error) = known.note(&id, &DeliveryRecord::Started) {
             return Err(Fault::io(format!("cannot note the delivery, so nothing was run: {error}"), &error));
         }
         known.deliveries.insert(id, Delivery::Running);
         drop(known);
         let outcome = command();
         let mut known = self.lock();
-        if let Err(error) = known.note(&id, &Record::Ended(outcome.clone())) {
+        if let Err(error) = known.note(&id, &DeliveryRecord::Ended(outcome.clone())) {
             // After a restart the answer is "it may have been done", which is true.
             tracing::warn!(%error, "what a command came to cannot be noted");
         }
@@ -205,7 +205,7 @@ impl Deliveries {
 }
 
 impl Remembered {
-    fn note(&mut self, id: &TransferId, record: &Record) -> std::io::Result<()> {
+    fn note(&mut self, id: &TransferId, record: &DeliveryRecord) -> std::io::Result<()> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.append(id, record))
     }
 
@@ -319,12 +319,12 @@ mod tests {
         let never = || -> Result<Receipt, Fault> { panic!("it is not run again") };
         after.begin(id(1), Some(memory)).unwrap();
         assert_eq!(after.run(id(1), never).unwrap().size, 1);
-        assert!(matches!(after.ask(id(2)), Found::Failed(_)));
+        assert!(matches!(after.ask(id(2)), AskedDelivery::Failed(_)));
         assert!(after.begin(id(3), Some(memory)).is_err() && after.run(id(3), never).is_err());
-        assert!(matches!(after.ask(id(3)), Found::Unknown));
+        assert!(matches!(after.ask(id(3)), AskedDelivery::Unknown));
         // Its command was never started, and this memory would know.
         after.begin(id(4), Some(memory)).unwrap();
-        assert!(matches!(after.ask(id(4)), Found::Nothing));
+        assert!(matches!(after.ask(id(4)), AskedDelivery::Nothing));
         assert_eq!(after.run(id(4), || Ok(receipt(4))).unwrap().size, 4);
     }
 
@@ -338,7 +338,7 @@ mod tests {
         deliveries.begin(id(1), None).unwrap();
         let refused = deliveries.run(id(1), || panic!("it is not run")).unwrap_err();
         assert_eq!(refused.0, Refusal::NoSpace);
-        assert!(matches!(deliveries.ask(id(1)), Found::Nothing));
+        assert!(matches!(deliveries.ask(id(1)), AskedDelivery::Nothing));
     }
 
     #[test]

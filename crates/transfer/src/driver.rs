@@ -19,15 +19,15 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use crate::alive::Helper;
 use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::helper::Helper;
 use crate::machine::{Machine, Role, SessionLimits};
 use crate::transport::Transport;
 use crate::wire::{self, FrameKind, MAX_MESSAGE, reason_bytes};
 pub use event::SessionEvent;
 pub(crate) use phase::Activity;
-pub use phase::{Phase, Work};
+pub use phase::{Phase, PhaseWork};
 pub use wait::Deadlines;
 
 /// Size of the buffer that collects small frames in either direction.
@@ -74,7 +74,7 @@ pub struct Session {
     /// Does what may take long; see [`away`](crate::alive::away).
     pub(crate) helper: Option<Helper>,
     /// What the peer last said that it works on.
-    peers_work: Option<Work>,
+    peers_work: Option<PhaseWork>,
     /// Payload bytes since the session last counted as getting on.
     uncounted: usize,
     input: Vec<u8>,

@@ -21,6 +21,7 @@ mod driver;
 mod error;
 mod fault;
 mod hash;
+mod helper;
 mod identity;
 mod limit;
 mod machine;
@@ -48,7 +49,7 @@ mod wire;
 /// Framed streams over one connection: the library beneath the transfer.
 pub mod session {
     pub use crate::cancel::Cancel;
-    pub use crate::driver::{Deadlines, Phase, Session, SessionEvent, Work};
+    pub use crate::driver::{Deadlines, Phase, PhaseWork, Session, SessionEvent};
     pub use crate::machine::{Role, SessionLimits};
     pub use crate::transport::{Plain, Transport};
     pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};

@@ -7,7 +7,6 @@ mod request;
 use linger_untrusted::Untrusted;
 
 use crate::hash::{Hash, Tree};
-use crate::identity::PublicKey;
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
@@ -30,7 +29,7 @@ pub(crate) type MemoryId = [u8; 16];
 /// A receiver's signature of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
-    pub(crate) key: PublicKey,
+    pub(crate) key: [u8; 32],
     pub(crate) bytes: [u8; 64],
 }
 
@@ -254,13 +253,7 @@ impl Message {
             Self::Done { confirmed, failed, digest, signature } => {
                 out.u64(*confirmed);
                 out.u64(*failed);
-                if let Some(digest) = digest {
-                    out.fixed(digest);
-                    out.option(signature.as_ref(), |out, Signature { key, bytes }| {
-                        out.fixed(key);
-                        out.fixed(bytes);
-                    });
-                }
+                out.signed(digest.as_ref(), signature.as_ref());
             }
             Self::Item(item) => {
                 out.bytes(item.name.raw());

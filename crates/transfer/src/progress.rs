@@ -2,7 +2,7 @@
 
 use linger_untrusted::Untrusted;
 
-use crate::driver::Work;
+use crate::driver::PhaseWork;
 use crate::error::Error;
 use crate::message::{Durability, Kind, Refusal, Time};
 use crate::path::RelPath;
@@ -46,7 +46,7 @@ pub enum Progress {
         entries: u64,
     },
     /// The other side works on something: it verifies, or waits for its disk.
-    PeerWorks(Work),
+    PeerWorks(PhaseWork),
     /// What is on disk is compared with a hash or made durable.
     Verifying {
         /// The entry's path.

@@ -15,7 +15,7 @@ use crate::account::{Account, to_sign};
 use crate::alive::away;
 use crate::claim::Claimant;
 use crate::delivery::Deliveries;
-use crate::driver::{Phase, Session, SessionEvent, Work};
+use crate::driver::{Phase, PhaseWork, Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
@@ -185,7 +185,7 @@ impl<'a> Receiver<'a> {
             OpenTarget::Sink { deliveries, id, .. } => {
                 // An earlier session's, which outlives its connection.
                 while deliveries.is_running(*id) {
-                    self.session.works(Work::new(Phase::Command, 0, 0))?;
+                    self.session.works(PhaseWork::new(Phase::Command, 0, 0))?;
                     self.session.linger_for(Duration::from_millis(500))?;
                 }
                 deliveries.outcome(*id).is_some()

@@ -20,7 +20,7 @@ use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::delivery::Deliveries;
-use crate::driver::{Deadlines, Phase, Session, Work};
+use crate::driver::{Deadlines, Phase, PhaseWork, Session};
 use crate::error::Error;
 use crate::hash::hex;
 use crate::machine::{Role, SessionLimits};
@@ -385,7 +385,7 @@ impl Server {
         }
         for waits in 0u64.. {
             if waits.is_multiple_of(10) {
-                session.works(Work::new(Phase::Queue, 0, 0))?;
+                session.works(PhaseWork::new(Phase::Queue, 0, 0))?;
             }
             session.linger_for(Duration::from_millis(100))?;
             if self.slots.take(&asks, Instant::now()) {

@@ -34,14 +34,14 @@ pub(crate) struct PartLog {
 
 /// What one record stands for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
+pub(crate) enum LogStep {
     /// One block.
     Block(Sum),
     /// So many blocks of a hole.
     Hole(u64),
 }
 
-impl Step {
+impl LogStep {
     /// Whether it ends within `whole` blocks, after so many.
     fn fits(self, after: u64, whole: u64) -> bool {
         let blocks = if let Self::Hole(blocks) = self { blocks } else { 1 };
@@ -203,12 +203,12 @@ impl PartLog {
             };
             let agrees = match logged {
                 None => false,
-                Some((Step::Block(logged), _)) => {
+                Some((LogStep::Block(logged), _)) => {
                     let whole = matches!(read_full(part, &mut block, tree.bytes()), Ok(BLOCK));
                     whole && logged == Sum::of(tree.place(), &block)
                 }
                 // A hole has no data in it.
-                Some((Step::Hole(blocks), _)) => {
+                Some((LogStep::Hole(blocks), _)) => {
                     let end = (tree.blocks() + blocks) * BLOCK as u64;
                     match rustix::fs::seek(part, SeekFrom::Data(tree.bytes())) {
                         Ok(data) => data >= end,
@@ -227,15 +227,15 @@ impl PartLog {
     }
 
     /// Appends the record of the next step, which is verified and written.
-    pub(crate) fn append(&mut self, part: BorrowedFd<'_>, step: Step) -> Result<(), Errno> {
+    pub(crate) fn append(&mut self, part: BorrowedFd<'_>, step: LogStep) -> Result<(), Errno> {
         let time = mtime(&rustix::fs::fstat(part)?);
         let mut record = [0; RECORD];
         match step {
-            Step::Block(sum) => {
+            LogStep::Block(sum) => {
                 record[..32].copy_from_slice(&sum.value);
                 record[32..64].copy_from_slice(&sum.alone.unwrap_or_default());
             }
-            Step::Hole(blocks) => {
+            LogStep::Hole(blocks) => {
                 record[..8].copy_from_slice(&blocks.to_be_bytes());
                 record[HOLE] = 1;
             }
@@ -251,7 +251,7 @@ impl PartLog {
         Ok(())
     }
 
-    fn read_record(&self, number: u64, record: &[u8]) -> Option<(Step, Time)> {
+    fn read_record(&self, number: u64, record: &[u8]) -> Option<(LogStep, Time)> {
         if record.get(80..)? != self.check(number, record) {
             return None;
         }
@@ -259,12 +259,12 @@ impl PartLog {
         let nanos = u32::from_be_bytes(*record[72..].first_chunk()?);
         let time = Time { seconds, nanos };
         if record[HOLE] == 1 {
-            return Some((Step::Hole(u64::from_be_bytes(*record.first_chunk()?)), time));
+            return Some((LogStep::Hole(u64::from_be_bytes(*record.first_chunk()?)), time));
         }
         let value = *record.first_chunk()?;
         let first = self.hashing.place(number) == 0;
         let alone = first.then(|| record[32..].first_chunk().copied()).flatten();
-        Some((Step::Block(Sum { value, alone }), time))
+        Some((LogStep::Block(Sum { value, alone }), time))
     }
 
     /// A keyed hash over a record and its number. It detects torn records, and records of another place or of another log.

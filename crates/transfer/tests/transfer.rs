@@ -541,9 +541,7 @@ fn a_file_of_ten_terabytes_of_holes_is_sent_in_a_moment() {
     let (file, receipt) = (from.path().join("image"), from.path().join("receipt"));
     let size = (10 << 40) + 5;
     let image = fs::File::create(&file).unwrap();
-    if image.set_len(size).is_err() {
-        return linger_testing::skip("a file system with files of 10 TB", "it has smaller ones");
-    }
+    image.set_len(size).unwrap();
     let content = bytes(BLOCK, 1);
     image.write_all_at(&content, 5 << 40).unwrap();
     image.write_all_at(b"end", size - 3).unwrap();

@@ -26,13 +26,13 @@ const LONGEST: usize = 64 << 10;
 
 /// What a record says of a transfer.
 #[derive(Clone, Debug)]
-pub(super) enum Record {
+pub(super) enum DeliveryRecord {
     Started,
     Ended(Result<Receipt, Fault>),
 }
 
 /// What a journal held when it was opened, the oldest first.
-pub(super) type History = Vec<(TransferId, Record)>;
+pub(super) type History = Vec<(TransferId, DeliveryRecord)>;
 
 /// The file, locked by this process.
 #[derive(Debug)]
@@ -102,17 +102,17 @@ impl Journal {
     }
 
     /// Appends a record, which is on disk on return.
-    pub(super) fn append(&mut self, id: &TransferId, record: &Record) -> io::Result<()> {
+    pub(super) fn append(&mut self, id: &TransferId, record: &DeliveryRecord) -> io::Result<()> {
         self.file.write_all(&encode(id, record))?;
         self.file.sync_data()
     }
 }
 
-fn encode(id: &TransferId, record: &Record) -> Vec<u8> {
+fn encode(id: &TransferId, record: &DeliveryRecord) -> Vec<u8> {
     let (kind, message) = match record {
-        Record::Started => (1, Vec::new()),
-        Record::Ended(Ok(receipt)) => (2, Message::Receipt(receipt.clone()).encode()),
-        Record::Ended(Err(Fault(refusal, text))) => {
+        DeliveryRecord::Started => (1, Vec::new()),
+        DeliveryRecord::Ended(Ok(receipt)) => (2, Message::Receipt(receipt.clone()).encode()),
+        DeliveryRecord::Ended(Err(Fault(refusal, text))) => {
             (3, Message::Failed { index: 0, refusal: *refusal, text: text.clone() }.encode())
         }
     };
@@ -139,7 +139,7 @@ fn read(mut bytes: &[u8]) -> History {
     history
 }
 
-fn next(bytes: &[u8]) -> Option<(TransferId, Record, &[u8])> {
+fn next(bytes: &[u8]) -> Option<(TransferId, DeliveryRecord, &[u8])> {
     let length = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
     if length > LONGEST {
         return None;
@@ -151,9 +151,9 @@ fn next(bytes: &[u8]) -> Option<(TransferId, Record, &[u8])> {
     }
     let id = record[5..BEFORE].try_into().ok()?;
     let record = match (record[4], Message::decode(&record[BEFORE..])) {
-        (1, _) => Record::Started,
-        (2, Ok(Message::Receipt(receipt))) => Record::Ended(Ok(receipt)),
-        (3, Ok(Message::Failed { refusal, text, .. })) => Record::Ended(Err(Fault(refusal, text))),
+        (1, _) => DeliveryRecord::Started,
+        (2, Ok(Message::Receipt(receipt))) => DeliveryRecord::Ended(Ok(receipt)),
+        (3, Ok(Message::Failed { refusal, text, .. })) => DeliveryRecord::Ended(Err(Fault(refusal, text))),
         _ => return None,
     };
     Some((id, record, rest))
@@ -193,10 +193,10 @@ mod tests {
     }
 
     fn sizes(history: &History) -> Vec<(u8, Option<u64>)> {
-        let of = |record: &Record| match record {
-            Record::Started => None,
-            Record::Ended(Ok(receipt)) => Some(receipt.size),
-            Record::Ended(Err(_)) => Some(0),
+        let of = |record: &DeliveryRecord| match record {
+            DeliveryRecord::Started => None,
+            DeliveryRecord::Ended(Ok(receipt)) => Some(receipt.size),
+            DeliveryRecord::Ended(Err(_)) => Some(0),
         };
         history.iter().map(|(id, record)| (id[0], of(record))).collect()
     }
@@ -208,11 +208,11 @@ mod tests {
         let (mut journal, memory, history) = Journal::open(&path, 10).unwrap();
         assert!(history.is_empty());
         let empty = fs::metadata(&path).unwrap().len() as usize;
-        journal.append(&[1; 16], &Record::Started).unwrap();
-        journal.append(&[1; 16], &Record::Ended(Ok(receipt(7)))).unwrap();
-        journal.append(&[2; 16], &Record::Started).unwrap();
+        journal.append(&[1; 16], &DeliveryRecord::Started).unwrap();
+        journal.append(&[1; 16], &DeliveryRecord::Ended(Ok(receipt(7)))).unwrap();
+        journal.append(&[2; 16], &DeliveryRecord::Started).unwrap();
         let failed = Fault(Refusal::Command, "no paper".into());
-        journal.append(&[3; 16], &Record::Ended(Err(failed))).unwrap();
+        journal.append(&[3; 16], &DeliveryRecord::Ended(Err(failed))).unwrap();
         assert!(Journal::open(&path, 10).is_err(), "locked");
         drop(journal);
         let whole = fs::read(&path).unwrap();
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn no_flipped_bit_makes_another_record() {
-        let record = encode(&[9; 16], &Record::Ended(Ok(receipt(1))));
+        let record = encode(&[9; 16], &DeliveryRecord::Ended(Ok(receipt(1))));
         assert!(next(&record).is_some());
         for bit in 0..record.len() * 8 {
             let mut damaged = record.clone();
@@ -249,12 +249,12 @@ mod tests {
         let path = dir.path().join("journal");
         let (mut journal, memory, _) = Journal::open(&path, 2).unwrap();
         for id in 1..=2 {
-            journal.append(&[id; 16], &Record::Started).unwrap();
+            journal.append(&[id; 16], &DeliveryRecord::Started).unwrap();
         }
         drop(journal);
         let (mut journal, same, history) = Journal::open(&path, 2).unwrap();
         assert_eq!((same, history.len()), (memory, 2));
-        journal.append(&[3; 16], &Record::Started).unwrap();
+        journal.append(&[3; 16], &DeliveryRecord::Started).unwrap();
         drop(journal);
         let (_, another, history) = Journal::open(&path, 2).unwrap();
         assert_ne!(another, memory);

@@ -1,6 +1,6 @@
 //! The events that a session reports to its program.
 
-use super::Work;
+use super::PhaseWork;
 
 /// Something the peer did.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum SessionEvent {
         reason: String,
     },
     /// The peer is busy with something else than the connection.
-    Works(Work),
+    Works(PhaseWork),
     /// The peer's last frame: it is done, or says why it gives up.
     Bye {
         /// 0 if all is well.

@@ -33,7 +33,7 @@ pub enum Phase {
 /// How far the work of a phase is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Work {
+pub struct PhaseWork {
     /// What is done.
     pub phase: Phase,
     /// Bytes done.
@@ -42,7 +42,7 @@ pub struct Work {
     pub total: u64,
 }
 
-impl Work {
+impl PhaseWork {
     /// Work that is done to this point.
     pub fn new(phase: Phase, done: u64, total: u64) -> Self {
         Self { phase, done, total }
@@ -122,7 +122,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush).
-    pub fn works(&mut self, work: Work) -> Result<(), Error> {
+    pub fn works(&mut self, work: PhaseWork) -> Result<(), Error> {
         if self.version < 2 {
             // It would not understand; so much it does.
             return self.ping();
@@ -152,7 +152,7 @@ impl Session {
             // Credit is bounded by what was sent, but can be given a byte at a time.
             FrameKind::Ping | FrameKind::Pong | FrameKind::Credit | FrameKind::Data => {}
             FrameKind::Work => {
-                let work = Work::decode(payload)?;
+                let work = PhaseWork::decode(payload)?;
                 if work.is_beyond(self.peers_work.replace(work)) {
                     self.activity.got_on(self.heard);
                 }
@@ -189,14 +189,14 @@ mod tests {
 
     #[test]
     fn only_a_step_beyond_the_last_is_progress() {
-        let work = |phase, done| Work::new(phase, done, 100);
+        let work = |phase, done| PhaseWork::new(phase, done, 100);
         assert!(work(Phase::Verify, 0).is_beyond(None));
         for (now, before, steps) in [
             (work(Phase::Verify, 5), work(Phase::Verify, 4), true),
             (work(Phase::Verify, 5), work(Phase::Verify, 5), false),
             (work(Phase::Verify, 4), work(Phase::Verify, 5), false),
             (work(Phase::Disk, 0), work(Phase::Verify, 5), true),
-            (Work::new(Phase::Verify, 5, 200), work(Phase::Verify, 5), false),
+            (PhaseWork::new(Phase::Verify, 5, 200), work(Phase::Verify, 5), false),
         ] {
             assert_eq!(now.is_beyond(Some(before)), steps, "{now:?} after {before:?}");
         }
@@ -205,12 +205,12 @@ mod tests {
     #[test]
     fn what_is_said_of_work_comes_back() {
         for phase in [Phase::Queue, Phase::Verify, Phase::Disk, Phase::Command, Phase::Source] {
-            let work = Work::new(phase, 1 << 40, u64::MAX);
-            assert_eq!(Work::decode(&work.encode()), Ok(work));
+            let work = PhaseWork::new(phase, 1 << 40, u64::MAX);
+            assert_eq!(PhaseWork::decode(&work.encode()), Ok(work));
         }
-        let mut bytes = Work::new(Phase::Source, 0, 0).encode();
+        let mut bytes = PhaseWork::new(Phase::Source, 0, 0).encode();
         bytes[0] += 1;
-        assert!(Work::decode(&bytes).is_err() && Work::decode(&bytes[1..]).is_err());
+        assert!(PhaseWork::decode(&bytes).is_err() && PhaseWork::decode(&bytes[1..]).is_err());
     }
 
     #[test]

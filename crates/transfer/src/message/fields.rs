@@ -1,7 +1,7 @@
 //! The fields of messages: integers, strings, options, and the numbers of enum values.
 
-use super::{Durability, EntryAnswer, Kind, MAX_TEXT, Options, Refusal, Time, TreeEntry};
-use crate::hash::Tree;
+use super::{Durability, EntryAnswer, Kind, MAX_TEXT, Options, Refusal, Signature, Time, TreeEntry};
+use crate::hash::{Hash, Tree};
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
@@ -74,6 +74,16 @@ impl Writer {
             Refusal::Other => 10,
         });
         self.bytes(text.to_wire(MAX_TEXT).as_bytes());
+    }
+
+    /// What version 2 has at the end of Done.
+    pub(super) fn signed(&mut self, digest: Option<&Hash>, signature: Option<&Signature>) {
+        let Some(digest) = digest else { return };
+        self.fixed(digest);
+        self.option(signature, |out, Signature { key, bytes }| {
+            out.fixed(key);
+            out.fixed(bytes);
+        });
     }
 
     pub(super) fn entry(&mut self, entry: &TreeEntry) {

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::hash::{BLOCK, Hashing, Pieces, Sum, ZEROS};
 use crate::message::{Kind, Message, Refusal};
 use crate::progress::Progress;
-use crate::state::Step;
+use crate::state::LogStep;
 use crate::store::Landing;
 use crate::wire::Violation;
 
@@ -84,7 +84,7 @@ impl Receiver<'_> {
                 self.arriving.keep_pipe(pipe);
                 (self.observe)(Progress::Moved { bytes: bytes as u64 });
                 if self.arriving.moved(bytes) {
-                    let noted = store.note(landing, Step::Block(Sum::default()));
+                    let noted = store.note(landing, LogStep::Block(Sum::default()));
                     return self.stored(noted);
                 }
                 Ok(())

@@ -8,7 +8,7 @@ use rustix::fs::{Dir, FileType};
 
 use super::{Served, Server, Serving, ShareEnding};
 use crate::claim::Claimant;
-use crate::delivery::Found;
+use crate::delivery::AskedDelivery;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
@@ -82,17 +82,17 @@ impl Server {
     /// Says what came of a transfer to a sink. Who asks knows the transfer's id, which only its client has.
     fn answer(&self, session: &mut Session, stream: u16, id: TransferId) -> Result<(), Error> {
         let fault = match self.deliveries.ask(id) {
-            Found::Delivered(receipt) => {
+            AskedDelivery::Delivered(receipt) => {
                 session.message(stream, &Message::Receipt(receipt).encode())?;
                 return session.finish(stream);
             }
-            Found::Failed(fault) => fault,
-            Found::Runs => Fault(Refusal::Busy, "its command is running".into()),
-            Found::Unknown => {
+            AskedDelivery::Failed(fault) => fault,
+            AskedDelivery::Runs => Fault(Refusal::Busy, "its command is running".into()),
+            AskedDelivery::Unknown => {
                 let told = "it may have been done: the server ended while its command ran";
                 Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
             }
-            Found::Nothing => {
+            AskedDelivery::Nothing => {
                 Fault(Refusal::NotFound, "no command was started for it, as far as is remembered here".into())
             }
         };

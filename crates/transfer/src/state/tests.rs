@@ -20,7 +20,7 @@ fn three_blocks(dir: &OwnedFd) {
     let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s").unwrap();
     for number in 0..3 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-        state.append(part.as_fd(), Step::Block(Sum::of(number, &block(number)))).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::of(number, &block(number)))).unwrap();
     }
 }
 
@@ -98,7 +98,7 @@ fn an_unverified_log_is_not_taken_for_a_verified_one() {
     let (_temp, dir) = dir();
     let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
     write_full(part.as_fd(), &block(0), 0).unwrap();
-    state.append(part.as_fd(), Step::Block(Sum::default())).unwrap();
+    state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
     // A kill before the next record.
     write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
     drop((state, part));
@@ -143,7 +143,7 @@ fn three_blocks_before_a_boot(dir: &OwnedFd, verified: bool) {
     for number in 0..3 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
         let sum = if verified { Sum::of(number, &block(number)) } else { Sum::default() };
-        state.append(part.as_fd(), Step::Block(sum)).unwrap();
+        state.append(part.as_fd(), LogStep::Block(sum)).unwrap();
     }
 }
 
@@ -215,7 +215,7 @@ fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
     let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
     rustix::fs::ftruncate(&part, 3 * BLOCK as u64).unwrap();
     for _ in 0..3 {
-        state.append(part.as_fd(), Step::Block(Sum::default())).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
     }
     drop((state, part));
     for (length, blocks) in [(3 * BLOCK, 3), (2 * BLOCK + 1, 2), (BLOCK, 1), (BLOCK - 1, 0)] {
@@ -240,7 +240,7 @@ fn a_long_log_is_read_to_its_end() {
         let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
         rustix::fs::ftruncate(&part, count * BLOCK as u64).unwrap();
         for _ in 0..count {
-            state.append(part.as_fd(), Step::Block(Sum::default())).unwrap();
+            state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
         }
         drop((state, part));
         let found = PartLog::resume(dir.as_fd(), [7; 16], Hashing::None, "p", "s", &Gauge::default())
@@ -261,7 +261,7 @@ fn what_comes_after_a_resume_is_noted_behind_it() {
     assert_eq!(std::fs::metadata(temp.path().join("s")).unwrap().len(), 2 * RECORD as u64, "no stale record");
     for number in 1..5 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-        state.append(part.as_fd(), Step::Block(Sum::of(number, &block(number)))).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::of(number, &block(number)))).unwrap();
     }
     drop((state, part));
     assert_eq!(resumed(&dir), 5);
@@ -309,7 +309,7 @@ fn records_of_another_place_or_another_log_are_refused() {
     let mut other = PartLog::create(dir.as_fd(), [8; 16], Hashing::Whole, "q", "t").unwrap();
     for number in 0..3 {
         write_full(other.1.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-        other.0.append(other.1.as_fd(), Step::Block(Sum::of(number, &block(number)))).unwrap();
+        other.0.append(other.1.as_fd(), LogStep::Block(Sum::of(number, &block(number)))).unwrap();
     }
     three_blocks(&dir);
     change(&temp, "s", &std::fs::read(temp.path().join("t")).unwrap()[RECORD..], RECORD as u64);
@@ -323,9 +323,9 @@ fn a_hole_is_one_record_and_is_proved_by_having_no_data() {
         let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::Blocks, "p", "s").unwrap();
         let first = vec![3; BLOCK];
         write_full(part.as_fd(), &first, 0).unwrap();
-        state.append(part.as_fd(), Step::Block(Sum::of(0, &first))).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::of(0, &first))).unwrap();
         rustix::fs::ftruncate(&part, (1 + (1 << 20)) * BLOCK as u64).unwrap();
-        state.append(part.as_fd(), Step::Hole(1 << 20)).unwrap();
+        state.append(part.as_fd(), LogStep::Hole(1 << 20)).unwrap();
         if fill {
             // Somebody has written into it.
             write_full(part.as_fd(), b"x", 1 << 39).unwrap();

@@ -14,7 +14,7 @@ use crate::hash::{BLOCK, Hash, Hashing, Pieces, Sum, Tree};
 use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::root::{self, Links};
-use crate::state::{Found, PartLog, Step};
+use crate::state::{Found, LogStep, PartLog};
 
 /// A file that is being received.
 pub(crate) struct Landing {
@@ -108,11 +108,11 @@ impl Store<'_> {
             None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
         written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
-        self.note(landing, Step::Block(sum))
+        self.note(landing, LogStep::Block(sum))
     }
 
     /// Notes that the next step is written.
-    pub(crate) fn note(&mut self, landing: &mut Landing, step: Step) -> Result<(), Fault> {
+    pub(crate) fn note(&mut self, landing: &mut Landing, step: LogStep) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
             let noted = state.append(part.as_fd(), step);
@@ -128,7 +128,7 @@ impl Store<'_> {
         let opened = self.open(landing)?;
         rustix::fs::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
             .map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
-        self.note(landing, Step::Hole(blocks))
+        self.note(landing, LogStep::Hole(blocks))
     }
 
     /// Returns a closure for a file that was complete here already. It gives the file the announced mode and, if durability
