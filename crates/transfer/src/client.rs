@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use linger_untrusted::Untrusted;
 
-use crate::account::to_sign;
+use crate::account::{Account, to_sign};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Session, SessionEvent};
@@ -134,16 +134,8 @@ impl Client {
         outgoing.settle();
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
         outgoing.summary.transfer = Some(id);
-        outgoing.summary.signed = outgoing.closed.and_then(|(account, Signature { key, bytes })| {
-            let signed = SignedAccount {
-                transfer: id,
-                failed: account.failed,
-                failed_sum: account.failed_sum.bytes(),
-                key,
-                signature: bytes,
-            };
-            is_signed(&key, &to_sign(&id, &account.digest()), &bytes).then_some(signed)
-        });
+        outgoing.summary.signed =
+            outgoing.closed.and_then(|(account, signature)| signed_account(id, &account, &signature));
         (outgoing.summary, result.err())
     }
 
@@ -345,6 +337,17 @@ impl Client {
             pause = (pause * 2).min(retry.longest);
         }
     }
+}
+
+/// The receiver's account of the last session, if its signature is right.
+fn signed_account(
+    transfer: TransferId,
+    account: &Account,
+    &Signature { key, bytes }: &Signature,
+) -> Option<SignedAccount> {
+    let (failed, failed_sum) = (account.failed, account.failed_sum.bytes());
+    let signed = SignedAccount { transfer, failed, failed_sum, key, signature: bytes };
+    is_signed(&key, &to_sign(&transfer, &account.digest()), &bytes).then_some(signed)
 }
 
 /// Whether our goodbye is still to be sent.

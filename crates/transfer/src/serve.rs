@@ -36,7 +36,7 @@ use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::wire::MAX_REASON;
 use lobby::{Lobby, network};
-use slots::{Slots, Taken};
+use slots::{Slots, TakenSlot};
 
 /// How to share.
 #[derive(Clone, Debug)]
@@ -392,7 +392,7 @@ impl Server {
             ));
         }
         let address = network(peer.ip());
-        let asks = Taken {
+        let asks = TakenSlot {
             number,
             // Who is encrypted has a key that is known by now.
             stranger: (!session.is_encrypted()).then_some(address),

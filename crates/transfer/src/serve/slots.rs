@@ -23,18 +23,18 @@ pub(super) struct Slots {
     /// Some clients are known by their keys: strangers get no more than their share.
     has_known: bool,
     idle: Duration,
-    state: Mutex<State>,
+    state: Mutex<SlotTable>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    taken: Vec<Taken>,
+struct SlotTable {
+    taken: Vec<TakenSlot>,
     waiting: Vec<(u64, IpAddr)>,
 }
 
 /// A session that asks for a place.
 #[derive(Clone, Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenSlot {
     pub(super) number: u64,
     /// Where a stranger comes from; `None` for a client whose key is known.
     pub(super) stranger: Option<IpAddr>,
@@ -48,18 +48,18 @@ impl Slots {
     }
 
     /// Takes a place. Returns false if there is none; a session that has done nothing for long is then ended.
-    pub(super) fn take(&self, asks: &Taken, now: Instant) -> bool {
+    pub(super) fn take(&self, asks: &TakenSlot, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = &mut state.taken;
         let strangers = if self.has_known { self.most - self.most / 4 } else { self.most };
         // A place of its own for every address, however few there are.
         let each = if self.has_known { (strangers / 2).max(1) } else { strangers };
-        let rival = |other: &Taken| match asks.stranger {
+        let rival = |other: &TakenSlot| match asks.stranger {
             None => true,
             Some(_) => other.stranger.is_some(),
         };
-        let same = |other: &Taken| other.stranger.is_some() && other.stranger == asks.stranger;
-        let count = |is: &dyn Fn(&Taken) -> bool| taken.iter().filter(|other| is(other)).count();
+        let same = |other: &TakenSlot| other.stranger.is_some() && other.stranger == asks.stranger;
+        let count = |is: &dyn Fn(&TakenSlot) -> bool| taken.iter().filter(|other| is(other)).count();
         let of_its_address = count(&same);
         let full = taken.len() >= self.most;
         let is_free =
@@ -70,7 +70,7 @@ impl Slots {
             return true;
         }
         // Only a place that would serve: one of its address if that has its share, else one of its own kind or any.
-        let serves = |other: &&Taken| {
+        let serves = |other: &&TakenSlot| {
             if asks.stranger.is_some() && of_its_address >= each { same(other) } else { rival(other) }
         };
         let idlest = taken.iter().filter(serves).max_by_key(|other| other.activity.idle(now));
@@ -104,9 +104,9 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn session(number: u64, stranger: Option<u8>) -> Taken {
+    fn session(number: u64, stranger: Option<u8>) -> TakenSlot {
         let stranger = stranger.map(|last| IpAddr::from([192, 0, 2, last]));
-        Taken { number, stranger, cancel: Cancel::new().unwrap(), activity: Arc::default() }
+        TakenSlot { number, stranger, cancel: Cancel::new().unwrap(), activity: Arc::default() }
     }
 
     #[test]
