@@ -15,5 +15,5 @@ mod word;
 
 pub use close::{Close, Last, Shutdown};
 pub use exec::{Executes, TakenBack};
-pub use table::{Entry, FoundFd, Table, Unhold};
+pub use table::{Entry, FoundAt, Table, Unhold};
 pub use word::{Epolls, Phase};

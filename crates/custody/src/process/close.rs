@@ -1,6 +1,6 @@
 //! What it means when the program gets, copies, passes, shuts down or closes a connection.
 
-use super::table::{FoundFd, Gone, Table, Unhold};
+use super::table::{FoundAt, Gone, Table, Unhold};
 use super::word::{Epolls, Exec, OpenFd, Phase, Record};
 use crate::Origin;
 
@@ -86,7 +86,7 @@ impl<const N: usize> Table<N> {
 
     /// The program has received a connection in an SCM_RIGHTS message. The table may know the connection already, if
     /// this process has sent it or received it before: `found` says where, as [`find`](Self::find) has.
-    pub fn received(&self, fd: i32, cookie: u64, held: bool, found: Option<FoundFd>) -> Option<Unhold> {
+    pub fn received(&self, fd: i32, cookie: u64, held: bool, found: Option<FoundAt>) -> Option<Unhold> {
         let Some(connection) = found.and_then(|found| self.hold(found, cookie)) else {
             return self.accepted(fd, cookie, Origin::UNKNOWN, held);
         };

@@ -63,7 +63,7 @@ pub struct Unhold {
 
 /// Where a connection was found in the table.
 #[derive(Clone, Copy, Debug)]
-pub struct FoundFd {
+pub struct FoundAt {
     fd: i32,
     /// The fd's word then: it changes when the fd is closed.
     slot: Slot,
@@ -316,23 +316,23 @@ impl<const N: usize> Table<N> {
     }
 
     /// Where the connection is that has this cookie. Another thread may close it before it is [held](Self::hold).
-    pub fn find(&self, cookie: u64) -> Option<FoundFd> {
+    pub fn find(&self, cookie: u64) -> Option<FoundAt> {
         self.find_from(0, cookie).next()
     }
 
-    fn find_from(&self, first: i32, cookie: u64) -> impl Iterator<Item = FoundFd> + '_ {
+    fn find_from(&self, first: i32, cookie: u64) -> impl Iterator<Item = FoundAt> + '_ {
         self.fds(first, i32::MAX).filter_map(move |fd| {
             let slot = Slot(self.slot(fd)?.load(Acquire));
             let connection = slot.open()?.connection;
             let is_it = self.connections.get(connection)?.cookie.peek() == cookie;
-            is_it.then_some(FoundFd { fd, slot, connection })
+            is_it.then_some(FoundAt { fd, slot, connection })
         })
     }
 
     /// Counts one more fd of the connection that was found, by the fd at which it was or by a later one.
-    pub(super) fn hold(&self, found: FoundFd, cookie: u64) -> Option<usize> {
+    pub(super) fn hold(&self, found: FoundAt, cookie: u64) -> Option<usize> {
         let others = self.find_from(found.fd, cookie);
-        [found].into_iter().chain(others).find_map(|FoundFd { fd, slot, connection }| {
+        [found].into_iter().chain(others).find_map(|FoundAt { fd, slot, connection }| {
             self.update(connection, |record| Some(Record { fds: record.fds + 1, ..record }))?;
             if self.slot(fd)?.load(Relaxed) == slot.0 {
                 // The fd was open all the while, so the place is still its connection's.

@@ -1,6 +1,6 @@
 //! What a thread is in the middle of: each call as the steps of the preloaded library and of the kernel, in their order.
 
-use linger_custody::process::{Close, Epolls, FoundFd, Last, Phase, Shutdown, Unhold};
+use linger_custody::process::{Close, Epolls, FoundAt, Last, Phase, Shutdown, Unhold};
 use linger_custody::{Count, Origin, Rights, Socket};
 
 use super::kernel::{Connection, FDS, Fault, Fd, File, World, pid};
@@ -46,7 +46,7 @@ pub(crate) enum Op {
         /// Where it comes from, and whether the supervisor holds it.
         noted: Option<(Origin, bool)>,
         /// Where the table has it already.
-        found: Option<Option<FoundFd>>,
+        found: Option<Option<FoundAt>>,
         got: Got,
     },
     /// The copy is there; the library notes it.
@@ -176,7 +176,7 @@ impl World {
         fd: u8,
         connection: u8,
         noted: Option<(Origin, bool)>,
-        found: Option<Option<FoundFd>>,
+        found: Option<Option<FoundAt>>,
         got: Got,
     ) -> Option<Op> {
         let received = got == Got::Received;

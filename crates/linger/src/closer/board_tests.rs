@@ -99,6 +99,8 @@ fn more_sockets_than_may_linger_are_urgent() {
 #[test]
 fn the_times_fit_together() {
     assert_eq!([LULL, WATCH, SLACK], [3, 100, 25].map(|millis| millis * 1_000_000));
+    #[cfg(feature = "tokio")]
+    assert_eq!(super::LONGEST_WATCH, Duration::from_millis(125));
 }
 
 #[test]
