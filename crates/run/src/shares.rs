@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
-pub(crate) struct Shares(Arc<Mutex<Taken>>);
+pub(crate) struct Shares(Arc<Mutex<TakenShares>>);
 
 #[derive(Debug)]
-struct Taken {
+struct TakenShares {
     /// How many there are for all.
     most: usize,
     /// How many a user may have while nobody else has any.
@@ -37,7 +37,7 @@ pub(crate) struct Passed {
 
 impl Shares {
     pub(crate) fn new(most: usize, alone: usize) -> Self {
-        Self(Arc::new(Mutex::new(Taken { most, alone, of: HashMap::new(), total: 0 })))
+        Self(Arc::new(Mutex::new(TakenShares { most, alone, of: HashMap::new(), total: 0 })))
     }
 
     /// Takes one for a user; `None` if it has its share.

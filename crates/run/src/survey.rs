@@ -52,10 +52,10 @@ impl Means {
 
 /// The coverage of the program's listeners, kept current by a thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Survey(Arc<Mutex<State>>);
+pub(crate) struct Survey(Arc<Mutex<SurveyState>>);
 
 #[derive(Debug)]
-struct State {
+struct SurveyState {
     surveyor: Surveyor,
     /// As seen when it last listened at all.
     last: Coverage,
@@ -98,7 +98,7 @@ impl Survey {
     pub(crate) fn start(means: Means) -> std::io::Result<(Self, mpsc::Sender<()>)> {
         let surveyor = Surveyor { means, family: HashMap::new(), has_cookies: has_cookies() };
         let (last, untold, told) = Default::default();
-        let survey = Self(Arc::new(Mutex::new(State { surveyor, last, untold, told })));
+        let survey = Self(Arc::new(Mutex::new(SurveyState { surveyor, last, untold, told })));
         let (alive, until) = mpsc::channel();
         let own = survey.clone();
         thread::Builder::new().name("linger-survey".into()).spawn(move || {
@@ -142,12 +142,12 @@ impl Survey {
         self.state().last.counts()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SurveyState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl SurveyState {
     fn look(&mut self) -> Coverage {
         let seen = self.surveyor.look();
         // The program's end leaves none: what it had is what the report is about.

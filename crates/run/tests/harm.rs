@@ -61,6 +61,13 @@ fn await_end(stream: &TcpStream) {
     assert!(ends(stream, Duration::from_secs(30)), "it was not ended");
 }
 
+/// Asks with a body that the server does not read. A plain close resets the connection, though the small answer may have
+/// arrived before.
+fn is_cured() -> bool {
+    let got = late_reader(PORT, 20_000, false);
+    got.is_whole() && got.error.is_none()
+}
+
 fn await_state(process: Pid, state: &str) {
     // There is no event for another process's stop.
     loop {
@@ -99,7 +106,7 @@ fn a_supervisor_that_is_stopped_costs_only_the_cure() {
         kill_process(supervisor, Signal::CONT).unwrap();
         stuck.iter().for_each(await_end);
         // It answers again, which is noticed by a close: that one or the next is cured.
-        while !late_reader(PORT, 20_000, false).is_whole() {
+        while !is_cured() {
             closes += 1;
             assert!(closes < 1_000, "it is never noticed");
         }
@@ -124,7 +131,7 @@ fn a_supervisor_that_is_stopped_holds_nothing_for_good() {
         await_state(supervisor, "T");
         let streams: Vec<TcpStream> = (0..400).map(|_| ask()).collect();
         kill_process(supervisor, Signal::CONT).unwrap();
-        while !late_reader(PORT, 20_000, false).is_whole() {}
+        while !is_cured() {}
         streams.iter().for_each(await_end);
         kill_process(server.pid(), Signal::TERM).unwrap();
     });
@@ -158,7 +165,7 @@ fn a_supervisor_without_descriptors_costs_only_the_cure() {
         let spent = processor_ticks(supervisor) - before;
         assert!(spent < 50, "{spent} ticks of 100");
         open.clear();
-        assert!(late_reader(PORT, 20_000, false).is_whole(), "with descriptors again it cures");
+        assert!(is_cured(), "with descriptors again it cures");
         kill_process(server.pid(), Signal::TERM).unwrap();
         let report = server.said();
         assert_eq!(report["closes"], 201, "{report:?}");
@@ -228,7 +235,7 @@ fn strangers_keep_nobody_out() {
         let hostile = Hostile::new(&server);
         // More than there is room for, who say nothing.
         let strangers: Vec<OwnedFd> = (0..400).map(|_| hostile.stranger()).collect();
-        assert!(late_reader(PORT, 20_000, false).is_whole());
+        assert!(is_cured());
         strangers.iter().for_each(await_hang_up);
         // One with another token.
         let other = hostile.stranger();
@@ -263,7 +270,7 @@ fn a_worker_that_lies_spoils_nothing_of_the_others() {
         let gone = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&patience)).unwrap();
         assert_eq!(gone, 1, "a pipe is held in the place of a connection");
         for _ in 0..10 {
-            assert!(late_reader(PORT, 20_000, false).is_whole());
+            assert!(is_cured());
         }
         drop(worker);
         kill_process(server.pid(), Signal::TERM).unwrap();
@@ -289,7 +296,7 @@ fn a_worker_that_floods_keeps_nobody_from_being_cured() {
         }
         drop(workers);
         // The hang-up gives back what was held.
-        while !late_reader(PORT, 20_000, false).is_whole() {}
+        while !is_cured() {}
         kill_process(server.pid(), Signal::TERM).unwrap();
         assert!(server.said()["lingered"].as_u64() > Some(0));
     });

@@ -1,50 +1,158 @@
-//! Long local work, such as fsync or hashing, during which this side must still send pings to the peer.
+//! Work that may take long, such as fsync or hashing: never on the thread that owns the socket.
+//!
+//! A helper thread does the work. The session meanwhile tells the peer how far it is, and hears whoever asks for the end. A
+//! thread in the disk cannot be ended (a sync on a dead disk takes minutes): then the session leaves it behind.
 
-use std::io;
-use std::sync::{Mutex, PoisonError, mpsc};
-use std::thread::{self, Builder};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::driver::Session;
-use crate::error::Error;
+use rustix::event::PollFlags;
 
-/// Runs `work` over `bytes` of a file. If that may take long it runs on a thread of its own, and the peer is pinged.
-pub(crate) fn keep_alive<T: Send>(
-    session: &mut Session,
-    bytes: u64,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, Error> {
-    /// Work on fewer bytes ends long before the peer's deadline.
-    const LONG: u64 = 32 << 20;
-    if bytes < LONG {
-        return Ok(work());
+use crate::cancel::Stopped;
+use crate::driver::{Phase, PhaseWork, Session};
+use crate::error::Error;
+use crate::helper::{Helper, Job};
+
+/// How often the peer is told how far the work is.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// How far some work is, and whether it is still wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    done: AtomicU64,
+    unwanted: AtomicBool,
+}
+
+impl Gauge {
+    /// Notes bytes that are done. Returns false if nobody wants the rest.
+    pub(crate) fn advance(&self, bytes: u64) -> bool {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+        !self.unwanted.load(Ordering::Relaxed)
     }
-    let work = Mutex::new(Some(work));
-    thread::scope(|scope| {
-        let (done, finished) = mpsc::sync_channel(1);
-        // The work is kept here: if it were moved into a thread that cannot be started, it would be lost.
-        let work = &work;
-        let on_its_own = move || take(work).map(|work| done.send(work()));
-        if let Err(error) = Builder::new().name("alive".into()).spawn_scoped(scope, on_its_own) {
-            tracing::warn!(%error, "no thread can be had: the peer hears nothing while a file is worked on");
-            return take(work).map(|work| work()).ok_or_else(ended_early);
-        }
-        loop {
-            match finished.recv_timeout(Duration::from_secs(5)) {
-                Ok(result) => return Ok(result),
-                Err(mpsc::RecvTimeoutError::Timeout) => session.ping()?,
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(ended_early());
-                }
+}
+
+/// Does `work` on the session's helper thread, and returns its result. The peer hears of `phase`, and how many of `total`
+/// bytes are done.
+///
+/// # Errors
+/// Returns [`Error::Cancelled`] at once if the end is asked for: the work then goes on without anybody, until it looks
+/// at its gauge. Otherwise the errors of writing to the peer.
+pub(crate) fn away<T: Send + 'static>(
+    session: &mut Session,
+    phase: Phase,
+    total: u64,
+    work: impl FnOnce(&Gauge) -> T + Send + 'static,
+) -> Result<T, Error> {
+    let gauge = Arc::new(Gauge::default());
+    if session.helper.is_none() {
+        match Helper::start() {
+            Ok(helper) => session.helper = Some(helper),
+            Err(error) => {
+                tracing::warn!(%error, "no thread can be had: the peer hears nothing while a file is worked on");
+                return Ok(work(&gauge));
             }
         }
-    })
+    }
+    let result = Arc::new(Mutex::new(None));
+    let (its, its_gauge) = (result.clone(), gauge.clone());
+    let job: Job = Box::new(move || {
+        let done = work(&its_gauge);
+        *its.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+    });
+    session.set_working(true);
+    let waited = wait(session, phase, total, &gauge, job);
+    session.set_working(false);
+    if waited.is_err() {
+        gauge.unwanted.store(true, Ordering::Relaxed);
+        // What it still does is not this session's any more, and nobody waits for it.
+        session.helper = None;
+    }
+    waited?;
+    let done = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+    done.ok_or_else(|| Error::io("finish", "writing", std::io::Error::other("a thread ended early")))
 }
 
-fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
-    from.lock().unwrap_or_else(PoisonError::into_inner).take()
+fn wait(session: &mut Session, phase: Phase, total: u64, gauge: &Gauge, job: Job) -> Result<(), Error> {
+    let Some(helper) = &session.helper else { return Ok(()) };
+    let over = helper.over.clone();
+    if helper.jobs.send(job).is_err() {
+        return Err(Error::io("start", "some work", std::io::Error::other("a thread ended early")));
+    }
+    let cancel = session.canceller();
+    loop {
+        match cancel.wait_beside(over.as_fd(), PollFlags::IN, BEAT) {
+            Ok(true) => {
+                let _ = rustix::io::read(&*over, &mut [0; 8]);
+                return Ok(());
+            }
+            Ok(false) => session.works(PhaseWork::new(phase, gauge.done.load(Ordering::Relaxed), total))?,
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) => {
+                return Err(Error::Cancelled);
+            }
+            Err(error) => return Err(Error::io("wait for", "some work", error)),
+        }
+    }
 }
 
-fn ended_early() -> Error {
-    Error::io("finish", "writing", io::Error::other("a thread ended early"))
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::driver::SessionEvent;
+    use crate::machine::Role;
+    use crate::transport::Plain;
+
+    fn pair() -> [Session; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        [(client, Role::Initiator), (server, Role::Responder)]
+            .map(|(stream, role)| Session::new(Box::new(Plain::new(stream).unwrap()), role).unwrap())
+    }
+
+    /// The work waits for what the peer says once it has heard of the work: were it done on the session's thread, neither
+    /// would ever come.
+    #[test]
+    fn the_peer_hears_how_far_the_work_is() {
+        let [mut mine, mut theirs] = pair();
+        let (heard, go) = mpsc::channel();
+        // Both prefaces have to be there: a peer of version 1 would hear pings.
+        theirs.flush().unwrap();
+        mine.open(b"").unwrap();
+        mine.flush().unwrap();
+        assert!(matches!(theirs.receive().unwrap(), SessionEvent::Opened { .. }));
+        while mine.try_receive().unwrap().is_none() && !mine.is_greeted() {}
+        let peer = std::thread::spawn(move || {
+            let event = theirs.receive().unwrap();
+            heard.send(()).unwrap();
+            event
+        });
+        let done = away(&mut mine, Phase::Verify, 100, move |gauge| {
+            gauge.advance(31);
+            go.recv().unwrap();
+            7
+        });
+        assert_eq!(done.unwrap(), 7);
+        assert_eq!(peer.join().unwrap(), SessionEvent::Works(PhaseWork::new(Phase::Verify, 31, 100)));
+        assert_eq!(away(&mut mine, Phase::Disk, 0, |_| 8).unwrap(), 8, "the helper goes on");
+    }
+
+    #[test]
+    fn whoever_asks_for_the_end_does_not_wait_for_the_work() {
+        let [mut mine, _theirs] = pair();
+        let cancel = mine.canceller();
+        let (stop, never) = mpsc::channel::<()>();
+        let started = Instant::now();
+        let done = away(&mut mine, Phase::Disk, 0, move |_| {
+            cancel.cancel();
+            never.recv()
+        });
+        assert!(matches!(done, Err(Error::Cancelled)), "{:?}", started.elapsed());
+        drop(stop);
+    }
 }

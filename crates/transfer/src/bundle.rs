@@ -110,6 +110,10 @@ impl Transport for Bundle {
         self.members.iter().any(|member| member.holds_back())
     }
 
+    fn is_encrypted(&self) -> bool {
+        self.members.iter().all(|member| member.is_encrypted())
+    }
+
     fn is_plain(&self) -> bool {
         // The kernel cannot splice: it does not know the stripes.
         false

@@ -11,19 +11,21 @@ use std::time::Instant;
 
 use linger_untrusted::Untrusted;
 
+use crate::account::{Account, to_sign};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
+use crate::identity::is_signed;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, TransferId};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, Signature, TransferId};
 use crate::options::{ClientOptions, GetOptions, Input, Output, PutOptions};
 use crate::outgoing::{Outgoing, Pipe, Source};
 use crate::path::{BadPath, RelPath};
-use crate::progress::{Progress, Summary};
+use crate::progress::{Confirmation, Progress, SignedAccount, Summary};
 use crate::reason::{Reason, Remedy};
-use crate::receive::{Receiver, Target};
+use crate::receive::{Announced, Receiver, Target};
 use crate::remote::Destination;
 use crate::root::{Links, Root};
 use crate::send::Sender;
@@ -102,7 +104,7 @@ impl Client {
             sink,
             id,
             again: false,
-            sent: false,
+            sent: None,
             options: options_of_both,
             exact_modes,
         };
@@ -110,7 +112,9 @@ impl Client {
         let mut heard_all = true;
         let mut limiter = Limiter::new(options.limit);
         let result = self.attempts(observe, |session, observe| {
-            put.sent |= outgoing.waiting.values().any(|sent| sent.ended);
+            if outgoing.waiting.values().any(|sent| sent.ended) {
+                put.sent = Some(outgoing.memory);
+            }
             let stream = self.open(session, &Operation::Put(put.clone()))?;
             put.again = true;
             let mut sender = Sender::new(session, stream, put.options, &mut limiter, &mut outgoing, observe);
@@ -129,6 +133,9 @@ impl Client {
         });
         outgoing.settle();
         outgoing.summary.peer_knows = result.is_ok() && heard_all;
+        outgoing.summary.transfer = Some(id);
+        outgoing.summary.signed =
+            outgoing.closed.and_then(|(account, signature)| signed_account(id, &account, &signature));
         (outgoing.summary, result.err())
     }
 
@@ -195,7 +202,7 @@ impl Client {
             summary.peer_knows = loop {
                 match session.receive() {
                     Ok(SessionEvent::Bye { code, .. }) => break code == 0,
-                    Ok(SessionEvent::Finished { .. }) => {}
+                    Ok(SessionEvent::Finished { .. } | SessionEvent::Works(_)) => {}
                     Ok(_) | Err(_) => break false,
                 }
             };
@@ -228,6 +235,7 @@ impl Client {
                     Err(error) => break Err(error.into()),
                 },
                 Ok(SessionEvent::Finished { .. }) => break Ok(()),
+                Ok(SessionEvent::Works(_)) => {}
                 Ok(SessionEvent::Bye { code, reason }) => break Err(Error::goodbye(code, reason)),
                 Ok(_) => break Err(Violation::Unexpected("a frame").into()),
                 Err(error) => break Err(error),
@@ -239,6 +247,32 @@ impl Client {
         }
         session.close(&self.options.policy);
         result
+    }
+
+    /// Asks the server what came of the transfer `id` to a sink, perhaps days later.
+    ///
+    /// # Errors
+    /// Returns [`Error::Refused`] if the server knows of no receipt: with `NotFound` no command was started for it, with
+    /// `Busy` it is running, with `Command` it failed or nobody knows. Otherwise the errors of connecting.
+    pub fn ask(&self, id: [u8; 16]) -> Result<Confirmation, Error> {
+        let mut session = self.connect()?;
+        session.open(&Operation::Ask { id }.encode())?;
+        let answer = loop {
+            match session.receive()? {
+                SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
+                    Message::Receipt(receipt) => break Ok(receipt),
+                    Message::Error { refusal, text } => break Err(Error::Refused(refusal, text)),
+                    _ => return Err(Violation::Unexpected("a message").into()),
+                },
+                SessionEvent::Works(_) => {}
+                SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
+                _ => return Err(Violation::Unexpected("a frame").into()),
+            }
+        };
+        // The answer is here, whatever becomes of the goodbye.
+        drop(session.goodbye(0, ""));
+        session.close(&self.options.policy);
+        answer.map(|receipt| Confirmation::new(Announced::default(), receipt))
     }
 
     /// Runs sessions until one succeeds, or there is no progress for too long.
@@ -257,7 +291,7 @@ impl Client {
             let mut gained = false;
             let result = self.connect().and_then(|mut session| {
                 connected = true;
-                observe(Progress::Connected { secure: !session.is_plain() });
+                observe(Progress::Connected { secure: session.is_encrypted() });
                 let mut watch = |progress: Progress| {
                     match progress {
                         Progress::Confirmed(_) => (gained, furthest) = (true, 0),
@@ -305,6 +339,17 @@ impl Client {
     }
 }
 
+/// The receiver's account of the last session, if its signature is right.
+fn signed_account(
+    transfer: TransferId,
+    account: &Account,
+    &Signature { key, bytes }: &Signature,
+) -> Option<SignedAccount> {
+    let (failed, failed_sum) = (account.failed, account.failed_sum.bytes());
+    let signed = SignedAccount { transfer, failed, failed_sum, key, signature: bytes };
+    is_signed(&key, &to_sign(&transfer, &account.digest()), &bytes).then_some(signed)
+}
+
 /// Whether our goodbye is still to be sent.
 enum Farewell {
     Due,
@@ -322,7 +367,7 @@ fn offer(session: &mut Session) -> Result<bool, Error> {
                 _ => return Err(Violation::Unexpected("a message before its offer").into()),
             },
             SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
-            SessionEvent::Finished { .. } => {}
+            SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
             _ => return Err(Violation::Unexpected("a frame before its offer").into()),
         }
     }

@@ -8,21 +8,26 @@ mod end;
 mod event;
 mod input;
 mod output;
+mod phase;
 mod splice;
 mod wait;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::PollFlags;
 
 use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::helper::Helper;
 use crate::machine::{Machine, Role, SessionLimits};
 use crate::transport::Transport;
 use crate::wire::{self, FrameKind, MAX_MESSAGE, reason_bytes};
 pub use event::SessionEvent;
+pub(crate) use phase::Activity;
+pub use phase::{Phase, PhaseWork};
 pub use wait::Deadlines;
 
 /// Size of the buffer that collects small frames in either direction.
@@ -64,6 +69,14 @@ pub struct Session {
     cancel: Cancel,
     /// When a byte last went either way.
     heard: Instant,
+    /// When the session last got on; see [`Deadlines::progress`].
+    activity: Arc<Activity>,
+    /// Does what may take long; see [`away`](crate::alive::away).
+    pub(crate) helper: Option<Helper>,
+    /// What the peer last said that it works on.
+    peers_work: Option<PhaseWork>,
+    /// Payload bytes since the session last counted as getting on.
+    uncounted: usize,
     input: Vec<u8>,
     /// `input[parsed..filled]` is not parsed yet.
     parsed: usize,
@@ -76,6 +89,8 @@ pub struct Session {
     inbox: VecDeque<(SessionEvent, Vec<u8>)>,
     output: Vec<u8>,
     preface_read: bool,
+    /// The version that both sides speak; 1 until the peer's preface is here.
+    version: u8,
     /// The last payload was large: read only about a header at a time.
     bulk: bool,
     received: u64,
@@ -120,6 +135,10 @@ impl Session {
             deadlines,
             cancel,
             heard: Instant::now(),
+            activity: Arc::default(),
+            helper: None,
+            peers_work: None,
+            uncounted: 0,
             input: vec![0; BUFFER],
             parsed: 0,
             filled: 0,
@@ -129,6 +148,7 @@ impl Session {
             inbox: VecDeque::new(),
             output: wire::preface().to_vec(),
             preface_read: false,
+            version: 1,
             bulk: false,
             received: 0,
             sent: 0,
@@ -299,6 +319,11 @@ impl Session {
         self.write_out(&[])
     }
 
+    /// The handle that ends this session.
+    pub(crate) fn canceller(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
     /// Whether the peer has sent this protocol's preface.
     pub(crate) fn is_greeted(&self) -> bool {
         self.preface_read
@@ -314,6 +339,11 @@ impl Session {
         self.sent
     }
 
+    /// Whether the connection is encrypted, and each side knows the other's key.
+    pub fn is_encrypted(&self) -> bool {
+        self.transport.is_encrypted()
+    }
+
     /// Whether the kernel can move payload between the socket and files.
     pub fn is_plain(&self) -> bool {
         self.transport.is_plain()
@@ -322,6 +352,7 @@ impl Session {
     fn took(&mut self, bytes: usize) -> Result<(), Error> {
         self.payload -= bytes;
         self.heard = Instant::now();
+        self.payload_went(bytes, self.payload == 0);
         if self.give_credit(self.payload_stream, bytes) {
             self.try_flush();
         }

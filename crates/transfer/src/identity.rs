@@ -93,6 +93,11 @@ impl Identity {
         self.public
     }
 
+    /// Signs `message` (Ed25519).
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
+        Ed25519KeyPair::from_pkcs8(&self.pkcs8).ok()?.sign(message).as_ref().try_into().ok()
+    }
+
     pub(crate) fn pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }
@@ -105,6 +110,11 @@ impl Identity {
 /// The key in a SubjectPublicKeyInfo; `None` if it is no Ed25519 key.
 pub(crate) fn key_of_spki(spki: &[u8]) -> Option<PublicKey> {
     spki.strip_prefix(&SPKI_PREFIX)?.try_into().ok()
+}
+
+/// Whether `signature` is that of `message` by the holder of `key`.
+pub(crate) fn is_signed(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
+    ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, key).verify(message, signature).is_ok()
 }
 
 /// The fingerprint of a key, for people to compare.

@@ -8,6 +8,7 @@
 //!
 //! Linux only: it stands on `openat2(2)`, `renameat2(2)` and `splice(2)`.
 
+mod account;
 mod alive;
 mod assistant;
 mod bundle;
@@ -21,6 +22,7 @@ mod driver;
 mod error;
 mod fault;
 mod hash;
+mod helper;
 mod identity;
 mod limit;
 mod loopback;
@@ -52,7 +54,7 @@ mod wire;
 /// Framed streams over one connection: the library beneath the transfer.
 pub mod session {
     pub use crate::cancel::Cancel;
-    pub use crate::driver::{Deadlines, Session, SessionEvent};
+    pub use crate::driver::{Deadlines, Phase, PhaseWork, Session, SessionEvent};
     pub use crate::machine::{Role, SessionLimits};
     pub use crate::transport::{Plain, Transport};
     pub use crate::wire::{MAX_DATA, MAX_MESSAGE, VERSION, Violation};
@@ -62,13 +64,13 @@ pub use chmod::{BadChmod, Chmod};
 pub use client::{Client, scan};
 pub use confine::{confine, confine_writes};
 pub use error::Error;
-pub use hash::{BLOCK, Hash, hex};
+pub use hash::{BLOCK, Hash, hex, unhex};
 pub use identity::{Identity, Keyring, KnownKey, PublicKey, fingerprint};
 pub use message::{Durability, IfExists, Item, Kind, Refusal, Time};
 pub use options::{ClientOptions, GetOptions, Input, Output, PutOptions, Retry, Security};
 pub use path::{BadPath, RelPath};
 pub use peers::Change;
-pub use progress::{Confirmation, ItemVerdict, Progress, Summary};
+pub use progress::{Confirmation, ItemVerdict, Progress, SignedAccount, Summary};
 pub use reason::{Reason, Remedy};
 pub use receipt::{Checked, ReceiptLine, Receipts, Verified, verify_receipt};
 pub use remote::{Destination, PORT};

@@ -191,7 +191,7 @@ impl Machine {
         }
         let id = header.stream;
         match header.kind {
-            FrameKind::Ping | FrameKind::Pong | FrameKind::Bye => {
+            FrameKind::Ping | FrameKind::Pong | FrameKind::Work | FrameKind::Bye => {
                 if id != 0 {
                     return Err(Violation::BadStream(id));
                 }

@@ -26,6 +26,16 @@ pub(crate) type TransferId = [u8; 16];
 /// A random number of one side, so that a proof is good for one connection.
 pub(crate) type Nonce = [u8; 32];
 
+/// Names what a receiver remembers of transfers: another name means that it may have forgotten some.
+pub(crate) type MemoryId = [u8; 16];
+
+/// A receiver's signature of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signature {
+    pub(crate) key: [u8; 32],
+    pub(crate) bytes: [u8; 64],
+}
+
 /// One thing of the tree that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TreeEntry {
@@ -44,6 +54,8 @@ pub(crate) struct TreeEntry {
     pub(crate) hash: Option<Hash>,
     /// The file has holes, and the copy should have them too.
     pub(crate) sparse: bool,
+    /// The file is hashed by blocks: see [`Hashing`](crate::hash::Hashing).
+    pub(crate) by_blocks: bool,
     /// The target of a symbolic link.
     pub(crate) target: Vec<u8>,
 }
@@ -84,6 +96,8 @@ pub(crate) enum Message {
     /// Receiver: go on. With `ask`, wait for an answer to each entry before its data.
     Accept {
         ask: bool,
+        /// Names what the receiver remembers of transfers; see [`Put::sent`].
+        memory: MemoryId,
     },
     Entry(TreeEntry),
     Answer {
@@ -148,11 +162,17 @@ pub(crate) enum Message {
     /// Sender: that was all.
     Total {
         entries: u64,
+        /// What failed in earlier sessions of the transfer.
+        failed_before: u64,
     },
     /// Receiver: all receipts are out.
     Done {
         confirmed: u64,
         failed: u64,
+        /// Of the [`Account`](crate::account::Account) of this session; missing from a receiver of version 1.
+        digest: Option<Hash>,
+        /// The receiver's key, and its signature of the account.
+        signature: Option<Signature>,
     },
     Item(Item),
     /// The request as a whole failed.
@@ -197,7 +217,10 @@ impl Message {
                 out.bytes(name);
                 out.flag(*directory);
             }
-            Self::Accept { ask } => out.flag(*ask),
+            Self::Accept { ask, memory } => {
+                out.flag(*ask);
+                out.fixed(memory);
+            }
             Self::Entry(entry) => out.entry(entry),
             Self::Answer { index, answer } => {
                 out.u64(*index);
@@ -237,10 +260,14 @@ impl Message {
                 out.u64(*index);
                 out.refusal(*refusal, text);
             }
-            Self::Total { entries } => out.u64(*entries),
-            Self::Done { confirmed, failed } => {
+            Self::Total { entries, failed_before } => {
+                out.u64(*entries);
+                out.u64(*failed_before);
+            }
+            Self::Done { confirmed, failed, digest, signature } => {
                 out.u64(*confirmed);
                 out.u64(*failed);
+                out.signed(digest.as_ref(), signature.as_ref());
             }
             Self::Item(item) => {
                 out.bytes(item.name.raw());
@@ -267,7 +294,7 @@ impl Message {
         let mut from = Reader { left: bytes, what: "message" };
         let message = match from.u8()? {
             1 => Self::Offer { name: from.bytes(255)?, directory: from.flag()? },
-            2 => Self::Accept { ask: from.flag()? },
+            2 => Self::Accept { ask: from.flag()?, memory: from.added(Reader::fixed)?.unwrap_or_default() },
             3 => Self::Entry(from.entry()?),
             4 => Self::Answer { index: from.u64()?, answer: from.answer()? },
             5 => Self::Hole { bytes: from.u64()? },
@@ -287,8 +314,15 @@ impl Message {
                 present: from.flag()?,
             }),
             13 => Self::Failed { index: from.u64()?, refusal: from.refusal()?, text: from.reason()? },
-            14 => Self::Total { entries: from.u64()? },
-            15 => Self::Done { confirmed: from.u64()?, failed: from.u64()? },
+            14 => Self::Total { entries: from.u64()?, failed_before: from.added(Reader::u64)?.unwrap_or(0) },
+            15 => {
+                let (confirmed, failed) = (from.u64()?, from.u64()?);
+                let digest = from.added(Reader::fixed)?;
+                let signed =
+                    |from: &mut Reader<'_>| Ok(Signature { key: from.fixed()?, bytes: from.fixed()? });
+                let signature = if digest.is_some() { from.option(signed)? } else { None };
+                Self::Done { confirmed, failed, digest, signature }
+            }
             16 => Self::Item(Item {
                 name: Untrusted::from(from.bytes(255)?),
                 kind: from.kind()?,

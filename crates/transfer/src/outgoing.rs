@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use crate::account::Account;
 use crate::hash::{Hash, Tree};
-use crate::message::{Kind, Refusal, Time, TreeEntry};
+use crate::message::{Kind, MemoryId, Refusal, Signature, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
 use crate::reason::Reason;
@@ -64,6 +65,7 @@ impl Pipe {
             token,
             hash: None,
             sparse: false,
+            by_blocks: false,
             target: Vec::new(),
         };
         Self {
@@ -109,6 +111,12 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) problems: Vec<(RelPath, Refusal, Reason)>,
     pub(crate) exhausted: bool,
     pub(crate) summary: Summary,
+    /// What failed in earlier sessions, without [`problems`](Self::problems).
+    pub(crate) failed_before: u64,
+    /// Names what the receiver remembers of transfers.
+    pub(crate) memory: MemoryId,
+    /// The last session's account, with the receiver's signature.
+    pub(crate) closed: Option<(Account, Signature)>,
 }
 
 /// One thing to do, from the walk or again.
@@ -128,6 +136,9 @@ impl<'a> Outgoing<'a> {
             problems: Vec::new(),
             exhausted: false,
             summary,
+            failed_before: 0,
+            memory: MemoryId::default(),
+            closed: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use linger_untrusted::Untrusted;
 
+use crate::driver::PhaseWork;
 use crate::error::Error;
 use crate::message::{Durability, Kind, Refusal, Time};
 use crate::path::RelPath;
@@ -44,6 +45,8 @@ pub enum Progress {
         /// Entries without receipt.
         entries: u64,
     },
+    /// The other side works on something: it verifies, or waits for its disk.
+    PeerWorks(PhaseWork),
     /// What is on disk is compared with a hash or made durable.
     Verifying {
         /// The entry's path.
@@ -92,6 +95,8 @@ pub struct Confirmation {
     pub size: u64,
     /// BLAKE3 of the content; missing for directories, links and unverified transfers.
     pub hash: Option<[u8; 32]>,
+    /// The file is mostly holes and was hashed by blocks, so that the hash is not what other programs print.
+    pub by_blocks: bool,
     /// How durable the file was when the receiver confirmed it.
     pub durability: Durability,
     /// The receiver's clock.
@@ -124,6 +129,26 @@ pub struct Summary {
     pub wire: u64,
     /// Whether the end of the session was in order, so that the other side knows the same.
     pub peer_knows: bool,
+    /// The id of a put, by which its receiver can be asked later.
+    pub transfer: Option<[u8; 16]>,
+    /// The receiver's signature of what it confirmed in the last session.
+    pub signed: Option<SignedAccount>,
+}
+
+/// A receiver's signature of the account of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SignedAccount {
+    /// The transfer.
+    pub transfer: [u8; 16],
+    /// Entries that were not delivered.
+    pub failed: u64,
+    /// The sum of their hashes; see docs/transfer-protocol.md.
+    pub failed_sum: [u8; 32],
+    /// The receiver's key.
+    pub key: [u8; 32],
+    /// Ed25519, of the account and the transfer's id.
+    pub signature: [u8; 64],
 }
 
 /// The verdict on one transfer.

@@ -9,13 +9,16 @@ use linger_untrusted::Untrusted;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::account::{Account, ConfirmedEntry, HashSum, to_sign};
+use crate::alive::Gauge;
 use crate::error::Error;
 use crate::hash::{hex, unhex};
+use crate::identity::{PublicKey, is_signed};
 use crate::message::{Durability, Kind};
 use crate::path::RelPath;
-use crate::progress::Confirmation;
+use crate::progress::{Confirmation, SignedAccount};
 use crate::root::{Links, Root};
-use crate::store::hash_file;
+use crate::store::hash_as;
 
 /// One line of a receipt file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub struct ReceiptLine {
     /// BLAKE3, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Whether `blake3` is that of a file of blocks, which other programs do not print: it is mostly holes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_blocks: bool,
     /// Where a link leads, in hexadecimal where it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -64,12 +70,37 @@ impl ReceiptLine {
             kind: confirmation.kind,
             length: confirmation.size,
             blake3: confirmation.hash.map(|hash| hex(&hash)),
+            by_blocks: confirmation.by_blocks,
             name: confirmation.name.terminal().to_string(),
             durability: confirmation.durability,
             time: confirmation.time.seconds as f64 + f64::from(confirmation.time.nanos) / 1e9,
             present: confirmation.present,
             receiver: receiver.to_owned(),
         }
+    }
+
+    /// What the line adds to the account of its session; `None` if it is no line of a receipt.
+    fn account(&self) -> Option<Account> {
+        let path = self.path()?;
+        let target = match &self.target {
+            Some(target) => from_text(target, self.target_is_hex)?,
+            None => Vec::new(),
+        };
+        let hash = match &self.blake3 {
+            Some(hash) => Some(unhex(hash)?),
+            None => None,
+        };
+        let mut account = Account::default();
+        account.confirm(&ConfirmedEntry {
+            path: path.as_bytes(),
+            kind: self.kind,
+            target: &target,
+            size: self.length,
+            hash: hash.as_ref(),
+            durability: self.durability,
+            present: self.present,
+        });
+        Some(account)
     }
 
     fn path(&self) -> Option<RelPath> {
@@ -98,6 +129,44 @@ struct LastLine {
     receipts: u64,
     /// BLAKE3 of those lines, in hexadecimal.
     blake3: String,
+    /// The receiver's signature of the lines of the last session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed: Option<Signed>,
+}
+
+/// A receiver's signature, each field in hexadecimal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Signed {
+    /// Lines before the first that is signed: those of sessions that were cut.
+    after: u64,
+    transfer: String,
+    failed: u64,
+    failed_sum: String,
+    key: String,
+    signature: String,
+}
+
+impl Signed {
+    fn new(after: u64, account: &SignedAccount) -> Self {
+        Self {
+            after,
+            transfer: hex(&account.transfer),
+            failed: account.failed,
+            failed_sum: hex(&account.failed_sum),
+            key: hex(&account.key),
+            signature: hex(&account.signature),
+        }
+    }
+
+    /// The key that has signed `account`, which the lines amount to.
+    fn signer(&self, account: &Account) -> Option<PublicKey> {
+        let failed_sum = HashSum::of(unhex(&self.failed_sum)?);
+        let account = Account { failed: self.failed, failed_sum, ..*account };
+        let message = to_sign(&unhex(&self.transfer)?, &account.digest());
+        let key = unhex(&self.key)?;
+        is_signed(&key, &message, &unhex::<64>(&self.signature)?).then_some(key)
+    }
 }
 
 /// A receipt file that is being written.
@@ -106,13 +175,20 @@ pub struct Receipts<W: Write> {
     to: W,
     receiver: String,
     count: u64,
+    /// Lines of earlier sessions.
+    earlier: u64,
     hasher: blake3::Hasher,
 }
 
 impl<W: Write> Receipts<W> {
     /// Receipts from `receiver` go to `to`.
     pub fn new(to: W, receiver: impl Into<String>) -> Self {
-        Self { to, receiver: receiver.into(), count: 0, hasher: blake3::Hasher::new() }
+        Self { to, receiver: receiver.into(), count: 0, earlier: 0, hasher: blake3::Hasher::new() }
+    }
+
+    /// Notes that another session begins: its end is signed for itself.
+    pub fn begin_session(&mut self) {
+        self.earlier = self.count;
     }
 
     /// Writes a receipt.
@@ -127,12 +203,15 @@ impl<W: Write> Receipts<W> {
         self.to.write_all(&line)
     }
 
-    /// Ends the file with a line that counts the others, and gives the writer back.
+    /// Ends the file with a line that counts the others and has the receiver's signature, if there is one. Gives the writer
+    /// back.
     ///
     /// # Errors
     /// Returns the errors of writing.
-    pub fn finish(mut self) -> io::Result<W> {
-        let last = LastLine { receipts: self.count, blake3: hex(self.hasher.finalize().as_bytes()) };
+    pub fn finish(mut self, signed: Option<&SignedAccount>) -> io::Result<W> {
+        let signed = signed.map(|account| Signed::new(self.earlier, account));
+        let blake3 = hex(self.hasher.finalize().as_bytes());
+        let last = LastLine { receipts: self.count, blake3, signed };
         serde_json::to_writer(&mut self.to, &last)?;
         self.to.write_all(b"\n")?;
         self.to.flush()?;
@@ -162,6 +241,10 @@ pub struct Verified {
     pub different: u64,
     /// Files whose receipt has no hash: their length is the same, and nobody knows of their content.
     pub length_only: u64,
+    /// Receipts that their receiver has signed together; the others are as whoever kept the file has them.
+    pub signed: u64,
+    /// The key with which they are signed.
+    pub signer: Option<PublicKey>,
 }
 
 /// Longer than a line with the longest paths, each byte escaped.
@@ -183,6 +266,8 @@ pub fn verify_receipt(
     let mut verified = Verified::default();
     let mut hasher = blake3::Hasher::new();
     let mut last: Option<LastLine> = None;
+    // What the lines from each on amount to is known once the last line says which are signed.
+    let mut sums = Vec::new();
     let mut file = BufReader::new(file);
     let mut text = String::new();
     loop {
@@ -205,6 +290,7 @@ pub fn verify_receipt(
         }
         hasher.update(text.as_bytes());
         let line: ReceiptLine = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
+        sums.push(line.account());
         let checked = check(&line, path)?;
         verified.receipts += 1;
         verified.different += u64::from(matches!(checked, Checked::Differs(_)));
@@ -223,7 +309,24 @@ pub fn verify_receipt(
         Some(last) if last.blake3 != hex(hasher.finalize().as_bytes()) => {
             Err("its lines are not those that its last line was made for".to_owned())
         }
-        Some(_) => Ok(verified),
+        Some(LastLine { signed: None, .. }) => Ok(verified),
+        Some(LastLine { signed: Some(signed), .. }) => {
+            let first = usize::try_from(signed.after).unwrap_or(usize::MAX).min(sums.len());
+            let account = sums[first..].iter().try_fold(Account::default(), |mut all, line| {
+                let line = (*line)?;
+                all.confirmed += 1;
+                all.confirmed_sum.add(&line.confirmed_sum.bytes());
+                Some(all)
+            });
+            match account.and_then(|account| signed.signer(&account)) {
+                Some(key) => {
+                    verified.signed = (sums.len() - first) as u64;
+                    verified.signer = Some(key);
+                    Ok(verified)
+                }
+                None => Err("its signature is not one of these lines".to_owned()),
+            }
+        }
     };
     whole.map_err(|why| Error::Usage(format!("{shown} is not the whole receipt: {why}").into()))
 }
@@ -277,7 +380,7 @@ fn check(line: &ReceiptLine, top: &Path) -> Result<Checked, Error> {
         Ok(file) => file,
         Err(error) => return differs(format!("cannot be opened: {error}")),
     };
-    let (hash, length) = match hash_file(file.as_fd()) {
+    let (hash, length) = match hash_as(file.as_fd(), line.by_blocks, &Gauge::default()) {
         Ok(found) => found,
         Err(error) => return differs(format!("cannot be read: {error}")),
     };

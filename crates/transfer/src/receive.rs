@@ -8,16 +8,19 @@ mod entry;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::alive::keep_alive;
+use crate::account::{Account, to_sign};
+use crate::alive::away;
 use crate::claim::Claimant;
 use crate::delivery::Deliveries;
-use crate::driver::{Session, SessionEvent};
+use crate::driver::{Phase, PhaseWork, Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{Hash, Pieces, Tree};
-use crate::message::{Durability, Message, Options, Receipt, Refusal, TransferId};
+use crate::identity::Identity;
+use crate::message::{Durability, MemoryId, Message, Options, Receipt, Refusal, Signature, TransferId};
 use crate::path::RelPath;
 use crate::progress::{Progress, Summary};
 use crate::reason::Reason;
@@ -35,12 +38,15 @@ pub(crate) const MAX_ANNOUNCED: usize = 64;
 /// Directories that are open at once, at most: a walk goes depth first.
 const MAX_DIRECTORIES: usize = crate::path::MAX_DEPTH + 1;
 
+/// The key that signs the account of a transfer.
+type Signer<'a> = (&'a Identity, TransferId);
+
 /// Where what arrives goes.
 pub(crate) enum Target<'a> {
     /// Below a directory, the top of the transfer under this path.
     Tree { root: &'a Root, base: RelPath },
     /// To a command of the receiver's, as a whole and once for each transfer.
-    Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
+    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
     /// To an fd, block by block. Each block is verified before it is written; the hashes so far are kept here for
     /// later sessions.
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
@@ -49,7 +55,7 @@ pub(crate) enum Target<'a> {
 /// A [`Target`] while the transfer is being received.
 enum OpenTarget<'a> {
     Tree { base: RelPath, store: Box<Store<'a>> },
-    Sink { spool: &'a mut Spool, deliveries: &'a Deliveries, id: TransferId },
+    Sink { spool: Box<Spool>, deliveries: Arc<Deliveries>, id: TransferId },
     Stream { out: &'a OwnedFd, so_far: &'a mut Tree },
 }
 
@@ -74,6 +80,11 @@ pub(crate) struct Receiver<'a> {
     pub(crate) own_name: Vec<u8>,
     /// Entries that were announced in this session.
     announced: u64,
+    account: Account,
+    /// Who signs the account.
+    pub(crate) signs: Option<Signer<'a>>,
+    /// Names what this receiver remembers; zeros if that is nothing.
+    pub(crate) memory: MemoryId,
     /// Every answer that is due has been given before data arrives.
     ask: bool,
     arriving: Arriving,
@@ -144,6 +155,9 @@ impl<'a> Receiver<'a> {
             offered_directory: None,
             own_name: Vec::new(),
             announced: 0,
+            account: Account::default(),
+            signs: None,
+            memory: MemoryId::default(),
             ask: false,
             arriving: Arriving::default(),
             paths: BTreeMap::new(),
@@ -174,13 +188,13 @@ impl<'a> Receiver<'a> {
             OpenTarget::Sink { deliveries, id, .. } => {
                 // An earlier session's, which outlives its connection.
                 while deliveries.is_running(*id) {
-                    self.session.rest(Duration::from_millis(100))?;
-                    self.session.ping()?;
+                    self.session.works(PhaseWork::new(Phase::Command, 0, 0))?;
+                    self.session.linger_for(Duration::from_millis(500))?;
                 }
                 deliveries.outcome(*id).is_some()
             }
         };
-        self.say(&Message::Accept { ask: self.ask })?;
+        self.say(&Message::Accept { ask: self.ask, memory: self.memory })?;
         loop {
             let event = match self.session.try_receive()? {
                 Some(event) => event,
@@ -197,6 +211,7 @@ impl<'a> Receiver<'a> {
                         return self.finish();
                     }
                 }
+                SessionEvent::Works(work) => (self.observe)(Progress::PeerWorks(work)),
                 SessionEvent::Cancelled { reason, .. } => {
                     return Err(Error::Ended(Reason::from_wire(reason)));
                 }
@@ -210,8 +225,13 @@ impl<'a> Receiver<'a> {
     fn finish(&mut self) -> Result<(), Error> {
         debug_assert!(self.files.is_empty(), "the total comes after every end");
         self.commit()?;
-        let (confirmed, failed) = (self.summary.confirmed, self.summary.failed);
-        self.say(&Message::Done { confirmed, failed })?;
+        let Account { confirmed, failed, .. } = self.account;
+        let digest = self.account.digest();
+        let signature = self.signs.and_then(|(identity, id)| {
+            let bytes = identity.sign(&to_sign(&id, &digest))?;
+            Some(Signature { key: identity.public(), bytes })
+        });
+        self.say(&Message::Done { confirmed, failed, digest: Some(digest), signature })?;
         self.session.finish(self.stream)?;
         self.session.flush()?;
         Ok(())
@@ -241,10 +261,11 @@ impl<'a> Receiver<'a> {
             Message::Abort { index, refusal, text } => self.abort(index, refusal, text)?,
             Message::Leave { index, mode, mtime } => self.leave(index, mode, mtime)?,
             Message::Unsent { path, refusal, text } => {
+                self.account.unsent(path.as_bytes());
                 self.note_failure(refusal, &text);
                 (self.observe)(Progress::NotDelivered { path, refusal, text });
             }
-            Message::Total { entries } if self.files.is_empty() => {
+            Message::Total { entries, failed_before } if self.files.is_empty() => {
                 // In a session that goes on with another's, some of them were announced before.
                 let counts = if self.from_the_start {
                     let has_something = entries > 0 || self.summary.failed > 0 || self.summary.skipped > 0;
@@ -254,6 +275,12 @@ impl<'a> Receiver<'a> {
                 };
                 if !counts || !self.directories.is_empty() {
                     return Err(Violation::Unexpected("a total of something else").into());
+                }
+                if failed_before > 0 {
+                    // The transfer has failed, though this session may have brought the rest of it.
+                    self.summary.failed = self.summary.failed.saturating_add(failed_before);
+                    let told = || Reason::from("something failed in an earlier session of this transfer");
+                    self.summary.first_failure.get_or_insert_with(told);
                 }
                 return Ok(true);
             }
@@ -312,10 +339,14 @@ impl<'a> Receiver<'a> {
                     durability: Durability::Handed,
                     ..receipt(index, size, hash, self.options, &RelPath::root())
                 };
-                match spool.write(tail) {
-                    Ok(()) => {
-                        let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
-                        keep_alive(self.session, u64::MAX, || deliveries.run(*id, command))?
+                match spool.write(tail).and_then(|()| spool.hand_over()) {
+                    Ok(mut spool) => {
+                        let (deliveries, id) = (deliveries.clone(), *id);
+                        // It goes on without the session if that is cancelled: what it came to is remembered.
+                        away(self.session, Phase::Command, 0, move |_| {
+                            let command = || spool.deliver().map(|()| Receipt { time: now(), ..receipt });
+                            deliveries.run(id, command)
+                        })?
                     }
                     Err(fault) => Err(fault),
                 }
@@ -338,8 +369,11 @@ impl<'a> Receiver<'a> {
         if !store.waits() {
             return Ok(());
         }
-        let bytes = store.unsynced_bytes();
-        let synced = keep_alive(self.session, bytes, store.syncer())?;
+        let synced = match store.syncer() {
+            Ok(Some(sync)) => away(self.session, Phase::Disk, 0, move |_| sync())?,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
         for result in store.commit(synced) {
             match result {
                 Ok(receipt) => self.confirm(receipt)?,
@@ -360,10 +394,14 @@ impl<'a> Receiver<'a> {
                         _ => Err(Violation::Unexpected("the same of nothing").into()),
                     };
                 }
-                if let OpenTarget::Tree { store, .. } = &mut self.place
-                    && let Err(fault) = keep_alive(self.session, size, store.settler(&landing))?
-                {
-                    return self.failed_entry(index, fault);
+                if let OpenTarget::Tree { store, .. } = &mut self.place {
+                    let settled = match store.settler(&landing) {
+                        Ok(settle) => away(self.session, Phase::Disk, 0, move |_| settle())?,
+                        Err(fault) => Err(fault),
+                    };
+                    if let Err(fault) = settled {
+                        return self.failed_entry(index, fault);
+                    }
                 }
                 let mut receipt = receipt(index, size, hash, self.options, landing.dest());
                 receipt.present = true;
@@ -382,6 +420,7 @@ impl<'a> Receiver<'a> {
             Waits::Dropped => return Ok(()),
         }
         let Announced { path, .. } = self.paths.remove(&index).unwrap_or_default();
+        self.account.fail(index);
         self.note_failure(refusal, &text);
         (self.observe)(Progress::NotDelivered { path, refusal, text });
         Ok(())

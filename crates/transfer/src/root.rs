@@ -77,6 +77,11 @@ impl Root {
         }
     }
 
+    /// The same directory, for another thread.
+    pub(crate) fn again(&self) -> Result<Self, Errno> {
+        Ok(Self { fd: rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?, path: self.path.clone() })
+    }
+
     /// Opens a directory for use with `*at` calls and for reading.
     pub(crate) fn directory(&self, path: &RelPath, links: Links) -> Result<OwnedFd, Errno> {
         if hides_work(path) {

@@ -9,10 +9,11 @@ mod pipe;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use crate::alive::keep_alive;
-use crate::driver::{Session, SessionEvent};
+use crate::account::Account;
+use crate::alive::{Gauge, away};
+use crate::driver::{Phase, Session, SessionEvent};
 use crate::error::Error;
-use crate::hash::{BLOCK, Hash, Tree};
+use crate::hash::{BLOCK, Hash, Hashing, Tree};
 use crate::limit::Limiter;
 use crate::message::{Durability, EntryAnswer, Kind, Message, Options, Receipt, Refusal, TreeEntry};
 use crate::outgoing::{Act, Outgoing, SentEntry, Source};
@@ -20,7 +21,7 @@ use crate::path::RelPath;
 use crate::progress::{Confirmation, Progress};
 use crate::reason::{Reason, Remedy};
 use crate::receive::{Announced, MAX_ANNOUNCED};
-use crate::store::hash_file;
+use crate::store::hash_as;
 use crate::wire::Violation;
 
 /// Entries without receipt, at most. Each costs some hundred bytes here.
@@ -44,8 +45,9 @@ pub(crate) struct Sender<'s, 'a> {
     since_look: u64,
     /// The least that a receipt has to say, if something was asked for.
     pub(crate) least: Option<Durability>,
-    /// Receipts of this session.
-    receipts: u64,
+    account: Account,
+    /// A receipt was not for what was sent.
+    disputed: Option<Reason>,
 }
 
 impl<'s, 'a> Sender<'s, 'a> {
@@ -71,7 +73,8 @@ impl<'s, 'a> Sender<'s, 'a> {
             piece: Vec::new(),
             since_look: 0,
             least: None,
-            receipts: 0,
+            account: Account::default(),
+            disputed: None,
         }
     }
 
@@ -98,6 +101,8 @@ impl<'s, 'a> Sender<'s, 'a> {
     }
 
     fn send(&mut self) -> Result<(), Error> {
+        // What cannot be sent is said again, and counted again.
+        self.outgoing.failed_before = self.outgoing.summary.failed - self.outgoing.problems.len() as u64;
         self.await_accept()?;
         for at in 0..self.outgoing.problems.len() {
             self.say_problem(at)?;
@@ -134,7 +139,8 @@ impl<'s, 'a> Sender<'s, 'a> {
             self.transfer_next()?;
         }
         let entries = self.outgoing.announced;
-        self.say(&Message::Total { entries })?;
+        let failed_before = self.outgoing.failed_before;
+        self.say(&Message::Total { entries, failed_before })?;
         self.session.finish(self.stream)?;
         self.session.flush()?;
         if !self.outgoing.waiting.is_empty() {
@@ -143,10 +149,11 @@ impl<'s, 'a> Sender<'s, 'a> {
         while !self.done {
             self.await_event()?;
         }
-        if self.outgoing.waiting.is_empty() {
-            Ok(())
-        } else {
-            Err(Violation::Unexpected("its end before all receipts").into())
+        match self.disputed.take() {
+            // The receiver counts it as confirmed, and has to hear that it is not.
+            Some(why) => Err(Error::Refused(Refusal::Other, why)),
+            None if self.outgoing.waiting.is_empty() => Ok(()),
+            None => Err(Violation::Unexpected("its end before all receipts").into()),
         }
     }
 
@@ -154,7 +161,8 @@ impl<'s, 'a> Sender<'s, 'a> {
         loop {
             match self.session.receive()? {
                 SessionEvent::Message { bytes, .. } => match Message::decode(&bytes)? {
-                    Message::Accept { ask } => {
+                    Message::Accept { ask, memory } => {
+                        self.outgoing.memory = memory;
                         self.ask = ask;
                         return Ok(());
                     }
@@ -172,12 +180,25 @@ impl<'s, 'a> Sender<'s, 'a> {
 
     fn say_problem(&mut self, at: usize) -> Result<(), Error> {
         let Some((path, refusal, text)) = self.outgoing.problems.get(at).cloned() else { return Ok(()) };
+        self.account.unsent(path.as_bytes());
         self.say(&Message::Unsent { path, refusal, text })
     }
 
     fn not_delivered(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
         self.outgoing.summary.not_delivered(refusal, &text);
         (self.observe)(Progress::NotDelivered { path, refusal, text });
+    }
+
+    /// Whether the receiver's account of the session is this side's.
+    fn agrees(&self, confirmed: u64, failed: u64, digest: Option<Hash>) -> bool {
+        (confirmed, failed) == (self.account.confirmed, self.account.failed)
+            && digest.is_none_or(|digest| digest == self.account.digest())
+    }
+
+    /// Notes a receipt that cannot be believed.
+    fn dispute(&mut self, path: RelPath, refusal: Refusal, text: Reason) {
+        self.disputed.get_or_insert_with(|| text.clone());
+        self.not_delivered(path, refusal, text);
     }
 
     fn announce(&mut self, entry: TreeEntry, file: Option<OwnedFd>) -> Result<(), Error> {
@@ -222,7 +243,10 @@ impl<'s, 'a> Sender<'s, 'a> {
             return Err(Violation::Unexpected("an answer to another question").into());
         }
         match answer {
-            EntryAnswer::Refused(refusal, text) => self.not_delivered(entry.path, refusal, text),
+            EntryAnswer::Refused(refusal, text) => {
+                self.account.fail(index);
+                self.not_delivered(entry.path, refusal, text);
+            }
             answer => {
                 let same = matches!(answer, EntryAnswer::Complete(_));
                 let bytes = if same { 0 } else { entry.size.unwrap_or(0) };
@@ -249,6 +273,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             EntryAnswer::Complete(hash) => self.compare(entry, file, hash),
             EntryAnswer::Refused(refusal, text) => {
                 self.outgoing.waiting.remove(&index);
+                self.account.fail(index);
                 self.not_delivered(entry.path, refusal, text);
                 Ok(())
             }
@@ -265,9 +290,10 @@ impl<'s, 'a> Sender<'s, 'a> {
         } else {
             let Some(file) = self.reopen(&entry, file)? else { return Ok(()) };
             (self.observe)(Progress::Verifying { path: entry.path.clone() });
-            let fd = file.as_fd();
-            let hashed = keep_alive(self.session, entry.size.unwrap_or(0), || hash_file(fd))?;
-            (hashed.ok().map(|(hash, _)| hash), Some(file))
+            let by_blocks = entry.by_blocks;
+            let hash = move |gauge: &Gauge| (hash_as(file.as_fd(), by_blocks, gauge).ok(), file);
+            let (hashed, file) = away(self.session, Phase::Verify, entry.size.unwrap_or(0), hash)?;
+            (hashed.map(|(hash, _)| hash), Some(file))
         };
         if ours != Some(theirs) {
             return self.transfer(entry, file, Tree::new());
@@ -303,6 +329,7 @@ impl<'s, 'a> Sender<'s, 'a> {
     fn abort(&mut self, entry: &TreeEntry, text: Reason) -> Result<(), Error> {
         let index = entry.index;
         if self.outgoing.waiting.remove(&index).is_some() {
+            self.account.fail(index);
             self.not_delivered(entry.path.clone(), Refusal::Source, text.clone());
         }
         self.say(&Message::Abort { index, refusal: Refusal::Source, text })
@@ -326,6 +353,7 @@ impl<'s, 'a> Sender<'s, 'a> {
             return self.abort(&entry, Reason::from(text).with(Remedy::SendAgain));
         }
         let ended = if self.options.verify {
+            let tree = tree.hashed(Hashing::of(true, entry.by_blocks));
             self.verified(&entry, file.as_fd(), tree)?
         } else {
             self.unverified(&entry, file.as_fd(), tree.bytes())?
@@ -368,6 +396,10 @@ impl<'s, 'a> Sender<'s, 'a> {
         match event {
             SessionEvent::Message { bytes, .. } => self.message(Message::decode(&bytes)?),
             SessionEvent::Finished { .. } => Ok(()),
+            SessionEvent::Works(work) => {
+                (self.observe)(Progress::PeerWorks(work));
+                Ok(())
+            }
             SessionEvent::Cancelled { reason, .. } => Err(Error::Ended(Reason::from_wire(reason))),
             SessionEvent::Bye { code, reason } => Err(Error::goodbye(code, reason)),
             _ => Err(Violation::Unexpected("a frame").into()),
@@ -395,13 +427,17 @@ impl<'s, 'a> Sender<'s, 'a> {
             Message::Receipt(receipt) => self.receipt(receipt)?,
             Message::Failed { index, refusal, text } => {
                 if let Some(sent) = self.outgoing.waiting.remove(&index) {
+                    self.account.fail(index);
                     self.not_delivered(sent.entry.path, refusal, text);
                 }
             }
-            Message::Done { confirmed, .. } if confirmed != self.receipts => {
-                return Err(Violation::Unexpected("another count than that of its receipts").into());
+            Message::Done { confirmed, failed, digest, .. } if !self.agrees(confirmed, failed, digest) => {
+                return Err(Violation::Unexpected("another account of the session").into());
             }
-            Message::Done { .. } => self.done = true,
+            Message::Done { signature, .. } => {
+                self.outgoing.closed = signature.map(|signature| (self.account, signature));
+                self.done = true;
+            }
             Message::Error { refusal, text } => return Err(Error::Refused(refusal, text)),
             _ => return Err(Violation::Unexpected("a message").into()),
         }
@@ -413,24 +449,24 @@ impl<'s, 'a> Sender<'s, 'a> {
         if !known {
             return Err(Violation::Unexpected("a receipt for what was not sent").into());
         }
-        self.receipts += 1;
         let Some(sent) = self.outgoing.waiting.remove(&receipt.index) else { return Ok(()) };
+        let announced = Announced::from(&sent.entry);
+        self.account.confirm(&announced.confirmed(&receipt));
         if let Some(least) = self.least
             && receipt.durability < least
         {
             let text =
                 format!("{} was received, but less was done for it than was asked for", sent.entry.path);
-            self.not_delivered(sent.entry.path, Refusal::Other, text.into());
+            self.dispute(sent.entry.path, Refusal::Other, text.into());
             return Ok(());
         }
         if sent.content.is_some_and(|content| content != (receipt.size, receipt.hash)) {
             let text = format!("the receipt of {} is for other content than was sent", sent.entry.path);
-            self.not_delivered(sent.entry.path, Refusal::Corrupt, text.into());
+            self.dispute(sent.entry.path, Refusal::Corrupt, text.into());
             return Ok(());
         }
         self.outgoing.summary.confirmed += 1;
         self.outgoing.summary.bytes += receipt.size;
-        let announced = Announced::from(&sent.entry);
         (self.observe)(Progress::Confirmed(Confirmation::new(announced, receipt)));
         Ok(())
     }

@@ -3,15 +3,17 @@
 mod caller;
 mod lobby;
 mod requests;
+mod slots;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -19,8 +21,9 @@ use crate::bundle::{Gathering, Greeted};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
 use crate::delivery::Deliveries;
-use crate::driver::{Deadlines, Session};
+use crate::driver::{Deadlines, Phase, PhaseWork, Session};
 use crate::error::Error;
+use crate::hash::hex;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
@@ -32,7 +35,8 @@ use crate::sink::{Displays, PortsConfig};
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::wire::MAX_REASON;
-use lobby::Lobby;
+use lobby::{Lobby, network};
+use slots::{Slots, TakenSlot};
 
 /// How to share.
 #[derive(Clone, Debug)]
@@ -55,10 +59,16 @@ pub struct ShareOptions {
     pub insecure_loopback: bool,
     /// Accept unencrypted connections from anywhere, not only from this machine.
     pub insecure: bool,
-    /// The largest number of requests that are served at the same time. Further clients wait in the accept queue. A request
-    /// costs up to 20 MiB. Connections that have not sent a request yet do not count; there may be 256 of them, and one
-    /// more makes the oldest end.
+    /// The largest number of requests that are served at the same time; a request costs up to 20 MiB. Further clients wait
+    /// until one ends, or has done nothing for [`idle`](Self::idle) and is ended. With keys, a quarter is for clients whose key is known,
+    /// and clients of one address without a key get at most half of the others. Connections that have not sent a request
+    /// yet do not count; there may be 256 of them, 64 of one address, and one more makes another end.
     pub connections: usize,
+    /// A directory in which to remember what was handed to sinks, so that no command runs twice though the server is
+    /// started anew. Without it, that is remembered as long as the process lives.
+    pub memory: Option<PathBuf>,
+    /// How long a session may do nothing while somebody waits for its place.
+    pub idle: Duration,
     /// How long a session may be silent.
     pub deadlines: Deadlines,
     /// Bounds of every close.
@@ -91,6 +101,8 @@ impl ShareOptions {
             insecure_loopback: false,
             insecure: false,
             connections: 64,
+            memory: None,
+            idle: slots::IDLE,
             deadlines: Deadlines::default(),
             policy: linger::Policy::default(),
             ending: ShareEnding::Lingering,
@@ -153,7 +165,7 @@ pub struct Server {
     options: ShareOptions,
     root: Root,
     claims: Arc<Claims>,
-    deliveries: Deliveries,
+    deliveries: Arc<Deliveries>,
     gathering: Gathering,
     accepted: AtomicU64,
     cancel: Cancel,
@@ -161,7 +173,7 @@ pub struct Server {
     codes: Codes,
     lobby: Lobby,
     /// Sessions with a request.
-    running: AtomicUsize,
+    slots: Slots,
     /// Requests that have begun, and those that have ended.
     begun: AtomicUsize,
     ended: AtomicUsize,
@@ -179,18 +191,23 @@ impl Server {
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
         let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
+        let deliveries = match &options.memory {
+            Some(directory) => Deliveries::open(&directory.join(journal_name(&options.directory)?))?,
+            None => Deliveries::default(),
+        };
+        let slots = Slots::new(options.connections, options.keys.is_some(), options.idle);
         Ok(Self {
             options,
             root,
             claims: Arc::default(),
-            deliveries: Deliveries::default(),
+            deliveries: Arc::new(deliveries),
             gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,
             last,
             codes,
             lobby: Lobby::default(),
-            running: AtomicUsize::new(0),
+            slots,
             begun: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
@@ -233,10 +250,6 @@ impl Server {
         self.most.store(most.unwrap_or(usize::MAX), Ordering::Release);
         std::thread::scope(|scope| {
             while most.is_none_or(|most| self.ended.load(Ordering::Acquire) < most) {
-                if self.running.load(Ordering::Acquire) >= self.options.connections {
-                    std::thread::sleep(Duration::from_millis(5));
-                    continue;
-                }
                 if self.last.is_cancelled() {
                     break;
                 }
@@ -320,14 +333,12 @@ impl Server {
             }
         };
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.lobby.enter(number, cancel.clone());
+        self.lobby.enter(number, peer.ip(), cancel.clone());
         if let Err(error) = self.session(stream, (number, cancel), &mut served, observe) {
             served.error = Some(error);
         }
         self.lobby.leave(number);
-        if served.has_asked() {
-            self.running.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.slots.leave(number);
         served
     }
 
@@ -371,7 +382,8 @@ impl Server {
     }
 
     /// Waits until there is room for one more request, and then lets the session's first request be answered.
-    fn admit(&self, session: &mut Session, number: u64) -> Result<(), Error> {
+    fn admit(&self, session: &mut Session, claimant: &Claimant, peer: SocketAddr) -> Result<(), Error> {
+        let number = claimant.session;
         self.lobby.leave(number);
         if self.begun.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Acquire) {
             return Err(Error::Refused(
@@ -379,10 +391,28 @@ impl Server {
                 "it serves one request, and another came first".into(),
             ));
         }
-        let room = |running| (running < self.options.connections).then_some(running + 1);
-        while self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
-            session.rest(Duration::from_millis(100))?;
-            session.ping()?;
+        let address = network(peer.ip());
+        let asks = TakenSlot {
+            number,
+            // Who is encrypted has a key that is known by now.
+            stranger: (!session.is_encrypted()).then_some(address),
+            cancel: claimant.cancel.clone(),
+            activity: session.activity(),
+        };
+        if self.slots.take(&asks, Instant::now()) {
+            return Ok(());
+        }
+        if !self.slots.queue(number, address) {
+            return Err(Error::Refused(Refusal::Busy, "too many wait here already".into()));
+        }
+        for waits in 0u64.. {
+            if waits.is_multiple_of(10) {
+                session.works(PhaseWork::new(Phase::Queue, 0, 0))?;
+            }
+            session.linger_for(Duration::from_millis(100))?;
+            if self.slots.take(&asks, Instant::now()) {
+                break;
+            }
         }
         Ok(())
     }
@@ -447,6 +477,14 @@ impl Server {
         let _ = session.goodbye(1, &told.to_wire(MAX_REASON));
         session.close(&self.options.policy);
     }
+}
+
+/// The name of the file that remembers deliveries: one for each shared directory, because one server at a time uses it.
+fn journal_name(shared: &Path) -> Result<String, Error> {
+    let real = shared.canonicalize();
+    let real = real.map_err(|error| Error::io("find", shared.display().to_string(), error))?;
+    let name = hex(blake3::hash(real.as_os_str().as_bytes()).as_bytes());
+    Ok(format!("deliveries-{}", &name[..16]))
 }
 
 /// The first byte of a TLS connection: content type handshake (RFC 8446, section 5.1). This protocol's preface begins with

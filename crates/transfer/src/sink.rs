@@ -217,6 +217,13 @@ impl Spool {
         Ok(())
     }
 
+    /// The content once more, for a thread of its own.
+    pub(crate) fn hand_over(&self) -> Result<Self, Fault> {
+        let file = self.file.try_clone().map_err(|error| self.fault(&error))?;
+        let Self { name, port, displays, length, .. } = self;
+        Ok(Self { name: name.clone(), port: port.clone(), displays: *displays, file, length: *length })
+    }
+
     /// Runs the command with the content, all of which must have been verified.
     pub(crate) fn deliver(&mut self) -> Result<(), Fault> {
         let stdin =

@@ -8,10 +8,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use crate::hash::{BLOCK, Sum, Tree};
+use crate::alive::Gauge;
+use crate::hash::{BLOCK, Hashing, Sum, Tree};
 use crate::message::{Time, Token};
 use crate::root::{mtime, read_full, write_full};
 
@@ -28,6 +29,31 @@ pub(crate) struct PartLog {
     log: OwnedFd,
     key: [u8; 32],
     records: u64,
+    hashing: Hashing,
+}
+
+/// What one record stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LogStep {
+    /// One block.
+    Block(Sum),
+    /// So many blocks of a hole.
+    Hole(u64),
+}
+
+impl LogStep {
+    /// Whether it ends within `whole` blocks, after so many.
+    fn fits(self, after: u64, whole: u64) -> bool {
+        let blocks = if let Self::Hole(blocks) = self { blocks } else { 1 };
+        after.checked_add(blocks).is_some_and(|end| end <= whole)
+    }
+
+    pub(crate) fn add_to(self, tree: &mut Tree) {
+        match self {
+            Self::Block(sum) => tree.push(sum),
+            Self::Hole(blocks) => tree.push_zeros(blocks),
+        }
+    }
 }
 
 /// How far a log is believed.
@@ -68,7 +94,7 @@ impl PartLog {
     pub(crate) fn create(
         dir: BorrowedFd<'_>,
         token: Token,
-        verified: bool,
+        hashing: Hashing,
         part: &str,
         log: &str,
     ) -> Result<(Self, OwnedFd), Errno> {
@@ -76,11 +102,11 @@ impl PartLog {
         lock(&log)?;
         let empty = OPEN.union(OFlags::CREATE).union(OFlags::TRUNC);
         let part = rustix::fs::openat(dir, part, empty, PRIVATE)?;
-        let header = header(token, verified, &rustix::fs::fstat(&part)?);
+        let header = header(token, hashing, &rustix::fs::fstat(&part)?);
         rustix::fs::ftruncate(&log, 0)?;
         write_full(log.as_fd(), &header, 0)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        Ok((Self { log, key: key(&header), records: 0 }, part))
+        Ok((Self { log, key: key(&header), records: 0, hashing }, part))
     }
 
     /// Opens the partial file and the log that an earlier session left. Returns `None` if there are none that can be used.
@@ -90,9 +116,10 @@ impl PartLog {
     pub(crate) fn resume(
         dir: BorrowedFd<'_>,
         token: Token,
-        verified: bool,
+        hashing: Hashing,
         part: &str,
         log: &str,
+        gauge: &Gauge,
     ) -> Result<Option<Found>, Errno> {
         let log = match rustix::fs::openat(dir, log, OPEN, Mode::empty()) {
             Ok(log) => log,
@@ -104,13 +131,13 @@ impl PartLog {
         let stat = rustix::fs::fstat(&part)?;
         let mut stored = [0; RECORD];
         let Ok(RECORD) = read_full(log.as_fd(), &mut stored, 0) else { return Ok(None) };
-        let expected = header(token, verified, &stat);
+        let expected = header(token, hashing, &stat);
         // Everything but the boot has to match; the boot decides how far the log is believed.
         if stored[..BOOT] != expected[..BOOT] || stored[BOOT + 16..] != expected[BOOT + 16..] {
             return Ok(None);
         }
-        let mut state = Self { log, key: key(&stored), records: 0 };
-        let tree = state.replay(part.as_fd(), &stat, verified, stored == expected);
+        let mut state = Self { log, key: key(&stored), records: 0, hashing };
+        let tree = state.replay(part.as_fd(), &stat, stored == expected, gauge);
         let length = tree.bytes();
         if stat.st_size as u64 != length {
             rustix::fs::ftruncate(&part, length)?;
@@ -121,69 +148,98 @@ impl PartLog {
 
     /// Returns the blocks that can be used: those of the log or, if the log is not believed, those in the file that agree with
     /// it.
-    fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, verified: bool, same_boot: bool) -> Tree {
-        let (logged, last) = self.read_log(stat.st_size as u64 / BLOCK as u64);
+    fn replay(&mut self, part: BorrowedFd<'_>, stat: &Stat, same_boot: bool, gauge: &Gauge) -> Tree {
+        let (logged, records, last) = self.read_log(stat.st_size as u64 / BLOCK as u64);
+        let verified = self.hashing != Hashing::None;
         let untouched = stat.st_size as u64 == logged.bytes() && last.is_none_or(|time| time == mtime(stat));
         let tree = match Trust::of(verified, same_boot, untouched) {
-            Trust::Log => logged,
-            Trust::Content => self.compare(part, logged.blocks()),
-            Trust::Nothing => Tree::new(),
+            Trust::Log => (logged, records),
+            Trust::Content => self.compare(part, records, gauge),
+            Trust::Nothing => (Tree::new().hashed(self.hashing), 0),
         };
+        let (tree, records) = tree;
         debug_assert!(tree.bytes() <= stat.st_size as u64, "the log promises no more than the file holds");
-        self.records = tree.blocks();
+        self.records = records;
         tree
     }
 
-    /// Reads the records of at most `whole` blocks, up to the first record that is damaged. Returns their blocks, and the mtime
-    /// in the last record.
-    fn read_log(&self, whole: u64) -> (Tree, Option<Time>) {
-        let mut sums = Tree::new();
+    /// Reads the records of at most `whole` blocks, up to the first record that is damaged. Returns their blocks, the number
+    /// of records, and the mtime in the last one.
+    fn read_log(&self, whole: u64) -> (Tree, u64, Option<Time>) {
+        let mut sums = Tree::new().hashed(self.hashing);
         let mut last = None;
+        let mut records = 0;
         let mut buffer = vec![0; RECORD * 512];
         loop {
-            let offset = (sums.blocks() + 1) * RECORD as u64;
+            let offset = (records + 1) * RECORD as u64;
             let bytes = read_full(self.log.as_fd(), &mut buffer, offset).unwrap_or(0);
             for record in buffer[..bytes].chunks_exact(RECORD) {
-                match self.read_record(sums.blocks(), record) {
-                    Some((sum, time)) if sums.blocks() < whole => {
-                        sums.push(sum);
-                        last = Some(time);
-                    }
-                    _ => return (sums, last),
+                let Some((step, time)) = self.read_record(records, record) else {
+                    return (sums, records, last);
+                };
+                if !step.fits(sums.blocks(), whole) {
+                    return (sums, records, last);
                 }
+                step.add_to(&mut sums);
+                records += 1;
+                last = Some(time);
             }
             if bytes < buffer.len() {
-                return (sums, last);
+                return (sums, records, last);
             }
         }
     }
 
-    /// Reads the file block by block, up to the first block that differs from its record.
-    fn compare(&self, part: BorrowedFd<'_>, blocks: u64) -> Tree {
-        let mut tree = Tree::new();
+    /// Reads the file block by block, up to the first block that differs from its record. Returns the blocks and the number
+    /// of records that agree.
+    fn compare(&self, part: BorrowedFd<'_>, records: u64, gauge: &Gauge) -> (Tree, u64) {
+        let mut tree = Tree::new().hashed(self.hashing);
         let mut block = vec![0; BLOCK];
         let mut record = [0; RECORD];
-        for number in 0..blocks {
+        for number in 0..records {
             let logged = match read_full(self.log.as_fd(), &mut record, (number + 1) * RECORD as u64) {
                 Ok(RECORD) => self.read_record(number, &record),
                 _ => None,
             };
-            let whole = matches!(read_full(part, &mut block, number * BLOCK as u64), Ok(BLOCK));
-            let sum = Sum::of(number, &block);
-            if !whole || logged.is_none_or(|(logged, _)| logged != sum) {
-                break;
+            let agrees = match logged {
+                None => false,
+                Some((LogStep::Block(logged), _)) => {
+                    let whole = matches!(read_full(part, &mut block, tree.bytes()), Ok(BLOCK));
+                    whole && logged == Sum::of(tree.place(), &block)
+                }
+                // A hole has no data in it.
+                Some((LogStep::Hole(blocks), _)) => {
+                    let end = (tree.blocks() + blocks) * BLOCK as u64;
+                    match rustix::fs::seek(part, SeekFrom::Data(tree.bytes())) {
+                        Ok(data) => data >= end,
+                        Err(error) => error == Errno::NXIO,
+                    }
+                }
+            };
+            let Some((step, _)) = logged.filter(|_| agrees) else { return (tree, number) };
+            step.add_to(&mut tree);
+            // What nobody waits for is compared again by the next session.
+            if !gauge.advance(BLOCK as u64) {
+                return (tree, number + 1);
             }
-            tree.push(sum);
         }
-        tree
+        (tree, records)
     }
 
-    /// Appends the record of the next block, which is verified and written.
-    pub(crate) fn append(&mut self, part: BorrowedFd<'_>, sum: Sum) -> Result<(), Errno> {
+    /// Appends the record of the next step, which is verified and written.
+    pub(crate) fn append(&mut self, part: BorrowedFd<'_>, step: LogStep) -> Result<(), Errno> {
         let time = mtime(&rustix::fs::fstat(part)?);
         let mut record = [0; RECORD];
-        record[..32].copy_from_slice(&sum.value);
-        record[32..64].copy_from_slice(&sum.alone.unwrap_or_default());
+        match step {
+            LogStep::Block(sum) => {
+                record[..32].copy_from_slice(&sum.value);
+                record[32..64].copy_from_slice(&sum.alone.unwrap_or_default());
+            }
+            LogStep::Hole(blocks) => {
+                record[..8].copy_from_slice(&blocks.to_be_bytes());
+                record[HOLE] = 1;
+            }
+        }
         record[64..72].copy_from_slice(&time.seconds.to_be_bytes());
         record[72..76].copy_from_slice(&time.nanos.to_be_bytes());
         let check = self.check(self.records, &record);
@@ -195,15 +251,20 @@ impl PartLog {
         Ok(())
     }
 
-    fn read_record(&self, number: u64, record: &[u8]) -> Option<(Sum, Time)> {
+    fn read_record(&self, number: u64, record: &[u8]) -> Option<(LogStep, Time)> {
         if record.get(80..)? != self.check(number, record) {
             return None;
         }
-        let value = *record.first_chunk()?;
-        let alone = (number == 0).then(|| record[32..].first_chunk().copied()).flatten();
         let seconds = i64::from_be_bytes(*record[64..].first_chunk()?);
         let nanos = u32::from_be_bytes(*record[72..].first_chunk()?);
-        Some((Sum { value, alone }, Time { seconds, nanos }))
+        let time = Time { seconds, nanos };
+        if record[HOLE] == 1 {
+            return Some((LogStep::Hole(u64::from_be_bytes(*record.first_chunk()?)), time));
+        }
+        let value = *record.first_chunk()?;
+        let first = self.hashing.place(number) == 0;
+        let alone = first.then(|| record[32..].first_chunk().copied()).flatten();
+        Some((LogStep::Block(Sum { value, alone }), time))
     }
 
     /// A keyed hash over a record and its number. It detects torn records, and records of another place or of another log.
@@ -215,17 +276,23 @@ impl PartLog {
     }
 }
 
-/// Offset of the boot's name in the header (16 bytes), and of the flag `verified`.
+/// Offset of the boot's name in the header (16 bytes), and of how the file is hashed.
 const BOOT: usize = 48;
-const VERIFIED: usize = 40;
+const HASHING: usize = 40;
+/// Offset in a record of the flag that it stands for a hole.
+const HOLE: usize = 76;
 
-fn header(token: Token, verified: bool, part: &Stat) -> [u8; RECORD] {
+fn header(token: Token, hashing: Hashing, part: &Stat) -> [u8; RECORD] {
     let mut header = [0; RECORD];
     header[..8].copy_from_slice(&MAGIC);
     header[8..24].copy_from_slice(&token);
     header[24..32].copy_from_slice(&part.st_dev.to_be_bytes());
     header[32..40].copy_from_slice(&part.st_ino.to_be_bytes());
-    header[VERIFIED] = u8::from(verified);
+    header[HASHING] = match hashing {
+        Hashing::None => 0,
+        Hashing::Whole => 1,
+        Hashing::Blocks => 2,
+    };
     header[BOOT..BOOT + 16].copy_from_slice(&boot());
     header
 }

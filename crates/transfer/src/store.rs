@@ -15,15 +15,16 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
+use crate::alive::Gauge;
 use crate::chmod::Chmod;
 use crate::claim::{Claim, Claimant};
 use crate::fault::Fault;
-use crate::hash::{BLOCK, Hash, Tree, hex};
+use crate::hash::{BLOCK, Hash, Hashing, Sum, Tree, hex};
 use crate::message::{IfExists, Options, Refusal, Time, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::reason::{Reason, Remedy};
 use crate::root::{self, Links, Root};
-use crate::state::PartLog;
+use crate::state::{Found, PartLog};
 use group::Landed;
 pub(crate) use landing::Landing;
 use temporary::{WorkDir, umask};
@@ -126,9 +127,8 @@ impl<'a> Store<'a> {
         Ok((fd, name))
     }
 
-    /// Looks for what is here of a file. Returns `Ok(Ok(tree))` with the blocks that are here, `Ok(Err(hash))` with the hash
-    /// of a complete file, and `Err` with a refusal.
-    pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Result<Tree, Hash>, Fault> {
+    /// Looks for what is here under a file's final name.
+    pub(crate) fn look(&mut self, entry: &TreeEntry, dest: &RelPath) -> Result<Here, Fault> {
         let (parent, name) = self.parent_of(dest)?;
         match rustix::fs::statat(&*parent, os(&name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
@@ -137,13 +137,10 @@ impl<'a> Store<'a> {
                 if is_file && entry.size == Some(stat.st_size as u64) && same_time {
                     if !self.options.verify && entry.hash.is_none() {
                         // An unverified transfer compares length and time only.
-                        return Ok(Err(Hash::default()));
+                        return Ok(Here::Same);
                     }
                     let (file, _) = self.root.file(dest).map_err(|error| Fault::new("read", dest, error))?;
-                    return match hash_file(file.as_fd()) {
-                        Ok((hash, _)) => Ok(Err(hash)),
-                        Err(error) => Err(Fault::io(format!("cannot read {dest}: {error}"), &error)),
-                    };
+                    return Ok(Here::Alike(file));
                 }
                 if !is_file || self.options.if_exists != IfExists::Replace {
                     return Err(self.taken(dest, is_file));
@@ -152,23 +149,26 @@ impl<'a> Store<'a> {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(Fault::new("look at", dest, error)),
         }
-        if self.options.dry_run {
-            return Ok(Ok(Tree::new()));
-        }
-        Ok(Ok(self.resume(entry, dest, &parent)?.map_or_else(Tree::new, |found| found.tree)))
+        Ok(Here::Nothing)
     }
 
-    fn resume(
+    /// Returns a closure that looks for what an earlier session left of a file.
+    pub(crate) fn resumer(
         &mut self,
         entry: &TreeEntry,
         dest: &RelPath,
-        parent: &Rc<OwnedFd>,
-    ) -> Result<Option<crate::state::Found>, Fault> {
-        let (part, log) = names(entry.token);
-        let token = entry.token;
-        let work = self.work_for(parent)?;
-        PartLog::resume(work.dir.as_fd(), token, self.options.verify, &part, &log)
-            .map_err(|error| in_use("resume", dest, error))
+    ) -> Result<impl FnOnce(&Gauge) -> Result<Option<Found>, Fault> + Send + use<>, Fault> {
+        let (parent, _) = self.parent_of(dest)?;
+        let work = self.work_for(&parent)?;
+        let (token, dest) = (entry.token, dest.clone());
+        let hashing = Hashing::of(self.options.verify, entry.by_blocks);
+        let dir = rustix::io::fcntl_dupfd_cloexec(&work.dir, 0);
+        let dir = dir.map_err(|error| Fault::new("open", "the work directory", error))?;
+        Ok(move |gauge: &Gauge| {
+            let (part, log) = names(token);
+            PartLog::resume(dir.as_fd(), token, hashing, &part, &log, gauge)
+                .map_err(|error| in_use("resume", &dest, error))
+        })
     }
 
     /// The mode that a file or directory gets. Set-user-ID, set-group-ID and sticky are never taken from a peer.
@@ -261,6 +261,16 @@ impl<'a> Store<'a> {
     }
 }
 
+/// What is under a file's final name.
+pub(crate) enum Here {
+    /// Nothing that could be the file.
+    Nothing,
+    /// A file of the same length and time, whose content has to be compared.
+    Alike(OwnedFd),
+    /// A file of the same length and time, which is all that an unverified transfer compares.
+    Same,
+}
+
 /// Whether a partial file may be kept for a later session: only whole blocks are.
 pub(crate) fn leaves_part(entry: &TreeEntry) -> bool {
     entry.size.is_none_or(|size| size >= BLOCK as u64)
@@ -306,8 +316,35 @@ pub(crate) fn now() -> Time {
     Time { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() }
 }
 
+/// Reads a file for its hash and length, in whichever way it is hashed. Holes are not read where that is no loss.
+pub(crate) fn hash_as(file: BorrowedFd<'_>, by_blocks: bool, gauge: &Gauge) -> std::io::Result<(Hash, u64)> {
+    if !by_blocks {
+        return hash_file(file, gauge);
+    }
+    let mut tree = Tree::new().hashed(Hashing::Blocks);
+    let mut buffer = vec![0; BLOCK];
+    let size = rustix::fs::fstat(file)?.st_size as u64;
+    loop {
+        let offset = tree.bytes();
+        let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data.min(size),
+            Err(Errno::NXIO) => size,
+            Err(_) => offset,
+        };
+        tree.push_zeros(data.saturating_sub(offset) / BLOCK as u64);
+        let bytes = root::read_full(file, &mut buffer, tree.bytes())?;
+        if !gauge.advance(tree.bytes() - offset + bytes as u64) {
+            return Err(std::io::Error::other("nobody waits for it"));
+        }
+        if bytes < buffer.len() {
+            return Ok((tree.end(&buffer[..bytes]), tree.bytes() + bytes as u64));
+        }
+        tree.push(Sum::of(tree.place(), &buffer));
+    }
+}
+
 /// Reads a whole file for its hash and length.
-pub(crate) fn hash_file(file: BorrowedFd<'_>) -> std::io::Result<(Hash, u64)> {
+pub(crate) fn hash_file(file: BorrowedFd<'_>, gauge: &Gauge) -> std::io::Result<(Hash, u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; BLOCK];
     let mut offset = 0;
@@ -315,6 +352,9 @@ pub(crate) fn hash_file(file: BorrowedFd<'_>) -> std::io::Result<(Hash, u64)> {
         let bytes = root::read_full(file, &mut buffer, offset)?;
         hasher.update(&buffer[..bytes]);
         offset += bytes as u64;
+        if !gauge.advance(bytes as u64) {
+            return Err(std::io::Error::other("nobody waits for it"));
+        }
         if bytes < buffer.len() {
             return Ok((*hasher.finalize().as_bytes(), offset));
         }

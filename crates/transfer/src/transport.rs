@@ -43,6 +43,11 @@ pub trait Transport: Send {
     /// Whether the bytes on the socket are the bytes of the session, so that the kernel can move them.
     fn is_plain(&self) -> bool;
 
+    /// Whether nobody on the way can read or change the bytes, and each side knows the other's key.
+    fn is_encrypted(&self) -> bool {
+        !self.is_plain()
+    }
+
     /// Tells the peer that nothing more will be written (TLS: close_notify). Does not half-close: the closer does.
     fn farewell(&mut self);
 

@@ -67,6 +67,9 @@ pub(crate) enum WalkedEntry {
 /// Levels whose directories stay open: two descriptors each, of the 1,024 that a process has by default.
 const HELD: usize = 100;
 
+/// Holes of so many bytes in one file are too much to hash as zeros: half a minute's work at either end.
+const MOSTLY_HOLES: u64 = 64 << 30;
+
 struct Level {
     names: NamesLeft,
     /// Missing in deep levels.
@@ -200,6 +203,7 @@ impl<'a> Walk<'a> {
             size,
             hash: None,
             sparse: size.is_some_and(|size| (stat.st_blocks as u64) * 512 < size),
+            by_blocks: size.is_some_and(|size| (stat.st_blocks as u64) * 512 + MOSTLY_HOLES <= size),
             target: Vec::new(),
         }
     }

@@ -2,8 +2,10 @@
 
 /// The first bytes either side sends; the last two name the version spoken and the oldest understood.
 pub(crate) const MAGIC: [u8; 6] = *b"LNGRTX";
-/// The version of the protocol that this crate speaks.
-pub const VERSION: u8 = 1;
+/// The newest version of the protocol that this crate speaks.
+pub const VERSION: u8 = 2;
+/// The oldest that it understands: version 2 adds WORK, and fields at the end of some messages.
+const OLDEST: u8 = 1;
 /// Bytes of a preface.
 pub(crate) const PREFACE: usize = 8;
 /// Bytes of a frame header.
@@ -27,6 +29,7 @@ pub(crate) enum FrameKind {
     Ping = 7,
     Pong = 8,
     Bye = 9,
+    Work = 10,
 }
 
 /// The header of one frame.
@@ -65,6 +68,7 @@ impl Header {
             7 => FrameKind::Ping,
             8 => FrameKind::Pong,
             9 => FrameKind::Bye,
+            10 => FrameKind::Work,
             other => return Err(Violation::UnknownFrame(other)),
         };
         let allowed = match kind {
@@ -73,6 +77,7 @@ impl Header {
             FrameKind::Finish => 0..=0,
             FrameKind::Cancel | FrameKind::Bye => 2..=2 + MAX_REASON,
             FrameKind::Credit | FrameKind::Ping | FrameKind::Pong => 8..=8,
+            FrameKind::Work => 17..=17,
         };
         if !allowed.contains(&(length as usize)) {
             return Err(Violation::BadLength { kind: kind as u8, length });
@@ -96,20 +101,19 @@ pub(crate) fn check_payload(header: [u8; HEADER], payload: &[u8]) -> Result<(), 
 /// Makes the preface.
 pub(crate) fn preface() -> [u8; PREFACE] {
     let [a, b, c, d, e, f] = MAGIC;
-    [a, b, c, d, e, f, VERSION, VERSION]
+    [a, b, c, d, e, f, VERSION, OLDEST]
 }
 
-/// Reads the peer's preface. Both sides then speak the newest version that both know, which is [`VERSION`] as long as
-/// there is only one.
-pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<(), Violation> {
+/// Reads the peer's preface. Returns the version that both sides speak then: the newest that both know.
+pub(crate) fn read_preface(bytes: [u8; PREFACE]) -> Result<u8, Violation> {
     let [magic @ .., newest, oldest] = bytes;
     if magic != MAGIC {
         return Err(Violation::NotThisProtocol);
     }
-    if oldest > VERSION || newest < VERSION {
+    if oldest > VERSION || newest < OLDEST {
         return Err(Violation::Version { newest, oldest });
     }
-    Ok(())
+    Ok(newest.min(VERSION))
 }
 
 /// Makes the payload of CANCEL and BYE; a reason that is too long is cut.
@@ -136,7 +140,9 @@ pub enum Violation {
     #[error("does not speak this protocol")]
     NotThisProtocol,
     /// No version in common.
-    #[error("speaks versions {oldest} to {newest} of the protocol, this program speaks {VERSION}")]
+    #[error(
+        "speaks versions {oldest} to {newest} of the protocol, this program speaks {OLDEST} to {VERSION}"
+    )]
     Version {
         /// The newest version that the peer speaks.
         newest: u8,
@@ -220,6 +226,7 @@ mod tests {
             (7, FrameKind::Ping, 8, 8),
             (8, FrameKind::Pong, 8, 8),
             (9, FrameKind::Bye, 2, 1_026),
+            (10, FrameKind::Work, 17, 17),
         ] {
             let read = |length| Header::decode(Header { kind, stream: 0x1234, length }.encode(b"payload"));
             for length in [shortest, longest] {
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_kind_that_nobody_knows_is_refused() {
-        for number in [0, 10, 255] {
+        for number in [0, 11, 255] {
             let mut bytes = Header { kind: FrameKind::Ping, stream: 0, length: 8 }.encode(b"");
             bytes[5] ^= bytes[4] ^ number;
             bytes[4] = number;
@@ -250,12 +257,12 @@ mod tests {
 
     #[test]
     fn prefaces_agree_on_a_version_that_both_know() {
-        assert_eq!(preface(), *b"LNGRTX\x01\x01");
+        assert_eq!(preface(), *b"LNGRTX\x02\x01");
         let read = |newest, oldest| read_preface([b'L', b'N', b'G', b'R', b'T', b'X', newest, oldest]);
-        for (newest, oldest) in [(1, 1), (2, 1), (1, 0), (255, 0)] {
-            assert_eq!(read(newest, oldest), Ok(()), "{oldest} to {newest}");
+        for (newest, oldest, both) in [(1, 1, 1), (2, 1, 2), (2, 2, 2), (1, 0, 1), (255, 0, 2), (3, 2, 2)] {
+            assert_eq!(read(newest, oldest), Ok(both), "{oldest} to {newest}");
         }
-        for (newest, oldest) in [(0, 0), (2, 2), (255, 2)] {
+        for (newest, oldest) in [(0, 0), (3, 3), (255, 3)] {
             assert_eq!(read(newest, oldest), Err(Violation::Version { newest, oldest }));
         }
         assert_eq!(read_preface(*b"LNGRTY\x01\x01"), Err(Violation::NotThisProtocol));

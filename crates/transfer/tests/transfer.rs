@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
@@ -42,7 +43,7 @@ fn a_file_arrives_with_a_receipt_that_both_sides_know() {
         assert!(served.error.is_none() && served.summary.peer_knows, "{served:?}");
         assert!(served.outcome.unwrap().delivered(), "{served:?}");
         let receipt = from.path().join("receipt");
-        fs::write(&receipt, receipts.finish().unwrap()).unwrap();
+        fs::write(&receipt, receipts.finish(None).unwrap()).unwrap();
         let differ =
             |path: &Path| verify_receipt(&receipt, path, |_, _| {}).map(|all| (all.different, all.receipts));
         assert_eq!(differ(&to.path().join(&name)).unwrap(), (0, 1));
@@ -531,4 +532,46 @@ fn several_connections_carry_one_transfer() {
         },
     );
     assert!(served.iter().all(|one| one.error.is_none()), "{served:?}");
+}
+
+/// Ten terabytes of nothing and a little content cost neither end more than a moment.
+#[test]
+fn a_file_of_ten_terabytes_of_holes_is_sent_in_a_moment() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let (file, receipt) = (from.path().join("image"), from.path().join("receipt"));
+    let size = (10 << 40) + 5;
+    let image = fs::File::create(&file).unwrap();
+    image.set_len(size).unwrap();
+    let content = bytes(BLOCK, 1);
+    image.write_all_at(&content, 5 << 40).unwrap();
+    image.write_all_at(b"end", size - 3).unwrap();
+    share(
+        to.path(),
+        |_| {},
+        |shared| {
+            let mut kept = Receipts::new(Vec::new(), "host");
+            let observe = &mut |told: Progress| {
+                if let Progress::Confirmed(confirmation) = told {
+                    assert!(confirmation.by_blocks && confirmation.hash.is_some());
+                    kept.keep(&confirmation).unwrap();
+                }
+            };
+            let options = PutOptions::default();
+            let (summary, error) =
+                shared.client().put(Input::Path(file.clone()), &place("copy"), &options, observe);
+            assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
+            assert!(summary.wire < 2 << 20, "{}", summary.wire);
+            fs::write(&receipt, kept.finish(None).unwrap()).unwrap();
+            // Once more: what is there is compared, by blocks as well.
+            assert_eq!(shared.put(&file, "copy").confirmed, 1);
+        },
+    );
+    let copy = fs::File::options().read(true).write(true).open(to.path().join("copy")).unwrap();
+    let mut there = vec![0; BLOCK];
+    copy.read_exact_at(&mut there, 5 << 40).unwrap();
+    assert!(there == content && copy.metadata().unwrap().len() == size);
+    let verify = || verify_receipt(&receipt, &to.path().join("copy"), |_, _| {}).unwrap().different;
+    assert_eq!(verify(), 0);
+    copy.write_all_at(b"x", 7 << 40).unwrap();
+    assert_eq!(verify(), 1);
 }

@@ -278,7 +278,7 @@ fn receipts(shared: &Shared<'_>, top: &Path, to: &str, options: &PutOptions, fil
             }
         });
     assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Confirmed, "{summary:?} {error:?}");
-    fs::write(file, kept.finish().unwrap()).unwrap();
+    fs::write(file, kept.finish(None).unwrap()).unwrap();
 }
 
 #[test]
@@ -405,4 +405,92 @@ fn a_command_that_takes_too_long_ends_with_all_that_it_started() {
             assert_eq!(String::from_utf8_lossy(&alive()), "", "of the command's process group");
         },
     );
+}
+
+#[test]
+fn a_receipt_is_replayed_by_a_server_that_was_started_anew() {
+    let (from, to, memory) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let file = from.path().join("letter");
+    fs::write(&file, "a letter").unwrap();
+    let printed = memory.path().join("printed");
+    let sink = format!(
+        "[sink.print]\ncommand = ['sh', '-c', 'cat >> {0}']\n[sink.jam]\ncommand = ['false']\n",
+        printed.display()
+    );
+    let with_memory = |options: &mut ShareOptions| {
+        options.config = PortsConfig::parse(&sink).unwrap();
+        options.memory = Some(memory.path().to_owned());
+    };
+    let mut ids = Vec::new();
+    share(to.path(), with_memory, |shared| {
+        // The receipt itself is lost: the answer to the transfer's last frames.
+        let clean = Proxy::new(shared.port, None);
+        let put = |port, sink: &str| {
+            let client = patient(port, Duration::ZERO);
+            client.put(Input::Path(file.clone()), &place(sink), &PutOptions::default(), &mut |_| {})
+        };
+        assert_eq!(put(clean.port, "@print").0.confirmed, 1);
+        // Accept is the first answer, after the preface; whatever follows is cut.
+        let lost = Proxy::new(shared.port, Some((Way::ToClient, 8 + 8 + 18, Fault::Cut)));
+        let (summary, error) = put(lost.port, "@print");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::Unconfirmed, "{summary:?} {error:?}");
+        ids.push(summary.transfer.unwrap());
+        let (summary, error) = put(shared.port, "@jam");
+        assert_eq!(summary.verdict(error.as_ref()), ItemVerdict::NotDelivered);
+        ids.push(summary.transfer.unwrap());
+    });
+    assert_eq!(fs::read_to_string(&printed).unwrap(), "a lettera letter");
+    share(to.path(), with_memory, |shared| {
+        let receipt = shared.client().ask(ids[0]).unwrap();
+        assert_eq!(receipt.hash, Some(*blake3::hash(b"a letter").as_bytes()));
+        let refusal = |id| match shared.client().ask(id) {
+            Err(Error::Refused(refusal, _)) => refusal,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((refusal(ids[1]), refusal([9; 16])), (Refusal::Command, Refusal::NotFound));
+    });
+    assert_eq!(fs::read_to_string(&printed).unwrap(), "a lettera letter", "nothing was printed again");
+}
+
+#[test]
+fn a_receipt_is_signed_by_its_receiver_and_no_line_of_it_can_be_changed() {
+    let (from, to, keys) = (tempdir().unwrap(), tempdir().unwrap(), tempdir().unwrap());
+    let top = from.path().join("tree");
+    make_tree(&top);
+    fifo(&top.join("fifo"));
+    let identity = std::sync::Arc::new(Identity::generate().unwrap());
+    let key = identity.public();
+    let receipt = keys.path().join("receipt");
+    let known = ServerKeys::new(identity, Keyring::new(keys.path().join("known")));
+    share(
+        to.path(),
+        |options| options.keys = Some(known),
+        |shared| {
+            let mut kept = Receipts::new(Vec::new(), "host");
+            let (summary, _) =
+                shared.client().put(Input::Path(top), &place("tree"), &PutOptions::default(), &mut |told| {
+                    match told {
+                        Progress::Connected { .. } => kept.begin_session(),
+                        Progress::Confirmed(confirmation) => kept.keep(&confirmation).unwrap(),
+                        _ => {}
+                    }
+                });
+            assert_eq!(summary.failed, 1, "the pipe; it is in the account as well");
+            fs::write(&receipt, kept.finish(summary.signed.as_ref()).unwrap()).unwrap();
+        },
+    );
+    let verify = || verify_receipt(&receipt, &to.path().join("tree"), |_, _| {});
+    let verified = verify().unwrap();
+    assert_eq!((verified.signed, verified.signer), (verified.receipts, Some(key)));
+    // Whoever keeps the file makes its last line anew, but not the signature.
+    let text = fs::read_to_string(&receipt).unwrap();
+    for (said, forged) in [("\"disk\"", "\"memory\""), ("\"length\":4096", "\"length\":4097")] {
+        let (lines, last) = text.trim_end().rsplit_once('\n').unwrap();
+        let lines = format!("{}\n", lines.replacen(said, forged, 1));
+        let mut last: serde_json::Value = serde_json::from_str(last).unwrap();
+        last["blake3"] = blake3::hash(lines.as_bytes()).to_hex().as_str().into();
+        fs::write(&receipt, format!("{lines}{last}\n")).unwrap();
+        let error = verify().unwrap_err().to_string();
+        assert!(error.contains("signature"), "{forged}: {error}");
+    }
 }

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use linger_transfer::{Destination, Error, Input, Patterns, Progress, PutOptions, Summary, scan};
+use linger_transfer::{
+    Destination, Error, Input, ItemVerdict, Patterns, Progress, PutOptions, Summary, hex, scan,
+};
 
 use super::several::Several;
 use super::show::Show;
 use super::{Connect, Copying, is_remote, is_stdio, refuse};
+use crate::output::say;
 
 /// Sends a file, a directory or standard input, and waits until the receiver has confirmed it.
 #[derive(Args, Debug)]
@@ -73,6 +76,8 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
         &from.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
     )?;
     let mut several = Several::default();
+    // Transfers to a sink of which it is not known whether they were delivered.
+    let mut open = Vec::new();
     for from in from {
         if arguments.from.len() > 1 {
             show.next_top(&remote.host, top(from));
@@ -81,11 +86,21 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             Ok(input) => client.put(input, &remote.place, &options, &mut |progress| show.see(progress)),
             Err(error) => (Summary::default(), Some(error)),
         };
+        if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed {
+            open.extend(summary.transfer);
+        }
         if several.note(summary, error).is_break() {
             break;
         }
     }
-    several.conclude(show)
+    let end = several.conclude(show)?;
+    if let Destination::Port(name) = &remote.place {
+        let (host, port) = (&remote.host, remote.port);
+        for id in open {
+            say!("linger: to ask later: linger receipt ask --port {port} {host}:@{name} {}", hex(&id));
+        }
+    }
+    Ok(end)
 }
 
 fn input(from: &Path, options: &PutOptions, show: &mut Show) -> Result<Input, Error> {

@@ -1,15 +1,18 @@
 //! `linger receipt`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueHint};
-use linger_transfer::{Checked, Error, Verified, verify_receipt};
+use linger_transfer::{
+    Checked, Destination, Error, Refusal, Remedy, Verified, fingerprint, hex, unhex, verify_receipt,
+};
 use linger_untrusted::Untrusted;
 
-use super::{refuse, unusable};
+use super::{Connect, cannot_tell, refuse, unusable};
 use crate::exit;
 use crate::lines::{self, CheckedEntry, VerifySummary};
 use crate::options::Json;
@@ -37,10 +40,62 @@ enum ReceiptVerb {
         #[command(flatten)]
         output: Json,
     },
+    /// Asks a receiver what came of what was put to one of its sinks, perhaps days ago. Nothing is sent or run again.
+    ///
+    /// Exit status: 0 delivered, 1 not delivered, 2 bad usage, 3 not known, 4 not possible here.
+    Ask {
+        /// The sink, as it was put to.
+        #[arg(value_name = "HOST:@NAME")]
+        sink: OsString,
+        /// The transfer, as `put` named it.
+        #[arg(value_name = "ID")]
+        transfer: String,
+        #[command(flatten)]
+        connect: Box<Connect>,
+    },
 }
 
 pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
-    let ReceiptVerb::Verify { receipt, path, output } = &arguments.verb;
+    match &arguments.verb {
+        ReceiptVerb::Verify { receipt, path, output } => verify(receipt, path, output),
+        ReceiptVerb::Ask { sink, transfer, connect } => {
+            ask(sink, transfer, connect).unwrap_or_else(|error| cannot_tell(&error))
+        }
+    }
+}
+
+fn ask(sink: &OsString, transfer: &str, connect: &Connect) -> Result<ExitCode, Error> {
+    let remote = connect.remote(sink)?;
+    let Destination::Port(name) = &remote.place else {
+        return Err(Error::Usage("only what went to a sink (HOST:@NAME) can be asked for".into()));
+    };
+    let id = unhex(transfer)
+        .ok_or_else(|| Error::Usage("ID is the 32 hexadecimal digits that `put` named".into()))?;
+    let client = connect.client(&remote)?;
+    super::end_on_signal(&client)?;
+    match client.ask(id) {
+        Ok(receipt) => {
+            let hash = receipt
+                .hash
+                .map_or_else(|| "not verified".to_owned(), |hash| format!("blake3 {}", hex(&hash)));
+            let mut out = Stdout::new();
+            let name = Untrusted::from(&**name);
+            let told =
+                out.text(format_args!("@{}: {} bytes, {hash}, handed on\n", name.terminal(), receipt.size));
+            match told.and_then(|()| out.flush()) {
+                Ok(()) => Ok(ExitCode::from(exit::NOTHING_LOST)),
+                Err(stopped) => Ok(stopped.end(Some(exit::NOTHING_LOST))),
+            }
+        }
+        // A command that failed has failed; one of which nobody knows has a remedy: to look.
+        Err(Error::Refused(Refusal::Command, why)) if why.remedy() != Some(&Remedy::LookBeforeSending) => {
+            Ok(exit::fail(exit::LOSS_FOUND, super::hint::with_hint(&why)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn verify(receipt: &Path, path: &Path, output: &Json) -> ExitCode {
     // Without a receipt there is nothing to compare with, which must not count as "nothing differs".
     if let Err(error) = File::open(receipt).and_then(|mut file| file.read(&mut [0])) {
         return refuse(&unusable("read", receipt, &error));
@@ -68,11 +123,16 @@ pub(crate) fn run(arguments: &ReceiptArguments) -> ExitCode {
                     let summary = VerifySummary { checked: all, different: bad, length_only };
                     out.json(&lines::line(summary))?;
                 } else if bad == 0 {
+                    let signed = match (verified.signer, all - verified.signed.min(all)) {
+                        (Some(key), 0) => format!("; signed by {}", fingerprint(&key)),
+                        (Some(key), more) => format!("; signed by {}, but for {more}", fingerprint(&key)),
+                        (None, _) => "; nobody has signed it".to_owned(),
+                    };
                     let unknown = match length_only {
                         0 => String::new(),
                         some => format!("; {some} by length alone, their content is unverified"),
                     };
-                    out.text(format_args!("{all} of {all} as in the receipt{unknown}\n"))?;
+                    out.text(format_args!("{all} of {all} as in the receipt{unknown}{signed}\n"))?;
                 }
                 out.flush()
             });

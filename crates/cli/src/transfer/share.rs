@@ -166,6 +166,9 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     options.insecure = arguments.insecure;
     options.insecure_loopback = arguments.insecure_loopback;
     options.ending = arguments.ending;
+    if !options.config.sink.is_empty() {
+        options.memory = Some(home.to_owned());
+    }
     options.deadlines = super::deadlines(arguments.silence);
     let identity = Arc::new(Identity::load_or_create(&home.join("key"))?);
     options.keys = Some(ServerKeys::new(identity, Keyring::new(home.join("known_clients"))));

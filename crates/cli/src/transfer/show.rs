@@ -124,6 +124,9 @@ impl Show {
                 self.bar.set_message(format!("scanning: {entries} entries, {bytes} bytes"));
             }
             Progress::Connected { .. } => {
+                if let Some(receipts) = &mut self.receipts {
+                    receipts.begin_session();
+                }
                 // Start the spinner only now: the pairing code may have been asked for on the same terminal.
                 progress::tick(&self.bar);
                 self.bar.set_message(format!("{} looks what it has", self.host));
@@ -235,7 +238,7 @@ impl Show {
             self.text(&format!("{} entries, {} bytes confirmed{skipped}", summary.confirmed, summary.bytes));
         }
         if let Some(receipts) = self.receipts.take().filter(|_| self.kept) {
-            let kept = receipts.finish().map_err(receipts_lost);
+            let kept = receipts.finish(summary.signed.as_ref()).map_err(receipts_lost);
             let kept = kept.and_then(|file| {
                 file.finish().map_err(|refused| match refused {
                     Refused::System(path, source) => {

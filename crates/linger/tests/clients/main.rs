@@ -140,7 +140,7 @@ fn one_round_of_each() {
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour and writes docs/clients.md: see the head of this file"]
+#[ignore = "takes a quarter of an hour, writes docs/clients.md: cargo test -p linger --all-features --test clients -- --ignored forty"]
 fn forty_rounds_of_each() {
     sandboxed(|| {
         let lingering = at(Kind::Lingering, &CLIENTS, &VIAS, ROUNDS, 0.0);
@@ -158,7 +158,7 @@ const BARE_ROUNDS: usize = 10;
 
 /// Each by its own clock. That all was written is asserted by the clients: a write that fails is an exception in each.
 #[test]
-#[ignore = "uploads that take 24 s each: see the head of this file"]
+#[ignore = "uploads of 24 s each: cargo test -p linger --all-features --test clients -- --ignored pause"]
 fn clients_that_pause_in_their_uploads() {
     sandboxed(|| {
         for pause in [0.1, 0.7, 3.0] {

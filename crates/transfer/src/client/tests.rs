@@ -30,6 +30,7 @@ fn entry(index: u64, kind: Kind, path: RelPath) -> Said {
         token: Token::default(),
         hash: None,
         sparse: false,
+        by_blocks: false,
         target: Vec::new(),
     }))
 }
@@ -44,7 +45,7 @@ fn offer_of(name: &[u8], directory: bool) -> Said {
 }
 
 fn total(entries: u64) -> Said {
-    Said::Message(Message::Total { entries })
+    Said::Message(Message::Total { entries, failed_before: 0 })
 }
 
 /// Serves one `get` so.

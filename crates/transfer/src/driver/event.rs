@@ -1,5 +1,7 @@
 //! The events that a session reports to its program.
 
+use super::PhaseWork;
+
 /// Something the peer did.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -38,6 +40,8 @@ pub enum SessionEvent {
         /// The peer's reason, as text.
         reason: String,
     },
+    /// The peer is busy with something else than the connection.
+    Works(PhaseWork),
     /// The peer's last frame: it is done, or says why it gives up.
     Bye {
         /// 0 if all is well.

@@ -32,7 +32,7 @@ impl Session {
             let waiting = &self.input[self.parsed..self.filled];
             if !self.preface_read {
                 let Some(bytes) = waiting.first_chunk::<PREFACE>() else { return Ok(None) };
-                wire::read_preface(*bytes)?;
+                self.version = wire::read_preface(*bytes)?;
                 self.parsed += PREFACE;
                 self.preface_read = true;
                 continue;
@@ -51,6 +51,7 @@ impl Session {
             let payload = if is_data { Vec::new() } else { waiting[HEADER..HEADER + length].to_vec() };
             self.parsed += HEADER + payload.len();
             let stream = header.stream;
+            self.frame_came(header.kind, &payload)?;
             if is_data {
                 self.bulk = length >= DIRECT;
                 (self.payload, self.payload_stream) = (length, stream);
@@ -89,6 +90,11 @@ impl Session {
                         .into_iter()
                         .chain(payload),
                 ),
+                FrameKind::Work => {
+                    if let Some(work) = self.peers_work {
+                        return Ok(Some(SessionEvent::Works(work)));
+                    }
+                }
                 FrameKind::Ping | FrameKind::Pong | FrameKind::Data => {}
             }
         }

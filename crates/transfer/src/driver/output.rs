@@ -45,6 +45,7 @@ impl Session {
     /// Counts sent payload of the current DATA frame. After the frame's last byte, the frames that waited for it follow.
     pub(super) fn continued(&mut self, bytes: usize) {
         self.unfinished -= bytes;
+        self.payload_went(bytes, self.unfinished == 0);
         if self.unfinished == 0 {
             self.output.append(&mut self.behind);
         }
@@ -65,6 +66,7 @@ impl Session {
         }
         self.header(kind, stream, payload.len(), payload);
         self.output.extend_from_slice(payload);
+        self.activity.got_on(self.heard);
         self.flush_if_full()
     }
 

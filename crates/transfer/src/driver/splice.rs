@@ -84,6 +84,9 @@ impl Session {
             };
             self.received += moved as u64;
             left -= moved;
+            // Whatever becomes of them, these bytes are not in the socket any more: the next frame begins where the rest
+            // of this one ends.
+            self.took(moved)?;
             while moved > 0 {
                 match splice(&pipe.0, None, file, Some(&mut offset), moved, SpliceFlags::MOVE) {
                     Ok(0) => return Err(full(rustix::io::Errno::NOSPC)),
@@ -93,7 +96,54 @@ impl Session {
                 }
             }
         }
-        self.took(length - first.len())?;
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+    use crate::driver::SessionEvent;
+    use crate::machine::Role;
+    use crate::transport::Plain;
+
+    /// A disk that is full in the middle of a frame must not make the rest of the frame look like another one.
+    #[test]
+    fn frames_after_one_that_cannot_be_written_are_still_frames() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let session = |stream, role| Session::new(Box::new(Plain::new(stream).unwrap()), role).unwrap();
+        let sending = std::thread::spawn(move || {
+            let mut session = session(client, Role::Initiator);
+            let stream = session.open(b"").unwrap();
+            for _ in 0..6 {
+                session.data(stream, &[b'x'; 1 << 19]).unwrap();
+                session.message(stream, b"after").unwrap();
+            }
+            session.flush().unwrap();
+            session.receive()
+        });
+        let mut session = session(server, Role::Responder);
+        assert!(matches!(session.receive().unwrap(), SessionEvent::Opened { .. }));
+        // splice(2) does not write to a file that appends; pwrite(2) does.
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let appends = File::options().append(true).create(true).open(path).unwrap();
+        for round in 0..6 {
+            let event = session.receive().unwrap();
+            assert_eq!(event, SessionEvent::Data { stream: 1, length: 1 << 19 }, "{round}");
+            let pipe = rustix::pipe::pipe().unwrap();
+            let written = session.data_into(&pipe, appends.as_fd(), 0);
+            assert!(matches!(written, Err(Error::Io { .. })), "{written:?}");
+            let event = session.receive().unwrap();
+            assert_eq!(event, SessionEvent::Message { stream: 1, bytes: b"after".to_vec() }, "{round}");
+        }
+        session.goodbye(0, "").unwrap();
+        assert!(matches!(sending.join().unwrap(), Ok(SessionEvent::Bye { code: 0, .. })));
     }
 }

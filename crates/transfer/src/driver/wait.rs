@@ -19,12 +19,21 @@ pub struct Deadlines {
     /// Time without one byte in either direction after which the connection counts as lost. With a longer time a
     /// session outlasts longer outages without reconnecting, and the memory of dead peers is kept longer.
     pub stall: Duration,
+    /// Time without progress after which the session ends, though the peer answers pings: without a message, content
+    /// or credit of the peer's, or a step of the work that it says it does. A shorter time frees sooner what a peer
+    /// holds that does nothing; it has to be longer than any sync of a disk.
+    pub progress: Duration,
 }
 
 impl Default for Deadlines {
-    /// Ping after 10 s, give up after 45 s: four pings, and longer than a Wi-Fi roam or a PPP redial.
+    /// Ping after 10 s, give up after 45 s: four pings, and longer than a Wi-Fi roam or a PPP redial. Ten minutes
+    /// without progress.
     fn default() -> Self {
-        Self { ping: Duration::from_secs(10), stall: Duration::from_secs(45) }
+        Self {
+            ping: Duration::from_secs(10),
+            stall: Duration::from_secs(45),
+            progress: Duration::from_secs(600),
+        }
     }
 }
 
@@ -45,7 +54,30 @@ impl Session {
     /// [`flush`](Self::flush).
     pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
         self.flush()?;
-        if self.cancel.wait(pause) { Err(Error::Cancelled) } else { Ok(()) }
+        if self.cancel.wait(pause) {
+            return Err(Error::Cancelled);
+        }
+        // The pause was this side's.
+        self.activity.got_on(Instant::now());
+        Ok(())
+    }
+
+    /// Waits for `pause`, and takes up what the peer says meanwhile for later.
+    ///
+    /// # Errors
+    /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).
+    pub(crate) fn linger_for(&mut self, pause: Duration) -> Result<(), Error> {
+        self.flush()?;
+        let took = match self.cancel.wait_beside(self.transport.socket(), PollFlags::IN, pause) {
+            Ok(is_readable) => is_readable && self.service()?,
+            Err(_) if self.cancel.is_cancelled() => return Err(Error::Cancelled),
+            Err(error) => return Err(Error::io("wait for", "the connection", error)),
+        };
+        // What was read ahead may be only the beginning of a frame: no hurry for the rest.
+        if !took && self.cancel.wait(Duration::from_millis(20).min(pause)) {
+            return Err(Error::Cancelled);
+        }
+        Ok(())
     }
 
     /// Waits until the peer has sent something, `other` is readable, or `timeout` has passed. Returns whether `other`
@@ -66,7 +98,11 @@ impl Session {
         if !(fds[0].revents() | fds[1].revents()).is_empty() {
             return Err(Error::Cancelled);
         }
-        Ok(!fds[3].revents().is_empty())
+        let is_readable = !fds[3].revents().is_empty();
+        if is_readable {
+            self.activity.got_on(Instant::now());
+        }
+        Ok(is_readable)
     }
 
     pub(super) fn wait_if_empty(&mut self, error: io::Error) -> Result<(), Error> {
@@ -87,7 +123,13 @@ impl Session {
                 let told = format!("nothing was heard for {:.0} s", silent.as_secs_f64());
                 return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
             }
-            let timeout = self.deadlines.ping.min(self.deadlines.stall - silent);
+            let idle = self.activity.idle(Instant::now());
+            if idle >= self.deadlines.progress && !self.peer_may_rest() {
+                let told = format!("it is there, but nothing has come of it for {:.0} s", idle.as_secs_f64());
+                return Err(Error::Cut(io::Error::new(ErrorKind::TimedOut, told)));
+            }
+            let left = self.deadlines.progress.saturating_sub(idle).max(Duration::from_millis(1));
+            let timeout = self.deadlines.ping.min(self.deadlines.stall - silent).min(left);
             let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
             let [own, above] = self.cancel.to_poll();
             let read = PollFd::from_borrowed_fd(self.transport.socket(), interest & PollFlags::IN);

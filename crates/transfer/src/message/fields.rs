@@ -1,7 +1,9 @@
 //! The fields of messages: integers, strings, options, and the numbers of enum values.
 
-use super::{Durability, EntryAnswer, IfExists, Kind, MAX_TEXT, Options, Refusal, Time, TreeEntry};
-use crate::hash::Tree;
+use super::{
+    Durability, EntryAnswer, IfExists, Kind, MAX_TEXT, Options, Refusal, Signature, Time, TreeEntry,
+};
+use crate::hash::{Hash, Tree};
 use crate::path::{MAX_PATH, RelPath};
 use crate::reason::Reason;
 use crate::wire::Violation;
@@ -46,20 +48,11 @@ impl Writer {
     }
 
     pub(super) fn kind(&mut self, kind: Kind) {
-        self.u8(match kind {
-            Kind::File => 0,
-            Kind::Directory => 1,
-            Kind::Link => 2,
-            Kind::Pipe => 3,
-        });
+        self.u8(kind.number());
     }
 
     pub(super) fn durability(&mut self, durability: Durability) {
-        self.u8(match durability {
-            Durability::Memory => 0,
-            Durability::Disk => 1,
-            Durability::Handed => 2,
-        });
+        self.u8(durability.number());
     }
 
     pub(super) fn options(&mut self, options: Options) {
@@ -91,6 +84,16 @@ impl Writer {
         self.bytes(text.to_wire(MAX_TEXT).as_bytes());
     }
 
+    /// What version 2 has at the end of Done.
+    pub(super) fn signed(&mut self, digest: Option<&Hash>, signature: Option<&Signature>) {
+        let Some(digest) = digest else { return };
+        self.fixed(digest);
+        self.option(signature, |out, Signature { key, bytes }| {
+            out.fixed(key);
+            out.fixed(bytes);
+        });
+    }
+
     pub(super) fn entry(&mut self, entry: &TreeEntry) {
         self.u64(entry.index);
         self.kind(entry.kind);
@@ -102,6 +105,7 @@ impl Writer {
         self.option(entry.hash.as_ref(), |out, hash| out.fixed(hash));
         self.flag(entry.sparse);
         self.bytes(&entry.target);
+        self.flag(entry.by_blocks);
     }
 
     pub(super) fn answer(&mut self, answer: &EntryAnswer) {
@@ -176,6 +180,14 @@ impl Reader<'_> {
             return Err(self.malformed());
         }
         self.take(length).map(<[u8]>::to_vec)
+    }
+
+    /// What version 2 has added at the end of a message; nothing in a message of version 1.
+    pub(super) fn added<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Violation>,
+    ) -> Result<Option<T>, Violation> {
+        if self.left.is_empty() { Ok(None) } else { read(self).map(Some) }
     }
 
     pub(super) fn text(&mut self, most: usize) -> Result<String, Violation> {
@@ -274,6 +286,7 @@ impl Reader<'_> {
             hash: self.option(Self::fixed)?,
             sparse: self.flag()?,
             target: self.bytes(MAX_PATH)?,
+            by_blocks: self.added(Self::flag)?.unwrap_or(false),
         })
     }
 

@@ -18,6 +18,17 @@ pub enum Durability {
     Disk,
 }
 
+impl Durability {
+    /// The number on the wire.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Memory => 0,
+            Self::Disk => 1,
+            Self::Handed => 2,
+        }
+    }
+}
+
 /// Why one file or a whole request was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -75,6 +86,18 @@ pub enum Kind {
     Link,
     /// Bytes of unknown length.
     Pipe,
+}
+
+impl Kind {
+    /// The number on the wire.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::File => 0,
+            Self::Directory => 1,
+            Self::Link => 2,
+            Self::Pipe => 3,
+        }
+    }
 }
 
 /// Seconds and nanoseconds since 1970.

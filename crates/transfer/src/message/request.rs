@@ -1,7 +1,7 @@
 //! What a client asks for, in the frame that opens a stream.
 
 use super::fields::{Reader, Writer};
-use super::{Durability, IfExists, MAX_TEXT, TransferId};
+use super::{Durability, IfExists, MAX_TEXT, MemoryId, TransferId};
 use crate::path::RelPath;
 use crate::selection::{LinkMode, Selection};
 use crate::wire::Violation;
@@ -14,7 +14,13 @@ const MAX_PATTERNS: usize = 256;
 pub(crate) enum Operation {
     Put(Put),
     Get(Get),
-    List { path: RelPath },
+    List {
+        path: RelPath,
+    },
+    /// Asks what came of a transfer to a sink.
+    Ask {
+        id: TransferId,
+    },
 }
 
 /// Wants to send.
@@ -32,8 +38,9 @@ pub(crate) struct Put {
     pub(crate) id: TransferId,
     /// An earlier session of the same transfer was cut.
     pub(crate) again: bool,
-    /// An earlier session has sent something completely, so its command may have run already.
-    pub(crate) sent: bool,
+    /// An earlier session has sent something completely, so its command may have run already: what the receiver's
+    /// memory was then.
+    pub(crate) sent: Option<MemoryId>,
     pub(crate) options: Options,
     /// The modes were chosen by a person: the receiver's umask does not change them.
     pub(crate) exact_modes: bool,
@@ -75,7 +82,7 @@ impl Operation {
                 out.option(put.sink.as_ref(), |out, name| out.bytes(name.as_bytes()));
                 out.fixed(&put.id);
                 out.flag(put.again);
-                out.flag(put.sent);
+                out.option(put.sent.as_ref(), |out, memory| out.fixed(memory));
                 out.options(put.options);
                 if put.exact_modes {
                     out.flag(true);
@@ -99,6 +106,10 @@ impl Operation {
                 out.u8(3);
                 out.bytes(path.as_bytes());
             }
+            Self::Ask { id } => {
+                out.u8(4);
+                out.fixed(id);
+            }
         }
         out.0
     }
@@ -113,7 +124,7 @@ impl Operation {
                 sink: from.option(|from| from.text(64))?,
                 id: from.fixed()?,
                 again: from.flag()?,
-                sent: from.flag()?,
+                sent: from.option(Reader::fixed)?,
                 options: from.options()?,
                 exact_modes: if from.left.is_empty() { false } else { from.flag()? },
             }),
@@ -135,6 +146,7 @@ impl Operation {
                 },
             }),
             3 => Self::List { path: from.path()? },
+            4 => Self::Ask { id: from.fixed()? },
             _ => return Err(from.malformed()),
         };
         from.end()?;

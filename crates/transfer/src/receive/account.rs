@@ -3,6 +3,7 @@
 use linger_untrusted::Untrusted;
 
 use super::Receiver;
+use crate::account::ConfirmedEntry;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Hash;
@@ -17,6 +18,7 @@ impl Receiver<'_> {
         let announced = self.paths.remove(&receipt.index).unwrap_or_default();
         self.summary.confirmed += 1;
         self.summary.bytes += receipt.size;
+        self.account.confirm(&announced.confirmed(&receipt));
         self.say(&Message::Receipt(receipt.clone()))?;
         (self.observe)(Progress::Confirmed(Confirmation::new(announced, receipt)));
         Ok(())
@@ -33,6 +35,7 @@ impl Receiver<'_> {
         Fault(refusal, text): Fault,
     ) -> Result<(), Error> {
         self.paths.remove(&index);
+        self.account.fail(index);
         self.note_failure(refusal, &text);
         (self.observe)(Progress::NotDelivered { path: path.clone(), refusal, text: text.clone() });
         self.say(&Message::Failed { index, refusal, text })?;
@@ -54,24 +57,46 @@ pub(crate) struct Announced {
     pub(crate) kind: Kind,
     /// Where a link leads; empty for anything else.
     pub(crate) target: Vec<u8>,
+    /// The file is hashed by blocks.
+    pub(crate) by_blocks: bool,
 }
 
 impl Default for Announced {
     /// One file, as for a sink.
     fn default() -> Self {
-        Self { path: RelPath::root(), kind: Kind::File, target: Vec::new() }
+        Self { path: RelPath::root(), kind: Kind::File, target: Vec::new(), by_blocks: false }
+    }
+}
+
+impl Announced {
+    /// The entry as it stands in the account.
+    pub(crate) fn confirmed<'a>(&'a self, receipt: &'a Receipt) -> ConfirmedEntry<'a> {
+        ConfirmedEntry {
+            path: self.path.as_bytes(),
+            kind: self.kind,
+            target: &self.target,
+            size: receipt.size,
+            hash: receipt.hash.as_ref(),
+            durability: receipt.durability,
+            present: receipt.present,
+        }
     }
 }
 
 impl From<&TreeEntry> for Announced {
     fn from(entry: &TreeEntry) -> Self {
-        Self { path: entry.path.clone(), kind: entry.kind, target: entry.target.clone() }
+        Self {
+            path: entry.path.clone(),
+            kind: entry.kind,
+            target: entry.target.clone(),
+            by_blocks: entry.by_blocks,
+        }
     }
 }
 
 impl Confirmation {
     pub(crate) fn new(announced: Announced, receipt: Receipt) -> Self {
-        let Announced { path, kind, target } = announced;
+        let Announced { path, kind, target, by_blocks } = announced;
         let Receipt { size, hash, durability, time, name, present, .. } = receipt;
         Self {
             path,
@@ -79,6 +104,7 @@ impl Confirmation {
             target: Untrusted::from(target),
             size,
             hash,
+            by_blocks,
             durability,
             time,
             name: Untrusted::from(name),

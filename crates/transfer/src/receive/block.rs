@@ -105,7 +105,7 @@ impl Block {
             // This may be the whole file, and its root is computed by another function.
             return tree.end(self.pieces()[0]);
         }
-        tree.finish(Some(self.sum(tree.blocks())))
+        tree.finish(Some(self.sum(tree.place())))
     }
 
     /// The pieces that have arrived and are not lent to the assistant.

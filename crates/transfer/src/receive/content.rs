@@ -9,9 +9,10 @@ use rustix::io::Errno;
 use super::{OpenTarget, Receiver, Waiting, Waits};
 use crate::error::Error;
 use crate::fault::Fault;
-use crate::hash::{BLOCK, Pieces, Sum, ZEROS};
+use crate::hash::{BLOCK, Hashing, Pieces, Sum, ZEROS};
 use crate::message::{Kind, Message, Refusal};
 use crate::progress::Progress;
+use crate::state::LogStep;
 use crate::store::Landing;
 use crate::wire::Violation;
 
@@ -37,7 +38,7 @@ impl Receiver<'_> {
         }
         // The file has failed: the session drains what is not taken.
         let Some(landing) = self.current()? else { return Ok(()) };
-        let number = landing.tree.blocks();
+        let number = landing.tree.place();
         if self.splices() {
             return self.splice();
         }
@@ -83,7 +84,7 @@ impl Receiver<'_> {
                 self.arriving.keep_pipe(pipe);
                 (self.observe)(Progress::Moved { bytes: bytes as u64 });
                 if self.arriving.moved(bytes) {
-                    let noted = store.note(landing, Sum::default());
+                    let noted = store.note(landing, LogStep::Block(Sum::default()));
                     return self.stored(noted);
                 }
                 Ok(())
@@ -101,7 +102,7 @@ impl Receiver<'_> {
             self.arriving.clear();
             return Ok(());
         };
-        let number = landing.tree.blocks();
+        let (number, block) = (landing.tree.place(), landing.tree.blocks());
         if !self.arriving.is_whole() {
             return Err(Violation::Unexpected("the value of no block").into());
         }
@@ -110,7 +111,7 @@ impl Receiver<'_> {
         // further thread of one end would take time from the other.
         self.arriving.hire(if self.session.is_plain() { 2 } else { 3 });
         if sum.value != value {
-            let text = format!("block {number} arrived damaged; what came before it is kept");
+            let text = format!("block {block} arrived damaged; what came before it is kept");
             return Err(Error::Refused(Refusal::Corrupt, text.into()));
         }
         self.store_block(sum)
@@ -163,18 +164,29 @@ impl Receiver<'_> {
         let verify = self.options.verify;
         let Some(landing) = self.current()? else { return Ok(()) };
         let (first, blocks) = (landing.tree.blocks(), bytes / BLOCK as u64);
+        let by_blocks = landing.entry.by_blocks;
         // Zeros cost the sender nothing: a file may not grow beyond its announced size.
         let end = landing.tree.bytes().checked_add(bytes);
         if end.is_none_or(|end| landing.entry.size.is_none_or(|size| end > size)) {
             return Err(Violation::Unexpected("a hole beyond the end").into());
         }
+        // What need not be hashed as zeros, or written as zeros, is one step however long it is.
+        if let (true, OpenTarget::Tree { store, .. }) = (by_blocks || !verify, &mut self.place)
+            && let Some(Waiting { state: Waits::Landing(landing), .. }) = self.files.front_mut()
+        {
+            let made = store.hole(landing, blocks);
+            (self.observe)(Progress::Moved { bytes });
+            return self.stored(made);
+        }
+        let hashing = Hashing::of(verify, by_blocks);
         for number in first..first + blocks {
             // A hole may be hours of work: the peer hears of us, and whoever asks for the end is heard.
             if number % PORTION == 0 {
                 self.session.ping()?;
                 self.session.rest(Duration::ZERO)?;
             }
-            let sum = if verify { Sum::of(number, &ZEROS) } else { Sum::default() };
+            let place = hashing.place(number);
+            let sum = if verify { Sum::of(place, &ZEROS) } else { Sum::default() };
             self.put_block(None, sum)?;
             (self.observe)(Progress::Moved { bytes: BLOCK as u64 });
             if self.current()?.is_none() {

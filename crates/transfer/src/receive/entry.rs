@@ -1,15 +1,19 @@
 //! Announced entries: whether each may be stored, what of it is here already, and where it will land.
 
+use std::os::fd::AsFd as _;
+
 use super::account::{Announced, receipt};
 use super::{MAX_ANNOUNCED, MAX_DIRECTORIES, OpenTarget, Receiver, Waiting, Waits};
+use crate::alive::{Gauge, away};
+use crate::driver::Phase;
 use crate::error::Error;
 use crate::fault::Fault;
-use crate::hash::Tree;
+use crate::hash::{Hash, Hashing, Tree};
 use crate::message::{EntryAnswer, IfExists, Kind, Message, Refusal, Token, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Progress;
 use crate::state::short;
-use crate::store::{Landing, Modes, leaves_part};
+use crate::store::{Here, Landing, Modes, hash_as, leaves_part};
 use crate::wire::Violation;
 
 impl Receiver<'_> {
@@ -121,22 +125,27 @@ impl Receiver<'_> {
     fn dry(&mut self, entry: TreeEntry) -> Result<(), Error> {
         let looked = self.dest(&entry.path).and_then(|dest| match &mut self.place {
             OpenTarget::Tree { store, .. } if entry.kind == Kind::File => store.look(&entry, &dest),
-            OpenTarget::Sink { spool, .. } => spool.begin(entry.size).map(|()| Ok(Tree::new())),
-            _ => Ok(Ok(Tree::new())),
+            OpenTarget::Sink { spool, .. } => spool.begin(entry.size).map(|()| Here::Nothing),
+            _ => Ok(Here::Nothing),
         });
+        let looked = match looked {
+            Ok(here) => self.hash_of(here, &entry)?,
+            Err(fault) => Err(fault),
+        };
         let answer = match looked {
-            Ok(Ok(_)) => EntryAnswer::Fresh,
+            Ok(None) => EntryAnswer::Fresh,
             // The directory would have been made by then.
             Err(Fault(Refusal::NotFound, _)) => EntryAnswer::Fresh,
             Err(Fault(Refusal::Exists, _)) if self.options.if_exists == IfExists::KeepBoth => {
                 EntryAnswer::Fresh
             }
-            Ok(Err(hash)) => EntryAnswer::Complete(hash),
+            Ok(Some(hash)) => EntryAnswer::Complete(hash),
             Err(Fault(refusal, text)) => EntryAnswer::Refused(refusal, text),
         };
         let TreeEntry { index, path, kind, size, .. } = entry;
         let bytes = if matches!(answer, EntryAnswer::Complete(_)) { 0 } else { size.unwrap_or(0) };
         if let EntryAnswer::Refused(refusal, text) = &answer {
+            self.account.fail(index);
             self.note_failure(*refusal, text);
             (self.observe)(Progress::NotDelivered { path, refusal: *refusal, text: text.clone() });
         } else {
@@ -148,7 +157,11 @@ impl Receiver<'_> {
     fn announce(&mut self, entry: TreeEntry, dest: Result<RelPath, Fault>) -> Result<(), Error> {
         let TreeEntry { index, kind, size, .. } = entry;
         let path = entry.path.clone();
-        let state = match dest.and_then(|dest| self.look(entry, dest)) {
+        let looked = match dest {
+            Ok(dest) => self.look(entry, dest)?,
+            Err(fault) => Err(fault),
+        };
+        let state = match looked {
             Ok(state) => {
                 let resumed = state.so_far();
                 (self.observe)(Progress::Started { path, kind, size, resumed });
@@ -157,6 +170,7 @@ impl Receiver<'_> {
             Err(Fault(refusal, text)) => {
                 if self.ask {
                     self.paths.remove(&index);
+                    self.account.fail(index);
                     (self.observe)(Progress::NotDelivered { path, refusal, text: text.clone() });
                     self.note_failure(refusal, &text);
                     return self.say(&Message::Answer { index, answer: EntryAnswer::Refused(refusal, text) });
@@ -180,44 +194,84 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    fn look(&mut self, mut entry: TreeEntry, mut dest: RelPath) -> Result<Waits, Fault> {
+    /// The hash of what is here, if anything is. Reading it may take long.
+    fn hash_of(&mut self, here: Here, entry: &TreeEntry) -> Result<Result<Option<Hash>, Fault>, Error> {
+        let file = match here {
+            Here::Nothing => return Ok(Ok(None)),
+            Here::Same => return Ok(Ok(Some(Hash::default()))),
+            Here::Alike(file) => file,
+        };
+        (self.observe)(Progress::Verifying { path: entry.path.clone() });
+        let by_blocks = entry.by_blocks;
+        let hash = move |gauge: &Gauge| hash_as(file.as_fd(), by_blocks, gauge);
+        Ok(match away(self.session, Phase::Verify, entry.size.unwrap_or(0), hash)? {
+            Ok((hash, _)) => Ok(Some(hash)),
+            Err(error) => Err(Fault::io(format!("cannot read {}: {error}", entry.path), &error)),
+        })
+    }
+
+    fn look(&mut self, mut entry: TreeEntry, mut dest: RelPath) -> Result<Result<Waits, Fault>, Error> {
         if leaves_part(&entry) {
             // The same source may go to several names at once.
             entry.token = bound(entry.token, &dest);
         }
+        let hashing = Hashing::of(self.options.verify, entry.by_blocks);
+        let landing = |entry, dest, tree: Tree| Box::new(Landing::bare(entry, dest, tree.hashed(hashing)));
         let store = match &mut self.place {
             OpenTarget::Tree { store, .. } => store,
             OpenTarget::Sink { spool, deliveries, id } => {
-                match deliveries.outcome(*id) {
+                return Ok(match deliveries.outcome(*id) {
                     // An earlier session has delivered it: it is not delivered again, even if the sender's file has
                     // changed.
                     Some(Ok(receipt)) => {
-                        let landing = Box::new(Landing::bare(entry, dest, Tree::new()));
-                        return Ok(Waits::Complete { hash: receipt.hash.unwrap_or_default(), landing });
+                        let hash = receipt.hash.unwrap_or_default();
+                        Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) })
                     }
-                    Some(Err(fault)) => return Err(fault),
-                    None => {}
-                }
-                spool.begin(entry.size)?;
-                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, Tree::new()))));
+                    Some(Err(fault)) => Err(fault),
+                    None => {
+                        spool.begin(entry.size).map(|()| Waits::Landing(landing(entry, dest, Tree::new())))
+                    }
+                });
             }
             OpenTarget::Stream { so_far, .. } => {
-                return Ok(Waits::Landing(Box::new(Landing::bare(entry, dest, so_far.clone()))));
+                return Ok(Ok(Waits::Landing(landing(entry, dest, so_far.clone()))));
             }
         };
-        let claim = store.claim(&entry)?;
-        let looked = if self.ask { store.look(&entry, &dest) } else { Ok(Ok(Tree::new())) };
-        let looked = match looked {
-            Err(Fault(Refusal::Exists, _)) if self.options.if_exists == IfExists::KeepBoth => {
-                dest = store.another_name(&entry, &dest)?;
-                store.look(&entry, &dest)?
-            }
-            other => other?,
+        let claim = match store.claim(&entry) {
+            Ok(claim) => claim,
+            Err(fault) => return Ok(Err(fault)),
         };
-        if let Err(hash) = looked {
-            return Ok(Waits::Complete { hash, landing: Box::new(Landing::bare(entry, dest, Tree::new())) });
+        if !self.ask {
+            return Ok(store
+                .begin(entry, dest, claim, None)
+                .map(|landing| Waits::Landing(Box::new(landing))));
         }
-        store.begin(entry, dest, claim, self.ask).map(|landing| Waits::Landing(Box::new(landing)))
+        let mut looked = store.look(&entry, &dest);
+        if let (Err(Fault(Refusal::Exists, _)), IfExists::KeepBoth) = (&looked, self.options.if_exists) {
+            dest = match store.another_name(&entry, &dest) {
+                Ok(other) => other,
+                Err(fault) => return Ok(Err(fault)),
+            };
+            looked = store.look(&entry, &dest);
+        }
+        let here = match looked {
+            Ok(here) => here,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        match self.hash_of(here, &entry)? {
+            Ok(None) => {}
+            Ok(Some(hash)) => {
+                return Ok(Ok(Waits::Complete { hash, landing: landing(entry, dest, Tree::new()) }));
+            }
+            Err(fault) => return Ok(Err(fault)),
+        }
+        let OpenTarget::Tree { store, .. } = &mut self.place else { return Ok(Ok(Waits::Dropped)) };
+        let found = match store.resumer(&entry, &dest) {
+            Ok(resume) => away(self.session, Phase::Verify, 0, resume)?,
+            Err(fault) => Err(fault),
+        };
+        let begun = found.and_then(|found| store.begin(entry, dest, claim, found));
+        Ok(begun.map(|landing| Waits::Landing(Box::new(landing))))
     }
 }
 

@@ -18,7 +18,6 @@ use tempfile::TempDir;
 use super::*;
 use crate::cancel::Cancel;
 use crate::claim::Claims;
-use crate::delivery::Deliveries;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
 use crate::machine::{Role, SessionLimits};
@@ -150,7 +149,8 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     let (accepted, _) = listener.accept().unwrap();
     let plain = Box::new(Plain::new(accepted).unwrap());
     // Both ends are here: silence means that one of them has forgotten the other.
-    let deadlines = Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10) };
+    let deadlines =
+        Deadlines { ping: Duration::from_secs(5), stall: Duration::from_secs(10), ..Deadlines::default() };
     let cancel = Cancel::new().unwrap();
     let mut session =
         Session::with(plain, Role::Responder, SessionLimits::default(), deadlines, cancel.clone());
@@ -163,7 +163,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
     }
     let (mut summary, mut seen) = (Summary::default(), Vec::new());
     let claimant = Claimant { claims: Arc::new(Claims::default()), session: 1, cancel };
-    let (root, mut spool);
+    let (root, spool);
     let target = match to {
         To::Directory(path) => {
             root = Root::open(path).unwrap();
@@ -177,7 +177,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
             let config =
                 PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
             spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
-            Target::Sink { spool: &mut spool, deliveries: &Deliveries::default(), id: [1; 16] }
+            Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },
     };
@@ -199,7 +199,8 @@ impl Received {
             (self.summary.confirmed, self.summary.failed, self.summary.unsent),
             (confirmed, failed, 0)
         );
-        let [Message::Accept { .. }, said @ .., Message::Done { confirmed: c, failed: f }] = &self.said[..]
+        let [Message::Accept { .. }, said @ .., Message::Done { confirmed: c, failed: f, .. }] =
+            &self.said[..]
         else {
             panic!("{self:?}")
         };
@@ -208,7 +209,7 @@ impl Received {
     }
 
     fn asks(&self) -> bool {
-        matches!(self.said.first(), Some(Message::Accept { ask: true }))
+        matches!(self.said.first(), Some(Message::Accept { ask: true, .. }))
     }
 
     fn violation(&self) -> &Violation {
@@ -268,6 +269,7 @@ fn entry(index: u64, kind: Kind, path: &str, size: Option<u64>) -> TreeEntry {
         token: [index as u8; 16],
         hash: None,
         sparse: false,
+        by_blocks: false,
         target: Vec::new(),
     }
 }
@@ -298,7 +300,7 @@ fn agreed_end(index: u64, content: &[u8], options: Options) -> Step {
 }
 
 fn total(entries: u64) -> Step {
-    Say(Message::Total { entries })
+    Say(Message::Total { entries, failed_before: 0 })
 }
 
 fn sum(number: u64, block: &[u8]) -> Step {

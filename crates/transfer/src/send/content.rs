@@ -55,7 +55,10 @@ impl Sender<'_, '_> {
         let mut data_until = 0;
         loop {
             let offset = tree.bytes();
-            if entry.sparse && offset >= data_until && self.holes(file, tree, size, &mut data_until)? {
+            if entry.sparse
+                && offset >= data_until
+                && self.holes(file, tree, size, &mut data_until, entry.by_blocks)?
+            {
                 continue;
             }
             match self.block(entry, file, tree, size.saturating_sub(offset), piece)? {
@@ -106,7 +109,7 @@ impl Sender<'_, '_> {
                 return self.abort(entry, wrong).map(|()| None);
             }
             if length > PIECE {
-                hasher.get_or_insert_with(|| BlockHasher::new(number)).update(&piece[..into]);
+                hasher.get_or_insert_with(|| BlockHasher::new(tree.place())).update(&piece[..into]);
             }
             if due == 0 {
                 due = most;
@@ -136,6 +139,7 @@ impl Sender<'_, '_> {
         tree: &mut Tree,
         size: u64,
         data_until: &mut u64,
+        by_blocks: bool,
     ) -> Result<bool, Error> {
         let offset = tree.bytes();
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
@@ -150,9 +154,13 @@ impl Sender<'_, '_> {
             return Ok(false);
         }
         // In portions, so that the receiver works while the next is hashed here, and both hear whoever asks for the end.
-        let portion = blocks.min(HOLE);
-        for _ in 0..portion {
-            tree.push(Sum::of(tree.blocks(), &ZEROS));
+        let portion = if by_blocks { blocks } else { blocks.min(HOLE) };
+        if by_blocks {
+            tree.push_zeros(portion);
+        } else {
+            for _ in 0..portion {
+                tree.push(Sum::of(tree.blocks(), &ZEROS));
+            }
         }
         self.say(&Message::Hole { bytes: portion * BLOCK as u64 })?;
         (self.observe)(Progress::Moved { bytes: portion * BLOCK as u64 });

@@ -73,6 +73,8 @@ pub(super) fn check(operation: &Operation, rights: &Rights) -> Result<(), Fault>
         }
         Operation::Put(_) => (rights.write, "write here"),
         Operation::Get(_) | Operation::List { .. } => (rights.read, "read here"),
+        // Whoever knows the transfer's id has made the transfer.
+        Operation::Ask { .. } => return Ok(()),
     };
     if allowed { Ok(()) } else { Err(Fault(Refusal::Forbidden, format!("this key may not {what}").into())) }
 }

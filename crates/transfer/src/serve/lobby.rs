@@ -1,64 +1,132 @@
 //! Connections that have asked for nothing yet: anybody can make them, so they take nobody's place.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cancel::Cancel;
 
-/// The largest number of connections that have asked for nothing yet. One more makes the oldest end: a client that wants
+/// The largest number of connections that have asked for nothing yet. One more makes another end: a client that wants
 /// something asks for it within a round trip or two.
 pub(super) const MOST: usize = 256;
+/// The largest number of them from one address. A bundle of a client has 16.
+pub(super) const EACH: usize = 64;
 
 /// The connections that have asked for nothing yet, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Lobby(Mutex<VecDeque<(u64, Cancel)>>);
+pub(super) struct Lobby(Mutex<VecDeque<Guest>>);
+
+#[derive(Debug)]
+struct Guest {
+    number: u64,
+    network: IpAddr,
+    cancel: Cancel,
+}
+
+/// The part of an address that one host cannot choose freely: of IPv6, the first 64 bits.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 => v4,
+    }
+}
 
 impl Lobby {
-    /// Notes a new connection. If there are too many, the oldest is cancelled.
-    pub(super) fn enter(&self, number: u64, cancel: Cancel) {
+    /// Notes a new connection. If there are too many, the oldest of the same address ends, or of that address which has
+    /// the most.
+    pub(super) fn enter(&self, number: u64, address: IpAddr, cancel: Cancel) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= MOST
-            && let Some((_, oldest)) = waiting.pop_front()
-        {
+        let own = network(address);
+        let crowd = if waiting.iter().filter(|guest| guest.network == own).count() >= EACH {
+            Some(own)
+        } else if waiting.len() >= MOST {
+            most_frequent(&waiting)
+        } else {
+            None
+        };
+        let oldest = crowd.and_then(|crowd| waiting.iter().position(|guest| guest.network == crowd));
+        if let Some(oldest) = oldest.and_then(|oldest| waiting.remove(oldest)) {
             tracing::info!("a connection is ended that asked for nothing: there are too many of them");
-            oldest.cancel();
+            oldest.cancel.cancel();
         }
-        waiting.push_back((number, cancel));
+        waiting.push_back(Guest { number, network: own, cancel });
     }
 
     /// Notes that a connection has asked for something, or has ended. Returns false if it was cancelled before.
     pub(super) fn leave(&self, number: u64) -> bool {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = waiting.iter().position(|(known, _)| *known == number);
+        let at = waiting.iter().position(|guest| guest.number == number);
         at.is_some_and(|at| waiting.remove(at).is_some())
     }
 
     /// Cancels all connections that have asked for nothing yet.
     pub(super) fn clear(&self) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.drain(..).for_each(|(_, cancel)| cancel.cancel());
+        waiting.drain(..).for_each(|guest| guest.cancel.cancel());
     }
+}
+
+fn most_frequent(waiting: &VecDeque<Guest>) -> Option<IpAddr> {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for guest in waiting {
+        *counts.entry(guest.network).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(network, _)| network)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_oldest_that_asked_for_nothing_has_to_go() {
+    fn v4(last: usize) -> IpAddr {
+        IpAddr::from([192, 0, 2, last as u8])
+    }
+
+    /// Fills a lobby: `EACH` connections of each of so many addresses, the first ones first.
+    fn crowded() -> (Lobby, Vec<Cancel>) {
         let lobby = Lobby::default();
-        let cancels: Vec<_> = (0..=MOST).map(|_| Cancel::new().unwrap()).collect();
-        for (number, cancel) in cancels[..MOST].iter().enumerate() {
-            lobby.enter(number as u64, cancel.clone());
+        let cancels: Vec<_> = (0..MOST).map(|_| Cancel::new().unwrap()).collect();
+        for (number, cancel) in cancels.iter().enumerate() {
+            lobby.enter(number as u64, v4(number / EACH), cancel.clone());
         }
-        assert!(lobby.leave(0), "it has asked, and is safe");
-        lobby.enter(MOST as u64, cancels[MOST].clone());
+        (lobby, cancels)
+    }
+
+    #[test]
+    fn the_oldest_of_the_crowd_has_to_go() {
+        let (lobby, cancels) = crowded();
         assert!(!cancels.iter().any(Cancel::is_cancelled), "all fit");
-        let one_more = Cancel::new().unwrap();
-        lobby.enter(1_000, one_more.clone());
-        assert_eq!(cancels.iter().position(Cancel::is_cancelled), Some(1));
-        assert!(!lobby.leave(1) && lobby.leave(2));
+        assert!(lobby.leave(0), "it has asked, and is safe");
+        let newcomer = |number, address| {
+            let cancel = Cancel::new().unwrap();
+            lobby.enter(number, address, cancel.clone());
+            cancel
+        };
+        let single = newcomer(1_000, v4(77));
+        assert!(!cancels.iter().any(Cancel::is_cancelled), "there was room for it");
+        // One more of a full address: its own oldest goes.
+        newcomer(1_001, v4(2));
+        assert_eq!(cancels.iter().position(Cancel::is_cancelled), Some(2 * EACH));
+        // The lobby is full: somebody of a crowd goes, not the one that came alone.
+        for number in 0..3 {
+            newcomer(2_000 + number, v4(78));
+        }
+        assert_eq!(cancels.iter().filter(|cancel| cancel.is_cancelled()).count(), 4);
+        assert!(!single.is_cancelled());
         lobby.clear();
-        assert!(one_more.is_cancelled() && !cancels[0].is_cancelled() && !cancels[2].is_cancelled());
+        assert!(single.is_cancelled() && !cancels[0].is_cancelled());
+        assert!(!lobby.leave(1));
+    }
+
+    #[test]
+    fn an_ipv6_host_is_one_address_however_many_it_has() {
+        let network = |text: &str| network(text.parse().unwrap());
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
     }
 }

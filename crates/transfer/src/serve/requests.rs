@@ -8,11 +8,12 @@ use rustix::fs::{Dir, FileType};
 
 use super::{Served, Server, Serving, ShareEnding, Visitor, caller as callers};
 use crate::claim::Claimant;
+use crate::delivery::AskedDelivery;
 use crate::driver::{Session, SessionEvent};
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::limit::Limiter;
-use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal};
+use crate::message::{Get, Item, Kind, Message, Operation, Options, Put, Refusal, TransferId};
 use crate::outgoing::{Outgoing, Pipe, Producer, Source};
 use crate::path::{RelPath, WORK};
 use crate::progress::{Progress, Summary};
@@ -53,7 +54,7 @@ impl Server {
                     let operation = Operation::decode(&request)?;
                     if !served.has_asked() {
                         rights = self.authenticate(session, stream, caller)?;
-                        self.admit(session, claimant.session)?;
+                        self.admit(session, claimant, peer)?;
                     }
                     if let Err(fault) = callers::check(&operation, &rights) {
                         served.request = "what its key may not do".into();
@@ -81,6 +82,10 @@ impl Server {
                             served.request = format!("ls {path}");
                             self.list(session, stream, &root, &path)?;
                         }
+                        Operation::Ask { id } => {
+                            served.request = "ask for a receipt".into();
+                            self.answer(session, stream, id)?;
+                        }
                     }
                     if self.options.ending == ShareEnding::Close {
                         return Ok(());
@@ -90,10 +95,30 @@ impl Server {
                     served.summary.peer_knows = code == 0;
                     return if code == 0 { Ok(()) } else { Err(Error::goodbye(code, reason)) };
                 }
-                SessionEvent::Finished { .. } => {}
+                SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
                 _ => return Err(Violation::Unexpected("a frame outside of any request").into()),
             }
         }
+    }
+
+    /// Says what came of a transfer to a sink. Who asks knows the transfer's id, which only its client has.
+    fn answer(&self, session: &mut Session, stream: u16, id: TransferId) -> Result<(), Error> {
+        let fault = match self.deliveries.ask(id) {
+            AskedDelivery::Delivered(receipt) => {
+                session.message(stream, &Message::Receipt(receipt).encode())?;
+                return session.finish(stream);
+            }
+            AskedDelivery::Failed(fault) => fault,
+            AskedDelivery::Runs => Fault(Refusal::Busy, "its command is running".into()),
+            AskedDelivery::Unknown => {
+                let told = "it may have been done: the server ended while its command ran";
+                Fault(Refusal::Command, Reason::from(told).with(Remedy::LookBeforeSending))
+            }
+            AskedDelivery::Nothing => {
+                Fault(Refusal::NotFound, "no command was started for it, as far as is remembered here".into())
+            }
+        };
+        self.refuse(session, stream, fault)
     }
 
     /// Refuses a request as a whole; the reason reaches the peer before the end.
@@ -121,20 +146,19 @@ impl Server {
     ) -> Result<(), Error> {
         let durability = put.options.durability.max(self.options.durability);
         let options = Options { durability, ..put.options };
-        let mut spool;
         let target = match &put.sink {
             Some(name) => {
                 let found = self.options.config.sink.get(name).ok_or_else(|| no_port("sink", name));
-                match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
-                    Ok(made) => spool = made,
+                let spool = match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
+                    Ok(made) => Box::new(made),
                     Err(fault) => return self.refuse(session, stream, fault),
-                }
+                };
                 if !put.options.dry_run
                     && let Err(fault) = self.deliveries.begin(put.id, put.sent)
                 {
                     return self.refuse(session, stream, fault);
                 }
-                Target::Sink { spool: &mut spool, deliveries: &self.deliveries, id: put.id }
+                Target::Sink { spool, deliveries: self.deliveries.clone(), id: put.id }
             }
             None if !self.options.writable => {
                 let told = Reason::from("this directory is shared for reading only");
@@ -159,6 +183,8 @@ impl Server {
         if put.exact_modes {
             receiver.change_modes(Modes::Exact);
         }
+        receiver.memory = self.deliveries.memory();
+        receiver.signs = self.options.keys.as_ref().map(|keys| (&*keys.identity, put.id));
         let received = receiver.run();
         summary.wire += session.received() - before;
         received

@@ -1,6 +1,7 @@
 //! What is believed of an earlier session, each with a case one step away that is not.
 
 use super::*;
+use crate::alive::Gauge;
 use std::os::fd::AsFd;
 
 fn block(number: u64) -> Vec<u8> {
@@ -16,20 +17,23 @@ fn dir() -> (tempfile::TempDir, OwnedFd) {
 
 /// Receives three blocks and goes away.
 fn three_blocks(dir: &OwnedFd) {
-    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
+    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s").unwrap();
     for number in 0..3 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-        state.append(part.as_fd(), Sum::of(number, &block(number))).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::of(number, &block(number)))).unwrap();
     }
 }
 
 fn resumed(dir: &OwnedFd) -> u64 {
-    PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().map_or(0, |found| {
-        let mut whole = Tree::new();
-        (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
-        assert_eq!(found.tree, whole);
-        found.tree.blocks()
-    })
+    PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &Gauge::default()).unwrap().map_or(
+        0,
+        |found| {
+            let mut whole = Tree::new();
+            (0..found.tree.blocks()).for_each(|number| whole.push(Sum::of(number, &block(number))));
+            assert_eq!(found.tree, whole);
+            found.tree.blocks()
+        },
+    )
 }
 
 #[test]
@@ -39,14 +43,20 @@ fn what_was_written_is_found_again() {
     three_blocks(&dir);
     assert_eq!(resumed(&dir), 3);
     assert_eq!(resumed(&dir), 3, "resuming changes nothing");
-    assert!(PartLog::resume(dir.as_fd(), [8; 16], true, "p", "s").unwrap().is_none(), "another file's token");
+    assert!(
+        PartLog::resume(dir.as_fd(), [8; 16], Hashing::Whole, "p", "s", &Gauge::default()).unwrap().is_none(),
+        "another file's token"
+    );
 }
 
 #[test]
 fn one_session_at_a_time() {
     let (_temp, dir) = dir();
-    let held = PartLog::create(dir.as_fd(), [7; 16], true, "p", "s").unwrap();
-    assert_eq!(PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap_err(), Errno::WOULDBLOCK);
+    let held = PartLog::create(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s").unwrap();
+    assert_eq!(
+        PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &Gauge::default()).unwrap_err(),
+        Errno::WOULDBLOCK
+    );
     drop(held);
     assert_eq!(resumed(&dir), 0);
 }
@@ -86,13 +96,14 @@ fn a_torn_or_changed_record_ends_the_log() {
 #[test]
 fn an_unverified_log_is_not_taken_for_a_verified_one() {
     let (_temp, dir) = dir();
-    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
     write_full(part.as_fd(), &block(0), 0).unwrap();
-    state.append(part.as_fd(), Sum::default()).unwrap();
+    state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
     // A kill before the next record.
     write_full(part.as_fd(), &block(1), BLOCK as u64).unwrap();
     drop((state, part));
-    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+    let found =
+        PartLog::resume(dir.as_fd(), [7; 16], Hashing::None, "p", "s", &Gauge::default()).unwrap().unwrap();
     assert_eq!((found.tree.blocks(), found.tree.alone().is_some()), (1, true));
     drop(found);
     assert_eq!(resumed(&dir), 0);
@@ -123,15 +134,16 @@ fn change_unseen(temp: &tempfile::TempDir) {
 
 /// Receives three blocks before another boot.
 fn three_blocks_before_a_boot(dir: &OwnedFd, verified: bool) {
-    let (state, part) = PartLog::create(dir.as_fd(), [7; 16], verified, "p", "s").unwrap();
-    let mut header = header([7; 16], verified, &rustix::fs::fstat(&part).unwrap());
+    let (state, part) =
+        PartLog::create(dir.as_fd(), [7; 16], Hashing::of(verified, false), "p", "s").unwrap();
+    let mut header = header([7; 16], Hashing::of(verified, false), &rustix::fs::fstat(&part).unwrap());
     header[BOOT..BOOT + 16].copy_from_slice(&named(b"another"));
     write_full(state.log.as_fd(), &header, 0).unwrap();
     let mut state = PartLog { key: key(&header), ..state };
     for number in 0..3 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
         let sum = if verified { Sum::of(number, &block(number)) } else { Sum::default() };
-        state.append(part.as_fd(), sum).unwrap();
+        state.append(part.as_fd(), LogStep::Block(sum)).unwrap();
     }
 }
 
@@ -183,7 +195,8 @@ fn after_a_boot_verified_blocks_are_read_and_others_are_forgotten() {
     three_blocks_before_a_boot(&dir, true);
     assert_eq!(resumed(&dir), 3);
     three_blocks_before_a_boot(&dir, false);
-    let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+    let found =
+        PartLog::resume(dir.as_fd(), [7; 16], Hashing::None, "p", "s", &Gauge::default()).unwrap().unwrap();
     assert_eq!(found.tree.blocks(), 0);
     assert_eq!(rustix::fs::fstat(&found.part).unwrap().st_size, 0, "and the part begins anew");
 }
@@ -199,10 +212,10 @@ fn this_boot_has_a_name_that_others_do_not_have() {
 #[test]
 fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
     let (temp, dir) = dir();
-    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+    let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
     rustix::fs::ftruncate(&part, 3 * BLOCK as u64).unwrap();
     for _ in 0..3 {
-        state.append(part.as_fd(), Sum::default()).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
     }
     drop((state, part));
     for (length, blocks) in [(3 * BLOCK, 3), (2 * BLOCK + 1, 2), (BLOCK, 1), (BLOCK - 1, 0)] {
@@ -212,7 +225,9 @@ fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
             .unwrap()
             .set_len(length as u64)
             .unwrap();
-        let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        let found = PartLog::resume(dir.as_fd(), [7; 16], Hashing::None, "p", "s", &Gauge::default())
+            .unwrap()
+            .unwrap();
         assert_eq!((found.tree.blocks(), found.state.records), (blocks, blocks), "{length} bytes");
     }
 }
@@ -222,13 +237,15 @@ fn a_part_that_is_shorter_than_its_unverified_log_counts_by_its_length() {
 fn a_long_log_is_read_to_its_end() {
     for count in [511, 512, 513, 1100] {
         let (_temp, dir) = dir();
-        let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], false, "p", "s").unwrap();
+        let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::None, "p", "s").unwrap();
         rustix::fs::ftruncate(&part, count * BLOCK as u64).unwrap();
         for _ in 0..count {
-            state.append(part.as_fd(), Sum::default()).unwrap();
+            state.append(part.as_fd(), LogStep::Block(Sum::default())).unwrap();
         }
         drop((state, part));
-        let found = PartLog::resume(dir.as_fd(), [7; 16], false, "p", "s").unwrap().unwrap();
+        let found = PartLog::resume(dir.as_fd(), [7; 16], Hashing::None, "p", "s", &Gauge::default())
+            .unwrap()
+            .unwrap();
         assert_eq!(found.tree.blocks(), count);
     }
 }
@@ -238,12 +255,13 @@ fn what_comes_after_a_resume_is_noted_behind_it() {
     let (temp, dir) = dir();
     three_blocks(&dir);
     change(&temp, "p", b"!", BLOCK as u64 + 5);
-    let found = PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().unwrap();
+    let found =
+        PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &Gauge::default()).unwrap().unwrap();
     let (mut state, part) = (found.state, found.part);
     assert_eq!(std::fs::metadata(temp.path().join("s")).unwrap().len(), 2 * RECORD as u64, "no stale record");
     for number in 1..5 {
         write_full(part.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-        state.append(part.as_fd(), Sum::of(number, &block(number))).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::of(number, &block(number)))).unwrap();
     }
     drop((state, part));
     assert_eq!(resumed(&dir), 5);
@@ -253,7 +271,7 @@ fn what_comes_after_a_resume_is_noted_behind_it() {
 fn a_new_log_forgets_the_old_one_and_its_part() {
     let (temp, dir) = dir();
     three_blocks(&dir);
-    PartLog::create(dir.as_fd(), [9; 16], true, "p", "s").unwrap();
+    PartLog::create(dir.as_fd(), [9; 16], Hashing::Whole, "p", "s").unwrap();
     let length = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap().len();
     assert_eq!((length("p"), length("s")), (0, RECORD as u64));
 }
@@ -261,8 +279,10 @@ fn a_new_log_forgets_the_old_one_and_its_part() {
 /// A header with anything else in it is another format's.
 #[test]
 fn a_header_that_is_not_exactly_ours_is_refused() {
-    let found = |dir: &OwnedFd| PartLog::resume(dir.as_fd(), [7; 16], true, "p", "s").unwrap().is_some();
-    for at in [0, 7, 8, 24, 32, VERIFIED, VERIFIED + 1, BOOT - 1, BOOT + 16, RECORD - 1] {
+    let found = |dir: &OwnedFd| {
+        PartLog::resume(dir.as_fd(), [7; 16], Hashing::Whole, "p", "s", &Gauge::default()).unwrap().is_some()
+    };
+    for at in [0, 7, 8, 24, 32, HASHING, HASHING + 1, BOOT - 1, BOOT + 16, RECORD - 1] {
         let (temp, dir) = dir();
         three_blocks(&dir);
         assert!(found(&dir));
@@ -286,12 +306,41 @@ fn records_of_another_place_or_another_log_are_refused() {
     change(&temp, "s", &records[RECORD..2 * RECORD], 2 * RECORD as u64);
     assert_eq!(resumed(&dir), 1, "the first record in the second place");
 
-    let mut other = PartLog::create(dir.as_fd(), [8; 16], true, "q", "t").unwrap();
+    let mut other = PartLog::create(dir.as_fd(), [8; 16], Hashing::Whole, "q", "t").unwrap();
     for number in 0..3 {
         write_full(other.1.as_fd(), &block(number), number * BLOCK as u64).unwrap();
-        other.0.append(other.1.as_fd(), Sum::of(number, &block(number))).unwrap();
+        other.0.append(other.1.as_fd(), LogStep::Block(Sum::of(number, &block(number)))).unwrap();
     }
     three_blocks(&dir);
     change(&temp, "s", &std::fs::read(temp.path().join("t")).unwrap()[RECORD..], RECORD as u64);
     assert_eq!(resumed(&dir), 0, "the records of another log");
+}
+
+#[test]
+fn a_hole_is_one_record_and_is_proved_by_having_no_data() {
+    for (fill, blocks) in [(false, 1 + (1 << 20)), (true, 1)] {
+        let (_keep, dir) = dir();
+        let (mut state, part) = PartLog::create(dir.as_fd(), [7; 16], Hashing::Blocks, "p", "s").unwrap();
+        let first = vec![3; BLOCK];
+        write_full(part.as_fd(), &first, 0).unwrap();
+        state.append(part.as_fd(), LogStep::Block(Sum::of(0, &first))).unwrap();
+        rustix::fs::ftruncate(&part, (1 + (1 << 20)) * BLOCK as u64).unwrap();
+        state.append(part.as_fd(), LogStep::Hole(1 << 20)).unwrap();
+        if fill {
+            // Somebody has written into it.
+            write_full(part.as_fd(), b"x", 1 << 39).unwrap();
+        } else {
+            // The time alone is another: the content has to be looked at.
+            crate::root::set_mtime(part.as_fd(), Time { seconds: 1, nanos: 0 }).unwrap();
+        }
+        drop((state, part));
+        let again = |hashing| PartLog::resume(dir.as_fd(), [7; 16], hashing, "p", "s", &Gauge::default());
+        assert!(again(Hashing::Whole).unwrap().is_none(), "hashed in another way");
+        let found = again(Hashing::Blocks).unwrap().unwrap();
+        assert_eq!(found.tree.blocks(), blocks);
+        let mut expected = Tree::new().hashed(Hashing::Blocks);
+        expected.push(Sum::of(0, &first));
+        expected.push_zeros(blocks - 1);
+        assert_eq!(found.tree.end(b"tail"), expected.end(b"tail"));
+    }
 }

@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::temporary::{Temporary, link};
-use super::{Store, hash_file, log_name, now, os};
+use super::{Store, hash_as, log_name, now, os};
+use crate::alive::Gauge;
 use crate::claim::Claim;
 use crate::fault::Fault;
 use crate::message::{Durability, IfExists, Receipt, Refusal};
@@ -26,6 +27,7 @@ pub(super) struct Landed {
     /// The claim to the file, released once the file has its final name.
     pub(super) claim: Option<Claim>,
     pub(super) receipt: Receipt,
+    pub(super) by_blocks: bool,
 }
 
 /// Most files, and bytes, that one syncfs(2) confirms together.
@@ -47,21 +49,23 @@ impl Store<'_> {
             || (self.waits() && self.options.durability != Durability::Disk)
     }
 
-    /// The number of bytes that are about to be synced. The caller decides by it whether the sync needs a thread.
-    pub(crate) fn unsynced_bytes(&self) -> u64 {
-        if self.options.durability == Durability::Disk { self.group_bytes } else { 0 }
-    }
-
-    /// Makes the waiting files durable.
-    pub(crate) fn syncer(&self) -> impl FnOnce() -> Result<(), Errno> + Send + '_ {
-        let disk = self.options.durability == Durability::Disk;
-        let files: Vec<_> = self.group.iter().map(|landed| landed.file.as_fd()).collect();
-        move || match files.as_slice() {
-            _ if !disk => Ok(()),
-            // One syncfs(2) is cheaper than a journal commit for each file.
-            [first, ..] if files.len() > FEW => rustix::fs::syncfs(first),
-            few => few.iter().try_for_each(rustix::fs::fsync),
+    /// Returns a closure that makes the waiting files durable, if that was asked for.
+    pub(crate) fn syncer(&self) -> Result<Option<impl FnOnce() -> Result<(), Errno> + Send + use<>>, Errno> {
+        if self.options.durability != Durability::Disk {
+            return Ok(None);
         }
+        // One syncfs(2) is cheaper than a journal commit for each file.
+        let whole = self.group.len() > FEW;
+        let files = self.group.iter().take(if whole { 1 } else { FEW });
+        let files = files.map(|landed| rustix::io::fcntl_dupfd_cloexec(&landed.file, 0));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(move || {
+            files.iter().try_for_each(
+                |file| {
+                    if whole { rustix::fs::syncfs(file) } else { rustix::fs::fsync(file) }
+                },
+            )
+        }))
     }
 
     /// Renames the waiting files to their final names. Returns a receipt or a fault for each.
@@ -143,7 +147,8 @@ impl Store<'_> {
         let Ok((file, stat)) = self.root.file(&landed.dest) else { return false };
         landed.receipt.hash.is_some()
             && stat.st_size as u64 == landed.receipt.size
-            && hash_file(file.as_fd()).is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
+            && hash_as(file.as_fd(), landed.by_blocks, &Gauge::default())
+                .is_ok_and(|(hash, _)| Some(hash) == landed.receipt.hash)
     }
 
     /// Gives one file its final name, all at once.

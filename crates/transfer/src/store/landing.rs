@@ -10,11 +10,11 @@ use super::temporary::Temporary;
 use super::{Store, in_use, leaves_part, names};
 use crate::claim::Claim;
 use crate::fault::Fault;
-use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
+use crate::hash::{BLOCK, Hash, Hashing, Pieces, Sum, Tree};
 use crate::message::{Durability, Kind, Receipt, Refusal, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::root::{self, Links};
-use crate::state::PartLog;
+use crate::state::{Found, LogStep, PartLog};
 
 /// A file that is being received.
 pub(crate) struct Landing {
@@ -40,12 +40,14 @@ impl Store<'_> {
         entry: TreeEntry,
         dest: RelPath,
         claim: Option<Claim>,
-        resume: bool,
+        found: Option<Found>,
     ) -> Result<Landing, Fault> {
-        let mut landing = Landing { entry, dest, tree: Tree::new(), opened: None, claim };
-        if resume {
+        let hashing = Hashing::of(self.options.verify, entry.by_blocks);
+        let tree = Tree::new().hashed(hashing);
+        let mut landing = Landing { entry, dest, tree, opened: None, claim };
+        {
             let (parent, _) = self.parent_of(&landing.dest)?;
-            if let Some(found) = self.resume(&landing.entry, &landing.dest, &parent)? {
+            if let Some(found) = found {
                 let work = self.work_for(&parent)?;
                 let (name, _) = names(landing.entry.token);
                 landing.tree = found.tree;
@@ -67,6 +69,7 @@ impl Store<'_> {
     pub(crate) fn open<'l>(&mut self, landing: &'l mut Landing) -> Result<&'l mut Opened, Fault> {
         if landing.opened.is_none() {
             let (parent, _) = self.parent_of(&landing.dest)?;
+            let hashing = Hashing::of(self.options.verify, landing.entry.by_blocks);
             landing.opened = Some(if leaves_part(&landing.entry) {
                 let (name, log) = names(landing.entry.token);
                 let token = landing.entry.token;
@@ -74,7 +77,7 @@ impl Store<'_> {
                 let (work, (state, part)) = loop {
                     let work = self.work_for(&parent)?;
                     tries += 1;
-                    match PartLog::create(work.dir.as_fd(), token, self.options.verify, &name, &log) {
+                    match PartLog::create(work.dir.as_fd(), token, hashing, &name, &log) {
                         Ok(made) => break (work, made),
                         // Another session has removed the directory meanwhile, being empty.
                         Err(Errno::NOENT) if tries < 5 => self.work = None,
@@ -112,32 +115,45 @@ impl Store<'_> {
             None => rustix::fs::ftruncate(&opened.part, offset + BLOCK as u64).map_err(Into::into),
         };
         written.map_err(|error| unwritten(&landing.dest, offset, &error))?;
-        self.note(landing, sum)
+        self.note(landing, LogStep::Block(sum))
     }
 
-    /// Notes that the next block is written.
-    pub(crate) fn note(&mut self, landing: &mut Landing, sum: Sum) -> Result<(), Fault> {
+    /// Notes that the next step is written.
+    pub(crate) fn note(&mut self, landing: &mut Landing, step: LogStep) -> Result<(), Fault> {
         let offset = landing.tree.bytes();
         if landing.entry.size.is_none() {
             self.charge(&landing.dest, BLOCK as u64)?;
         }
         if let Some(Opened { part, state: Some(state), .. }) = &mut landing.opened {
-            let noted = state.append(part.as_fd(), sum);
+            let noted = state.append(part.as_fd(), step);
             noted.map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
         }
-        landing.tree.push(sum);
+        step.add_to(&mut landing.tree);
         Ok(())
+    }
+
+    /// Makes a hole of so many blocks, of a file that is hashed by blocks or not at all.
+    pub(crate) fn hole(&mut self, landing: &mut Landing, blocks: u64) -> Result<(), Fault> {
+        let offset = landing.tree.bytes();
+        let opened = self.open(landing)?;
+        rustix::fs::ftruncate(&opened.part, offset + blocks * BLOCK as u64)
+            .map_err(|error| unwritten(&landing.dest, offset, &error.into()))?;
+        self.note(landing, LogStep::Hole(blocks))
     }
 
     /// Returns a closure for a file that was complete here already. It gives the file the announced mode and, if durability
     /// was asked for, syncs it to the disk, so that the receipt is true.
-    pub(crate) fn settler(&self, landing: &Landing) -> impl FnOnce() -> Result<(), Fault> + Send + '_ {
+    pub(crate) fn settler(
+        &self,
+        landing: &Landing,
+    ) -> Result<impl FnOnce() -> Result<(), Fault> + Send + use<>, Fault> {
         let dest = landing.dest.clone();
         let mode = Mode::from_raw_mode(self.mode(landing.entry.mode, false));
         // The mode announced for a pipe was chosen by nobody, so it is not applied.
         let wished = landing.entry.kind == Kind::File;
-        let (root, options) = (self.root, self.options);
-        move || {
+        let root = self.root.again().map_err(|error| Fault::new("open", &dest, error))?;
+        let options = self.options;
+        Ok(move || {
             let io = |doing: &'static str| {
                 let dest = &dest;
                 move |error: Errno| Fault::new(doing, dest, error)
@@ -153,7 +169,7 @@ impl Store<'_> {
             rustix::fs::fsync(&file)
                 .and_then(|()| rustix::fs::fsync(root.directory(&parent, Links::Refuse)?))
                 .map_err(io("make durable"))
-        }
+        })
     }
 
     /// Writes the last bytes, `tail`, of a verified file and sets mode and time. It gets its final name with its group.
@@ -215,7 +231,8 @@ impl Store<'_> {
             present: false,
         };
         let claim = landing.claim.take();
-        self.group.push(Landed { file, temporary, parent, dest, log, claim, receipt });
+        let by_blocks = landing.entry.by_blocks;
+        self.group.push(Landed { by_blocks, file, temporary, parent, dest, log, claim, receipt });
         self.group_bytes += size;
         Ok(())
     }

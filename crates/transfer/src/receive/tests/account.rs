@@ -114,8 +114,13 @@ fn the_total_comes_after_every_end_and_other_messages_never() {
     assert_eq!(received.violation(), &Violation::Unexpected("a message"));
     for message in [
         Message::Offer { name: b"x".to_vec(), directory: false },
-        Message::Accept { ask: false },
-        Message::Done { confirmed: 0, failed: 0 },
+        Message::Accept { ask: false, memory: [0; 16] },
+        Message::Done {
+            confirmed: 0,
+            failed: 0,
+            digest: Some(crate::account::Account::default().digest()),
+            signature: None,
+        },
         Message::Progress { index: 0, bytes: 0 },
     ] {
         let to = tempdir();
@@ -129,7 +134,7 @@ fn frames_of_other_streams_and_goodbyes_end_it() {
     for frame in [
         frame_of(Frame::Open, 5, b""),
         frame_of(Frame::Data, EARLIER, b"x"),
-        frame_of(Frame::Message, EARLIER, &Message::Total { entries: 0 }.encode()),
+        frame_of(Frame::Message, EARLIER, &Message::Total { entries: 0, failed_before: 0 }.encode()),
         frame_of(Frame::Finish, STREAM, b""),
     ] {
         let to = tempdir();

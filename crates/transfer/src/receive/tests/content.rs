@@ -105,7 +105,7 @@ fn a_damaged_block_is_not_kept_and_those_before_it_are() {
     assert!(received.is_corrupt(), "{received:?}");
     assert_eq!(received.summary.unsent, 1);
     let received = receive(To::Directory(to.path()), with(VERIFIED), &[file(0, "", 2 * SIZE)]);
-    let [Message::Accept { ask: true }, Message::Answer { index: 0, answer: EntryAnswer::Partial(tree) }] =
+    let [Message::Accept { ask: true, .. }, Message::Answer { index: 0, answer: EntryAnswer::Partial(tree) }] =
         &received.said[..]
     else {
         panic!("{received:?}")

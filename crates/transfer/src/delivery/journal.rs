@@ -1,0 +1,263 @@
+//! The deliveries to sinks on disk: what a command was started for, and what it came to.
+//!
+//! One file, to which records are appended. A record is synced before what it stands for becomes visible: "started" before the
+//! command is, "ended" before the receipt leaves. A record that a power cut tore fails its check, and was not acted upon.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::error::Error;
+use crate::fault::Fault;
+use crate::hash::Hash;
+use crate::message::{MemoryId, Message, Receipt, TransferId};
+
+const MAGIC: [u8; 8] = *b"LNGRDJ01";
+/// Magic and the memory's name.
+const HEADER: usize = 24;
+/// Length (32 bits), kind, id, then the message, then the check.
+const BEFORE: usize = 4 + 1 + 16;
+const CHECK: usize = 16;
+/// No message is longer.
+const LONGEST: usize = 64 << 10;
+
+/// What a record says of a transfer.
+#[derive(Clone, Debug)]
+pub(super) enum DeliveryRecord {
+    Started,
+    Ended(Result<Receipt, Fault>),
+}
+
+/// What a journal held when it was opened, the oldest first.
+pub(super) type History = Vec<(TransferId, DeliveryRecord)>;
+
+/// The file, locked by this process.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    path: PathBuf,
+}
+
+impl Journal {
+    /// Opens the journal, or makes it. `keep` are the transfers to remember; if there are more, the oldest are forgotten,
+    /// and the memory gets another name.
+    pub(super) fn open(path: &Path, keep: usize) -> Result<(Self, MemoryId, History), Error> {
+        let failed = |doing| {
+            let shown = path.display().to_string();
+            move |error: io::Error| Error::io(doing, shown, error)
+        };
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).append(true).create(true).mode(0o600).open(path).map_err(failed("open"))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| failed("lock")(error.into()))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed("read"))?;
+        let (known, whole) = match bytes.first_chunk::<HEADER>() {
+            Some(header) if header[..8] == MAGIC => (read(&bytes[HEADER..]), true),
+            _ => (History::new(), false),
+        };
+        let mut latest = latest(known);
+        let forgets = latest.len() > keep;
+        latest.drain(..latest.len().saturating_sub(keep));
+        let mut memory = MemoryId::default();
+        match bytes.get(8..HEADER) {
+            Some(name) if whole && !forgets => memory.copy_from_slice(name),
+            _ => rustix::rand::getrandom(&mut memory, rustix::rand::GetRandomFlags::empty())
+                .map(drop)
+                .map_err(|error| failed("name")(error.into()))?,
+        }
+        let journal = Self { file, path: path.to_owned() };
+        let journal = journal.compact(&memory, &latest).map_err(failed("write"))?;
+        Ok((journal, memory, latest))
+    }
+
+    /// Writes the file anew, without what is not needed any more, and without a torn end.
+    fn compact(self, memory: &MemoryId, history: &History) -> io::Result<Self> {
+        let temporary = self.path.with_extension("new");
+        // A leftover of a crash; nobody else writes it, because the old file is locked.
+        let _ = fs::remove_file(&temporary);
+        let mut options = OpenOptions::new();
+        let mut file = options.append(true).create_new(true).mode(0o600).open(&temporary)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        let mut bytes = [&MAGIC[..], memory].concat();
+        for (id, record) in history {
+            bytes.extend(encode(id, record));
+        }
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)?;
+        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(Self { file, path: self.path })
+    }
+
+    #[cfg(test)]
+    pub(super) fn replace_file(&mut self, file: File) {
+        self.file = file;
+    }
+
+    /// Appends a record, which is on disk on return.
+    pub(super) fn append(&mut self, id: &TransferId, record: &DeliveryRecord) -> io::Result<()> {
+        self.file.write_all(&encode(id, record))?;
+        self.file.sync_data()
+    }
+}
+
+fn encode(id: &TransferId, record: &DeliveryRecord) -> Vec<u8> {
+    let (kind, message) = match record {
+        DeliveryRecord::Started => (1, Vec::new()),
+        DeliveryRecord::Ended(Ok(receipt)) => (2, Message::Receipt(receipt.clone()).encode()),
+        DeliveryRecord::Ended(Err(Fault(refusal, text))) => {
+            (3, Message::Failed { index: 0, refusal: *refusal, text: text.clone() }.encode())
+        }
+    };
+    let mut bytes = (message.len() as u32).to_be_bytes().to_vec();
+    bytes.push(kind);
+    bytes.extend(id);
+    bytes.extend(message);
+    let check = check(&bytes);
+    bytes.extend(&check[..CHECK]);
+    bytes
+}
+
+fn check(record: &[u8]) -> Hash {
+    blake3::derive_key("linger-transfer 2026 record of a delivery", record)
+}
+
+/// The records up to the first that is not whole.
+fn read(mut bytes: &[u8]) -> History {
+    let mut history = History::new();
+    while let Some((id, record, rest)) = next(bytes) {
+        history.push((id, record));
+        bytes = rest;
+    }
+    history
+}
+
+fn next(bytes: &[u8]) -> Option<(TransferId, DeliveryRecord, &[u8])> {
+    let length = u32::from_be_bytes(*bytes.first_chunk()?) as usize;
+    if length > LONGEST {
+        return None;
+    }
+    let (record, rest) = bytes.split_at_checked(BEFORE + length)?;
+    let (found, rest) = rest.split_at_checked(CHECK)?;
+    if found != &check(record)[..CHECK] {
+        return None;
+    }
+    let id = record[5..BEFORE].try_into().ok()?;
+    let record = match (record[4], Message::decode(&record[BEFORE..])) {
+        (1, _) => DeliveryRecord::Started,
+        (2, Ok(Message::Receipt(receipt))) => DeliveryRecord::Ended(Ok(receipt)),
+        (3, Ok(Message::Failed { refusal, text, .. })) => DeliveryRecord::Ended(Err(Fault(refusal, text))),
+        _ => return None,
+    };
+    Some((id, record, rest))
+}
+
+/// The last record of each transfer, in the order of their first.
+fn latest(history: History) -> History {
+    let mut places = std::collections::HashMap::new();
+    let mut latest = History::new();
+    for (id, record) in history {
+        match places.get(&id) {
+            Some(&place) => latest[place] = (id, record),
+            None => {
+                places.insert(id, latest.len());
+                latest.push((id, record));
+            }
+        }
+    }
+    latest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Durability, Refusal, Time};
+
+    fn receipt(size: u64) -> Receipt {
+        Receipt {
+            index: 0,
+            size,
+            hash: Some([1; 32]),
+            durability: Durability::Handed,
+            time: Time { seconds: 5, nanos: 6 },
+            name: b"@print".to_vec(),
+            present: false,
+        }
+    }
+
+    fn sizes(history: &History) -> Vec<(u8, Option<u64>)> {
+        let of = |record: &DeliveryRecord| match record {
+            DeliveryRecord::Started => None,
+            DeliveryRecord::Ended(Ok(receipt)) => Some(receipt.size),
+            DeliveryRecord::Ended(Err(_)) => Some(0),
+        };
+        history.iter().map(|(id, record)| (id[0], of(record))).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_there_again_and_a_torn_end_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, memory, history) = Journal::open(&path, 10).unwrap();
+        assert!(history.is_empty());
+        let empty = fs::metadata(&path).unwrap().len() as usize;
+        journal.append(&[1; 16], &DeliveryRecord::Started).unwrap();
+        journal.append(&[1; 16], &DeliveryRecord::Ended(Ok(receipt(7)))).unwrap();
+        journal.append(&[2; 16], &DeliveryRecord::Started).unwrap();
+        let failed = Fault(Refusal::Command, "no paper".into());
+        journal.append(&[3; 16], &DeliveryRecord::Ended(Err(failed))).unwrap();
+        assert!(Journal::open(&path, 10).is_err(), "locked");
+        drop(journal);
+        let whole = fs::read(&path).unwrap();
+        let all = [(1, Some(7)), (2, None), (3, Some(0))];
+        for end in 0..=whole.len() {
+            fs::write(&path, &whole[..end]).unwrap();
+            let (_, name, history) = Journal::open(&path, 10).unwrap();
+            let found = sizes(&history);
+            if end < empty {
+                assert!(found.is_empty() && name != memory, "it remembers nothing, and says so");
+                continue;
+            }
+            assert_eq!(name, memory);
+            let started = found == [(1, None)];
+            assert!(started || all.starts_with(&found), "{end}: {found:?}");
+            assert_eq!(found == all, end == whole.len());
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_another_record() {
+        let record = encode(&[9; 16], &DeliveryRecord::Ended(Ok(receipt(1))));
+        assert!(next(&record).is_some());
+        for bit in 0..record.len() * 8 {
+            let mut damaged = record.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(next(&damaged).is_none(), "{bit}");
+        }
+    }
+
+    #[test]
+    fn whoever_forgets_gets_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, memory, _) = Journal::open(&path, 2).unwrap();
+        for id in 1..=2 {
+            journal.append(&[id; 16], &DeliveryRecord::Started).unwrap();
+        }
+        drop(journal);
+        let (mut journal, same, history) = Journal::open(&path, 2).unwrap();
+        assert_eq!((same, history.len()), (memory, 2));
+        journal.append(&[3; 16], &DeliveryRecord::Started).unwrap();
+        drop(journal);
+        let (_, another, history) = Journal::open(&path, 2).unwrap();
+        assert_ne!(another, memory);
+        assert_eq!(sizes(&history), [(2, None), (3, None)], "the oldest is forgotten first");
+    }
+}
