@@ -21,14 +21,16 @@ const FEW: u32 = 256;
 /// The root and all processes below it, kept current.
 ///
 /// An orphan that was not seen before has a new parent: an ancestor of the root's, or the first process of the namespace.
-/// So the children of those count as well, where they are in the root's control group and have its user. A process keeps both,
-/// unless it is moved or changes its user.
+/// So the children of those count as well, where they are in the root's control group, have its user, and are not older than
+/// the root, as no descendant is. A process keeps the first two, unless it is moved or changes its user.
 #[derive(Debug)]
 pub(crate) struct Relatives {
     root: u32,
     forebears: Vec<u32>,
     control_group: Option<String>,
     user: Option<u32>,
+    /// When the root was made, at the latest.
+    born_by_ms: u64,
     family: Relations,
     /// All processes of the machine that are known: the inode of each one's directory, and whether it is one of the
     /// program's. The inode is new for each process, also for one that gets the pid of another.
@@ -53,6 +55,7 @@ impl Relatives {
             forebears: forebears.filter(|pid| *pid != root).collect(),
             control_group: proc::control_group(root),
             user: proc::user(root),
+            born_by_ms: proc::stat(root).map_or(0, |stat| stat.born_by_ms),
             family: Relations::default(),
             known: HashMap::new(),
             last_pid: LastPid::open(),
@@ -140,6 +143,7 @@ impl Relatives {
             if self.forebears.contains(&stat.parent) {
                 // No forebear itself, and no kernel thread.
                 return !self.forebears.contains(&at)
+                    && stat.born_by_ms >= self.born_by_ms
                     && proc::user(at) == self.user
                     && self.is_in_control_group(at);
             }
@@ -200,3 +204,45 @@ impl LastPid {
 
 /// `PROC_SUPER_MAGIC` (linux/magic.h).
 const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn sleep() -> Child {
+        Command::new("sleep").arg("600").spawn().unwrap()
+    }
+
+    /// A process whose parent has ended.
+    fn orphan() -> u32 {
+        let shell = Command::new("sh").args(["-c", "sleep 600 >&- & echo $!"]).stderr(Stdio::null()).output();
+        String::from_utf8(shell.unwrap().stdout).unwrap().trim().parse().unwrap()
+    }
+
+    /// Nobody tells whose child an orphan was. One that is older than the root was no descendant's.
+    #[test]
+    fn an_orphan_may_be_the_programs_unless_it_is_older() {
+        let older = orphan();
+        let born = proc::stat(older).unwrap().born_by_ms;
+        // The kernel tells the birth by the clock tick.
+        let mut root = sleep();
+        while proc::stat(root.id()).unwrap().born_by_ms == born {
+            root.kill().unwrap();
+            root.wait().unwrap();
+            root = sleep();
+        }
+        let mut relatives = Relatives::new(root.id());
+        let younger = orphan();
+        let family = relatives.now().unwrap();
+        let is_ours = [root.id(), younger, older].map(|pid| family.contains(Pid(pid)));
+        for pid in [older, younger] {
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        root.kill().unwrap();
+        root.wait().unwrap();
+        assert_eq!(is_ours, [true, true, false]);
+    }
+}

@@ -1,6 +1,6 @@
 //! Captures in every format and byte order, whole, cut and damaged.
 
-use std::io::{Cursor, Read as _, Write};
+use std::io::{Cursor, Read as _};
 use std::process::Command;
 
 use proptest::prelude::*;
