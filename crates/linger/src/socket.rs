@@ -233,7 +233,7 @@ impl<F: AsFd> Socket<F> {
     /// be read, and takes the local address away that connecting had given (`inet_shutdown`, `tcp_disconnect`).
     fn has_never_begun(&self) -> bool {
         let local =
-            rustix::net::getsockname(&self.fd).ok().and_then(|local| SocketAddr::try_from(local).ok());
+            rustix::net::getsockname(self.as_fd()).ok().and_then(|local| SocketAddr::try_from(local).ok());
         local.is_some_and(|local| local.ip().is_unspecified())
     }
 
