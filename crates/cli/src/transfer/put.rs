@@ -25,12 +25,10 @@ use crate::output::say;
     Exit status: 0 confirmed, 1 not delivered, 2 bad usage, 3 sent but not confirmed, 4 not possible here."
 )]
 pub(crate) struct PutArguments {
-    /// What to send; `-` is standard input.
-    #[arg(value_name = "FILE|DIR|-", required = true, value_hint = ValueHint::AnyPath)]
-    from: Vec<PathBuf>,
-    /// Where to. Several go into the directory that is named.
-    #[arg(value_name = "HOST:[PORT:][PATH]", required = true)]
-    to: OsString,
+    /// What to send, and last where to; `-` is standard input. Several go into the directory that is named.
+    // One list: clap takes no second one behind an option that stands between them.
+    #[arg(value_name = "FILE|DIR|-... HOST:[PORT:][PATH]", required = true, value_hint = ValueHint::AnyPath)]
+    operands: Vec<OsString>,
     #[command(flatten)]
     copying: Copying,
     #[command(flatten)]
@@ -47,7 +45,12 @@ fn top(from: &Path) -> String {
 }
 
 fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
-    let PutArguments { from, to, copying, connect } = arguments;
+    let PutArguments { operands, copying, connect } = arguments;
+    let [from @ .., to] = &operands[..] else { return Err(Error::Usage("nothing is to be sent".into())) };
+    let from: Vec<PathBuf> = from.iter().map(PathBuf::from).collect();
+    if from.is_empty() {
+        return Err(Error::Usage("where to is missing: HOST:PATH comes last".into()));
+    }
     if !is_remote(to) && from.iter().any(|from| is_remote(from.as_os_str())) {
         return Err(Error::Usage(
             "the last place is on this machine: `linger get HOST:PATH DEST` fetches".into(),
@@ -78,11 +81,11 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     let mut several = Several::default();
     // Transfers to a sink of which it is not known whether they were delivered.
     let mut open = Vec::new();
-    for from in from {
-        if arguments.from.len() > 1 {
-            show.next_top(&remote.host, top(from));
+    for source in &from {
+        if from.len() > 1 {
+            show.next_top(&remote.host, top(source));
         }
-        let (summary, error) = match input(from, &options, &mut show) {
+        let (summary, error) = match input(source, &options, &mut show) {
             Ok(input) => client.put(input, &remote.place, &options, &mut |progress| show.see(progress)),
             Err(error) => (Summary::default(), Some(error)),
         };
