@@ -315,7 +315,7 @@ impl<const N: usize> Table<N> {
         Some(Gone { record, cookie, origin, epolls: fd.epolls })
     }
 
-    /// Where the connection is that has this cookie. Another thread may close it before it is [held](Self::hold).
+    /// Where the connection is that has this cookie. Another thread may close it before it is held.
     pub fn find(&self, cookie: u64) -> Option<FoundAt> {
         self.find_from(0, cookie).next()
     }
