@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
@@ -13,6 +13,13 @@ fn lines(output: &Output) -> Vec<Value> {
     common::contract::lines("client", &String::from_utf8_lossy(&output.stdout))
 }
 
+/// Where `linger server` listens, by its first line.
+fn address_of(server: &mut Child) -> String {
+    let mut said = String::new();
+    BufReader::new(server.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    said.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned()
+}
+
 #[test]
 fn server_and_client_agree_on_what_was_lost() {
     let mut server = linger(&["server", "--listen", "127.0.0.1:0", "--ending", "lingering", "--json"])
@@ -20,9 +27,7 @@ fn server_and_client_agree_on_what_was_lost() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    let address = said.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned();
+    let address = address_of(&mut server);
     let output = run(&["client", &address, "--count", "50", "--late", "8", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let client = lines(&output).remove(0);
@@ -54,9 +59,7 @@ fn a_connection_that_ends_in_a_reset_is_no_success() {
     .stderr(Stdio::piped())
     .spawn()
     .unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    let address = said.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned();
+    let address = address_of(&mut server);
     let client = |more: &[&str]| {
         let mut arguments = vec!["client", &address];
         arguments.extend(more);

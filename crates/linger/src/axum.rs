@@ -43,7 +43,7 @@ use crate::{Closer, Policy};
 /// A listener for `axum::serve` whose connections linger; see [`listen`].
 ///
 /// It is the TCP half alone: the next request of a pooled client after an early answer, and HTTP/2, need
-/// [`linger::http::layer`](crate::http::layer) as well.
+/// `linger::http::layer` as well.
 ///
 /// The outer type is axum's, so that `ConnectInfo<SocketAddr>` stays what it was.
 pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accept>::Io>)>;
@@ -54,7 +54,7 @@ pub type LingeringListener<L> = TapIo<Listener<L>, fn(&mut Lingering<<L as Accep
 /// bytes and not messages. After an early answer hyper ends the connection without having said `Connection: close`, and the
 /// next request of a pooled client goes into a connection that is ending; only the layer can announce the end. Over HTTP/2 a
 /// reset of the stream may overtake the answer, and only the layer can read the upload first. Without the layer both are as they
-/// are on bare axum. [`linger::http::serve`](crate::http::serve) has the layer, serves the accept queue at a stop, which
+/// are on bare axum. `linger::http::serve` has the layer, serves the accept queue at a stop, which
 /// `axum::serve` drops with its listener, and bounds the stop.
 ///
 /// The listener is a [`TcpListener`] or a [`UnixListener`], each also with axum's `tap_io`, or any type that implements

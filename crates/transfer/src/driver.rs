@@ -71,7 +71,7 @@ pub struct Session {
     heard: Instant,
     /// When the session last got on; see [`Deadlines::progress`].
     activity: Arc<Activity>,
-    /// Does what may take long; see [`away`](crate::alive::away).
+    /// Does what may take long; see `away` in `alive.rs`.
     pub(crate) helper: Option<Helper>,
     /// What the peer last said that it works on.
     peers_work: Option<PhaseWork>,

@@ -169,7 +169,7 @@ pub(crate) enum Message {
     Done {
         confirmed: u64,
         failed: u64,
-        /// Of the [`Account`](crate::account::Account) of this session; missing from a receiver of version 1.
+        /// Of the account (`account.rs`) of this session; missing from a receiver of version 1.
         digest: Option<Hash>,
         /// The receiver's key, and its signature of the account.
         signature: Option<Signature>,
