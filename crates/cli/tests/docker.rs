@@ -2,14 +2,16 @@
 //!
 //! The engine is one of this test's own, with its files in a directory that ends with it and no network. It needs root.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use linger_testing::skip;
 use rustix::process::{Pid, Signal, kill_process};
+
+use common::ready::Readiness;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -70,16 +72,13 @@ impl Engine {
             &at("exec"),
         ]);
         command.args(["--host", &format!("unix://{}", at("socket")), "--pidfile", &at("pid")]);
+        let ready = Readiness::new();
+        command.env("NOTIFY_SOCKET", ready.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(at("log")).unwrap());
         let engine = Self { process: command.spawn().unwrap(), directory };
-        let started = Instant::now();
-        // There is no event for an engine that is ready, so this polls.
-        while !engine.command(&["version"]).output().unwrap().status.success() {
-            if started.elapsed() > Duration::from_secs(30) {
-                skip("docker.io", "an engine of one's own does not start here");
-                return None;
-            }
-            thread::sleep(Duration::from_millis(50));
+        if !ready.wait() {
+            skip("docker.io", "an engine of one's own does not start here");
+            return None;
         }
         let image = engine.directory.path().join("image.tar").display().to_string();
         let mut pack = Command::new("tar");

@@ -3,16 +3,19 @@
 //! systemd runs as the first process of namespaces of its own, in which everything is read-only but a few file systems that
 //! end with them. It needs root.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use linger_testing::skip;
 use rustix::process::{Pid, Signal, kill_process};
+
+use common::ready::Readiness;
 
 const LINGER: &str = env!("CARGO_BIN_EXE_linger");
 
@@ -61,11 +64,8 @@ impl Host {
             script += &format!("cat > /run/systemd/system/{name} <<'END-OF-UNIT'\n{text}\nEND-OF-UNIT\n");
         }
         script += before;
-        // Where no file system is mounted over it, and no directory's name is too long for an address.
-        let address = tempfile::tempdir_in("/dev/shm").unwrap();
-        let socket = address.path().join("ready");
-        let ready = UnixDatagram::bind(&socket).unwrap();
-        script += &format!("export NOTIFY_SOCKET={}\n", socket.display());
+        let ready = Readiness::new();
+        script += &format!("export NOTIFY_SOCKET={}\n", ready.path().display());
         script += "export container=lxc\nexec /lib/systemd/systemd --system --unit=nothing.target --log-target=null\n";
         let test = thread::current().name().unwrap_or_default().to_owned();
         let group = format!("linger-{test}-{}", std::process::id());
@@ -82,14 +82,9 @@ impl Host {
     }
 
     /// Waits until systemd has started its target: the first process of a container says so to `NOTIFY_SOCKET`.
-    fn is_booted(&mut self, ready: &UnixDatagram) -> bool {
-        ready.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut message = [0; 4096];
-        loop {
-            let Ok(length) = ready.recv(&mut message) else { return false };
-            if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
-                break;
-            }
+    fn is_booted(&mut self, ready: &Readiness) -> bool {
+        if !ready.wait() {
+            return false;
         }
         let pid = self.unshare.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
