@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Duration;
 
 use linger_lab::Stop;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -20,6 +21,17 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
 
 /// Calls `first` at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    on_first_and_overdue(first, || {})
+}
+
+/// How long the program may take to end in order. What a person asks for counts as done at once within a second.
+const ORDER: Duration = Duration::from_millis(850);
+
+/// The same; calls `overdue` if the program has not ended [`ORDER`] later.
+pub(crate) fn on_first_and_overdue(
+    first: impl FnOnce() + Send + 'static,
+    overdue: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     let signals = if outlives_terminal() { &[SIGINT, SIGTERM][..] } else { &[SIGINT, SIGTERM, SIGHUP] };
     let mut taken = Signals::new(signals)?;
     let wait = move || {
@@ -36,6 +48,9 @@ pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> 
                 Arc::new(AtomicBool::new(true)),
             );
         }
+        // Normally the program ends meanwhile, and this thread with it.
+        thread::sleep(ORDER);
+        overdue();
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }

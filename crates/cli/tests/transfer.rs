@@ -288,6 +288,54 @@ fn a_full_disk_is_said_and_made_good_later() {
     assert_eq!(server.wait(), Some(1));
 }
 
+/// The room is there when it is asked for, and gone in the middle: of a file with holes and of a pipe nobody knows what
+/// they need.
+#[test]
+fn a_disk_that_fills_up_in_the_middle_is_said_and_made_good_later() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    let file = temp.path().join("file");
+    fs::write(&file, content(12 * BLOCK as usize)).unwrap();
+    fs::File::options().append(true).open(&file).unwrap().set_len(14 * BLOCK).unwrap();
+    let probe = Command::new("unshare").args(["-rm", "true"]).output();
+    if !probe.as_ref().is_ok_and(|output| output.status.success()) {
+        return linger_testing::skip("mount namespaces", &format!("{probe:?}"));
+    }
+    let mount = format!(
+        "mount -t tmpfs -o size=5m none {} && exec {} \"$@\"",
+        to.display(),
+        env!("CARGO_BIN_EXE_linger")
+    );
+    let mut small = Command::new("unshare");
+    small.args(["-rm", "sh", "-c", &mount, "linger"]);
+    let server = Share::through(small, &home, &to, &[]);
+    for (from, name) in [(Path::new("-"), "piped"), (&file, "copy")] {
+        let mut command = put(&home, server.port, from, name, &[]);
+        let output = command.stdin(fs::File::open(&file).unwrap()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("cannot write {name} at byte ")), "{said}");
+        assert!(said.contains("No space left on device"), "{said}");
+    }
+    let inside = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["--preserve-credentials", "-U", "-m", "-t", &server.child.id().to_string(), program]);
+        let output = command.args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let shared = to.to_str().unwrap();
+    assert_eq!(inside("ls", &[shared]), b"", "nothing has its final name");
+    inside("mount", &["-o", "remount,size=64m", "none", shared]);
+    let output = put(&home, server.port, &file, "copy", &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let started = events(&output).into_iter().find(|event| event["type"] == "started").unwrap();
+    assert!(started["resumed_bytes"].as_u64().unwrap() > 0, "{started}");
+    assert!(inside("cat", &[&format!("{shared}/copy")]) == fs::read(&file).unwrap());
+}
+
 #[test]
 fn a_file_size_limit_is_said() {
     let temp = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! Work that may take long, such as fsync or hashing: never on the thread that owns the socket.
 //!
-//! A helper thread does the work. The session meanwhile tells the peer how far it is, and hears whoever asks for the end. A
+//! For work that is known to be long, and for commands, which go on without their session: a helper thread does it. What may
+//! unexpectedly be long is done where it stands; see `driver/watch.rs`. The session meanwhile tells the peer how far it is, and hears whoever asks for the end. A
 //! thread in the disk cannot be ended (a sync on a dead disk takes minutes): then the session leaves it behind.
 
 use std::os::fd::AsFd as _;
@@ -86,6 +87,12 @@ fn wait(session: &mut Session, phase: Phase, total: u64, gauge: &Gauge, job: Job
             Ok(true) => {
                 let _ = rustix::io::read(&*over, &mut [0; 8]);
                 return Ok(());
+            }
+            Ok(false) if session.peer_has_left() => {
+                return Err(Error::Cut(std::io::Error::new(
+                    std::io::ErrorKind::BrokenPipe,
+                    "the peer has left",
+                )));
             }
             Ok(false) => session.works(PhaseWork::new(phase, gauge.done.load(Ordering::Relaxed), total))?,
             Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) => {

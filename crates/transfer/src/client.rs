@@ -5,16 +5,16 @@ mod prove;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use linger_untrusted::Untrusted;
 
 use crate::account::{Account, to_sign};
 use crate::cancel::Cancel;
 use crate::claim::{Claimant, Claims};
-use crate::driver::{Session, SessionEvent};
+use crate::driver::{Activity, Session, SessionEvent};
 use crate::error::Error;
 use crate::hash::Tree;
 use crate::identity::is_signed;
@@ -34,6 +34,9 @@ use crate::walk::{Walk, WalkedEntry};
 use crate::wire::Violation;
 use connect::is_stranger;
 
+/// Longest time for a close after the end was asked for.
+const HURRY: Duration = Duration::from_millis(400);
+
 /// Connects to one server.
 #[derive(Debug)]
 pub struct Client {
@@ -43,6 +46,8 @@ pub struct Client {
     cancel: Cancel,
     /// A server on this machine takes this client for a stranger, who has to encrypt.
     stranger: AtomicBool,
+    /// Of the session under way.
+    activity: Mutex<Option<Arc<Activity>>>,
 }
 
 impl Client {
@@ -52,12 +57,29 @@ impl Client {
     /// Returns an error if the process has no descriptors left.
     pub fn new(host: impl Into<String>, port: u16, options: ClientOptions) -> Result<Self, Error> {
         let cancel = Cancel::new().map_err(|error| Error::io("make", "an eventfd", error))?;
-        Ok(Self { host: host.into(), port, options, cancel, stranger: AtomicBool::new(false) })
+        Ok(Self {
+            host: host.into(),
+            port,
+            options,
+            cancel,
+            stranger: AtomicBool::new(false),
+            activity: Mutex::default(),
+        })
     }
 
     /// A handle that ends the transfer under way.
     pub fn canceller(&self) -> Cancel {
         self.cancel.clone()
+    }
+
+    /// For how long the thread of the transfer under way has waited for a disk, and at which entry; `None` while it does
+    /// not.
+    ///
+    /// Nobody can end a call of the system that waits for a disk. The server is told what is waited for, and once the
+    /// [`canceller`](Self::canceller) is used it is told so and the connection is closed; but the thread, and with it
+    /// [`put`](Self::put) or [`get`](Self::get), comes back when the disk answers.
+    pub fn waits_for_disk(&self) -> Option<(Duration, Option<RelPath>)> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.away()
     }
 
     /// Sends a file, a directory or a pipe, and waits for the receipts, which `observe` gets.
@@ -275,6 +297,15 @@ impl Client {
         answer.map(|receipt| Confirmation::new(Announced::default(), receipt))
     }
 
+    /// Bounds of a close. Whoever has asked for the end does not wait for a slow peer.
+    fn policy(&self) -> linger::Policy {
+        let policy = self.options.policy;
+        if !self.cancel.is_cancelled() {
+            return policy;
+        }
+        policy.with_total(policy.total.min(HURRY)).with_idle(policy.idle.min(HURRY))
+    }
+
     /// Runs sessions until one succeeds, or there is no progress for too long.
     fn attempts(
         &self,
@@ -291,6 +322,8 @@ impl Client {
             let mut gained = false;
             let result = self.connect().and_then(|mut session| {
                 connected = true;
+                *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.activity());
+                session.watch(|| {});
                 observe(Progress::Connected { secure: session.is_encrypted() });
                 let mut watch = |progress: Progress| {
                     match progress {
@@ -310,10 +343,13 @@ impl Client {
                     Err(error) => drop(session.goodbye(error.code(), &error.farewell())),
                 }
                 greeted |= session.is_greeted();
-                session.close(&self.options.policy);
+                session.close(&self.policy());
                 result.map(drop)
             });
             let Err(error) = result else { return Ok(()) };
+            if error.is_temporary() && self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             if connected && !greeted && is_stranger(&error) {
                 return Err(self.stranger(&error));
             }

@@ -3,7 +3,11 @@
 //! One thread drives a session. While a session waits to write, it reads, so two sessions cannot deadlock. What it has
 //! read is bounded by the credit that it has granted. The payload of large frames is read from the socket directly into
 //! the caller's buffer.
+//!
+//! No call of a session touches a file. What its thread does between two calls may take long, and may never end: then a
+//! thread beside it speaks for the session (`watch.rs`).
 
+mod core;
 mod end;
 mod event;
 mod input;
@@ -11,31 +15,24 @@ mod output;
 mod phase;
 mod splice;
 mod wait;
+mod watch;
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
-use std::sync::Arc;
-use std::time::Instant;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rustix::event::PollFlags;
-
+use self::core::Core;
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::helper::Helper;
-use crate::machine::{Machine, Role, SessionLimits};
+use crate::machine::{Role, SessionLimits};
+use crate::path::RelPath;
 use crate::transport::Transport;
-use crate::wire::{self, FrameKind, MAX_MESSAGE, reason_bytes};
 pub use event::SessionEvent;
 pub(crate) use phase::Activity;
 pub use phase::{Phase, PhaseWork};
 pub use wait::Deadlines;
-
-/// Size of the buffer that collects small frames in either direction.
-const BUFFER: usize = 256 << 10;
-/// Payloads of at least this length are written from the caller's memory instead of being copied.
-const DIRECT: usize = 32 << 10;
-/// Bytes read at once while large payloads arrive: a header and little more, so that few payload bytes are copied.
-const GLANCE: usize = 4 << 10;
+pub(crate) use watch::Watch;
 
 /// Framed streams over one connection.
 ///
@@ -62,53 +59,12 @@ const GLANCE: usize = 4 << 10;
 /// assert!(answering.join().unwrap()?.unwrap().delivered());
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
+#[derive(Debug)]
 pub struct Session {
-    transport: Box<dyn Transport>,
-    machine: Machine,
-    deadlines: Deadlines,
-    cancel: Cancel,
-    /// When a byte last went either way.
-    heard: Instant,
-    /// When the session last got on; see [`Deadlines::progress`].
-    activity: Arc<Activity>,
-    /// Does what may take long; see `away` in `alive.rs`.
+    core: Arc<Mutex<Core>>,
+    /// Does what may take long and must be left at once; see `away` in `alive.rs`.
     pub(crate) helper: Option<Helper>,
-    /// What the peer last said that it works on.
-    peers_work: Option<PhaseWork>,
-    /// Payload bytes since the session last counted as getting on.
-    uncounted: usize,
-    input: Vec<u8>,
-    /// `input[parsed..filled]` is not parsed yet.
-    parsed: usize,
-    filled: usize,
-    /// Bytes of the current DATA frame that the caller has not taken, and its stream.
-    payload: usize,
-    payload_stream: u16,
-    /// Payload of the current DATA frame that was read before the caller asked for it.
-    ahead: VecDeque<u8>,
-    inbox: VecDeque<(SessionEvent, Vec<u8>)>,
-    output: Vec<u8>,
-    preface_read: bool,
-    /// The version that both sides speak; 1 until the peer's preface is here.
-    version: u8,
-    /// The last payload was large: read only about a header at a time.
-    bulk: bool,
-    received: u64,
-    sent: u64,
-    /// `write_out` is under way: nothing else may be written before the bytes that it writes.
-    writing: bool,
-    /// Bytes of a DATA frame that are still to be sent: no other frame may come before them.
-    unfinished: usize,
-    /// A frame was sent in part and its rest is lost, so no other frame can follow.
-    torn: bool,
-    /// Frames to send after the DATA frame under way.
-    behind: Vec<u8>,
-}
-
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("machine", &self.machine).finish_non_exhaustive()
-    }
+    watch: Option<Watch>,
 }
 
 impl Session {
@@ -129,40 +85,8 @@ impl Session {
         deadlines: Deadlines,
         cancel: Cancel,
     ) -> Self {
-        Self {
-            transport,
-            machine: Machine::new(role, limits),
-            deadlines,
-            cancel,
-            heard: Instant::now(),
-            activity: Arc::default(),
-            helper: None,
-            peers_work: None,
-            uncounted: 0,
-            input: vec![0; BUFFER],
-            parsed: 0,
-            filled: 0,
-            payload: 0,
-            payload_stream: 0,
-            ahead: VecDeque::new(),
-            inbox: VecDeque::new(),
-            output: wire::preface().to_vec(),
-            preface_read: false,
-            version: 1,
-            bulk: false,
-            received: 0,
-            sent: 0,
-            writing: false,
-            unfinished: 0,
-            torn: false,
-            behind: Vec::new(),
-        }
-    }
-
-    /// Hands over bytes that were read from the connection before the session began.
-    pub(crate) fn prepend(&mut self, bytes: &[u8]) {
-        self.input[..bytes.len()].copy_from_slice(bytes);
-        (self.parsed, self.filled) = (0, bytes.len());
+        let core = Core::with(transport, role, limits, deadlines, cancel);
+        Self { core: Arc::new(Mutex::new(core)), helper: None, watch: None }
     }
 
     /// Opens a stream for what `request` says (at most 64 KiB).
@@ -171,15 +95,7 @@ impl Session {
     /// Returns [`Error::Usage`] if the request is too long or no stream is left; otherwise the errors of
     /// [`flush`](Self::flush).
     pub fn open(&mut self, request: &[u8]) -> Result<u16, Error> {
-        if request.len() > MAX_MESSAGE {
-            return Err(Error::Usage(
-                format!("a request of {} bytes is longer than 64 KiB", request.len()).into(),
-            ));
-        }
-        let stream =
-            self.machine.open().ok_or_else(|| Error::Usage("no stream is left in this session".into()))?;
-        self.frame(FrameKind::Open, stream, request)?;
-        Ok(stream)
+        self.core().open(request)
     }
 
     /// Sends a message on a stream; waits for credit if the stream has too little. The message may stay in the buffer
@@ -189,13 +105,7 @@ impl Session {
     /// Returns [`Error::Usage`] if the message is longer than 64 KiB, [`Error::Ended`] if the stream is closed, and the
     /// errors of [`receive`](Self::receive).
     pub fn message(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
-        if bytes.len() > MAX_MESSAGE {
-            return Err(Error::Usage(
-                format!("a message of {} bytes is longer than 64 KiB", bytes.len()).into(),
-            ));
-        }
-        self.await_credit(stream, bytes.len())?;
-        self.frame(FrameKind::Message, stream, bytes)
+        self.core().message(stream, bytes)
     }
 
     /// Sends data on a stream, in frames of at most 1 MiB, waiting for credit and for the socket.
@@ -203,11 +113,7 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`message`](Self::message).
     pub fn data(&mut self, stream: u16, bytes: &[u8]) -> Result<(), Error> {
-        for part in bytes.chunks(self.machine.longest().max(1)) {
-            self.begin_data(stream, part.len())?;
-            self.continue_data(part)?;
-        }
-        Ok(())
+        self.core().data(stream, bytes)
     }
 
     /// Tells the peer that this side sends nothing more on the stream.
@@ -215,7 +121,7 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush). Closing a stream that is closed already is no error.
     pub fn finish(&mut self, stream: u16) -> Result<(), Error> {
-        if self.machine.finish(stream) { self.frame(FrameKind::Finish, stream, &[]) } else { Ok(()) }
+        self.core().finish(stream)
     }
 
     /// Cancels a stream in both directions. What the peer still sends on it is dropped.
@@ -223,10 +129,7 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush). Cancelling a closed stream is no error.
     pub fn cancel(&mut self, stream: u16, reason: &str) -> Result<(), Error> {
-        if self.machine.cancel(stream) {
-            return self.frame(FrameKind::Cancel, stream, &reason_bytes(0, reason));
-        }
-        Ok(())
+        self.core().cancel(stream, reason)
     }
 
     /// Sends what is buffered, and waits for the peer's next event.
@@ -235,15 +138,7 @@ impl Session {
     /// Returns [`Error::Cut`] if the connection ends or is silent for too long, [`Error::Violation`] if the peer breaks
     /// the rules, and [`Error::Cancelled`].
     pub fn receive(&mut self) -> Result<SessionEvent, Error> {
-        loop {
-            if let Some(event) = self.try_receive()? {
-                return Ok(event);
-            }
-            self.flush()?;
-            if self.inbox.is_empty() && !self.parse_waits() {
-                self.wait(PollFlags::IN, true)?;
-            }
-        }
+        self.core().receive()
     }
 
     /// Looks for what the peer has done, without waiting.
@@ -251,27 +146,12 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`receive`](Self::receive).
     pub fn try_receive(&mut self) -> Result<Option<SessionEvent>, Error> {
-        self.drop_payload()?;
-        if let Some((event, bytes)) = self.inbox.pop_front() {
-            if let SessionEvent::Data { stream, length } = event {
-                (self.payload, self.payload_stream, self.ahead) = (length, stream, bytes.into());
-            }
-            return Ok(Some(event));
-        }
-        loop {
-            if let Some(event) = self.parse()? {
-                return Ok(Some(event));
-            }
-            if !self.fill()? {
-                return Ok(None);
-            }
-        }
+        self.core().try_receive()
     }
 
     /// Gives back an event that was received and is no data, to be received again.
     pub(crate) fn put_back(&mut self, event: SessionEvent) {
-        debug_assert!(!matches!(event, SessionEvent::Data { .. }), "its bytes would be lost");
-        self.inbox.push_front((event, Vec::new()));
+        self.core().put_back(event)
     }
 
     /// Takes bytes of the data that [`SessionEvent::Data`] announced, until the buffer is full or all data is taken.
@@ -280,35 +160,7 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`receive`](Self::receive).
     pub fn read_data(&mut self, into: &mut [u8]) -> Result<usize, Error> {
-        let wanted = into.len().min(self.payload);
-        let into = &mut into[..wanted];
-        let mut done = 0;
-        while done < wanted {
-            let bytes = if !self.ahead.is_empty() {
-                io::Read::read(&mut self.ahead, &mut into[done..]).unwrap_or(0)
-            } else if self.parsed < self.filled {
-                let buffered = &self.input[self.parsed..self.filled];
-                let bytes = buffered.len().min(wanted - done);
-                into[done..done + bytes].copy_from_slice(&buffered[..bytes]);
-                self.parsed += bytes;
-                bytes
-            } else {
-                match self.transport.read(&mut into[done..]) {
-                    Ok(0) => return Err(eof()),
-                    Ok(bytes) => {
-                        self.received += bytes as u64;
-                        bytes
-                    }
-                    Err(error) => {
-                        self.wait_if_empty(error)?;
-                        0
-                    }
-                }
-            };
-            done += bytes;
-        }
-        self.took(done)?;
-        Ok(done)
+        self.core().read_data(into)
     }
 
     /// Sends what is in the buffer.
@@ -316,62 +168,184 @@ impl Session {
     /// # Errors
     /// Returns [`Error::Cut`] if the connection ends or takes no bytes for too long, and [`Error::Cancelled`].
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.write_out(&[])
+        self.core().flush()
     }
 
     /// The handle that ends this session.
     pub(crate) fn canceller(&self) -> Cancel {
-        self.cancel.clone()
+        self.core().canceller()
     }
 
     /// Whether the peer has sent this protocol's preface.
     pub(crate) fn is_greeted(&self) -> bool {
-        self.preface_read
+        self.core().is_greeted()
     }
 
     /// Bytes that have arrived, payload and framing.
     pub fn received(&self) -> u64 {
-        self.received
+        self.core().received()
     }
 
     /// Bytes that were handed to the kernel, payload and framing.
     pub fn sent(&self) -> u64 {
-        self.sent
+        self.core().sent()
     }
 
     /// Whether the connection is encrypted, and each side knows the other's key.
     pub fn is_encrypted(&self) -> bool {
-        self.transport.is_encrypted()
+        self.core().is_encrypted()
     }
 
     /// Whether the kernel can move payload between the socket and files.
     pub fn is_plain(&self) -> bool {
-        self.transport.is_plain()
+        self.core().is_plain()
     }
 
-    fn took(&mut self, bytes: usize) -> Result<(), Error> {
-        self.payload -= bytes;
-        self.heard = Instant::now();
-        self.payload_went(bytes, self.payload == 0);
-        if self.give_credit(self.payload_stream, bytes) {
-            self.try_flush();
-        }
-        Ok(())
+    /// Hands over bytes that were read from the connection before the session began.
+    pub(crate) fn prepend(&mut self, bytes: &[u8]) {
+        self.core().prepend(bytes)
     }
 
-    /// Grants the peer credit for bytes that the program has taken, once they are many enough. The CREDIT frame is sent
-    /// by the next flush.
-    fn give_credit(&mut self, stream: u16, taken: usize) -> bool {
-        let socket = self.transport.socket();
-        let round_trip = || linger_sys::tcp_info(socket).ok().map(|info| info.round_trip);
-        let credit = self.machine.taken(stream, taken as u64, self.heard, round_trip);
-        if let Some(credit) = credit {
-            self.control(FrameKind::Credit, stream, credit);
-        }
-        credit.is_some()
+    /// Begins a DATA frame of `length` bytes, at most 1 MiB. Its payload has to follow by
+    /// [`continue_data`](Self::continue_data) before any other frame.
+    pub(crate) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
+        self.core().begin_data(stream, length)
     }
-}
 
-fn eof() -> Error {
-    Error::Cut(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed it before the session was over"))
+    /// Sends the next payload bytes of the current DATA frame.
+    pub(crate) fn continue_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.core().continue_data(bytes)
+    }
+
+    /// Sends a ping, so that the peer knows that this side is alive while it waits for something else.
+    ///
+    /// # Errors
+    /// Returns the errors of [`flush`](Self::flush).
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.core().ping()
+    }
+
+    /// Sends what is in the buffer, and then sends nothing more for `pause`.
+    ///
+    /// # Errors
+    /// Returns [`Error::Cancelled`] as soon as a cancellation is asked for; otherwise the errors of
+    /// [`flush`](Self::flush).
+    pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
+        self.core().rest(pause)
+    }
+
+    /// Waits for `pause`, and takes up what the peer says meanwhile for later.
+    ///
+    /// # Errors
+    /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).
+    pub(crate) fn linger_for(&mut self, pause: Duration) -> Result<(), Error> {
+        self.core().linger_for(pause)
+    }
+
+    /// Waits until the peer has sent something, `other` is readable, or `timeout` has passed. Returns whether `other`
+    /// is readable.
+    ///
+    /// # Errors
+    /// Returns [`Error::Cancelled`], or the errors of `poll(2)`.
+    pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
+        self.core().wait_for(other, timeout)
+    }
+
+    /// Tells the peer what this side is busy with, so that the peer waits.
+    ///
+    /// # Errors
+    /// Returns the errors of [`flush`](Self::flush).
+    pub fn works(&mut self, work: PhaseWork) -> Result<(), Error> {
+        self.core().works(work)
+    }
+
+    /// The session's own measure, for whoever gives out places.
+    pub(crate) fn activity(&self) -> std::sync::Arc<Activity> {
+        self.core().activity()
+    }
+
+    /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
+    pub(crate) fn set_working(&mut self, works: bool) {
+        self.core().set_working(works)
+    }
+
+    /// Returns the next event that arrived before the connection was lost and that was not taken yet.
+    pub fn last_words(&mut self) -> Option<SessionEvent> {
+        self.core().last_words()
+    }
+
+    /// Says goodbye: this side will send nothing more.
+    ///
+    /// # Errors
+    /// Returns the errors of [`flush`](Self::flush).
+    pub fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
+        self.core().goodbye(code, reason)
+    }
+
+    /// Sends the `length` bytes that are in a pipe, at most 1 MiB, as one DATA frame.
+    ///
+    /// # Errors
+    /// Returns the errors of [`message`](Self::message).
+    pub(crate) fn data_of_pipe(
+        &mut self,
+        stream: u16,
+        outlet: BorrowedFd<'_>,
+        length: usize,
+    ) -> Result<(), Error> {
+        self.core().data_of_pipe(stream, outlet, length)
+    }
+
+    /// Bytes of the announced data that were read from the socket already: they have to be taken before others.
+    pub(crate) fn read_already(&self) -> usize {
+        self.core().read_already()
+    }
+
+    /// Moves announced data from the socket into an empty pipe, as much as has arrived. Returns the number of bytes.
+    ///
+    /// # Errors
+    /// Returns the errors of [`receive`](Self::receive).
+    pub(crate) fn data_to_pipe(&mut self, inlet: BorrowedFd<'_>) -> Result<usize, Error> {
+        self.core().data_to_pipe(inlet)
+    }
+
+    /// Notes what this side turns to, so that somebody can be told where it waits.
+    pub(crate) fn turns_to(&self, path: &RelPath) {
+        self.core().activity.turns_to(path);
+    }
+
+    /// Whether the peer will send nothing more.
+    pub(crate) fn peer_has_left(&self) -> bool {
+        watch::has_left(self.core().transport.socket())
+    }
+
+    /// Ends the session in order: says goodbye, then a lingering close. The socket is closed on return.
+    ///
+    /// `code` 0 means that this side has everything it wanted.
+    ///
+    /// # Errors
+    /// Returns an error if not even the goodbye could be written. The socket is closed in that case, too.
+    pub fn end(mut self, code: u16, reason: &str) -> Result<Option<linger::Outcome>, Error> {
+        let said = self.goodbye(code, reason);
+        let outcome = self.close(&linger::Policy::default());
+        said.map(|()| outcome)
+    }
+
+    /// Closes the connection with a lingering close bounded by `policy`, without a goodbye. Returns the outcome; of a
+    /// bundle, that of its first connection.
+    pub fn close(self, policy: &linger::Policy) -> Option<linger::Outcome> {
+        let transport = self.core().take_transport();
+        end::close(transport?, policy)
+    }
+
+    /// Closes with a bare `close()`, which can lose what the peer has not received yet. For tests that show this loss.
+    pub fn close_carelessly(self) {
+        drop(self.core().take_transport());
+    }
+
+    /// The state, for one call of the program.
+    fn core(&self) -> MutexGuard<'_, Core> {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.calls += 1;
+        core
+    }
 }

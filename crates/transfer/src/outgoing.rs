@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use crate::account::Account;
 use crate::hash::{Hash, Tree};
+use crate::launch::Launched;
 use crate::message::{Kind, MemoryId, Refusal, Signature, Time, TreeEntry};
 use crate::path::RelPath;
 use crate::progress::Summary;
 use crate::reason::Reason;
-use crate::sink::end_group;
 use crate::walk::{Walk, WalkedEntry};
 
 /// The source of the bytes.
@@ -21,16 +21,16 @@ pub(crate) enum Source<'a> {
 
 /// The command that a pipe comes from.
 pub(crate) struct Producer {
-    pub(crate) child: std::process::Child,
+    pub(crate) launched: Launched,
     pub(crate) program: String,
     /// The command's deadline.
     pub(crate) end: Instant,
 }
 
 impl Drop for Producer {
-    /// Kills the command if it still runs, and reaps it.
+    /// Kills the command if it still runs, with what it has started, and reaps it.
     fn drop(&mut self) {
-        end_group(&mut self.child);
+        self.launched.end();
     }
 }
 

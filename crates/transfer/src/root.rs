@@ -176,13 +176,16 @@ impl AsFd for Root {
     }
 }
 
-/// Whether a path begins with the work directory, in any spelling that a file system may take for it: in upper case,
-/// or with characters that HFS+ ignores.
+/// Whether a path leads into a work directory, in any spelling that a file system may take for it: in upper case, or with
+/// characters that HFS+ ignores. On another file system that is mounted inside, a work directory may be at any depth.
 pub(crate) fn hides_work(path: &RelPath) -> bool {
-    let first = path.as_bytes().split(|byte| *byte == b'/').next().unwrap_or_default();
-    let Ok(first) = std::str::from_utf8(first) else { return false };
+    path.as_bytes().split(|byte| *byte == b'/').any(is_work_name)
+}
+
+fn is_work_name(name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else { return false };
     let ignored = |c: &char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let folded = first.chars().filter(|c| !ignored(c)).flat_map(char::to_lowercase);
+    let folded = name.chars().filter(|c| !ignored(c)).flat_map(char::to_lowercase);
     // Full-width and other compatibility letters are not folded by any file system that Linux has.
     folded.eq(WORK.chars())
 }
@@ -225,4 +228,25 @@ pub(crate) fn write_full(fd: BorrowedFd<'_>, mut from: &[u8], mut offset: u64) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_the_work_directory_is_a_peers_at_any_depth() {
+        for (path, hides) in [
+            (".linger", true),
+            (".Linger/x", true),
+            ("a/.LINGER/b", true),
+            ("sub/.linger", true),
+            (".l\u{200d}inger", true),
+            ("linger", false),
+            (".linger2/a", false),
+            ("a/x.linger", false),
+        ] {
+            assert_eq!(hides_work(&RelPath::new(path.as_bytes()).unwrap()), hides, "{path}");
+        }
+    }
 }

@@ -336,6 +336,7 @@ impl<'s, 'a> Sender<'s, 'a> {
     }
 
     fn transfer(&mut self, entry: TreeEntry, file: Option<OwnedFd>, tree: Tree) -> Result<(), Error> {
+        self.session.turns_to(&entry.path);
         let started = Progress::Started {
             path: entry.path.clone(),
             kind: entry.kind,

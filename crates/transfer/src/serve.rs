@@ -5,6 +5,7 @@ mod lobby;
 mod requests;
 mod slots;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -24,6 +25,7 @@ use crate::delivery::Deliveries;
 use crate::driver::{Deadlines, Phase, PhaseWork, Session};
 use crate::error::Error;
 use crate::hash::hex;
+use crate::launch::Launcher;
 use crate::machine::{Role, SessionLimits};
 use crate::message::{Durability, Refusal};
 use crate::pair::Codes;
@@ -32,6 +34,7 @@ use crate::reason::{Reason, Remedy};
 use crate::rights::Rights;
 use crate::root::Root;
 use crate::sink::{Displays, PortsConfig};
+use crate::store::sweep::sweep;
 use crate::tls::{self, ServerKeys};
 use crate::transport::{Plain, Transport};
 use crate::wire::MAX_REASON;
@@ -166,6 +169,7 @@ pub struct Server {
     root: Root,
     claims: Arc<Claims>,
     deliveries: Arc<Deliveries>,
+    launcher: Launcher,
     gathering: Gathering,
     accepted: AtomicU64,
     cancel: Cancel,
@@ -173,7 +177,9 @@ pub struct Server {
     codes: Codes,
     lobby: Lobby,
     /// Sessions with a request.
-    slots: Slots,
+    slots: Arc<Slots>,
+    /// Sessions whose threads were left behind: they wait for a disk.
+    behind: Arc<Mutex<BTreeSet<u64>>>,
     /// Requests that have begun, and those that have ended.
     begun: AtomicUsize,
     ended: AtomicUsize,
@@ -188,6 +194,12 @@ impl Server {
     /// Returns [`Error::Io`] if the directory cannot be opened, and [`Error::NotPossibleHere`] on kernels before 5.6.
     pub fn new(options: ShareOptions) -> Result<Self, Error> {
         let root = Root::open(&options.directory)?;
+        if options.writable
+            && let Some(work) = root.existing_work()
+            && sweep(work.as_fd(), SystemTime::now()) > 0
+        {
+            root.tidy();
+        }
         let eventfd = || Cancel::new().map_err(|error| Error::io("make", "an eventfd", error));
         let (cancel, last) = (eventfd()?, eventfd()?);
         let codes = Codes::new()?;
@@ -195,19 +207,23 @@ impl Server {
             Some(directory) => Deliveries::open(&directory.join(journal_name(&options.directory)?))?,
             None => Deliveries::default(),
         };
+        let has_commands = !(options.config.sink.is_empty() && options.config.source.is_empty());
+        let launcher = if has_commands { Launcher::start() } else { Launcher::default() };
         let slots = Slots::new(options.connections, options.keys.is_some(), options.idle);
         Ok(Self {
             options,
             root,
             claims: Arc::default(),
             deliveries: Arc::new(deliveries),
+            launcher,
             gathering: Gathering::default(),
             accepted: AtomicU64::new(0),
             cancel,
             last,
             codes,
             lobby: Lobby::default(),
-            slots,
+            slots: Arc::new(slots),
+            behind: Arc::default(),
             begun: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
@@ -232,6 +248,12 @@ impl Server {
     /// The code that counts for an address. It has one of its own once it has used one up; [`Serving::CodeFor`] reports it.
     pub fn code_for(&self, address: IpAddr) -> String {
         self.codes.of(address)
+    }
+
+    /// Sessions that have ended though their threads have not: these wait for a disk, and nobody can end them.
+    /// [`serve`](Self::serve) returns once they have come back.
+    pub fn left_behind(&self) -> usize {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Serves connections, and returns when the last connection has ended. With `most`, accepts no more connections once
@@ -339,6 +361,7 @@ impl Server {
         }
         self.lobby.leave(number);
         self.slots.leave(number);
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         served
     }
 
@@ -385,6 +408,11 @@ impl Server {
     fn admit(&self, session: &mut Session, claimant: &Claimant, peer: SocketAddr) -> Result<(), Error> {
         let number = claimant.session;
         self.lobby.leave(number);
+        let (slots, behind) = (self.slots.clone(), self.behind.clone());
+        session.watch(move || {
+            behind.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+            slots.leave(number);
+        });
         if self.begun.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Acquire) {
             return Err(Error::Refused(
                 Refusal::Busy,

@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::Pieces;
+use crate::launch::{Launched, Launcher};
 use crate::message::Refusal;
 use crate::reason::{Reason, Remedy};
 
@@ -61,6 +61,10 @@ pub struct Port {
     /// Seconds that the command may run. The default is 60.
     #[serde(default = "default_seconds")]
     pub max_seconds: u64,
+    /// The directories below which the command may write: elsewhere Landlock lets it write nothing, and it gains no rights
+    /// by set-user-ID. Without this key it writes where its user may.
+    #[serde(default)]
+    pub writes: Option<Vec<PathBuf>>,
 }
 
 /// A part of the desktop.
@@ -110,6 +114,11 @@ impl PortsConfig {
             if port.command.is_empty() == port.desktop.is_none() {
                 return Err(Error::Usage(format!("`{name}` needs either `command` or `desktop`").into()));
             }
+            if port.writes.iter().flatten().any(|directory| !directory.is_absolute()) {
+                return Err(Error::Usage(
+                    format!("`{name}`: `writes` names directories from the root on").into(),
+                ));
+            }
             if name.len() > 64 || name.is_empty() {
                 return Err(Error::Usage(format!("`{name}`: names have 1 to 64 bytes").into()));
             }
@@ -143,18 +152,18 @@ impl Port {
 
     fn start(
         &self,
-        displays: Displays,
+        (displays, launcher): (Displays, &Launcher),
         taking: bool,
         stdin: Stdio,
         stdout: Stdio,
-    ) -> Result<(Child, String), Fault> {
+    ) -> Result<(Launched, String), Fault> {
         let argv = self.argv(displays, taking)?;
         let (program, arguments) =
             argv.split_first().ok_or_else(|| Fault(Refusal::Command, "no command".into()))?;
-        // A group of its own, so that what the command has started ends with it.
         let mut command = Command::new(program);
-        let child = command.args(arguments).stdin(stdin).stdout(stdout).process_group(0).spawn();
-        child.map(|child| (child, program.clone())).map_err(|error| {
+        command.args(arguments).stdin(stdin).stdout(stdout);
+        let launched = launcher.launch(command, self.writes.clone());
+        launched.map(|launched| (launched, program.clone())).map_err(|error| {
             let told = Reason::from(format!("cannot start `{program}`: {error}"));
             Fault(Refusal::Command, told.with(Remedy::InstallCommand))
         })
@@ -172,15 +181,29 @@ pub(crate) struct Spool {
     name: String,
     port: Port,
     displays: Displays,
+    launcher: Launcher,
     file: File,
     length: u64,
 }
 
 impl Spool {
-    pub(crate) fn new(name: &str, port: &Port, displays: Displays) -> Result<Self, Fault> {
+    pub(crate) fn new(
+        name: &str,
+        port: &Port,
+        displays: Displays,
+        launcher: &Launcher,
+    ) -> Result<Self, Fault> {
         let file = rustix::fs::memfd_create("linger-sink", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|error| Fault::new("make room for", name, error))?;
-        Ok(Self { name: name.to_owned(), port: port.clone(), displays, file: file.into(), length: 0 })
+        let launcher = launcher.clone();
+        Ok(Self {
+            name: name.to_owned(),
+            port: port.clone(),
+            displays,
+            launcher,
+            file: file.into(),
+            length: 0,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -220,23 +243,29 @@ impl Spool {
     /// The content once more, for a thread of its own.
     pub(crate) fn hand_over(&self) -> Result<Self, Fault> {
         let file = self.file.try_clone().map_err(|error| self.fault(&error))?;
-        let Self { name, port, displays, length, .. } = self;
-        Ok(Self { name: name.clone(), port: port.clone(), displays: *displays, file, length: *length })
+        let Self { name, port, displays, launcher, length, .. } = self;
+        let (name, port, launcher) = (name.clone(), port.clone(), launcher.clone());
+        Ok(Self { name, port, displays: *displays, launcher, file, length: *length })
     }
 
     /// Runs the command with the content, all of which must have been verified.
     pub(crate) fn deliver(&mut self) -> Result<(), Fault> {
         let stdin =
             self.file.rewind().and_then(|()| self.file.try_clone()).map_err(|error| self.fault(&error))?;
-        let (mut child, program) = self.port.start(self.displays, true, stdin.into(), Stdio::null())?;
+        let with = (self.displays, &self.launcher);
+        let (mut launched, program) = self.port.start(with, true, stdin.into(), Stdio::null())?;
         let end = Instant::now() + Duration::from_secs(self.port.max_seconds);
-        finish(&mut child, &program, end)
+        finish(&mut launched, &program, end)
     }
 }
 
 /// Starts the command of a source. Returns the child, from which the output is read, and the program's name.
-pub(crate) fn start_source(port: &Port, displays: Displays) -> Result<(Child, String), Fault> {
-    port.start(displays, false, Stdio::null(), Stdio::piped())
+pub(crate) fn start_source(
+    port: &Port,
+    displays: Displays,
+    launcher: &Launcher,
+) -> Result<(Launched, String), Fault> {
+    port.start((displays, launcher), false, Stdio::null(), Stdio::piped())
 }
 
 /// The reason that is given if a command was killed because of `max_seconds`.
@@ -244,22 +273,17 @@ pub(crate) fn too_long(program: &str) -> Reason {
     Reason::from(format!("`{program}` took too long and was ended")).with(Remedy::RaiseMaxSeconds)
 }
 
-/// Kills a command that still runs, with everything that it has started and left in its process group, and reaps it.
-pub(crate) fn end_group(child: &mut Child) {
-    // The command is not reaped yet, so the number is still that of its group.
-    if let Ok(None) = child.try_wait() {
-        let _ = rustix::process::kill_process_group(Pid::from_child(child), Signal::KILL);
-    }
-    let _ = child.wait();
-}
-
 /// Waits for a command until `end`, and kills it at that time. Returns a fault unless the command ended with status 0.
-pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(), Fault> {
+///
+/// What a command leaves running is its own affair if it succeeds (a clipboard tool goes on to hold the selection), and
+/// ends with it otherwise.
+pub(crate) fn finish(launched: &mut Launched, program: &str, end: Instant) -> Result<(), Fault> {
     let mut pause = Duration::from_millis(1);
     loop {
-        match child.try_wait() {
+        match launched.child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
+                launched.end();
                 let told = Reason::from(format!("`{program}` ended with {status}"));
                 return Err(Fault(Refusal::Command, told.with(Remedy::ReadServerOutput)));
             }
@@ -268,7 +292,7 @@ pub(crate) fn finish(child: &mut Child, program: &str, end: Instant) -> Result<(
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
             Ok(None) => {
-                end_group(child);
+                launched.end();
                 return Err(Fault(Refusal::Command, too_long(program)));
             }
             Err(error) => {

@@ -316,6 +316,12 @@ pub(crate) fn short(hash: blake3::Hash) -> [u8; 16] {
     short
 }
 
+/// Whether a file begins as a log does.
+pub(crate) fn is_log(file: BorrowedFd<'_>) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    matches!(read_full(file, &mut magic, 0), Ok(8)) && magic == MAGIC
+}
+
 fn lock(log: &OwnedFd) -> Result<(), Errno> {
     rustix::fs::flock(log, FlockOperation::NonBlockingLockExclusive)
 }

@@ -2,6 +2,7 @@
 
 mod group;
 mod landing;
+pub(crate) mod sweep;
 mod temporary;
 mod tree;
 
@@ -47,6 +48,7 @@ pub(crate) struct Store<'a> {
     options: Options,
     claimant: Claimant,
     work: Option<Rc<WorkDir>>,
+    has_swept: bool,
     parent: Option<(RelPath, Rc<OwnedFd>)>,
     /// Directories with new subdirectories, to be synced before anything below them is confirmed.
     grown: Vec<Rc<OwnedFd>>,
@@ -77,6 +79,7 @@ impl<'a> Store<'a> {
             options,
             claimant,
             work: None,
+            has_swept: false,
             parent: None,
             grown: Vec::new(),
             nameless: true,

@@ -13,6 +13,7 @@ use linger_transfer::{Destination, Error, GetOptions, Item, Kind, Output, confin
 use super::names;
 use super::several::Several;
 use super::show::Show;
+use super::standing::Standing;
 use super::{Connect, Copying, cannot_tell, home, is_remote, is_stdio, refuse};
 use crate::lines::{self, line};
 use crate::output::{Stdout, Stopped};
@@ -91,10 +92,11 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
         what: "signals".into(),
         source,
     })?;
+    let standing = Standing::new(connect.output.json);
     let mut wanted = Vec::new();
     for remote in &remotes {
         let client = Arc::new(connect.client(remote)?);
-        super::end_on_signal(&client)?;
+        standing.end_on_signal(&client)?;
         for place in names::places(&client, &remote.place)? {
             wanted.push((client.clone(), remote.host.as_str(), place));
         }
@@ -114,12 +116,15 @@ fn get(arguments: &GetArguments) -> Result<ExitCode, Error> {
             show.next_top(host, name_of(place));
         }
         let output = output(&to)?;
-        let (summary, error) = client.get(place, &output, &options, &mut |progress| show.see(progress));
+        let (summary, error) = client.get(place, &output, &options, &mut |progress| {
+            standing.see(&progress);
+            show.see(progress);
+        });
         if several.note(summary, error).is_break() {
             break;
         }
     }
-    several.conclude(show)
+    several.conclude(show, &standing)
 }
 
 /// Gives up writing anywhere but where the files land, where their receipts are kept, and where keys are.

@@ -10,6 +10,7 @@ pub(crate) mod receipt;
 mod several;
 pub(crate) mod share;
 mod show;
+mod standing;
 
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
@@ -264,16 +265,20 @@ fn unusable(doing: &str, path: &Path, error: &io::Error) -> Error {
     Error::Usage(format!("cannot {doing} {}: {error}{}", path.display(), exit::file_hint(error)).into())
 }
 
-/// Makes Ctrl-C end the session in order; what is known by then is reported.
+/// Makes Ctrl-C end the session in order, or the program if that takes too long.
 fn end_on_signal(client: &Client) -> Result<(), Error> {
     let cancel = client.canceller();
     let failed = |source| Error::Io { doing: "take", what: "signals".into(), source };
-    interrupt::on_first(move || cancel.cancel()).map_err(failed)
+    let overdue = || {
+        say!("linger: {}", Error::Cancelled);
+        std::process::exit(exit::COULD_NOT_TELL.into());
+    };
+    interrupt::on_first_and_overdue(move || cancel.cancel(), overdue).map_err(failed)
 }
 
-/// The exit status of a transfer. If it is not 0 the reason goes to stderr.
-fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
-    let code = match error {
+/// The exit status of a transfer.
+fn status(summary: &Summary, error: Option<&Error>) -> u8 {
+    match error {
         Some(Error::Usage(_)) => exit::BAD_USAGE,
         Some(Error::NotPossibleHere(_)) => exit::NOT_POSSIBLE_HERE,
         _ => match summary.verdict(error) {
@@ -281,7 +286,12 @@ fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
             ItemVerdict::NotDelivered => exit::LOSS_FOUND,
             _ => exit::COULD_NOT_TELL,
         },
-    };
+    }
+}
+
+/// The same; if it is not 0 the reason goes to stderr.
+fn conclude(summary: &Summary, error: Option<&Error>) -> ExitCode {
+    let code = status(summary, error);
     match (error, code) {
         (Some(error @ Error::Io { source, .. }), _) => {
             return exit::fail(code, format_args!("{error}{}", exit::file_hint(source)));

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use linger_transfer::{
@@ -11,6 +12,7 @@ use linger_transfer::{
 
 use super::several::Several;
 use super::show::Show;
+use super::standing::Standing;
 use super::{Connect, Copying, is_remote, is_stdio, refuse};
 use crate::output::say;
 
@@ -69,8 +71,9 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
     options.durability = copying.durability;
     options.patterns = Patterns::new(&copying.patterns()?)?;
     options.limit = copying.limit();
-    let client = connect.client(&remote)?;
-    super::end_on_signal(&client)?;
+    let client = Arc::new(connect.client(&remote)?);
+    let standing = Standing::new(connect.output.json);
+    standing.end_on_signal(&client)?;
     let mut show = Show::new(
         connect.output.json,
         &remote.host,
@@ -86,7 +89,10 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             show.next_top(&remote.host, top(source));
         }
         let (summary, error) = match input(source, &options, &mut show) {
-            Ok(input) => client.put(input, &remote.place, &options, &mut |progress| show.see(progress)),
+            Ok(input) => client.put(input, &remote.place, &options, &mut |progress| {
+                standing.see(&progress);
+                show.see(progress);
+            }),
             Err(error) => (Summary::default(), Some(error)),
         };
         if summary.verdict(error.as_ref()) == ItemVerdict::Unconfirmed {
@@ -96,7 +102,7 @@ fn put(arguments: &PutArguments) -> Result<ExitCode, Error> {
             break;
         }
     }
-    let end = several.conclude(show)?;
+    let end = several.conclude(show, &standing)?;
     if let Destination::Port(name) = &remote.place {
         let (host, port) = (&remote.host, remote.port);
         for id in open {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use linger_transfer::{Error, ItemVerdict, Summary};
 
 use super::show::Show;
+use super::standing::Standing;
 use super::{conclude_told, hint};
 use crate::output::say;
 
@@ -47,8 +48,11 @@ impl Several {
     }
 
     /// The exit status of all.
-    pub(super) fn conclude(self, show: Show) -> Result<ExitCode, Error> {
+    pub(super) fn conclude(self, show: Show, standing: &Standing) -> Result<ExitCode, Error> {
         let Self { summary, error } = self;
+        if error.is_none() {
+            standing.ended(&summary);
+        }
         let told = show.finish(&summary, error.as_ref());
         Ok(conclude_told(&summary, error.as_ref(), told))
     }

@@ -90,9 +90,10 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
         what: "the listener".into(),
         source,
     })?;
-    let server = Server::new(options)?;
-    stop_on_signal(&server)?;
-    let confined = if has_ports { None } else { confine(&arguments.directory, &home, arguments.writable) };
+    let server = Arc::new(Server::new(options)?);
+    stop_on_signal(&server, arguments.once)?;
+    // Commands are started by a thread of the server's that is older.
+    let confined = confine(&arguments.directory, &home, arguments.writable);
     let told = |text: &str| {
         if !arguments.output.json {
             say!("{text}");
@@ -103,9 +104,7 @@ fn share(arguments: &ShareArguments) -> Result<ExitCode, Error> {
         arguments.directory.display(),
         if arguments.writable { ", writable" } else { "" }
     ));
-    if let Some(confinement) = confinement(confined, has_ports) {
-        told(confinement);
-    }
+    told(confinement(confined, has_ports));
     told(&format!("code for a new machine: {}", server.code()));
     let out = Mutex::new(Lines { out: Stdout::new(), stopped: None });
     let finisher = server.finisher();
@@ -175,12 +174,12 @@ fn options(arguments: &ShareArguments, home: &Path) -> Result<ShareOptions, Erro
     Ok(options)
 }
 
-fn confinement(confined: Option<bool>, has_ports: bool) -> Option<&'static str> {
+fn confinement(confined: Option<bool>, has_ports: bool) -> &'static str {
     match (confined, has_ports) {
-        (Some(true), _) => Some("confined by Landlock"),
-        (Some(false), _) => Some("not confined by Landlock: this kernel has none"),
-        (None, true) => Some("not confined by Landlock: commands of sinks and sources would be confined too"),
-        (None, false) => None,
+        (Some(true), false) => "confined by Landlock",
+        (Some(true), true) => "confined by Landlock; commands of sinks and sources by what `writes` says",
+        (Some(false), _) => "not confined by Landlock: this kernel has none",
+        (None, _) => "not confined by Landlock: its rules cannot be made",
     }
 }
 
@@ -262,9 +261,20 @@ fn listener(address: &HostPort) -> Result<TcpListener, Error> {
     }
 }
 
-fn stop_on_signal(server: &Server) -> Result<(), Error> {
-    let cancel = server.canceller();
-    interrupt::on_first(move || cancel.cancel()).map_err(|source| Error::Io {
+fn stop_on_signal(server: &Arc<Server>, once: bool) -> Result<(), Error> {
+    let (cancel, server) = (server.canceller(), server.clone());
+    let overdue = move || {
+        match server.left_behind() {
+            0 => say!("linger: connections are still being closed, and are left"),
+            threads => {
+                say!("linger: the disk does not answer: {threads} threads that wait for it are left behind")
+            }
+        }
+        // What the disk has of it is not known.
+        let code = if once { exit::COULD_NOT_TELL } else { exit::NOTHING_LOST };
+        std::process::exit(code.into());
+    };
+    interrupt::on_first_and_overdue(move || cancel.cancel(), overdue).map_err(|source| Error::Io {
         doing: "take",
         what: "signals".into(),
         source,

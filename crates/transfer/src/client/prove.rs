@@ -15,7 +15,7 @@ impl Client {
     /// Asks for something. If the server wants to know first whether this is its own user, proves it.
     pub(super) fn open(&self, session: &mut Session, request: &Operation) -> Result<u16, Error> {
         let stream = session.open(&request.encode())?;
-        let event = session.receive()?;
+        let event = next(session)?;
         let SessionEvent::Message { bytes, .. } = &event else {
             if matches!(event, SessionEvent::Data { .. }) {
                 return Err(Violation::Unexpected("data before any message").into());
@@ -39,7 +39,7 @@ impl Client {
         session.message(stream, &Message::Proof { nonce, proof }.encode())?;
         session.flush()?;
         // What follows is the answer to the request, or a refusal.
-        match session.receive()? {
+        match next(session)? {
             SessionEvent::Data { .. } => Err(Violation::Unexpected("data before any message").into()),
             SessionEvent::Message { bytes, stream: on } => match Message::decode(&bytes)? {
                 Message::Error { refusal, text } => Err(Error::Refused(refusal, text)),
@@ -60,5 +60,15 @@ impl Client {
         let refused = matches!(error, Error::Refused(_, reason) if reason.remedy() == Some(&Remedy::Encrypt));
         let can = matches!(self.options.security, Security::Remote(_));
         refused && can && !self.stranger.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// The next event that is more than a word about work.
+fn next(session: &mut Session) -> Result<SessionEvent, Error> {
+    loop {
+        match session.receive()? {
+            SessionEvent::Works(_) => {}
+            event => return Ok(event),
+        }
     }
 }

@@ -1,67 +1,89 @@
 //! How a session ends.
 
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Builder};
 
-use super::Session;
+use super::core::Core;
+use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::transport::Transport;
 use crate::wire::{FrameKind, reason_bytes};
 
-impl Session {
-    /// Ends the session in order: says goodbye, then a lingering close. The socket is closed on return.
-    ///
-    /// `code` 0 means that this side has everything it wanted.
-    ///
-    /// # Errors
-    /// Returns an error if not even the goodbye could be written. The socket is closed in that case, too.
-    pub fn end(mut self, code: u16, reason: &str) -> Result<Option<linger::Outcome>, Error> {
-        let said = self.goodbye(code, reason);
-        let outcome = self.close(&linger::Policy::default());
-        said.map(|()| outcome)
-    }
-
+impl Core {
     /// Says goodbye: this side will send nothing more.
     ///
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush).
-    pub fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
+    pub(super) fn goodbye(&mut self, code: u16, reason: &str) -> Result<(), Error> {
         self.frame(FrameKind::Bye, 0, &reason_bytes(code, reason))?;
         self.flush()
     }
 
-    /// Closes the connection with a lingering close bounded by `policy`, without a goodbye. Returns the outcome; of a
-    /// bundle, that of its first connection.
-    pub fn close(mut self, policy: &linger::Policy) -> Option<linger::Outcome> {
-        self.transport.farewell();
-        let mut sockets = self.transport.into_sockets().into_iter();
-        let first = sockets.next();
-        // Each socket is in a slot that a thread takes it from. If it were moved into the thread's closure and the
-        // thread could not be started, the closure would be dropped, and the socket closed without lingering.
-        let others: Vec<_> = sockets.map(|socket| Mutex::new(Some(socket))).collect();
-        let close = |slot: &Mutex<Option<OwnedFd>>| {
-            let socket = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            socket.map(|socket| linger::close(socket, policy))
-        };
-        // Close all connections of a bundle at once: one after the other, each would wait for the peer.
-        thread::scope(|scope| {
-            for slot in &others {
-                if let Err(error) = Builder::new().spawn_scoped(scope, || close(slot)) {
-                    tracing::warn!(%error, "no thread can be had: the connections are closed one after the other");
-                    break;
-                }
-            }
-            let outcome = first.map(|socket| linger::close(socket, policy));
-            // Close here the sockets for which no thread could be started.
-            for slot in &others {
-                close(slot);
-            }
-            outcome
-        })
+    /// Takes the connection, to close it. `None` if somebody has taken it already.
+    pub(super) fn take_transport(&mut self) -> Option<Box<dyn Transport>> {
+        let taken = std::mem::replace(&mut self.transport, Box::new(Gone(self.cancel.clone())));
+        (!std::mem::replace(&mut self.is_gone, true)).then_some(taken)
+    }
+}
+
+/// In the place of a connection that is closed.
+struct Gone(Cancel);
+
+impl Transport for Gone {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::NotConnected.into())
     }
 
-    /// Closes with a bare `close()`, which can lose what the peer has not received yet. For tests that show this loss.
-    pub fn close_carelessly(self) {
-        drop(self.transport.into_sockets());
+    fn write(&mut self, _: &[u8], _: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::NotConnected.into())
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(ErrorKind::NotConnected.into())
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn is_plain(&self) -> bool {
+        true
+    }
+
+    fn farewell(&mut self) {}
+
+    fn into_sockets(self: Box<Self>) -> Vec<OwnedFd> {
+        Vec::new()
+    }
+}
+
+/// Closes all connections of a transport. Returns the outcome of the first.
+pub(super) fn close(mut transport: Box<dyn Transport>, policy: &linger::Policy) -> Option<linger::Outcome> {
+    transport.farewell();
+    let mut sockets = transport.into_sockets().into_iter();
+    let first = sockets.next();
+    // Each socket is in a slot that a thread takes it from. If it were moved into the thread's closure and the
+    // thread could not be started, the closure would be dropped, and the socket closed without lingering.
+    let others: Vec<_> = sockets.map(|socket| Mutex::new(Some(socket))).collect();
+    let close = |slot: &Mutex<Option<OwnedFd>>| {
+        let socket = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        socket.map(|socket| linger::close(socket, policy))
+    };
+    // Close all connections of a bundle at once: one after the other, each would wait for the peer.
+    thread::scope(|scope| {
+        for slot in &others {
+            if let Err(error) = Builder::new().spawn_scoped(scope, || close(slot)) {
+                tracing::warn!(%error, "no thread can be had: the connections are closed one after the other");
+                break;
+            }
+        }
+        let outcome = first.map(|socket| linger::close(socket, policy));
+        // Close here the sockets for which no thread could be started.
+        for slot in &others {
+            close(slot);
+        }
+        outcome
+    })
 }

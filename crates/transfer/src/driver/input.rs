@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use super::{BUFFER, DIRECT, GLANCE, Session, SessionEvent, eof};
+use super::SessionEvent;
+use super::core::{BUFFER, Core, DIRECT, GLANCE, eof};
 use crate::error::Error;
 use crate::machine::Disposal;
 use crate::wire::{self, FrameKind, HEADER, Header, PREFACE, read_reason};
 
-impl Session {
+impl Core {
     pub(super) fn parse_waits(&self) -> bool {
         self.filled - self.parsed >= if self.preface_read { HEADER } else { PREFACE } && self.whole_frame()
     }
@@ -185,7 +186,7 @@ impl Session {
     }
 
     /// Returns the next event that arrived before the connection was lost and that was not taken yet.
-    pub fn last_words(&mut self) -> Option<SessionEvent> {
+    pub(super) fn last_words(&mut self) -> Option<SessionEvent> {
         self.payload = 0;
         self.ahead.clear();
         self.inbox.pop_front().map(|(event, _)| event)

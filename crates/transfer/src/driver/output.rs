@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use super::{BUFFER, DIRECT, Session};
+use super::core::{BUFFER, Core, DIRECT};
 use crate::error::Error;
 use crate::wire::{FrameKind, Header, MAX_DATA};
 
-impl Session {
+impl Core {
     /// Begins a DATA frame of `length` bytes, at most 1 MiB. Its payload has to follow by
     /// [`continue_data`](Self::continue_data) before any other frame.
-    pub(crate) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
+    pub(super) fn begin_data(&mut self, stream: u16, length: usize) -> Result<(), Error> {
         debug_assert!(self.unfinished == 0 && length <= MAX_DATA);
         self.await_credit(stream, length)?;
         self.header(FrameKind::Data, stream, length, &[]);
@@ -21,7 +21,7 @@ impl Session {
     }
 
     /// Sends the next payload bytes of the current DATA frame.
-    pub(crate) fn continue_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) fn continue_data(&mut self, bytes: &[u8]) -> Result<(), Error> {
         debug_assert!(bytes.len() <= self.unfinished);
         if bytes.len() < DIRECT {
             self.output.extend_from_slice(bytes);
@@ -30,15 +30,6 @@ impl Session {
             self.write_out(bytes)?;
         }
         self.continued(bytes.len());
-        Ok(())
-    }
-
-    /// Fills the rest of the current DATA frame, if there is one, with zeros: the frame's header, which has its length,
-    /// has been sent and cannot be taken back.
-    pub(crate) fn pad_data(&mut self) -> Result<(), Error> {
-        while self.unfinished > 0 {
-            self.continue_data(&[0; 4 << 10][..self.unfinished.min(4 << 10)])?;
-        }
         Ok(())
     }
 
@@ -191,12 +182,17 @@ mod tests {
     use crate::transport::Plain;
     use crate::wire::{preface, reason_bytes};
 
+    fn core(stream: TcpStream, role: Role) -> Core {
+        let plain = Box::new(Plain::new(stream).unwrap());
+        Core::with(plain, role, SessionLimits::default(), Deadlines::default(), Cancel::new().unwrap())
+    }
+
     /// A session, a stream of it and the bare other end.
-    fn session() -> (Session, u16, TcpStream) {
+    fn session() -> (Core, u16, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (peer, _) = listener.accept().unwrap();
-        let mut session = Session::new(Box::new(Plain::new(stream).unwrap()), Role::Initiator).unwrap();
+        let mut session = core(stream, Role::Initiator);
         let stream = session.open(b"").unwrap();
         (session, stream, peer)
     }
@@ -244,7 +240,7 @@ mod tests {
         let limits = SessionLimits { window: 128 << 10, most: 128 << 10, streams: 1 };
         let session = move |stream, role| {
             let plain = Box::new(Plain::new(stream).unwrap());
-            Session::with(plain, role, limits, Deadlines::default(), Cancel::new().unwrap())
+            Core::with(plain, role, limits, Deadlines::default(), Cancel::new().unwrap())
         };
         let receiving = std::thread::spawn(move || {
             let mut session = session(server, Role::Responder);
@@ -282,7 +278,7 @@ mod tests {
         session.continue_data(b"1").unwrap();
         session.flush().unwrap();
         assert!(matches!(session.goodbye(1, ""), Err(Error::Cut(_))));
-        session.pad_data().unwrap();
+        session.continue_data(&vec![0; goodbye.len() + 8]).unwrap();
         session.goodbye(1, "").unwrap();
         drop(session);
         let padded = [&b"1"[..], &vec![0; goodbye.len() + 8]].concat();

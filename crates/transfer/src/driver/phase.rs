@@ -5,10 +5,12 @@
 //! [`Deadlines::progress`](super::Deadlines::progress), and gives way sooner where somebody else needs its place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::core::Core;
 use crate::error::Error;
+use crate::path::RelPath;
 use crate::wire::{FrameKind, Header, Violation};
 
 /// Payload that counts as a step: a peer that drips single bytes does not get on.
@@ -48,7 +50,7 @@ impl PhaseWork {
         Self { phase, done, total }
     }
 
-    fn encode(self) -> [u8; 17] {
+    pub(super) fn encode(self) -> [u8; 17] {
         let mut bytes = [0; 17];
         bytes[0] = match self.phase {
             Phase::Queue => 0,
@@ -93,18 +95,54 @@ pub(crate) struct Activity {
     step_ms: AtomicU64,
     /// This side works on something itself: the peer can do nothing.
     works: AtomicBool,
+    /// Milliseconds from `born` to when the session's thread went away; [`HERE`] if it has not.
+    away_ms: AtomicU64,
+    /// What the session's thread has last turned to.
+    at: Mutex<Option<RelPath>>,
 }
+
+/// The session's thread is not away.
+const HERE: u64 = u64::MAX;
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { born: Instant::now(), step_ms: AtomicU64::new(0), works: AtomicBool::new(false) }
+        Self {
+            born: Instant::now(),
+            step_ms: AtomicU64::new(0),
+            works: AtomicBool::new(false),
+            away_ms: AtomicU64::new(HERE),
+            at: Mutex::new(None),
+        }
     }
 }
 
 impl Activity {
     pub(super) fn got_on(&self, now: Instant) {
-        let passed = now.saturating_duration_since(self.born).as_millis();
-        self.step_ms.fetch_max(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.step_ms.fetch_max(self.since_born(now), Ordering::Relaxed);
+    }
+
+    fn since_born(&self, then: Instant) -> u64 {
+        let passed = then.saturating_duration_since(self.born).as_millis();
+        u64::try_from(passed).unwrap_or(u64::MAX)
+    }
+
+    /// Notes since when the session's thread is away, if it is.
+    pub(super) fn set_away(&self, since: Option<Instant>) {
+        self.away_ms.store(since.map_or(HERE, |since| self.since_born(since)), Ordering::Relaxed);
+    }
+
+    /// Notes what the session's thread turns to.
+    pub(crate) fn turns_to(&self, path: &RelPath) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+    }
+
+    /// For how long the session's thread has been away, and at which entry, if it is away.
+    pub(crate) fn away(&self) -> Option<(Duration, Option<RelPath>)> {
+        let since = self.away_ms.load(Ordering::Relaxed);
+        (since != HERE).then(|| {
+            let at = self.at.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            (self.born.elapsed().saturating_sub(Duration::from_millis(since)), at)
+        })
     }
 
     /// How long the session has not got on.
@@ -117,12 +155,12 @@ impl Activity {
     }
 }
 
-impl Session {
+impl Core {
     /// Tells the peer what this side is busy with, so that the peer waits.
     ///
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush).
-    pub fn works(&mut self, work: PhaseWork) -> Result<(), Error> {
+    pub(super) fn works(&mut self, work: PhaseWork) -> Result<(), Error> {
         if self.version < 2 {
             // It would not understand; so much it does.
             return self.ping();
@@ -135,12 +173,12 @@ impl Session {
     }
 
     /// The session's own measure, for whoever gives out places.
-    pub(crate) fn activity(&self) -> std::sync::Arc<Activity> {
+    pub(super) fn activity(&self) -> std::sync::Arc<Activity> {
         self.activity.clone()
     }
 
     /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
-    pub(crate) fn set_working(&mut self, works: bool) {
+    pub(super) fn set_working(&mut self, works: bool) {
         self.activity.works.store(works, Ordering::Relaxed);
         self.activity.got_on(Instant::now());
         self.heard = Instant::now();

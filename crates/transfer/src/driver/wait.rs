@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::Session;
+use super::core::Core;
 use crate::error::Error;
 use crate::wire::FrameKind;
 
@@ -37,12 +37,12 @@ impl Default for Deadlines {
     }
 }
 
-impl Session {
+impl Core {
     /// Sends a ping, so that the peer knows that this side is alive while it waits for something else.
     ///
     /// # Errors
     /// Returns the errors of [`flush`](Self::flush).
-    pub fn ping(&mut self) -> Result<(), Error> {
+    pub(super) fn ping(&mut self) -> Result<(), Error> {
         self.control(FrameKind::Ping, 0, 0);
         self.flush()
     }
@@ -52,7 +52,7 @@ impl Session {
     /// # Errors
     /// Returns [`Error::Cancelled`] as soon as a cancellation is asked for; otherwise the errors of
     /// [`flush`](Self::flush).
-    pub fn rest(&mut self, pause: Duration) -> Result<(), Error> {
+    pub(super) fn rest(&mut self, pause: Duration) -> Result<(), Error> {
         self.flush()?;
         if self.cancel.wait(pause) {
             return Err(Error::Cancelled);
@@ -66,7 +66,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns [`Error::Cut`] if the peer has gone, and the errors of [`receive`](Self::receive).
-    pub(crate) fn linger_for(&mut self, pause: Duration) -> Result<(), Error> {
+    pub(super) fn linger_for(&mut self, pause: Duration) -> Result<(), Error> {
         self.flush()?;
         let took = match self.cancel.wait_beside(self.transport.socket(), PollFlags::IN, pause) {
             Ok(is_readable) => is_readable && self.service()?,
@@ -85,7 +85,7 @@ impl Session {
     ///
     /// # Errors
     /// Returns [`Error::Cancelled`], or the errors of `poll(2)`.
-    pub fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
+    pub(super) fn wait_for(&mut self, other: BorrowedFd<'_>, timeout: Duration) -> Result<bool, Error> {
         self.flush()?;
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let [own, above] = self.cancel.to_poll();

@@ -1,8 +1,7 @@
 //! What has arrived of the current file since its last block was stored.
 
-use std::os::fd::OwnedFd;
-
 use super::block::Block;
+use crate::conduit::Conduit;
 use crate::hash::{BLOCK, Hash, Pieces, Sum, Tree};
 
 /// The bytes that have arrived and are not stored as a block yet, in memory or in the file: less than a block, or a
@@ -13,7 +12,7 @@ pub(super) struct Arriving {
     /// The block that is being received. Its memory and its assistant are used again for the next block.
     block: Block,
     /// An empty pipe, kept between frames.
-    pipe: Option<(OwnedFd, OwnedFd)>,
+    pipe: Option<Conduit>,
 }
 
 #[derive(Debug, Default)]
@@ -99,19 +98,13 @@ impl Arriving {
     }
 
     /// An empty pipe, for the kernel to move bytes through.
-    pub(super) fn take_pipe(&mut self) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-        if let Some(pipe) = self.pipe.take() {
-            return Ok(pipe);
-        }
-        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        // A failure is harmless: with the default size of 64 KiB more calls are made.
-        let _ = rustix::pipe::fcntl_setpipe_size(&pipe.1, BLOCK);
-        Ok(pipe)
+    pub(super) fn take_pipe(&mut self) -> std::io::Result<Conduit> {
+        self.pipe.take().map_or_else(|| Conduit::new(BLOCK), Ok)
     }
 
     /// Keeps the pipe for the next frame. The caller must have emptied it. A pipe that still holds bytes must be
     /// dropped instead.
-    pub(super) fn keep_pipe(&mut self, pipe: (OwnedFd, OwnedFd)) {
+    pub(super) fn keep_pipe(&mut self, pipe: Conduit) {
         self.pipe = Some(pipe);
     }
 

@@ -1,17 +1,20 @@
 //! The bytes of one file: received and hashed, verified, and only then written; or moved by the kernel.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::{OpenTarget, Receiver, Waiting, Waits};
+use crate::conduit::Conduit;
+use crate::driver::Session;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::hash::{BLOCK, Hashing, Pieces, Sum, ZEROS};
 use crate::message::{Kind, Message, Refusal};
 use crate::progress::Progress;
+use crate::root::write_full;
 use crate::state::LogStep;
 use crate::store::Landing;
 use crate::wire::Violation;
@@ -40,7 +43,7 @@ impl Receiver<'_> {
         let Some(landing) = self.current()? else { return Ok(()) };
         let number = landing.tree.place();
         if self.splices() {
-            return self.splice();
+            return self.splice(length);
         }
         let mut left = length;
         while left > 0 {
@@ -67,7 +70,7 @@ impl Receiver<'_> {
     }
 
     /// Lets the kernel move the data from the socket to the file.
-    fn splice(&mut self) -> Result<(), Error> {
+    fn splice(&mut self, length: usize) -> Result<(), Error> {
         let (OpenTarget::Tree { store, .. }, Some(Waiting { state: Waits::Landing(landing), .. })) =
             (&mut self.place, self.files.front_mut())
         else {
@@ -79,22 +82,17 @@ impl Receiver<'_> {
             Err(fault) => return self.fail_current(fault),
         };
         let pipe = self.arriving.take_pipe().map_err(|error| Error::io("make", "a pipe", error))?;
-        match self.session.data_into(&pipe, opened, at) {
-            Ok(bytes) => {
-                self.arriving.keep_pipe(pipe);
-                (self.observe)(Progress::Moved { bytes: bytes as u64 });
-                if self.arriving.moved(bytes) {
-                    let noted = store.note(landing, LogStep::Block(Sum::default()));
-                    return self.stored(noted);
-                }
-                Ok(())
-            }
-            Err(Error::Io { source, .. }) => {
-                let text = format!("cannot write at byte {at}: {source}");
-                self.fail_current(Fault::io(text, &source))
-            }
-            Err(error) => Err(error),
+        if let Err(error) = pour(self.session, length, &pipe, opened, at)? {
+            let text = format!("cannot write at byte {at}: {error}");
+            return self.fail_current(Fault::io(text, &error));
         }
+        self.arriving.keep_pipe(pipe);
+        (self.observe)(Progress::Moved { bytes: length as u64 });
+        if self.arriving.moved(length) {
+            let noted = store.note(landing, LogStep::Block(Sum::default()));
+            return self.stored(noted);
+        }
+        Ok(())
     }
 
     pub(super) fn sum(&mut self, value: [u8; 32]) -> Result<(), Error> {
@@ -195,6 +193,31 @@ impl Receiver<'_> {
         }
         Ok(())
     }
+}
+
+/// Moves announced data from the socket into a file. What could not be written is still taken off the socket by the
+/// session's next call.
+pub(super) fn pour(
+    session: &mut Session,
+    length: usize,
+    pipe: &Conduit,
+    file: BorrowedFd<'_>,
+    offset: u64,
+) -> Result<io::Result<()>, Error> {
+    let mut first = vec![0; session.read_already()];
+    session.read_data(&mut first)?;
+    if let Err(error) = write_full(file, &first, offset) {
+        return Ok(Err(error));
+    }
+    let mut done = first.len();
+    while done < length {
+        let moved = session.data_to_pipe(pipe.inlet.as_fd())?;
+        if let Err(error) = pipe.empty(file, offset + done as u64, moved) {
+            return Ok(Err(error));
+        }
+        done += moved;
+    }
+    Ok(Ok(()))
 }
 
 pub(super) fn write_stream(out: &OwnedFd, pieces: Pieces<'_>) -> Result<(), Fault> {

@@ -50,6 +50,7 @@ impl Receiver<'_> {
         if entry.path.is_root() {
             self.settle_base(entry.kind);
         }
+        self.session.turns_to(&entry.path);
         let TreeEntry { index, kind, .. } = entry;
         if self.files.len() >= MAX_ANNOUNCED || (!self.ask && !self.files.is_empty()) {
             return Err(Violation::Unexpected("too many announcements").into());

@@ -20,6 +20,7 @@ use crate::cancel::Cancel;
 use crate::claim::Claims;
 use crate::driver::Deadlines;
 use crate::hash::{BLOCK, Sum};
+use crate::launch::Launcher;
 use crate::machine::{Role, SessionLimits};
 use crate::message::IfExists;
 use crate::message::Kind;
@@ -176,7 +177,7 @@ fn receive(to: To<'_>, with: With, script: &[Step]) -> Received {
         To::Sink(command) => {
             let config =
                 PortsConfig::parse(&format!("[sink.x]\nmax_bytes = 3000000\ncommand = {command}")).unwrap();
-            spool = Spool::new("x", &config.sink["x"], Displays::default()).unwrap();
+            spool = Spool::new("x", &config.sink["x"], Displays::default(), &Launcher::default()).unwrap();
             Target::Sink { spool: Box::new(spool), deliveries: Arc::default(), id: [1; 16] }
         }
         To::Stream(out, so_far) => Target::Stream { out, so_far },

@@ -1,11 +1,12 @@
 //! The bytes of one file: read, hashed and sent block by block, or moved by the kernel.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::SeekFrom;
 
 use super::Sender;
+use crate::conduit::Conduit;
 use crate::error::Error;
 use crate::hash::{BLOCK, BlockHasher, Hash, PIECE, Sum, Tree, ZEROS};
 use crate::message::{Message, TreeEntry};
@@ -77,7 +78,7 @@ impl Sender<'_, '_> {
     }
 
     /// Reads, hashes and sends the next block, or only `left` bytes if the file has no more. Returns `None` if the entry
-    /// was aborted. Works in small pieces, so that each is sent while it is in the processor's cache.
+    /// was aborted. Hashes and sends small pieces, so that each is sent while it is in the processor's cache.
     fn block(
         &mut self,
         entry: &TreeEntry,
@@ -91,35 +92,30 @@ impl Sender<'_, '_> {
         let is_last = left < BLOCK as u64;
         let length = left.min(BLOCK as u64) as usize;
         let mut done = 0;
-        // Bytes left of the current frame.
-        let mut due = 0;
         while done < length {
-            let most = if due > 0 { due } else { self.limiter.piece(FRAME).min(length - done) };
-            let into = PIECE.min(most);
-            if piece.len() < into {
-                piece.resize(into, 0);
+            // All of a frame is read before it begins: a frame that waits for the disk would keep every other one back.
+            let frame = self.limiter.piece(FRAME).min(length - done);
+            if piece.len() < frame {
+                piece.resize(frame, 0);
             }
-            let wrong = match read_full(file, &mut piece[..into], number * BLOCK as u64 + done as u64) {
-                Ok(read) if read == into => None,
+            let wrong = match read_full(file, &mut piece[..frame], number * BLOCK as u64 + done as u64) {
+                Ok(read) if read == frame => None,
                 Ok(_) => Some(changed(entry)),
                 Err(error) => Some(format!("cannot read {}: {error}", entry.path).into()),
             };
             if let Some(wrong) = wrong {
-                self.session.pad_data()?;
                 return self.abort(entry, wrong).map(|()| None);
             }
-            if length > PIECE {
-                hasher.get_or_insert_with(|| BlockHasher::new(tree.place())).update(&piece[..into]);
+            self.pause(frame)?;
+            self.session.begin_data(self.stream, frame)?;
+            for part in piece[..frame].chunks(PIECE) {
+                if length > PIECE {
+                    hasher.get_or_insert_with(|| BlockHasher::new(tree.place())).update(part);
+                }
+                self.session.continue_data(part)?;
             }
-            if due == 0 {
-                due = most;
-                self.pause(due)?;
-                self.session.begin_data(self.stream, due)?;
-            }
-            self.session.continue_data(&piece[..into])?;
-            (self.observe)(Progress::Moved { bytes: into as u64 });
-            due -= into;
-            done += into;
+            (self.observe)(Progress::Moved { bytes: frame as u64 });
+            done += frame;
         }
         if is_last && !self.is_unchanged(entry, file) {
             return self.abort(entry, changed(entry)).map(|()| None);
@@ -176,28 +172,35 @@ impl Sender<'_, '_> {
         mut offset: u64,
     ) -> Result<Option<(u64, Option<Hash>)>, Error> {
         let size = entry.size.unwrap_or(0);
-        let fast = self.session.is_plain();
+        let mut fast = self.conduit();
         while offset < size {
             let piece = self.limiter.piece(BLOCK).min(BLOCK - (offset % BLOCK as u64) as usize);
             let length = piece.min(usize::try_from(size - offset).unwrap_or(usize::MAX));
             self.pause(length)?;
-            let read = if fast {
-                self.session.data_from(self.stream, file, offset, length)?
-            } else {
-                let mut piece = std::mem::take(&mut self.piece);
-                piece.resize(length.max(piece.len()), 0);
-                let read = read_full(file, &mut piece[..length], offset).unwrap_or(0);
-                self.session.data(self.stream, &piece[..length])?;
-                self.piece = piece;
-                read
+            let sent = match &fast {
+                Some(conduit) => match conduit.fill(file, offset, length) {
+                    Ok(filled) => {
+                        if filled > 0 {
+                            self.session.data_of_pipe(self.stream, conduit.outlet.as_fd(), filled)?;
+                        }
+                        filled
+                    }
+                    // Not every file system can.
+                    Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                        fast = None;
+                        continue;
+                    }
+                    Err(_) => 0,
+                },
+                None => self.copied(file, offset, length)?,
             };
-            if read < length {
+            if sent == 0 {
                 self.abort(entry, changed(entry))?;
                 return Ok(None);
             }
-            offset += length as u64;
-            (self.observe)(Progress::Moved { bytes: length as u64 });
-            self.look_around(length as u64)?;
+            offset += sent as u64;
+            (self.observe)(Progress::Moved { bytes: sent as u64 });
+            self.look_around(sent as u64)?;
             if !self.outgoing.waiting.contains_key(&entry.index) {
                 break;
             }
@@ -207,6 +210,21 @@ impl Sender<'_, '_> {
             return Ok(None);
         }
         Ok(Some((size, None)))
+    }
+
+    /// A pipe for the kernel to move bytes through, where it can.
+    fn conduit(&self) -> Option<Conduit> {
+        if self.session.is_plain() { Conduit::new(BLOCK).ok() } else { None }
+    }
+
+    /// Sends up to `length` bytes of a file from memory. Returns how many it has.
+    fn copied(&mut self, file: BorrowedFd<'_>, offset: u64, length: usize) -> Result<usize, Error> {
+        let mut piece = std::mem::take(&mut self.piece);
+        piece.resize(length.max(piece.len()), 0);
+        let read = read_full(file, &mut piece[..length], offset).unwrap_or(0);
+        let sent = if read > 0 { self.session.data(self.stream, &piece[..read]) } else { Ok(()) };
+        self.piece = piece;
+        sent.map(|()| read)
     }
 
     /// Whether the file still has the content that was announced. Compares tokens: a program can set the length and the

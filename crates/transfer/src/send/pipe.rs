@@ -129,7 +129,7 @@ impl Sender<'_, '_> {
     pub(super) fn end_pipe(&mut self, entry: &TreeEntry) -> Result<(), Error> {
         let Source::Pipe(pipe) = &mut self.outgoing.source else { return Ok(()) };
         if let Some(mut producer) = pipe.child.take()
-            && let Err(fault) = finish(&mut producer.child, &producer.program, producer.end)
+            && let Err(fault) = finish(&mut producer.launched, &producer.program, producer.end)
         {
             return self.abort(entry, fault.1);
         }

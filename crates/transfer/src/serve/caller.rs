@@ -40,7 +40,7 @@ impl Server {
                     _ => return Err(Violation::Unexpected("a message before its proof").into()),
                 },
                 // A list's client may have finished its side already.
-                SessionEvent::Finished { .. } => {}
+                SessionEvent::Finished { .. } | SessionEvent::Works(_) => {}
                 SessionEvent::Bye { code, reason } => return Err(Error::goodbye(code, reason)),
                 _ => return Err(Violation::Unexpected("a frame before its proof").into()),
             }

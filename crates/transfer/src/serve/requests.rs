@@ -149,7 +149,9 @@ impl Server {
         let target = match &put.sink {
             Some(name) => {
                 let found = self.options.config.sink.get(name).ok_or_else(|| no_port("sink", name));
-                let spool = match found.and_then(|port| Spool::new(name, port, self.options.displays)) {
+                let spool = match found
+                    .and_then(|port| Spool::new(name, port, self.options.displays, &self.launcher))
+                {
                     Ok(made) => Box::new(made),
                     Err(fault) => return self.refuse(session, stream, fault),
                 };
@@ -220,10 +222,11 @@ impl Server {
 
     fn source(&self, name: &str) -> Result<Pipe, Fault> {
         let port = self.options.config.source.get(name).ok_or_else(|| no_port("source", name))?;
-        let (mut child, program) = start_source(port, self.options.displays)?;
-        let output = child.stdout.take().ok_or_else(|| Fault(Refusal::Command, "no output".into()))?;
+        let (mut launched, program) = start_source(port, self.options.displays, &self.launcher)?;
+        let output =
+            launched.child.stdout.take().ok_or_else(|| Fault(Refusal::Command, "no output".into()))?;
         let end = Instant::now() + Duration::from_secs(port.max_seconds);
-        let producer = Producer { child, program, end };
+        let producer = Producer { launched, program, end };
         Ok(Pipe::of_command(producer, OwnedFd::from(output), port.max_bytes))
     }
 

@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::sweep::sweep;
 use super::{Store, log_name};
 use crate::fault::Fault;
 use crate::path::RelPath;
@@ -46,6 +48,9 @@ impl Store<'_> {
             Some(work) => work.clone(),
             None => {
                 let dir = self.root.work().map_err(fault)?;
+                if !std::mem::replace(&mut self.has_swept, true) {
+                    sweep(dir.as_fd(), SystemTime::now());
+                }
                 let work = Rc::new(WorkDir { device: device(dir.as_fd())?, dir });
                 self.work = Some(work.clone());
                 work

@@ -1,6 +1,11 @@
 //! The bytes of a file: what is written, verified, kept and refused.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
 use super::*;
+use crate::conduit::Conduit;
+use crate::receive::content::pour;
 
 fn tempdir() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -364,4 +369,40 @@ fn a_sink_whose_command_fails_or_that_is_too_small_says_so() {
     received.done(0, 1);
     assert_eq!(received.failures(), [(0, Refusal::NoSpace)]);
     received.done(0, 1);
+}
+
+/// A disk that is full in the middle of a frame must not make the rest of the frame look like another one.
+#[test]
+fn frames_after_one_that_cannot_be_written_are_still_frames() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let session = |stream, role| Session::new(Box::new(Plain::new(stream).unwrap()), role).unwrap();
+    let sending = std::thread::spawn(move || {
+        let mut session = session(client, Role::Initiator);
+        let stream = session.open(b"").unwrap();
+        for _ in 0..6 {
+            session.data(stream, &[b'x'; 1 << 19]).unwrap();
+            session.message(stream, b"after").unwrap();
+        }
+        session.flush().unwrap();
+        session.receive()
+    });
+    let mut session = session(server, Role::Responder);
+    assert!(matches!(session.receive().unwrap(), SessionEvent::Opened { .. }));
+    // splice(2) does not write to a file that appends; pwrite(2) does.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let appends = File::options().append(true).create(true).open(path).unwrap();
+    for round in 0..6 {
+        let event = session.receive().unwrap();
+        assert_eq!(event, SessionEvent::Data { stream: 1, length: 1 << 19 }, "{round}");
+        let pipe = Conduit::new(BLOCK).unwrap();
+        let written = pour(&mut session, 1 << 19, &pipe, appends.as_fd(), 0).unwrap();
+        assert!(written.is_err(), "{written:?}");
+        let event = session.receive().unwrap();
+        assert_eq!(event, SessionEvent::Message { stream: 1, bytes: b"after".to_vec() }, "{round}");
+    }
+    session.goodbye(0, "").unwrap();
+    assert!(matches!(sending.join().unwrap(), Ok(SessionEvent::Bye { code: 0, .. })));
 }

@@ -1,0 +1,149 @@
+//! Speaks for a session whose thread is away.
+//!
+//! What a thread does between two calls of its session may take long, and may never end: an open on NFS, a read of a
+//! dying disk, a sync. No call of the system can be ended from outside while it waits for a disk, and nobody knows
+//! beforehand which call it will be. So nothing is moved to another thread for it. A thread beside the session looks
+//! four times a second whether the session was used. If it was not, this thread takes its part, as the monitor of Go's
+//! scheduler takes the processor of a thread that is stuck in a system call: it tells the peer what is waited for, and
+//! looks whether the peer has left or somebody asks for the end. Then it gives the session's own thread a moment to come
+//! back, closes the connection, and leaves that thread behind.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::{self, Builder, Thread};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::core::Core;
+use super::{PhaseWork, Session, end};
+use crate::error::Error;
+use crate::wire::{FrameKind, Header, reason_bytes};
+
+/// How often to look. A session that is away for less needs nobody to speak for it.
+const BEAT: Duration = Duration::from_millis(250);
+/// How long the session's thread may take to come back once its session is to end.
+const MOMENT: Duration = Duration::from_millis(200);
+/// Longest time for closing the connection of a thread that is left behind.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// The thread that watches over one session, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    thread: Thread,
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+impl Session {
+    /// Has a thread speak for this session whenever its own is away. `left` is called if that one is left behind; the
+    /// connection is not this session's any more then.
+    pub(crate) fn watch(&mut self, left: impl FnOnce() + Send + 'static) {
+        let (core, over) = (self.core.clone(), Arc::new(AtomicBool::new(false)));
+        let its = over.clone();
+        match Builder::new().name("watch".into()).spawn(move || watch(&core, &its, left)) {
+            Ok(handle) => self.watch = Some(Watch { thread: handle.thread().clone(), over }),
+            Err(error) => {
+                tracing::warn!(%error, "no thread can be had: while the disk is waited for, the peer hears nothing");
+            }
+        }
+    }
+}
+
+fn watch(core: &Mutex<Core>, over: &AtomicBool, left: impl FnOnce()) {
+    let (mut calls, mut since) = (0, Instant::now());
+    // When the session was found to be at its end.
+    let mut ends: Option<Instant> = None;
+    loop {
+        thread::park_timeout(if ends.is_some() { MOMENT / 4 } else { BEAT });
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        let mut core = match core.try_lock() {
+            Ok(core) => core,
+            // The session's thread is in a call, and hears everything itself.
+            Err(TryLockError::WouldBlock) => {
+                ends = None;
+                continue;
+            }
+            Err(TryLockError::Poisoned(_)) => return,
+        };
+        if core.is_gone {
+            return;
+        }
+        if core.calls != calls {
+            (calls, since, ends) = (core.calls, Instant::now(), None);
+            core.activity.set_away(None);
+            continue;
+        }
+        core.activity.set_away(Some(since));
+        let is_asked = core.cancel.is_cancelled();
+        if !is_asked && core.speak() {
+            ends = None;
+        } else if ends.get_or_insert_with(Instant::now).elapsed() >= MOMENT {
+            if is_asked {
+                core.say_goodbye();
+            }
+            let transport = core.take_transport();
+            drop(core);
+            tracing::warn!(
+                seconds = since.elapsed().as_secs_f64(),
+                "a thread that waits for a disk is left behind"
+            );
+            left();
+            if let Some(transport) = transport {
+                let policy = linger::Policy::default().with_total(CLOSING).with_idle(CLOSING);
+                end::close(transport, &policy);
+            }
+            return;
+        }
+    }
+}
+
+impl Core {
+    /// Tells the peer that this side waits for something else, and keeps the session from counting as idle. Returns
+    /// false if the peer has left.
+    fn speak(&mut self) -> bool {
+        let now = Instant::now();
+        self.activity.got_on(now);
+        self.heard = now;
+        // Nothing may come into the middle of a frame.
+        if self.unfinished == 0 && !self.torn {
+            if self.version < 2 {
+                self.control(FrameKind::Ping, 0, 0);
+            } else if self.output.len() < super::core::BUFFER {
+                let payload = PhaseWork::new(self.phase, 0, 0).encode();
+                self.output.extend(Header { kind: FrameKind::Work, stream: 0, length: 17 }.encode(&payload));
+                self.output.extend(payload);
+            }
+            self.try_flush();
+        }
+        !has_left(self.transport.socket())
+    }
+
+    /// Writes a goodbye as far as the socket takes it now.
+    fn say_goodbye(&mut self) {
+        if self.unfinished == 0 && !self.torn {
+            let payload = reason_bytes(Error::Cancelled.code(), &Error::Cancelled.farewell());
+            self.output.extend(
+                Header { kind: FrameKind::Bye, stream: 0, length: payload.len() as u32 }.encode(&payload),
+            );
+            self.output.extend(payload);
+            self.try_flush();
+        }
+    }
+}
+
+/// Whether the peer will send nothing more: each side does so after its goodbye alone.
+pub(super) fn has_left(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP)];
+    let found = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    found.is_ok_and(|found| found > 0)
+}

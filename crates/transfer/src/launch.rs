@@ -1,0 +1,183 @@
+//! Starts and ends the commands of sinks and sources.
+//!
+//! The server confines itself (`confine.rs`), and what a confined thread starts is confined as well. So commands are started
+//! by a thread that is older than the confinement, each within bounds of its own, and with a mark in its environment by
+//! which all that it has started is found again: also what has left its process group by setsid(2), and what has lost its
+//! parent. What has taken the mark out of its environment, or runs as another user by now, is not found.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::mpsc;
+use std::thread::{self, Builder};
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::confine::confine_writes;
+use crate::hash::hex;
+
+/// The variable in a command's environment that marks it, and what it starts.
+const MARK: &str = "LINGER_COMMAND";
+/// A process may start others while they are ended: so often all of them are looked for.
+const ROUNDS: usize = 100;
+
+/// The thread that starts commands; of a server without one, the thread that asks for it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Launcher(Option<mpsc::Sender<Order>>);
+
+/// Something to do for the thread.
+type Order = Box<dyn FnOnce() + Send>;
+
+/// A command that was started.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) child: Child,
+    mark: String,
+    launcher: Launcher,
+}
+
+impl Launcher {
+    /// Starts the thread. Commands that it starts are bounded as it is now.
+    pub(crate) fn start() -> Self {
+        let (orders, queue) = mpsc::channel::<Order>();
+        let started =
+            Builder::new().name("commands".into()).spawn(move || queue.into_iter().for_each(|order| order()));
+        Self(started.is_ok().then_some(orders))
+    }
+
+    /// Runs `work` on the thread, and returns its result.
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let Some(orders) = &self.0 else { return Ok(work()) };
+        let (told, hears) = mpsc::sync_channel(1);
+        let order: Order = Box::new(move || drop(told.send(work())));
+        let ended = |_| io::Error::other("the thread that starts commands has ended");
+        orders.send(order).map_err(|_| io::Error::other("the thread that starts commands has ended"))?;
+        hears.recv().map_err(ended)
+    }
+
+    /// Starts a command in a group of its own. With `writes`, it can write below these directories alone.
+    pub(crate) fn launch(&self, mut command: Command, writes: Option<Vec<PathBuf>>) -> io::Result<Launched> {
+        let mut random = [0; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let mark = hex(&random);
+        command.env(MARK, &mark).process_group(0);
+        let child = self.run(move || spawn(command, writes))??;
+        Ok(Launched { child, mark, launcher: self.clone() })
+    }
+}
+
+fn spawn(mut command: Command, writes: Option<Vec<PathBuf>>) -> io::Result<Child> {
+    let Some(writes) = writes else { return command.spawn() };
+    // Landlock confines a thread for good: this one is for one command.
+    let confined = Builder::new().name("command".into()).spawn(move || {
+        let places: Vec<_> = writes.iter().map(PathBuf::as_path).collect();
+        match confine_writes(&places) {
+            Some(_) => command.spawn(),
+            None => Err(io::Error::other("its bounds cannot be set")),
+        }
+    })?;
+    confined.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has ended")))
+}
+
+impl Launched {
+    /// Kills the command and all that it has started, and reaps it.
+    pub(crate) fn end(&mut self) {
+        // It is not reaped yet, so the number is still that of its group.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        }
+        let _ = self.child.wait();
+        let mark = format!("{MARK}={}", self.mark);
+        let _ = self.launcher.run(move || {
+            for _ in 0..ROUNDS {
+                if kill_marked(mark.as_bytes()) == 0 {
+                    return;
+                }
+                thread::yield_now();
+            }
+        });
+    }
+}
+
+/// Kills every process with a mark in its environment. Returns how many there were.
+fn kill_marked(mark: &[u8]) -> usize {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
+    let mut found = 0;
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        if !is_marked(pid, mark) {
+            continue;
+        }
+        // The number may be another process's by now: the fd stands for one process, which is looked at again.
+        if let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+            && is_marked(pid, mark)
+            && rustix::process::pidfd_send_signal(&fd, Signal::KILL).is_ok()
+        {
+            found += 1;
+        }
+    }
+    found
+}
+
+fn is_marked(pid: Pid, mark: &[u8]) -> bool {
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
+    // A zombie has none.
+    environment.is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::process::Stdio;
+
+    use super::*;
+
+    /// Each of the three processes holds the pipe open, so that its end is the end of all of them.
+    #[test]
+    fn what_has_left_the_group_ends_with_it() {
+        let launcher = Launcher::start();
+        let mut command = Command::new("sh");
+        let script = "setsid sh -c 'echo 1; exec sleep 1000' & (setsid sh -c 'echo 2; exec sleep 1000' &); echo 3; wait";
+        command.args(["-c", script]).stdout(Stdio::piped()).stdin(Stdio::null());
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut launched = launcher.launch(command, None).unwrap();
+        let mut out = launched.child.stdout.take().unwrap();
+        let mut said = [0; 6];
+        out.read_exact(&mut said).unwrap();
+        launched.end();
+        let mut rest = Vec::new();
+        assert_eq!(out.read_to_end(&mut rest).unwrap(), 0, "all writers have gone");
+        assert!(other.try_wait().unwrap().is_none(), "what has no mark stays");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_command_writes_where_it_may_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mine, others) = (dir.path().join("mine"), dir.path().join("others"));
+        std::fs::create_dir(&mine).unwrap();
+        std::fs::create_dir(&others).unwrap();
+        if confined_elsewhere() {
+            return linger_testing::skip("Landlock", "this kernel has none");
+        }
+        let launcher = Launcher::start();
+        let run = |writes: Option<Vec<PathBuf>>, into: &std::path::Path| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("echo x > {}/file", into.display())]).stderr(Stdio::null());
+            launcher.launch(command, writes).unwrap().child.wait().unwrap().success()
+        };
+        assert!(run(Some(vec![mine.clone()]), &mine));
+        assert!(!run(Some(vec![mine.clone()]), &others));
+        assert!(run(None, &others), "the bounds of one command are not those of the next");
+    }
+
+    /// Whether the kernel does not enforce Landlock; asked in a thread of its own, which is confined for good.
+    fn confined_elsewhere() -> bool {
+        thread::spawn(|| confine_writes(&[]) != Some(true)).join().unwrap()
+    }
+}
