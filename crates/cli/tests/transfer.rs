@@ -452,3 +452,29 @@ fn the_parts_a_person_types_work_together() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?} {output:?}");
     }
 }
+
+/// Its main thread is stuck in a write(2), as it would be in a disk, and nothing ever ends that.
+#[test]
+fn ctrl_c_ends_a_get_whose_reader_has_stalled() {
+    let temp = tempfile::tempdir().unwrap();
+    let (home, to) = (temp.path().join("home"), temp.path().join("to"));
+    fs::create_dir_all(home.join("linger")).unwrap();
+    fs::create_dir(&to).unwrap();
+    fs::write(to.join("file"), content(8 * BLOCK as usize)).unwrap();
+    let server = Share::new(&home, &to, &[]);
+    let mut get = Command::new(env!("CARGO_BIN_EXE_linger"))
+        .args(["get", "--port", &server.port.to_string(), "127.0.0.1:file", "-"])
+        .env("XDG_CONFIG_HOME", &home)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The rest is more than a pipe holds.
+    get.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    kill_process(Pid::from_child(&get), Signal::INT).unwrap();
+    let status = get.wait().unwrap();
+    let mut said = String::new();
+    get.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("stopped on request"), "{said}");
+    assert_eq!(status.code(), Some(1), "{said}");
+}

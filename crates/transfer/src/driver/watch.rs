@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::core::Core;
+use super::core::{BUFFER, Core};
 use super::{PhaseWork, Session, end};
 use crate::error::Error;
 use crate::wire::{FrameKind, Header, reason_bytes};
@@ -115,10 +115,11 @@ impl Core {
         self.activity.got_on(now);
         self.heard = now;
         // Nothing may come into the middle of a frame.
-        if self.unfinished == 0 && !self.torn {
+        if self.unfinished == 0 && !self.torn && self.output.len() < BUFFER {
             if self.version < 2 {
+                // It would not understand more.
                 self.control(FrameKind::Ping, 0, 0);
-            } else if self.output.len() < super::core::BUFFER {
+            } else {
                 let payload = PhaseWork::new(self.phase, 0, 0).encode();
                 self.output.extend(Header { kind: FrameKind::Work, stream: 0, length: 17 }.encode(&payload));
                 self.output.extend(payload);
