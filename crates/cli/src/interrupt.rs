@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use linger_lab::Stop;
+use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -21,18 +22,36 @@ pub(crate) fn stop() -> io::Result<Arc<Stop>> {
 
 /// Calls `first` at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 pub(crate) fn on_first(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    on_first_and_overdue(first, || {})
+    take(first, || {}).map(drop)
 }
 
 /// How long the program may take to end in order. What a person asks for counts as done at once within a second.
 const ORDER: Duration = Duration::from_millis(850);
 
 /// The same; calls `overdue` if the program has not ended [`ORDER`] later.
+///
+/// Blocks the signals for this thread and those that it starts from now on: the kernel wakes one thread for a signal
+/// (`complete_signal`), which may be one that waits for a disk and does not come back to take it. `Command` unblocks them
+/// for what it starts.
 pub(crate) fn on_first_and_overdue(
     first: impl FnOnce() + Send + 'static,
     overdue: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
-    let signals = if outlives_terminal() { &[SIGINT, SIGTERM][..] } else { &[SIGINT, SIGTERM, SIGHUP] };
+    let taken = take(first, overdue)?;
+    let mut set = SigSet::empty();
+    for &signal in taken {
+        set.add(nix::sys::signal::Signal::try_from(signal)?);
+    }
+    set.thread_block().map_err(Into::into)
+}
+
+/// Starts the thread that takes the signals. Returns which these are.
+fn take(
+    first: impl FnOnce() + Send + 'static,
+    overdue: impl FnOnce() + Send + 'static,
+) -> io::Result<&'static [i32]> {
+    let signals: &'static [i32] =
+        if outlives_terminal() { &[SIGINT, SIGTERM] } else { &[SIGINT, SIGTERM, SIGHUP] };
     let mut taken = Signals::new(signals)?;
     let wait = move || {
         if taken.forever().next().is_none() {
@@ -52,7 +71,7 @@ pub(crate) fn on_first_and_overdue(
         thread::sleep(ORDER);
         overdue();
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
+    thread::Builder::new().name("signals".into()).spawn(wait).map(|_| signals)
 }
 
 /// Whether SIGHUP was ignored when the program started (`SigIgn` of proc_pid_status(5)); true also where nothing tells.

@@ -16,6 +16,7 @@ mod phase;
 mod splice;
 mod wait;
 mod watch;
+mod working;
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

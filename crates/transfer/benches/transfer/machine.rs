@@ -17,7 +17,8 @@ pub(crate) fn print() {
         let line = information.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_once(':')).map_or("unknown", |(_, value)| value.trim())
     };
-    let has = |flag: &str| if value("flags").split(' ').any(|word| word == flag) { flag } else { "-" };
+    let has =
+        |flag: &'static str| if value("flags").split(' ').any(|word| word == flag) { flag } else { "-" };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     println!(
         "machine: {} x {processors}, {} {} {}; AES-128-GCM {:.2} GB/s, memcpy {:.2} GB/s (one thread each)",

@@ -1,0 +1,78 @@
+//! What a session notes of both sides' work, and says of its own.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::core::Core;
+use super::phase::{Activity, Phase, PhaseWork};
+use crate::error::Error;
+use crate::wire::{FrameKind, Header};
+
+/// Payload that counts as a step: a peer that drips single bytes does not get on.
+const STEP: usize = 64 << 10;
+
+impl Core {
+    /// Tells the peer what this side is busy with, so that the peer waits.
+    ///
+    /// # Errors
+    /// Returns the errors of [`flush`](Self::flush).
+    pub(super) fn works(&mut self, work: PhaseWork) -> Result<(), Error> {
+        if self.version < 2 {
+            // It would not understand; so much it does.
+            return self.ping();
+        }
+        let aside = self.aside();
+        let payload = work.encode();
+        aside.extend(Header { kind: FrameKind::Work, stream: 0, length: 17 }.encode(&payload));
+        aside.extend(payload);
+        self.flush()
+    }
+
+    /// The session's own measure, for whoever gives out places.
+    pub(super) fn activity(&self) -> std::sync::Arc<Activity> {
+        self.activity.clone()
+    }
+
+    /// Marks the begin and the end of this side's own work, for which the peer is not to blame.
+    pub(super) fn set_working(&mut self, works: bool) {
+        self.activity.works.store(works, Ordering::Relaxed);
+        self.activity.got_on(Instant::now());
+        self.heard = Instant::now();
+    }
+
+    /// Notes a frame of the peer's, before it is judged further.
+    pub(super) fn frame_came(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), Error> {
+        match kind {
+            // Credit is bounded by what was sent, but can be given a byte at a time.
+            FrameKind::Ping | FrameKind::Pong | FrameKind::Credit | FrameKind::Data => {}
+            FrameKind::Work => {
+                let work = PhaseWork::decode(payload)?;
+                if work.is_beyond(self.peers_work.replace(work)) {
+                    self.activity.got_on(self.heard);
+                }
+            }
+            _ => {
+                self.peers_work = None;
+                self.activity.got_on(self.heard);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes payload that went either way. A long frame that drips does not count before it has moved on.
+    pub(super) fn payload_went(&mut self, bytes: usize, ends: bool) {
+        self.uncounted += bytes;
+        if self.uncounted >= STEP || ends {
+            self.uncounted = 0;
+            self.peers_work = None;
+            self.activity.got_on(self.heard);
+        }
+    }
+
+    /// Whether the peer does what has no bound of ours: it waits for its turn, for a command with a bound of its own,
+    /// or for a source that gives nothing.
+    pub(super) fn peer_may_rest(&self) -> bool {
+        self.peers_work
+            .is_some_and(|work| matches!(work.phase, Phase::Queue | Phase::Command | Phase::Source))
+    }
+}
