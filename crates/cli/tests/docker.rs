@@ -1,6 +1,6 @@
 //! `linger run` in containers of a real Docker Engine, under its default profile as it is: no capability is added.
 //!
-//! The engine is one of this test's own, with its files in a directory that ends with it and no network. It needs root.
+//! The engine is this test's own: its files are in a temporary directory, and it has no network. It needs root.
 
 mod common;
 
@@ -31,7 +31,7 @@ while more := c.recv(65536): got += more
 print(len(got), got[-3:])
 ";
 
-/// What a read-only root, no capability, no new privileges and another user leave.
+/// The options of a container with a read-only root, no capability, no new privileges and another user.
 const RESTRICTED: [&str; 8] = [
     "--read-only",
     "--cap-drop",
@@ -121,7 +121,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // It ends its containers' runtime as well.
+        // The engine ends the runtime of its containers as well.
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
         let _ = self.process.wait();
     }
