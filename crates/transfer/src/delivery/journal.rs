@@ -1,4 +1,4 @@
-//! The deliveries to sinks on disk: what a command was started for, and what it came to.
+//! The record on disk of deliveries to sinks: for which of them the command was started, and how it ended.
 //!
 //! One file, to which records are appended. A record is synced before what it stands for becomes visible: "started" before the
 //! command is, "ended" before the receipt leaves. A record that a power cut tore fails its check, and was not acted upon.
