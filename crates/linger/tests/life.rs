@@ -187,7 +187,7 @@ fn queued<F: Future<Output = Snapshot>>(
     let mut first = connect(server.address);
     first.write_all(b"GET /block HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
     has_begun.recv().unwrap();
-    let clients: Vec<_> = (0..10)
+    let clients: Vec<_> = (0..QUEUE)
         .map(|_| {
             let mut client = connect(server.address);
             client.write_all(b"GET /hello HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
@@ -208,8 +208,9 @@ fn queued<F: Future<Output = Snapshot>>(
     got
 }
 
-const SERVED: [Result<bool, ErrorKind>; 10] = [Ok(true); 10];
-const RESET: [Result<bool, ErrorKind>; 10] = [Err(ErrorKind::ConnectionReset); 10];
+const QUEUE: usize = 40;
+const SERVED: [Result<bool, ErrorKind>; QUEUE] = [Ok(true); QUEUE];
+const RESET: Result<bool, ErrorKind> = Err(ErrorKind::ConnectionReset);
 
 async fn served<L: Accept<Addr: Clone + Sync>>(listener: L, app: Router, stopped: Signal) -> Snapshot {
     linger::http::serve(listener, app).stop_when(stopped).within(LONG).await.unwrap()
@@ -228,7 +229,10 @@ where
 fn who_is_in_the_accept_queue_at_a_stop_is_served() {
     sandboxed(|| {
         assert_eq!(queued(served), SERVED);
-        assert_eq!(queued(|listener, app, stopped| served(Forgetful(listener), app, stopped)), RESET);
+        assert_eq!(
+            queued(|listener, app, stopped| served(Forgetful(listener), app, stopped)),
+            [RESET; QUEUE]
+        );
     });
 }
 
@@ -240,11 +244,12 @@ fn axum_serves_the_accept_queue_if_its_listener_knows_of_the_stop() {
     };
     sandboxed(move || {
         assert_eq!(queued(until), SERVED);
-        // If it does not know, as without this crate.
+        // If it does not know, as without this crate. Before each accept axum chooses at random between the connection
+        // and the stop: 2^-40 that all are accepted.
         let listen =
             |listener, app, stopped| by_axum(linger::axum::listen(listener, Policy::default()), app, stopped);
-        assert_eq!(queued(listen), RESET);
-        assert_eq!(queued(by_axum), RESET);
+        assert!(queued(listen).contains(&RESET));
+        assert!(queued(by_axum).contains(&RESET));
     });
 }
 
