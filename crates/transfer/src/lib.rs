@@ -45,6 +45,9 @@ mod root;
 mod selection;
 mod send;
 mod serve;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod sink;
 mod state;
 mod store;
