@@ -32,7 +32,7 @@ enum EndsSeen {
     /// There has never been a connection: the half-close has ended the attempt to connect, and the kernel's counts of bytes
     /// mean nothing (`tcp_disconnect`).
     NeverBegan,
-    /// The peer's FIN was read. No handshake is under way then.
+    /// The peer's FIN was read, so the handshake is over, and an empty send queue means that everything is acknowledged.
     Peers,
     /// Both directions have ended, and everything is acknowledged, the FIN of this side included. The socket's state is
     /// CLOSE; if the kernel remembers the connection, it does so in a TIME_WAIT socket (`tcp_time_wait`).

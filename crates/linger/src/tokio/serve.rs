@@ -75,7 +75,7 @@ const DEADLINE: Duration = Duration::from_secs(9);
 const LINGERING_SHARE: u32 = 5;
 
 /// How long a connection out of the accept queue, or a new one, may take for its first byte after a stop.
-const FIRST_BYTE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 impl<L, H> fmt::Debug for Serve<L, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

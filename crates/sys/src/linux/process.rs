@@ -26,7 +26,7 @@ pub(crate) fn process_number() -> u64 {
     }
 }
 
-/// A bit that is set if a [`Process`] is a process id. Numbers from the page never become that large.
+/// A bit that is set if a [`Process`](crate::Process) is a process id. Numbers from the page never become that large.
 const NO_PAGE: u64 = 1 << 63;
 
 /// Returns the number of this process. The first thread that asks takes it from `next` and stores it in `page`.

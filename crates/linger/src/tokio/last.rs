@@ -1,0 +1,147 @@
+//! A listener's last connections under a server that knows nothing of them: they are handed out before that server stops.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::vec::IntoIter;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::Accept;
+use super::serve::FIRST_BYTE;
+
+type Accepted<L> = (<L as Accept>::Io, <L as Accept>::Addr);
+type Closing<L> = Pin<Box<dyn Future<Output = Vec<Accepted<L>>> + Send>>;
+
+/// Where connections come from. The mutexes are never locked: they make `Sync` what is only `Send`.
+pub(super) enum Source<L: Accept> {
+    Open(L),
+    Closing(Mutex<Closing<L>>),
+    /// With what was in the accept queue.
+    Closed(Mutex<IntoIter<Accepted<L>>>),
+}
+
+impl<L: Accept> Source<L> {
+    /// The next connection; `None` if the stop has come and the source is to be closed.
+    pub(super) async fn accept(&mut self, stop: Option<&mut Stop>) -> Option<io::Result<Accepted<L>>> {
+        if let Self::Open(listener) = self {
+            return next(listener, stop).await;
+        }
+        if let Some(connection) = self.rest().await {
+            return Some(Ok(connection));
+        }
+        if let Some(stop) = stop {
+            stop.unread = None;
+        }
+        std::future::pending().await
+    }
+
+    /// Begins to close an open source.
+    pub(super) fn close(&mut self) {
+        let closed = Self::Closed(Mutex::new(Vec::new().into_iter()));
+        *self = match std::mem::replace(self, closed) {
+            Self::Open(listener) => Self::Closing(Mutex::new(Box::pin(listener.close()))),
+            other => other,
+        };
+    }
+
+    /// The next connection that was in the accept queue of a source that is being closed.
+    pub(super) async fn rest(&mut self) -> Option<Accepted<L>> {
+        if let Self::Closing(closing) = self {
+            let rest = closing.get_mut().unwrap_or_else(PoisonError::into_inner).await;
+            *self = Self::Closed(Mutex::new(rest.into_iter()));
+        }
+        let Self::Closed(rest) = self else { return None };
+        rest.get_mut().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<L::Addr> {
+        match self {
+            Self::Open(listener) => listener.local_addr(),
+            Self::Closing(_) | Self::Closed(_) => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+/// Accepts, until the stop comes.
+async fn next<L: Accept>(listener: &mut L, stop: Option<&mut Stop>) -> Option<io::Result<Accepted<L>>> {
+    let Some(stop) = stop else { return Some(listener.accept().await) };
+    let mut accept = pin!(listener.accept());
+    poll_fn(|context| {
+        if let Some(told) = &mut stop.told {
+            match Pin::new(told).poll(context) {
+                Poll::Ready(Ok(())) => return Poll::Ready(None),
+                // Nobody waits for the signal any more.
+                Poll::Ready(Err(_)) => stop.told = None,
+                Poll::Pending => {}
+            }
+        }
+        accept.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// The stop of a listener, as that listener knows it.
+#[derive(Debug)]
+pub(super) struct Stop {
+    told: Option<oneshot::Receiver<()>>,
+    /// Of which each connection that was not read from yet holds one; `None` when all connections are handed out.
+    unread: Option<Unread>,
+}
+
+/// Held by a connection until it is read from.
+pub(super) type Unread = mpsc::Sender<Infallible>;
+
+impl Stop {
+    /// A stop at `signal`, and the future that is ready when a server may learn of it.
+    pub(super) fn when<F: Future<Output = ()>>(signal: F) -> (Self, impl Future<Output = ()> + use<F>) {
+        let (tell, told) = oneshot::channel();
+        let (unread, mut all_read) = mpsc::channel(1);
+        let stopped = async move {
+            signal.await;
+            // The listener may be gone: its connections are not.
+            let _ = tell.send(());
+            // Nothing is ever sent: the last sender's drop ends the wait.
+            let _ = timeout(FIRST_BYTE, all_read.recv()).await;
+        };
+        (Self { told: Some(told), unread: Some(unread) }, stopped)
+    }
+
+    /// For a connection to hold.
+    pub(super) fn hold(&self) -> Option<Unread> {
+        self.unread.clone()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn a_server_learns_of_the_stop_when_all_is_handed_out_and_read_from() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        let (signal, signalled) = oneshot::channel::<()>();
+        let (mut stop, stopped) = Stop::when(async { _ = signalled.await });
+        let mut stopped = pin!(stopped);
+        let connection = stop.hold();
+        assert!(stopped.as_mut().poll(&mut context).is_pending());
+        assert!(stop.told.as_mut().unwrap().try_recv().is_err());
+        signal.send(()).unwrap();
+        assert!(stopped.as_mut().poll(&mut context).is_pending());
+        assert!(stop.told.as_mut().unwrap().try_recv().is_ok());
+        drop(connection);
+        assert!(stopped.as_mut().poll(&mut context).is_pending(), "the accept queue is not handed out");
+        let last = stop.hold();
+        stop.unread = None;
+        assert!(stopped.as_mut().poll(&mut context).is_pending(), "a connection is not read from");
+        drop(last);
+        assert!(stopped.as_mut().poll(&mut context).is_ready());
+    }
+}
