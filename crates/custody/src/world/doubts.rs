@@ -17,7 +17,7 @@ pub(super) struct Doubts {
     several: BTreeSet<Inode>,
     /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
     obscure: BTreeMap<Pid, Obscure>,
-    /// A message was sent that cannot be read: it may carry any shared connection.
+    /// A message was sent that cannot be read, or what was sent unheard is hidden: it may carry any connection.
     opaque: bool,
     /// Messages were sent unheard, which may be in flight.
     unheard: bool,
@@ -64,9 +64,10 @@ impl Doubts {
     }
 
     /// All that was done unheard is over, and nothing is in flight: what is open now may have been sent to anybody, and what
-    /// comes later was not.
-    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>) {
+    /// comes later was not; but what is open in a process that is `hidden` nobody can tell.
+    pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>, hidden: bool) {
         self.unheard = false;
+        self.opaque |= hidden;
         self.suspect.extend(open);
     }
 

@@ -41,7 +41,7 @@ impl Driver {
                 if !self.held.remove(&(index as usize)) {
                     return Err(format!("connection {index} is released and not held"));
                 }
-                Self::check_released(kernel, index as usize)?;
+                self.check_released(kernel, index as usize)?;
             }
             Action::Watch(Pid(process)) => {
                 self.watched.insert(process as usize);
