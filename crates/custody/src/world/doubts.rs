@@ -17,9 +17,9 @@ pub(super) struct Doubts {
     several: BTreeSet<Inode>,
     /// Processes that did something with their fds when they could not be looked at: what they have may be shared.
     obscure: BTreeMap<Pid, Obscure>,
-    /// A message was sent that cannot be read, or what was sent unheard is hidden: it may carry any connection.
+    /// A message was sent that cannot be read: it may carry any shared connection.
     opaque: bool,
-    /// Messages were sent unheard, which may be in flight.
+    /// Messages were sent unheard, which may be in flight, or what they carried was not seen.
     unheard: bool,
     /// Sockets that may have been sent unheard.
     suspect: BTreeSet<Inode>,
@@ -66,8 +66,7 @@ impl Doubts {
     /// All that was done unheard is over, and nothing is in flight: what is open now may have been sent to anybody, and what
     /// comes later was not; but what is open in a process that is `hidden` nobody can tell.
     pub(super) fn heard(&mut self, open: impl Iterator<Item = Inode>, hidden: bool) {
-        self.unheard = false;
-        self.opaque |= hidden;
+        self.unheard = hidden;
         self.suspect.extend(open);
     }
 

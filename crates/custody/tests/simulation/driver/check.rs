@@ -114,6 +114,13 @@ impl Driver {
         {
             return Err(format!("connection {index} is looked for, and nobody can have it"));
         }
+        let waits = |index: &usize| self.world.state(cookie_of(*index)) == State::InFlight;
+        let orphans = std::mem::take(&mut self.orphans);
+        if let Some(index) = orphans.into_iter().filter(|_| !self.saw_copying).find(waits)
+            && !kernel.connections[index].told_sent
+        {
+            return Err(format!("connection {index} was held, and is looked for where nobody can have it"));
+        }
         let is_awaited = |(index, one): &(usize, &Connection)| {
             one.arrived
                 && !one.raced

@@ -116,6 +116,8 @@ pub(crate) struct Driver {
     at_hand: Option<AtHand>,
     kept: BTreeMap<Kept, KeptFd>,
     held: BTreeSet<usize>,
+    /// What was held, and is kept since the event that is being told: nobody was seen to have it.
+    orphans: Vec<usize>,
     watched: BTreeSet<usize>,
     known: BTreeSet<usize>,
     counts: [u64; Count::ALL],
@@ -200,6 +202,7 @@ impl Driver {
             at_hand: None,
             kept: BTreeMap::new(),
             held: BTreeSet::new(),
+            orphans: Vec::new(),
             watched: BTreeSet::new(),
             known: BTreeSet::new(),
             counts: [0; Count::ALL],

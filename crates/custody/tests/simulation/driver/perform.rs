@@ -31,6 +31,7 @@ impl Driver {
                 if !self.held.remove(&connection) {
                     return Err(format!("connection {connection} is not held"));
                 }
+                self.orphans.push(connection);
                 self.kept.insert(kept, KeptFd { connection, closed: true, ..KeptFd::default() });
             }
             Action::Drop(kept) => {
