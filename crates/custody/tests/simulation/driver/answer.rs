@@ -1,4 +1,4 @@
-//! What the driver answers, and what it does for an answer.
+//! How the driver answers the world's questions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use linger_custody::world::{Answer, Ask, Census, Cookie, Inode, Kept, Name, Stat
 use super::{AtHand, Driver, Fault, KeptFd, LIMITS, inode, pid};
 use crate::kernel::{Call, Kernel, Thread};
 
-/// What is asked with this luck or more is refused.
+/// A request at this luck or more is refused.
 const UNLUCKY: u8 = 0xf0;
 
 impl Driver {
@@ -193,7 +193,7 @@ impl Driver {
     }
 }
 
-/// Who has what open, of those that let it be looked at.
+/// The census: what is open in the processes that let their fds be looked at.
 pub(super) fn census(kernel: &Kernel) -> Census {
     let mut census = Census::default();
     for (index, process) in kernel.processes.iter().enumerate() {

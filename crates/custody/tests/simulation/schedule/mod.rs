@@ -1,4 +1,4 @@
-//! Random schedules over the simulated kernel: what is done, in which order, and what is found wrong.
+//! Random schedules over the simulated kernel: the steps, their order, and the faults that are found.
 
 mod act;
 mod run;
@@ -7,7 +7,8 @@ pub(crate) mod shrink;
 pub(crate) use run::{Outcome, run};
 pub(crate) use shrink::shrink;
 
-/// What is done next. The parameters choose among what there is, so that a schedule with a step less is one, too.
+/// One step. Its parameters choose among the possibilities at that moment, so that a schedule without one of its steps
+/// is a schedule, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) what: What,
@@ -78,7 +79,7 @@ const WEIGHTS: [(What, u32); 26] = [
     (What::Supervise, 60),
 ];
 
-/// A small, fast generator (xorshift64*): what is wanted of it is that a seed repeats.
+/// A small, fast generator (xorshift64*). It only has to give the same numbers for the same seed.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -95,7 +96,8 @@ impl Random {
     }
 }
 
-/// A random schedule; with the ends of all processes, which follow it, it comes to 30 steps that do something or more.
+/// A random schedule. Together with the end of all processes, which follows it, it has at least 30 steps that do
+/// something.
 pub(crate) fn random(seed: u64) -> (bool, Vec<Step>) {
     let mut random = Random::new(seed);
     let total: u32 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
