@@ -51,7 +51,7 @@ pub enum RunError {
         /// Where it was found.
         path: PathBuf,
     },
-    /// A filter around this process forbids system calls that are needed.
+    /// A seccomp filter around this process forbids system calls that `linger run` needs.
     #[error(
         "the seccomp filter around this process forbids {0}; permit it in the service (`SystemCallFilter={0}`, after its other \
          such lines) or in the container's profile{1}",
@@ -59,18 +59,18 @@ pub enum RunError {
         if *optional { ", or use --via preload, which does without" } else { "" }
     )]
     CallsForbidden {
-        /// Their names.
+        /// The names of the calls.
         calls: Vec<&'static str>,
-        /// Whether they are needed only for supervision by seccomp, and the program can do without.
+        /// Whether only supervision by seccomp needs them, and the program can be run without it.
         optional: bool,
     },
-    /// This process may make no unix sockets.
+    /// This process must not make unix sockets.
     #[error(
         "no unix socket can be made ({source}), over which the program's processes reach the supervisor; permit it in the \
          service (`RestrictAddressFamilies=AF_UNIX`, after its other such lines)"
     )]
     NoUnixSockets {
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The seccomp filter cannot be installed.
