@@ -7,9 +7,9 @@ use super::trial::{CHOOSE_CLASS, forbidden};
 /// cannot be set.
 ///
 /// In the usual class a thread that each message of a busy server wakes interrupts the server each time, with two
-/// context switches for each message. In this class it runs at once on an idle processor, and otherwise when the server
-/// waits for its next event. By then several messages have arrived. So the kernel makes the batches, and no message
-/// waits for a timer.
+/// context switches for each message. In this class it runs at once on an idle processor, and otherwise in its turn,
+/// mostly when the server waits for its next event. By then several messages have arrived. So the kernel makes the
+/// batches, and no message waits for a timer.
 ///
 /// A thread that has another class already keeps it: real-time threads do not interrupt their equals.
 pub(crate) fn work_in_batches() -> bool {
